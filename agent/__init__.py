@@ -1,0 +1,1 @@
+"""The agent: keeps a network proxy running and replaces it without one client noticing."""

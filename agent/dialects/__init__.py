@@ -1,0 +1,1 @@
+"""How each kind of proxy is launched, judged ready and drained."""

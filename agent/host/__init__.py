@@ -1,0 +1,1 @@
+"""The machine, one kernel matter a file. Nothing here decides."""

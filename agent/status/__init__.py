@@ -1,0 +1,1 @@
+"""What others may ask the agent over HTTP: its health."""
