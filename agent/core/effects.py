@@ -1,0 +1,111 @@
+"""What to do, in the imperative. The runtime does it; what comes of it returns as an event."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agent.core.revision import Revision
+
+
+@dataclass(frozen=True, slots=True)
+class StartEpoch:
+    """Launch a candidate. `validate`: ask the proxy first whether it can use this configuration at all."""
+
+    epoch: int
+    revision: Revision
+    validate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeEpoch:
+    """Examine the candidate at the gate."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGate:
+    """Let the candidate serve."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropEpoch:
+    """Kill a candidate that never served: free of charge to anybody else."""
+
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitEpoch:
+    """The candidate serves: its sockets, its revision and its console are the ones that count now."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainEpoch:
+    """Tell an epoch to accept no more and to finish what it has."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndEpoch:
+    """Ask an epoch to exit (SIGTERM); what it still has is cut."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class KillEpoch:
+    """An epoch did not exit when asked (SIGKILL)."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseClients:
+    """Nothing has served for the whole hold: refuse clients instead of keeping them waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Leave with this exit code."""
+
+    code: int
+    reason: str
+
+
+class Topic(StrEnum):
+    """The decisions worth a line in the log that no other effect shows."""
+
+    REFUSED = "revision.refused"
+    RETRY = "start.retry"
+    HELD_BY_DRAINS = "rotation.waits"
+    DOWN = "service.down"
+    DRAIN_CUT = "drain.cut"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Say what was decided and why."""
+
+    topic: Topic
+    text: str
+
+
+Effect = (
+    StartEpoch
+    | JudgeEpoch
+    | OpenGate
+    | DropEpoch
+    | CommitEpoch
+    | DrainEpoch
+    | EndEpoch
+    | KillEpoch
+    | RefuseClients
+    | Finish
+    | Note
+)

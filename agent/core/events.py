@@ -1,0 +1,125 @@
+"""What happened, in the past tense. Every event carries `at`, monotonic seconds: the core asks no clock."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agent.core.revision import Revision
+
+
+class Sort(StrEnum):
+    """How a failure is sorted."""
+
+    VERDICT = "verdict"  # a deterministic refusal: the same bytes would fail again
+    ACCIDENT = "accident"  # anything else: worth trying again
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an epoch did not come to serve, in words an operator can act upon."""
+
+    sort: Sort
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionReady:
+    """The disk holds a revision whose every part was judged usable."""
+
+    at: float
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiryForeseen:
+    """Less than a tenth of the served leaf's life will be left from `urgent_at` on; None: nothing served expires."""
+
+    at: float
+    urgent_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartAsked:
+    """An operator wants a new epoch, changed or not."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopAsked:
+    """An operator wants the end; asked twice, at once."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochStarted:
+    """The process of an epoch runs."""
+
+    at: float
+    epoch: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReachedGate:
+    """A candidate has loaded everything and waits."""
+
+    at: float
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochJudged:
+    """A candidate was examined; without a failure it is good."""
+
+    at: float
+    epoch: int
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochServes:
+    """A candidate said, on its own socket, that it serves."""
+
+    at: float
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochEmptied:
+    """The last connection of a draining epoch ended."""
+
+    at: float
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochExited:
+    """An epoch is dead, or never lived. `code`: its exit code, negative for a signal, None if it was never started."""
+
+    at: float
+    epoch: int
+    code: int | None
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimePassed:
+    """The deadline that the core asked for is over."""
+
+    at: float
+
+
+Event = (
+    RevisionReady
+    | ExpiryForeseen
+    | RestartAsked
+    | StopAsked
+    | EpochStarted
+    | EpochReachedGate
+    | EpochJudged
+    | EpochServes
+    | EpochEmptied
+    | EpochExited
+    | TimePassed
+)

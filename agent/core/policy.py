@@ -1,0 +1,46 @@
+"""The numbers a life is held to. All spans are seconds."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tenacity import RetryCallState, Retrying, wait_exponential
+
+_RETRYING = Retrying()
+
+
+class Restart(StrEnum):
+    """What to do when the serving epoch exits by itself."""
+
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator decided beforehand."""
+
+    start_timeout: float = 30.0  # from launch to serving
+    drain_timeout: float = 600.0  # from the commit until what is left is cut
+    stop_timeout: float = 30.0  # from the first SIGTERM until what is left is cut
+    end_timeout: float = 5.0  # from SIGTERM to an epoch until SIGKILL
+    hold_timeout: float = 5.0  # how long clients are kept waiting while nothing serves
+    drains: int = 3  # how many epochs drain side by side
+    quiet_timeout: float = 0.3  # before the last free drain is spent, the disk must have been still for this long
+    quiet_limit: float = 2.0  # but no change waits longer than this for quiet
+    healthy_timeout: float = 30.0  # serving this long forgives earlier failures
+    crashes_forgiven: int = 5  # so many crashes of an epoch that had served are answered without delay
+    retry_limit: float = 60.0  # the longest back-off
+    restart: Restart = Restart.ALWAYS
+    give_up: int | None = None  # so many failures in `give_up_window` while nothing serves end the agent; None: never
+    give_up_window: float = 300.0
+    wait: bool = True  # at the very first start, wait for usable input instead of exiting with 78
+
+
+def back_off(failures: int, limit: float) -> float:
+    """The delay before the next attempt after so many failures in a row: 0, 0.2, 0.4, 0.8 … `limit` seconds."""
+    if failures <= 1:
+        return 0.0
+    attempt = RetryCallState(_RETRYING, None, (), {})
+    attempt.attempt_number = failures - 1
+    return wait_exponential(multiplier=0.2, max=limit)(attempt)

@@ -1,0 +1,388 @@
+"""The one who decides: events in, effects out, one deadline.
+
+What is wanted and what is there are separate. Each event is first entered where it belongs, then `_advance` compares
+the two and starts a candidate if one is due. The promises, checked over random lives in the tests:
+
+- at most one candidate at a time, and numbers only grow;
+- the epoch that serves is neither drained nor ended while nothing else serves, unless an operator stops everything;
+- no more epochs drain side by side than the policy allows, unless the served certificate is about to expire;
+- after every event the deadline lies ahead, and whatever is wanted and not refused is on its way to being tried.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from agent.core import effects as do
+from agent.core import events as on
+from agent.core.attempts import Attempts
+from agent.core.effects import Effect, Topic
+from agent.core.epochs import CANDIDATE, Epoch, State, Step
+from agent.core.events import Event, Failure, Sort
+from agent.core.policy import Policy, Restart
+from agent.core.revision import Revision
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The revision that a verdict keeps from being tried again, and why."""
+
+    revision: Revision
+    reason: str
+
+
+class Reconciler:
+    """Decides about epochs. `jitter` gives numbers from 0 to 1; `first_epoch` is higher than any number used before."""
+
+    def __init__(self, policy: Policy, *, jitter: Callable[[], float], first_epoch: int = 1) -> None:
+        self.policy = policy
+        self.epochs: dict[int, Epoch] = {}
+        self.wanted: Revision | None = None
+        self.last_good: Revision | None = None
+        self.refused: Refused | None = None
+        self.last_failure: Failure | None = None
+        self._next_number = first_epoch
+        self._attempts = Attempts(policy, jitter)
+        self._tried: Revision | None = None  # what the last candidate ran from
+        self._restart_asked = False
+        self._changed_at = -NEVER
+        self._waiting_since: float | None = None  # how long the oldest unserved change has been waiting
+        self._start_at = NEVER  # when the start that is due may happen
+        self._waits_for_drains = False
+        self._urgent_at: float | None = None
+        self._refuse_at: float | None = None  # when clients are held no longer
+        self._finish: do.Finish | None = None  # set once everything is to end
+
+    # What is there
+
+    @property
+    def serving(self) -> Epoch | None:
+        """The epoch that serves, if any."""
+        return self._first(frozenset({State.SERVING}))
+
+    @property
+    def candidate(self) -> Epoch | None:
+        """The epoch on its way to serving, if any."""
+        return self._first(CANDIDATE)
+
+    @property
+    def draining(self) -> list[Epoch]:
+        """The epochs that finish what they have, oldest first."""
+        return [epoch for epoch in self.epochs.values() if epoch.state is State.DRAINING]
+
+    @property
+    def stopping(self) -> bool:
+        """Whether everything is to end."""
+        return self._finish is not None
+
+    @property
+    def deadline(self) -> float | None:
+        """When to hand in `TimePassed`, if nothing else happens before (monotonic seconds)."""
+        times = [epoch.deadline for epoch in self.epochs.values() if epoch.deadline is not None]
+        if self._refuse_at is not None:
+            times.append(self._refuse_at)
+        if self._start_at != NEVER:
+            times.append(self._start_at)
+        return min(times, default=None)
+
+    def _first(self, states: frozenset[State]) -> Epoch | None:
+        return next((epoch for epoch in self.epochs.values() if epoch.state in states), None)
+
+    # What happened
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Enter what happened; return what to do about it, in order."""
+        return [*self._enter(event), *self._advance(event.at)]
+
+    def _enter(self, event: Event) -> list[Effect]:  # noqa: C901, PLR0911  # one line for each kind of event
+        match event:
+            case on.RevisionReady():
+                return self._revision_ready(event)
+            case on.ExpiryForeseen():
+                self._urgent_at = event.urgent_at
+                return []
+            case on.RestartAsked():
+                return self._restart_was_asked()
+            case on.StopAsked():
+                return self._stop_was_asked(event)
+            case on.TimePassed():
+                return self._time_passed(event.at)
+            case on.EpochStarted():
+                self.epochs[event.epoch].pid = event.pid
+                return []
+            case on.EpochReachedGate():
+                return self._reached_gate(self.epochs[event.epoch])
+            case on.EpochJudged():
+                return self._judged(event)
+            case on.EpochServes():
+                return self._serves(self.epochs[event.epoch], event.at)
+            case on.EpochEmptied():
+                return self._emptied(event)
+            case on.EpochExited():
+                return self._exited(event)
+            case _:
+                assert_never(event)
+
+    def _revision_ready(self, event: on.RevisionReady) -> list[Effect]:
+        if event.revision == self.wanted:
+            return []
+        self.wanted = event.revision
+        self.refused = None
+        self._changed_at = event.at
+        if self._waiting_since is None:
+            self._waiting_since = event.at
+        self._attempts.forgive()
+        return self._drop_pointless()
+
+    def _drop_pointless(self) -> list[Effect]:
+        """The disk is back at what serves: a candidate that has not been let through has lost its purpose."""
+        serving, candidate = self.serving, self.candidate
+        if serving is None or candidate is None or candidate.state is State.OPENING:
+            return []
+        if serving.revision != self.wanted or candidate.revision == self.wanted:
+            return []
+        return [self._drop(candidate, "what serves is what is wanted again")]
+
+    def _restart_was_asked(self) -> list[Effect]:
+        self._restart_asked = True
+        self.refused = None
+        self._attempts.forgive()
+        return []
+
+    def _reached_gate(self, epoch: Epoch) -> list[Effect]:
+        epoch.take(Step.REACH_GATE)
+        if epoch.state is not State.WAITING:
+            return []
+        if self.serving is None:
+            return [self._let_through(epoch)]
+        return [do.JudgeEpoch(epoch.number)]
+
+    def _let_through(self, epoch: Epoch) -> Effect:
+        epoch.take(Step.PASS)
+        return do.OpenGate(epoch.number)
+
+    def _judged(self, event: on.EpochJudged) -> list[Effect]:
+        epoch = self.epochs.get(event.epoch)
+        if epoch is None or epoch.state not in {State.STARTING, State.WAITING}:
+            return []  # it died, or was let through because nothing else served
+        if event.failure is None:
+            return [self._let_through(epoch)]
+        return [self._drop(epoch, event.failure.reason), *self._failed(epoch, event.failure, event.at)]
+
+    def _serves(self, epoch: Epoch, at: float) -> list[Effect]:
+        before = self.serving
+        epoch.take(Step.SERVE)
+        if epoch.state is not State.SERVING:
+            return []
+        epoch.served_at, epoch.deadline = at, None
+        self.last_good = epoch.revision
+        self.last_failure = None
+        self._refuse_at = None
+        if epoch.revision == self.wanted:
+            self._waiting_since = None
+        if before is None:
+            return [do.CommitEpoch(epoch.number)]
+        return [do.CommitEpoch(epoch.number), self._drain(before, at + self.policy.drain_timeout)]
+
+    def _drain(self, epoch: Epoch, deadline: float) -> Effect:
+        epoch.take(Step.DRAIN)
+        epoch.deadline = deadline
+        return do.DrainEpoch(epoch.number)
+
+    def _emptied(self, event: on.EpochEmptied) -> list[Effect]:
+        epoch = self.epochs.get(event.epoch)
+        if epoch is None or epoch.state is not State.DRAINING:
+            return []
+        return [self._end(epoch, event.at)]
+
+    def _end(self, epoch: Epoch, at: float) -> Effect:
+        epoch.take(Step.END)
+        epoch.deadline = at + self.policy.end_timeout
+        return do.EndEpoch(epoch.number)
+
+    def _drop(self, epoch: Epoch, reason: str) -> Effect:
+        epoch.take(Step.END)
+        epoch.deadline = None  # it is killed, not asked
+        return do.DropEpoch(epoch.number, reason)
+
+    # Failures
+
+    def _exited(self, event: on.EpochExited) -> list[Effect]:
+        epoch = self.epochs.pop(event.epoch)
+        before = epoch.state
+        epoch.take(Step.EXIT)
+        if self.stopping:
+            return []
+        if before in CANDIDATE:
+            return self._failed(epoch, event.failure, event.at, event.code)
+        if before is State.SERVING:
+            return self._crashed(event)
+        return []
+
+    def _failed(self, epoch: Epoch, failure: Failure, at: float, code: int | None = None) -> list[Effect]:
+        """A candidate will not serve: sort the failure, and say what follows from it."""
+        self.last_failure = failure
+        delay = self._attempts.fail(at, urgent=self._urgent(at))
+        if self.last_good is None and (ending := self._ends_first_start(failure, code, at)):
+            return ending
+        if self.serving is None and self._attempts.used_up(at):
+            return self._end_all(at, do.Finish(1, f"nothing could be started: {failure.reason}"))
+        if failure.sort is Sort.VERDICT and epoch.revision != self.last_good:
+            self.refused = Refused(epoch.revision, failure.reason)
+            return [do.Note(Topic.REFUSED, f"revision {epoch.revision.name} is refused: {failure.reason}")]
+        return [do.Note(Topic.RETRY, f"{failure.reason}; next attempt {_in(delay)}")]
+
+    def _ends_first_start(self, failure: Failure, code: int | None, at: float) -> list[Effect]:
+        if failure.sort is Sort.VERDICT and not self.policy.wait:
+            return self._end_all(at, do.Finish(78, failure.reason))
+        if self.policy.restart is Restart.NEVER and code is not None:
+            return self._end_all(at, do.Finish(_shell_code(code), failure.reason))
+        return []
+
+    def _crashed(self, event: on.EpochExited) -> list[Effect]:
+        """The serving epoch died: hold the clients, and either restart or leave, as the operator decided."""
+        self.last_failure = event.failure
+        if self._restart_is_over(event.code):
+            return self._end_all(event.at, do.Finish(_shell_code(event.code), event.failure.reason))
+        delay = self._attempts.crash(event.at, urgent=self._urgent(event.at))
+        self._refuse_at = event.at + self.policy.hold_timeout
+        self._tried = None  # last good is tried first
+        note = do.Note(Topic.DOWN, f"nothing serves: {event.failure.reason}; last good starts {_in(delay)}")
+        return [note, *self._settle_candidate()]
+
+    def _restart_is_over(self, code: int | None) -> bool:
+        if self.policy.restart is Restart.ON_FAILURE:
+            return code == 0
+        return self.policy.restart is Restart.NEVER
+
+    def _settle_candidate(self) -> list[Effect]:
+        """Nothing serves any more: a candidate known to be good goes through, any other makes room for last good."""
+        candidate = self.candidate
+        if candidate is None or candidate.state is State.OPENING:
+            return []
+        if candidate.revision != self.last_good:
+            return [self._drop(candidate, "nothing serves any more, and it was not judged yet; last good starts")]
+        return [self._let_through(candidate)] if candidate.state is State.WAITING else []
+
+    # The end
+
+    def _stop_was_asked(self, event: on.StopAsked) -> list[Effect]:
+        if self.stopping:
+            return [self._end(epoch, event.at) for epoch in self.epochs.values() if epoch.state is not State.LEAVING]
+        self._finish = do.Finish(0, "stopped as asked")
+        deadline = event.at + self.policy.stop_timeout
+        for epoch in self.draining:
+            epoch.deadline = min(deadline, epoch.deadline or deadline)
+        done = [self._drop(epoch, "the agent stops") for epoch in self.epochs.values() if epoch.state in CANDIDATE]
+        if serving := self.serving:
+            done.append(self._drain(serving, deadline))
+        return done
+
+    def _end_all(self, at: float, finish: do.Finish) -> list[Effect]:
+        self._finish = finish
+        return [self._end(epoch, at) for epoch in self.epochs.values() if epoch.state is not State.LEAVING]
+
+    # Time
+
+    def _time_passed(self, at: float) -> list[Effect]:
+        done: list[Effect] = []
+        for epoch in list(self.epochs.values()):
+            if epoch.deadline is not None and epoch.deadline <= at:
+                done += self._overdue(epoch, at)
+        if self._refuse_at is not None and self._refuse_at <= at:
+            self._refuse_at = None
+            done.append(do.RefuseClients())
+        return done
+
+    def _overdue(self, epoch: Epoch, at: float) -> list[Effect]:
+        if epoch.state in CANDIDATE:
+            reason = f"epoch {epoch.number} did not serve within {self.policy.start_timeout:g} s ({epoch.state.value})"
+            failure = Failure(Sort.ACCIDENT, reason)
+            return [self._drop(epoch, reason), *self._failed(epoch, failure, at)]
+        if epoch.state is State.DRAINING:
+            note = do.Note(Topic.DRAIN_CUT, f"epoch {epoch.number} still has connections at its deadline: they are cut")
+            return [note, self._end(epoch, at)]
+        epoch.deadline = None
+        return [do.KillEpoch(epoch.number)]
+
+    def _urgent(self, at: float) -> bool:
+        return self._urgent_at is not None and self._urgent_at <= at
+
+    # Wanted against actual
+
+    def _advance(self, at: float) -> list[Effect]:
+        """Start a candidate if one is due; else remember when it may be."""
+        self._start_at = NEVER
+        if self._finish is not None:
+            return [] if self.epochs else [self._finish]
+        revision = self._due(at)
+        if revision is None or self.candidate is not None:
+            return []
+        self._start_at = self._allowed_at(at)
+        if self._start_at > at:
+            return self._say_what_it_waits_for(at)
+        self._start_at = NEVER
+        return [self._start(revision, at)]
+
+    def _due(self, at: float) -> Revision | None:
+        """The revision that should be tried next, if any."""
+        if self.serving is None:
+            return self._due_while_down(at)
+        if self.wanted is None or self._is_refused(self.wanted, at):
+            return None
+        if self._restart_asked or self.wanted != self.serving.revision:
+            return self.wanted
+        return None
+
+    def _due_while_down(self, at: float) -> Revision | None:
+        """Last good first; where it just failed, what is wanted, in turn."""
+        wanted = None if self.wanted is None or self._is_refused(self.wanted, at) else self.wanted
+        if self.last_good is None or (wanted is not None and self._tried == self.last_good):
+            return wanted
+        return self.last_good
+
+    def _is_refused(self, revision: Revision, at: float) -> bool:
+        return self.refused is not None and self.refused.revision == revision and not self._urgent(at)
+
+    def _allowed_at(self, at: float) -> float:
+        """When the next start may happen: after the back-off, a still moment if drains are scarce, and a free drain."""
+        allowed = self._attempts.not_before
+        if self.serving is None or self._urgent(at):
+            return allowed
+        drains = len(self.draining)
+        if drains >= self.policy.drains:
+            return NEVER if self._urgent_at is None else self._urgent_at
+        if drains == self.policy.drains - 1:
+            since = at if self._waiting_since is None else self._waiting_since
+            still = min(self._changed_at + self.policy.quiet_timeout, since + self.policy.quiet_limit)
+            return max(allowed, still)
+        return allowed
+
+    def _say_what_it_waits_for(self, at: float) -> list[Effect]:
+        waits = self.serving is not None and len(self.draining) >= self.policy.drains and not self._urgent(at)
+        before, self._waits_for_drains = self._waits_for_drains, waits
+        if before or not waits:
+            return []
+        numbers = ", ".join(str(epoch.number) for epoch in self.draining)
+        return [do.Note(Topic.HELD_BY_DRAINS, f"the next rotation waits: epochs {numbers} still drain")]
+
+    def _start(self, revision: Revision, at: float) -> Effect:
+        number, self._next_number = self._next_number, self._next_number + 1
+        self.epochs[number] = Epoch(number, revision, at, deadline=at + self.policy.start_timeout)
+        self._restart_asked = self._waits_for_drains = False
+        self._tried = revision
+        validate = self.serving is not None and self.last_good is not None and revision.shape != self.last_good.shape
+        return do.StartEpoch(number, revision, validate)
+
+
+def _in(delay: float) -> str:
+    return f"in {delay:.1f} s" if delay else "at once"
+
+
+def _shell_code(code: int | None) -> int:
+    """The exit code as a shell would give it: 128+n for a signal; a proxy that never ran counts as 1."""
+    if code is None:
+        return 1
+    return code if code >= 0 else 128 - code

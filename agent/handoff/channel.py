@@ -1,0 +1,209 @@
+"""One bound datagram socket of the agent, on which exactly one epoch is listened to.
+
+Datagram sockets have no SO_PEERCRED, so every datagram brings its sender's credentials (SO_PASSCRED, unix(7)): what comes
+from another process than the epoch's own is dropped and reported, and so is a descriptor that nobody asked for.
+"""
+
+import array
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.core.errors import MachineError, ProtocolError
+from agent.handoff.framing import DATAGRAM_LIMIT, Assembler, cut
+from agent.handoff.hot_restart_pb2 import HotRestartMessage
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_MAX_DESCRIPTORS = 4  # one is expected; room for more shows a peer that sends too many
+_ANCILLARY = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A whole message, and the descriptor that came with it (None without). The receiver owns the descriptor."""
+
+    message: HotRestartMessage
+    descriptor: int | None
+
+
+class Channel:
+    """Receives at `path` and sends to one peer.
+
+    `on_letter` gets every whole message of the process `pid`; `on_error` gets a `ProtocolError` once, after which the
+    channel is closed: a malformed or hostile message costs its sender this channel and nobody else anything.
+    """
+
+    def __init__(
+        self, path: Path, on_letter: Callable[[Letter], None], on_error: Callable[[ProtocolError], None]
+    ) -> None:
+        self.path = path
+        self.pid: int | None = None  # whose datagrams count; set as soon as the epoch is started
+        self._on_letter = on_letter
+        self._on_error = on_error
+        self._assembler = Assembler()
+        self._receiver = bind_datagram(path)
+        self._sender: socket.socket | None = None
+        self._backlog: list[tuple[bytes, int | None]] = []
+        asyncio.get_running_loop().add_reader(self._receiver, self._receive)
+
+    def hand_to(self, uid: int, gid: int) -> None:
+        """Let the proxy's user write here."""
+        os.chown(self.path, uid, gid)
+
+    def close(self) -> None:
+        """Stop listening and remove the path; harmless when repeated."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._receiver)
+        self._receiver.close()
+        if self._sender is not None:
+            loop.remove_writer(self._sender)
+            self._sender.close()
+            self._sender = None
+        self._backlog.clear()
+        self.path.unlink(missing_ok=True)
+
+    # Receiving
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                data, ancillary, flags, _ = self._receiver.recvmsg(
+                    DATAGRAM_LIMIT + 1, _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+                )
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                return self._fail(ProtocolError(f"cannot receive at {self.path}: {error.strerror}"))
+            pid, descriptors = _open_envelope(ancillary)
+            try:
+                self._take(data, flags, pid, descriptors)
+            except ProtocolError as error:
+                return self._fail(error)
+            if self._receiver.fileno() == -1:
+                return  # whoever took the letter closed the channel
+
+    def _take(self, data: bytes, flags: int, pid: int | None, descriptors: list[int]) -> None:
+        if pid != self.pid:
+            _close_all(descriptors)  # not our epoch: nothing it says or gives counts
+            return
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > 1:
+            _close_all(descriptors)
+            message = f"cannot read a message at {self.path}: it is truncated or brings {len(descriptors)} descriptors"
+            raise ProtocolError(message)
+        try:
+            message_or_none = self._assembler.feed(data)
+        except ProtocolError:
+            _close_all(descriptors)
+            raise
+        if message_or_none is None:
+            _close_all(descriptors)
+            return
+        self._on_letter(Letter(message_or_none, descriptors[0] if descriptors else None))
+
+    def _fail(self, error: ProtocolError) -> None:
+        self.close()
+        self._on_error(error)
+
+    # Sending
+
+    def connect(self, peer: Path) -> None:
+        """Fix the peer now: later sends work even if its name is gone. Raises `MachineError` if nobody is there."""
+        if self._sender is not None:
+            return
+        sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            sender.connect(str(peer))
+        except OSError as error:
+            sender.close()
+            message = f"cannot reach {peer}: {error.strerror}"
+            raise MachineError(message) from error
+        self._sender = sender
+
+    def send(self, message: HotRestartMessage, descriptor: int | None = None) -> None:
+        """Send, with a duplicate of `descriptor` on a message of one datagram.
+
+        Never blocks: what a peer does not take yet waits here. Raises `MachineError` if the peer is gone.
+        """
+        datagrams = cut(message)
+        self._backlog += [(datagram, None) for datagram in datagrams[:-1]]
+        # The duplicate is ours until it is sent, so that the vault may close its own meanwhile.
+        self._backlog.append((datagrams[-1], None if descriptor is None else os.dup(descriptor)))
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._sender is None:
+            message = f"cannot send from {self.path}: the epoch was never connected"
+            raise MachineError(message)
+        loop = asyncio.get_running_loop()
+        while self._backlog:
+            datagram, descriptor = self._backlog[0]
+            try:
+                _send_datagram(self._sender, datagram, descriptor)
+            except BlockingIOError:
+                loop.add_writer(self._sender, self._flush_later)
+                return
+            except OSError as error:
+                self._drop_backlog()
+                message = f"cannot send from {self.path}: {error.strerror}"
+                raise MachineError(message) from error
+            self._backlog.pop(0)
+            if descriptor is not None:
+                os.close(descriptor)
+        loop.remove_writer(self._sender)
+
+    def _flush_later(self) -> None:
+        with contextlib.suppress(MachineError):  # the death of an epoch is told by its pidfd
+            self._flush()
+
+    def _drop_backlog(self) -> None:
+        _close_all([descriptor for _, descriptor in self._backlog if descriptor is not None])
+        self._backlog.clear()
+
+
+def bind_datagram(path: Path) -> socket.socket:
+    """Bind a datagram socket at `path`, in place of whatever is there: under another name first, then by rename.
+
+    The name therefore never disappears: a proxy that finds no file at the other end aborts at once.
+    """
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    temporary = path.with_name(f"{path.name}~")
+    try:
+        temporary.unlink(missing_ok=True)
+        bound.bind(str(temporary))
+        temporary.chmod(0o600)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        temporary.rename(path)
+    except OSError as error:
+        bound.close()
+        message = f"cannot bind {path}: {error.strerror}"
+        raise MachineError(message) from error
+    return bound
+
+
+def _send_datagram(sender: socket.socket, datagram: bytes, descriptor: int | None) -> None:
+    ancillary = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+    sender.sendmsg([datagram], ancillary)
+
+
+def _open_envelope(ancillary: list[tuple[int, int, bytes]]) -> tuple[int | None, list[int]]:
+    """Return the sender's pid and the descriptors it sent."""
+    pid: int | None = None
+    descriptors = array.array("i")
+    for level, kind, data in ancillary:
+        if level != socket.SOL_SOCKET:
+            continue
+        if kind == socket.SCM_CREDENTIALS:
+            pid = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0]
+        elif kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    return pid, list(descriptors)
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

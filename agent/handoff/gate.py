@@ -1,0 +1,117 @@
+"""The gate: an unmodified Envoy waits here, fully loaded, until it may serve.
+
+A fragment of configuration gives it a listener of no address whose routes come by REST xDS over a Unix socket of the agent.
+Envoy asks for them once everything else is loaded and does not start its workers before the answer. An empty route
+configuration is the answer. Measured: the candidate says that it serves 1.3 ms later; the whole gate costs about 7 ms.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.core.errors import MachineError
+from agent.http.message import Request, Response
+from agent.http.server import Server
+
+NAME = "agent_gate"  # of the cluster, the listener and the routes
+_ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+_OPEN = Response(
+    200,
+    json.dumps({"version_info": "1", "type_url": _ROUTES, "resources": [{"@type": _ROUTES, "name": NAME}]}).encode(),
+    (("content-type", "application/json"),),
+)
+
+
+class Gate:
+    """One epoch's gate, at `path`. `reached` is called once, when the candidate of process `pid` first asks."""
+
+    def __init__(self, path: Path, reached: Callable[[], None]) -> None:
+        self.path = path
+        self.pid: int | None = None
+        self._reached = reached
+        self._asked = False
+        self._opened = asyncio.Event()
+        self._server = Server(self._answer, self._admit)
+
+    async def shut(self, owner: tuple[int, int] | None) -> None:
+        """Stand at the path, where `owner` (uid, gid) may knock."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(str(self.path))
+            if owner is not None:
+                os.chown(self.path, *owner)
+        except OSError as error:
+            listener.close()
+            message = f"cannot bind the gate {self.path}: {error.strerror}"
+            raise MachineError(message) from error
+        await self._server.start(listener)
+
+    def open(self) -> None:
+        """Let the candidate serve; it stays open for as long as the epoch lives, since Envoy asks again once a day."""
+        self._opened.set()
+
+    async def close(self) -> None:
+        """Take the gate away."""
+        await self._server.close()
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+
+    def _admit(self, peer: socket.socket) -> bool:
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid: int = struct.unpack("3i", credentials)[0]
+        return pid == self.pid
+
+    async def _answer(self, request: Request) -> Response:
+        if request.path != "/v3/discovery:routes":
+            return Response(404, b"not found\n")
+        if not self._asked:
+            self._asked = True
+            self._reached()
+        await self._opened.wait()
+        return _OPEN
+
+
+def cluster(path: str) -> dict[str, object]:
+    """Envoy's configuration of the way to a gate at this path."""
+    endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}
+    return {
+        "name": NAME,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {"cluster_name": NAME, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+
+
+def listener() -> dict[str, object]:
+    """Envoy's configuration of the listener that waits for its routes. It binds nothing and asks for no socket."""
+    source = {
+        "resource_api_version": "V3",
+        "initial_fetch_timeout": "0s",  # wait for as long as it takes
+        "api_config_source": {
+            "api_type": "REST",
+            "transport_api_version": "V3",
+            "cluster_names": [NAME],
+            "refresh_delay": "86400s",
+            "request_timeout": "3600s",
+        },
+    }
+    manager = {
+        "@type": _MANAGER,
+        "stat_prefix": NAME,
+        "rds": {"route_config_name": NAME, "config_source": source},
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": _ROUTER}}],
+    }
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    return {
+        "name": NAME,
+        "bind_to_port": False,
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}},
+        "filter_chains": [{"filters": filters}],
+    }

@@ -1,0 +1,81 @@
+"""Where the sockets of one epoch lie, and how long a path may be.
+
+Every proxy is started as restart epoch 1 of a base id of its own. So it binds `parent_1` and `child_1`, looks for its
+parent at `parent_0`, and answers its child at `child_2`: the agent is at both. Each exists a second time for forwarded UDP.
+The number in a name is `base id x 10 + epoch % 3`, which Envoy computes in 32 bits: base ids stay below 214,748,364.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.core.errors import UsageError
+
+BASE_ID_LIMIT = 100_000_000  # small enough for 32 bits, and for short paths
+PATH_LIMIT = 107  # sun_path has 108 bytes and ends with a zero, see unix(7)
+
+_LONGEST_NAME = len("/4294967295/hr_udp_parent_") + len(str(BASE_ID_LIMIT * 10))
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The paths of one epoch's sockets, in a directory of its own."""
+
+    directory: Path
+    base_id: int
+
+    @property
+    def prefix(self) -> Path:
+        """What the proxy gets as `--socket-path`."""
+        return self.directory / "hr"
+
+    @property
+    def agent_as_parent(self) -> Path:
+        """Where the epoch sends its requests."""
+        return self._path("parent", 0)
+
+    @property
+    def agent_as_child(self) -> Path:
+        """Where the epoch sends its answers."""
+        return self._path("child", 2)
+
+    @property
+    def epoch_as_parent(self) -> Path:
+        """Where the epoch takes requests."""
+        return self._path("parent", 1)
+
+    @property
+    def epoch_as_child(self) -> Path:
+        """Where the epoch takes answers."""
+        return self._path("child", 1)
+
+    @property
+    def udp_agent_as_parent(self) -> Path:
+        """Where the agent's forwarded datagrams come from."""
+        return self._path("udp_parent", 0)
+
+    @property
+    def udp_agent_as_child(self) -> Path:
+        """Where the epoch forwards datagrams that it cannot use any more."""
+        return self._path("udp_child", 2)
+
+    @property
+    def udp_epoch_as_child(self) -> Path:
+        """Where the epoch takes forwarded datagrams."""
+        return self._path("udp_child", 1)
+
+    def _path(self, role: str, epoch: int) -> Path:
+        return self.directory / f"hr_{role}_{self.base_id * 10 + epoch}"
+
+
+def check_room(run_directory: Path) -> None:
+    """Raise `UsageError` if the sockets of an epoch would not fit below this directory.
+
+    Envoy checks each name only when it binds it and dies half-way, so the agent checks before the first start.
+    """
+    excess = len(str(run_directory).encode()) + _LONGEST_NAME - PATH_LIMIT
+    if excess > 0:
+        message = (
+            f"cannot use the run directory {run_directory}: its path is {excess} bytes too long for the Unix sockets in it "
+            f"(at most {PATH_LIMIT - _LONGEST_NAME}); choose a shorter --run-dir"
+        )
+        raise UsageError(message)

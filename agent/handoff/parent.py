@@ -1,0 +1,103 @@
+"""The agent as the parent of an epoch: it answers what the proxy asks of its predecessor.
+
+A candidate asks ShutdownAdmin, then PassListenSocket for each address and worker, then Stats; when its workers accept it
+says DrainListeners, and, with `--parent-shutdown-time-s 0`, Terminate at once. After that it never speaks to its parent
+again, so the agent may come and go. None of it reaches the epoch that serves.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.core.errors import AddressHeld, MachineError, ProtocolError
+from agent.handoff.channel import Channel, Letter
+from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply
+from agent.handoff.names import Names
+from agent.handoff.vault import Place
+
+NOTHING = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ParentEvents:
+    """What the owner of an epoch wants to hear of.
+
+    `lend` returns the descriptor for a place, or None: then the proxy binds it itself. It raises `AddressHeld` where
+    somebody else listens, and the proxy gets no answer, since any answer would let it share the port.
+    """
+
+    lend: Callable[[Place], int | None]
+    serves: Callable[[], None]
+    finished: Callable[[], None]
+    held: Callable[[AddressHeld], None]
+    broken: Callable[[ProtocolError], None]
+
+
+class Parent:
+    """Answers one epoch. `started_at` is calendar seconds: since when the service as a whole is up."""
+
+    def __init__(self, names: Names, started_at: int, events: ParentEvents) -> None:
+        self.names = names
+        self.asked: set[Place] = set()  # every place the epoch asked for
+        self.bound_itself: set[Place] = set()  # those that it had to bind
+        self.channel = Channel(names.agent_as_parent, self._answer, events.broken)
+        self._started_at = started_at
+        self._events = events
+        self._said: set[str] = set()
+
+    def close(self) -> None:
+        """Stop answering and remove the socket."""
+        self.channel.close()
+
+    def _answer(self, letter: Letter) -> None:
+        if letter.descriptor is not None:
+            os.close(letter.descriptor)  # nobody asked for it
+        kind = letter.message.request.WhichOneof("request") if letter.message.HasField("request") else None
+        match kind:
+            case "shutdown_admin":
+                self._reply(self._take_over())
+            case "pass_listen_socket":
+                self._lend(letter.message)
+            case "stats":
+                # Counters carried over here would be deltas only, and asking for them steals from the sinks.
+                self._reply(HotRestartMessage(reply=Reply(stats=Reply.Stats())))
+            case "drain_listeners":
+                self._once(kind, self._events.serves)
+            case "terminate":
+                self._once(kind, self._events.finished)
+            case "test_connection":
+                pass  # Envoy expects no answer
+            case _:
+                self._reply(HotRestartMessage(didnt_recognize_your_last_message=True))
+
+    def _take_over(self) -> HotRestartMessage:
+        reply = Reply.ShutdownAdmin(original_start_time_unix_seconds=self._started_at, enable_reuse_port_default=True)
+        return HotRestartMessage(reply=Reply(shutdown_admin=reply))
+
+    def _lend(self, message: HotRestartMessage) -> None:
+        request = message.request.pass_listen_socket
+        place = Place(request.address, request.network_namespace, request.worker_index)
+        self.asked.add(place)
+        try:
+            descriptor = self._events.lend(place)
+        except AddressHeld as error:
+            self._events.held(error)
+            return
+        if descriptor is None:
+            self.bound_itself.add(place)
+        number = NOTHING if descriptor is None else descriptor
+        reply = Reply(pass_listen_socket=Reply.PassListenSocket(fd=number))
+        self._reply(HotRestartMessage(reply=reply), descriptor)
+
+    def _once(self, kind: str, tell: Callable[[], None]) -> None:
+        """An epoch that says it twice is not heard twice."""
+        if kind not in self._said:
+            self._said.add(kind)
+            tell()
+
+    def _reply(self, message: HotRestartMessage, descriptor: int | None = None) -> None:
+        try:
+            self.channel.connect(self.names.epoch_as_child)
+            self.channel.send(message, descriptor)
+        except MachineError:
+            return  # it died meanwhile; its pidfd tells

@@ -1,0 +1,97 @@
+"""The shared-memory file that a proxy expects to find of its predecessor.
+
+Envoy 1.40 on x86-64: `/dev/shm/envoy_shared_memory_<base id x 10>`, 104 bytes: u64 size, u64 version, two pthread mutexes of
+40 bytes, u64 flags. `--hot-restart-version` prints `<version>.<size>`; on other machines the mutexes have another size, so
+everything is computed from what it prints. Envoy never removes the file, and a flag left in it by a candidate that died
+stops every later restart: therefore each epoch gets a file of its own, and the agent removes it.
+"""
+
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.core.errors import BadInput, MachineError
+
+KNOWN_MAJOR = 11
+_HEADER = struct.Struct("=QQ")
+_FLAGS_SIZE = 8
+_KIND_OFFSET = 16  # of __kind in a glibc pthread_mutex_t
+_SHARED_AND_ROBUST = 0x90  # PTHREAD_MUTEX_PSHARED_BIT 0x80 | PTHREAD_MUTEX_ROBUST_NORMAL_NP 0x10
+
+
+@dataclass(frozen=True, slots=True)
+class HotRestartVersion:
+    """What `--hot-restart-version` prints: the protocol's version and the size of the shared memory in bytes."""
+
+    major: int
+    size: int
+
+    @classmethod
+    def parse(cls, text: str) -> "HotRestartVersion":
+        """Read `11.104`; raise `BadInput` for anything else, with what an operator can do about it."""
+        match = re.fullmatch(r"(\d+)\.(\d+)", text.strip())
+        if match is None:
+            message = f"cannot hand sockets over to this proxy: --hot-restart-version printed {text.strip()!r}, not N.N"
+            raise BadInput(message)
+        version = cls(int(match[1]), int(match[2]))
+        if version.major != KNOWN_MAJOR:
+            message = f"cannot hand sockets over to this proxy: it speaks version {version}, the agent {KNOWN_MAJOR}"
+            raise BadInput(message)
+        return version
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.size}"
+
+    def image(self) -> bytes:
+        """The bytes of a fresh segment: nobody initialises, both locks free, shared and robust."""
+        image = bytearray(self.size)
+        _HEADER.pack_into(image, 0, self.size, self.major)
+        mutex_size = (self.size - _HEADER.size - _FLAGS_SIZE) // 2
+        for start in (_HEADER.size, _HEADER.size + mutex_size):
+            image[start + _KIND_OFFSET] = _SHARED_AND_ROBUST
+        return bytes(image)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One epoch's file in /dev/shm, which also claims its base id for as long as it is there."""
+
+    base_id: int
+    directory: Path = Path("/dev/shm")  # noqa: S108  # shm_open(3) knows no other place
+
+    @property
+    def path(self) -> Path:
+        """Where Envoy looks for it."""
+        return self.directory / f"envoy_shared_memory_{self.base_id * 10}"
+
+    def claim(self, version: HotRestartVersion, owner: tuple[int, int] | None = None) -> bool:
+        """Create the file, owned by `owner` (uid, gid); return False if the base id is taken."""
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self.path, flags, 0o600)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            message = f"cannot create {self.path}: {error.strerror}; Envoy needs a writable /dev/shm"
+            raise MachineError(message) from error
+        try:
+            self._fill(descriptor, version, owner)
+        except OSError as error:
+            self.release()
+            message = f"cannot fill {self.path}: {error.strerror}"
+            raise MachineError(message) from error
+        finally:
+            os.close(descriptor)
+        return True
+
+    @staticmethod
+    def _fill(descriptor: int, version: HotRestartVersion, owner: tuple[int, int] | None) -> None:
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+        os.write(descriptor, version.image())
+
+    def release(self) -> None:
+        """Remove the file and with it the claim; nothing happens if it is gone."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+"""The vault: duplicates of every listening socket, so that an accept queue outlives the proxy that fills it.
+
+A duplicate shares everything with the proxy's own descriptor: the queue, the options and O_NONBLOCK. So nothing here ever
+changes a flag of a socket that is in use, and `shutdown` is called only when nothing serves at all: it refuses clients on
+every duplicate until somebody listens again. A duplicate that nobody accepts on is a black hole, so what the serving epoch
+has given up is let go at once.
+"""
+
+import os
+import socket
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+_TCP_INFO_BACKLOG = slice(24, 28)  # tcpi_unacked: for a listening socket, the length of its accept queue (tcp_diag.c)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where an epoch listens: `tcp://1.2.3.4:5`, `unix:///path` …, its network namespace, and which worker."""
+
+    address: str
+    namespace: str = ""
+    worker: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.address} (worker {self.worker})"
+
+    @property
+    def listener(self) -> "Place":
+        """The same for all its workers."""
+        return replace(self, worker=0)
+
+
+class Vault:
+    """Owns its descriptors. A place it has none for simply is not here."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[Place, socket.socket] = {}
+        self.refusing = False
+
+    def __contains__(self, place: Place) -> bool:
+        return place in self._sockets
+
+    def places(self) -> list[Place]:
+        """Every place, in order."""
+        return sorted(self._sockets)
+
+    def listeners(self) -> set[Place]:
+        """Every listener, whatever the number of its workers."""
+        return {place.listener for place in self._sockets}
+
+    def workers(self, listener: Place) -> list[int]:
+        """The workers of a listener that have a socket here."""
+        return sorted(place.worker for place in self._sockets if place.listener == listener)
+
+    def lend(self, place: Place) -> int | None:
+        """The descriptor to send for a place; the vault keeps it."""
+        held = self._sockets.get(place)
+        return None if held is None else held.fileno()
+
+    def keep(self, place: Place, descriptor: int) -> None:
+        """Take ownership of a duplicate, in place of the one that was there."""
+        self.let_go(place)
+        self._sockets[place] = socket.socket(fileno=descriptor)
+
+    def same(self, place: Place, descriptor: int) -> bool:
+        """Tell whether a descriptor is the very socket that is here."""
+        held = self._sockets.get(place)
+        return held is not None and os.path.sameopenfile(held.fileno(), descriptor)
+
+    def let_go(self, place: Place) -> None:
+        """Close what is here, if anything is. Clients still queued in it are lost if nobody else holds it."""
+        held = self._sockets.pop(place, None)
+        if held is not None:
+            held.close()
+
+    def let_go_all(self) -> None:
+        """Close everything."""
+        for place in self.places():
+            self.let_go(place)
+
+    def refuse(self) -> None:
+        """Refuse clients and reset those that wait. A proxy that listens on the same socket again ends this."""
+        self.refusing = True
+        for held in self._sockets.values():
+            if held.type == socket.SOCK_STREAM:
+                held.shutdown(socket.SHUT_RD)
+
+    def queued(self, place: Place) -> int:
+        """How many clients wait in the accept queue of a TCP place; 0 where that cannot be told."""
+        held = self._sockets.get(place)
+        if held is None or held.family not in {socket.AF_INET, socket.AF_INET6} or held.type != socket.SOCK_STREAM:
+            return 0
+        info = held.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+        return int.from_bytes(info[_TCP_INFO_BACKLOG], "little")
+
+    def inodes(self) -> set[int]:
+        """The sockets' inodes, which tell in /proc whether another process has them."""
+        return {os.fstat(held.fileno()).st_ino for held in self._sockets.values()}
+
+    def groups(self, asked: Iterable[Place]) -> dict[Place, tuple[int, int]]:
+        """Of each TCP listener with several workers: how many sockets are here, and how many of them were asked for."""
+        wanted = set(asked)
+        counts: dict[Place, list[int]] = defaultdict(lambda: [0, 0])
+        for place in self._sockets:
+            if place.address.startswith("tcp://"):
+                counts[place.listener][0] += 1
+                counts[place.listener][1] += place in wanted
+        return {listener: (here, used) for listener, (here, used) in counts.items() if here > 1 and used}
+
+    def member(self, listener: Place) -> socket.socket:
+        """One socket of a listener, to set an option that holds for its whole reuse_port group."""
+        return self._sockets[replace(listener, worker=self.workers(listener)[0])]

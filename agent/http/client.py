@@ -1,0 +1,79 @@
+"""A small HTTP/1.1 client: one request a connection, over a Unix socket, streamed or whole."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import h11
+
+from agent.http.message import Headers, Request, Response
+
+_CHUNK = 64 << 10
+_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer"})
+
+
+async def fetch(path: Path, target: str, *, method: str = "GET", timeout: float) -> tuple[int, bytes]:
+    """Return the status and the whole body of one request to the server at a Unix socket.
+
+    Raises `OSError` (with `TimeoutError` among them) if it does not answer, `ConnectionError` if what it says is not HTTP.
+    """
+    async with asyncio.timeout(timeout):
+        async with stream(path, Request(method, target)) as response:
+            assert not isinstance(response.body, bytes)
+            body = b"".join([part async for part in response.body])
+            return response.status, body
+
+
+@asynccontextmanager
+async def stream(path: Path, request: Request) -> AsyncIterator[Response]:
+    """Make one request; the response's body is read from the connection while it is iterated over."""
+    reader, writer = await asyncio.open_unix_connection(str(path), limit=_CHUNK)
+    exchange = _Exchange(reader, writer)
+    try:
+        yield await exchange.ask(request)
+    except h11.ProtocolError as error:
+        message = f"cannot understand the answer from {path}: {error}"
+        raise ConnectionError(message) from error
+    finally:
+        writer.transport.abort()
+
+
+class _Exchange:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._machine = h11.Connection(h11.CLIENT)
+
+    async def ask(self, request: Request) -> Response:
+        headers = [(name, value) for name, value in request.headers if name not in _HOP_BY_HOP | {"host"}]
+        headers += [("host", "agent"), ("connection", "close"), ("content-length", str(len(request.body)))]
+        events = (
+            h11.Request(method=request.method, target=request.target, headers=headers),
+            h11.Data(data=request.body),
+            h11.EndOfMessage(),
+        )
+        self._writer.write(b"".join(self._machine.send(event) or b"" for event in events))
+        await self._writer.drain()
+        head = await self._next()
+        while isinstance(head, h11.InformationalResponse):
+            head = await self._next()
+        assert isinstance(head, h11.Response)
+        return Response(head.status_code, self._body(), _end_to_end(head))
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        while isinstance(data := await self._next(), h11.Data):
+            yield bytes(data.data)
+
+    async def _next(self) -> object:
+        while (event := self._machine.next_event()) is h11.NEED_DATA:
+            self._machine.receive_data(await self._reader.read(_CHUNK))
+        if event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
+            message = "cannot read the answer: the connection ended before it"
+            raise ConnectionError(message)
+        return event
+
+
+def _end_to_end(head: h11.Response) -> Headers:
+    pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers)
+    return tuple((name, value) for name, value in pairs if name not in _HOP_BY_HOP)
