@@ -31,10 +31,11 @@ class RevisionReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpiryForeseen:
-    """Less than a tenth of the served leaf's life will be left from `urgent_at` on; None: nothing served expires."""
+    """The leaf that serves ends at `expires_at` and is old from `urgent_at` on; None: no leaf serves."""
 
     at: float
     urgent_at: float | None
+    expires_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

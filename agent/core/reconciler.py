@@ -52,6 +52,7 @@ class Reconciler:
         self._start_at = NEVER  # when the start that is due may happen
         self._waits_for_drains = False
         self._urgent_at: float | None = None
+        self._expires_at: float | None = None
         self._refuse_at: float | None = None  # when clients are held no longer
         self._finish: do.Finish | None = None  # set once everything is to end
 
@@ -71,6 +72,11 @@ class Reconciler:
     def draining(self) -> list[Epoch]:
         """The epochs that finish what they have, oldest first."""
         return [epoch for epoch in self.epochs.values() if epoch.state is State.DRAINING]
+
+    @property
+    def next_epoch(self) -> int:
+        """The number that the next epoch will have."""
+        return self._next_number
 
     @property
     def stopping(self) -> bool:
@@ -101,7 +107,7 @@ class Reconciler:
             case on.RevisionReady():
                 return self._revision_ready(event)
             case on.ExpiryForeseen():
-                self._urgent_at = event.urgent_at
+                self._urgent_at, self._expires_at = event.urgent_at, event.expires_at
                 return []
             case on.RestartAsked():
                 return self._restart_was_asked()
@@ -184,7 +190,14 @@ class Reconciler:
             self._waiting_since = None
         if before is None:
             return [do.CommitEpoch(epoch.number)]
-        return [do.CommitEpoch(epoch.number), self._drain(before, at + self.policy.drain_timeout)]
+        return [do.CommitEpoch(epoch.number), self._drain(before, self._drained_by(at))]
+
+    def _drained_by(self, at: float) -> float:
+        """When a superseded epoch has drained for long enough: at latest when its own certificate is over."""
+        limit = at + self.policy.drain_timeout
+        if self._expires_at is None or self._expires_at <= at:
+            return limit
+        return min(limit, self._expires_at)
 
     def _drain(self, epoch: Epoch, deadline: float) -> Effect:
         epoch.take(Step.DRAIN)

@@ -1,7 +1,7 @@
 """One bound datagram socket of the agent, on which exactly one epoch is listened to.
 
-Datagram sockets have no SO_PEERCRED, so every datagram brings its sender's credentials (SO_PASSCRED, unix(7)): what comes
-from another process than the epoch's own is dropped and reported, and so is a descriptor that nobody asked for.
+Datagram sockets have no SO_PEERCRED, so every datagram brings its sender's credentials (SO_PASSCRED, unix(7)): what
+comes from another process than the epoch's own is dropped and reported, and so is a descriptor that nobody asked for.
 """
 
 import array
@@ -78,12 +78,14 @@ class Channel:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                return self._fail(ProtocolError(f"cannot receive at {self.path}: {error.strerror}"))
+                self._fail(ProtocolError(f"cannot receive at {self.path}: {error.strerror}"))
+                return
             pid, descriptors = _open_envelope(ancillary)
             try:
                 self._take(data, flags, pid, descriptors)
             except ProtocolError as error:
-                return self._fail(error)
+                self._fail(error)
+                return
             if self._receiver.fileno() == -1:
                 return  # whoever took the letter closed the channel
 

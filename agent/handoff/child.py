@@ -1,9 +1,9 @@
 """The agent as the child of an epoch: it asks for duplicates of its sockets, and tells it to drain.
 
-Traps, all measured on Envoy 1.36 and 1.40, and why none of them bites here: an answer that finds nobody at `child_2` aborts
-the proxy (the agent's socket is bound before the first request and until the epoch is dead); an address it cannot parse
-aborts it (only addresses that it named itself are sent); a child that does not read blocks its main thread (one request is
-under way at a time, and the loop reads at once); Stats steals from its sinks (never asked).
+Traps, all measured on Envoy 1.36 and 1.40, and why none of them bites here: an answer that finds nobody at `child_2`
+aborts the proxy (the agent's socket is bound before the first request and until the epoch is dead); an address it
+cannot parse aborts it (only addresses that it named itself are sent); a child that does not read blocks its main
+thread (one request is under way at a time, and the loop reads at once); Stats steals from its sinks (never asked).
 """
 
 import asyncio

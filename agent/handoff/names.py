@@ -1,8 +1,9 @@
 """Where the sockets of one epoch lie, and how long a path may be.
 
 Every proxy is started as restart epoch 1 of a base id of its own. So it binds `parent_1` and `child_1`, looks for its
-parent at `parent_0`, and answers its child at `child_2`: the agent is at both. Each exists a second time for forwarded UDP.
-The number in a name is `base id x 10 + epoch % 3`, which Envoy computes in 32 bits: base ids stay below 214,748,364.
+parent at `parent_0`, and answers its child at `child_2`: the agent is at both. Each exists a second time for
+forwarded UDP. The number in a name is `base id x 10 + epoch % 3`, which Envoy computes in 32 bits: base ids stay
+below 214,748,364.
 """
 
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def check_room(run_directory: Path) -> None:
     excess = len(str(run_directory).encode()) + _LONGEST_NAME - PATH_LIMIT
     if excess > 0:
         message = (
-            f"cannot use the run directory {run_directory}: its path is {excess} bytes too long for the Unix sockets in it "
-            f"(at most {PATH_LIMIT - _LONGEST_NAME}); choose a shorter --run-dir"
+            f"cannot use the run directory {run_directory}: its path is {excess} bytes too long for the Unix sockets "
+            f"in it (at most {PATH_LIMIT - _LONGEST_NAME}); choose a shorter --run-dir"
         )
         raise UsageError(message)

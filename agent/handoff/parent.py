@@ -1,8 +1,8 @@
 """The agent as the parent of an epoch: it answers what the proxy asks of its predecessor.
 
-A candidate asks ShutdownAdmin, then PassListenSocket for each address and worker, then Stats; when its workers accept it
-says DrainListeners, and, with `--parent-shutdown-time-s 0`, Terminate at once. After that it never speaks to its parent
-again, so the agent may come and go. None of it reaches the epoch that serves.
+A candidate asks ShutdownAdmin, then PassListenSocket for each address and worker, then Stats; when its workers accept
+it says DrainListeners, and, with `--parent-shutdown-time-s 0`, Terminate at once. After that it never speaks to its
+parent again, so the agent may come and go. None of it reaches the epoch that serves.
 """
 
 import os
@@ -28,7 +28,6 @@ class ParentEvents:
 
     lend: Callable[[Place], int | None]
     serves: Callable[[], None]
-    finished: Callable[[], None]
     held: Callable[[AddressHeld], None]
     broken: Callable[[ProtocolError], None]
 
@@ -43,7 +42,7 @@ class Parent:
         self.channel = Channel(names.agent_as_parent, self._answer, events.broken)
         self._started_at = started_at
         self._events = events
-        self._said: set[str] = set()
+        self._said_it_serves = False
 
     def close(self) -> None:
         """Stop answering and remove the socket."""
@@ -62,11 +61,9 @@ class Parent:
                 # Counters carried over here would be deltas only, and asking for them steals from the sinks.
                 self._reply(HotRestartMessage(reply=Reply(stats=Reply.Stats())))
             case "drain_listeners":
-                self._once(kind, self._events.serves)
-            case "terminate":
-                self._once(kind, self._events.finished)
-            case "test_connection":
-                pass  # Envoy expects no answer
+                self._serves()
+            case "terminate" | "test_connection":
+                pass  # the predecessor is the agent, which stays; and Envoy expects no answer to either
             case _:
                 self._reply(HotRestartMessage(didnt_recognize_your_last_message=True))
 
@@ -89,11 +86,11 @@ class Parent:
         reply = Reply(pass_listen_socket=Reply.PassListenSocket(fd=number))
         self._reply(HotRestartMessage(reply=reply), descriptor)
 
-    def _once(self, kind: str, tell: Callable[[], None]) -> None:
+    def _serves(self) -> None:
         """An epoch that says it twice is not heard twice."""
-        if kind not in self._said:
-            self._said.add(kind)
-            tell()
+        if not self._said_it_serves:
+            self._said_it_serves = True
+            self._events.serves()
 
     def _reply(self, message: HotRestartMessage, descriptor: int | None = None) -> None:
         try:

@@ -1,7 +1,7 @@
 """Forwarded UDP: what a draining epoch receives for flows that are not its own goes on to the epoch that serves.
 
-Best effort, as the agent says at start: Envoy forwards only QUIC packets and new flows, and only until it is terminated.
-The datagrams are passed on as they are, in order, since each message is cut the same way on both sides.
+Best effort, as the agent says at start: Envoy forwards only QUIC packets and new flows, and only until it is
+terminated. The datagrams are passed on as they are, in order, since each message is cut the same way on both sides.
 """
 
 import asyncio

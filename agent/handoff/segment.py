@@ -1,9 +1,9 @@
 """The shared-memory file that a proxy expects to find of its predecessor.
 
-Envoy 1.40 on x86-64: `/dev/shm/envoy_shared_memory_<base id x 10>`, 104 bytes: u64 size, u64 version, two pthread mutexes of
-40 bytes, u64 flags. `--hot-restart-version` prints `<version>.<size>`; on other machines the mutexes have another size, so
-everything is computed from what it prints. Envoy never removes the file, and a flag left in it by a candidate that died
-stops every later restart: therefore each epoch gets a file of its own, and the agent removes it.
+Envoy 1.40 on x86-64: `/dev/shm/envoy_shared_memory_<base id x 10>`, 104 bytes: u64 size, u64 version, two pthread
+mutexes of 40 bytes, u64 flags. `--hot-restart-version` prints `<version>.<size>`; on other machines the mutexes have
+another size, so everything is computed from what it prints. Envoy never removes the file, and a flag left in it by a
+candidate that died stops every later restart: therefore each epoch gets a file of its own, and the agent removes it.
 """
 
 import os

@@ -1,9 +1,9 @@
 """The vault: duplicates of every listening socket, so that an accept queue outlives the proxy that fills it.
 
-A duplicate shares everything with the proxy's own descriptor: the queue, the options and O_NONBLOCK. So nothing here ever
-changes a flag of a socket that is in use, and `shutdown` is called only when nothing serves at all: it refuses clients on
-every duplicate until somebody listens again. A duplicate that nobody accepts on is a black hole, so what the serving epoch
-has given up is let go at once.
+A duplicate shares everything with the proxy's own descriptor: the queue, the options and O_NONBLOCK. So nothing here
+ever changes a flag of a socket that is in use, and `shutdown` is called only when nothing serves at all: it refuses
+clients on every duplicate until somebody listens again. A duplicate that nobody accepts on is a black hole, so what
+the serving epoch has given up is let go at once.
 """
 
 import os

@@ -16,7 +16,8 @@ _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "conte
 async def fetch(path: Path, target: str, *, method: str = "GET", timeout: float) -> tuple[int, bytes]:
     """Return the status and the whole body of one request to the server at a Unix socket.
 
-    Raises `OSError` (with `TimeoutError` among them) if it does not answer, `ConnectionError` if what it says is not HTTP.
+    Raises `OSError` (with `TimeoutError` among them) if it does not answer, `ConnectionError` if what it says is not
+    HTTP.
     """
     async with asyncio.timeout(timeout):
         async with stream(path, Request(method, target)) as response:

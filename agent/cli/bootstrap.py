@@ -1,0 +1,21 @@
+"""`agent bootstrap`: print the small bootstrap, to begin one's own from."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.options import INPUTS, apply
+
+
+@click.command()
+@apply(INPUTS)
+def bootstrap(**options: Any) -> None:  # noqa: ANN401  # click's own values
+    """Print the bootstrap that is made where no --config is given."""
+    from agent.cli.settings import inputs
+    from agent.runtime.inspection import small_bootstrap
+    from agent.runtime.settings import Settings
+
+    settings = Settings(**inputs({**options, "config": None}, ()), run_directory=Path())
+    click.echo(asyncio.run(small_bootstrap(settings)), nl=False)

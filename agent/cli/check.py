@@ -1,0 +1,30 @@
+"""`agent check`: look at the operator's files once, as the agent would, and say what it thinks of them."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from agent.cli.options import INPUTS, apply
+
+
+@click.command()
+@apply(INPUTS)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PROXY_ARGS...]")
+def check(arguments: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401  # click's own values
+    """Judge the configuration and the certificates without starting anything; exit 1 if something is refused."""
+    import tempfile
+    from pathlib import Path
+
+    from agent.cli.settings import inputs
+    from agent.host.log import configure
+    from agent.runtime.inspection import inspect
+    from agent.runtime.settings import Settings
+
+    configure("text", "warning")
+    with tempfile.TemporaryDirectory(prefix="agent-check-", dir="/dev/shm") as scratch:  # short
+        settings = Settings(**inputs(options, arguments), run_directory=Path(scratch), alarm_timeout=0.0)
+        report = asyncio.run(inspect(settings))
+    for line in report.lines:
+        click.echo(line)
+    return 0 if report.good else 1

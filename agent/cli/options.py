@@ -1,0 +1,69 @@
+"""The options, each defined once, and each also read from the environment: --drain-time is AGENT_DRAIN_TIME."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.spans import Span
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+_SPAN = Span()
+_PATH = click.Path(path_type=Path)
+
+
+def option(name: str, **attributes: Any) -> Decorator:  # noqa: ANN401  # whatever click.option takes
+    """An option with its environment variable and its default shown in --help."""
+    variable = "AGENT_" + name.partition("/")[0].lstrip("-").replace("-", "_").upper()
+    decorate: Decorator = click.option(name, envvar=variable, show_default=True, **attributes)
+    return decorate
+
+
+INPUTS: list[Decorator] = [
+    option("--proxy-bin", default="envoy", metavar="NAME|PATH", help="The proxy: envoy, or the path of a program."),
+    option("--config", type=_PATH, metavar="FILE", help="The proxy's bootstrap; without it a small one is made."),
+    option("--certs", type=_PATH, multiple=True, metavar="DIR", help="A directory of certificates; may be repeated."),
+    option("--watch", type=_PATH, multiple=True, metavar="PATH", help="Something else that a new epoch is due for."),
+    option("--listen", default="0.0.0.0:15443", metavar="ADDR", help="Where the small bootstrap takes TLS."),
+    option("--forward", default="127.0.0.1:8080", metavar="ADDR", help="Where the small bootstrap sends it."),
+    option("--proxy-user", metavar="USER", help="Run the proxy as this user; the agent binds low ports for it."),
+]
+
+RUNNING: list[Decorator] = [
+    option("--run-dir", type=_PATH, metavar="DIR", help="Sockets and state; by default /run/proxy-agent or the like."),
+    option("--status-port", type=click.IntRange(0, 65535), default=15020, help="Answers /healthz/ready; 0 for none."),
+    option("--status-host", metavar="HOST", help="Where that listens; everywhere, or loopback under systemd."),
+    option("--drain-time", type=_SPAN, default="45s", help="For how long clients of an old epoch are asked to leave."),
+    option("--drain-deadline", type=_SPAN, default="10m", help="When what is left of an old epoch is cut."),
+    option("--stop-deadline", type=_SPAN, default="30s", help="The same after SIGTERM."),
+    option("--start-deadline", type=_SPAN, default="30s", help="How long a new epoch may take until it serves."),
+    option("--hold", type=_SPAN, default="5s", help="How long clients wait while nothing serves."),
+    option(
+        "--restart",
+        type=click.Choice(["always", "on-failure", "never"]),
+        default="always",
+        help="Whether a proxy that exits is started again.",
+    ),
+    option("--give-up", type=click.IntRange(min=1), metavar="N", help="Exit 1 after N failures in 5m with none up."),
+    option(
+        "--on-binary",
+        type=click.Choice(["ignore", "restart"]),
+        default="ignore",
+        help="What to do when the proxy's program is replaced.",
+    ),
+    option("--wait/--no-wait", default=True, help="Wait for usable files at the first start, or exit with 78."),
+    option("--log-format", type=click.Choice(["text", "json"]), default="text", help="One line an event."),
+    option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="How much."),
+]
+
+
+def apply(options: list[Decorator]) -> Decorator:
+    """Put options on a command, in the order in which --help shows them."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for each in reversed(options):
+            command = each(command)
+        return command
+
+    return decorate

@@ -1,0 +1,77 @@
+"""`agent`: run, and the group that the other commands belong to."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from agent.cli.options import INPUTS, RUNNING, apply
+
+_EPILOG = """\
+Examples:
+
+\b
+  agent --certs /etc/certs                               TLS on 15443 to 127.0.0.1:8080
+  agent --config /etc/envoy.yaml --certs /etc/certs      your own bootstrap
+  agent --config envoy.yaml --certs certs -- -l debug    arguments of Envoy after --
+
+Signals: TERM and INT drain, stop and exit, a second one hurries; HUP makes a new epoch now.
+
+Exit codes: 0 stopped as asked; 1 could not be kept running; 2 usage; 78 unusable at the first start (--no-wait); under
+--restart never, the proxy's own, 128+n for a signal.
+"""
+
+
+class Agent(click.Group):
+    """A group whose own options run the agent when no command is named. What follows `--` is the proxy's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the proxy's arguments aside: none of them is a command or an option of ours."""
+        own, found, proxys = args, False, []
+        if "--" in args:
+            at = args.index("--")
+            own, found, proxys = args[:at], True, args[at + 1 :]
+        rest = super().parse_args(ctx, own)
+        ctx.obj = tuple(proxys)
+        if found and rest:
+            raise click.UsageError("only `agent` itself takes arguments for the proxy after --", ctx)
+        return rest
+
+
+@click.group(
+    cls=Agent,
+    invoke_without_command=True,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    options_metavar="[OPTIONS]",
+    subcommand_metavar="[COMMAND | -- PROXY_ARGS...]",
+)
+@apply([*INPUTS, *RUNNING])
+@click.pass_context
+def agent(ctx: click.Context, **options: Any) -> int:  # noqa: ANN401  # click's own values
+    """Keep a network proxy running, and replace it without one client noticing.
+
+    The agent watches the certificate files and the configuration. When they change it starts a new epoch of the proxy
+    that inherits the listening sockets, examines it before it takes traffic, and then lets the old one drain. Files
+    that cannot be used are reported and change nothing; a proxy that crashes is started again from the last good ones.
+    """
+    if ctx.invoked_subcommand is not None:
+        return 0
+    from agent.cli.settings import running
+    from agent.host.log import configure
+
+    configure(options["log_format"], options["log_level"])
+    return asyncio.run(_run(running(options, ctx.obj)))
+
+
+async def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
+    from agent.host.limits import raise_descriptor_limit
+    from agent.host.run_directory import RunDirectory
+    from agent.runtime.supervisor import Supervisor
+
+    raise_descriptor_limit()
+    directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
+    try:
+        return await Supervisor(settings, directory).run()
+    finally:
+        directory.close()

@@ -1,0 +1,69 @@
+"""From options to settings; what cannot be meant is a `UsageError` here, before anything is touched."""
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.core.errors import UsageError
+from agent.core.policy import Policy, Restart
+from agent.dialects.flags import Flags
+from agent.handoff.names import check_room
+from agent.host.processes import User
+from agent.host.run_directory import default
+from agent.host.sockets import Endpoint
+from agent.runtime.settings import Settings
+
+
+def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """What every command that looks at the operator's files needs."""
+    if options["config"] is None and not options["certs"]:
+        message = "cannot start: neither --config nor --certs is given; see agent --help"
+        raise UsageError(message)
+    for name in ("listen", "forward"):
+        Endpoint.parse(f"tcp://{options[name]}")
+    return {
+        "proxy": options["proxy_bin"],
+        "certificates": tuple(options["certs"]),
+        "config": options["config"],
+        "watched": tuple(options["watch"]),
+        "listen": f"tcp://{options['listen']}",
+        "forward": f"tcp://{options['forward']}",
+        "user": None if options["proxy_user"] is None else User.named(options["proxy_user"]),
+        "flags": Flags.parse(arguments),
+    }
+
+
+def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
+    """What the agent runs by."""
+    directory: Path = options["run_dir"] or default()
+    check_room(directory.absolute())
+    return Settings(
+        **inputs(options, arguments),
+        run_directory=directory.absolute(),
+        policy=_policy(options),
+        drain_time=options["drain_time"],
+        restart_on_binary=options["on_binary"] == "restart",
+        status_port=options["status_port"],
+        status_host=options["status_host"] or _status_host(),
+    )
+
+
+def _policy(options: Mapping[str, Any]) -> Policy:
+    return Policy(
+        start_timeout=options["start_deadline"],
+        drain_timeout=options["drain_deadline"],
+        stop_timeout=options["stop_deadline"],
+        hold_timeout=options["hold"],
+        restart=Restart(options["restart"]),
+        give_up=options["give_up"],
+        wait=options["wait"],
+    )
+
+
+def _status_host() -> str:
+    """Loopback where a service manager runs the agent; everywhere in a container, since a kubelet asks from outside."""
+    if "NOTIFY_SOCKET" in os.environ:
+        return "127.0.0.1"
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104  # health only, no action

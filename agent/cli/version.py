@@ -1,0 +1,31 @@
+"""`agent version`: what runs here, and what it would run."""
+
+import asyncio
+
+import click
+
+from agent.cli.options import option
+from agent.core.errors import AgentError
+
+
+@click.command()
+@option("--proxy-bin", default="envoy", metavar="NAME|PATH", help="The proxy to ask for its version.")
+def version(proxy_bin: str) -> None:
+    """Print the versions of the agent and of the proxy, and the proxy's hot-restart version."""
+    from importlib.metadata import version as installed
+
+    click.echo(f"agent {installed('proxy-agent')}")
+    try:
+        click.echo(asyncio.run(_describe(proxy_bin)))
+    except AgentError as error:
+        click.echo(f"no proxy: {error}")
+
+
+async def _describe(proxy_bin: str) -> str:
+    from agent.host.binaries import find
+    from agent.runtime.programs import Programs
+
+    programs = Programs(find(proxy_bin), None)
+    await programs.load()
+    assert programs.current is not None
+    return f"{programs.path} {programs.current.version}, hot restart {programs.current.handoff}"

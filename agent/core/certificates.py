@@ -1,0 +1,246 @@
+"""Certificate chains, their leaves, keys and bundles of authorities, and whether they belong together.
+
+Issuers are matched by signature, never by name alone. Trust is not decided here: that is the business of whoever
+connects.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Self
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509 import (
+    BasicConstraints,
+    Certificate,
+    DNSName,
+    DuplicateExtension,
+    ExtensionNotFound,
+    Extensions,
+    GeneralName,
+    IPAddress,
+    RFC822Name,
+    SubjectAlternativeName,
+    UniformResourceIdentifier,
+    UnsupportedGeneralNameType,
+)
+
+from agent.core.findings import Fault, Unusable
+from agent.core.pem import PemFile, PrivateKey, public_half
+
+_NIST_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """The facts of a certificate that logs, metrics and status tell.
+
+    Names carry their kind: "DNS:a.example", "IP:192.0.2.1", "URI:spiffe://…"; they are empty where the extension cannot
+    be read. Dates are aware, UTC. `fingerprint` is SHA-256 over the DER, lower-case hex.
+    """
+
+    subject: str
+    names: tuple[str, ...]
+    issuer: str
+    serial: int
+    not_before: datetime
+    not_after: datetime
+    key_type: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, certificate: Certificate) -> Self:
+        """Read the facts; raises ValueError or TypeError where a certificate that parsed is damaged further in."""
+        # A country code of three letters is a Python warning in cryptography; nobody reads those in a supervisor.
+        with warnings.catch_warnings(action="ignore"):
+            return cls(
+                subject=certificate.subject.rfc4514_string(),
+                names=tuple(_names(certificate)),
+                issuer=certificate.issuer.rfc4514_string(),
+                serial=certificate.serial_number,
+                not_before=certificate.not_valid_before_utc,
+                not_after=certificate.not_valid_after_utc,
+                key_type=_key_type(certificate),
+                fingerprint=certificate.fingerprint(SHA256()).hex(),
+            )
+
+    @property
+    def spiffe_id(self) -> str | None:
+        """The SPIFFE ID, which is the only URI name an X.509-SVID may have (SPIFFE X509-SVID, section 2)."""
+        uris = (name.removeprefix("URI:") for name in self.names)
+        return next((uri for uri in uris if uri.startswith("spiffe://")), None)
+
+    @property
+    def serial_hex(self) -> str:
+        """The serial as Envoy and openssl print it, in whole bytes: "0abc"."""
+        digits = f"{self.serial:x}"
+        return digits.zfill(len(digits) + len(digits) % 2)
+
+    def valid_at(self, now: datetime) -> bool:
+        """Whether `now` lies within both dates, which are themselves valid moments (RFC 5280, 4.1.2.5)."""
+        return self.not_before <= now <= self.not_after
+
+    def soon_to_expire(self, now: datetime) -> bool:
+        """Whether less than a tenth of the whole life is left."""
+        return (self.not_after - now) * 10 < self.not_after - self.not_before
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A file of certificates whose first is served as the leaf. `in_order`: each next one issued the one before it."""
+
+    path: str
+    certificates: tuple[Certificate, ...]
+    leaf: Leaf
+    in_order: bool
+
+    @classmethod
+    def of(cls, path: str, pem: PemFile) -> Self:
+        """Take a file as a chain; raises Unusable if there is no certificate or the first one is damaged within."""
+        if not pem.certificates:
+            raise Unusable(path, Fault.INCOMPLETE, "it holds no certificate", "write the leaf and its issuers into it")
+        try:
+            leaf = Leaf.of(pem.certificates[0])
+        except (ValueError, TypeError) as error:
+            why = f"its first certificate does not parse: {error}"
+            raise Unusable(path, Fault.UNPARSABLE, why, "write it anew from its source") from error
+        in_order = all(issued_by(subject, issuer) for subject, issuer in pairwise(pem.certificates))
+        return cls(path, pem.certificates, leaf, in_order)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A file with a private key."""
+
+    path: str
+    private: PrivateKey
+
+    @classmethod
+    def of(cls, path: str, pem: PemFile) -> Self:
+        """Take a file as a private key; raises Unusable if it holds none."""
+        if pem.key is None:
+            raise Unusable(path, Fault.INCOMPLETE, "it holds no private key", "write the key into it")
+        return cls(path, pem.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A file of certificate authorities, in no particular order."""
+
+    path: str
+    certificates: tuple[Certificate, ...]
+
+    @classmethod
+    def of(cls, path: str, pem: PemFile) -> Self:
+        """Take a file as a bundle; raises Unusable if it holds no certificate."""
+        if not pem.certificates:
+            raise Unusable(path, Fault.INCOMPLETE, "it holds no certificate", "write the authorities into it")
+        return cls(path, pem.certificates)
+
+    def expired(self, now: datetime) -> tuple[Certificate, ...]:
+        """Return the authorities that are past their date."""
+        return tuple(each for each in self.certificates if each.not_valid_after_utc < now)
+
+    def anchors(self, chain: Chain, now: datetime) -> bool:
+        """Whether an authority in here, valid now, is part of `chain` or issued a certificate of it."""
+        return any(
+            authority == certificate or issued_by(certificate, authority)
+            for authority in self.certificates
+            if authority.not_valid_before_utc <= now <= authority.not_valid_after_utc
+            for certificate in chain.certificates
+        )
+
+
+def require_fit(chain: Chain, key: Key) -> None:
+    """Raise Unusable unless the key may belong to the leaf; an encrypted key always may."""
+    if key.private.encrypted or key.private.public == public_key_of(chain.certificates[0]):
+        return
+    leaf = f"the leaf in {chain.path} (serial {chain.leaf.serial_hex})"
+    others = (public_key_of(certificate) for certificate in chain.certificates[1:])
+    if key.private.public is not None and key.private.public in others:
+        why = f"{key.path} fits another certificate in it, not {leaf}: the chain is out of order"
+        raise Unusable(chain.path, Fault.MISMATCH, why, "put the certificate of the key first")
+    raise Unusable(key.path, Fault.MISMATCH, f"it does not fit {leaf}", "write the key that belongs to it")
+
+
+def require_valid(chain: Chain, now: datetime) -> None:
+    """Raise Unusable if the leaf is not valid now: EXPIRED, or NOT_YET_VALID with the moment it becomes so."""
+    leaf = chain.leaf
+    if leaf.not_after < now:
+        why = f"its leaf (serial {leaf.serial_hex}) expired at {leaf.not_after.isoformat()}"
+        raise Unusable(chain.path, Fault.EXPIRED, why, "write a renewed certificate")
+    if leaf.not_before > now:
+        why = f"its leaf (serial {leaf.serial_hex}) is not valid before {leaf.not_before.isoformat()}"
+        remedy = "wait until then, or set the clock right"
+        raise Unusable(chain.path, Fault.NOT_YET_VALID, why, remedy, usable_from=leaf.not_before)
+
+
+def issued_by(certificate: Certificate, authority: Certificate) -> bool:
+    """Whether `authority` signed `certificate`; False where that cannot be checked, for want of the algorithm."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def is_authority(certificate: Certificate) -> bool:
+    """Whether it may issue others: by its basic constraints, or for want of them because it names itself as issuer."""
+    extensions = _extensions(certificate)
+    try:
+        return bool(extensions and extensions.get_extension_for_class(BasicConstraints).value.ca)
+    except ExtensionNotFound:
+        return issued_by(certificate, certificate)
+
+
+def public_key_of(certificate: Certificate) -> bytes | None:
+    """Return the public key as `pem.public_half`; None where the library does not know its kind, or it is damaged."""
+    try:
+        return public_half(certificate.public_key())
+    except (UnsupportedAlgorithm, ValueError):
+        return None
+
+
+def _extensions(certificate: Certificate) -> Extensions | None:
+    try:
+        return certificate.extensions
+    except (ValueError, DuplicateExtension, UnsupportedGeneralNameType):
+        return None
+
+
+def _names(certificate: Certificate) -> Iterator[str]:
+    extensions = _extensions(certificate)
+    try:
+        names: Iterable[GeneralName] = (
+            extensions.get_extension_for_class(SubjectAlternativeName).value if extensions else ()
+        )
+    except ExtensionNotFound:
+        return
+    for name in names:
+        match name:
+            case DNSName():
+                yield f"DNS:{name.value}"
+            case UniformResourceIdentifier():
+                yield f"URI:{name.value}"
+            case IPAddress():
+                yield f"IP:{name.value}"
+            case RFC822Name():
+                yield f"email:{name.value}"
+
+
+def _key_type(certificate: Certificate) -> str:
+    try:
+        key = certificate.public_key()
+    except UnsupportedAlgorithm:
+        return "unknown"
+    match key:
+        case rsa.RSAPublicKey():
+            return f"RSA {key.key_size}"
+        case ec.EllipticCurvePublicKey():
+            return f"ECDSA {_NIST_NAMES.get(key.curve.name, key.curve.name)}"
+        case _:
+            return type(key).__name__.removesuffix("PublicKey")  # Ed25519, Ed448, MLDSA65 …

@@ -1,0 +1,146 @@
+"""What the files of a certificate directory are to one another, told by their content alone.
+
+Names decide nothing but the order in which equals are taken, so `cert-chain.pem`/`key.pem`, `tls.crt`/`tls.key`,
+certbot's four files, SPIFFE's numbered ones and all in one file are found by the same rules. Hidden names (`..data`)
+are the caller's to leave out.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePath
+from typing import Self
+
+from agent.core.certificates import Chain, is_authority, issued_by, public_key_of
+from agent.core.contents import Contents, present
+from agent.core.findings import Caution, Refusal, Unusable, Worry
+from agent.core.pem import PemFile, parse
+from agent.core.references import Reference, Role
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file with PEM in it; `chain` is None if there is no certificate."""
+
+    pem: PemFile
+    chain: Chain | None
+
+    @classmethod
+    def of(cls, path: str, content: bytes) -> Self:
+        pem = parse(path, content)
+        return cls(pem, Chain.of(path, pem) if pem.certificates else None)
+
+
+_Files = Mapping[str, _File]
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """What was found in a directory, each part in the order of its paths.
+
+    `references` are pairs, whose unit is the chain's path, and bundles, each a unit of its own. `unreadable` are files
+    without usable PEM in them, each as a unit of its own.
+    """
+
+    references: tuple[Reference, ...]
+    strays: tuple[Caution, ...]
+    unreadable: tuple[Refusal, ...]
+
+
+def discover(contents: Contents) -> Discovery:
+    """Find pairs, bundles and strays among the files of a certificate directory; equal contents give equal results.
+
+    Of several chains for one key the newest is taken, then the longest: certbot's `fullchain.pem`, not `cert.pem`. A
+    bundle consists of authorities, one of them at least self-signed; intermediates alone are part of somebody's chain.
+    """
+    files, unreadable = _readable(contents)
+    references = [*_pairs(files)]
+    paired = {reference.path for reference in references}
+    bundles = (path for path, file in files.items() if path not in paired and _is_bundle(file.pem))
+    references += [Reference(path, Role.BUNDLE, path) for path in bundles]
+    return Discovery(tuple(references), tuple(_strays(files, {each.path for each in references})), unreadable)
+
+
+def strays(contents: Contents, references: Iterable[Reference]) -> tuple[Caution, ...]:
+    """Find the files of a certificate directory that hold a leaf or a key which no referenced file holds.
+
+    Copies (certbot's `cert.pem` beside its `fullchain.pem`), authorities and files without PEM are no strays.
+    `contents` holds the referenced files too.
+    """
+    files, _ = _readable(contents)
+    return tuple(_strays(files, {reference.path for reference in references}))
+
+
+def _readable(contents: Contents) -> tuple[_Files, tuple[Refusal, ...]]:
+    files: dict[str, _File] = {}
+    unreadable: list[Refusal] = []
+    for path in sorted(contents):
+        try:
+            files[path] = _File.of(path, present(contents, path))
+        except Unusable as unusable:
+            unreadable.append(Refusal.of(path, unusable, serves_on=False))
+    return files, tuple(unreadable)
+
+
+def _pairs(files: _Files) -> Iterator[Reference]:
+    """Yield chain and key of each pair, but not of an authority whose key lies beside the pairs that it issued."""
+    chains, keys = _best_chains(files), _keys(files)
+    pairs = [(chain, _nearest(chain, keys[public])) for public, chain in chains.items() if public in keys]
+    for chain, key in sorted(pairs, key=lambda pair: pair[0].path):
+        if not any(_issued(chain, other) for other, _ in pairs if other is not chain):
+            yield Reference(chain.path, Role.CHAIN, chain.path)
+            yield Reference(key, Role.KEY, chain.path)
+
+
+def _best_chains(files: _Files) -> dict[bytes, Chain]:
+    """Return for each public key the chain to serve with it: the newest, then the longest, then the first by name."""
+    chains: dict[bytes, Chain] = {}
+    for file in files.values():
+        public = public_key_of(file.chain.certificates[0]) if file.chain else None
+        if file.chain and public and (public not in chains or _rank(file.chain) > _rank(chains[public])):
+            chains[public] = file.chain
+    return chains
+
+
+def _rank(chain: Chain) -> tuple[datetime, int]:
+    return chain.leaf.not_before, len(chain.certificates)
+
+
+def _keys(files: _Files) -> dict[bytes, list[str]]:
+    keys: defaultdict[bytes, list[str]] = defaultdict(list)
+    for path, file in files.items():
+        if file.pem.key is not None and file.pem.key.public is not None:
+            keys[file.pem.key.public].append(path)
+    return keys
+
+
+def _nearest(chain: Chain, keys: Iterable[str]) -> str:
+    """Return the copy of the key in the chain's own file, then in its directory, then the first by name."""
+    directory = PurePath(chain.path).parent
+    return min(keys, key=lambda path: (path != chain.path, PurePath(path).parent != directory, path))
+
+
+def _issued(authority: Chain, other: Chain) -> bool:
+    return any(issued_by(certificate, authority.certificates[0]) for certificate in other.certificates)
+
+
+def _is_bundle(pem: PemFile) -> bool:
+    authorities = bool(pem.certificates) and all(map(is_authority, pem.certificates))
+    return authorities and any(issued_by(certificate, certificate) for certificate in pem.certificates)
+
+
+def _strays(files: _Files, used: Collection[str]) -> Iterator[Caution]:
+    known = [files[path].pem for path in used if path in files]
+    certificates = {certificate for pem in known for certificate in pem.certificates}
+    keys = {pem.key.public for pem in known if pem.key is not None}
+    for path, pem in ((path, file.pem) for path, file in files.items() if path not in used):
+        if pem.key is not None and (pem.key.encrypted or pem.key.public not in keys):
+            yield _stray(path, "an encrypted private key" if pem.key.encrypted else "a private key")
+        elif any(each not in certificates and not is_authority(each) for each in pem.certificates):
+            yield _stray(path, "a certificate")
+
+
+def _stray(path: str, what: str) -> Caution:
+    message = f"nothing uses {path}: it holds {what} that no file in use holds"
+    return Caution(path, path, Worry.STRAY, f"{message}; remove it, or write or name what belongs to it")

@@ -1,0 +1,97 @@
+"""What the judgement of certificates says: a refusal holds a unit back, a caution lets it through and says why."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+from agent.core.errors import BadInput
+
+
+class Fault(StrEnum):
+    """Why a file is refused: a closed set, fit for a metric's label."""
+
+    MISSING = "missing"
+    EMPTY = "empty"
+    INCOMPLETE = "incomplete"
+    UNPARSABLE = "unparsable"
+    MISMATCH = "mismatch"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    LOST_OWN_CA = "lost_own_ca"
+    TIED = "tied"
+
+    @property
+    def may_resolve(self) -> bool:
+        """Whether this is also what a healthy rotation looks like half way: wait a little before raising an alarm."""
+        return self in _HALF_WRITTEN
+
+
+_HALF_WRITTEN = frozenset({Fault.MISSING, Fault.EMPTY, Fault.INCOMPLETE, Fault.MISMATCH, Fault.LOST_OWN_CA, Fault.TIED})
+
+
+class Worry(StrEnum):
+    """Why a file that is used deserves a look: a closed set, fit for a metric's label."""
+
+    CHAIN_ORDER = "chain_order"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    SOON_TO_EXPIRE = "soon_to_expire"
+    OLDER = "older"
+    EXPIRED_ROOT = "expired_root"
+    STRAY = "stray"
+
+
+class Unusable(BadInput):
+    """A file cannot be used; `remedy` is the next step, `usable_from` the moment time alone heals it, if it does."""
+
+    def __init__(self, path: str, fault: Fault, why: str, remedy: str, usable_from: datetime | None = None) -> None:
+        super().__init__(f"cannot use {path}: {why}; {remedy}")
+        self.path = path
+        self.fault = fault
+        self.why = why
+        self.remedy = remedy
+        self.usable_from = usable_from
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A unit is held back because of `path`.
+
+    `serves_on` tells whether the unit has last good files to go on with; without them it has nothing at all.
+    """
+
+    unit: str
+    path: str
+    fault: Fault
+    why: str
+    remedy: str
+    serves_on: bool
+    usable_from: datetime | None = None
+
+    @classmethod
+    def of(cls, unit: str, unusable: Unusable, *, serves_on: bool) -> Self:
+        """Say of `unit` what was found about one of its files."""
+        fault, why, remedy = unusable.fault, unusable.why, unusable.remedy
+        return cls(unit, unusable.path, fault, why, remedy, serves_on, unusable.usable_from)
+
+    @property
+    def may_resolve(self) -> bool:
+        """Whether the rest of a write under way may clear this without anybody's help."""
+        return self.fault.may_resolve
+
+    @property
+    def message(self) -> str:
+        """The line for the log: what cannot be used, why, what to do, and what happens until then."""
+        meanwhile = "the last good files serve on" if self.serves_on else "nothing is started without it"
+        return f"cannot use {self.path}: {self.why}; {self.remedy}, {meanwhile}"
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """Something about a file that is no reason to refuse it; `message` is the line for the log."""
+
+    unit: str
+    path: str
+    worry: Worry
+    message: str

@@ -1,0 +1,79 @@
+"""Envoy on the command line: how an epoch is launched, how a configuration is validated, what a complaint means."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.dialects.configuration import Configuration
+from agent.dialects.flags import Flags
+from agent.handoff.names import Names
+
+DEFAULT_LOG_FORMAT = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v"  # Envoy's own, docs: operations/cli
+VERSION_PROBE = ("--version",)
+HANDOFF_PROBE = ("--hot-restart-version",)
+UDP_OVERLAP = 4  # seconds in which a draining epoch forwards datagrams to the next one; see README, Limits
+
+_PREFIX = re.compile(r"^\[[^]]*]\[\d+]\[(?P<level>\w+)]\[\w+] (?:\[[^]]*] )?(?P<text>.*)$")
+_COMPLAINT = re.compile(r"error initializing config(?:uration)? '[^']*': |^exception.*?: ", re.IGNORECASE)
+_DESCRIPTOR = re.compile(r"/dev/fd/(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Envoy:
+    """Envoy, or a program that takes its flags. `drain_time` in seconds: how long clients are asked to leave."""
+
+    flags: Flags
+    drain_time: float
+
+    def launch(
+        self, names: Names, copy: Path, extra: str | None, number: int, configuration: Configuration
+    ) -> list[str]:
+        """The arguments of one epoch. Every epoch is restart epoch 1 of a base id of its own."""
+        overlap = UDP_OVERLAP if configuration.has_udp else 0
+        return [
+            *self._common(copy, extra, configuration),
+            *("--restart-epoch", "1"),
+            *("--base-id", str(names.base_id)),
+            *("--socket-path", str(names.prefix)),
+            *("--socket-mode", "600"),
+            *("--drain-time-s", str(max(1, round(self.drain_time)))),
+            *("--parent-shutdown-time-s", str(overlap)),
+            *self._log_format(number, configuration),
+        ]
+
+    def validate(self, copy: Path, extra: str | None, configuration: Configuration) -> list[str]:
+        """The arguments of a run that only says whether it could use the configuration."""
+        return [*self._common(copy, extra, configuration), "--mode", "validate"]
+
+    def _common(self, copy: Path, extra: str | None, configuration: Configuration) -> list[str]:
+        node_id, node_cluster = configuration.node
+        arguments = ["-c", str(copy), *self.flags.rest]
+        if extra is not None:
+            arguments += ["--config-yaml", extra]
+        # These override the file's node, so they are given only where it has none; the gate's xDS needs both.
+        if self.flags.service_node is not None or node_id is None:
+            arguments += ["--service-node", self.flags.service_node or "agent"]
+        if self.flags.service_cluster is not None or node_cluster is None:
+            arguments += ["--service-cluster", self.flags.service_cluster or "agent"]
+        return arguments
+
+    def _log_format(self, number: int, configuration: Configuration) -> list[str]:
+        if configuration.has_log_format:
+            return []  # it is in the copy, where the epoch was put in; Envoy refuses both
+        return ["--log-format", f"[epoch {number}] {self.flags.log_format or DEFAULT_LOG_FORMAT}"]
+
+
+def complaint(output: str, descriptors: Mapping[int, str], renamed: Mapping[str, str]) -> str:
+    """What Envoy did not like, in one line, in the operator's own names.
+
+    `descriptors` tells which path a `/dev/fd/N` stands for, `renamed` which file a private copy stands for.
+    """
+    lines = [match for line in output.splitlines() if (match := _PREFIX.match(line))]
+    serious = [line["text"] for line in lines if line["level"] in {"critical", "error"}]
+    text = (serious or [line for line in output.splitlines() if line.strip()] or ["it said nothing"])[-1]
+    text = _COMPLAINT.sub("", text.strip())
+    text = _DESCRIPTOR.sub(lambda match: descriptors.get(int(match[1]), match[0]), text)
+    for copy, original in renamed.items():
+        text = text.replace(copy, original)
+    return " ".join(text.split())

@@ -1,0 +1,67 @@
+"""The operator's own arguments for the proxy: those that the agent owns are refused, those it needs are taken out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.core.errors import UsageError
+
+_OWNED = {
+    "-c": "--config of the agent names the configuration",
+    "--config-path": "--config of the agent names the configuration",
+    "--restart-epoch": "the agent numbers the epochs",
+    "--base-id": "the agent gives every epoch a base id of its own",
+    "--base-id-path": "the agent gives every epoch a base id of its own",
+    "--use-dynamic-base-id": "the agent gives every epoch a base id of its own",
+    "--socket-path": "the agent keeps the sockets in its run directory",
+    "--socket-mode": "the agent keeps the sockets in its run directory",
+    "--drain-time-s": "--drain-time of the agent sets it",
+    "--parent-shutdown-time-s": "the agent ends an epoch when its last connection is gone",
+    "--admin-address-path": "the admin address is the one the configuration names",
+    "--disable-hot-restart": "the agent needs the hot-restart protocol",
+    "--skip-hot-restart-on-no-parent": "the agent is the parent of every epoch",
+    "--skip-hot-restart-parent-stats": "the agent is the parent of every epoch",
+    "--hot-restart-version": "use: agent version",
+    "--version": "use: agent version",
+    "--mode": "use: agent check",
+}
+_MERGED = frozenset({"--config-yaml", "--log-format", "--service-node", "--service-cluster"})
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What stood after `--`: the merged ones by themselves, the rest as it was."""
+
+    config_yaml: str | None = None
+    log_format: str | None = None
+    service_node: str | None = None
+    service_cluster: str | None = None
+    rest: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> "Flags":
+        """Sort the arguments; raise `UsageError` for a flag that the agent owns, or one that lacks its value."""
+        merged: dict[str, str] = {}
+        rest: list[str] = []
+        remaining = list(arguments)
+        while remaining:
+            argument = remaining.pop(0)
+            name, equals, value = argument.partition("=")
+            _check_owned(name)
+            if name not in _MERGED:
+                rest.append(argument)
+                continue
+            merged[name[2:].replace("-", "_")] = value if equals else _next(name, remaining)
+        return cls(**merged, rest=tuple(rest))
+
+
+def _check_owned(name: str) -> None:
+    if name in _OWNED:
+        message = f"cannot pass {name} to the proxy: {_OWNED[name]}"
+        raise UsageError(message)
+
+
+def _next(name: str, remaining: list[str]) -> str:
+    if not remaining:
+        message = f"cannot pass {name} to the proxy: its value is missing"
+        raise UsageError(message)
+    return remaining.pop(0)

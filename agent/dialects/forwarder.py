@@ -1,0 +1,63 @@
+"""The admin address that the bootstrap names: it stays, and leads each request to the console of the epoch that serves.
+
+What the operator's `allow_paths` allows is kept to here, since the epochs' own consoles must answer everything to the
+agent. A matcher that is not understood allows nothing.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from yaml.nodes import Node
+
+from agent.dialects import nodes
+from agent.http.client import stream
+from agent.http.message import Request, Response
+
+
+class Forwarder:
+    """Answers requests in the place of whichever console `target` is at. `allowed`: the operator's `allow_paths`."""
+
+    def __init__(self, allowed: Node | None) -> None:
+        self.target: Path | None = None
+        self._allowed = allowed
+
+    async def answer(self, request: Request) -> Response:
+        """Pass a request on, and the answer back as it comes."""
+        if not self._allows(request.path):
+            return Response(403, f"request to path {request.path} not allowed\n".encode())
+        if self.target is None:
+            return Response(503, b"no epoch serves\n")
+        stack = AsyncExitStack()
+        try:
+            response = await stack.enter_async_context(stream(self.target, request))
+        except OSError as error:
+            await stack.aclose()
+            return Response(503, f"the serving epoch does not answer: {error}\n".encode())
+        assert not isinstance(response.body, bytes)
+        return Response(response.status, _closing(response.body, stack), response.headers)
+
+    def _allows(self, path: str) -> bool:
+        return self._allowed is None or any(_matches(matcher, path) for matcher in nodes.items(self._allowed))
+
+
+async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIterator[bytes]:
+    async with stack:
+        async for part in body:
+            yield part
+
+
+def _matches(matcher: Node, path: str) -> bool:
+    """Envoy's StringMatcher: exact, prefix, suffix, contains or safe_regex, with ignore_case."""
+    if nodes.truth(nodes.get(matcher, "ignore_case"), default=False):
+        path = path.lower()
+        fold = str.lower
+    else:
+        fold = str
+    regex = nodes.text(nodes.get(matcher, "safe_regex", "regex"))
+    if regex is not None:
+        return re.fullmatch(regex, path) is not None
+    tests = {"exact": str.__eq__, "prefix": str.startswith, "suffix": str.endswith, "contains": str.__contains__}
+    wanted = {name: nodes.text(nodes.get(matcher, name)) for name in tests}
+    return any(tests[name](path, fold(text)) for name, text in wanted.items() if text is not None)

@@ -1,0 +1,98 @@
+"""Reading files that others write: whole, at rest, and without ever waiting for one that is not a file."""
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections.abc import Awaitable, Callable, Collection
+
+from agent.core.contents import Contents, Missing
+from agent.host.walks import visible_entries
+
+LARGEST = 16 * 1024 * 1024
+"""Bytes read of one file at most: no certificate or configuration comes near, only an accident goes beyond."""
+
+_PIECE = 64 * 1024
+"""Bytes asked for at once; what a file says of its size is not believed, it may be growing."""
+
+_BATCH = 100
+"""Files read before the loop gets its turn: some 4 ms."""
+
+_HURRIED_READS = 4
+"""Reads in search of two that agree, once there is no more time to wait for a writer."""
+
+
+async def read_stable(
+    paths: Collection[str], *, settled: Callable[[Collection[str]], Awaitable[None]], settle_timeout: float
+) -> Contents:
+    """Read until two reads agree and `settled` has returned in between, for `settle_timeout` seconds at most.
+
+    `settled` is the watcher's, and waits for writers. After the timeout what two reads agree on is taken although a
+    writer has not closed its file, and in the end whatever was read last. A file that is not to be had is a value, and
+    no error.
+    """
+    contents = await _read_all(paths)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(settle_timeout):
+            while True:
+                await settled(paths)
+                before, contents = contents, await _read_all(paths)
+                if contents == before:
+                    return contents
+    for _ in range(_HURRIED_READS):
+        before, contents = contents, await _read_all(paths)
+        if contents == before:
+            break
+    return contents
+
+
+def list_directory(path: str) -> list[str] | Missing:
+    """List the regular files in a directory, and the links to such, in order; no hidden ones, no sub-directories."""
+    try:
+        return sorted(entry.path for entry in visible_entries(path) if entry.is_file())
+    except OSError as error:
+        return _missing(error)
+
+
+async def _read_all(paths: Collection[str]) -> Contents:
+    contents: dict[str, bytes | Missing] = {}
+    for number, path in enumerate(paths):
+        if number % _BATCH == 0:
+            await asyncio.sleep(0)  # also lets the watcher hear of writers before the next read
+        contents[path] = _read(path)
+    return contents
+
+
+def _read(path: str) -> bytes | Missing:
+    """Read a regular file; O_NONBLOCK because opening a fifo would wait for its writer."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        return _missing(error)
+    except ValueError as error:  # a NUL in the name
+        return Missing(str(error))
+    try:
+        return _read_regular(descriptor)
+    except OSError as error:
+        return _missing(error)
+    finally:
+        os.close(descriptor)
+
+
+def _read_regular(descriptor: int) -> bytes | Missing:
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        return Missing("a directory, not a file")
+    if not stat.S_ISREG(status.st_mode):
+        return Missing("not a regular file")
+    content = bytearray()
+    while len(content) <= LARGEST:
+        piece = os.read(descriptor, _PIECE)
+        if not piece:
+            return bytes(content)
+        content += piece
+    return Missing(f"larger than {LARGEST // 1024**2} MiB")
+
+
+def _missing(error: OSError) -> Missing:
+    return Missing((error.strerror or str(error)).lower())

@@ -1,0 +1,63 @@
+"""One line for each event, for people or as JSON with OpenTelemetry's field names.
+
+The names are those of OpenTelemetry's log data model (Timestamp, SeverityText, SeverityNumber, Body, Attributes) as its
+JSON file exporter spells them in lower camel case. The logger is the standard library's, which watchdog and asyncio use
+as well: what they say comes out the same way.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Literal, TextIO
+
+_SEVERITY = {"DEBUG": ("DEBUG", 5), "INFO": ("INFO", 9), "WARNING": ("WARN", 13), "ERROR": ("ERROR", 17)}
+_LOGGER = logging.getLogger("agent")
+
+
+def configure(style: Literal["text", "json"], level: str, stream: TextIO = sys.stderr) -> None:
+    """Write to `stream` from now on."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Json() if style == "json" else _Text())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def say(level: int, event: str, text: str, error: BaseException | None = None, **facts: object) -> None:
+    """Log one event: its dotted name, a sentence, and its facts; with the whole story of `error`, if there is one."""
+    _LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": facts})
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = _stamp(record).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        name = getattr(record, "event", record.name)
+        facts: dict[str, object] = getattr(record, "facts", {})
+        shown = "".join(f" {key}={value}" for key, value in facts.items() if key != "epoch")
+        text = record.getMessage()
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        severity, _ = _SEVERITY.get(record.levelname, (record.levelname, 0))
+        return f"{stamp} {severity:<5} {name:<20} {text}{shown}"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        severity, number = _SEVERITY.get(record.levelname, (record.levelname, 0))
+        facts: dict[str, object] = dict(getattr(record, "facts", {}))
+        if record.exc_info:
+            facts["exception.stacktrace"] = self.formatException(record.exc_info)
+        line = {
+            "timestamp": _stamp(record).isoformat().replace("+00:00", "Z"),
+            "severityText": severity,
+            "severityNumber": number,
+            "eventName": getattr(record, "event", record.name),
+            "body": record.getMessage(),
+            "attributes": facts,
+        }
+        return json.dumps(line, default=str)
+
+
+def _stamp(record: logging.LogRecord) -> datetime:
+    return datetime.fromtimestamp(record.created, UTC)

@@ -1,0 +1,54 @@
+"""Files without a name: sealed memory that an epoch opens as `/dev/fd/N`; no disk can spoil it, nobody can change it.
+
+One descriptor per content: files that did not change keep theirs from revision to revision, so that ten thousand
+certificates of which one changed cost one new descriptor. See memfd_create(2), and fcntl(2) on F_ADD_SEALS.
+"""
+
+import fcntl
+import hashlib
+import os
+
+from agent.core.errors import MachineError
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class Memfds:
+    """A store of contents by digest, each kept for as long as somebody holds it."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[str, int] = {}
+        self._holders: dict[str, int] = {}
+
+    def hold(self, name: str, data: bytes) -> int:
+        """Return a descriptor of this content and hold it until `release`. `name` is only seen in /proc."""
+        digest = digest_of(data)
+        if digest not in self._descriptors:
+            self._descriptors[digest] = _seal(name, data)
+        self._holders[digest] = self._holders.get(digest, 0) + 1
+        return self._descriptors[digest]
+
+    def release(self, data: bytes) -> None:
+        """Hold this content once less; the last release closes it."""
+        digest = digest_of(data)
+        self._holders[digest] -= 1
+        if not self._holders[digest]:
+            del self._holders[digest]
+            os.close(self._descriptors.pop(digest))
+
+
+def digest_of(data: bytes) -> str:
+    """The content's name."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _seal(name: str, data: bytes) -> int:
+    try:
+        descriptor = os.memfd_create(name[-200:], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(data)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError as error:
+        message = f"cannot keep {name} in memory: {error.strerror}"
+        raise MachineError(message) from error
+    return descriptor

@@ -1,0 +1,161 @@
+"""Starting processes, hearing of their deaths, and signalling them: always by pidfd, never by number alone.
+
+Processes are started from the main thread only, because the parent-death signal that Envoy asks for follows the thread.
+They get a clean environment, a process group of their own, and no descriptor but those named.
+"""
+
+import asyncio
+import os
+import pwd
+import signal
+import subprocess
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from agent.core.errors import MachineError, UsageError
+
+_OUTPUT_LIMIT = 1 << 20
+_NOT_THEIRS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Whom a proxy runs as, where that is not the agent's own user."""
+
+    uid: int
+    gid: int
+
+    @classmethod
+    def named(cls, name: str) -> "User":
+        """Look a user up, by name or number; raise `UsageError` if there is none."""
+        try:
+            entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+        except KeyError:
+            message = f"cannot run the proxy as {name}: there is no such user"
+            raise UsageError(message) from None
+        return cls(entry.pw_uid, entry.pw_gid)
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """Both numbers, as chown takes them."""
+        return self.uid, self.gid
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run. `binary` is an open descriptor of the program, so that what was examined is what runs."""
+
+    binary: int
+    arguments: Sequence[str]  # with the program's name in front
+    descriptors: Collection[int] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: User | None = None
+    output: int | None = None  # for stdout and stderr; None: the agent's own
+
+
+class Process:
+    """A running child. `on_exit` gets its exit code, negative for a signal, exactly once."""
+
+    def __init__(self, command: Command, on_exit: Callable[[int], None]) -> None:
+        self._child = _spawn(command)
+        self.pid = self._child.pid
+        self._pidfd = os.pidfd_open(self.pid)
+        self._on_exit = on_exit
+        asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens if it is dead already."""
+        if self._pidfd == -1:
+            return
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return
+
+    def _reap(self) -> None:
+        result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        if result is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+        self._child.returncode = code  # subprocess must never wait for it as well
+        self._on_exit(code)
+
+
+def _spawn(command: Command) -> subprocess.Popen[bytes]:
+    output = command.output
+    try:
+        return subprocess.Popen(
+            list(command.arguments),
+            executable=f"/proc/self/fd/{command.binary}",
+            env={**clean_environment(), **command.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(command.binary, *command.descriptors),
+            process_group=0,
+            user=None if command.user is None else command.user.uid,
+            group=None if command.user is None else command.user.gid,
+            extra_groups=None if command.user is None else [],
+        )
+    except OSError as error:
+        message = f"cannot start {command.arguments[0]}: {error.strerror}"
+        raise MachineError(message) from error
+
+
+async def run(command: Command, timeout: float) -> tuple[int, str]:
+    """Run a short command to its end; return its exit code and what it printed.
+
+    Its output goes to memory, not through a pipe. Raises `MachineError` if it takes longer than `timeout` seconds.
+    """
+    output = os.memfd_create("output", os.MFD_CLOEXEC)
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    try:
+        process = Process(replace(command, output=output), ended.set_result)
+        try:
+            code = await asyncio.wait_for(asyncio.shield(ended), timeout)
+        finally:
+            process.signal(signal.SIGKILL)
+        return code, os.pread(output, _OUTPUT_LIMIT, 0).decode(errors="replace")
+    except TimeoutError:
+        message = f"cannot wait for {' '.join(command.arguments[:2])}: it did not end within {timeout:g} s"
+        raise MachineError(message) from None
+    finally:
+        os.close(output)
+
+
+def clean_environment() -> dict[str, str]:
+    """The agent's environment without what is meant for the agent alone."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith("AGENT_") and name not in _NOT_THEIRS
+    }
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words: `exited with 1`, `was killed by SIGKILL`."""
+    if code >= 0:
+        return f"exited with {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def has_socket(pid: int, inodes: Collection[int]) -> bool | None:
+    """Whether a process has one of these sockets open; None where the kernel does not let us look."""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    try:
+        entries = list(Path(f"/proc/{pid}/fd").iterdir())
+        return any(_target(entry) in wanted for entry in entries)
+    except OSError:
+        return None
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:
+        return ""  # closed meanwhile

@@ -1,0 +1,136 @@
+"""The run directory: the agent's lock, its memory of what happened, and a directory for each epoch."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+from agent.core.errors import MachineError, RunDirectoryHeld
+
+_STATE = "state.json"
+
+
+def default() -> Path:
+    """Where the run directory lies if nobody says: systemd's, /run, the user's own, or /dev/shm on a read-only root."""
+    if (given := os.environ.get("RUNTIME_DIRECTORY")) is not None:
+        return Path(given.partition(":")[0])
+    if os.access("/run", os.W_OK):
+        return Path("/run/proxy-agent")
+    if (own := os.environ.get("XDG_RUNTIME_DIR")) is not None and os.access(own, os.W_OK):
+        return Path(own) / "proxy-agent"
+    return Path(f"/dev/shm/proxy-agent-{os.getuid()}")  # noqa: S108  # Envoy needs it writable anyway
+
+
+class RunDirectory:
+    """A directory that is this agent's alone, mode 0700, from construction until `close`.
+
+    Raises `RunDirectoryHeld` naming the other agent, `MachineError` if the directory cannot be made or is not ours.
+    """
+
+    def __init__(self, path: Path, *, traversable: bool = False) -> None:
+        self.path = path
+        _make(path, 0o711 if traversable else 0o700)
+        self._lock = _lock(path / "lock")
+
+    def close(self) -> None:
+        """Give the lock up; the directory itself stays."""
+        os.close(self._lock)
+
+    # Memory
+
+    def recall(self) -> dict[str, object]:
+        """What the last agent here wrote, or nothing. A file that makes no sense counts as none."""
+        try:
+            state = json.loads((self.path / _STATE).read_text())
+        except (OSError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def remember(self, state: dict[str, object]) -> None:
+        """Write the state in one piece: a reader sees the old or the new one. Raises `MachineError`."""
+        target = self.path / _STATE
+        try:
+            with tempfile.NamedTemporaryFile("w", dir=self.path, prefix=".state-", delete=False) as file:
+                try:
+                    json.dump(state, file, indent=1)
+                    file.flush()
+                    Path(file.name).rename(target)
+                except OSError:
+                    Path(file.name).unlink(missing_ok=True)
+                    raise
+        except OSError as error:
+            message = f"cannot write {target}: {error.strerror}"
+            raise MachineError(message) from error
+
+    # Epochs
+
+    def make_epoch(self, number: int, owner: tuple[int, int] | None) -> Path:
+        """An empty directory for an epoch, owned by (uid, gid). Raises `MachineError`."""
+        path = self.path / str(number)
+        try:
+            self.path.mkdir(mode=0o700, exist_ok=True)  # somebody may have emptied /run under us
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
+            path.mkdir(mode=0o700)
+            if owner is not None:
+                os.chown(path, *owner)
+        except OSError as error:
+            message = f"cannot make {path}: {error.strerror}"
+            raise MachineError(message) from error
+        return path
+
+    def remove_epoch(self, number: int) -> None:
+        """Remove what an epoch left; nothing happens if it is gone."""
+        shutil.rmtree(self.path / str(number), ignore_errors=True)
+
+
+def write_private(path: Path, text: str, owner: tuple[int, int] | None) -> None:
+    """Write a new file of mode 0600 that only its owner reads. Raises `MachineError`."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            if owner is not None:
+                os.fchown(file.fileno(), *owner)
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror}"
+        raise MachineError(message) from error
+
+
+def _make(path: Path, mode: int) -> None:
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            message = (
+                f"cannot use the run directory {path}: it is not a directory of this user; choose another --run-dir"
+            )
+            raise MachineError(message)
+        path.chmod(mode)
+    except OSError as error:
+        message = f"cannot use the run directory {path}: {error.strerror}; choose a writable --run-dir"
+        raise MachineError(message) from error
+
+
+def _lock(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"cannot lock {path}: {error.strerror}"
+        raise MachineError(message) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        message = (
+            f"cannot use the run directory {path.parent}: another agent (pid {holder}) does; choose another --run-dir"
+        )
+        raise RunDirectoryHeld(message) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor

@@ -1,0 +1,173 @@
+"""Listening sockets that the agent makes itself, and the question of who else listens somewhere.
+
+As a rule the proxy binds: it knows the options of its listeners, the agent does not. The agent binds only what an
+unprivileged proxy may not (low ports), and its own two addresses: the console's and the status server's.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from agent.core.errors import AddressHeld, MachineError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address to bind: a host and a port, or a Unix path (`@name` for an abstract one)."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, address: str) -> "Endpoint":
+        """Read `tcp://1.2.3.4:5`, `udp://[::]:5`, `unix:///path` or `unix://@name`; raise `UsageError` otherwise."""
+        if address.startswith("unix://"):
+            return cls(path=address.removeprefix("unix://"))
+        try:
+            parts = urlsplit(address)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if host is None or port is None:
+            message = (
+                f"cannot use the address {address}: it is not host:port; write it like 127.0.0.1:8080 or [::1]:8080"
+            )
+            raise UsageError(message)
+        return cls(host=host, port=port)
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """The kind of socket it takes."""
+        if self.path:
+            return socket.AF_UNIX
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    @property
+    def name(self) -> str | tuple[str, int]:
+        """The address as bind(2) takes it from Python."""
+        if self.path:
+            return "\0" + self.path[1:] if self.path.startswith("@") else self.path
+        return self.host, self.port
+
+    def __str__(self) -> str:
+        if self.path:
+            return self.path
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def listen(endpoint: Endpoint) -> socket.socket:
+    """Bind and listen for the agent itself. Raises `AddressHeld` naming the holder, or `MachineError`."""
+    if endpoint.path and not endpoint.path.startswith("@"):
+        _remove_stale(Path(endpoint.path))
+    bound = _bind(endpoint, lambda _: None)
+    bound.listen(128)
+    return bound
+
+
+def bind_for_proxy(endpoint: Endpoint, *, reuse_port: bool, dual_stack: bool) -> socket.socket:
+    """Bind what a proxy may not bind itself; the proxy listens. Non-blocking, as the proxy shares the flag."""
+
+    def prepare(made: socket.socket) -> None:
+        made.setblocking(False)
+        if reuse_port:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not dual_stack))
+
+    return _bind(endpoint, prepare)
+
+
+def check_free(endpoint: Endpoint, ours: Collection[int]) -> None:
+    """Raise `AddressHeld` if a process that is not one of `ours` (pids) listens at a TCP endpoint.
+
+    A proxy that binds with reuse_port would share the port with a stranger without a word, so the agent tries without.
+    """
+    with _probe(endpoint) as probe:
+        if endpoint.family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            probe.bind(endpoint.name)
+        except PermissionError:
+            return  # a low port: the proxy's own attempt will tell
+        except OSError:
+            holder = find_holder(endpoint)
+            if holder is None or holder[0] not in ours:
+                raise _held(endpoint, holder) from None
+
+
+def may_bind_for_others(port: int) -> bool:
+    """Whether this port needs the agent's privilege: it is low, and the agent has the capability or is root."""
+    low = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    return 0 < port < low and os.geteuid() == 0
+
+
+def find_holder(endpoint: Endpoint) -> tuple[int | None, str] | None:
+    """The pid and name of a process that listens where `endpoint` would, as far as the kernel lets us see."""
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == endpoint.port:
+            return connection.pid, _name_of(connection.pid)
+    return None
+
+
+def _name_of(pid: int | None) -> str:
+    if pid is None:
+        return "a process of another user"
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return "a process"
+
+
+def _held(endpoint: Endpoint, holder: tuple[int | None, str] | None) -> AddressHeld:
+    who = "another process"
+    if holder is not None:
+        pid, name = holder
+        who = name if pid is None else f"{name} (pid {pid})"
+    return AddressHeld(f"cannot listen on {endpoint}: {who} already does; stop it or choose another address")
+
+
+def _probe(endpoint: Endpoint) -> socket.socket:
+    probe = socket.socket(endpoint.family, socket.SOCK_STREAM)
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return probe
+
+
+def _bind(endpoint: Endpoint, prepare: Callable[[socket.socket], None]) -> socket.socket:
+    made = socket.socket(endpoint.family, socket.SOCK_STREAM)
+    try:
+        if not endpoint.path:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        prepare(made)
+        made.bind(endpoint.name)
+    except PermissionError as error:
+        made.close()
+        message = (
+            f"cannot listen on {endpoint}: permission denied; use a port above 1023 or give the agent the capability"
+        )
+        raise MachineError(message) from error
+    except OSError as error:
+        made.close()
+        if not endpoint.path and (holder := find_holder(endpoint)) is not None:
+            raise _held(endpoint, holder) from error
+        message = f"cannot listen on {endpoint}: {error.strerror}"
+        raise MachineError(message) from error
+    return made
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a Unix socket that nobody listens on any more; leave everything else where it is."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return

@@ -1,0 +1,36 @@
+"""When a drained epoch is empty: not before it has closed its listeners, and then when its last connection is gone."""
+
+import asyncio
+from collections.abc import Collection
+
+from agent.core.errors import MachineError
+from agent.host.processes import has_socket
+from agent.runtime.living import Living
+
+_FIRST_INTERVAL = 0.1  # connections end quickly at first, and later one by one
+_GROWTH = 1.3
+_LONGEST_INTERVAL = 1.0
+
+
+async def emptied(epoch: Living, inodes: Collection[int]) -> None:
+    """Return when `epoch` has none of these listening sockets any more, and no connection.
+
+    It is told to close its listeners by a message that it reads when it has time: until the kernel shows that it did,
+    zero connections mean nothing, since the next may come. Where the kernel does not show it, two zeros in a row count.
+    """
+    interval = _FIRST_INTERVAL
+    zeros = 0
+    while True:
+        await asyncio.sleep(interval)
+        interval = min(interval * _GROWTH, _LONGEST_INTERVAL)
+        listens = None if epoch.process is None else has_socket(epoch.process.pid, inodes)
+        zeros = zeros + 1 if not listens and await _is_empty(epoch) else 0
+        if zeros >= (1 if listens is False else 2):
+            return
+
+
+async def _is_empty(epoch: Living) -> bool:
+    try:
+        return await epoch.console.connections() == 0
+    except MachineError:
+        return False  # too busy or hung: its deadline will come

@@ -1,0 +1,58 @@
+"""The agent's own addresses: the console that leads to the serving epoch, and its health."""
+
+import logging
+from collections.abc import Callable
+
+from agent.core.errors import MachineError, UsageError
+from agent.dialects.bootstrap import Console
+from agent.dialects.forwarder import Forwarder
+from agent.host.log import say
+from agent.host.sockets import Endpoint, listen
+from agent.http.server import Server
+from agent.runtime.living import Living
+from agent.status.health import Health
+
+
+class Front:
+    """`reason` tells why the agent is not ready; an empty one, that it is."""
+
+    def __init__(self, reason: Callable[[], str]) -> None:
+        self._health = Server(Health(reason).answer)
+        self._console: Server | None = None
+        self._forwarder: Forwarder | None = None
+        self._named: Console | None = None
+
+    async def open_health(self, host: str, port: int) -> None:
+        """Answer probes. Raises `AddressHeld` or `MachineError`."""
+        await self._health.start(listen(Endpoint(host, port)))
+
+    async def lead_to(self, serving: Living) -> None:
+        """Lead the console's address, if the configuration names one, to this epoch."""
+        named = serving.material.configuration.console
+        if self._forwarder is None or named != self._named:
+            await self._move(named)
+        if self._forwarder is not None:
+            self._forwarder.target = serving.console.path
+
+    async def _move(self, named: Console | None) -> None:
+        """Open the console at another address. Where that fails it is said, and the proxy serves all the same."""
+        if self._console is not None:
+            await self._console.close()
+        self._console = self._forwarder = None
+        self._named = named
+        if named is None:
+            return
+        try:
+            listener = listen(Endpoint.parse(named.address))
+        except (MachineError, UsageError) as error:
+            say(logging.ERROR, "admin.unavailable", f"there is no admin console: {error}")
+            return
+        self._forwarder = Forwarder(named.allowed)
+        self._console = Server(self._forwarder.answer)
+        await self._console.start(listener)
+
+    async def close(self) -> None:
+        """Close every address."""
+        await self._health.close()
+        if self._console is not None:
+            await self._console.close()

@@ -1,0 +1,71 @@
+"""One look at the operator's files without running anything: what `agent check` and `agent bootstrap` say."""
+
+import asyncio
+from dataclasses import dataclass
+
+from agent.core.certificates import Leaf
+from agent.dialects.envoy import Envoy
+from agent.host.binaries import find
+from agent.host.run_directory import RunDirectory
+from agent.host.watching import Watcher
+from agent.runtime.intake import Intake
+from agent.runtime.living import Listeners, Living
+from agent.runtime.material import Material, Storeroom
+from agent.runtime.programs import Programs
+from agent.runtime.settings import Settings
+
+_TIMEOUT = 30.0
+_DEAF = Listeners(
+    reached_gate=lambda _: None,
+    serves=lambda _: None,
+    exited=lambda _, __: None,
+    held=lambda _, __: None,
+    broken=lambda _, __: None,
+    lend=lambda _, __: None,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found, in lines for people, and whether a start would go well. Refusals are in the log."""
+
+    lines: tuple[str, ...]
+    good: bool
+
+
+async def inspect(settings: Settings) -> Report:
+    """Judge the files as the agent would, and ask the proxy for its opinion."""
+    intake = _intake(settings)
+    look = await intake.look()
+    await intake.report_strays()
+    if look.material is None:
+        return Report((f"not usable: {', '.join(look.missing)}",), good=False)
+    leaves = tuple(_line(unit, leaf) for unit, leaf in look.material.outcome.leaves.items())
+    complaint = await _complaint(settings, look.material)
+    verdict = f"{look.material.program.binary.path} refuses it: {complaint}" if complaint else "the proxy accepts it"
+    return Report((*leaves, verdict), good=complaint is None and not intake.reports.refusals)
+
+
+async def small_bootstrap(settings: Settings) -> str:
+    """The configuration that is made when the operator brings none."""
+    return (await _intake(settings).small()).decode()
+
+
+def _intake(settings: Settings) -> Intake:
+    watcher = Watcher(lambda _: None, notice=lambda _: None, loop=asyncio.get_running_loop())
+    return Intake(settings, Programs(find(settings.proxy), settings.user), Storeroom(), watcher)
+
+
+async def _complaint(settings: Settings, material: Material) -> str | None:
+    directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
+    living = Living(1, material, directory, settings.user, _DEAF)
+    try:
+        return await living.validate(Envoy(settings.flags, settings.drain_time), _TIMEOUT)
+    finally:
+        await living.bury()
+        directory.close()
+
+
+def _line(unit: str, leaf: Leaf) -> str:
+    names = ", ".join(leaf.names) or leaf.subject
+    return f"{unit}: {names}; serial {leaf.serial_hex}, {leaf.key_type}, until {leaf.not_after:%Y-%m-%d %H:%M}Z"

@@ -1,0 +1,230 @@
+"""From the disk to a revision: read until the files are at rest, judge each part, keep last good for a bad one."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from agent.core.contents import Contents, Missing
+from agent.core.discovery import Discovery, discover, strays
+from agent.core.errors import BadInput
+from agent.core.references import Reference
+from agent.core.transaction import LastGood, Outcome, weigh
+from agent.dialects.configuration import Configuration
+from agent.dialects.small import bootstrap
+from agent.host import clock
+from agent.host.files import list_directory, read_stable
+from agent.host.log import say
+from agent.host.sockets import Endpoint
+from agent.host.watching import Watcher
+from agent.runtime.material import Material, Storeroom
+from agent.runtime.programs import Programs
+from agent.runtime.reports import Reports
+from agent.runtime.settings import Settings
+
+SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes itself
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A configuration that could be parsed, and the text it was parsed from."""
+
+    configuration: Configuration
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at the disk gave. `material` is None while something is missing that nothing can stand in for."""
+
+    material: Material | None
+    missing: tuple[str, ...] = ()
+    again_at: float | None = None  # monotonic: when to look again though nothing changes
+
+
+class Intake:
+    """Looks at the disk when asked; what it looks at is watched before it is read."""
+
+    def __init__(self, settings: Settings, programs: Programs, storeroom: Storeroom, watcher: Watcher) -> None:
+        self.programs = programs
+        self.reports = Reports(settings.alarm_timeout)
+        self._settings = settings
+        self._storeroom = storeroom
+        self._watcher = watcher
+        self._last_good = LastGood()
+        self._source: Source | None = None
+        self._found: list[Reference] = []  # for the small bootstrap: whatever was found so far
+        self._watcher.watch(self._watched_paths())
+
+    def serves(self, material: Material) -> None:
+        """A revision has served: from now on it is what a bad file falls back on."""
+        self._last_good = LastGood.after(material.outcome)
+
+    async def look(self) -> Look:
+        """Read, judge and materialise. Never raises for what is on the disk: it says it, and keeps what is good."""
+        await self._take_program()
+        source = await self._take_configuration()
+        if source is None or self.programs.current is None:
+            return Look(None, missing=self._what_is_missing(source))
+        self._watcher.watch(self._watched_paths())
+        references = self._in_scope(source.configuration.references)
+        contents = await self._read([reference.path for reference in references])
+        outcome = weigh(references, contents, self._last_good, clock.calendar())
+        again_at = self._report(outcome)
+        if not outcome.complete:
+            return Look(None, outcome.missing, again_at)
+        extra = await self._digest_watched()
+        material = self._storeroom.make(
+            source.configuration, source.text, self._settings.flags, outcome, self.programs.current, extra
+        )
+        return Look(material, again_at=again_at)
+
+    # The program
+
+    async def _take_program(self) -> None:
+        if self.programs.current is not None and not self._settings.restart_on_binary:
+            return
+        if not self.programs.changed():
+            return
+        try:
+            if await self.programs.load() and self.programs.current is not None:
+                program = self.programs.current
+                text = f"{program.binary.path} is version {program.version}, hot restart {program.handoff}"
+                say(logging.INFO, "proxy.found", text)
+        except BadInput as error:
+            say(logging.ERROR, "proxy.refused", str(error))
+
+    # The configuration
+
+    async def _take_configuration(self) -> Source | None:
+        """The configuration to use now: the one on disk, or the last usable one if that is not."""
+        try:
+            text, name = await self._read_configuration()
+            if self._source is None or self._source.text != text:
+                configuration = Configuration(text.decode(), name, self._settings.flags.config_yaml)
+                self._source = Source(configuration, text)
+            self.reports.once("config.refused", "")
+        except UnicodeDecodeError as error:
+            self._refuse_configuration(f"cannot read {self._settings.config}: byte {error.start} is not UTF-8")
+        except BadInput as error:
+            self._refuse_configuration(str(error))
+        return self._source
+
+    def _refuse_configuration(self, reason: str) -> None:
+        serves_on = "the last good one serves on" if self._source is not None else "nothing is started without it"
+        self.reports.once("config.refused", f"{reason}; {serves_on}", logging.ERROR)
+
+    async def _read_configuration(self) -> tuple[bytes, str]:
+        if self._settings.config is None:
+            return await self.small(), SMALL
+        path = str(self._settings.config)
+        content = (await self._read([path]))[path]
+        if isinstance(content, Missing):
+            message = f"cannot read {path}: {content.reason}; write it"
+            raise BadInput(message)
+        return content, path
+
+    async def small(self) -> bytes:
+        """The small bootstrap over every pair found so far: a pair that turns bad stays in it, with its last good."""
+        found = await self.discover()
+        self._found = list(dict.fromkeys([*self._found, *found.references]))
+        if not self._found:
+            where = ", ".join(map(str, self._settings.certificates))
+            said = "; ".join(each.message for each in found.unreadable) or "there is no certificate with its key"
+            message = f"cannot write a configuration for {where}: {said}"
+            raise BadInput(message)
+        listen, forward = Endpoint.parse(self._settings.listen), Endpoint.parse(self._settings.forward)
+        return bootstrap((listen.host, listen.port), (forward.host, forward.port), self._found).encode()
+
+    async def discover(self) -> Discovery:
+        """What the certificate directories hold, by content."""
+        return discover(await self._read(self._directory_files()))
+
+    # Files
+
+    def _in_scope(self, references: Sequence[Reference]) -> list[Reference]:
+        """The references that are watched; the others are said once, since they cannot be materialised."""
+        inside = [reference for reference in references if self._is_watched(reference.path)]
+        outside = sorted({reference.path for reference in references} - {reference.path for reference in inside})
+        if outside:
+            text = (
+                f"not watched, so read by each epoch at its own start: {', '.join(outside)}; add --watch to change that"
+            )
+            self.reports.once("files.unwatched", text)
+        return inside
+
+    def _is_watched(self, path: str) -> bool:
+        absolute = Path(path).absolute()
+        return any(absolute.is_relative_to(scope.absolute()) for scope in self._settings.scopes)
+
+    def _watched_paths(self) -> list[str]:
+        paths = [str(path) for path in self._settings.scopes]
+        if self._settings.config is not None:
+            paths.append(str(self._settings.config))
+        if self._settings.restart_on_binary or self.programs.current is None:
+            paths.append(str(self.programs.path))
+        if self._source is not None:
+            references = self._source.configuration.references
+            paths += [reference.path for reference in references if self._is_watched(reference.path)]
+        return paths
+
+    def _directory_files(self) -> list[str]:
+        found: list[str] = []
+        for directory in self._settings.certificates:
+            entries = list_directory(str(directory))
+            found += [] if isinstance(entries, Missing) else entries
+        return found
+
+    async def _read(self, paths: Sequence[str]) -> Contents:
+        timeout = self._settings.settle_timeout
+        return await read_stable(list(dict.fromkeys(paths)), settled=self._watcher.settled, settle_timeout=timeout)
+
+    async def _digest_watched(self) -> bytes:
+        """The digest of everything under --watch: any change there makes a new epoch, since that is what was asked."""
+        paths = []
+        for path in map(str, self._settings.watched):
+            entries = list_directory(path)
+            paths += [path] if isinstance(entries, Missing) else entries
+        digest = hashlib.sha256()
+        for path, content in sorted((await self._read(paths)).items()):
+            digest.update(f"{path}\0".encode())
+            digest.update(content if isinstance(content, bytes) else b"")
+        return digest.digest() if paths else b""
+
+    # What is said
+
+    def _what_is_missing(self, source: Source | None) -> tuple[str, ...]:
+        missing = [] if source is not None else [str(self._settings.config or "a certificate with its key")]
+        return (*missing, *([] if self.programs.current is not None else [str(self.programs.path)]))
+
+    def _report(self, outcome: Outcome) -> float | None:
+        """Say what was found; return when to look again."""
+        again = self.reports.refuse(outcome.refused, clock.monotonic())
+        self.reports.caution(outcome.cautions)
+        valid = None if outcome.look_again is None else _monotonic_of(outcome.look_again)
+        return min((time for time in (again, valid) if time is not None), default=None)
+
+    async def report_strays(self) -> None:
+        """Warn, once, of leaves and keys beside those that the configuration uses."""
+        if self._source is not None and self._settings.config is not None:
+            references = self._source.configuration.references
+            contents = await self._read([*self._directory_files(), *(each.path for each in self._in_scope(references))])
+            for stray in strays(contents, references):
+                say(logging.WARNING, "certificate.stray", stray.message)
+
+
+def _monotonic_of(moment: datetime) -> float:
+    """When a date comes, on the clock that never steps."""
+    return clock.monotonic() + max(0.0, (moment - clock.calendar()).total_seconds())
+
+
+async def wait_for_change(changed: asyncio.Event, again_at: float | None) -> None:
+    """Return when something watched changed, or at `again_at`."""
+    timeout = None if again_at is None else max(0.0, again_at - clock.monotonic())
+    try:
+        await asyncio.wait_for(changed.wait(), timeout)
+    except TimeoutError:
+        return

@@ -1,0 +1,169 @@
+"""One living epoch: its process, and everything that was made for it and goes with it."""
+
+import os
+import secrets
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.core.errors import AddressHeld, MachineError, ProtocolError
+from agent.dialects.console import EpochConsole
+from agent.dialects.envoy import Envoy, complaint
+from agent.handoff.child import Child
+from agent.handoff.gate import Gate
+from agent.handoff.names import BASE_ID_LIMIT, Names
+from agent.handoff.parent import Parent, ParentEvents
+from agent.handoff.relay import Relay
+from agent.handoff.segment import Segment
+from agent.handoff.vault import Place
+from agent.host.processes import Command, Process, User, run
+from agent.host.run_directory import RunDirectory, write_private
+from agent.runtime.material import Material
+
+_LAUNCHED = "bootstrap.yaml"
+_VALIDATED = "validated.yaml"
+_ANSWER_TIMEOUT = 5.0
+_CLAIMS = 100  # base ids tried before something must be wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Whom a living epoch tells what. Each gets the epoch's number first."""
+
+    reached_gate: Callable[[int], None]
+    serves: Callable[[int], None]
+    exited: Callable[[int, int], None]
+    held: Callable[[int, AddressHeld], None]
+    broken: Callable[[int, ProtocolError], None]
+    lend: Callable[[int, Place], int | None]
+
+
+class Living:
+    """An epoch from its launch to its burial. `started_at` is calendar seconds: since when the service is up."""
+
+    def __init__(
+        self, number: int, material: Material, directory: RunDirectory, user: User | None, listeners: Listeners
+    ) -> None:
+        self.number = number
+        self.material = material
+        self.nonce = secrets.token_hex(8)
+        self.process: Process | None = None
+        self.has_served = False
+        self._run_directory = directory
+        self._user = user
+        self._owner = None if user is None else user.owner
+        self._listeners = listeners
+        self._home = directory.make_epoch(number, self._owner)
+        self.segment = self._claim()
+        self.names = Names(self._home, self.segment.base_id)
+        self.console = EpochConsole(self._home / "admin")
+        self.gate = Gate(self._home / "gate", lambda: listeners.reached_gate(number))
+        self.child: Child | None = None
+        self.parent: Parent | None = None
+        self.relay: Relay | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number, once there is one."""
+        return None if self.process is None else self.process.pid
+
+    @property
+    def asked(self) -> set[Place]:
+        """Every place it asked its parent for."""
+        return set() if self.parent is None else self.parent.asked
+
+    def _claim(self) -> Segment:
+        for _ in range(_CLAIMS):
+            segment = Segment(secrets.randbelow(BASE_ID_LIMIT - 1) + 1)
+            if segment.claim(self.material.program.handoff, self._owner):
+                return segment
+        message = f"cannot claim a base id: {_CLAIMS} files in /dev/shm are in the way"
+        raise MachineError(message)
+
+    # Life
+
+    async def validate(self, envoy: Envoy, timeout: float) -> str | None:
+        """Ask the proxy whether it can use the configuration; return its complaint, or None."""
+        copy, extra = self._write_copy(_VALIDATED)
+        arguments = envoy.validate(copy, extra, self.material.configuration)
+        code, output = await run(self._command(arguments), timeout)
+        copy.unlink(missing_ok=True)
+        renamed = {str(copy): self.material.configuration.name}
+        return None if code == 0 else complaint(output, self.material.paths, renamed)
+
+    async def launch(self, envoy: Envoy, started_at: int) -> int:
+        """Start the process with everything around it in place; return its pid. Raises `MachineError`."""
+        number, tell = self.number, self._listeners
+        events = ParentEvents(
+            lend=lambda place: tell.lend(number, place),
+            serves=lambda: tell.serves(number),
+            held=lambda error: tell.held(number, error),
+            broken=lambda error: tell.broken(number, error),
+        )
+        self.parent = Parent(self.names, started_at, events)
+        self.child = Child(self.names)
+        if self.material.configuration.has_udp:
+            self.relay = Relay(self.names)
+        await self.gate.shut(self._owner)
+        self._share_sockets()
+        copy, extra = self._write_copy(_LAUNCHED)
+        arguments = envoy.launch(self.names, copy, extra, number, self.material.configuration)
+        self.process = Process(self._command(arguments), lambda code: tell.exited(number, code))
+        self.parent.channel.pid = self.child.channel.pid = self.gate.pid = self.process.pid
+        return self.process.pid
+
+    def _share_sockets(self) -> None:
+        """Let the proxy's user reach the agent's sockets in the epoch's directory."""
+        assert self.parent is not None
+        assert self.child is not None
+        if self._owner is not None:
+            for path in (self.parent.channel.path, self.child.channel.path):
+                os.chown(path, *self._owner)
+            if self.relay is not None:
+                os.chown(self.relay.path, *self._owner)
+
+    def _write_copy(self, name: str) -> tuple[Path, str | None]:
+        main, extra = self.material.copies.fill(str(self._home), self.number, self.material.descriptors)
+        copy = self._home / name
+        write_private(copy, main, self._owner)
+        return copy, extra
+
+    def _command(self, arguments: list[str]) -> Command:
+        return Command(
+            binary=self.material.program.binary.descriptor,
+            arguments=[str(self.material.program.binary.path), *arguments],
+            descriptors=set(self.material.descriptors.values()),
+            environment=self._environment(),
+            user=self._user,
+        )
+
+    def _environment(self) -> Mapping[str, str]:
+        return {"PROXY_AGENT_EPOCH": str(self.number), "PROXY_AGENT_NONCE": self.nonce}
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it ever ran and is not dead."""
+        if self.process is not None:
+            self.process.signal(number)
+
+    async def bury(self) -> None:
+        """Remove everything that was the epoch's own."""
+        for part in (self.parent, self.child, self.relay):
+            if part is not None:
+                part.close()
+        await self.gate.close()
+        self.segment.release()
+        self._run_directory.remove_epoch(self.number)
+
+    # Sockets
+
+    async def duplicate(self, place: Place) -> int | None:
+        """A duplicate of its socket at a place, which the caller owns. Raises `MachineError`."""
+        if self.child is None:
+            return None
+        return await self.child.ask(place, timeout=_ANSWER_TIMEOUT)
+
+    def stop_accepting(self) -> None:
+        """Tell it to drain: it closes its listeners and asks its clients to leave. Raises `MachineError`."""
+        if self.child is not None:
+            self.child.drain_listeners()

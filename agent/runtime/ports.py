@@ -1,0 +1,134 @@
+"""Who gets which socket: what a candidate asks for, what the vault keeps, and what becomes of both at the commit."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from agent.core.errors import MachineError
+from agent.dialects.configuration import Configuration
+from agent.handoff.steering import steer, unsteer
+from agent.handoff.vault import Place, Vault
+from agent.host.log import say
+from agent.host.processes import User
+from agent.host.sockets import Endpoint, bind_for_proxy, check_free, may_bind_for_others
+from agent.runtime.living import Living
+
+_SPARE_TIMEOUT = 1.0  # how long a superseded epoch gets to empty the queues that its successor will not have
+_SPARE_INTERVAL = 0.005  # the kernel does not tell when an accept queue is empty
+_WORKERS_LIMIT = 1024
+
+
+class Ports:
+    """Moves sockets between the vault and the epochs. `ours` tells the pids of all epochs alive."""
+
+    def __init__(self, user: User | None, ours: Callable[[], Collection[int]]) -> None:
+        self.vault = Vault()
+        self._user = user
+        self._ours = ours
+        self._bound = Vault()  # what the agent bound for a candidate that has not committed
+
+    # Before the commit
+
+    def lend(self, place: Place, configuration: Configuration) -> int | None:
+        """The socket to hand over for a place; None lets the proxy bind. Raises `AddressHeld` or `MachineError`."""
+        lent = self.vault.lend(place)
+        if lent is None:
+            lent = self._bound.lend(place)
+        if lent is not None or place.namespace or not place.address.startswith("tcp://"):
+            return lent
+        endpoint = Endpoint.parse(place.address)
+        if endpoint.port and place.listener not in self.vault.listeners() | self._bound.listeners():
+            check_free(endpoint, self._ours())
+        if self._user is None or not may_bind_for_others(endpoint.port):
+            return None
+        return self._bind(place, endpoint, configuration)
+
+    def _bind(self, place: Place, endpoint: Endpoint, configuration: Configuration) -> int | None:
+        known = next((each for each in configuration.listeners if each.place == place.listener), None)
+        reuse, dual = (True, False) if known is None else (known.reuse_port, known.dual_stack)
+        self._bound.keep(place, bind_for_proxy(endpoint, reuse_port=reuse, dual_stack=dual).detach())
+        return self._bound.lend(place)
+
+    def missing(self, candidate: Living, before: Configuration | None) -> list[Place]:
+        """Listeners that serve now and that a candidate did not ask for, though the configuration still has them."""
+        static_before = set() if before is None else {listener.place for listener in before.listeners}
+        static_now = {listener.place for listener in candidate.material.configuration.listeners}
+        asked = {place.listener for place in candidate.asked}
+        return sorted(self.vault.listeners() - asked - (static_before - static_now))
+
+    # At the commit
+
+    async def hand_over(self, epoch: Living, before: Living | None) -> None:
+        """`epoch` serves in the place of `before`, which is told to accept no more; the vault follows."""
+        self._adopt_bound(epoch)
+        self._steer(epoch)
+        asked = {place.listener for place in epoch.asked}
+        given_up = [place for place in self.vault.places() if place not in epoch.asked]
+        if before is not None:
+            await self._emptied([place for place in given_up if place.listener in asked])
+            with contextlib.suppress(MachineError):  # it died meanwhile; its pidfd tells
+                before.stop_accepting()
+        for place in given_up:
+            self.vault.let_go(place)
+        if epoch.parent is not None and epoch.parent.bound_itself:
+            await self.follow(epoch)
+
+    def _adopt_bound(self, epoch: Living) -> None:
+        self.vault.refusing = False
+        for place in self._bound.places():
+            if place in epoch.asked:
+                self.vault.keep(place, os.dup(self._bound.lend(place) or 0))
+            self._bound.let_go(place)
+
+    def _steer(self, epoch: Living) -> None:
+        """Keep new clients away from the queues of workers that there will be no more."""
+        for listener, (here, used) in self.vault.groups(epoch.asked).items():
+            member = self.vault.member(listener)
+            try:
+                steer(member, used) if used < here else unsteer(member)
+            except OSError as error:
+                say(logging.WARNING, "handoff.steering", f"cannot steer clients of {listener}: {error.strerror}")
+
+    async def _emptied(self, places: Collection[Place]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SPARE_TIMEOUT):
+                while any(self.vault.queued(place) for place in places):  # noqa: ASYNC110
+                    await asyncio.sleep(_SPARE_INTERVAL)
+
+    # While it serves
+
+    async def follow(self, epoch: Living) -> None:
+        """Make the vault hold exactly what `epoch` listens on. Raises `MachineError` if it does not answer."""
+        listeners = await epoch.console.listeners()
+        any_port = {each.place for each in epoch.material.configuration.listeners if each.any_port}
+        for listener in sorted(listeners):
+            if _with_any_port(listener) not in any_port:
+                await self._follow_workers(epoch, listener)
+        for place in self.vault.places():
+            if place.listener not in listeners:
+                self.vault.let_go(place)
+
+    async def _follow_workers(self, epoch: Living, listener: Place) -> None:
+        """Hold a duplicate for each worker; of a listener with one socket for all of them, only that one."""
+        held: set[Place] = set()
+        for worker in range(_WORKERS_LIMIT):
+            place = replace(listener, worker=worker)
+            descriptor = await epoch.duplicate(place)
+            if descriptor is None:
+                break
+            if worker and self.vault.same(listener, descriptor):
+                os.close(descriptor)
+                break
+            self.vault.keep(place, descriptor)
+            held.add(place)
+        for place in self.vault.places():
+            if place.listener == listener and place not in held:
+                self.vault.let_go(place)
+
+
+def _with_any_port(listener: Place) -> Place:
+    """The address as a configuration names it that leaves the port to the kernel."""
+    return replace(listener, address=f"{listener.address.rpartition(':')[0]}:0")

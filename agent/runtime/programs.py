@@ -1,0 +1,76 @@
+"""The proxy's program: opened once, asked for its versions, and replaced only when an operator wants it."""
+
+import asyncio
+import re
+from pathlib import Path
+
+from agent.core.errors import BadInput, MachineError
+from agent.dialects.envoy import HANDOFF_PROBE, VERSION_PROBE
+from agent.handoff.segment import HotRestartVersion
+from agent.host.binaries import Binary, identity_of, open_binary
+from agent.host.processes import Command, User, run
+from agent.runtime.material import Program
+
+_PROBE_TIMEOUT = 10.0
+_VERSION = re.compile(r"/(\d+\.\d+\.\d+[^/]*)/")  # Envoy prints <commit>/<version>/<state>/<build>/<library>
+
+
+class Programs:
+    """The program at `path` that epochs run, and whether the file there has become another one."""
+
+    def __init__(self, path: Path, user: User | None) -> None:
+        self.path = path
+        self.current: Program | None = None
+        self._user = user
+        self._seen: tuple[int, ...] | None = None  # the file that was looked at last, usable or not
+        self._superseded: list[Binary] = []
+
+    def changed(self) -> bool:
+        """Whether the file at the path is another one than the one that was looked at last."""
+        identity = identity_of(self.path)
+        return identity is not None and identity != self._seen
+
+    async def load(self) -> bool:
+        """Take the file at the path as the program; return False if its content is what runs already.
+
+        Raises `BadInput` if it cannot be used, once for each file: the program in use stays in use.
+        """
+        binary = open_binary(self.path)
+        self._seen = binary.identity
+        if self.current is not None and await asyncio.to_thread(self._same, self.current.binary, binary):
+            binary.close()
+            return False
+        try:
+            program = await self._probe(binary)
+        except (BadInput, MachineError) as error:
+            binary.close()
+            message = f"cannot use {self.path}: {error}; install a working one"
+            raise BadInput(message) from error
+        if self.current is not None:
+            self._superseded.append(self.current.binary)
+        self.current = program
+        return True
+
+    @staticmethod
+    def _same(one: Binary, other: Binary) -> bool:
+        return one.digest == other.digest
+
+    async def _probe(self, binary: Binary) -> Program:
+        version, handoff = await asyncio.gather(self._ask(binary, VERSION_PROBE), self._ask(binary, HANDOFF_PROBE))
+        number = _VERSION.search(version)
+        return Program(binary, number[1] if number else version, HotRestartVersion.parse(handoff))
+
+    async def _ask(self, binary: Binary, arguments: tuple[str, ...]) -> str:
+        command = Command(binary.descriptor, [str(self.path), *arguments], user=self._user)
+        code, output = await run(command, _PROBE_TIMEOUT)
+        if code != 0:
+            message = f"{arguments[0]} ended with {code}"
+            raise BadInput(message)
+        lines = [line for line in output.splitlines() if line.strip()]
+        return lines[-1].strip() if lines else ""
+
+    def forget_unused(self, used: set[int]) -> None:
+        """Close superseded programs of which no descriptor is in `used`."""
+        for binary in [each for each in self._superseded if each.descriptor not in used]:
+            self._superseded.remove(binary)
+            binary.close()

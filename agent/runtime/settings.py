@@ -1,0 +1,36 @@
+"""What the operator decided on the command line, checked and in the agent's own types."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.core.policy import Policy
+from agent.dialects.flags import Flags
+from agent.host.processes import User
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything `agent` can be told. Spans are seconds."""
+
+    proxy: str
+    certificates: tuple[Path, ...]
+    config: Path | None
+    watched: tuple[Path, ...]
+    run_directory: Path
+    listen: str
+    forward: str
+    flags: Flags = field(default_factory=Flags)
+    policy: Policy = field(default_factory=Policy)
+    drain_time: float = 45.0
+    user: User | None = None
+    restart_on_binary: bool = False
+    status_port: int = 0
+    status_host: str = "127.0.0.1"
+    settle_timeout: float = 1.0  # how long a file that is being written is waited for
+    alarm_timeout: float = 2.0  # how long what may be half of a rotation is not yet called refused
+    sync_interval: float = 0.5  # how often a serving epoch with dynamic listeners is asked whether they changed
+
+    @property
+    def scopes(self) -> tuple[Path, ...]:
+        """Where a file must lie to be watched and materialised."""
+        return (*self.certificates, *self.watched)

@@ -1,0 +1,239 @@
+"""The stage: every living epoch, and what is done to them. What comes of it is posted as an event."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+
+from agent.core import events as on
+from agent.core.errors import AddressHeld, MachineError, ProtocolError
+from agent.core.events import Event, Failure, Sort
+from agent.core.revision import Revision
+from agent.dialects.envoy import Envoy
+from agent.handoff.vault import Place
+from agent.host import clock
+from agent.host.log import say
+from agent.host.processes import describe_exit
+from agent.host.run_directory import RunDirectory
+from agent.runtime.draining import emptied
+from agent.runtime.judging import judge
+from agent.runtime.living import Listeners, Living
+from agent.runtime.material import Storeroom
+from agent.runtime.ports import Ports
+from agent.runtime.settings import Settings
+from agent.runtime.tasks import Tasks
+
+Post = Callable[[Event], None]
+
+
+class Stage:
+    """Launches, judges, drains and buries. `post` takes what happened; `record` writes the state before a launch."""
+
+    def __init__(
+        self, settings: Settings, directory: RunDirectory, storeroom: Storeroom, post: Post, record: Callable[[], None]
+    ) -> None:
+        self.living: dict[int, Living] = {}
+        self.serving: Living | None = None
+        self.ports = Ports(settings.user, self._pids)
+        self._settings = settings
+        self._directory = directory
+        self._storeroom = storeroom
+        self._post = post
+        self._record = record
+        self._envoy = Envoy(settings.flags, settings.drain_time)
+        self._started_at = int(clock.calendar().timestamp())
+        self._tasks = Tasks()
+        self._starts: dict[int, asyncio.Task[None]] = {}
+        self._handover: asyncio.Task[None] | None = None
+        self._follower: asyncio.Task[None] | None = None
+
+    def _pids(self) -> list[int]:
+        return [each.process.pid for each in self.living.values() if each.process is not None]
+
+    async def close(self) -> None:
+        """Let everything go; the processes must be dead."""
+        await self._tasks.close()
+        for living in tuple(self.living.values()):
+            await living.bury()
+        self.ports.vault.let_go_all()
+
+    # Launching
+
+    def start(self, number: int, revision: Revision, *, validate: bool) -> None:
+        """Launch an epoch; `EpochStarted` or `EpochExited` follows."""
+        self._starts[number] = self._tasks.spawn(self._start(number, revision, validate=validate), f"start of {number}")
+
+    async def _start(self, number: int, revision: Revision, *, validate: bool) -> None:
+        try:
+            failure = await self._launch(number, revision, validate=validate)
+        except MachineError as error:
+            failure = Failure(Sort.ACCIDENT, f"epoch {number} could not be started: {error}")
+        del self._starts[number]
+        if failure is not None:
+            await self._never_ran(number, failure)
+
+    async def _never_ran(self, number: int, failure: Failure) -> None:
+        self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=None, failure=failure))
+        await self._bury(number)
+
+    async def _launch(self, number: int, revision: Revision, *, validate: bool) -> Failure | None:
+        living = Living(number, self._storeroom[revision], self._directory, self._settings.user, self._listeners())
+        self.living[number] = living
+        if validate and (complaint := await living.validate(self._envoy, self._settings.policy.start_timeout)):
+            return Failure(Sort.VERDICT, complaint)
+        self._record()
+        pid = await living.launch(self._envoy, self._started_at)
+        self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
+        return None
+
+    def _listeners(self) -> Listeners:
+        return Listeners(
+            reached_gate=lambda number: self._post(on.EpochReachedGate(at=clock.monotonic(), epoch=number)),
+            serves=lambda number: self._post(on.EpochServes(at=clock.monotonic(), epoch=number)),
+            exited=self._heard_exit,
+            held=self._heard_held,
+            broken=self._heard_broken,
+            lend=self._lend,
+        )
+
+    def _lend(self, number: int, place: Place) -> int | None:
+        try:
+            return self.ports.lend(place, self.living[number].material.configuration)
+        except AddressHeld:
+            raise
+        except MachineError as error:
+            say(logging.WARNING, "handoff.bind", f"{error}; epoch {number} has to bind it itself")
+            return None
+
+    def _heard_held(self, number: int, error: AddressHeld) -> None:
+        self._post(on.EpochJudged(at=clock.monotonic(), epoch=number, failure=Failure(Sort.ACCIDENT, str(error))))
+
+    def _heard_broken(self, number: int, error: ProtocolError) -> None:
+        say(logging.ERROR, "handoff.broken", f"epoch {number} is not listened to any more: {error}")
+
+    # Judging
+
+    def judge(self, number: int) -> None:
+        """Examine a candidate; `EpochJudged` follows."""
+        self._tasks.spawn(self._judge(self.living[number]), f"judgement of {number}")
+
+    async def _judge(self, candidate: Living) -> None:
+        before = None if self.serving is None else self.serving.material.configuration
+        failure: Failure | None
+        try:
+            failure = await judge(candidate, before, self.ports)
+        except MachineError as error:
+            failure = Failure(Sort.ACCIDENT, f"epoch {candidate.number} could not be judged: {error}")
+        self._post(on.EpochJudged(at=clock.monotonic(), epoch=candidate.number, failure=failure))
+
+    def open_gate(self, number: int) -> None:
+        """Let a candidate serve; `EpochServes` follows."""
+        self.living[number].gate.open()
+
+    # Serving and draining
+
+    def commit(self, number: int) -> Living:
+        """Hand over to an epoch that serves, and follow its listeners from now on."""
+        before, after = self.serving, self.living[number]
+        self.serving = after
+        after.has_served = True
+        for living in self.living.values():
+            if living.relay is not None:
+                living.relay.aim(after.names)
+        self._handover = self._tasks.spawn(self._hand_over(after, before), f"handover to {number}")
+        return after
+
+    async def _hand_over(self, after: Living, before: Living | None) -> None:
+        if self._follower is not None:
+            self._follower.cancel()
+        try:
+            await self.ports.hand_over(after, before)
+        except MachineError as error:
+            say(logging.WARNING, "vault.incomplete", f"{error}; a crash of epoch {after.number} may refuse clients")
+        if after.material.configuration.has_dynamic_listeners:
+            self._follower = self._tasks.spawn(self._follow(after), f"listeners of {after.number}")
+
+    async def _follow(self, serving: Living) -> None:
+        """Keep the vault in step with listeners that come and go: a socket nobody accepts on hangs clients."""
+        seen = ""
+        while True:
+            with contextlib.suppress(MachineError):  # busy, or dying: asked again, or its pidfd tells
+                changes = await serving.console.listener_changes()
+                if changes != seen:
+                    await self.ports.follow(serving)
+                    seen = changes
+            await asyncio.sleep(self._settings.sync_interval)
+
+    def drain(self, number: int, *, stopping: bool) -> None:
+        """Have an epoch finish what it has; `EpochEmptied` follows, unless its deadline comes first."""
+        self._tasks.spawn(self._drain(self.living[number], stopping=stopping), f"drain of {number}")
+
+    async def _drain(self, epoch: Living, *, stopping: bool) -> None:
+        inodes = self.ports.vault.inodes()
+        if stopping:
+            await self._close_doors(epoch)
+        elif self._handover is not None:
+            await asyncio.wait([self._handover])
+        await emptied(epoch, inodes)
+        self._post(on.EpochEmptied(at=clock.monotonic(), epoch=epoch.number))
+
+    async def _close_doors(self, epoch: Living) -> None:
+        """Nothing will serve after this one: the vault goes when the proxy stops accepting, so clients are refused."""
+        if self._follower is not None:
+            self._follower.cancel()
+        with contextlib.suppress(MachineError):
+            epoch.stop_accepting()
+        self.ports.vault.let_go_all()
+
+    def refuse_clients(self) -> None:
+        """Refuse instead of keeping them waiting; whoever listens again ends this."""
+        self.ports.vault.refuse()
+
+    # Ending
+
+    def drop(self, number: int) -> None:
+        """Kill a candidate, or stop launching it."""
+        self._leave(number, signal.SIGKILL)
+
+    def end(self, number: int) -> None:
+        """Ask an epoch to exit."""
+        self._leave(number, signal.SIGTERM)
+
+    def kill(self, number: int) -> None:
+        """End an epoch that did not exit when asked."""
+        self._leave(number, signal.SIGKILL)
+
+    def _leave(self, number: int, how: signal.Signals) -> None:
+        if (start := self._starts.pop(number, None)) is not None:
+            start.cancel()
+            failure = Failure(Sort.ACCIDENT, f"epoch {number} was dropped before it ran")
+            self._tasks.spawn(self._never_ran(number, failure), f"burial of {number}")
+        elif (living := self.living.get(number)) is not None:
+            living.signal(how)
+
+    def _heard_exit(self, number: int, code: int) -> None:
+        if self.serving is not None and self.serving.number == number:
+            self.serving = None
+        self._tasks.spawn(self._exited(number, code), f"exit of {number}")
+
+    async def _exited(self, number: int, code: int) -> None:
+        living = self.living[number]
+        reason = f"epoch {number} (pid {living.pid}) {describe_exit(code)}"
+        failure = Failure(Sort.ACCIDENT, reason)
+        if code > 0 and not living.has_served:
+            failure = await self._diagnose(living, failure)
+        self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=code, failure=failure))
+        await self._bury(number)
+
+    async def _diagnose(self, candidate: Living, accident: Failure) -> Failure:
+        """Why a candidate gave up by itself: a proxy that also refuses to validate has a complaint, and a verdict."""
+        try:
+            complaint = await candidate.validate(self._envoy, self._settings.policy.start_timeout)
+        except MachineError:
+            return accident
+        return accident if complaint is None else Failure(Sort.VERDICT, f"{accident.reason}: {complaint}")
+
+    async def _bury(self, number: int) -> None:
+        if (living := self.living.pop(number, None)) is not None:
+            await living.bury()

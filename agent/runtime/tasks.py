@@ -1,0 +1,32 @@
+"""Tasks that nobody awaits: kept while they run, and never silent when they fail."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+
+from agent.host.log import say
+
+
+class Tasks:
+    """Owns what it spawns. An exception in one is a bug: it is logged whole, and the others go on."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Run `work` beside everything else."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def close(self) -> None:
+        """Cancel what still runs, and wait for it."""
+        for task in tuple(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            say(logging.ERROR, "bug", f"{task.get_name()} failed: please report this", error=error)

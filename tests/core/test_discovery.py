@@ -1,0 +1,145 @@
+"""Pairs, bundles and strays, found by content."""
+
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.contents import Contents, Missing
+from agent.core.discovery import discover, strays
+from agent.core.findings import Fault, Worry
+from agent.core.pem import parse
+from agent.core.references import Reference, Role
+from tests.pki import FROM, Authority, Leaf
+
+
+@cache
+def root() -> Authority:
+    return Authority.create("root")
+
+
+@cache
+def middle() -> Authority:
+    return root().intermediate("middle")
+
+
+@cache
+def leaf(name: str = "a.example") -> Leaf:
+    return middle().issue([name])
+
+
+def pair(chain: str, key: str) -> list[Reference]:
+    return [Reference(chain, Role.CHAIN, chain), Reference(key, Role.KEY, chain)]
+
+
+def found(contents: Contents) -> list[Reference]:
+    return list(discover(contents).references)
+
+
+def stray_paths(contents: Contents) -> list[str]:
+    return [caution.path for caution in discover(contents).strays]
+
+
+@pytest.mark.parametrize(
+    ("chain", "key", "authorities"),
+    [
+        ("cert-chain.pem", "key.pem", "root-cert.pem"),
+        ("tls.crt", "tls.key", "ca.crt"),
+        ("svid.0.pem", "svid_key.0.pem", "svid_bundle.0.pem"),
+    ],
+)
+def test_the_usual_names_make_a_pair_and_a_bundle(chain: str, key: str, authorities: str) -> None:
+    contents = {chain: leaf().chain_pem, key: leaf().key_pem, authorities: root().pem}
+    assert found(contents) == [*pair(chain, key), Reference(authorities, Role.BUNDLE, authorities)]
+    assert discover(contents).strays == ()
+
+
+def test_certbot_serves_its_full_chain_and_nothing_there_is_stray() -> None:
+    contents = {
+        "cert.pem": leaf().certificate_pem,
+        "chain.pem": middle().pem,
+        "fullchain.pem": leaf().chain_pem,
+        "privkey.pem": leaf().key_pem,
+    }
+    assert found(contents) == pair("fullchain.pem", "privkey.pem")
+    assert discover(contents).strays == ()
+
+
+def test_everything_may_be_in_one_file() -> None:
+    assert found({"all.pem": leaf().key_pem + leaf().chain_pem}) == pair("all.pem", "all.pem")
+
+
+def test_of_two_certificates_for_one_key_the_newer_is_served_and_the_older_is_stray() -> None:
+    newer = root().issue(["a.example"], leaf().key, not_before=FROM.replace(year=2021))
+    contents = {"1.pem": leaf().chain_pem, "2.pem": newer.chain_pem, "key.pem": leaf().key_pem}
+    assert found(contents) == pair("2.pem", "key.pem")
+    assert stray_paths(contents) == ["1.pem"]
+
+
+def test_a_key_is_taken_from_beside_its_chain() -> None:
+    contents = {"/a/key.pem": leaf().key_pem, "/b/chain.pem": leaf().chain_pem, "/b/key.pem": leaf().key_pem}
+    assert found(contents) == pair("/b/chain.pem", "/b/key.pem")
+    assert stray_paths(contents) == []
+
+
+def test_an_authority_with_its_key_beside_what_it_issued_is_a_bundle_and_its_key_a_stray() -> None:
+    lone = root().issue(["b.example"])
+    ca_key = Leaf(root().certificate, root().pem, root().key).key_pem
+    contents = {"ca.crt": root().pem, "ca.key": ca_key, "tls.crt": lone.chain_pem, "tls.key": lone.key_pem}
+    assert found(contents) == [*pair("tls.crt", "tls.key"), Reference("ca.crt", Role.BUNDLE, "ca.crt")]
+    assert stray_paths(contents) == ["ca.key"]
+
+
+def test_a_self_signed_certificate_with_its_key_is_a_pair() -> None:
+    contents = {"a.crt": root().pem, "a.key": Leaf(root().certificate, root().pem, root().key).key_pem}
+    assert found(contents) == pair("a.crt", "a.key")
+
+
+def test_halves_without_their_other_half_are_strays() -> None:
+    contents = {"a.crt": leaf().chain_pem, "b.key": leaf("b.example").key_pem, "c.key": leaf().encrypted_key_pem()}
+    assert found(contents) == []
+    assert stray_paths(contents) == ["a.crt", "b.key", "c.key"]
+    assert "encrypted" in discover(contents).strays[2].message
+
+
+def test_what_cannot_be_read_is_listed_with_its_reason() -> None:
+    unreadable = discover({"README": b"hello", "gone.pem": Missing("it does not exist")}).unreadable
+    assert [(refusal.path, refusal.fault) for refusal in unreadable] == [
+        ("README", Fault.UNPARSABLE),
+        ("gone.pem", Fault.MISSING),
+    ]
+
+
+def test_files_the_configuration_does_not_name_are_strays_if_they_hold_something_new() -> None:
+    contents: dict[str, bytes | Missing] = {
+        "chain.pem": leaf().chain_pem,
+        "key.pem": leaf().key_pem,
+        "copy.pem": leaf().certificate_pem,
+        "ca.pem": root().pem,
+        "README": b"hello",
+        "new.pem": leaf("b.example").chain_pem,
+    }
+    (stray,) = strays(contents, pair("chain.pem", "key.pem"))
+    assert (stray.path, stray.worry) == ("new.pem", Worry.STRAY)
+
+
+PAIRS = (leaf(), leaf("b.example"))
+PARTS = st.sampled_from([root().pem, *(part for one in PAIRS for part in (one.chain_pem, one.key_pem))])
+CONTENTS = st.dictionaries(st.sampled_from("abcdef"), st.lists(PARTS, max_size=3).map(b"".join) | st.binary(max_size=9))
+
+
+@given(CONTENTS)
+def test_any_directory_gives_the_same_result_in_any_order(contents: dict[str, bytes]) -> None:
+    assert discover(dict(reversed(contents.items()))) == discover(contents)
+
+
+@given(CONTENTS)
+def test_every_pair_found_is_one(contents: dict[str, bytes]) -> None:
+    pairs: dict[str, dict[Role, bytes]] = {}
+    for reference in found(contents):
+        pairs.setdefault(reference.unit, {})[reference.role] = contents[reference.path]
+    for files in pairs.values():
+        if Role.BUNDLE not in files:
+            begins = [one for one in PAIRS if parse("", files[Role.CHAIN]).certificates[0] == one.certificate]
+            assert [one for one in begins if one.key_pem in files[Role.KEY]]

@@ -1,0 +1,57 @@
+"""What every test of the host runs under: coroutines on a loop of their own, and no descriptor left behind."""
+
+import asyncio
+import inspect
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NOBODY = 65534
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an `async def test_…` to its end on a fresh loop."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
+    return True
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_leaks() -> Iterator[None]:
+    """Compare what this process holds open before and after, each by what it leads to."""
+    before = _open_descriptors()
+    yield
+    assert _open_descriptors() == before
+
+
+@pytest.fixture
+def ordinary(tmp_path: Path) -> Iterator[Path]:
+    """Be somebody whom permissions bind, with a directory to work in: root becomes nobody for the test's duration."""
+    if os.geteuid() != 0:
+        yield tmp_path
+        return
+    place = Path(tempfile.mkdtemp())  # pytest's own directories are closed to everybody else
+    os.chown(place, NOBODY, NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield place
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(place)
+
+
+def _open_descriptors() -> dict[str, str]:
+    held = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            held[entry.name] = str(entry.readlink())
+        except FileNotFoundError:  # the one that listed the directory
+            continue
+    return held

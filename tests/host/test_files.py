@@ -1,0 +1,167 @@
+"""Reading and listing real files, among them all that only look like files."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+
+import pytest
+
+from agent.core.contents import Missing
+from agent.host import files
+from agent.host.files import list_directory, read_stable
+from agent.host.watching import Watcher
+
+WITHIN = 5.0
+"""Seconds a read may take at most; a machine under load takes much of it."""
+
+Settled = Callable[[Collection[str]], Awaitable[None]]
+
+
+async def at_rest(_: Collection[str]) -> None:
+    """Know of no writer."""
+
+
+async def never(_: Collection[str]) -> None:
+    """Wait for a writer that does not close."""
+    await asyncio.Event().wait()
+
+
+def after(*deeds: Callable[[], object]) -> Settled:
+    """Let each of these deeds come between two reads."""
+    waiting = iter(deeds)
+
+    async def settled(_: Collection[str]) -> None:
+        next(waiting, lambda: None)()
+
+    return settled
+
+
+async def read(path: Path, settled: Settled = at_rest, settle_timeout: float = WITHIN) -> bytes | Missing:
+    contents = await read_stable([str(path)], settled=settled, settle_timeout=settle_timeout)
+    assert list(contents) == [str(path)]
+    return contents[str(path)]
+
+
+async def test_a_file_at_rest_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content" * 100_000)
+    assert await read(tmp_path / "file") == b"content" * 100_000
+
+
+async def test_a_link_is_read_through(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    assert await read(tmp_path / "link") == b"content"
+
+
+async def test_two_reads_must_agree(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("0")
+    settled = after(lambda: file.write_text("1"), file.unlink, lambda: file.write_text("3"))
+    assert await read(file, settled) == b"3"
+
+
+async def test_reads_that_never_agree_end_with_the_timeout(tmp_path: Path) -> None:
+    file, numbers = tmp_path / "file", iter(range(1_000_000))
+
+    async def restless(_: Collection[str]) -> None:
+        file.write_text(str(next(numbers)))
+
+    file.touch()
+    assert await read(file, restless, settle_timeout=0.05) == str(next(numbers) - 1).encode()
+
+
+async def test_a_writer_who_never_closes_is_waited_for_no_longer_than_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("so far")
+    assert await read(tmp_path / "file", never, settle_timeout=0.01) == b"so far"
+
+
+async def test_a_writer_is_waited_for_until_he_closes(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    heard = asyncio.Event()
+    watcher = Watcher(lambda _: heard.set(), notice=print, loop=asyncio.get_running_loop())
+    watcher.watch([str(file)])
+    with file.open("w") as writer:
+        writer.write("half")
+        writer.flush()
+        await asyncio.wait_for(heard.wait(), WITHIN)
+        reading = asyncio.ensure_future(read(file, watcher.settled))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not reading.done()
+        writer.write(" and whole")
+    assert await reading == b"half and whole"
+    watcher.close()
+
+
+async def test_what_is_no_file_is_missing_with_the_reason(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        reasons = {name: await read(tmp_path / name) for name in ("none", "fifo", "socket", "loop", "nul\0", "")}
+    assert reasons == {
+        "none": Missing("no such file or directory"),
+        "fifo": Missing("not a regular file"),
+        "socket": Missing("no such device or address"),
+        "loop": Missing("too many levels of symbolic links"),
+        "nul\0": Missing("embedded null byte"),
+        "": Missing("a directory, not a file"),
+    }
+
+
+async def test_what_may_not_be_read_is_missing(ordinary: Path) -> None:
+    (ordinary / "key.pem").touch(mode=0o000)
+    assert await read(ordinary / "key.pem") == Missing("permission denied")
+
+
+@pytest.mark.parametrize(("excess", "is_missing"), [(0, False), (1, True)])
+async def test_sixteen_mebibytes_are_the_most(tmp_path: Path, excess: int, is_missing: bool) -> None:
+    with (tmp_path / "file").open("wb") as sparse:
+        sparse.truncate(files.LARGEST + excess)
+    assert (await read(tmp_path / "file") == Missing("larger than 16 MiB")) is is_missing
+
+
+async def test_an_endless_file_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as sparse:
+        sparse.truncate(2**40)
+    assert await read(tmp_path / "file") == Missing("larger than 16 MiB")
+
+
+async def test_the_loop_gets_its_turn_among_ten_thousand_files(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{number}.pem") for number in range(10_000)]
+    for path in paths:
+        Path(path).write_text(path)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
+    contents = await read_stable(paths, settled=at_rest, settle_timeout=WITHIN * 4)
+    counting.cancel()
+    assert contents == {path: path.encode() for path in paths}
+    assert turns >= 2 * len(paths) // files._BATCH
+
+
+def test_a_directory_lists_its_visible_files_in_order(tmp_path: Path) -> None:
+    (tmp_path / "..2024").mkdir()
+    (tmp_path / "..2024" / "tls.key").touch()
+    (tmp_path / "..data").symlink_to("..2024")
+    (tmp_path / "tls.key").symlink_to("..data/tls.key")
+    (tmp_path / "ca.crt").touch()
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "below").mkdir()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "fifo")
+    assert list_directory(str(tmp_path)) == [str(tmp_path / "ca.crt"), str(tmp_path / "tls.key")]
+
+
+def test_a_directory_that_is_none_is_missing_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert list_directory(str(tmp_path / "none")) == Missing("no such file or directory")
+    assert list_directory(str(tmp_path / "file")) == Missing("not a directory")

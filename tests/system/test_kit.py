@@ -1,0 +1,225 @@
+"""The kit itself, on a bare Envoy: a load that cannot fail would prove nothing about the agent."""
+
+import http.client
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.system.bare import bare_envoy, first_answer, serial_served
+from tests.system.bootstrap import Bootstrap, Secured
+from tests.system.certificates import Mint, serial
+from tests.system.eventually import eventually
+from tests.system.flight import land, launched
+from tests.system.layouts import ALTERNATING, CHAIN, IN_PLACE, KEY, KEY_LATE, Layout
+from tests.system.loads import Loads, nothing_failed
+from tests.system.room import Process, Room, open_room, stopped
+from tests.system.wire import Target, serial_in
+
+KINDS = ("closed", "keepalive", "open", "bursts")
+
+
+class Lone:
+    """A bare Envoy's configuration, targets and certificate."""
+
+    def __init__(self, room: Room) -> None:
+        self.room, self.mint = room, Mint()
+        certs = room.directory / "certs"
+        IN_PLACE.first(certs, self.mint.leaf())
+        self.tls = Target("127.0.0.1", room.port(), tls=True)
+        self.plain = Target("127.0.0.1", room.port())
+        self.admin_port = room.port()
+        self.config = self._written("envoy.yaml", certs, self.admin_port)
+        self.twin_config = self._written("twin.yaml", certs, None)
+
+    def _written(self, name: str, certs: Path, admin_port: int | None) -> Path:
+        path = self.room.directory / name
+        secured = [Secured(certs / CHAIN, certs / KEY)]
+        Bootstrap(self.tls.port, self.plain.port, secured, admin_port).write(path)
+        return path
+
+
+@pytest.fixture
+def lone(room: Room) -> Lone:
+    return Lone(room)
+
+
+@pytest.fixture
+def proxy(lone: Lone, envoy: Path) -> Iterator[Process]:
+    with bare_envoy(lone.room, envoy, lone.config) as process:
+        first_answer(lone.tls)
+        yield process
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_load_is_served_by_an_untroubled_proxy(
+    kind: str, lone: Lone, proxy: Process, loads: Loads
+) -> None:
+    for target in (lone.tls, lone.plain):
+        loads.start(kind, target, clients=10, rate=200)
+    loads.more(100)
+    reports = loads.finish()
+    nothing_failed(reports)
+    assert all(set(report.serials) <= {serial(lone.mint.newest)} for report in reports)
+
+
+def test_a_killed_proxy_is_seen_as_refused(lone: Lone, proxy: Process, loads: Loads) -> None:
+    load = loads.start("closed", lone.plain)
+    load.more(100)
+    proxy.kill()
+    eventually(lambda: load.counts()[1] > 10, within=5)
+    (report,) = loads.finish()
+    assert report.failed > 10
+    assert report.reasons()["refused"] > 0
+
+
+def test_a_lost_accept_queue_is_seen_as_resets(lone: Lone, proxy: Process, envoy: Path) -> None:
+    """Two Envoys share the port by SO_REUSEPORT: what waits for the first one dies with it."""
+    with bare_envoy(lone.room, envoy, lone.twin_config) as twin:
+        eventually(lambda: listening(lone.plain.port) == 4, within=5, what="both Envoys listen with two workers")
+        with stopped(proxy.pid):
+            flights = launched(lone.plain, 200)
+            proxy.kill()
+        land(flights, within=5)
+        assert twin.poll() is None
+    lost = [flight.failure.reason for flight in flights if flight.failure]
+    assert 40 < len(lost) < 160
+    assert set(lost) == {"reset"}
+
+
+def listening(port: int) -> int:
+    """Count the listening sockets of a port in this network namespace."""
+    rows = Path("/proc/thread-self/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    return sum(1 for row in rows if row.split()[3] == "0A" and int(row.split()[1].split(":")[1], 16) == port)
+
+
+def test_clients_queued_at_a_stopped_proxy_are_answered_when_it_goes_on(lone: Lone, proxy: Process) -> None:
+    with stopped(proxy.pid):
+        flights = launched(lone.tls, 300)
+        land(flights[:3], within=0.2)
+    assert [flight.failure and flight.failure.reason for flight in flights[:3]] == ["timeout"] * 3
+    land(flights[3:], within=10)
+    assert [flight.failure for flight in flights[3:] if flight.failure] == []
+    assert {flight.serial for flight in flights[3:]} == {serial(lone.mint.newest)}
+
+
+def test_an_open_loop_reports_the_wait_of_a_pause(lone: Lone, proxy: Process, loads: Loads) -> None:
+    load = loads.start("open", lone.plain, clients=1, rate=100)
+    load.more(20)
+    with stopped(proxy.pid):
+        threading.Event().wait(0.5)  # the span that must come back as the longest wait
+    load.more(20)
+    (report,) = loads.finish()
+    assert report.failed == 0
+    assert 0.45 < report.longest_wait < 1.5
+
+
+def test_keep_alive_clients_obey_an_announced_close(lone: Lone, proxy: Process, loads: Loads) -> None:
+    load = loads.start("keepalive", lone.tls)
+    load.more(100)
+    admin = http.client.HTTPConnection("127.0.0.1", lone.admin_port)
+    admin.request("POST", "/healthcheck/fail")
+    assert admin.getresponse().status == 200
+    admin.close()
+    load.more(100)
+    (report,) = loads.finish()
+    nothing_failed([report])
+    assert report.announced > 20
+
+
+@contextmanager
+def answering(port: int, answer: bytes, *, read_first: bool = True) -> Iterator[None]:
+    """Run a server that answers each connection with these bytes and closes it without a word."""
+    with socket.create_server(("127.0.0.1", port)) as server:
+        server.settimeout(0.2)
+        over = threading.Event()
+
+        def serve() -> None:
+            while not over.is_set():
+                try:
+                    peer, _ = server.accept()
+                except TimeoutError:
+                    continue
+                with peer:
+                    if read_first:
+                        peer.recv(4096)
+                    peer.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"", "eof"),
+        (b"HTTP/1.1 200 OK\r\ncontent-le", "eof"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", "eof"),
+        (b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", "status"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "malformed"),
+    ],
+)
+def test_a_broken_answer_is_a_failure_with_its_reason(answer: bytes, reason: str, room: Room, loads: Loads) -> None:
+    port = room.port()
+    with answering(port, answer):
+        load = loads.start("keepalive", Target("127.0.0.1", port), clients=1)
+        eventually(lambda: load.counts()[1] >= 5, within=5)
+        (report,) = loads.finish()
+    assert set(report.reasons()) == {reason}
+    assert report.ok == 0
+
+
+def test_a_close_between_two_requests_is_no_failure(room: Room, loads: Loads) -> None:
+    port = room.port()
+    with answering(port, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"):
+        load = loads.start("keepalive", Target("127.0.0.1", port), clients=1, pace=0.01)
+        load.more(20)
+        (report,) = loads.finish()
+    assert report.failed == 0
+    assert report.idle_closed >= 19
+
+
+@pytest.mark.parametrize("layout", [one for one in ALTERNATING if one is not KEY_LATE], ids=lambda one: one.name)
+def test_a_layout_replaces_what_any_other_left(layout: Layout, tmp_path: Path) -> None:
+    mint = Mint()
+    for before in ALTERNATING:
+        directory = tmp_path / before.name
+        before.first(directory, mint.leaf())
+        layout.again(directory, mint.leaf())
+        assert (directory / CHAIN).read_bytes() == mint.newest.chain_pem
+        assert (directory / KEY).read_bytes() == mint.newest.key_pem
+
+
+def test_the_serial_on_the_wire_is_the_serial_of_the_certificate(lone: Lone, proxy: Process) -> None:
+    assert serial_served(lone.tls) == serial(lone.mint.newest)
+    for _ in range(50):
+        leaf = lone.mint.leaf()
+        assert serial_in(der_of(leaf.chain_pem)) == serial(leaf)
+
+
+def der_of(pem: bytes) -> bytes:
+    """Return the first certificate of a PEM text in DER."""
+    return ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
+
+
+def test_a_room_tells_of_what_was_left_in_it(envoy: Path) -> None:
+    with pytest.raises(AssertionError, match=r"sleep 1000"), open_room(patience=0.2) as room:
+        left = room.spawn_bare(["sleep", "1000"], log=room.directory / "log")
+    assert left.returncode == -signal.SIGKILL
+
+
+@pytest.mark.root
+def test_a_room_tells_of_shared_memory_left_in_it(envoy: Path) -> None:
+    with pytest.raises(AssertionError, match=r"envoy_shared_memory_7"), open_room(patience=0.2) as room:
+        room.spawn(["touch", "/dev/shm/envoy_shared_memory_7"], log=room.directory / "log").wait()
+    assert not room.shm.exists()

@@ -1,0 +1,152 @@
+"""Listeners that come and go while the proxy runs, from a file or a control plane."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.system.bare import body_of
+from tests.system.bed import HOST, Bed
+from tests.system.bootstrap import Json, http, lds_from_file, lds_from_plane, listener, plane_cluster, write_lds
+from tests.system.certificates import serial
+from tests.system.eventually import eventually, throughout
+from tests.system.flight import land, launched
+from tests.system.loads import Loads, nothing_failed
+from tests.system.room import Room
+from tests.system.wire import Target
+
+PROGRAM = Path(__file__).with_name("control_plane.py")
+SYNC = 1.0
+BODY = b"extra\n"
+
+
+def extra(target: Target) -> Json:
+    """Return a plain listener beside those of the bootstrap."""
+    return listener("extra", target.host, target.port, [{"filters": [http(BODY.decode())]}])
+
+
+def answers(target: Target) -> bool:
+    """Tell whether the extra listener answers."""
+    return body_of(target) == BODY
+
+
+def refuses(target: Target) -> bool:
+    """Tell whether the extra listener refuses clients, at once."""
+    try:
+        body_of(target, timeout=0.2)
+    except ConnectionError as error:
+        return "refused" in str(error)
+    return False
+
+
+class File:
+    """Listeners from a file."""
+
+    def __init__(self, bed: Bed) -> None:
+        self.path = bed.directory / "lds.yaml"
+        self.target = Target(HOST, bed.room.port())
+        self._version = 0
+        bed.bootstrap.dynamic = lds_from_file(self.path)
+
+    def publish(self, *, present: bool) -> None:
+        """Put the listener into the file, or take it out."""
+        self._version += 1
+        write_lds(self.path, [extra(self.target)] if present else [], str(self._version))
+
+
+@pytest.fixture
+def lds(bed_apart: Bed) -> File:
+    """The bed runs, and its listener file is empty."""
+    file = File(bed_apart)
+    file.publish(present=False)
+    bed_apart.start()
+    return file
+
+
+def test_a_listener_is_added_removed_and_added_again(bed_apart: Bed, lds: File, loads: Loads) -> None:
+    bed = bed_apart
+    loads.gentle(bed.tls, bed.plain)
+    lds.publish(present=True)
+    eventually(lambda: answers(lds.target), within=5, what="added")
+    load = loads.start("closed", lds.target, clients=2, pace=0.002)
+    load.more(50)
+    lds.publish(present=False)
+    eventually(lambda: refuses(lds.target), within=SYNC + 0.5, what="removed: clients are refused, not kept hanging")
+    lds.publish(present=True)
+    eventually(lambda: answers(lds.target), within=5, what="added again")
+    load.more(200)
+    reports = loads.finish()
+    nothing_failed(reports[:-1], at_least=20)
+    last = reports[-1]
+    assert set(last.reasons()) <= {"refused", "reset", "eof"}, str(last)
+    waits = last.waits + [loss.ended - loss.begun for loss in last.losses]
+    assert max(waits) <= SYNC + 0.2, "no client hangs longer than the sync interval"
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["added", "added-again"])
+def test_an_added_listener_survives_a_rotation_and_a_crash(
+    again: bool, bed_apart: Bed, lds: File, loads: Loads
+) -> None:
+    bed = bed_apart
+    lds.publish(present=True)
+    eventually(lambda: answers(lds.target), within=5, what="added")
+    if again:
+        lds.publish(present=False)
+        eventually(lambda: refuses(lds.target), within=SYNC + 0.5)
+        lds.publish(present=True)
+        eventually(lambda: answers(lds.target), within=5, what="added again")
+    settle_vault(bed)
+    load = loads.start("bursts", lds.target, clients=50, pace=0.01)
+    bed.rotate()
+    bed.served()
+    load.more(200)
+    nothing_failed(loads.finish())
+    settle_vault(bed)
+    os.kill(bed.serving_pid(), signal.SIGSTOP)
+    flights = launched(lds.target, 100)
+    os.kill(bed.serving_pid(), signal.SIGKILL)
+    land(flights, within=5)
+    assert [str(flight.failure) for flight in flights if flight.failure] == []
+
+
+def settle_vault(bed: Bed) -> None:
+    """Let the sync interval pass, after which the agent promises to hold what the proxy listens on."""
+    throughout(lambda: bed.serving().pid > 0, span=SYNC + 0.2, what="the epoch serves")
+
+
+@contextmanager
+def control_plane(room: Room, port: int, config: Path) -> Iterator[None]:
+    """Run a control plane for as long as the context lasts."""
+    process = room.spawn_bare([sys.executable, PROGRAM, str(port), config], log=room.directory / "plane.log")
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_dead_control_plane_delays_the_rotation_and_nothing_else(bed_apart: Bed, loads: Loads, room: Room) -> None:
+    bed, plane_port, target = bed_apart, room.port(), Target(HOST, room.port())
+    config = bed.directory / "listener.json"
+    config.write_text(json.dumps(extra(target)), encoding="utf-8")
+    bed.bootstrap.dynamic = lds_from_plane("plane")
+    bed.bootstrap.clusters = [plane_cluster("plane", plane_port)]
+    with control_plane(room, plane_port, config):
+        bed.start()
+        eventually(lambda: answers(target), within=10, what="the listener of the control plane answers")
+        settle_vault(bed)
+    loads.gentle(bed.tls, target)
+    before, old = bed.serving(), serial(bed.mint.newest)
+    bed.journal.mark()
+    bed.rotate()
+    throughout(lambda: bed.serving() == before and bed.serial_served() == old, span=3, what="the old epoch serves")
+    assert bed.journal.complaints(), "somebody must be told"
+    with control_plane(room, plane_port, config):
+        bed.served(within=15)
+        loads.more(20)
+        nothing_failed(loads.finish(), at_least=20)

@@ -1,0 +1,110 @@
+"""Where the agent may live: without privileges, beside another one, on a read-only root."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.system.bed import Bed
+from tests.system.conftest import MakeBed
+from tests.system.eventually import eventually, throughout
+from tests.system.loads import Loads, nothing_failed
+from tests.system.room import Room
+from tests.system.wire import Target
+
+HOLDER = """
+import socket, sys, time
+with socket.create_server(("127.0.0.1", int(sys.argv[1])), reuse_port=True):
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.root
+def test_an_unprivileged_proxy_serves_on_a_low_port(bed_apart: Bed, loads: Loads) -> None:
+    bed = bed_apart
+    bed.tls, bed.plain = Target("127.0.0.1", 443, tls=True), Target("127.0.0.1", 80)
+    bed.bootstrap.tls_port, bed.bootstrap.plain_port = 443, 80
+    bed.more_flags += ["--proxy-user", "nobody"]
+    bed.start()
+    assert Path(f"/proc/{bed.serving_pid()}").stat().st_uid == 65534
+    loads.gentle(bed.tls, bed.plain)
+    for _ in range(3):
+        bed.rotate()
+        bed.served()
+    nothing_failed(loads.finish(), at_least=20)
+
+
+def test_two_agents_side_by_side_do_not_notice_each_other(make_bed: MakeBed, loads: Loads) -> None:
+    one, other = make_bed("one"), make_bed("other")
+    for bed in (one, other):
+        bed.start()
+        loads.gentle(bed.tls, bed.plain)
+    untouched = other.serving()
+    one.rotate()
+    one.served()
+    assert other.serving() == untouched
+    one.stop()
+    assert other.serving() == untouched
+    other.rotate()
+    other.served()
+    reports = loads.finish()
+    nothing_failed([report for report in reports if str(other.tls.port) in report.name], at_least=20)
+
+
+def test_a_second_agent_on_the_same_run_directory_names_the_first(make_bed: MakeBed, loads: Loads) -> None:
+    one, other = make_bed("one"), make_bed("other")
+    one.start()
+    before = one.serving()
+    loads.gentle(one.tls, one.plain)
+    other.run_dir = one.run_dir
+    other.prepare()
+    other.launch()
+    assert other.exited() != 0
+    assert str(one.agent_pid) in other.journal.tail()
+    loads.more(20)
+    nothing_failed(loads.finish(), at_least=20)
+    assert one.serving() == before
+
+
+def test_a_foreign_holder_of_a_port_is_named(bed_apart: Bed, room: Room) -> None:
+    bed = bed_apart
+    holder = room.spawn_bare([sys.executable, "-c", HOLDER, str(bed.tls.port)], log=room.directory / "holder.log")
+    eventually(lambda: listens(bed.tls.port), within=5, what="the holder listens")
+    bed.prepare()
+    bed.launch()
+    eventually(lambda: bed.journal.complaints(str(holder.pid)), within=10, what="the holder is named by its pid")
+    holder.kill()
+    holder.wait()
+    bed.ready(within=15)
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody listens on this port, without connecting."""
+    rows = Path("/proc/thread-self/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    return any(row.split()[1].endswith(f":{port:04X}") and row.split()[3] == "0A" for row in rows)
+
+
+def test_a_run_directory_too_long_for_sockets_is_refused_at_once(bed_apart: Bed) -> None:
+    bed = bed_apart
+    bed.run_dir = bed.directory / ("x" * 90) / "run"
+    bed.prepare()
+    bed.launch()
+    assert bed.exited() in {2, 78}
+    assert "x" * 90 in bed.journal.tail()
+
+
+@pytest.mark.root
+def test_a_read_only_root_is_enough(bed_apart: Bed, loads: Loads) -> None:
+    bed = bed_apart
+    bed.run_dir.mkdir(mode=0o700)
+    bed.cell = ["--read-only-except", str(bed.run_dir)]
+    bed.start()
+    loads.gentle(bed.tls, bed.plain)
+    bed.rotate()
+    bed.served()
+    os.kill(bed.serving_pid(), 9)
+    bed.ready()
+    loads.more(20)
+    assert all(report.reasons()["refused"] == 0 for report in loads.finish())
+    throughout(lambda: bed.serving().number == 3, span=0.3, what="the third epoch serves")

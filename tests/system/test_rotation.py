@@ -1,0 +1,92 @@
+"""Certificates are rotated in every layout while clients at full speed see nothing."""
+
+import os
+import signal
+import statistics
+from itertools import cycle, islice
+
+import pytest
+
+from tests.pki import Algorithm
+from tests.system.bare import first_shown
+from tests.system.bed import Bed
+from tests.system.certificates import serial
+from tests.system.counts import count
+from tests.system.eventually import eventually, throughout
+from tests.system.flight import land, launched
+from tests.system.layouts import ALTERNATING, IN_PLACE, KUBERNETES, MOVED, RENAMED, Layout
+from tests.system.loads import Loads, nothing_failed
+from tests.system.room import all_threads_stopped, stopped
+
+ROTATIONS = count("AGENT_ROTATIONS", short=12, long=200)
+MEASURED = count("AGENT_MEASURED", short=5, long=20)
+
+
+@pytest.mark.timeout(60 + 4 * ROTATIONS)
+def test_rotations_in_every_layout_under_load_fail_nothing(bed: Bed, loads: Loads) -> None:
+    loads.usual(bed.tls, bed.plain)
+    loads.more(20)
+    start = bed.bare_start(times=5)  # under the same load
+    for layout in islice(cycle(ALTERNATING), ROTATIONS):
+        bed.rotate(layout)
+        bed.served(within=10)
+    loads.more(20)
+    reports = loads.finish()
+    nothing_failed(reports)
+    longest = {report.name: round(report.longest_wait, 3) for report in reports}
+    assert max(longest.values()) <= 2 * start, f"longest waits {longest}, a start takes {start:.3f} s"
+
+
+@pytest.mark.parametrize("layout", [KUBERNETES, IN_PLACE, RENAMED, MOVED], ids=lambda layout: layout.name)
+def test_a_new_certificate_is_served_within_one_and_a_half_starts(bed: Bed, layout: Layout) -> None:
+    start = bed.bare_start(times=MEASURED)
+    spans = []
+    for _ in range(MEASURED):
+        bed.settled()
+        written = bed.rotate(layout)
+        spans.append(first_shown(bed.tls, serial(bed.mint.newest)) - written)
+    assert statistics.median(spans) <= 1.5 * start, f"spans {spans}, a start takes {start:.3f} s"
+
+
+@pytest.mark.parametrize("port", ["tls", "plain"])
+def test_clients_queued_at_a_hung_proxy_are_answered_by_the_next_one(bed: Bed, port: str) -> None:
+    old = bed.serving_pid()
+    with stopped(old):
+        flights = launched(bed.tls if port == "tls" else bed.plain, 300)
+        bed.rotate()
+        land(flights, within=10)
+        assert all_threads_stopped(old)
+    assert [str(flight.failure) for flight in flights if flight.failure] == []
+    assert {flight.serial for flight in flights} <= {serial(bed.mint.newest), None}
+    bed.settled()
+
+
+@pytest.mark.parametrize("key", ["rsa", "ecdsa", "ed25519"])
+def test_a_key_of_another_kind_is_served(bed: Bed, key: Algorithm) -> None:
+    bed.rotate(pair=bed.mint.leaf(key=key))
+    bed.served()
+
+
+def test_the_same_bytes_written_again_start_nothing(bed: Bed) -> None:
+    before = bed.serving()
+    IN_PLACE.again(bed.certs, bed.mint.newest)
+    RENAMED.again(bed.certs, bed.mint.newest)
+    throughout(lambda: [one.number for one in bed.epochs()] == [before.number], span=1, what="no other epoch")
+
+
+def test_sighup_makes_a_new_epoch_of_the_same_revision(bed: Bed, loads: Loads) -> None:
+    before = bed.serving()
+    loads.gentle(bed.tls, bed.plain)
+    os.kill(bed.agent_pid, signal.SIGHUP)
+    eventually(lambda: bed.serving().number > before.number, within=5)
+    assert bed.serving().revision == before.revision
+    loads.more(20)
+    nothing_failed(loads.finish(), at_least=20)
+
+
+def test_a_first_certificate_that_comes_late_is_waited_for(bed_apart: Bed) -> None:
+    bed_apart.bootstrap.write(bed_apart.config)
+    bed_apart.launch()
+    eventually(lambda: not bed_apart.state().ready, within=10, what="the agent says that it is not ready")
+    bed_apart.layout.first(bed_apart.certs, bed_apart.mint.leaf())
+    bed_apart.ready()
