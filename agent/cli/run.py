@@ -48,7 +48,7 @@ class Agent(click.Group):
 )
 @apply([*INPUTS, *RUNNING])
 @click.pass_context
-def agent(ctx: click.Context, **options: Any) -> int:  # noqa: ANN401  # click's own values
+def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # click's own values
     """Keep a network proxy running, and replace it without one client noticing.
 
     The agent watches the certificate files and the configuration. When they change it starts a new epoch of the proxy

@@ -9,7 +9,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
-class Span(click.ParamType):
+class Span(click.ParamType[float]):
     """A positive span, in seconds once parsed."""
 
     name = "span"

@@ -330,8 +330,11 @@ class Reconciler:
         self._start_at = NEVER
         if self._finish is not None:
             return [] if self.epochs else [self._finish]
+        if self.candidate is not None:
+            return []
         revision = self._due(at)
-        if revision is None or self.candidate is not None:
+        if revision is None:
+            self._start_at = self._reconsidered_at()
             return []
         self._start_at = self._allowed_at(at)
         if self._start_at > at:
@@ -348,6 +351,12 @@ class Reconciler:
         if self._restart_asked or self.wanted != self.serving.revision:
             return self.wanted
         return None
+
+    def _reconsidered_at(self) -> float:
+        """When a verdict no longer keeps what is wanted from being tried: shortly before the served leaf ends."""
+        if self.refused is None or self._urgent_at is None:
+            return NEVER
+        return self._urgent_at
 
     def _due_while_down(self, at: float) -> Revision | None:
         """Last good first; where it just failed, what is wanted, in turn."""
@@ -367,7 +376,7 @@ class Reconciler:
         drains = len(self.draining)
         if drains >= self.policy.drains:
             return NEVER if self._urgent_at is None else self._urgent_at
-        if drains == self.policy.drains - 1:
+        if 0 < drains == self.policy.drains - 1:
             since = at if self._waiting_since is None else self._waiting_since
             still = min(self._changed_at + self.policy.quiet_timeout, since + self.policy.quiet_limit)
             return max(allowed, still)

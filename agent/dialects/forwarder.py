@@ -5,7 +5,7 @@ agent. A matcher that is not understood allows nothing.
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -14,6 +14,13 @@ from yaml.nodes import Node
 from agent.dialects import nodes
 from agent.http.client import stream
 from agent.http.message import Request, Response
+
+_TESTS: dict[str, Callable[[str, str], bool]] = {
+    "exact": str.__eq__,
+    "prefix": str.startswith,
+    "suffix": str.endswith,
+    "contains": str.__contains__,
+}
 
 
 class Forwarder:
@@ -50,14 +57,12 @@ async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIt
 
 def _matches(matcher: Node, path: str) -> bool:
     """Envoy's StringMatcher: exact, prefix, suffix, contains or safe_regex, with ignore_case."""
-    if nodes.truth(nodes.get(matcher, "ignore_case"), default=False):
-        path = path.lower()
-        fold = str.lower
-    else:
-        fold = str
     regex = nodes.text(nodes.get(matcher, "safe_regex", "regex"))
     if regex is not None:
         return re.fullmatch(regex, path) is not None
-    tests = {"exact": str.__eq__, "prefix": str.startswith, "suffix": str.endswith, "contains": str.__contains__}
-    wanted = {name: nodes.text(nodes.get(matcher, name)) for name in tests}
-    return any(tests[name](path, fold(text)) for name, text in wanted.items() if text is not None)
+    folds = nodes.truth(nodes.get(matcher, "ignore_case"), default=False)
+    for name, test in _TESTS.items():
+        wanted = nodes.text(nodes.get(matcher, name))
+        if wanted is not None:
+            return test(path.lower(), wanted.lower()) if folds else test(path, wanted)
+    return False

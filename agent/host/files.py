@@ -49,8 +49,8 @@ async def read_stable(
 def list_directory(path: str) -> list[str] | Missing:
     """List the regular files in a directory, and the links to such, in order; no hidden ones, no sub-directories."""
     try:
-        return sorted(entry.path for entry in visible_entries(path) if entry.is_file())
-    except OSError as error:
+        return sorted(entry.path for entry in visible_entries(path) if _is_file(entry))
+    except (OSError, ValueError) as error:
         return _missing(error)
 
 
@@ -67,10 +67,8 @@ def _read(path: str) -> bytes | Missing:
     """Read a regular file; O_NONBLOCK because opening a fifo would wait for its writer."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return _missing(error)
-    except ValueError as error:  # a NUL in the name
-        return Missing(str(error))
     try:
         return _read_regular(descriptor)
     except OSError as error:
@@ -94,5 +92,14 @@ def _read_regular(descriptor: int) -> bytes | Missing:
     return Missing(f"larger than {LARGEST // 1024**2} MiB")
 
 
-def _missing(error: OSError) -> Missing:
-    return Missing((error.strerror or str(error)).lower())
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in circles, or into a place that may not be entered
+        return False
+
+
+def _missing(error: OSError | ValueError) -> Missing:
+    """Say why there are no bytes; a ValueError is Python's word for a NUL in a name, which configurations may hold."""
+    text = error.strerror if isinstance(error, OSError) else None
+    return Missing((text or str(error)).lower())

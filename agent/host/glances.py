@@ -60,6 +60,6 @@ class Glancing:
 def _status(place: str) -> tuple[int, ...] | None:
     try:
         status = os.lstat(place)
-    except OSError:
+    except (OSError, ValueError):  # nothing there, or a name that nothing can have
         return None
     return status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -48,8 +48,8 @@ def look(directory: str, name: str) -> Hop:
 
 
 def join(directory: str, name: str) -> str:
-    """Name a place by its real directory; the root's own slash is not doubled."""
-    return f"/{name}" if directory == "/" else f"{directory}/{name}"
+    """Name a place in a directory; the slash that ends the root, or a path as it was given, is not doubled."""
+    return f"{directory}{name}" if directory.endswith("/") else f"{directory}/{name}"
 
 
 def visible_entries(directory: str) -> list[os.DirEntry[str]]:

@@ -17,7 +17,7 @@ class Restarter:
         first_answer(bed.tls)
 
     def _exec(self) -> Process:
-        argv: list[str | Path] = [self._bed.binary, "-c", self._bed.config, "--disable-hot-restart", "-l", "error"]
+        argv: list[str | Path] = [self._bed.binary, "-c", self._bed.config, "--disable-hot-restart"]
         return self._bed.room.spawn_bare([*argv, *self._bed.proxy_args], log=self._bed.directory / "bare.log")
 
     def replace(self) -> None:

@@ -157,6 +157,7 @@ def test_a_directory_lists_its_visible_files_in_order(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
     (tmp_path / "below").mkdir()
     (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "fifo")
     assert list_directory(str(tmp_path)) == [str(tmp_path / "ca.crt"), str(tmp_path / "tls.key")]
 
@@ -165,3 +166,4 @@ def test_a_directory_that_is_none_is_missing_with_the_reason(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     assert list_directory(str(tmp_path / "none")) == Missing("no such file or directory")
     assert list_directory(str(tmp_path / "file")) == Missing("not a directory")
+    assert list_directory("nul\0") == Missing("embedded null byte")

@@ -13,6 +13,7 @@ import pytest
 from watchdog.observers.inotify_c import Mask, WatchDescriptor, inotify_rm_watch
 
 from agent.host import inotify, watching
+from agent.host.files import list_directory
 from agent.host.mounts import MountTable, read_mounts
 from agent.host.walks import Survey
 from agent.host.watching import Change, Mode, Watcher
@@ -292,6 +293,22 @@ async def test_a_file_is_being_written_until_its_writer_closes_it(tmp_path: Path
             assert not waiting.done()
         assert (await ear.hears()).writing == frozenset()
         await asyncio.wait_for(waiting, WITHIN)
+
+
+async def test_files_being_written_are_named_as_they_are_listed(tmp_path: Path) -> None:
+    async with watching_paths() as ear:
+        ear.watcher.watch([f"{tmp_path}/"])
+        with (tmp_path / "chain.pem").open("w") as writer:
+            writer.write("half")
+            writer.flush()
+            await ear.hears()
+            assert sorted(ear.watcher.writing) == list_directory(f"{tmp_path}/")
+
+
+async def test_a_name_that_nothing_can_have_is_watched_in_vain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inotify.Inotify, "__init__", refuse_instance)
+    async with watching_paths(tmp_path / "nul\0", tmp_path / "chain.pem") as ear:
+        await ear.hears_each((tmp_path / "chain.pem").touch)
 
 
 def remove_directory(file: Path) -> None:

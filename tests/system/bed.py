@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from tests.system.certificates import Mint, Pair, serial
 from tests.system.eventually import eventually
 from tests.system.journal import Journal
 from tests.system.layouts import CHAIN, IN_PLACE, KEY, Layout
+from tests.system.listening import holds
 from tests.system.room import Process, Room, alive, sockets_below
 from tests.system.state import SERVING, Epoch, State, read_state
 from tests.system.wire import Target
@@ -31,7 +32,7 @@ class Bed:
     layout: Layout = IN_PLACE
     cell: Sequence[str] = ()
     more_flags: list[str] = field(default_factory=list)
-    proxy_args: list[str] = field(default_factory=lambda: ["--concurrency", "2"])
+    proxy_args: list[str] = field(default_factory=lambda: ["--concurrency", "2", "-l", "warning"])
     agent: Process | None = None
 
     def __post_init__(self) -> None:
@@ -41,6 +42,7 @@ class Bed:
         self.tls = Target(HOST, self.room.port(), tls=True)
         self.plain = Target(HOST, self.room.port())
         self.status = Target(HOST, self.room.port())
+        self.twin = Target(HOST, self.room.ports(2), tls=True)
         secured = [Secured(self.certs / CHAIN, self.certs / KEY)]
         self.bootstrap = Bootstrap(self.tls.port, self.plain.port, secured)
         self.journal = Journal(self.directory / "agent.log")
@@ -69,8 +71,13 @@ class Bed:
         self.ready(within)
 
     def ready(self, within: float = 10) -> None:
-        """Wait until the agent says that it is ready and the newest certificate is served."""
+        """Wait until the agent says that it is ready, serves the newest certificate and holds the sockets."""
         eventually(self._is_ready, within=within, what="the agent is ready")
+        eventually(lambda: self.holds(self.tls) and self.holds(self.plain), within=2, what="the vault is complete")
+
+    def holds(self, target: Target) -> bool:
+        """Tell whether the agent holds every socket that listens there."""
+        return holds(self.agent_pid, target.port)
 
     def _is_ready(self) -> bool:
         assert self.agent is not None
@@ -121,11 +128,14 @@ class Bed:
 
     def bare_start(self, times: int = 5) -> float:
         """Return exec → first answer of a bare Envoy with this configuration on ports of its own, in seconds."""
-        target = Target(HOST, self.room.port(), tls=True)
-        twin = Bootstrap(target.port, self.room.port(), self.bootstrap.secured)
-        config = self.directory / f"bare-{target.port}.yaml"
-        twin.write(config)
-        return bare_start(self.room, self.binary, config, target, times)
+        config = self.directory / "bare.yaml"
+        Bootstrap(self.twin.port, self.twin.port + 1, self.bootstrap.secured).write(config)
+        return bare_start(self.room, self.binary, config, self.twin, times)
+
+    def beside_starts(self, times: int, measure: Callable[[], float]) -> tuple[list[float], list[float]]:
+        """Alternate starts of a bare Envoy with `measure`, so that both see the same machine; return both spans."""
+        pairs = [(self.bare_start(times=1), measure()) for _ in range(times)]
+        return [start for start, _ in pairs], [span for _, span in pairs]
 
     def stop(self, within: float = 20) -> None:
         """Ask the agent to stop; it must say 0 and leave nothing."""

@@ -42,9 +42,14 @@ class Room:
 
     def port(self) -> int:
         """Give a port of this room that was not given before."""
-        self._taken += 1
-        assert self._taken < BLOCK, "a room has room for few ports"
-        return self.first_port + self._taken
+        return self.ports(1)
+
+    def ports(self, count: int) -> int:
+        """Give the first of so many ports in a row that were not given before."""
+        first = self.first_port + self._taken
+        self._taken += count
+        assert self._taken <= BLOCK, "a room has room for few ports"
+        return first
 
     def spawn(self, argv: Sequence[str | Path], *, log: Path, cell: Sequence[str] = ()) -> Process:
         """Start a program in this room, in a cell with a /dev/shm of its own; both its outputs go to `log`."""
@@ -199,5 +204,8 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def all_threads_stopped(pid: int) -> bool:
-    """Tell whether no thread of `pid` runs."""
-    return all(state_of(f"{pid}/task/{task.name}") in {"T", "t"} for task in Path(f"/proc/{pid}/task").iterdir())
+    """Tell whether `pid` is there and none of its threads runs."""
+    try:
+        return all(state_of(f"{pid}/task/{task.name}") in {"T", "t"} for task in Path(f"/proc/{pid}/task").iterdir())
+    except FileNotFoundError:
+        return False

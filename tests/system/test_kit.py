@@ -17,6 +17,7 @@ from tests.system.certificates import Mint, serial
 from tests.system.eventually import eventually
 from tests.system.flight import land, launched
 from tests.system.layouts import ALTERNATING, CHAIN, IN_PLACE, KEY, KEY_LATE, Layout
+from tests.system.listening import listening
 from tests.system.loads import Loads, nothing_failed
 from tests.system.room import Process, Room, open_room, stopped
 from tests.system.wire import Target, serial_in
@@ -81,7 +82,7 @@ def test_a_killed_proxy_is_seen_as_refused(lone: Lone, proxy: Process, loads: Lo
 def test_a_lost_accept_queue_is_seen_as_resets(lone: Lone, proxy: Process, envoy: Path) -> None:
     """Two Envoys share the port by SO_REUSEPORT: what waits for the first one dies with it."""
     with bare_envoy(lone.room, envoy, lone.twin_config) as twin:
-        eventually(lambda: listening(lone.plain.port) == 4, within=5, what="both Envoys listen with two workers")
+        eventually(lambda: len(listening(lone.plain.port)) == 4, within=5, what="both Envoys listen with two workers")
         with stopped(proxy.pid):
             flights = launched(lone.plain, 200)
             proxy.kill()
@@ -90,12 +91,6 @@ def test_a_lost_accept_queue_is_seen_as_resets(lone: Lone, proxy: Process, envoy
     lost = [flight.failure.reason for flight in flights if flight.failure]
     assert 40 < len(lost) < 160
     assert set(lost) == {"reset"}
-
-
-def listening(port: int) -> int:
-    """Count the listening sockets of a port in this network namespace."""
-    rows = Path("/proc/thread-self/net/tcp").read_text(encoding="ascii").splitlines()[1:]
-    return sum(1 for row in rows if row.split()[3] == "0A" and int(row.split()[1].split(":")[1], 16) == port)
 
 
 def test_clients_queued_at_a_stopped_proxy_are_answered_when_it_goes_on(lone: Lone, proxy: Process) -> None:

@@ -100,13 +100,13 @@ def test_an_added_listener_survives_a_rotation_and_a_crash(
         eventually(lambda: refuses(lds.target), within=SYNC + 0.5)
         lds.publish(present=True)
         eventually(lambda: answers(lds.target), within=5, what="added again")
-    settle_vault(bed)
+    held(bed, lds.target)
     load = loads.start("bursts", lds.target, clients=50, pace=0.01)
     bed.rotate()
     bed.served()
     load.more(200)
     nothing_failed(loads.finish())
-    settle_vault(bed)
+    held(bed, lds.target)
     os.kill(bed.serving_pid(), signal.SIGSTOP)
     flights = launched(lds.target, 100)
     os.kill(bed.serving_pid(), signal.SIGKILL)
@@ -114,9 +114,9 @@ def test_an_added_listener_survives_a_rotation_and_a_crash(
     assert [str(flight.failure) for flight in flights if flight.failure] == []
 
 
-def settle_vault(bed: Bed) -> None:
-    """Let the sync interval pass, after which the agent promises to hold what the proxy listens on."""
-    throughout(lambda: bed.serving().pid > 0, span=SYNC + 0.2, what="the epoch serves")
+def held(bed: Bed, target: Target) -> None:
+    """Wait until the agent holds what listens there: within the sync interval, as it promises."""
+    eventually(lambda: bed.holds(target), within=SYNC, what="the vault follows")
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def test_a_dead_control_plane_delays_the_rotation_and_nothing_else(bed_apart: Be
     with control_plane(room, plane_port, config):
         bed.start()
         eventually(lambda: answers(target), within=10, what="the listener of the control plane answers")
-        settle_vault(bed)
+        held(bed, target)
     loads.gentle(bed.tls, target)
     before, old = bed.serving(), serial(bed.mint.newest)
     bed.journal.mark()

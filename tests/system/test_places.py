@@ -9,6 +9,7 @@ import pytest
 from tests.system.bed import Bed
 from tests.system.conftest import MakeBed
 from tests.system.eventually import eventually, throughout
+from tests.system.listening import listening
 from tests.system.loads import Loads, nothing_failed
 from tests.system.room import Room
 from tests.system.wire import Target
@@ -70,19 +71,13 @@ def test_a_second_agent_on_the_same_run_directory_names_the_first(make_bed: Make
 def test_a_foreign_holder_of_a_port_is_named(bed_apart: Bed, room: Room) -> None:
     bed = bed_apart
     holder = room.spawn_bare([sys.executable, "-c", HOLDER, str(bed.tls.port)], log=room.directory / "holder.log")
-    eventually(lambda: listens(bed.tls.port), within=5, what="the holder listens")
+    eventually(lambda: listening(bed.tls.port), within=5, what="the holder listens")
     bed.prepare()
     bed.launch()
     eventually(lambda: bed.journal.complaints(str(holder.pid)), within=10, what="the holder is named by its pid")
     holder.kill()
     holder.wait()
     bed.ready(within=15)
-
-
-def listens(port: int) -> bool:
-    """Tell whether somebody listens on this port, without connecting."""
-    rows = Path("/proc/thread-self/net/tcp").read_text(encoding="ascii").splitlines()[1:]
-    return any(row.split()[1].endswith(f":{port:04X}") and row.split()[3] == "0A" for row in rows)
 
 
 def test_a_run_directory_too_long_for_sockets_is_refused_at_once(bed_apart: Bed) -> None:

@@ -41,7 +41,7 @@ def test_clients_queued_for_four_workers_are_answered_by_two(bed_apart: Bed, env
 def start_with(bed: Bed, number: Path, envoy: Path, wanted: int) -> None:
     """Start the bed with a proxy that takes its number of workers from a file."""
     number.write_text(str(wanted), encoding="ascii")
-    bed.binary, bed.proxy_args = bed.directory / "proxy", []
+    bed.binary, bed.proxy_args = bed.directory / "proxy", ["-l", "warning"]
     with_workers(bed.binary, envoy, number)
     bed.start()
     assert workers(bed.serving_pid()) == wanted

@@ -1,0 +1,88 @@
+"""A play: what happens goes in, what is done about it comes out, and time passes when the play says so."""
+
+from agent.core import effects as do
+from agent.core import events as on
+from agent.core.effects import Effect
+from agent.core.events import Event, Failure, Sort
+from agent.core.policy import Policy
+from agent.core.reconciler import Reconciler
+from agent.core.revision import Revision
+
+ACCIDENT = Failure(Sort.ACCIDENT, "it fell over")
+VERDICT = Failure(Sort.VERDICT, "it does not parse")
+
+
+def revision(name: str, shape: str = "shape") -> Revision:
+    return Revision(name, shape)
+
+
+class Play:
+    """Drives one reconciler. Notes, which only say what was decided, are left out of what is done."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.core = Reconciler(policy or Policy(), jitter=lambda: 1.0)
+        self.now = 1000.0
+        self.notes: list[do.Note] = []
+
+    def tell(self, event: Event) -> list[Effect]:
+        effects = self.core.handle(event)
+        self.notes += [effect for effect in effects if isinstance(effect, do.Note)]
+        return [effect for effect in effects if not isinstance(effect, do.Note)]
+
+    def ready(self, name: str, shape: str = "shape") -> list[Effect]:
+        return self.tell(on.RevisionReady(at=self.now, revision=revision(name, shape)))
+
+    def gate(self, epoch: int) -> list[Effect]:
+        return self.tell(on.EpochReachedGate(at=self.now, epoch=epoch))
+
+    def judged(self, epoch: int, failure: Failure | None = None) -> list[Effect]:
+        return self.tell(on.EpochJudged(at=self.now, epoch=epoch, failure=failure))
+
+    def serves(self, epoch: int) -> list[Effect]:
+        return self.tell(on.EpochServes(at=self.now, epoch=epoch))
+
+    def exits(self, epoch: int, code: int | None = -9, failure: Failure = ACCIDENT) -> list[Effect]:
+        return self.tell(on.EpochExited(at=self.now, epoch=epoch, code=code, failure=failure))
+
+    def emptied(self, epoch: int) -> list[Effect]:
+        return self.tell(on.EpochEmptied(at=self.now, epoch=epoch))
+
+    def restart(self) -> list[Effect]:
+        return self.tell(on.RestartAsked(at=self.now))
+
+    def stop(self) -> list[Effect]:
+        return self.tell(on.StopAsked(at=self.now))
+
+    def urgent(self, at: float, expires_at: float) -> list[Effect]:
+        return self.tell(on.ExpiryForeseen(at=self.now, urgent_at=at, expires_at=expires_at))
+
+    def wait(self, seconds: float) -> list[Effect]:
+        """Let time pass, stopping at every deadline on the way."""
+        until, done = self.now + seconds, list[Effect]()
+        while self.core.deadline is not None and self.core.deadline <= until:
+            self.now = self.core.deadline
+            done += self.tell(on.TimePassed(at=self.now))
+        self.now = until
+        return done
+
+    def rotate(self, name: str, shape: str = "shape") -> list[Effect]:
+        """From a new revision to its commit; returns what the commit brought about."""
+        self.ready(name, shape)
+        return self.come_to_serve()
+
+    def come_to_serve(self) -> list[Effect]:
+        candidate = self.core.candidate
+        assert candidate is not None
+        first = self.core.serving is None
+        self.tell(on.EpochStarted(at=self.now, epoch=candidate.number, pid=100 + candidate.number))
+        self.gate(candidate.number)
+        if not first:
+            self.judged(candidate.number)
+        return self.serves(candidate.number)
+
+
+def serving(policy: Policy | None = None) -> Play:
+    """A play in which epoch 1 serves revision `a`."""
+    play = Play(policy)
+    play.rotate("a")
+    return play

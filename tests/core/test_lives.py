@@ -1,0 +1,171 @@
+"""Random lives of the agent, with a fault possible at every step, held against the promises of the reconciler."""
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from agent.core import effects as do
+from agent.core import events as on
+from agent.core.effects import Effect
+from agent.core.epochs import CANDIDATE, State
+from agent.core.events import Event, Failure, Sort
+from agent.core.policy import Policy, Restart
+from agent.core.reconciler import Reconciler
+from agent.core.revision import Revision
+
+REVISIONS = [Revision(name, shape) for name in "abcd" for shape in "xy"]
+POLICY = Policy(start_timeout=10, drain_timeout=20, stop_timeout=8, end_timeout=2, hold_timeout=3, give_up=12)
+
+
+class World(RuleBasedStateMachine):
+    """The machine around the core: processes that start, knock, serve, empty and die when they please."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = Reconciler(POLICY, jitter=lambda: 0.5)
+        self.now = 0.0
+        self.alive: dict[int, str] = {}  # epoch: how far its process has come
+        self.numbers: list[int] = []
+        self.finished: do.Finish | None = None
+
+    def tell(self, event: Event) -> None:
+        if self.finished:
+            return  # nobody is there to hear it
+        before = self.core.serving
+        for effect in self.core.handle(event):
+            self.obey(effect)
+            self.check_effect(effect, before.number if before else None)
+
+    def obey(self, effect: Effect) -> None:
+        match effect:
+            case do.StartEpoch(epoch=number):
+                self.numbers.append(number)
+                self.alive[number] = "launched"
+            case do.JudgeEpoch(epoch=number):
+                assert self.alive[number] == "knocked"
+            case do.OpenGate(epoch=number):
+                self.alive[number] = "open"
+            case do.Finish():
+                self.finished = effect
+
+    def check_effect(self, effect: Effect, serving_before: int | None) -> None:
+        if isinstance(effect, do.DrainEpoch | do.EndEpoch | do.KillEpoch | do.DropEpoch):
+            serves = self.core.serving is not None
+            assert serves or self.core.stopping or effect.epoch != serving_before, "the last serving epoch is ended"
+        if isinstance(effect, do.DropEpoch):
+            assert self.alive[effect.epoch] != "serving", "an epoch that served is dropped"
+        if isinstance(effect, do.Finish):
+            assert not self.core.epochs, "the agent leaves while epochs live"
+
+    def some(self, data: st.DataObject, *stages: str) -> int | None:
+        numbers = [number for number, stage in self.alive.items() if stage in stages]
+        return data.draw(st.sampled_from(numbers)) if numbers else None
+
+    # What may happen
+
+    @rule(revision=st.sampled_from(REVISIONS))
+    def disk_changes(self, revision: Revision) -> None:
+        self.tell(on.RevisionReady(at=self.now, revision=revision))
+
+    @rule(data=st.data())
+    def process_knocks(self, data: st.DataObject) -> None:
+        if (number := self.some(data, "launched")) is not None:
+            self.alive[number] = "knocked"
+            self.tell(on.EpochStarted(at=self.now, epoch=number, pid=number))
+            self.tell(on.EpochReachedGate(at=self.now, epoch=number))
+
+    @rule(data=st.data(), sort=st.sampled_from([None, Sort.VERDICT, Sort.ACCIDENT]))
+    def judgement_falls(self, data: st.DataObject, sort: Sort | None) -> None:
+        if (number := self.some(data, "knocked", "launched")) is not None:
+            if sort is None and self.alive[number] == "launched":
+                return  # good is only said of one that was examined
+            failure = None if sort is None else Failure(sort, "judged")
+            self.tell(on.EpochJudged(at=self.now, epoch=number, failure=failure))
+
+    @rule(data=st.data())
+    def process_serves(self, data: st.DataObject) -> None:
+        if (number := self.some(data, "open")) is not None:
+            self.alive[number] = "serving"
+            self.tell(on.EpochServes(at=self.now, epoch=number))
+
+    @rule(data=st.data())
+    def connections_end(self, data: st.DataObject) -> None:
+        if (number := self.some(data, "serving")) is not None:
+            self.tell(on.EpochEmptied(at=self.now, epoch=number))
+
+    @rule(data=st.data(), code=st.sampled_from([0, 1, -9, None]), sort=st.sampled_from(Sort))
+    def process_dies(self, data: st.DataObject, code: int | None, sort: Sort) -> None:
+        if (number := self.some(data, "launched", "knocked", "open", "serving")) is not None:
+            del self.alive[number]
+            self.tell(on.EpochExited(at=self.now, epoch=number, code=code, failure=Failure(sort, "died")))
+
+    @rule(seconds=st.floats(0.01, 30))
+    def time_passes(self, seconds: float) -> None:
+        until = self.now + seconds
+        while (deadline := self.core.deadline) is not None and deadline <= until and self.finished is None:
+            self.now = deadline
+            self.tell(on.TimePassed(at=self.now))
+            assert self.core.deadline is None or self.core.deadline > self.now
+        self.now = until
+
+    @rule()
+    def operator_restarts(self) -> None:
+        self.tell(on.RestartAsked(at=self.now))
+
+    @rule(left=st.floats(-5, 60))
+    def expiry_is_foreseen(self, left: float) -> None:
+        self.tell(on.ExpiryForeseen(at=self.now, urgent_at=self.now + left, expires_at=self.now + left + 10))
+
+    @precondition(lambda self: len(self.numbers) > 6)
+    @rule()
+    def operator_stops(self) -> None:
+        self.tell(on.StopAsked(at=self.now))
+
+    # What must hold
+
+    @invariant()
+    def at_most_one_candidate_and_one_serves(self) -> None:
+        states = [epoch.state for epoch in self.core.epochs.values()]
+        assert sum(state in CANDIDATE for state in states) <= 1
+        assert states.count(State.SERVING) <= 1
+
+    @invariant()
+    def numbers_only_grow(self) -> None:
+        assert self.numbers == sorted(set(self.numbers))
+
+    @invariant()
+    def the_deadline_lies_ahead(self) -> None:
+        assert self.finished or self.core.deadline is None or self.core.deadline > self.now
+
+    @invariant()
+    def drains_are_capped_unless_it_is_urgent(self) -> None:
+        urgent = self.core._urgent_at is not None
+        assert urgent or self.core.stopping or len(self.core.draining) <= POLICY.drains
+
+    @invariant()
+    def what_is_wanted_is_on_its_way(self) -> None:
+        """A start that is due either runs, has a time, or waits for a drain that itself has one."""
+        if self.finished or self.core.stopping or self.core.candidate is not None:
+            return
+        if self.core._due(self.now) is not None:
+            assert self.core.deadline is not None
+
+    @invariant()
+    def every_living_process_is_known(self) -> None:
+        assert self.finished or set(self.core.epochs) == set(self.alive)
+
+
+World.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestLives = World.TestCase
+
+
+class Homebody(World):
+    """The same where a proxy that exits is not started again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = Reconciler(Policy(restart=Restart.NEVER), jitter=lambda: 0.5)
+
+
+Homebody.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+TestLivesWithoutRestart = Homebody.TestCase

@@ -1,0 +1,338 @@
+from agent.core import effects as do
+from agent.core.effects import Topic
+from agent.core.policy import Policy, Restart
+from tests.core.play import ACCIDENT, VERDICT, Play, revision, serving
+
+# One rotation
+
+
+def test_the_first_revision_starts_epoch_one_and_goes_through_the_gate_unjudged() -> None:
+    play = Play()
+    assert play.ready("a") == [do.StartEpoch(1, revision("a"), validate=False)]
+    assert play.gate(1) == [do.OpenGate(1)]
+    assert play.serves(1) == [do.CommitEpoch(1)]
+
+
+def test_a_rotation_is_judged_before_the_gate_opens_and_drains_the_old_epoch_only_at_the_commit() -> None:
+    play = serving()
+    assert play.ready("b") == [do.StartEpoch(2, revision("b"), validate=False)]
+    assert play.gate(2) == [do.JudgeEpoch(2)]
+    assert play.judged(2) == [do.OpenGate(2)]
+    assert play.serves(2) == [do.CommitEpoch(2), do.DrainEpoch(1)]
+    assert play.emptied(1) == [do.EndEpoch(1)]
+    assert play.exits(1, 0) == []
+
+
+def test_the_same_content_again_does_nothing() -> None:
+    assert serving().ready("a") == []
+
+
+def test_a_changed_configuration_is_validated_and_a_changed_certificate_is_not() -> None:
+    play = serving()
+    assert play.ready("b", shape="another") == [do.StartEpoch(2, revision("b", "another"), validate=True)]
+
+
+def test_an_operator_gets_a_new_epoch_of_the_same_revision() -> None:
+    assert serving().restart() == [do.StartEpoch(2, revision("a"), validate=False)]
+
+
+def test_changes_while_a_candidate_is_on_its_way_coalesce_into_the_newest() -> None:
+    play = serving()
+    play.ready("b")
+    assert [play.ready(name) for name in "cde"] == [[], [], []]
+    assert play.come_to_serve() == [
+        do.CommitEpoch(2),
+        do.DrainEpoch(1),
+        do.StartEpoch(3, revision("e"), validate=False),
+    ]
+
+
+def test_a_candidate_that_lost_its_purpose_is_dropped() -> None:
+    play = serving()
+    play.ready("b")
+    assert play.ready("a") == [do.DropEpoch(2, "what serves is what is wanted again")]
+
+
+# Drains
+
+
+def test_what_is_left_at_the_drain_deadline_is_ended_and_killed_if_it_does_not_go() -> None:
+    play = serving(Policy(drain_timeout=60, end_timeout=5))
+    play.rotate("b")
+    assert play.wait(59.9) == []
+    assert play.wait(0.2) == [do.EndEpoch(1)]
+    assert play.wait(5) == [do.KillEpoch(1)]
+    assert play.notes[-1].topic is Topic.DRAIN_CUT
+
+
+def test_a_drain_ends_at_latest_with_the_old_certificate() -> None:
+    play = serving(Policy(drain_timeout=600))
+    play.urgent(play.now + 5, expires_at=play.now + 10)
+    play.rotate("b")
+    assert play.wait(10.1) == [do.EndEpoch(1)]
+
+
+def test_a_rotation_waits_when_three_epochs_drain_and_goes_on_when_one_is_gone() -> None:
+    play = serving()
+    for name in "bc":
+        play.rotate(name)
+    play.ready("d")
+    play.wait(0.3)
+    play.come_to_serve()
+    assert [epoch.number for epoch in play.core.draining] == [1, 2, 3]
+    assert play.ready("e") == []
+    assert play.wait(60) == []
+    assert play.notes[-1].topic is Topic.HELD_BY_DRAINS
+    assert play.emptied(2) == [do.EndEpoch(2), do.StartEpoch(5, revision("e"), validate=False)]
+
+
+def test_expiry_overrides_the_cap_on_drains() -> None:
+    play = serving(Policy(drains=1))
+    play.rotate("b")
+    play.urgent(play.now + 100, expires_at=play.now + 200)
+    play.ready("c")
+    assert play.wait(99.9) == []
+    assert play.wait(0.2) == [do.StartEpoch(3, revision("c"), validate=False)]
+
+
+def test_the_last_free_drain_is_spent_only_when_the_disk_has_been_still() -> None:
+    play = serving(Policy(quiet_timeout=0.3, quiet_limit=2.0))
+    play.rotate("b")
+    play.rotate("c")
+    for name in "defg":
+        assert play.ready(name) == []
+        assert play.wait(0.1) == []
+    assert play.wait(0.2) == [do.StartEpoch(4, revision("g"), validate=False)]
+
+
+def test_a_disk_that_is_never_still_is_served_all_the_same() -> None:
+    play = serving(Policy(quiet_timeout=0.3, quiet_limit=1.0))
+    play.rotate("b")
+    play.rotate("c")
+    started = []
+    for number in range(12):
+        started += play.ready(f"d{number}") + play.wait(0.1)
+    assert started == [do.StartEpoch(4, revision("d9"), validate=False)]
+
+
+# Candidates that fail
+
+
+def test_a_candidate_killed_at_the_gate_is_tried_again_at_once_and_the_serving_epoch_never_hears_of_it() -> None:
+    play = serving()
+    play.ready("b")
+    play.gate(2)
+    assert play.exits(2) == [do.StartEpoch(3, revision("b"), validate=False)]
+
+
+def test_an_accident_is_retried_for_ever_with_growing_delays_up_to_the_limit() -> None:
+    play = serving(Policy(retry_limit=60))
+    play.ready("b")
+    delays = []
+    for number in range(2, 16):
+        play.exits(number)
+        delays.append(0.0 if play.core.candidate else (play.core.deadline or 0) - play.now)
+        play.wait(delays[-1])
+    assert [round(delay, 1) for delay in delays] == [0, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60, 60, 60]
+
+
+def test_a_verdict_is_not_tried_again_until_the_content_changes() -> None:
+    play = serving()
+    play.ready("b")
+    assert play.exits(2, 1, VERDICT) == []
+    assert play.wait(3600) == []
+    assert play.notes[-1].topic is Topic.REFUSED
+    assert play.ready("b") == []
+    assert play.ready("c") == [do.StartEpoch(3, revision("c"), validate=False)]
+
+
+def test_a_verdict_is_tried_again_when_an_operator_asks() -> None:
+    play = serving()
+    play.ready("b")
+    play.exits(2, 1, VERDICT)
+    assert play.restart() == [do.StartEpoch(3, revision("b"), validate=False)]
+
+
+def test_a_verdict_is_tried_again_when_the_served_certificate_is_about_to_end() -> None:
+    play = serving()
+    play.urgent(play.now + 50, expires_at=play.now + 100)
+    play.ready("b")
+    play.exits(2, 1, VERDICT)
+    play.wait(49)
+    assert play.core.candidate is None
+    assert play.wait(2) == [do.StartEpoch(3, revision("b"), validate=False)]
+
+
+def test_a_candidate_that_does_not_serve_in_time_is_dropped_and_retried() -> None:
+    play = serving(Policy(start_timeout=30))
+    play.ready("b")
+    dropped, started = play.wait(30)
+    assert isinstance(dropped, do.DropEpoch)
+    assert started == do.StartEpoch(3, revision("b"), validate=False)
+
+
+def test_a_candidate_that_is_judged_bad_is_dropped() -> None:
+    play = serving()
+    play.ready("b")
+    play.gate(2)
+    assert play.judged(2, VERDICT) == [do.DropEpoch(2, VERDICT.reason)]
+    assert play.exits(2) == []
+
+
+def test_words_of_a_dropped_candidate_that_come_late_change_nothing() -> None:
+    play = serving()
+    play.ready("b")
+    play.gate(2)
+    play.judged(2, VERDICT)
+    assert play.serves(2) == []
+    assert play.core.serving is not None
+    assert play.core.serving.number == 1
+
+
+# The serving epoch dies
+
+
+def test_a_crash_is_answered_by_last_good_at_once() -> None:
+    play = serving()
+    assert play.exits(1) == [do.StartEpoch(2, revision("a"), validate=False)]
+
+
+def test_last_good_starts_although_the_disk_holds_something_that_was_refused() -> None:
+    play = serving()
+    play.ready("b")
+    play.exits(2, 1, VERDICT)
+    assert play.exits(1) == [do.StartEpoch(3, revision("a"), validate=False)]
+
+
+def test_five_crashes_a_second_apart_are_each_answered_at_once() -> None:
+    play = serving()
+    for number in range(1, 6):
+        assert play.exits(number) == [do.StartEpoch(number + 1, revision("a"), validate=False)]
+        play.come_to_serve()
+        play.wait(1)
+
+
+def test_an_endless_row_of_crashes_costs_a_few_starts_a_minute() -> None:
+    play = serving()
+    began = play.now
+    while play.now < began + 600:
+        assert play.core.serving is not None
+        play.exits(play.core.serving.number)
+        while play.core.candidate is None:
+            assert play.core.deadline is not None
+            play.wait(play.core.deadline - play.now)
+        play.come_to_serve()
+    assert play.core.next_epoch < 100
+
+
+def test_clients_are_held_and_then_refused_while_nothing_serves() -> None:
+    play = serving(Policy(hold_timeout=5))
+    play.exits(1)
+    assert play.wait(4.9) == []
+    assert play.wait(0.2) == [do.RefuseClients()]
+    assert play.wait(20) == []
+
+
+def test_a_crash_while_an_unjudged_candidate_stands_at_the_gate_starts_last_good_instead() -> None:
+    play = serving()
+    play.ready("b")
+    play.gate(2)
+    dropped, started = play.exits(1)
+    assert isinstance(dropped, do.DropEpoch)
+    assert started == do.StartEpoch(3, revision("a"), validate=False)
+
+
+def test_a_crash_while_a_candidate_is_judged_good_lets_that_one_serve() -> None:
+    play = serving()
+    play.ready("b")
+    play.gate(2)
+    play.judged(2)
+    assert play.exits(1) == []
+    assert play.serves(2) == [do.CommitEpoch(2)]
+
+
+def test_a_candidate_of_last_good_at_the_gate_goes_through_at_once_when_nothing_serves_any_more() -> None:
+    play = serving()
+    play.restart()
+    play.gate(2)
+    assert play.exits(1) == [do.OpenGate(2)]
+    assert play.judged(2) == []
+    assert play.serves(2) == [do.CommitEpoch(2)]
+
+
+def test_what_is_wanted_is_tried_in_turn_when_last_good_cannot_be_started_any_more() -> None:
+    play = serving()
+    play.exits(1)
+    play.ready("b")
+    assert play.exits(2) == [do.StartEpoch(3, revision("b"), validate=False)]
+    play.exits(3)
+    assert play.wait(1) == [do.StartEpoch(4, revision("a"), validate=False)]
+
+
+def test_a_draining_epoch_that_dies_takes_nothing_with_it() -> None:
+    play = serving()
+    play.rotate("b")
+    assert play.exits(1) == []
+
+
+def test_restart_never_ends_with_the_proxys_own_code() -> None:
+    assert serving(Policy(restart=Restart.NEVER)).exits(1, 7) == [do.Finish(7, ACCIDENT.reason)]
+    assert serving(Policy(restart=Restart.NEVER)).exits(1, -11) == [do.Finish(139, ACCIDENT.reason)]
+
+
+def test_restart_on_failure_ends_after_a_proper_exit_and_restarts_after_a_crash() -> None:
+    assert serving(Policy(restart=Restart.ON_FAILURE)).exits(1, 0) == [do.Finish(0, ACCIDENT.reason)]
+    crashed = serving(Policy(restart=Restart.ON_FAILURE)).exits(1, 1)
+    assert crashed == [do.StartEpoch(2, revision("a"), validate=False)]
+
+
+def test_the_agent_gives_up_when_it_is_told_to() -> None:
+    play = Play(Policy(give_up=3))
+    play.ready("a")
+    assert play.exits(1, 1) == [do.StartEpoch(2, revision("a"), validate=False)]
+    assert play.exits(2, 1) == []
+    assert play.wait(1) == [do.StartEpoch(3, revision("a"), validate=False)]
+    (finish,) = play.exits(3, 1)
+    assert isinstance(finish, do.Finish)
+    assert finish.code == 1
+
+
+def test_without_waiting_an_unusable_first_revision_ends_the_agent() -> None:
+    play = Play(Policy(wait=False))
+    play.ready("a")
+    assert play.exits(1, 1, VERDICT) == [do.Finish(78, VERDICT.reason)]
+
+
+# The end
+
+
+def test_a_stop_drains_and_then_ends() -> None:
+    play = serving(Policy(stop_timeout=30))
+    assert play.stop() == [do.DrainEpoch(1)]
+    assert play.emptied(1) == [do.EndEpoch(1)]
+    assert play.exits(1, 0) == [do.Finish(0, "stopped as asked")]
+
+
+def test_a_stop_drops_the_candidate_and_cuts_what_is_left_at_its_deadline() -> None:
+    play = serving(Policy(stop_timeout=30, drain_timeout=600))
+    play.rotate("b")
+    play.ready("c")
+    assert play.stop() == [do.DropEpoch(3, "the agent stops"), do.DrainEpoch(2)]
+    play.exits(3)
+    assert play.wait(30) == [do.EndEpoch(1), do.EndEpoch(2)]
+
+
+def test_a_second_stop_hurries() -> None:
+    play = serving()
+    play.stop()
+    assert play.stop() == [do.EndEpoch(1)]
+
+
+def test_a_stop_with_nothing_to_stop_is_the_end() -> None:
+    assert Play().stop() == [do.Finish(0, "stopped as asked")]
+
+
+def test_a_crash_during_the_stop_is_still_a_stop() -> None:
+    play = serving()
+    play.stop()
+    assert play.exits(1) == [do.Finish(0, "stopped as asked")]

@@ -1,0 +1,35 @@
+"""Who listens in this network namespace, and who else holds the very same sockets."""
+
+from pathlib import Path
+
+LISTEN = "0A"
+
+
+def listening(port: int) -> set[int]:
+    """Return the inodes of the sockets that listen on a TCP port, IPv4 or IPv6 (proc_net_tcp)."""
+    found: set[int] = set()
+    for family in ("tcp", "tcp6"):
+        table = Path("/proc/thread-self/net", family).read_text(encoding="ascii")
+        rows = (line.split() for line in table.splitlines()[1:])
+        found |= {int(row[9]) for row in rows if row[3] == LISTEN and row[1].endswith(f":{port:04X}")}
+    return found
+
+
+def sockets_of(pid: int) -> set[int]:
+    """Return the inodes of the sockets that a process has open."""
+    links = (link_of(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    return {int(link[8:-1]) for link in links if link.startswith("socket:[")}
+
+
+def link_of(entry: Path) -> str:
+    """Read a symbolic link of proc(5), empty when it is gone."""
+    try:
+        return str(entry.readlink())
+    except OSError:
+        return ""
+
+
+def holds(pid: int, port: int) -> bool:
+    """Tell whether somebody listens on the port and the process holds every one of those sockets."""
+    sockets = listening(port)
+    return bool(sockets) and sockets <= sockets_of(pid)
