@@ -10,7 +10,6 @@ the two and starts a candidate if one is due. The promises, checked over random 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import assert_never
 
 from agent.core import effects as do
@@ -21,16 +20,7 @@ from agent.core.epochs import CANDIDATE, Epoch, State, Step
 from agent.core.events import Event, Failure, Sort
 from agent.core.policy import Policy, Restart
 from agent.core.revision import Revision
-
-NEVER = float("inf")
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The revision that a verdict keeps from being tried again, and why."""
-
-    revision: Revision
-    reason: str
+from agent.core.wish import NEVER, Refused, Wish
 
 
 class Reconciler:
@@ -39,20 +29,13 @@ class Reconciler:
     def __init__(self, policy: Policy, *, jitter: Callable[[], float], first_epoch: int = 1) -> None:
         self.policy = policy
         self.epochs: dict[int, Epoch] = {}
-        self.wanted: Revision | None = None
-        self.last_good: Revision | None = None
-        self.refused: Refused | None = None
+        self.wish = Wish(policy)
         self.last_failure: Failure | None = None
         self._next_number = first_epoch
         self._attempts = Attempts(policy, jitter)
-        self._tried: Revision | None = None  # what the last candidate ran from
-        self._restart_asked = False
-        self._changed_at = -NEVER
-        self._waiting_since: float | None = None  # how long the oldest unserved change has been waiting
         self._start_at = NEVER  # when the start that is due may happen
         self._waits_for_drains = False
-        self._urgent_at: float | None = None
-        self._expires_at: float | None = None
+        self._expires_at: float | None = None  # when the leaf that serves ends
         self._refuse_at: float | None = None  # when clients are held no longer
         self._finish: do.Finish | None = None  # set once everything is to end
 
@@ -107,7 +90,8 @@ class Reconciler:
             case on.RevisionReady():
                 return self._revision_ready(event)
             case on.ExpiryForeseen():
-                self._urgent_at, self._expires_at = event.urgent_at, event.expires_at
+                self.wish.urgent_at = NEVER if event.urgent_at is None else event.urgent_at
+                self._expires_at = event.expires_at
                 return []
             case on.RestartAsked():
                 return self._restart_was_asked()
@@ -132,13 +116,9 @@ class Reconciler:
                 assert_never(event)
 
     def _revision_ready(self, event: on.RevisionReady) -> list[Effect]:
-        if event.revision == self.wanted:
+        if event.revision == self.wish.wanted:
             return []
-        self.wanted = event.revision
-        self.refused = None
-        self._changed_at = event.at
-        if self._waiting_since is None:
-            self._waiting_since = event.at
+        self.wish.change(event.revision, event.at)
         self._attempts.forgive()
         return self._drop_pointless()
 
@@ -147,13 +127,12 @@ class Reconciler:
         serving, candidate = self.serving, self.candidate
         if serving is None or candidate is None or candidate.state is State.OPENING:
             return []
-        if serving.revision != self.wanted or candidate.revision == self.wanted:
+        if serving.revision != self.wish.wanted or candidate.revision == self.wish.wanted:
             return []
         return [self._drop(candidate, "what serves is what is wanted again")]
 
     def _restart_was_asked(self) -> list[Effect]:
-        self._restart_asked = True
-        self.refused = None
+        self.wish.ask()
         self._attempts.forgive()
         return []
 
@@ -183,11 +162,9 @@ class Reconciler:
         if epoch.state is not State.SERVING:
             return []
         epoch.served_at, epoch.deadline = at, None
-        self.last_good = epoch.revision
+        self.wish.served(epoch.revision)
         self.last_failure = None
         self._refuse_at = None
-        if epoch.revision == self.wanted:
-            self._waiting_since = None
         if before is None:
             return [do.CommitEpoch(epoch.number)]
         return [do.CommitEpoch(epoch.number), self._drain(before, self._drained_by(at))]
@@ -237,13 +214,13 @@ class Reconciler:
     def _failed(self, epoch: Epoch, failure: Failure, at: float, code: int | None = None) -> list[Effect]:
         """A candidate will not serve: sort the failure, and say what follows from it."""
         self.last_failure = failure
-        delay = self._attempts.fail(at, urgent=self._urgent(at))
-        if self.last_good is None and (ending := self._ends_first_start(failure, code, at)):
+        delay = self._attempts.fail(at, urgent=self.wish.is_urgent(at))
+        if self.wish.last_good is None and (ending := self._ends_first_start(failure, code, at)):
             return ending
         if self.serving is None and self._attempts.used_up(at):
             return self._end_all(at, do.Finish(1, f"nothing could be started: {failure.reason}"))
-        if failure.sort is Sort.VERDICT and epoch.revision != self.last_good:
-            self.refused = Refused(epoch.revision, failure.reason)
+        if failure.sort is Sort.VERDICT and epoch.revision != self.wish.last_good:
+            self.wish.refused = Refused(epoch.revision, failure.reason)
             return [do.Note(Topic.REFUSED, f"revision {epoch.revision.name} is refused: {failure.reason}")]
         return [do.Note(Topic.RETRY, f"{failure.reason}; next attempt {_in(delay)}")]
 
@@ -259,9 +236,9 @@ class Reconciler:
         self.last_failure = event.failure
         if self._restart_is_over(event.code):
             return self._end_all(event.at, do.Finish(_shell_code(event.code), event.failure.reason))
-        delay = self._attempts.crash(event.at, urgent=self._urgent(event.at))
+        delay = self._attempts.crash(event.at, urgent=self.wish.is_urgent(event.at))
         self._refuse_at = event.at + self.policy.hold_timeout
-        self._tried = None  # last good is tried first
+        self.wish.tried = None  # last good is tried first
         note = do.Note(Topic.DOWN, f"nothing serves: {event.failure.reason}; last good starts {_in(delay)}")
         return [note, *self._settle_candidate()]
 
@@ -275,7 +252,7 @@ class Reconciler:
         candidate = self.candidate
         if candidate is None or candidate.state is State.OPENING:
             return []
-        if candidate.revision != self.last_good:
+        if candidate.revision != self.wish.last_good:
             return [self._drop(candidate, "nothing serves any more, and it was not judged yet; last good starts")]
         return [self._let_through(candidate)] if candidate.state is State.WAITING else []
 
@@ -320,9 +297,6 @@ class Reconciler:
         epoch.deadline = None
         return [do.KillEpoch(epoch.number)]
 
-    def _urgent(self, at: float) -> bool:
-        return self._urgent_at is not None and self._urgent_at <= at
-
     # Wanted against actual
 
     def _advance(self, at: float) -> list[Effect]:
@@ -332,9 +306,9 @@ class Reconciler:
             return [] if self.epochs else [self._finish]
         if self.candidate is not None:
             return []
-        revision = self._due(at)
+        revision = self.wish.due(None if self.serving is None else self.serving.revision, at)
         if revision is None:
-            self._start_at = self._reconsidered_at()
+            self._start_at = self.wish.reconsidered_at()
             return []
         self._start_at = self._allowed_at(at)
         if self._start_at > at:
@@ -342,48 +316,18 @@ class Reconciler:
         self._start_at = NEVER
         return [self._start(revision, at)]
 
-    def _due(self, at: float) -> Revision | None:
-        """The revision that should be tried next, if any."""
-        if self.serving is None:
-            return self._due_while_down(at)
-        if self.wanted is None or self._is_refused(self.wanted, at):
-            return None
-        if self._restart_asked or self.wanted != self.serving.revision:
-            return self.wanted
-        return None
-
-    def _reconsidered_at(self) -> float:
-        """When a verdict no longer keeps what is wanted from being tried: shortly before the served leaf ends."""
-        if self.refused is None or self._urgent_at is None:
-            return NEVER
-        return self._urgent_at
-
-    def _due_while_down(self, at: float) -> Revision | None:
-        """Last good first; where it just failed, what is wanted, in turn."""
-        wanted = None if self.wanted is None or self._is_refused(self.wanted, at) else self.wanted
-        if self.last_good is None or (wanted is not None and self._tried == self.last_good):
-            return wanted
-        return self.last_good
-
-    def _is_refused(self, revision: Revision, at: float) -> bool:
-        return self.refused is not None and self.refused.revision == revision and not self._urgent(at)
-
     def _allowed_at(self, at: float) -> float:
-        """When the next start may happen: after the back-off, a still moment if drains are scarce, and a free drain."""
+        """When the next start may happen: after the back-off, with a drain to spare, the last one for a still disk."""
         allowed = self._attempts.not_before
-        if self.serving is None or self._urgent(at):
+        if self.serving is None or self.wish.is_urgent(at):
             return allowed
         drains = len(self.draining)
         if drains >= self.policy.drains:
-            return NEVER if self._urgent_at is None else self._urgent_at
-        if 0 < drains == self.policy.drains - 1:
-            since = at if self._waiting_since is None else self._waiting_since
-            still = min(self._changed_at + self.policy.quiet_timeout, since + self.policy.quiet_limit)
-            return max(allowed, still)
-        return allowed
+            return self.wish.urgent_at
+        return max(allowed, self.wish.still_at(at)) if 0 < drains == self.policy.drains - 1 else allowed
 
     def _say_what_it_waits_for(self, at: float) -> list[Effect]:
-        waits = self.serving is not None and len(self.draining) >= self.policy.drains and not self._urgent(at)
+        waits = self.serving is not None and len(self.draining) >= self.policy.drains and not self.wish.is_urgent(at)
         before, self._waits_for_drains = self._waits_for_drains, waits
         if before or not waits:
             return []
@@ -393,9 +337,11 @@ class Reconciler:
     def _start(self, revision: Revision, at: float) -> Effect:
         number, self._next_number = self._next_number, self._next_number + 1
         self.epochs[number] = Epoch(number, revision, at, deadline=at + self.policy.start_timeout)
-        self._restart_asked = self._waits_for_drains = False
-        self._tried = revision
-        validate = self.serving is not None and self.last_good is not None and revision.shape != self.last_good.shape
+        self._waits_for_drains = False
+        self.wish.try_now(revision)
+        validate = (
+            self.serving is not None and self.wish.last_good is not None and revision.shape != self.wish.last_good.shape
+        )
         return do.StartEpoch(number, revision, validate)
 
 

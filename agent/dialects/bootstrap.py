@@ -95,6 +95,12 @@ class Bootstrap:
         return nodes.get(self._root, "dynamic_resources", "lds_config") is not None
 
     @property
+    def files_by_xds(self) -> list[str]:
+        """The files that it takes resources from while it runs: nobody else knows what they will hold."""
+        sources = [nodes.get(mapping, "path_config_source") for _, mapping in nodes.mappings(self._root)]
+        return sorted({path for source in sources if (path := nodes.text(nodes.get(source, "path"))) is not None})
+
+    @property
     def console(self) -> Console | None:
         """Where the operator wants the admin console, if anywhere."""
         address = nodes.get(self._root, "admin", "address")

@@ -48,6 +48,11 @@ class Configuration:
         return any(listener.is_udp for listener in self.listeners)
 
     @property
+    def files_by_xds(self) -> list[str]:
+        """The files that resources come from while it runs."""
+        return sorted({path for document in self._documents for path in document.files_by_xds})
+
+    @property
     def console(self) -> Console | None:
         """The admin address, the later document's first."""
         found = [document.console for document in self._documents if document.console is not None]

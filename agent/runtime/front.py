@@ -1,5 +1,6 @@
 """The agent's own addresses: the console that leads to the serving epoch, and its health."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ class Front:
         self._console: Server | None = None
         self._forwarder: Forwarder | None = None
         self._named: Console | None = None
+        self._moving = asyncio.Lock()
 
     async def open_health(self, host: str, port: int) -> None:
         """Answer probes. Raises `AddressHeld` or `MachineError`."""
@@ -29,8 +31,9 @@ class Front:
     async def lead_to(self, serving: Living) -> None:
         """Lead the console's address, if the configuration names one, to this epoch."""
         named = serving.material.configuration.console
-        if self._forwarder is None or named != self._named:
-            await self._move(named)
+        async with self._moving:
+            if self._forwarder is None or named != self._named:
+                await self._move(named)
         if self._forwarder is not None:
             self._forwarder.target = serving.console.path
 

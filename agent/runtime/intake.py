@@ -70,6 +70,7 @@ class Intake:
         if source is None or self.programs.current is None:
             return Look(None, missing=self._what_is_missing(source))
         self._watcher.watch(self._watched_paths())
+        self._say_limits(source.configuration)
         references = self._in_scope(source.configuration.references)
         contents = await self._read([reference.path for reference in references])
         outcome = weigh(references, contents, self._last_good, clock.calendar())
@@ -142,6 +143,15 @@ class Intake:
     async def discover(self) -> Discovery:
         """What the certificate directories hold, by content."""
         return discover(await self._read(self._directory_files()))
+
+    def _say_limits(self, configuration: Configuration) -> None:
+        """What this configuration has that the agent promises little of."""
+        if configuration.has_udp:
+            text = "UDP listeners are handed over as well as Envoy allows: some datagrams are lost in a rotation"
+            self.reports.once("config.udp", text)
+        if files := configuration.files_by_xds:
+            text = f"not part of a revision, since each epoch follows them by itself: {', '.join(files)}"
+            self.reports.once("config.xds", text, logging.INFO)
 
     # Files
 

@@ -62,9 +62,9 @@ class Journal:
             "ready": reconciler.serving is not None and not reconciler.stopping,
             "epochs": [_describe(epoch, known.get(epoch.number)) for epoch in reconciler.epochs.values()],
             "next_epoch": reconciler.next_epoch,
-            "wanted": None if reconciler.wanted is None else reconciler.wanted.digest,
-            "last_good": None if reconciler.last_good is None else reconciler.last_good.digest,
-            "refused": None if reconciler.refused is None else reconciler.refused.reason,
+            "wanted": None if reconciler.wish.wanted is None else reconciler.wish.wanted.digest,
+            "last_good": None if reconciler.wish.last_good is None else reconciler.wish.last_good.digest,
+            "refused": None if reconciler.wish.refused is None else reconciler.wish.refused.reason,
             "last_failure": None if reconciler.last_failure is None else reconciler.last_failure.reason,
         }
         if state != self._last:

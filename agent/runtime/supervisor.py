@@ -30,6 +30,7 @@ from agent.runtime.stage import Stage
 from agent.runtime.tasks import Tasks
 
 _URGENT_SHARE = 10  # a leaf with less than a tenth of its life left makes a rotation urgent
+_ENDING = {State.DRAINING, State.LEAVING}
 _LEVELS = {Topic.REFUSED: logging.ERROR, Topic.DOWN: logging.ERROR, Topic.RETRY: logging.WARNING}
 
 
@@ -92,13 +93,20 @@ class Supervisor:
 
     async def _turn(self) -> int:
         while True:
-            for effect in self._core.handle(await self._next_event()):
+            event = await self._next_event()
+            self._say_end(event)
+            for effect in self._core.handle(event):
                 if isinstance(effect, do.Finish):
                     say(logging.INFO, "agent.gone", effect.reason, code=effect.code)
                     return effect.code
                 self._act(effect)
             self._record()
             self._forget_unused()
+
+    def _say_end(self, event: Event) -> None:
+        """Say how an epoch ended whose end was wanted; that of any other is part of what the core decides about it."""
+        if isinstance(event, on.EpochExited) and self._core.epochs[event.epoch].state in _ENDING:
+            say(logging.INFO, "epoch.gone", event.failure.reason)
 
     async def _next_event(self) -> Event:
         try:
@@ -122,6 +130,7 @@ class Supervisor:
             case do.CommitEpoch():
                 self._commit(effect.epoch)
             case do.DrainEpoch():
+                say(logging.INFO, "epoch.draining", f"epoch {effect.epoch} drains")
                 self._stage.drain(effect.epoch, stopping=self._core.stopping)
             case do.EndEpoch():
                 self._stage.end(effect.epoch)
@@ -180,7 +189,9 @@ class Supervisor:
 
     def _forget_unused(self) -> None:
         known = {epoch.revision for epoch in self._core.epochs.values()}
-        known |= {each for each in (self._core.wanted, self._core.last_good, self._newest) if each is not None}
+        known |= {
+            each for each in (self._core.wish.wanted, self._core.wish.last_good, self._newest) if each is not None
+        }
         known |= {living.material.revision for living in self._stage.living.values()}
         self._storeroom.keep_only(known)
         self._programs.forget_unused({self._storeroom[each].program.binary.descriptor for each in known})

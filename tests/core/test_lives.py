@@ -12,6 +12,7 @@ from agent.core.events import Event, Failure, Sort
 from agent.core.policy import Policy, Restart
 from agent.core.reconciler import Reconciler
 from agent.core.revision import Revision
+from agent.core.wish import NEVER
 
 REVISIONS = [Revision(name, shape) for name in "abcd" for shape in "xy"]
 POLICY = Policy(start_timeout=10, drain_timeout=20, stop_timeout=8, end_timeout=2, hold_timeout=3, give_up=12)
@@ -139,7 +140,7 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def drains_are_capped_unless_it_is_urgent(self) -> None:
-        urgent = self.core._urgent_at is not None
+        urgent = self.core.wish.urgent_at < NEVER
         assert urgent or self.core.stopping or len(self.core.draining) <= POLICY.drains
 
     @invariant()
@@ -147,7 +148,8 @@ class World(RuleBasedStateMachine):
         """A start that is due either runs, has a time, or waits for a drain that itself has one."""
         if self.finished or self.core.stopping or self.core.candidate is not None:
             return
-        if self.core._due(self.now) is not None:
+        serving = self.core.serving.revision if self.core.serving else None
+        if self.core.wish.due(serving, self.now) is not None:
             assert self.core.deadline is not None
 
     @invariant()

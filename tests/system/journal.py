@@ -43,9 +43,10 @@ class Journal:
         """List the warnings and errors since the mark that contain `word`."""
         return [one for one in self.entries() if one.severity in GRAVE and word.lower() in one.text.lower()]
 
-    def tail(self, size: int = 6000) -> str:
-        """Return the end of the log, to show beside a failure."""
-        return self.path.read_bytes()[-size:].decode("utf-8", "replace") if self.path.exists() else ""
+    def tail(self, lines: int = 40) -> str:
+        """Return the last lines of the log, to show beside a failure."""
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
 
 
 def _entry(line: bytes) -> Entry | None:

@@ -192,15 +192,16 @@ def sockets_below(directory: Path) -> list[Path]:
 
 
 @contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Keep a process stopped (SIGSTOP), every thread of it, for as long as the context lasts."""
+def stopped(pid: int) -> Iterator[int]:
+    """Keep a process stopped (SIGSTOP), every thread of it, for as long as the context lasts; give its pid back."""
     os.kill(pid, signal.SIGSTOP)
     try:
         eventually(lambda: all_threads_stopped(pid), within=2, what=f"{pid} is stopped")
-        yield
+        yield pid
     finally:
         if alive(pid):
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def all_threads_stopped(pid: int) -> bool:

@@ -16,6 +16,7 @@ from tests.system.eventually import eventually, pass_time, throughout
 from tests.system.flight import land, launched
 from tests.system.layouts import IN_PLACE
 from tests.system.loads import Loads, Report
+from tests.system.room import stopped
 from tests.system.stand_ins import breakable
 
 
@@ -77,9 +78,9 @@ def test_five_crashes_a_second_apart_refuse_nobody(bed: Bed, loads: Loads) -> No
 
 
 def test_clients_queued_at_the_moment_of_a_crash_are_answered(bed: Bed) -> None:
-    os.kill(bed.serving_pid(), signal.SIGSTOP)
-    flights = launched(bed.tls, 200) + launched(bed.plain, 200)
-    kill_serving(bed)
+    with stopped(bed.serving_pid()):
+        flights = launched(bed.tls, 200) + launched(bed.plain, 200)
+        kill_serving(bed)
     land(flights, within=5)
     assert [str(flight.failure) for flight in flights if flight.failure] == []
 

@@ -218,3 +218,15 @@ def test_a_room_tells_of_shared_memory_left_in_it(envoy: Path) -> None:
     with pytest.raises(AssertionError, match=r"envoy_shared_memory_7"), open_room(patience=0.2) as room:
         room.spawn(["touch", "/dev/shm/envoy_shared_memory_7"], log=room.directory / "log").wait()
     assert not room.shm.exists()
+
+
+@pytest.mark.root
+def test_a_cell_with_a_read_only_root_can_write_where_it_may(room: Room) -> None:
+    inside = room.directory / "inside"
+    inside.mkdir()
+    words = f"touch {inside}/ok; touch {room.directory}/no; touch /dev/shm/ok; true"
+    cell = ["--read-only-except", str(inside)]
+    assert room.spawn(["sh", "-c", words], log=inside / "log", cell=cell).wait() == 0
+    assert (inside / "ok").exists()
+    assert (room.shm / "ok").exists()
+    assert not (room.directory / "no").exists()

@@ -17,7 +17,7 @@ from tests.system.certificates import serial
 from tests.system.eventually import eventually, throughout
 from tests.system.flight import land, launched
 from tests.system.loads import Loads, nothing_failed
-from tests.system.room import Room
+from tests.system.room import Room, stopped
 from tests.system.wire import Target
 
 PROGRAM = Path(__file__).with_name("control_plane.py")
@@ -107,9 +107,9 @@ def test_an_added_listener_survives_a_rotation_and_a_crash(
     load.more(200)
     nothing_failed(loads.finish())
     held(bed, lds.target)
-    os.kill(bed.serving_pid(), signal.SIGSTOP)
-    flights = launched(lds.target, 100)
-    os.kill(bed.serving_pid(), signal.SIGKILL)
+    with stopped(bed.serving_pid()) as pid:
+        flights = launched(lds.target, 100)
+        os.kill(pid, signal.SIGKILL)
     land(flights, within=5)
     assert [str(flight.failure) for flight in flights if flight.failure] == []
 

@@ -1,0 +1,88 @@
+"""What should run, as opposed to what does: which revision is wanted, which is known to be good, which is refused."""
+
+from dataclasses import dataclass
+
+from agent.core.policy import Policy
+from agent.core.revision import Revision
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The revision that a verdict keeps from being tried again, and why."""
+
+    revision: Revision
+    reason: str
+
+
+@dataclass(slots=True)
+class Wish:
+    """Times are monotonic seconds.
+
+    `tried` is what the last candidate ran from. Little of the served leaf's life is left from `urgent_at` on: then a
+    verdict no longer counts, and no drain is waited for. `waiting_since`: when the oldest unserved change was made.
+    """
+
+    policy: Policy
+    wanted: Revision | None = None
+    last_good: Revision | None = None
+    refused: Refused | None = None
+    tried: Revision | None = None
+    restart_asked: bool = False
+    urgent_at: float = NEVER
+    changed_at: float = -NEVER
+    waiting_since: float | None = None
+
+    def change(self, revision: Revision, at: float) -> None:
+        """The disk holds something else: what was refused is forgotten."""
+        self.wanted = revision
+        self.refused = None
+        self.changed_at = at
+        if self.waiting_since is None:
+            self.waiting_since = at
+
+    def ask(self) -> None:
+        """An operator asks for a new epoch, and for what was refused to be tried again."""
+        self.restart_asked = True
+        self.refused = None
+
+    def served(self, revision: Revision) -> None:
+        """A revision came to serve."""
+        self.last_good = revision
+        if revision == self.wanted:
+            self.waiting_since = None
+
+    def try_now(self, revision: Revision) -> None:
+        """A candidate starts from it."""
+        self.tried = revision
+        self.restart_asked = False
+
+    def is_urgent(self, at: float) -> bool:
+        """Whether the served leaf is about to end."""
+        return self.urgent_at <= at
+
+    def due(self, serving: Revision | None, at: float) -> Revision | None:
+        """What should be tried next while `serving` serves, or nothing does."""
+        wanted = None if self._is_refused(at) else self.wanted
+        if serving is None:
+            return self._due_while_down(wanted)
+        return wanted if self.restart_asked or wanted != serving else None
+
+    def _due_while_down(self, wanted: Revision | None) -> Revision | None:
+        """Last good first; where it just failed, what is wanted, in turn."""
+        if self.last_good is None or (wanted is not None and self.tried == self.last_good):
+            return wanted
+        return self.last_good
+
+    def _is_refused(self, at: float) -> bool:
+        return self.refused is not None and self.refused.revision == self.wanted and not self.is_urgent(at)
+
+    def reconsidered_at(self) -> float:
+        """When a verdict no longer keeps what is wanted from being tried."""
+        return NEVER if self.refused is None else self.urgent_at
+
+    def still_at(self, at: float) -> float:
+        """When the disk will have been still for long enough, or a change will have waited for that long enough."""
+        since = at if self.waiting_since is None else self.waiting_since
+        return min(self.changed_at + self.policy.quiet_timeout, since + self.policy.quiet_limit)

@@ -1,0 +1,71 @@
+"""How a test talks to a fake epoch: it runs as another process and is told what to do."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from agent.handoff.names import Names
+from tests.handoff.handmade import datagrams
+
+PROGRAM = Path(__file__).with_name("fake_epoch.py")
+PATIENCE = 10.0
+
+
+class Epoch:
+    """A running fake epoch."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    async def tell(self, *words: object) -> Any:  # noqa: ANN401  # JSON
+        """Have it do something; return what it answers."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(words).encode() + b"\n")
+        return await self.answer()
+
+    async def answer(self) -> Any:  # noqa: ANN401  # JSON
+        """Wait for a line of its."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            return json.loads(await self._process.stdout.readline())
+
+    async def send(self, role: str, body: bytes) -> None:
+        """Have it send a whole message to a role of the agent."""
+        await self.tell("send", role, *[datagram.hex() for datagram in datagrams(body)])
+
+    async def read(self, role: str) -> tuple[bytes, list[int]]:
+        """Have it receive one datagram; return its bytes and the inodes of what came with it."""
+        got = await self.tell("read", role)
+        assert got["flags"] == 0
+        return bytes.fromhex(got["data"]), got["inodes"]
+
+
+@asynccontextmanager
+async def fake_epoch(names: Names) -> AsyncIterator[Epoch]:
+    """Run an epoch with its sockets bound; it is killed at the end."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", str(PROGRAM), str(names.directory), str(names.base_id)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    epoch = Epoch(process)
+    try:
+        assert await epoch.answer() == "ready"
+        yield epoch
+    finally:
+        process.kill()
+        await process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+async def until(check: Callable[[], object]) -> None:
+    """Let the loop turn until something is so."""
+    async with asyncio.timeout(PATIENCE):
+        while not check():
+            await asyncio.sleep(0)
