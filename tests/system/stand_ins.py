@@ -24,8 +24,15 @@ def exits_at_once(path: Path) -> None:
 
 
 def never_ready(path: Path) -> None:
-    """Let `path` be a program that knows its version and then does nothing."""
-    script(path, 'case "$*" in *--hot-restart-version*) echo 11.104; exit;; esac; exec sleep 1000')
+    """Let `path` be a program that knows its versions and then does nothing."""
+    version = "*--version*) echo 'envoy  version: 0123abcd/1.40.0/Clean/RELEASE/BoringSSL'; exit;;"
+    handoff = "*--hot-restart-version*) echo 11.104; exit;;"
+    script(path, f'case "$*" in {handoff} {version} esac; exec sleep 1000')
+
+
+def never_answers(path: Path) -> None:
+    """Let `path` be a program that does nothing at all, not even tell its version."""
+    script(path, "exec sleep 1000")
 
 
 def breakable(path: Path, proxy: Path, broken: Path) -> None:

@@ -64,9 +64,9 @@ def test_bursts_of_clients_are_all_answered_across_a_rotation(bed: Bed, loads: L
     """The accept queues are never empty: what waits in them must not be lost."""
     loads.start("bursts", bed.plain, clients=400)
     loads.start("bursts", bed.tls, clients=50)
-    for _ in range(3):
-        loads.more(400)
+    for _ in range(2):
+        loads.more(200)
         bed.rotate()
         bed.served()
-    loads.more(400)
+    loads.more(200)
     nothing_failed(loads.finish(), at_least=400)

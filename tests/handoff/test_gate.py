@@ -1,0 +1,140 @@
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.core.errors import MachineError
+from agent.handoff import gate
+from agent.handoff.gate import Gate
+
+ROUTES = "/v3/discovery:routes"
+
+
+@asynccontextmanager
+async def standing(directory: Path, pid: int | None = None) -> AsyncIterator[tuple[Gate, list[str]]]:
+    knocks: list[str] = []
+    made = Gate(directory / "gate", lambda: knocks.append("knock"))
+    made.pid = os.getpid() if pid is None else pid
+    await made.shut(None)
+    try:
+        yield made, knocks
+    finally:
+        await made.close()
+    assert not made.path.exists()
+
+
+class Knocking:
+    """A connection to a gate, as Envoy's HTTP/1.1 client has it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def ask(self, target: str = ROUTES, body: bytes = b"{}") -> None:
+        head = f"POST {target} HTTP/1.1\r\nhost: agent_gate\r\ncontent-length: {len(body)}\r\n\r\n"
+        self.writer.write(head.encode() + body)
+        await self.writer.drain()
+
+    async def answer(self) -> tuple[int, bytes]:
+        async with asyncio.timeout(5):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = next(int(line.split(":")[1]) for line in head.splitlines() if line.startswith("content-length:"))
+            return int(head.split()[1]), await self.reader.readexactly(length)
+
+
+@asynccontextmanager
+async def knocking(at: Gate) -> AsyncIterator[Knocking]:
+    reader, writer = await asyncio.open_unix_connection(str(at.path))
+    try:
+        yield Knocking(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+async def test_a_candidate_waits_until_the_gate_opens(tmp_path: Path) -> None:
+    async with standing(tmp_path) as (shut, knocks), knocking(shut) as candidate:
+        await candidate.ask()
+        answer = asyncio.create_task(candidate.answer())
+        while not knocks:
+            await asyncio.sleep(0)
+        assert not answer.done()
+        shut.open()
+        status, body = await answer
+        assert status == 200
+        assert json.loads(body)["resources"] == [
+            {"@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration", "name": gate.NAME}
+        ]
+
+
+async def test_the_node_of_a_real_bootstrap_makes_a_request_of_77_kilobytes(tmp_path: Path) -> None:
+    """Envoy lists its extensions in each discovery request."""
+    async with standing(tmp_path) as (opened, _), knocking(opened) as candidate:
+        opened.open()
+        await candidate.ask(body=b"x" * 77_000)
+        assert (await candidate.answer())[0] == 200
+
+
+async def test_the_gate_stays_open_for_the_next_day_and_is_reached_once(tmp_path: Path) -> None:
+    async with standing(tmp_path) as (opened, knocks), knocking(opened) as candidate:
+        opened.open()
+        for _ in range(2):
+            await candidate.ask()
+            assert (await candidate.answer())[0] == 200
+        async with knocking(opened) as later:
+            await later.ask()
+            assert (await later.answer())[0] == 200
+        assert knocks == ["knock"]
+
+
+async def test_nobody_but_the_candidate_may_knock(tmp_path: Path) -> None:
+    async with standing(tmp_path, pid=1) as (shut, knocks):
+        async with knocking(shut) as stranger:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await stranger.ask()
+                await stranger.answer()
+        assert not knocks
+
+
+async def test_a_child_of_the_candidate_is_not_the_candidate(tmp_path: Path) -> None:
+    async with standing(tmp_path) as (shut, knocks):
+        code = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(1))"
+        ran = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-I", "-c", code, str(shut.path)], capture_output=True, check=False
+        )
+        assert ran.stdout.strip() == b"b''" or b"ConnectionResetError" in ran.stderr
+        assert not knocks
+
+
+async def test_another_question_is_not_found_and_opens_nothing(tmp_path: Path) -> None:
+    async with standing(tmp_path) as (shut, knocks), knocking(shut) as candidate:
+        await candidate.ask("/v3/discovery:clusters")
+        assert (await candidate.answer())[0] == 404
+        assert not knocks
+
+
+async def test_a_candidate_that_dies_at_the_gate_is_no_trouble(tmp_path: Path) -> None:
+    async with standing(tmp_path) as (shut, knocks):
+        async with knocking(shut) as candidate:
+            await candidate.ask()
+            while not knocks:
+                await asyncio.sleep(0)
+        shut.open()
+        async with knocking(shut) as candidate:
+            await candidate.ask()
+            assert (await candidate.answer())[0] == 200
+
+
+async def test_a_gate_that_was_never_shut_can_be_closed(tmp_path: Path) -> None:
+    await Gate(tmp_path / "gate", lambda: None).close()
+
+
+async def test_a_gate_without_a_place_is_a_machine_error(tmp_path: Path) -> None:
+    made = Gate(tmp_path / "nowhere" / "gate", lambda: None)
+    with pytest.raises(MachineError, match="cannot bind the gate"):
+        await made.shut(None)
+    await made.close()

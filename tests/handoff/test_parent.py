@@ -1,0 +1,155 @@
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from agent.core.errors import AddressHeld, ProtocolError
+from agent.handoff.names import Names
+from agent.handoff.parent import Parent, ParentEvents
+from agent.handoff.vault import Place
+from tests.handoff import handmade
+from tests.handoff.epochs import Epoch, fake_epoch, until
+from tests.handoff.handmade import framed, number, reply
+
+STARTED_AT = 1_700_000_000
+OURS = "tcp://127.0.0.1:80"
+HELD = "tcp://127.0.0.1:81"
+
+
+@dataclass
+class Scene:
+    """A parent, its epoch, and what the owner of the epoch heard."""
+
+    parent: Parent
+    epoch: Epoch
+    heard: list[object] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def scene(directory: Path, lent: int | None = None) -> AsyncIterator[Scene]:
+    names = Names(directory, 4)
+    heard: list[object] = []
+
+    def lend(place: Place) -> int | None:
+        if place.address == HELD:
+            raise AddressHeld("somebody has it")
+        return lent if place.address == OURS else None
+
+    events = ParentEvents(lend, lambda: heard.append("serves"), heard.append, heard.append)
+    parent = Parent(names, STARTED_AT, events)
+    try:
+        async with fake_epoch(names) as epoch:
+            parent.channel.pid = epoch.pid
+            yield Scene(parent, epoch, heard)
+    finally:
+        if not any(isinstance(each, ProtocolError) for each in heard):
+            parent.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        (handmade.SHUTDOWN_ADMIN, reply(2, number(1, STARTED_AT) + number(2, 1))),
+        (handmade.STATS, reply(3)),
+        (handmade.pass_listen_socket("tcp://127.0.0.1:9"), handmade.NO_SOCKET_REPLY),
+        (handmade.UNKNOWN_REQUEST, handmade.NOT_UNDERSTOOD),
+        (b"", handmade.NOT_UNDERSTOOD),
+        (handmade.SOCKET_REPLY, handmade.NOT_UNDERSTOOD),
+    ],
+    ids=["ShutdownAdmin", "Stats", "PassListenSocket", "a newer request", "empty", "a reply"],
+)
+async def test_every_request_that_waits_for_an_answer_gets_it(tmp_path: Path, asked: bytes, answer: bytes) -> None:
+    async with scene(tmp_path) as play:
+        await play.epoch.send("parent_0", asked)
+        assert await play.epoch.read("child_1") == (framed(answer), [])
+
+
+@pytest.mark.parametrize(
+    "said", [handmade.TEST_CONNECTION, handmade.TERMINATE, handmade.DRAIN_LISTENERS],
+    ids=["TestConnection", "Terminate", "DrainListeners"],
+)
+async def test_what_waits_for_no_answer_gets_none(tmp_path: Path, said: bytes) -> None:
+    async with scene(tmp_path) as play:
+        await play.epoch.send("parent_0", said)
+        await play.epoch.send("parent_0", handmade.STATS)
+        assert await play.epoch.read("child_1") == (framed(reply(3)), [])  # the first thing that came
+
+
+async def test_a_socket_is_lent_with_its_descriptor(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        async with scene(tmp_path, listening.fileno()) as play:
+            await play.epoch.send("parent_0", handmade.pass_listen_socket(OURS, 2))
+            data, inodes = await play.epoch.read("child_1")
+            assert data == framed(reply(1, number(1, listening.fileno())))
+            assert inodes == [os.fstat(listening.fileno()).st_ino]
+            assert play.parent.asked == {Place(OURS, worker=2)}
+            assert not play.parent.bound_itself
+
+
+async def test_what_the_epoch_must_bind_itself_is_remembered(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        await play.epoch.send("parent_0", handmade.pass_listen_socket("unix://@x", namespace="/run/netns/a"))
+        assert await play.epoch.read("child_1") == (framed(handmade.NO_SOCKET_REPLY), [])
+        assert play.parent.asked == play.parent.bound_itself == {Place("unix://@x", "/run/netns/a")}
+
+
+async def test_no_answer_where_somebody_else_listens_since_any_would_share_the_port(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        await play.epoch.send("parent_0", handmade.pass_listen_socket(HELD))
+        await until(lambda: play.heard)
+        assert isinstance(play.heard[0], AddressHeld)
+        await play.epoch.send("parent_0", handmade.STATS)
+        assert await play.epoch.read("child_1") == (framed(reply(3)), [])
+        assert play.parent.asked == {Place(HELD)}
+
+
+async def test_that_it_serves_is_heard_once(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        for _ in range(3):
+            await play.epoch.send("parent_0", handmade.DRAIN_LISTENERS)
+        await play.epoch.send("parent_0", handmade.STATS)
+        await play.epoch.read("child_1")
+        assert play.heard == ["serves"]
+
+
+async def test_a_descriptor_that_nobody_asked_for_is_closed(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        await play.epoch.tell("listen")
+        await play.epoch.tell("send_with", "parent_0", framed(handmade.STATS).hex(), 1)
+        assert await play.epoch.read("child_1") == (framed(reply(3)), [])
+
+
+async def test_a_hostile_epoch_loses_its_channel_and_its_owner_hears_why(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        await play.epoch.tell("send", "parent_0", "00ff")
+        await until(lambda: play.heard)
+        assert isinstance(play.heard[0], ProtocolError)
+
+
+async def test_the_parent_of_a_hostile_epoch_can_be_closed(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        await play.epoch.tell("send", "parent_0", "00ff")
+        await until(lambda: play.heard)
+        play.parent.close()
+
+
+async def test_an_epoch_that_vanished_with_a_question_open_harms_nobody(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        await play.epoch.send("parent_0", handmade.DRAIN_LISTENERS)
+        play.parent.names.epoch_as_child.unlink()
+        await play.epoch.send("parent_0", handmade.STATS)
+        await play.epoch.send("parent_0", handmade.DRAIN_LISTENERS)
+        await until(lambda: play.heard)
+        assert play.heard == ["serves"]
+
+
+async def test_requests_of_a_hundred_sockets_are_all_answered_in_order(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        for port in range(100, 200):
+            await play.epoch.send("parent_0", handmade.pass_listen_socket(f"tcp://127.0.0.1:{port}"))
+            assert await play.epoch.read("child_1") == (framed(handmade.NO_SOCKET_REPLY), [])
+        assert len(play.parent.asked) == 100
