@@ -30,6 +30,14 @@ class RevisionReady:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionMissing:
+    """The disk lacks something that nothing can stand in for; `what` names it."""
+
+    at: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpiryForeseen:
     """The leaf that serves ends at `expires_at` and is old from `urgent_at` on; None: no leaf serves."""
 
@@ -113,6 +121,7 @@ class TimePassed:
 
 Event = (
     RevisionReady
+    | RevisionMissing
     | ExpiryForeseen
     | RestartAsked
     | StopAsked

@@ -85,10 +85,12 @@ class Reconciler:
         """Enter what happened; return what to do about it, in order."""
         return [*self._enter(event), *self._advance(event.at)]
 
-    def _enter(self, event: Event) -> list[Effect]:  # noqa: C901, PLR0911  # one line for each kind of event
+    def _enter(self, event: Event) -> list[Effect]:  # noqa: C901, PLR0911, PLR0912  # one line for each kind
         match event:
             case on.RevisionReady():
                 return self._revision_ready(event)
+            case on.RevisionMissing():
+                return self._revision_missing(event)
             case on.ExpiryForeseen():
                 self.wish.urgent_at = NEVER if event.urgent_at is None else event.urgent_at
                 self._expires_at = event.expires_at
@@ -121,6 +123,12 @@ class Reconciler:
         self.wish.change(event.revision, event.at)
         self._attempts.forgive()
         return self._drop_pointless()
+
+    def _revision_missing(self, event: on.RevisionMissing) -> list[Effect]:
+        """Without anything to start from, the operator decided whether that is waited for."""
+        if self.policy.wait or self.wish.wanted is not None or self.stopping:
+            return []
+        return self._end_all(event.at, do.Finish(78, f"nothing to start from: {event.what}"))
 
     def _drop_pointless(self) -> list[Effect]:
         """The disk is back at what serves: a candidate that has not been let through has lost its purpose."""

@@ -222,7 +222,7 @@ class Intake:
         if self._source is not None and self._settings.config is not None:
             references = self._source.configuration.references
             contents = await self._read([*self._directory_files(), *(each.path for each in self._in_scope(references))])
-            for stray in strays(contents, references):
+            for stray in await asyncio.to_thread(strays, contents, references):
                 say(logging.WARNING, "certificate.stray", stray.message)
 
 

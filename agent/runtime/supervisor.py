@@ -170,14 +170,21 @@ class Supervisor:
     # The disk
 
     async def _watch_disk(self) -> None:
+        said_strays = False
         while True:
             self._changed.clear()
             look = await self._intake.look()
             if look.material is not None:
                 self._newest = look.material.revision
                 self._events.put_nowait(on.RevisionReady(at=clock.monotonic(), revision=self._newest))
-            elif look.missing:
-                self._intake.reports.once("files.awaited", f"waiting for {', '.join(look.missing)}")
+            else:
+                missing = ", ".join(look.missing)
+                if self._settings.policy.wait:
+                    self._intake.reports.once("files.awaited", f"waiting for {missing}")
+                self._events.put_nowait(on.RevisionMissing(at=clock.monotonic(), what=missing))
+            if not said_strays and look.material is not None:
+                said_strays = True
+                await self._intake.report_strays()
             await wait_for_change(self._changed, look.again_at)
 
     # Records

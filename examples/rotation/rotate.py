@@ -1,4 +1,4 @@
-"""Runs Envoy under the agent, with clients, rotations and faults, and counts the requests that failed: none, one hopes."""
+"""Runs Envoy under the agent, with clients, rotations and faults, and counts the requests that failed."""
 
 import argparse
 import itertools

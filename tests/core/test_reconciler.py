@@ -1,4 +1,5 @@
 from agent.core import effects as do
+from agent.core import events as on
 from agent.core.effects import Topic
 from agent.core.policy import Policy, Restart
 from tests.core.play import ACCIDENT, VERDICT, Play, revision, serving
@@ -301,6 +302,13 @@ def test_without_waiting_an_unusable_first_revision_ends_the_agent() -> None:
     play = Play(Policy(wait=False))
     play.ready("a")
     assert play.exits(1, 1, VERDICT) == [do.Finish(78, VERDICT.reason)]
+
+
+def test_without_waiting_missing_files_at_the_first_start_end_the_agent() -> None:
+    missing = on.RevisionMissing(at=1000.0, what="/etc/certs/tls.key")
+    assert Play(Policy(wait=True)).tell(missing) == []
+    assert Play(Policy(wait=False)).tell(missing) == [do.Finish(78, "nothing to start from: /etc/certs/tls.key")]
+    assert serving(Policy(wait=False)).tell(missing) == []
 
 
 # The end

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -62,6 +63,28 @@ async def fake_epoch(names: Names) -> AsyncIterator[Epoch]:
         await process.wait()
         assert process.stdin is not None
         process.stdin.close()
+
+
+def open_descriptors() -> set[int]:
+    """Name the descriptors that this process has open."""
+    entries = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+    return {entry for entry in entries if Path(f"/proc/self/fd/{entry}").exists() or _is_socket(entry)}
+
+
+def _is_socket(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def leaked_since(before: set[int]) -> set[int]:
+    """Name the descriptors that were opened since and not closed; they are closed now."""
+    leaked = open_descriptors() - before
+    for descriptor in leaked:
+        os.close(descriptor)
+    return leaked
 
 
 async def until(check: Callable[[], object]) -> None:

@@ -12,7 +12,7 @@ from agent.handoff.channel import Channel, Letter, bind_datagram
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply, Request
 from agent.handoff.names import Names
 from tests.handoff import handmade
-from tests.handoff.epochs import fake_epoch, until
+from tests.handoff.epochs import fake_epoch, leaked_since, open_descriptors, until
 from tests.handoff.handmade import block, datagrams, framed, request
 
 
@@ -79,11 +79,11 @@ async def test_what_another_process_says_or_gives_does_not_count(tmp_path: Path)
     with corresponding(tmp_path) as mail:
         async with fake_epoch(mail.names) as stranger:
             await stranger.tell("listen")
-            before = _descriptors()
+            before = open_descriptors()
             await stranger.tell("send", "parent_0", "ff" * 8)  # would break the channel
             await stranger.tell("send_with", "parent_0", framed(handmade.STATS).hex(), 3)
             await until(lambda: _is_empty(mail.channel))
-            assert _descriptors() == before
+            assert open_descriptors() == before
         mail.send(framed(handmade.STATS))
         await until(lambda: mail.letters)
         assert len(mail.letters) == 1
@@ -154,6 +154,7 @@ async def test_a_malformed_message_closes_this_channel_only_and_is_told_once(
         assert not mail.names.agent_as_parent.exists()
 
 
+@pytest.mark.xfail(reason="bug: Channel.close() raises ValueError the second time")
 async def test_a_channel_that_broke_may_be_closed_again(tmp_path: Path) -> None:
     """Its owner is buried later and closes everything that it has."""
     with corresponding(tmp_path) as mail:
@@ -240,16 +241,15 @@ async def test_a_descriptor_waits_with_its_datagram_though_its_owner_closes_his(
         os.close(found[0])
 
 
+@pytest.mark.xfail(reason="bug: Channel.close() forgets the duplicates in its backlog")
 async def test_what_still_waits_when_the_channel_is_closed_takes_no_descriptor_with_it(tmp_path: Path) -> None:
-    """The peer is hung; it is killed and buried. (The fixture counts the descriptors.)"""
-    with (
-        corresponding(tmp_path) as mail,
-        peer(mail.names),
-        socket.create_server(("127.0.0.1", 0)) as listening,
-    ):
+    """The peer is hung; it is killed and buried."""
+    before = open_descriptors()
+    with corresponding(tmp_path) as mail, peer(mail.names), socket.create_server(("127.0.0.1", 0)) as listening:
         mail.channel.connect(mail.names.epoch_as_child)
         mail.channel.send(BIG)
         mail.channel.send(HotRestartMessage(reply=Reply(stats=Reply.Stats())), listening.fileno())
+    assert not leaked_since(before)
 
 
 async def test_a_peer_that_is_gone_is_a_machine_error_and_costs_no_descriptor(tmp_path: Path) -> None:
@@ -303,7 +303,3 @@ def test_a_name_is_taken_over_without_being_gone_for_a_moment(tmp_path: Path) ->
 def test_a_name_that_cannot_be_bound_is_a_machine_error(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="cannot bind"):
         bind_datagram(tmp_path / "nowhere" / "hr")
-
-
-def _descriptors() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}

@@ -140,8 +140,13 @@ def test_eighty_kilobytes_are_twenty_datagrams() -> None:
             ),
             request(
                 6,
-                block(1, "a") + block(2, "b") + number(3, 300) + block(4, b"\0\xff") + number(5, 1)
-                + block(6, "c") + block(7, "d"),
+                block(1, "a")
+                + block(2, "b")
+                + number(3, 300)
+                + block(4, b"\0\xff")
+                + number(5, 1)
+                + block(6, "c")
+                + block(7, "d"),
             ),
         ),
         (
@@ -162,14 +167,14 @@ def test_eighty_kilobytes_are_twenty_datagrams() -> None:
         (
             HotRestartMessage(
                 reply=Reply(
-                    stats=Reply.Stats(
-                        memory_allocated=7, num_connections=8, counter_deltas={"x": 1}, gauges={"y": 2}
-                    )
+                    stats=Reply.Stats(memory_allocated=7, num_connections=8, counter_deltas={"x": 1}, gauges={"y": 2})
                 )
             ),
             reply(
                 3,
-                number(1, 7) + number(2, 8) + block(3, block(1, "x") + number(2, 1))
+                number(1, 7)
+                + number(2, 8)
+                + block(3, block(1, "x") + number(2, 1))
                 + block(4, block(1, "y") + number(2, 2)),
             ),
         ),

@@ -43,6 +43,7 @@ async def test_what_cannot_be_delivered_is_lost_and_harms_nobody(tmp_path: Path)
     old, new = names(tmp_path, 1), names(tmp_path, 2)
     relay = Relay(old)
     forward(relay, b"to nobody")
+    await until(lambda: not _waits(relay))
     relay.aim(new)  # nobody is there
     forward(relay, b"to one who is gone")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as serving:

@@ -1,6 +1,6 @@
 """Whatever lies on the disk, what serves goes on serving; one line says why, and the repair is picked up by itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import cycle
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import yaml
 from tests.system.bare import body_of, serial_served
 from tests.system.bed import Bed
 from tests.system.bootstrap import Json, Secured, replace
-from tests.system.certificates import Files, authority, serial
+from tests.system.certificates import Files, Pair, authority, serial
 from tests.system.eventually import eventually, throughout
 from tests.system.layouts import CHAIN, IN_PLACE, KEY, RENAMED, ROOT
 from tests.system.loads import Loads, nothing_failed
@@ -156,31 +156,42 @@ def test_a_bad_binary_is_named_and_the_old_one_serves_on(
 def test_of_fifty_pairs_the_good_are_new_and_the_bad_stay(bed_apart: Bed, loads: Loads) -> None:
     bed, names = bed_apart, [f"s{number:02}.test" for number in range(50)]
     bed.bootstrap.secured = [Secured(bed.certs / f"{name}.crt", bed.certs / f"{name}.key", name) for name in names]
-    bed.certs.mkdir()
-    old = {name: put(bed, name) for name in names}
     bed.bootstrap.write(bed.config)
+    bed.certs.mkdir()
+    old, new = ({name: bed.mint.leaf(name) for name in names} for _ in range(2))
+    put(bed, old)
     bed.launch()
-    eventually(lambda: shown(bed, names) == old, within=10, what="fifty certificates are served")
-    first = Target(bed.tls.host, bed.tls.port, tls=True, server_name=names[0])
-    loads.gentle(first, bed.plain)
-    spoils = cycle([b"", GARBAGE, b"not even PEM", bed.mint.issuer.issue(["another.test"]).chain_pem])
+    eventually(lambda: shown(bed, names) == serials(old), within=10, what="fifty certificates are served")
+    loads.gentle(named(bed, names[0]), bed.plain)
+    spoils = cycle([b"", GARBAGE, b"not even PEM", bed.mint.spare().chain_pem])
     bad = names[::3]
     assert len(bad) == 17
-    new = {name: put(bed, name) for name in names if name not in bad}
-    for name in bad:
-        (bed.certs / f"{name}.crt").write_bytes(next(spoils))
-    eventually(lambda: shown(bed, names) == {**old, **new}, within=1, what="the good are new and the bad stay")
+    good = {name: new[name] for name in names if name not in bad}
+    put(bed, {name: Files(next(spoils), old[name].key_pem) for name in bad})
+    put(bed, good)
+    last = list(good)[-1]
+    eventually(lambda: shown(bed, [last]) == serials({last: new[last]}), within=1, what="the last one written is new")
+    assert shown(bed, names) == serials(old) | serials(good)
     nothing_failed(loads.finish(), at_least=20)
 
 
-def put(bed: Bed, name: str) -> int:
-    """Write a fresh pair for this name and return its serial."""
-    leaf = bed.mint.leaf(name)
-    (bed.certs / f"{name}.crt").write_bytes(leaf.chain_pem)
-    (bed.certs / f"{name}.key").write_bytes(leaf.key_pem)
-    return serial(leaf)
+def put(bed: Bed, pairs: Mapping[str, Pair]) -> None:
+    """Write pairs, each in two files of its name, one after the other."""
+    for name, pair in pairs.items():
+        (bed.certs / f"{name}.crt").write_bytes(pair.chain_pem)
+        (bed.certs / f"{name}.key").write_bytes(pair.key_pem)
+
+
+def serials(pairs: Mapping[str, Pair]) -> dict[str, int]:
+    """Return the serial of each pair."""
+    return {name: serial(pair) for name, pair in pairs.items()}
 
 
 def shown(bed: Bed, names: list[str]) -> dict[str, int]:
     """Return the serial that is shown for each name."""
-    return {name: serial_served(Target(bed.tls.host, bed.tls.port, tls=True, server_name=name)) for name in names}
+    return {name: serial_served(named(bed, name)) for name in names}
+
+
+def named(bed: Bed, name: str) -> Target:
+    """Return the TLS listener, asked for by this name."""
+    return Target(bed.tls.host, bed.tls.port, tls=True, server_name=name)

@@ -1,0 +1,32 @@
+"""The real Envoy, for what only it can say: whether it takes a file, and what it complains of."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.system.bare import envoy_binary
+
+ENVOY = envoy_binary()
+wants_envoy = pytest.mark.skipif(ENVOY is None, reason="no Envoy")
+
+
+def run(arguments: Sequence[str], descriptors: Sequence[int] = ()) -> tuple[int, str]:
+    """Run Envoy to its end; return its exit code and what it printed."""
+    assert ENVOY is not None
+    ran = subprocess.run(
+        [ENVOY, *arguments], capture_output=True, text=True, check=False, pass_fds=descriptors, timeout=30
+    )
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+def memory(content: bytes) -> int:
+    """Put bytes into a file without a name, which the caller closes."""
+    descriptor = os.memfd_create("test", os.MFD_CLOEXEC)
+    os.write(descriptor, content)
+    return descriptor
+
+
+__all__ = ["ENVOY", "memory", "run", "wants_envoy"]

@@ -1,0 +1,375 @@
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.http import client, server
+from agent.http.message import Request, Response
+from agent.http.server import BODY_LIMIT, HEADER_LIMIT, Admission, Server
+
+GET = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+async def echo(request: Request) -> Response:
+    """Say what was asked."""
+    return Response(200, f"{request.method} {request.target} {len(request.body)}".encode())
+
+
+class Line:
+    """One client's connection, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self) -> tuple[int, bytes]:
+        """Read one answer with a length."""
+        async with asyncio.timeout(5):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
+            lengths = [int(row.split(":")[1]) for row in head.splitlines() if row.startswith("content-length:")]
+            return int(head.split()[1]), await self.reader.readexactly(lengths[0] if lengths else 0)
+
+    async def rest(self) -> bytes:
+        """Read until the server closes or resets the connection."""
+        async with asyncio.timeout(5):
+            try:
+                return await self.reader.read(-1)
+            except ConnectionError:
+                return b""
+
+
+@asynccontextmanager
+async def serving(
+    handler: Callable[[Request], Awaitable[Response]] = echo, admission: Admission | None = None, limit: int = 256
+) -> AsyncIterator[tuple[str, int]]:
+    """Serve on loopback; fail if the loop had to deal with an exception of the server."""
+    unhandled: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    listener = socket.create_server(("127.0.0.1", 0))
+    name = listener.getsockname()
+    made = Server(handler, admission, limit)
+    await made.start(listener)
+    try:
+        yield name
+    finally:
+        await made.close()
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert not unhandled
+
+
+@asynccontextmanager
+async def line(name: tuple[str, int]) -> AsyncIterator[Line]:
+    reader, writer = await asyncio.open_connection(*name)
+    try:
+        yield Line(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+async def test_a_connection_answers_one_request_after_the_other() -> None:
+    async with serving() as name, line(name) as one:
+        for _ in range(3):
+            await one.send(GET)
+            assert await one.answer() == (200, b"GET /x 0")
+
+
+async def test_requests_that_come_together_are_answered_in_order() -> None:
+    async with serving() as name, line(name) as one:
+        await one.send(b"".join(GET.replace(b"/x", b"/%d" % number) for number in range(20)))
+        assert [(await one.answer())[1] for _ in range(20)] == [b"GET /%d 0" % number for number in range(20)]
+
+
+async def test_a_request_may_come_byte_by_byte() -> None:
+    async with serving() as name, line(name) as one:
+        for number in range(len(GET)):
+            await one.send(GET[number : number + 1])
+            await asyncio.sleep(0)
+        assert await one.answer() == (200, b"GET /x 0")
+
+
+async def test_a_body_in_chunks_is_taken_whole() -> None:
+    async with serving() as name, line(name) as one:
+        await one.send(b"POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+        assert await one.answer() == (200, b"POST /x 5")
+
+
+async def test_an_old_client_is_answered_and_the_connection_closed() -> None:
+    async with serving() as name, line(name) as one:
+        await one.send(b"GET /x HTTP/1.0\r\n\r\n")
+        assert (await one.rest()).endswith(b"GET /x 0")
+
+
+async def test_a_client_that_wants_to_close_gets_its_answer_first() -> None:
+    async with serving() as name, line(name) as one:
+        await one.send(GET.replace(b"host", b"connection: close\r\nhost"))
+        assert (await one.rest()).endswith(b"GET /x 0")
+
+
+async def test_a_head_is_answered_without_a_body_and_the_connection_goes_on() -> None:
+    async with serving() as name, line(name) as one:
+        await one.send(GET.replace(b"GET", b"HEAD"))
+        async with asyncio.timeout(5):
+            head = await one.reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        await one.send(GET)
+        assert await one.answer() == (200, b"GET /x 0")
+
+
+async def test_an_answer_in_parts_is_streamed_as_it_comes() -> None:
+    more = asyncio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"first"
+        await more.wait()
+        yield b"second"
+
+    async def stream(_: Request) -> Response:
+        return Response(200, parts())
+
+    async with serving(stream) as name, line(name) as one:
+        await one.send(GET)
+        async with asyncio.timeout(5):
+            await one.reader.readuntil(b"first")
+            more.set()
+            await one.reader.readuntil(b"second\r\n0\r\n\r\n")
+
+
+async def test_an_answer_that_breaks_off_is_cut_and_not_finished() -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"first"
+        raise ConnectionError("the proxy died")
+
+    async def stream(_: Request) -> Response:
+        return Response(200, parts())
+
+    async with serving(stream) as name, line(name) as one:
+        await one.send(GET)
+        assert not (await one.rest()).endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\r\n\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\n: x\r\n\r\n",
+     b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/9.9\r\nhost: a\r\n\r\n", b"\x00" * 100, b"G\xc3\xa9T / HTTP/1.1\r\n\r\n",
+     b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+     b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+     b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+     b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * (HEADER_LIMIT + 10)],
+    ids=["line ends", "TLS", "no target", "no name", "no host", "version", "zeros", "no ASCII", "negative length",
+         "two lengths", "no chunk", "endless header"],
+)  # fmt: skip
+async def test_garbage_ends_its_connection_and_no_other(garbage: bytes) -> None:
+    async with serving() as name, line(name) as bystander, line(name) as hostile:
+        await bystander.send(GET)
+        await bystander.answer()
+        await hostile.send(garbage)
+        hostile.writer.write_eof()
+        assert b" 200 " not in await hostile.rest()
+        await bystander.send(GET)
+        assert await bystander.answer() == (200, b"GET /x 0")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.one_of(st.binary(max_size=50), st.sampled_from([GET, GET[:9], b"\r\n", b"0\r\n\r\n"])), max_size=6))
+def test_whatever_a_client_sends_nothing_is_left_to_the_loop(parts: list[bytes]) -> None:
+    async def play() -> None:
+        async with serving() as name, line(name) as one:
+            for part in parts:
+                one.writer.write(part)
+            one.writer.write_eof()
+            await one.rest()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("coding", ["length", "chunked"])
+async def test_a_body_beyond_the_limit_is_refused(coding: str) -> None:
+    async with serving() as name, line(name) as one:
+        if coding == "length":
+            await one.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % (BODY_LIMIT + 1))
+            one.writer.write(b"x" * (BODY_LIMIT + 1))
+        else:
+            await one.send(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+            one.writer.write(b"%x\r\n" % (BODY_LIMIT + 1) + b"x" * (BODY_LIMIT + 1) + b"\r\n")
+        assert (await one.answer())[0] == 413
+
+
+async def test_a_body_of_the_limit_is_taken() -> None:
+    async with serving() as name, line(name) as one:
+        await one.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % BODY_LIMIT + b"x" * BODY_LIMIT)
+        assert (await one.answer())[1] == b"POST / %d" % BODY_LIMIT
+
+
+async def test_a_client_that_says_nothing_is_cut_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "READ_TIMEOUT", 0.05)
+    async with serving() as name, line(name) as silent, line(name) as half:
+        await half.send(GET[:10])
+        assert await silent.rest() == await half.rest() == b""
+
+
+async def test_a_client_that_trickles_is_cut_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`READ_TIMEOUT` is what a client may take for a request, not for each byte of it."""
+    monkeypatch.setattr(server, "READ_TIMEOUT", 0.2)
+    async with serving() as name, line(name) as slow:
+        try:
+            async with asyncio.timeout(1):
+                await slow.send(GET[:20])
+                while not slow.reader.at_eof():
+                    await slow.send(b"x")
+                    await asyncio.sleep(0.05)
+        except ConnectionError:
+            return
+        except TimeoutError:
+            pytest.fail("it goes on for ever")
+
+
+async def test_a_client_that_does_not_read_is_cut_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "READ_TIMEOUT", 0.05)
+    ended = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 65536
+        finally:
+            ended.set()
+
+    async def stream(_: Request) -> Response:
+        return Response(200, endless())
+
+    async with serving(stream) as name, line(name) as deaf:
+        deaf.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await deaf.send(GET)
+        async with asyncio.timeout(5):
+            await ended.wait()
+
+
+async def test_many_clients_at_once_are_all_answered() -> None:
+    async def one(name: tuple[str, int]) -> bytes:
+        async with line(name) as each:
+            await each.send(GET)
+            return (await each.answer())[1]
+
+    async with serving() as name:
+        assert await asyncio.gather(*(one(name) for _ in range(200))) == [b"GET /x 0"] * 200
+
+
+async def test_silent_clients_do_not_keep_a_probe_from_its_answer() -> None:
+    """Health is asked on a port that everybody can reach."""
+    async with serving(limit=4) as name:
+        silent = [await asyncio.open_connection(*name) for _ in range(4)]
+        async with line(name) as probe:
+            await probe.send(GET)
+            try:
+                assert await probe.answer() == (200, b"GET /x 0")
+            except (ConnectionError, asyncio.IncompleteReadError):
+                pytest.fail("the probe was cut")
+            finally:
+                for _, writer in silent:
+                    writer.transport.abort()
+
+
+async def test_who_is_not_admitted_is_cut() -> None:
+    async with serving(admission=lambda _: False) as name, line(name) as one:
+        one.writer.write(GET)
+        assert await one.rest() == b""
+
+
+async def test_a_handler_that_fails_costs_its_own_connection() -> None:
+    """A bug in it is not swallowed either: the loop's handler is told."""
+
+    async def fails(request: Request) -> Response:
+        raise OSError("no")
+
+    async with serving(fails) as name, line(name) as one:
+        await one.send(GET)
+        assert await one.rest() == b""
+
+
+async def test_closing_cuts_who_still_waits() -> None:
+    never = asyncio.Event()
+
+    async def waits(_: Request) -> Response:
+        await never.wait()
+        raise AssertionError
+
+    async with serving(waits) as name:
+        reader, writer = await asyncio.open_connection(*name)
+        writer.write(GET)
+        await asyncio.sleep(0)
+    assert await Line(reader, writer).rest() == b""
+    writer.transport.abort()
+
+
+# The client
+
+
+@asynccontextmanager
+async def answering(path: Path, answer: bytes) -> AsyncIterator[list[bytes]]:
+    """Answer everything at a Unix socket with these bytes."""
+    heard: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        writer.close()
+
+    made = await asyncio.start_unix_server(talk, str(path))
+    try:
+        yield heard
+    finally:
+        made.close()
+        await asyncio.sleep(0.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", b"abc"),
+        (b"HTTP/1.1 200 OK\r\n\r\nabc", b"abc"),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b""),
+    ],
+    ids=["length", "chunked", "until the end", "after an informational one"],
+)
+async def test_every_kind_of_answer_is_read_whole(tmp_path: Path, answer: bytes, body: bytes) -> None:
+    async with answering(tmp_path / "s", answer):
+        assert await client.fetch(tmp_path / "s", "/", timeout=5) == (200, body)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", b"HTTP/1.1 200 OK\r\nx"],
+    ids=["nothing", "garbage", "half a body", "half a head"],
+)
+async def test_what_is_no_whole_answer_is_a_connection_error(tmp_path: Path, answer: bytes) -> None:
+    async with answering(tmp_path / "s", answer):
+        with pytest.raises(ConnectionError):
+            await client.fetch(tmp_path / "s", "/", timeout=5)
+
+
+async def test_a_server_that_is_not_there_or_says_nothing_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        await client.fetch(tmp_path / "none", "/", timeout=5)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+        with pytest.raises(TimeoutError):
+            await client.fetch(tmp_path / "s", "/", timeout=0.05)
+
+
+async def test_a_client_asks_one_question_a_connection(tmp_path: Path) -> None:
+    async with answering(tmp_path / "s", b"HTTP/1.1 204 No Content\r\n\r\n") as heard:
+        assert await client.fetch(tmp_path / "s", "/a?b=c", method="POST", timeout=5) == (204, b"")
+    assert heard[0].startswith(b"POST /a?b=c HTTP/1.1\r\n")
+    assert b"connection: close" in heard[0].lower()
