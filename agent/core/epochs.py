@@ -86,7 +86,6 @@ class Epoch:
     started_at: float
     state: State = State.STARTING
     pid: int | None = None
-    served_at: float | None = None
     deadline: float | None = None
 
     def take(self, step: Step) -> None:

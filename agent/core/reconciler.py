@@ -169,7 +169,7 @@ class Reconciler:
         epoch.take(Step.SERVE)
         if epoch.state is not State.SERVING:
             return []
-        epoch.served_at, epoch.deadline = at, None
+        epoch.deadline = None
         self.wish.served(epoch.revision)
         self.last_failure = None
         self._refuse_at = None

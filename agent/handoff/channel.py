@@ -20,7 +20,7 @@ from agent.handoff.hot_restart_pb2 import HotRestartMessage
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _MAX_DESCRIPTORS = 4  # one is expected; room for more shows a peer that sends too many
-_ANCILLARY = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
+ANCILLARY = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,8 @@ class Channel:
 
     def close(self) -> None:
         """Stop listening and remove the path; harmless when repeated."""
+        if self._is_closed:
+            return
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._receiver)
         self._receiver.close()
@@ -64,8 +66,12 @@ class Channel:
             loop.remove_writer(self._sender)
             self._sender.close()
             self._sender = None
-        self._backlog.clear()
+        self._drop_backlog()
         self.path.unlink(missing_ok=True)
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._receiver.fileno() == -1
 
     # Receiving
 
@@ -73,37 +79,37 @@ class Channel:
         while True:
             try:
                 data, ancillary, flags, _ = self._receiver.recvmsg(
-                    DATAGRAM_LIMIT + 1, _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+                    DATAGRAM_LIMIT + 1, ANCILLARY, socket.MSG_CMSG_CLOEXEC
                 )
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 self._fail(ProtocolError(f"cannot receive at {self.path}: {error.strerror}"))
                 return
-            pid, descriptors = _open_envelope(ancillary)
+            pid, descriptors = open_envelope(ancillary)
             try:
                 self._take(data, flags, pid, descriptors)
             except ProtocolError as error:
                 self._fail(error)
                 return
-            if self._receiver.fileno() == -1:
+            if self._is_closed:
                 return  # whoever took the letter closed the channel
 
     def _take(self, data: bytes, flags: int, pid: int | None, descriptors: list[int]) -> None:
         if pid != self.pid:
-            _close_all(descriptors)  # not our epoch: nothing it says or gives counts
+            close_all(descriptors)  # not our epoch: nothing it says or gives counts
             return
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > 1:
-            _close_all(descriptors)
+            close_all(descriptors)
             message = f"cannot read a message at {self.path}: it is truncated or brings {len(descriptors)} descriptors"
             raise ProtocolError(message)
         try:
             message_or_none = self._assembler.feed(data)
         except ProtocolError:
-            _close_all(descriptors)
+            close_all(descriptors)
             raise
         if message_or_none is None:
-            _close_all(descriptors)
+            close_all(descriptors)
             return
         self._on_letter(Letter(message_or_none, descriptors[0] if descriptors else None))
 
@@ -117,6 +123,9 @@ class Channel:
         """Fix the peer now: later sends work even if its name is gone. Raises `MachineError` if nobody is there."""
         if self._sender is not None:
             return
+        if self._is_closed:
+            message = f"cannot reach {peer}: the channel to it is closed"
+            raise MachineError(message)
         sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             sender.connect(str(peer))
@@ -163,7 +172,7 @@ class Channel:
             self._flush()
 
     def _drop_backlog(self) -> None:
-        _close_all([descriptor for _, descriptor in self._backlog if descriptor is not None])
+        close_all([descriptor for _, descriptor in self._backlog if descriptor is not None])
         self._backlog.clear()
 
 
@@ -192,7 +201,7 @@ def _send_datagram(sender: socket.socket, datagram: bytes, descriptor: int | Non
     sender.sendmsg([datagram], ancillary)
 
 
-def _open_envelope(ancillary: list[tuple[int, int, bytes]]) -> tuple[int | None, list[int]]:
+def open_envelope(ancillary: list[tuple[int, int, bytes]]) -> tuple[int | None, list[int]]:
     """Return the sender's pid and the descriptors it sent."""
     pid: int | None = None
     descriptors = array.array("i")
@@ -206,6 +215,7 @@ def _open_envelope(ancillary: list[tuple[int, int, bytes]]) -> tuple[int | None,
     return pid, list(descriptors)
 
 
-def _close_all(descriptors: list[int]) -> None:
+def close_all(descriptors: list[int]) -> None:
+    """Close descriptors that nobody wants."""
     for descriptor in descriptors:
         os.close(descriptor)

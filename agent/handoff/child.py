@@ -43,10 +43,11 @@ class Child:
                 self._send(Request(pass_listen_socket=_request(place)))
                 return await asyncio.wait_for(self._answer, timeout)
             except TimeoutError as error:
-                self._late += 1
                 message = f"cannot get the socket of {place}: no answer within {timeout:g} s"
                 raise MachineError(message) from error
             finally:
+                if self._answer.cancelled():
+                    self._late += 1  # given up on, by the timeout or by whoever asked; it may still come
                 self._answer = None
 
     def drain_listeners(self) -> None:

@@ -50,11 +50,6 @@ class Names:
         return self._path("child", 1)
 
     @property
-    def udp_agent_as_parent(self) -> Path:
-        """Where the agent's forwarded datagrams come from."""
-        return self._path("udp_parent", 0)
-
-    @property
     def udp_agent_as_child(self) -> Path:
         """Where the epoch forwards datagrams that it cannot use any more."""
         return self._path("udp_child", 2)

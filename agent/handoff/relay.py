@@ -6,10 +6,11 @@ terminated. The datagrams are passed on as they are, in order, since each messag
 
 import asyncio
 import contextlib
+import os
 import socket
 from pathlib import Path
 
-from agent.handoff.channel import bind_datagram
+from agent.handoff.channel import ANCILLARY, bind_datagram, close_all, open_envelope
 from agent.handoff.framing import DATAGRAM_LIMIT
 from agent.handoff.names import Names
 
@@ -19,11 +20,16 @@ class Relay:
 
     def __init__(self, names: Names) -> None:
         self.path = names.udp_agent_as_child
+        self.pid: int | None = None  # whose datagrams are passed on
         self._receiver = bind_datagram(self.path)
         self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.relayed = 0  # datagrams passed on
         self._target: Path | None = None
-        self.relayed = 0
         asyncio.get_running_loop().add_reader(self._receiver, self._pass_on)
+
+    def hand_to(self, uid: int, gid: int) -> None:
+        """Let the proxy's user write here."""
+        os.chown(self.path, uid, gid)
 
     def aim(self, target: Names) -> None:
         """Send to this epoch from now on."""
@@ -39,8 +45,10 @@ class Relay:
     def _pass_on(self) -> None:
         with contextlib.suppress(BlockingIOError, InterruptedError):
             while True:
-                data = self._receiver.recv(DATAGRAM_LIMIT)
-                if self._target is None:
+                data, ancillary, _, _ = self._receiver.recvmsg(DATAGRAM_LIMIT, ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+                pid, descriptors = open_envelope(ancillary)
+                close_all(descriptors)
+                if self._target is None or pid != self.pid:
                     continue
                 with contextlib.suppress(OSError):  # a datagram that cannot be delivered is a lost datagram
                     self._sender.sendto(data, str(self._target))

@@ -18,6 +18,7 @@ KNOWN_MAJOR = 11
 _HEADER = struct.Struct("=QQ")
 _FLAGS_SIZE = 8
 _KIND_OFFSET = 16  # of __kind in a glibc pthread_mutex_t
+_SMALLEST, _LARGEST = 24 + 2 * 20, 4096  # a header, flags and two mutexes of at least their kind; a page
 _SHARED_AND_ROBUST = 0x90  # PTHREAD_MUTEX_PSHARED_BIT 0x80 | PTHREAD_MUTEX_ROBUST_NORMAL_NP 0x10
 
 
@@ -36,6 +37,9 @@ class HotRestartVersion:
             message = f"cannot hand sockets over to this proxy: --hot-restart-version printed {text.strip()!r}, not N.N"
             raise BadInput(message)
         version = cls(int(match[1]), int(match[2]))
+        if not _SMALLEST <= version.size <= _LARGEST or version.size % 2:
+            message = f"cannot hand sockets over to this proxy: a shared memory of {version.size} bytes makes no sense"
+            raise BadInput(message)
         if version.major != KNOWN_MAJOR:
             message = f"cannot hand sockets over to this proxy: it speaks version {version}, the agent {KNOWN_MAJOR}"
             raise BadInput(message)

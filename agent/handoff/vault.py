@@ -6,6 +6,7 @@ clients on every duplicate until somebody listens again. A duplicate that nobody
 the serving epoch has given up is let go at once.
 """
 
+import contextlib
 import os
 import socket
 from collections import defaultdict
@@ -37,7 +38,6 @@ class Vault:
 
     def __init__(self) -> None:
         self._sockets: dict[Place, socket.socket] = {}
-        self.refusing = False
 
     def __contains__(self, place: Place) -> bool:
         return place in self._sockets
@@ -81,11 +81,18 @@ class Vault:
             self.let_go(place)
 
     def refuse(self) -> None:
-        """Refuse clients and reset those that wait. A proxy that listens on the same socket again ends this."""
-        self.refusing = True
-        for held in self._sockets.values():
-            if held.type == socket.SOCK_STREAM:
-                held.shutdown(socket.SHUT_RD)
+        """Refuse clients and reset those that wait.
+
+        A proxy that listens on the same TCP socket again ends this. A Unix socket never recovers from it, so it is
+        let go: its path refuses clients until a proxy binds it anew.
+        """
+        for place in self.places():
+            held = self._sockets[place]
+            if held.family == socket.AF_UNIX:
+                self.let_go(place)
+            elif held.type == socket.SOCK_STREAM:
+                with contextlib.suppress(OSError):  # it never listened, or refuses already
+                    held.shutdown(socket.SHUT_RD)
 
     def queued(self, place: Place) -> int:
         """How many clients wait in the accept queue of a TCP place; 0 where that cannot be told."""

@@ -1,6 +1,5 @@
 """One living epoch: its process, and everything that was made for it and goes with it."""
 
-import os
 import secrets
 import signal
 from collections.abc import Callable, Mapping
@@ -111,6 +110,8 @@ class Living:
         arguments = envoy.launch(self.names, copy, extra, number, self.material.configuration)
         self.process = Process(self._command(arguments), lambda code: tell.exited(number, code))
         self.parent.channel.pid = self.child.channel.pid = self.gate.pid = self.process.pid
+        if self.relay is not None:
+            self.relay.pid = self.process.pid
         return self.process.pid
 
     def _share_sockets(self) -> None:
@@ -118,10 +119,10 @@ class Living:
         assert self.parent is not None
         assert self.child is not None
         if self._owner is not None:
-            for path in (self.parent.channel.path, self.child.channel.path):
-                os.chown(path, *self._owner)
+            self.parent.channel.hand_to(*self._owner)
+            self.child.channel.hand_to(*self._owner)
             if self.relay is not None:
-                os.chown(self.relay.path, *self._owner)
+                self.relay.hand_to(*self._owner)
 
     def _write_copy(self, name: str) -> tuple[Path, str | None]:
         main, extra = self.material.copies.fill(str(self._home), self.number, self.material.descriptors)

@@ -77,7 +77,6 @@ class Ports:
             await self.follow(epoch)
 
     def _adopt_bound(self, epoch: Living) -> None:
-        self.vault.refusing = False
         for place in self._bound.places():
             if place in epoch.asked:
                 self.vault.keep(place, os.dup(self._bound.lend(place) or 0))
