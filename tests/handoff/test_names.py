@@ -15,7 +15,6 @@ def test_the_names_are_those_of_restart_epoch_1_and_its_neighbours() -> None:
     assert names.epoch_as_parent == Path("/run/a/7/hr_parent_121")
     assert names.epoch_as_child == Path("/run/a/7/hr_child_121")
     assert names.agent_as_child == Path("/run/a/7/hr_child_122")
-    assert names.udp_agent_as_parent == Path("/run/a/7/hr_udp_parent_120")
     assert names.udp_epoch_as_child == Path("/run/a/7/hr_udp_child_121")
     assert names.udp_agent_as_child == Path("/run/a/7/hr_udp_child_122")
 
@@ -57,7 +56,7 @@ def test_in_the_longest_directory_every_socket_of_the_largest_epoch_can_be_bound
     home = run_directory / str(2**32 - 1)
     home.mkdir(parents=True)
     names = Names(home, BASE_ID_LIMIT)
-    for path in (names.agent_as_parent, names.agent_as_child, names.udp_agent_as_child, names.udp_agent_as_parent):
+    for path in (names.agent_as_parent, names.agent_as_child, names.udp_agent_as_child):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as proxys:
             proxys.bind(str(path))
     for path in (names.agent_as_parent, names.agent_as_child, names.udp_agent_as_child):

@@ -1,3 +1,4 @@
+import os
 import socket
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def forward(relay: Relay, *parts: bytes) -> None:
 async def test_what_the_draining_epoch_forwards_reaches_the_serving_one_unchanged(tmp_path: Path) -> None:
     old, new = names(tmp_path, 1), names(tmp_path, 2)
     relay = Relay(old)
+    relay.pid = os.getpid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as serving:
         serving.settimeout(5)
         serving.bind(str(new.udp_epoch_as_child))
@@ -42,6 +44,7 @@ async def test_what_the_draining_epoch_forwards_reaches_the_serving_one_unchange
 async def test_what_cannot_be_delivered_is_lost_and_harms_nobody(tmp_path: Path) -> None:
     old, new = names(tmp_path, 1), names(tmp_path, 2)
     relay = Relay(old)
+    relay.pid = os.getpid()
     forward(relay, b"to nobody")
     await until(lambda: not _waits(relay))
     relay.aim(new)  # nobody is there
@@ -59,6 +62,7 @@ async def test_what_cannot_be_delivered_is_lost_and_harms_nobody(tmp_path: Path)
 async def test_an_epoch_that_does_not_read_costs_datagrams_and_no_time(tmp_path: Path) -> None:
     old, new = names(tmp_path, 1), names(tmp_path, 2)
     relay = Relay(old)
+    relay.pid = os.getpid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hung:
         hung.bind(str(new.udp_epoch_as_child))
         relay.aim(new)

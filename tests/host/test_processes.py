@@ -1,0 +1,183 @@
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from agent.core.errors import MachineError, UsageError
+from agent.host.processes import Command, Process, User, clean_environment, describe_exit, has_socket, run
+from tests.host.conftest import NOBODY
+
+SHELL = Path("/bin/sh")
+
+
+@pytest.fixture
+def shell() -> Iterator[int]:
+    descriptor = os.open(SHELL, os.O_RDONLY | os.O_CLOEXEC)
+    yield descriptor
+    os.close(descriptor)
+
+
+def command(shell: int, script: str, **more: object) -> Command:
+    return Command(shell, ["sh", "-c", script], **more)  # type: ignore[arg-type]
+
+
+async def end_of(made: Command) -> int:
+    """Run a command to its end; return its code."""
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    Process(made, ended.set_result)
+    return await asyncio.wait_for(ended, 10)
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -9), ("kill -15 $$", -15)])
+async def test_the_exit_is_told_once_with_its_code(shell: int, script: str, code: int) -> None:
+    codes: list[int] = []
+    done = asyncio.Event()
+
+    def heard(each: int) -> None:
+        codes.append(each)
+        done.set()
+
+    process = Process(command(shell, script), heard)
+    await asyncio.wait_for(done.wait(), 10)
+    process.signal(signal.SIGKILL)  # harmless: it is dead
+    assert codes == [code]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(process.pid, os.WNOHANG)
+
+
+async def test_a_signal_reaches_the_process_and_no_other_of_that_number(shell: int) -> None:
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    process = Process(command(shell, "exec sleep 1000"), ended.set_result)
+    process.signal(signal.SIGTERM)
+    assert await asyncio.wait_for(ended, 10) == -signal.SIGTERM
+    process.signal(signal.SIGTERM)
+
+
+async def test_it_has_a_group_of_its_own_so_that_ctrl_c_is_the_agents(shell: int) -> None:
+    code, output = await run(command(shell, "cut -d' ' -f5 /proc/$$/stat; echo $$"), 10)
+    group, pid = output.split()
+    assert (code, group) == (0, pid)
+    assert int(group) != os.getpgrp()
+
+
+async def test_it_inherits_the_descriptors_that_are_named_and_no_other(shell: int) -> None:
+    kept, other = os.memfd_create("kept"), os.memfd_create("other")  # the agent's own are CLOEXEC; these even more so
+    os.set_inheritable(other, True)
+    code, output = await run(command(shell, "ls /proc/$$/fd", descriptors=[kept]), 10)
+    os.close(kept)
+    os.close(other)
+    found = {int(word) for word in output.split()}
+    assert code == 0
+    assert {0, 1, 2, kept, shell} <= found
+    assert other not in found
+
+
+async def test_its_environment_has_nothing_that_is_meant_for_the_agent(
+    shell: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "AGENT_CERTS", "KEPT"):
+        monkeypatch.setenv(name, "x")
+    _, output = await run(command(shell, "env", environment={"ADDED": "y"}), 10)
+    names = {row.partition("=")[0] for row in output.splitlines()}
+    assert {"KEPT", "ADDED"} <= names
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "AGENT_CERTS"} & names
+    assert "KEPT" in clean_environment()
+
+
+async def test_nothing_can_be_typed_at_it(shell: int) -> None:
+    assert await run(command(shell, "read x; echo $?"), 10) == (0, "1\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
+async def test_it_runs_as_another_user_with_no_group_of_ours(shell: int) -> None:
+    _, output = await run(command(shell, "id -u; id -g; id -G", user=User(NOBODY, NOBODY)), 10)
+    assert output.split() == [str(NOBODY)] * 3
+
+
+async def test_a_script_runs_through_its_descriptor_with_its_file_gone(tmp_path: Path) -> None:
+    script = tmp_path / "proxy"
+    script.write_text("#!/bin/sh\necho $1\n")
+    script.chmod(0o755)
+    descriptor = os.open(script, os.O_RDONLY | os.O_CLOEXEC)
+    script.unlink()
+    assert await run(Command(descriptor, ["proxy", "hello"]), 10) == (0, "hello\n")
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("content", [b"", b"#!/no/such/interpreter\n", b"\x7fELF garbage"])
+async def test_what_cannot_be_executed_is_a_machine_error(tmp_path: Path, content: bytes) -> None:
+    program = tmp_path / "proxy"
+    program.write_bytes(content)
+    program.chmod(0o755)
+    descriptor = os.open(program, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with pytest.raises(MachineError, match="cannot start proxy"):
+            await run(Command(descriptor, ["proxy"]), 10)
+    finally:
+        os.close(descriptor)
+
+
+async def test_both_outputs_of_a_short_command_are_returned(shell: int) -> None:
+    assert await run(command(shell, "echo out; echo err >&2; exit 7"), 10) == (7, "out\nerr\n")
+
+
+async def test_much_output_blocks_nobody_and_is_cut(shell: int) -> None:
+    code, output = await run(command(shell, "head -c 3000000 /dev/zero | tr '\\0' x"), 10)
+    assert code == 0
+    assert len(output) == 1 << 20
+
+
+async def test_output_that_is_no_text_is_returned_all_the_same(shell: int) -> None:
+    assert (await run(command(shell, r"printf '\377a'"), 10))[1] == "\N{REPLACEMENT CHARACTER}a"
+
+
+async def test_a_command_that_does_not_end_is_killed_and_named(shell: int, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    with pytest.raises(MachineError, match=r"cannot wait for sh -c: it did not end within 0.1 s"):
+        await run(command(shell, f"echo $$ > {pid}; exec sleep 1000"), 0.1)
+    for _ in range(1000):
+        await asyncio.sleep(0.001)
+        if pid.exists() and not Path(f"/proc/{pid.read_text().strip()}").exists():
+            return
+    pytest.fail("it still runs")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(0, "exited with 0"), (1, "exited with 1"), (-9, "was killed by SIGKILL"), (-99, "was killed by signal 99")],
+)
+def test_an_exit_is_told_in_words(code: int, words: str) -> None:
+    assert describe_exit(code) == words
+
+
+def test_users_are_known_by_name_and_by_number() -> None:
+    assert User.named("root") == User.named("0") == User(0, 0)
+    assert User(1, 2).owner == (1, 2)
+    with pytest.raises(UsageError, match="there is no such user"):
+        User.named("nobody-of-that-name")
+    with pytest.raises(UsageError, match="there is no such user"):
+        User.named("4294967294")
+
+
+@pytest.mark.parametrize("name", ["99999999999999999999", "²"])
+def test_a_number_that_is_none_is_no_user(name: str) -> None:
+    with pytest.raises(UsageError, match="there is no such user"):
+        User.named(name)
+
+
+def test_a_process_is_seen_to_have_a_socket_or_not() -> None:
+    with socket.socket() as one:
+        inode = os.fstat(one.fileno()).st_ino
+        assert has_socket(os.getpid(), [inode, 1]) is True
+    assert has_socket(os.getpid(), [inode]) is False
+    assert has_socket(os.getpid(), []) is False
+    assert has_socket(2**22 + 1, [inode]) is None
+
+
+async def test_many_deaths_at_once_are_all_told(shell: int) -> None:
+    codes: Sequence[int] = await asyncio.gather(*(end_of(command(shell, f"exit {number}")) for number in range(20)))
+    assert codes == list(range(20))

@@ -1,0 +1,170 @@
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.core.errors import AddressHeld, MachineError, UsageError
+from agent.host.sockets import Endpoint, bind_for_proxy, check_free, find_holder, listen, may_bind_for_others
+
+STRANGER = """
+import socket, sys
+with socket.create_server((sys.argv[1], int(sys.argv[2])), reuse_port=True) as made:
+    print(made.getsockname()[1], flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def stranger(host: str = "127.0.0.1", port: int = 0) -> Iterator[tuple[int, int]]:
+    """Have another process listen, with reuse_port; give its pid and its port."""
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", STRANGER, host, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        yield process.pid, int(process.stdout.readline())
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("address", "endpoint", "text"),
+    [
+        ("tcp://1.2.3.4:5", Endpoint("1.2.3.4", 5), "1.2.3.4:5"),
+        ("udp://[::]:5", Endpoint("::", 5), "[::]:5"),
+        ("tcp://localhost:0", Endpoint("localhost", 0), "localhost:0"),
+        ("unix:///run/x", Endpoint(path="/run/x"), "/run/x"),
+        ("unix://@x", Endpoint(path="@x"), "@x"),
+    ],
+)
+def test_an_address_is_read(address: str, endpoint: Endpoint, text: str) -> None:
+    assert Endpoint.parse(address) == endpoint
+    assert str(endpoint) == text
+
+
+@pytest.mark.parametrize("address", ["tcp://", "tcp://a", "tcp://a:b", "tcp://a:70000", "tcp://:80", "tcp://[::]", "x"])
+def test_what_is_no_address_is_a_usage_error(address: str) -> None:
+    with pytest.raises(UsageError, match="cannot use the address"):
+        Endpoint.parse(address)
+
+
+def test_an_abstract_name_begins_with_a_zero() -> None:
+    assert Endpoint(path="@x").name == "\0x"
+    assert Endpoint("::1", 5).family == socket.AF_INET6
+
+
+def test_the_agent_listens() -> None:
+    with listen(Endpoint("127.0.0.1", 0)) as made:
+        socket.create_connection(made.getsockname()).close()
+        assert not made.get_inheritable()
+
+
+def test_a_held_port_is_named_with_its_holder() -> None:
+    with stranger() as (pid, port), pytest.raises(AddressHeld, match=rf"127.0.0.1:{port}: .*\(pid {pid}\)"):
+        listen(Endpoint("127.0.0.1", port))
+
+
+def test_an_address_that_is_not_ours_is_a_machine_error() -> None:
+    with pytest.raises(MachineError, match="annot assign requested address"):
+        listen(Endpoint("192.0.2.1", 0))
+
+
+def test_a_socket_that_nobody_listens_on_any_more_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with listen(Endpoint(path=str(path))) as made, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        assert made.family == socket.AF_UNIX
+
+
+def test_a_socket_that_somebody_listens_on_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with listen(Endpoint(path=str(path))), pytest.raises(MachineError, match="in use"):
+        listen(Endpoint(path=str(path)))
+
+
+def test_a_file_in_the_place_of_a_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("precious")
+    with pytest.raises(MachineError, match="in use"):
+        listen(Endpoint(path=str(path)))
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_socket_for_the_proxy_does_not_block_and_does_not_listen(host: str) -> None:
+    """O_NONBLOCK is shared: a blocking one hangs the proxy's worker in accept."""
+    with bind_for_proxy(Endpoint(host, 0), reuse_port=True, dual_stack=False) as made:
+        assert not os.get_blocking(made.fileno())
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+        assert not made.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        made.listen()
+
+
+@pytest.mark.parametrize("dual_stack", [False, True])
+def test_both_families_share_a_socket_only_where_the_operator_wants_it(dual_stack: bool) -> None:
+    with bind_for_proxy(Endpoint("::", 0), reuse_port=False, dual_stack=dual_stack) as made:
+        assert bool(made.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)) is not dual_stack
+        assert not made.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+
+
+# Strangers
+
+
+def test_a_stranger_is_found_though_he_would_share_the_port() -> None:
+    with stranger() as (pid, port):
+        with pytest.raises(AddressHeld, match=rf"\(pid {pid}\) already does; stop it or choose another address"):
+            check_free(Endpoint("127.0.0.1", port), ours=[os.getpid()])
+        check_free(Endpoint("127.0.0.1", port), ours=[pid])
+
+
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
+def test_a_stranger_on_every_address_holds_each(wildcard: str) -> None:
+    with stranger(wildcard if wildcard == "0.0.0.0" else "0.0.0.0") as (_, port), pytest.raises(AddressHeld):
+        check_free(Endpoint("127.0.0.1", port), ours=[])
+
+
+def test_a_free_port_is_free_though_old_connections_linger() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        name = made.getsockname()
+        with socket.create_connection(name):
+            made.accept()[0].close()
+    check_free(Endpoint(*name), ours=[])
+
+
+def test_a_stranger_at_the_same_port_of_another_address_holds_nothing() -> None:
+    with stranger("127.0.0.2") as (_, port):
+        check_free(Endpoint("127.0.0.1", port), ours=[])
+
+
+@pytest.mark.parametrize("ours", ["127.0.0.1", "127.0.0.3"])
+def test_an_epoch_at_the_same_port_of_another_address_does_not_hide_the_stranger(ours: str) -> None:
+    """Both sides of the stranger's address, since the order in which the kernel tells them decides."""
+    with stranger("127.0.0.2") as (pid, port), socket.create_server((ours, port)):
+        with pytest.raises(AddressHeld, match=f"pid {pid}"):
+            check_free(Endpoint("127.0.0.2", port), ours=[os.getpid()])
+
+
+@pytest.mark.xfail(reason="bug: EADDRNOTAVAIL is taken for a holder, so a freebind listener never starts")
+def test_an_address_that_the_machine_does_not_have_yet_is_held_by_nobody() -> None:
+    """The proxy may bind it all the same: `freebind`, `transparent`; if not, its own complaint is the true one."""
+    check_free(Endpoint("192.0.2.1", 1), ours=[])
+
+
+def test_nobody_listens_on_a_port_that_nobody_listens_on() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        assert find_holder(Endpoint("127.0.0.1", bound.getsockname()[1])) is None
+
+
+def test_low_ports_are_bound_for_others_by_root_only() -> None:
+    low = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    assert not may_bind_for_others(0)
+    assert not may_bind_for_others(low)
+    if low > 1:
+        assert may_bind_for_others(low - 1) is (os.geteuid() == 0)

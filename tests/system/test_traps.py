@@ -1,0 +1,412 @@
+"""Every trap of the two facts files, and the test that shows that it does not bite.
+
+A name without a path is a test of this file; `handoff/`, `dialects/` and so on are packages of `tests/`.
+
+envoy-hot-restart.md
+
+| § | trap | shown by |
+|---|---|---|
+| 1 | abstract names are open to every user; names without protection are stolen | path sockets in 0700: `handoff/test_names`, `host/test_run_directory`; only the epoch's pid counts: `handoff/test_channel` |
+| 1 | `base_id * 10` wraps in 32 bits | `handoff/test_names::test_no_base_id_wraps_in_32_bits` |
+| 2 | a wrong length, a foreign cmsg, a truncated datagram abort the receiver | `handoff/test_framing`, `handoff/test_channel` |
+| 2 | the sender blocks while nobody reads | `handoff/test_channel::test_a_peer_that_does_not_read_…` |
+| 2 | anybody who can write may inject an answer (h13) | `handoff/test_child::test_an_answer_from_a_third_process_is_no_answer` |
+| 3 | unknown requests, TestConnection | `handoff/test_parent` |
+| 3 | admin is never passed | `test_the_console_is_the_epochs_own` |
+| 4 | a SIGTERM to a candidate takes the old one down (E1c); a flag stays set (E1, E4) | `test_a_candidate_that_ends_leaves_nothing_behind_and_nothing_touched`, `test_candidate`, `test_bad_input` |
+| 4 | ShutdownAdmin stops the admin and the stats of the old one | the same: the old console answers |
+| 4 | PDEATHSIG follows the thread | `runtime/test_living::test_an_epoch_is_a_child_of_the_main_thread` |
+| 5 | a missing or stale segment, one that stays for ever | `test_a_foreign_leftover_of_a_base_id_is_passed_by`, `handoff/test_segment` |
+| 6 | Stats steals from the sinks | `handoff/test_child::test_stats_are_never_asked_…` |
+| 7 | fewer workers strand clients | `handoff/test_steering`, `test_workers` |
+| 7 | a blocking socket hangs a worker | `test_a_socket_bound_for_the_proxy_is_served`, `host/test_sockets` |
+| A2, E9 | an answer that finds nobody aborts the proxy | `test_a_question_that_was_given_up_does_not_abort_the_proxy` |
+| A3 | a child that does not read blocks the main thread | `handoff/test_child::test_one_question_at_a_time` |
+| A4 | an address that cannot be parsed aborts | `test_only_what_the_proxy_names_itself_is_asked` |
+| A5 | a bound child name stops the next epoch | `test_two_candidates_in_a_row_…`: a base id for each epoch |
+| A7 | 3 bytes abort | nothing but `framing.cut` sends |
+| E3 | a child that dies after DrainListeners leaves a closed door | `test_crash`: the vault holds it |
+| E6 | a child without a parent aborts | the agent is the parent; `test_a_serving_epoch_needs_nobody_behind_its_sockets` |
+| E7 | the old one dies while it drains: the new one aborts 15 s later | `test_the_new_one_outlives_the_old_one` (long) |
+| h1 | a removed listener hangs its clients | `test_a_listener_that_is_gone_refuses_its_clients`, `test_lds` |
+| h2 | a plain epoch 0 beside held sockets | no epoch is 0: `dialects/test_envoy` |
+| 10, 15099 | a second restart cuts the drain of the first | `test_bursts` |
+
+agent-in-the-middle.md
+
+| trap | shown by |
+|---|---|
+| ungated, a candidate takes traffic before the verdict | `test_candidate::test_no_client_is_answered_by_a_candidate_at_its_gate` |
+| REST xDS wants a node | `dialects/test_envoy::test_the_node_is_given_only_…`, every test here (no node) |
+| a missing socket file aborts at once | `test_an_epoch_is_not_asked_when_its_answer_would_find_no_name` |
+| after Terminate nothing is sent to the parent | `test_a_serving_epoch_needs_nobody_behind_its_sockets` |
+| an empty shell looks ready | `runtime/test_ports`, `test_lds` |
+| `shutdown()` refuses, `listen()` revives | `handoff/test_vault` |
+| two programs share a port silently | `host/test_sockets`, `test_places` |
+| garbage on disk and a crash | `test_crash`; certificates with the files gone: `test_files_gone_…` |
+| the binary is unlinked | `test_an_unlinked_program_runs_on` |
+| serials as `0abc`, `01` | `dialects/test_console` |
+| a pipe between proxy and log | `test_an_epoch_writes_where_the_agent_writes` |
+| descriptors inherited | `test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else` |
+| owned flags, `--config-yaml` twice | `dialects/test_envoy`, `dialects/test_bootstrap` |
+| `allow_paths` hides the console from the agent | `test_allowed_paths_bind_the_operators_address_only` |
+| a socket path of 94 bytes | `handoff/test_names` |
+| admin polls count as clients | `dialects/test_console` |
+| drains never end by themselves | `test_rotation`, `test_bursts`: the deadline |
+| UDP | not promised; `handoff/test_relay` |
+| watchdog, torn counters | `host/test_watching`; no counters yet |
+
+The tests here drive the real Envoy by the agent's own classes.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import pytest
+
+from agent.core.errors import MachineError
+from agent.handoff.names import BASE_ID_LIMIT
+from agent.handoff.segment import Segment
+from agent.host.sockets import Endpoint, bind_for_proxy
+from agent.http import client
+from agent.runtime import living
+from tests.runtime.theatre import Role, Theatre, alive, descriptors_of, happens, place, theatre, until
+from tests.system.bare import body_of, envoy_binary
+from tests.system.bootstrap import Bootstrap, Secured, address
+from tests.system.eventually import throughout
+from tests.system.room import Room
+from tests.system.wire import Target
+from tests.pki import Authority
+
+pytestmark = pytest.mark.skipif(envoy_binary() is None, reason="no Envoy")
+Play = Callable[[Theatre], Coroutine[None, None, None]]
+
+
+def on_stage(play: Play, binary: Path | None = None) -> None:
+    """Run a play to its end."""
+
+    async def run() -> None:
+        async with theatre(binary) as stage:
+            await play(stage)
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def text(room: Room) -> str:
+    """A plain bootstrap on the first port of the room."""
+    return plain(room.port())
+
+
+def plain(port: int, body: str = "ok\n") -> str:
+    """Return a bootstrap with one plain listener."""
+    made = Bootstrap(1, port, [], body=body)
+    tree = made.tree()
+    tree["static_resources"]["listeners"].pop(0)
+    return json.dumps(tree)
+
+
+def port_of(role: Role) -> int:
+    """The port of its only listener."""
+    return int(role.living.material.configuration.listeners[0].place.address.rpartition(":")[2])
+
+
+async def body(role: Role) -> bytes:
+    """What its listener answers."""
+    return await asyncio.to_thread(body_of, Target("127.0.0.1", port_of(role)))
+
+
+async def state(role: Role) -> str:
+    """What its console says of it."""
+    _, said = await client.fetch(role.living.console.path, "/server_info", timeout=5)
+    return str(json.loads(said)["state"])
+
+
+def flags(role: Role) -> bytes:
+    """The flags of its shared memory: zero unless somebody initialises."""
+    return role.living.segment.path.read_bytes()[96:]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_candidate_that_ends_leaves_nothing_behind_and_nothing_touched(how: signal.Signals, text: str) -> None:
+    """E1, E1c: stock, the old one loses its console, its flag stays set, and a SIGTERM takes both down."""
+
+    async def play(stage: Theatre) -> None:
+        old = await stage.serving(text)
+        candidate = stage.cast(text)
+        await candidate.reach_gate()
+        assert flags(candidate) != bytes(8)
+        candidate.living.signal(how)
+        await happens(candidate.exited)
+        await candidate.bury()
+        assert not candidate.living.segment.path.exists()
+        assert not candidate.living.names.directory.exists()
+        assert await state(old) == "LIVE"
+        assert flags(old) == bytes(8)
+        assert await body(old) == b"ok\n"
+        await stage.cast(text).serve(old)
+
+    on_stage(play)
+
+
+def test_two_candidates_in_a_row_and_an_epoch_that_stays_do_not_share_a_name(text: str) -> None:
+    async def play(stage: Theatre) -> None:
+        roles = [await stage.serving(text)]
+        for _ in range(2):
+            roles.append(stage.cast(text))
+            await roles[-1].reach_gate()
+        assert len({role.living.segment.base_id for role in roles}) == 3
+        assert all([await state(role) for role in roles])
+
+    on_stage(play)
+
+
+def test_a_question_that_was_given_up_does_not_abort_the_proxy(text: str) -> None:
+    """A2, E9: an answer that finds nobody aborts Envoy after 10 s; here it finds the agent, which throws it away."""
+
+    async def play(stage: Theatre) -> None:
+        serving = await stage.serving(text)
+        child, asked = serving.living.child, place(port_of(serving))
+        assert child is not None
+        serving.living.signal(signal.SIGSTOP)
+        with pytest.raises(MachineError, match="no answer"):
+            await child.ask(asked, 0.05)
+        serving.living.signal(signal.SIGCONT)
+        descriptor = await child.ask(asked, 5)
+        assert descriptor is not None
+        assert stage.ports.vault.same(asked, descriptor)
+        os.close(descriptor)
+        assert await child.ask(place(1), 5) is None
+        assert await state(serving) == "LIVE"
+
+    on_stage(play)
+
+
+def test_an_epoch_is_not_asked_when_its_answer_would_find_no_name(text: str) -> None:
+    """Somebody empties the run directory: Envoy would abort at once when it answers."""
+
+    async def play(stage: Theatre) -> None:
+        serving = await stage.serving(text)
+        serving.living.names.agent_as_child.unlink()
+        with pytest.raises(MachineError, match="would abort it"):
+            await serving.living.duplicate(place(port_of(serving)))
+        assert await state(serving) == "LIVE"
+
+    on_stage(play)
+
+
+@pytest.mark.long
+def test_a_serving_epoch_needs_nobody_behind_its_sockets(text: str) -> None:
+    """After Terminate Envoy never speaks to its parent again: neither 10 s of retries nor the next Stats kill it."""
+
+    async def play(stage: Theatre) -> None:
+        serving = await stage.serving(text)
+        assert serving.living.parent is not None
+        serving.living.parent.close()
+        throughout(lambda: alive(serving.pid), span=16, what="it lives without a parent", every=0.5)
+        assert await body(serving) == b"ok\n"
+
+    on_stage(play)
+
+
+@pytest.mark.long
+def test_the_new_one_outlives_the_old_one(text: str) -> None:
+    """E7: stock, the new one aborts 14.8 s after the old one died in its drain."""
+
+    async def play(stage: Theatre) -> None:
+        old = await stage.serving(text)
+        new = stage.cast(text)
+        await new.serve(old)
+        old.living.signal(signal.SIGKILL)
+        await happens(old.exited)
+        throughout(lambda: alive(new.pid), span=16, what="the new one lives", every=0.5)
+        assert await body(new) == b"ok\n"
+
+    on_stage(play)
+
+
+def test_the_new_one_serves_on_at_the_moment_the_old_one_dies(text: str) -> None:
+    async def play(stage: Theatre) -> None:
+        old = await stage.serving(text)
+        new = stage.cast(text)
+        await new.serve(old)
+        old.living.signal(signal.SIGKILL)
+        await happens(old.exited)
+        assert await body(new) == b"ok\n"
+        assert await state(new) == "LIVE"
+
+    on_stage(play)
+
+
+def test_a_foreign_leftover_of_a_base_id_is_passed_by(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Envoy never removes its segment: root's from last year stands in the way of the same base id."""
+    taken, free = BASE_ID_LIMIT - 1, BASE_ID_LIMIT - 2
+    leftover = Segment(taken).path
+    leftover.write_bytes(b"root's")
+    numbers = iter([taken, free])
+    monkeypatch.setattr(living.secrets, "randbelow", lambda _: next(numbers) - 1)
+
+    async def play(stage: Theatre) -> None:
+        serving = await stage.serving(text)
+        assert serving.living.segment.base_id == free
+
+    try:
+        on_stage(play)
+        assert leftover.read_bytes() == b"root's"
+    finally:
+        leftover.unlink()
+    assert not Segment(free).path.exists()
+
+
+def test_a_socket_bound_for_the_proxy_is_served(text: str) -> None:
+    """A blocking one hangs the worker in accept; one that does not listen yet is listened on by Envoy."""
+
+    async def play(stage: Theatre) -> None:
+        role = stage.cast(text)
+        port = port_of(role)
+        for worker in range(2):
+            bound = bind_for_proxy(Endpoint("127.0.0.1", port), reuse_port=True, dual_stack=False)
+            stage.ports.vault.keep(place(port, worker), bound.detach())
+        await role.serve()
+        assert role.living.parent is not None
+        assert not role.living.parent.bound_itself
+        assert [await body(role) for _ in range(8)] == [b"ok\n"] * 8
+
+    on_stage(play)
+
+
+def test_only_what_the_proxy_names_itself_is_asked(text: str) -> None:
+    """A4: any other address aborts it. The vault holds one socket for each worker, the very ones of Envoy."""
+
+    async def play(stage: Theatre) -> None:
+        serving = await stage.serving(text)
+        port = port_of(serving)
+        assert stage.ports.vault.places() == [place(port, 0), place(port, 1)]
+        sockets = {f"socket:[{inode}]" for inode in stage.ports.vault.inodes()}
+        assert sockets <= set(descriptors_of(serving.pid).values())
+
+    on_stage(play)
+
+
+def test_a_listener_that_is_gone_refuses_its_clients(text: str, room: Room) -> None:
+    """h1: held by the vault, its clients would hang."""
+    other = plain(room.port())
+
+    async def play(stage: Theatre) -> None:
+        old = await stage.serving(text)
+        new = stage.cast(other)
+        await new.serve(old)
+        closed = port_of(old)
+
+        async def refused() -> bool:
+            return await asyncio.to_thread(_is_refused, closed)
+
+        await until(refused)
+        assert stage.ports.vault.listeners() == {place(port_of(new))}
+
+    on_stage(play)
+
+
+def _is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_files_gone_after_the_judgement_are_not_missed(room: Room) -> None:
+    """They are sealed memory, handed over as `/dev/fd/N`."""
+    leaf = Authority.create("ca").issue(["a.test"])
+    chain, key = "/gone/tls.crt", "/gone/tls.key"
+    made = Bootstrap(room.port(), room.port(), [Secured(Path(chain), Path(key))])
+
+    async def play(stage: Theatre) -> None:
+        role = stage.cast(made.text(), {chain: leaf.chain_pem, key: leaf.key_pem})
+        await role.serve()
+        loaded = await role.living.console.certificates()
+        assert [each.serial for each in loaded] == [leaf.certificate.serial_number]
+        assert loaded[0].path.startswith("/dev/fd/")
+
+    on_stage(play)
+
+
+def test_an_unlinked_program_runs_on(text: str, tmp_path: Path) -> None:
+    original = envoy_binary()
+    assert original is not None
+    copy = tmp_path / "envoy"
+    shutil.copy2(original, copy)
+
+    async def play(stage: Theatre) -> None:
+        copy.unlink()
+        assert await body(await stage.serving(text)) == b"ok\n"
+
+    on_stage(play, copy)
+
+
+def test_an_epoch_writes_where_the_agent_writes(text: str) -> None:
+    """A pipe whose reader stops blocks the application log, and with it everything."""
+
+    async def play(stage: Theatre) -> None:
+        serving = await stage.serving(text)
+        own, its = descriptors_of(os.getpid()), descriptors_of(serving.pid)
+        assert (its[1], its[2]) == (own[1], own[2])
+        assert its[0] == "/dev/null"
+
+    on_stage(play)
+
+
+def test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else(text: str, room: Room) -> None:
+    """Not the vault, not the lock, not the gate or the memory of another epoch."""
+    leaf = Authority.create("ca").issue(["a.test"])
+    chain, key = "/gone/tls.crt", "/gone/tls.key"
+    made = Bootstrap(room.port(), room.port(), [Secured(Path(chain), Path(key))])
+
+    async def play(stage: Theatre) -> None:
+        first = stage.cast(made.text(), {chain: leaf.chain_pem, key: leaf.key_pem})
+        await first.serve()
+        second = stage.cast(text)
+        await second.reach_gate()
+        ours = set(descriptors_of(os.getpid()).values()) - {"/dev/null"}
+        binary = str(second.living.material.program.binary.path.resolve())
+        held = {f"socket:[{inode}]" for inode in stage.ports.vault.inodes()}
+        shared = {target for fd, target in descriptors_of(second.pid).items() if fd > 2} & ours
+        shared = {target for target in shared if not target.startswith("anon_inode:")}
+        assert shared == {binary}
+        assert not held & set(descriptors_of(second.pid).values())
+
+    on_stage(play)
+
+
+def test_the_console_is_the_epochs_own(room: Room) -> None:
+    """Admin is never passed from epoch to epoch, and a second one on the same port would die."""
+    tree = json.loads(plain(room.port()))
+    tree["admin"] = {"address": address("127.0.0.1", room.port())}
+
+    async def play(stage: Theatre) -> None:
+        old = await stage.serving(json.dumps(tree))
+        new = stage.cast(json.dumps(tree))
+        await new.reach_gate()
+        assert await state(old) == "LIVE"
+        assert await state(new) != "LIVE"
+        assert old.living.console.path != new.living.console.path
+
+    on_stage(play)
+
+
+def test_allowed_paths_bind_the_operators_address_only(room: Room) -> None:
+    """`allow_paths: [/ready]` would make /listeners and /certs "not allowed" to the agent."""
+    tree = json.loads(plain(room.port()))
+    tree["admin"] = {"address": address("127.0.0.1", room.port()), "allow_paths": [{"exact": "/ready"}]}
+
+    async def play(stage: Theatre) -> None:
+        serving = await stage.serving(json.dumps(tree))
+        assert await serving.living.console.listeners() == {place(port_of(serving))}
+
+    on_stage(play)
