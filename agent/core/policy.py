@@ -26,8 +26,9 @@ class Policy:
     end_timeout: float = 5.0  # from SIGTERM to an epoch until SIGKILL
     hold_timeout: float = 5.0  # how long clients are kept waiting while nothing serves
     drains: int = 3  # how many epochs drain side by side
-    quiet_timeout: float = 0.3  # before the last free drain is spent, the disk must have been still for this long
-    quiet_limit: float = 2.0  # but no change waits longer than this for quiet
+    quiet_timeout: float = 0.2  # changes closer than this are a burst; after it the disk counts as still
+    quiet_limit: float = 2.0  # but no change waits longer than this for a still disk
+    burst: int = 3  # so many changes in a burst are answered one by one, the rest once the disk is still
     healthy_timeout: float = 30.0  # serving this long forgives earlier failures
     crashes_forgiven: int = 5  # so many crashes of an epoch that had served are answered without delay
     retry_limit: float = 60.0  # the longest back-off

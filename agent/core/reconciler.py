@@ -325,14 +325,18 @@ class Reconciler:
         return [self._start(revision, at)]
 
     def _allowed_at(self, at: float) -> float:
-        """When the next start may happen: after the back-off, with a drain to spare, the last one for a still disk."""
+        """When the next start may happen: after the back-off, with a drain to spare, and for a still disk.
+
+        A disk that is not still costs an epoch for each change, so it is waited for in a burst, and for the last drain.
+        """
         allowed = self._attempts.not_before
         if self.serving is None or self.wish.is_urgent(at):
             return allowed
         drains = len(self.draining)
         if drains >= self.policy.drains:
             return self.wish.urgent_at
-        return max(allowed, self.wish.still_at(at)) if 0 < drains == self.policy.drains - 1 else allowed
+        waits = self.wish.is_burst or 0 < drains == self.policy.drains - 1
+        return max(allowed, self.wish.still_at(at)) if waits else allowed
 
     def _say_what_it_waits_for(self, at: float) -> list[Effect]:
         waits = self.serving is not None and len(self.draining) >= self.policy.drains and not self.wish.is_urgent(at)

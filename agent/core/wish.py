@@ -32,12 +32,14 @@ class Wish:
     restart_asked: bool = False
     urgent_at: float = NEVER
     changed_at: float = -NEVER
+    burst: int = 0  # how many changes in a row came soon after the one before
     waiting_since: float | None = None
 
     def change(self, revision: Revision, at: float) -> None:
         """The disk holds something else: what was refused is forgotten."""
         self.wanted = revision
         self.refused = None
+        self.burst = self.burst + 1 if at - self.changed_at < self.policy.quiet_timeout else 0
         self.changed_at = at
         if self.waiting_since is None:
             self.waiting_since = at
@@ -81,6 +83,11 @@ class Wish:
     def reconsidered_at(self) -> float:
         """When a verdict no longer keeps what is wanted from being tried."""
         return NEVER if self.refused is None else self.urgent_at
+
+    @property
+    def is_burst(self) -> bool:
+        """Whether changes come faster than each of them deserves an epoch."""
+        return self.burst >= self.policy.burst
 
     def still_at(self, at: float) -> float:
         """When the disk will have been still for long enough, or a change will have waited for that long enough."""

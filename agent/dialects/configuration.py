@@ -23,6 +23,7 @@ class Configuration:
             message = f"cannot read {name}: its suffix is {suffix or 'missing'}; the agent reads .yaml, .yml and .json"
             raise BadInput(message)
         self.name = name
+        self._copies: dict[frozenset[str], Copies] = {}
         self._documents = [Bootstrap(text, name)]
         if extra is not None:
             self._documents.append(Bootstrap(extra, "--config-yaml"))
@@ -70,11 +71,13 @@ class Configuration:
         return any(document.has_log_format for document in self._documents)
 
     def copies(self, materialised: Collection[str]) -> "Copies":
-        """The private copies in which these paths are descriptors."""
-        main, *extra = self._documents
-        return Copies(
-            main.template(materialised, gated=True), extra[0].template(materialised, gated=False) if extra else None
-        )
+        """The private copies in which these paths are descriptors; made once for the same paths."""
+        key = frozenset(materialised)
+        if key not in self._copies:
+            main, *extra = self._documents
+            also = extra[0].template(key, gated=False) if extra else None
+            self._copies[key] = Copies(main.template(key, gated=True), also)
+        return self._copies[key]
 
 
 @dataclass(frozen=True, slots=True)

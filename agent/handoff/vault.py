@@ -64,6 +64,12 @@ class Vault:
         self.let_go(place)
         self._sockets[place] = socket.socket(fileno=descriptor)
 
+    def take_all(self, other: "Vault") -> None:
+        """Take everything that another vault holds, which is empty then."""
+        for place, held in other._sockets.items():  # noqa: SLF001  # one of our own kind
+            self.keep(place, held.detach())
+        other._sockets.clear()  # noqa: SLF001
+
     def same(self, place: Place, descriptor: int) -> bool:
         """Tell whether a descriptor is the very socket that is here."""
         held = self._sockets.get(place)

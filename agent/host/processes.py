@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
+
 from agent.core.errors import MachineError, UsageError
 
 _OUTPUT_LIMIT = 1 << 20
@@ -142,6 +144,14 @@ def describe_exit(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
+
+
+def created_at(pid: int) -> float | None:
+    """When a process began (calendar seconds), which with its pid tells it from every other one; None: it is gone."""
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
 
 
 def has_socket(pid: int, inodes: Collection[int]) -> bool | None:

@@ -20,6 +20,7 @@ from agent.core.reconciler import Reconciler
 from agent.handoff.segment import Segment
 from agent.host.clock import calendar
 from agent.host.log import say
+from agent.host.processes import created_at
 from agent.host.run_directory import RunDirectory
 from agent.runtime.living import Living
 
@@ -84,18 +85,8 @@ class Journal:
 def _describe(epoch: Epoch, living: Living | None) -> dict[str, Any]:
     described = {"number": epoch.number, "state": epoch.state.word, "revision": epoch.revision.digest, "pid": epoch.pid}
     if living is not None:
-        described |= {"nonce": living.nonce, "base_id": living.segment.base_id, "created": _created(epoch.pid)}
+        described |= {"nonce": living.nonce, "base_id": living.segment.base_id, "created": living.created}
     return described
-
-
-def _created(pid: int | None) -> float | None:
-    """When a process began, which together with its pid tells it from every other one."""
-    if pid is None:
-        return None
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:
-        return None
 
 
 def _clear(epoch: dict[str, Any]) -> None:
@@ -103,7 +94,7 @@ def _clear(epoch: dict[str, Any]) -> None:
     if (
         isinstance(pid, int)
         and created is not None
-        and _created(pid) == created
+        and created_at(pid) == created
         and _has_nonce(pid, epoch.get("nonce"))
     ):
         say(

@@ -1,14 +1,19 @@
 """The judgement at the gate: whether the candidate is whole, and is what was judged good on the disk."""
 
+import asyncio
+from collections.abc import Iterable
+
 from tenacity import AsyncRetrying, retry_if_result, wait_exponential
 
 from agent.core.events import Failure, Sort
 from agent.dialects.configuration import Configuration
+from agent.dialects.console import Loaded
 from agent.runtime.living import Living
 from agent.runtime.ports import Ports
 
-_SOONEST = 0.01
-_LATEST = 0.25
+_WAITING = AsyncRetrying(
+    retry=retry_if_result(lambda whole: not whole), wait=wait_exponential(multiplier=0.01, max=0.25)
+)
 
 
 async def judge(candidate: Living, before: Configuration | None, ports: Ports) -> Failure | None:
@@ -17,14 +22,15 @@ async def judge(candidate: Living, before: Configuration | None, ports: Ports) -
     Knocking means that its own routes are asked for, not that the rest has come: clusters and listeners by xDS may
     still be on their way, and are waited for. The start deadline ends that, not this function.
     """
-    waiting = AsyncRetrying(
-        retry=retry_if_result(lambda whole: not whole), wait=wait_exponential(multiplier=_SOONEST, max=_LATEST)
-    )
-    await waiting(candidate.console.waits_only_for_gate)
-    return await _wrong_certificate(candidate) or _missing_listener(candidate, before, ports)
+    console = candidate.console
+    whole, loaded = await asyncio.gather(console.waits_only_for_gate(), console.certificates())
+    if not whole:
+        await _WAITING.copy()(console.waits_only_for_gate)
+        loaded = await console.certificates()
+    return _wrong_certificate(candidate, loaded) or _missing_listener(candidate, before, ports)
 
 
-async def _wrong_certificate(candidate: Living) -> Failure | None:
+def _wrong_certificate(candidate: Living, loaded: Iterable[Loaded]) -> Failure | None:
     """What it has loaded from memory must be what was put there."""
     material = candidate.material
     expected = {
@@ -32,10 +38,10 @@ async def _wrong_certificate(candidate: Living) -> Failure | None:
         for unit in material.outcome.units.values()
         for chain in unit.chains
     }
-    for loaded in await candidate.console.certificates():
-        chain = expected.get(loaded.path)
-        if chain is not None and loaded.serial not in {each.serial_number for each in chain.certificates}:
-            reason = f"it loaded serial {loaded.serial:x} where {chain.path} has {chain.leaf.serial_hex}"
+    for certificate in loaded:
+        chain = expected.get(certificate.path)
+        if chain is not None and certificate.serial not in {each.serial_number for each in chain.certificates}:
+            reason = f"it loaded serial {certificate.serial:x} where {chain.path} has {chain.leaf.serial_hex}"
             return Failure(Sort.ACCIDENT, f"epoch {candidate.number} is not what was judged: {reason}")
     return None
 

@@ -16,7 +16,7 @@ from agent.handoff.parent import Parent, ParentEvents
 from agent.handoff.relay import Relay
 from agent.handoff.segment import Segment
 from agent.handoff.vault import Place
-from agent.host.processes import Command, Process, User, run
+from agent.host.processes import Command, Process, User, created_at, run
 from agent.host.run_directory import RunDirectory, write_private
 from agent.runtime.material import Material
 
@@ -48,6 +48,7 @@ class Living:
         self.material = material
         self.nonce = secrets.token_hex(8)
         self.process: Process | None = None
+        self.created: float | None = None  # when the process began
         self.has_served = False
         self._run_directory = directory
         self._user = user
@@ -71,6 +72,11 @@ class Living:
     def asked(self) -> set[Place]:
         """Every place it asked its parent for."""
         return set() if self.parent is None else self.parent.asked
+
+    @property
+    def bound_itself(self) -> set[Place]:
+        """The places for which there was no socket to give."""
+        return set() if self.parent is None else self.parent.bound_itself
 
     def _claim(self) -> Segment:
         for _ in range(_CLAIMS):
@@ -108,11 +114,12 @@ class Living:
         self._share_sockets()
         copy, extra = self._write_copy(_LAUNCHED)
         arguments = envoy.launch(self.names, copy, extra, number, self.material.configuration)
-        self.process = Process(self._command(arguments), lambda code: tell.exited(number, code))
-        self.parent.channel.pid = self.child.channel.pid = self.gate.pid = self.process.pid
+        process = Process(self._command(arguments), lambda code: tell.exited(number, code))
+        self.process, self.created = process, created_at(process.pid)
+        self.parent.channel.pid = self.child.channel.pid = self.gate.pid = process.pid
         if self.relay is not None:
-            self.relay.pid = self.process.pid
-        return self.process.pid
+            self.relay.pid = process.pid
+        return process.pid
 
     def _share_sockets(self) -> None:
         """Let the proxy's user reach the agent's sockets in the epoch's directory."""

@@ -28,7 +28,7 @@ class Ports:
         self.vault = Vault()
         self._user = user
         self._ours = ours
-        self._bound = Vault()  # what the agent bound for a candidate that has not committed
+        self._staged = Vault()  # what is new with a candidate that has not committed: bound by it, or for it
 
     # Before the commit
 
@@ -36,11 +36,11 @@ class Ports:
         """The socket to hand over for a place; None lets the proxy bind. Raises `AddressHeld` or `MachineError`."""
         lent = self.vault.lend(place)
         if lent is None:
-            lent = self._bound.lend(place)
+            lent = self._staged.lend(place)
         if lent is not None or place.namespace or not place.address.startswith("tcp://"):
             return lent
         endpoint = Endpoint.parse(place.address)
-        if endpoint.port and place.listener not in self.vault.listeners() | self._bound.listeners():
+        if endpoint.port and place.listener not in self.vault.listeners() | self._staged.listeners():
             check_free(endpoint, self._ours())
         if self._user is None or not may_bind_for_others(endpoint.port):
             return None
@@ -49,8 +49,21 @@ class Ports:
     def _bind(self, place: Place, endpoint: Endpoint, configuration: Configuration) -> int | None:
         known = next((each for each in configuration.listeners if each.place == place.listener), None)
         reuse, dual = (True, False) if known is None else (known.reuse_port, known.dual_stack)
-        self._bound.keep(place, bind_for_proxy(endpoint, reuse_port=reuse, dual_stack=dual).detach())
-        return self._bound.lend(place)
+        self._staged.keep(place, bind_for_proxy(endpoint, reuse_port=reuse, dual_stack=dual).detach())
+        return self._staged.lend(place)
+
+    async def stage(self, candidate: Living) -> None:
+        """Take a duplicate of every socket that a candidate bound itself. Raises `MachineError`."""
+        any_port = _any_port_listeners(candidate)
+        for place in sorted(candidate.bound_itself):
+            if _with_any_port(place.listener) not in any_port:
+                descriptor = await candidate.duplicate(place)
+                if descriptor is not None:
+                    self._staged.keep(place, descriptor)
+
+    def unstage(self) -> None:
+        """The candidate is no more, and what was new with it goes as well."""
+        self._staged.let_go_all()
 
     def missing(self, candidate: Living, before: Configuration | None) -> list[Place]:
         """Listeners that serve now and that a candidate did not ask for, though the configuration still has them."""
@@ -61,9 +74,12 @@ class Ports:
 
     # At the commit
 
+    def adopt(self) -> None:
+        """What was new with the candidate is in the vault from now on."""
+        self.vault.take_all(self._staged)
+
     async def hand_over(self, epoch: Living, before: Living | None) -> None:
         """`epoch` serves in the place of `before`, which is told to accept no more; the vault follows."""
-        self._adopt_bound(epoch)
         self._steer(epoch)
         asked = {place.listener for place in epoch.asked}
         given_up = [place for place in self.vault.places() if place not in epoch.asked]
@@ -73,14 +89,6 @@ class Ports:
                 before.stop_accepting()
         for place in given_up:
             self.vault.let_go(place)
-        if epoch.parent is not None and epoch.parent.bound_itself:
-            await self.follow(epoch)
-
-    def _adopt_bound(self, epoch: Living) -> None:
-        for place in self._bound.places():
-            if place in epoch.asked:
-                self.vault.keep(place, os.dup(self._bound.lend(place) or 0))
-            self._bound.let_go(place)
 
     def _steer(self, epoch: Living) -> None:
         """Keep new clients away from the queues of workers that there will be no more."""
@@ -102,7 +110,7 @@ class Ports:
     async def follow(self, epoch: Living) -> None:
         """Make the vault hold exactly what `epoch` listens on. Raises `MachineError` if it does not answer."""
         listeners = await epoch.console.listeners()
-        any_port = {each.place for each in epoch.material.configuration.listeners if each.any_port}
+        any_port = _any_port_listeners(epoch)
         for listener in sorted(listeners):
             if _with_any_port(listener) not in any_port:
                 await self._follow_workers(epoch, listener)
@@ -126,6 +134,10 @@ class Ports:
         for place in self.vault.places():
             if place.listener == listener and place not in held:
                 self.vault.let_go(place)
+
+
+def _any_port_listeners(epoch: Living) -> set[Place]:
+    return {each.place for each in epoch.material.configuration.listeners if each.any_port}
 
 
 def _with_any_port(listener: Place) -> Place:

@@ -11,7 +11,7 @@ from agent.host.binaries import Binary, identity_of, open_binary
 from agent.host.processes import Command, User, run
 from agent.runtime.material import Program
 
-_PROBE_TIMEOUT = 10.0
+_PROBE_TIMEOUT = 5.0
 _VERSION = re.compile(r"/(\d+\.\d+\.\d+[^/]*)/")  # Envoy prints <commit>/<version>/<state>/<build>/<library>
 
 

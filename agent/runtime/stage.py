@@ -81,7 +81,7 @@ class Stage:
         living = Living(number, self._storeroom[revision], self._directory, self._settings.user, self._listeners())
         self.living[number] = living
         if validate and (complaint := await living.validate(self._envoy, self._settings.policy.start_timeout)):
-            return Failure(Sort.VERDICT, complaint)
+            return Failure(Sort.VERDICT, _refusal(living, complaint))
         self._record()
         pid = await living.launch(self._envoy, self._started_at)
         self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
@@ -129,7 +129,15 @@ class Stage:
 
     def open_gate(self, number: int) -> None:
         """Let a candidate serve; `EpochServes` follows."""
-        self.living[number].gate.open()
+        self._tasks.spawn(self._open_gate(self.living[number]), f"gate of {number}")
+
+    async def _open_gate(self, candidate: Living) -> None:
+        """From its first connection on, a crash must find what it bound in the vault: so that is taken before."""
+        try:
+            await self.ports.stage(candidate)
+        except MachineError as error:
+            say(logging.WARNING, "vault.incomplete", f"{error}; a crash of epoch {candidate.number} may refuse clients")
+        candidate.gate.open()
 
     # Serving and draining
 
@@ -138,6 +146,7 @@ class Stage:
         before, after = self.serving, self.living[number]
         self.serving = after
         after.has_served = True
+        self.ports.adopt()
         for living in self.living.values():
             if living.relay is not None:
                 living.relay.aim(after.names)
@@ -147,10 +156,7 @@ class Stage:
     async def _hand_over(self, after: Living, before: Living | None) -> None:
         if self._follower is not None:
             self._follower.cancel()
-        try:
-            await self.ports.hand_over(after, before)
-        except MachineError as error:
-            say(logging.WARNING, "vault.incomplete", f"{error}; a crash of epoch {after.number} may refuse clients")
+        await self.ports.hand_over(after, before)
         if after.material.configuration.has_dynamic_listeners:
             self._follower = self._tasks.spawn(self._follow(after), f"listeners of {after.number}")
 
@@ -232,8 +238,15 @@ class Stage:
             complaint = await candidate.validate(self._envoy, self._settings.policy.start_timeout)
         except MachineError:
             return accident
-        return accident if complaint is None else Failure(Sort.VERDICT, f"{accident.reason}: {complaint}")
+        return accident if complaint is None else Failure(Sort.VERDICT, _refusal(candidate, complaint))
 
     async def _bury(self, number: int) -> None:
         if (living := self.living.pop(number, None)) is not None:
+            if not living.has_served:
+                self.ports.unstage()
             await living.bury()
+
+
+def _refusal(epoch: Living, complaint: str) -> str:
+    material = epoch.material
+    return f"cannot use {material.configuration.name}: {material.program.binary.path.name} says: {complaint}"

@@ -61,6 +61,7 @@ class Supervisor:
         """Supervise until the end; return the exit code. Raises `AgentError` if it cannot even begin."""
         self._hear_signals()
         self._journal.clear_leftovers()
+        self._record()
         if self._settings.status_port:
             await self._front.open_health(self._settings.status_host, self._settings.status_port)
         disk = self._tasks.spawn(self._watch_disk(), "disk")
