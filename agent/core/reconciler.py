@@ -316,7 +316,7 @@ class Reconciler:
             return []
         revision = self.wish.due(None if self.serving is None else self.serving.revision, at)
         if revision is None:
-            self._start_at = self.wish.reconsidered_at()
+            self._start_at = self.wish.reconsidered_at(at)
             return []
         self._start_at = self._allowed_at(at)
         if self._start_at > at:

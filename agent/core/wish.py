@@ -80,9 +80,9 @@ class Wish:
     def _is_refused(self, at: float) -> bool:
         return self.refused is not None and self.refused.revision == self.wanted and not self.is_urgent(at)
 
-    def reconsidered_at(self) -> float:
-        """When a verdict no longer keeps what is wanted from being tried."""
-        return NEVER if self.refused is None else self.urgent_at
+    def reconsidered_at(self, at: float) -> float:
+        """When a verdict will no longer keep what is wanted from being tried."""
+        return NEVER if self.refused is None or self.is_urgent(at) else self.urgent_at
 
     @property
     def is_burst(self) -> bool:

@@ -85,4 +85,5 @@ def serving(policy: Policy | None = None) -> Play:
     """A play in which epoch 1 serves revision `a`."""
     play = Play(policy)
     play.rotate("a")
+    play.wait(60)
     return play

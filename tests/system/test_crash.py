@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.bare import healthy
+from tests.system.bare import STARTS, healthy
 from tests.system.bed import Bed
 from tests.system.certificates import Files, serial
 from tests.system.eventually import eventually, pass_time, throughout
@@ -58,7 +58,7 @@ def test_a_killed_proxy_is_replaced_and_nobody_is_refused(disk: str, bed: Bed, l
     loads.more(20)
     reports = loads.finish()
     only_in_flight(reports, [killed])
-    assert gap(reports, killed) <= 1.5 * start, f"a start takes {start:.3f} s"
+    assert gap(reports, killed) <= STARTS * start, f"a start takes {start:.3f} s"
 
 
 def crash_and_recover(bed: Bed) -> float:
