@@ -3,7 +3,6 @@
 import os
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 

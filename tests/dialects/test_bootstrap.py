@@ -52,10 +52,10 @@ def configured(text: str, extra: str | None = None, name: str = "envoy.yaml") ->
     return Configuration(text, name, extra)
 
 
-def filled(text: str, extra: str | None = None, **descriptors: int) -> Any:  # noqa: ANN401
+def filled(text: str, **descriptors: int) -> Any:  # noqa: ANN401
     """Return the private copy of epoch 7 as a tree."""
     paths = {f"/certs/{name}": number for name, number in descriptors.items()}
-    main, _ = configured(text, extra).copies(paths).fill("/run/7", 7, paths)
+    main, _ = configured(text).copies(paths).fill("/run/7", 7, paths)
     return yaml.safe_load(main)
 
 
@@ -288,9 +288,9 @@ def test_a_file_of_another_kind_is_refused_by_its_name(name: str) -> None:
 
 
 def test_each_document_is_named_when_it_is_bad() -> None:
-    with pytest.raises(BadInput, match="cannot read envoy.yaml: line 2"):
+    with pytest.raises(BadInput, match=r"cannot read envoy\.yaml: line 2"):
         configured("a: [\n")
-    with pytest.raises(BadInput, match="cannot read --config-yaml: line 2"):
+    with pytest.raises(BadInput, match=r"cannot read --config-yaml: line 2"):
         configured("{}", "a: [\n")
 
 

@@ -2,7 +2,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -63,11 +63,14 @@ listener.admin.main_thread.downstream_cx_active: 1
         assert await asked.connections() == 7
 
 
+UDP = {"socket_address": {"address": "1.2.3.4", "port_value": 5, "protocol": "UDP"}}
+
+
 async def test_listeners_are_told_in_the_protocols_spelling(tmp_path: Path) -> None:
     inner = [
         {"name": "a", "local_address": {"socket_address": {"address": "::", "port_value": 80}}},
         {"name": "b", "local_address": {"pipe": {"path": "@x"}},
-         "additional_local_addresses": [{"socket_address": {"address": "1.2.3.4", "port_value": 5, "protocol": "UDP"}}]},
+         "additional_local_addresses": [UDP]},
         {"name": "agent_gate", "local_address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}}},
         {"name": "internal", "local_address": {"envoy_internal_address": {"server_listener_name": "x"}}},
     ]  # fmt: skip
@@ -118,7 +121,7 @@ def listening(*names: str, more: dict[str, object] | None = None) -> str:
 
 
 @contextlib.contextmanager
-def client(name: str) -> "contextlib.AbstractContextManager[socket.socket]":  # type: ignore[misc]
+def client(name: str) -> Iterator[socket.socket]:
     """An open connection that has been answered once."""
     with socket.socket(socket.AF_UNIX) as made:
         made.settimeout(5)
@@ -155,7 +158,9 @@ async def test_a_real_envoy_is_understood(tmp_path: Path) -> None:
 NO_STATS: dict[str, object] = {"stats_config": {"stats_matcher": {"reject_all": True}}}
 
 
-@pytest.mark.xfail(reason="bug: a gauge that the stats matcher leaves out counts as zero: drains end at once and cut their clients")
+@pytest.mark.xfail(
+    reason="bug: a gauge that the stats matcher leaves out counts as zero: drains end at once and cut their clients"
+)
 @wants_envoy
 async def test_clients_are_seen_though_the_operator_wants_no_statistics_of_listeners(tmp_path: Path) -> None:
     """Istio's own bootstrap includes a few prefixes only: a drain that sees no counter must not take it for zero."""
@@ -170,7 +175,9 @@ async def test_clients_are_seen_though_the_operator_wants_no_statistics_of_liste
             assert count > 0
 
 
-@pytest.mark.xfail(reason="bug: counters that the stats matcher leaves out never change: a removed listener hangs its clients")
+@pytest.mark.xfail(
+    reason="bug: counters that the stats matcher leaves out never change: a removed listener hangs its clients"
+)
 @wants_envoy
 async def test_changes_of_listeners_are_seen_though_the_operator_wants_no_statistics(tmp_path: Path) -> None:
     lds = tmp_path / "lds.yaml"

@@ -65,7 +65,9 @@ def test_an_epoch_is_restart_epoch_1_of_its_own_base_id_and_terminates_its_paren
 
 
 def test_datagrams_are_forwarded_for_a_while() -> None:
-    udp = "static_resources: {listeners: [{address: {socket_address: {protocol: UDP, address: 1.1.1.1, port_value: 1}}}]}"
+    udp = (
+        "static_resources: {listeners: [{address: {socket_address: {protocol: UDP, address: 1.1.1.1, port_value: 1}}}]}"
+    )
     assert "--parent-shutdown-time-s 4" in launched(udp)
 
 
@@ -160,7 +162,10 @@ MULTILINE = pytest.mark.xfail(reason="bug: of a complaint of many lines only the
     [
         ("nonsense: 1", "no such field: 'nonsense'"),
         (LISTENER % (0, MANAGER), "unknown cluster 'nowhere'"),
-        (LISTENER % (0, "filters: [{name: x, typed_config: {'@type': type.googleapis.com/no.such.Type}}]"), "no.such.Type"),
+        (
+            LISTENER % (0, "filters: [{name: x, typed_config: {'@type': type.googleapis.com/no.such.Type}}]"),
+            "no.such.Type",
+        ),
         (LISTENER % (0, TLS % ("/no/chain.pem", "/no/key.pem")), "/no/key.pem"),
         (LISTENER % (0, TLS % ("/dev/fd/1000", "/dev/fd/1001")), "/certs/tls.key"),
         pytest.param(LISTENER % (99999, "filters: []"), "less than or equal to 65535", marks=MULTILINE),

@@ -87,7 +87,8 @@ MATCHERS = """
     ("target", "allowed"),
     [
         ("/ready", True), ("/ready?x=1", True), ("/readyz", False), ("/stats/prometheus", True), ("/x.json", True),
-        ("/a/mid/b", True), ("/r12", True), ("/r12x", False), ("/x/r12", False), ("/case", True), ("/quitquitquit", False),
+        ("/a/mid/b", True), ("/r12", True), ("/r12x", False), ("/x/r12", False), ("/case", True),
+        ("/quitquitquit", False),
         ("/", False), ("/quitquitquit?/ready", False),
     ],
 )  # fmt: skip

@@ -65,7 +65,8 @@ def test_whatever_the_file_holds_is_a_mapping_or_bad_input(text: str, name: str)
     try:
         assert isinstance(nodes.read(text, name), MappingNode)
     except BadInput as error:
-        assert str(error).startswith(f"cannot read {name}: ")
+        if not str(error).startswith(f"cannot read {name}: "):
+            raise
 
 
 @pytest.mark.xfail(reason="bug: RecursionError is not turned into BadInput")

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -6,8 +7,8 @@ import yaml
 from agent.core.references import Reference, Role
 from agent.dialects.configuration import Configuration
 from agent.dialects.small import bootstrap
-from tests.dialects.envoys import wants_envoy
-from tests.dialects.test_bootstrap import accepts, memory
+from tests.dialects.envoys import memory, wants_envoy
+from tests.dialects.test_bootstrap import accepts
 from tests.pki import Authority
 
 
@@ -34,8 +35,6 @@ def test_a_name_is_looked_up_and_a_number_is_not(host: str, kind: str) -> None:
 
 @wants_envoy
 def test_envoy_takes_it_whatever_the_files_are_called(tmp_path: Path) -> None:
-    import os
-
     leaf = Authority.create("ca").issue(["a.test"])
     names = ['/c/a: "b" #.crt', "/c/{{é}}.key"]
     found = [Reference(names[0], Role.CHAIN, "u"), Reference(names[1], Role.KEY, "u")]

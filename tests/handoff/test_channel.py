@@ -154,7 +154,6 @@ async def test_a_malformed_message_closes_this_channel_only_and_is_told_once(
         assert not mail.names.agent_as_parent.exists()
 
 
-@pytest.mark.xfail(reason="bug: Channel.close() raises ValueError the second time")
 async def test_a_channel_that_broke_may_be_closed_again(tmp_path: Path) -> None:
     """Its owner is buried later and closes everything that it has."""
     with corresponding(tmp_path) as mail:
@@ -241,7 +240,6 @@ async def test_a_descriptor_waits_with_its_datagram_though_its_owner_closes_his(
         os.close(found[0])
 
 
-@pytest.mark.xfail(reason="bug: Channel.close() forgets the duplicates in its backlog")
 async def test_what_still_waits_when_the_channel_is_closed_takes_no_descriptor_with_it(tmp_path: Path) -> None:
     """The peer is hung; it is killed and buried."""
     before = open_descriptors()

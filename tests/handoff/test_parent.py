@@ -131,7 +131,6 @@ async def test_a_hostile_epoch_loses_its_channel_and_its_owner_hears_why(tmp_pat
         assert isinstance(play.heard[0], ProtocolError)
 
 
-@pytest.mark.xfail(reason="bug: Channel.close() raises ValueError the second time")
 async def test_the_parent_of_a_hostile_epoch_can_be_closed(tmp_path: Path) -> None:
     async with scene(tmp_path) as play:
         await play.epoch.tell("send", "parent_0", "00ff")

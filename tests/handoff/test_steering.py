@@ -78,7 +78,5 @@ def test_the_spare_sockets_may_be_closed_without_losing_a_client() -> None:
 
 
 def test_a_socket_outside_a_group_is_refused_by_the_kernel() -> None:
-    with socket.socket() as alone, pytest.raises(OSError, match="Invalid argument"):
-        alone.bind(("127.0.0.1", 0))
-        alone.listen()
+    with socket.create_server(("127.0.0.1", 0)) as alone, pytest.raises(OSError, match="Invalid argument"):
         steer(alone, 1)

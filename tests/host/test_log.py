@@ -49,7 +49,12 @@ def test_an_event_is_json_with_opentelemetrys_names() -> None:
 
 @pytest.mark.parametrize(
     ("level", "name", "number"),
-    [(logging.DEBUG, "DEBUG", 5), (logging.INFO, "INFO", 9), (logging.WARNING, "WARN", 13), (logging.ERROR, "ERROR", 17)],
+    [
+        (logging.DEBUG, "DEBUG", 5),
+        (logging.INFO, "INFO", 9),
+        (logging.WARNING, "WARN", 13),
+        (logging.ERROR, "ERROR", 17),
+    ],
 )
 def test_severities_are_opentelemetrys(level: int, name: str, number: int) -> None:
     stream = written("json", "debug")
@@ -67,10 +72,10 @@ def test_what_is_below_the_level_is_not_written() -> None:
 def test_a_bug_comes_with_its_whole_story(style: Literal["text", "json"]) -> None:
     stream = written(style)
     try:
-        raise RuntimeError("the reason")
-    except RuntimeError as error:
+        int("the reason")
+    except ValueError as error:
         say(logging.ERROR, "bug", "a task failed", error)
-    assert "RuntimeError: the reason" in stream.getvalue()
+    assert "ValueError: invalid literal" in stream.getvalue()
     assert "test_log.py" in stream.getvalue()
 
 

@@ -41,9 +41,8 @@ def test_a_second_agent_is_refused_and_the_first_named(tmp_path: Path) -> None:
 
 
 def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
-    with opened(tmp_path / "run"):
-        with pytest.raises(RunDirectoryHeld):
-            RunDirectory(tmp_path / "run")
+    with opened(tmp_path / "run"), pytest.raises(RunDirectoryHeld):
+        RunDirectory(tmp_path / "run")
     with opened(tmp_path / "run"):
         pass
 

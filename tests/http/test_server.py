@@ -99,7 +99,9 @@ async def test_a_request_may_come_byte_by_byte() -> None:
 
 async def test_a_body_in_chunks_is_taken_whole() -> None:
     async with serving() as name, line(name) as one:
-        await one.send(b"POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+        await one.send(
+            b"POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+        )
         assert await one.answer() == (200, b"POST /x 5")
 
 

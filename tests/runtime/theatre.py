@@ -74,8 +74,10 @@ class Role:
         """Have it take over."""
         if self.living.pid is None:
             await self.reach_gate()
+        await self.theatre_ports.stage(self.living)
         self.living.gate.open()
         await happens(self.serves)
+        self.theatre_ports.adopt()
         await self.theatre_ports.hand_over(self.living, None if before is None else before.living)
 
     async def bury(self) -> None:
@@ -122,6 +124,7 @@ class Theatre:
                     role.living.signal(signal.SIGKILL)
                 await happens(role.exited)
             await role.bury()
+        self.ports.unstage()
         self.ports.vault.let_go_all()
         self._storeroom.keep_only([])
         if self.programs.current is not None:
@@ -155,7 +158,7 @@ async def until(check: object) -> None:
     """Wait until `check` says so; for what only the kernel or a console can tell."""
     assert callable(check)
     async with asyncio.timeout(PATIENCE):
-        while not (await check() if asyncio.iscoroutinefunction(check) else check()):
+        while not (await check() if asyncio.iscoroutinefunction(check) else check()):  # noqa: ASYNC110  # neither the kernel nor a console tells by itself
             await asyncio.sleep(0.01)
 
 

@@ -1,0 +1,90 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.core.contents import Contents
+from agent.core.transaction import LastGood, Outcome, weigh
+from agent.dialects.configuration import Configuration
+from agent.dialects.flags import Flags
+from agent.handoff.segment import HotRestartVersion
+from agent.host import clock
+from agent.host.binaries import Binary
+from agent.runtime.material import Material, Program, Storeroom
+from tests.pki import Authority
+
+TEXT = "a: {certificate_chain: {filename: /c/tls.crt}, private_key: {filename: /c/tls.key}}"
+AUTHORITY = Authority.create("ca")
+
+
+@pytest.fixture
+def program() -> Iterator[Program]:
+    descriptor = os.open("/bin/sh", os.O_RDONLY | os.O_CLOEXEC)
+    yield Program(Binary(Path("/bin/sh"), descriptor, (1, 2, 3)), "1.0", HotRestartVersion(11, 104))
+    os.close(descriptor)
+
+
+def pair() -> Contents:
+    leaf = AUTHORITY.issue(["a.test"])
+    return {"/c/tls.crt": leaf.chain_pem, "/c/tls.key": leaf.key_pem}
+
+
+def outcome(contents: Contents, text: str = TEXT) -> Outcome:
+    return weigh(Configuration(text, "x.yaml").references, contents, LastGood(), clock.calendar())
+
+
+def make(
+    store: Storeroom, program: Program, contents: Contents, text: str = TEXT, flags: Flags | None = None,
+    extra: bytes = b"",
+) -> Material:  # fmt: skip
+    configuration = Configuration(text, "x.yaml")
+    return store.make(configuration, text.encode(), flags or Flags(), outcome(contents, text), program, extra)
+
+
+def test_the_same_bytes_are_the_same_material(program: Program) -> None:
+    store, contents = Storeroom(), pair()
+    assert make(store, program, contents) is make(store, program, contents)
+    store.keep_only([])
+
+
+def test_what_is_materialised_is_what_was_read(program: Program) -> None:
+    store, contents = Storeroom(), pair()
+    made = make(store, program, contents)
+    for path, descriptor in made.descriptors.items():
+        assert os.pread(descriptor, 100_000, 0) == contents[path]
+    assert made.paths == {descriptor: path for path, descriptor in made.descriptors.items()}
+    store.keep_only([])
+
+
+def test_another_certificate_is_another_revision_of_the_same_shape(program: Program) -> None:
+    store = Storeroom()
+    one, two = make(store, program, pair()).revision, make(store, program, pair()).revision
+    assert one.digest != two.digest
+    assert one.shape == two.shape
+    store.keep_only([])
+
+
+@pytest.mark.parametrize("change", [{"text": TEXT + " "}, {"flags": Flags(rest=("-l", "debug"))}, {"extra": b"x"}])
+def test_everything_else_is_another_shape(program: Program, change: dict[str, object]) -> None:
+    store, contents = Storeroom(), pair()
+    one = make(store, program, contents).revision
+    assert make(store, program, contents, **change).revision.shape != one.shape  # type: ignore[arg-type]
+    store.keep_only([])
+
+
+def test_what_is_used_no_more_gives_its_memory_back_and_the_rest_stays(program: Program) -> None:
+    store, contents = Storeroom(), pair()
+    one = make(store, program, contents)
+    two = make(store, program, contents, text=TEXT + " ")  # shares both files
+    three = make(store, program, pair())
+    store.keep_only([two.revision])
+    assert store[two.revision] is two
+    for descriptor in two.descriptors.values():
+        os.fstat(descriptor)
+    for descriptor in three.descriptors.values():
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(descriptor)
+    with pytest.raises(KeyError):
+        store[one.revision]
+    store.keep_only([])

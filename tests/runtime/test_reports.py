@@ -1,0 +1,81 @@
+import logging
+
+import pytest
+
+from agent.core.findings import Caution, Fault, Refusal, Worry
+from agent.runtime.reports import Reports
+
+
+def refusal(path: str = "/certs/a", fault: Fault = Fault.EXPIRED) -> Refusal:
+    return Refusal("unit", path, fault, "why", "remedy", serves_on=True)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What is said from the debugging on."""
+    caplog.set_level(logging.DEBUG)
+    return caplog
+
+
+def names(said: pytest.LogCaptureFixture) -> list[object]:
+    return [getattr(record, "event", None) for record in said.records]
+
+
+def test_a_refusal_is_a_line_when_it_appears_and_a_line_when_it_is_gone(said: pytest.LogCaptureFixture) -> None:
+    reports = Reports(2.0)
+    for at in (0.0, 1.0, 5.0):
+        assert reports.refuse([refusal()], at) is None
+    assert names(said) == ["certificate.refused"]
+    assert reports.refusals == [refusal()]
+    reports.refuse([], 6.0)
+    assert names(said) == ["certificate.refused", "certificate.repaired"]
+    assert not reports.refusals
+    reports.refuse([refusal()], 7.0)
+    assert names(said)[-1] == "certificate.refused"
+
+
+def test_half_of_a_rotation_is_not_yet_called_refused(said: pytest.LogCaptureFixture) -> None:
+    reports = Reports(2.0)
+    half = refusal(fault=Fault.MISMATCH)
+    assert reports.refuse([half], 10.0) == 12.0
+    assert reports.refuse([half], 11.0) == 12.0
+    assert not said.records
+    assert reports.refuse([half], 12.0) is None
+    assert names(said) == ["certificate.refused"]
+
+
+def test_half_of_a_rotation_that_completes_is_never_mentioned(said: pytest.LogCaptureFixture) -> None:
+    reports = Reports(2.0)
+    reports.refuse([refusal(fault=Fault.MISSING)], 0.0)
+    reports.refuse([], 1.0)
+    assert reports.refuse([refusal(fault=Fault.MISSING)], 3.0) == 5.0  # another rotation, waited for anew
+    assert not said.records
+
+
+def test_each_file_and_each_fault_is_a_refusal_of_its_own(said: pytest.LogCaptureFixture) -> None:
+    reports = Reports(0.0)
+    reports.refuse([refusal("/a"), refusal("/b"), refusal("/a", Fault.EMPTY)], 0.0)
+    assert len(said.records) == 3
+    reports.refuse([refusal("/b")], 1.0)
+    assert names(said)[3:] == ["certificate.repaired"] * 2
+
+
+def test_the_earliest_moment_to_look_again_is_told() -> None:
+    reports = Reports(2.0)
+    reports.refuse([refusal("/a", Fault.EMPTY)], 1.0)
+    assert reports.refuse([refusal("/a", Fault.EMPTY), refusal("/b", Fault.EMPTY)], 2.0) == 3.0
+
+
+def test_a_caution_is_said_while_it_is_new(said: pytest.LogCaptureFixture) -> None:
+    reports = Reports(0.0)
+    worry = Caution("unit", "/a", Worry.OLDER, "older than what is served")
+    for cautions in ([worry], [worry], [], [worry]):
+        reports.caution(cautions)
+    assert names(said) == ["certificate.caution"] * 2
+
+
+def test_a_sentence_is_said_once_until_it_changes_or_is_forgotten(said: pytest.LogCaptureFixture) -> None:
+    reports = Reports(0.0)
+    for text in ("a", "a", "b", "", "b"):
+        reports.once("x", text)
+    assert [record.getMessage() for record in said.records] == ["a", "b", "b"]
