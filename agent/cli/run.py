@@ -27,14 +27,11 @@ class Agent(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the proxy's arguments aside: none of them is a command or an option of ours."""
-        own, found, proxys = args, False, []
-        if "--" in args:
-            at = args.index("--")
-            own, found, proxys = args[:at], True, args[at + 1 :]
-        rest = super().parse_args(ctx, own)
-        ctx.obj = tuple(proxys)
-        if found and rest:
-            raise click.UsageError("only `agent` itself takes arguments for the proxy after --", ctx)
+        at = args.index("--") if "--" in args else len(args)
+        rest = super().parse_args(ctx, args[:at])
+        ctx.obj = tuple(args[at + 1 :])
+        if rest:
+            ctx.args += args[at:]  # a command has its own say about them
         return rest
 
 

@@ -22,4 +22,7 @@ class Span(click.ParamType[float]):
         parts = _PART.findall(text)
         if not parts or "".join(number + unit for number, unit in parts) != text:
             self.fail(f"{text!r} is no span of time; write it like 45s, 10m, 1h30m or 250ms", param, ctx)
-        return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
+        seconds = float(sum(float(number) * _UNITS[unit] for number, unit in parts))
+        if not seconds:
+            self.fail(f"{text!r} is no time at all", param, ctx)
+        return seconds

@@ -4,9 +4,11 @@ The operator's file is never edited. The copy differs from it in this: certifica
 `/dev/fd/N`, the console listens on a socket of the epoch, the gate is added, and log lines name the epoch.
 """
 
+import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from yaml.nodes import MappingNode, Node, ScalarNode
 
@@ -45,10 +47,10 @@ class StaticListener:
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """The admin address that the bootstrap names, and the paths it allows (None: all)."""
+    """The admin address that the bootstrap names, and the paths it allows (none: all)."""
 
     address: str
-    allowed: Node | None
+    allowed: tuple[Node, ...]
 
 
 class Bootstrap:
@@ -66,11 +68,11 @@ class Bootstrap:
         for _, mapping in nodes.mappings(self._root):
             chain = nodes.text(nodes.get(mapping, "certificate_chain", "filename"))
             for name, value in mapping.value:
-                path = nodes.text(nodes.get(value, "filename"))
-                if path is not None:
-                    role = next((role for key, role in ROLES.items() if nodes.is_key(name, key)), Role.OTHER)
-                    unit = chain if chain is not None and role is Role.KEY else path
-                    found.append(Reference(path, role, unit))
+                role = next((role for key, role in ROLES.items() if nodes.is_key(name, key)), Role.OTHER)
+                for source in [value, *nodes.items(value)]:
+                    path = nodes.text(nodes.get(source, "filename"))
+                    if path is not None:
+                        found.append(Reference(path, role, chain if chain and role is Role.KEY else path))
         return list(dict.fromkeys(found))
 
     @property
@@ -101,11 +103,15 @@ class Bootstrap:
         return sorted({path for source in sources if (path := nodes.text(nodes.get(source, "path"))) is not None})
 
     @property
-    def console(self) -> Console | None:
+    def console_address(self) -> str | None:
         """Where the operator wants the admin console, if anywhere."""
-        address = nodes.get(self._root, "admin", "address")
-        place = _place(address)
-        return None if place is None else Console(place.address, nodes.get(self._root, "admin", "allow_paths"))
+        place = _place(nodes.get(self._root, "admin", "address"))
+        return None if place is None else place.address
+
+    @property
+    def allowed_paths(self) -> list[Node]:
+        """The paths that the admin console may answer; none named means all."""
+        return nodes.items(nodes.get(self._root, "admin", "allow_paths"))
 
     @property
     def node(self) -> tuple[str | None, str | None]:
@@ -143,14 +149,14 @@ class Template:
 
     def fill(self, directory: str, number: int, descriptors: Mapping[str, int]) -> str:
         """The copy for one epoch: its directory, its number, and under which descriptor it finds each file."""
-        words: dict[str, Callable[[re.Match[str]], str]] = {
-            _DIRECTORY: lambda _: directory,
-            _NUMBER: lambda _: str(number),
-        }
-        return _TOKEN.sub(
-            lambda match: words[match[0]](match) if match[0] in words else str(descriptors[self.files[int(match[1])]]),
-            self.text,
-        )
+        quoted = json.dumps(directory, ensure_ascii=False)[1:-1]  # it always stands within double quotes
+
+        def word(match: re.Match[str]) -> str:
+            if match[1] is not None:
+                return str(descriptors[self.files[int(match[1])]])
+            return quoted if match[0] == _DIRECTORY else str(number)
+
+        return _TOKEN.sub(word, self.text)
 
 
 def _place(address: Node | None) -> Place | None:
@@ -162,10 +168,19 @@ def _place(address: Node | None) -> Place | None:
     host = nodes.text(nodes.get(inner, "address"))
     if host is None:
         return None
+    host = _canonical(host)
     port = nodes.text(nodes.get(inner, "port_value")) or "0"
     scheme = (nodes.text(nodes.get(inner, "protocol")) or "TCP").lower()
     namespace = nodes.text(nodes.get(inner, "network_namespace_filepath")) or ""
     return Place(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}", namespace)
+
+
+def _canonical(host: str) -> str:
+    """An address as Envoy spells it: `::0` is `::`."""
+    try:
+        return ip_address(host).compressed
+    except ValueError:
+        return host
 
 
 def _replace_files(root: MappingNode, numbers: Mapping[str, int]) -> None:

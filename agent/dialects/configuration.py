@@ -55,9 +55,10 @@ class Configuration:
 
     @property
     def console(self) -> Console | None:
-        """The admin address, the later document's first."""
-        found = [document.console for document in self._documents if document.console is not None]
-        return found[-1] if found else None
+        """The admin address, the later document's first, with the paths that either allows: as Envoy merges them."""
+        addresses = [address for document in self._documents if (address := document.console_address) is not None]
+        allowed = [path for document in self._documents for path in document.allowed_paths]
+        return Console(addresses[-1], tuple(allowed)) if addresses else None
 
     @property
     def node(self) -> tuple[str | None, str | None]:

@@ -52,13 +52,18 @@ class EpochConsole:
         return found
 
     async def listener_changes(self) -> str:
-        """Counters that move when the set of listeners does. Only whether they are the same matters."""
-        return (await self._get(_CHANGES)).decode()
+        """What moves when the set of listeners does: counters, or the set where the operator leaves those out.
 
-    async def connections(self) -> int:
-        """How many clients it has, admin's own not counted."""
+        Only whether two answers are the same matters.
+        """
+        counters = await self._get(_CHANGES)
+        return (counters or await self._get("/listeners?format=json")).decode()
+
+    async def connections(self) -> int | None:
+        """How many clients it has, admin's own not counted; None where the operator's statistics do not tell."""
         lines = (await self._get(_CONNECTIONS)).decode().splitlines()
-        return sum(int(line.rpartition(":")[2]) for line in lines if _counts_clients(line))
+        counts = [int(line.rpartition(":")[2]) for line in lines if _counts_clients(line)]
+        return sum(counts) if counts else None
 
     async def _get(self, target: str) -> bytes:
         try:

@@ -16,7 +16,10 @@ UDP_OVERLAP = 4  # seconds in which a draining epoch forwards datagrams to the n
 
 _PREFIX = re.compile(r"^\[[^]]*]\[\d+]\[(?P<level>\w+)]\[\w+] (?:\[[^]]*] )?(?P<text>.*)$")
 _COMPLAINT = re.compile(r"error initializing config(?:uration)? '[^']*': |^exception.*?: ", re.IGNORECASE)
+_DOCUMENT = re.compile(r"\{.*\}", re.DOTALL)
+_DEBUG = re.compile(r"goo\.gle/debug\w*[\s\w]*:\s*")  # how protobuf marks a repeated document
 _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)")
+_LONGEST = 500  # letters of a complaint that are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,25 @@ def complaint(output: str, descriptors: Mapping[int, str], renamed: Mapping[str,
 
     `descriptors` tells which path a `/dev/fd/N` stands for, `renamed` which file a private copy stands for.
     """
-    lines = [match for line in output.splitlines() if (match := _PREFIX.match(line))]
-    serious = [line["text"] for line in lines if line["level"] in {"critical", "error"}]
-    text = (serious or [line for line in output.splitlines() if line.strip()] or ["it said nothing"])[-1]
-    text = _COMPLAINT.sub("", text.strip())
+    text = _COMPLAINT.sub("", _last_complaint(output).strip())
+    # Envoy likes to repeat the document that it refuses, and there may be secrets in it.
+    text = _DEBUG.sub("", _DOCUMENT.sub("", text))
     text = _DESCRIPTOR.sub(lambda match: descriptors.get(int(match[1]), match[0]), text)
     for copy, original in renamed.items():
         text = text.replace(copy, original)
-    return " ".join(text.split())
+    words = " ".join(text.split())
+    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"
+
+
+def _last_complaint(output: str) -> str:
+    """The last serious message, with the lines that belong to it; if nothing is serious, the last line."""
+    found = ""
+    for line in output.splitlines():
+        match = _PREFIX.match(line)
+        if match is not None and match["level"] in {"critical", "error"}:
+            found = match["text"]
+        elif match is None and found:
+            found += f"\n{line}"
+    if found:
+        return found
+    return next((line for line in reversed(output.splitlines()) if line.strip()), "it said nothing")

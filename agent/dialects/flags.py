@@ -23,6 +23,8 @@ _OWNED = {
     "--hot-restart-version": "use: agent version",
     "--version": "use: agent version",
     "--mode": "use: agent check",
+    "--": "what follows would hide the agent's own flags from the proxy",
+    "--ignore_rest": "what follows would hide the agent's own flags from the proxy",
 }
 _MERGED = frozenset({"--config-yaml", "--log-format", "--service-node", "--service-cluster"})
 

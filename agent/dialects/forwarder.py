@@ -5,7 +5,7 @@ agent. A matcher that is not understood allows nothing.
 """
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -26,7 +26,7 @@ _TESTS: dict[str, Callable[[str, str], bool]] = {
 class Forwarder:
     """Answers requests in the place of whichever console `target` is at. `allowed`: the operator's `allow_paths`."""
 
-    def __init__(self, allowed: Node | None) -> None:
+    def __init__(self, allowed: Sequence[Node]) -> None:
         self.target: Path | None = None
         self._allowed = allowed
 
@@ -46,7 +46,7 @@ class Forwarder:
         return Response(response.status, _closing(response.body, stack), response.headers)
 
     def _allows(self, path: str) -> bool:
-        return self._allowed is None or any(_matches(matcher, path) for matcher in nodes.items(self._allowed))
+        return not self._allowed or any(_matches(matcher, path) for matcher in self._allowed)
 
 
 async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIterator[bytes]:
@@ -59,10 +59,17 @@ def _matches(matcher: Node, path: str) -> bool:
     """Envoy's StringMatcher: exact, prefix, suffix, contains or safe_regex, with ignore_case."""
     regex = nodes.text(nodes.get(matcher, "safe_regex", "regex"))
     if regex is not None:
-        return re.fullmatch(regex, path) is not None
+        return _matches_regex(regex, path)
     folds = nodes.truth(nodes.get(matcher, "ignore_case"), default=False)
     for name, test in _TESTS.items():
         wanted = nodes.text(nodes.get(matcher, name))
         if wanted is not None:
             return test(path.lower(), wanted.lower()) if folds else test(path, wanted)
     return False
+
+
+def _matches_regex(regex: str, path: str) -> bool:
+    try:
+        return re.fullmatch(regex, path) is not None
+    except re.error:  # RE2 knows what Python does not
+        return False

@@ -14,13 +14,15 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from agent.core.errors import BadInput
 
+_NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
+_DEEPEST = 200
 _TRUE = frozenset({"true", "yes", "on", "y"})
 
 
 def read(text: str, name: str) -> MappingNode:
     """Parse a document whose root is a mapping; an empty one is an empty mapping. Raises `BadInput` with the line."""
     try:
-        source = json.dumps(json.loads(text)) if name.endswith(".json") else text
+        source = _as_yaml(json.loads(text)) if name.endswith(".json") else text
         root = yaml.compose(source, Loader=yaml.CSafeLoader)
     except json.JSONDecodeError as error:
         message = f"cannot read {name}: line {error.lineno}, column {error.colno}: {error.msg}; correct it"
@@ -29,14 +31,45 @@ def read(text: str, name: str) -> MappingNode:
         raise BadInput(f"cannot read {name}: {_place(error)}; correct it") from error
     except yaml.YAMLError as error:  # characters that YAML does not allow
         raise BadInput(f"cannot read {name}: {' '.join(str(error).split())}; correct it") from error
+    except RecursionError as error:
+        raise _too_deep(name) from error
     if root is None:
         return MappingNode("tag:yaml.org,2002:map", [])
+    if _is_deep(root):
+        raise _too_deep(name)
     if not isinstance(root, MappingNode):
         message = (
             f"cannot read {name}: its root is no mapping; an Envoy bootstrap begins with static_resources or the like"
         )
         raise BadInput(message)
     return root
+
+
+def _too_deep(name: str) -> BadInput:
+    return BadInput(f"cannot read {name}: it is nested more than {_DEEPEST} levels deep; no bootstrap is")
+
+
+def _is_deep(root: Node) -> bool:
+    """Whether writing it again would use up the stack. Aliases may make a graph of it, or even a circle."""
+    level, seen = [root], set[int]()
+    for _ in range(_DEEPEST):
+        level = [child for node in level for child in _children(node) if id(child) not in seen]
+        seen.update(id(child) for child in level)
+        if not level:
+            return False
+    return True
+
+
+def _children(node: Node) -> list[Node]:
+    if isinstance(node, MappingNode):
+        return [each for pair in node.value for each in pair]
+    return items(node)
+
+
+def _as_yaml(value: object) -> str:
+    """JSON that is YAML as well: characters that YAML does not take are escaped, pairs of surrogates are not made."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _NOT_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _place(error: yaml.MarkedYAMLError) -> str:
@@ -53,7 +86,7 @@ def write(root: Node) -> str:
 
 def compose(value: object) -> Node:
     """Make nodes of plain Python values."""
-    node = yaml.compose(json.dumps(value), Loader=yaml.CSafeLoader)
+    node = yaml.compose(_as_yaml(value), Loader=yaml.CSafeLoader)
     assert node is not None
     return node
 

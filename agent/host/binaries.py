@@ -40,8 +40,11 @@ def find(name: str) -> Path:
     """Where the program is that `--proxy-bin` names; raise `UsageError` with the next step if it is nowhere."""
     if "/" in name:
         path = Path(name)
+        if not path.is_file():
+            message = f"cannot run {name}: {'it is no program' if path.exists() else 'there is no such file'}"
+            raise UsageError(message)
         if not os.access(path, os.X_OK):
-            message = f"cannot run {name}: {'it is not executable' if path.exists() else 'there is no such file'}"
+            message = f"cannot run {name}: it is not executable"
             raise UsageError(message)
         return path
     if name == "envoy" and (packaged := _packaged_envoy()) is not None:

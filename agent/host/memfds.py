@@ -12,6 +12,8 @@ from agent.core.errors import MachineError
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
+_NAME_LIMIT = 249  # bytes, memfd_create(2)
+
 
 class Memfds:
     """A store of contents by digest, each kept for as long as somebody holds it."""
@@ -44,11 +46,20 @@ def digest_of(data: bytes) -> str:
 
 def _seal(name: str, data: bytes) -> int:
     try:
-        descriptor = os.memfd_create(name[-200:], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        with os.fdopen(os.dup(descriptor), "wb") as file:
-            file.write(data)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        shown = os.fsdecode(os.fsencode(name)[-_NAME_LIMIT:])
+        descriptor = os.memfd_create(shown, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            _fill(descriptor, data)
+        except OSError:
+            os.close(descriptor)
+            raise
     except OSError as error:
         message = f"cannot keep {name} in memory: {error.strerror}"
         raise MachineError(message) from error
     return descriptor
+
+
+def _fill(descriptor: int, data: bytes) -> None:
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(data)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)

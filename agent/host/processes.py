@@ -32,8 +32,8 @@ class User:
     def named(cls, name: str) -> "User":
         """Look a user up, by name or number; raise `UsageError` if there is none."""
         try:
-            entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-        except KeyError:
+            entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+        except (KeyError, OverflowError):
             message = f"cannot run the proxy as {name}: there is no such user"
             raise UsageError(message) from None
         return cls(entry.pw_uid, entry.pw_gid)
@@ -62,7 +62,13 @@ class Process:
     def __init__(self, command: Command, on_exit: Callable[[int], None]) -> None:
         self._child = _spawn(command)
         self.pid = self._child.pid
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError as error:
+            self._child.kill()
+            self._child.wait()
+            message = f"cannot supervise {command.arguments[0]}: {error.strerror}"
+            raise MachineError(message) from error
         self._on_exit = on_exit
         asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
 
@@ -150,7 +156,7 @@ def created_at(pid: int) -> float | None:
     """When a process began (calendar seconds), which with its pid tells it from every other one; None: it is gone."""
     try:
         return psutil.Process(pid).create_time()
-    except psutil.Error:
+    except (psutil.Error, ValueError, OverflowError):
         return None
 
 
@@ -162,6 +168,16 @@ def has_socket(pid: int, inodes: Collection[int]) -> bool | None:
         return any(_target(entry) in wanted for entry in entries)
     except OSError:
         return None
+
+
+def connections_at(pid: int, ports: Collection[int]) -> int | None:
+    """How many TCP connections a process has at these local ports; None where the kernel does not let us look."""
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return None
+    here = [each for each in connections if each.laddr.port in ports]
+    return sum(each.status != psutil.CONN_LISTEN for each in here)
 
 
 def _target(link: Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from agent.core.errors import MachineError, RunDirectoryHeld
 
 _STATE = "state.json"
+_LOCK = "lock"
 
 
 def default() -> Path:
@@ -34,7 +35,7 @@ class RunDirectory:
     def __init__(self, path: Path, *, traversable: bool = False) -> None:
         self.path = path
         _make(path, 0o711 if traversable else 0o700)
-        self._lock = _lock(path / "lock")
+        self._lock = _lock(path / _LOCK)
 
     def close(self) -> None:
         """Give the lock up; the directory itself stays."""
@@ -109,6 +110,10 @@ def _make(path: Path, mode: int) -> None:
             message = (
                 f"cannot use the run directory {path}: it is not a directory of this user; choose another --run-dir"
             )
+            raise MachineError(message)
+        names = {entry.name for entry in path.iterdir()}
+        if names and _LOCK not in names:
+            message = f"cannot use the run directory {path}: there are files in it that are no agent's; choose another"
             raise MachineError(message)
         path.chmod(mode)
     except OSError as error:

@@ -4,6 +4,7 @@ As a rule the proxy binds: it knows the options of its listeners, the agent does
 unprivileged proxy may not (low ports), and its own two addresses: the console's and the status server's.
 """
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Collection
@@ -93,12 +94,13 @@ def check_free(endpoint: Endpoint, ours: Collection[int]) -> None:
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             probe.bind(endpoint.name)
-        except PermissionError:
-            return  # a low port: the proxy's own attempt will tell
-        except OSError:
-            holder = find_holder(endpoint)
-            if holder is None or holder[0] not in ours:
-                raise _held(endpoint, holder) from None
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return  # a low port, an address that is not there yet: the proxy may know better
+            holders = find_holders(endpoint)
+            strangers = [holder for holder in holders if holder.pid not in ours]
+            if strangers or not holders:
+                raise _held(endpoint, strangers) from None
 
 
 def may_bind_for_others(port: int) -> bool:
@@ -107,28 +109,35 @@ def may_bind_for_others(port: int) -> bool:
     return 0 < port < low and os.geteuid() == 0
 
 
-def find_holder(endpoint: Endpoint) -> tuple[int | None, str] | None:
-    """The pid and name of a process that listens where `endpoint` would, as far as the kernel lets us see."""
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that listens somewhere; no pid where the kernel does not let us see whose the socket is."""
+
+    pid: int | None
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return "a process of another user"
+        try:
+            return f"{psutil.Process(self.pid).name()} (pid {self.pid})"
+        except psutil.Error:
+            return f"pid {self.pid}"
+
+
+def find_holders(endpoint: Endpoint) -> list[Holder]:
+    """Who listens where `endpoint` would: at the same address, or one of the two at every address."""
+    wildcards = {"0.0.0.0", "::"}  # noqa: S104  # compared, not bound
+    found: dict[int | None, Holder] = {}
     for connection in psutil.net_connections("tcp"):
         if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == endpoint.port:
-            return connection.pid, _name_of(connection.pid)
-    return None
+            address = connection.laddr.ip
+            if address == endpoint.host or address in wildcards or endpoint.host in wildcards:
+                found[connection.pid] = Holder(connection.pid)
+    return list(found.values())
 
 
-def _name_of(pid: int | None) -> str:
-    if pid is None:
-        return "a process of another user"
-    try:
-        return psutil.Process(pid).name()
-    except psutil.Error:
-        return "a process"
-
-
-def _held(endpoint: Endpoint, holder: tuple[int | None, str] | None) -> AddressHeld:
-    who = "another process"
-    if holder is not None:
-        pid, name = holder
-        who = name if pid is None else f"{name} (pid {pid})"
+def _held(endpoint: Endpoint, holders: list[Holder]) -> AddressHeld:
+    who = ", ".join(map(str, holders)) or "another process"
     return AddressHeld(f"cannot listen on {endpoint}: {who} already does; stop it or choose another address")
 
 
@@ -153,8 +162,8 @@ def _bind(endpoint: Endpoint, prepare: Callable[[socket.socket], None]) -> socke
         raise MachineError(message) from error
     except OSError as error:
         made.close()
-        if not endpoint.path and (holder := find_holder(endpoint)) is not None:
-            raise _held(endpoint, holder) from error
+        if not endpoint.path and error.errno == errno.EADDRINUSE:
+            raise _held(endpoint, find_holders(endpoint)) from error
         message = f"cannot listen on {endpoint}: {error.strerror}"
         raise MachineError(message) from error
     return made

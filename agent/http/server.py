@@ -11,21 +11,24 @@ from agent.http.message import Request, Response
 
 BODY_LIMIT = 1 << 20
 HEADER_LIMIT = 64 << 10
-READ_TIMEOUT = 60.0  # seconds a client may take to send a request, or to take a part of an answer
+READ_TIMEOUT = 60.0  # seconds a client may take to send a whole request, or to take a part of an answer
 
 Handler = Callable[[Request], Awaitable[Response]]
 Admission = Callable[[socket.socket], bool]
 
 
 class Server:
-    """Answers connections on a listening socket that the caller bound, and closes it with itself."""
+    """Answers connections on a listening socket that the caller bound, and closes it with itself.
+
+    Where `clients_limit` are connected, the one that has kept us waiting longest for a request makes room for the next.
+    """
 
     def __init__(self, handler: Handler, admission: Admission | None = None, clients_limit: int = 256) -> None:
         self._handler = handler
         self._admission = admission
         self._clients_limit = clients_limit
         self._listener: asyncio.Server | None = None
-        self._clients: set[asyncio.Task[None]] = set()
+        self._clients: dict[asyncio.Task[None], _Conversation] = {}
 
     async def start(self, listener: socket.socket) -> None:
         """Begin to accept."""
@@ -45,40 +48,61 @@ class Server:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer: socket.socket = writer.get_extra_info("socket")
         refused = self._admission is not None and not self._admission(peer)
-        if refused or len(self._clients) >= self._clients_limit:
+        if refused or not self._has_room():
             writer.transport.abort()
             return
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._clients.add(task)
-        task.add_done_callback(self._clients.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         conversation = _Conversation(reader, writer)
+        task = asyncio.get_running_loop().create_task(self._serve(conversation))
+        self._clients[task] = conversation
+        task.add_done_callback(self._clients.pop)
+
+    def _has_room(self) -> bool:
+        if len(self._clients) < self._clients_limit:
+            return True
+        idle = next((task for task, conversation in self._clients.items() if conversation.is_waiting), None)
+        if idle is not None:
+            idle.cancel()
+        return idle is not None
+
+    async def _serve(self, conversation: "_Conversation") -> None:
         try:
             with contextlib.suppress(OSError, TimeoutError, h11.ProtocolError):
                 while (request := await conversation.request()) is not None:
                     await conversation.respond(await self._handler(request))
         finally:
-            writer.transport.abort() if conversation.failed else writer.close()
+            conversation.end()
 
 
 class _Conversation:
     """One connection: requests in, responses out, by h11."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.failed = True  # until it has ended in good order
+        self.is_waiting = True  # for a request, or for the rest of one
         self._reader = reader
         self._writer = writer
         self._machine = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_LIMIT)
+        self._ended_well = False
+        self._wants_body = True
 
     async def request(self) -> Request | None:
-        """The next request; None when the client is done."""
+        """The next request, within READ_TIMEOUT; None when either side is done."""
         if self._machine.our_state is h11.DONE and self._machine.their_state is h11.DONE:
             self._machine.start_next_cycle()
+        if self._machine.our_state is h11.MUST_CLOSE:
+            self._ended_well = True
+            return None
+        self.is_waiting = True
+        async with asyncio.timeout(READ_TIMEOUT):
+            request = await self._read()
+        self.is_waiting = False
+        return request
+
+    async def _read(self) -> Request | None:
         event = await self._next()
         if not isinstance(event, h11.Request):
-            self.failed = False
+            self._ended_well = True
             return None
+        self._wants_body = event.method != b"HEAD"
         body = bytearray()
         while isinstance(data := await self._next(), h11.Data):
             body += data.data
@@ -93,28 +117,32 @@ class _Conversation:
             event = self._machine.next_event()
             if event is not h11.NEED_DATA:
                 return event  # type: ignore[return-value]  # NEED_DATA is excluded by identity
-            async with asyncio.timeout(READ_TIMEOUT):
-                self._machine.receive_data(await self._reader.read(HEADER_LIMIT))
+            self._machine.receive_data(await self._reader.read(HEADER_LIMIT))
 
     async def respond(self, response: Response) -> None:
-        """Send a whole answer."""
-        whole = isinstance(response.body, bytes)
+        """Send a whole answer; to HEAD, its head."""
         headers = [*response.headers]
         if isinstance(response.body, bytes):
             headers.append(("content-length", str(len(response.body))))
-        head = h11.Response(status_code=response.status, headers=headers, reason=b"")
-        await self._send(self._machine.send(head))
+        await self._send(h11.Response(status_code=response.status, headers=headers, reason=b""))
         async for part in _parts(response.body):
-            await self._send(self._machine.send(h11.Data(data=part)))
-        await self._send(self._machine.send(h11.EndOfMessage()))
-        if whole and self._machine.our_state is h11.MUST_CLOSE:
-            self.failed = False
+            if self._wants_body:
+                await self._send(h11.Data(data=part))
+        await self._send(h11.EndOfMessage())
 
-    async def _send(self, data: bytes | None) -> None:
+    async def _send(self, event: h11.Event) -> None:
+        data = self._machine.send(event)
         if data:
             self._writer.write(data)
             async with asyncio.timeout(READ_TIMEOUT):
                 await self._writer.drain()
+
+    def end(self) -> None:
+        """Close the connection, in good order if the conversation ended in it."""
+        if self._ended_well:
+            self._writer.close()
+        else:
+            self._writer.transport.abort()
 
 
 async def _parts(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection
 
 from agent.core.errors import MachineError
-from agent.host.processes import has_socket
+from agent.host.processes import connections_at, has_socket
 from agent.runtime.living import Living
 
 _FIRST_INTERVAL = 0.1  # connections end quickly at first, and later one by one
@@ -31,6 +31,14 @@ async def emptied(epoch: Living, inodes: Collection[int]) -> None:
 
 async def _is_empty(epoch: Living) -> bool:
     try:
-        return await epoch.console.connections() == 0
+        clients = await epoch.console.connections()
     except MachineError:
         return False  # too busy or hung: its deadline will come
+    return (_in_the_kernel(epoch) if clients is None else clients) == 0
+
+
+def _in_the_kernel(epoch: Living) -> int | None:
+    """The same from the kernel, which knows whose a TCP connection is and not on which Unix socket one came."""
+    if epoch.pid is None or not all(place.address.startswith("tcp://") for place in epoch.asked):
+        return None
+    return connections_at(epoch.pid, {int(place.address.rpartition(":")[2]) for place in epoch.asked})

@@ -51,7 +51,7 @@ class Journal:
             if isinstance(epoch, dict):
                 _clear(epoch)
         for path in self._directory.path.iterdir():
-            if path.name.isdigit():
+            if path.name.isascii() and path.name.isdecimal():
                 self._directory.remove_epoch(int(path.name))
 
     def write(self, reconciler: Reconciler, living: Iterable[Living]) -> None:

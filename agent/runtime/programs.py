@@ -4,7 +4,7 @@ import asyncio
 import re
 from pathlib import Path
 
-from agent.core.errors import BadInput, MachineError
+from agent.core.errors import BadInput, MachineError, UsageError
 from agent.dialects.envoy import HANDOFF_PROBE, VERSION_PROBE
 from agent.handoff.segment import HotRestartVersion
 from agent.host.binaries import Binary, identity_of, open_binary
@@ -35,7 +35,11 @@ class Programs:
 
         Raises `BadInput` if it cannot be used, once for each file: the program in use stays in use.
         """
-        binary = open_binary(self.path)
+        try:
+            binary = open_binary(self.path)
+        except UsageError as error:
+            self._seen = identity_of(self.path)
+            raise BadInput(str(error)) from error
         self._seen = binary.identity
         if self.current is not None and await asyncio.to_thread(self._same, self.current.binary, binary):
             binary.close()

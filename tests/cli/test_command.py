@@ -148,7 +148,6 @@ def test_a_configuration_that_is_no_yaml_is_named_with_its_line(tmp_path: Path) 
 
 
 @wants_envoy
-@pytest.mark.xfail(reason="bug: Agent.parse_args refuses what follows -- for `check`, which takes it")
 def test_the_proxys_own_arguments_are_checked_too(tmp_path: Path) -> None:
     """`agent check --help` shows [-- PROXY_ARGS...]."""
     config = tmp_path / "envoy.yaml"

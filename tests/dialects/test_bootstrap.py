@@ -76,7 +76,6 @@ def test_a_file_that_is_named_twice_or_by_an_alias_is_told_once() -> None:
     assert configured(text).references == [Reference("/certs/ca.pem", Role.BUNDLE, "/certs/ca.pem")]
 
 
-@pytest.mark.xfail(reason="bug: a data source in a list is not seen")
 def test_files_in_a_list_are_found() -> None:
     """session_ticket_keys is a list of data sources; without common keys no session survives a rotation."""
     text = "x: {session_ticket_keys: {keys: [{filename: /certs/one}, {filename: /certs/two}]}}"
@@ -134,7 +133,6 @@ def test_a_listener_is_found_as_the_protocol_spells_it(text: str, found: tuple[s
     assert listeners(text) == [found]
 
 
-@pytest.mark.xfail(reason="bug: an IPv6 address is not brought into Envoy's spelling")
 @pytest.mark.parametrize("host", ["::0", "0:0:0:0:0:0:0:0", "0000::"])
 def test_an_address_of_many_spellings_is_one_place(host: str) -> None:
     """Envoy asks for `tcp://[::]:80`, however the operator wrote it."""
@@ -206,7 +204,6 @@ def test_the_console_of_the_extra_document_wins_and_does_not_undo_the_private_on
     assert yaml.safe_load(second) == {"admin": {}}
 
 
-@pytest.mark.xfail(reason="bug: allow_paths is taken from the document of the address only: everything is allowed")
 @pytest.mark.parametrize("address_first", [True, False])
 def test_paths_that_are_allowed_in_one_document_bind_the_address_of_the_other(address_first: bool) -> None:
     address = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 7}}}"
@@ -243,8 +240,7 @@ def test_the_operators_file_is_read_once_and_filled_for_each_epoch() -> None:
     assert "__agent" not in one[0] + two[0]
 
 
-ESCAPED = pytest.mark.xfail(reason="bug: the directory is put into double quotes as it is")
-QUOTED, BACKSLASHED = pytest.param('/run/"x"/7', marks=ESCAPED), pytest.param("/run/\\x/7", marks=ESCAPED)
+QUOTED, BACKSLASHED = '/run/"x"/7', "/run/\\x/7"
 
 
 @pytest.mark.parametrize("directory", ["/run/a b/7", "/run/a: b/7", "/run/#x/7", "/run/é/7", QUOTED, BACKSLASHED])

@@ -1,4 +1,3 @@
-import asyncio
 import contextlib
 import json
 import socket
@@ -158,26 +157,16 @@ async def test_a_real_envoy_is_understood(tmp_path: Path) -> None:
 NO_STATS: dict[str, object] = {"stats_config": {"stats_matcher": {"reject_all": True}}}
 
 
-@pytest.mark.xfail(
-    reason="bug: a gauge that the stats matcher leaves out counts as zero: drains end at once and cut their clients"
-)
 @wants_envoy
-async def test_clients_are_seen_though_the_operator_wants_no_statistics_of_listeners(tmp_path: Path) -> None:
+async def test_statistics_that_the_operator_does_not_want_are_not_taken_for_zero(tmp_path: Path) -> None:
     """Istio's own bootstrap includes a few prefixes only: a drain that sees no counter must not take it for zero."""
     name = f"@agent-test-{tmp_path.name}"
     async with theatre() as stage:
         role = await stage.serving(listening(name, more=NO_STATS))
         with client(name):
-            try:
-                count = await asyncio.wait_for(role.living.console.connections(), 5)
-            except MachineError:
-                return  # "cannot tell" is as good
-            assert count > 0
+            assert await role.living.console.connections() is None
 
 
-@pytest.mark.xfail(
-    reason="bug: counters that the stats matcher leaves out never change: a removed listener hangs its clients"
-)
 @wants_envoy
 async def test_changes_of_listeners_are_seen_though_the_operator_wants_no_statistics(tmp_path: Path) -> None:
     lds = tmp_path / "lds.yaml"

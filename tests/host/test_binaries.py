@@ -44,7 +44,6 @@ def test_a_file_that_is_no_program_is_a_usage_error(ordinary: Path) -> None:
         find(str(plain))
 
 
-@pytest.mark.xfail(reason="bug: a directory may be 'executed', and is waited for as if it were a program")
 def test_a_directory_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         find(f"{tmp_path}/")

@@ -74,7 +74,6 @@ def test_a_file_in_its_place_or_no_permission_is_a_machine_error(ordinary: Path)
         RunDirectory(Path("/proc/nowhere"))
 
 
-@pytest.mark.xfail(reason="bug: --run-dir /tmp makes /tmp 0700, and what is called like a number in it is removed")
 def test_a_directory_that_others_use_is_not_taken_over(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()

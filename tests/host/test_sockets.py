@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import AddressHeld, MachineError, UsageError
-from agent.host.sockets import Endpoint, bind_for_proxy, check_free, find_holder, listen, may_bind_for_others
+from agent.host.sockets import Endpoint, bind_for_proxy, check_free, find_holders, listen, may_bind_for_others
 
 STRANGER = """
 import socket, sys
@@ -142,7 +142,6 @@ def test_a_stranger_at_the_same_port_of_another_address_holds_nothing() -> None:
         check_free(Endpoint("127.0.0.1", port), ours=[])
 
 
-@pytest.mark.xfail(reason="bug: find_holder looks at the port alone and takes the first it sees", strict=False)
 @pytest.mark.parametrize("ours", ["127.0.0.1", "127.0.0.3"])
 def test_an_epoch_at_the_same_port_of_another_address_does_not_hide_the_stranger(ours: str) -> None:
     """Both sides of the stranger's address, since the order in which the kernel tells them decides."""
@@ -154,7 +153,6 @@ def test_an_epoch_at_the_same_port_of_another_address_does_not_hide_the_stranger
         check_free(Endpoint("127.0.0.2", port), ours=[os.getpid()])
 
 
-@pytest.mark.xfail(reason="bug: EADDRNOTAVAIL is taken for a holder, so a freebind listener never starts")
 def test_an_address_that_the_machine_does_not_have_yet_is_held_by_nobody() -> None:
     """The proxy may bind it all the same: `freebind`, `transparent`; if not, its own complaint is the true one."""
     check_free(Endpoint("192.0.2.1", 1), ours=[])
@@ -163,7 +161,7 @@ def test_an_address_that_the_machine_does_not_have_yet_is_held_by_nobody() -> No
 def test_nobody_listens_on_a_port_that_nobody_listens_on() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        assert find_holder(Endpoint("127.0.0.1", bound.getsockname()[1])) is None
+        assert find_holders(Endpoint("127.0.0.1", bound.getsockname()[1])) == []
 
 
 def test_low_ports_are_bound_for_others_by_root_only() -> None:

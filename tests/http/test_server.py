@@ -105,21 +105,18 @@ async def test_a_body_in_chunks_is_taken_whole() -> None:
         assert await one.answer() == (200, b"POST /x 5")
 
 
-@pytest.mark.xfail(reason="bug: a connection that must close is kept until the client closes it, or for 60 s")
 async def test_an_old_client_is_answered_and_the_connection_closed() -> None:
     async with serving() as name, line(name) as one:
         await one.send(b"GET /x HTTP/1.0\r\n\r\n")
         assert (await one.rest()).endswith(b"GET /x 0")
 
 
-@pytest.mark.xfail(reason="bug: a connection that must close is kept until the client closes it, or for 60 s")
 async def test_a_client_that_wants_to_close_gets_its_answer_first() -> None:
     async with serving() as name, line(name) as one:
         await one.send(GET.replace(b"host", b"connection: close\r\nhost"))
         assert (await one.rest()).endswith(b"GET /x 0")
 
 
-@pytest.mark.xfail(reason="bug: h11 takes no data in answer to HEAD, so the client gets nothing at all")
 async def test_a_head_is_answered_without_a_body_and_the_connection_goes_on() -> None:
     async with serving() as name, line(name) as one:
         await one.send(GET.replace(b"GET", b"HEAD"))
@@ -222,7 +219,6 @@ async def test_a_client_that_says_nothing_is_cut_in_the_end(monkeypatch: pytest.
         assert await silent.rest() == await half.rest() == b""
 
 
-@pytest.mark.xfail(reason="bug: the timeout begins anew with each byte")
 async def test_a_client_that_trickles_is_cut_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """`READ_TIMEOUT` is what a client may take for a request, not for each byte of it."""
     monkeypatch.setattr(server, "READ_TIMEOUT", 0.2)
@@ -270,7 +266,6 @@ async def test_many_clients_at_once_are_all_answered() -> None:
         assert await asyncio.gather(*(one(name) for _ in range(200))) == [b"GET /x 0"] * 200
 
 
-@pytest.mark.xfail(reason="bug: whoever came first keeps his place for a minute, and a probe is cut")
 async def test_silent_clients_do_not_keep_a_probe_from_its_answer() -> None:
     """Health is asked on a port that everybody can reach."""
     async with serving(limit=4) as name:

@@ -105,9 +105,7 @@ def test_what_a_dead_epoch_left_is_removed_too(directory: RunDirectory) -> None:
     assert not segment.path.exists()
 
 
-NEGATIVE = pytest.param(
-    [{"pid": -1, "created": 1, "base_id": "x"}], marks=pytest.mark.xfail(reason="bug: psutil raises ValueError")
-)
+NEGATIVE = pytest.param([{"pid": -1, "created": 1, "base_id": "x"}])
 
 
 @pytest.mark.parametrize("epochs", ["x", {"a": 1}, None, [1, None, "x", {}], NEGATIVE])
@@ -123,7 +121,6 @@ def test_directories_of_epochs_go_and_everything_else_stays(directory: RunDirect
     assert {path.name for path in directory.path.iterdir()} == {"lock", "other"}
 
 
-@pytest.mark.xfail(reason="bug: isdigit() is true of what int() does not read")
 def test_a_name_that_only_looks_like_a_number_is_left_alone(directory: RunDirectory) -> None:
     (directory.path / "²").mkdir()
     Journal(directory).clear_leftovers()

@@ -131,9 +131,6 @@ async def test_a_program_that_is_gone_for_a_moment_is_no_change(tmp_path: Path) 
         assert not made.changed()
 
 
-@pytest.mark.xfail(
-    reason="bug: open_binary raises UsageError, which Intake does not expect: the disk is watched no more"
-)
 async def test_a_program_that_may_not_be_read_is_bad_input(ordinary: Path) -> None:
     put(ordinary / "proxy")
     (ordinary / "proxy").chmod(0o111)
