@@ -119,17 +119,5 @@ class TimePassed:
     at: float
 
 
-Event = (
-    RevisionReady
-    | RevisionMissing
-    | ExpiryForeseen
-    | RestartAsked
-    | StopAsked
-    | EpochStarted
-    | EpochReachedGate
-    | EpochJudged
-    | EpochServes
-    | EpochEmptied
-    | EpochExited
-    | TimePassed
-)
+EpochEvent = EpochStarted | EpochReachedGate | EpochJudged | EpochServes | EpochEmptied | EpochExited
+Event = RevisionReady | RevisionMissing | ExpiryForeseen | RestartAsked | StopAsked | TimePassed | EpochEvent

@@ -82,7 +82,12 @@ class Reconciler:
     # What happened
 
     def handle(self, event: Event) -> list[Effect]:
-        """Enter what happened; return what to do about it, in order."""
+        """Enter what happened; return what to do about it, in order.
+
+        What a dead epoch said before it died may come after the news of its death, and counts no more.
+        """
+        if isinstance(event, on.EpochEvent) and event.epoch not in self.epochs:
+            return []
         return [*self._enter(event), *self._advance(event.at)]
 
     def _enter(self, event: Event) -> list[Effect]:  # noqa: C901, PLR0911, PLR0912  # one line for each kind
@@ -157,9 +162,9 @@ class Reconciler:
         return do.OpenGate(epoch.number)
 
     def _judged(self, event: on.EpochJudged) -> list[Effect]:
-        epoch = self.epochs.get(event.epoch)
-        if epoch is None or epoch.state not in {State.STARTING, State.WAITING}:
-            return []  # it died, or was let through because nothing else served
+        epoch = self.epochs[event.epoch]
+        if epoch.state not in {State.STARTING, State.WAITING}:
+            return []  # it was let through because nothing else served
         if event.failure is None:
             return [self._let_through(epoch)]
         return [self._drop(epoch, event.failure.reason), *self._failed(epoch, event.failure, event.at)]
@@ -190,8 +195,8 @@ class Reconciler:
         return do.DrainEpoch(epoch.number)
 
     def _emptied(self, event: on.EpochEmptied) -> list[Effect]:
-        epoch = self.epochs.get(event.epoch)
-        if epoch is None or epoch.state is not State.DRAINING:
+        epoch = self.epochs[event.epoch]
+        if epoch.state is not State.DRAINING:
             return []
         return [self._end(epoch, event.at)]
 

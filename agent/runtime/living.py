@@ -159,9 +159,9 @@ class Living:
         for part in (self.parent, self.child, self.relay):
             if part is not None:
                 part.close()
-        await self.gate.close()
         self.segment.release()
         self._run_directory.remove_epoch(self.number)
+        await self.gate.close()
 
     # Sockets
 

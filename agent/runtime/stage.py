@@ -71,11 +71,10 @@ class Stage:
             failure = Failure(Sort.ACCIDENT, f"epoch {number} could not be started: {error}")
         del self._starts[number]
         if failure is not None:
-            await self._never_ran(number, failure)
+            self._never_ran(number, failure)
 
-    async def _never_ran(self, number: int, failure: Failure) -> None:
+    def _never_ran(self, number: int, failure: Failure) -> None:
         self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=None, failure=failure))
-        await self._bury(number)
 
     async def _launch(self, number: int, revision: Revision, *, validate: bool) -> Failure | None:
         living = Living(number, self._storeroom[revision], self._directory, self._settings.user, self._listeners())
@@ -214,7 +213,7 @@ class Stage:
         if (start := self._starts.pop(number, None)) is not None:
             start.cancel()
             failure = Failure(Sort.ACCIDENT, f"epoch {number} was dropped before it ran")
-            self._tasks.spawn(self._never_ran(number, failure), f"burial of {number}")
+            self._never_ran(number, failure)
         elif (living := self.living.get(number)) is not None:
             living.signal(how)
 
@@ -230,7 +229,6 @@ class Stage:
         if code > 0 and not living.has_served:
             failure = await self._diagnose(living, failure)
         self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=code, failure=failure))
-        await self._bury(number)
 
     async def _diagnose(self, candidate: Living, accident: Failure) -> Failure:
         """Why a candidate gave up by itself: a proxy that also refuses to validate has a complaint, and a verdict."""
@@ -240,11 +238,16 @@ class Stage:
             return accident
         return accident if complaint is None else Failure(Sort.VERDICT, _refusal(candidate, complaint))
 
-    async def _bury(self, number: int) -> None:
-        if (living := self.living.pop(number, None)) is not None:
-            if not living.has_served:
-                self.ports.unstage()
-            await living.bury()
+    def bury(self, number: int) -> None:
+        """Remove what was an epoch's own, once everybody has heard of its death."""
+        living = self.living.pop(number, None)
+        if living is None:
+            return  # it was dropped before anything was made for it
+        if not living.has_served:
+            self.ports.unstage()
+        if self.serving is living:
+            self.serving = None
+        self._tasks.spawn(living.bury(), f"burial of {number}")
 
 
 def _refusal(epoch: Living, complaint: str) -> str:

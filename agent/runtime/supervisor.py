@@ -95,18 +95,34 @@ class Supervisor:
     async def _turn(self) -> int:
         while True:
             event = await self._next_event()
-            self._say_end(event)
-            for effect in self._core.handle(event):
-                if isinstance(effect, do.Finish):
-                    say(logging.INFO, "agent.gone", effect.reason, code=effect.code)
-                    return effect.code
-                self._act(effect)
-            self._record()
-            self._forget_unused()
+            try:
+                finish = self._take(event)
+            except Exception as error:  # noqa: BLE001  # a bug: it is told whole, and what serves goes on serving
+                say(logging.ERROR, "bug", f"{type(event).__name__} was not taken: please report this", error=error)
+                continue
+            if finish is not None:
+                say(logging.INFO, "agent.gone", finish.reason, code=finish.code)
+                return finish.code
+
+    def _take(self, event: Event) -> do.Finish | None:
+        """Decide about one event, and act."""
+        self._say_end(event)
+        for effect in self._core.handle(event):
+            if isinstance(effect, do.Finish):
+                return effect
+            self._act(effect)
+        if isinstance(event, on.EpochExited):
+            self._stage.bury(event.epoch)
+        self._record()
+        self._forget_unused()
+        return None
 
     def _say_end(self, event: Event) -> None:
         """Say how an epoch ended whose end was wanted; that of any other is part of what the core decides about it."""
-        if isinstance(event, on.EpochExited) and self._core.epochs[event.epoch].state in _ENDING:
+        if not isinstance(event, on.EpochExited):
+            return
+        epoch = self._core.epochs.get(event.epoch)
+        if epoch is not None and epoch.state in _ENDING:
             say(logging.INFO, "epoch.gone", event.failure.reason)
 
     async def _next_event(self) -> Event:

@@ -100,6 +100,11 @@ class World(RuleBasedStateMachine):
             del self.alive[number]
             self.tell(on.EpochExited(at=self.now, epoch=number, code=code, failure=Failure(sort, "died")))
 
+    @rule(data=st.data(), kind=st.sampled_from([on.EpochReachedGate, on.EpochServes, on.EpochEmptied, on.EpochJudged]))
+    def the_dead_are_heard_late(self, data: st.DataObject, kind: type[on.EpochEvent]) -> None:
+        if gone := [number for number in self.numbers if number not in self.alive]:
+            self.tell(kind(at=self.now, epoch=data.draw(st.sampled_from(gone))))  # type: ignore[call-arg]
+
     @rule(seconds=st.floats(0.01, 30))
     def time_passes(self, seconds: float) -> None:
         until = self.now + seconds
@@ -157,7 +162,7 @@ class World(RuleBasedStateMachine):
         assert self.finished or set(self.core.epochs) == set(self.alive)
 
 
-World.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+World.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
 TestLives = World.TestCase
 
 
