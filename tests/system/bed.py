@@ -147,6 +147,8 @@ class Bed:
         self.agent = None
         left = sockets_below(self.run_dir) if self.run_dir.exists() else []
         assert not left, f"sockets left in the run directory: {left}"
+        bugs = self.journal.bugs()
+        assert not bugs, f"the agent tells of bugs in itself: {bugs}"
 
     def exited(self, within: float = 10) -> int:
         """Wait for the end of an agent that stops by itself and return its exit code."""

@@ -43,6 +43,11 @@ class Journal:
         """List the warnings and errors since the mark that contain `word`."""
         return [one for one in self.entries() if one.severity in GRAVE and word.lower() in one.text.lower()]
 
+    def bugs(self) -> list[Entry]:
+        """List what the agent says of its own faults, from the very beginning."""
+        self._from = 0
+        return [one for one in self.entries() if one.name in {"bug", "asyncio"} and one.severity in GRAVE]
+
     def tail(self, lines: int = 40) -> str:
         """Return the last lines of the log, to show beside a failure."""
         text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
