@@ -20,20 +20,12 @@ from agent.host.files import list_directory, read_stable
 from agent.host.log import say
 from agent.host.sockets import Endpoint
 from agent.host.watching import Watcher
-from agent.runtime.material import Material, Storeroom
+from agent.runtime.material import Material, Source, Storeroom
 from agent.runtime.programs import Programs
 from agent.runtime.reports import Reports
 from agent.runtime.settings import Settings
 
 SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes itself
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A configuration that could be parsed, and the text it was parsed from."""
-
-    configuration: Configuration
-    text: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +47,28 @@ class Intake:
         self._storeroom = storeroom
         self._watcher = watcher
         self._last_good = LastGood()
-        self._source: Source | None = None
+        self._source: Source | None = None  # the newest that could be parsed
+        self._served: Source | None = None  # the newest that has served
+        self._refused: Source | None = None  # what the proxy does not take, until its text changes
         self._found: list[Reference] = []  # for the small bootstrap: whatever was found so far
         self._watcher.watch(self._watched_paths())
 
     def serves(self, material: Material) -> None:
         """A revision has served: from now on it is what a bad file falls back on."""
         self._last_good = LastGood.after(material.outcome)
+        self._served = material.source
+
+    def refuse(self, material: Material) -> None:
+        """The proxy does not take a revision: its configuration, if that is new, makes room for the one that served.
+
+        So certificates go on being rotated. Where that one is refused as well, it was not the configuration's fault.
+        """
+        is_new = self._served is not None and material.source.text != self._served.text
+        self._refused = material.source if is_new else None
+
+    def forgive(self) -> None:
+        """An operator asks for what was refused to be tried again."""
+        self._refused = None
 
     async def look(self) -> Look:
         """Read, judge and materialise. Never raises for what is on the disk: it says it, and keeps what is good."""
@@ -78,9 +85,7 @@ class Intake:
         if not outcome.complete:
             return Look(None, outcome.missing, again_at)
         extra = await self._digest_watched()
-        material = self._storeroom.make(
-            source.configuration, source.text, self._settings.flags, outcome, self.programs.current, extra
-        )
+        material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
         return Look(material, again_at=again_at)
 
     # The program
@@ -102,6 +107,11 @@ class Intake:
 
     async def _take_configuration(self) -> Source | None:
         """The configuration to use now: the one on disk, or the last usable one if that is not."""
+        newest = await self._take_newest()
+        refused = self._refused is not None and newest is not None and newest.text == self._refused.text
+        return self._served if refused else newest
+
+    async def _take_newest(self) -> Source | None:
         try:
             text, name = await self._read_configuration()
             if self._source is None or self._source.text != text:
@@ -176,8 +186,8 @@ class Intake:
             paths.append(str(self._settings.config))
         if self._settings.restart_on_binary or self.programs.current is None:
             paths.append(str(self.programs.path))
-        if self._source is not None:
-            references = self._source.configuration.references
+        for source in filter(None, (self._source, self._served)):
+            references = source.configuration.references
             paths += [reference.path for reference in references if self._is_watched(reference.path)]
         return paths
 

@@ -23,15 +23,28 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A configuration that could be parsed, and the text it was parsed from."""
+
+    configuration: Configuration
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Material:
     """One revision. `descriptors`: the sealed memory behind each materialised path."""
 
     revision: Revision
-    configuration: Configuration
+    source: Source
     copies: Copies
     outcome: Outcome
     program: Program
     descriptors: Mapping[str, int]
+
+    @property
+    def configuration(self) -> Configuration:
+        """What the operator wrote."""
+        return self.source.configuration
 
     @property
     def paths(self) -> dict[int, str]:
@@ -49,19 +62,17 @@ class Storeroom:
     def __getitem__(self, revision: Revision) -> Material:
         return self._materials[revision]
 
-    def make(
-        self, configuration: Configuration, text: bytes, flags: Flags, outcome: Outcome, program: Program, extra: bytes
-    ) -> Material:
+    def make(self, source: Source, flags: Flags, outcome: Outcome, program: Program, extra: bytes) -> Material:
         """Materialise; the same bytes give the material that is already here.
 
-        `text` is the configuration as read, `extra` the digest of whatever else shall make a new revision.
+        `extra` is the digest of whatever else shall make a new revision.
         """
         files = outcome.files
-        revision = _identify(text, flags, files, program.binary, extra)
+        revision = _identify(source.text, flags, files, program.binary, extra)
         if revision not in self._materials:
             descriptors = {path: self._memfds.hold(path, data) for path, data in files.items()}
-            copies = configuration.copies(files)
-            self._materials[revision] = Material(revision, configuration, copies, outcome, program, descriptors)
+            copies = source.configuration.copies(files)
+            self._materials[revision] = Material(revision, source, copies, outcome, program, descriptors)
         return self._materials[revision]
 
     def keep_only(self, used: Collection[Revision]) -> None:

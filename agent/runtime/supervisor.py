@@ -87,6 +87,7 @@ class Supervisor:
 
     def _restart(self) -> None:
         say(logging.INFO, "agent.restarting", "SIGHUP: a new epoch is wanted")
+        self._intake.forgive()
         self._changed.set()
         self._events.put_nowait(on.RestartAsked(at=clock.monotonic()))
 
@@ -159,10 +160,18 @@ class Supervisor:
                 self._stage.refuse_clients()
             case do.Note():
                 say(_LEVELS.get(effect.topic, logging.INFO), effect.topic.value, effect.text)
+                self._heed(effect.topic)
             case do.Finish():
                 raise AssertionError(effect)  # handled by the loop
             case _:
                 assert_never(effect)
+
+    def _heed(self, topic: Topic) -> None:
+        """What the proxy refused is known to the intake before it looks at the disk again."""
+        refused = self._core.wish.refused
+        if topic is Topic.REFUSED and refused is not None:
+            self._intake.refuse(self._storeroom[refused.revision])
+            self._changed.set()
 
     def _commit(self, number: int) -> None:
         epoch = self._core.epochs[number]

@@ -11,7 +11,7 @@ from agent.dialects.flags import Flags
 from agent.handoff.segment import HotRestartVersion
 from agent.host import clock
 from agent.host.binaries import Binary
-from agent.runtime.material import Material, Program, Storeroom
+from agent.runtime.material import Material, Program, Source, Storeroom
 from tests.pki import Authority
 
 TEXT = "a: {certificate_chain: {filename: /c/tls.crt}, private_key: {filename: /c/tls.key}}"
@@ -38,8 +38,8 @@ def make(
     store: Storeroom, program: Program, contents: Contents, text: str = TEXT, flags: Flags | None = None,
     extra: bytes = b"",
 ) -> Material:  # fmt: skip
-    configuration = Configuration(text, "x.yaml")
-    return store.make(configuration, text.encode(), flags or Flags(), outcome(contents, text), program, extra)
+    source = Source(Configuration(text, "x.yaml"), text.encode())
+    return store.make(source, flags or Flags(), outcome(contents, text), program, extra)
 
 
 def test_the_same_bytes_are_the_same_material(program: Program) -> None:

@@ -20,7 +20,7 @@ from agent.handoff.vault import Place
 from agent.host import clock
 from agent.host.run_directory import RunDirectory
 from agent.runtime.living import Listeners, Living
-from agent.runtime.material import Material, Storeroom
+from agent.runtime.material import Material, Source, Storeroom
 from agent.runtime.ports import Ports
 from agent.runtime.programs import Programs
 from tests.dialects.envoys import ENVOY
@@ -104,7 +104,8 @@ class Theatre:
         references = configuration.references if contents else []
         outcome = weigh(references, contents or {}, LastGood(), clock.calendar())
         assert outcome.complete, outcome
-        material = self._storeroom.make(configuration, text.encode(), Flags(), outcome, self.programs.current, b"")
+        source = Source(configuration, text.encode())
+        material = self._storeroom.make(source, Flags(), outcome, self.programs.current, b"")
         role = Role(self, material)
         self.roles.append(role)
         return role
