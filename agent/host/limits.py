@@ -1,7 +1,17 @@
-"""What the kernel lets one process have."""
+"""What one process has from the beginning: its three standard descriptors, and how many more it may have."""
 
 import contextlib
+import os
 import resource
+
+
+def keep_standard_streams() -> None:
+    """Open /dev/null where one of the three is closed: else a socket would become the proxies' standard error."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
 
 
 def raise_descriptor_limit() -> None:

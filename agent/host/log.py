@@ -7,17 +7,18 @@ as well: what they say comes out the same way.
 
 import json
 import logging
-import sys
+import os
+import select
 from datetime import UTC, datetime
-from typing import Literal, TextIO
+from typing import Literal
 
 _SEVERITY = {"DEBUG": ("DEBUG", 5), "INFO": ("INFO", 9), "WARNING": ("WARN", 13), "ERROR": ("ERROR", 17)}
 _LOGGER = logging.getLogger("agent")
 
 
-def configure(style: Literal["text", "json"], level: str, stream: TextIO = sys.stderr) -> None:
-    """Write to `stream` from now on."""
-    handler = logging.StreamHandler(stream)
+def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -> None:
+    """Write to a descriptor, standard error, from now on."""
+    handler = _Patient(descriptor)
     handler.setFormatter(_Json() if style == "json" else _Text())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -27,6 +28,35 @@ def configure(style: Literal["text", "json"], level: str, stream: TextIO = sys.s
 def say(level: int, event: str, text: str, error: BaseException | None = None, **facts: object) -> None:
     """Log one event: its dotted name, a sentence, and its facts; with the whole story of `error`, if there is one."""
     _LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": facts})
+
+
+class _Patient(logging.Handler):
+    """Never waits for whoever reads the log: a pipe that is full loses lines, and is told how many when it is read.
+
+    Its flags stay as they are, since the proxies share the descriptor. poll(2) promises room for PIPE_BUF bytes.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lost = f"({self._lost} lines were lost: nobody read the log)\n" if self._lost else ""
+        data = f"{lost}{self.format(record)}\n".encode(errors="backslashreplace")
+        self._lost = 0 if self._write(data) else self._lost + 1
+
+    def _write(self, data: bytes) -> bool:
+        for start in range(0, len(data), select.PIPE_BUF):
+            try:
+                if not self._poll.poll(0):
+                    return False
+                os.write(self._descriptor, data[start : start + select.PIPE_BUF])
+            except OSError:  # it was closed: nobody wants to know
+                return False
+        return True
 
 
 class _Text(logging.Formatter):

@@ -1,12 +1,14 @@
-import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
 
 from agent.host.log import configure, say
+
+OPEN: list[int] = []
 
 
 @pytest.fixture(autouse=True)
@@ -15,15 +17,28 @@ def handlers_as_before() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
+    while OPEN:
+        os.close(OPEN.pop())
 
 
-def written(style: Literal["text", "json"], level: str = "info") -> io.StringIO:
-    stream = io.StringIO()
-    configure(style, level, stream)
+class Written:
+    """A file that the log is written to."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("log")
+        OPEN.append(self.descriptor)
+
+    def getvalue(self) -> str:
+        return os.pread(self.descriptor, 1 << 20, 0).decode()
+
+
+def written(style: Literal["text", "json"], level: str = "info") -> Written:
+    stream = Written()
+    configure(style, level, stream.descriptor)
     return stream
 
 
-def one(stream: io.StringIO) -> dict[str, Any]:
+def one(stream: Written) -> dict[str, Any]:
     (line,) = stream.getvalue().splitlines()
     made: dict[str, Any] = json.loads(line)
     return made
@@ -90,3 +105,27 @@ def test_a_line_of_json_stays_one_line() -> None:
     stream = written("json")
     say(logging.INFO, "x", "a\nb\u2028é")
     assert one(stream)["body"] == "a\nb\u2028é"
+
+
+def test_a_log_that_nobody_reads_loses_lines_and_stops_nobody() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, True)
+    configure("text", "info", writing)
+    for _ in range(5000):
+        say(logging.INFO, "epoch.serving", "x" * 100)
+    assert os.read(reading, 1 << 20).count(b"epoch.serving") < 5000
+    say(logging.INFO, "epoch.serving", "the first that fits again")
+    text = os.read(reading, 1 << 20).decode()
+    assert "lines were lost" in text
+    assert "the first that fits again" in text
+    os.close(writing)
+    os.close(reading)
+
+
+def test_a_log_that_is_closed_costs_nothing() -> None:
+    reading, writing = os.pipe()
+    configure("text", "info", writing)
+    os.close(reading)
+    say(logging.INFO, "epoch.serving", "to nobody")
+    os.close(writing)
+    say(logging.INFO, "epoch.serving", "to nobody at all")
