@@ -5,7 +5,6 @@ import asyncio
 import click
 
 from agent.cli.options import option
-from agent.core.errors import AgentError
 
 
 @click.command()
@@ -15,10 +14,7 @@ def version(proxy_bin: str) -> None:
     from importlib.metadata import version as installed
 
     click.echo(f"agent {installed('proxy-agent')}")
-    try:
-        click.echo(asyncio.run(_describe(proxy_bin)))
-    except AgentError as error:
-        click.echo(f"no proxy: {error}")
+    click.echo(asyncio.run(_describe(proxy_bin)))
 
 
 async def _describe(proxy_bin: str) -> str:

@@ -305,7 +305,7 @@ class Reconciler:
             failure = Failure(Sort.ACCIDENT, reason)
             return [self._drop(epoch, reason), *self._failed(epoch, failure, at)]
         if epoch.state is State.DRAINING:
-            note = do.Note(Topic.DRAIN_CUT, f"epoch {epoch.number} still has connections at its deadline: they are cut")
+            note = do.Note(Topic.DRAIN_CUT, f"epoch {epoch.number} is not empty at its deadline: what it has is cut")
             return [note, self._end(epoch, at)]
         epoch.deadline = None
         return [do.KillEpoch(epoch.number)]

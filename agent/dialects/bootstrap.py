@@ -23,6 +23,7 @@ ROLES = {"certificate_chain": Role.CHAIN, "private_key": Role.KEY, "trusted_ca":
 _DIRECTORY = "__agent_directory__"
 _NUMBER = "__agent_epoch__"
 _FILE = "__agent_file_{}__"
+_PROTOCOLS = {"TCP": "tcp", "0": "tcp", "UDP": "udp", "1": "udp"}  # by name or by number, as protobuf's JSON allows
 _TOKEN = re.compile(r"__agent_(?:directory|epoch|file_(\d+))__")
 
 
@@ -170,7 +171,7 @@ def _place(address: Node | None) -> Place | None:
         return None
     host = _canonical(host)
     port = nodes.text(nodes.get(inner, "port_value")) or "0"
-    scheme = (nodes.text(nodes.get(inner, "protocol")) or "TCP").lower()
+    scheme = _PROTOCOLS.get(nodes.text(nodes.get(inner, "protocol")) or "TCP", "tcp")
     namespace = nodes.text(nodes.get(inner, "network_namespace_filepath")) or ""
     return Place(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}", namespace)
 

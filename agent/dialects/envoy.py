@@ -30,10 +30,12 @@ class Envoy:
     drain_time: float
 
     def launch(
-        self, names: Names, copy: Path, extra: str | None, number: int, configuration: Configuration
+        self, names: Names, copy: Path, extra: str | None, number: int, configuration: Configuration, overlap: int = 0
     ) -> list[str]:
-        """The arguments of one epoch. Every epoch is restart epoch 1 of a base id of its own."""
-        overlap = UDP_OVERLAP if configuration.has_udp else 0
+        """The arguments of one epoch. Every epoch is restart epoch 1 of a base id of its own.
+
+        For `overlap` seconds it leaves the reading of UDP sockets that it was given to its predecessor.
+        """
         return [
             *self._common(copy, extra, configuration),
             *("--restart-epoch", "1"),

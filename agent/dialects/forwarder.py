@@ -15,6 +15,7 @@ from agent.dialects import nodes
 from agent.http.client import stream
 from agent.http.message import Request, Response
 
+_NOT_NORMAL = re.compile(r"%|\\|//|/\.{1,2}(?:[/?#]|$)")
 _TESTS: dict[str, Callable[[str, str], bool]] = {
     "exact": str.__eq__,
     "prefix": str.startswith,
@@ -32,8 +33,8 @@ class Forwarder:
 
     async def answer(self, request: Request) -> Response:
         """Pass a request on, and the answer back as it comes."""
-        if not self._allows(request.path):
-            return Response(403, f"request to path {request.path} not allowed\n".encode())
+        if not self._allows(request.target):
+            return Response(403, f"request to path {request.target} not allowed\n".encode())
         if self.target is None:
             return Response(503, b"no epoch serves\n")
         stack = AsyncExitStack()
@@ -45,8 +46,11 @@ class Forwarder:
         assert not isinstance(response.body, bytes)
         return Response(response.status, _closing(response.body, stack), response.headers)
 
-    def _allows(self, path: str) -> bool:
-        return not self._allowed or any(_matches(matcher, path) for matcher in self._allowed)
+    def _allows(self, target: str) -> bool:
+        """As Envoy, match the query as well; what Envoy would first bring into another form is not allowed."""
+        if not self._allowed:
+            return True
+        return not _NOT_NORMAL.search(target) and any(_matches(matcher, target) for matcher in self._allowed)
 
 
 async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIterator[bytes]:

@@ -109,8 +109,9 @@ class Vault:
         return int.from_bytes(info[_TCP_INFO_BACKLOG], "little")
 
     def inodes(self) -> set[int]:
-        """The sockets' inodes, which tell in /proc whether another process has them."""
-        return {os.fstat(held.fileno()).st_ino for held in self._sockets.values()}
+        """The inodes of what accepts connections, which tell in /proc whether another process still does."""
+        streams = (held for held in self._sockets.values() if held.type == socket.SOCK_STREAM)
+        return {os.fstat(held.fileno()).st_ino for held in streams}
 
     def groups(self, asked: Iterable[Place]) -> dict[Place, tuple[int, int]]:
         """Of each TCP listener with several workers: how many sockets are here, and how many of them were asked for."""

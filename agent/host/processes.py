@@ -46,13 +46,17 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run. `binary` is an open descriptor of the program, so that what was examined is what runs."""
+    """What to run. `binary` is an open descriptor of the program, so that what was examined is what runs.
+
+    `executable` is a path that leads to it; without one it is found by its number.
+    """
 
     binary: int
     arguments: Sequence[str]  # with the program's name in front
     descriptors: Collection[int] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     user: User | None = None
+    executable: str | None = None
     output: int | None = None  # for stdout and stderr; None: the agent's own
 
 
@@ -98,7 +102,7 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             list(command.arguments),
-            executable=f"/proc/self/fd/{command.binary}",
+            executable=command.executable or f"/proc/self/fd/{command.binary}",
             env={**clean_environment(), **command.environment},
             stdin=subprocess.DEVNULL,
             stdout=output,

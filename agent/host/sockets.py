@@ -85,10 +85,14 @@ def bind_for_proxy(endpoint: Endpoint, *, reuse_port: bool, dual_stack: bool) ->
 
 
 def check_free(endpoint: Endpoint, ours: Collection[int]) -> None:
-    """Raise `AddressHeld` if a process that is not one of `ours` (pids) listens at a TCP endpoint.
+    """Raise `AddressHeld` if a process that is not one of `ours` (pids) listens at a TCP or Unix endpoint.
 
     A proxy that binds with reuse_port would share the port with a stranger without a word, so the agent tries without.
+    At a Unix path Envoy removes whatever is there, be it somebody's socket or somebody's file.
     """
+    if endpoint.path:
+        _check_path_free(endpoint)
+        return
     with _probe(endpoint) as probe:
         if endpoint.family == socket.AF_INET6:
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -134,6 +138,22 @@ def find_holders(endpoint: Endpoint) -> list[Holder]:
             if address == endpoint.host or address in wildcards or endpoint.host in wildcards:
                 found[connection.pid] = Holder(connection.pid)
     return list(found.values())
+
+
+def _check_path_free(endpoint: Endpoint) -> None:
+    path = Path(endpoint.path)
+    if not endpoint.path.startswith("@") and path.exists() and not path.is_socket():
+        message = f"cannot listen on {endpoint}: there is a file that is no socket; remove it or choose another path"
+        raise AddressHeld(message)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(endpoint.name)
+        except BlockingIOError:
+            pass  # somebody listens, and his queue is full
+        except OSError:
+            return
+    raise _held(endpoint, [])
 
 
 def _held(endpoint: Endpoint, holders: list[Holder]) -> AddressHeld:

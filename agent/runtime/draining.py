@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection
 
 from agent.core.errors import MachineError
+from agent.dialects.envoy import UDP_OVERLAP
 from agent.host.processes import connections_at, has_socket
 from agent.runtime.living import Living
 
@@ -20,6 +21,8 @@ async def emptied(epoch: Living, inodes: Collection[int]) -> None:
     """
     interval = _FIRST_INTERVAL
     zeros = 0
+    if epoch.material.configuration.has_udp:
+        await asyncio.sleep(UDP_OVERLAP + _FIRST_INTERVAL)  # it forwards datagrams until then
     while True:
         await asyncio.sleep(interval)
         interval = min(interval * _GROWTH, _LONGEST_INTERVAL)

@@ -177,8 +177,9 @@ class Intake:
         return inside
 
     def _is_watched(self, path: str) -> bool:
-        absolute = Path(path).absolute()
-        return any(absolute.is_relative_to(scope.absolute()) for scope in self._settings.scopes)
+        written, real = Path(path).absolute(), Path(path).parent.resolve() / Path(path).name
+        scopes = self._settings.scopes
+        return any(written.is_relative_to(scope.absolute()) or real.is_relative_to(scope.resolve()) for scope in scopes)
 
     def _watched_paths(self) -> list[str]:
         paths = [str(path) for path in self._settings.scopes]

@@ -97,8 +97,11 @@ class Living:
         renamed = {str(copy): self.material.configuration.name}
         return None if code == 0 else complaint(output, self.material.paths, renamed)
 
-    async def launch(self, envoy: Envoy, started_at: int) -> int:
-        """Start the process with everything around it in place; return its pid. Raises `MachineError`."""
+    async def launch(self, envoy: Envoy, started_at: int, overlap: int = 0) -> int:
+        """Start the process with everything around it in place; return its pid. Raises `MachineError`.
+
+        For `overlap` seconds after it serves it leaves UDP sockets to its predecessor.
+        """
         number, tell = self.number, self._listeners
         events = ParentEvents(
             lend=lambda place: tell.lend(number, place),
@@ -113,7 +116,7 @@ class Living:
         await self.gate.shut(self._owner)
         self._share_sockets()
         copy, extra = self._write_copy(_LAUNCHED)
-        arguments = envoy.launch(self.names, copy, extra, number, self.material.configuration)
+        arguments = envoy.launch(self.names, copy, extra, number, self.material.configuration, overlap)
         process = Process(self._command(arguments), lambda code: tell.exited(number, code))
         self.process, self.created = process, created_at(process.pid)
         self.parent.channel.pid = self.child.channel.pid = self.gate.pid = process.pid
@@ -140,11 +143,25 @@ class Living:
     def _command(self, arguments: list[str]) -> Command:
         return Command(
             binary=self.material.program.binary.descriptor,
+            executable=self._program(),
             arguments=[str(self.material.program.binary.path), *arguments],
             descriptors=set(self.material.descriptors.values()),
             environment=self._environment(),
             user=self._user,
         )
+
+    def _program(self) -> str:
+        """A link to the opened binary by its own name, which is the process's name for `ps`, `ss` and the like."""
+        binary = self.material.program.binary
+        link = self._home / "bin" / binary.path.name
+        if not link.is_symlink():
+            try:
+                link.parent.mkdir(mode=0o755)
+                link.symlink_to(f"/proc/self/fd/{binary.descriptor}")
+            except OSError as error:
+                message = f"cannot make {link}: {error.strerror}"
+                raise MachineError(message) from error
+        return str(link)
 
     def _environment(self) -> Mapping[str, str]:
         return {"PROXY_AGENT_EPOCH": str(self.number), "PROXY_AGENT_NONCE": self.nonce}

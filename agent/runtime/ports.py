@@ -37,10 +37,10 @@ class Ports:
         lent = self.vault.lend(place)
         if lent is None:
             lent = self._staged.lend(place)
-        if lent is not None or place.namespace or not place.address.startswith("tcp://"):
+        if lent is not None or place.namespace or place.address.startswith("udp://"):
             return lent
         endpoint = Endpoint.parse(place.address)
-        if endpoint.port and place.listener not in self.vault.listeners() | self._staged.listeners():
+        if (endpoint.port or endpoint.path) and place.listener not in self.vault.listeners() | self._staged.listeners():
             check_free(endpoint, self._ours())
         if self._user is None or not may_bind_for_others(endpoint.port):
             return None
@@ -54,9 +54,8 @@ class Ports:
 
     async def stage(self, candidate: Living) -> None:
         """Take a duplicate of every socket that a candidate bound itself. Raises `MachineError`."""
-        any_port = _any_port_listeners(candidate)
         for place in sorted(candidate.bound_itself):
-            if _with_any_port(place.listener) not in any_port:
+            if not _is_fleeting(place.listener, candidate):
                 descriptor = await candidate.duplicate(place)
                 if descriptor is not None:
                     self._staged.keep(place, descriptor)
@@ -67,10 +66,14 @@ class Ports:
 
     def missing(self, candidate: Living, before: Configuration | None) -> list[Place]:
         """Listeners that serve now and that a candidate did not ask for, though the configuration still has them."""
+        now = candidate.material.configuration
         static_before = set() if before is None else {listener.place for listener in before.listeners}
-        static_now = {listener.place for listener in candidate.material.configuration.listeners}
+        static_now = {listener.place for listener in now.listeners}
         asked = {place.listener for place in candidate.asked}
-        return sorted(self.vault.listeners() - asked - (static_before - static_now))
+        missing = self.vault.listeners() - asked - (static_before - static_now)
+        if not now.has_dynamic_listeners:
+            missing &= static_now
+        return sorted(listener for listener in missing if _with_any_port(listener) not in asked)
 
     # At the commit
 
@@ -110,9 +113,8 @@ class Ports:
     async def follow(self, epoch: Living) -> None:
         """Make the vault hold exactly what `epoch` listens on. Raises `MachineError` if it does not answer."""
         listeners = await epoch.console.listeners()
-        any_port = _any_port_listeners(epoch)
         for listener in sorted(listeners):
-            if _with_any_port(listener) not in any_port:
+            if not _is_fleeting(listener, epoch):
                 await self._follow_workers(epoch, listener)
         for place in self.vault.places():
             if place.listener not in listeners:
@@ -136,8 +138,10 @@ class Ports:
                 self.vault.let_go(place)
 
 
-def _any_port_listeners(epoch: Living) -> set[Place]:
-    return {each.place for each in epoch.material.configuration.listeners if each.any_port}
+def _is_fleeting(listener: Place, epoch: Living) -> bool:
+    """Whether the kernel chose its port, so that the next epoch will not ask for it."""
+    any_port = _with_any_port(listener)
+    return listener == any_port or (listener not in epoch.asked and any_port in epoch.asked)
 
 
 def _with_any_port(listener: Place) -> Place:

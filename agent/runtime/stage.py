@@ -10,7 +10,7 @@ from agent.core import events as on
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
 from agent.core.events import Event, Failure, Sort
 from agent.core.revision import Revision
-from agent.dialects.envoy import Envoy
+from agent.dialects.envoy import UDP_OVERLAP, Envoy
 from agent.handoff.vault import Place
 from agent.host import clock
 from agent.host.log import say
@@ -82,7 +82,8 @@ class Stage:
         if validate and (complaint := await living.validate(self._envoy, self._settings.policy.start_timeout)):
             return Failure(Sort.VERDICT, _refusal(living, complaint))
         self._record()
-        pid = await living.launch(self._envoy, self._started_at)
+        overlap = UDP_OVERLAP if self.serving is not None and living.material.configuration.has_udp else 0
+        pid = await living.launch(self._envoy, self._started_at, overlap)
         self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
         return None
 

@@ -102,7 +102,7 @@ class Supervisor:
                 say(logging.ERROR, "bug", f"{type(event).__name__} was not taken: please report this", error=error)
                 continue
             if finish is not None:
-                say(logging.INFO, "agent.gone", finish.reason, code=finish.code)
+                say(logging.ERROR if finish.code else logging.INFO, "agent.gone", finish.reason, code=finish.code)
                 return finish.code
 
     def _take(self, event: Event) -> do.Finish | None:
@@ -110,6 +110,7 @@ class Supervisor:
         self._say_end(event)
         for effect in self._core.handle(event):
             if isinstance(effect, do.Finish):
+                self._record()
                 return effect
             self._act(effect)
         if isinstance(event, on.EpochExited):

@@ -4,7 +4,7 @@ import pytest
 
 from agent.core.errors import UsageError
 from agent.dialects.configuration import Configuration
-from agent.dialects.envoy import DEFAULT_LOG_FORMAT, Envoy, complaint
+from agent.dialects.envoy import DEFAULT_LOG_FORMAT, UDP_OVERLAP, Envoy, complaint
 from agent.dialects.flags import Flags
 from agent.handoff.names import Names
 from tests.dialects.envoys import run, wants_envoy
@@ -67,7 +67,9 @@ def test_datagrams_are_forwarded_for_a_while() -> None:
     udp = (
         "static_resources: {listeners: [{address: {socket_address: {protocol: UDP, address: 1.1.1.1, port_value: 1}}}]}"
     )
-    assert "--parent-shutdown-time-s 4" in launched(udp)
+    line = Envoy(Flags(), 45.0).launch(NAMES, COPY, None, 7, Configuration(udp, "x.yaml"), UDP_OVERLAP)
+    assert "--parent-shutdown-time-s 4" in " ".join(line)
+    assert "--parent-shutdown-time-s 0" in launched(udp)
 
 
 def test_a_drain_takes_at_least_a_second() -> None:

@@ -87,7 +87,8 @@ MATCHERS = """
 @pytest.mark.parametrize(
     ("target", "allowed"),
     [
-        ("/ready", True), ("/ready?x=1", True), ("/readyz", False), ("/stats/prometheus", True), ("/x.json", True),
+        ("/stats/../config_dump", False), ("/stats/%2e%2e/config_dump", False), ("/stats//prometheus", False),
+        ("/ready", True), ("/ready?x=1", False), ("/readyz", False), ("/stats/prometheus", True), ("/x.json", True),
         ("/a/mid/b", True), ("/r12", True), ("/r12x", False), ("/x/r12", False), ("/case", True),
         ("/quitquitquit", False),
         ("/", False), ("/quitquitquit?/ready", False),
