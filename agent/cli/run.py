@@ -54,11 +54,14 @@ def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # clic
     """
     if ctx.invoked_subcommand is not None:
         return 0
+    from agent.host.limits import hold_signals, keep_standard_streams
+
+    hold_signals()
+    keep_standard_streams()
+
     from agent.cli.settings import running
-    from agent.host.limits import keep_standard_streams
     from agent.host.log import configure
 
-    keep_standard_streams()
     configure(options["log_format"], options["log_level"])
     return asyncio.run(_run(running(options, ctx.obj)))
 

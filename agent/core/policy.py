@@ -21,6 +21,7 @@ class Policy:
     """What the operator decided beforehand."""
 
     start_timeout: float = 30.0  # from launch to serving
+    overtaken_timeout: float = 10.0  # the same for a candidate when there is something newer already
     drain_timeout: float = 600.0  # from the commit until what is left is cut
     stop_timeout: float = 30.0  # from the first SIGTERM until what is left is cut
     end_timeout: float = 5.0  # from SIGTERM to an epoch until SIGKILL

@@ -127,7 +127,7 @@ class Reconciler:
             return []
         self.wish.change(event.revision, event.at)
         self._attempts.forgive()
-        return self._drop_pointless()
+        return [*self._drop_pointless(), *self._hurry_overtaken(event.at)]
 
     def _revision_missing(self, event: on.RevisionMissing) -> list[Effect]:
         """Without anything to start from, the operator decided whether that is waited for."""
@@ -143,6 +143,17 @@ class Reconciler:
         if serving.revision != self.wish.wanted or candidate.revision == self.wish.wanted:
             return []
         return [self._drop(candidate, "what serves is what is wanted again")]
+
+    def _hurry_overtaken(self, at: float) -> list[Effect]:
+        """A candidate that does not get ready must not keep what is newer waiting for the whole of its time."""
+        candidate = self.candidate
+        if candidate is None or candidate.state is State.OPENING or candidate.revision == self.wish.wanted:
+            return []
+        deadline = candidate.started_at + self.policy.overtaken_timeout
+        if deadline <= at:
+            return [self._drop(candidate, "it does not get ready, and there is something newer")]
+        candidate.deadline = min(deadline, candidate.deadline or deadline)
+        return []
 
     def _restart_was_asked(self) -> list[Effect]:
         self.wish.ask()

@@ -61,7 +61,7 @@ class Gate:
     async def close(self) -> None:
         """Take the gate away."""
         await self._server.close()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             self.path.unlink()
 
     def _admit(self, peer: socket.socket) -> bool:

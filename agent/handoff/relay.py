@@ -40,7 +40,8 @@ class Relay:
         asyncio.get_running_loop().remove_reader(self._receiver)
         self._receiver.close()
         self._sender.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.unlink()
 
     def _pass_on(self) -> None:
         with contextlib.suppress(BlockingIOError, InterruptedError):

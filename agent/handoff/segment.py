@@ -6,6 +6,7 @@ another size, so everything is computed from what it prints. Envoy never removes
 candidate that died stops every later restart: therefore each epoch gets a file of its own, and the agent removes it.
 """
 
+import contextlib
 import os
 import re
 import struct
@@ -97,5 +98,6 @@ class Segment:
         os.write(descriptor, version.image())
 
     def release(self) -> None:
-        """Remove the file and with it the claim; nothing happens if it is gone."""
-        self.path.unlink(missing_ok=True)
+        """Remove the file and with it the claim; nothing happens if it is gone or cannot be removed."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()

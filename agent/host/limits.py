@@ -1,8 +1,16 @@
-"""What one process has from the beginning: its three standard descriptors, and how many more it may have."""
+"""What a process has from the beginning: signals, three standard descriptors, and how many more it may have."""
 
 import contextlib
 import os
 import resource
+import signal
+
+WAITING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def hold_signals() -> None:
+    """Keep what an operator asks for waiting until somebody can act on it: a process 1 would lose it, others die."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, WAITING_SIGNALS)
 
 
 def keep_standard_streams() -> None:

@@ -34,12 +34,25 @@ class RunDirectory:
 
     def __init__(self, path: Path, *, traversable: bool = False) -> None:
         self.path = path
-        _make(path, 0o711 if traversable else 0o700)
+        self._mode = 0o711 if traversable else 0o700
+        _make(path, self._mode)
+        _refuse_foreign(path)
         self._lock = _lock(path / _LOCK)
 
     def close(self) -> None:
         """Give the lock up; the directory itself stays."""
         os.close(self._lock)
+
+    def _hold_on(self) -> None:
+        """Somebody may have emptied /run under us: then the directory and its lock are made anew, if nobody else did."""
+        try:
+            if os.path.samestat(os.fstat(self._lock), (self.path / _LOCK).stat()):
+                return
+        except OSError:
+            _make(self.path, self._mode)
+        fresh = _lock(self.path / _LOCK)
+        os.close(self._lock)
+        self._lock = fresh
 
     # Memory
 
@@ -54,6 +67,7 @@ class RunDirectory:
     def remember(self, state: dict[str, object]) -> None:
         """Write the state in one piece: a reader sees the old or the new one. Raises `MachineError`."""
         target = self.path / _STATE
+        self._hold_on()
         try:
             with tempfile.NamedTemporaryFile("w", dir=self.path, prefix=".state-", delete=False) as file:
                 try:
@@ -72,8 +86,8 @@ class RunDirectory:
     def make_epoch(self, number: int, owner: tuple[int, int] | None) -> Path:
         """An empty directory for an epoch, owned by (uid, gid). Raises `MachineError`."""
         path = self.path / str(number)
+        self._hold_on()
         try:
-            self.path.mkdir(mode=0o700, exist_ok=True)  # somebody may have emptied /run under us
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(path)
             path.mkdir(mode=0o700)
@@ -111,14 +125,17 @@ def _make(path: Path, mode: int) -> None:
                 f"cannot use the run directory {path}: it is not a directory of this user; choose another --run-dir"
             )
             raise MachineError(message)
-        names = {entry.name for entry in path.iterdir()}
-        if names and _LOCK not in names:
-            message = f"cannot use the run directory {path}: there are files in it that are no agent's; choose another"
-            raise MachineError(message)
         path.chmod(mode)
     except OSError as error:
         message = f"cannot use the run directory {path}: {error.strerror}; choose a writable --run-dir"
         raise MachineError(message) from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    names = {entry.name for entry in path.iterdir()}
+    if names and names.isdisjoint({_LOCK, _STATE}):
+        message = f"cannot use the run directory {path}: there are files in it that are no agent's; choose another"
+        raise MachineError(message)
 
 
 def _lock(path: Path) -> int:

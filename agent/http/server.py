@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -23,10 +24,10 @@ class Server:
     Where `clients_limit` are connected, the one that has kept us waiting longest for a request makes room for the next.
     """
 
-    def __init__(self, handler: Handler, admission: Admission | None = None, clients_limit: int = 256) -> None:
+    def __init__(self, handler: Handler, admission: Admission | None = None, clients_limit: int | None = None) -> None:
         self._handler = handler
         self._admission = admission
-        self._clients_limit = clients_limit
+        self._clients_limit = clients_limit or _affordable_clients()
         self._listener: asyncio.Server | None = None
         self._clients: dict[asyncio.Task[None], _Conversation] = {}
 
@@ -71,6 +72,12 @@ class Server:
                     await conversation.respond(await self._handler(request))
         finally:
             conversation.end()
+
+
+def _affordable_clients() -> int:
+    """So many that the descriptors of the agent itself are never all theirs."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(8, min(256, descriptors // 8))
 
 
 class _Conversation:

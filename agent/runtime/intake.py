@@ -71,7 +71,7 @@ class Intake:
         self._refused = None
 
     async def look(self) -> Look:
-        """Read, judge and materialise. Never raises for what is on the disk: it says it, and keeps what is good."""
+        """Read, judge and materialise. What is on the disk is said, never raised; `MachineError` is for the machine."""
         await self._take_program()
         source = await self._take_configuration()
         if source is None or self.programs.current is None:

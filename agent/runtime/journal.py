@@ -90,24 +90,30 @@ def _describe(epoch: Epoch, living: Living | None) -> dict[str, Any]:
 
 
 def _clear(epoch: dict[str, Any]) -> None:
-    pid, created, base_id = epoch.get("pid"), epoch.get("created"), epoch.get("base_id")
-    if (
-        isinstance(pid, int)
-        and created is not None
-        and created_at(pid) == created
-        and _has_nonce(pid, epoch.get("nonce"))
-    ):
-        say(
-            logging.WARNING,
-            "epoch.left_over",
-            f"epoch {epoch.get('number')} (pid {pid}) outlived its agent: it is ended",
-        )
+    pid, base_id = _left_over(epoch), epoch.get("base_id")
+    if pid is not None:
+        text = f"epoch {epoch.get('number')} (pid {pid}) outlived its agent: it is ended"
+        say(logging.WARNING, "epoch.left_over", text)
         _end(pid)
     if isinstance(base_id, int):
         Segment(base_id).release()
 
 
-def _has_nonce(pid: int, nonce: object) -> bool:
+def _left_over(epoch: dict[str, Any]) -> int | None:
+    """The pid of an epoch that still lives: the one that was noted, if it is the same process.
+
+    An agent that was killed just after a launch could not note it: then it is the process with the epoch's nonce.
+    """
+    pid, created, nonce = epoch.get("pid"), epoch.get("created"), epoch.get("nonce")
+    if not isinstance(nonce, str):
+        return None
+    if pid is None:
+        return next((each for each in psutil.pids() if _has_nonce(each, nonce)), None)
+    same = isinstance(pid, int) and created is not None and created_at(pid) == created
+    return pid if same and _has_nonce(pid, nonce) else None
+
+
+def _has_nonce(pid: int, nonce: str) -> bool:
     try:
         return f"PROXY_AGENT_NONCE={nonce}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from agent.core.errors import MachineError
 from agent.core.revision import Revision
 from agent.core.transaction import Outcome
 from agent.dialects.configuration import Configuration, Copies
@@ -63,17 +64,28 @@ class Storeroom:
         return self._materials[revision]
 
     def make(self, source: Source, flags: Flags, outcome: Outcome, program: Program, extra: bytes) -> Material:
-        """Materialise; the same bytes give the material that is already here.
+        """Materialise; the same bytes give the material that is already here. Raises `MachineError`.
 
         `extra` is the digest of whatever else shall make a new revision.
         """
         files = outcome.files
         revision = _identify(source.text, flags, files, program.binary, extra)
         if revision not in self._materials:
-            descriptors = {path: self._memfds.hold(path, data) for path, data in files.items()}
             copies = source.configuration.copies(files)
+            descriptors = self._hold(files)
             self._materials[revision] = Material(revision, source, copies, outcome, program, descriptors)
         return self._materials[revision]
+
+    def _hold(self, files: Mapping[str, bytes]) -> dict[str, int]:
+        held: dict[str, int] = {}
+        try:
+            for path, data in files.items():
+                held[path] = self._memfds.hold(path, data)
+        except MachineError:
+            for path in held:
+                self._memfds.release(files[path])
+            raise
+        return held
 
     def keep_only(self, used: Collection[Revision]) -> None:
         """Forget every other revision."""

@@ -67,7 +67,7 @@ class Stage:
     async def _start(self, number: int, revision: Revision, *, validate: bool) -> None:
         try:
             failure = await self._launch(number, revision, validate=validate)
-        except MachineError as error:
+        except (MachineError, OSError) as error:
             failure = Failure(Sort.ACCIDENT, f"epoch {number} could not be started: {error}")
         del self._starts[number]
         if failure is not None:
@@ -242,8 +242,9 @@ class Stage:
     def bury(self, number: int) -> None:
         """Remove what was an epoch's own, once everybody has heard of its death."""
         living = self.living.pop(number, None)
-        if living is None:
-            return  # it was dropped before anything was made for it
+        if living is None:  # it was dropped before it was whole
+            self._directory.remove_epoch(number)
+            return
         if not living.has_served:
             self.ports.unstage()
         if self.serving is living:

@@ -10,17 +10,19 @@ from agent.core import effects as do
 from agent.core import events as on
 from agent.core.effects import Effect, Topic
 from agent.core.epochs import Epoch, State
+from agent.core.errors import MachineError
 from agent.core.events import Event
 from agent.core.reconciler import Reconciler
 from agent.core.revision import Revision
 from agent.host import clock
 from agent.host.binaries import find
+from agent.host.limits import WAITING_SIGNALS
 from agent.host.log import say
 from agent.host.run_directory import RunDirectory
 from agent.host.service_manager import ServiceManager
 from agent.host.watching import Watcher
 from agent.runtime.front import Front
-from agent.runtime.intake import Intake, wait_for_change
+from agent.runtime.intake import Intake, Look, wait_for_change
 from agent.runtime.journal import Journal
 from agent.runtime.living import Living
 from agent.runtime.material import Material, Storeroom
@@ -29,6 +31,7 @@ from agent.runtime.settings import Settings
 from agent.runtime.stage import Stage
 from agent.runtime.tasks import Tasks
 
+_LOOK_AGAIN = 1.0  # seconds until the disk is looked at again after the machine refused something
 _URGENT_SHARE = 10  # a leaf with less than a tenth of its life left makes a rotation urgent
 _ENDING = {State.DRAINING, State.LEAVING}
 _LEVELS = {Topic.REFUSED: logging.ERROR, Topic.DOWN: logging.ERROR, Topic.RETRY: logging.WARNING}
@@ -79,6 +82,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._restart)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITING_SIGNALS)
 
     def _stop(self, number: signal.Signals) -> None:
         say(logging.INFO, "agent.stopping", f"{number.name}: {'hurrying' if self._core.stopping else 'draining'}")
@@ -200,11 +204,11 @@ class Supervisor:
         said_strays = False
         while True:
             self._changed.clear()
-            look = await self._intake.look()
+            look = await self._look()
             if look.material is not None:
                 self._newest = look.material.revision
                 self._events.put_nowait(on.RevisionReady(at=clock.monotonic(), revision=self._newest))
-            else:
+            elif look.missing:
                 missing = ", ".join(look.missing)
                 if self._settings.policy.wait:
                     self._intake.reports.once("files.awaited", f"waiting for {missing}")
@@ -213,6 +217,17 @@ class Supervisor:
                 said_strays = True
                 await self._intake.report_strays()
             await wait_for_change(self._changed, look.again_at)
+
+    async def _look(self) -> Look:
+        """Look at the disk; where even that fails, say it once and look again in a while."""
+        reports = self._intake.reports
+        try:
+            look = await self._intake.look()
+        except (MachineError, OSError) as error:
+            reports.once("disk.unusable", f"{error}; what serves goes on serving", logging.ERROR)
+            return Look(None, again_at=clock.monotonic() + _LOOK_AGAIN)
+        reports.once("disk.unusable", "")
+        return look
 
     # Records
 

@@ -190,6 +190,20 @@ def test_a_candidate_that_does_not_serve_in_time_is_dropped_and_retried() -> Non
     assert started == do.StartEpoch(3, revision("b"), validate=False)
 
 
+def test_a_candidate_that_does_not_get_ready_makes_room_for_something_newer() -> None:
+    play = serving(Policy(start_timeout=30, overtaken_timeout=10))
+    play.ready("b")
+    play.wait(5)
+    assert play.ready("c") == []
+    dropped, started = play.wait(5)
+    assert isinstance(dropped, do.DropEpoch)
+    assert started == do.StartEpoch(3, revision("c"), validate=False)
+    play.wait(10)
+    dropped, started = play.ready("d")
+    assert isinstance(dropped, do.DropEpoch)
+    assert started == do.StartEpoch(4, revision("d"), validate=False)
+
+
 def test_a_candidate_that_is_judged_bad_is_dropped() -> None:
     play = serving()
     play.ready("b")

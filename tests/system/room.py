@@ -9,12 +9,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -210,3 +212,23 @@ def all_threads_stopped(pid: int) -> bool:
         return all(state_of(f"{pid}/task/{task.name}") in {"T", "t"} for task in Path(f"/proc/{pid}/task").iterdir())
     except FileNotFoundError:
         return False
+
+
+@dataclass(frozen=True)
+class Death:
+    """A SIGKILL, on the monotonic clock: when it was sent, and when the process was gone with all its sockets."""
+
+    struck: float
+    gone: float
+
+
+def kill(pid: int) -> Death:
+    """Kill a process, anybody's child, and wait until it is dead: under load that takes tens of milliseconds."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        struck = time.monotonic()
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], 5)
+        return Death(struck, time.monotonic())
+    finally:
+        os.close(pidfd)

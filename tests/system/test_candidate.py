@@ -8,7 +8,6 @@ import contextlib
 import os
 import random
 import signal
-import time
 from signal import Signals
 
 import pytest
@@ -19,7 +18,7 @@ from tests.system.counts import count
 from tests.system.eventually import eventually, pass_time
 from tests.system.flight import land, launched
 from tests.system.loads import Loads, nothing_failed
-from tests.system.room import alive, all_threads_stopped
+from tests.system.room import alive, all_threads_stopped, kill
 from tests.system.state import CANDIDATE, DRAINING, Epoch
 from tests.system.wire import connect, exchange, tls_context
 
@@ -71,13 +70,12 @@ def test_the_serving_one_may_crash_while_a_candidate_starts(bed: Bed, loads: Loa
     serving = bed.serving_pid()
     bed.rotate()
     new_candidate(bed)
-    killed = time.monotonic()
-    os.kill(serving, signal.SIGKILL)
+    death = kill(serving)
     bed.served()
     loads.more(20)
     for report in loads.finish():
         assert report.reasons()["refused"] == 0, str(report)
-        assert all(loss.begun <= killed + 0.01 for loss in report.losses), str(report)
+        assert all(loss.begun <= death.gone for loss in report.losses), str(report)
 
 
 def test_a_killed_draining_one_loses_only_its_own_connections(bed: Bed, loads: Loads) -> None:

@@ -1,7 +1,5 @@
 """Whenever the serving proxy dies, clients wait for the next one: none is refused, and only what was in it is lost."""
 
-import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -16,26 +14,24 @@ from tests.system.eventually import eventually, pass_time, throughout
 from tests.system.flight import land, launched
 from tests.system.layouts import IN_PLACE
 from tests.system.loads import Loads, Report
-from tests.system.room import stopped
+from tests.system.room import Death, kill, stopped
 from tests.system.stand_ins import breakable
 
 
-def kill_serving(bed: Bed) -> float:
-    """Kill the serving Envoy and return the moment, on the monotonic clock."""
-    pid = bed.serving_pid()
-    killed = time.monotonic()
-    os.kill(pid, signal.SIGKILL)
-    return killed
+def kill_serving(bed: Bed) -> Death:
+    """Kill the serving Envoy."""
+    return kill(bed.serving_pid())
 
 
-def only_in_flight(reports: list[Report], kills: list[float]) -> None:
+def only_in_flight(reports: list[Report], deaths: list[Death]) -> None:
     """Fail if a request was lost that was not on its way inside a proxy at the moment that one was killed."""
     for report in reports:
         assert report.ok > 20, str(report)
         assert len(report.losses) == report.failed, str(report)
         for loss in report.losses:
             assert loss.reason in {"reset", "eof"}, f"{report.name}: {loss}"
-            assert any(loss.begun <= kill + 0.01 and loss.ended >= kill for kill in kills), f"{report.name}: {loss}"
+            in_it = (loss.begun <= death.gone and loss.ended >= death.struck for death in deaths)
+            assert any(in_it), f"{report.name}: {loss}"
 
 
 def gap(reports: list[Report], killed: float) -> float:
@@ -58,15 +54,15 @@ def test_a_killed_proxy_is_replaced_and_nobody_is_refused(disk: str, bed: Bed, l
     loads.more(20)
     reports = loads.finish()
     only_in_flight(reports, [killed])
-    assert gap(reports, killed) <= STARTS * start, f"a start takes {start:.3f} s"
+    assert gap(reports, killed.struck) <= STARTS * start, f"a start takes {start:.3f} s"
 
 
-def crash_and_recover(bed: Bed) -> float:
-    """Kill the serving Envoy, see the next one serve and a second pass; return the moment of the kill."""
+def crash_and_recover(bed: Bed) -> Death:
+    """Kill the serving Envoy, see the next one serve and a second pass."""
     before = bed.serving().number
     killed = kill_serving(bed)
     eventually(lambda: bed.serving().number > before, within=5, what="the next one serves")
-    pass_time(max(0.0, killed + 1 - time.monotonic()))
+    pass_time(max(0.0, killed.struck + 1 - time.monotonic()))
     return killed
 
 
@@ -114,7 +110,7 @@ def test_while_nothing_can_start_clients_are_held_and_then_refused(bed_apart: Be
     killed = kill_serving(bed)
     eventually(lambda: not healthy(bed.status), within=0.25, what="readiness is gone at once")
     waiting = launched(bed.plain, 5)
-    throughout(lambda: not refused(bed), span=max(0.0, killed + 0.8 - time.monotonic()), what="clients are held")
+    throughout(lambda: not refused(bed), span=max(0.0, killed.struck + 0.8 - time.monotonic()), what="clients are held")
     eventually(lambda: refused(bed), within=1.5, what="clients are refused after the hold")
     land(waiting, within=1)
     assert {flight.failure.reason for flight in waiting if flight.failure} == {"reset"}
