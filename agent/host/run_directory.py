@@ -44,7 +44,7 @@ class RunDirectory:
         os.close(self._lock)
 
     def _hold_on(self) -> None:
-        """Somebody may have emptied /run under us: then the directory and its lock are made anew, if nobody else did."""
+        """Make the directory and its lock anew where somebody emptied /run under us."""
         try:
             if os.path.samestat(os.fstat(self._lock), (self.path / _LOCK).stat()):
                 return

@@ -79,7 +79,7 @@ def test_one_that_does_not_go_when_asked_is_killed(directory: RunDirectory, monk
 
 @pytest.mark.parametrize(
     "difference",
-    [{"created": 1.0}, {"created": None}, {"nonce": "f" * 16}, {"nonce": None}, {"pid": "x"}, {"pid": None}],
+    [{"created": 1.0}, {"created": None}, {"nonce": "f" * 16}, {"nonce": None}, {"pid": "x"}],
     ids=str,
 )
 def test_a_stranger_with_the_number_of_a_dead_epoch_is_safe(
@@ -88,6 +88,12 @@ def test_a_stranger_with_the_number_of_a_dead_epoch_is_safe(
     with epoch() as stranger:
         remembered(directory, entry(stranger, **difference)).clear_leftovers()
         assert stranger.poll() is None
+
+
+def test_an_epoch_whose_pid_could_not_be_noted_any_more_is_found_by_its_nonce(directory: RunDirectory) -> None:
+    with epoch() as process:
+        remembered(directory, entry(process, pid=None)).clear_leftovers()
+        process.wait(5)
 
 
 def test_a_stranger_whose_environment_merely_contains_the_nonce_is_safe(directory: RunDirectory) -> None:
