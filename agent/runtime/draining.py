@@ -36,7 +36,9 @@ async def _is_empty(epoch: Living) -> bool:
     try:
         clients = await epoch.console.connections()
     except MachineError:
-        return False  # too busy or hung: its deadline will come
+        if epoch.console.path.exists():
+            return False  # too busy or hung: its deadline will come
+        clients = None  # somebody removed its socket
     return (_in_the_kernel(epoch) if clients is None else clients) == 0
 
 
