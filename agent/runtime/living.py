@@ -171,13 +171,17 @@ class Living:
         if self.process is not None:
             self.process.signal(number)
 
-    async def bury(self) -> None:
-        """Remove everything that was the epoch's own."""
+    def clear(self) -> None:
+        """Remove everything that was the epoch's own, but for the gate."""
         for part in (self.parent, self.child, self.relay):
             if part is not None:
                 part.close()
         self.segment.release()
         self._run_directory.remove_epoch(self.number)
+
+    async def bury(self) -> None:
+        """Remove everything that was the epoch's own."""
+        self.clear()
         await self.gate.close()
 
     # Sockets

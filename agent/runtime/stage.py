@@ -249,7 +249,8 @@ class Stage:
             self.ports.unstage()
         if self.serving is living:
             self.serving = None
-        self._tasks.spawn(living.bury(), f"burial of {number}")
+        living.clear()
+        self._tasks.spawn(living.gate.close(), f"burial of {number}")
 
 
 def _refusal(epoch: Living, complaint: str) -> str:

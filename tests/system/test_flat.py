@@ -1,6 +1,6 @@
 """After many rotations the agent is as it was after the first few: memory, descriptors, files, processes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pytest
 
 from tests.system.bed import Bed
 from tests.system.counts import count
+from tests.system.eventually import eventually
 from tests.system.layouts import ALTERNATING, KEY_LATE
 
 ROTATIONS = count("AGENT_ROTATIONS", short=15, long=200)
@@ -55,10 +56,9 @@ def test_nothing_grows_with_rotations(bed: Bed) -> None:
     before = rotate(bed, 5)
     after = rotate(bed, ROTATIONS)
     assert after.anonymous - before.anonymous <= MEMORY_SLACK, f"{before} → {after}"
-    assert (after.descriptors, after.files, after.shared_memory, after.processes, after.threads) == (
-        before.descriptors,
-        before.files,
-        before.shared_memory,
-        before.processes,
-        before.threads,
-    )
+    eventually(lambda: counted(footprint(bed)) == counted(before), within=3, what=f"as it was: {before}")
+
+
+def counted(one: Footprint) -> Footprint:
+    """Everything but the memory, which varies a little."""
+    return replace(one, anonymous=0)
