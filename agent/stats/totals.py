@@ -1,0 +1,182 @@
+"""Totals over all epochs: what the agent shows, of which counters only ever grow, whoever dies.
+
+Each epoch counts from 0 in a segment of its own. A total is what the epochs that are gone have counted, plus what those
+that are there stand at. Gauges are summed over the epochs that are there.
+
+A counter that has wrapped went forward: steps are taken modulo 2**64, and a step of 2**63 or more is one backward,
+which no honest writer makes, and counts nothing until the counter is past where it was. The totals themselves are
+Python's numbers, and do not wrap. A segment that is refused is asked again the next time; until then what was last
+seen of it holds.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Self
+
+from agent.stats.errors import Malformed, Refused
+from agent.stats.layout import LARGEST_WORD
+from agent.stats.reader import Segment
+from agent.stats.snapshot import Snapshot
+
+REMEMBERED = 64
+"""Nonces of retired segments that are kept, so that none is counted twice; far more than have a directory at once."""
+
+_HALF = 2**63
+
+
+class Totals:
+    """Adds epochs up, and survives them; `to_state` and `from_state` let it survive its own process."""
+
+    def __init__(self) -> None:
+        self._gone = _Account()
+        self._live: dict[int, _Epoch] = {}
+        self._retired: deque[str] = deque(maxlen=REMEMBERED)
+
+    def attach(self, epoch: int, segment: Segment) -> None:
+        """Count this segment from now on, and own it.
+
+        An epoch that a state has brought back goes on where it was; a segment that was retired is closed and not
+        counted again. Raises `Refused`, and leaves the segment to its owner, if it calls itself another epoch's.
+        """
+        if segment.header.epoch != epoch:
+            raise Refused(segment.path, f"of epoch {segment.header.epoch}, not {epoch}")
+        nonce = segment.header.nonce.hex()
+        if nonce in self._retired:
+            segment.close()
+            return
+        known = self._live.get(epoch)
+        if known is not None and known.nonce != nonce:
+            self.retire(epoch)
+        self._live.setdefault(epoch, _Epoch(nonce)).follow(segment)
+
+    def retire(self, epoch: int) -> None:
+        """Read an epoch a last time, keep what it counted and forget the rest; nothing happens if it never counted."""
+        gone = self._live.pop(epoch, None)
+        if gone is not None:
+            gone.look()
+            gone.close()
+            self._gone.take_in(gone.account)
+            self._retired.append(gone.nonce)
+
+    def read(self) -> Snapshot:
+        """Return the sums over all epochs as of now."""
+        sums, gauges = _Account(), dict[str, int]()
+        sums.take_in(self._gone)
+        for epoch in self._live.values():
+            epoch.look()
+            sums.take_in(epoch.account)
+            _sum_up(gauges, epoch.gauges)
+        return Snapshot(sums.counters, gauges, sums.dropped)
+
+    def close(self) -> None:
+        """Let go of all segments; what they counted until the last read stays in `to_state`."""
+        for epoch in self._live.values():
+            epoch.close()
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what is known as of the last read, for JSON."""
+        epochs = {str(number): {"nonce": one.nonce, **one.account.to_state()} for number, one in self._live.items()}
+        return {"gone": self._gone.to_state(), "epochs": epochs, "retired": list(self._retired)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Go on from what `to_state` returned; raises `Malformed` for anything else.
+
+        Epochs that were there count as they were last seen, until `attach` brings their segment or `retire` ends them.
+        """
+        totals = cls()
+        try:
+            totals._gone = _Account.from_state(state["gone"])
+            totals._retired.extend(str(nonce) for nonce in state["retired"])
+            for number, one in state["epochs"].items():
+                totals._live[int(number)] = _Epoch(str(one["nonce"]), _Account.from_state(one))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Malformed(f"cannot restore totals: {error!r}") from error
+        return totals
+
+
+class _Account:
+    """What was counted, in numbers without an end."""
+
+    def __init__(self) -> None:
+        self.counters: dict[str, int] = {}
+        self.dropped = 0
+
+    def take_in(self, other: "_Account") -> None:
+        """Add what another has counted."""
+        _sum_up(self.counters, other.counters)
+        self.dropped += other.dropped
+
+    def see(self, snapshot: Snapshot) -> None:
+        """Follow one segment's words, of which these hold the lower 64 bits."""
+        counters = self.counters
+        for name, word in snapshot.counters.items():
+            seen = counters.get(name, 0)
+            if word != seen or name not in counters:
+                counters[name] = _forward(seen, word)
+        self.dropped = _forward(self.dropped, snapshot.dropped)
+
+    def to_state(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {"counters": dict(self.counters), "dropped": self.dropped}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Take it from JSON; raises KeyError, TypeError, ValueError or AttributeError."""
+        account = cls()
+        account.counters = {str(name): _natural(value) for name, value in state["counters"].items()}
+        account.dropped = _natural(state["dropped"])
+        return account
+
+
+class _Epoch:
+    """One epoch that is there: what it counted, what it has, and its segment once there is one."""
+
+    def __init__(self, nonce: str, account: _Account | None = None) -> None:
+        self.nonce = nonce
+        self.account = account or _Account()
+        self.gauges: dict[str, int] = {}
+        self._segment: Segment | None = None
+
+    def follow(self, segment: Segment) -> None:
+        """Read this segment from now on."""
+        if segment is not self._segment:
+            self.close()
+        self._segment = segment
+
+    def look(self) -> None:
+        """See what it stands at; what was last seen holds if it is refused."""
+        if self._segment is None:
+            return
+        try:
+            snapshot = self._segment.read()
+        except Refused:
+            return
+        self.account.see(snapshot)
+        self.gauges = snapshot.gauges
+
+    def close(self) -> None:
+        """Let go of its segment."""
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+
+
+def _forward(seen: int, word: int) -> int:
+    """Return `seen` moved on to the next number whose lower 64 bits are `word`; unmoved if that were a step back."""
+    step = (word - seen) & LARGEST_WORD
+    return seen + step if step < _HALF else seen
+
+
+def _sum_up(sums: dict[str, int], more: Mapping[str, int]) -> None:
+    if not sums:
+        sums.update(more)
+        return
+    for name, value in more.items():
+        sums[name] = sums.get(name, 0) + value
+
+
+def _natural(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"{value!r} is no count")
+    return value

@@ -1,0 +1,220 @@
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from agent.stats import layout
+from agent.stats.errors import Refused, Unpublished
+from agent.stats.layout import PUBLISHED_WORD, VALUES_WORD, WORD, Room
+from agent.stats.place import reserve
+from agent.stats.reader import Segment
+from tests.stats.programs import HALVES, running
+from tests.stats.segments import SMALL, STARTED, nonce_of, reading, written
+
+
+def overwrite(path: Path, offset: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def test_what_another_process_has_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "stats"
+    reserve(path)
+    with running("done", path, 7) as process:
+        process.wait()
+        with reading(path) as segment:
+            assert (segment.header.epoch, segment.header.pid) == (7, process.pid)
+            snapshot = segment.read()
+    assert (snapshot.counters, snapshot.gauges, snapshot.dropped) == ({"requests": 7}, {"connections": 3}, 0)
+
+
+def test_names_and_values_that_come_later_are_read(tmp_path: Path) -> None:
+    with written(tmp_path / "stats") as writer, reading(tmp_path / "stats") as segment:
+        assert segment.read().counters == {}
+        writer.counter("a").add()
+        assert segment.read().counters == {"a": 1}
+        writer.gauge("grüße").set(4)
+        writer.counter("b").add(2**64 - 1)
+        writer.counter("a").add()
+        assert segment.read().counters == {"a": 2, "b": 2**64 - 1}
+        assert segment.read().gauges == {"grüße": 4}
+        header = segment.header
+    assert (header.epoch, header.started_at, header.nonce, header.room) == (1, STARTED, nonce_of(1), SMALL)
+
+
+def test_dropped_names_are_told(tmp_path: Path) -> None:
+    with written(tmp_path / "stats", room=Room(1, 8)) as writer, reading(tmp_path / "stats") as segment:
+        writer.counter("a")
+        writer.counter("b")
+        assert segment.read().dropped == 1
+
+
+def test_no_value_is_torn_while_it_is_written(tmp_path: Path) -> None:
+    reserve(tmp_path / "stats")
+    seen: set[int] = set()
+    reads = 0
+    with running("halves", tmp_path / "stats"), reading(tmp_path / "stats") as segment:
+        while reads < 100 or len(seen) < 200:
+            reads += 1
+            values = segment.read().counters.values()
+            assert len(values) == HALVES
+            assert [hex(value) for value in values if value >> 32 != value & 0xFFFFFFFF] == []
+            seen.update(values)
+
+
+def test_a_counter_that_never_pauses_never_goes_down(tmp_path: Path) -> None:
+    reserve(tmp_path / "stats")
+    with running("pairs", tmp_path / "stats"), reading(tmp_path / "stats") as segment:
+        before = segment.read().counters
+        for _ in range(2000):
+            after = segment.read().counters
+            assert all(after[name] >= value for name, value in before.items())
+            before = after
+    assert before["first"] > 2000
+
+
+def test_nothing_is_published_before_the_magic(tmp_path: Path) -> None:
+    path = tmp_path / "stats"
+    reserve(path)
+    with pytest.raises(Unpublished):
+        Segment.open(path)
+    os.truncate(path, SMALL.size)
+    with pytest.raises(Unpublished):
+        Segment.open(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "content", "reason"),
+    [
+        (0, b"tatstnga", "magic"),
+        (8, b"\2", "layout version"),
+        (16, b"\0" * 8, "ABI hash"),
+        (32, b"\x99", "CRC"),
+        (120, b"\1", "CRC"),
+        (72, b"\xff" * 8, "slots are not between"),
+        (80, b"\xff" * 8, "bytes of names"),
+        (24, b"\xff" * 8, "its room makes"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_refused(tmp_path: Path, offset: int, content: bytes, reason: str) -> None:
+    path = tmp_path / "stats"
+    with written(path), reading(path) as segment:
+        overwrite(path, offset, content)
+        with pytest.raises(Refused, match="header has changed"):
+            segment.read()
+    with pytest.raises(Refused, match=reason) as refusal:
+        Segment.open(path)
+    assert not isinstance(refusal.value, Unpublished)
+    assert reason in refusal.value.reason
+
+
+def test_another_layout_has_another_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = layout.abi_hash()
+    monkeypatch.setattr(layout, "VALUES_WORD", VALUES_WORD + 1)
+    assert layout.abi_hash() != ours
+
+
+def test_links_modes_and_other_things_are_refused(tmp_path: Path) -> None:
+    path, link, fifo = tmp_path / "stats", tmp_path / "link", tmp_path / "fifo"
+    with written(path):
+        link.symlink_to(path)
+        os.mkfifo(fifo, 0o600)
+        for other in (link, fifo, tmp_path, tmp_path / "nothing", Path("a\0b")):
+            with pytest.raises(Refused):
+                Segment.open(other)
+        path.chmod(0o640)
+        with pytest.raises(Refused, match="mode 0640, not 0600"):
+            Segment.open(path)
+
+
+@pytest.mark.parametrize("size", [0, 64, 127, 136, VALUES_WORD * WORD, VALUES_WORD * WORD + 12])
+def test_a_file_cut_off_while_it_is_read_is_refused_and_kills_nobody(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "stats"
+    with written(path) as writer, reading(path) as segment:
+        writer.counter("a").add()
+        writer.gauge("b").add()
+        whole = path.read_bytes()
+        segment.read()
+        os.truncate(path, size)
+        with pytest.raises(Refused, match=r"shorter|changed"):
+            segment.read()
+        with pytest.raises(Refused):
+            Segment.open(path)
+        os.truncate(path, len(whole))
+        if size <= PUBLISHED_WORD * WORD:
+            with pytest.raises(Refused, match=r"header has changed|0 names after 2"):
+                segment.read()
+        overwrite(path, 0, whole)
+        assert segment.read().counters == {"a": 1}
+
+
+@pytest.mark.parametrize("offset", [PUBLISHED_WORD * WORD, SMALL.index + WORD + 7, SMALL.index + WORD, SMALL.names + 1])
+def test_names_that_make_no_sense_are_refused_until_they_do(tmp_path: Path, offset: int) -> None:
+    path = tmp_path / "stats"
+    with written(path) as writer, reading(path) as segment:
+        writer.counter("a").add()
+        writer.counter("b").add()
+        right = path.read_bytes()[offset : offset + 1]
+        overwrite(path, offset, b"\x99")
+        with pytest.raises(Refused):
+            segment.read()
+        overwrite(path, offset, right)
+        assert segment.read().counters == {"a": 1, "b": 1}
+        overwrite(path, PUBLISHED_WORD * WORD, b"\1")
+        with pytest.raises(Refused, match="1 names after 2"):
+            segment.read()
+
+
+def test_a_name_that_nobody_writes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "stats"
+    with written(path) as writer, reading(path) as segment:
+        writer.counter("a")
+        check = layout.check_of(b"\n").to_bytes(2, "little")
+        overwrite(path, SMALL.index + 5, check)
+        overwrite(path, SMALL.names, b"\n")
+        with pytest.raises(Refused, match="nobody writes"):
+            segment.read()
+
+
+def test_a_name_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "stats"
+    with written(path) as writer, reading(path) as segment:
+        writer.counter("a")
+        image = path.read_bytes()
+        entry = int.from_bytes(image[SMALL.index : SMALL.index + WORD], "little") + 1
+        overwrite(path, SMALL.index + WORD, entry.to_bytes(WORD, "little"))
+        overwrite(path, SMALL.names + 1, b"a")
+        overwrite(path, PUBLISHED_WORD * WORD, b"\2")
+        with pytest.raises(Refused, match="a twice"):
+            segment.read()
+
+
+def test_an_error_of_the_disk_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    with written(tmp_path / "stats"), reading(tmp_path / "stats") as segment:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "preadv", broken)
+            with pytest.raises(Refused, match="input/output error"):
+                segment.read()
+            with pytest.raises(Refused):
+                Segment.open(tmp_path / "stats")
+        segment.read()
+
+
+def test_a_huge_file_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "stats"
+    with written(path):
+        os.truncate(path, 2**33)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(Refused, match="8589934592 bytes"):
+            Segment.open(path)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000
+
+
+def test_a_segment_is_closed_twice(tmp_path: Path) -> None:
+    with written(tmp_path / "stats"), reading(tmp_path / "stats") as segment:
+        segment.close()
