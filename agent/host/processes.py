@@ -17,6 +17,7 @@ import psutil
 
 from agent.core.errors import MachineError, UsageError
 
+_STARTTIME = 19  # the 22nd field of /proc/<pid>/stat, counted from behind the name, which may hold anything
 _OUTPUT_LIMIT = 1 << 20
 _NOT_THEIRS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
@@ -156,12 +157,16 @@ def describe_exit(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
-def created_at(pid: int) -> float | None:
-    """When a process began (calendar seconds), which with its pid tells it from every other one; None: it is gone."""
+def created_at(pid: int) -> int | None:
+    """When a process began, which with its pid tells it from every other one; None: it is gone.
+
+    In clock ticks since boot (starttime, proc(5)): a date would move by a second whenever the clock is corrected.
+    """
     try:
-        return psutil.Process(pid).create_time()
-    except (psutil.Error, ValueError, OverflowError):
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
         return None
+    return int(stat.rpartition(")")[2].split()[_STARTTIME])
 
 
 def has_socket(pid: int, inodes: Collection[int]) -> bool | None:

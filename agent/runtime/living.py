@@ -48,7 +48,7 @@ class Living:
         self.material = material
         self.nonce = secrets.token_hex(8)
         self.process: Process | None = None
-        self.created: float | None = None  # when the process began
+        self.created: int | None = None  # when the process began
         self.has_served = False
         self._run_directory = directory
         self._user = user

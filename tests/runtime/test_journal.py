@@ -12,6 +12,7 @@ import pytest
 from agent.core.policy import Policy
 from agent.core.reconciler import Reconciler
 from agent.handoff.segment import HotRestartVersion, Segment
+from agent.host.processes import created_at
 from agent.host.run_directory import RunDirectory
 from agent.runtime.journal import Journal
 
@@ -43,7 +44,7 @@ def remembered(directory: RunDirectory, *epochs: object, **more: object) -> Jour
 
 
 def entry(process: "subprocess.Popen[bytes]", **more: object) -> dict[str, Any]:
-    created = psutil.Process(process.pid).create_time()
+    created = created_at(process.pid)
     return {"number": 3, "pid": process.pid, "created": created, "nonce": NONCE, "base_id": BASE_ID} | more
 
 

@@ -98,6 +98,7 @@ def test_a_read_only_root_is_enough(bed_apart: Bed, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     bed.rotate()
     bed.served()
+    eventually(lambda: bed.serving().number == 2, within=5, what="the second epoch is known to serve")
     os.kill(bed.serving_pid(), 9)
     bed.ready()
     loads.more(20)
