@@ -40,11 +40,6 @@ class StaticListener:
         """Whether it takes datagrams."""
         return self.place.address.startswith("udp://")
 
-    @property
-    def any_port(self) -> bool:
-        """Whether the kernel chooses the port: such an address cannot be handed from epoch to epoch."""
-        return self.place.address.endswith(":0") and not self.place.address.startswith("unix://")
-
 
 @dataclass(frozen=True, slots=True)
 class Console:
@@ -169,11 +164,10 @@ def _place(address: Node | None) -> Place | None:
     host = nodes.text(nodes.get(inner, "address"))
     if host is None:
         return None
-    host = _canonical(host)
     port = nodes.text(nodes.get(inner, "port_value")) or "0"
     scheme = _PROTOCOLS.get(nodes.text(nodes.get(inner, "protocol")) or "TCP", "tcp")
     namespace = nodes.text(nodes.get(inner, "network_namespace_filepath")) or ""
-    return Place(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}", namespace)
+    return Place.at(scheme, _canonical(host), port, namespace)
 
 
 def _canonical(host: str) -> str:

@@ -97,7 +97,7 @@ def _place(address: dict[str, Any]) -> Place | None:
     inner = address.get("socket_address")
     if inner is None:
         return None
-    host, port = str(inner.get("address", "")), inner.get("port_value", 0)
+    host, port = str(inner.get("address", "")), str(inner.get("port_value", 0))
     scheme = str(inner.get("protocol", "TCP")).lower()
     namespace = str(inner.get("network_namespace_filepath", ""))
-    return Place(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}", namespace)
+    return Place.at(scheme, host, port, namespace)

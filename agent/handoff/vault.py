@@ -24,8 +24,18 @@ class Place:
     namespace: str = ""
     worker: int = 0
 
+    @classmethod
+    def at(cls, scheme: str, host: str, port: str, namespace: str) -> "Place":
+        """An internet address in the protocol's spelling, which puts one of version 6 into brackets."""
+        return cls(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}", namespace)
+
     def __str__(self) -> str:
         return f"{self.address} (worker {self.worker})"
+
+    @property
+    def any_port(self) -> bool:
+        """Whether the kernel chooses the port: such an address cannot be handed from epoch to epoch."""
+        return self.address.endswith(":0") and not self.address.startswith("unix://")
 
     @property
     def listener(self) -> "Place":

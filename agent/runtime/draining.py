@@ -26,7 +26,7 @@ async def emptied(epoch: Living, inodes: Collection[int]) -> None:
     while True:
         await asyncio.sleep(interval)
         interval = min(interval * _GROWTH, _LONGEST_INTERVAL)
-        listens = None if epoch.process is None else has_socket(epoch.process.pid, inodes)
+        listens = None if epoch.pid is None else has_socket(epoch.pid, inodes)
         zeros = zeros + 1 if not listens and await _is_empty(epoch) else 0
         if zeros >= (1 if listens is False else 2):
             return

@@ -140,8 +140,7 @@ class Ports:
 
 def _is_fleeting(listener: Place, epoch: Living) -> bool:
     """Whether the kernel chose its port, so that the next epoch will not ask for it."""
-    any_port = _with_any_port(listener)
-    return listener == any_port or (listener not in epoch.asked and any_port in epoch.asked)
+    return listener.any_port or (listener not in epoch.asked and _with_any_port(listener) in epoch.asked)
 
 
 def _with_any_port(listener: Place) -> Place:

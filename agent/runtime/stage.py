@@ -49,7 +49,7 @@ class Stage:
         self._follower: asyncio.Task[None] | None = None
 
     def _pids(self) -> list[int]:
-        return [each.process.pid for each in self.living.values() if each.process is not None]
+        return [each.pid for each in self.living.values() if each.pid is not None]
 
     async def close(self) -> None:
         """Let everything go; the processes must be dead."""
@@ -178,13 +178,13 @@ class Stage:
     async def _drain(self, epoch: Living, *, stopping: bool) -> None:
         inodes = self.ports.vault.inodes()
         if stopping:
-            await self._close_doors(epoch)
+            self._close_doors(epoch)
         elif self._handover is not None:
             await asyncio.wait([self._handover])
         await emptied(epoch, inodes)
         self._post(on.EpochEmptied(at=clock.monotonic(), epoch=epoch.number))
 
-    async def _close_doors(self, epoch: Living) -> None:
+    def _close_doors(self, epoch: Living) -> None:
         """Nothing will serve after this one: the vault goes when the proxy stops accepting, so clients are refused."""
         if self._follower is not None:
             self._follower.cancel()

@@ -155,9 +155,11 @@ def test_a_listener_that_does_not_bind_is_none(text: str) -> None:
 
 def test_a_port_that_the_kernel_chooses_is_known_as_such() -> None:
     text = "static_resources: {listeners: [{address: {socket_address: {address: 127.0.0.1, port_value: %s}}}]}"
-    assert configured(text % 0).listeners[0].any_port
-    assert not configured(text % 80).listeners[0].any_port
-    assert not configured("static_resources: {listeners: [{address: {pipe: {path: '/x:0'}}}]}").listeners[0].any_port
+    assert configured(text % 0).listeners[0].place.any_port
+    assert not configured(text % 80).listeners[0].place.any_port
+    assert (
+        not configured("static_resources: {listeners: [{address: {pipe: {path: '/x:0'}}}]}").listeners[0].place.any_port
+    )
 
 
 def test_a_network_namespace_belongs_to_the_place() -> None:
