@@ -4,6 +4,8 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,11 +49,12 @@ def find(name: str) -> Path:
             message = f"cannot run {name}: it is not executable"
             raise UsageError(message)
         return path
-    if name == "envoy" and (packaged := _packaged_envoy()) is not None:
+    if name in _PACKAGED and (packaged := _PACKAGED[name]()) is not None:
         return packaged
     found = shutil.which(name)
     if found is None:
-        message = f"cannot find {name} in PATH; give a path, or: pip install 'proxy-agent[envoy]'"
+        remedy = ", or: pip install 'proxy-agent[envoy]'" if name == "envoy" else ""
+        message = f"cannot find {name} in PATH; give a path{remedy}"
         raise UsageError(message)
     return Path(found)
 
@@ -64,6 +67,15 @@ def _packaged_envoy() -> Path | None:
         if os.access(path, os.X_OK):
             return path
     return None
+
+
+def _own_sidecar() -> Path | None:
+    """The built-in proxy of this installation: pip puts it beside its interpreter, or beside the agent's command."""
+    beside = (Path(program).with_name("sidecar") for program in (sys.executable, sys.argv[0]) if program)
+    return next((path.absolute() for path in beside if path.is_file() and os.access(path, os.X_OK)), None)
+
+
+_PACKAGED: Mapping[str, Callable[[], Path | None]] = {"envoy": _packaged_envoy, "sidecar": _own_sidecar}
 
 
 def open_binary(path: Path) -> Binary:

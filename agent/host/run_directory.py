@@ -56,17 +56,17 @@ class RunDirectory:
 
     # Memory
 
-    def recall(self) -> dict[str, object]:
+    def recall(self, name: str = _STATE) -> dict[str, object]:
         """What the last agent here wrote, or nothing. A file that makes no sense counts as none."""
         try:
-            state = json.loads((self.path / _STATE).read_text())
+            state = json.loads((self.path / name).read_text())
         except (OSError, ValueError):
             return {}
         return state if isinstance(state, dict) else {}
 
-    def remember(self, state: dict[str, object]) -> None:
-        """Write the state in one piece: a reader sees the old or the new one. Raises `MachineError`."""
-        target = self.path / _STATE
+    def remember(self, state: dict[str, object], name: str = _STATE) -> None:
+        """Write a state in one piece: a reader sees the old or the new one. Raises `MachineError`."""
+        target = self.path / name
         self._hold_on()
         try:
             with tempfile.NamedTemporaryFile("w", dir=self.path, prefix=".state-", delete=False) as file:

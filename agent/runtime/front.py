@@ -1,4 +1,4 @@
-"""The agent's own addresses: the console that leads to the serving epoch, and its health."""
+"""The agent's own addresses: the console that leads to the serving epoch, and its status."""
 
 import asyncio
 import logging
@@ -9,24 +9,32 @@ from agent.dialects.bootstrap import Console
 from agent.dialects.forwarder import Forwarder
 from agent.host.log import say
 from agent.host.sockets import Endpoint, listen
+from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.runtime.living import Living
+from agent.stats.snapshot import Snapshot
 from agent.status.health import Health
+from agent.status.statistics import Statistics
 
 
 class Front:
-    """`reason` tells why the agent is not ready; an empty one, that it is."""
+    """`reason` tells why the agent is not ready; an empty one, that it is. `totals`: what the epochs have counted."""
 
-    def __init__(self, reason: Callable[[], str]) -> None:
-        self._health = Server(Health(reason).answer)
+    def __init__(self, reason: Callable[[], str], totals: Callable[[], Snapshot]) -> None:
+        self._health, self._statistics = Health(reason), Statistics(totals)
+        self._status = Server(self._answer)
         self._console: Server | None = None
         self._forwarder: Forwarder | None = None
         self._named: Console | None = None
         self._moving = asyncio.Lock()
 
-    async def open_health(self, host: str, port: int) -> None:
-        """Answer probes. Raises `AddressHeld` or `MachineError`."""
-        await self._health.start(listen(Endpoint(host, port)))
+    async def open_status(self, host: str, port: int) -> None:
+        """Answer probes and whoever wants statistics. Raises `AddressHeld` or `MachineError`."""
+        await self._status.start(listen(Endpoint(host, port)))
+
+    async def _answer(self, request: Request) -> Response:
+        room = self._statistics if request.path == "/stats" else self._health
+        return await room.answer(request)
 
     async def lead_to(self, serving: Living) -> None:
         """Lead the console's address, if the configuration names one, to this epoch."""
@@ -56,6 +64,6 @@ class Front:
 
     async def close(self) -> None:
         """Close every address."""
-        await self._health.close()
+        await self._status.close()
         if self._console is not None:
             await self._console.close()

@@ -22,6 +22,7 @@ from agent.host.clock import calendar
 from agent.host.log import say
 from agent.host.processes import created_at
 from agent.host.run_directory import RunDirectory
+from agent.runtime.counting import Counting
 from agent.runtime.living import Living
 
 _FORMAT = 1
@@ -44,15 +45,21 @@ class Journal:
         number = self._before.get("next_epoch", 1)
         return number if isinstance(number, int) and number > 0 else 1
 
-    def clear_leftovers(self) -> None:
-        """End the epochs of an agent that was killed, and remove what they left. A stranger with such a pid is safe."""
+    def clear_leftovers(self, counting: Counting) -> None:
+        """End the epochs of an agent that was killed, and remove what they left, but for what they have counted.
+
+        A stranger with such a pid is safe.
+        """
         epochs = self._before.get("epochs", [])
         for epoch in epochs if isinstance(epochs, list) else []:
             if isinstance(epoch, dict):
                 _clear(epoch)
         for path in self._directory.path.iterdir():
             if path.name.isascii() and path.name.isdecimal():
-                self._directory.remove_epoch(int(path.name))
+                number = int(path.name)
+                counting.follow(number, path)
+                counting.retire(number)
+                self._directory.remove_epoch(number)
 
     def write(self, reconciler: Reconciler, living: Iterable[Living]) -> None:
         """Write the present state, if it is another one than was written last."""

@@ -18,6 +18,7 @@ from agent.handoff.segment import Segment
 from agent.handoff.vault import Place
 from agent.host.processes import Command, Process, User, created_at, run
 from agent.host.run_directory import RunDirectory, write_private
+from agent.runtime.counting import make_room
 from agent.runtime.material import Material
 
 _LAUNCHED = "bootstrap.yaml"
@@ -46,7 +47,7 @@ class Living:
     ) -> None:
         self.number = number
         self.material = material
-        self.nonce = secrets.token_hex(8)
+        self.nonce = secrets.token_hex(16)
         self.process: Process | None = None
         self.created: int | None = None  # when the process began
         self.has_served = False
@@ -54,11 +55,12 @@ class Living:
         self._user = user
         self._owner = None if user is None else user.owner
         self._listeners = listeners
-        self._home = directory.make_epoch(number, self._owner)
+        self.home = directory.make_epoch(number, self._owner)
+        self._room = make_room(self.home, self._owner)
         self.segment = self._claim()
-        self.names = Names(self._home, self.segment.base_id)
-        self.console = EpochConsole(self._home / "admin")
-        self.gate = Gate(self._home / "gate", lambda: listeners.reached_gate(number))
+        self.names = Names(self.home, self.segment.base_id)
+        self.console = EpochConsole(self.home / "admin")
+        self.gate = Gate(self.home / "gate", lambda: listeners.reached_gate(number))
         self.child: Child | None = None
         self.parent: Parent | None = None
         self.relay: Relay | None = None
@@ -135,8 +137,8 @@ class Living:
                 self.relay.hand_to(*self._owner)
 
     def _write_copy(self, name: str) -> tuple[Path, str | None]:
-        main, extra = self.material.copies.fill(str(self._home), self.number, self.material.descriptors)
-        copy = self._home / name
+        main, extra = self.material.copies.fill(str(self.home), self.number, self.material.descriptors)
+        copy = self.home / name
         write_private(copy, main, self._owner)
         return copy, extra
 
@@ -153,7 +155,7 @@ class Living:
     def _program(self) -> str:
         """A link to the opened binary by its own name, which is the process's name for `ps`, `ss` and the like."""
         binary = self.material.program.binary
-        link = self._home / "bin" / binary.path.name
+        link = self.home / "bin" / binary.path.name
         if not link.is_symlink():
             try:
                 link.parent.mkdir(mode=0o755)
@@ -164,7 +166,7 @@ class Living:
         return str(link)
 
     def _environment(self) -> Mapping[str, str]:
-        return {"PROXY_AGENT_EPOCH": str(self.number), "PROXY_AGENT_NONCE": self.nonce}
+        return {"PROXY_AGENT_EPOCH": str(self.number), "PROXY_AGENT_NONCE": self.nonce, **self._room}
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, if it ever ran and is not dead."""

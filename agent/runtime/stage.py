@@ -16,6 +16,7 @@ from agent.host import clock
 from agent.host.log import say
 from agent.host.processes import describe_exit
 from agent.host.run_directory import RunDirectory
+from agent.runtime.counting import Counting
 from agent.runtime.draining import emptied
 from agent.runtime.judging import judge
 from agent.runtime.living import Listeners, Living
@@ -36,6 +37,7 @@ class Stage:
         self.living: dict[int, Living] = {}
         self.serving: Living | None = None
         self.ports = Ports(settings.user, self._pids)
+        self.counting = Counting(directory)
         self._settings = settings
         self._directory = directory
         self._storeroom = storeroom
@@ -55,7 +57,9 @@ class Stage:
         """Let everything go; the processes must be dead."""
         await self._tasks.close()
         for living in tuple(self.living.values()):
+            self.counting.retire(living.number)
             await living.bury()
+        self.counting.close()
         self.ports.vault.let_go_all()
 
     # Launching
@@ -137,6 +141,7 @@ class Stage:
             await self.ports.stage(candidate)
         except MachineError as error:
             say(logging.WARNING, "vault.incomplete", f"{error}; a crash of epoch {candidate.number} may refuse clients")
+        self.counting.follow(candidate.number, candidate.home)
         candidate.gate.open()
 
     # Serving and draining
@@ -146,6 +151,7 @@ class Stage:
         before, after = self.serving, self.living[number]
         self.serving = after
         after.has_served = True
+        self.counting.follow(number, after.home)
         self.ports.adopt()
         for living in self.living.values():
             if living.relay is not None:
@@ -249,6 +255,7 @@ class Stage:
             self.ports.unstage()
         if self.serving is living:
             self.serving = None
+        self.counting.retire(number)
         living.clear()
         self._tasks.spawn(living.gate.close(), f"burial of {number}")
 

@@ -57,16 +57,16 @@ class Supervisor:
             loop=asyncio.get_running_loop(),
         )
         self._intake = Intake(settings, self._programs, self._storeroom, self._watcher)
-        self._front = Front(self._why_not_ready)
+        self._front = Front(self._why_not_ready, self._stage.counting.read)
         self._service_manager = ServiceManager()
 
     async def run(self) -> int:
         """Supervise until the end; return the exit code. Raises `AgentError` if it cannot even begin."""
         self._hear_signals()
-        self._journal.clear_leftovers()
+        self._journal.clear_leftovers(self._stage.counting)
         self._record()
         if self._settings.status_port:
-            await self._front.open_health(self._settings.status_host, self._settings.status_port)
+            await self._front.open_status(self._settings.status_host, self._settings.status_port)
         disk = self._tasks.spawn(self._watch_disk(), "disk")
         try:
             return await self._turn()

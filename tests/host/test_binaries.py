@@ -29,6 +29,19 @@ def test_envoy_is_the_program_in_its_wheel_and_not_the_script_before_it() -> Non
     assert find("envoy").parts[-3:] == ("envoy", "_bin", "envoy")
 
 
+def test_sidecar_is_the_one_beside_the_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    for directory in (own, other):
+        directory.mkdir()
+        program(directory, "sidecar")
+    monkeypatch.setenv("PATH", str(other))
+    monkeypatch.setattr("sys.argv", ["-c"])
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python3"))
+    assert find("sidecar") == other / "sidecar"
+    monkeypatch.setattr("sys.executable", str(own / "python3"))
+    assert find("sidecar") == own / "sidecar"
+
+
 def test_what_is_nowhere_is_a_usage_error_with_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match=r"cannot find no-such-proxy in PATH; give a path"):

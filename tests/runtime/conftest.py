@@ -1,5 +1,19 @@
 """The same rules as for the host: coroutines on a loop of their own, and no descriptor left behind."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.host.run_directory import RunDirectory
 from tests.host.conftest import no_descriptor_leaks, ordinary, pytest_pyfunc_call
 
 __all__ = ["no_descriptor_leaks", "ordinary", "pytest_pyfunc_call"]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[RunDirectory]:
+    """A run directory of the test's own."""
+    made = RunDirectory(tmp_path / "run")
+    yield made
+    made.close()

@@ -3,7 +3,6 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,17 +13,11 @@ from agent.core.reconciler import Reconciler
 from agent.handoff.segment import HotRestartVersion, Segment
 from agent.host.processes import created_at
 from agent.host.run_directory import RunDirectory
+from agent.runtime.counting import Counting
 from agent.runtime.journal import Journal
 
 NONCE = "0123456789abcdef"
 BASE_ID = 99_999_123
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[RunDirectory]:
-    made = RunDirectory(tmp_path / "run")
-    yield made
-    made.close()
 
 
 @contextmanager
@@ -63,7 +56,7 @@ def test_an_epoch_that_outlived_its_agent_is_ended_and_what_it_left_removed(dire
     assert segment.claim(HotRestartVersion(11, 104))
     home = directory.make_epoch(3, None)
     with epoch() as process:
-        remembered(directory, entry(process)).clear_leftovers()
+        remembered(directory, entry(process)).clear_leftovers(Counting(directory))
         process.wait(5)
         assert not psutil.pid_exists(process.pid)
     assert not segment.path.exists()
@@ -73,7 +66,7 @@ def test_an_epoch_that_outlived_its_agent_is_ended_and_what_it_left_removed(dire
 def test_one_that_does_not_go_when_asked_is_killed(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.runtime.journal._END_TIMEOUT", 0.1)
     with epoch(program="trap '' TERM; echo; while :; do sleep 0.01; done") as process:
-        remembered(directory, entry(process)).clear_leftovers()
+        remembered(directory, entry(process)).clear_leftovers(Counting(directory))
         process.wait(5)
         assert not psutil.pid_exists(process.pid)
 
@@ -87,19 +80,19 @@ def test_a_stranger_with_the_number_of_a_dead_epoch_is_safe(
     directory: RunDirectory, difference: dict[str, object]
 ) -> None:
     with epoch() as stranger:
-        remembered(directory, entry(stranger, **difference)).clear_leftovers()
+        remembered(directory, entry(stranger, **difference)).clear_leftovers(Counting(directory))
         assert stranger.poll() is None
 
 
 def test_an_epoch_whose_pid_could_not_be_noted_any_more_is_found_by_its_nonce(directory: RunDirectory) -> None:
     with epoch() as process:
-        remembered(directory, entry(process, pid=None)).clear_leftovers()
+        remembered(directory, entry(process, pid=None)).clear_leftovers(Counting(directory))
         process.wait(5)
 
 
 def test_a_stranger_whose_environment_merely_contains_the_nonce_is_safe(directory: RunDirectory) -> None:
     with epoch(nonce=f"{NONCE}0") as stranger:
-        remembered(directory, entry(stranger)).clear_leftovers()
+        remembered(directory, entry(stranger)).clear_leftovers(Counting(directory))
         assert stranger.poll() is None
 
 
@@ -108,7 +101,7 @@ def test_what_a_dead_epoch_left_is_removed_too(directory: RunDirectory) -> None:
     assert segment.claim(HotRestartVersion(11, 104))
     with epoch() as process:
         gone = entry(process)
-    remembered(directory, gone).clear_leftovers()
+    remembered(directory, gone).clear_leftovers(Counting(directory))
     assert not segment.path.exists()
 
 
@@ -118,19 +111,19 @@ NEGATIVE = pytest.param([{"pid": -1, "created": 1, "base_id": "x"}])
 @pytest.mark.parametrize("epochs", ["x", {"a": 1}, None, [1, None, "x", {}], NEGATIVE])
 def test_a_memory_that_makes_no_sense_harms_nobody(directory: RunDirectory, epochs: object) -> None:
     directory.remember({"epochs": epochs})
-    Journal(directory).clear_leftovers()
+    Journal(directory).clear_leftovers(Counting(directory))
 
 
 def test_directories_of_epochs_go_and_everything_else_stays(directory: RunDirectory) -> None:
     for name in ("3", "17", "other"):
         (directory.path / name).mkdir()
-    Journal(directory).clear_leftovers()
+    Journal(directory).clear_leftovers(Counting(directory))
     assert {path.name for path in directory.path.iterdir()} == {"lock", "other"}
 
 
 def test_a_name_that_only_looks_like_a_number_is_left_alone(directory: RunDirectory) -> None:
     (directory.path / "²").mkdir()
-    Journal(directory).clear_leftovers()
+    Journal(directory).clear_leftovers(Counting(directory))
 
 
 def test_the_state_is_written_when_it_is_another_one(directory: RunDirectory) -> None:
