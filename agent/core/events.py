@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent.core.epochs import State
 from agent.core.revision import Revision
 
 
@@ -61,6 +62,17 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpochAdopted:
+    """An epoch that an earlier agent started is ours now: it serves, drains, or its gate was open already."""
+
+    at: float
+    epoch: int
+    revision: Revision
+    pid: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpochStarted:
     """The process of an epoch runs."""
 
@@ -104,7 +116,7 @@ class EpochEmptied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochExited:
-    """An epoch is dead, or never lived. `code`: its exit code, negative for a signal, None if it was never started."""
+    """An epoch is dead, or never lived. `code`: its exit code, negative for a signal, None if there is none to know."""
 
     at: float
     epoch: int
@@ -120,4 +132,6 @@ class TimePassed:
 
 
 EpochEvent = EpochStarted | EpochReachedGate | EpochJudged | EpochServes | EpochEmptied | EpochExited
-Event = RevisionReady | RevisionMissing | ExpiryForeseen | RestartAsked | StopAsked | TimePassed | EpochEvent
+Event = (
+    RevisionReady | RevisionMissing | ExpiryForeseen | RestartAsked | StopAsked | TimePassed | EpochAdopted | EpochEvent
+)

@@ -106,6 +106,8 @@ class Reconciler:
                 return self._stop_was_asked(event)
             case on.TimePassed():
                 return self._time_passed(event.at)
+            case on.EpochAdopted():
+                return [self._adopted(event)]
             case on.EpochStarted():
                 self.epochs[event.epoch].pid = event.pid
                 return []
@@ -121,6 +123,21 @@ class Reconciler:
                 return self._exited(event)
             case _:
                 assert_never(event)
+
+    def _adopted(self, event: on.EpochAdopted) -> Effect:
+        """Go on where an earlier agent stopped: finish its drains, and a rotation whose gate was open already."""
+        epoch = Epoch(event.epoch, event.revision, event.at, event.state, event.pid)
+        self.epochs[event.epoch] = epoch
+        self._next_number = max(self._next_number, event.epoch + 1)
+        if event.state is State.SERVING:
+            self.wish.adopt(event.revision)
+            return do.CommitEpoch(event.epoch)
+        if event.state is State.DRAINING:
+            epoch.deadline = event.at + self.policy.drain_timeout
+            return do.DrainEpoch(event.epoch)
+        self.wish.wanted = self.wish.wanted or event.revision
+        epoch.deadline = event.at + self.policy.start_timeout
+        return do.OpenGate(event.epoch)
 
     def _revision_ready(self, event: on.RevisionReady) -> list[Effect]:
         if event.revision == self.wish.wanted:

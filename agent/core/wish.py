@@ -55,6 +55,10 @@ class Wish:
         if revision == self.wanted:
             self.waiting_since = None
 
+    def adopt(self, revision: Revision) -> None:
+        """What an earlier agent let serve is good, and wanted until the disk says otherwise."""
+        self.last_good = self.wanted = revision
+
     def try_now(self, revision: Revision) -> None:
         """A candidate starts from it."""
         self.tried = revision

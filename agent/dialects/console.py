@@ -35,6 +35,10 @@ class EpochConsole:
         names = [name for each in waiting.get("unready_targets_dumps", []) for name in each.get("target_names", [])]
         return all(gate.NAME in name for name in names)
 
+    async def is_live(self) -> bool:
+        """Whether its workers serve."""
+        return (await self._json("/server_info")).get("state") == "LIVE"
+
     async def certificates(self) -> list[Loaded]:
         """The leaf of every chain it has loaded."""
         answer = await self._json("/certs")

@@ -155,7 +155,7 @@ class Channel:
         while self._backlog:
             datagram, descriptor = self._backlog[0]
             try:
-                _send_datagram(self._sender, datagram, descriptor)
+                send_datagram(self._sender, datagram, descriptor)
             except BlockingIOError:
                 loop.add_writer(self._sender, self._flush_later)
                 return
@@ -177,17 +177,17 @@ class Channel:
         self._backlog.clear()
 
 
-def bind_datagram(path: Path) -> socket.socket:
+def bind_datagram(path: Path, mode: int = 0o600) -> socket.socket:
     """Bind a datagram socket at `path`, in place of whatever is there: under another name first, then by rename.
 
     The name therefore never disappears: a proxy that finds no file at the other end aborts at once.
     """
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    temporary = path.with_name(f"{path.name}~")
+    temporary = path.with_name(f"~{os.getpid()}")  # no longer than the name itself, which may take all the room
     try:
         temporary.unlink(missing_ok=True)
         bound.bind(str(temporary))
-        temporary.chmod(0o600)
+        temporary.chmod(mode)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         temporary.rename(path)
     except OSError as error:
@@ -197,23 +197,39 @@ def bind_datagram(path: Path) -> socket.socket:
     return bound
 
 
-def _send_datagram(sender: socket.socket, datagram: bytes, descriptor: int | None) -> None:
+def send_datagram(sender: socket.socket, datagram: bytes, descriptor: int | None) -> None:
+    """Send one datagram over a connected socket, with a duplicate of `descriptor` on it. Raises `OSError`."""
     ancillary = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
     sender.sendmsg([datagram], ancillary)
 
 
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent a datagram, by the kernel's word; pid 0 where it is of a namespace that cannot be seen from here."""
+
+    pid: int
+    uid: int
+
+
 def open_envelope(ancillary: list[tuple[int, int, bytes]]) -> tuple[int | None, list[int]]:
     """Return the sender's pid and the descriptors it sent."""
-    pid: int | None = None
+    sender, descriptors = open_signed_envelope(ancillary)
+    return None if sender is None else sender.pid, descriptors
+
+
+def open_signed_envelope(ancillary: list[tuple[int, int, bytes]]) -> tuple[Sender | None, list[int]]:
+    """Return the sender (None if the kernel does not tell) and the descriptors it sent."""
+    sender: Sender | None = None
     descriptors = array.array("i")
     for level, kind, data in ancillary:
         if level != socket.SOL_SOCKET:
             continue
         if kind == socket.SCM_CREDENTIALS:
-            pid = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0]
+            pid, uid, _ = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])
+            sender = Sender(pid, uid)
         elif kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return pid, list(descriptors)
+    return sender, list(descriptors)
 
 
 def close_all(descriptors: list[int]) -> None:

@@ -44,10 +44,14 @@ class Gate:
     async def shut(self, owner: tuple[int, int] | None) -> None:
         """Stand at the path, where `owner` (uid, gid) may knock."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        beside = self.path.with_name(f"{self.path.name}~")
         try:
-            listener.bind(str(self.path))
+            beside.unlink(missing_ok=True)
+            listener.bind(str(beside))
             if owner is not None:
-                os.chown(self.path, *owner)
+                os.chown(beside, *owner)
+            listener.listen()
+            beside.rename(self.path)  # an earlier agent may have left its own there
         except OSError as error:
             listener.close()
             message = f"cannot bind the gate {self.path}: {error.strerror}"

@@ -6,7 +6,7 @@ parent again, so the agent may come and go. None of it reaches the epoch that se
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
@@ -33,16 +33,27 @@ class ParentEvents:
 
 
 class Parent:
-    """Answers one epoch. `started_at` is calendar seconds: since when the service as a whole is up."""
+    """Answers one epoch. `started_at` is calendar seconds: since when the service as a whole is up.
 
-    def __init__(self, names: Names, started_at: int, events: ParentEvents) -> None:
+    One that an earlier agent answered has `asked` for some places already, and perhaps `serves`.
+    """
+
+    def __init__(
+        self,
+        names: Names,
+        started_at: int,
+        events: ParentEvents,
+        asked: Collection[Place] = (),
+        *,
+        serves: bool = False,
+    ) -> None:
         self.names = names
-        self.asked: set[Place] = set()  # every place the epoch asked for
+        self.asked = set(asked)  # every place the epoch asked for
         self.bound_itself: set[Place] = set()  # those that it had to bind
         self.channel = Channel(names.agent_as_parent, self._answer, events.broken)
         self._started_at = started_at
         self._events = events
-        self._said_it_serves = False
+        self._said_it_serves = serves
 
     def close(self) -> None:
         """Stop answering and remove the socket."""
@@ -61,7 +72,7 @@ class Parent:
                 # Counters carried over here would be deltas only, and asking for them steals from the sinks.
                 self._reply(HotRestartMessage(reply=Reply(stats=Reply.Stats())))
             case "drain_listeners":
-                self._serves()
+                self.hear_that_it_serves()
             case "terminate" | "test_connection":
                 pass  # the predecessor is the agent, which stays; and Envoy expects no answer to either
             case _:
@@ -86,7 +97,7 @@ class Parent:
         reply = Reply(pass_listen_socket=Reply.PassListenSocket(fd=number))
         self._reply(HotRestartMessage(reply=reply), descriptor)
 
-    def _serves(self) -> None:
+    def hear_that_it_serves(self) -> None:
         """An epoch that says it twice is not heard twice."""
         if not self._said_it_serves:
             self._said_it_serves = True

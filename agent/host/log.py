@@ -18,7 +18,7 @@ _LOGGER = logging.getLogger("agent")
 
 def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -> None:
     """Write to a descriptor, standard error, from now on."""
-    handler = _Patient(descriptor)
+    handler = Patient(descriptor)
     handler.setFormatter(_Json() if style == "json" else _Text())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -30,7 +30,7 @@ def say(level: int, event: str, text: str, error: BaseException | None = None, *
     _LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": facts})
 
 
-class _Patient(logging.Handler):
+class Patient(logging.Handler):
     """Never waits for whoever reads the log: a pipe that is full loses lines, and is told how many when it is read.
 
     Its flags stay as they are, since the proxies share the descriptor. poll(2) promises room for PIPE_BUF bytes.
@@ -44,6 +44,7 @@ class _Patient(logging.Handler):
         self._lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write one line, or count it as lost."""
         lost = f"({self._lost} lines were lost: nobody read the log)\n" if self._lost else ""
         data = f"{lost}{self.format(record)}\n".encode(errors="backslashreplace")
         self._lost = 0 if self._write(data) else self._lost + 1

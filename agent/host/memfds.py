@@ -30,6 +30,18 @@ class Memfds:
         self._holders[digest] = self._holders.get(digest, 0) + 1
         return self._descriptors[digest]
 
+    @property
+    def descriptors(self) -> frozenset[int]:
+        """Every descriptor that is held."""
+        return frozenset(self._descriptors.values())
+
+    def close(self) -> None:
+        """Let go of everything, whoever holds it."""
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+        self._holders.clear()
+
     def release(self, data: bytes) -> None:
         """Hold this content once less; the last release closes it."""
         digest = digest_of(data)

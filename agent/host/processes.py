@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -62,20 +63,54 @@ class Command:
 
 
 class Process:
-    """A running child. `on_exit` gets its exit code, negative for a signal, exactly once."""
+    """A running process, known by its pidfd. `on_exit` hears of its end exactly once.
 
-    def __init__(self, command: Command, on_exit: Callable[[int], None]) -> None:
-        self._child = _spawn(command)
-        self.pid = self._child.pid
-        try:
-            self._pidfd = os.pidfd_open(self.pid)
-        except OSError as error:
-            self._child.kill()
-            self._child.wait()
-            message = f"cannot supervise {command.arguments[0]}: {error.strerror}"
-            raise MachineError(message) from error
+    It gets the exit code, negative for a signal, or None: that of a process which is no child of ours is not to be had.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        pidfd: int,
+        on_exit: Callable[[int | None], None],
+        child: "subprocess.Popen[bytes] | None" = None,
+    ) -> None:
+        """Take over a pidfd; `start` and `adopt` are the ways in."""
+        self.pid = pid
+        self._pidfd = pidfd
+        self._child = child
         self._on_exit = on_exit
         asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+
+    @classmethod
+    def start(cls, command: Command, on_exit: Callable[[int | None], None]) -> Self:
+        """Run a command. Raises `MachineError`."""
+        child = _spawn(command)
+        try:
+            pidfd = os.pidfd_open(child.pid)
+        except OSError as error:
+            child.kill()
+            child.wait()
+            message = f"cannot supervise {command.arguments[0]}: {error.strerror}"
+            raise MachineError(message) from error
+        return cls(child.pid, pidfd, on_exit, child)
+
+    @classmethod
+    def adopt(cls, pid: int, created: int, on_exit: Callable[[int | None], None]) -> Self:
+        """Attend to a process that somebody else started, the one that began at `created` (clock ticks since boot).
+
+        Raises `MachineError` if that one is gone.
+        """
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            message = f"cannot adopt the process {pid}: {error.strerror}"
+            raise MachineError(message) from error
+        if created_at(pid) != created:  # asked once the pidfd holds the number: it cannot change hands any more
+            os.close(pidfd)
+            message = f"cannot adopt the process {pid}: it is another one by now"
+            raise MachineError(message)
+        return cls(pid, pidfd, on_exit)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens if it is dead already."""
@@ -87,14 +122,20 @@ class Process:
             return
 
     def _reap(self) -> None:
-        result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
-        if result is None:
+        try:
+            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            self._ended(None)
             return
+        if result is not None:
+            self._ended(result.si_status if result.si_code == os.CLD_EXITED else -result.si_status)
+
+    def _ended(self, code: int | None) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
-        code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
-        self._child.returncode = code  # subprocess must never wait for it as well
+        if self._child is not None:
+            self._child.returncode = code  # subprocess must never wait for it as well
         self._on_exit(code)
 
 
@@ -125,13 +166,14 @@ async def run(command: Command, timeout: float) -> tuple[int, str]:
     Its output goes to memory, not through a pipe. Raises `MachineError` if it takes longer than `timeout` seconds.
     """
     output = os.memfd_create("output", os.MFD_CLOEXEC)
-    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     try:
-        process = Process(replace(command, output=output), ended.set_result)
+        process = Process.start(replace(command, output=output), ended.set_result)
         try:
             code = await asyncio.wait_for(asyncio.shield(ended), timeout)
         finally:
             process.signal(signal.SIGKILL)
+        assert code is not None, "it is our own child"
         return code, os.pread(output, _OUTPUT_LIMIT, 0).decode(errors="replace")
     except TimeoutError:
         message = f"cannot wait for {' '.join(command.arguments[:2])}: it did not end within {timeout:g} s"
@@ -147,8 +189,10 @@ def clean_environment() -> dict[str, str]:
     }
 
 
-def describe_exit(code: int) -> str:
+def describe_exit(code: int | None) -> str:
     """An exit code in words: `exited with 1`, `was killed by SIGKILL`."""
+    if code is None:
+        return "ended; an earlier agent started it, so nobody knows how"
     if code >= 0:
         return f"exited with {code}"
     try:

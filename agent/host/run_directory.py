@@ -85,7 +85,7 @@ class RunDirectory:
 
     def make_epoch(self, number: int, owner: tuple[int, int] | None) -> Path:
         """An empty directory for an epoch, owned by (uid, gid). Raises `MachineError`."""
-        path = self.path / str(number)
+        path = self.epoch(number)
         self._hold_on()
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -98,9 +98,13 @@ class RunDirectory:
             raise MachineError(message) from error
         return path
 
+    def epoch(self, number: int) -> Path:
+        """Where the directory of an epoch is."""
+        return self.path / str(number)
+
     def remove_epoch(self, number: int) -> None:
         """Remove what an epoch left; nothing happens if it is gone."""
-        shutil.rmtree(self.path / str(number), ignore_errors=True)
+        shutil.rmtree(self.epoch(number), ignore_errors=True)
 
 
 def write_private(path: Path, text: str, owner: tuple[int, int] | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.core.epochs import State
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
 from agent.dialects.console import EpochConsole
 from agent.dialects.envoy import Envoy, complaint
@@ -16,9 +17,12 @@ from agent.handoff.parent import Parent, ParentEvents
 from agent.handoff.relay import Relay
 from agent.handoff.segment import Segment
 from agent.handoff.vault import Place
+from agent.host.memfds import Memfds
 from agent.host.processes import Command, Process, User, created_at, run
 from agent.host.run_directory import RunDirectory, write_private
 from agent.runtime.counting import make_room
+from agent.runtime.found import Found
+from agent.runtime.manifest import Manifest
 from agent.runtime.material import Material
 
 _LAUNCHED = "bootstrap.yaml"
@@ -33,7 +37,7 @@ class Listeners:
 
     reached_gate: Callable[[int], None]
     serves: Callable[[int], None]
-    exited: Callable[[int, int], None]
+    exited: Callable[[int, int | None], None]
     held: Callable[[int, AddressHeld], None]
     broken: Callable[[int, ProtocolError], None]
     lend: Callable[[int, Place], int | None]
@@ -43,21 +47,36 @@ class Living:
     """An epoch from its launch to its burial. `started_at` is calendar seconds: since when the service is up."""
 
     def __init__(
-        self, number: int, material: Material, directory: RunDirectory, user: User | None, listeners: Listeners
+        self,
+        number: int,
+        material: Material,
+        directory: RunDirectory,
+        user: User | None,
+        listeners: Listeners,
+        found: Found | None = None,
     ) -> None:
+        """Make what the epoch will need; or, where an earlier agent made it, find it."""
         self.number = number
         self.material = material
-        self.nonce = secrets.token_hex(16)
+        self.nonce = secrets.token_hex(16) if found is None else found.nonce
+        self.found = found
         self.process: Process | None = None
         self.created: int | None = None  # when the process began
+        self.manifest: int | None = None  # which of its descriptors tells what it runs from
         self.has_served = False
         self._run_directory = directory
         self._user = user
         self._owner = None if user is None else user.owner
         self._listeners = listeners
-        self.home = directory.make_epoch(number, self._owner)
-        self._room = make_room(self.home, self._owner)
-        self.segment = self._claim()
+        self._memory = Memfds()
+        if found is None:
+            self.home = directory.make_epoch(number, self._owner)
+            self._room = make_room(self.home, self._owner)
+            self.segment = self._claim()
+        else:
+            self.home = directory.epoch(number)
+            self._room = {}
+            self.segment = Segment(found.base_id)
         self.names = Names(self.home, self.segment.base_id)
         self.console = EpochConsole(self.home / "admin")
         self.gate = Gate(self.home / "gate", lambda: listeners.reached_gate(number))
@@ -74,6 +93,10 @@ class Living:
     def asked(self) -> set[Place]:
         """Every place it asked its parent for."""
         return set() if self.parent is None else self.parent.asked
+
+    def is_adopted(self) -> bool:
+        """Whether an earlier agent started it."""
+        return self.found is not None
 
     @property
     def bound_itself(self) -> set[Place]:
@@ -104,27 +127,56 @@ class Living:
 
         For `overlap` seconds after it serves it leaves UDP sockets to its predecessor.
         """
-        number, tell = self.number, self._listeners
+        await self._stand_around(started_at)
+        self._write_manifest(envoy)
+        copy, extra = self._write_copy(_LAUNCHED)
+        arguments = envoy.launch(self.names, copy, extra, self.number, self.material.configuration, overlap)
+        process = Process.start(self._command(arguments), self._exited)
+        self.created = created_at(process.pid)
+        self._attend(process)
+        return process.pid
+
+    async def take_over(self, found: Found, started_at: int) -> None:
+        """Stand around a process that an earlier agent left. Raises `MachineError` if it is gone."""
+        process = Process.adopt(found.pid, found.created, self._exited)
+        self.created, self.manifest = found.created, found.manifest
+        self.has_served = found.state is not State.OPENING
+        await self._stand_around(started_at)
+        self._attend(process)
+
+    async def _stand_around(self, started_at: int) -> None:
+        """Be its parent, its child and its gate."""
+        number, tell, found = self.number, self._listeners, self.found
         events = ParentEvents(
             lend=lambda place: tell.lend(number, place),
             serves=lambda: tell.serves(number),
             held=lambda error: tell.held(number, error),
             broken=lambda error: tell.broken(number, error),
         )
-        self.parent = Parent(self.names, started_at, events)
+        asked = () if found is None else found.places
+        self.parent = Parent(self.names, started_at, events, asked, serves=self.has_served)
+        self.parent.bound_itself.update(asked)  # nobody knows any more which of them it did
         self.child = Child(self.names)
         if self.material.configuration.has_udp:
             self.relay = Relay(self.names)
         await self.gate.shut(self._owner)
         self._share_sockets()
-        copy, extra = self._write_copy(_LAUNCHED)
-        arguments = envoy.launch(self.names, copy, extra, number, self.material.configuration, overlap)
-        process = Process(self._command(arguments), lambda code: tell.exited(number, code))
-        self.process, self.created = process, created_at(process.pid)
+
+    def _attend(self, process: Process) -> None:
+        """Listen to this process and to no other."""
+        assert self.parent is not None
+        assert self.child is not None
+        self.process = process
         self.parent.channel.pid = self.child.channel.pid = self.gate.pid = process.pid
         if self.relay is not None:
             self.relay.pid = process.pid
-        return process.pid
+
+    def _exited(self, code: int | None) -> None:
+        self._listeners.exited(self.number, code)
+
+    def _write_manifest(self, envoy: Envoy) -> None:
+        manifest = Manifest.of(self.material, envoy.flags.config_yaml)
+        self.manifest = self._memory.hold(f"epoch {self.number}", manifest.to_bytes())
 
     def _share_sockets(self) -> None:
         """Let the proxy's user reach the agent's sockets in the epoch's directory."""
@@ -147,7 +199,7 @@ class Living:
             binary=self.material.program.binary.descriptor,
             executable=self._program(),
             arguments=[str(self.material.program.binary.path), *arguments],
-            descriptors=set(self.material.descriptors.values()),
+            descriptors={*self.material.descriptors.values(), *self._memory.descriptors},
             environment=self._environment(),
             user=self._user,
         )
@@ -179,6 +231,7 @@ class Living:
             if part is not None:
                 part.close()
         self.segment.release()
+        self._memory.close()
         self._run_directory.remove_epoch(self.number)
 
     async def bury(self) -> None:

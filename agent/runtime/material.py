@@ -76,6 +76,14 @@ class Storeroom:
             self._materials[revision] = Material(revision, source, copies, outcome, program, descriptors)
         return self._materials[revision]
 
+    def adopt(self, revision: Revision, source: Source, outcome: Outcome, program: Program) -> Material:
+        """Keep what an epoch of an earlier agent runs from, under the name it has. Raises `MachineError`."""
+        if revision not in self._materials:
+            files = outcome.files
+            copies = source.configuration.copies(files)
+            self._materials[revision] = Material(revision, source, copies, outcome, program, self._hold(files))
+        return self._materials[revision]
+
     def _hold(self, files: Mapping[str, bytes]) -> dict[str, int]:
         held: dict[str, int] = {}
         try:

@@ -30,6 +30,14 @@ class Ports:
         self._ours = ours
         self._staged = Vault()  # what is new with a candidate that has not committed: bound by it, or for it
 
+    async def regain(self, epoch: Living) -> None:
+        """Fill the vault with duplicates of what an adopted epoch serves on. Raises `MachineError`."""
+        for place in sorted(epoch.asked):
+            if not _is_fleeting(place.listener, epoch):
+                descriptor = await epoch.duplicate(place)
+                if descriptor is not None:
+                    self.vault.keep(place, descriptor)
+
     # Before the commit
 
     def lend(self, place: Place, configuration: Configuration) -> int | None:
@@ -55,7 +63,7 @@ class Ports:
     async def stage(self, candidate: Living) -> None:
         """Take a duplicate of every socket that a candidate bound itself. Raises `MachineError`."""
         for place in sorted(candidate.bound_itself):
-            if not _is_fleeting(place.listener, candidate):
+            if place not in self.vault and not _is_fleeting(place.listener, candidate):
                 descriptor = await candidate.duplicate(place)
                 if descriptor is not None:
                     self._staged.keep(place, descriptor)

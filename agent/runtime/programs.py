@@ -25,6 +25,11 @@ class Programs:
         self._seen: tuple[int, ...] | None = None  # the file that was looked at last, usable or not
         self._superseded: list[Binary] = []
 
+    def adopt(self, program: Program) -> None:
+        """Go on with the program that an adopted epoch runs, if it is the one at the path that the operator names."""
+        if self.current is None and program.binary.path == self.path:
+            self.current, self._seen = program, program.binary.identity
+
     def changed(self) -> bool:
         """Whether the file at the path is another one than the one that was looked at last."""
         identity = identity_of(self.path)

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 
 from agent.core import events as on
+from agent.core.epochs import State
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
 from agent.core.events import Event, Failure, Sort
 from agent.core.revision import Revision
@@ -14,13 +15,14 @@ from agent.dialects.envoy import UDP_OVERLAP, Envoy
 from agent.handoff.vault import Place
 from agent.host import clock
 from agent.host.log import say
-from agent.host.processes import describe_exit
+from agent.host.processes import describe_exit, has_socket
 from agent.host.run_directory import RunDirectory
 from agent.runtime.counting import Counting
 from agent.runtime.draining import emptied
+from agent.runtime.found import Found
 from agent.runtime.judging import judge
 from agent.runtime.living import Listeners, Living
-from agent.runtime.material import Storeroom
+from agent.runtime.material import Material, Storeroom
 from agent.runtime.ports import Ports
 from agent.runtime.settings import Settings
 from agent.runtime.tasks import Tasks
@@ -44,7 +46,7 @@ class Stage:
         self._post = post
         self._record = record
         self._envoy = Envoy(settings.flags, settings.drain_time)
-        self._started_at = int(clock.calendar().timestamp())
+        self.served_since = int(clock.calendar().timestamp())  # of the service as a whole
         self._tasks = Tasks()
         self._starts: dict[int, asyncio.Task[None]] = {}
         self._handover: asyncio.Task[None] | None = None
@@ -87,9 +89,25 @@ class Stage:
             return Failure(Sort.VERDICT, _refusal(living, complaint))
         self._record()
         overlap = UDP_OVERLAP if self.serving is not None and living.material.configuration.has_udp else 0
-        pid = await living.launch(self._envoy, self._started_at, overlap)
+        pid = await living.launch(self._envoy, self.served_since, overlap)
         self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
         return None
+
+    async def adopt(self, found: Found, material: Material) -> None:
+        """Take over what an earlier agent left; the sockets of the one that serves are in the vault again after it.
+
+        Raises `MachineError` if it is gone meanwhile.
+        """
+        living = Living(found.number, material, self._directory, self._settings.user, self._listeners(), found)
+        await living.take_over(found, self.served_since)
+        self.living[found.number] = living
+        self.counting.follow(found.number, living.home)
+        if found.state is State.SERVING:
+            try:
+                await self.ports.regain(living)
+            except MachineError as error:
+                text = f"{error}; a crash of epoch {found.number} may refuse clients"
+                say(logging.WARNING, "vault.incomplete", text)
 
     def _listeners(self) -> Listeners:
         return Listeners(
@@ -143,6 +161,14 @@ class Stage:
             say(logging.WARNING, "vault.incomplete", f"{error}; a crash of epoch {candidate.number} may refuse clients")
         self.counting.follow(candidate.number, candidate.home)
         candidate.gate.open()
+        if candidate.is_adopted():
+            await self._hear_late(candidate)
+
+    async def _hear_late(self, candidate: Living) -> None:
+        """Its gate was open already: what it said while no agent was there is asked for."""
+        with contextlib.suppress(MachineError):
+            if candidate.parent is not None and await candidate.console.is_live():
+                candidate.parent.hear_that_it_serves()
 
     # Serving and draining
 
@@ -187,6 +213,9 @@ class Stage:
             self._close_doors(epoch)
         elif self._handover is not None:
             await asyncio.wait([self._handover])
+        if epoch.is_adopted() and epoch.pid is not None and has_socket(epoch.pid, inodes):
+            with contextlib.suppress(MachineError):  # dying; its pidfd tells
+                epoch.stop_accepting()  # perhaps nobody came to tell it before
         await emptied(epoch, inodes)
         self._post(on.EpochEmptied(at=clock.monotonic(), epoch=epoch.number))
 
@@ -224,16 +253,16 @@ class Stage:
         elif (living := self.living.get(number)) is not None:
             living.signal(how)
 
-    def _heard_exit(self, number: int, code: int) -> None:
+    def _heard_exit(self, number: int, code: int | None) -> None:
         if self.serving is not None and self.serving.number == number:
             self.serving = None
         self._tasks.spawn(self._exited(number, code), f"exit of {number}")
 
-    async def _exited(self, number: int, code: int) -> None:
+    async def _exited(self, number: int, code: int | None) -> None:
         living = self.living[number]
         reason = f"epoch {number} (pid {living.pid}) {describe_exit(code)}"
         failure = Failure(Sort.ACCIDENT, reason)
-        if code > 0 and not living.has_served:
+        if code is not None and code > 0 and not living.has_served:
             failure = await self._diagnose(living, failure)
         self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=code, failure=failure))
 

@@ -21,6 +21,7 @@ from agent.host.log import say
 from agent.host.run_directory import RunDirectory
 from agent.host.service_manager import ServiceManager
 from agent.host.watching import Watcher
+from agent.runtime.adoption import Adoption
 from agent.runtime.front import Front
 from agent.runtime.intake import Intake, Look, wait_for_change
 from agent.runtime.journal import Journal
@@ -47,6 +48,7 @@ class Supervisor:
         self._tasks = Tasks()
         self._storeroom = Storeroom()
         self._newest: Revision | None = None  # made, but perhaps not yet heard of by the core
+        self._directory = directory
         self._journal = Journal(directory)
         self._core = Reconciler(settings.policy, jitter=random.random, first_epoch=self._journal.first_epoch)
         self._stage = Stage(settings, directory, self._storeroom, self._events.put_nowait, self._record)
@@ -63,7 +65,7 @@ class Supervisor:
     async def run(self) -> int:
         """Supervise until the end; return the exit code. Raises `AgentError` if it cannot even begin."""
         self._hear_signals()
-        self._journal.clear_leftovers(self._stage.counting)
+        await self._adopt()
         self._record()
         if self._settings.status_port:
             await self._front.open_status(self._settings.status_host, self._settings.status_port)
@@ -76,6 +78,23 @@ class Supervisor:
             await self._stage.close()
             await self._tasks.close()
             self._watcher.close()
+
+    async def _adopt(self) -> None:
+        """Go on where an earlier agent stopped."""
+        self._stage.served_since = self._journal.served_since or self._stage.served_since
+        adoption = Adoption(self._journal, self._directory, self._storeroom, self._stage.counting)
+        for found, material in adoption.epochs():
+            try:
+                await self._stage.adopt(found, material)
+            except (MachineError, OSError) as error:
+                say(logging.WARNING, "epoch.not_adopted", f"epoch {found.number}: {error}")
+                continue
+            self._programs.adopt(material.program)
+            event = on.EpochAdopted(
+                at=clock.monotonic(), epoch=found.number, revision=material.revision, pid=found.pid, state=found.state
+            )
+            self._take(event)
+        adoption.sweep(frozenset(self._stage.living))
 
     def _hear_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -232,7 +251,7 @@ class Supervisor:
     # Records
 
     def _record(self) -> None:
-        self._journal.write(self._core, self._stage.living.values())
+        self._journal.write(self._core, self._stage.living.values(), self._stage.served_since)
         ready = self._core.serving is not None and not self._core.stopping
         self._service_manager.status(_sentence(list(self._core.epochs.values())), ready=ready)
 
@@ -255,15 +274,14 @@ class Supervisor:
 
 
 def _describe(epoch: Epoch, serving: Living) -> str:
-    took = clock.monotonic() - epoch.started_at
     leaves = [
         f"serial {leaf.serial_hex} until {leaf.not_after:%Y-%m-%d %H:%M}Z"
         for leaf in serving.material.outcome.leaves.values()
     ]
     shown = "; ".join(leaves[:2]) + (f" and {len(leaves) - 2} more" if len(leaves) > 2 else "")
-    return f"epoch {epoch.number} (pid {epoch.pid}) serves, {took * 1000:.0f} ms after its start" + (
-        f"; {shown}" if shown else ""
-    )
+    took = f"{(clock.monotonic() - epoch.started_at) * 1000:.0f} ms after its start"
+    how = "adopted from an earlier agent" if serving.is_adopted() else took
+    return f"epoch {epoch.number} (pid {epoch.pid}) serves, {how}" + (f"; {shown}" if shown else "")
 
 
 def _sentence(epochs: list[Epoch]) -> str:

@@ -118,6 +118,18 @@ class World(RuleBasedStateMachine):
     def operator_restarts(self) -> None:
         self.tell(on.RestartAsked(at=self.now))
 
+    @rule()
+    def agent_is_killed_and_comes_back(self) -> None:
+        """What it had let through is adopted in the order of the numbers; every other process is killed by then."""
+        before = self.core
+        self.core = Reconciler(POLICY, jitter=lambda: 0.5, first_epoch=before.next_epoch)
+        for epoch in before.epochs.values():
+            if epoch.state in {State.OPENING, State.SERVING, State.DRAINING}:
+                number, state = epoch.number, epoch.state
+                self.tell(on.EpochAdopted(at=self.now, epoch=number, revision=epoch.revision, pid=number, state=state))
+            else:
+                self.alive.pop(epoch.number, None)
+
     @rule(left=st.floats(-5, 60))
     def expiry_is_foreseen(self, left: float) -> None:
         self.tell(on.ExpiryForeseen(at=self.now, urgent_at=self.now + left, expires_at=self.now + left + 10))

@@ -1,6 +1,7 @@
 from agent.core import effects as do
 from agent.core import events as on
 from agent.core.effects import Topic
+from agent.core.epochs import State
 from agent.core.policy import Policy, Restart
 from tests.core.play import ACCIDENT, VERDICT, Play, revision, serving
 
@@ -376,3 +377,50 @@ def test_a_crash_during_the_stop_is_still_a_stop() -> None:
     play = serving()
     play.stop()
     assert play.exits(1) == [do.Finish(0, "stopped as asked")]
+
+
+# An earlier agent
+
+
+def adopted(play: Play, epoch: int, state: State, name: str = "a") -> list[do.Effect]:
+    event = on.EpochAdopted(at=play.now, epoch=epoch, revision=revision(name), pid=100 + epoch, state=state)
+    return play.tell(event)
+
+
+def test_an_adopted_epoch_serves_on_and_the_same_content_starts_nothing() -> None:
+    play = Play()
+    assert adopted(play, 7, State.SERVING) == [do.CommitEpoch(7)]
+    assert play.ready("a") == []
+    assert play.ready("b") == [do.StartEpoch(8, revision("b"), validate=False)]
+
+
+def test_an_adopted_epoch_that_dies_is_started_again_from_its_own_revision() -> None:
+    play = Play()
+    adopted(play, 7, State.SERVING)
+    assert play.exits(7, None) == [do.StartEpoch(8, revision("a"), validate=False)]
+
+
+def test_an_adopted_drain_goes_on_until_it_is_empty_or_over() -> None:
+    play = Play(Policy(drain_timeout=600))
+    adopted(play, 7, State.SERVING, "b")
+    assert adopted(play, 6, State.DRAINING) == [do.DrainEpoch(6)]
+    assert adopted(play, 5, State.DRAINING) == [do.DrainEpoch(5)]
+    assert play.emptied(6) == [do.EndEpoch(6)]
+    play.exits(6, 0)
+    assert play.wait(600) == [do.EndEpoch(5)]
+
+
+def test_a_rotation_whose_gate_was_open_is_finished() -> None:
+    play = Play()
+    adopted(play, 7, State.SERVING)
+    assert adopted(play, 8, State.OPENING, "b") == [do.OpenGate(8)]
+    assert play.ready("b") == []
+    assert play.serves(8) == [do.CommitEpoch(8), do.DrainEpoch(7)]
+
+
+def test_a_rotation_whose_gate_was_open_is_given_up_at_its_deadline() -> None:
+    play = Play(Policy(start_timeout=30))
+    adopted(play, 7, State.SERVING)
+    adopted(play, 8, State.OPENING, "b")
+    assert [type(effect) for effect in play.wait(30)] == [do.DropEpoch]
+    assert play.core.serving is not None

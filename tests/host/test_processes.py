@@ -28,7 +28,7 @@ def command(shell: int, script: str, **more: object) -> Command:
 async def end_of(made: Command) -> int:
     """Run a command to its end; return its code."""
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    Process(made, ended.set_result)
+    Process.start(made, ended.set_result)
     return await asyncio.wait_for(ended, 10)
 
 
@@ -41,7 +41,7 @@ async def test_the_exit_is_told_once_with_its_code(shell: int, script: str, code
         codes.append(each)
         done.set()
 
-    process = Process(command(shell, script), heard)
+    process = Process.start(command(shell, script), heard)
     await asyncio.wait_for(done.wait(), 10)
     process.signal(signal.SIGKILL)  # harmless: it is dead
     assert codes == [code]
@@ -51,7 +51,7 @@ async def test_the_exit_is_told_once_with_its_code(shell: int, script: str, code
 
 async def test_a_signal_reaches_the_process_and_no_other_of_that_number(shell: int) -> None:
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    process = Process(command(shell, "exec sleep 1000"), ended.set_result)
+    process = Process.start(command(shell, "exec sleep 1000"), ended.set_result)
     process.signal(signal.SIGTERM)
     assert await asyncio.wait_for(ended, 10) == -signal.SIGTERM
     process.signal(signal.SIGTERM)

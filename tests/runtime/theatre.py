@@ -50,7 +50,7 @@ class Role:
         )
         self.living = Living(theatre.number, material, theatre.directory, None, listeners)
 
-    def _exit(self, code: int) -> None:
+    def _exit(self, code: int | None) -> None:
         self.code = code
         self.exited.set()
 

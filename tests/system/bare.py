@@ -1,4 +1,4 @@
-"""A bare Envoy: what the agent is measured against."""
+"""A bare proxy: what the agent is measured against."""
 
 import http.client
 import importlib.util
@@ -7,7 +7,7 @@ import shutil
 import signal
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +27,14 @@ def envoy_binary() -> Path | None:
     return Path(found) if found else None
 
 
+QUIETLY = ("-l", "warning", "--concurrency", "2")
+
+
 @contextmanager
-def bare_envoy(room: Room, binary: Path, config: Path) -> Iterator[Process]:
-    """Run an Envoy by itself, without hot restart; it is killed at the end."""
-    quietly = ["--disable-hot-restart", "-l", "warning", "--concurrency", "2"]
-    process = room.spawn_bare([binary, "-c", config, *quietly], log=room.directory / "bare.log")
+def bare_proxy(room: Room, binary: Path, config: Path, arguments: Sequence[str] = QUIETLY) -> Iterator[Process]:
+    """Run a proxy by itself, without hot restart; it is killed at the end."""
+    command = [binary, "-c", config, "--disable-hot-restart", *arguments]
+    process = room.spawn_bare(command, log=room.directory / "bare.log")
     try:
         yield process
     finally:
@@ -85,7 +88,7 @@ def healthy(status: Target) -> bool:
 
 
 STARTS = 3.0
-"""How many starts of a bare Envoy something may take in a test: on a shared machine only the benchmark can ask for the
+"""How many starts of a bare proxy something may take in a test: on a shared machine only the benchmark can ask for the
 promised 1.5, as a median of many in one run; a test catches what is slow in kind, such as a fixed delay."""
 
 
@@ -99,11 +102,13 @@ def first_shown(target: Target, serial: int, within: float = 15) -> float:
     raise AssertionError(f"{target} did not show {serial:x} within {within:g} s")
 
 
-def bare_start(room: Room, binary: Path, config: Path, target: Target, times: int = 5) -> float:
-    """Return the median of exec → first answer over `times` starts of a bare Envoy, in seconds."""
+def bare_start(
+    room: Room, binary: Path, config: Path, target: Target, times: int = 5, arguments: Sequence[str] = QUIETLY
+) -> float:
+    """Return the median of exec → first answer over `times` starts of a bare proxy, in seconds."""
     spans = []
     for _ in range(times):
         began = time.monotonic()
-        with bare_envoy(room, binary, config):
+        with bare_proxy(room, binary, config, arguments):
             spans.append(first_answer(target) - began)
     return statistics.median(spans)

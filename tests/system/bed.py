@@ -127,13 +127,13 @@ class Bed:
         eventually(lambda: [one.state for one in self.epochs()] == [SERVING], within=within, what="one epoch serves")
 
     def bare_start(self, times: int = 5) -> float:
-        """Return exec → first answer of a bare Envoy with this configuration on ports of its own, in seconds."""
+        """Return exec → first answer of a bare proxy with this configuration on ports of its own, in seconds."""
         config = self.directory / "bare.yaml"
         Bootstrap(self.twin.port, self.twin.port + 1, self.bootstrap.secured).write(config)
-        return bare_start(self.room, self.binary, config, self.twin, times)
+        return bare_start(self.room, self.binary, config, self.twin, times, self.proxy_args)
 
     def beside_starts(self, times: int, measure: Callable[[], float]) -> tuple[list[float], list[float]]:
-        """Alternate starts of a bare Envoy with `measure`, so that both see the same machine; return both spans."""
+        """Alternate starts of a bare proxy with `measure`, so that both see the same machine; return both spans."""
         pairs = [(self.bare_start(times=1), measure()) for _ in range(times)]
         return [start for start, _ in pairs], [span for _, span in pairs]
 

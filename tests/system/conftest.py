@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,13 @@ from tests.system.bed import Bed
 from tests.system.loads import Loads, loads_in
 from tests.system.namespaces import may_have_networks
 from tests.system.older import older_envoy
+from tests.system.proxies import Proxy, needed
 from tests.system.room import Room, open_room
 
 HERE = Path(__file__).parent
 TIMEOUT = 60
+QUIETLY = ("-l", "warning")
+WORKERS = {"envoy": ("--concurrency", "2"), "sidecar": ()}
 MakeBed = Callable[..., Bed]
 BEDS = pytest.StashKey[list[Bed]]()
 
@@ -34,6 +36,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="wants root with CAP_SYS_ADMIN"))
         if item.get_closest_marker("long") and not wanted:
             item.add_marker(pytest.mark.skip(reason="long: run with -m long, or with AGENT_LONG=1"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test of a bed on Envoy and, unless it is marked `envoy`, on the sidecar, from the same files.
+
+    The default run has time for those on the sidecar that are marked `sidecar`.
+    """
+    if "proxy_kind" not in metafunc.fixturenames:
+        return
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    kinds = [pytest.param("envoy")]
+    if "envoy" not in marks:
+        kinds.append(pytest.param("sidecar", marks=() if "sidecar" in marks else pytest.mark.long))
+    metafunc.parametrize("proxy_kind", kinds)
 
 
 def _end_by_signal(item: pytest.Item) -> None:
@@ -92,12 +108,25 @@ def loads(room: Room) -> Iterator[Loads]:
 
 
 @pytest.fixture
-def make_bed(room: Room, envoy: Path, request: pytest.FixtureRequest) -> Iterator[MakeBed]:
+def proxy(proxy_kind: str) -> Proxy:
+    """The proxy under test; `pytest_generate_tests` says which kinds a test runs on."""
+    return needed(proxy_kind)
+
+
+@pytest.fixture
+def binary(proxy: Proxy) -> Path:
+    """Its program."""
+    return proxy.binary
+
+
+@pytest.fixture
+def make_bed(room: Room, proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[MakeBed]:
     """Make beds, by name; their agents are stopped, and must stop well, at the end."""
     beds: list[Bed] = []
 
     def make(name: str = "b", **fields: object) -> Bed:
-        beds.append(partial(Bed, binary=envoy)(room=room, name=name, **fields))  # type: ignore[arg-type]
+        fields = {"binary": proxy.binary, "proxy_args": [*QUIETLY, *WORKERS[proxy.name]], **fields}
+        beds.append(Bed(room=room, name=name, **fields))  # type: ignore[arg-type]
         return beds[-1]
 
     request.node.stash[BEDS] = beds

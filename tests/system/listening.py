@@ -1,5 +1,6 @@
 """Who listens in this network namespace, and who else holds the very same sockets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 LISTEN = "0A"
@@ -33,3 +34,22 @@ def holds(pid: int, port: int) -> bool:
     """Tell whether somebody listens on the port and the process holds every one of those sockets."""
     sockets = listening(port)
     return bool(sockets) and sockets <= sockets_of(pid)
+
+
+def accepts(pid: int, port: int) -> bool:
+    """Tell whether the process waits for clients at the port: one of its epolls watches a socket that listens there.
+
+    A socket that it merely has does not count: that is how a candidate stands at its gate (proc_pid_fdinfo(5)).
+    """
+    inodes = {f"ino:{inode:x}" for inode in listening(port)}
+    watched = (each for entry in Path(f"/proc/{pid}/fdinfo").iterdir() for each in watches(entry))
+    return any(inodes & each for each in watched)
+
+
+def watches(entry: Path) -> Iterator[set[str]]:
+    """Read what an epoll watches, each as the words of its line; nothing for any other descriptor."""
+    try:
+        lines = entry.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return iter(())
+    return (set(line.split()) for line in lines if line.startswith("tfd:"))

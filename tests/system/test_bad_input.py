@@ -136,11 +136,11 @@ def test_what_is_wrong_with_a_configuration_is_said_and_the_old_one_serves_on(
 
 @pytest.mark.parametrize("spoil", [exits_at_once, never_ready, pytest.param(never_answers, marks=pytest.mark.long)])
 def test_a_bad_binary_is_named_and_the_old_one_serves_on(
-    spoil: Callable[[Path], None], bed_apart: Bed, loads: Loads, envoy: Path
+    spoil: Callable[[Path], None], bed_apart: Bed, loads: Loads, binary: Path
 ) -> None:
     bed = bed_apart
     bed.binary = bed.directory / "proxy"
-    link(bed.binary, envoy)
+    link(bed.binary, binary)
     bed.more_flags += ["--on-binary", "restart", "--start-deadline", "1s"]
     bed.start()
     loads.gentle(bed.tls, bed.plain)
@@ -149,7 +149,7 @@ def test_a_bad_binary_is_named_and_the_old_one_serves_on(
     spoil(bed.binary)
     eventually(bed.journal.complaints, within=15, what="a complaint")
     throughout(lambda: bed.serving() == before, span=1, what="the old epoch serves")
-    link(bed.binary, envoy)
+    link(bed.binary, binary)
     bed.rotate()
     bed.served(within=15)
     nothing_failed(loads.finish(), at_least=20)

@@ -1,7 +1,7 @@
 """A candidate may die, hang or be told to leave at any moment before its gate opens: no client hears of it.
 
-A strike is exact: the candidate is stopped first, and only if none of its workers runs yet it is struck. Envoy starts
-its workers when the gate is open, and a stopped one cannot start any.
+A strike is exact: the candidate is stopped first, and only if it does not wait for clients yet it is struck. It begins
+to when the gate is open, and a stopped one cannot.
 """
 
 import contextlib
@@ -13,10 +13,11 @@ from signal import Signals
 import pytest
 
 from tests.system.bare import serial_served
-from tests.system.bed import Bed, workers
+from tests.system.bed import Bed
 from tests.system.counts import count
 from tests.system.eventually import eventually, pass_time
 from tests.system.flight import land, launched
+from tests.system.listening import accepts
 from tests.system.loads import Loads, nothing_failed
 from tests.system.room import alive, all_threads_stopped, kill
 from tests.system.state import CANDIDATE, DRAINING, Epoch
@@ -31,12 +32,12 @@ def new_candidate(bed: Bed) -> Epoch:
     return eventually(lambda: bed.state().among(CANDIDATE), within=5, every=0.001, what="a candidate")[0]
 
 
-def strike(pid: int, number: Signals) -> bool:
+def strike(bed: Bed, pid: int, number: Signals) -> bool:
     """Strike a candidate if its gate is still shut; tell whether it was hit."""
     try:
         os.kill(pid, signal.SIGSTOP)
         eventually(lambda: all_threads_stopped(pid), within=1, every=0.001)
-        shut = alive(pid) and workers(pid) == 0
+        shut = alive(pid) and not accepts(pid, bed.tls.port)
         if shut:
             os.kill(pid, number)
         if not (shut and number is signal.SIGSTOP):
@@ -57,7 +58,7 @@ def test_a_struck_candidate_costs_no_request(number: Signals, bed_apart: Bed, lo
         bed.rotate()
         pid = new_candidate(bed).pid
         pass_time(random.uniform(0, 0.06))
-        hits += strike(pid, number)
+        hits += strike(bed, pid, number)
         bed.served(within=8)
         if hits == STRIKES:
             break
@@ -117,7 +118,7 @@ def test_no_client_is_answered_by_a_candidate_at_its_gate(bed: Bed) -> None:
     pid = new_candidate(bed).pid
     os.kill(pid, signal.SIGSTOP)
     try:
-        assert workers(pid) == 0
+        assert not accepts(pid, bed.tls.port)
         land(flights := launched(bed.tls, 200), within=5)
     finally:
         os.kill(pid, signal.SIGCONT)

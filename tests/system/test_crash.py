@@ -82,12 +82,12 @@ def test_clients_queued_at_the_moment_of_a_crash_are_answered(bed: Bed) -> None:
 
 
 @pytest.fixture
-def broken(bed_apart: Bed, envoy: Path) -> Iterator[Path]:
+def broken(bed_apart: Bed, binary: Path) -> Iterator[Path]:
     """A file that keeps the proxy of `bed_apart`, running by now, from starting again while it exists."""
     bed = bed_apart
     path = bed.directory / "broken"
     bed.binary = bed.directory / "proxy"
-    breakable(bed.binary, envoy, path)
+    breakable(bed.binary, binary, path)
     bed.more_flags += ["--hold", "1s"]
     bed.start()
     yield path

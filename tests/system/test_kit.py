@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.bare import bare_envoy, first_answer, serial_served
+from tests.system.bare import bare_proxy, first_answer, serial_served
 from tests.system.bootstrap import Bootstrap, Secured
 from tests.system.certificates import Mint, serial
 from tests.system.eventually import eventually
@@ -52,7 +52,7 @@ def lone(room: Room) -> Lone:
 
 @pytest.fixture
 def proxy(lone: Lone, envoy: Path) -> Iterator[Process]:
-    with bare_envoy(lone.room, envoy, lone.config) as process:
+    with bare_proxy(lone.room, envoy, lone.config) as process:
         first_answer(lone.tls)
         yield process
 
@@ -81,7 +81,7 @@ def test_a_killed_proxy_is_seen_as_refused(lone: Lone, proxy: Process, loads: Lo
 
 def test_a_lost_accept_queue_is_seen_as_resets(lone: Lone, proxy: Process, envoy: Path) -> None:
     """Two Envoys share the port by SO_REUSEPORT: what waits for the first one dies with it."""
-    with bare_envoy(lone.room, envoy, lone.twin_config) as twin:
+    with bare_proxy(lone.room, envoy, lone.twin_config) as twin:
         eventually(lambda: len(listening(lone.plain.port)) == 4, within=5, what="both Envoys listen with two workers")
         with stopped(proxy.pid):
             flights = launched(lone.plain, 200)

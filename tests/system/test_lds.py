@@ -20,6 +20,8 @@ from tests.system.loads import Loads, nothing_failed
 from tests.system.room import Room, stopped
 from tests.system.wire import Target
 
+pytestmark = pytest.mark.envoy
+
 PROGRAM = Path(__file__).with_name("control_plane.py")
 SYNC = 1.0
 BODY = b"extra\n"

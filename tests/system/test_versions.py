@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.system.bed import Bed
 from tests.system.eventually import eventually
 from tests.system.loads import Loads, nothing_failed
 from tests.system.room import runs
 from tests.system.stand_ins import link
+
+pytestmark = pytest.mark.envoy
 
 
 def test_old_and_new_versions_replace_each_other(bed_apart: Bed, loads: Loads, envoy: Path, old_envoy: Path) -> None:

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.system.bed import Bed, workers
 from tests.system.counts import count
 from tests.system.eventually import eventually
 from tests.system.loads import Loads, nothing_failed
 from tests.system.stand_ins import with_workers
+
+pytestmark = pytest.mark.envoy
 
 CHANGES = count("AGENT_WORKERS", short=2, long=20)
 

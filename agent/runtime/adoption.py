@@ -1,0 +1,110 @@
+"""Coming back: the epochs of an earlier agent that still live are taken over, the rest of it is cleared away.
+
+One mechanism for an agent that crashed, that was restarted and that was upgraded. An epoch whose gate was open may have
+clients: it is adopted, with its sockets and its state. One before its gate has none: it is ended, and started again if
+it is still wanted. A process is known by its pid, its start time and its nonce together; a stranger is never touched.
+"""
+
+import logging
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from agent.core.contents import Contents
+from agent.core.errors import AgentError
+from agent.core.transaction import LastGood, weigh
+from agent.dialects.configuration import Configuration
+from agent.handoff.segment import HotRestartVersion, Segment
+from agent.host import clock
+from agent.host.binaries import Binary, open_binary
+from agent.host.log import say
+from agent.host.run_directory import RunDirectory
+from agent.runtime.counting import Counting
+from agent.runtime.found import Found, find
+from agent.runtime.journal import Journal
+from agent.runtime.manifest import Manifest, carried, read
+from agent.runtime.material import Material, Program, Source, Storeroom
+
+_END_TIMEOUT = 5.0
+
+
+class Adoption:
+    """Goes through what the journal remembers, once, before anything else is started."""
+
+    def __init__(self, journal: Journal, directory: RunDirectory, storeroom: Storeroom, counting: Counting) -> None:
+        self._journal = journal
+        self._directory = directory
+        self._storeroom = storeroom
+        self._counting = counting
+
+    def epochs(self) -> Iterator[tuple[Found, Material]]:
+        """Give what can be adopted, the oldest first; then end and clear away everything else.
+
+        An entry counts as settled when the caller asks for the next one.
+        """
+        rest = []
+        for entry in sorted(self._journal.inherited, key=lambda entry: str(entry.get("number")).zfill(20)):
+            found = find(entry)
+            if isinstance(found, Found) and (material := self._recover(found)) is not None:
+                yield found, material
+                self._journal.settle(entry)
+            else:
+                rest.append((entry, found.pid if isinstance(found, Found) else found))
+        for entry, pid in rest:
+            self._clear(entry, pid)
+            self._journal.settle(entry)
+
+    def sweep(self, adopted: frozenset[int]) -> None:
+        """Remove the directories of epochs that are no more, but for what those have counted."""
+        for path in self._directory.path.iterdir():
+            if path.name.isascii() and path.name.isdecimal() and int(path.name) not in adopted:
+                number = int(path.name)
+                self._counting.follow(number, path)
+                self._counting.retire(number)
+                self._directory.remove_epoch(number)
+
+    def _recover(self, found: Found) -> Material | None:
+        """What an epoch runs from, out of its own descriptors."""
+        try:
+            manifest = Manifest.carried_by(found.pid, found.manifest)
+            contents: Contents = {path: read(found.pid, number) for path, number in manifest.files.items()}
+            configuration = Configuration(manifest.text, manifest.name, manifest.config_yaml)
+            binary = open_binary(carried(found.pid, manifest.program))
+            program = _program(manifest, binary)
+        except AgentError as error:
+            text = f"epoch {found.number} (pid {found.pid}) cannot be adopted and is ended: {error}"
+            say(logging.ERROR, "epoch.not_adopted", text)
+            return None
+        references = [each for each in configuration.references if each.path in contents]
+        outcome = weigh(references, contents, LastGood(), clock.calendar())
+        source = Source(configuration, manifest.text.encode())
+        return self._storeroom.adopt(manifest.revision, source, outcome, program)
+
+    @staticmethod
+    def _clear(entry: Mapping[str, Any], pid: int | None) -> None:
+        base_id = entry.get("base_id")
+        if pid is not None:
+            text = f"epoch {entry.get('number')} (pid {pid}) outlived its agent before it had clients: it is ended"
+            say(logging.WARNING, "epoch.left_over", text)
+            _end(pid)
+        if isinstance(base_id, int):
+            Segment(base_id).release()
+
+
+def _program(manifest: Manifest, binary: Binary) -> Program:
+    named = Binary(Path(manifest.program_path), binary.descriptor, binary.identity)
+    return Program(named, manifest.program_version, HotRestartVersion.parse(manifest.handoff))
+
+
+def _end(pid: int) -> None:
+    try:
+        process = psutil.Process(pid)
+        process.send_signal(signal.SIGTERM)
+        process.wait(_END_TIMEOUT)
+    except psutil.TimeoutExpired:
+        process.kill()
+    except psutil.Error:
+        return

@@ -1,0 +1,134 @@
+"""What an earlier agent left: adopted, ended, or not ours; the adoption of real proxies is in the system tests."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import pytest
+
+from agent.handoff.segment import HotRestartVersion, Segment
+from agent.host.processes import created_at
+from agent.host.run_directory import RunDirectory
+from agent.runtime.adoption import Adoption
+from agent.runtime.counting import Counting
+from agent.runtime.journal import Journal
+from agent.runtime.material import Storeroom
+
+NONCE = "0123456789abcdef"
+BASE_ID = 99_999_123
+
+
+@contextmanager
+def epoch(nonce: str = NONCE, deaf_to: str = "HUP") -> "Iterator[subprocess.Popen[bytes]]":
+    """Run something that could be an epoch which outlived its agent, from when it can be recognised."""
+    program = ["/bin/sh", "-c", f"trap '' {deaf_to}; echo; read line"]
+    environment = {"PROXY_AGENT_NONCE": nonce}
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def entry(process: "subprocess.Popen[bytes]", **more: object) -> dict[str, Any]:
+    created = created_at(process.pid)
+    return {"number": 3, "pid": process.pid, "created": created, "nonce": NONCE, "base_id": BASE_ID} | more
+
+
+def come_back(directory: RunDirectory, *entries: object) -> Journal:
+    """An agent starts where the state has these entries: none of them can be adopted."""
+    directory.remember({"epochs": list(entries)})
+    journal = Journal(directory)
+    adoption = Adoption(journal, directory, Storeroom(), Counting(directory))
+    assert list(adoption.epochs()) == []
+    adoption.sweep(frozenset())
+    return journal
+
+
+def test_an_epoch_that_outlived_its_agent_is_ended_and_what_it_left_removed(directory: RunDirectory) -> None:
+    segment = Segment(BASE_ID)
+    assert segment.claim(HotRestartVersion(11, 104))
+    home = directory.make_epoch(3, None)
+    with epoch() as process:
+        come_back(directory, entry(process))
+        process.wait(5)
+        assert not psutil.pid_exists(process.pid)
+    assert not segment.path.exists()
+    assert not home.exists()
+
+
+def test_one_that_does_not_go_when_asked_is_killed(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.runtime.adoption._END_TIMEOUT", 0.1)
+    with epoch(deaf_to="TERM") as process:
+        come_back(directory, entry(process))
+        process.wait(5)
+        assert not psutil.pid_exists(process.pid)
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [{"created": 1.0}, {"created": None}, {"nonce": "f" * 16}, {"nonce": None}, {"pid": "x"}],
+    ids=str,
+)
+def test_a_stranger_with_the_number_of_a_dead_epoch_is_safe(
+    directory: RunDirectory, difference: dict[str, object]
+) -> None:
+    with epoch() as stranger:
+        come_back(directory, entry(stranger, **difference))
+        assert stranger.poll() is None
+
+
+def test_an_epoch_whose_pid_could_not_be_noted_any_more_is_found_by_its_nonce(directory: RunDirectory) -> None:
+    with epoch() as process:
+        come_back(directory, entry(process, pid=None))
+        process.wait(5)
+
+
+def test_a_stranger_whose_environment_merely_contains_the_nonce_is_safe(directory: RunDirectory) -> None:
+    with epoch(nonce=f"{NONCE}0") as stranger:
+        come_back(directory, entry(stranger))
+        assert stranger.poll() is None
+
+
+def test_what_a_dead_epoch_left_is_removed_too(directory: RunDirectory) -> None:
+    segment = Segment(BASE_ID)
+    assert segment.claim(HotRestartVersion(11, 104))
+    with epoch() as process:
+        gone = entry(process)
+    come_back(directory, gone)
+    assert not segment.path.exists()
+
+
+NEGATIVE = pytest.param([{"pid": -1, "created": 1, "base_id": "x"}])
+
+
+@pytest.mark.parametrize("epochs", ["x", {"a": 1}, None, [1, None, "x", {}], NEGATIVE])
+def test_a_memory_that_makes_no_sense_harms_nobody(directory: RunDirectory, epochs: object) -> None:
+    directory.remember({"epochs": epochs})
+    list(Adoption(Journal(directory), directory, Storeroom(), Counting(directory)).epochs())
+
+
+def test_directories_of_epochs_go_and_everything_else_stays(directory: RunDirectory) -> None:
+    for name in ("3", "17", "other"):
+        (directory.path / name).mkdir()
+    come_back(directory)
+    assert {path.name for path in directory.path.iterdir()} == {"lock", "other", "state.json"}
+
+
+def test_a_name_that_only_looks_like_a_number_is_left_alone(directory: RunDirectory) -> None:
+    (directory.path / "²").mkdir()
+    come_back(directory)
+
+
+def test_what_was_dealt_with_is_not_remembered_any_more(directory: RunDirectory) -> None:
+    with epoch() as process:
+        assert come_back(directory, entry(process)).inherited == []
+
+
+@pytest.mark.parametrize("manifest", [None, 0, 999_999, "x"])
+def test_an_epoch_whose_manifest_cannot_be_read_is_ended(directory: RunDirectory, manifest: object) -> None:
+    with epoch() as process:
+        come_back(directory, entry(process, stage="serving", manifest=manifest, places=[["tcp://127.0.0.1:1", "", 0]]))
+        process.wait(5)

@@ -1,0 +1,105 @@
+"""What the agent says was counted is what the clients counted, over rotations and crashes, and never falls."""
+
+from threading import Event, Thread
+from typing import Self
+from urllib.request import urlopen
+
+import pytest
+
+from tests.system.bed import Bed
+from tests.system.counts import count
+from tests.system.eventually import eventually
+from tests.system.loads import Loads
+from tests.system.proxies import needed
+from tests.system.room import kill
+
+pytestmark = pytest.mark.envoy
+
+ROTATIONS = count("AGENT_ROTATIONS", short=5, long=100)
+KILLS = count("AGENT_KILLS", short=3, long=20)
+ANSWERED = "http.http.downstream_rq_2xx"
+BEGUN = "http.http.downstream_rq_total"
+
+
+class Reader:
+    """Reads the agent's statistics ten times a second and notes what fell."""
+
+    def __init__(self, bed: Bed) -> None:
+        self.bed = bed
+        self.fallen: list[str] = []
+        self.looks = 0
+        self._last: dict[str, int] = {}
+        self._stop = Event()
+        self._thread = Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.1):
+            self.look()
+
+    def look(self) -> dict[str, int]:
+        """Read all totals of the listener's clients and requests, and compare them with those read before."""
+        now = totals(self.bed)
+        fell = (name for name, value in self._last.items() if now.get(name, 0) < value)
+        self.fallen += [f"{name}: {self._last[name]} → {now.get(name)}" for name in fell]
+        self._last = now
+        self.looks += 1
+        return now
+
+
+def totals(bed: Bed) -> dict[str, int]:
+    """Read the counters of requests, by the agent's own address."""
+    with urlopen(f"http://127.0.0.1:{bed.status.port}/stats?filter=_total$|_completed$|_2xx$", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: int(value) for name, _, value in (line.rpartition(": ") for line in lines)}
+
+
+@pytest.fixture
+def counting(bed_apart: Bed) -> Bed:
+    """A bed of a sidecar, which counts where the agent can read it."""
+    bed_apart.binary, bed_apart.proxy_args = needed("sidecar").binary, ["-l", "warning"]
+    bed_apart.start()
+    return bed_apart
+
+
+@pytest.mark.timeout(60 + 4 * ROTATIONS)
+def test_after_rotations_every_answer_was_counted_once(counting: Bed, loads: Loads) -> None:
+    bed = counting
+    with Reader(bed) as reader:
+        loads.usual(bed.tls, bed.plain)
+        for _ in range(ROTATIONS):
+            bed.rotate()
+            bed.served(within=10)
+        loads.more(20)
+        reports = loads.finish()
+        answered = sum(report.ok for report in reports)
+        assert sum(report.failed for report in reports) == 0, "\n".join(map(str, reports))
+        eventually(lambda: reader.look()[ANSWERED] >= answered, within=5, what="the last answers are counted")
+    assert reader.look()[ANSWERED] == answered
+    assert reader.fallen == []
+    assert reader.looks > ROTATIONS
+
+
+@pytest.mark.timeout(60 + 6 * KILLS)
+def test_after_crashes_only_what_was_in_flight_may_be_missing(counting: Bed, loads: Loads) -> None:
+    bed = counting
+    with Reader(bed) as reader:
+        loads.gentle(bed.tls, bed.plain)
+        for _ in range(KILLS):
+            before = bed.serving().number
+            kill(bed.serving_pid())
+            eventually(lambda: bed.serving().number > before, within=10, what="the next one serves")  # noqa: B023
+            loads.more(20)
+        reports = loads.finish()
+        answered = sum(report.ok for report in reports)
+        lost = sum(report.failed for report in reports)
+    assert lost == sum(report.reasons()["reset"] + report.reasons()["eof"] for report in reports), "none was refused"
+    assert answered <= reader.look()[BEGUN] <= answered + lost
+    assert reader.fallen == []
