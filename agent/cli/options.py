@@ -52,6 +52,11 @@ RUNNING: list[Decorator] = [
         default="ignore",
         help="What to do when the proxy's program is replaced.",
     ),
+    option(
+        "--survive/--no-survive",
+        default=False,
+        help="Let the proxies live on when the agent is killed, for the next agent to adopt.",
+    ),
     option("--wait/--no-wait", default=True, help="Wait for usable files at the first start, or exit with 78."),
     option("--log-format", type=click.Choice(["text", "json"]), default="text", help="One line an event."),
     option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="How much."),

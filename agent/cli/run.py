@@ -1,6 +1,7 @@
 """`agent`: run, and the group that the other commands belong to."""
 
 import asyncio
+import logging
 from typing import Any
 
 import click
@@ -67,11 +68,19 @@ def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # clic
 
 
 async def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
+    from agent.core.errors import MachineError
     from agent.host.limits import raise_descriptor_limit
+    from agent.host.log import say
     from agent.host.run_directory import RunDirectory
+    from agent.host.survival import keep_children_alive
     from agent.runtime.supervisor import Supervisor
 
     raise_descriptor_limit()
+    if settings.survive:
+        try:
+            keep_children_alive()
+        except MachineError as error:
+            say(logging.WARNING, "agent.not_surviving", str(error))
     directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
     try:
         return await Supervisor(settings, directory).run()

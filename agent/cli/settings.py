@@ -45,6 +45,7 @@ def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
         policy=_policy(options),
         drain_time=options["drain_time"],
         restart_on_binary=options["on_binary"] == "restart",
+        survive=options["survive"],
         status_port=options["status_port"],
         status_host=options["status_host"] or _status_host(),
     )

@@ -24,6 +24,7 @@ class Settings:
     drain_time: float = 45.0
     user: User | None = None
     restart_on_binary: bool = False
+    survive: bool = False  # the proxies outlive an agent that is killed
     status_port: int = 0
     status_host: str = "127.0.0.1"
     settle_timeout: float = 1.0  # how long a file that is being written is waited for

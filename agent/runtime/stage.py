@@ -165,10 +165,18 @@ class Stage:
             await self._hear_late(candidate)
 
     async def _hear_late(self, candidate: Living) -> None:
-        """Its gate was open already: what it said while no agent was there is asked for."""
-        with contextlib.suppress(MachineError):
-            if candidate.parent is not None and await candidate.console.is_live():
+        """Its gate was to be open: ask what it may have said while no agent was there.
+
+        One that did not get the answer does not ask again (see `gate.listener`), so it is started anew.
+        """
+        with contextlib.suppress(MachineError):  # it hangs, and its deadline will come; or it died
+            if await candidate.console.is_live():
+                assert candidate.parent is not None
                 candidate.parent.hear_that_it_serves()
+            else:
+                text = f"epoch {candidate.number} stood at its gate when the agent ended: it is started anew"
+                say(logging.INFO, "epoch.dropped", text)
+                candidate.signal(signal.SIGKILL)
 
     # Serving and draining
 

@@ -59,8 +59,7 @@ def test_an_epoch_that_outlived_its_agent_is_ended_and_what_it_left_removed(dire
     assert not home.exists()
 
 
-def test_one_that_does_not_go_when_asked_is_killed(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.runtime.adoption._END_TIMEOUT", 0.1)
+def test_one_that_does_not_hear_is_ended_as_well(directory: RunDirectory) -> None:
     with epoch(deaf_to="TERM") as process:
         come_back(directory, entry(process))
         process.wait(5)

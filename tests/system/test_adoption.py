@@ -1,0 +1,131 @@
+"""An agent that is killed and comes back finds its proxies, and no client has noticed."""
+
+import os
+import signal
+
+import pytest
+
+from tests.system.bed import Bed
+from tests.system.counts import count
+from tests.system.eventually import eventually, pass_time
+from tests.system.loads import Loads, nothing_failed
+from tests.system.room import alive, kill
+from tests.system.state import CANDIDATE, DRAINING
+from tests.system.wire import connect, exchange, tls_context
+
+DEATHS = count("AGENT_DEATHS", short=8, long=60)
+
+
+@pytest.fixture
+def surviving(bed_apart: Bed) -> Bed:
+    """A bed whose proxies outlive the agent."""
+    bed_apart.more_flags += ["--survive"]
+    bed_apart.start()
+    return bed_apart
+
+
+def kill_agent(bed: Bed) -> None:
+    """Kill the agent, and see that it is dead."""
+    assert bed.agent is not None
+    os.kill(bed.agent_pid, signal.SIGKILL)
+    bed.agent.wait(timeout=5)
+
+
+@pytest.mark.sidecar
+def test_a_killed_agent_finds_its_proxy_and_rotates_on(surviving: Bed, loads: Loads) -> None:
+    bed = surviving
+    before = bed.serving()
+    loads.usual(bed.tls, bed.plain)
+    kill_agent(bed)
+    loads.more(20)
+    bed.launch()
+    bed.ready()
+    assert bed.serving() == before, "the same process, the same number, the same revision"
+    bed.rotate()
+    bed.served()
+    assert bed.serving().number == before.number + 1
+    eventually(lambda: not alive(before.pid), within=10, what="the adopted one has drained")
+    nothing_failed(loads.finish())
+
+
+@pytest.mark.timeout(60 + 6 * DEATHS)
+def test_an_agent_may_be_killed_at_any_moment_of_a_rotation(surviving: Bed, loads: Loads) -> None:
+    bed = surviving
+    loads.gentle(bed.tls, bed.plain)
+    start = bed.bare_start(times=3)
+    for number in range(DEATHS):
+        bed.rotate()
+        pass_time(1.6 * start * number / DEATHS)
+        kill_agent(bed)
+        bed.launch()
+        bed.ready(within=20)
+        bed.settled(within=20)
+    loads.more(20)
+    nothing_failed(loads.finish())
+
+
+def test_a_half_done_rotation_is_rolled_back_and_done_again(surviving: Bed, loads: Loads) -> None:
+    bed = surviving
+    before = bed.serving()
+    loads.gentle(bed.tls, bed.plain)
+    bed.rotate()
+    candidate = eventually(lambda: bed.state().among(CANDIDATE), within=5, every=0.001)[0]
+    os.kill(candidate.pid, signal.SIGSTOP)
+    kill_agent(bed)
+    bed.launch()
+    bed.ready(within=20)
+    assert not alive(candidate.pid)
+    assert bed.serving().number > candidate.number > before.number
+    nothing_failed(loads.finish(), at_least=20)
+
+
+def test_a_drain_goes_on_after_the_agent_came_back(surviving: Bed) -> None:
+    bed = surviving
+    bed.more_flags += ["--drain-deadline", "1m"]
+    bed.stop()
+    bed.launch()
+    bed.ready()
+    old = bed.serving_pid()
+    with connect(bed.tls, tls_context()) as held:
+        exchange(held, last=False)
+        bed.rotate()
+        bed.served()
+        eventually(lambda: [one.pid for one in bed.state().among(DRAINING)] == [old], within=2)
+        kill_agent(bed)
+        bed.launch()
+        bed.ready()
+        assert alive(old)
+        exchange(held, last=False)
+    eventually(lambda: not alive(old), within=10, what="it leaves with its last connection")
+
+
+def test_a_proxy_that_died_with_its_agent_is_started_again(surviving: Bed) -> None:
+    bed = surviving
+    serving = bed.serving_pid()
+    kill_agent(bed)
+    kill(serving)
+    bed.launch()
+    bed.ready()
+    assert bed.serving_pid() != serving
+
+
+def test_an_adopted_proxy_that_crashes_is_replaced_and_nobody_refused(surviving: Bed, loads: Loads) -> None:
+    bed = surviving
+    kill_agent(bed)
+    bed.launch()
+    bed.ready()
+    loads.gentle(bed.tls, bed.plain)
+    kill(bed.serving_pid())
+    bed.ready()
+    loads.more(20)
+    assert sum(report.reasons()["refused"] for report in loads.finish()) == 0
+
+
+def test_a_change_while_no_agent_was_there_is_found(surviving: Bed) -> None:
+    bed = surviving
+    before = bed.serving()
+    kill_agent(bed)
+    bed.rotate()
+    bed.launch()
+    bed.ready()
+    assert bed.serving().number > before.number
