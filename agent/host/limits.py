@@ -5,7 +5,14 @@ import os
 import resource
 import signal
 
-WAITING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+WAITING_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 
 def hold_signals() -> None:

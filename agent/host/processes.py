@@ -80,7 +80,8 @@ class Process:
         self._pidfd = pidfd
         self._child = child
         self._on_exit = on_exit
-        asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+        _own[pid] = self
+        asyncio.get_running_loop().add_reader(self._pidfd, self.reap)
 
     @classmethod
     def start(cls, command: Command, on_exit: Callable[[int | None], None]) -> Self:
@@ -121,7 +122,8 @@ class Process:
         except ProcessLookupError:
             return
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
+        """Take its exit status, if it has one, and tell it."""
         try:
             result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
@@ -134,9 +136,19 @@ class Process:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
+        _own.pop(self.pid, None)
         if self._child is not None:
             self._child.returncode = code  # subprocess must never wait for it as well
         self._on_exit(code)
+
+
+_own: dict[int, Process] = {}
+
+
+def owner_of(pid: int) -> Callable[[], None] | None:
+    """How to reap a child of this process here and now, through the one who attends to it; None: nobody does."""
+    process = _own.get(pid)
+    return None if process is None else process.reap
 
 
 def _spawn(command: Command) -> subprocess.Popen[bytes]:

@@ -1,0 +1,169 @@
+"""A small agent: takes in orphans while children of its own live and die, and tells as JSON what became of them.
+
+`python -m tests.host.reaper storm ORPHANS`, `… deaf ORPHANS`, `… forbidden`; it may be process 1.
+"""
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.host import survival
+from agent.host.orphans import Orphans, become_reaper
+from agent.host.processes import Command, Process
+
+OWN = 50
+FOREIGN = 3
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+MANY_WAITING = """exec 3<&0; i=0; while [ $i -lt {count} ]; do (read x <&3) & i=$((i+1)); done"""
+"""Leaves so many orphans, which end all at once when the pipe at standard input is closed."""
+
+MANY_DYING = """i=0; while [ $i -lt {count} ]; do ( : & ) ; i=$((i+1)); done"""
+"""Leaves so many orphans, one after the other, which end by themselves."""
+
+
+class Children:
+    """Own children by pid, for as long as they have not been reaped; and the exit codes they were reaped with."""
+
+    def __init__(self) -> None:
+        self.codes: list[int | None] = []
+        self._alive: dict[int, Process] = {}
+        self._shell = os.open("/bin/sh", os.O_RDONLY | os.O_CLOEXEC)
+
+    def start(self, script: str, descriptor: int) -> None:
+        """Run a shell; `descriptor` is inherited."""
+
+        def note(code: int | None) -> None:
+            del self._alive[process.pid]
+            self.codes.append(code)
+
+        process = Process.start(Command(self._shell, ["sh", "-c", script], descriptors=[descriptor]), note)
+        self._alive[process.pid] = process
+
+    def owner(self, pid: int) -> Callable[[], None] | None:
+        """As `Orphans` asks."""
+        process = self._alive.get(pid)
+        return None if process is None else process._reap
+
+    def close(self) -> None:
+        os.close(self._shell)
+
+
+async def storm(count: int) -> dict[str, object]:
+    """So many orphans die at once, own children before, among and after them; a few more orphans live on."""
+    loop = asyncio.get_running_loop()
+    failure = become_reaper()
+    readable, writable = os.pipe()
+    kept_readable, kept_writable = os.pipe()
+    children = Children()
+    orphans = Orphans(children.owner, loop=loop)
+    orphans.start()
+    for number in range(OWN):
+        if number == OWN // 2:
+            leave_orphans(MANY_WAITING, count, readable)
+            leave_orphans(MANY_WAITING, FOREIGN, kept_readable)
+        children.start(f"read x </proc/self/fd/{readable}; exit {number}", readable)
+    os.close(readable)
+    os.close(writable)
+    turns = 0
+    async with asyncio.timeout(30):
+        while orphans.reaped < count or len(children.codes) < OWN:
+            missing = launch_nothing()
+            turns += 1
+            await asyncio.sleep(0)
+    states = states_of_children()
+    found: dict[str, object] = {
+        "failure": failure,
+        "reaped": orphans.reaped,
+        "codes": children.codes,
+        "turns": turns,
+        "states": states,
+        "missing": missing,
+    }
+    os.close(kept_writable)
+    await until(lambda: orphans.reaped == count + FOREIGN)
+    found["left"] = states_of_children()
+    orphans.close()
+    os.close(kept_readable)
+    children.close()
+    return found
+
+
+async def deaf(count: int) -> dict[str, object]:
+    """So many orphans die while the loop does not turn; then somebody asks it to stop."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    become_reaper()
+    orphans = Orphans(lambda _: None, loop=loop)
+    orphans.start()
+    leave_orphans(MANY_DYING, count, subprocess.DEVNULL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(stopping.wait(), 10)
+    await until(lambda: orphans.reaped == count)
+    orphans.close()
+    return {"reaped": orphans.reaped, "left": states_of_children()}
+
+
+async def forbidden() -> dict[str, object]:
+    """A sandbox does not let us take orphans in."""
+    survival._install(survival._MACHINES[os.uname().machine], _PR_SET_CHILD_SUBREAPER, answer=errno.EPERM)
+    return {"failure": become_reaper()}
+
+
+async def until(check: Callable[[], bool]) -> None:
+    """Let the loop turn until it is so."""
+    async with asyncio.timeout(30):
+        while not check():  # noqa: ASYNC110  # a turn of the loop, and no pause
+            await asyncio.sleep(0)
+
+
+def leave_orphans(script: str, count: int, stdin: int) -> None:
+    for left in range(count, 0, -1000):  # a shell is slow with many more jobs than that
+        subprocess.run(["/bin/sh", "-c", script.format(count=min(left, 1000))], stdin=stdin, check=True)
+
+
+def launch_nothing() -> bool:
+    """Try to start a program that is not there: its short-lived child is subprocess's own affair."""
+    try:
+        subprocess.Popen(["/no/such/program"])
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def states_of_children() -> str:
+    """The state letters of all processes whose parent we are."""
+    states = ""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            states += state if int(parent) == os.getpid() else ""
+    return states
+
+
+def main() -> None:
+    """Play one of the three, and print what was found."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # as a careless parent may leave it to us
+    match sys.argv[1:]:
+        case "storm", count:
+            play = storm(int(count))
+        case "deaf", count:
+            play = deaf(int(count))
+        case _:
+            play = forbidden()
+    print(json.dumps(asyncio.run(play)))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
