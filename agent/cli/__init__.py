@@ -9,13 +9,15 @@ import click
 
 from agent.cli.bootstrap import bootstrap
 from agent.cli.check import check
+from agent.cli.control import COMMANDS
+from agent.cli.demo import demo
 from agent.cli.run import agent
 from agent.cli.version import version
 from agent.core.errors import AgentError, BadInput, UsageError
 
 _USAGE, _UNUSABLE, _FAILED = 2, 78, 1
 
-for _command in (bootstrap, check, version):
+for _command in (bootstrap, check, demo, version, *COMMANDS):
     agent.add_command(_command)
 
 

@@ -11,8 +11,8 @@ from agent.core.policy import Policy, Restart
 from agent.dialects.flags import Flags
 from agent.handoff.names import check_room
 from agent.host.processes import User
-from agent.host.run_directory import default
 from agent.host.sockets import Endpoint
+from agent.quick.place import default
 from agent.runtime.settings import Settings
 
 
@@ -37,7 +37,7 @@ def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, An
 
 def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
     """What the agent runs by."""
-    directory: Path = options["run_dir"] or default()
+    directory: Path = options["run_dir"] or Path(default())
     check_room(directory.absolute())
     return Settings(
         **inputs(options, arguments),

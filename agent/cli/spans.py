@@ -1,12 +1,10 @@
 """Spans of time as operators write them: 45s, 10m, 1h30m, 250ms."""
 
-import re
 from typing import Any
 
 import click
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+from agent.quick.spans import seconds
 
 
 class Span(click.ParamType[float]):
@@ -18,11 +16,7 @@ class Span(click.ParamType[float]):
         """Read a span; fail as click does, naming the option."""
         if isinstance(value, (int, float)):
             return float(value)
-        text = str(value).strip()
-        parts = _PART.findall(text)
-        if not parts or "".join(number + unit for number, unit in parts) != text:
-            self.fail(f"{text!r} is no span of time; write it like 45s, 10m, 1h30m or 250ms", param, ctx)
-        seconds = float(sum(float(number) * _UNITS[unit] for number, unit in parts))
-        if not seconds:
-            self.fail(f"{text!r} is no time at all", param, ctx)
-        return seconds
+        try:
+            return seconds(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)

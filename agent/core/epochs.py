@@ -87,6 +87,7 @@ class Epoch:
     state: State = State.STARTING
     pid: int | None = None
     deadline: float | None = None
+    is_empty: bool = False  # it drains and has no connection any more
 
     def take(self, step: Step) -> None:
         """Go where the table says; raise `Impossible` where it says nothing."""

@@ -49,7 +49,23 @@ class ExpiryForeseen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartAsked:
-    """An operator wants a new epoch, changed or not."""
+    """An operator wants a new epoch, changed or not. `now`: whatever else is going on, and nothing of the old stays."""
+
+    at: float
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseAsked:
+    """An operator wants no new epoch before `until`, unless expiry is near; a moment that is past ends a pause."""
+
+    at: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainAsked:
+    """An operator wants everything drained, and the end later: it is asked for by itself."""
 
     at: float
 
@@ -133,5 +149,14 @@ class TimePassed:
 
 EpochEvent = EpochStarted | EpochReachedGate | EpochJudged | EpochServes | EpochEmptied | EpochExited
 Event = (
-    RevisionReady | RevisionMissing | ExpiryForeseen | RestartAsked | StopAsked | TimePassed | EpochAdopted | EpochEvent
+    RevisionReady
+    | RevisionMissing
+    | ExpiryForeseen
+    | RestartAsked
+    | PauseAsked
+    | DrainAsked
+    | StopAsked
+    | TimePassed
+    | EpochAdopted
+    | EpochEvent
 )

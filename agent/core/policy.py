@@ -24,6 +24,8 @@ class Policy:
     overtaken_timeout: float = 10.0  # the same for a candidate when there is something newer already
     drain_timeout: float = 600.0  # from the commit until what is left is cut
     stop_timeout: float = 30.0  # from the first SIGTERM until what is left is cut
+    drain_delay: float = 0.0  # from the first SIGTERM until listeners close, for whoever sends clients to hear of it
+    min_drain: float = 0.0  # how long a drain at the end takes at least, for clients that are on their way
     end_timeout: float = 5.0  # from SIGTERM to an epoch until SIGKILL
     hold_timeout: float = 5.0  # how long clients are kept waiting while nothing serves
     drains: int = 3  # how many epochs drain side by side

@@ -37,7 +37,11 @@ class Reconciler:
         self._waits_for_drains = False
         self._expires_at: float | None = None  # when the leaf that serves ends
         self._refuse_at: float | None = None  # when clients are held no longer
-        self._finish: do.Finish | None = None  # set once everything is to end
+        self._closing = False  # everything drains and ends, and nothing starts any more
+        self._drain_at: float | None = None  # when the serving epoch drains at the end
+        self._close_by = NEVER  # when what is left then is cut
+        self._drain_until = -NEVER  # before that, an epoch that drains at the end stays though it is empty
+        self._finish: do.Finish | None = None  # with what to leave, once everything has ended
 
     # What is there
 
@@ -64,7 +68,7 @@ class Reconciler:
     @property
     def stopping(self) -> bool:
         """Whether everything is to end."""
-        return self._finish is not None
+        return self._closing
 
     @property
     def deadline(self) -> float | None:
@@ -72,6 +76,8 @@ class Reconciler:
         times = [epoch.deadline for epoch in self.epochs.values() if epoch.deadline is not None]
         if self._refuse_at is not None:
             times.append(self._refuse_at)
+        if self._drain_at is not None:
+            times.append(self._drain_at)
         if self._start_at != NEVER:
             times.append(self._start_at)
         return min(times, default=None)
@@ -101,7 +107,12 @@ class Reconciler:
                 self._expires_at = event.expires_at
                 return []
             case on.RestartAsked():
-                return self._restart_was_asked()
+                return self._restart_was_asked(event)
+            case on.PauseAsked():
+                self.wish.paused_until = event.until
+                return []
+            case on.DrainAsked():
+                return self._close(event.at)
             case on.StopAsked():
                 return self._stop_was_asked(event)
             case on.TimePassed():
@@ -172,8 +183,8 @@ class Reconciler:
         candidate.deadline = min(deadline, candidate.deadline or deadline)
         return []
 
-    def _restart_was_asked(self) -> list[Effect]:
-        self.wish.ask()
+    def _restart_was_asked(self, event: on.RestartAsked) -> list[Effect]:
+        self.wish.ask(now=event.now)
         self._attempts.forgive()
         return []
 
@@ -208,7 +219,9 @@ class Reconciler:
         self._refuse_at = None
         if before is None:
             return [do.CommitEpoch(epoch.number)]
-        return [do.CommitEpoch(epoch.number), self._drain(before, self._drained_by(at))]
+        drained_by = at if self.wish.now_asked else self._drained_by(at)
+        self.wish.now_asked = False
+        return [do.CommitEpoch(epoch.number), self._drain(before, drained_by)]
 
     def _drained_by(self, at: float) -> float:
         """When a superseded epoch has drained for long enough: at latest when its own certificate is over."""
@@ -225,6 +238,10 @@ class Reconciler:
     def _emptied(self, event: on.EpochEmptied) -> list[Effect]:
         epoch = self.epochs[event.epoch]
         if epoch.state is not State.DRAINING:
+            return []
+        if self.stopping and event.at < self._drain_until:
+            epoch.is_empty = True
+            epoch.deadline = self._drain_until
             return []
         return [self._end(epoch, event.at)]
 
@@ -300,18 +317,34 @@ class Reconciler:
     # The end
 
     def _stop_was_asked(self, event: on.StopAsked) -> list[Effect]:
-        if self.stopping:
+        """The first time, drain to the end; the second time, hurry."""
+        if self._finish is not None:
+            self._drain_at = None
             return [self._end(epoch, event.at) for epoch in self.epochs.values() if epoch.state is not State.LEAVING]
         self._finish = do.Finish(0, "stopped as asked")
-        deadline = event.at + self.policy.stop_timeout
+        return self._close(event.at)
+
+    def _close(self, at: float) -> list[Effect]:
+        """Begin the last drain, if that has not begun: of the serving epoch once whoever sends clients has heard."""
+        if self.stopping:
+            return []
+        self._closing = True
+        self._close_by = at + self.policy.stop_timeout
         for epoch in self.draining:
-            epoch.deadline = min(deadline, epoch.deadline or deadline)
+            epoch.deadline = min(self._close_by, epoch.deadline or self._close_by)
         done = [self._drop(epoch, "the agent stops") for epoch in self.epochs.values() if epoch.state in CANDIDATE]
-        if serving := self.serving:
-            done.append(self._drain(serving, deadline))
-        return done
+        if self.serving is not None and self.policy.drain_delay:
+            self._drain_at = min(at + self.policy.drain_delay, self._close_by)
+            return done
+        return [*done, *self._drain_for_good(at)]
+
+    def _drain_for_good(self, at: float) -> list[Effect]:
+        self._drain_at = None
+        self._drain_until = min(at + self.policy.min_drain, self._close_by)
+        return [] if self.serving is None else [self._drain(self.serving, max(at, self._close_by))]
 
     def _end_all(self, at: float, finish: do.Finish) -> list[Effect]:
+        self._closing = True
         self._finish = finish
         return [self._end(epoch, at) for epoch in self.epochs.values() if epoch.state is not State.LEAVING]
 
@@ -325,6 +358,8 @@ class Reconciler:
         if self._refuse_at is not None and self._refuse_at <= at:
             self._refuse_at = None
             done.append(do.RefuseClients())
+        if self._drain_at is not None and self._drain_at <= at:
+            done += self._drain_for_good(at)
         return done
 
     def _overdue(self, epoch: Epoch, at: float) -> list[Effect]:
@@ -332,6 +367,8 @@ class Reconciler:
             reason = f"epoch {epoch.number} did not serve within {self.policy.start_timeout:g} s ({epoch.state.value})"
             failure = Failure(Sort.ACCIDENT, reason)
             return [self._drop(epoch, reason), *self._failed(epoch, failure, at)]
+        if epoch.state is State.DRAINING and epoch.is_empty:
+            return [self._end(epoch, at)]
         if epoch.state is State.DRAINING:
             note = do.Note(Topic.DRAIN_CUT, f"epoch {epoch.number} is not empty at its deadline: what it has is cut")
             return [note, self._end(epoch, at)]
@@ -343,8 +380,8 @@ class Reconciler:
     def _advance(self, at: float) -> list[Effect]:
         """Start a candidate if one is due; else remember when it may be."""
         self._start_at = NEVER
-        if self._finish is not None:
-            return [] if self.epochs else [self._finish]
+        if self.stopping:
+            return [] if self.epochs or self._finish is None else [self._finish]
         if self.candidate is not None:
             return []
         revision = self.wish.due(None if self.serving is None else self.serving.revision, at)
@@ -363,8 +400,9 @@ class Reconciler:
         A disk that is not still costs an epoch for each change, so it is waited for in a burst, and for the last drain.
         """
         allowed = self._attempts.not_before
-        if self.serving is None or self.wish.is_urgent(at):
+        if self.serving is None or self.wish.is_urgent(at) or self.wish.now_asked:
             return allowed
+        allowed = max(allowed, self.wish.paused_until)
         drains = len(self.draining)
         if drains >= self.policy.drains:
             return self.wish.urgent_at

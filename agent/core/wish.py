@@ -30,6 +30,8 @@ class Wish:
     refused: Refused | None = None
     tried: Revision | None = None
     restart_asked: bool = False
+    now_asked: bool = False  # waiting for nothing
+    paused_until: float = -NEVER
     urgent_at: float = NEVER
     changed_at: float = -NEVER
     burst: int = 0  # how many changes in a row came soon after the one before
@@ -44,9 +46,10 @@ class Wish:
         if self.waiting_since is None:
             self.waiting_since = at
 
-    def ask(self) -> None:
+    def ask(self, *, now: bool) -> None:
         """An operator asks for a new epoch, and for what was refused to be tried again."""
         self.restart_asked = True
+        self.now_asked = self.now_asked or now
         self.refused = None
 
     def served(self, revision: Revision) -> None:

@@ -1,1 +1,10 @@
-"""The other end of the handoff: what makes any asyncio server an epoch that Envoy's hot restart can replace."""
+"""What makes any asyncio server an epoch that can be replaced without one client noticing: by the agent, or by Envoy.
+
+`run` and `Epoch` are the way in (`agent.epoch.epoch`); `agent.epoch.hot_restart` is the protocol below it.
+"""
+
+from agent.epoch.epoch import Epoch, run
+from agent.epoch.listener import Listener
+from agent.epoch.listening import BACKLOG
+
+__all__ = ["BACKLOG", "Epoch", "Listener", "run"]

@@ -15,17 +15,6 @@ _STATE = "state.json"
 _LOCK = "lock"
 
 
-def default() -> Path:
-    """Where the run directory lies if nobody says: systemd's, /run, the user's own, or /dev/shm on a read-only root."""
-    if (given := os.environ.get("RUNTIME_DIRECTORY")) is not None:
-        return Path(given.partition(":")[0])
-    if os.access("/run", os.W_OK):
-        return Path("/run/proxy-agent")
-    if (own := os.environ.get("XDG_RUNTIME_DIR")) is not None and os.access(own, os.W_OK):
-        return Path(own) / "proxy-agent"
-    return Path(f"/dev/shm/proxy-agent-{os.getuid()}")  # noqa: S108  # Envoy needs it writable anyway
-
-
 class RunDirectory:
     """A directory that is this agent's alone, mode 0700, from construction until `close`.
 

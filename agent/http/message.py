@@ -7,13 +7,23 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """The process at the other end of a Unix socket, as the kernel names it; pid 0: it is in another namespace."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks. Header names are lower case; `body` is whole."""
+    """What a client asks. Header names are lower case; `body` is whole; `peer` is who it was, at a Unix socket."""
 
     method: str
     target: str
     headers: Headers = ()
     body: bytes = b""
+    peer: Peer | None = None
 
     @property
     def path(self) -> str:

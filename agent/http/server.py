@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import resource
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import h11
 
-from agent.http.message import Request, Response
+from agent.http.message import Peer, Request, Response
 
 BODY_LIMIT = 1 << 20
 HEADER_LIMIT = 64 << 10
@@ -16,6 +17,8 @@ READ_TIMEOUT = 60.0  # seconds a client may take to send a whole request, or to 
 
 Handler = Callable[[Request], Awaitable[Response]]
 Admission = Callable[[socket.socket], bool]
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class Server:
@@ -47,12 +50,12 @@ class Server:
         await asyncio.gather(*self._clients, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer: socket.socket = writer.get_extra_info("socket")
-        refused = self._admission is not None and not self._admission(peer)
+        client: socket.socket = writer.get_extra_info("socket")
+        refused = self._admission is not None and not self._admission(client)
         if refused or not self._has_room():
             writer.transport.abort()
             return
-        conversation = _Conversation(reader, writer)
+        conversation = _Conversation(reader, writer, peer_of(client))
         task = asyncio.get_running_loop().create_task(self._serve(conversation))
         self._clients[task] = conversation
         task.add_done_callback(self._clients.pop)
@@ -74,6 +77,13 @@ class Server:
             conversation.end()
 
 
+def peer_of(client: socket.socket) -> Peer | None:
+    """Who connected to a Unix socket, as he was when he did (SO_PEERCRED, unix(7)); None for other kinds of socket."""
+    if client.family != socket.AF_UNIX:
+        return None
+    return Peer(*_CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)))
+
+
 def _affordable_clients() -> int:
     """So many that the descriptors of the agent itself are never all theirs."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -83,8 +93,9 @@ def _affordable_clients() -> int:
 class _Conversation:
     """One connection: requests in, responses out, by h11."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer | None) -> None:
         self.is_waiting = True  # for a request, or for the rest of one
+        self._peer = peer
         self._reader = reader
         self._writer = writer
         self._machine = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_LIMIT)
@@ -117,7 +128,7 @@ class _Conversation:
                 await self.respond(Response(413, b"request too large\n"))
                 return None
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers)
-        return Request(event.method.decode(), event.target.decode("latin-1"), headers, bytes(body))
+        return Request(event.method.decode(), event.target.decode("latin-1"), headers, bytes(body), self._peer)
 
     async def _next(self) -> h11.Event | type[h11.PAUSED]:
         while True:

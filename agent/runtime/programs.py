@@ -12,7 +12,7 @@ from agent.host.processes import Command, User, run
 from agent.runtime.material import Program
 
 _PROBE_TIMEOUT = 5.0
-_VERSION = re.compile(r"/(\d+\.\d+\.\d+[^/]*)/")  # Envoy prints <commit>/<version>/<state>/<build>/<library>
+_VERSION = re.compile(r"version: (?:\w+/)?(\d+\.[^/\s]+)")  # Envoy: <commit>/<version>/<state>/<build>/<library>
 
 
 class Programs:

@@ -27,6 +27,7 @@ LEVELS = {
 }
 
 Flag = Callable[[logging.LogRecord], str]
+_PACKAGE = "/agent/"  # what stands before it is where the package is installed
 _FLAG = re.compile(r"%([-=]?\d*)(.)")
 
 
@@ -39,11 +40,15 @@ class Log:
             raise UsageError(message)
         self._path = path
         self._descriptor = 2 if path is None else _open(path)
-        handler = Patient(self._descriptor)
-        handler.setFormatter(Pattern(DEFAULT_FORMAT if pattern is None else pattern))
+        self._handler = Patient(self._descriptor)
+        self.use(DEFAULT_FORMAT if pattern is None else pattern)
         root = logging.getLogger()
-        root.handlers[:] = [handler]
+        root.handlers[:] = [self._handler]
         root.setLevel(LEVELS[level])
+
+    def use(self, pattern: str) -> None:
+        """Write lines by this pattern from now on."""
+        self._handler.setFormatter(Pattern(pattern))
 
     def reopen(self) -> None:
         """Write to what is at the path now, after somebody moved the file away; standard error stays what it is."""
@@ -101,7 +106,7 @@ _FLAGS: Mapping[str, Flag] = {
     "f": _fraction(6),
     "F": _fraction(9),
     "E": lambda record: str(int(record.created)),
-    "g": lambda record: record.pathname,
+    "g": lambda record: record.pathname[record.pathname.rfind(_PACKAGE) + 1 :],
     "s": lambda record: record.filename,
     "#": lambda record: str(record.lineno),
     "!": lambda record: record.funcName,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agent.host import survival
 from agent.host.orphans import Orphans, become_reaper
-from agent.host.processes import Command, Process
+from agent.host.processes import Command, Process, owner_of
 
 OWN = 50
 FOREIGN = 3
@@ -30,27 +30,15 @@ MANY_DYING = """i=0; while [ $i -lt {count} ]; do ( : & ) ; i=$((i+1)); done"""
 
 
 class Children:
-    """Own children by pid, for as long as they have not been reaped; and the exit codes they were reaped with."""
+    """Own children: the exit codes they were reaped with."""
 
     def __init__(self) -> None:
         self.codes: list[int | None] = []
-        self._alive: dict[int, Process] = {}
         self._shell = os.open("/bin/sh", os.O_RDONLY | os.O_CLOEXEC)
 
     def start(self, script: str, descriptor: int) -> None:
         """Run a shell; `descriptor` is inherited."""
-
-        def note(code: int | None) -> None:
-            del self._alive[process.pid]
-            self.codes.append(code)
-
-        process = Process.start(Command(self._shell, ["sh", "-c", script], descriptors=[descriptor]), note)
-        self._alive[process.pid] = process
-
-    def owner(self, pid: int) -> Callable[[], None] | None:
-        """As `Orphans` asks."""
-        process = self._alive.get(pid)
-        return None if process is None else process._reap
+        Process.start(Command(self._shell, ["sh", "-c", script], descriptors=[descriptor]), self.codes.append)
 
     def close(self) -> None:
         os.close(self._shell)
@@ -63,7 +51,7 @@ async def storm(count: int) -> dict[str, object]:
     readable, writable = os.pipe()
     kept_readable, kept_writable = os.pipe()
     children = Children()
-    orphans = Orphans(children.owner, loop=loop)
+    orphans = Orphans(owner_of, loop=loop)
     orphans.start()
     for number in range(OWN):
         if number == OWN // 2:

@@ -25,19 +25,19 @@ def command(shell: int, script: str, **more: object) -> Command:
     return Command(shell, ["sh", "-c", script], **more)  # type: ignore[arg-type]
 
 
-async def end_of(made: Command) -> int:
+async def end_of(made: Command) -> int | None:
     """Run a command to its end; return its code."""
-    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     Process.start(made, ended.set_result)
     return await asyncio.wait_for(ended, 10)
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -9), ("kill -15 $$", -15)])
 async def test_the_exit_is_told_once_with_its_code(shell: int, script: str, code: int) -> None:
-    codes: list[int] = []
+    codes: list[int | None] = []
     done = asyncio.Event()
 
-    def heard(each: int) -> None:
+    def heard(each: int | None) -> None:
         codes.append(each)
         done.set()
 
@@ -50,7 +50,7 @@ async def test_the_exit_is_told_once_with_its_code(shell: int, script: str, code
 
 
 async def test_a_signal_reaches_the_process_and_no_other_of_that_number(shell: int) -> None:
-    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     process = Process.start(command(shell, "exec sleep 1000"), ended.set_result)
     process.signal(signal.SIGTERM)
     assert await asyncio.wait_for(ended, 10) == -signal.SIGTERM
@@ -179,5 +179,5 @@ def test_a_process_is_seen_to_have_a_socket_or_not() -> None:
 
 
 async def test_many_deaths_at_once_are_all_told(shell: int) -> None:
-    codes: Sequence[int] = await asyncio.gather(*(end_of(command(shell, f"exit {number}")) for number in range(20)))
+    codes: Sequence[int | None] = await asyncio.gather(*(end_of(command(shell, f"exit {number}")) for number in range(20)))
     assert codes == list(range(20))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import MachineError, RunDirectoryHeld
-from agent.host.run_directory import RunDirectory, default, write_private
+from agent.host.run_directory import RunDirectory, write_private
 from tests.host.conftest import NOBODY
 
 
@@ -145,11 +145,3 @@ def test_a_private_file_is_written_once_and_never_through_a_link(tmp_path: Path)
             write_private(tmp_path / name, "other", None)
     assert (tmp_path / "copy").read_text() == "text"
     assert not (tmp_path / "elsewhere").exists()
-
-
-def test_where_it_lies_if_nobody_says(ordinary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    assert default() in {Path("/run/proxy-agent"), Path(f"/dev/shm/proxy-agent-{os.getuid()}")}
-    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/one:/run/two")
-    assert default() == Path("/run/one")

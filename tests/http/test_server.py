@@ -1,4 +1,5 @@
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -285,6 +286,32 @@ async def test_who_is_not_admitted_is_cut() -> None:
     async with serving(admission=lambda _: False) as name, line(name) as one:
         one.writer.write(GET)
         assert await one.rest() == b""
+
+
+async def test_a_request_at_a_unix_socket_tells_who_asked(tmp_path: Path) -> None:
+    async def tell(request: Request) -> Response:
+        assert request.peer is not None
+        return Response(200, f"{request.peer.pid} {request.peer.uid} {request.peer.gid}".encode())
+
+    made = Server(tell)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+    await made.start(listener)
+    try:
+        _, body = await client.fetch(tmp_path / "s", "/", timeout=5)
+    finally:
+        await made.close()
+    assert body.decode() == f"{os.getpid()} {os.geteuid()} {os.getegid()}"
+
+
+async def test_a_request_over_tcp_is_from_nobody_in_particular() -> None:
+    async def tell(request: Request) -> Response:
+        return Response(200, str(request.peer).encode())
+
+    async with serving(tell) as name, line(name) as one:
+        await one.send(GET)
+        assert await one.answer() == (200, b"None")
 
 
 async def test_a_handler_that_fails_costs_its_own_connection() -> None:

@@ -33,7 +33,7 @@ QUIETLY = ("-l", "warning", "--concurrency", "2")
 @contextmanager
 def bare_proxy(room: Room, binary: Path, config: Path, arguments: Sequence[str] = QUIETLY) -> Iterator[Process]:
     """Run a proxy by itself, without hot restart; it is killed at the end."""
-    command = [binary, "-c", config, "--disable-hot-restart", *arguments]
+    command: list[str | Path] = [binary, "-c", config, "--disable-hot-restart", *arguments]
     process = room.spawn_bare(command, log=room.directory / "bare.log")
     try:
         yield process

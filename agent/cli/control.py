@@ -1,0 +1,218 @@
+"""Orders to an agent that runs: `agent restart`, `upgrade`, `stop`, `pause`, `resume`, and the quick ones by name."""
+
+import json
+import os
+import select
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.options import Decorator, option
+from agent.cli.spans import Span
+from agent.core.errors import MachineError, UsageError
+from agent.quick import commands
+from agent.quick.client import Exchange, at_control, explain
+from agent.quick.place import chosen
+
+_HEAD_TIMEOUT = 10.0  # seconds for an agent whose loop turns to begin with its answer
+_EXECUTION_TIMEOUT = "60s"  # for a new program to be ready
+
+_run_dir: Decorator = option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The agent's run directory, where it is not usual.",
+)
+_as_json: Decorator = click.option("--json", "raw", is_flag=True, help="One JSON object a line, as it is told.")
+
+
+@click.command()
+@_run_dir
+@click.option("--binary", is_flag=True, help="Of the proxy's program as it is on disk now.")
+@click.option("--force", is_flag=True, help="Even of files that were refused before.")
+@click.option("--now", is_flag=True, help="Without waiting for other epochs to drain, or for a pause to end.")
+@_as_json
+@click.pass_context
+def restart(ctx: click.Context, /, run_dir: Path | None, *, raw: bool, **wishes: bool) -> int:
+    """Make a new epoch, and tell how it goes; exit 0 only if it serves."""
+    query = "&".join(f"{name}=1" for name, wished in wishes.items() if wished)
+    outcome = _follow(_place(ctx, run_dir), f"/restart?{query}", raw=raw)
+    return _conclude(outcome, "restart", raw=raw)
+
+
+@click.command()
+@_run_dir
+@_as_json
+@click.pass_context
+def upgrade(ctx: click.Context, /, run_dir: Path | None, *, raw: bool) -> int:
+    """Replace the agent by its program as it is on disk, in place; exit 0 only if the new one serves."""
+    place = _place(ctx, run_dir)
+    outcome = _follow(place, "/upgrade", raw=raw)
+    if outcome.get("outcome") != "executing":
+        return _conclude(outcome, "upgrade", raw=raw)
+    commands.until_ready(place, _EXECUTION_TIMEOUT)
+    return _conclude({"outcome": "serving"}, "upgrade", raw=raw)
+
+
+@click.command()
+@_run_dir
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Come back when the agent has gone.")
+@click.pass_context
+def stop(ctx: click.Context, /, run_dir: Path | None, *, wait: bool) -> None:
+    """Drain and stop the agent and its proxies, as SIGTERM does."""
+    exchange = _reach(_place(ctx, run_dir))
+    pid = exchange.peer
+    process = _open_process(pid) if wait else None
+    try:
+        click.echo(_ask(exchange, "stop", "/stop"))
+        if process is not None:
+            select.select([process], [], [])
+            click.echo(f"pid {pid} has gone")
+    finally:
+        if process is not None:
+            os.close(process)
+
+
+@click.command()
+@_run_dir
+@click.option(
+    "--for", "span", type=Span(), default="10m", show_default=True, help="After which they go on by themselves."
+)
+@click.pass_context
+def pause(ctx: click.Context, /, run_dir: Path | None, span: float) -> None:
+    """Hold rotations: what changes on disk meanwhile is taken up at the end of the pause."""
+    click.echo(_ask(_reach(_place(ctx, run_dir)), "pause", f"/pause?for={span:g}"))
+
+
+@click.command()
+@_run_dir
+@click.pass_context
+def resume(ctx: click.Context, /, run_dir: Path | None) -> None:
+    """End a pause."""
+    click.echo(_ask(_reach(_place(ctx, run_dir)), "resume", "/resume"))
+
+
+def _quick(name: str, help_text: str) -> click.Command:
+    """A command that is listed here, but reads its own arguments."""
+
+    def call(arguments: tuple[str, ...]) -> None:
+        place = _of_the_group(click.get_current_context())
+        given = [] if place is None else ["--run-dir", str(place)]
+        {"drain": commands.drain, "wait": commands.wait}[name]([*given, *arguments])
+
+    return click.Command(
+        name,
+        callback=call,
+        params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
+        help=help_text.partition("\n\n")[2].partition("\n\n")[0].strip(),
+        context_settings={"ignore_unknown_options": True, "help_option_names": []},
+        add_help_option=False,
+    )
+
+
+drain = _quick("drain", commands.DRAIN_HELP)
+wait = _quick("wait", commands.WAIT_HELP)
+
+COMMANDS = (drain, pause, restart, resume, stop, upgrade, wait)
+
+
+def _place(ctx: click.Context, given: Path | None) -> str:
+    found = given or _of_the_group(ctx)
+    return chosen(None if found is None else str(found))
+
+
+def _of_the_group(ctx: click.Context) -> Path | None:
+    """What stood before the command's name, as in `agent --run-dir DIR restart`."""
+    return None if ctx.parent is None else ctx.parent.params.get("run_dir")
+
+
+def _reach(place: str) -> Exchange:
+    return at_control(place, time.monotonic() + _HEAD_TIMEOUT)
+
+
+def _ask(exchange: Exchange, verb: str, target: str) -> str:
+    """The answer to an order that is soon done. Raises `MachineError`, or `UsageError` if it cannot be meant."""
+    try:
+        status = exchange.ask("POST", target)
+        text = exchange.text()
+    except OSError as error:
+        raise _unanswered(exchange, verb, error) from None
+    finally:
+        exchange.close()
+    return _judge(verb, status, text)
+
+
+def _unanswered(exchange: Exchange, verb: str, error: OSError) -> MachineError:
+    return MachineError(f"cannot {verb}: no answer from pid {exchange.peer}: {explain(error)}; look at its log")
+
+
+def _judge(verb: str, status: int, text: str) -> str:
+    if status in {200, 202}:
+        return text
+    if text.startswith("cannot "):
+        raise (UsageError if status == 400 else MachineError)(text)
+    message = f"cannot {verb}: {text or f'the agent answers {status}'}"
+    raise MachineError(message)
+
+
+def _follow(place: str, target: str, *, raw: bool) -> dict[str, Any]:
+    """Print a timeline as it comes; return the last outcome told, an empty one if the agent went away before it."""
+    exchange = _reach(place)
+    outcome: dict[str, Any] = {}
+    try:
+        _expect_timeline(exchange, target)
+        for line, row in _timeline(exchange):
+            outcome = row if "outcome" in row else outcome
+            _print(line, row, raw=raw)
+    finally:
+        exchange.close()
+    return outcome
+
+
+def _expect_timeline(exchange: Exchange, target: str) -> None:
+    verb = target.lstrip("/").partition("?")[0]
+    try:
+        status = exchange.ask("POST", target)
+        if status != 200:
+            _judge(verb, status, exchange.text())
+    except OSError as error:
+        raise _unanswered(exchange, verb, error) from None
+    exchange.deadline = None  # the agent has deadlines of its own
+
+
+def _timeline(exchange: Exchange) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        for line in exchange.lines():
+            yield line, json.loads(line)
+    except (OSError, ValueError):
+        return  # it broke off
+
+
+def _print(line: str, row: dict[str, Any], *, raw: bool) -> None:
+    if raw:
+        click.echo(line)
+    elif "text" in row:
+        click.echo(f"{row['at']:8.3f} s  {row['text']}")
+
+
+def _conclude(outcome: dict[str, Any], verb: str, *, raw: bool) -> int:
+    word, epoch, reason = outcome.get("outcome"), outcome.get("epoch"), outcome.get("reason")
+    if word == "serving":
+        if not raw:
+            click.echo("the new agent serves" if epoch is None else f"epoch {epoch} serves")
+        return 0
+    if word is None:
+        reason = "the agent went away before it told how it ended; look at its log"
+    message = f"cannot {verb}: {reason or word}"
+    raise MachineError(message)
+
+
+def _open_process(pid: int) -> int | None:
+    """A descriptor that is readable when the process has ended; None for one that is out of sight."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None

@@ -1,0 +1,72 @@
+"""The demonstration's certificate authority, and the pairs it puts where the agent looks for them."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+NAME = "localhost"
+CHAIN, KEY, ROOT = "tls.crt", "tls.key", "ca.crt"
+_LIFE = timedelta(days=1)
+_SLACK = timedelta(minutes=5)  # of clocks that disagree
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and the key that fits it, as PEM. `serial` in hexadecimal."""
+
+    serial: str
+    chain: bytes
+    key: bytes
+
+
+class Authority:
+    """Issues certificates for NAME; what it signs with never leaves this object."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "agent demo")])
+        basic = x509.BasicConstraints(ca=True, path_length=0)
+        builder = _valid_now(self._name, self._key.public_key()).issuer_name(self._name)
+        self._own = builder.add_extension(basic, critical=True).sign(self._key, SHA256())
+
+    @property
+    def pem(self) -> bytes:
+        """What clients trust."""
+        return self._own.public_bytes(Encoding.PEM)
+
+    def issue(self) -> Pair:
+        """A new key with its certificate."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+        names = x509.SubjectAlternativeName([x509.DNSName(NAME)])
+        builder = _valid_now(subject, key.public_key()).issuer_name(self._name)
+        certificate = builder.add_extension(names, critical=False).sign(self._key, SHA256())
+        chain = certificate.public_bytes(Encoding.PEM)
+        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return Pair(f"{certificate.serial_number:x}", chain, secret)
+
+
+def write_pair(directory: Path, pair: Pair) -> None:
+    """Write a pair over what is there, the certificate first: for a moment its key does not fit, as in real life."""
+    (directory / CHAIN).write_bytes(pair.chain)
+    write_key(directory, pair)
+
+
+def write_key(directory: Path, pair: Pair) -> None:
+    """Write the key alone; nobody but its owner reads it."""
+    path = directory / KEY
+    path.touch(mode=0o600)
+    path.write_bytes(pair.key)
+
+
+def _valid_now(subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(subject).public_key(key)
+    builder = builder.serial_number(x509.random_serial_number())
+    return builder.not_valid_before(now - _SLACK).not_valid_after(now + _LIFE)

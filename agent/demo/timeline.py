@@ -1,0 +1,85 @@
+"""The epochs over time, as rows of characters: what each was at every moment of the last while."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from agent.demo.journal import CANDIDATE, DRAINING, SERVING, Epoch
+
+DEAD = "dead"  # without having drained
+GONE = "gone"
+MARKS = {CANDIDATE: "░", SERVING: "█", DRAINING: "▒", DEAD: "✗", GONE: " "}
+_KEPT = 100
+
+
+@dataclass(slots=True)
+class Life:
+    """One epoch: since when it was in which state (monotonic seconds), in order."""
+
+    number: int
+    steps: list[tuple[float, str]] = field(default_factory=list)
+    serial: str = ""
+
+    @property
+    def state(self) -> str:
+        """What it is now."""
+        return self.steps[-1][1]
+
+    def become(self, state: str, at: float) -> None:
+        """Note a state, if it is another one. What leaves without having served does not drain: it was dropped."""
+        if state in {DRAINING, GONE} and not self.has_served:
+            state = DEAD
+        if not self.steps or self.state != state:
+            self.steps.append((at, state))
+
+    @property
+    def has_served(self) -> bool:
+        """Whether clients ever came to it."""
+        return any(state == SERVING for _, state in self.steps)
+
+
+class Timeline:
+    """Remembers the lives of the epochs from looking at the states, again and again."""
+
+    def __init__(self) -> None:
+        self.lives: dict[int, Life] = {}
+
+    def observe(self, epochs: Iterable[Epoch], at: float) -> None:
+        """Take what the agent's state says at a moment: who is not in it any more is gone."""
+        now = {each.number: each.state for each in epochs}
+        for number in now.keys() - self.lives.keys():
+            self.lives[number] = Life(number)
+        for number, life in self.lives.items():
+            if number in now:
+                life.become(now[number], at)
+            elif life.state not in {GONE, DEAD}:
+                life.become(DEAD if life.state == SERVING else GONE, at)
+        for number in sorted(self.lives)[:-_KEPT]:
+            del self.lives[number]
+
+    def serves(self, number: int | None, serial: str) -> None:
+        """Note the certificate of an epoch."""
+        if number in self.lives:
+            self.lives[number].serial = serial
+
+    def latest(self, count: int) -> list[Life]:
+        """The newest epochs, newest first."""
+        return [self.lives[number] for number in sorted(self.lives, reverse=True)[:count]]
+
+
+def row(life: Life, end: float, cell: float, width: int) -> str:
+    """What an epoch was until `end`, in `width` cells of `cell` seconds each; what was short still gets a cell.
+
+    The cells lie on a grid of absolute time, so that everything moves by the same step at the same moment.
+    """
+    start = int(end // cell) - width + 1
+    marks = [" "] * width
+    free = int(life.steps[0][0] // cell) - start  # the first cell that is not taken
+    for (since, state), (until, _) in pairwise([*life.steps, (end + cell, GONE)]):
+        if state == GONE:
+            break
+        first = max(free, int(since // cell) - start)
+        free = first + 1 if state == DEAD else max(int(until // cell) - start, first + 1)
+        for place in range(max(first, 0), min(free, width)):
+            marks[place] = MARKS[state]
+    return "".join(marks)

@@ -1,0 +1,89 @@
+"""Looks at everything that happens, as it happens: the agent's state and log, and the reports of the clients."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.demo.journal import Entry, Epoch, read_state
+from agent.demo.scene import Scene
+from agent.demo.score import Score
+from agent.demo.story import Story, short, span
+from agent.demo.timeline import Timeline
+from agent.host.inotify import Inotify
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, in words, at a moment (monotonic seconds)."""
+
+    at: float
+    text: str
+
+
+class Watch:
+    """What is known by now. `tell` passes every event on."""
+
+    def __init__(self, scene: Scene, listener: Callable[[Event], None]) -> None:
+        self.scene = scene
+        self.score = Score()
+        self.timeline = Timeline()
+        self.epochs: list[Epoch] = []
+        self._story = Story()
+        self._listener = listener
+        self._inotify: Inotify | None = None
+        self._changed = asyncio.Event()
+
+    def start(self) -> None:
+        """Hear of every change in the state and in the log; without inotify, with the next report or frame."""
+        with contextlib.suppress(OSError):
+            self._inotify = Inotify()
+            self._inotify.arm([str(self.scene.run_directory)], [str(self.scene.log.path.parent)])
+            asyncio.get_running_loop().add_reader(self._inotify.fileno(), self._heard)
+
+    def close(self) -> None:
+        """Hear no more."""
+        if self._inotify is not None:
+            asyncio.get_running_loop().remove_reader(self._inotify.fileno())
+            self._inotify.close()
+            self._inotify = None
+
+    def tell(self, text: str) -> None:
+        """Say that something happened now."""
+        self._listener(Event(time.monotonic(), text))
+
+    async def until(self, holds: Callable[[], bool], timeout: float) -> None:
+        """Return when something holds, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while not holds():
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    async def follow(self, reports: asyncio.StreamReader) -> None:
+        """Take the reports of the clients until there are no more; half a one, of clients that died, is none."""
+        while (line := await reports.readline()).endswith(b"\n"):
+            for rotation in self.score.take(json.loads(line)):
+                self.tell(f"serial {short(rotation.serial)} served {span(rotation.took or 0)} after it was written")
+            self.look()
+
+    def _heard(self) -> None:
+        if self._inotify is not None:
+            self._inotify.read()
+        self.look()
+
+    def look(self) -> None:
+        """Read what is new in the state and in the log."""
+        self.epochs = read_state(self.scene.run_directory)
+        self.timeline.observe(self.epochs, time.monotonic())
+        for entry in self.scene.log.entries():
+            self._take(entry)
+        self._changed.set()
+
+    def _take(self, entry: Entry) -> None:
+        if entry.name == "epoch.serving":
+            self.timeline.serves(entry.epoch, entry.serial)
+        if text := self._story.words(entry):
+            self.tell(text)

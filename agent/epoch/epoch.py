@@ -1,0 +1,348 @@
+"""The way in: a few lines make any asyncio server an epoch that can be replaced without one client noticing.
+
+    async def main(epoch: Epoch) -> None:
+        files = epoch.configuration["tls"]                          # the file of -c: YAML of the application's own
+        tls = epoch.tls_context(files["certificate_chain"]["filename"], files["private_key"]["filename"])
+        web = await epoch.listen("127.0.0.1", 8443)                 # everything that may fail comes before …
+        await epoch.admitted()                                      # … this line: the gate
+        servers = [await asyncio.start_server(handle, sock=each, ssl=tls, backlog=BACKLOG) for each in web.sockets]
+        await epoch.serve()                                         # until a successor serves, or SIGTERM
+        for server in servers:
+            server.close()
+        await epoch.terminated()                                    # what is connected may finish
+
+    run(main)
+
+The order is the point, and it is checked: sockets can be had behind the gate only, so that a candidate that is thrown
+away has never accepted anybody. Whatever comes before the gate is what `--mode validate` runs. Without an agent and
+without a chain (no `--restart-epoch`, `--base-id` or `--socket-path`) the same program just binds and serves.
+
+What the agent wants to know of an epoch is answered by itself, at the address that it adds to the configuration: which
+certificates `tls_context` has loaded, where it listens, how many clients there are (by the kernel's word), statistics.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from enum import IntEnum
+from pathlib import PurePath
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from agent.core.errors import AgentError, BadInput, UsageError
+from agent.epoch import configuration, listening, shapes, statistics
+from agent.epoch.arguments import Answer, Arguments, parse
+from agent.epoch.console import Console, Facts
+from agent.epoch.gate import knock
+from agent.epoch.hot_restart import HotRestart, Part
+from agent.epoch.listener import Listener
+from agent.epoch.listening import Bound
+from agent.handoff.vault import Place
+from agent.host import clock
+from agent.stats.writer import Writer
+
+_IN_A_CHAIN = frozenset({"restart_epoch", "base_id", "socket_path"})
+_USAGE_ERROR = 2
+
+
+class Stage(IntEnum):
+    """How far an epoch has come; it only goes forward."""
+
+    MADE = 0
+    PREPARING = 1
+    ADMITTED = 2
+    SERVING = 3
+    DRAINING = 4
+    ENDING = 5
+
+
+class Validated(BaseException):
+    """There is nothing left to validate; it ends the block of the epoch, and no further."""
+
+
+class Epoch:
+    """One generation of a server. To be used by `async with`, from within the task that serves."""
+
+    def __init__(self, arguments: Arguments, program: str) -> None:
+        self.arguments = arguments
+        self.stats = statistics.open_writer() if arguments.mode == "serve" else Writer.private()
+        """Counters and gauges, which the console tells, the agent adds up over all epochs, and a successor hears of."""
+        self._configuration = configuration.Configuration()
+        self._stage = Stage.MADE
+        self._facts = Facts(program, arguments, self.stats)
+        self._listeners: list[Listener] = []
+        self._restart: HotRestart | None = None
+        self._console: Console | None = None
+        self._console_end: asyncio.Task[None] | None = None
+        self._owner: asyncio.Task[Any] | None = None
+        self._was_stopped = False
+        self._drained = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._drain_began = 0.0
+
+    @classmethod
+    def from_command_line(cls, arguments: Sequence[str] | None = None) -> Self:
+        """Read the command line, by default this program's, its name in front.
+
+        Answers --version, --hot-restart-version and --help, and complains about what cannot be meant: by SystemExit.
+        """
+        program, *rest = sys.argv if arguments is None else arguments
+        name = PurePath(os.path.realpath(program)).name  # a supervisor may run it by an open descriptor
+        try:
+            return cls(parse(rest, name), name)
+        except Answer as answer:
+            sys.stdout.write(f"{answer.text}\n")
+            raise SystemExit(0) from None
+        except UsageError as error:
+            sys.stderr.write(f"{name}: {error}\n")
+            raise SystemExit(_USAGE_ERROR) from None
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The configuration file, a mapping of the application's own; files in it may be called `/dev/fd/N`."""
+        return self._configuration.tree
+
+    @property
+    def number(self) -> int:
+        """The number the agent has given it, from 1; in a chain without an agent the restart epoch."""
+        return statistics.number() or self.arguments.restart_epoch
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether clients are to be gone soon."""
+        return self._stage >= Stage.DRAINING
+
+    def client_should_leave(self) -> bool:
+        """Whether to ask the next client to leave (`connection: close` in HTTP/1.1), by --drain-strategy.
+
+        Never before the drain; then with a likelihood that grows over the drain time, lest all come back at once.
+        """
+        if not self.is_draining:
+            return False
+        if self.arguments.drain_strategy == "immediate" or not self.arguments.drain_time:
+            return True
+        elapsed = clock.monotonic() - self._drain_began
+        return random.random() < elapsed / self.arguments.drain_time  # noqa: S311  # nothing secret
+
+    # Life
+
+    async def __aenter__(self) -> Self:
+        """Read the configuration and take the place in the chain. Raises `BadInput`, `UsageError`, `MachineError`."""
+        self._expect(Stage.MADE)
+        self._stage = Stage.PREPARING
+        self._owner = asyncio.current_task()
+        self._configuration = configuration.read(self.arguments.config_path, self.arguments.config_yaml)
+        if self._is_validating:
+            return self
+        self._hear_signals()
+        try:
+            await self._begin()
+        except BaseException as error:
+            await self._end()
+            if not self._swallows(error):
+                raise
+            raise SystemExit(0) from None
+        return self
+
+    async def _begin(self) -> None:
+        if not self.arguments.disable_hot_restart and self.arguments.given & _IN_A_CHAIN:
+            self._restart = HotRestart(self.arguments, self._part())
+            await self._restart.join()
+            self._facts.chain_began = self._restart.started_at
+        if self._configuration.console is not None:
+            self._console = Console(self._facts)
+            await self._console.open(self._configuration.console)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Leave the chain and close what is open. A stop that came before it served ends the block quietly."""
+        await self._end()
+        return error is not None and self._swallows(error)
+
+    def _swallows(self, error: BaseException) -> bool:
+        """Whether it was this epoch that ended its block."""
+        if isinstance(error, asyncio.CancelledError) and self._was_stopped and self._owner is not None:
+            return self._owner.uncancel() == 0
+        return isinstance(error, Validated)
+
+    async def _end(self) -> None:
+        self._stage = Stage.ENDING
+        if not self._is_validating:
+            self._ignore_signals()
+        if self._restart is not None:
+            self._restart.close()
+        if self._console_end is not None:
+            await self._console_end
+        elif self._console is not None:
+            await self._console.close()
+        for listener in self._listeners:
+            listener.close()
+
+    # Preparing
+
+    async def listen(self, host: str, port: int) -> Listener:
+        """Listen on a literal IPv4 or IPv6 address: with the predecessor's sockets, or with one bound now.
+
+        Raises `AddressHeld` if somebody else listens there, `MachineError`, `UsageError`.
+        """
+        name = f"[{host.replace(':', '_')}]_{port}" if ":" in host else f"{host}_{port}"
+        return await self._listen(listening.tcp(host, port), name, None)
+
+    async def listen_unix(self, path: str, mode: int | None = None) -> Listener:
+        """The same at a Unix socket; `mode` is its file's, if it is bound here."""
+        return await self._listen(listening.unix(path), path.replace(":", "_"), mode)
+
+    async def _listen(self, place: Place, name: str, mode: int | None) -> Listener:
+        self._expect(Stage.PREPARING)
+        bound = Bound(place)
+        listener = Listener(bound)
+        if not self._is_validating:
+            bound.sockets.extend(await self._sockets(place, mode))
+            self._facts.listeners[name] = bound
+            self._listeners.append(listener)
+        return listener
+
+    async def _sockets(self, place: Place, mode: int | None) -> list[socket.socket]:
+        inherited = [] if self._restart is None else await self._restart.inherit(place)
+        return inherited or [listening.bind(place, mode)]
+
+    def tls_context(self, certificate_chain: str, private_key: str) -> ssl.SSLContext:
+        """A server's context with a certificate and its key, which the agent compares with what it meant to be served.
+
+        Raises `BadInput` if they cannot be read or do not belong together.
+        """
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            pem = shapes.Pem.read(certificate_chain)
+            context.load_cert_chain(certificate_chain, private_key)
+        except (OSError, ValueError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            raise BadInput(f"cannot load {certificate_chain} with {private_key}: {why}") from error
+        self._facts.certificates.append(shapes.Context((pem,)))
+        return context
+
+    async def admitted(self) -> None:
+        """Wait at the gate, for as long as it takes; whoever is not wanted never comes back from here.
+
+        With `--mode validate` nobody does: everything has been validated by now, and the epoch's block ends.
+        """
+        self._expect(Stage.PREPARING)
+        if self._is_validating:
+            raise Validated
+        self._facts.state = shapes.INITIALIZING
+        if self._configuration.gate is not None:
+            self._facts.waits_at_gate = True
+            await knock(self._configuration.gate)
+            self._facts.waits_at_gate = False
+        self._stage = Stage.ADMITTED
+        for listener in self._listeners:
+            listener.admit()
+
+    # Serving
+
+    async def serve(self) -> None:
+        """Say that the server accepts, which makes the predecessor drain; return when this one shall.
+
+        Then close the server's sockets. Connections go on until `terminated`.
+        """
+        self._expect(Stage.ADMITTED)
+        if not self.is_draining:  # else it was stopped on the last yards
+            self._stage = Stage.SERVING
+            self._facts.state = shapes.LIVE
+            if self._restart is not None:
+                self._restart.serve()
+        await self._drained.wait()
+        await asyncio.sleep(0)  # what was accepted in the last turn is a connection in this one
+
+    async def terminated(self) -> None:
+        """Return when it is time to exit: clients that are still connected are cut. Clients may well leave earlier."""
+        await self._ended.wait()
+
+    # Being told
+
+    def _part(self) -> Part:
+        deltas: list[statistics.Deltas] = []
+
+        def stats() -> tuple[dict[str, int], dict[str, int]]:
+            if not deltas:
+                deltas.append(statistics.Deltas(self.stats))
+            self._facts.count_clients()
+            return deltas[0].take()
+
+        return Part(self._lend, self._drain, self._shut_console, self._terminate, stats)
+
+    def _lend(self, place: Place) -> int | None:
+        found = (bound.lend(place) for bound in self._facts.listeners.values())
+        return next((descriptor for descriptor in found if descriptor is not None), None)
+
+    def _drain(self) -> None:
+        if self._stage >= Stage.DRAINING or self._stage < Stage.ADMITTED:
+            return
+        self._stage = Stage.DRAINING
+        self._facts.state = shapes.DRAINING
+        self._drain_began = clock.monotonic()
+        for listener in self._listeners:
+            listener.stop()
+        self._drained.set()
+
+    def _shut_console(self) -> None:
+        if self._console is not None and self._console_end is None:
+            self._console_end = asyncio.get_running_loop().create_task(self._console.close())
+
+    def _terminate(self) -> None:
+        """SIGTERM, or the successor's word for it. Before it serves there is nothing to finish; nor the second time."""
+        was_ended = self._ended.is_set()
+        self._drain()
+        self._ended.set()
+        if (was_ended or self._stage < Stage.DRAINING) and self._owner is not None and not self._was_stopped:
+            self._was_stopped = True
+            self._owner.cancel()
+
+    def _hear_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._terminate)
+        if self.arguments.given & _IN_A_CHAIN:
+            for number in (signal.SIGHUP, signal.SIGUSR1):  # meant for Envoy: whoever sends them wants no death
+                loop.add_signal_handler(number, _do_nothing)
+
+    def _ignore_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            loop.remove_signal_handler(number)
+
+    # Order
+
+    @property
+    def _is_validating(self) -> bool:
+        return self.arguments.mode != "serve"
+
+    def _expect(self, expected: Stage) -> None:
+        if self._stage is not expected and not (expected is Stage.ADMITTED and self._stage is Stage.DRAINING):
+            wanted, found = expected.name.lower(), self._stage.name.lower()
+            raise RuntimeError(f"the epoch is {found}, and this is for one that is {wanted}: see {__name__}")
+
+
+def run(main: Callable[[Epoch], Awaitable[None]], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a server to its end, and exit: 0 when it was told to, 1 with one line on stderr when it could not go on."""
+    epoch = Epoch.from_command_line(arguments)
+    try:
+        asyncio.run(_run(epoch, main))
+    except AgentError as error:
+        sys.exit(str(error))
+    sys.exit(0)
+
+
+async def _run(epoch: Epoch, main: Callable[[Epoch], Awaitable[None]]) -> None:
+    async with epoch:
+        await main(epoch)
+
+
+def _do_nothing() -> None:
+    pass

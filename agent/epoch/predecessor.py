@@ -1,0 +1,187 @@
+"""The epoch before this one: it is asked for its sockets and statistics, and told to drain and to exit."""
+
+import asyncio
+import contextlib
+import os
+import socket
+
+from agent.core.errors import MachineError
+from agent.epoch.outbox import Outbox
+from agent.handoff.channel import Letter
+from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply, Request
+from agent.handoff.vault import Place
+
+PATIENCE = 10.0
+"""Seconds for a predecessor to appear, and for each of its answers: Envoy waits for ever for an answer, and as long as
+this for a name that nobody has, which is also how long it waits for somebody to take an answer of its own."""
+
+_KNOCK_INTERVAL = 0.05  # the kernel does not tell when somebody binds an abstract name
+_WORKERS_LIMIT = 1024
+
+
+class Predecessor:
+    """Asks one question at a time. `address` is where it takes requests; its answers are given to `take`.
+
+    Every question raises `MachineError` if it is gone or does not answer; after that it is written off, and asked
+    nothing more.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._outbox = Outbox(address)
+        self._turn = asyncio.Lock()
+        self._asked = ""
+        self._answer: asyncio.Future[Letter] | None = None
+        self._failure: str | None = None
+        self._is_terminated = False
+
+    # Questions
+
+    async def shutdown_admin(self) -> int:
+        """Have it give up its console; return when the first of the chain was started, in calendar seconds.
+
+        It may be starting itself: it is waited for.
+        """
+        reply = await self._ask(Request(shutdown_admin=Request.ShutdownAdmin()), waiting=True)
+        return reply.message.reply.shutdown_admin.original_start_time_unix_seconds
+
+    async def inherit(self, place: Place) -> list[socket.socket]:
+        """Duplicates of what it has at a place, one for each worker that accepts by itself; none: nobody listens.
+
+        Each is non-blocking and closed on exec. They stop at the first that is no queue of its own: a place whose
+        workers share one socket has one, and so has one that was bound for us and does not listen yet.
+        """
+        inherited: list[socket.socket] = []
+        try:
+            for worker in range(_WORKERS_LIMIT):
+                descriptor = await self._socket(Place(place.address, place.namespace, worker))
+                if descriptor is None:
+                    break
+                received = socket.socket(fileno=descriptor)
+                received.setblocking(False)
+                if inherited and (_is_same(inherited[0], received) or not listens(received)):
+                    received.close()
+                    break
+                inherited.append(received)
+                if not (listens(received) and _may_have_siblings(received)):
+                    break
+        except BaseException:
+            for each in inherited:
+                each.close()
+            raise
+        return inherited
+
+    async def _socket(self, place: Place) -> int | None:
+        request = Request.PassListenSocket(
+            address=place.address, worker_index=place.worker, network_namespace=place.namespace
+        )
+        return (await self._ask(Request(pass_listen_socket=request))).descriptor
+
+    async def stats(self) -> tuple[dict[str, int], dict[str, int]]:
+        """By how much its counters grew since it was last asked, and its gauges."""
+        stats = (await self._ask(Request(stats=Request.Stats()))).message.reply.stats
+        return dict(stats.counter_deltas), dict(stats.gauges)
+
+    async def _ask(self, request: Request, *, waiting: bool = False) -> Letter:
+        async with self._turn:
+            if self._failure is not None:
+                raise MachineError(self._failure)
+            return await self._answered(request, waiting=waiting)
+
+    async def _answered(self, request: Request, *, waiting: bool) -> Letter:
+        self._asked = request.WhichOneof("request") or ""
+        answer: asyncio.Future[Letter] = asyncio.get_running_loop().create_future()
+        self._answer = answer
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._send(request, waiting=waiting)
+                return await answer
+        except BaseException as error:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                _close(answer.result().descriptor)  # it came when nobody waited any more
+            if not isinstance(error, TimeoutError):
+                raise
+            self._failure = f"cannot go on with {self._outbox.address}: no answer to {self._asked} in {PATIENCE:g} s"
+            raise MachineError(self._failure) from None
+        finally:
+            self._answer = None
+
+    async def _send(self, request: Request, *, waiting: bool) -> None:
+        message = HotRestartMessage(request=request)
+        while True:
+            try:
+                self._outbox.send(message)
+            except MachineError:
+                if not waiting:
+                    raise
+                await asyncio.sleep(_KNOCK_INTERVAL)
+            else:
+                return
+
+    # Answers
+
+    def take(self, letter: Letter) -> None:
+        """Give it an answer. One that fits no question, and a descriptor on it, counts for nothing."""
+        kind = _kind(letter.message)
+        if self._answer is None or self._answer.done() or kind not in {self._asked, "not understood"}:
+            _close(letter.descriptor)
+        elif kind != self._asked:
+            _close(letter.descriptor)
+            self._answer.set_exception(MachineError(f"cannot go on: {self._outbox.address} knows no {self._asked}"))
+        elif kind == "pass_listen_socket":
+            self._answer.set_result(Letter(letter.message, _wanted(letter)))
+        else:
+            _close(letter.descriptor)
+            self._answer.set_result(Letter(letter.message, None))
+
+    # Orders
+
+    def drain_listeners(self) -> None:
+        """Tell it to accept no more; if it is gone, nobody does."""
+        self._tell(Request(drain_listeners=Request.DrainListeners()))
+
+    def terminate(self) -> None:
+        """Tell it to exit, once; if it is gone, it has."""
+        if not self._is_terminated:
+            self._is_terminated = True
+            self._tell(Request(terminate=Request.Terminate()))
+
+    def close(self) -> None:
+        """Say no more."""
+        self._outbox.close()
+
+    def _tell(self, request: Request) -> None:
+        with contextlib.suppress(MachineError):
+            self._outbox.send(HotRestartMessage(request=request))
+
+
+def listens(made: socket.socket) -> bool:
+    """Whether a stream socket has a queue for clients; one that takes datagrams counts as if it had."""
+    return made.type != socket.SOCK_STREAM or made.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+
+
+def _may_have_siblings(made: socket.socket) -> bool:
+    return made.family != socket.AF_UNIX and made.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+
+
+def _is_same(one: socket.socket, other: socket.socket) -> bool:
+    return os.path.sameopenfile(one.fileno(), other.fileno())
+
+
+def _kind(message: HotRestartMessage) -> str:
+    if message.didnt_recognize_your_last_message:
+        return "not understood"
+    reply: Reply = message.reply
+    return reply.WhichOneof("reply") or "" if message.HasField("reply") else ""
+
+
+def _wanted(letter: Letter) -> int | None:
+    """The descriptor of an answer that says it brings one."""
+    if letter.message.reply.pass_listen_socket.fd >= 0:
+        return letter.descriptor
+    _close(letter.descriptor)
+    return None
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)

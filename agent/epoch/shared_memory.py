@@ -1,0 +1,111 @@
+"""The word of memory that the processes of a chain share: whether one of them is still starting.
+
+Epoch 0 makes the file anew, every later one opens it. The layout is `agent.handoff.segment`'s. Envoy never removes the
+file and leaves the flag standing if it dies while it starts; this epoch takes its flag back, and the last of a chain
+removes the file.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+
+from agent.core.errors import MachineError
+from agent.handoff.segment import HotRestartVersion, Segment
+
+_INITIALIZING = 1
+_WORD = 8
+
+
+@dataclass
+class SharedMemory:
+    """One process's hold on the file."""
+
+    segment: Segment
+    _descriptor: int
+    _flags_at: int
+    _is_starting: bool = False
+
+    @classmethod
+    def attach(cls, base_id: int, version: HotRestartVersion, *, first: bool) -> "SharedMemory":
+        """Make the file (the first of a chain) or open it, and say that this process is starting.
+
+        Raises `MachineError` if it is not there, is of another version, or if somebody else is starting.
+        """
+        segment = Segment(base_id)
+        if first:
+            _make(segment, version)
+        memory = cls(segment, _open(segment), version.size - _WORD)
+        try:
+            memory._check(version)
+            memory._begin()
+        except (MachineError, OSError):
+            memory.close()
+            raise
+        return memory
+
+    def started(self) -> None:
+        """Say that this process has started; the next one may come."""
+        if self._is_starting:
+            self._is_starting = False
+            self._write(self._read() & ~_INITIALIZING)
+
+    def close(self) -> None:
+        """Let go, and take the flag back if it is ours; harmless when repeated."""
+        if self._descriptor != -1:
+            self.started()
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def remove(self) -> None:
+        """Remove the file, if it still is the one that was attached: the chain ends here."""
+        try:
+            same = os.path.samestat(os.fstat(self._descriptor), self.segment.path.lstat())
+        except OSError:
+            return
+        if same:
+            self.segment.release()
+
+    def _check(self, version: HotRestartVersion) -> None:
+        header = os.pread(self._descriptor, 2 * _WORD, 0)
+        size, major = (int.from_bytes(header[start : start + _WORD], sys.byteorder) for start in (0, _WORD))
+        if (major, size) != (version.major, version.size) or os.fstat(self._descriptor).st_size < size:
+            message = (
+                f"cannot join the chain of {self.segment.path}: it is of hot-restart version {major}.{size}, this "
+                f"program's is {version}; start as --restart-epoch 0 of another --base-id"
+            )
+            raise MachineError(message)
+
+    def _begin(self) -> None:
+        flags = self._read()
+        if flags & _INITIALIZING:
+            message = (
+                f"cannot join the chain of {self.segment.path}: another process of it is still starting; try again "
+                "when it has, or, if none is left, start as --restart-epoch 0 of another --base-id"
+            )
+            raise MachineError(message)
+        self._write(flags | _INITIALIZING)
+        self._is_starting = True
+
+    def _read(self) -> int:
+        return int.from_bytes(os.pread(self._descriptor, _WORD, self._flags_at), sys.byteorder)
+
+    def _write(self, flags: int) -> None:
+        os.pwrite(self._descriptor, flags.to_bytes(_WORD, sys.byteorder), self._flags_at)
+
+
+def _make(segment: Segment, version: HotRestartVersion) -> None:
+    segment.release()
+    if not segment.claim(version):
+        message = f"cannot create {segment.path}: somebody else's is in the way; choose another --base-id"
+        raise MachineError(message)
+
+
+def _open(segment: Segment) -> int:
+    try:
+        return os.open(segment.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        message = f"cannot join a chain: {segment.path} is not there; the first process is --restart-epoch 0"
+        raise MachineError(message) from None
+    except OSError as error:
+        message = f"cannot join a chain: cannot open {segment.path}: {error.strerror}"
+        raise MachineError(message) from error

@@ -1,0 +1,68 @@
+"""Where an agent's run directory lies, and who is there."""
+
+import os
+
+from agent.core.errors import MachineError
+
+
+class NoAgent(MachineError):
+    """Nobody answers at a run directory: perhaps not yet, perhaps no more."""
+
+
+def default() -> str:
+    """Where it lies if nobody says: systemd's, /run, the user's own, or /dev/shm on a read-only root."""
+    if (given := os.environ.get("RUNTIME_DIRECTORY")) is not None:
+        return given.partition(":")[0]
+    if os.access("/run", os.W_OK):
+        return "/run/proxy-agent"
+    if (own := os.environ.get("XDG_RUNTIME_DIR")) is not None and os.access(own, os.W_OK):
+        return f"{own}/proxy-agent"
+    return f"/dev/shm/proxy-agent-{os.getuid()}"  # noqa: S108  # as the agent itself chooses
+
+
+def chosen(given: str | None) -> str:
+    """The run directory that is meant: `given`, AGENT_RUN_DIR or the default."""
+    return given or os.environ.get("AGENT_RUN_DIR") or default()
+
+
+def nobody_there(directory: str) -> MachineError:
+    """Why there is no answer from an agent at this directory, as far as the files in it can tell."""
+    try:
+        if "lock" not in os.listdir(directory):  # noqa: PTH208  # pathlib takes longer to import than all of this to run
+            return _missing(directory, "it is no agent's run directory")
+        holder = _last_holder(directory)
+    except PermissionError:
+        return forbidden(directory)
+    except FileNotFoundError:
+        return _missing(directory, "there is no such directory")
+    except OSError as error:
+        return _missing(directory, error.strerror or str(error))
+    if _is_locked(f"{directory}/lock"):
+        return NoAgent(f"cannot reach the agent at {directory}: it is there ({holder}), but takes no orders yet")
+    return NoAgent(f"cannot reach the agent at {directory}: the last one there ({holder}) is gone; start one")
+
+
+def forbidden(directory: str) -> MachineError:
+    """What to say where the kernel does not let us in."""
+    return MachineError(
+        f"cannot reach the agent at {directory}: permission denied; ask as root or as the user it runs as"
+    )
+
+
+def _missing(directory: str, why: str) -> NoAgent:
+    return NoAgent(f"cannot reach an agent at {directory}: {why}; start one, or name its directory by --run-dir")
+
+
+def _last_holder(directory: str) -> str:
+    with open(f"{directory}/lock", "rb") as file:  # noqa: PTH123  # as above
+        return f"pid {file.read(32).decode(errors='replace').strip() or 'unknown'}"
+
+
+def _is_locked(path: str) -> bool:
+    """Whether somebody holds the lock, as proc_locks(5) tells: to try it could keep an agent from starting."""
+    try:
+        inode = f":{os.stat(path).st_ino} "  # noqa: PTH116  # as above
+        with open("/proc/locks", encoding="ascii") as file:  # noqa: PTH123  # as above
+            return any("FLOCK" in line and inode in line for line in file)
+    except OSError:
+        return False

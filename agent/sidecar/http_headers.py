@@ -1,0 +1,80 @@
+"""What of a message goes on to the other side, and what is added, as far as Envoy's way of it matters."""
+
+import time
+import uuid
+from email.utils import formatdate
+
+import h11
+
+Headers = list[tuple[bytes, bytes]]
+
+LIMIT = 100  # headers of a request, as Envoy's max_headers_count
+_HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+
+
+def values(headers: h11._headers.Headers, name: bytes) -> list[bytes]:
+    """Return every value of the header of this (lower case) name."""
+    return [value for each, value in headers if each == name]
+
+
+def nominated(headers: h11._headers.Headers) -> set[bytes]:
+    """Return the lower-case words of its `connection` headers."""
+    return {word.strip().lower() for value in values(headers, b"connection") for word in value.split(b",")}
+
+
+def upgrade_of(headers: h11._headers.Headers) -> bytes:
+    """Return the protocol that a request wants to change to; empty if none, or one that Envoy ignores (h2c)."""
+    wanted = b", ".join(values(headers, b"upgrade")).strip().lower()
+    return wanted if wanted and wanted != b"h2c" and b"upgrade" in nominated(headers) else b""
+
+
+def to_upstream(request: h11.Request, authority: bytes, *, is_secure: bool, timeout: float) -> Headers:
+    """Return the headers for the cluster; what frames the body stays what it was."""
+    dropped = _HOP_BY_HOP | nominated(request.headers) | {b"host", b"expect", b"te", b"content-length"}
+    kept = [(name, value) for name, value in request.headers if name not in dropped]
+    names = {name for name, _ in kept}
+    added: Headers = []
+    if b"trailers" in (word.strip().lower() for value in values(request.headers, b"te") for word in value.split(b",")):
+        added.append((b"te", b"trailers"))
+    if b"x-forwarded-proto" not in names:
+        added.append((b"x-forwarded-proto", b"https" if is_secure else b"http"))
+    if b"x-request-id" not in names:
+        added.append((b"x-request-id", str(uuid.uuid4()).encode()))
+    if timeout:
+        added.append((b"x-envoy-expected-rq-timeout-ms", b"%d" % (timeout * 1000)))
+    return [(b"host", authority), *kept, *added, *framing(request.headers)]
+
+
+def framing(headers: h11._headers.Headers) -> Headers:
+    """Return the headers that say how long a body is; none for a request without one."""
+    if values(headers, b"transfer-encoding"):
+        return [(b"transfer-encoding", b"chunked")]
+    return [(b"content-length", value) for value in values(headers, b"content-length")]
+
+
+def to_client(response: h11.Response, service_time: int, server: bytes) -> Headers:
+    """Return the headers for the client; `service_time` in milliseconds."""
+    dropped = _HOP_BY_HOP | nominated(response.headers) | {b"server", b"x-envoy-upstream-service-time"}
+    kept = [(name, value) for name, value in response.headers if name not in dropped]
+    added = [(b"x-envoy-upstream-service-time", b"%d" % service_time), (b"server", server)]
+    if all(name != b"date" for name, _ in kept):
+        added.append((b"date", date()))
+    return [*kept, *added]
+
+
+def own(body: bytes, server: bytes) -> Headers:
+    """Return the headers of an answer that no cluster gave."""
+    kind = [(b"content-type", b"text/plain")] if body else []
+    return [(b"content-length", b"%d" % len(body)), *kind, (b"date", date()), (b"server", server)]
+
+
+_dates: dict[int, bytes] = {}
+
+
+def date() -> bytes:
+    """Return now as HTTP writes it; made once a second."""
+    now = int(time.time())
+    if now not in _dates:
+        _dates.clear()
+        _dates[now] = formatdate(now, usegmt=True).encode()
+    return _dates[now]

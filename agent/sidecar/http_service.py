@@ -1,0 +1,40 @@
+"""What all conversations of one HTTP filter share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.sidecar.counters import HttpCounters, ListenerHttpCounters
+from agent.sidecar.draining import Draining
+from agent.sidecar.http_pool import Pool
+from agent.sidecar.model import HttpManager
+from agent.sidecar.routing import Routing
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One HTTP filter."""
+
+    settings: HttpManager
+    routing: Routing
+    pools: Mapping[str, Pool]
+    counters: HttpCounters
+    listener_counters: ListenerHttpCounters
+    draining: Draining
+
+    @property
+    def name(self) -> bytes:
+        """What the `server` header says."""
+        return self.settings.server_name.encode("latin-1")
+
+    def answered(self, status: int) -> None:
+        """Count the head of an answer."""
+        for counters in (self.counters, self.listener_counters):
+            counters.downstream_rq_completed.add()
+            kind = (
+                counters.downstream_rq_1xx,
+                counters.downstream_rq_2xx,
+                counters.downstream_rq_3xx,
+                counters.downstream_rq_4xx,
+                counters.downstream_rq_5xx,
+            )
+            kind[min(status // 100, 5) - 1].add()

@@ -1,0 +1,77 @@
+"""What a certificate chain's leaf says of itself: its names and the kind of its key.
+
+A walk over DER (X.690) that knows just where these stand (RFC 5280, 4.1 and 4.2.1.6). A library for it costs 30 ms at
+each start of a proxy.
+"""
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+_ALTERNATIVE_NAME = bytes.fromhex("551d11")  # 2.5.29.17
+_COMMON_NAME = bytes.fromhex("550403")  # 2.5.4.3
+_KEYS = {bytes.fromhex("2a864886f70d010101"): "rsa", bytes.fromhex("2a8648ce3d0201"): "ecdsa"}
+_SEQUENCE, _OID, _EXTENSIONS, _DNS_NAME = 0x30, 0x06, 0xA3, 0x82
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """`names` in lower case: the DNS names, else the common name. `key`: `rsa`, `ecdsa` or `other`."""
+
+    names: tuple[str, ...]
+    key: str
+
+
+def leaf_of(text: str) -> Leaf:
+    """Read the first certificate in a PEM text; raise ValueError if there is none that can be read."""
+    start, end = text.find(_BEGIN), text.find(_END)
+    if start < 0 or end < start:
+        raise ValueError("no certificate in it")
+    try:
+        return _leaf(ssl.PEM_cert_to_DER_cert(text[start : end + len(_END)]))
+    except (IndexError, StopIteration) as error:
+        raise ValueError("its first certificate cannot be read") from error
+
+
+def _leaf(der: bytes) -> Leaf:
+    certificate = next(_values(der))[1]
+    fields = list(_values(next(_values(certificate))[1]))
+    if fields[0][0] == 0xA0:  # the version, which one of version 1 leaves out
+        del fields[0]
+    subject, key = fields[4][1], fields[5][1]
+    extensions = next((value for tag, value in fields[6:] if tag == _EXTENSIONS), b"")
+    names = _dns_names(extensions) or _common_names(subject)
+    algorithm = next(_values(next(_values(key))[1]))[1]
+    return Leaf(tuple(name.lower() for name in names), _KEYS.get(algorithm, "other"))
+
+
+def _dns_names(extensions: bytes) -> list[str]:
+    for _, listed in _values(extensions):
+        for _, extension in _values(listed):
+            parts = [value for _, value in _values(extension)]
+            if parts[0] == _ALTERNATIVE_NAME:
+                names = next(_values(parts[-1]))[1]
+                return [value.decode("latin-1") for tag, value in _values(names) if tag == _DNS_NAME]
+    return []
+
+
+def _common_names(subject: bytes) -> list[str]:
+    parts = (list(_values(pair)) for _, group in _values(subject) for _, pair in _values(group))
+    return [part[1][1].decode("utf-8", "replace") for part in parts if part[0][1] == _COMMON_NAME]
+
+
+def _values(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Each value in `data` with its tag."""
+    at = 0
+    while at < len(data):
+        tag, length = data[at], data[at + 1]
+        at += 2
+        if length & 0x80:
+            size = length & 0x7F
+            length = int.from_bytes(data[at : at + size], "big")
+            at += size
+        if at + length > len(data):
+            raise IndexError
+        yield tag, data[at : at + length]
+        at += length

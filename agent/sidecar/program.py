@@ -1,0 +1,72 @@
+"""`sidecar`: the command. It takes Envoy's flags, and exits as Envoy does: 0 when it was told to, else 1."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+
+from agent.core.errors import AgentError, UsageError
+from agent.epoch import statistics
+from agent.epoch.arguments import Answer, Arguments, parse
+from agent.host.limits import keep_standard_streams, raise_descriptor_limit
+from agent.sidecar.log import Log
+from agent.sidecar.model import Configuration
+from agent.sidecar.reading.bootstrap import read
+from agent.sidecar.server import Server
+from agent.sidecar.traffic import Traffic
+from agent.stats.writer import Writer
+
+_NAME = "sidecar"
+_log = logging.getLogger("main")
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    keep_standard_streams()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Do what the command line says; return the exit code."""
+    try:
+        arguments = parse(words, _NAME)
+        log = Log(arguments.log_level, arguments.log_format, arguments.log_path)
+    except Answer as answer:
+        sys.stdout.write(f"{answer.text}\n")
+        return 0
+    except UsageError as error:
+        sys.stderr.write(f"{_NAME}: {error}\n")
+        return 1
+    try:
+        return _serve(arguments, log)
+    except AgentError as error:
+        _log.critical("error initializing configuration '%s': %s", arguments.config_path or "", error)
+        return 1
+
+
+def _serve(arguments: Arguments, log: Log) -> int:
+    configuration = read(
+        arguments.config_path,
+        arguments.config_yaml,
+        node=arguments.service_node,
+        cluster=arguments.service_cluster,
+    )
+    if configuration.log_format is not None:
+        log.use(configuration.log_format)
+    if arguments.mode != "serve":
+        _load(arguments, configuration, Writer.private())
+        sys.stdout.write(f"configuration '{arguments.config_path or ''}' OK\n")
+        return 0
+    raise_descriptor_limit()
+    stats = statistics.open_writer()
+    asyncio.run(_run(arguments, configuration, stats, log))
+    return 0
+
+
+async def _run(arguments: Arguments, configuration: Configuration, stats: Writer, log: Log) -> None:
+    await Server(arguments, configuration, _load(arguments, configuration, stats), stats, log).run()
+
+
+def _load(arguments: Arguments, configuration: Configuration, stats: Writer) -> Traffic:
+    immediate = arguments.drain_strategy == "immediate"
+    return Traffic(configuration, stats, drain_time=arguments.drain_time, drain_immediately=immediate)

@@ -1,0 +1,46 @@
+"""What a sidecar counts of itself, under Envoy's names: server., listener_manager., cluster_manager."""
+
+from agent.epoch import shapes
+from agent.epoch.arguments import Arguments
+from agent.sidecar.model import Configuration
+from agent.stats.writer import Writer
+
+_STATES = (shapes.LIVE, shapes.DRAINING, shapes.PRE_INITIALIZING, shapes.INITIALIZING)  # server_info.proto's numbers
+
+
+class SelfCounters:
+    """Gauges that tell how far it is; what changes by itself is brought up to date when somebody asks."""
+
+    def __init__(self, stats: Writer, arguments: Arguments, configuration: Configuration) -> None:
+        self._live = stats.gauge("server.live")
+        self._state = stats.gauge("server.state")
+        self._uptime = stats.gauge("server.uptime")
+        self._connections = stats.gauge("server.total_connections")
+        self._started = stats.gauge("listener_manager.workers_started")
+        self._active = stats.gauge("listener_manager.total_listeners_active")
+        self._draining = stats.gauge("listener_manager.total_listeners_draining")
+        stats.gauge("server.concurrency").set(1)
+        stats.gauge("server.hot_restart_epoch").set(arguments.restart_epoch)
+        stats.gauge("server.hot_restart_generation").set(arguments.restart_epoch + 1)
+        stats.gauge("cluster_manager.active_clusters").set(len(configuration.clusters))
+        stats.counter("cluster_manager.cluster_added").add(len(configuration.clusters))
+        self._listeners = len(configuration.listeners)
+        stats.counter("listener_manager.listener_added").add(self._listeners)
+        stats.counter("listener_manager.listener_create_success").add(self._listeners)
+        self._active.set(self._listeners)
+
+    def serving(self) -> None:
+        """It accepts."""
+        self._live.set(1)
+        self._started.set(1)
+
+    def closed(self, left: int) -> None:
+        """Of its listeners that bind, `left` still accept."""
+        self._active.set(left)
+        self._draining.set(max(0, self._listeners - left))
+
+    def update(self, state: str, connections: int, uptime: float) -> None:
+        """Bring up to date what moves by itself. `uptime` in seconds."""
+        self._state.set(_STATES.index(state))
+        self._connections.set(connections)
+        self._uptime.set(int(uptime))

@@ -1,0 +1,240 @@
+"""One sidecar from its start to its end: its place in the chain, its listeners, its console, and what it is told."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+from agent.core.errors import MachineError
+from agent.epoch import listening, shapes, statistics
+from agent.epoch.arguments import Arguments
+from agent.epoch.hot_restart import HotRestart, Part
+from agent.epoch.listening import Bound
+from agent.handoff.vault import Place
+from agent.host import clock
+from agent.http.server import Server as HttpServer
+from agent.sidecar.console import Console
+from agent.sidecar.log import Log
+from agent.sidecar.model import Address, Configuration, Listener, Pipe
+from agent.sidecar.self_counters import SelfCounters
+from agent.sidecar.traffic import Traffic
+from agent.stats.snapshot import Snapshot
+from agent.stats.writer import Writer
+
+_CONSOLE_QUEUE = 128
+_log = logging.getLogger("main")
+
+
+class Server:
+    """Runs until it is told to exit. `traffic` is loaded and counts in `stats`."""
+
+    def __init__(
+        self, arguments: Arguments, configuration: Configuration, traffic: Traffic, stats: Writer, log: Log
+    ) -> None:
+        self.arguments = arguments
+        self.configuration = configuration
+        self.started_at = clock.calendar().timestamp()
+        self._traffic = traffic
+        self._stats = stats
+        self._log_file = log
+        self._counters = SelfCounters(stats, arguments, configuration)
+        self._deltas = statistics.Deltas(stats)
+        self._restart = None if arguments.disable_hot_restart else HotRestart(arguments, self._part())
+        self._console = HttpServer(Console(self, self).answer)
+        self._console_end: asyncio.Task[None] | None = None
+        self._bound: dict[str, list[Bound]] = {}
+        self._state = shapes.PRE_INITIALIZING
+        self._is_failing = False
+        self._late_close: asyncio.TimerHandle | None = None
+        self._ended = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve. Raises `AgentError` if it cannot begin."""
+        self._hear_signals()
+        begin, end = (asyncio.ensure_future(each) for each in (self._begin(), self._ended.wait()))
+        try:
+            await asyncio.wait((begin, end), return_when=asyncio.FIRST_COMPLETED)
+            if begin.done():
+                begin.result()
+            await end
+        finally:
+            begin.cancel()
+            end.cancel()
+            await asyncio.gather(begin, end, return_exceptions=True)
+            await self._close()
+        _log.info("exiting")
+
+    async def _begin(self) -> None:
+        if self._restart is not None:
+            await self._restart.join()
+        await self._open_console()
+        for each in self.configuration.listeners:
+            if each.bind_to_port:
+                self._bound[each.name] = [await self._bind(each, address) for address in each.addresses]
+        self._state = shapes.INITIALIZING
+        await self._traffic.warm()
+        await self._take_counts_over()
+        self._serve()
+
+    async def _bind(self, listener: Listener, address: Address) -> Bound:
+        """The predecessor's sockets, all of them, since one worker can serve many queues; or a new one."""
+        place = address.place
+        inherited = [] if self._restart is None else await self._restart.inherit(place)
+        return Bound(place, inherited or [_bind(listener, address)])
+
+    async def _take_counts_over(self) -> None:
+        """A stock predecessor's counters go on here; one that is gone has nothing to tell."""
+        if self._restart is None:
+            return
+        try:
+            counters, _ = await self._restart.parent_stats()
+        except MachineError as error:
+            _log.warning("%s; its counters are lost", error)
+            return
+        known = self._stats.read().counters
+        for name in counters.keys() & known.keys():
+            self._stats.counter(name).add(counters[name])
+
+    def _serve(self) -> None:
+        for listener in self.configuration.listeners:
+            for bound in self._bound.get(listener.name, []):
+                bound.listen(listener.backlog)
+        self._traffic.start(
+            {name: [each for bound in group for each in bound.sockets] for name, group in self._bound.items()}
+        )
+        self._state = shapes.LIVE
+        self._counters.serving()
+        if self._restart is not None:
+            self._restart.serve()
+        addresses = [each.actual.address for group in self._bound.values() for each in group]
+        _log.info("serving on %s", ", ".join(addresses))
+
+    async def _close(self) -> None:
+        if self._late_close is not None:
+            self._late_close.cancel()
+        if self._restart is not None:
+            self._restart.close()
+        if self._console_end is not None:
+            await self._console_end
+        else:
+            await self._console.close()
+        await self._traffic.close()
+        for bound in (each for group in self._bound.values() for each in group):
+            bound.close()
+
+    # The console
+
+    async def _open_console(self) -> None:
+        admin = self.configuration.admin
+        if admin is None:
+            return
+        mode = (admin.address.mode or 0o600) if isinstance(admin.address, Pipe) else None
+        listener = listening.bind(admin.address.place, mode)
+        listener.listen(_CONSOLE_QUEUE)
+        await self._console.start(listener)
+        if self.arguments.admin_address_path is not None:
+            actual = Bound(admin.address.place, [listener]).actual
+            _tell_address(Path(self.arguments.admin_address_path), actual)
+
+    @cached_property
+    def version(self) -> str:
+        """As Envoy spells its own: revision/version/state/build/library."""
+        return f"proxy-agent/{version('proxy-agent')}/Clean/RELEASE/OpenSSL"
+
+    @property
+    def first_started_at(self) -> float:
+        """When the chain began, in calendar seconds."""
+        return self.started_at if self._restart is None else min(self.started_at, self._restart.started_at)
+
+    def state(self) -> str:
+        """The state in Envoy's words."""
+        return shapes.DRAINING if self._is_failing and self._state == shapes.LIVE else self._state
+
+    def snapshot(self) -> Snapshot:
+        """The statistics, with what is only known when somebody asks."""
+        self._counters.update(self.state(), self._traffic.connections, clock.calendar().timestamp() - self.started_at)
+        return self._stats.read()
+
+    def bound(self) -> Sequence[tuple[str, Sequence[Place]]]:
+        """Each listener's name and where it listens in fact; as in Envoy, those that are closed already as well."""
+        return [(each.name, self._actual(each)) for each in self.configuration.listeners]
+
+    def _actual(self, listener: Listener) -> list[Place]:
+        """One that does not bind has the address that it is given: so does one before it is bound."""
+        bound = self._bound.get(listener.name)
+        return [each.place for each in listener.addresses] if bound is None else [each.actual for each in bound]
+
+    def waiting(self) -> Mapping[str, Sequence[str]]:
+        """What it waits for before it serves."""
+        return {"Server": sorted(self._traffic.unready)} if self._traffic.unready else {}
+
+    # What it is told
+
+    def drain_listeners(self, *, graceful: bool, inbound_only: bool, skip_exit: bool) -> None:
+        """Close the listeners, after the drain time if gracefully; or only ask clients to leave."""
+        if not graceful:
+            self._stop_accepting(inbound_only=inbound_only)
+            return
+        self._traffic.drain()
+        if not skip_exit and self._late_close is None:
+            loop = asyncio.get_running_loop()
+            self._late_close = loop.call_later(self.arguments.drain_time, self._stop_accepting, inbound_only)
+
+    def fail_health(self, failing: bool) -> None:
+        """Be, or no longer be, unhealthy: clients of HTTP are asked to leave."""
+        self._is_failing = failing
+        self._traffic.fail_health(failing)
+
+    def quit(self) -> None:
+        """Exit."""
+        self._ended.set()
+
+    def _part(self) -> Part:
+        return Part(self._share, self._drain, self._shut_console, self.quit, self._deltas_for_successor)
+
+    def _share(self, place: Place) -> int | None:
+        found = (bound.lend(place) for group in self._bound.values() for bound in group)
+        return next((descriptor for descriptor in found if descriptor is not None), None)
+
+    def _drain(self) -> None:
+        self._stop_accepting()
+        self._traffic.drain()
+
+    def _stop_accepting(self, inbound_only: bool = False) -> None:
+        self._traffic.stop_accepting(inbound_only=inbound_only)
+        self._counters.closed(sum(not each.is_given_up for group in self._bound.values() for each in group[:1]))
+
+    def _shut_console(self) -> None:
+        if self._console_end is None:
+            self._console_end = asyncio.get_running_loop().create_task(self._console.close())
+
+    def _deltas_for_successor(self) -> tuple[dict[str, int], dict[str, int]]:
+        return self._deltas.take()
+
+    def _hear_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end_by, number)
+        loop.add_signal_handler(signal.SIGUSR1, self._log_file.reopen)
+        loop.add_signal_handler(signal.SIGHUP, _log.warning, "SIGHUP is not for this process")
+
+    def _end_by(self, number: signal.Signals) -> None:
+        _log.warning("%s: exiting", number.name)
+        self.quit()
+
+
+def _bind(listener: Listener, address: Address) -> socket.socket:
+    if isinstance(address, Pipe):
+        return listening.bind(address.place, address.mode or None)
+    return listening.bind(address.place, reuse_port=listener.reuse_port, dual_stack=address.dual_stack)
+
+
+def _tell_address(path: Path, place: Place) -> None:
+    try:
+        path.write_text(place.address.partition("://")[2])
+    except OSError as error:
+        _log.error("cannot write the console's address to %s: %s", path, error.strerror)

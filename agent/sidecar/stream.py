@@ -1,0 +1,138 @@
+"""A wire that coroutines read and write: what is not here yet, or does not fit now, is waited for."""
+
+import asyncio
+from collections.abc import Callable
+
+from agent.sidecar.relay import SCRATCH
+from agent.sidecar.wire import Wire
+from agent.stats.writer import Counter
+
+_READING = 32 << 10
+
+
+class Stream:
+    """One task reads, one writes, at any time. `read_bytes` and `sent_bytes` count what passes."""
+
+    __slots__ = ("_broken", "_held", "_is_busy", "_loop", "_reader", "_watching", "read_bytes", "sent_bytes", "wire")
+
+    def __init__(self, wire: Wire, read_bytes: Counter, sent_bytes: Counter) -> None:
+        self.wire = wire
+        self.read_bytes = read_bytes
+        self.sent_bytes = sent_bytes
+        self._loop = asyncio.get_running_loop()
+        self._is_busy = False  # it has read without waiting
+        self._held = b""  # came while nobody read
+        self._broken: OSError | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._watching: Callable[[], None] | None = None
+
+    async def read(self, within: float | None = None) -> bytes:
+        """Return what has come, 32 KB at most; empty at the end.
+
+        Raises TimeoutError when nothing comes `within` seconds (None, 0: waits on), OSError when it is broken.
+        """
+        self.unwatch()
+        if self._is_busy:
+            await asyncio.sleep(0)  # one that always has something to read does not keep the others waiting
+        self._is_busy = True
+        if self._held:
+            held, self._held = self._held, b""
+            return held
+        while True:
+            if self._broken is not None:
+                raise self._broken
+            count = self.wire.receive(SCRATCH[:_READING])
+            if count >= 0:
+                self.read_bytes.add(count)
+                return bytes(SCRATCH[:count])
+            await self._readable(within)
+
+    async def write(self, data: bytes, within: float | None = None) -> None:
+        """Send all of it; raise as `read` does when the other side takes nothing."""
+        left = memoryview(data)
+        while left:
+            if self._broken is not None:
+                raise self._broken
+            sent = self.wire.send(left)
+            self.sent_bytes.add(sent)
+            left = left[sent:]
+            if left:
+                await self._writable(within)
+
+    def break_off(self, error: OSError) -> None:
+        """Let the one who reads, and whoever comes later, have this error."""
+        self._broken = self._broken or error
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_exception(error)
+
+    def watch(self, ended: Callable[[], None]) -> None:
+        """Call `ended` once when the other side is gone, until the next `read` or `unwatch`; what comes is kept."""
+        self._watching = ended
+        self._loop.add_reader(self.wire.fd, self._look)
+        if self.wire.holds_more:
+            self._loop.call_soon(self._look)
+
+    def unwatch(self) -> None:
+        """Watch no more."""
+        if self._watching is not None:
+            self._watching = None
+            self._loop.remove_reader(self.wire.fd)
+
+    def close(self) -> None:
+        """Close it; nobody reads or writes any more."""
+        self.unwatch()
+        self.wire.close()
+
+    def _look(self) -> None:
+        ended = self._watching
+        if ended is None:
+            return
+        try:
+            count = self.wire.receive(SCRATCH[:_READING])
+        except OSError:
+            count = 0
+        if count < 0:
+            return
+        self.unwatch()
+        if count:
+            self.read_bytes.add(count)
+            self._held += bytes(SCRATCH[:count])
+        else:
+            ended()
+
+    async def _readable(self, within: float | None) -> None:
+        self._reader = self._loop.create_future()
+        self._loop.add_reader(self.wire.fd, _wake, self._reader)
+        try:
+            await _within(self._loop, self._reader, within)
+            self._is_busy = False
+        finally:
+            self._reader = None
+            self._loop.remove_reader(self.wire.fd)
+
+    async def _writable(self, within: float | None) -> None:
+        writer: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_writer(self.wire.fd, _wake, writer)
+        try:
+            await _within(self._loop, writer, within)
+        finally:
+            self._loop.remove_writer(self.wire.fd)
+
+
+async def _within(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], within: float | None) -> None:
+    timer = loop.call_later(within, _expire, future) if within else None
+    try:
+        await future
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _expire(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError("timed out"))

@@ -1,0 +1,167 @@
+"""The data plane as a whole: made from a configuration, warmed, started with sockets, drained, closed."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+
+from agent.core.errors import BadInput
+from agent.sidecar.client import Filter
+from agent.sidecar.clusters import Upstream
+from agent.sidecar.contexts import server_context
+from agent.sidecar.counters import HttpCounters, ListenerHttpCounters, TcpCounters, listener_scope
+from agent.sidecar.draining import Draining
+from agent.sidecar.gated import opened
+from agent.sidecar.http_manager import HttpServing
+from agent.sidecar.http_pool import Pool
+from agent.sidecar.listening import Chain, Listening
+from agent.sidecar.model import (
+    Configuration,
+    DirectResponse,
+    DownstreamTls,
+    Echo,
+    FilterChain,
+    HttpManager,
+    Listener,
+    TcpProxy,
+)
+from agent.sidecar.resolving import Resolving
+from agent.sidecar.routing import Routing
+from agent.sidecar.small_filters import Echoing, Replying
+from agent.sidecar.tcp_proxy import TcpProxying
+from agent.stats.writer import Writer
+
+
+class Traffic:
+    """Everything between clients and clusters. `drain_time` in seconds."""
+
+    def __init__(
+        self, configuration: Configuration, stats: Writer, *, drain_time: float, drain_immediately: bool
+    ) -> None:
+        """Load every certificate and check every reference; raise `BadInput` naming the listener or cluster."""
+        self.unready: set[str] = set()  # what `warm` still waits for: names of clusters, and of gates
+        self._stats = stats
+        self._draining = Draining(drain_time, immediate=drain_immediately)
+        self._contexts: dict[DownstreamTls, ssl.SSLContext] = {}
+        self._upstreams = {each.name: Upstream(each, stats) for each in configuration.clusters}
+        self._pools = {name: Pool(upstream) for name, upstream in self._upstreams.items()}
+        dns = [each for each in self._upstreams.values() if each.settings.kind == "STRICT_DNS"]
+        self._resolving = {each.settings.name: Resolving(each) for each in dns}
+        self._http_servings: list[HttpServing] = []
+        self._listenings = {each.name: self._listening(each) for each in configuration.listeners}
+        self._gates = [
+            (listener.name, chain.filter.gate)
+            for listener in configuration.listeners
+            for chain in _chains(listener)
+            if isinstance(chain.filter, HttpManager) and chain.filter.gate is not None
+        ]
+        self.unready |= {*self._resolving, *(name for name, _ in self._gates)}
+
+    @property
+    def connections(self) -> int:
+        """Clients now."""
+        return sum(len(listening.clients) for listening in self._listenings.values())
+
+    async def warm(self) -> None:
+        """Hear the first answer for each name, then wait for the gates, for as long as it takes."""
+        await asyncio.gather(*(self._resolve(name, each) for name, each in self._resolving.items()))
+        await asyncio.gather(*(self._pass_gate(name, cluster) for name, cluster in self._gates))
+
+    def start(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
+        """Serve on each listener's sockets, which belong to it from now on."""
+        for name, given in sockets.items():
+            self._listenings[name].open(given)
+
+    def stop_accepting(self, *, inbound_only: bool = False) -> None:
+        """Close the listening sockets at once; clients stay."""
+        for listening in self._listenings.values():
+            if listening.settings.inbound or not inbound_only:
+                listening.close()
+
+    def drain(self) -> None:
+        """Ask ever more HTTP clients to leave with their next answer, over the drain time; others are left alone."""
+        self._draining.begin()
+
+    def fail_health(self, failing: bool) -> None:
+        """Ask every HTTP client to leave with its next answer, or no more."""
+        self._draining.is_failing = failing
+
+    async def close(self) -> None:
+        """Cut everything."""
+        for listening in self._listenings.values():
+            listening.close()
+            listening.abort()
+        for resolving in self._resolving.values():
+            await resolving.close()
+        for serving in self._http_servings:
+            await serving.ended()
+        for pool in self._pools.values():
+            pool.close()
+
+    async def _resolve(self, name: str, resolving: Resolving) -> None:
+        await resolving.first()
+        self.unready.discard(name)
+
+    async def _pass_gate(self, name: str, cluster: str) -> None:
+        await opened(self._pools[cluster], name)
+        self.unready.discard(name)
+
+    def _listening(self, listener: Listener) -> Listening:
+        try:
+            chains = [self._chain(listener, chain) for chain in listener.chains]
+            default = None if listener.default_chain is None else self._chain(listener, listener.default_chain)
+            return Listening(listener, chains, default, self._stats)
+        except (BadInput, ValueError) as error:
+            raise BadInput(f"listener {listener.name}: {error}") from error
+
+    def _chain(self, listener: Listener, chain: FilterChain) -> Chain:
+        return Chain(chain, self._filter(listener, chain), self._context(chain.tls))
+
+    def _context(self, tls: DownstreamTls | None) -> ssl.SSLContext | None:
+        if tls is None:
+            return None
+        if tls not in self._contexts:
+            self._contexts[tls] = server_context(tls)
+        return self._contexts[tls]
+
+    def _filter(self, listener: Listener, chain: FilterChain) -> Filter:
+        match chain.filter:
+            case TcpProxy() as settings:
+                counters = TcpCounters.register(self._stats, f"tcp.{settings.stat_prefix}.")
+                return TcpProxying(settings, self._upstream(settings.cluster), counters, listener.buffer_limit)
+            case Echo():
+                return Echoing(listener.buffer_limit)
+            case DirectResponse() as settings:
+                return Replying(settings)
+            case HttpManager() as settings:
+                return self._http(listener, settings)
+
+    def _http(self, listener: Listener, settings: HttpManager) -> HttpServing:
+        named = {r.action for host in settings.hosts for r in host.routes if isinstance(r.action, str)}
+        gate = [] if settings.gate is None else [settings.gate]
+        pools = {name: self._pool(name) for name in sorted({*named, *gate})}
+        scope = f"http.{settings.stat_prefix}."
+        serving = HttpServing(
+            settings,
+            Routing(settings.hosts),
+            pools,
+            HttpCounters.register(self._stats, scope),
+            ListenerHttpCounters.register(self._stats, f"{listener_scope(listener)}{scope}"),
+            self._draining,
+        )
+        self._http_servings.append(serving)
+        return serving
+
+    def _upstream(self, name: str) -> Upstream:
+        found = self._upstreams.get(name)
+        if found is None:
+            raise BadInput(f"cannot find cluster {name}: there is none of this name")
+        return found
+
+    def _pool(self, name: str) -> Pool:
+        self._upstream(name)
+        return self._pools[name]
+
+
+def _chains(listener: Listener) -> Iterable[FilterChain]:
+    return (*listener.chains, *([] if listener.default_chain is None else [listener.default_chain]))

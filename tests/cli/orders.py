@@ -1,0 +1,36 @@
+"""The commands as an operator or a kubelet has them, beside an agent in this process that takes the orders."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from tests.cli.agents import Ran
+
+_ENTRY = "from agent.entry import main; main()"
+
+
+async def order(*arguments: object, place: Path | None = None, **variables: str) -> Ran:
+    """Run `agent` to its end, while the loop goes on."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_")}
+    if place is not None:
+        arguments = (*arguments, "--run-dir", place)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _ENTRY,
+        *map(str, arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**clean, **variables},
+    )
+    try:
+        async with asyncio.timeout(20):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return Ran(process.returncode, out.decode(), err.decode())

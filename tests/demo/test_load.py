@@ -1,0 +1,110 @@
+"""The clients against a server of the standard library, in one process: what they count is known."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from agent.demo.authority import CHAIN, KEY, Authority, write_pair
+from agent.demo.load import Clients
+from agent.demo.tally import UnexpectedAnswer, reason_of
+
+AUTHORITY = Authority()
+PAIR = AUTHORITY.issue()
+GOOD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\ncontent-length: 2\r\n\r\nok"
+WANTED = 150
+Answer = Callable[[int], bytes]
+
+
+class Server:
+    """Answers requests by their number, the first one is 1; without an answer it closes. Counts what it answered."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answered = 0
+        self.asked = 0
+        self.enough = asyncio.Event()
+        self._answer = answer
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hold one conversation."""
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while await self._exchange(reader, writer):
+                continue
+        writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        request = await reader.readuntil(b"\r\n\r\n")
+        self.asked += 1
+        if self.asked >= WANTED:
+            self.enough.set()
+        answer = self._answer(self.asked)
+        writer.write(answer)
+        self.answered += answer in {GOOD, LAST}
+        return answer == GOOD and b"connection: close" not in request
+
+
+@contextlib.asynccontextmanager
+async def serving(directory: Path, server: Server) -> AsyncIterator[int]:
+    """Let it listen with PAIR; give its port."""
+    write_pair(directory, PAIR)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / CHAIN, directory / KEY)
+    listener = await asyncio.start_server(server.converse, "127.0.0.1", 0, ssl=context)
+    async with listener:
+        yield listener.sockets[0].getsockname()[1]
+        listener.close()
+
+
+async def counted(directory: Path, answer: Answer, trusted: Authority = AUTHORITY) -> tuple[Clients, Server]:
+    """Let the clients run until the server was asked often enough."""
+    server = Server(answer)
+    async with serving(directory, server) as port:
+        clients = Clients(port, ssl.create_default_context(cadata=trusted.pem.decode()))
+        clients.start()
+        await server.enough.wait()
+        await asyncio.to_thread(clients.finish)
+    return clients, server
+
+
+async def test_every_answer_is_counted_once(tmp_path: Path) -> None:
+    clients, server = await counted(tmp_path, lambda _: GOOD)
+    assert clients.tally.served == server.answered == server.asked
+    assert clients.tally.failures == []
+    assert list(clients.tally.serials) == [PAIR.serial]
+    assert 0 < clients.tally.longest < 5
+    assert clients.tally.deepest is not None
+
+
+async def test_an_announced_close_is_obeyed_and_costs_nothing(tmp_path: Path) -> None:
+    clients, server = await counted(tmp_path, lambda _: LAST)
+    assert clients.tally.served == server.answered
+    assert clients.tally.connections == server.asked, "a connection for each request"
+    assert clients.tally.failures == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(b"", "reset"), (GOOD[:-1], "reset"), (b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n", "answered wrongly")],
+)
+async def test_every_request_without_its_answer_has_failed(tmp_path: Path, answer: bytes, reason: str) -> None:
+    clients, server = await counted(tmp_path, lambda number: GOOD if number % 10 else answer)
+    assert clients.tally.served == server.answered
+    assert len(clients.tally.failures) == server.asked - server.answered > 0
+    assert {failure.reason for failure in clients.tally.failures} == {reason}
+
+
+def test_failures_in_a_word() -> None:
+    told = {
+        "refused": ConnectionRefusedError(),
+        "reset": BrokenPipeError(),
+        "timed out": TimeoutError(),
+        "not trusted": ssl.SSLCertVerificationError(),
+        "answered wrongly": UnexpectedAnswer(),
+        "broken": OSError(),
+    }
+    assert {reason_of(error): error for error in told.values()} == told
+    assert reason_of(ssl.SSLEOFError()) == "reset"

@@ -1,0 +1,74 @@
+"""The console of a real Envoy, to be asked side by side with ours."""
+
+import http.client
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.dialects.envoys import ENVOY
+from tests.system.eventually import eventually
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a console answered."""
+
+    status: int
+    content_type: str
+    body: str
+
+    @property
+    def tree(self) -> Any:  # noqa: ANN401  # whatever JSON it is
+        """Its body as JSON."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class EnvoyConsole:
+    """A console at a Unix socket."""
+
+    path: Path
+
+    def ask(self, target: str, method: str = "GET") -> Page:
+        """One request."""
+        connection = http.client.HTTPConnection("console", timeout=5)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        try:
+            connection.sock.settimeout(5)
+            connection.sock.connect(str(self.path))
+            connection.request(method, target)
+            with connection.getresponse() as response:
+                body = response.read().decode()
+                return Page(response.status, response.headers["content-type"], body)
+        finally:
+            connection.close()
+
+    def is_there(self) -> bool:
+        """Whether it answers at all."""
+        return self.ask("/server_info").status == 200
+
+
+@contextmanager
+def envoy_console(directory: Path, bootstrap: Json, *arguments: str) -> Iterator[EnvoyConsole]:
+    """Run Envoy with this bootstrap and without hot restart, its console on a Unix socket in `directory`."""
+    assert ENVOY is not None
+    path = directory / "admin"
+    tree = {**bootstrap, "admin": {"address": {"pipe": {"path": str(path)}}}}
+    (directory / "bootstrap.json").write_text(json.dumps(tree))
+    command = [str(ENVOY), "-c", str(directory / "bootstrap.json"), "--disable-hot-restart", "--concurrency", "1"]
+    with (directory / "envoy.log").open("wb") as log:
+        process = subprocess.Popen([*command, "-l", "warning", *arguments], stdout=log, stderr=log)
+    try:
+        console = EnvoyConsole(path)
+        eventually(console.is_there, within=15)
+        yield console
+    finally:
+        process.kill()
+        process.wait(timeout=10)

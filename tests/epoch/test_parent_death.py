@@ -1,0 +1,18 @@
+import os
+import select
+import signal
+import subprocess
+import sys
+
+CHILD = "from agent.epoch.parent_death import end_with_parent as e; e(); print('ready', flush=True); input()"
+PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {CHILD!r}]).wait()"
+
+
+def test_it_ends_with_whoever_started_it() -> None:
+    """The child keeps the pipe to us open for as long as it lives: its end is the end of the file."""
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        os.kill(parent.pid, signal.SIGKILL)
+        assert select.select([parent.stdout], [], [], 10)[0], "the child lives on"
+        assert parent.stdout.read() == b""

@@ -1,0 +1,95 @@
+"""Chains without an agent, each hop under load: a real Envoy, a server made by the library, and so on."""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.system.bare import body_of, first_answer
+from tests.system.bootstrap import http, listener
+from tests.system.conftest import envoy, loads, room
+from tests.system.eventually import eventually
+from tests.system.loads import Loads, nothing_failed
+from tests.system.room import Process, Room
+from tests.system.wire import Target
+
+__all__ = ["envoy", "loads", "room"]
+
+TINY = Path(__file__).with_name("tiny.py")
+BASE_ID = 7
+QUICK = ("--drain-time-s", "1", "--drain-strategy", "immediate", "--parent-shutdown-time-s", "1")
+
+
+@dataclass
+class Chain:
+    """A stock chain in a room: each next process follows the one before, which ends by it."""
+
+    room: Room
+    envoy: Path
+    socket_path: str
+    processes: list[Process] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.target = Target("127.0.0.1", self.room.port())
+        self.log = self.room.directory / "chain.log"
+
+    def start(self, command: list[str | Path]) -> Process:
+        """Start the next process of the chain."""
+        place = ["--restart-epoch", str(len(self.processes)), "--base-id", str(BASE_ID)]
+        flags = [*place, "--socket-path", self.socket_path, "-l", "warning", *QUICK]
+        self.processes.append(self.room.spawn([*command, *flags], log=self.log))
+        return self.processes[-1]
+
+    def start_envoy(self) -> Process:
+        """Let an Envoy follow, with two workers."""
+        config = self.room.directory / "envoy.yaml"
+        made = listener("web", self.target.host, self.target.port, [{"filters": [http("envoy\n")]}])
+        config.write_text(yaml.safe_dump({"static_resources": {"listeners": [made]}}))
+        return self.start([self.envoy, "--concurrency", "2", "-c", config])
+
+    def start_tiny(self) -> Process:
+        """Let a tiny server follow."""
+        config = self.room.directory / "tiny.yaml"
+        config.write_text(f'body: "tiny\\n"\nlisten: [{{port: {self.target.port}}}]\n')
+        return self.start([sys.executable, TINY, "-c", config])
+
+    def follow(self, start: Callable[[], Process], body: bytes) -> None:
+        """Let one follow, and see that it alone serves and that the one before ended well."""
+        start()
+        eventually(lambda: body_of(self.target) == body, within=10, what=f"{body!r} answers")
+        before = self.processes[-2]
+        eventually(lambda: before.poll() is not None, within=5, what="the predecessor ends")
+        assert before.returncode == 0, self.log.read_text()
+        assert self.processes[-1].poll() is None, self.log.read_text()
+        assert body_of(self.target) == body
+
+
+@pytest.fixture(params=["abstract", "path"])
+def chain(request: pytest.FixtureRequest, room: Room, envoy: Path) -> Chain:
+    if request.param == "abstract":
+        return Chain(room, envoy, "@chain" if room.private else f"@chain-{os.getpid()}")
+    (room.directory / "hr").mkdir()
+    return Chain(room, envoy, str(room.directory / "hr" / "s"))
+
+
+def test_envoy_and_tiny_follow_each_other_and_no_request_fails(chain: Chain, loads: Loads) -> None:
+    chain.start_envoy()
+    first_answer(chain.target)
+    loads.start("keepalive", chain.target, clients=3, pace=0.005)
+    loads.start("bursts", chain.target, clients=30, pace=0.05)
+    chain.follow(chain.start_tiny, b"tiny\n")
+    chain.follow(chain.start_envoy, b"envoy\n")
+    chain.follow(chain.start_tiny, b"tiny\n")
+    loads.more(20)
+    nothing_failed(loads.finish())
+    last = chain.processes[-1]
+    last.send_signal(signal.SIGTERM)
+    assert last.wait(timeout=5) == 0, chain.log.read_text()
+    assert not chain.room.shared_memory(), "the last of a chain removes its memory"
+    shutil.rmtree(chain.room.directory / "hr", ignore_errors=True)  # Envoy leaves its sockets' files

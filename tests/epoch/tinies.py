@@ -1,0 +1,69 @@
+"""How a test runs the tiny server as a process of its own."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.handoff.epochs import until
+
+TINY = Path(__file__).with_name("tiny.py")
+ROOT = Path(__file__).parents[2]
+PATIENCE = 15.0
+
+
+class Running:
+    """A running program, and what it writes to stderr."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    async def ended(self) -> tuple[int, str, str]:
+        """Wait for its end; return its exit code and what it said."""
+        async with asyncio.timeout(PATIENCE):
+            out, err = await self._process.communicate()
+        assert self._process.returncode is not None
+        return self._process.returncode, out.decode(), err.decode()
+
+
+@asynccontextmanager
+async def running(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> AsyncIterator[Running]:
+    """Run a program; it is killed at the end if it has not ended."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, TINY, *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+    )
+    try:
+        yield Running(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def run(*arguments: str | Path) -> tuple[int, str, str]:
+    """Run it to its end; return its exit code and what it said."""
+    async with running(*arguments) as process:
+        return await process.ended()
+
+
+async def answer(path: Path, request: str = "GET / HTTP/1.1") -> str:
+    """Make one request at a Unix socket, as soon as somebody listens there; return the whole answer."""
+    await until(path.exists)
+    async with asyncio.timeout(PATIENCE):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(f"{request}\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        whole = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return whole.decode()

@@ -1,0 +1,101 @@
+"""A small agent that does what its play says, behind a real control socket."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from agent.core.errors import AgentError
+from agent.http import client
+from agent.status.actions import Outcome, Progress, Timeline
+from agent.status.control import NAME, Control
+
+GOOD = (Progress(0.0, "epoch 8 starts"), Progress(0.25, "epoch 8 is at the gate"), Outcome("serving", 8))
+
+
+class Acting:
+    """Writes down what is asked. Each line of the timeline, and the end of a drain, wait until `may_go_on` is set."""
+
+    def __init__(self, *timeline: Progress | Outcome | Exception) -> None:
+        self.timeline = timeline or GOOD
+        self.asked: list[str] = []
+        self.notes: list[str] = []
+        self.reason = ""
+        self.refusal: AgentError | None = None
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+        self.asked_something = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    def restart(self, *, binary: bool, force: bool, now: bool) -> Timeline:
+        wishes = [name for name, wished in (("binary", binary), ("force", force), ("now", now)) if wished]
+        self._ask(" ".join(["restart", *wishes]))
+        return self._tell()
+
+    def upgrade(self) -> Timeline:
+        self._ask("upgrade")
+        return self._tell()
+
+    async def drain(self) -> str:
+        self._ask("drain")
+        self._refuse()
+        await self.may_go_on.wait()
+        self.ended.set()
+        return "drained, no connection is left"
+
+    async def stop(self) -> None:
+        self._ask("stop")
+        self._refuse()
+
+    async def pause(self, seconds: float) -> None:
+        self._ask(f"pause {seconds:g}")
+        self._refuse()
+
+    async def resume(self) -> None:
+        self._ask("resume")
+        self._refuse()
+
+    async def ready(self, wait: float) -> str:
+        self._ask("ready")
+        try:
+            async with asyncio.timeout(wait):
+                await self.may_go_on.wait()
+        except TimeoutError:
+            return self.reason or "it waits for its play to go on"
+        return self.reason
+
+    async def state(self) -> Mapping[str, object]:
+        return {"serving": 8, "draining": [7]}
+
+    def _ask(self, what: str) -> None:
+        self.asked.append(what)
+        self.asked_something.set()
+
+    def _refuse(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def _tell(self) -> AsyncIterator[Progress | Outcome]:
+        for item in self.timeline:
+            await self.may_go_on.wait()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+        self.ended.set()
+
+
+@asynccontextmanager
+async def controlled(directory: Path, actions: Acting) -> AsyncIterator[Control]:
+    """Let this agent take orders in a directory."""
+    control = Control(actions, actions.notes.append)
+    await control.open(directory)
+    try:
+        yield control
+    finally:
+        await control.close()
+
+
+async def ask(directory: Path, method: str, target: str) -> tuple[int, str]:
+    """One request to the control socket there."""
+    status, body = await client.fetch(directory / NAME, target, method=method, timeout=10)
+    return status, body.decode()

@@ -1,0 +1,193 @@
+"""Where hostile clients meet a proxy while a good one is served: what they cost is measured beside honest ones."""
+
+import contextlib
+import math
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.system.bootstrap import TYPES, Json, Secured, address, http, listener, tls_chain
+from tests.system.certificates import Mint
+from tests.system.eventually import eventually
+from tests.system.proxies import Proxy, Running, running
+from tests.system.room import Room
+from tests.system.wire import Target, connect, exchange, tls_context
+
+KIB = 1024
+BUFFER = 64 * KIB
+EVERY = 10  # clients between two requests of the good one
+GOOD = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+@dataclass
+class Arena:
+    """A proxy with a plain, a TLS and a raw listener.
+
+    `/origin` of the plain one, and everything of the raw one, go to a cluster.
+    """
+
+    room: Room
+    proxy: Proxy
+    manager: Json = field(default_factory=dict)  # more settings of the HTTP connection manager
+
+    def __post_init__(self) -> None:
+        """Take ports and make the certificate."""
+        self.plain, self.raw = (Target("127.0.0.1", self.room.port()) for _ in range(2))
+        self.tls = Target("127.0.0.1", self.room.port(), tls=True)
+        self.origin_port = self.room.port()
+        leaf = Mint().leaf()
+        self.secured = Secured(self.room.directory / "chain.pem", self.room.directory / "key.pem")
+        self.secured.chain.write_bytes(leaf.chain_pem)
+        self.secured.key.write_bytes(leaf.key_pem)
+        self.context = tls_context()
+
+    def tree(self) -> Json:
+        """Return the bootstrap."""
+        to_origin = {
+            "@type": f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": "raw",
+            "cluster": "origin",
+        }
+        endpoint = {"endpoint": {"address": address("127.0.0.1", self.origin_port)}}
+        origin = {
+            "name": "origin",
+            "type": "STATIC",
+            "connect_timeout": "5s",
+            "load_assignment": {"cluster_name": "origin", "endpoints": [{"lb_endpoints": [endpoint]}]},
+        }
+        listeners = [
+            listener("plain", "127.0.0.1", self.plain.port, [{"filters": [self._http()]}]),
+            listener("tls", "127.0.0.1", self.tls.port, [tls_chain(self.secured, "ok\n")]),
+            listener("raw", "127.0.0.1", self.raw.port, [{"filters": [{"name": "tcp", "typed_config": to_origin}]}]),
+        ]
+        for one in listeners:
+            one["per_connection_buffer_limit_bytes"] = BUFFER
+        return {"static_resources": {"listeners": listeners, "clusters": [origin]}}
+
+    def _http(self) -> Json:
+        made = http("ok\n")
+        made["typed_config"].update(self.manager)
+        (host,) = made["typed_config"]["route_config"]["virtual_hosts"]
+        host["routes"].insert(0, {"match": {"prefix": "/origin"}, "route": {"cluster": "origin", "timeout": "0s"}})
+        return made
+
+    @contextmanager
+    def open(self) -> Iterator["Fight"]:
+        """Run the proxy; at the end the good client is still served and no descriptor is left."""
+        allow_descriptors()
+        with running(self.room, self.proxy, self.tree()) as alone, connect(self.plain, self.context) as kept:
+            fight = Fight(self, alone, kept)
+            fight.good()
+            fight.good(self.tls)
+            before = fight.descriptors()
+            try:
+                yield fight
+            finally:
+                fight.leave()
+            fight.good()
+            fight.good(self.tls)
+            exchange(kept, last=False)
+            eventually(lambda: fight.descriptors() <= before, within=10, what=f"at most {before} descriptors")
+
+
+class Fight:
+    """The proxy while it is attacked."""
+
+    def __init__(self, arena: Arena, alone: Running, kept: socket.socket) -> None:
+        self.arena, self.alone, self._kept = arena, alone, kept
+        self.hostile: list[socket.socket] = []
+
+    def good(self, target: Target | None = None) -> float:
+        """Make a good request on a new connection and one on a kept one; return what both took, in seconds."""
+        began = time.monotonic()
+        with connect(target or self.arena.plain, self.arena.context) as sock:
+            exchange(sock, last=True)
+        exchange(self._kept, last=False)
+        return time.monotonic() - began
+
+    def crowd(self, come: Callable[[], socket.socket], count: int) -> list[float]:
+        """Let so many clients come as fast as they can, and stay.
+
+        Return what the good client waited meanwhile, who asks after every few of them.
+        """
+        waits = []
+        for number in range(count):
+            self.hostile.append(come())
+            if number % EVERY == 0:
+                waits.append(self.good())
+        return [*waits, self.good()]
+
+    def honest(self, count: int) -> list[float]:
+        """Measure what the good client waits while honest clients come and ask; they leave again."""
+        waits = self.crowd(self.asks(self.arena.plain, GOOD), count)
+        self.leave()
+        return waits
+
+    def asks(self, target: Target, sent: bytes, receive_buffer: int = 0) -> Callable[[], socket.socket]:
+        """Return how a client comes that connects in the clear, sends these bytes and reads nothing."""
+
+        def come() -> socket.socket:
+            sock = socket.socket()
+            if receive_buffer:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            sock.settimeout(10)
+            sock.connect((target.host, target.port))
+            sock.sendall(sent)
+            return sock
+
+        return come
+
+    def leave(self) -> None:
+        """Let all hostile clients leave."""
+        for sock in self.hostile:
+            sock.close()
+        self.hostile.clear()
+
+    def descriptors(self) -> int:
+        """Count the open descriptors of the proxy."""
+        return len(list(Path(f"/proc/{self.alone.pid}/fd").iterdir()))
+
+    def memory(self) -> int:
+        """Return the memory the proxy has written to, in bytes: what it shares with others is no matter of clients."""
+        return anonymous(self.alone.pid)
+
+
+def anonymous(pid: int) -> int:
+    """Return the anonymous memory of a process, in bytes (proc_pid_smaps_rollup)."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:")) * KIB
+
+
+def allow_descriptors() -> None:
+    """Let this process and the proxies it starts have as many descriptors as they may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a connection by RST."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+
+
+def portion(waits: Sequence[float], share: float) -> float:
+    """Return the wait that this share of them does not exceed."""
+    return sorted(waits)[min(len(waits) - 1, math.floor(share * len(waits)))]
+
+
+def bounded(waits: Sequence[float], honest: Sequence[float], patience: float = 1) -> None:
+    """Check that the good client waits no more than a few times as long as beside honest ones.
+
+    The longest wait is bounded only loosely: one pause of a machine that others use makes it.
+    """
+    for share, times in ((0.5, 4), (0.9, 10), (1.0, 100)):
+        ours, theirs = portion(waits, share), portion(honest, share)
+        assert ours <= patience * times * theirs, (
+            f"{share:.0%} wait up to {ours * 1e3:.1f} ms, beside honest {theirs * 1e3:.1f} ms"
+        )
