@@ -107,14 +107,15 @@ def _why_not(name: str) -> str:
 
 def _answer(name: str, program: str, version: str | None) -> None:
     if name == "--version":
-        raise Answer(f"{program}  version: {version or _own_version()}")
+        raise Answer(f"{program}  version: {version or own_version()}")
     if name == "--hot-restart-version":
         raise Answer(hot_restart_version())
     if name == "--help":
         raise Answer(_help(program))
 
 
-def _own_version() -> str:
+def own_version() -> str:
+    """The version of this package, as installed."""
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  # slow, and for one flag only
 
     try:

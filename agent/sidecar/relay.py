@@ -24,7 +24,7 @@ class Way:
         self.sink = sink
         self.limit = limit
         self.held = _NOTHING
-        self.has_ended = False  # the source has; what is held may still have to go
+        self.has_ended = False  # the source has: nothing is held then
         self.is_done = False  # its end has been passed on
         self.bytes = counters
         self._relay = relay
@@ -82,16 +82,13 @@ class Way:
             self._relay.active()
         if not self.held:
             self._relay.resume(self)
-            if self.has_ended:
-                self._finish()
-            elif self.source.holds_more:
+            if self.source.holds_more:
                 self.read_soon()
 
     def _end(self) -> None:
         self.has_ended = True
         self._relay.loop.remove_reader(self.source.fd)
-        if not self.held:
-            self._finish()
+        self._finish()
 
     def _finish(self) -> None:
         try:
@@ -169,8 +166,7 @@ class Relay:
         if way is self.up:
             self.pauses[1].add()
         self.loop.remove_writer(way.sink.fd)
-        if not way.has_ended:
-            self.loop.add_reader(way.source.fd, way.read)
+        self.loop.add_reader(way.source.fd, way.read)
 
     def ended(self) -> None:
         """One way has passed its end on."""

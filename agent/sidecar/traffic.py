@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from agent.core.errors import BadInput
 from agent.sidecar.client import Filter
@@ -115,11 +116,14 @@ class Traffic:
             raise BadInput(f"listener {listener.name}: {error}") from error
 
     def _chain(self, listener: Listener, chain: FilterChain) -> Chain:
-        return Chain(chain, self._filter(listener, chain), self._context(chain.tls))
+        return Chain(chain, self._filter(listener, chain), self._context(chain))
 
-    def _context(self, tls: DownstreamTls | None) -> ssl.SSLContext | None:
+    def _context(self, chain: FilterChain) -> ssl.SSLContext | None:
+        tls = chain.tls
         if tls is None:
             return None
+        if isinstance(chain.filter, HttpManager):  # it speaks HTTP/1.1, and lets nobody choose another
+            tls = replace(tls, alpn=tuple(each for each in tls.alpn if each != "h2"))
         if tls not in self._contexts:
             self._contexts[tls] = server_context(tls)
         return self._contexts[tls]

@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class Stand:
 def listener(filter_: NetworkFilter, name: str = "l", tls: DownstreamTls | None = None, **fields: object) -> Listener:
     """A listener with one chain; its address comes later."""
     chain = FilterChain(filter_, tls=tls)
-    return replace(Listener(name, (SocketAddress("127.0.0.1", 0),), (chain,)), **fields)  # type: ignore[arg-type]
+    return Listener(name, (SocketAddress("127.0.0.1", 0),), (chain,))._replace(**fields)  # type: ignore[arg-type]
 
 
 def cluster(*endpoints: Address, name: str = "c", tls: UpstreamTls | None = None, within: float = 5.0) -> Cluster:
@@ -84,7 +84,7 @@ async def standing(
     """Serve; at the end everything is cut, and nothing may be left."""
     doors = {each.name: door() for each in listeners if each.bind_to_port}
     ports = {name: made.getsockname()[1] for name, made in doors.items()}
-    bound = [replace(each, addresses=(SocketAddress("127.0.0.1", ports.get(each.name, 1)),)) for each in listeners]
+    bound = [each._replace(addresses=(SocketAddress("127.0.0.1", ports.get(each.name, 1)),)) for each in listeners]
     writer = Writer.private()
     traffic = Traffic(
         Configuration(tuple(bound), tuple(clusters)), writer, drain_time=drain_time, drain_immediately=immediate

@@ -10,7 +10,7 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -170,7 +170,7 @@ def listeners(tls: DownstreamTls) -> list[Listener]:
         listener(HttpManager("web", HOSTS), "http", stat_prefix="http"),
         listener(TcpProxy("tcp", "tcp"), "tcp", tls=tls, stat_prefix="tcp"),
         listener(Echo(), "echo", stat_prefix="echo"),
-        replace(listener(Echo(), "chains", stat_prefix="chains"), chains=by_name),
+        listener(Echo(), "chains", stat_prefix="chains")._replace(chains=by_name),
     ]
 
 

@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -190,7 +189,7 @@ async def test_headers_without_end_are_bounded() -> None:
 
 
 async def test_headers_that_do_not_end_in_time() -> None:
-    async with serving(replace(MANAGER, request_headers_timeout=0.1)) as (stand, _):
+    async with serving(MANAGER._replace(request_headers_timeout=0.1)) as (stand, _):
         streams = await stand.connect()
         assert (await ask(streams, b"GET /ok HT"))[0] == 408
         await leave(streams)
@@ -200,8 +199,8 @@ async def test_headers_that_do_not_end_in_time() -> None:
 @pytest.mark.parametrize(
     ("manager", "counted"),
     [
-        (replace(MANAGER, stream_idle_timeout=0.1), "downstream_rq_idle_timeout"),
-        (replace(MANAGER, request_timeout=0.1), "downstream_rq_timeout"),
+        (MANAGER._replace(stream_idle_timeout=0.1), "downstream_rq_idle_timeout"),
+        (MANAGER._replace(request_timeout=0.1), "downstream_rq_timeout"),
     ],
 )
 async def test_a_body_that_does_not_come(manager: HttpManager, counted: str) -> None:
@@ -213,14 +212,14 @@ async def test_a_body_that_does_not_come(manager: HttpManager, counted: str) -> 
 
 
 async def test_an_upstream_that_goes_silent() -> None:
-    async with serving(replace(MANAGER, stream_idle_timeout=0.1)) as (stand, _):
+    async with serving(MANAGER._replace(stream_idle_timeout=0.1)) as (stand, _):
         streams = await stand.connect()
         assert (await ask(streams, get("/app/silent")))[0] == 504
         await leave(streams)
 
 
 async def test_a_connection_without_a_request_is_closed() -> None:
-    async with serving(replace(MANAGER, idle_timeout=0.1)) as (stand, _):
+    async with serving(MANAGER._replace(idle_timeout=0.1)) as (stand, _):
         streams = await stand.connect()
         assert (await ask(streams, get("/ok")))[0] == 200
         assert await streams[0].read() == b""

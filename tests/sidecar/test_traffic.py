@@ -8,7 +8,6 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,12 +53,12 @@ def test_references_to_nothing_are_refused_with_both_names() -> None:
     assert "cannot find cluster missing" in refusal(listener(routed("missing")))
     assert "cannot find cluster missing" in refusal(listener(HttpManager("h", gate="missing")))
     chain = FilterChain(TcpProxy("t", "missing"))
-    assert "cannot find cluster missing" in refusal(replace(listener(Echo()), default_chain=chain))
+    assert "cannot find cluster missing" in refusal(listener(Echo())._replace(default_chain=chain))
 
 
 def test_what_contradicts_itself_is_refused() -> None:
     chains = (FilterChain(Echo(), match=Match(("a.example",))),) * 2
-    assert "listener l: two of its filter chains" in refusal(replace(listener(Echo()), chains=chains))
+    assert "listener l: two of its filter chains" in refusal(listener(Echo())._replace(chains=chains))
     hosts = (VirtualHost("one", ("*",), ()), VirtualHost("two", ("*",), ()))
     assert "listener l: cannot route *: two virtual hosts" in refusal(listener(HttpManager("h", hosts)))
 
@@ -176,13 +175,13 @@ async def test_an_accept_that_fails_is_not_the_last() -> None:
 
 def named(*hosts: str, **fields: object) -> Cluster:
     endpoints = tuple(SocketAddress(host, 0) for host in hosts)
-    return replace(Cluster("c", "STRICT_DNS", endpoints), **fields)  # type: ignore[arg-type]
+    return Cluster("c", "STRICT_DNS", endpoints)._replace(**fields)  # type: ignore[arg-type]
 
 
 async def test_names_are_resolved_before_anything_serves() -> None:
     async with origin(echo) as address:
         dns = named("localhost", dns_family="V4_ONLY")
-        dns = replace(dns, endpoints=(SocketAddress("localhost", address.port),))
+        dns = dns._replace(endpoints=(SocketAddress("localhost", address.port),))
         async with standing([listener(TcpProxy("t", "c"))], [dns]) as stand:
             assert stand.stat("cluster.c.membership_total") == 1
             assert not stand.traffic.unready
@@ -228,7 +227,7 @@ async def test_it_waits_at_a_gate(tmp_path: Path) -> None:
     gate = Gate(tmp_path / "gate", reached.set)
     gate.pid = os.getpid()
     await gate.shut(None)
-    waiting = replace(listener(HttpManager("g", gate="gate"), "agent_gate"), bind_to_port=False)
+    waiting = listener(HttpManager("g", gate="gate"), "agent_gate")._replace(bind_to_port=False)
     configuration = Configuration((waiting,), (Cluster("gate", "STATIC", (Pipe(str(gate.path)),)),))
     traffic = Traffic(configuration, Writer.private(), drain_time=1, drain_immediately=False)
     warming = asyncio.create_task(traffic.warm())
@@ -254,7 +253,7 @@ async def test_a_gate_that_refuses_is_asked_again(tmp_path: Path) -> None:
         writer.close()
 
     server = await asyncio.start_unix_server(moody, tmp_path / "gate")
-    waiting = replace(listener(HttpManager("g", gate="gate")), bind_to_port=False)
+    waiting = listener(HttpManager("g", gate="gate"))._replace(bind_to_port=False)
     clusters = [Cluster("gate", "STATIC", (Pipe(str(tmp_path / "gate")),))]
     async with standing([waiting], clusters):
         assert len(asked) == 4

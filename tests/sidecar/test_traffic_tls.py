@@ -5,7 +5,6 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from agent.sidecar.model import (
     DownstreamTls,
     Echo,
     FilterChain,
+    HttpManager,
     Listener,
     Match,
     SocketAddress,
@@ -207,7 +207,7 @@ async def test_what_is_no_tls_is_closed_and_counted(make: Make) -> None:
 
 async def test_half_a_handshake_costs_its_time_and_nobody_else(make: Make) -> None:
     chain = FilterChain(Echo(), tls=DownstreamTls((make(),)), connect_timeout=0.2)
-    async with standing([replace(listener(Echo()), chains=(chain,))]) as stand:
+    async with standing([listener(Echo())._replace(chains=(chain,))]) as stand:
         half = [await stand.connect() for _ in range(20)]
         for _, writer in half:
             writer.write(b"\x16\x03\x01\x02")
@@ -232,13 +232,26 @@ async def test_protocols_and_versions_are_agreed_on(make: Make) -> None:
         assert stand.of_listener("ssl.connection_error") == 1
 
 
+async def test_http_is_not_offered_in_a_version_that_is_not_spoken(make: Make) -> None:
+    tls = DownstreamTls((make(),), alpn=("h2", "http/1.1"))
+    context = visitor()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    async with standing([listener(HttpManager("h"), tls=tls)]) as stand:
+        reader, writer = await stand.connect(tls=context)
+        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+        writer.write(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+        await leave((reader, writer))
+        assert stand.stat("http.h.downstream_cx_ssl_total") == 1
+
+
 def by_name(make: Make) -> Listener:
     chains = (
         FilterChain(DirectResponse(b"a-tls"), match=Match(("a.example",)), tls=DownstreamTls((make(),))),
         FilterChain(DirectResponse(b"b-tls"), match=Match(("*.b.example",)), tls=DownstreamTls((make("*.b.example"),))),
         FilterChain(DirectResponse(b"plain"), match=Match(transport_protocol="raw_buffer")),
     )
-    return replace(listener(Echo()), chains=chains, inspection_timeout=0.3)
+    return listener(Echo())._replace(chains=chains, inspection_timeout=0.3)
 
 
 async def test_chains_by_the_name_that_a_client_asks_for(make: Make) -> None:
@@ -276,7 +289,7 @@ async def test_a_hello_that_comes_byte_by_byte(make: Make) -> None:
 
 async def test_a_client_that_says_nothing_is_looked_at_for_a_while(make: Make) -> None:
     silent = by_name(make)
-    patient = replace(silent, name="patient", continue_on_timeout=True)
+    patient = silent._replace(name="patient", continue_on_timeout=True)
     async with standing([silent, patient]) as stand:
         reader, writer = await stand.connect()
         writer.write(b"\x16\x03\x01")
@@ -289,7 +302,7 @@ async def test_a_client_that_says_nothing_is_looked_at_for_a_while(make: Make) -
 
 
 async def test_a_part_of_a_hello_wakes_nobody_until_there_is_more(make: Make) -> None:
-    async with standing([replace(by_name(make), inspection_timeout=15.0)]) as stand:
+    async with standing([by_name(make)._replace(inspection_timeout=15.0)]) as stand:
         _, writer = await stand.connect()
         writer.write(b"\x16\x03\x01")
         await stand.until(f"listener.127.0.0.1_{stand.ports['l']}.downstream_pre_cx_active", 1)
