@@ -20,6 +20,7 @@ from agent.core.errors import MachineError, UsageError
 
 _STARTTIME = 19  # the 22nd field of /proc/<pid>/stat, counted from behind the name, which may hold anything
 _OUTPUT_LIMIT = 1 << 20
+_REAP_TIMEOUT = 1.0  # for a process that was killed to be gone
 _NOT_THEIRS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -185,6 +186,7 @@ async def run(command: Command, timeout: float) -> tuple[int, str]:
             code = await asyncio.wait_for(asyncio.shield(ended), timeout)
         finally:
             process.signal(signal.SIGKILL)
+            await asyncio.wait([ended], timeout=_REAP_TIMEOUT)
         assert code is not None, "it is our own child"
         return code, os.pread(output, _OUTPUT_LIMIT, 0).decode(errors="replace")
     except TimeoutError:

@@ -30,11 +30,15 @@ SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at the disk gave. `material` is None while something is missing that nothing can stand in for."""
+    """What one look at the disk gave. `material` is None while something is missing that nothing can stand in for.
+
+    `refused`: what is there and not usable, for whatever reason, and so not in the material.
+    """
 
     material: Material | None
     missing: tuple[str, ...] = ()
     again_at: float | None = None  # monotonic: when to look again though nothing changes
+    refused: tuple[str, ...] = ()
 
 
 class Intake:
@@ -50,6 +54,7 @@ class Intake:
         self._source: Source | None = None  # the newest that could be parsed
         self._served: Source | None = None  # the newest that has served
         self._refused: Source | None = None  # what the proxy does not take, until its text changes
+        self._unreadable = ""  # why the configuration on disk cannot even be read
         self._found: list[Reference] = []  # for the small bootstrap: whatever was found so far
         self._watcher.watch(self._watched_paths())
 
@@ -75,7 +80,7 @@ class Intake:
         await self._take_program()
         source = await self._take_configuration()
         if source is None or self.programs.current is None:
-            return Look(None, missing=self._what_is_missing(source))
+            return Look(None, missing=self._what_is_missing(source), refused=self._complaints())
         self._watcher.watch(self._watched_paths())
         self._say_limits(source.configuration)
         references = self._in_scope(source.configuration.references)
@@ -83,10 +88,14 @@ class Intake:
         outcome = weigh(references, contents, self._last_good, clock.calendar())
         again_at = self._report(outcome)
         if not outcome.complete:
-            return Look(None, outcome.missing, again_at)
+            return Look(None, outcome.missing, again_at, self._complaints(outcome))
         extra = await self._digest_watched()
         material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
-        return Look(material, again_at=again_at)
+        return Look(material, again_at=again_at, refused=self._complaints(outcome))
+
+    def _complaints(self, outcome: Outcome | None = None) -> tuple[str, ...]:
+        refusals = () if outcome is None else outcome.refused
+        return (*filter(None, [self._unreadable]), *(each.message for each in refusals))
 
     # The program
 
@@ -117,6 +126,7 @@ class Intake:
             if self._source is None or self._source.text != text:
                 configuration = Configuration(text.decode(), name, self._settings.flags.config_yaml)
                 self._source = Source(configuration, text)
+            self._unreadable = ""
             self.reports.once("config.refused", "")
         except UnicodeDecodeError as error:
             self._refuse_configuration(f"cannot read {self._settings.config}: byte {error.start} is not UTF-8")
@@ -125,6 +135,7 @@ class Intake:
         return self._source
 
     def _refuse_configuration(self, reason: str) -> None:
+        self._unreadable = reason
         serves_on = "the last good one serves on" if self._source is not None else "nothing is started without it"
         self.reports.once("config.refused", f"{reason}; {serves_on}", logging.ERROR)
 

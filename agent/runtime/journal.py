@@ -25,12 +25,12 @@ _FORMAT = 2
 class Journal:
     """Writes the state when it changed. A disk that does not take it is reported once and costs nothing else.
 
-    `inherited`: the entries of an earlier agent's epochs that nobody has dealt with yet.
+    `last`: what was written last. `inherited`: the entries of an earlier agent's epochs that nobody has dealt with yet.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
-        self._last: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
         self._before = directory.recall()
         self._started_at = calendar().isoformat()
         self._failing = False
@@ -69,8 +69,8 @@ class Journal:
             "refused": None if reconciler.wish.refused is None else reconciler.wish.refused.reason,
             "last_failure": None if reconciler.last_failure is None else reconciler.last_failure.reason,
         }
-        if state != self._last:
-            self._last = state
+        if state != self.last:
+            self.last = state
             self._write(state)
 
     def _write(self, state: dict[str, Any]) -> None:

@@ -13,26 +13,31 @@ from agent.core.epochs import Epoch, State
 from agent.core.errors import MachineError
 from agent.core.events import Event
 from agent.core.reconciler import Reconciler
-from agent.core.revision import Revision
 from agent.host import clock
 from agent.host.binaries import find
 from agent.host.limits import WAITING_SIGNALS
 from agent.host.log import say
+from agent.host.orphans import Orphans, become_reaper
+from agent.host.processes import owner_of
 from agent.host.run_directory import RunDirectory
 from agent.host.service_manager import ServiceManager
-from agent.host.watching import Watcher
 from agent.runtime.adoption import Adoption
+from agent.runtime.bulletin import Bulletin
+from agent.runtime.disk import Disk
 from agent.runtime.front import Front
-from agent.runtime.intake import Intake, Look, wait_for_change
 from agent.runtime.journal import Journal
 from agent.runtime.living import Living
 from agent.runtime.material import Material, Storeroom
+from agent.runtime.orders import Orders
 from agent.runtime.programs import Programs
 from agent.runtime.settings import Settings
 from agent.runtime.stage import Stage
 from agent.runtime.tasks import Tasks
+from agent.status.control import Control
 
-_LOOK_AGAIN = 1.0  # seconds until the disk is looked at again after the machine refused something
+EXECUTE = -1
+"""What `run` returns instead of an exit code where this process is to become the agent's program as it is on disk."""
+
 _URGENT_SHARE = 10  # a leaf with less than a tenth of its life left makes a rotation urgent
 _ENDING = {State.DRAINING, State.LEAVING}
 _LEVELS = {Topic.REFUSED: logging.ERROR, Topic.DOWN: logging.ERROR, Topic.RETRY: logging.WARNING}
@@ -43,41 +48,84 @@ class Supervisor:
 
     def __init__(self, settings: Settings, directory: RunDirectory) -> None:
         self._settings = settings
+        self._directory = directory
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._changed = asyncio.Event()
         self._tasks = Tasks()
         self._storeroom = Storeroom()
-        self._newest: Revision | None = None  # made, but perhaps not yet heard of by the core
-        self._directory = directory
+        self._bulletin = Bulletin()
         self._journal = Journal(directory)
         self._core = Reconciler(settings.policy, jitter=random.random, first_epoch=self._journal.first_epoch)
         self._stage = Stage(settings, directory, self._storeroom, self._events.put_nowait, self._record)
         self._programs = Programs(find(settings.proxy), settings.user)
-        self._watcher = Watcher(
-            lambda _: self._changed.set(),
-            notice=lambda text: say(logging.WARNING, "watch.degraded", text),
-            loop=asyncio.get_running_loop(),
-        )
-        self._intake = Intake(settings, self._programs, self._storeroom, self._watcher)
+        self._disk = Disk(settings, self._programs, self._storeroom, self._events.put_nowait)
         self._front = Front(self._why_not_ready, self._stage.counting.read)
+        self._orders = Orders(self)
+        self._control = Control(self._orders, lambda text: say(logging.INFO, "control.asked", text))
+        self._orphans = Orphans(owner_of, loop=asyncio.get_running_loop())
         self._service_manager = ServiceManager()
 
+    # What the orders and the status look at
+
+    @property
+    def core(self) -> Reconciler:
+        """Who decides."""
+        return self._core
+
+    @property
+    def bulletin(self) -> Bulletin:
+        """What is said."""
+        return self._bulletin
+
+    @property
+    def disk(self) -> Disk:
+        """What is looked at."""
+        return self._disk
+
+    @property
+    def programs(self) -> Programs:
+        """What epochs run."""
+        return self._programs
+
+    def post(self, event: Event) -> None:
+        """Let something have happened."""
+        self._events.put_nowait(event)
+
+    def state(self) -> dict[str, object]:
+        """The state as it was recorded last."""
+        return self._journal.last
+
     async def run(self) -> int:
-        """Supervise until the end; return the exit code. Raises `AgentError` if it cannot even begin."""
+        """Supervise until the end; return the exit code, or `EXECUTE`. Raises `AgentError` if it cannot even begin."""
         self._hear_signals()
+        self._reap_orphans()
         await self._adopt()
         self._record()
-        if self._settings.status_port:
-            await self._front.open_status(self._settings.status_host, self._settings.status_port)
-        disk = self._tasks.spawn(self._watch_disk(), "disk")
+        await self._open_doors()
+        disk = self._tasks.spawn(self._disk.watch(), "disk")
         try:
             return await self._turn()
         finally:
             disk.cancel()
+            await self._control.close()
             await self._front.close()
-            await self._stage.close()
+            if not self._orders.leaves:
+                await self._stage.close()
             await self._tasks.close()
-            self._watcher.close()
+            self._orphans.close()
+            self._disk.close()
+
+    async def _open_doors(self) -> None:
+        if self._settings.status_port:
+            await self._front.open_status(self._settings.status_host, self._settings.status_port)
+        try:
+            await self._control.open(self._directory.path)
+        except MachineError as error:
+            say(logging.WARNING, "control.unavailable", f"{error}; the agent takes no orders")
+
+    def _reap_orphans(self) -> None:
+        if (why := become_reaper()) is not None:
+            say(logging.WARNING, "orphans.elsewhere", f"what the proxies leave behind is not reaped here: {why}")
+        self._orphans.start()
 
     async def _adopt(self) -> None:
         """Go on where an earlier agent stopped."""
@@ -96,36 +144,57 @@ class Supervisor:
             self._take(event)
         adoption.sweep(frozenset(self._stage.living))
 
+    # Signals
+
     def _hear_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._restart)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+        loop.add_signal_handler(signal.SIGUSR2, self._orders.leave, "SIGUSR2")
+        loop.add_signal_handler(signal.SIGQUIT, self._tell_state)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITING_SIGNALS)
 
     def _stop(self, number: signal.Signals) -> None:
-        say(logging.INFO, "agent.stopping", f"{number.name}: {'hurrying' if self._core.stopping else 'draining'}")
+        self.stop(number.name)
+
+    def stop(self, who: str) -> None:
+        """Drain and end; the second time, hurry."""
+        say(logging.INFO, "agent.stopping", f"{who}: {'hurrying' if self._core.stopping else 'draining'}")
         self._service_manager.stopping()
-        self._events.put_nowait(on.StopAsked(at=clock.monotonic()))
+        self.post(on.StopAsked(at=clock.monotonic()))
 
     def _restart(self) -> None:
         say(logging.INFO, "agent.restarting", "SIGHUP: a new epoch is wanted")
-        self._intake.forgive()
-        self._changed.set()
-        self._events.put_nowait(on.RestartAsked(at=clock.monotonic()))
+        self._disk.intake.forgive()
+        self._disk.look_soon()
+        self.post(on.RestartAsked(at=clock.monotonic()))
+
+    def _reopen_logs(self) -> None:
+        """The agent writes to standard error only; the proxies may have files."""
+        say(logging.INFO, "logs.reopened", "SIGUSR1: passed on to every epoch")
+        for living in self._stage.living.values():
+            living.signal(signal.SIGUSR1)
+
+    def _tell_state(self) -> None:
+        say(logging.INFO, "agent.state", _sentence(list(self._core.epochs.values())), None, **self.state())
 
     # The loop
 
     async def _turn(self) -> int:
         while True:
             event = await self._next_event()
+            if self._orders.leaves:
+                return EXECUTE if self._orders.executes else 0
             try:
                 finish = self._take(event)
             except Exception as error:  # noqa: BLE001  # a bug: it is told whole, and what serves goes on serving
                 say(logging.ERROR, "bug", f"{type(event).__name__} was not taken: please report this", error=error)
                 continue
             if finish is not None:
-                say(logging.ERROR if finish.code else logging.INFO, "agent.gone", finish.reason, code=finish.code)
+                level = logging.ERROR if finish.code else logging.INFO
+                self._bulletin.say(level, "agent.gone", finish.reason, code=finish.code)
                 return finish.code
 
     def _take(self, event: Event) -> do.Finish | None:
@@ -148,7 +217,7 @@ class Supervisor:
             return
         epoch = self._core.epochs.get(event.epoch)
         if epoch is not None and epoch.state in _ENDING:
-            say(logging.INFO, "epoch.gone", event.failure.reason)
+            self._say(logging.INFO, "epoch.gone", event.failure.reason, event.epoch)
 
     async def _next_event(self) -> Event:
         try:
@@ -157,33 +226,38 @@ class Supervisor:
         except TimeoutError:
             return on.TimePassed(at=clock.monotonic())
 
+    def _say(self, level: int, event: str, text: str, epoch: int | None = None) -> None:
+        self._bulletin.say(level, event, text, epoch=epoch)
+
     def _act(self, effect: Effect) -> None:  # noqa: C901  # one line for each kind of effect
         match effect:
-            case do.StartEpoch():
-                say(logging.INFO, "epoch.starting", f"epoch {effect.epoch} starts from revision {effect.revision.name}")
-                self._stage.start(effect.epoch, effect.revision, validate=effect.validate)
+            case do.StartEpoch(epoch, revision):
+                self._say(logging.INFO, "epoch.starting", f"epoch {epoch} starts from revision {revision.name}", epoch)
+                self._stage.start(epoch, revision, validate=effect.validate)
             case do.JudgeEpoch():
                 self._stage.judge(effect.epoch)
             case do.OpenGate():
                 self._stage.open_gate(effect.epoch)
-            case do.DropEpoch():
-                say(logging.INFO, "epoch.dropped", f"epoch {effect.epoch} is dropped: {effect.reason}")
-                self._stage.drop(effect.epoch)
+            case do.DropEpoch(epoch, reason):
+                self._say(logging.INFO, "epoch.dropped", f"epoch {epoch} is dropped: {reason}", epoch)
+                self._stage.drop(epoch)
             case do.CommitEpoch():
                 self._commit(effect.epoch)
-            case do.DrainEpoch():
-                say(logging.INFO, "epoch.draining", f"epoch {effect.epoch} drains")
-                self._stage.drain(effect.epoch, stopping=self._core.stopping)
+            case do.DrainEpoch(epoch):
+                self._say(logging.INFO, "epoch.draining", f"epoch {epoch} drains", epoch)
+                self._stage.drain(epoch, stopping=self._core.stopping)
             case do.EndEpoch():
                 self._stage.end(effect.epoch)
-            case do.KillEpoch():
-                say(logging.WARNING, "epoch.killed", f"epoch {effect.epoch} did not exit when asked: it is killed")
-                self._stage.kill(effect.epoch)
+            case do.KillEpoch(epoch):
+                text = f"epoch {epoch} did not exit when asked: it is killed"
+                self._say(logging.WARNING, "epoch.killed", text, epoch)
+                self._stage.kill(epoch)
             case do.RefuseClients():
-                say(logging.ERROR, "service.refused", "nothing serves yet: clients are refused until something does")
+                text = "nothing serves yet: clients are refused until something does"
+                self._say(logging.ERROR, "service.refused", text)
                 self._stage.refuse_clients()
             case do.Note():
-                say(_LEVELS.get(effect.topic, logging.INFO), effect.topic.value, effect.text)
+                self._say(_LEVELS.get(effect.topic, logging.INFO), effect.topic.value, effect.text)
                 self._heed(effect.topic)
             case do.Finish():
                 raise AssertionError(effect)  # handled by the loop
@@ -194,16 +268,16 @@ class Supervisor:
         """What the proxy refused is known to the intake before it looks at the disk again."""
         refused = self._core.wish.refused
         if topic is Topic.REFUSED and refused is not None:
-            self._intake.refuse(self._storeroom[refused.revision])
-            self._changed.set()
+            self._disk.intake.refuse(self._storeroom[refused.revision])
+            self._disk.look_soon()
 
     def _commit(self, number: int) -> None:
         epoch = self._core.epochs[number]
         serving = self._stage.commit(number)
-        self._intake.serves(serving.material)
+        self._disk.intake.serves(serving.material)
         self._tasks.spawn(self._front.lead_to(serving), "console")
         self._foresee_expiry(serving.material)
-        say(logging.INFO, "epoch.serving", _describe(epoch, serving))
+        self._say(logging.INFO, "epoch.serving", _describe(epoch, serving), number)
 
     def _foresee_expiry(self, material: Material) -> None:
         """Tell the core when the first of the leaves that serve now grows old; it decides with monotonic time only."""
@@ -215,38 +289,7 @@ class Supervisor:
         ]
         expires_at = min((at + left for left, _ in ends), default=None)
         urgent_at = min((at + left - life / _URGENT_SHARE for left, life in ends), default=None)
-        self._events.put_nowait(on.ExpiryForeseen(at=at, urgent_at=urgent_at, expires_at=expires_at))
-
-    # The disk
-
-    async def _watch_disk(self) -> None:
-        said_strays = False
-        while True:
-            self._changed.clear()
-            look = await self._look()
-            if look.material is not None:
-                self._newest = look.material.revision
-                self._events.put_nowait(on.RevisionReady(at=clock.monotonic(), revision=self._newest))
-            elif look.missing:
-                missing = ", ".join(look.missing)
-                if self._settings.policy.wait:
-                    self._intake.reports.once("files.awaited", f"waiting for {missing}")
-                self._events.put_nowait(on.RevisionMissing(at=clock.monotonic(), what=missing))
-            if not said_strays and look.material is not None:
-                said_strays = True
-                await self._intake.report_strays()
-            await wait_for_change(self._changed, look.again_at)
-
-    async def _look(self) -> Look:
-        """Look at the disk; where even that fails, say it once and look again in a while."""
-        reports = self._intake.reports
-        try:
-            look = await self._intake.look()
-        except (MachineError, OSError) as error:
-            reports.once("disk.unusable", f"{error}; what serves goes on serving", logging.ERROR)
-            return Look(None, again_at=clock.monotonic() + _LOOK_AGAIN)
-        reports.once("disk.unusable", "")
-        return look
+        self.post(on.ExpiryForeseen(at=at, urgent_at=urgent_at, expires_at=expires_at))
 
     # Records
 
@@ -254,12 +297,12 @@ class Supervisor:
         self._journal.write(self._core, self._stage.living.values(), self._stage.served_since)
         ready = self._core.serving is not None and not self._core.stopping
         self._service_manager.status(_sentence(list(self._core.epochs.values())), ready=ready)
+        self._orders.note_readiness(self._why_not_ready())
 
     def _forget_unused(self) -> None:
+        wish = self._core.wish
         known = {epoch.revision for epoch in self._core.epochs.values()}
-        known |= {
-            each for each in (self._core.wish.wanted, self._core.wish.last_good, self._newest) if each is not None
-        }
+        known |= {each for each in (wish.wanted, wish.last_good, self._disk.newest) if each is not None}
         known |= {living.material.revision for living in self._stage.living.values()}
         self._storeroom.keep_only(known)
         self._programs.forget_unused({self._storeroom[each].program.binary.descriptor for each in known})

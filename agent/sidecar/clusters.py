@@ -22,7 +22,7 @@ class Upstream:
         """Load its certificates; raise `BadInput` if that fails."""
         self.settings = settings
         scope = f"cluster.{settings.stat_name or settings.name}."
-        self.counters = ClusterCounters.register(stats, scope)
+        self.counters = ClusterCounters(stats, scope)
         self.transport = _transport(settings, stats, scope)
         self._endpoints: tuple[Address, ...] = ()
         self._turn = 0

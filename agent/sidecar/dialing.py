@@ -5,8 +5,8 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from errno import EAGAIN, EINPROGRESS
+from typing import NamedTuple
 
 from agent.sidecar.counters import TlsCounters
 from agent.sidecar.handshake import Handshake
@@ -16,8 +16,7 @@ from agent.sidecar.wire import SecureWire, Wire
 Done = Callable[[Wire | OSError], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Transport:
+class Transport(NamedTuple):
     """How TLS is begun with an endpoint. `server_name` empty: none is said."""
 
     context: ssl.SSLContext

@@ -1,6 +1,6 @@
 """Clients are asked to leave: over the time of a drain ever more of them, as in Envoy."""
 
-import random
+import os
 import time
 
 
@@ -30,4 +30,4 @@ class Draining:
         if self._began_at is None:
             return False
         elapsed = time.monotonic() - self._began_at
-        return self._immediate or elapsed >= self._drain_time * random.random()  # noqa: S311  # no secret
+        return self._immediate or elapsed >= self._drain_time * int.from_bytes(os.urandom(4), "big") / (1 << 32)

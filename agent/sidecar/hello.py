@@ -1,15 +1,14 @@
 """A ClientHello, as far as the choice of a filter chain needs it (RFC 8446, 4.1.2 and 5.1)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 LONGEST = 16 << 10  # bytes of records that hold one ClientHello, more than any client sends
 _HANDSHAKE, _CLIENT_HELLO = 0x16, 0x01
 _SERVER_NAME, _ALPN = 0, 16
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(NamedTuple):
     """What a client says before anything else. One that does not speak TLS says nothing: `is_tls` is false."""
 
     is_tls: bool = False

@@ -1,8 +1,7 @@
 """What of a message goes on to the other side, and what is added, as far as Envoy's way of it matters."""
 
+import os
 import time
-import uuid
-from email.utils import formatdate
 
 import h11
 
@@ -39,7 +38,7 @@ def to_upstream(request: h11.Request, authority: bytes, *, is_secure: bool, time
     if b"x-forwarded-proto" not in names:
         added.append((b"x-forwarded-proto", b"https" if is_secure else b"http"))
     if b"x-request-id" not in names:
-        added.append((b"x-request-id", str(uuid.uuid4()).encode()))
+        added.append((b"x-request-id", _request_id()))
     if timeout:
         added.append((b"x-envoy-expected-rq-timeout-ms", b"%d" % (timeout * 1000)))
     return [(b"host", authority), *kept, *added, *framing(request.headers)]
@@ -68,6 +67,13 @@ def own(body: bytes, server: bytes) -> Headers:
     return [(b"content-length", b"%d" % len(body)), *kind, (b"date", date()), (b"server", server)]
 
 
+def _request_id() -> bytes:
+    """Return a random UUID (RFC 9562, version 4)."""
+    number = int.from_bytes(os.urandom(16), "big") & ~(0xF << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62
+    text = f"{number:032x}"
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:])).encode()
+
+
 _dates: dict[int, bytes] = {}
 
 
@@ -76,5 +82,5 @@ def date() -> bytes:
     now = int(time.time())
     if now not in _dates:
         _dates.clear()
-        _dates[now] = formatdate(now, usegmt=True).encode()
+        _dates[now] = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now)).encode()
     return _dates[now]

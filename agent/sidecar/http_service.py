@@ -1,7 +1,7 @@
 """What all conversations of one HTTP filter share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent.sidecar.counters import HttpCounters, ListenerHttpCounters
 from agent.sidecar.draining import Draining
@@ -10,8 +10,7 @@ from agent.sidecar.model import HttpManager
 from agent.sidecar.routing import Routing
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(NamedTuple):
     """One HTTP filter."""
 
     settings: HttpManager

@@ -6,7 +6,7 @@ each start of a proxy.
 
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 _ALTERNATIVE_NAME = bytes.fromhex("551d11")  # 2.5.29.17
@@ -15,8 +15,7 @@ _KEYS = {bytes.fromhex("2a864886f70d010101"): "rsa", bytes.fromhex("2a8648ce3d02
 _SEQUENCE, _OID, _EXTENSIONS, _DNS_NAME = 0x30, 0x06, 0xA3, 0x82
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """`names` in lower case: the DNS names, else the common name. `key`: `rsa`, `ecdsa` or `other`."""
 
     names: tuple[str, ...]

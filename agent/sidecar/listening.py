@@ -3,7 +3,7 @@
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent.sidecar.accepting import Doors
 from agent.sidecar.client import Client, Filter
@@ -18,8 +18,7 @@ from agent.sidecar.wire import SecureWire, Wire
 from agent.stats.writer import Writer
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(NamedTuple):
     """A filter chain, ready to serve."""
 
     settings: FilterChain
@@ -33,13 +32,13 @@ class Listening:
     def __init__(self, settings: Listener, chains: Sequence[Chain], default: Chain | None, stats: Writer) -> None:
         scope = listener_scope(settings)
         self.settings = settings
-        self.counters = ListenerCounters.register(stats, scope)
-        self.worker = WorkerCounters.register(stats, f"{scope}worker_0.")
+        self.counters = ListenerCounters(stats, scope)
+        self.worker = WorkerCounters(stats, f"{scope}worker_0.")
         self.inspector: InspectorCounters | None = None
         self.clients: set[Client] = set()
         self._matching = Matching([(chain.settings.match, chain) for chain in chains], default)
         if settings.inspects_tls or self._matching.needs_hello:
-            self.inspector = InspectorCounters.register(stats, "tls_inspector.")
+            self.inspector = InspectorCounters(stats, "tls_inspector.")
         secure = any(chain.context for chain in (*chains, *([default] if default else ())))
         self.tls = TlsCounters(stats, scope) if secure else None
         self._doors: Doors | None = None

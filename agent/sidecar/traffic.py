@@ -4,7 +4,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from agent.core.errors import BadInput
 from agent.sidecar.client import Filter
@@ -123,7 +122,7 @@ class Traffic:
         if tls is None:
             return None
         if isinstance(chain.filter, HttpManager):  # it speaks HTTP/1.1, and lets nobody choose another
-            tls = replace(tls, alpn=tuple(each for each in tls.alpn if each != "h2"))
+            tls = tls._replace(alpn=tuple(each for each in tls.alpn if each != "h2"))
         if tls not in self._contexts:
             self._contexts[tls] = server_context(tls)
         return self._contexts[tls]
@@ -131,7 +130,7 @@ class Traffic:
     def _filter(self, listener: Listener, chain: FilterChain) -> Filter:
         match chain.filter:
             case TcpProxy() as settings:
-                counters = TcpCounters.register(self._stats, f"tcp.{settings.stat_prefix}.")
+                counters = TcpCounters(self._stats, f"tcp.{settings.stat_prefix}.")
                 return TcpProxying(settings, self._upstream(settings.cluster), counters, listener.buffer_limit)
             case Echo():
                 return Echoing(listener.buffer_limit)
@@ -149,8 +148,8 @@ class Traffic:
             settings,
             Routing(settings.hosts),
             pools,
-            HttpCounters.register(self._stats, scope),
-            ListenerHttpCounters.register(self._stats, f"{listener_scope(listener)}{scope}"),
+            HttpCounters(self._stats, scope),
+            ListenerHttpCounters(self._stats, f"{listener_scope(listener)}{scope}"),
             self._draining,
         )
         self._http_servings.append(serving)

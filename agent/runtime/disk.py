@@ -1,0 +1,91 @@
+"""The disk, looked at whenever something on it changes, and whenever somebody asks for it."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from agent.core import events as on
+from agent.core.errors import MachineError
+from agent.core.events import Event
+from agent.core.revision import Revision
+from agent.host import clock
+from agent.host.log import say
+from agent.host.watching import Watcher
+from agent.runtime.intake import Intake, Look, wait_for_change
+from agent.runtime.material import Storeroom
+from agent.runtime.programs import Programs
+from agent.runtime.settings import Settings
+
+_LOOK_AGAIN = 1.0  # seconds until the disk is looked at again after the machine refused something
+
+
+class Disk:
+    """Posts what the disk holds. `newest`: the revision that was made last, though perhaps not yet heard of."""
+
+    def __init__(
+        self, settings: Settings, programs: Programs, storeroom: Storeroom, post: Callable[[Event], None]
+    ) -> None:
+        self.newest: Revision | None = None
+        self._settings = settings
+        self._post = post
+        self._changed = asyncio.Event()
+        self._asked: list[asyncio.Future[Look]] = []
+        self._watcher = Watcher(
+            lambda _: self._changed.set(),
+            notice=lambda text: say(logging.WARNING, "watch.degraded", text),
+            loop=asyncio.get_running_loop(),
+        )
+        self.intake = Intake(settings, programs, storeroom, self._watcher)
+
+    def look_soon(self) -> None:
+        """Look again, though nothing may have changed."""
+        self._changed.set()
+
+    async def look(self) -> Look:
+        """What a look gave that began after this question."""
+        answer: asyncio.Future[Look] = asyncio.get_running_loop().create_future()
+        self._asked.append(answer)
+        self._changed.set()
+        return await answer
+
+    async def watch(self) -> None:
+        """Look for as long as this runs."""
+        said_strays = False
+        while True:
+            self._changed.clear()
+            asked, self._asked = self._asked, []
+            look = await self._look()
+            self._tell(look)
+            for answer in asked:
+                if not answer.done():
+                    answer.set_result(look)
+            if not said_strays and look.material is not None:
+                said_strays = True
+                await self.intake.report_strays()
+            await wait_for_change(self._changed, look.again_at)
+
+    def _tell(self, look: Look) -> None:
+        if look.material is not None:
+            self.newest = look.material.revision
+            self._post(on.RevisionReady(at=clock.monotonic(), revision=self.newest))
+        elif look.missing:
+            missing = ", ".join(look.missing)
+            if self._settings.policy.wait:
+                self.intake.reports.once("files.awaited", f"waiting for {missing}")
+            self._post(on.RevisionMissing(at=clock.monotonic(), what=missing))
+
+    async def _look(self) -> Look:
+        """Look; where even that fails, say it once and look again in a while."""
+        reports = self.intake.reports
+        try:
+            look = await self.intake.look()
+        except (MachineError, OSError) as error:
+            text = f"{error}; what serves goes on serving"
+            reports.once("disk.unusable", text, logging.ERROR)
+            return Look(None, again_at=clock.monotonic() + _LOOK_AGAIN, refused=(text,))
+        reports.once("disk.unusable", "")
+        return look
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._watcher.close()

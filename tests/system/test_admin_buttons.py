@@ -1,0 +1,124 @@
+"""What the consoles' buttons do to listeners and clients, under both proxies: as Envoy does it."""
+
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.system.bootstrap import Json, http, listener
+from tests.system.eventually import eventually
+from tests.system.proxies import KINDS, Proxy, Running, needed, running
+from tests.system.room import Room
+from tests.system.wire import Failed, Target, connect, exchange, tls_context
+
+
+@pytest.fixture(params=KINDS)
+def proxy(request: pytest.FixtureRequest) -> Proxy:
+    return needed(request.param)
+
+
+class Two:
+    """An outbound and an inbound listener, which drain for a second at once, and a client on each."""
+
+    def __init__(self, room: Room, proxy: Proxy) -> None:
+        self.room, self.proxy = room, proxy
+        self.outbound, self.inbound = (Target("127.0.0.1", room.port()) for _ in range(2))
+
+    def tree(self) -> Json:
+        """Return the bootstrap."""
+        made = [listener("out", "127.0.0.1", self.outbound.port, [{"filters": [http("ok")]}])]
+        made.append(listener("in", "127.0.0.1", self.inbound.port, [{"filters": [http("ok")]}]))
+        made[1]["traffic_direction"] = "INBOUND"
+        return {"static_resources": {"listeners": made}}
+
+    def states(self) -> tuple[str, str]:
+        """Say of both listeners what a new client meets."""
+        return state(self.outbound), state(self.inbound)
+
+
+def state(target: Target) -> str:
+    """Say what a new client meets: `serves`, `asks to leave`, or `refuses`."""
+    try:
+        with connect(target, tls_context(), timeout=2) as sock:
+            return answered(sock)
+    except Failed as failed:
+        return "refuses" if failed.reason == "refused" else f"fails: {failed}"
+
+
+def answered(sock: socket.socket) -> str:
+    """Make a request on a connection that could be kept, and say whether it may be."""
+    return "asks to leave" if exchange(sock, last=False).closes else "serves"
+
+
+SERVES, LEAVE, REFUSES = "serves", "asks to leave", "refuses"
+BUTTONS = {
+    "/healthcheck/fail": ((LEAVE, LEAVE), None, (LEAVE, LEAVE)),
+    "/drain_listeners?inboundonly": ((SERVES, REFUSES), None, (SERVES, LEAVE)),
+    "/drain_listeners?skip_exit": ((LEAVE, LEAVE), None, (LEAVE, LEAVE)),
+    "/drain_listeners?graceful&skip_exit": ((LEAVE, LEAVE), None, (LEAVE, LEAVE)),
+    "/drain_listeners?graceful": ((LEAVE, LEAVE), (REFUSES, REFUSES), (LEAVE, LEAVE)),
+    "/drain_listeners?graceful&inboundonly": ((SERVES, LEAVE), (SERVES, REFUSES), (SERVES, LEAVE)),
+    "/drain_listeners": ((REFUSES, REFUSES), None, (LEAVE, LEAVE)),
+}
+
+
+@pytest.mark.parametrize("button", BUTTONS)
+def test_a_button_does_what_envoys_does(room: Room, proxy: Proxy, button: str) -> None:
+    """At once, after the drain time where that changes it, and for a client that was there before."""
+    at_once, later, before = BUTTONS[button]
+    two, drain = Two(room, proxy), ["--drain-time-s", "1", "--drain-strategy", "immediate"]
+    with running(room, proxy, two.tree(), drain) as alone:
+        with connect(two.outbound, tls_context()) as out, connect(two.inbound, tls_context()) as into:
+            assert (answered(out), answered(into)) == (SERVES, SERVES)
+            reply = alone.console.post(button)
+            assert (reply.status, reply.text) == (200, "OK\n")
+            eventually(lambda: two.states() == at_once, within=0.8, what=f"{at_once}")
+            assert (answered(out), answered(into)) == before
+        if later:
+            eventually(lambda: two.states() == later, within=3, what=f"{later}")
+        ready = alone.console.ask("/ready")
+        assert (ready.status, ready.text) == ((503, "DRAINING\n") if button == "/healthcheck/fail" else (200, "LIVE\n"))
+        closed = sum(seen == REFUSES for seen in later or at_once)
+        counted = {"listener_stopped": closed, "total_listeners_active": 2, "total_listeners_draining": 0}
+        numbers = alone.console.numbers("listener_manager.")
+        assert {name: numbers.get(name) for name in counted} == counted
+
+
+def test_health_that_was_failed_can_be_mended(room: Room, proxy: Proxy) -> None:
+    two = Two(room, proxy)
+    with running(room, proxy, two.tree()) as alone:
+        alone.console.post("/healthcheck/fail")
+        eventually(lambda: two.states() == (LEAVE, LEAVE), within=1)
+        alone.console.post("/healthcheck/ok")
+        eventually(lambda: two.states() == (SERVES, SERVES), within=1)
+        assert alone.console.ready()
+
+
+Ending = Callable[[Running], object]
+ENDINGS: dict[str, Ending] = {
+    "/quitquitquit": lambda alone: alone.console.post("/quitquitquit"),
+    "SIGTERM": lambda alone: alone.process.send_signal(signal.SIGTERM),
+    "SIGINT": lambda alone: alone.process.send_signal(signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_proxy_that_is_told_to_end_ends_well_and_soon_with_a_client_connected(
+    room: Room, proxy: Proxy, ending: str
+) -> None:
+    two = Two(room, proxy)
+    with running(room, proxy, two.tree()) as alone, connect(two.outbound, tls_context()) as sock:
+        assert answered(sock) == SERVES
+        with suppress(OSError):
+            ENDINGS[ending](alone)
+        assert alone.process.wait(timeout=5) == 0
+        assert sock.recv(1) == b""
+
+
+def test_the_console_tells_its_address_in_a_file(room: Room, proxy: Proxy) -> None:
+    path = Path(room.directory / "admin")
+    with running(room, proxy, Two(room, proxy).tree(), ["--admin-address-path", str(path)]) as alone:
+        assert path.read_text(encoding="ascii") == f"127.0.0.1:{alone.console.port}"
