@@ -176,7 +176,7 @@ class Listener(NamedTuple):
     original_dst: bool = False  # with the listener filter original_dst
     inspection_timeout: float = 15.0  # listener_filters_timeout
     continue_on_timeout: bool = False
-    backlog: int = 128
+    backlog: int = 4096  # the kernel takes no more than net.core.somaxconn, which is Envoy's default
     inbound: bool = False  # traffic_direction
     buffer_limit: int = 1 << 20
 

@@ -17,27 +17,31 @@ class SelfCounters:
         self._uptime = stats.gauge("server.uptime")
         self._connections = stats.gauge("server.total_connections")
         self._started = stats.gauge("listener_manager.workers_started")
-        self._active = stats.gauge("listener_manager.total_listeners_active")
-        self._draining = stats.gauge("listener_manager.total_listeners_draining")
+        self._stopped = stats.counter("listener_manager.listener_stopped")
+        stats.gauge("listener_manager.total_listeners_draining")
         stats.gauge("server.concurrency").set(1)
+        if not arguments.disable_hot_restart:
+            stats.gauge("server.hot_restart_generation").set(arguments.restart_epoch + 1)
         stats.gauge("server.hot_restart_epoch").set(arguments.restart_epoch)
-        stats.gauge("server.hot_restart_generation").set(arguments.restart_epoch + 1)
         stats.gauge("cluster_manager.active_clusters").set(len(configuration.clusters))
         stats.counter("cluster_manager.cluster_added").add(len(configuration.clusters))
-        self._listeners = len(configuration.listeners)
-        stats.counter("listener_manager.listener_added").add(self._listeners)
-        stats.counter("listener_manager.listener_create_success").add(self._listeners)
-        self._active.set(self._listeners)
+        listeners = len(configuration.listeners)
+        stats.counter("listener_manager.listener_added").add(listeners)
+        stats.counter("listener_manager.listener_create_success").add(listeners)
+        stats.gauge("listener_manager.total_listeners_active").set(listeners)
 
     def serving(self) -> None:
         """It accepts."""
         self._live.set(1)
         self._started.set(1)
 
-    def closed(self, left: int) -> None:
-        """Of its listeners that bind, `left` still accept."""
-        self._active.set(left)
-        self._draining.set(max(0, self._listeners - left))
+    def live(self, alive: bool) -> None:
+        """It is healthy, or no longer."""
+        self._live.set(int(alive))
+
+    def stopped(self, listeners: int) -> None:
+        """So many more listeners accept no more. They count as active all the same, as in Envoy."""
+        self._stopped.add(listeners)
 
     def update(self, state: str, connections: int, uptime: float) -> None:
         """Bring up to date what moves by itself. `uptime` in seconds."""

@@ -174,18 +174,20 @@ class Server:
     # What it is told
 
     def drain_listeners(self, *, graceful: bool, inbound_only: bool, skip_exit: bool) -> None:
-        """Close the listeners, after the drain time if gracefully; or only ask clients to leave."""
-        if not graceful:
-            self._stop_accepting(inbound_only=inbound_only)
+        """Ask clients to leave; and close the listeners, after the drain time if gracefully."""
+        self._traffic.drain(inbound_only=inbound_only)
+        if skip_exit:
             return
-        self._traffic.drain()
-        if not skip_exit and self._late_close is None:
+        if not graceful:
+            self._stop_accepting(inbound_only)
+        elif self._late_close is None:
             loop = asyncio.get_running_loop()
             self._late_close = loop.call_later(self.arguments.drain_time, self._stop_accepting, inbound_only)
 
     def fail_health(self, failing: bool) -> None:
         """Be, or no longer be, unhealthy: clients of HTTP are asked to leave."""
         self._is_failing = failing
+        self._counters.live(not failing)
         self._traffic.fail_health(failing)
 
     def quit(self) -> None:
@@ -204,8 +206,12 @@ class Server:
         self._traffic.drain()
 
     def _stop_accepting(self, inbound_only: bool = False) -> None:
+        before = self._accepting()
         self._traffic.stop_accepting(inbound_only=inbound_only)
-        self._counters.closed(sum(not each.is_given_up for group in self._bound.values() for each in group[:1]))
+        self._counters.stopped(before - self._accepting())
+
+    def _accepting(self) -> int:
+        return sum(not each.is_given_up for group in self._bound.values() for each in group[:1])
 
     def _shut_console(self) -> None:
         if self._console_end is None:

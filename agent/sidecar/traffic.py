@@ -41,7 +41,7 @@ class Traffic:
         """Load every certificate and check every reference; raise `BadInput` naming the listener or cluster."""
         self.unready: set[str] = set()  # what `warm` still waits for: names of clusters, and of gates
         self._stats = stats
-        self._draining = Draining(drain_time, immediate=drain_immediately)
+        self._draining = {inbound: Draining(drain_time, immediate=drain_immediately) for inbound in (True, False)}
         self._contexts: dict[DownstreamTls, ssl.SSLContext] = {}
         self._upstreams = {each.name: Upstream(each, stats) for each in configuration.clusters}
         self._pools = {name: Pool(upstream) for name, upstream in self._upstreams.items()}
@@ -78,13 +78,16 @@ class Traffic:
             if listening.settings.inbound or not inbound_only:
                 listening.close()
 
-    def drain(self) -> None:
+    def drain(self, *, inbound_only: bool = False) -> None:
         """Ask ever more HTTP clients to leave with their next answer, over the drain time; others are left alone."""
-        self._draining.begin()
+        for inbound, draining in self._draining.items():
+            if inbound or not inbound_only:
+                draining.begin()
 
     def fail_health(self, failing: bool) -> None:
         """Ask every HTTP client to leave with its next answer, or no more."""
-        self._draining.is_failing = failing
+        for draining in self._draining.values():
+            draining.is_failing = failing
 
     async def close(self) -> None:
         """Cut everything."""
@@ -150,7 +153,7 @@ class Traffic:
             pools,
             HttpCounters(self._stats, scope),
             ListenerHttpCounters(self._stats, f"{listener_scope(listener)}{scope}"),
-            self._draining,
+            self._draining[listener.inbound],
         )
         self._http_servings.append(serving)
         return serving

@@ -179,5 +179,6 @@ def test_a_process_is_seen_to_have_a_socket_or_not() -> None:
 
 
 async def test_many_deaths_at_once_are_all_told(shell: int) -> None:
-    codes: Sequence[int | None] = await asyncio.gather(*(end_of(command(shell, f"exit {number}")) for number in range(20)))
+    ends = (end_of(command(shell, f"exit {number}")) for number in range(20))
+    codes: Sequence[int | None] = await asyncio.gather(*ends)
     assert codes == list(range(20))

@@ -89,6 +89,16 @@ DOCUMENTED = (
         "it closes after a last answer; Envoy leaves that to the client for a second",
     ),
     Documented(
+        STATS + r"(# TYPE )?(envoy_)?server[._]days_until_first_cert_expiring({.*})?",
+        "each certificate's days are told by /certs",
+        absent=True,
+    ),
+    Documented(
+        r"GET /stats\S*usedonly\S* (# TYPE )?(envoy_)?"
+        r"(listener_manager[._]total_listeners_draining|server[._]hot_restart_epoch)({.*})?",
+        "a gauge that never moved is not left out with usedonly",
+    ),
+    Documented(
         r"GET /stats\?filter=\^server\.\(live\|state\)\$ server\.state",
         "it tells a new state at once, Envoy with the next flush",
     ),

@@ -39,7 +39,7 @@ def listener(message: Message, number: int) -> Listener:
         original_dst=ORIGINAL_DST in kinds,
         inspection_timeout=message.span("listener_filters_timeout", 15.0),
         continue_on_timeout=message.truth("continue_on_listener_filters_timeout", default=False),
-        backlog=min(message.number("tcp_backlog_size", 128), _LONGEST_BACKLOG),
+        backlog=min(message.number("tcp_backlog_size", 4096), _LONGEST_BACKLOG),
         inbound=message.choice("traffic_direction", _DIRECTIONS, _INBOUND, default=False),
         buffer_limit=_buffer_limit(message),
     )
