@@ -219,9 +219,11 @@ class Reconciler:
         self._refuse_at = None
         if before is None:
             return [do.CommitEpoch(epoch.number)]
-        drained_by = at if self.wish.now_asked else self._drained_by(at)
-        self.wish.now_asked = False
-        return [do.CommitEpoch(epoch.number), self._drain(before, drained_by)]
+        done = [do.CommitEpoch(epoch.number), self._drain(before, self._drained_by(at))]
+        if self.wish.now_asked:
+            self.wish.now_asked = False
+            done.append(self._end(before, at))
+        return done
 
     def _drained_by(self, at: float) -> float:
         """When a superseded epoch has drained for long enough: at latest when its own certificate is over."""

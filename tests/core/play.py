@@ -47,8 +47,14 @@ class Play:
     def emptied(self, epoch: int) -> list[Effect]:
         return self.tell(on.EpochEmptied(at=self.now, epoch=epoch))
 
-    def restart(self) -> list[Effect]:
-        return self.tell(on.RestartAsked(at=self.now))
+    def restart(self, *, now: bool = False) -> list[Effect]:
+        return self.tell(on.RestartAsked(at=self.now, now=now))
+
+    def pause(self, seconds: float) -> list[Effect]:
+        return self.tell(on.PauseAsked(at=self.now, until=self.now + seconds))
+
+    def drain(self) -> list[Effect]:
+        return self.tell(on.DrainAsked(at=self.now))
 
     def stop(self) -> list[Effect]:
         return self.tell(on.StopAsked(at=self.now))

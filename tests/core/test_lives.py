@@ -15,7 +15,16 @@ from agent.core.revision import Revision
 from agent.core.wish import NEVER
 
 REVISIONS = [Revision(name, shape) for name in "abcd" for shape in "xy"]
-POLICY = Policy(start_timeout=10, drain_timeout=20, stop_timeout=8, end_timeout=2, hold_timeout=3, give_up=12)
+POLICY = Policy(
+    start_timeout=10,
+    drain_timeout=20,
+    stop_timeout=8,
+    end_timeout=2,
+    hold_timeout=3,
+    give_up=12,
+    drain_delay=1,
+    min_drain=1,
+)
 
 
 class World(RuleBasedStateMachine):
@@ -114,9 +123,13 @@ class World(RuleBasedStateMachine):
             assert self.core.deadline is None or self.core.deadline > self.now
         self.now = until
 
-    @rule()
-    def operator_restarts(self) -> None:
-        self.tell(on.RestartAsked(at=self.now))
+    @rule(now=st.booleans())
+    def operator_restarts(self, now: bool) -> None:
+        self.tell(on.RestartAsked(at=self.now, now=now))
+
+    @rule(seconds=st.floats(0, 30))
+    def operator_pauses(self, seconds: float) -> None:
+        self.tell(on.PauseAsked(at=self.now, until=self.now + seconds))
 
     @rule()
     def agent_is_killed_and_comes_back(self) -> None:
@@ -138,6 +151,11 @@ class World(RuleBasedStateMachine):
     @rule()
     def operator_stops(self) -> None:
         self.tell(on.StopAsked(at=self.now))
+
+    @precondition(lambda self: len(self.numbers) > 6)
+    @rule()
+    def operator_drains(self) -> None:
+        self.tell(on.DrainAsked(at=self.now))
 
     # What must hold
 

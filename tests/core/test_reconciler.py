@@ -379,6 +379,102 @@ def test_a_crash_during_the_stop_is_still_a_stop() -> None:
     assert play.exits(1) == [do.Finish(0, "stopped as asked")]
 
 
+def test_a_stop_waits_with_the_drain_until_whoever_sends_clients_has_heard() -> None:
+    play = serving(Policy(stop_timeout=30, drain_delay=5))
+    assert play.stop() == []
+    assert play.core.stopping
+    assert play.wait(5) == [do.DrainEpoch(1)]
+    assert play.wait(25) == [do.EndEpoch(1)]
+
+
+def test_the_delay_of_a_stop_does_not_outlast_its_deadline() -> None:
+    play = serving(Policy(stop_timeout=3, drain_delay=60))
+    play.stop()
+    assert play.wait(3) == [do.DrainEpoch(1), do.EndEpoch(1)]
+
+
+def test_a_second_stop_does_not_wait_for_the_delay() -> None:
+    play = serving(Policy(drain_delay=60))
+    play.stop()
+    assert play.stop() == [do.EndEpoch(1)]
+    assert play.exits(1, 0) == [do.Finish(0, "stopped as asked")]
+
+
+def test_a_drain_at_the_end_takes_as_long_as_clients_need_that_are_on_their_way() -> None:
+    play = serving(Policy(stop_timeout=30, min_drain=4))
+    assert play.stop() == [do.DrainEpoch(1)]
+    assert play.emptied(1) == []
+    assert play.wait(3.9) == []
+    assert play.wait(0.1) == [do.EndEpoch(1)]
+    assert not play.notes, "nothing was cut"
+
+
+def test_a_rotation_does_not_heed_how_long_a_drain_at_the_end_takes() -> None:
+    play = serving(Policy(min_drain=60))
+    play.rotate("b")
+    assert play.emptied(1) == [do.EndEpoch(1)]
+
+
+def test_what_is_asked_to_drain_stays_until_it_is_asked_to_stop() -> None:
+    play = serving()
+    play.ready("b")
+    assert play.drain() == [do.DropEpoch(2, "the agent stops"), do.DrainEpoch(1)]
+    play.exits(2)
+    assert play.ready("c") == []
+    play.emptied(1)
+    assert play.exits(1, 0) == []
+    assert play.drain() == []
+    assert play.stop() == [do.Finish(0, "stopped as asked")]
+
+
+def test_a_stop_in_the_midst_of_a_drain_waits_for_it() -> None:
+    play = serving(Policy(stop_timeout=30))
+    play.drain()
+    assert play.stop() == []
+    assert play.stop() == [do.EndEpoch(1)]
+
+
+# Pauses, and what does not wait
+
+
+def test_a_pause_holds_rotations_until_it_is_over() -> None:
+    play = serving()
+    play.pause(60)
+    assert play.ready("b") == []
+    assert play.wait(59) == []
+    assert play.wait(1) == [do.StartEpoch(2, revision("b"), validate=False)]
+
+
+def test_the_end_of_a_pause_can_be_asked_for() -> None:
+    play = serving()
+    play.pause(600)
+    play.ready("b")
+    assert play.pause(0) == [do.StartEpoch(2, revision("b"), validate=False)]
+
+
+def test_a_crash_or_a_certificate_about_to_end_does_not_wait_for_the_end_of_a_pause() -> None:
+    play = serving()
+    play.pause(600)
+    assert play.exits(1) == [do.StartEpoch(2, revision("a"), validate=False)]
+    play.come_to_serve()
+    play.ready("b")
+    assert play.urgent(play.now, play.now + 60) == [do.StartEpoch(3, revision("b"), validate=False)]
+
+
+def test_what_is_asked_for_now_waits_for_neither_pause_nor_drains_and_leaves_nothing_of_the_old() -> None:
+    play = serving(Policy(drains=1, drain_timeout=600))
+    play.rotate("b")
+    play.pause(600)
+    assert play.ready("c") == []
+    assert play.restart(now=True) == [do.StartEpoch(3, revision("c"), validate=False)]
+    assert play.come_to_serve() == [do.CommitEpoch(3), do.DrainEpoch(2), do.EndEpoch(2)]
+    play.exits(2)
+    play.emptied(1)
+    play.exits(1)
+    play.pause(0)
+    assert play.rotate("d") == [do.CommitEpoch(4), do.DrainEpoch(3)]
+
+
 # An earlier agent
 
 
