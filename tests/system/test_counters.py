@@ -18,6 +18,7 @@ pytestmark = pytest.mark.envoy
 ROTATIONS = count("AGENT_ROTATIONS", short=5, long=100)
 KILLS = count("AGENT_KILLS", short=3, long=20)
 ANSWERED = "http.http.downstream_rq_2xx"
+COUNTED = "downstream_.*(_total|_completed|_2xx)$"
 BEGUN = "http.http.downstream_rq_total"
 
 
@@ -56,7 +57,7 @@ class Reader:
 
 def totals(bed: Bed) -> dict[str, int]:
     """Read the counters of requests, by the agent's own address."""
-    with urlopen(f"http://127.0.0.1:{bed.status.port}/stats?filter=_total$|_completed$|_2xx$", timeout=10) as answer:
+    with urlopen(f"http://127.0.0.1:{bed.status.port}/stats?filter={COUNTED}", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return {name: int(value) for name, _, value in (line.rpartition(": ") for line in lines)}
 
