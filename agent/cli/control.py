@@ -39,7 +39,7 @@ _as_json: Decorator = click.option("--json", "raw", is_flag=True, help="One JSON
 def restart(ctx: click.Context, /, run_dir: Path | None, *, raw: bool, **wishes: bool) -> int:
     """Make a new epoch, and tell how it goes; exit 0 only if it serves."""
     query = "&".join(f"{name}=1" for name, wished in wishes.items() if wished)
-    outcome = _follow(_place(ctx, run_dir), f"/restart?{query}", raw=raw)
+    outcome = _follow(_place(ctx, run_dir), f"/restart?{query}" if query else "/restart", raw=raw)
     return _conclude(outcome, "restart", raw=raw)
 
 

@@ -10,6 +10,7 @@ from agent.cli.spans import Span
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _SPAN = Span()
+_SPAN_OR_NONE = Span(may_be_none=True)
 _PATH = click.Path(path_type=Path)
 
 
@@ -37,6 +38,8 @@ RUNNING: list[Decorator] = [
     option("--drain-time", type=_SPAN, default="45s", help="For how long clients of an old epoch are asked to leave."),
     option("--drain-deadline", type=_SPAN, default="10m", help="When what is left of an old epoch is cut."),
     option("--stop-deadline", type=_SPAN, default="30s", help="The same after SIGTERM."),
+    option("--drain-delay", type=_SPAN_OR_NONE, default="0s", help="After SIGTERM, not ready but serving for so long."),
+    option("--min-drain", type=_SPAN_OR_NONE, default="0s", help="How long the drain after it takes at least."),
     option("--start-deadline", type=_SPAN, default="30s", help="How long a new epoch may take until it serves."),
     option("--hold", type=_SPAN, default="5s", help="How long clients wait while nothing serves."),
     option(

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import sys
 from typing import Any
 
 import click
@@ -64,23 +66,44 @@ def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # clic
     from agent.host.log import configure
 
     configure(options["log_format"], options["log_level"])
-    return asyncio.run(_run(running(options, ctx.obj)))
+    return _run(running(options, ctx.obj))
 
 
-async def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
-    from agent.core.errors import MachineError
+def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
+    """Be the agent, and whatever the agent becomes, until it has an exit code."""
+    from agent.core.errors import AgentError, MachineError
     from agent.host.limits import raise_descriptor_limit
     from agent.host.log import say
-    from agent.host.run_directory import RunDirectory
     from agent.host.survival import keep_children_alive
-    from agent.runtime.supervisor import Supervisor
+    from agent.host.termination import leave_reason
+    from agent.runtime import trial
+    from agent.runtime.supervisor import EXECUTE
 
+    if trial.VARIABLE in os.environ:
+        click.echo(trial.attempt(settings))
+        return 0
     raise_descriptor_limit()
     if settings.survive:
         try:
             keep_children_alive()
         except MachineError as error:
             say(logging.WARNING, "agent.not_surviving", str(error))
+    try:
+        while (code := asyncio.run(_supervise(settings))) == EXECUTE:
+            try:
+                os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # our own command line, once more
+            except OSError as error:
+                say(logging.ERROR, "agent.not_executed", f"cannot become the program on disk: {error}; it goes on")
+    except AgentError as error:
+        leave_reason(str(error))
+        raise
+    return code
+
+
+async def _supervise(settings: Any) -> int:  # noqa: ANN401  # imported late
+    from agent.host.run_directory import RunDirectory
+    from agent.runtime.supervisor import Supervisor
+
     directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
     try:
         return await Supervisor(settings, directory).run()

@@ -57,6 +57,8 @@ def _policy(options: Mapping[str, Any]) -> Policy:
         drain_timeout=options["drain_deadline"],
         stop_timeout=options["stop_deadline"],
         hold_timeout=options["hold"],
+        drain_delay=options["drain_delay"],
+        min_drain=options["min_drain"],
         restart=Restart(options["restart"]),
         give_up=options["give_up"],
         wait=options["wait"],

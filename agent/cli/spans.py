@@ -8,14 +8,19 @@ from agent.quick.spans import seconds
 
 
 class Span(click.ParamType[float]):
-    """A positive span, in seconds once parsed."""
+    """A span, in seconds once parsed: positive, or `0s` where there may be none."""
 
     name = "span"
+
+    def __init__(self, *, may_be_none: bool = False) -> None:
+        self._may_be_none = may_be_none
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
         """Read a span; fail as click does, naming the option."""
         if isinstance(value, (int, float)):
             return float(value)
+        if self._may_be_none and value in {"0", "0s"}:
+            return 0.0
         try:
             return seconds(str(value))
         except ValueError as error:

@@ -67,21 +67,12 @@ class Adoption:
                 self._directory.remove_epoch(number)
 
     def _recover(self, found: Found) -> Material | None:
-        """What an epoch runs from, out of its own descriptors."""
         try:
-            manifest = Manifest.carried_by(found.pid, found.manifest)
-            contents: Contents = {path: read(found.pid, number) for path, number in manifest.files.items()}
-            configuration = Configuration(manifest.text, manifest.name, manifest.config_yaml)
-            binary = open_binary(carried(found.pid, manifest.program))
-            program = _program(manifest, binary)
+            return recover(found, self._storeroom)
         except AgentError as error:
             text = f"epoch {found.number} (pid {found.pid}) cannot be adopted and is ended: {error}"
             say(logging.ERROR, "epoch.not_adopted", text)
             return None
-        references = [each for each in configuration.references if each.path in contents]
-        outcome = weigh(references, contents, LastGood(), clock.calendar())
-        source = Source(configuration, manifest.text.encode())
-        return self._storeroom.adopt(manifest.revision, source, outcome, program)
 
     @staticmethod
     def _clear(entry: Mapping[str, Any], pid: int | None) -> None:
@@ -92,6 +83,18 @@ class Adoption:
             _end(pid)
         if isinstance(base_id, int):
             Segment(base_id).release()
+
+
+def recover(found: Found, storeroom: Storeroom) -> Material:
+    """What an epoch runs from, out of its own descriptors. Raises `AgentError`."""
+    manifest = Manifest.carried_by(found.pid, found.manifest)
+    contents: Contents = {path: read(found.pid, number) for path, number in manifest.files.items()}
+    configuration = Configuration(manifest.text, manifest.name, manifest.config_yaml)
+    program = _program(manifest, open_binary(carried(found.pid, manifest.program)))
+    references = [each for each in configuration.references if each.path in contents]
+    outcome = weigh(references, contents, LastGood(), clock.calendar())
+    source = Source(configuration, manifest.text.encode())
+    return storeroom.adopt(manifest.revision, source, outcome, program)
 
 
 def _program(manifest: Manifest, binary: Binary) -> Program:

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import Callable
 
 from agent.core.errors import MachineError, UsageError
@@ -16,6 +18,9 @@ from agent.stats.snapshot import Snapshot
 from agent.status.health import Health
 from agent.status.statistics import Statistics
 
+STATUS = "status"
+"""What the status server's listener is called where it is passed on."""
+
 
 class Front:
     """`reason` tells why the agent is not ready; an empty one, that it is. `totals`: what the epochs have counted."""
@@ -23,14 +28,24 @@ class Front:
     def __init__(self, reason: Callable[[], str], totals: Callable[[], Snapshot]) -> None:
         self._health, self._statistics = Health(reason), Statistics(totals)
         self._status = Server(self._answer)
+        self._status_listener: socket.socket | None = None
         self._console: Server | None = None
         self._forwarder: Forwarder | None = None
         self._named: Console | None = None
         self._moving = asyncio.Lock()
 
-    async def open_status(self, host: str, port: int) -> None:
-        """Answer probes and whoever wants statistics. Raises `AddressHeld` or `MachineError`."""
-        await self._status.start(listen(Endpoint(host, port)))
+    async def open_status(self, host: str, port: int, inherited: int | None = None) -> None:
+        """Answer probes and whoever wants statistics, at a listening socket that was here before if there is one.
+
+        Raises `AddressHeld` or `MachineError`.
+        """
+        listener = _reuse(inherited, port) or listen(Endpoint(host, port))
+        self._status_listener = listener.dup()
+        await self._status.start(listener)
+
+    def bequest(self) -> dict[str, int]:
+        """A copy of the status listener, for the program that this one becomes."""
+        return {} if self._status_listener is None else {STATUS: os.dup(self._status_listener.fileno())}
 
     async def _answer(self, request: Request) -> Response:
         room = self._statistics if request.path == "/stats" else self._health
@@ -65,5 +80,18 @@ class Front:
     async def close(self) -> None:
         """Close every address."""
         await self._status.close()
+        if self._status_listener is not None:
+            self._status_listener.close()
         if self._console is not None:
             await self._console.close()
+
+
+def _reuse(inherited: int | None, port: int) -> socket.socket | None:
+    """The listener that was here before, if it is the one that is wanted now."""
+    if inherited is None:
+        return None
+    found = socket.socket(fileno=inherited)
+    if found.getsockname()[1] == port:
+        return found
+    found.close()
+    return None

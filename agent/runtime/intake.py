@@ -155,7 +155,8 @@ class Intake:
         self._found = list(dict.fromkeys([*self._found, *found.references]))
         if not self._found:
             where = ", ".join(map(str, self._settings.certificates))
-            said = "; ".join(each.message for each in found.unreadable) or "there is no certificate with its key"
+            unreadable = (f"cannot use {each.path}: {each.why}; {each.remedy}" for each in found.unreadable)
+            said = "; ".join(unreadable) or "there is no certificate with its key"
             message = f"cannot write a configuration for {where}: {said}"
             raise BadInput(message)
         listen, forward = Endpoint.parse(self._settings.listen), Endpoint.parse(self._settings.forward)

@@ -17,13 +17,11 @@ from agent.host import clock
 from agent.host.limits import WAITING_SIGNALS
 from agent.host.log import say
 from agent.host.processes import Command, run
+from agent.runtime import trial
 from agent.runtime.bulletin import Bulletin, Notice
 from agent.runtime.disk import Disk
 from agent.runtime.programs import Programs
 from agent.status.actions import Outcome, Progress
-
-TRIAL = "AGENT_TRIAL"
-"""The environment variable that makes a new program say whether it could take over, and do nothing else."""
 
 _TRIAL_TIMEOUT = 30.0
 _ENDINGS = {"revision.refused": "refused", "start.retry": "failed", "agent.gone": "stopped"}
@@ -190,9 +188,11 @@ def _outcome(notice: Notice, first: int) -> Outcome | None:
 
 async def _try_program() -> tuple[int, str]:
     """Run this agent's own command line once more, to say only whether it could take over."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("AGENT_")}
+    environment = {**own, trial.VARIABLE: "1"}
     interpreter = os.open(sys.executable, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        command = Command(interpreter, sys.orig_argv, environment={TRIAL: "1"}, executable=sys.executable)
+        command = Command(interpreter, sys.orig_argv, environment=environment, executable=sys.executable)
         return await run(command, _TRIAL_TIMEOUT)
     finally:
         os.close(interpreter)

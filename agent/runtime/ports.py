@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from agent.core.errors import MachineError
 from agent.dialects.configuration import Configuration
 from agent.handoff.steering import steer, unsteer
 from agent.handoff.vault import Place, Vault
+from agent.host.inheritance import Heir, address_of
 from agent.host.log import say
 from agent.host.processes import User
 from agent.host.sockets import Endpoint, bind_for_proxy, check_free, may_bind_for_others
@@ -29,6 +31,24 @@ class Ports:
         self._user = user
         self._ours = ours
         self._staged = Vault()  # what is new with a candidate that has not committed: bound by it, or for it
+
+    def inherit(self, heirs: Iterable[Heir]) -> None:
+        """Put what listened before this program began into the vault, and close what is no listener."""
+        workers: dict[str, int] = {}
+        for heir in heirs:
+            address = address_of(heir.descriptor)
+            if address is None:
+                os.close(heir.descriptor)
+                continue
+            place = Place(*json.loads(heir.name)) if heir.name else Place(address, worker=workers.get(address, 0))
+            workers[address] = place.worker + 1
+            self.vault.keep(place, heir.descriptor)
+
+    def bequest(self) -> dict[str, int]:
+        """Copies of everything in the vault, for the program that this one becomes."""
+        lent = ((place, self.vault.lend(place)) for place in self.vault.places())
+        named = ((json.dumps([each.address, each.namespace, each.worker]), held) for each, held in lent)
+        return {name: os.dup(held) for name, held in named if held is not None}
 
     async def regain(self, epoch: Living) -> None:
         """Fill the vault with duplicates of what an adopted epoch serves on. Raises `MachineError`."""

@@ -15,16 +15,18 @@ from agent.core.events import Event
 from agent.core.reconciler import Reconciler
 from agent.host import clock
 from agent.host.binaries import find
+from agent.host.inheritance import bequeath, claim
 from agent.host.limits import WAITING_SIGNALS
 from agent.host.log import say
 from agent.host.orphans import Orphans, become_reaper
 from agent.host.processes import owner_of
 from agent.host.run_directory import RunDirectory
 from agent.host.service_manager import ServiceManager
+from agent.host.termination import leave_reason
 from agent.runtime.adoption import Adoption
 from agent.runtime.bulletin import Bulletin
 from agent.runtime.disk import Disk
-from agent.runtime.front import Front
+from agent.runtime.front import STATUS, Front
 from agent.runtime.journal import Journal
 from agent.runtime.living import Living
 from agent.runtime.material import Material, Storeroom
@@ -96,11 +98,13 @@ class Supervisor:
 
     async def run(self) -> int:
         """Supervise until the end; return the exit code, or `EXECUTE`. Raises `AgentError` if it cannot even begin."""
+        heirs = claim()
+        self._stage.ports.inherit(heir for heir in heirs if heir.name != STATUS)
         self._hear_signals()
-        self._reap_orphans()
         await self._adopt()
+        self._reap_orphans()
         self._record()
-        await self._open_doors()
+        await self._open_doors(next((heir.descriptor for heir in heirs if heir.name == STATUS), None))
         disk = self._tasks.spawn(self._disk.watch(), "disk")
         try:
             return await self._turn()
@@ -114,9 +118,10 @@ class Supervisor:
             self._orphans.close()
             self._disk.close()
 
-    async def _open_doors(self) -> None:
+    async def _open_doors(self, status: int | None) -> None:
+        """Answer whoever asks; `status` is a listener that was here before."""
         if self._settings.status_port:
-            await self._front.open_status(self._settings.status_host, self._settings.status_port)
+            await self._front.open_status(self._settings.status_host, self._settings.status_port, status)
         try:
             await self._control.open(self._directory.path)
         except MachineError as error:
@@ -186,7 +191,7 @@ class Supervisor:
         while True:
             event = await self._next_event()
             if self._orders.leaves:
-                return EXECUTE if self._orders.executes else 0
+                return self._leave()
             try:
                 finish = self._take(event)
             except Exception as error:  # noqa: BLE001  # a bug: it is told whole, and what serves goes on serving
@@ -195,7 +200,16 @@ class Supervisor:
             if finish is not None:
                 level = logging.ERROR if finish.code else logging.INFO
                 self._bulletin.say(level, "agent.gone", finish.reason, code=finish.code)
+                if finish.code:
+                    leave_reason(finish.reason)
                 return finish.code
+
+    def _leave(self) -> int:
+        """Go, and let the epochs be; a successor in this process finds the listening sockets open."""
+        if not self._orders.executes:
+            return 0
+        bequeath({**self._stage.ports.bequest(), **self._front.bequest()})
+        return EXECUTE
 
     def _take(self, event: Event) -> do.Finish | None:
         """Decide about one event, and act."""

@@ -88,12 +88,16 @@ def test_after_rotations_every_answer_was_counted_once(counting: Bed, loads: Loa
     assert reader.looks > ROTATIONS
 
 
-@pytest.mark.timeout(60 + 6 * KILLS)
-def test_after_crashes_only_what_was_in_flight_may_be_missing(counting: Bed, loads: Loads) -> None:
+@pytest.mark.timeout(60 + 6 * KILLS + 4 * ROTATIONS)
+def test_after_rotations_and_crashes_only_what_was_in_flight_may_be_missing(counting: Bed, loads: Loads) -> None:
     bed = counting
     with Reader(bed) as reader:
         loads.gentle(bed.tls, bed.plain)
-        for _ in range(KILLS):
+        for number in range(ROTATIONS):
+            bed.rotate()
+            bed.served(within=10)
+            if number % (ROTATIONS // KILLS):
+                continue
             before = bed.serving().number
             kill(bed.serving_pid())
             eventually(lambda: bed.serving().number > before, within=10, what="the next one serves")  # noqa: B023

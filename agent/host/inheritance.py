@@ -1,0 +1,79 @@
+"""Sockets that were here before this program: from an agent that became it, or from systemd.
+
+An agent that executes its successor leaves listening sockets open and names them in one variable. systemd passes those
+of a socket unit, and those of its file descriptor store, from 3 upward (sd_listen_fds(3)); what each is, the kernel
+tells.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+OWN = "AGENT_INHERITANCE"
+_FIRST = 3  # SD_LISTEN_FDS_START
+
+
+@dataclass(frozen=True, slots=True)
+class Heir:
+    """A listening socket that is ours now. `name`: what an agent called it; empty for one from systemd."""
+
+    descriptor: int
+    name: str = ""
+
+
+def bequeath(descriptors: Mapping[str, int]) -> None:
+    """Leave these open for the program that this process is about to become."""
+    for descriptor in descriptors.values():
+        os.set_inheritable(descriptor, True)
+    os.environ[OWN] = json.dumps(dict(descriptors))
+
+
+def claim() -> list[Heir]:
+    """Take what was left here; nothing is inherited any further, and nobody takes it twice."""
+    return [*_claim_own(), *_claim_from_systemd()]
+
+
+def address_of(descriptor: int) -> str | None:
+    """Where a stream socket listens, as `tcp://1.2.3.4:5` or `unix:///path`; None: it is no such socket."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as seen:
+            if seen.type != socket.SOCK_STREAM or not seen.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return None
+            name = seen.getsockname()
+            if seen.family == socket.AF_UNIX:
+                return f"unix://{'@' + name[1:].decode() if isinstance(name, bytes) else name}"
+            host = f"[{name[0]}]" if seen.family == socket.AF_INET6 else name[0]
+            return f"tcp://{host}:{name[1]}"
+    except OSError:
+        return None
+
+
+def _claim_own() -> list[Heir]:
+    try:
+        named = json.loads(os.environ.pop(OWN, "{}"))
+        return [Heir(_own(int(number)), str(name)) for name, number in named.items()]
+    except (ValueError, AttributeError, OSError):
+        return []
+
+
+def _claim_from_systemd() -> list[Heir]:
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    found = []
+    for number in range(_FIRST, _FIRST + int(count)):
+        try:
+            os.set_blocking(number, False)  # whoever accepts there shares the flag
+            found.append(Heir(_own(number)))
+        except OSError:
+            continue
+    return found
+
+
+def _own(descriptor: int) -> int:
+    """Keep it from whatever is started from now on."""
+    os.set_inheritable(descriptor, False)
+    return descriptor
