@@ -31,6 +31,7 @@ class Bed:
     mint: Mint = field(default_factory=Mint)
     layout: Layout = IN_PLACE
     cell: Sequence[str] = ()
+    program: Sequence[str] = (sys.executable, "-m", "agent")
     more_flags: list[str] = field(default_factory=list)
     proxy_args: list[str] = field(default_factory=lambda: ["--concurrency", "2", "-l", "warning"])
     agent: Process | None = None
@@ -56,8 +57,7 @@ class Bed:
         """Return the command line of the agent."""
         files = ["--config", str(self.config), "--certs", str(self.certs), "--run-dir", str(self.run_dir)]
         flags = ["--status-port", str(self.status.port), "--log-format", "json", *QUICK, *self.more_flags]
-        program = [sys.executable, "-m", "agent", "--proxy-bin", str(self.binary)]
-        return [*program, *files, *flags, "--", *self.proxy_args]
+        return [*self.program, "--proxy-bin", str(self.binary), *files, *flags, "--", *self.proxy_args]
 
     def launch(self) -> Process:
         """Start the agent and do not wait for anything."""
