@@ -13,7 +13,7 @@ from tests.system.room import alive, kill
 from tests.system.state import CANDIDATE, DRAINING
 from tests.system.wire import connect, exchange, tls_context
 
-DEATHS = count("AGENT_DEATHS", short=8, long=60)
+DEATHS = count("AGENT_DEATHS", short=3, long=60)
 
 
 @pytest.fixture
