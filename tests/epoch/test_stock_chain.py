@@ -1,4 +1,4 @@
-"""Chains without an agent, each hop under load: a real Envoy, a server made by the library, and so on."""
+"""Chains without an agent, each hop under load: a real Envoy, then a server of the library or the sidecar, and so on."""
 
 import os
 import shutil
@@ -23,6 +23,7 @@ __all__ = ["envoy", "loads", "room"]
 
 TINY = Path(__file__).with_name("tiny.py")
 BASE_ID = 7
+LONG = pytest.mark.skipif(not os.environ.get("AGENT_LONG"), reason="long: run with AGENT_LONG=1")
 QUICK = ("--drain-time-s", "1", "--drain-strategy", "immediate", "--parent-shutdown-time-s", "1")
 
 
@@ -48,10 +49,18 @@ class Chain:
 
     def start_envoy(self) -> Process:
         """Let an Envoy follow, with two workers."""
-        config = self.room.directory / "envoy.yaml"
-        made = listener("web", self.target.host, self.target.port, [{"filters": [http("envoy\n")]}])
+        return self.start([self.envoy, "--concurrency", "2", "-c", self.bootstrap("envoy")])
+
+    def start_sidecar(self) -> Process:
+        """Let a sidecar follow."""
+        return self.start([sys.executable, "-m", "agent.sidecar", "-c", self.bootstrap("sidecar")])
+
+    def bootstrap(self, name: str) -> Path:
+        """Write what both read, and return where; each answers with its name."""
+        config = self.room.directory / f"{name}.yaml"
+        made = listener("web", self.target.host, self.target.port, [{"filters": [http(f"{name}\n")]}])
         config.write_text(yaml.safe_dump({"static_resources": {"listeners": [made]}}))
-        return self.start([self.envoy, "--concurrency", "2", "-c", config])
+        return config
 
     def start_tiny(self) -> Process:
         """Let a tiny server follow."""
@@ -70,22 +79,33 @@ class Chain:
         assert body_of(self.target) == body
 
 
-@pytest.fixture(params=["abstract", "path"])
-def chain(request: pytest.FixtureRequest, room: Room, envoy: Path) -> Chain:
-    if request.param == "abstract":
+@pytest.fixture
+def chain(names: str, room: Room, envoy: Path) -> Chain:
+    if names == "abstract":
         return Chain(room, envoy, "@chain" if room.private else f"@chain-{os.getpid()}")
     (room.directory / "hr").mkdir()
     return Chain(room, envoy, str(room.directory / "hr" / "s"))
 
 
-def test_envoy_and_tiny_follow_each_other_and_no_request_fails(chain: Chain, loads: Loads) -> None:
+@pytest.mark.parametrize(
+    ("names", "follower"),
+    [
+        ("abstract", "sidecar"),
+        ("path", "tiny"),
+        pytest.param("abstract", "tiny", marks=LONG),
+        pytest.param("path", "sidecar", marks=LONG),
+    ],
+)
+def test_envoy_and_another_follow_each_other_and_no_request_fails(chain: Chain, follower: str, loads: Loads) -> None:
+    starts = {"tiny": chain.start_tiny, "sidecar": chain.start_sidecar}
+    other, body = starts[follower], f"{follower}\n".encode()
     chain.start_envoy()
     first_answer(chain.target)
     loads.start("keepalive", chain.target, clients=3, pace=0.005)
     loads.start("bursts", chain.target, clients=30, pace=0.05)
-    chain.follow(chain.start_tiny, b"tiny\n")
+    chain.follow(other, body)
     chain.follow(chain.start_envoy, b"envoy\n")
-    chain.follow(chain.start_tiny, b"tiny\n")
+    chain.follow(other, body)
     loads.more(20)
     nothing_failed(loads.finish())
     last = chain.processes[-1]

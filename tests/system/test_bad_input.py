@@ -63,7 +63,16 @@ def goes_on_serving(bed: Bed, spoil: Spoil, word: str, files: int = 1) -> None:
     assert len(lines) == files, f"one clear line a file, not {len(lines)}: {lines}"
 
 
-@pytest.mark.parametrize("spoil", [garbage, truncated, mismatched, expired, empty, missing, no_directory])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        garbage,
+        mismatched,
+        expired,
+        no_directory,
+        *(pytest.param(one, marks=pytest.mark.long) for one in (truncated, empty, missing)),
+    ],
+)
 def test_a_bad_certificate_is_named_and_the_old_one_serves_on(spoil: Spoil, bed: Bed, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     goes_on_serving(bed, spoil, str(bed.certs), files=2 if spoil is no_directory else 1)

@@ -23,7 +23,7 @@ from tests.system.room import alive, all_threads_stopped, kill
 from tests.system.state import CANDIDATE, DRAINING, Epoch
 from tests.system.wire import connect, exchange, tls_context
 
-STRIKES = count("AGENT_STRIKES", short=4, long=100)
+STRIKES = count("AGENT_STRIKES", short=2, long=100)
 SLOWER = ("--start-deadline", "1s")
 
 
