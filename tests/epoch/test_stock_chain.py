@@ -1,4 +1,4 @@
-"""Chains without an agent, each hop under load: a real Envoy, then a server of the library or the sidecar, and so on."""
+"""Chains without an agent, each hop under load: an Envoy, then a server of the library or the sidecar, and so on."""
 
 import os
 import shutil

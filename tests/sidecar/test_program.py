@@ -1,0 +1,127 @@
+"""The command, run as a command: what it says, where, and how it exits."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+import yaml
+
+from tests.system.bootstrap import Json, http, listener
+
+SIDECAR = [sys.executable, "-m", "agent.sidecar"]
+
+
+def sidecar(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run a short command to its end."""
+    return subprocess.run([*SIDECAR, *words], capture_output=True, text=True, timeout=30, check=False)
+
+
+def write(path: Path, **changes: Json) -> Path:
+    """Write a bootstrap with one plain listener on a port of the kernel's choice."""
+    made = listener("web", "127.0.0.1", 0, [{"filters": [http("ok\n")]}])
+    path.write_text(yaml.safe_dump({"static_resources": {"listeners": [made]}, **changes}), encoding="ascii")
+    return path
+
+
+@contextmanager
+def running(*words: str | Path) -> Iterator[tuple["subprocess.Popen[str]", IO[str]]]:
+    """Run one that serves, from when it says so; it must exit well when told to."""
+    command = [*SIDECAR, "--disable-hot-restart", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            yield process, process.stderr
+        finally:
+            process.kill()
+
+
+def test_it_tells_its_version_and_what_it_hands_over_with() -> None:
+    assert sidecar("--version").stdout.startswith("sidecar  version: ")
+    assert sidecar("--hot-restart-version").stdout.strip() in {"11.104", "11.120"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--no-such-flag"], "cannot take --no-such-flag: not supported by sidecar"),
+        (["--concurrency", "2"], "more than one worker is not supported by sidecar"),
+        (["-l", "loud"], "cannot take --log-level loud"),
+        (["--restart-epoch"], "its value is missing"),
+    ],
+)
+def test_what_it_cannot_do_it_says_on_one_line(words: list[str], said: str) -> None:
+    done = sidecar(*words)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_good_configuration_is_validated(tmp_path: Path) -> None:
+    config = write(tmp_path / "good.yaml")
+    done = sidecar("-c", config, "--mode", "validate")
+    assert (done.returncode, done.stdout) == (0, f"configuration '{config}' OK\n")
+
+
+@pytest.mark.parametrize("mode", ["validate", "serve"])
+def test_a_bad_configuration_is_told_as_envoy_tells_it(tmp_path: Path, mode: str) -> None:
+    config = write(tmp_path / "bad.yaml", no_such_field={})
+    done = sidecar("-c", config, "--mode", mode, "--disable-hot-restart")
+    assert done.returncode == 1
+    assert "[critical][main] [agent/sidecar/program.py:" in done.stderr
+    assert f"error initializing configuration '{config}': " in done.stderr
+    assert "no_such_field" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_lines_follow_the_pattern(tmp_path: Path) -> None:
+    pattern = "[epoch 7] %% %l/%L %n %-8t| %q %v"
+    with running("-c", write(tmp_path / "c.yaml"), "--log-format", pattern) as (process, log):
+        pid = process.pid
+        assert log.readline().startswith(f"[epoch 7] % info/I main {pid:<8}| %q serving on tcp://127.0.0.1:")
+
+
+def test_the_pattern_of_the_configuration_counts(tmp_path: Path) -> None:
+    text_format = {"log_format": {"text_format": "mine: %v"}}
+    with running("-c", write(tmp_path / "c.yaml", application_log_config=text_format)) as (_, log):
+        assert log.readline().startswith("mine: serving on ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_exits_with_0_when_told_to(tmp_path: Path, number: signal.Signals) -> None:
+    with running("-c", write(tmp_path / "c.yaml")) as (process, log):
+        log.readline()
+        process.send_signal(number)
+        assert process.wait(timeout=10) == 0
+        assert f"{number.name}: exiting" in log.read()
+
+
+def test_a_log_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with running("-c", write(tmp_path / "c.yaml"), "--log-path", path, "-l", "info") as (process, _):
+        moved = tmp_path / "moved"
+        while not (path.exists() and path.read_text(encoding="ascii").endswith("\n")):
+            assert process.poll() is None
+        path.rename(moved)
+        process.send_signal(signal.SIGUSR1)
+        while not path.exists():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+        assert "serving on" in moved.read_text(encoding="ascii")
+        assert "exiting" in path.read_text(encoding="ascii")
+
+
+def test_an_address_that_somebody_has_is_named(tmp_path: Path) -> None:
+    with running("-c", write(tmp_path / "c.yaml")) as (_, log):
+        port = int(log.readline().rpartition(":")[2])
+        made = listener("web", "127.0.0.1", port, [{"filters": [http("ok\n")]}])
+        config = tmp_path / "again.yaml"
+        config.write_text(yaml.safe_dump({"static_resources": {"listeners": [made]}}), encoding="ascii")
+        done = sidecar("-c", config, "--disable-hot-restart")
+    assert done.returncode == 1
+    assert f"cannot listen on tcp://127.0.0.1:{port}: somebody else does" in done.stderr
