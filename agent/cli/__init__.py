@@ -12,12 +12,13 @@ from agent.cli.check import check
 from agent.cli.control import COMMANDS
 from agent.cli.demo import demo
 from agent.cli.run import agent
+from agent.cli.sweep import sweep
 from agent.cli.version import version
 from agent.core.errors import AgentError, BadInput, UsageError
 
 _USAGE, _UNUSABLE, _FAILED = 2, 78, 1
 
-for _command in (bootstrap, check, demo, version, *COMMANDS):
+for _command in (bootstrap, check, demo, sweep, version, *COMMANDS):
     agent.add_command(_command)
 
 

@@ -40,6 +40,12 @@ RUNNING: list[Decorator] = [
     option("--stop-deadline", type=_SPAN, default="30s", help="The same after SIGTERM."),
     option("--drain-delay", type=_SPAN_OR_NONE, default="0s", help="After SIGTERM, not ready but serving for so long."),
     option("--min-drain", type=_SPAN_OR_NONE, default="0s", help="How long the drain after it takes at least."),
+    option(
+        "--drain-direction",
+        type=click.Choice(["all", "inbound"]),
+        default="all",
+        help="Which listeners close at the end: all, or only those with traffic_direction INBOUND.",
+    ),
     option("--start-deadline", type=_SPAN, default="30s", help="How long a new epoch may take until it serves."),
     option("--hold", type=_SPAN, default="5s", help="How long clients wait while nothing serves."),
     option(
@@ -49,6 +55,12 @@ RUNNING: list[Decorator] = [
         help="Whether a proxy that exits is started again.",
     ),
     option("--give-up", type=click.IntRange(min=1), metavar="N", help="Exit 1 after N failures in 5m with none up."),
+    option(
+        "--low-memory",
+        type=click.Choice(["wait", "replace"]),
+        default="wait",
+        help="Without memory for two: keep what serves, or near expiry stop it first and hold clients meanwhile.",
+    ),
     option(
         "--on-binary",
         type=click.Choice(["ignore", "restart"]),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import UsageError
-from agent.core.policy import Policy, Restart
+from agent.core.policy import LowMemory, Policy, Restart
 from agent.dialects.flags import Flags
 from agent.handoff.names import check_room
 from agent.host.processes import User
@@ -45,6 +45,7 @@ def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
         policy=_policy(options),
         drain_time=options["drain_time"],
         restart_on_binary=options["on_binary"] == "restart",
+        inbound_only=options["drain_direction"] == "inbound",
         survive=options["survive"],
         status_port=options["status_port"],
         status_host=options["status_host"] or _status_host(),
@@ -60,6 +61,7 @@ def _policy(options: Mapping[str, Any]) -> Policy:
         drain_delay=options["drain_delay"],
         min_drain=options["min_drain"],
         restart=Restart(options["restart"]),
+        low_memory=LowMemory(options["low_memory"]),
         give_up=options["give_up"],
         wait=options["wait"],
     )

@@ -18,22 +18,35 @@ class Attempts:
     jitter: Callable[[], float]
     not_before: float = float("-inf")
     in_a_row: int = 0
+    postponed: int = 0
     _crashes: deque[float] = field(default_factory=deque)
     _window: deque[float] = field(default_factory=deque)
 
     def forgive(self) -> None:
         """Forget the row: the content changed, or an operator asked."""
-        self.in_a_row = 0
+        self.in_a_row = self.postponed = 0
         self.not_before = float("-inf")
 
     def fail(self, at: float, *, urgent: bool) -> float:
         """Count one failure to come to serve; return the delay until the next attempt."""
-        if at > self.not_before + self.policy.start_timeout + self.policy.healthy_timeout:
-            self.in_a_row = 0  # the last attempt went well for long
+        self._forgive_in_time(at)
         self.in_a_row += 1
         self._window.append(at)
+        return self._delay(self.in_a_row, at, urgent=urgent)
+
+    def postpone(self, at: float, *, urgent: bool) -> None:
+        """Count one attempt that was not even made, and so is no failure; the next is not made at once."""
+        self._forgive_in_time(at)
+        self.postponed += 1
+        self._delay(self.postponed + 1, at, urgent=urgent)
+
+    def _forgive_in_time(self, at: float) -> None:
+        if at > self.not_before + self.policy.start_timeout + self.policy.healthy_timeout:
+            self.in_a_row = self.postponed = 0  # the last attempt went well for long
+
+    def _delay(self, failures: int, at: float, *, urgent: bool) -> float:
         limit = self.policy.retry_limit / (_URGENT_SHARE if urgent else 1)
-        delay = back_off(self.in_a_row, limit) * (0.5 + self.jitter() / 2)
+        delay = back_off(failures, limit) * (0.5 + self.jitter() / 2)
         self.not_before = at + delay
         return delay
 

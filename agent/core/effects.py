@@ -8,11 +8,15 @@ from agent.core.revision import Revision
 
 @dataclass(frozen=True, slots=True)
 class StartEpoch:
-    """Launch a candidate. `validate`: ask the proxy first whether it can use this configuration at all."""
+    """Launch a candidate. `validate`: ask the proxy first whether it can use this configuration at all.
+
+    `again`: the last attempt found no memory, and since that was said nothing has changed.
+    """
 
     epoch: int
     revision: Revision
     validate: bool
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class Topic(StrEnum):
     HELD_BY_DRAINS = "rotation.waits"
     DOWN = "service.down"
     DRAIN_CUT = "drain.cut"
+    SHORT = "memory.short"
+    REPLACED = "service.replaced"
 
 
 @dataclass(frozen=True, slots=True)

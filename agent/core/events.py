@@ -12,6 +12,7 @@ class Sort(StrEnum):
 
     VERDICT = "verdict"  # a deterministic refusal: the same bytes would fail again
     ACCIDENT = "accident"  # anything else: worth trying again
+    SHORTAGE = "shortage"  # it was not even tried: there is not the memory for it beside what serves
 
 
 @dataclass(frozen=True, slots=True)

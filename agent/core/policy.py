@@ -16,6 +16,13 @@ class Restart(StrEnum):
     NEVER = "never"
 
 
+class LowMemory(StrEnum):
+    """What to do when there is no memory for a new epoch beside the one that serves."""
+
+    WAIT = "wait"
+    REPLACE = "replace"  # once the served certificate is about to end: stop it, then start the new one
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the operator decided beforehand."""
@@ -36,6 +43,7 @@ class Policy:
     crashes_forgiven: int = 5  # so many crashes of an epoch that had served are answered without delay
     retry_limit: float = 60.0  # the longest back-off
     restart: Restart = Restart.ALWAYS
+    low_memory: LowMemory = LowMemory.WAIT
     give_up: int | None = None  # so many failures in `give_up_window` while nothing serves end the agent; None: never
     give_up_window: float = 300.0
     wait: bool = True  # at the very first start, wait for usable input instead of exiting with 78

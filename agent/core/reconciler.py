@@ -4,7 +4,8 @@ What is wanted and what is there are separate. Each event is first entered where
 the two and starts a candidate if one is due. The promises, checked over random lives in the tests:
 
 - at most one candidate at a time, and numbers only grow;
-- the epoch that serves is neither drained nor ended while nothing else serves, unless an operator stops everything;
+- the epoch that serves is neither drained nor ended while nothing else serves, unless an operator stops everything or
+  has allowed it to be replaced where its certificate is about to end and there is no memory for two;
 - no more epochs drain side by side than the policy allows, unless the served certificate is about to expire;
 - after every event the deadline lies ahead, and whatever is wanted and not refused is on its way to being tried.
 """
@@ -14,11 +15,13 @@ from typing import assert_never
 
 from agent.core import effects as do
 from agent.core import events as on
+from agent.core import leaving
 from agent.core.attempts import Attempts
+from agent.core.closing import Closing
 from agent.core.effects import Effect, Topic
 from agent.core.epochs import CANDIDATE, Epoch, State, Step
 from agent.core.events import Event, Failure, Sort
-from agent.core.policy import Policy, Restart
+from agent.core.policy import LowMemory, Policy, Restart
 from agent.core.revision import Revision
 from agent.core.wish import NEVER, Refused, Wish
 
@@ -37,11 +40,9 @@ class Reconciler:
         self._waits_for_drains = False
         self._expires_at: float | None = None  # when the leaf that serves ends
         self._refuse_at: float | None = None  # when clients are held no longer
-        self._closing = False  # everything drains and ends, and nothing starts any more
-        self._drain_at: float | None = None  # when the serving epoch drains at the end
-        self._close_by = NEVER  # when what is left then is cut
-        self._drain_until = -NEVER  # before that, an epoch that drains at the end stays though it is empty
-        self._finish: do.Finish | None = None  # with what to leave, once everything has ended
+        self._is_short = False  # the last attempt found no memory, and that was said
+        self._replaced: Epoch | None = None  # what was ended to make room, and must be gone before anything starts
+        self._closing = Closing(policy, self.epochs)
 
     # What is there
 
@@ -68,7 +69,7 @@ class Reconciler:
     @property
     def stopping(self) -> bool:
         """Whether everything is to end."""
-        return self._closing
+        return self._closing.has_begun
 
     @property
     def deadline(self) -> float | None:
@@ -76,8 +77,8 @@ class Reconciler:
         times = [epoch.deadline for epoch in self.epochs.values() if epoch.deadline is not None]
         if self._refuse_at is not None:
             times.append(self._refuse_at)
-        if self._drain_at is not None:
-            times.append(self._drain_at)
+        if self._closing.drain_at is not None:
+            times.append(self._closing.drain_at)
         if self._start_at != NEVER:
             times.append(self._start_at)
         return min(times, default=None)
@@ -112,15 +113,16 @@ class Reconciler:
                 self.wish.paused_until = event.until
                 return []
             case on.DrainAsked():
-                return self._close(event.at)
+                return self._closing.begin(event.at)
             case on.StopAsked():
-                return self._stop_was_asked(event)
+                return self._closing.stop(event.at)
             case on.TimePassed():
                 return self._time_passed(event.at)
             case on.EpochAdopted():
                 return [self._adopted(event)]
             case on.EpochStarted():
                 self.epochs[event.epoch].pid = event.pid
+                self._is_short = False
                 return []
             case on.EpochReachedGate():
                 return self._reached_gate(self.epochs[event.epoch])
@@ -154,14 +156,14 @@ class Reconciler:
         if event.revision == self.wish.wanted:
             return []
         self.wish.change(event.revision, event.at)
-        self._attempts.forgive()
+        self._forgive()
         return [*self._drop_pointless(), *self._hurry_overtaken(event.at)]
 
     def _revision_missing(self, event: on.RevisionMissing) -> list[Effect]:
         """Without anything to start from, the operator decided whether that is waited for."""
         if self.policy.wait or self.wish.wanted is not None or self.stopping:
             return []
-        return self._end_all(event.at, do.Finish(78, f"nothing to start from: {event.what}"))
+        return self._closing.end(event.at, do.Finish(78, f"nothing to start from: {event.what}"))
 
     def _drop_pointless(self) -> list[Effect]:
         """The disk is back at what serves: a candidate that has not been let through has lost its purpose."""
@@ -170,7 +172,7 @@ class Reconciler:
             return []
         if serving.revision != self.wish.wanted or candidate.revision == self.wish.wanted:
             return []
-        return [self._drop(candidate, "what serves is what is wanted again")]
+        return [leaving.drop(candidate, "what serves is what is wanted again")]
 
     def _hurry_overtaken(self, at: float) -> list[Effect]:
         """A candidate that does not get ready must not keep what is newer waiting for the whole of its time."""
@@ -179,14 +181,19 @@ class Reconciler:
             return []
         deadline = candidate.started_at + self.policy.overtaken_timeout
         if deadline <= at:
-            return [self._drop(candidate, "it does not get ready, and there is something newer")]
+            return [leaving.drop(candidate, "it does not get ready, and there is something newer")]
         candidate.deadline = min(deadline, candidate.deadline or deadline)
         return []
 
     def _restart_was_asked(self, event: on.RestartAsked) -> list[Effect]:
         self.wish.ask(now=event.now)
-        self._attempts.forgive()
+        self._forgive()
         return []
+
+    def _forgive(self) -> None:
+        """Something else is to be tried, or once more: at once, and whatever is in its way is said again."""
+        self._attempts.forgive()
+        self._is_short = False
 
     def _reached_gate(self, epoch: Epoch) -> list[Effect]:
         epoch.take(Step.REACH_GATE)
@@ -206,7 +213,7 @@ class Reconciler:
             return []  # it was let through because nothing else served
         if event.failure is None:
             return [self._let_through(epoch)]
-        return [self._drop(epoch, event.failure.reason), *self._failed(epoch, event.failure, event.at)]
+        return [leaving.drop(epoch, event.failure.reason), *self._failed(epoch, event.failure, event.at)]
 
     def _serves(self, epoch: Epoch, at: float) -> list[Effect]:
         before = self.serving
@@ -219,7 +226,7 @@ class Reconciler:
         self._refuse_at = None
         if before is None:
             return [do.CommitEpoch(epoch.number)]
-        done = [do.CommitEpoch(epoch.number), self._drain(before, self._drained_by(at))]
+        done = [do.CommitEpoch(epoch.number), leaving.drain(before, self._drained_by(at))]
         if self.wish.now_asked:
             self.wish.now_asked = False
             done.append(self._end(before, at))
@@ -232,30 +239,14 @@ class Reconciler:
             return limit
         return min(limit, self._expires_at)
 
-    def _drain(self, epoch: Epoch, deadline: float) -> Effect:
-        epoch.take(Step.DRAIN)
-        epoch.deadline = deadline
-        return do.DrainEpoch(epoch.number)
-
     def _emptied(self, event: on.EpochEmptied) -> list[Effect]:
         epoch = self.epochs[event.epoch]
-        if epoch.state is not State.DRAINING:
-            return []
-        if self.stopping and event.at < self._drain_until:
-            epoch.is_empty = True
-            epoch.deadline = self._drain_until
+        if epoch.state is not State.DRAINING or self._closing.keeps(epoch, event.at):
             return []
         return [self._end(epoch, event.at)]
 
     def _end(self, epoch: Epoch, at: float) -> Effect:
-        epoch.take(Step.END)
-        epoch.deadline = at + self.policy.end_timeout
-        return do.EndEpoch(epoch.number)
-
-    def _drop(self, epoch: Epoch, reason: str) -> Effect:
-        epoch.take(Step.END)
-        epoch.deadline = None  # it is killed, not asked
-        return do.DropEpoch(epoch.number, reason)
+        return leaving.end(epoch, at + self.policy.end_timeout)
 
     # Failures
 
@@ -273,29 +264,64 @@ class Reconciler:
 
     def _failed(self, epoch: Epoch, failure: Failure, at: float, code: int | None = None) -> list[Effect]:
         """A candidate will not serve: sort the failure, and say what follows from it."""
+        if failure.sort is Sort.SHORTAGE:
+            return self._found_no_memory(epoch, failure, at)
         self.last_failure = failure
         delay = self._attempts.fail(at, urgent=self.wish.is_urgent(at))
         if self.wish.last_good is None and (ending := self._ends_first_start(failure, code, at)):
             return ending
         if self.serving is None and self._attempts.used_up(at):
-            return self._end_all(at, do.Finish(1, f"nothing could be started: {failure.reason}"))
+            return self._closing.end(at, do.Finish(1, f"nothing could be started: {failure.reason}"))
         if failure.sort is Sort.VERDICT and epoch.revision != self.wish.last_good:
             self.wish.refused = Refused(epoch.revision, failure.reason)
             return [do.Note(Topic.REFUSED, f"revision {epoch.revision.name} is refused: {failure.reason}")]
         return [do.Note(Topic.RETRY, f"{failure.reason}; next attempt {_in(delay)}")]
 
+    def _found_no_memory(self, epoch: Epoch, failure: Failure, at: float) -> list[Effect]:
+        """What serves goes on serving, and it is said once; unless it may be replaced, or is dead by now."""
+        serving = self.serving
+        if serving is None:
+            return []
+        self.last_failure = failure
+        if self._may_replace(serving, epoch.revision, at):
+            return self._replace(serving, failure, at)
+        self.wish.restart_asked |= epoch.revision == serving.revision
+        self._attempts.postpone(at, urgent=self.wish.is_urgent(at))
+        before, self._is_short = self._is_short, True
+        return [] if before else [do.Note(Topic.SHORT, f"{failure.reason}; it waits until there is")]
+
+    def _may_replace(self, serving: Epoch, revision: Revision, at: float) -> bool:
+        """Only near expiry, and not what serves by the same, nor by what is known not to serve."""
+        refused = self.wish.refused
+        allowed = self.policy.low_memory is LowMemory.REPLACE and self.wish.is_urgent(at)
+        return allowed and revision != serving.revision and (refused is None or revision != refused.revision)
+
+    def _replace(self, serving: Epoch, failure: Failure, at: float) -> list[Effect]:
+        """Stop, then start; until then clients are held."""
+        self._replaced = serving
+        self._refuse_at = at + self.policy.hold_timeout
+        self._attempts.forgive()
+        self.wish.prefer_wanted()
+        text = f"{failure.reason}; epoch {serving.number} is stopped for it, since its certificate is about to end"
+        return [do.Note(Topic.REPLACED, text), self._end(serving, at)]
+
+    def _makes_room(self) -> bool:
+        """Whether what was stopped to make room has still the time to leave by itself."""
+        replaced = self._replaced
+        return replaced is not None and replaced.state is State.LEAVING and replaced.deadline is not None
+
     def _ends_first_start(self, failure: Failure, code: int | None, at: float) -> list[Effect]:
         if failure.sort is Sort.VERDICT and not self.policy.wait:
-            return self._end_all(at, do.Finish(78, failure.reason))
+            return self._closing.end(at, do.Finish(78, failure.reason))
         if self.policy.restart is Restart.NEVER and code is not None:
-            return self._end_all(at, do.Finish(_shell_code(code), failure.reason))
+            return self._closing.end(at, do.Finish(_shell_code(code), failure.reason))
         return []
 
     def _crashed(self, event: on.EpochExited) -> list[Effect]:
         """The serving epoch died: hold the clients, and either restart or leave, as the operator decided."""
         self.last_failure = event.failure
         if self._restart_is_over(event.code):
-            return self._end_all(event.at, do.Finish(_shell_code(event.code), event.failure.reason))
+            return self._closing.end(event.at, do.Finish(_shell_code(event.code), event.failure.reason))
         delay = self._attempts.crash(event.at, urgent=self.wish.is_urgent(event.at))
         self._refuse_at = event.at + self.policy.hold_timeout
         self.wish.tried = None  # last good is tried first
@@ -313,42 +339,8 @@ class Reconciler:
         if candidate is None or candidate.state is State.OPENING:
             return []
         if candidate.revision != self.wish.last_good:
-            return [self._drop(candidate, "nothing serves any more, and it was not judged yet; last good starts")]
+            return [leaving.drop(candidate, "nothing serves any more, and it was not judged yet; last good starts")]
         return [self._let_through(candidate)] if candidate.state is State.WAITING else []
-
-    # The end
-
-    def _stop_was_asked(self, event: on.StopAsked) -> list[Effect]:
-        """The first time, drain to the end; the second time, hurry."""
-        if self._finish is not None:
-            self._drain_at = None
-            return [self._end(epoch, event.at) for epoch in self.epochs.values() if epoch.state is not State.LEAVING]
-        self._finish = do.Finish(0, "stopped as asked")
-        return self._close(event.at)
-
-    def _close(self, at: float) -> list[Effect]:
-        """Begin the last drain, if that has not begun: of the serving epoch once whoever sends clients has heard."""
-        if self.stopping:
-            return []
-        self._closing = True
-        self._close_by = at + self.policy.stop_timeout
-        for epoch in self.draining:
-            epoch.deadline = min(self._close_by, epoch.deadline or self._close_by)
-        done = [self._drop(epoch, "the agent stops") for epoch in self.epochs.values() if epoch.state in CANDIDATE]
-        if self.serving is not None and self.policy.drain_delay:
-            self._drain_at = min(at + self.policy.drain_delay, self._close_by)
-            return done
-        return [*done, *self._drain_for_good(at)]
-
-    def _drain_for_good(self, at: float) -> list[Effect]:
-        self._drain_at = None
-        self._drain_until = min(at + self.policy.min_drain, self._close_by)
-        return [] if self.serving is None else [self._drain(self.serving, max(at, self._close_by))]
-
-    def _end_all(self, at: float, finish: do.Finish) -> list[Effect]:
-        self._closing = True
-        self._finish = finish
-        return [self._end(epoch, at) for epoch in self.epochs.values() if epoch.state is not State.LEAVING]
 
     # Time
 
@@ -360,15 +352,13 @@ class Reconciler:
         if self._refuse_at is not None and self._refuse_at <= at:
             self._refuse_at = None
             done.append(do.RefuseClients())
-        if self._drain_at is not None and self._drain_at <= at:
-            done += self._drain_for_good(at)
-        return done
+        return done + self._closing.time_passed(at)
 
     def _overdue(self, epoch: Epoch, at: float) -> list[Effect]:
         if epoch.state in CANDIDATE:
             reason = f"epoch {epoch.number} did not serve within {self.policy.start_timeout:g} s ({epoch.state.value})"
             failure = Failure(Sort.ACCIDENT, reason)
-            return [self._drop(epoch, reason), *self._failed(epoch, failure, at)]
+            return [leaving.drop(epoch, reason), *self._failed(epoch, failure, at)]
         if epoch.state is State.DRAINING and epoch.is_empty:
             return [self._end(epoch, at)]
         if epoch.state is State.DRAINING:
@@ -383,8 +373,8 @@ class Reconciler:
         """Start a candidate if one is due; else remember when it may be."""
         self._start_at = NEVER
         if self.stopping:
-            return [] if self.epochs or self._finish is None else [self._finish]
-        if self.candidate is not None:
+            return self._closing.leave()
+        if self.candidate is not None or self._makes_room():
             return []
         revision = self.wish.due(None if self.serving is None else self.serving.revision, at)
         if revision is None:
@@ -427,7 +417,7 @@ class Reconciler:
         validate = (
             self.serving is not None and self.wish.last_good is not None and revision.shape != self.wish.last_good.shape
         )
-        return do.StartEpoch(number, revision, validate)
+        return do.StartEpoch(number, revision, validate, again=self._is_short)
 
 
 def _in(delay: float) -> str:

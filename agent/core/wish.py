@@ -67,6 +67,10 @@ class Wish:
         self.tried = revision
         self.restart_asked = False
 
+    def prefer_wanted(self) -> None:
+        """Where nothing serves, what is wanted comes before last good."""
+        self.tried = self.last_good
+
     def is_urgent(self, at: float) -> bool:
         """Whether the served leaf is about to end."""
         return self.urgent_at <= at

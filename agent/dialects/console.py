@@ -13,6 +13,10 @@ from agent.http import client
 _TIMEOUT = 5.0
 _CHANGES = "/stats?filter=^listener_manager.listener_(added|modified|removed|in_place_updated)$"
 _CONNECTIONS = "/stats?filter=^listener..*downstream_cx_active$"
+_CLOSE_INBOUND = "/drain_listeners?inboundonly"
+_ASK_INBOUND_TO_LEAVE = "/drain_listeners?graceful&skip_exit&inboundonly"
+_STATIC, _DYNAMIC = "/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_listeners"
+_INBOUND = frozenset({"INBOUND", 1})  # as protobuf's JSON has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,14 @@ class Loaded:
 
     path: str
     serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """The listeners that clients come in by: where they are, and what their statistics are called."""
+
+    places: frozenset[Place]
+    scopes: frozenset[str]
 
 
 class EpochConsole:
@@ -63,21 +75,47 @@ class EpochConsole:
         counters = await self._get(_CHANGES)
         return (counters or await self._get("/listeners?format=json")).decode()
 
-    async def connections(self) -> int | None:
-        """How many clients it has, admin's own not counted; None where the operator's statistics do not tell."""
+    async def connections(self, inbound: Inbound | None = None) -> int | None:
+        """How many clients it has, admin's own not counted; None where the operator's statistics do not tell.
+
+        With `inbound`, only those that came by these listeners.
+        """
         lines = (await self._get(_CONNECTIONS)).decode().splitlines()
-        counts = [int(line.rpartition(":")[2]) for line in lines if _counts_clients(line)]
+        counts = [int(line.rpartition(":")[2]) for line in lines if _counts_clients(line) and _is_of(line, inbound)]
         return sum(counts) if counts else None
 
-    async def _get(self, target: str) -> bytes:
+    async def inbound(self) -> Inbound:
+        """Find its listeners whose traffic_direction is INBOUND."""
+        static, dynamic = await self._json(_STATIC), await self._dynamic_listeners()
+        found = [each.get("listener", {}) for each in static.get("configs", [])]
+        found += [each.get("active_state", {}).get("listener", {}) for each in dynamic.get("configs", [])]
+        inward = [each for each in found if each.get("traffic_direction") in _INBOUND]
+        return Inbound(
+            frozenset(place for each in inward for place in _addresses(each)),
+            frozenset(scope for each in inward if (scope := _scope(each)) is not None),
+        )
+
+    async def close_inbound(self) -> None:
+        """Have it close its inbound listeners now and ask their clients to leave; the others go on as before."""
+        await self._get(_CLOSE_INBOUND, method="POST")
+        await self._get(_ASK_INBOUND_TO_LEAVE, method="POST")
+
+    async def _dynamic_listeners(self) -> dict[str, Any]:
+        """Without any, Envoy knows no such resource."""
         try:
-            status, body = await client.fetch(self.path, target, timeout=_TIMEOUT)
+            return await self._json(_DYNAMIC)
+        except _Refused:
+            return {}
+
+    async def _get(self, target: str, method: str = "GET") -> bytes:
+        try:
+            status, body = await client.fetch(self.path, target, method=method, timeout=_TIMEOUT)
         except OSError as error:
             message = f"cannot ask {self.path}{target}: {str(error) or 'no answer in time'}"
             raise MachineError(message) from error
         if status != 200:
             message = f"cannot ask {self.path}{target}: status {status}"
-            raise MachineError(message)
+            raise _Refused(message)
         return body
 
     async def _json(self, target: str) -> dict[str, Any]:
@@ -92,6 +130,27 @@ class EpochConsole:
 def _counts_clients(line: str) -> bool:
     """One total for each listener, but neither admin's nor a worker's share of it."""
     return line.startswith("listener.") and not line.startswith("listener.admin.") and ".worker_" not in line
+
+
+class _Refused(MachineError):
+    """It answered, and not by what was asked for."""
+
+
+def _is_of(line: str, inbound: Inbound | None) -> bool:
+    return inbound is None or line.removeprefix("listener.").rpartition(".")[0] in inbound.scopes
+
+
+def _addresses(listener: dict[str, Any]) -> list[Place]:
+    more = [each.get("address", {}) for each in listener.get("additional_addresses", [])]
+    return [place for each in [listener.get("address", {}), *more] if (place := _place(each)) is not None]
+
+
+def _scope(listener: dict[str, Any]) -> str | None:
+    """What stands between `listener.` and the counter's name: the prefix given, or the address without its scheme."""
+    if prefix := listener.get("stat_prefix"):
+        return str(prefix).replace(":", "_")
+    place = _place(listener.get("address", {}))
+    return None if place is None else place.address.partition("://")[2].replace(":", "_")
 
 
 def _place(address: dict[str, Any]) -> Place | None:

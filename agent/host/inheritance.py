@@ -7,11 +7,15 @@ tells.
 
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 OWN = "AGENT_INHERITANCE"
+STORED = re.compile(r"\d{4}\.")
+"""How the name begins under which an agent stores a socket: with the number of its worker."""
+
 _FIRST = 3  # SD_LISTEN_FDS_START
 
 
@@ -60,17 +64,33 @@ def _claim_own() -> list[Heir]:
 
 def _claim_from_systemd() -> list[Heir]:
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
-    os.environ.pop("LISTEN_FDNAMES", None)
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
-    found = []
-    for number in range(_FIRST, _FIRST + int(count)):
-        try:
-            os.set_blocking(number, False)  # whoever accepts there shares the flag
-            found.append(Heir(_own(number)))
-        except OSError:
-            continue
-    return found
+    numbers = range(_FIRST, _FIRST + int(count))
+    named = zip(numbers, [*names, *[""] * len(numbers)], strict=False)
+    seen: set[int] = set()
+    return [heir for number, _ in sorted(named, key=_rank) if (heir := _take_over(number, seen)) is not None]
+
+
+def _rank(named: tuple[int, str]) -> str:
+    """A socket unit's come first, as it lists them; the store gives the newest first: those go by their names."""
+    stored = STORED.match(named[1])
+    return stored[0] if stored else ""
+
+
+def _take_over(number: int, seen: set[int]) -> Heir | None:
+    """Own a descriptor; None: it is not open, or a socket that came before (from a socket unit, and stored as well)."""
+    try:
+        inode = os.fstat(number).st_ino
+        if inode in seen:
+            os.close(number)
+            return None
+        seen.add(inode)
+        os.set_blocking(number, False)  # whoever accepts there shares the flag
+        return Heir(_own(number))
+    except OSError:
+        return None
 
 
 def _own(descriptor: int) -> int:

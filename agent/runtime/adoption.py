@@ -7,11 +7,12 @@ it is still wanted. A process is known by its pid, its start time and its nonce 
 
 import contextlib
 import logging
+import os
+import select
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from agent.core.contents import Contents
 from agent.core.errors import AgentError
@@ -23,7 +24,7 @@ from agent.host.binaries import Binary, open_binary
 from agent.host.log import say
 from agent.host.run_directory import RunDirectory
 from agent.runtime.counting import Counting
-from agent.runtime.found import Found, find
+from agent.runtime.found import Found, find, pid_of
 from agent.runtime.journal import Journal
 from agent.runtime.manifest import Manifest, carried, read
 from agent.runtime.material import Material, Program, Source, Storeroom
@@ -45,16 +46,16 @@ class Adoption:
 
         An entry counts as settled when the caller asks for the next one.
         """
-        rest = []
+        rest: list[dict[str, Any]] = []
         for entry in sorted(self._journal.inherited, key=lambda entry: str(entry.get("number")).zfill(20)):
             found = find(entry)
             if isinstance(found, Found) and (material := self._recover(found)) is not None:
                 yield found, material
                 self._journal.settle(entry)
             else:
-                rest.append((entry, found.pid if isinstance(found, Found) else found))
-        for entry, pid in rest:
-            self._clear(entry, pid)
+                rest.append(entry)
+        for entry in rest:
+            self._clear(entry)
             self._journal.settle(entry)
 
     def sweep(self, adopted: frozenset[int]) -> None:
@@ -75,12 +76,13 @@ class Adoption:
             return None
 
     @staticmethod
-    def _clear(entry: Mapping[str, Any], pid: int | None) -> None:
+    def _clear(entry: Mapping[str, Any]) -> None:
         base_id = entry.get("base_id")
+        pid = pid_of(entry)  # found anew: adopting the others took its time, and numbers are used again
         if pid is not None:
             text = f"epoch {entry.get('number')} (pid {pid}) outlived its agent before it had clients: it is ended"
             say(logging.WARNING, "epoch.left_over", text)
-            _end(pid)
+            _end(entry, pid)
         if isinstance(base_id, int):
             Segment(base_id).release()
 
@@ -102,9 +104,13 @@ def _program(manifest: Manifest, binary: Binary) -> Program:
     return Program(named, manifest.program_version, HotRestartVersion.parse(manifest.handoff))
 
 
-def _end(pid: int) -> None:
+def _end(entry: Mapping[str, Any], pid: int) -> None:
     """Kill it: Envoy would take leave of its parent first, and wait for seconds since there is none."""
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        process.kill()
-        process.wait(_END_TIMEOUT)
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if pid_of(entry) == pid:  # asked once the pidfd holds the number: it cannot change hands any more
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], _END_TIMEOUT)
+        finally:
+            os.close(pidfd)

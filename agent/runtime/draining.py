@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection
 
 from agent.core.errors import MachineError
+from agent.dialects.console import Inbound
 from agent.dialects.envoy import UDP_OVERLAP
 from agent.host.processes import connections_at, has_socket
 from agent.runtime.living import Living
@@ -13,8 +14,10 @@ _GROWTH = 1.3
 _LONGEST_INTERVAL = 1.0
 
 
-async def emptied(epoch: Living, inodes: Collection[int]) -> None:
+async def emptied(epoch: Living, inodes: Collection[int], inbound: Inbound | None = None) -> None:
     """Return when `epoch` has none of these listening sockets any more, and no connection.
+
+    With `inbound`, connections by other listeners do not count.
 
     It is told to close its listeners by a message that it reads when it has time: until the kernel shows that it did,
     zero connections mean nothing, since the next may come. Where the kernel does not show it, two zeros in a row count.
@@ -27,23 +30,26 @@ async def emptied(epoch: Living, inodes: Collection[int]) -> None:
         await asyncio.sleep(interval)
         interval = min(interval * _GROWTH, _LONGEST_INTERVAL)
         listens = None if epoch.pid is None else has_socket(epoch.pid, inodes)
-        zeros = zeros + 1 if not listens and await _is_empty(epoch) else 0
+        zeros = zeros + 1 if not listens and await _is_empty(epoch, inbound) else 0
         if zeros >= (1 if listens is False else 2):
             return
 
 
-async def _is_empty(epoch: Living) -> bool:
+async def _is_empty(epoch: Living, inbound: Inbound | None) -> bool:
+    if inbound is not None and not inbound.places:
+        return True
     try:
-        clients = await epoch.console.connections()
+        clients = await epoch.console.connections(inbound)
     except MachineError:
         if epoch.console.path.exists():
             return False  # too busy or hung: its deadline will come
         clients = None  # somebody removed its socket
-    return (_in_the_kernel(epoch) if clients is None else clients) == 0
+    return (_in_the_kernel(epoch, inbound) if clients is None else clients) == 0
 
 
-def _in_the_kernel(epoch: Living) -> int | None:
+def _in_the_kernel(epoch: Living, inbound: Inbound | None) -> int | None:
     """The same from the kernel, which knows whose a TCP connection is and not on which Unix socket one came."""
-    if epoch.pid is None or not all(place.address.startswith("tcp://") for place in epoch.asked):
+    places = epoch.asked if inbound is None else inbound.places
+    if epoch.pid is None or not all(place.address.startswith("tcp://") for place in places):
         return None
-    return connections_at(epoch.pid, {int(place.address.rpartition(":")[2]) for place in epoch.asked})
+    return connections_at(epoch.pid, {int(place.address.rpartition(":")[2]) for place in places})

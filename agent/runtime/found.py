@@ -34,7 +34,7 @@ def find(entry: Mapping[str, Any]) -> Found | int | None:
 
     An agent that was killed just after a launch could not note the pid: then it is the process with the nonce.
     """
-    pid = _living(entry)
+    pid = pid_of(entry)
     if pid is None:
         return None
     try:
@@ -58,7 +58,8 @@ def described(places: Iterable[Place]) -> list[tuple[str, str, int]]:
     return [(place.address, place.namespace, place.worker) for place in sorted(places)]
 
 
-def _living(entry: Mapping[str, Any]) -> int | None:
+def pid_of(entry: Mapping[str, Any]) -> int | None:
+    """The process of an entry, if it lives; never a stranger with its number."""
     pid, created, nonce = entry.get("pid"), entry.get("created"), entry.get("nonce")
     if not isinstance(nonce, str):
         return None

@@ -64,6 +64,7 @@ class Living:
         self.created: int | None = None  # when the process began
         self.manifest: int | None = None  # which of its descriptors tells what it runs from
         self.has_served = False
+        self.was_killed = False  # by this agent
         self._run_directory = directory
         self._user = user
         self._owner = None if user is None else user.owner
@@ -222,6 +223,7 @@ class Living:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, if it ever ran and is not dead."""
+        self.was_killed |= number is signal.SIGKILL
         if self.process is not None:
             self.process.signal(number)
 

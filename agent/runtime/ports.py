@@ -58,6 +58,12 @@ class Ports:
                 if descriptor is not None:
                     self.vault.keep(place, descriptor)
 
+    def inodes(self, listeners: Collection[Place]) -> set[int]:
+        """The inodes of what accepts connections at these listeners and is in the vault."""
+        places = [each for each in self.vault.places() if each.listener in listeners]
+        lent = [self.vault.lend(each) for each in places if not each.address.startswith("udp://")]
+        return {os.fstat(descriptor).st_ino for descriptor in lent if descriptor is not None}
+
     # Before the commit
 
     def lend(self, place: Place, configuration: Configuration) -> int | None:

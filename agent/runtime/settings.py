@@ -24,6 +24,7 @@ class Settings:
     drain_time: float = 45.0
     user: User | None = None
     restart_on_binary: bool = False
+    inbound_only: bool = False  # at the end, only inbound listeners are closed
     survive: bool = False  # the proxies outlive an agent that is killed
     status_port: int = 0
     status_host: str = "127.0.0.1"

@@ -11,9 +11,11 @@ from agent.core.epochs import State
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
 from agent.core.events import Event, Failure, Sort
 from agent.core.revision import Revision
+from agent.dialects.console import Inbound
 from agent.dialects.envoy import UDP_OVERLAP, Envoy
 from agent.handoff.vault import Place
 from agent.host import clock
+from agent.host.listening import accepting
 from agent.host.log import say
 from agent.host.processes import describe_exit, has_socket
 from agent.host.run_directory import RunDirectory
@@ -24,6 +26,7 @@ from agent.runtime.judging import judge
 from agent.runtime.living import Listeners, Living
 from agent.runtime.material import Material, Storeroom
 from agent.runtime.ports import Ports
+from agent.runtime.room import Room
 from agent.runtime.settings import Settings
 from agent.runtime.tasks import Tasks
 
@@ -45,6 +48,7 @@ class Stage:
         self._storeroom = storeroom
         self._post = post
         self._record = record
+        self._room = Room()
         self._envoy = Envoy(settings.flags, settings.drain_time)
         self.served_since = int(clock.calendar().timestamp())  # of the service as a whole
         self._tasks = Tasks()
@@ -83,11 +87,15 @@ class Stage:
         self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=None, failure=failure))
 
     async def _launch(self, number: int, revision: Revision, *, validate: bool) -> Failure | None:
+        if self.serving is not None and self.serving.pid is not None:
+            shortage = self._room.shortage(self.serving.pid)
+            if shortage is not None:
+                return Failure(Sort.SHORTAGE, f"epoch {number} cannot start beside {self.serving.number}: {shortage}")
         living = Living(number, self._storeroom[revision], self._directory, self._settings.user, self._listeners())
         self.living[number] = living
+        self._record()  # whatever runs for it from now on can be found by its nonce
         if validate and (complaint := await living.validate(self._envoy, self._settings.policy.start_timeout)):
             return Failure(Sort.VERDICT, _refusal(living, complaint))
-        self._record()
         overlap = UDP_OVERLAP if self.serving is not None and living.material.configuration.has_udp else 0
         pid = await living.launch(self._envoy, self.served_since, overlap)
         self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
@@ -99,8 +107,14 @@ class Stage:
         Raises `MachineError` if it is gone meanwhile.
         """
         living = Living(found.number, material, self._directory, self._settings.user, self._listeners(), found)
-        await living.take_over(found, self.served_since)
         self.living[found.number] = living
+        try:
+            await living.take_over(found, self.served_since)
+        except (MachineError, OSError):
+            if living.process is None:
+                self.bury(found.number)
+            living.signal(signal.SIGKILL)  # it cannot be steered; its end is heard of, and it is buried then
+            raise
         self.counting.follow(found.number, living.home)
         if found.state is State.SERVING:
             try:
@@ -217,23 +231,49 @@ class Stage:
 
     async def _drain(self, epoch: Living, *, stopping: bool) -> None:
         inodes = self.ports.vault.inodes()
+        inbound = None
         if stopping:
-            self._close_doors(epoch)
+            inodes, inbound = await self._close_doors(epoch, inodes)
         elif self._handover is not None:
             await asyncio.wait([self._handover])
-        if epoch.is_adopted() and epoch.pid is not None and has_socket(epoch.pid, inodes):
-            with contextlib.suppress(MachineError):  # dying; its pidfd tells
-                epoch.stop_accepting()  # perhaps nobody came to tell it before
-        await emptied(epoch, inodes)
+        if epoch.is_adopted() and not stopping and epoch.pid is not None:
+            inodes |= accepting(epoch.pid, besides=epoch.home)
+            if has_socket(epoch.pid, inodes) is not False:  # perhaps nobody came to tell it before
+                self._stop_accepting(epoch)
+        await emptied(epoch, inodes, inbound)
         self._post(on.EpochEmptied(at=clock.monotonic(), epoch=epoch.number))
 
-    def _close_doors(self, epoch: Living) -> None:
-        """Nothing will serve after this one: the vault goes when the proxy stops accepting, so clients are refused."""
+    async def _close_doors(self, epoch: Living, inodes: set[int]) -> tuple[set[int], Inbound | None]:
+        """Nothing will serve after this one: the vault goes when the proxy stops accepting, so clients are refused.
+
+        Returns the sockets that it closes, and its inbound listeners where only those close. An outbound one needs no
+        copy in the vault either: whoever came to a copy would wait for nobody.
+        """
         if self._follower is not None:
             self._follower.cancel()
-        with contextlib.suppress(MachineError):
-            epoch.stop_accepting()
+        inbound = await self._close_inbound(epoch) if self._settings.inbound_only else None
+        if inbound is None:
+            self._stop_accepting(epoch)
+        else:
+            inodes = self.ports.inodes(inbound.places)
         self.ports.vault.let_go_all()
+        return inodes, inbound
+
+    @staticmethod
+    async def _close_inbound(epoch: Living) -> Inbound | None:
+        try:
+            inbound = await epoch.console.inbound()
+            await epoch.console.close_inbound()
+        except MachineError as error:
+            text = f"{error}; epoch {epoch.number} closes its outbound listeners as well"
+            say(logging.WARNING, "drain.both_directions", text)
+            return None
+        return inbound
+
+    @staticmethod
+    def _stop_accepting(epoch: Living) -> None:
+        with contextlib.suppress(MachineError):  # dying; its pidfd tells
+            epoch.stop_accepting()
 
     def refuse_clients(self) -> None:
         """Refuse instead of keeping them waiting; whoever listens again ends this."""
@@ -259,6 +299,8 @@ class Stage:
             failure = Failure(Sort.ACCIDENT, f"epoch {number} was dropped before it ran")
             self._never_ran(number, failure)
         elif (living := self.living.get(number)) is not None:
+            if self.serving is living:
+                self.serving = None
             living.signal(how)
 
     def _heard_exit(self, number: int, code: int | None) -> None:
@@ -268,7 +310,8 @@ class Stage:
 
     async def _exited(self, number: int, code: int | None) -> None:
         living = self.living[number]
-        reason = f"epoch {number} (pid {living.pid}) {describe_exit(code)}"
+        memory = self._room.describe_death(code, by_agent=living.was_killed)
+        reason = f"epoch {number} (pid {living.pid}) {describe_exit(code)}{memory}"
         failure = Failure(Sort.ACCIDENT, reason)
         if code is not None and code > 0 and not living.has_served:
             failure = await self._diagnose(living, failure)

@@ -21,7 +21,6 @@ from agent.host.log import say
 from agent.host.orphans import Orphans, become_reaper
 from agent.host.processes import owner_of
 from agent.host.run_directory import RunDirectory
-from agent.host.service_manager import ServiceManager
 from agent.host.termination import leave_reason
 from agent.runtime.adoption import Adoption
 from agent.runtime.bulletin import Bulletin
@@ -32,6 +31,7 @@ from agent.runtime.living import Living
 from agent.runtime.material import Material, Storeroom
 from agent.runtime.orders import Orders
 from agent.runtime.programs import Programs
+from agent.runtime.service import Service
 from agent.runtime.settings import Settings
 from agent.runtime.stage import Stage
 from agent.runtime.tasks import Tasks
@@ -42,7 +42,13 @@ EXECUTE = -1
 
 _URGENT_SHARE = 10  # a leaf with less than a tenth of its life left makes a rotation urgent
 _ENDING = {State.DRAINING, State.LEAVING}
-_LEVELS = {Topic.REFUSED: logging.ERROR, Topic.DOWN: logging.ERROR, Topic.RETRY: logging.WARNING}
+_LEVELS = {
+    Topic.REFUSED: logging.ERROR,
+    Topic.DOWN: logging.ERROR,
+    Topic.REPLACED: logging.ERROR,
+    Topic.RETRY: logging.WARNING,
+    Topic.SHORT: logging.WARNING,
+}
 
 
 class Supervisor:
@@ -64,7 +70,7 @@ class Supervisor:
         self._orders = Orders(self)
         self._control = Control(self._orders, lambda text: say(logging.INFO, "control.asked", text))
         self._orphans = Orphans(owner_of, loop=asyncio.get_running_loop())
-        self._service_manager = ServiceManager()
+        self._service = Service(self._core, self._stage, self._disk.intake.reports)
 
     # What the orders and the status look at
 
@@ -117,6 +123,7 @@ class Supervisor:
             await self._tasks.close()
             self._orphans.close()
             self._disk.close()
+            self._service.close()
 
     async def _open_doors(self, status: int | None) -> None:
         """Answer whoever asks; `status` is a listener that was here before."""
@@ -167,11 +174,12 @@ class Supervisor:
     def stop(self, who: str) -> None:
         """Drain and end; the second time, hurry."""
         say(logging.INFO, "agent.stopping", f"{who}: {'hurrying' if self._core.stopping else 'draining'}")
-        self._service_manager.stopping()
+        self._service.stopping()
         self.post(on.StopAsked(at=clock.monotonic()))
 
     def _restart(self) -> None:
         say(logging.INFO, "agent.restarting", "SIGHUP: a new epoch is wanted")
+        self._service.restarting()
         self._disk.intake.forgive()
         self._disk.look_soon()
         self.post(on.RestartAsked(at=clock.monotonic()))
@@ -183,7 +191,7 @@ class Supervisor:
             living.signal(signal.SIGUSR1)
 
     def _tell_state(self) -> None:
-        say(logging.INFO, "agent.state", _sentence(list(self._core.epochs.values())), None, **self.state())
+        say(logging.INFO, "agent.state", self._service.sentence(), None, **self.state())
 
     # The loop
 
@@ -208,6 +216,7 @@ class Supervisor:
         """Go, and let the epochs be; a successor in this process finds the listening sockets open."""
         if not self._orders.executes:
             return 0
+        self._service.executing()
         bequeath({**self._stage.ports.bequest(), **self._front.bequest()})
         return EXECUTE
 
@@ -246,7 +255,8 @@ class Supervisor:
     def _act(self, effect: Effect) -> None:  # noqa: C901  # one line for each kind of effect
         match effect:
             case do.StartEpoch(epoch, revision):
-                self._say(logging.INFO, "epoch.starting", f"epoch {epoch} starts from revision {revision.name}", epoch)
+                level = logging.DEBUG if effect.again else logging.INFO
+                self._say(level, "epoch.starting", f"epoch {epoch} starts from revision {revision.name}", epoch)
                 self._stage.start(epoch, revision, validate=effect.validate)
             case do.JudgeEpoch():
                 self._stage.judge(effect.epoch)
@@ -309,8 +319,7 @@ class Supervisor:
 
     def _record(self) -> None:
         self._journal.write(self._core, self._stage.living.values(), self._stage.served_since)
-        ready = self._core.serving is not None and not self._core.stopping
-        self._service_manager.status(_sentence(list(self._core.epochs.values())), ready=ready)
+        self._service.tell()
         self._orders.note_readiness(self._why_not_ready())
 
     def _forget_unused(self) -> None:
@@ -339,9 +348,3 @@ def _describe(epoch: Epoch, serving: Living) -> str:
     took = f"{(clock.monotonic() - epoch.started_at) * 1000:.0f} ms after its start"
     how = "adopted from an earlier agent" if serving.is_adopted() else took
     return f"epoch {epoch.number} (pid {epoch.pid}) serves, {how}" + (f"; {shown}" if shown else "")
-
-
-def _sentence(epochs: list[Epoch]) -> str:
-    """What `systemctl status` shows."""
-    parts = [f"epoch {epoch.number} is {epoch.state.word}" for epoch in epochs if epoch.state is not State.GONE]
-    return "; ".join(parts) or "no epoch"

@@ -10,6 +10,7 @@ from agent.core.revision import Revision
 
 ACCIDENT = Failure(Sort.ACCIDENT, "it fell over")
 VERDICT = Failure(Sort.VERDICT, "it does not parse")
+SHORTAGE = Failure(Sort.SHORTAGE, "there is no memory for epoch 2")
 
 
 def revision(name: str, shape: str = "shape") -> Revision:
@@ -43,6 +44,9 @@ class Play:
 
     def exits(self, epoch: int, code: int | None = -9, failure: Failure = ACCIDENT) -> list[Effect]:
         return self.tell(on.EpochExited(at=self.now, epoch=epoch, code=code, failure=failure))
+
+    def finds_no_memory(self, epoch: int) -> list[Effect]:
+        return self.exits(epoch, None, SHORTAGE)
 
     def emptied(self, epoch: int) -> list[Effect]:
         return self.tell(on.EpochEmptied(at=self.now, epoch=epoch))

@@ -1,5 +1,7 @@
 """Random lives of the agent, with a fault possible at every step, held against the promises of the reconciler."""
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -9,10 +11,11 @@ from agent.core import events as on
 from agent.core.effects import Effect
 from agent.core.epochs import CANDIDATE, State
 from agent.core.events import Event, Failure, Sort
-from agent.core.policy import Policy, Restart
+from agent.core.policy import LowMemory, Policy, Restart
 from agent.core.reconciler import Reconciler
 from agent.core.revision import Revision
 from agent.core.wish import NEVER
+from tests.core.play import SHORTAGE
 
 REVISIONS = [Revision(name, shape) for name in "abcd" for shape in "xy"]
 POLICY = Policy(
@@ -37,6 +40,7 @@ class World(RuleBasedStateMachine):
         self.alive: dict[int, str] = {}  # epoch: how far its process has come
         self.numbers: list[int] = []
         self.finished: do.Finish | None = None
+        self.making_room: int | None = None  # what was stopped because there was no memory for two
 
     def tell(self, event: Event) -> None:
         if self.finished:
@@ -44,7 +48,9 @@ class World(RuleBasedStateMachine):
         before = self.core.serving
         for effect in self.core.handle(event):
             self.obey(effect)
-            self.check_effect(effect, before.number if before else None)
+            if isinstance(effect, do.EndEpoch) and self.may_be_replaced(event, effect):
+                self.making_room = effect.epoch
+            self.check_effect(event, effect, before.number if before else None)
 
     def obey(self, effect: Effect) -> None:
         match effect:
@@ -58,14 +64,20 @@ class World(RuleBasedStateMachine):
             case do.Finish():
                 self.finished = effect
 
-    def check_effect(self, effect: Effect, serving_before: int | None) -> None:
+    def check_effect(self, event: Event, effect: Effect, serving_before: int | None) -> None:
         if isinstance(effect, do.DrainEpoch | do.EndEpoch | do.KillEpoch | do.DropEpoch):
-            serves = self.core.serving is not None
-            assert serves or self.core.stopping or effect.epoch != serving_before, "the last serving epoch is ended"
+            serves = self.core.serving is not None or self.core.stopping or self.may_be_replaced(event, effect)
+            assert serves or effect.epoch != serving_before, "the last serving epoch is ended"
         if isinstance(effect, do.DropEpoch):
             assert self.alive[effect.epoch] != "serving", "an epoch that served is dropped"
         if isinstance(effect, do.Finish):
             assert not self.core.epochs, "the agent leaves while epochs live"
+
+    def may_be_replaced(self, event: Event, effect: Effect) -> bool:
+        """The one exception that an operator may declare: no memory for two, and the certificate is about to end."""
+        allowed = self.core.policy.low_memory is LowMemory.REPLACE and self.core.wish.urgent_at <= self.now
+        short = isinstance(event, on.EpochExited) and event.failure.sort is Sort.SHORTAGE
+        return allowed and short and isinstance(effect, do.EndEpoch)
 
     def some(self, data: st.DataObject, *stages: str) -> int | None:
         numbers = [number for number, stage in self.alive.items() if stage in stages]
@@ -103,7 +115,14 @@ class World(RuleBasedStateMachine):
         if (number := self.some(data, "serving")) is not None:
             self.tell(on.EpochEmptied(at=self.now, epoch=number))
 
-    @rule(data=st.data(), code=st.sampled_from([0, 1, -9, None]), sort=st.sampled_from(Sort))
+    @rule(data=st.data())
+    def memory_is_short(self, data: st.DataObject) -> None:
+        """There is none for a candidate: it is never started. It is looked for only while something serves."""
+        if (number := self.some(data, "launched")) is not None:
+            del self.alive[number]
+            self.tell(on.EpochExited(at=self.now, epoch=number, code=None, failure=SHORTAGE))
+
+    @rule(data=st.data(), code=st.sampled_from([0, 1, -9, None]), sort=st.sampled_from([Sort.VERDICT, Sort.ACCIDENT]))
     def process_dies(self, data: st.DataObject, code: int | None, sort: Sort) -> None:
         if (number := self.some(data, "launched", "knocked", "open", "serving")) is not None:
             del self.alive[number]
@@ -135,7 +154,7 @@ class World(RuleBasedStateMachine):
     def agent_is_killed_and_comes_back(self) -> None:
         """What it had let through is adopted in the order of the numbers; every other process is killed by then."""
         before = self.core
-        self.core = Reconciler(POLICY, jitter=lambda: 0.5, first_epoch=before.next_epoch)
+        self.core = Reconciler(before.policy, jitter=lambda: 0.5, first_epoch=before.next_epoch)
         for epoch in before.epochs.values():
             if epoch.state in {State.OPENING, State.SERVING, State.DRAINING}:
                 number, state = epoch.number, epoch.state
@@ -188,6 +207,12 @@ class World(RuleBasedStateMachine):
             assert self.core.deadline is not None
 
     @invariant()
+    def nothing_starts_beside_what_was_stopped_to_make_room(self) -> None:
+        leaving = [epoch for epoch in self.core.epochs.values() if epoch.number == self.making_room]
+        if leaving and leaving[0].deadline is not None and not self.core.stopping:
+            assert self.core.candidate is None
+
+    @invariant()
     def every_living_process_is_known(self) -> None:
         assert self.finished or set(self.core.epochs) == set(self.alive)
 
@@ -206,3 +231,15 @@ class Homebody(World):
 
 Homebody.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 TestLivesWithoutRestart = Homebody.TestCase
+
+
+class Frugal(World):
+    """The same where what serves may be replaced when there is no memory for two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = Reconciler(replace(POLICY, low_memory=LowMemory.REPLACE), jitter=lambda: 0.5)
+
+
+Frugal.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestLivesShortOfMemory = Frugal.TestCase

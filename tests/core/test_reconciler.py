@@ -1,8 +1,10 @@
+import pytest
+
 from agent.core import effects as do
 from agent.core import events as on
 from agent.core.effects import Topic
 from agent.core.epochs import State
-from agent.core.policy import Policy, Restart
+from agent.core.policy import LowMemory, Policy, Restart
 from tests.core.play import ACCIDENT, VERDICT, Play, revision, serving
 
 # One rotation
@@ -473,6 +475,115 @@ def test_what_is_asked_for_now_waits_for_neither_pause_nor_drains_and_leaves_not
     play.exits(1)
     play.pause(0)
     assert play.rotate("d") == [do.CommitEpoch(4), do.DrainEpoch(3)]
+
+
+# Memory
+
+
+def stay_short_of_memory(play: Play, attempts: int) -> list[float]:
+    """Let so many attempts find no memory, the one that is on its way first; return the delays after each."""
+    delays = []
+    for _ in range(attempts):
+        candidate = play.core.candidate
+        assert candidate is not None
+        assert play.finds_no_memory(candidate.number) == []
+        assert play.core.deadline is not None
+        delays.append(play.core.deadline - play.now)
+        play.wait(delays[-1])
+    return delays
+
+
+def test_a_start_that_there_is_no_memory_for_waits_with_growing_delays_and_says_so_once() -> None:
+    play = serving(Policy(retry_limit=60))
+    play.ready("b")
+    delays = stay_short_of_memory(play, 12)
+    assert delays[:4] == pytest.approx([0.2, 0.4, 0.8, 1.6])
+    assert delays[-1] == pytest.approx(60)
+    assert [note.topic for note in play.notes] == [Topic.SHORT]
+    assert play.core.serving is not None
+    assert play.core.last_failure is not None
+
+
+def test_an_attempt_after_a_shortage_is_marked_until_there_is_memory_or_something_else_to_try() -> None:
+    play = serving()
+    play.ready("b")
+    play.finds_no_memory(2)
+    assert play.wait(0.2) == [do.StartEpoch(3, revision("b"), validate=False, again=True)]
+    play.finds_no_memory(3)
+    assert play.ready("c") == [do.StartEpoch(4, revision("c"), validate=False)]
+    play.finds_no_memory(4)
+    assert [note.topic for note in play.notes] == [Topic.SHORT, Topic.SHORT]
+    play.wait(0.2)
+    play.come_to_serve()
+    assert play.ready("d") == [do.StartEpoch(6, revision("d"), validate=False)]
+
+
+def test_a_shortage_is_no_failure_that_the_agent_gives_up_after() -> None:
+    play = serving(Policy(give_up=3, crashes_forgiven=0))
+    play.ready("b")
+    stay_short_of_memory(play, 6)
+    assert [type(effect) for effect in play.exits(1)] == [do.DropEpoch, do.StartEpoch]
+    assert not play.core.stopping
+
+
+def test_without_memory_for_two_what_serves_is_replaced_but_not_before_its_certificate_is_about_to_end() -> None:
+    play = serving(Policy(low_memory=LowMemory.REPLACE, retry_limit=10))
+    play.urgent(play.now + 30, expires_at=play.now + 200)
+    play.ready("b")
+    while not play.core.wish.is_urgent(play.now):
+        stay_short_of_memory(play, 1)
+    candidate = play.core.candidate
+    assert candidate is not None
+    assert play.finds_no_memory(candidate.number) == [do.EndEpoch(1)]
+    assert [note.topic for note in play.notes] == [Topic.SHORT, Topic.REPLACED]
+    number = play.core.next_epoch
+    assert play.exits(1, 0) == [do.StartEpoch(number, revision("b"), validate=False, again=True)]
+    assert play.come_to_serve() == [do.CommitEpoch(number)]
+
+
+def replaced() -> Play:
+    """A play in which epoch 1 was just ended to make room for revision `b`."""
+    play = serving(Policy(low_memory=LowMemory.REPLACE, hold_timeout=3, end_timeout=5))
+    play.urgent(play.now, expires_at=play.now + 60)
+    play.ready("b")
+    assert play.finds_no_memory(2) == [do.EndEpoch(1)]
+    return play
+
+
+def test_clients_are_held_while_an_epoch_is_replaced_and_refused_if_that_takes_too_long() -> None:
+    assert replaced().wait(3) == [do.RefuseClients()]
+
+
+def test_a_replaced_epoch_that_does_not_leave_is_killed_and_its_successor_started() -> None:
+    play = replaced()
+    play.wait(4.9)
+    assert play.wait(0.1) == [do.KillEpoch(1), do.StartEpoch(3, revision("b"), validate=False)]
+    assert play.exits(1) == []
+
+
+def test_last_good_comes_back_when_what_replaced_it_cannot_be_used() -> None:
+    play = replaced()
+    play.exits(1, 0)
+    assert play.exits(3, 1, VERDICT) == [do.StartEpoch(4, revision("a"), validate=False)]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_nothing_is_replaced_by_the_same_or_by_what_was_refused(refused: bool) -> None:
+    play = serving(Policy(low_memory=LowMemory.REPLACE))
+    if refused:
+        play.ready("b")
+        play.exits(2, 1, VERDICT)
+    else:
+        play.restart()
+    play.urgent(play.now, expires_at=play.now + 60)
+    stay_short_of_memory(play, 3)
+
+
+def test_a_candidate_that_found_no_memory_just_as_what_serves_died_is_not_waited_with() -> None:
+    play = serving()
+    play.restart()
+    assert play.exits(1) == []
+    assert play.finds_no_memory(2) == [do.StartEpoch(3, revision("a"), validate=False)]
 
 
 # An earlier agent

@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import signal
+import time
 from signal import Signals
 
 import pytest
@@ -24,7 +25,7 @@ from tests.system.state import CANDIDATE, DRAINING, Epoch
 from tests.system.wire import connect, exchange, tls_context
 
 STRIKES = count("AGENT_STRIKES", short=2, long=100)
-SLOWER = ("--start-deadline", "1s")
+DEADLINES = {"envoy": "1s", "sidecar": "3s"}  # of a start: many times what it takes
 
 
 def new_candidate(bed: Bed) -> Epoch:
@@ -51,7 +52,7 @@ def strike(bed: Bed, pid: int, number: Signals) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP], ids=lambda one: one.name)
 def test_a_struck_candidate_costs_no_request(number: Signals, bed_apart: Bed, loads: Loads) -> None:
     bed, hits = bed_apart, 0
-    bed.more_flags += SLOWER
+    bed.more_flags += ["--start-deadline", DEADLINES[bed.binary.name]]
     bed.start()
     loads.gentle(bed.tls, bed.plain)
     for _ in range(3 * STRIKES):
@@ -59,7 +60,7 @@ def test_a_struck_candidate_costs_no_request(number: Signals, bed_apart: Bed, lo
         pid = new_candidate(bed).pid
         pass_time(random.uniform(0, 0.06))
         hits += strike(bed, pid, number)
-        bed.served(within=8)
+        bed.served(within=15)
         if hits == STRIKES:
             break
     assert hits == STRIKES, "too few candidates were hit before their gate opened"
@@ -104,11 +105,14 @@ def test_a_candidate_survives_the_death_of_the_draining_one(bed: Bed, loads: Loa
         draining = bed.serving_pid()
         bed.rotate()
         bed.served()
+        committed = time.monotonic()
         bed.rotate()
         new_candidate(bed)
         os.kill(draining, signal.SIGKILL)
         bed.served()
-    nothing_failed([report for report in loads.finish() if not report.name.startswith("keepalive")], at_least=20)
+    for report in loads.finish():
+        assert report.ok > 20, str(report)
+        assert all(loss.begun < committed for loss in report.losses), f"lost though not in the killed one: {report}"
 
 
 def test_no_client_is_answered_by_a_candidate_at_its_gate(bed: Bed) -> None:

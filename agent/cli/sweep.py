@@ -1,0 +1,31 @@
+"""`agent sweep`: end what an agent left behind that is gone for good."""
+
+from pathlib import Path
+
+import click
+
+from agent.cli.options import Decorator, option
+from agent.quick.place import chosen
+
+_run_dir: Decorator = option("--run-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where the agent was.")
+
+
+@click.command(hidden=True)
+@_run_dir
+def sweep(run_dir: Path | None) -> None:
+    """End the proxies of an agent that was killed for good, and remove their shared memory and their sockets.
+
+    Nothing happens where an agent runs. It is what systemd calls at the end of a service.
+    """
+    from agent.host.run_directory import RunDirectory
+    from agent.runtime.left_behind import clear
+
+    path = Path(chosen(None if run_dir is None else str(run_dir)))
+    if not path.is_dir():
+        return
+    directory = RunDirectory(path)
+    try:
+        for number, pid in clear(directory):
+            click.echo(f"epoch {number} (pid {pid}) outlived its agent: it is ended")
+    finally:
+        directory.close()

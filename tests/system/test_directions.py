@@ -1,0 +1,110 @@
+"""At the end, `--drain-direction inbound` closes the ways in, and leaves the application its ways out."""
+
+import os
+import signal
+import socket
+
+import pytest
+
+from tests.system.bed import HOST, Bed
+from tests.system.bootstrap import Bootstrap, Json, http, listener
+from tests.system.eventually import eventually, throughout
+from tests.system.listening import listening
+from tests.system.room import alive, stopped
+from tests.system.wire import Failed, Target, connect, exchange, tls_context
+
+ENDLESS = ["--stop-deadline", "30s", "--drain-time", "1s"]
+
+
+class Inward(Bootstrap):
+    """A bootstrap whose own two listeners are inbound; the counters of one have a name of their own."""
+
+    def tree(self) -> Json:
+        """Say so in the tree."""
+        tree = super().tree()
+        tls, plain, *_ = tree["static_resources"]["listeners"]
+        tls["traffic_direction"] = plain["traffic_direction"] = "INBOUND"
+        plain["stat_prefix"] = "in:plain"
+        return tree
+
+
+@pytest.fixture
+def way_out(bed_apart: Bed) -> Target:
+    """An outbound listener of a bed whose others are inbound."""
+    bed = bed_apart
+    out = Target(HOST, bed.room.port())
+    outward = {**listener("out", HOST, out.port, [{"filters": [http("ok\n")]}]), "traffic_direction": "OUTBOUND"}
+    bed.bootstrap = Inward(bed.tls.port, bed.plain.port, bed.bootstrap.secured, more=[outward])
+    bed.more_flags += [*ENDLESS, "--drain-direction", "inbound"]
+    bed.start()
+    return out
+
+
+def refused(target: Target) -> bool:
+    """Tell whether nobody listens there any more."""
+    return not listening(target.port)
+
+
+def ask_to_stop(bed: Bed) -> None:
+    """Send SIGTERM, and wait until the ways in are closed."""
+    os.kill(bed.agent_pid, signal.SIGTERM)
+    eventually(lambda: refused(bed.tls) and refused(bed.plain), within=5, what="the ways in are closed")
+
+
+def once(target: Target) -> bool:
+    """Be answered by one request on a connection of its own."""
+    with connect(target, tls_context()) as client:
+        return bool(exchange(client, last=True).body)
+
+
+@pytest.mark.sidecar
+def test_the_ways_out_stay_open_until_the_last_client_has_left_by_the_way_it_came(
+    bed_apart: Bed, way_out: Target
+) -> None:
+    bed = bed_apart
+    serving = bed.serving_pid()
+    with socket.create_connection((HOST, bed.plain.port)), connect(way_out, tls_context()) as application:
+        exchange(application, last=False)
+        ask_to_stop(bed)
+        throughout(lambda: once(way_out), span=1, what="new connections out")
+        exchange(application, last=False)
+        assert alive(serving)
+        assert bed.agent is not None
+    with connect(way_out, tls_context()) as application:
+        exchange(application, last=False)
+        assert bed.exited(within=5) == 0, "a connection out keeps nobody"
+    assert not bed.journal.complaints("outbound")
+
+
+@pytest.mark.sidecar
+def test_clients_that_came_in_are_asked_to_leave_and_the_application_is_not(bed_apart: Bed, way_out: Target) -> None:
+    bed = bed_apart
+    with connect(bed.plain, tls_context()) as client, connect(way_out, tls_context()) as application:
+        exchange(client, last=False)
+        exchange(application, last=False)
+        ask_to_stop(bed)
+        eventually(lambda: left(client), within=5, every=0.1, what="the client is asked to leave")
+        exchange(application, last=False)
+
+
+def left(client: socket.socket) -> bool:
+    """Ask once more; tell whether the connection is over."""
+    try:
+        return exchange(client, last=False).closes
+    except Failed:
+        return True
+
+
+def test_where_the_console_does_not_answer_everything_is_closed(bed_apart: Bed, way_out: Target) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--stop-deadline", "8s"]
+    bed.stop()
+    bed.launch()
+    bed.ready()
+    serving = bed.serving_pid()
+    with socket.create_connection((HOST, bed.plain.port)):
+        with stopped(serving):
+            os.kill(bed.agent_pid, signal.SIGTERM)
+            eventually(lambda: bed.journal.complaints("outbound"), within=7, what="the fallback is told")
+        eventually(lambda: refused(way_out), within=2, what="the way out is closed as well")
+    assert bed.exited(within=10) == 0

@@ -1,0 +1,177 @@
+"""No memory for two proxies: the agent waits, or replaces as it is told to, and nobody is killed for want of it.
+
+The control group is a real one of version 1, made by the test; where there is none to be had, the tests are skipped.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from signal import SIGKILL
+
+import pytest
+
+from agent.host.memory import footprint
+from tests.system.bed import Bed
+from tests.system.certificates import NAME
+from tests.system.eventually import eventually, throughout
+from tests.system.loads import Loads, nothing_failed
+from tests.system.room import alive
+
+MOUNT = Path("/sys/fs/cgroup/memory")
+ENTER = ("sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"')
+UNLIMITED = -1
+MIB = 1 << 20
+ROTATIONS = 10
+
+
+@dataclass(frozen=True)
+class Group:
+    """A memory control group."""
+
+    path: Path
+
+    def limit(self, size: int) -> None:
+        """Allow so many bytes."""
+        (self.path / "memory.limit_in_bytes").write_text(str(size), encoding="ascii")
+
+    def used(self) -> int:
+        """Tell how many bytes are used, without what would be given back when asked for."""
+        stat = dict(line.split() for line in self._read("memory.stat").splitlines())
+        return int(self._read("memory.usage_in_bytes")) - int(stat["total_inactive_file"])
+
+    def kills(self) -> int:
+        """Tell how many processes were killed for want of memory."""
+        return int(self._read("memory.oom_control").rpartition("oom_kill ")[2])
+
+    def _read(self, name: str) -> str:
+        return (self.path / name).read_text(encoding="ascii")
+
+
+def removed(path: Path) -> bool:
+    """Remove a group; OSError while anything lives in it."""
+    path.rmdir()
+    return True
+
+
+@contextmanager
+def group_named(name: str) -> Iterator[Group]:
+    """Make a group that is gone afterwards."""
+    path = MOUNT / name
+    try:
+        path.mkdir()
+    except OSError as error:
+        pytest.skip(f"no memory control group of version 1: {error.strerror}")
+    try:
+        yield Group(path)
+    finally:
+        eventually(lambda: removed(path), within=5, what="the group is empty")
+
+
+@pytest.fixture
+def group(request: pytest.FixtureRequest) -> Iterator[Group]:
+    """A group that is made before the bed's agent starts, and removed when that has ended."""
+    with group_named(f"agent-test-{datetime.now(UTC).timestamp():.6f}") as made:
+        bed: Bed = request.getfixturevalue("bed_apart")
+        bed.program = [*ENTER, str(made.path), sys.executable, "-m", "agent"]
+        yield made
+        bed.stop()
+
+
+def leave_room(bed: Bed, group: Group, share: float, more: int = 0) -> None:
+    """Leave so much of what a second proxy would take, and so many bytes more."""
+    found = footprint(bed.serving_pid())
+    assert found is not None
+    group.limit(group.used() + int(found.of_one_more * share) + more)
+
+
+def said(bed: Bed, event: str) -> int:
+    """Count how often the agent said so."""
+    return sum(entry.name == event for entry in bed.journal.entries())
+
+
+def test_ten_rotations_without_memory_for_two_wait_and_are_made_up_for_when_there_is(
+    bed_apart: Bed, group: Group, loads: Loads
+) -> None:
+    bed = bed_apart
+    bed.start()
+    serving = bed.serving()
+    leave_room(bed, group, 0.5)
+    loads.gentle(bed.tls, bed.plain)
+    for number in range(1, ROTATIONS + 1):
+        bed.rotate()
+        eventually(lambda told=number: said(bed, "memory.short") >= told, within=5)  # type: ignore[misc]
+        assert bed.serving() == serving
+    throughout(lambda: said(bed, "memory.short") == ROTATIONS, span=1, what="each is said once", every=0.1)
+    assert "memory.limit_in_bytes" in bed.journal.complaints("second proxy")[0].body
+    group.limit(UNLIMITED)
+    bed.served(within=30)
+    assert group.kills() == 0
+    nothing_failed(loads.finish())
+
+
+@pytest.mark.long
+def test_where_there_is_just_the_memory_that_is_asked_for_a_rotation_costs_nobody_his_life(
+    bed_apart: Bed, group: Group, loads: Loads
+) -> None:
+    bed = bed_apart
+    bed.start()
+    loads.gentle(bed.tls, bed.plain)
+    loads.more(20)
+    leave_room(bed, group, 1.125, more=5 * MIB)
+    bed.rotate()
+    bed.served()
+    bed.settled()
+    assert group.kills() == 0
+    assert said(bed, "memory.short") == 0
+    nothing_failed(loads.finish(), at_least=20)
+
+
+def test_near_expiry_what_serves_is_replaced_where_that_is_allowed(bed_apart: Bed, group: Group, loads: Loads) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--low-memory", "replace"]
+    now = datetime.now(UTC)
+    old_leaf = bed.mint.issuer.issue([NAME], not_before=now - timedelta(hours=10), not_after=now + timedelta(minutes=5))
+    bed.mint.issued.append(old_leaf)
+    bed.bootstrap.write(bed.config)
+    bed.layout.first(bed.certs, bed.mint.newest)
+    bed.launch()
+    bed.ready()
+    old = bed.serving_pid()
+    leave_room(bed, group, 0.5)
+    loads.gentle(bed.tls, bed.plain)
+    bed.rotate()
+    bed.served(within=20)
+    assert not alive(old)
+    assert said(bed, "service.replaced") == 1
+    assert group.kills() == 0
+    assert sum(report.reasons()["refused"] for report in loads.finish()) == 0
+
+
+def test_a_proxy_that_the_kernel_kills_for_want_of_memory_is_named_and_started_again(
+    bed_apart: Bed, group: Group
+) -> None:
+    bed = bed_apart
+    bed.start()
+    old = bed.serving_pid()
+    Path(f"/proc/{old}/oom_score_adj").write_text("1000", encoding="ascii")  # the first to go
+    with pressure(bed, group):
+        eventually(lambda: not alive(old), within=20, what="the kernel kills")
+    bed.ready(within=20)
+    assert any(": out of memory" in one.body for one in bed.journal.complaints(SIGKILL.name))
+
+
+@contextmanager
+def pressure(bed: Bed, group: Group) -> Iterator[None]:
+    """Have something take more and more memory in the group."""
+    hog = "import os\nkept = []\nwhile True:\n    kept.append(bytearray(os.urandom(1 << 12)) * 256)\n"
+    group.limit(group.used() + 64 * MIB)
+    process = bed.room.spawn([*ENTER, str(group.path), sys.executable, "-c", hog], log=bed.directory / "hog.log")
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        group.limit(UNLIMITED)
