@@ -1,5 +1,6 @@
 """Where `agent` begins: the quick commands go their own way before anything large is imported."""
 
+import os
 import sys
 
 
@@ -10,6 +11,11 @@ def main() -> None:
         from agent.quick.commands import run  # noqa: PLC0415
 
         sys.exit(run(name, sys.argv[2:]))
+
+    if os.getpid() == 1:  # the kernel drops what process 1 has no handler for, and imports take a while
+        from agent.host.limits import hold_signals  # noqa: PLC0415
+
+        hold_signals()
 
     from agent.cli import main as command_line  # noqa: PLC0415
 

@@ -55,9 +55,11 @@ def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # clic
     that inherits the listening sockets, examines it before it takes traffic, and then lets the old one drain. Files
     that cannot be used are reported and change nothing; a proxy that crashes is started again from the last good ones.
     """
+    from agent.host.limits import hold_signals, keep_standard_streams, release_signals
+
     if ctx.invoked_subcommand is not None:
+        release_signals()
         return 0
-    from agent.host.limits import hold_signals, keep_standard_streams
 
     hold_signals()
     keep_standard_streams()

@@ -186,7 +186,10 @@ class Reconciler:
         return []
 
     def _restart_was_asked(self, event: on.RestartAsked) -> list[Effect]:
-        self.wish.ask(now=event.now)
+        """A candidate of what is wanted is the new epoch already."""
+        candidate = self.candidate
+        is_under_way = candidate is not None and candidate.revision == self.wish.wanted
+        self.wish.ask(now=event.now, again=not is_under_way)
         self._forgive()
         return []
 

@@ -46,9 +46,9 @@ class Wish:
         if self.waiting_since is None:
             self.waiting_since = at
 
-    def ask(self, *, now: bool) -> None:
-        """An operator asks for a new epoch, and for what was refused to be tried again."""
-        self.restart_asked = True
+    def ask(self, *, now: bool, again: bool) -> None:
+        """An operator asks for a new epoch, `again` if need be, and for what was refused to be tried again."""
+        self.restart_asked = self.restart_asked or again
         self.now_asked = self.now_asked or now
         self.refused = None
 

@@ -20,6 +20,11 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITING_SIGNALS)
 
 
+def release_signals() -> None:
+    """Let them through, for a command that has no use of them but to be ended."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITING_SIGNALS)
+
+
 def keep_standard_streams() -> None:
     """Open /dev/null where one of the three is closed: else a socket would become the proxies' standard error."""
     for number in range(3):

@@ -12,9 +12,12 @@ from agent.runtime.living import Living
 _FIRST_INTERVAL = 0.1  # connections end quickly at first, and later one by one
 _GROWTH = 1.3
 _LONGEST_INTERVAL = 1.0
+_LAST_INTERVAL = 0.25  # at the end the agent exits right after the last connection
 
 
-async def emptied(epoch: Living, inodes: Collection[int], inbound: Inbound | None = None) -> None:
+async def emptied(
+    epoch: Living, inodes: Collection[int], inbound: Inbound | None = None, *, at_the_end: bool = False
+) -> None:
     """Return when `epoch` has none of these listening sockets any more, and no connection.
 
     With `inbound`, connections by other listeners do not count.
@@ -28,7 +31,7 @@ async def emptied(epoch: Living, inodes: Collection[int], inbound: Inbound | Non
         await asyncio.sleep(UDP_OVERLAP + _FIRST_INTERVAL)  # it forwards datagrams until then
     while True:
         await asyncio.sleep(interval)
-        interval = min(interval * _GROWTH, _LONGEST_INTERVAL)
+        interval = min(interval * _GROWTH, _LAST_INTERVAL if at_the_end else _LONGEST_INTERVAL)
         listens = None if epoch.pid is None else has_socket(epoch.pid, inodes)
         zeros = zeros + 1 if not listens and await _is_empty(epoch, inbound) else 0
         if zeros >= (1 if listens is False else 2):

@@ -55,7 +55,7 @@ class Intake:
         self._served: Source | None = None  # the newest that has served
         self._refused: Source | None = None  # what the proxy does not take, until its text changes
         self._unreadable = ""  # why the configuration on disk cannot even be read
-        self._found: list[Reference] = []  # for the small bootstrap: whatever was found so far
+        self._found: list[Reference] = []  # for the small bootstrap: what is there, and what has served
         self._watcher.watch(self._watched_paths())
 
     def serves(self, material: Material) -> None:
@@ -150,9 +150,14 @@ class Intake:
         return content, path
 
     async def small(self) -> bytes:
-        """The small bootstrap over every pair found so far: a pair that turns bad stays in it, with its last good."""
+        """The small bootstrap over every pair that is there: one that has served and turns bad stays in it.
+
+        What was there only for a moment, under the names of a write under way, is forgotten with it.
+        """
         found = await self.discover()
-        self._found = list(dict.fromkeys([*self._found, *found.references]))
+        units = {each.unit for each in found.references}
+        kept = [each for each in self._found if each.unit not in units and each.unit in self._last_good.units]
+        self._found = sorted({*found.references, *kept}, key=lambda each: (each.unit, each.role.value, each.path))
         if not self._found:
             where = ", ".join(map(str, self._settings.certificates))
             unreadable = (f"cannot use {each.path}: {each.why}; {each.remedy}" for each in found.unreadable)

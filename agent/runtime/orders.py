@@ -85,6 +85,7 @@ class Orders:
             yield Outcome("refused", reason="; ".join(look.refused))
             return
         with self._agent.bulletin.follow() as notices:
+            wanted = None if look.material is None else look.material.revision
             first = core.next_epoch if core.candidate is None else core.candidate.number
             self._agent.post(on.RestartAsked(at=clock.monotonic(), now=now))
             if (left := core.wish.paused_until - clock.monotonic()) > 0 and not now:
@@ -92,6 +93,8 @@ class Orders:
             while True:
                 notice = await notices.get()
                 yield Progress(clock.monotonic() - began, notice.text)
+                if notice.epoch in core.epochs and core.epochs[notice.epoch].revision != wanted:
+                    continue  # of what was wanted before
                 if (outcome := _outcome(notice, first)) is not None:
                     yield outcome
                     return

@@ -1,0 +1,251 @@
+"""Draining to an end: what SIGTERM, `agent drain` and their clocks promise to connections that end, and to others."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.system.bare import body_of, healthy
+from tests.system.bed import HOST, Bed
+from tests.system.bootstrap import TYPES, address, listener
+from tests.system.counts import count
+from tests.system.eventually import eventually, throughout
+from tests.system.listening import listening
+from tests.system.room import Process, alive, stopped
+from tests.system.wire import Target, connect, exchange, tls_context
+
+HELD = count("AGENT_HELD_MS", short=1500, long=5000) / 1000
+LOOK = 1.0  # the longest time between two looks at the connections that are left
+SOON = 2.0
+GRACE = 5.0  # for a proxy that was asked to exit
+FAR = "30s"
+
+
+class Echo:
+    """Says back what each client says, in threads of this process."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self._server = server
+        self._clients: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # shut down
+            while True:
+                client, _ = self._server.accept()
+                self._clients.append(client)
+                self._threads.append(threading.Thread(target=self._answer, args=(client,)))
+                self._threads[-1].start()
+
+    def _answer(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client:
+            while data := client.recv(64):
+                client.sendall(data)
+
+    def close(self) -> None:
+        """Hang up, and end every thread."""
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        for client in self._clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture
+def raw(bed_apart: Bed) -> Iterator[Target]:
+    """A listener more for `bed_apart`: whatever is said there comes back, through the proxy."""
+    target, port = Target(HOST, bed_apart.room.port()), bed_apart.room.port()
+    forward = {"@type": f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": "raw", "cluster": "echo"}
+    endpoint = {"endpoint": {"address": address(HOST, port)}}
+    bed_apart.bootstrap.more = [
+        listener("raw", HOST, target.port, [{"filters": [{"name": "tcp", "typed_config": forward}]}])
+    ]
+    bed_apart.bootstrap.clusters = [
+        {
+            "name": "echo",
+            "type": "STATIC",
+            "connect_timeout": "1s",
+            "load_assignment": {"cluster_name": "echo", "endpoints": [{"lb_endpoints": [endpoint]}]},
+        }
+    ]
+    with socket.create_server((HOST, port)) as server:
+        echo = Echo(server)
+        yield target
+        echo.close()
+
+
+@contextmanager
+def client(target: Target) -> Iterator[socket.socket]:
+    """Connect and be heard."""
+    with socket.create_connection((target.host, target.port), timeout=5) as sock:
+        assert is_heard(sock)
+        yield sock
+
+
+def is_heard(sock: socket.socket) -> bool:
+    """Say something, and tell whether it comes back."""
+    sock.sendall(b"hello")
+    return sock.recv(64) == b"hello"
+
+
+def is_cut(sock: socket.socket) -> bool:
+    """Tell whether the other side has ended the connection; waits for it."""
+    try:
+        return sock.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def terminate(bed: Bed) -> float:
+    """Send SIGTERM to the agent; return when, on the monotonic clock."""
+    os.kill(bed.agent_pid, signal.SIGTERM)
+    return time.monotonic()
+
+
+def runs(bed: Bed) -> bool:
+    """Tell whether the agent runs."""
+    return bed.agent is not None and bed.agent.poll() is None
+
+
+def is_refused(target: Target) -> bool:
+    """Tell whether nobody listens there any more."""
+    return not listening(target.port)
+
+
+def order(bed: Bed, *words: str) -> Process:
+    """Begin to run a command of the agent's."""
+    argv = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
+    process = Process(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    bed.room.started.append(process)
+    return process
+
+
+def concluded(process: Process, within: float = 20) -> tuple[int, str]:
+    """Wait for the end of a command; return its exit code and what it said."""
+    said, _ = process.communicate(timeout=within)
+    return process.returncode, said.decode()
+
+
+@pytest.mark.sidecar
+def test_connections_end_undisturbed_and_the_agent_right_after_the_last(bed_apart: Bed, raw: Target) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--stop-deadline", FAR]
+    bed.start()
+    with client(raw) as first, client(raw) as last, connect(bed.plain, tls_context()) as polite:
+        exchange(polite, last=False)
+        terminate(bed)
+        eventually(lambda: is_refused(raw) and is_refused(bed.tls), within=SOON, what="new clients are refused")
+        assert not healthy(bed.status)
+        exchange(polite, last=False)
+        throughout(lambda: is_heard(first) and is_heard(last), span=HELD, what="both are heard")
+        first.close()
+        throughout(lambda: is_heard(last), span=0.3, what="the last one is heard")
+        assert runs(bed)
+    ended = time.monotonic()
+    assert bed.exited(within=10) == 0
+    assert time.monotonic() - ended < LOOK + SOON
+
+
+def test_a_client_that_never_ends_is_cut_at_the_deadline(bed_apart: Bed, raw: Target) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--stop-deadline", "1s"]
+    bed.start()
+    with client(raw) as endless:
+        asked = terminate(bed)
+        throughout(lambda: is_heard(endless), span=0.8, what="it is heard until the deadline")
+        assert is_cut(endless)
+        assert bed.exited() == 0
+        assert 1 <= time.monotonic() - asked < 1 + SOON
+
+
+def test_a_hung_proxy_does_not_keep_the_agent(bed_apart: Bed, raw: Target) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--stop-deadline", "1s"]
+    bed.start()
+    with client(raw), stopped(bed.serving_pid()) as hung:
+        asked = terminate(bed)
+        eventually(lambda: not healthy(bed.status), within=0.5, what="it is not ready any more")
+        assert bed.exited(within=20) == 0
+        assert 1 <= time.monotonic() - asked < 1 + GRACE + SOON
+        assert not alive(hung)
+
+
+def test_a_drain_delay_serves_new_clients_while_readiness_is_gone(bed_apart: Bed) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--drain-delay", "1s", "--stop-deadline", FAR]
+    bed.start()
+    asked = terminate(bed)
+    eventually(lambda: not healthy(bed.status), within=0.3, what="it is not ready any more")
+    while time.monotonic() < asked + 0.8:
+        assert body_of(bed.plain) == b"ok\n"
+        assert not healthy(bed.status)
+    assert bed.exited() == 0
+    assert 1 <= time.monotonic() - asked < 1 + LOOK + SOON
+
+
+def test_the_shortest_drain_keeps_an_empty_proxy(bed_apart: Bed) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--min-drain", "1s", "--stop-deadline", FAR]
+    bed.start()
+    proxy = bed.serving_pid()
+    asked = terminate(bed)
+    eventually(lambda: is_refused(bed.plain), within=0.5, what="new clients are refused")
+    throughout(lambda: alive(proxy), span=max(0.0, asked + 0.9 - time.monotonic()), what="the proxy lives")
+    assert bed.exited() == 0
+    assert time.monotonic() - asked < 1 + LOOK + SOON
+
+
+@pytest.mark.parametrize("delay", ["0s", "20s"])
+def test_a_second_signal_hurries(delay: str, bed_apart: Bed, raw: Target) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--stop-deadline", FAR, "--drain-delay", delay]
+    bed.start()
+    with client(raw) as endless:
+        terminate(bed)
+        throughout(lambda: is_heard(endless), span=0.3, what="it is heard")
+        again = terminate(bed)
+        assert is_cut(endless)
+        assert bed.exited() == 0
+        assert time.monotonic() - again < SOON
+
+
+def test_a_drain_by_order_returns_at_the_end_and_the_agent_stays(bed_apart: Bed, raw: Target) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--stop-deadline", FAR]
+    bed.start()
+    with client(raw) as last:
+        impatient, patient = order(bed, "drain", "--timeout", "500ms"), order(bed, "drain")
+        code, said = concluded(impatient)
+        assert code == 1, said
+        assert "goes on" in said
+        assert is_heard(last)
+        assert patient.poll() is None
+    ended = time.monotonic()
+    assert concluded(patient) == (0, "drained\n")
+    assert time.monotonic() - ended < LOOK + SOON
+    throughout(lambda: runs(bed) and not healthy(bed.status), span=0.3, what="the agent stays, not ready")
+    asked = terminate(bed)
+    assert bed.exited() == 0
+    assert time.monotonic() - asked < SOON
+
+
+def test_waiting_ends_with_readiness_or_tells_why_not(bed_apart: Bed) -> None:
+    bed = bed_apart
+    code, said = concluded(order(bed, "wait", "--timeout", "100ms"))
+    assert code == 1
+    assert str(bed.run_dir) in said
+    waiting = order(bed, "wait", "--timeout", FAR)
+    throughout(lambda: waiting.poll() is None, span=0.2, what="it waits for an agent")
+    bed.start()
+    assert concluded(waiting, within=5) == (0, "ready\n")
