@@ -22,7 +22,9 @@ def option(name: str, **attributes: Any) -> Decorator:  # noqa: ANN401  # whatev
 
 
 INPUTS: list[Decorator] = [
-    option("--proxy-bin", default="envoy", metavar="NAME|PATH", help="The proxy: sidecar, envoy, or the path of a program."),
+    option(
+        "--proxy-bin", default="envoy", metavar="NAME|PATH", help="The proxy: sidecar, envoy, or the path of a program."
+    ),
     option("--config", type=_PATH, metavar="FILE", help="The proxy's bootstrap; without it a small one is made."),
     option("--certs", type=_PATH, multiple=True, metavar="DIR", help="A directory of certificates; may be repeated."),
     option("--watch", type=_PATH, multiple=True, metavar="PATH", help="Something else that a new epoch is due for."),
