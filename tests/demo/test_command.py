@@ -33,7 +33,10 @@ def is_runnable(proxy: str) -> bool:
     return subprocess.run([binary, "--version"], capture_output=True, check=False, timeout=10).returncode == 0
 
 
-@pytest.fixture(params=["envoy", "sidecar"])
+LONG = pytest.mark.skipif(not os.environ.get("AGENT_LONG"), reason="long: run with AGENT_LONG=1")
+
+
+@pytest.fixture(params=["sidecar", pytest.param("envoy", marks=LONG)])
 def proxy(request: pytest.FixtureRequest) -> str:
     """Each proxy that is here."""
     name: str = request.param

@@ -83,7 +83,7 @@ class Bed:
         assert self.agent is not None
         assert self.agent.poll() is None, f"the agent ended with {self.agent.returncode}"
         state = self.state()  # perhaps still that of an agent that was killed
-        return state.agent_pid == self.agent.pid and state.ready and self.serial_served() == serial(self.mint.newest)
+        return state.agent_pid == self.agent_pid and state.ready and self.serial_served() == serial(self.mint.newest)
 
     @property
     def agent_pid(self) -> int:

@@ -143,7 +143,9 @@ def test_what_is_wrong_with_a_configuration_is_said_and_the_old_one_serves_on(
     nothing_failed(loads.finish(), at_least=20)
 
 
-@pytest.mark.parametrize("spoil", [exits_at_once, never_ready, pytest.param(never_answers, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "spoil", [exits_at_once, *(pytest.param(one, marks=pytest.mark.long) for one in (never_ready, never_answers))]
+)
 def test_a_bad_binary_is_named_and_the_old_one_serves_on(
     spoil: Callable[[Path], None], bed_apart: Bed, loads: Loads, binary: Path
 ) -> None:

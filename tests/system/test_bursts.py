@@ -4,6 +4,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+import pytest
+
 from tests.system.bed import Bed
 from tests.system.eventually import pass_time
 from tests.system.layouts import ALTERNATING, KEY_LATE
@@ -60,6 +62,7 @@ def test_rotations_during_drains_fail_nothing_and_no_more_than_three_drain(bed: 
     bed.settled()
 
 
+@pytest.mark.long
 def test_bursts_of_clients_are_all_answered_across_a_rotation(bed: Bed, loads: Loads) -> None:
     """The accept queues are never empty: what waits in them must not be lost."""
     loads.start("bursts", bed.plain, clients=400)

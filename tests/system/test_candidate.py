@@ -49,7 +49,11 @@ def strike(bed: Bed, pid: int, number: Signals) -> bool:
 
 
 @pytest.mark.timeout(60 + 4 * STRIKES)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)],
+    ids=lambda one: one.name,
+)
 def test_a_struck_candidate_costs_no_request(number: Signals, bed_apart: Bed, loads: Loads) -> None:
     bed, hits = bed_apart, 0
     bed.more_flags += ["--start-deadline", DEADLINES[bed.binary.name]]

@@ -17,6 +17,8 @@ from tests.system.loads import Loads, Report
 from tests.system.room import Death, kill, stopped
 from tests.system.stand_ins import breakable
 
+pytestmark = pytest.mark.quiet
+
 
 def kill_serving(bed: Bed) -> Death:
     """Kill the serving Envoy."""
@@ -66,6 +68,7 @@ def crash_and_recover(bed: Bed) -> Death:
     return killed
 
 
+@pytest.mark.long
 def test_five_crashes_a_second_apart_refuse_nobody(bed: Bed, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     kills = [crash_and_recover(bed) for _ in range(5)]

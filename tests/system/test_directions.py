@@ -95,6 +95,7 @@ def left(client: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.long
 def test_where_the_console_does_not_answer_everything_is_closed(bed_apart: Bed, way_out: Target) -> None:
     bed = bed_apart
     bed.more_flags += ["--stop-deadline", "8s"]

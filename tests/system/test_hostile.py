@@ -15,6 +15,8 @@ from tests.system.proxies import KINDS, Proxy, needed
 from tests.system.room import Room
 from tests.system.wire import connect
 
+pytestmark = pytest.mark.quiet
+
 MIB = KIB * KIB
 IDLE = 10_000 if os.environ.get("AGENT_LONG") else 1_000
 IDLE_TLS = IDLE if IDLE > 1_000 else 300

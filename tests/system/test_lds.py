@@ -132,6 +132,7 @@ def control_plane(room: Room, port: int, config: Path) -> Iterator[None]:
         process.wait()
 
 
+@pytest.mark.long
 def test_a_dead_control_plane_delays_the_rotation_and_nothing_else(bed_apart: Bed, loads: Loads, room: Room) -> None:
     bed, plane_port, target = bed_apart, room.port(), Target(HOST, room.port())
     config = bed.directory / "listener.json"

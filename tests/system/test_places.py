@@ -43,6 +43,7 @@ def test_an_unprivileged_proxy_serves_on_a_low_port(bed_apart: Bed, loads: Loads
     nothing_failed(loads.finish(), at_least=20)
 
 
+@pytest.mark.long
 def test_two_agents_side_by_side_do_not_notice_each_other(make_bed: MakeBed, loads: Loads) -> None:
     one, other = make_bed("one"), make_bed("other")
     for bed in (one, other):

@@ -18,6 +18,8 @@ from tests.system.layouts import ALTERNATING, IN_PLACE, KUBERNETES, MOVED, RENAM
 from tests.system.loads import Loads, nothing_failed
 from tests.system.room import all_threads_stopped, stopped
 
+pytestmark = pytest.mark.quiet
+
 ROTATIONS = count("AGENT_ROTATIONS", short=9, long=200)
 MEASURED = count("AGENT_MEASURED", short=5, long=20)
 

@@ -169,6 +169,7 @@ def test_a_client_that_never_ends_is_cut_at_the_deadline(bed_apart: Bed, raw: Ta
         assert 1 <= time.monotonic() - asked < 1 + SOON
 
 
+@pytest.mark.long
 def test_a_hung_proxy_does_not_keep_the_agent(bed_apart: Bed, raw: Target) -> None:
     bed = bed_apart
     bed.more_flags += ["--stop-deadline", "1s"]

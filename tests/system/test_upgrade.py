@@ -35,7 +35,6 @@ def order(bed: Bed, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.sidecar
 @pytest.mark.timeout(60 + 6 * UPGRADES)
 def test_upgrades_between_rotations_fail_nothing(bed: Bed, loads: Loads) -> None:
     loads.usual(bed.tls, bed.plain)
