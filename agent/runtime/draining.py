@@ -1,7 +1,7 @@
 """When a drained epoch is empty: not before it has closed its listeners, and then when its last connection is gone."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from agent.core.errors import MachineError
 from agent.dialects.console import Inbound
@@ -16,11 +16,16 @@ _LAST_INTERVAL = 0.25  # at the end the agent exits right after the last connect
 
 
 async def emptied(
-    epoch: Living, inodes: Collection[int], inbound: Inbound | None = None, *, at_the_end: bool = False
+    epoch: Living,
+    inodes: Collection[int],
+    counted: Callable[[], None],
+    inbound: Inbound | None = None,
+    *,
+    at_the_end: bool = False,
 ) -> None:
     """Return when `epoch` has none of these listening sockets any more, and no connection.
 
-    With `inbound`, connections by other listeners do not count.
+    With `inbound`, connections by other listeners do not count. `counted` is called after each look at them.
 
     It is told to close its listeners by a message that it reads when it has time: until the kernel shows that it did,
     zero connections mean nothing, since the next may come. Where the kernel does not show it, two zeros in a row count.
@@ -34,6 +39,7 @@ async def emptied(
         interval = min(interval * _GROWTH, _LAST_INTERVAL if at_the_end else _LONGEST_INTERVAL)
         listens = None if epoch.pid is None else has_socket(epoch.pid, inodes)
         zeros = zeros + 1 if not listens and await _is_empty(epoch, inbound) else 0
+        counted()
         if zeros >= (1 if listens is False else 2):
             return
 
@@ -47,7 +53,8 @@ async def _is_empty(epoch: Living, inbound: Inbound | None) -> bool:
         if epoch.console.path.exists():
             return False  # too busy or hung: its deadline will come
         clients = None  # somebody removed its socket
-    return (_in_the_kernel(epoch, inbound) if clients is None else clients) == 0
+    epoch.clients = _in_the_kernel(epoch, inbound) if clients is None else clients
+    return epoch.clients == 0
 
 
 def _in_the_kernel(epoch: Living, inbound: Inbound | None) -> int | None:

@@ -64,6 +64,7 @@ class Living:
         self.created: int | None = None  # when the process began
         self.manifest: int | None = None  # which of its descriptors tells what it runs from
         self.has_served = False
+        self.clients: int | None = None  # as counted last, while it drains
         self.was_killed = False  # by this agent
         self._run_directory = directory
         self._user = user

@@ -100,7 +100,13 @@ class Service:
     def _describe(self, epoch: Epoch) -> str:
         if epoch.state is State.SERVING:
             return f"epoch {epoch.number} serves{self._until(epoch.number)}"
-        return f"epoch {epoch.number} {'starts' if epoch.state in CANDIDATE else epoch.state.word}"
+        return f"epoch {epoch.number} {'starts' if epoch.state in CANDIDATE else epoch.state.word}{self._left(epoch)}"
+
+    def _left(self, epoch: Epoch) -> str:
+        """How many connections a draining epoch still has, as far as that is known."""
+        living = self._stage.living.get(epoch.number)
+        clients = None if living is None or epoch.state is not State.DRAINING else living.clients
+        return "" if clients is None else f", {clients} connection{'' if clients == 1 else 's'}"
 
     def _until(self, number: int) -> str:
         living = self._stage.living.get(number)

@@ -240,7 +240,7 @@ class Stage:
             inodes |= accepting(epoch.pid, besides=epoch.home)
             if has_socket(epoch.pid, inodes) is not False:  # perhaps nobody came to tell it before
                 self._stop_accepting(epoch)
-        await emptied(epoch, inodes, inbound, at_the_end=stopping)
+        await emptied(epoch, inodes, self._record, inbound, at_the_end=stopping)
         self._post(on.EpochEmptied(at=clock.monotonic(), epoch=epoch.number))
 
     async def _close_doors(self, epoch: Living, inodes: set[int]) -> tuple[set[int], Inbound | None]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from urllib.request import urlopen
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.system.bed import Bed
 from tests.system.counts import count
 from tests.system.eventually import eventually, pass_time
 from tests.system.loads import Loads, nothing_failed
+from tests.system.proxies import needed
 from tests.system.room import alive, kill
 from tests.system.state import CANDIDATE, DRAINING
 from tests.system.wire import connect, exchange, tls_context
@@ -43,7 +45,7 @@ def test_a_killed_agent_finds_its_proxy_and_rotates_on(surviving: Bed, loads: Lo
     assert bed.serving() == before, "the same process, the same number, the same revision"
     bed.rotate()
     bed.served()
-    assert bed.serving().number == before.number + 1
+    eventually(lambda: bed.serving().number == before.number + 1, within=5, what="the next one serves")
     eventually(lambda: not alive(before.pid), within=10, what="the adopted one has drained")
     nothing_failed(loads.finish())
 
@@ -62,6 +64,31 @@ def test_an_agent_may_be_killed_at_any_moment_of_a_rotation(surviving: Bed, load
         bed.settled(within=20)
     loads.more(20)
     nothing_failed(loads.finish())
+
+
+def test_counters_go_on_over_the_death_of_the_agent(bed_apart: Bed, loads: Loads) -> None:
+    bed = bed_apart
+    bed.binary, bed.proxy_args = needed("sidecar").binary, ["-l", "warning"]
+    bed.more_flags += ["--survive"]
+    bed.start()
+    loads.start("closed", bed.plain)
+    loads.more(20)
+    kill_agent(bed)
+    loads.more(20)
+    bed.launch()
+    bed.ready()
+    bed.rotate()
+    bed.served()
+    loads.more(20)
+    answered = sum(report.ok for report in loads.finish())
+    eventually(lambda: counted(bed) >= answered, within=5, what="the last answers are counted")
+    assert counted(bed) == answered
+
+
+def counted(bed: Bed) -> int:
+    """Read how many answers the agent knows of."""
+    with urlopen(f"http://127.0.0.1:{bed.status.port}/stats?filter=^http.http.downstream_rq_2xx$", timeout=5) as answer:
+        return int(answer.read().rpartition(b":")[2])
 
 
 def test_a_half_done_rotation_is_rolled_back_and_done_again(surviving: Bed, loads: Loads) -> None:

@@ -10,6 +10,7 @@ import pytest
 import agent
 from tests.system.bed import Bed
 from tests.system.counts import count
+from tests.system.eventually import eventually
 from tests.system.loads import Loads, nothing_failed
 
 UPGRADES = count("AGENT_UPGRADES", short=2, long=50)
@@ -44,7 +45,7 @@ def test_upgrades_between_rotations_fail_nothing(bed: Bed, loads: Loads) -> None
         assert done.returncode == 0, done.stderr
         assert (bed.state().agent_pid, bed.serving()) == (pid, serving)
         bed.rotate()
-        bed.served()
+        eventually(lambda: bed.serving().number > serving.number, within=10, what="the next one serves")  # noqa: B023
     nothing_failed(loads.finish())
 
 
@@ -59,8 +60,8 @@ def test_a_new_program_that_is_broken_changes_nothing(bed_apart: Bed, own_packag
     assert "cannot take over" in done.stderr
     assert "half installed" in done.stderr
     bed.rotate()
+    eventually(lambda: bed.serving().number == before.number + 1, within=10, what="the next one serves")
     bed.served()
-    assert bed.serving().number == before.number + 1
     nothing_failed(loads.finish(), at_least=20)
 
 
