@@ -33,7 +33,6 @@ def kill_agent(bed: Bed) -> None:
     bed.agent.wait(timeout=5)
 
 
-@pytest.mark.sidecar
 def test_a_killed_agent_finds_its_proxy_and_rotates_on(surviving: Bed, loads: Loads) -> None:
     bed = surviving
     before = bed.serving()

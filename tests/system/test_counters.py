@@ -70,6 +70,7 @@ def counting(bed_apart: Bed) -> Bed:
     return bed_apart
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60 + 4 * ROTATIONS)
 def test_after_rotations_every_answer_was_counted_once(counting: Bed, loads: Loads) -> None:
     bed = counting

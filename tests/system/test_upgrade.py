@@ -13,7 +13,7 @@ from tests.system.counts import count
 from tests.system.eventually import eventually
 from tests.system.loads import Loads, nothing_failed
 
-UPGRADES = count("AGENT_UPGRADES", short=2, long=50)
+UPGRADES = count("AGENT_UPGRADES", short=1, long=50)
 
 
 @pytest.fixture
