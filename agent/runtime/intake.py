@@ -25,6 +25,7 @@ from agent.runtime.programs import Programs
 from agent.runtime.reports import Reports
 from agent.runtime.settings import Settings
 
+_TRY_AGAIN = 10.0  # seconds until a program that is not usable is looked at again, while there is no other
 SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes itself
 
 
@@ -80,7 +81,8 @@ class Intake:
         await self._take_program()
         source = await self._take_configuration()
         if source is None or self.programs.current is None:
-            return Look(None, missing=self._what_is_missing(source), refused=self._complaints())
+            again_at = clock.monotonic() + _TRY_AGAIN if self.programs.current is None else None
+            return Look(None, self._what_is_missing(source), again_at, self._complaints())
         self._watcher.watch(self._watched_paths())
         self._say_limits(source.configuration)
         references = self._in_scope(source.configuration.references)

@@ -11,7 +11,7 @@ from agent.host.binaries import Binary, identity_of, open_binary
 from agent.host.processes import Command, User, run
 from agent.runtime.material import Program
 
-_PROBE_TIMEOUT = 5.0
+_PROBE_TIMEOUT = 10.0
 _VERSION = re.compile(r"version: (?:\w+/)?(\d+\.[^/\s]+)")  # Envoy: <commit>/<version>/<state>/<build>/<library>
 
 
@@ -53,6 +53,8 @@ class Programs:
             program = await self._probe(binary)
         except (BadInput, MachineError) as error:
             binary.close()
+            if self.current is None and isinstance(error, MachineError):
+                self._seen = None  # perhaps the machine was too busy: with nothing else to run, it is tried again
             message = f"cannot use {self.path}: {error}; install a working one"
             raise BadInput(message) from error
         if self.current is not None:

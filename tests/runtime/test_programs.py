@@ -136,3 +136,21 @@ async def test_a_program_that_may_not_be_read_is_bad_input(ordinary: Path) -> No
     (ordinary / "proxy").chmod(0o111)
     with pytest.raises(BadInput):
         await Programs(ordinary / "proxy", None).load()
+
+
+async def test_a_program_that_was_too_slow_is_tried_again_while_there_is_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PROBE_TIMEOUT", 0.1)
+    ready = tmp_path / "ready"
+    slow = f'#!/bin/sh\n[ -e {ready} ] || exec sleep 100\n[ "$1" = --version ] && echo version: 1.2.3 || echo 11.104\n'
+    put(tmp_path / "proxy", text=slow)
+    async with programs(tmp_path / "proxy") as made:
+        with pytest.raises(BadInput, match="did not end within"):
+            await made.load()
+        assert made.changed(), "the same file is looked at again"
+        ready.touch()
+        monkeypatch.setattr(module, "_PROBE_TIMEOUT", 10)
+        await made.load()
+        assert made.current is not None
+        assert not made.changed()

@@ -1,0 +1,162 @@
+"""The same want of memory as in `test_memory`, in a control group of version 2 that the kernel kills as a whole.
+
+Where the memory controller is version 1's, as it is beside an older container runtime, the tests run themselves once
+more in a second kernel: user-mode-linux, an ordinary process whose root is this machine's, for reading only.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.system.bed import Bed
+from tests.system.certificates import NAME
+from tests.system.eventually import eventually, throughout
+from tests.system.loads import Loads, nothing_failed
+from tests.system.room import alive
+from tests.system.test_memory import ENTER, ROTATIONS, Group, leave_room, removed, said
+
+MOUNT = Path("/sys/fs/cgroup")
+PROJECT = Path(__file__).parents[2]
+INIT = Path(__file__).with_name("kernel_init.sh")
+KERNEL = "linux.uml"
+IN_KERNEL = 240  # seconds for one test: a program that makes many system calls is ten times slower there
+PATIENCE = 60
+
+pytestmark = [pytest.mark.root, pytest.mark.long]
+
+
+def has_version_2() -> bool:
+    """Tell whether groups made here are limited by version 2."""
+    try:
+        return "memory" in (MOUNT / "cgroup.subtree_control").read_text(encoding="ascii").split()
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Unified(Group):
+    """A memory control group of version 2."""
+
+    def limit(self, size: int | None) -> None:
+        """Allow so many bytes; None: as many as there are."""
+        (self.path / "memory.max").write_text("max" if size is None else str(size), encoding="ascii")
+
+    def used(self) -> int:
+        """Tell how many bytes are used, without what would be given back when asked for."""
+        return int(self._read("memory.current")) - self._table("memory.stat")["inactive_file"]
+
+    def kills(self) -> int:
+        """Tell how many processes were killed for want of memory."""
+        return self._table("memory.events")["oom_kill"]
+
+    def _table(self, name: str) -> dict[str, int]:
+        return {key: int(value) for key, value in (line.split() for line in self._read(name).splitlines())}
+
+
+@contextmanager
+def unified(name: str) -> Iterator[Unified]:
+    """Make a group in which nobody outlives another that is killed for want of memory; it is gone afterwards."""
+    path = MOUNT / name
+    path.mkdir()
+    try:
+        (path / "memory.oom.group").write_text("1", encoding="ascii")
+        yield Unified(path)
+    finally:
+        eventually(lambda: removed(path), within=10, what="the group is empty")
+
+
+@pytest.fixture
+def group(request: pytest.FixtureRequest) -> Iterator[Unified]:
+    """A group that is made before the bed's agent starts, and removed when that has ended."""
+    if not has_version_2():
+        pytest.skip("no memory control group of version 2")
+    with unified(f"agent-test-{datetime.now(UTC).timestamp():.6f}") as made:
+        bed: Bed = request.getfixturevalue("bed_apart")
+        bed.program = [*ENTER, str(made.path), sys.executable, "-m", "agent"]
+        yield made
+        bed.stop(within=PATIENCE)
+
+
+@pytest.mark.timeout(IN_KERNEL)
+def test_ten_rotations_wait_where_there_is_room_for_one_and_a_half(
+    bed_apart: Bed, group: Unified, loads: Loads
+) -> None:
+    bed = bed_apart
+    bed.start(within=PATIENCE)
+    serving = bed.serving()
+    leave_room(bed, group, 0.5)
+    loads.gentle(bed.tls, bed.plain)
+    for number in range(1, ROTATIONS + 1):
+        bed.rotate()
+        eventually(lambda told=number: said(bed, "memory.short") >= told, within=PATIENCE)  # type: ignore[misc]
+        assert bed.serving() == serving
+    throughout(lambda: said(bed, "memory.short") == ROTATIONS, span=3, what="each is said once", every=0.2)
+    words = [entry.body for entry in bed.journal.entries() if entry.name == "memory.short"]
+    assert all(f"MiB are free by {group.path}/memory.max, and a second proxy takes" in each for each in words)
+    assert bed.serving() == serving
+    group.limit(None)
+    bed.served(within=PATIENCE)
+    assert group.kills() == 0
+    nothing_failed(loads.finish())
+
+
+@pytest.mark.timeout(IN_KERNEL)
+def test_near_expiry_what_serves_is_replaced_where_there_is_room_for_one_and_a_half(
+    bed_apart: Bed, group: Unified, loads: Loads
+) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--low-memory", "replace", "--hold", "1m"]
+    now = datetime.now(UTC)
+    old_leaf = bed.mint.issuer.issue([NAME], not_before=now - timedelta(hours=10), not_after=now + timedelta(minutes=5))
+    bed.mint.issued.append(old_leaf)
+    bed.bootstrap.write(bed.config)
+    bed.layout.first(bed.certs, bed.mint.newest)
+    bed.launch()
+    bed.ready(within=PATIENCE)
+    old = bed.serving_pid()
+    leave_room(bed, group, 0.5)
+    loads.gentle(bed.tls, bed.plain)
+    bed.rotate()
+    bed.served(within=PATIENCE)
+    words = [entry.body for entry in bed.journal.entries() if entry.name == "service.replaced"]
+    assert not alive(old)
+    assert len(words) == 1
+    assert group.kills() == 0
+    reports = loads.finish()
+    assert sum(report.reasons()["refused"] for report in reports) == 0
+
+
+def below_tmp(*paths: Path) -> str:
+    """Name those that a fresh /tmp would hide, with colons between."""
+    return ":".join(str(path) for path in paths if path.is_relative_to("/tmp"))
+
+
+def kernel(token: str, home: Path, keyword: str) -> list[str]:
+    """Give the command line of a kernel that runs tests of this file and then ends; its own files go to `home`."""
+    mine = ["mem=1536M", f"umid={token}", f"uml_dir={home}", "con0=null,fd:1", "con=null", "ssl=null", "quiet"]
+    root = ["root=none", "rootfstype=hostfs", "rootflags=/", "ro", f"init={INIT}"]
+    wanted = [str(PROJECT), below_tmp(Path(sys.prefix), PROJECT), sys.executable, str(Path(__file__)), keyword]
+    return [KERNEL, *mine, *root, "--", token, *wanted]
+
+
+@pytest.mark.skipif(not all(map(shutil.which, (KERNEL, "modprobe"))), reason="wants user-mode-linux and kmod")
+@pytest.mark.skipif(has_version_2(), reason="the tests above run on version 2 already")
+@pytest.mark.timeout(3 * IN_KERNEL)
+def test_both_hold_in_a_kernel_that_has_version_2() -> None:
+    token = f"agent-{uuid.uuid4().hex[:12]}"
+    with tempfile.TemporaryDirectory() as home:
+        # not Envoy: its allocator places memory by 48 bits of address, of which a process has 39 there
+        line = kernel(token, Path(home), "[sidecar]")
+        ran = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=2.5 * IN_KERNEL, check=False)
+    output = ran.stdout.decode(errors="replace")
+    assert f"{token} 0" in output.splitlines(), output
+    assert "2 passed" in output, output
