@@ -82,7 +82,7 @@ class Adoption:
         if pid is not None:
             text = f"epoch {entry.get('number')} (pid {pid}) outlived its agent before it had clients: it is ended"
             say(logging.WARNING, "epoch.left_over", text)
-            _end(entry, pid)
+            end(entry, pid)
         if isinstance(base_id, int):
             Segment(base_id).release()
 
@@ -104,7 +104,7 @@ def _program(manifest: Manifest, binary: Binary) -> Program:
     return Program(named, manifest.program_version, HotRestartVersion.parse(manifest.handoff))
 
 
-def _end(entry: Mapping[str, Any], pid: int) -> None:
+def end(entry: Mapping[str, Any], pid: int) -> None:
     """Kill it: Envoy would take leave of its parent first, and wait for seconds since there is none."""
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
