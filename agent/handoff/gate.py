@@ -11,13 +11,12 @@ import contextlib
 import json
 import os
 import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 from agent.core.errors import MachineError
 from agent.http.message import Request, Response
-from agent.http.server import Server
+from agent.http.server import Server, peer_of
 
 NAME = "agent_gate"  # of the cluster, the listener and the routes
 _ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
@@ -68,10 +67,9 @@ class Gate:
         with contextlib.suppress(OSError):
             self.path.unlink()
 
-    def _admit(self, peer: socket.socket) -> bool:
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid: int = struct.unpack("3i", credentials)[0]
-        return pid == self.pid
+    def _admit(self, client: socket.socket) -> bool:
+        peer = peer_of(client)
+        return peer is not None and peer.pid == self.pid
 
     async def _answer(self, request: Request) -> Response:
         if request.path != "/v3/discovery:routes":

@@ -77,14 +77,21 @@ class Adoption:
 
     @staticmethod
     def _clear(entry: Mapping[str, Any]) -> None:
-        base_id = entry.get("base_id")
-        pid = pid_of(entry)  # found anew: adopting the others took its time, and numbers are used again
+        pid = clear(entry)
         if pid is not None:
             text = f"epoch {entry.get('number')} (pid {pid}) outlived its agent before it had clients: it is ended"
             say(logging.WARNING, "epoch.left_over", text)
-            end(entry, pid)
-        if isinstance(base_id, int):
-            Segment(base_id).release()
+
+
+def clear(entry: Mapping[str, Any]) -> int | None:
+    """End the process of an entry, if it lives, and give its base id back; return the pid that was ended."""
+    base_id = entry.get("base_id")
+    pid = pid_of(entry)  # found anew: adopting the others took its time, and numbers are used again
+    if pid is not None:
+        _end(entry, pid)
+    if isinstance(base_id, int):
+        Segment(base_id).release()
+    return pid
 
 
 def recover(found: Found, storeroom: Storeroom) -> Material:
@@ -104,7 +111,7 @@ def _program(manifest: Manifest, binary: Binary) -> Program:
     return Program(named, manifest.program_version, HotRestartVersion.parse(manifest.handoff))
 
 
-def end(entry: Mapping[str, Any], pid: int) -> None:
+def _end(entry: Mapping[str, Any], pid: int) -> None:
     """Kill it: Envoy would take leave of its parent first, and wait for seconds since there is none."""
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
