@@ -14,7 +14,7 @@ from tests.system.journal import Journal
 from tests.system.layouts import CHAIN, IN_PLACE, KEY, Layout
 from tests.system.listening import holds
 from tests.system.room import Process, Room, alive, sockets_below
-from tests.system.state import SERVING, Epoch, State, read_state
+from tests.system.state import CANDIDATE, SERVING, Epoch, State, read_state
 from tests.system.wire import Target
 
 QUICK = ("--drain-time", "1s", "--drain-deadline", "3s", "--stop-deadline", "2s")
@@ -122,6 +122,10 @@ class Bed:
         """Wait until new clients are shown this pair (the newest one)."""
         wanted = serial(pair or self.mint.newest)
         eventually(lambda: self.serial_served() == wanted, within=within, what=f"serial {wanted:x} is served")
+
+    def committed(self, within: float = 5) -> None:
+        """Wait until no candidate is on its way: one shows its certificate to clients before the agent hears of it."""
+        eventually(lambda: not self.state().among(CANDIDATE), within=within, what="no candidate is on its way")
 
     def settled(self, within: float = 10) -> None:
         """Wait until one epoch serves and there is no other."""

@@ -97,6 +97,7 @@ def test_after_rotations_and_crashes_only_what_was_in_flight_may_be_missing(coun
         for number in range(ROTATIONS):
             bed.rotate()
             bed.served(within=10)
+            bed.committed()
             if number % (ROTATIONS // KILLS):
                 continue
             before = bed.serving().number

@@ -60,6 +60,7 @@ def test_rotations_and_a_crash_of_a_server_of_ones_own_fail_nothing(tiny: Bed, l
     for layout in islice(cycle([IN_PLACE, RENAMED]), ROTATIONS):
         tiny.rotate(layout)
         tiny.served(within=10)
+        tiny.committed()
     loads.more(20)
     before = tiny.serving().number
     killed = kill(tiny.serving_pid())
@@ -74,6 +75,7 @@ def test_a_draining_server_that_has_clients_is_waited_for(tiny: Bed) -> None:
         before = tiny.serving().number
         tiny.rotate()
         tiny.served(within=10)
+        tiny.committed()
         states = {one.number: one.state for one in tiny.epochs()}
         assert states[before] == "draining", states
         quiet.close()
