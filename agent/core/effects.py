@@ -96,10 +96,11 @@ class Topic(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Say what was decided and why."""
+    """Say what was decided and why; `epoch` is the one that it is about, where that is to be known."""
 
     topic: Topic
     text: str
+    epoch: int | None = None
 
 
 Effect = (

@@ -11,6 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from agent.core.revision import Revision
+from agent.core.triggers import Trigger
 
 
 class Impossible(Exception):
@@ -88,6 +89,7 @@ class Epoch:
     pid: int | None = None
     deadline: float | None = None
     is_empty: bool = False  # it drains and has no connection any more
+    trigger: Trigger = Trigger.START  # what it was started for
 
     def take(self, step: Step) -> None:
         """Go where the table says; raise `Impossible` where it says nothing."""

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from agent.core.epochs import State
 from agent.core.revision import Revision
+from agent.core.triggers import Trigger
 
 
 class Sort(StrEnum):
@@ -25,10 +26,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionReady:
-    """The disk holds a revision whose every part was judged usable."""
+    """The disk holds a revision whose every part was judged usable.
+
+    It is wanted at once, but not before `not_before` takes the place of what serves, unless expiry is near.
+    """
 
     at: float
     revision: Revision
+    not_before: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +55,14 @@ class ExpiryForeseen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartAsked:
-    """An operator wants a new epoch, changed or not. `now`: whatever else is going on, and nothing of the old stays."""
+    """An operator wants a new epoch, changed or not. `now`: whatever else is going on, and nothing of the old stays.
+
+    So does whoever finds that the one that serves is hung.
+    """
 
     at: float
     now: bool = False
+    trigger: Trigger = Trigger.OPERATOR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from agent.core.epochs import CANDIDATE, Epoch, State, Step
 from agent.core.events import Event, Failure, Sort
 from agent.core.policy import LowMemory, Policy, Restart
 from agent.core.revision import Revision
+from agent.core.triggers import Trigger
 from agent.core.wish import NEVER, Refused, Wish
 
 
@@ -139,7 +140,7 @@ class Reconciler:
 
     def _adopted(self, event: on.EpochAdopted) -> Effect:
         """Go on where an earlier agent stopped: finish its drains, and a rotation whose gate was open already."""
-        epoch = Epoch(event.epoch, event.revision, event.at, event.state, event.pid)
+        epoch = Epoch(event.epoch, event.revision, event.at, event.state, event.pid, trigger=Trigger.ADOPTION)
         self.epochs[event.epoch] = epoch
         self._next_number = max(self._next_number, event.epoch + 1)
         if event.state is State.SERVING:
@@ -155,7 +156,7 @@ class Reconciler:
     def _revision_ready(self, event: on.RevisionReady) -> list[Effect]:
         if event.revision == self.wish.wanted:
             return []
-        self.wish.change(event.revision, event.at)
+        self.wish.change(event.revision, event.at, event.not_before)
         self._forgive()
         return [*self._drop_pointless(), *self._hurry_overtaken(event.at)]
 
@@ -189,7 +190,7 @@ class Reconciler:
         """A candidate of what is wanted is the new epoch already."""
         candidate = self.candidate
         is_under_way = candidate is not None and candidate.revision == self.wish.wanted
-        self.wish.ask(now=event.now, again=not is_under_way)
+        self.wish.ask(event.trigger, now=event.now, again=not is_under_way)
         self._forgive()
         return []
 
@@ -226,7 +227,7 @@ class Reconciler:
         epoch.deadline = None
         self.wish.served(epoch.revision)
         self.last_failure = None
-        self._refuse_at = None
+        self._refuse_at = self._replaced = None
         if before is None:
             return [do.CommitEpoch(epoch.number)]
         done = [do.CommitEpoch(epoch.number), leaving.drain(before, self._drained_by(at))]
@@ -365,8 +366,8 @@ class Reconciler:
         if epoch.state is State.DRAINING and epoch.is_empty:
             return [self._end(epoch, at)]
         if epoch.state is State.DRAINING:
-            note = do.Note(Topic.DRAIN_CUT, f"epoch {epoch.number} is not empty at its deadline: what it has is cut")
-            return [note, self._end(epoch, at)]
+            text = f"epoch {epoch.number} is not empty at its deadline: what it has is cut"
+            return [do.Note(Topic.DRAIN_CUT, text, epoch.number), self._end(epoch, at)]
         epoch.deadline = None
         return [do.KillEpoch(epoch.number)]
 
@@ -393,16 +394,18 @@ class Reconciler:
         """When the next start may happen: after the back-off, with a drain to spare, and for a still disk.
 
         A disk that is not still costs an epoch for each change, so it is waited for in a burst, and for the last drain.
+        An operator may have paused rotations, or want them at another time; near expiry nothing of this counts.
         """
         allowed = self._attempts.not_before
         if self.serving is None or self.wish.is_urgent(at) or self.wish.now_asked:
             return allowed
-        allowed = max(allowed, self.wish.paused_until)
         drains = len(self.draining)
         if drains >= self.policy.drains:
             return self.wish.urgent_at
-        waits = self.wish.is_burst or 0 < drains == self.policy.drains - 1
-        return max(allowed, self.wish.still_at(at)) if waits else allowed
+        wished = max(allowed, self.wish.paused_until, self.wish.not_before)
+        if self.wish.is_burst or 0 < drains == self.policy.drains - 1:
+            wished = max(wished, self.wish.still_at(at))
+        return min(wished, max(allowed, self.wish.urgent_at))
 
     def _say_what_it_waits_for(self, at: float) -> list[Effect]:
         waits = self.serving is not None and len(self.draining) >= self.policy.drains and not self.wish.is_urgent(at)
@@ -414,13 +417,20 @@ class Reconciler:
 
     def _start(self, revision: Revision, at: float) -> Effect:
         number, self._next_number = self._next_number, self._next_number + 1
-        self.epochs[number] = Epoch(number, revision, at, deadline=at + self.policy.start_timeout)
+        self.epochs[number] = Epoch(
+            number, revision, at, deadline=at + self.policy.start_timeout, trigger=self._trigger(revision)
+        )
         self._waits_for_drains = False
         self.wish.try_now(revision)
         validate = (
             self.serving is not None and self.wish.last_good is not None and revision.shape != self.wish.last_good.shape
         )
         return do.StartEpoch(number, revision, validate, again=self._is_short)
+
+    def _trigger(self, revision: Revision) -> Trigger:
+        if self.serving is None and self._replaced is not None:
+            return Trigger.MEMORY
+        return self.wish.is_for(None if self.serving is None else self.serving.revision, revision)
 
 
 def _in(delay: float) -> str:

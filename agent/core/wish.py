@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from agent.core.policy import Policy
 from agent.core.revision import Revision
+from agent.core.triggers import Trigger
 
 NEVER = float("inf")
 
@@ -30,6 +31,8 @@ class Wish:
     refused: Refused | None = None
     tried: Revision | None = None
     restart_asked: bool = False
+    asked_for: Trigger = Trigger.OPERATOR  # by whom, if it is
+    not_before: float = -NEVER  # when what is wanted may take the place of what serves
     now_asked: bool = False  # waiting for nothing
     paused_until: float = -NEVER
     urgent_at: float = NEVER
@@ -37,19 +40,22 @@ class Wish:
     burst: int = 0  # how many changes in a row came soon after the one before
     waiting_since: float | None = None
 
-    def change(self, revision: Revision, at: float) -> None:
+    def change(self, revision: Revision, at: float, not_before: float) -> None:
         """The disk holds something else: what was refused is forgotten."""
         self.wanted = revision
+        self.not_before = not_before
         self.refused = None
         self.burst = self.burst + 1 if at - self.changed_at < self.policy.quiet_timeout else 0
         self.changed_at = at
         if self.waiting_since is None:
             self.waiting_since = at
 
-    def ask(self, *, now: bool, again: bool) -> None:
-        """An operator asks for a new epoch, `again` if need be, and for what was refused to be tried again."""
+    def ask(self, trigger: Trigger, *, now: bool, again: bool) -> None:
+        """A new epoch is asked for, `again` if need be, and what was refused is to be tried again."""
         self.restart_asked = self.restart_asked or again
+        self.asked_for = trigger
         self.now_asked = self.now_asked or now
+        self.not_before = -NEVER
         self.refused = None
 
     def served(self, revision: Revision) -> None:
@@ -70,6 +76,14 @@ class Wish:
     def prefer_wanted(self) -> None:
         """Where nothing serves, what is wanted comes before last good."""
         self.tried = self.last_good
+
+    def is_for(self, serving: Revision | None, revision: Revision) -> Trigger:
+        """What an epoch of this revision is started for while `serving` serves, or nothing does."""
+        if serving is None:
+            return Trigger.START if self.last_good is None else Trigger.CRASH
+        if self.restart_asked:
+            return self.asked_for
+        return Trigger.CERTIFICATE if revision.shape == serving.shape else Trigger.CONFIGURATION
 
     def is_urgent(self, at: float) -> bool:
         """Whether the served leaf is about to end."""

@@ -30,8 +30,8 @@ class Play:
         self.notes += [effect for effect in effects if isinstance(effect, do.Note)]
         return [effect for effect in effects if not isinstance(effect, do.Note)]
 
-    def ready(self, name: str, shape: str = "shape") -> list[Effect]:
-        return self.tell(on.RevisionReady(at=self.now, revision=revision(name, shape)))
+    def ready(self, name: str, shape: str = "shape", not_before: float = float("-inf")) -> list[Effect]:
+        return self.tell(on.RevisionReady(at=self.now, revision=revision(name, shape), not_before=not_before))
 
     def gate(self, epoch: int) -> list[Effect]:
         return self.tell(on.EpochReachedGate(at=self.now, epoch=epoch))

@@ -217,7 +217,7 @@ class World(RuleBasedStateMachine):
         assert self.finished or set(self.core.epochs) == set(self.alive)
 
 
-World.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+World.TestCase.settings = settings(max_examples=120, stateful_step_count=60)
 TestLives = World.TestCase
 
 
@@ -229,7 +229,7 @@ class Homebody(World):
         self.core = Reconciler(Policy(restart=Restart.NEVER), jitter=lambda: 0.5)
 
 
-Homebody.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+Homebody.TestCase.settings = settings(max_examples=50, stateful_step_count=40)
 TestLivesWithoutRestart = Homebody.TestCase
 
 
@@ -241,5 +241,5 @@ class Frugal(World):
         self.core = Reconciler(replace(POLICY, low_memory=LowMemory.REPLACE), jitter=lambda: 0.5)
 
 
-Frugal.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+Frugal.TestCase.settings = settings(max_examples=80, stateful_step_count=60)
 TestLivesShortOfMemory = Frugal.TestCase

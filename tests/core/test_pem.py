@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_der_private_key,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.findings import Fault, Unusable
@@ -129,7 +129,6 @@ def test_any_bytes_in_a_block_are_read_or_refused(label: str, der: bytes) -> Non
     _read_or_refused(f"-----BEGIN {label}-----\n{body}-----END {label}-----\n".encode())
 
 
-@settings(deadline=None)  # the first example makes the keys
 @given(st.sampled_from(ALGORITHMS), st.data())
 def test_a_truncated_file_loses_whole_certificates_or_is_refused(algorithm: Algorithm, data: st.DataObject) -> None:
     content = leaf(algorithm).chain_pem
@@ -138,7 +137,6 @@ def test_a_truncated_file_loses_whole_certificates_or_is_refused(algorithm: Algo
     assert cut is None or cut.certificates == whole.certificates[:1]
 
 
-@settings(deadline=None)  # the first example makes the keys
 @given(st.sampled_from(ALGORITHMS), st.data())
 def test_a_damaged_key_never_passes_for_the_whole_one(algorithm: Algorithm, data: st.DataObject) -> None:
     der = _der(leaf(algorithm).key)

@@ -631,3 +631,33 @@ def test_a_rotation_whose_gate_was_open_is_given_up_at_its_deadline() -> None:
     adopted(play, 8, State.OPENING, "b")
     assert [type(effect) for effect in play.wait(30)] == [do.DropEpoch]
     assert play.core.serving is not None
+
+
+def test_a_change_that_may_wait_takes_the_place_of_what_serves_at_its_hour() -> None:
+    play = serving()
+    assert play.ready("b", not_before=play.now + 600) == []
+    assert play.wait(599) == []
+    assert play.wait(1) == [do.StartEpoch(2, revision("b"), validate=False)]
+
+
+def test_a_change_that_may_wait_does_not_where_expiry_is_near() -> None:
+    play = serving()
+    play.urgent(play.now + 300, play.now + 900)
+    assert play.ready("b", not_before=play.now + 600) == []
+    assert play.wait(299) == []
+    assert play.wait(1) == [do.StartEpoch(2, revision("b"), validate=False)]
+
+
+def test_a_change_that_may_wait_does_not_where_nothing_serves_or_an_operator_asks() -> None:
+    assert Play().ready("a", not_before=5000) == [do.StartEpoch(1, revision("a"), validate=False)]
+    play = serving()
+    play.ready("b", not_before=play.now + 600)
+    assert play.restart() == [do.StartEpoch(2, revision("b"), validate=False)]
+
+
+def test_near_expiry_a_pause_is_over() -> None:
+    play = serving()
+    play.urgent(play.now + 30, play.now + 90)
+    play.pause(600)
+    assert play.ready("b") == []
+    assert play.wait(30) == [do.StartEpoch(2, revision("b"), validate=False)]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core import units
@@ -122,7 +122,6 @@ def test_private_keys_stay_out_of_what_may_be_printed() -> None:
     assert "PRIVATE" not in repr(serving().last_good)
 
 
-@settings(deadline=None)  # the first example makes the keys
 @given(st.sampled_from(["chain", "key"]), st.data())
 def test_a_damaged_file_never_makes_a_pair_that_does_not_fit(path: str, data: st.DataObject) -> None:
     whole = {"chain": new().chain_pem, "key": new().key_pem}
@@ -170,7 +169,6 @@ def states() -> dict[str, dict[str, bytes | Missing]]:
     return {**whole, "cut": cut, "gone": {"chain": GONE, "key": GONE}, "noise": noise}
 
 
-@settings(deadline=None)  # the first example makes the keys
 @given(STEPS)
 def test_whatever_happens_on_disk_a_unit_runs_from_a_whole_pair_or_its_last_good(steps: list[Step]) -> None:
     disk = Disk(contents={"chain": GONE, "key": GONE})

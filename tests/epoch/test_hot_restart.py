@@ -445,7 +445,7 @@ RUBBISH = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rubbish=RUBBISH, to_child=st.booleans(), descriptors=st.integers(0, 3))
 def test_rubbish_costs_only_itself(
     rubbish: list[bytes], to_child: bool, descriptors: int, tmp_path: Path, base_id: int, stranger: Stranger

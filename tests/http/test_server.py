@@ -182,7 +182,7 @@ async def test_garbage_ends_its_connection_and_no_other(garbage: bytes) -> None:
         assert await bystander.answer() == (200, b"GET /x 0")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.one_of(st.binary(max_size=50), st.sampled_from([GET, GET[:9], b"\r\n", b"0\r\n\r\n"])), max_size=6))
 def test_whatever_a_client_sends_nothing_is_left_to_the_loop(parts: list[bytes]) -> None:
     async def play() -> None:

@@ -13,7 +13,7 @@ from agent.stats.reader import Segment
 from agent.stats.snapshot import Snapshot
 from tests.stats.segments import SMALL, written
 
-FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 BYTE = st.integers(0, 255)
 
 

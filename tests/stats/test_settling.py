@@ -27,7 +27,7 @@ def _torn(draw: st.DrawFn, span: list[int]) -> int:
     return int.from_bytes(bytes(value.to_bytes(8, "little")[place] for place, value in enumerate(moments)), "little")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(reads())
 def test_what_two_reads_agree_on_was_there(case: tuple[list[int], int, int, int]) -> None:
     life, first, second, _ = case
@@ -35,7 +35,7 @@ def test_what_two_reads_agree_on_was_there(case: tuple[list[int], int, int, int]
         assert first in life
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(reads())
 def test_what_is_reached_for_sure_is_never_too_much(case: tuple[list[int], int, int, int]) -> None:
     _, first, second, whole = case
