@@ -84,9 +84,14 @@ class Leaf:
         """Whether `now` lies within both dates, which are themselves valid moments (RFC 5280, 4.1.2.5)."""
         return self.not_before <= now <= self.not_after
 
+    @property
+    def old_from(self) -> datetime:
+        """When less than a tenth of the whole life is left."""
+        return self.not_after - (self.not_after - self.not_before) / 10
+
     def soon_to_expire(self, now: datetime) -> bool:
         """Whether less than a tenth of the whole life is left."""
-        return (self.not_after - now) * 10 < self.not_after - self.not_before
+        return now > self.old_from
 
 
 @dataclass(frozen=True, slots=True)

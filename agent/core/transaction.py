@@ -37,7 +37,8 @@ class Outcome:
     """What to run from, and what was found on the way.
 
     `units` lacks those that have nothing usable, neither new nor last good; `missing` names them. `look_again` is the
-    earliest moment at which a certificate that was refused for its date becomes valid.
+    earliest moment at which a certificate that was refused for its date becomes valid, or one that is used gives cause
+    for worry. `found`: what leaf lies on the disk for each unit, used or not, where one can be read.
     """
 
     units: Mapping[str, Unit]
@@ -45,6 +46,7 @@ class Outcome:
     refused: tuple[Refusal, ...]
     cautions: tuple[Caution, ...]
     look_again: datetime | None
+    found: Mapping[str, Leaf] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -95,12 +97,15 @@ class _Scales:
         self._before: dict[str, Unit | None] = {}
         self._chosen: dict[str, Unit | None] = {}
         self._refused: list[Refusal] = []
+        self._found: dict[str, Leaf] = {}
 
     def put(self, name: str, members: Sequence[Reference], contents: Contents) -> None:
         served = self._served.get(name)
         judgement = judge(name, members, contents, served, self._now)
         self._before[name] = served.narrowed_to(frozenset(members)) if served else None
         self._chosen[name] = judgement.unit
+        if judgement.found is not None:
+            self._found[name] = judgement.found
         for fault in judgement.faults:
             self._hold(name, fault)
 
@@ -160,8 +165,15 @@ class _Scales:
             missing=tuple(name for name, unit in self._chosen.items() if unit is None),
             refused=tuple(self._refused),
             cautions=tuple(self._cautions(units.values())),
-            look_again=min((each.usable_from for each in self._refused if each.usable_from), default=None),
+            look_again=min(self._turns(units.values()), default=None),
+            found=self._found,
         )
+
+    def _turns(self, units: Iterable[Unit]) -> Iterator[datetime]:
+        """When time alone changes the judgement."""
+        yield from (each.usable_from for each in self._refused if each.usable_from)
+        for leaf in (unit.leaf for unit in units if unit.leaf is not None):
+            yield from (turn for turn in (leaf.old_from, leaf.not_after) if turn > self._now)
 
     def _cautions(self, units: Iterable[Unit]) -> Iterator[Caution]:
         for unit in units:

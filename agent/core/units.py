@@ -66,10 +66,14 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What came of one unit: usable as a whole, or every reason why not."""
+    """What came of one unit: usable as a whole, or every reason why not.
+
+    `found`: the facts of the leaf in its files, usable or not; None where none can be read.
+    """
 
     unit: Unit | None
     faults: tuple[Unusable, ...]
+    found: Leaf | None
 
 
 def judge(
@@ -81,16 +85,16 @@ def judge(
     is not valid now is a fault only where the served one is.
     """
     if served is not None and _unchanged(references, contents, served):
-        return Judgement(served, ())
+        return Judgement(served, (), served.leaf)
     bench = _Bench()
     bench.read(references, contents)
     bench.compare()
     if served is not None and served.leaf is not None and served.leaf.valid_at(now):
         bench.ask_dates(now)
     if bench.faults:
-        return Judgement(None, tuple(bench.faults))
+        return Judgement(None, tuple(bench.faults), bench.leaf)
     unit = Unit(name, frozenset(references), bench.files, tuple(bench.chains), tuple(bench.bundles))
-    return Judgement(unit, ())
+    return Judgement(unit, (), bench.leaf)
 
 
 def _unchanged(references: Sequence[Reference], contents: Contents, served: Unit) -> bool:
@@ -114,6 +118,10 @@ class _Bench:
             yield
         except Unusable as unusable:
             self.faults.append(unusable)
+
+    @property
+    def leaf(self) -> Leaf | None:
+        return self.chains[0].leaf if self.chains else None
 
     def read(self, references: Sequence[Reference], contents: Contents) -> None:
         for path in dict.fromkeys(reference.path for reference in references):

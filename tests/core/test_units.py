@@ -15,7 +15,26 @@ def test_a_good_pair_is_run_from_at_once() -> None:
     outcome = Disk().weigh(chain=old().chain_pem, key=old().key_pem)
     assert outcome.files == {"chain": old().chain_pem, "key": old().key_pem}
     assert outcome.leaves["a"].serial == old().certificate.serial_number
-    assert (outcome.complete, outcome.refused, outcome.cautions, outcome.look_again) == (True, (), (), None)
+    assert (outcome.complete, outcome.refused, outcome.cautions) == (True, (), ())
+
+
+def test_a_leaf_is_looked_at_again_when_it_grows_old_and_when_it_ends() -> None:
+    disk = Disk()
+    young = disk.weigh(chain=old().chain_pem, key=old().key_pem)
+    assert young.look_again == young.leaves["a"].old_from
+    disk.now = young.leaves["a"].old_from + DAY / 100
+    aged = disk.weigh()
+    assert worries(aged) == [Worry.SOON_TO_EXPIRE]
+    assert aged.look_again == aged.leaves["a"].not_after
+    disk.now = aged.leaves["a"].not_after + DAY
+    assert (worries(disk.weigh()), disk.weigh().look_again) == ([Worry.EXPIRED], None)
+
+
+def test_what_lies_on_the_disk_is_known_though_it_is_refused() -> None:
+    outcome = serving().weigh(chain=new().chain_pem)
+    assert faults(outcome) == [("key", Fault.MISMATCH)]
+    assert outcome.found["a"].serial == new().certificate.serial_number
+    assert outcome.leaves["a"].serial == old().certificate.serial_number
 
 
 def test_a_renewed_pair_takes_over() -> None:
