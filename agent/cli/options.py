@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
-from agent.cli.spans import Span
+from agent.cli.spans import Span, SpanOrAuto
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _SPAN = Span()
 _SPAN_OR_NONE = Span(may_be_none=True)
+_SPAN_OR_AUTO = SpanOrAuto()
 _PATH = click.Path(path_type=Path)
 
 
@@ -37,6 +38,14 @@ RUNNING: list[Decorator] = [
     option("--run-dir", type=_PATH, metavar="DIR", help="Sockets and state; by default /run/proxy-agent or the like."),
     option("--status-port", type=click.IntRange(0, 65535), default=15020, help="Answers /healthz/ready; 0 for none."),
     option("--status-host", metavar="HOST", help="Where that listens; everywhere, or loopback under systemd."),
+    option("--http-actions/--no-http-actions", default=False, help="Take POST /drain there, from this machine only."),
+    option("--app-metrics", metavar="URL", help="The application's metrics, to be told there with the agent's."),
+    option(
+        "--metrics-merge",
+        type=click.Choice(["on", "off"]),
+        default="on",
+        help="Whether /metrics has everybody's metrics, or the serving proxy's as they are.",
+    ),
     option("--drain-time", type=_SPAN, default="45s", help="For how long clients of an old epoch are asked to leave."),
     option("--drain-deadline", type=_SPAN, default="10m", help="When what is left of an old epoch is cut."),
     option("--stop-deadline", type=_SPAN, default="30s", help="The same after SIGTERM."),
@@ -57,6 +66,24 @@ RUNNING: list[Decorator] = [
         help="Whether a proxy that exits is started again.",
     ),
     option("--give-up", type=click.IntRange(min=1), metavar="N", help="Exit 1 after N failures in 5m with none up."),
+    option(
+        "--rotate-window",
+        metavar="HH:MM-HH:MM",
+        help="Changes wait for these hours, local time, unless the certificate that is served is about to end.",
+    ),
+    option(
+        "--jitter",
+        type=_SPAN_OR_AUTO,
+        default="0s",
+        metavar="SPAN|auto",
+        help="Over how long a fleet spreads a change; auto: a hundredth of the certificate's life, 10m at most.",
+    ),
+    option(
+        "--replace-hung",
+        type=_SPAN,
+        help="Replace a serving proxy that answers nobody for so long; it is always reported.",
+    ),
+    option("--proof/--no-proof", default=True, help="After each rotation, look at its certificates as a client would."),
     option(
         "--low-memory",
         type=click.Choice(["wait", "replace"]),

@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.core.errors import UsageError
 from agent.core.policy import LowMemory, Policy, Restart
+from agent.core.window import Window
 from agent.dialects.flags import Flags
 from agent.handoff.names import check_room
 from agent.host.processes import User
@@ -47,6 +48,13 @@ def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
         restart_on_binary=options["on_binary"] == "restart",
         inbound_only=options["drain_direction"] == "inbound",
         survive=options["survive"],
+        window=None if options["rotate_window"] is None else Window.parse(options["rotate_window"]),
+        jitter=options["jitter"],
+        replace_hung=options["replace_hung"],
+        prove=options["proof"],
+        http_actions=options["http_actions"],
+        app_metrics=options["app_metrics"],
+        merge_metrics=options["metrics_merge"] == "on",
         status_port=options["status_port"],
         status_host=options["status_host"] or _status_host(),
     )

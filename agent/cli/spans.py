@@ -25,3 +25,13 @@ class Span(click.ParamType[float]):
             return seconds(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class SpanOrAuto(click.ParamType[float | None]):
+    """A span, none at all among them, or `auto`, which is None once parsed."""
+
+    name = "span or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:  # noqa: ANN401
+        """Read it; fail as click does, naming the option."""
+        return None if value == "auto" else Span(may_be_none=True).convert(value, param, ctx)

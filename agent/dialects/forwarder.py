@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Self
 
 from yaml.nodes import Node
 
@@ -31,6 +32,13 @@ class Forwarder:
         self.target: Path | None = None
         self._allowed = allowed
 
+    @classmethod
+    def to(cls, console: Path) -> Self:
+        """One to this console alone, for whoever may ask everything."""
+        forwarder = cls(())
+        forwarder.target = console
+        return forwarder
+
     async def answer(self, request: Request) -> Response:
         """Pass a request on, and the answer back as it comes."""
         if not self._allows(request.target):
@@ -42,7 +50,7 @@ class Forwarder:
             response = await stack.enter_async_context(stream(self.target, request))
         except OSError as error:
             await stack.aclose()
-            return Response(503, f"the serving epoch does not answer: {error}\n".encode())
+            return Response(503, f"the epoch does not answer: {error}\n".encode())
         assert not isinstance(response.body, bytes)
         return Response(response.status, _closing(response.body, stack), response.headers)
 

@@ -78,6 +78,12 @@ def footprint(pid: int, *, proc: Path = PROC) -> Footprint | None:
     return Footprint(*found)
 
 
+def resident(pid: int, *, proc: Path = PROC) -> int | None:
+    """The bytes of a process that are in memory; None: it is gone, or a zombie."""
+    size = _table(proc / str(pid) / "status").get("VmRSS:")
+    return None if size is None else size * _KIB
+
+
 class OomWatch:
     """Tells of processes that the kernel killed because memory ran out.
 

@@ -17,13 +17,17 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks. Header names are lower case; `body` is whole; `peer` is who it was, at a Unix socket."""
+    """What a client asks. Header names are lower case; `body` is whole.
+
+    `peer` is who it was, at a Unix socket; `address` is his, at one of the internet.
+    """
 
     method: str
     target: str
     headers: Headers = ()
     body: bytes = b""
     peer: Peer | None = None
+    address: str | None = None
 
     @property
     def path(self) -> str:

@@ -55,7 +55,7 @@ class Server:
         if refused or not self._has_room():
             writer.transport.abort()
             return
-        conversation = _Conversation(reader, writer, peer_of(client))
+        conversation = _Conversation(reader, writer, client)
         task = asyncio.get_running_loop().create_task(self._serve(conversation))
         self._clients[task] = conversation
         task.add_done_callback(self._clients.pop)
@@ -84,6 +84,12 @@ def peer_of(client: socket.socket) -> Peer | None:
     return Peer(*_CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)))
 
 
+def _address_of(writer: asyncio.StreamWriter) -> str | None:
+    """The client's internet address; None at a Unix socket."""
+    name = writer.get_extra_info("peername")
+    return name[0] if isinstance(name, tuple) else None
+
+
 def _affordable_clients() -> int:
     """So many that the descriptors of the agent itself are never all theirs."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -93,9 +99,10 @@ def _affordable_clients() -> int:
 class _Conversation:
     """One connection: requests in, responses out, by h11."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer | None) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: socket.socket) -> None:
         self.is_waiting = True  # for a request, or for the rest of one
-        self._peer = peer
+        self._peer = peer_of(client)
+        self._address = _address_of(writer)
         self._reader = reader
         self._writer = writer
         self._machine = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_LIMIT)
@@ -128,7 +135,8 @@ class _Conversation:
                 await self.respond(Response(413, b"request too large\n"))
                 return None
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers)
-        return Request(event.method.decode(), event.target.decode("latin-1"), headers, bytes(body), self._peer)
+        method, target = event.method.decode(), event.target.decode("latin-1")
+        return Request(method, target, headers, bytes(body), self._peer, self._address)
 
     async def _next(self) -> h11.Event | type[h11.PAUSED]:
         while True:

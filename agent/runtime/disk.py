@@ -15,6 +15,7 @@ from agent.runtime.intake import Intake, Look, wait_for_change
 from agent.runtime.material import Storeroom
 from agent.runtime.programs import Programs
 from agent.runtime.settings import Settings
+from agent.runtime.timing import Timing
 
 _LOOK_AGAIN = 1.0  # seconds until the disk is looked at again after the machine refused something
 
@@ -35,7 +36,13 @@ class Disk:
             notice=lambda text: say(logging.WARNING, "watch.degraded", text),
             loop=asyncio.get_running_loop(),
         )
+        self.timing = Timing(settings)
         self.intake = Intake(settings, programs, storeroom, self._watcher)
+
+    @property
+    def mode(self) -> str:
+        """How changes are noticed: inotify, or polling."""
+        return self._watcher.mode.kind
 
     def look_soon(self) -> None:
         """Look again, though nothing may have changed."""
@@ -67,7 +74,8 @@ class Disk:
     def _tell(self, look: Look) -> None:
         if look.material is not None:
             self.newest = look.material.revision
-            self._post(on.RevisionReady(at=clock.monotonic(), revision=self.newest))
+            not_before = self.timing.not_before(look.material)
+            self._post(on.RevisionReady(at=clock.monotonic(), revision=self.newest, not_before=not_before))
         elif look.missing:
             missing = ", ".join(look.missing)
             if self._settings.policy.wait:

@@ -53,12 +53,14 @@ async def _is_empty(epoch: Living, inbound: Inbound | None) -> bool:
         if epoch.console.path.exists():
             return False  # too busy or hung: its deadline will come
         clients = None  # somebody removed its socket
-    epoch.clients = _in_the_kernel(epoch, inbound) if clients is None else clients
+    epoch.clients = connections_left(epoch, inbound) if clients is None else clients
+    if epoch.clients_at_first is None:
+        epoch.clients_at_first = epoch.clients
     return epoch.clients == 0
 
 
-def _in_the_kernel(epoch: Living, inbound: Inbound | None) -> int | None:
-    """The same from the kernel, which knows whose a TCP connection is and not on which Unix socket one came."""
+def connections_left(epoch: Living, inbound: Inbound | None = None) -> int | None:
+    """How many it has, from the kernel, which knows whose a TCP connection is and not on which Unix socket one came."""
     places = epoch.asked if inbound is None else inbound.places
     if epoch.pid is None or not all(place.address.startswith("tcp://") for place in places):
         return None

@@ -1,33 +1,29 @@
-"""The agent's own addresses: the console that leads to the serving epoch, and its status."""
+"""The agent's own addresses: the console that leads to the serving epoch, and the status server."""
 
 import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
 
 from agent.core.errors import MachineError, UsageError
 from agent.dialects.bootstrap import Console
 from agent.dialects.forwarder import Forwarder
 from agent.host.log import say
 from agent.host.sockets import Endpoint, listen
-from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.runtime.living import Living
-from agent.stats.snapshot import Snapshot
-from agent.status.health import Health
-from agent.status.statistics import Statistics
+from agent.status.doors import Doors
 
 STATUS = "status"
 """What the status server's listener is called where it is passed on."""
 
 
 class Front:
-    """`reason` tells why the agent is not ready; an empty one, that it is. `totals`: what the epochs have counted."""
+    """`doors` answers at the status server."""
 
-    def __init__(self, reason: Callable[[], str], totals: Callable[[], Snapshot]) -> None:
-        self._health, self._statistics = Health(reason), Statistics(totals)
-        self._status = Server(self._answer)
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+        self._status = Server(doors.answer)
         self._status_listener: socket.socket | None = None
         self._console: Server | None = None
         self._forwarder: Forwarder | None = None
@@ -46,10 +42,6 @@ class Front:
     def bequest(self) -> dict[str, int]:
         """A copy of the status listener, for the program that this one becomes."""
         return {} if self._status_listener is None else {STATUS: os.dup(self._status_listener.fileno())}
-
-    async def _answer(self, request: Request) -> Response:
-        room = self._statistics if request.path == "/stats" else self._health
-        return await room.answer(request)
 
     async def lead_to(self, serving: Living) -> None:
         """Lead the console's address, if the configuration names one, to this epoch."""
@@ -80,6 +72,7 @@ class Front:
     async def close(self) -> None:
         """Close every address."""
         await self._status.close()
+        await self._doors.close()
         if self._status_listener is not None:
             self._status_listener.close()
         if self._console is not None:

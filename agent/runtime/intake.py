@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -55,7 +55,10 @@ class Intake:
         self._source: Source | None = None  # the newest that could be parsed
         self._served: Source | None = None  # the newest that has served
         self._refused: Source | None = None  # what the proxy does not take, until its text changes
+        self._verdict = ""  # what it says about it
         self._unreadable = ""  # why the configuration on disk cannot even be read
+        self._unusable = ""  # why the program on disk cannot be used
+        self.outcome: Outcome | None = None  # of the newest look at the certificates
         self._found: list[Reference] = []  # for the small bootstrap: what is there, and what has served
         self._watcher.watch(self._watched_paths())
 
@@ -64,13 +67,31 @@ class Intake:
         self._last_good = LastGood.after(material.outcome)
         self._served = material.source
 
-    def refuse(self, material: Material) -> None:
+    def refuse(self, material: Material, verdict: str) -> None:
         """The proxy does not take a revision: its configuration, if that is new, makes room for the one that served.
 
         So certificates go on being rotated. Where that one is refused as well, it was not the configuration's fault.
         """
         is_new = self._served is not None and material.source.text != self._served.text
         self._refused = material.source if is_new else None
+        self._verdict = verdict
+
+    @property
+    def configuration_name(self) -> str:
+        """The path of the operator's configuration, or what the one that is made here is called."""
+        return str(self._settings.config or SMALL)
+
+    def complaints(self) -> Iterator[tuple[str, str, str]]:
+        """What is not used besides certificates: its path, `configuration`, `proxy` or `program`, and why."""
+        if self._unreadable:
+            yield self.configuration_name, "configuration", self._unreadable
+        elif self._refused is not None and self._newest_is_refused():
+            yield self.configuration_name, "proxy", self._verdict
+        if self._unusable:
+            yield str(self.programs.path), "program", self._unusable
+
+    def _newest_is_refused(self) -> bool:
+        return self._refused is not None and self._source is not None and self._source.text == self._refused.text
 
     def forgive(self) -> None:
         """An operator asks for what was refused to be tried again."""
@@ -82,20 +103,20 @@ class Intake:
         source = await self._take_configuration()
         if source is None or self.programs.current is None:
             again_at = clock.monotonic() + _TRY_AGAIN if self.programs.current is None else None
-            return Look(None, self._what_is_missing(source), again_at, self._complaints())
+            return Look(None, self._what_is_missing(source), again_at, self._not_usable())
         self._watcher.watch(self._watched_paths())
         self._say_limits(source.configuration)
         references = self._in_scope(source.configuration.references)
         contents = await self._read([reference.path for reference in references])
-        outcome = weigh(references, contents, self._last_good, clock.calendar())
+        outcome = self.outcome = weigh(references, contents, self._last_good, clock.calendar())
         again_at = self._report(outcome)
         if not outcome.complete:
-            return Look(None, outcome.missing, again_at, self._complaints(outcome))
+            return Look(None, outcome.missing, again_at, self._not_usable(outcome))
         extra = await self._digest_watched()
         material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
-        return Look(material, again_at=again_at, refused=self._complaints(outcome))
+        return Look(material, again_at=again_at, refused=self._not_usable(outcome))
 
-    def _complaints(self, outcome: Outcome | None = None) -> tuple[str, ...]:
+    def _not_usable(self, outcome: Outcome | None = None) -> tuple[str, ...]:
         refusals = () if outcome is None else outcome.refused
         return (*filter(None, [self._unreadable]), *(each.message for each in refusals))
 
@@ -107,20 +128,21 @@ class Intake:
         if not self.programs.changed():
             return
         try:
+            self._unusable = ""
             if await self.programs.load() and self.programs.current is not None:
                 program = self.programs.current
                 text = f"{program.binary.path} is version {program.version}, hot restart {program.handoff}"
                 say(logging.INFO, "proxy.found", text)
         except BadInput as error:
-            say(logging.ERROR, "proxy.refused", str(error))
+            self._unusable = str(error)
+            say(logging.ERROR, "proxy.refused", self._unusable)
 
     # The configuration
 
     async def _take_configuration(self) -> Source | None:
         """The configuration to use now: the one on disk, or the last usable one if that is not."""
         newest = await self._take_newest()
-        refused = self._refused is not None and newest is not None and newest.text == self._refused.text
-        return self._served if refused else newest
+        return self._served if self._newest_is_refused() else newest
 
     async def _take_newest(self) -> Source | None:
         try:

@@ -65,7 +65,11 @@ class Living:
         self.manifest: int | None = None  # which of its descriptors tells what it runs from
         self.has_served = False
         self.clients: int | None = None  # as counted last, while it drains
+        self.clients_at_first: int | None = None  # as its drain began
+        self.drains = False  # it was told to accept no more
+        self.was_asked = False  # to exit
         self.was_killed = False  # by this agent
+        self.was_starved = False  # killed by the kernel to have its memory
         self._run_directory = directory
         self._user = user
         self._owner = None if user is None else user.owner
@@ -224,6 +228,7 @@ class Living:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, if it ever ran and is not dead."""
+        self.was_asked |= number is signal.SIGTERM
         self.was_killed |= number is signal.SIGKILL
         if self.process is not None:
             self.process.signal(number)

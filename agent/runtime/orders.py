@@ -13,15 +13,19 @@ from agent.core import events as on
 from agent.core.errors import BadInput, MachineError
 from agent.core.events import Event
 from agent.core.reconciler import Reconciler
+from agent.dialects.forwarder import Forwarder
 from agent.host import clock
 from agent.host.limits import WAITING_SIGNALS
 from agent.host.log import say
 from agent.host.processes import Command, run
+from agent.http.message import Request, Response
 from agent.runtime import trial
 from agent.runtime.bulletin import Bulletin, Notice
 from agent.runtime.disk import Disk
 from agent.runtime.programs import Programs
+from agent.runtime.stage import Stage
 from agent.status.actions import Outcome, Progress
+from agent.status.overview import Overview
 
 _TRIAL_TIMEOUT = 30.0
 _ENDINGS = {"revision.refused": "refused", "start.retry": "failed", "agent.gone": "stopped"}
@@ -52,8 +56,15 @@ class Agent(Protocol):
     def stop(self, who: str) -> None:
         """Drain and end."""
 
+    @property
+    def stage(self) -> Stage:
+        """The epochs alive."""
+
     def state(self) -> dict[str, object]:
         """The state as it was recorded last."""
+
+    def overview(self) -> Overview:
+        """Everything that can be shown."""
 
 
 class Orders:
@@ -143,7 +154,7 @@ class Orders:
 
     async def stop(self) -> None:
         """As by SIGTERM."""
-        self._agent.stop("control socket")
+        self._agent.stop("asked to stop")
 
     # Pauses
 
@@ -168,6 +179,20 @@ class Orders:
     async def state(self) -> Mapping[str, object]:
         """What was recorded last."""
         return self._agent.state()
+
+    def overview(self) -> Overview:
+        """Everything that can be shown."""
+        return self._agent.overview()
+
+    async def request(self, method: str, target: str, epoch: int | None) -> Response:
+        """Pass on what an epoch's console answers."""
+        stage = self._agent.stage
+        living = stage.serving if epoch is None else stage.living.get(epoch)
+        if living is None:
+            alive = ", ".join(map(str, sorted(stage.living))) or "none"
+            which = "no epoch serves" if epoch is None else f"there is no epoch {epoch}"
+            return Response(404, f"{which}; alive: {alive}\n".encode())
+        return await Forwarder.to(living.console.path).answer(Request(method, target))
 
     def note_readiness(self, reason: str) -> None:
         """Something may have changed: tell whoever waits for it."""

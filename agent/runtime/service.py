@@ -7,8 +7,8 @@ from agent.core.epochs import CANDIDATE, Epoch, State
 from agent.core.reconciler import Reconciler
 from agent.handoff.vault import Place, Vault
 from agent.host.service_manager import ServiceManager
+from agent.runtime.intake import Intake
 from agent.runtime.material import Material
-from agent.runtime.reports import Reports
 from agent.runtime.stage import Stage
 
 _REFUSALS_SHOWN = 2
@@ -45,11 +45,11 @@ class KeptTwice(Vault):
 class Service:
     """Tells the service manager what the core has decided, whenever something may have changed."""
 
-    def __init__(self, core: Reconciler, stage: Stage, reports: Reports) -> None:
+    def __init__(self, core: Reconciler, stage: Stage, intake: Intake) -> None:
         self._manager = ServiceManager()
         self._core = core
         self._stage = stage
-        self._reports = reports
+        self._intake = intake
         self._vault = KeptTwice(self._manager)
         self._stage.ports.vault = self._vault
         self._has_served: int | None = None
@@ -115,11 +115,12 @@ class Service:
 
     def _complaints(self) -> Iterable[str]:
         refused, failure = self._core.wish.refused, self._core.last_failure
-        said = [each.message for each in self._reports.refusals]
+        said = [each.message for each in self._intake.reports.refusals]
+        said += [message for _, _, message in self._intake.complaints()]
         yield from said[:_REFUSALS_SHOWN]
         if len(said) > _REFUSALS_SHOWN:
             yield f"{len(said) - _REFUSALS_SHOWN} more are refused"
-        if refused is not None:
+        if refused is not None and refused.reason not in said:
             yield refused.reason
         elif failure is not None and self._core.serving is None:
             yield failure.reason

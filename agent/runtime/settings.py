@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.core.policy import Policy
+from agent.core.window import Window
 from agent.dialects.flags import Flags
 from agent.host.processes import User
 
@@ -26,8 +27,15 @@ class Settings:
     restart_on_binary: bool = False
     inbound_only: bool = False  # at the end, only inbound listeners are closed
     survive: bool = False  # the proxies outlive an agent that is killed
+    window: Window | None = None  # the hours in which a change may take the place of what serves
+    jitter: float | None = 0.0  # over how long a fleet spreads a change; None: by the life of the certificate
+    replace_hung: float | None = None  # for how long the serving epoch may be hung until it is replaced; None: for ever
+    prove: bool = True  # look at what is served as a client would
     status_port: int = 0
     status_host: str = "127.0.0.1"
+    http_actions: bool = False  # POST /drain and /quitquitquit by TCP, from this machine only
+    app_metrics: str | None = None  # where the application tells its own, to be told with the agent's
+    merge_metrics: bool = True
     settle_timeout: float = 1.0  # how long a file that is being written is waited for
     alarm_timeout: float = 2.0  # how long what may be half of a rotation is not yet called refused
     sync_interval: float = 0.5  # how often a serving epoch with dynamic listeners is asked whether they changed

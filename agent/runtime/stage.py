@@ -34,11 +34,15 @@ Post = Callable[[Event], None]
 
 
 class Stage:
-    """Launches, judges, drains and buries. `post` takes what happened; `record` writes the state before a launch."""
+    """Launches, judges, drains and buries. `post` takes what happened; `record` writes the state before a launch.
+
+    `handed_over` is told of each epoch whose predecessor accepts no more.
+    """
 
     def __init__(
         self, settings: Settings, directory: RunDirectory, storeroom: Storeroom, post: Post, record: Callable[[], None]
     ) -> None:
+        self.handed_over: Callable[[Living], None] = lambda _: None
         self.living: dict[int, Living] = {}
         self.serving: Living | None = None
         self.ports = Ports(settings.user, self._pids)
@@ -211,6 +215,7 @@ class Stage:
         if self._follower is not None:
             self._follower.cancel()
         await self.ports.hand_over(after, before)
+        self.handed_over(after)
         if after.material.configuration.has_dynamic_listeners:
             self._follower = self._tasks.spawn(self._follow(after), f"listeners of {after.number}")
 
@@ -227,6 +232,7 @@ class Stage:
 
     def drain(self, number: int, *, stopping: bool) -> None:
         """Have an epoch finish what it has; `EpochEmptied` follows, unless its deadline comes first."""
+        self.living[number].drains = True
         self._tasks.spawn(self._drain(self.living[number], stopping=stopping), f"drain of {number}")
 
     async def _drain(self, epoch: Living, *, stopping: bool) -> None:
@@ -311,6 +317,7 @@ class Stage:
     async def _exited(self, number: int, code: int | None) -> None:
         living = self.living[number]
         memory = self._room.describe_death(code, by_agent=living.was_killed)
+        living.was_starved = bool(memory) and code == -signal.SIGKILL
         reason = f"epoch {number} (pid {living.pid}) {describe_exit(code)}{memory}"
         failure = Failure(Sort.ACCIDENT, reason)
         if code is not None and code > 0 and not living.has_served:

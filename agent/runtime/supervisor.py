@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import signal
+from importlib.metadata import version
 from typing import assert_never
 
 from agent.core import effects as do
@@ -13,6 +14,7 @@ from agent.core.epochs import Epoch, State
 from agent.core.errors import MachineError
 from agent.core.events import Event
 from agent.core.reconciler import Reconciler
+from agent.core.triggers import Trigger
 from agent.host import clock
 from agent.host.binaries import find
 from agent.host.inheritance import bequeath, claim
@@ -22,12 +24,17 @@ from agent.host.orphans import Orphans, become_reaper
 from agent.host.processes import owner_of
 from agent.host.run_directory import RunDirectory
 from agent.host.termination import leave_reason
+from agent.http.message import Request, Response
 from agent.runtime.adoption import Adoption
 from agent.runtime.bulletin import Bulletin
+from agent.runtime.chronicle import Chronicle
 from agent.runtime.disk import Disk
 from agent.runtime.front import STATUS, Front
+from agent.runtime.hanging import Watch
+from agent.runtime.history import History
 from agent.runtime.journal import Journal
 from agent.runtime.living import Living
+from agent.runtime.lookout import Lookout
 from agent.runtime.material import Material, Storeroom
 from agent.runtime.orders import Orders
 from agent.runtime.programs import Programs
@@ -36,6 +43,11 @@ from agent.runtime.settings import Settings
 from agent.runtime.stage import Stage
 from agent.runtime.tasks import Tasks
 from agent.status.control import Control
+from agent.status.doors import Doors
+from agent.status.health import Health
+from agent.status.metrics import Metrics
+from agent.status.overview import Overview
+from agent.status.statistics import Statistics
 
 EXECUTE = -1
 """What `run` returns instead of an exit code where this process is to become the agent's program as it is on disk."""
@@ -66,11 +78,20 @@ class Supervisor:
         self._stage = Stage(settings, directory, self._storeroom, self._events.put_nowait, self._record)
         self._programs = Programs(find(settings.proxy), settings.user)
         self._disk = Disk(settings, self._programs, self._storeroom, self._events.put_nowait)
-        self._front = Front(self._why_not_ready, self._stage.counting.read)
+        self._history = History(self._core.epochs, directory, lambda each: self._storeroom[each].outcome.leaves)
+        self._lookout = Lookout(self, settings.policy, version("proxy-agent"))
+        self._metrics = Metrics(self.overview, beside_application=settings.app_metrics is not None)
+        self._chronicle = Chronicle(self._history, self._stage, self._metrics, proves=settings.prove)
         self._orders = Orders(self)
-        self._control = Control(self._orders, lambda text: say(logging.INFO, "control.asked", text))
+        self._doors = self._make_doors()
+        self._front = Front(self._doors)
+        self._control = Control(self._orders, _note_order)
         self._orphans = Orphans(owner_of, loop=asyncio.get_running_loop())
-        self._service = Service(self._core, self._stage, self._disk.intake.reports)
+        self._service = Service(self._core, self._stage, self._disk.intake)
+        self._watch = Watch(
+            self._stage.ports.vault, lambda: self._stage.serving, self._hangs, self._replace, settings.replace_hung
+        )
+        self._stage.handed_over = self._handed_over
 
     # What the orders and the status look at
 
@@ -93,6 +114,29 @@ class Supervisor:
     def programs(self) -> Programs:
         """What epochs run."""
         return self._programs
+
+    @property
+    def stage(self) -> Stage:
+        """The epochs alive."""
+        return self._stage
+
+    @property
+    def history(self) -> History:
+        """What has happened."""
+        return self._history
+
+    @property
+    def hung(self) -> bool:
+        """Whether what serves answers nobody."""
+        return self._watch.hung
+
+    def overview(self) -> Overview:
+        """Everything that can be shown."""
+        return self._lookout.overview()
+
+    def sentence(self) -> str:
+        """What goes on."""
+        return self._service.sentence()
 
     def post(self, event: Event) -> None:
         """Let something have happened."""
@@ -118,12 +162,23 @@ class Supervisor:
             disk.cancel()
             await self._control.close()
             await self._front.close()
+            await self._watch.close()
+            await self._chronicle.close()
             if not self._orders.leaves:
                 await self._stage.close()
             await self._tasks.close()
             self._orphans.close()
             self._disk.close()
             self._service.close()
+
+    def _make_doors(self) -> Doors:
+        health, statistics = Health(self.why_not_ready), Statistics(self._stage.counting.read)
+        actions = self._orders if self._settings.http_actions else None
+        return Doors(self.overview, health, statistics, self._tell_metrics, actions, _note_order)
+
+    async def _tell_metrics(self, _: Request) -> Response:
+        self._chronicle.count_overflows()
+        return Response(200, self._metrics.expose(openmetrics=False))
 
     async def _open_doors(self, status: int | None) -> None:
         """Answer whoever asks; `status` is a listener that was here before."""
@@ -223,13 +278,16 @@ class Supervisor:
     def _take(self, event: Event) -> do.Finish | None:
         """Decide about one event, and act."""
         self._say_end(event)
-        for effect in self._core.handle(event):
+        effects = self._core.handle(event)
+        self._chronicle.enter(event, effects, stopping=self._core.stopping)
+        for effect in effects:
             if isinstance(effect, do.Finish):
                 self._record()
                 return effect
             self._act(effect)
         if isinstance(event, on.EpochExited):
             self._stage.bury(event.epoch)
+            self._watch.follow()
         self._record()
         self._forget_unused()
         return None
@@ -243,11 +301,15 @@ class Supervisor:
             self._say(logging.INFO, "epoch.gone", event.failure.reason, event.epoch)
 
     async def _next_event(self) -> Event:
+        deadline = self._core.deadline
         try:
-            async with asyncio.timeout_at(self._core.deadline):
+            async with asyncio.timeout_at(deadline):
                 return await self._events.get()
         except TimeoutError:
-            return on.TimePassed(at=clock.monotonic())
+            now = clock.monotonic()
+            if deadline is not None:
+                self._metrics.lagged(max(0.0, now - deadline))
+            return on.TimePassed(at=now)
 
     def _say(self, level: int, event: str, text: str, epoch: int | None = None) -> None:
         self._bulletin.say(level, event, text, epoch=epoch)
@@ -292,7 +354,7 @@ class Supervisor:
         """What the proxy refused is known to the intake before it looks at the disk again."""
         refused = self._core.wish.refused
         if topic is Topic.REFUSED and refused is not None:
-            self._disk.intake.refuse(self._storeroom[refused.revision])
+            self._disk.intake.refuse(self._storeroom[refused.revision], refused.reason)
             self._disk.look_soon()
 
     def _commit(self, number: int) -> None:
@@ -302,6 +364,19 @@ class Supervisor:
         self._tasks.spawn(self._front.lead_to(serving), "console")
         self._foresee_expiry(serving.material)
         self._say(logging.INFO, "epoch.serving", _describe(epoch, serving), number)
+
+    def _handed_over(self, living: Living) -> None:
+        self._chronicle.handed_over(living)
+        self._watch.follow()
+        self._doors.stream.changed()
+
+    def _hangs(self, hangs: bool, text: str) -> None:
+        self._say(logging.ERROR if hangs else logging.INFO, "service.hung" if hangs else "service.answers", text)
+        self._record()
+
+    def _replace(self, why: str) -> None:
+        self._say(logging.ERROR, "service.replaced", f"{why}: another one takes its place")
+        self.post(on.RestartAsked(at=clock.monotonic(), now=True, trigger=Trigger.HUNG))
 
     def _foresee_expiry(self, material: Material) -> None:
         """Tell the core when the first of the leaves that serve now grows old; it decides with monotonic time only."""
@@ -320,7 +395,9 @@ class Supervisor:
     def _record(self) -> None:
         self._journal.write(self._core, self._stage.living.values(), self._stage.served_since)
         self._service.tell()
-        self._orders.note_readiness(self._why_not_ready())
+        self._orders.note_readiness(self.why_not_ready())
+        self._lookout.note()
+        self._doors.stream.changed()
 
     def _forget_unused(self) -> None:
         wish = self._core.wish
@@ -330,13 +407,18 @@ class Supervisor:
         self._storeroom.keep_only(known)
         self._programs.forget_unused({self._storeroom[each].program.binary.descriptor for each in known})
 
-    def _why_not_ready(self) -> str:
+    def why_not_ready(self) -> str:
+        """Empty if it is."""
         if self._core.stopping:
             return "the agent is stopping"
         if self._core.serving is not None:
             return ""
         failure = self._core.last_failure
         return "no epoch serves" if failure is None else f"no epoch serves: {failure.reason}"
+
+
+def _note_order(text: str) -> None:
+    say(logging.INFO, "control.asked", text)
 
 
 def _describe(epoch: Epoch, serving: Living) -> str:

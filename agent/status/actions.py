@@ -4,6 +4,9 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.http.message import Response
+from agent.status.overview import Overview
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -62,3 +65,9 @@ class Actions(Protocol):
 
     async def state(self) -> Mapping[str, object]:
         """The state, as JSON takes it."""
+
+    def overview(self) -> Overview:
+        """Everything that can be shown."""
+
+    async def request(self, method: str, target: str, epoch: int | None) -> Response:
+        """What the console of an epoch answers, of the one that serves if none is named."""

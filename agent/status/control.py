@@ -7,7 +7,9 @@ POST /stop                             answered at once
 POST /pause?for=SECONDS                rotations are held, ten minutes if nothing is said
 POST /resume
 GET  /ready?wait=SECONDS               200 or 503 with the reason, at once or as soon as it is ready
-GET  /state                            JSON
+GET  /state                            JSON, as it is kept in the run directory
+GET  /status                           JSON, the overview
+POST /request?method=M&target=T&epoch=N   what an epoch's console answers to M T; without N, that of the one that serves
 
 What is told while it happens is a JSON object a line: `{"at": seconds, "text": ...}`, and at the end
 `{"outcome": "serving", "epoch": 8, "reason": ""}`. 400: a parameter cannot be meant; 409: the agent does not do it, and
@@ -30,6 +32,7 @@ from agent.core.errors import AgentError, MachineError, UsageError
 from agent.http.message import Headers, Peer, Request, Response
 from agent.http.server import Server, peer_of
 from agent.status.actions import Actions, Outcome, Progress, Timeline
+from agent.status.overview import document
 
 NAME: Final = "control"
 
@@ -57,6 +60,8 @@ class Control:
             "/resume": _Route("POST", (), self._resume),
             "/ready": _Route("GET", ("wait",), self._ready),
             "/state": _Route("GET", (), self._state),
+            "/status": _Route("GET", (), self._status),
+            "/request": _Route("POST", ("method", "target", "epoch"), self._request),
         }
 
     async def open(self, directory: Path) -> None:
@@ -150,6 +155,15 @@ class Control:
     async def _state(self, _query: "_Query", _request: Request) -> Response:
         return Response(200, json.dumps(await self._actions.state()).encode() + b"\n", _JSON)
 
+    async def _status(self, _query: "_Query", _request: Request) -> Response:
+        return Response(200, document(self._actions.overview()), _JSON)
+
+    async def _request(self, query: "_Query", request: Request) -> Response:
+        method, target, epoch = query.text("method", "GET"), query.text("target", "/"), query.number("epoch")
+        if method not in {"GET", "HEAD"}:
+            self._asked(request)
+        return await self._actions.request(method, target, epoch)
+
     # What goes on without whoever asked for it
 
     def _asked(self, request: Request) -> None:
@@ -191,6 +205,18 @@ class _Query:
             message = f"cannot use {name}={value}: it is 0 or 1"
             raise UsageError(message)
         return value == "1"
+
+    def text(self, name: str, default: str) -> str:
+        """Whatever was given."""
+        return self._values.get(name, default)
+
+    def number(self, name: str) -> int | None:
+        """A whole number; None if none was given."""
+        value = self._values.get(name)
+        if value is not None and not (value.isascii() and value.isdecimal()):
+            message = f"cannot use {name}={value}: it is no number"
+            raise UsageError(message)
+        return None if value is None else int(value)
 
     def seconds(self, name: str, default: float) -> float:
         """A number of seconds, none below zero."""

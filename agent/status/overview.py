@@ -16,6 +16,7 @@ class Blocked(StrEnum):
 
     REFUSED_FILES = "refused_files"  # a file is not usable; its last good serves on
     REFUSED_CONFIGURATION = "refused_configuration"
+    REFUSED_PROGRAM = "refused_program"
     REFUSED_BY_PROXY = "refused_by_proxy"
     RETRY = "retry"  # the last attempt failed, and the next one waits
     DRAINS = "drains"  # as many epochs drain as may
@@ -126,7 +127,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of an attempt: `validate`, `start`, `gate`, `judge`, `open`, `handover` or `drain`."""
+    """A part of an attempt.
+
+    `launch` (where the configuration is new, with its validation by the proxy), `start` until the gate, `judge`, `open`
+    until it says that it serves, `handover` until its predecessor accepts no more, `drain` until that one is gone.
+    """
 
     name: str
     seconds: float

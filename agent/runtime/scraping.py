@@ -1,0 +1,447 @@
+"""What Prometheus asks: the agent's own metrics, those of the epochs and those of the application, as one exposition.
+
+All sources are asked at the same time, each with its own limits of time and size; one that does not keep them is left
+out and counted. Who asks while others are being answered gets what they get, so that many clients cost as much as one.
+The work is done in steps of a few milliseconds, between which the agent does what it is there for.
+
+An epoch that counts in shared memory is read there (`agent.runtime.counting`); any other is asked at its console, a
+last time before it ends, so that what it counted outlives it.
+"""
+
+import asyncio
+import codecs
+import ipaddress
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self
+from urllib.parse import urlsplit
+
+import h11
+
+from agent.core.errors import MachineError, UsageError
+from agent.epoch.exposition import extracted
+from agent.host.log import say
+from agent.host.run_directory import RunDirectory
+from agent.http.client import stream
+from agent.http.message import Request, Response
+from agent.stats.errors import Refused, Unpublished
+from agent.stats.reader import Segment
+from agent.stats.snapshot import Snapshot
+from agent.status.exposition import Exposition, Family, Kind, is_openmetrics, reading
+from agent.status.exposition_lineage import Lineage
+from agent.status.exposition_text import OPENMETRICS, TEXT, wants_openmetrics, written
+from agent.status.merging import combined, summing
+from agent.status.metrics import Metrics, Source
+
+PATHS = ("/metrics", "/stats/prometheus")
+LAST_LOOK = 1.0  # seconds an epoch that is to end may take to tell what it has counted
+
+_MEMORY = "lineage.json"
+_CONSOLE = "/stats/prometheus"
+_STREAM_TIMEOUT = 10.0  # seconds, where it is passed on as it comes
+_PROMPTLY = 0.01
+_SHARE = 0.9  # of the time Prometheus waits, for the sources; the rest is ours
+_NO_NAME = re.compile(r"[^a-zA-Z0-9_]")
+_ACCEPT = {
+    True: "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+    False: "text/plain;version=0.0.4",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of each source: how many seconds it may take, and how many bytes it may tell."""
+
+    seconds: float = 2.0
+    size: int = 16 << 20
+
+
+class Console(Protocol):
+    """Where an epoch is asked."""
+
+    @property
+    def path(self) -> Path:
+        """A Unix socket."""
+        ...
+
+
+class Epoch(Protocol):
+    """An epoch as it is seen from here: a `Living`."""
+
+    @property
+    def number(self) -> int:
+        """Its number."""
+        ...
+
+    @property
+    def has_served(self) -> bool:
+        """Whether it is no candidate any more."""
+        ...
+
+    @property
+    def home(self) -> Path:
+        """Its directory."""
+        ...
+
+    @property
+    def console(self) -> Console:
+        """Its console."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Epochs:
+    """Who is to be asked: the epochs that live, the number of the one that serves, what they count in shared memory."""
+
+    living: Callable[[], Iterable[Epoch]]
+    serving: Callable[[], int | None]
+    counted: Callable[[], Snapshot]
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """Where the application tells its metrics."""
+
+    host: str
+    port: int
+    target: str
+    authority: str
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read `http://host[:port][/path]`; without a path it is /metrics. Raises `UsageError`."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port or 80
+        except ValueError as error:
+            message = f"cannot use --app-metrics {url}: {error}"
+            raise UsageError(message) from error
+        if parts.scheme != "http" or not host or parts.username is not None:
+            message = f"cannot use --app-metrics {url}: it is not of the form http://host:port/path"
+            raise UsageError(message)
+        if not _is_address(host):
+            codecs.lookup(
+                "idna"
+            )  # now, and not at the first look-up of a name: an upgrade may have replaced it by then
+        query = f"?{parts.query}" if parts.query else ""
+        return cls(host, port, (parts.path or "/metrics") + query, parts.netloc)
+
+
+@dataclass(slots=True)
+class _Round:
+    """One look at all sources. `short`: sources that were counted as failed already."""
+
+    answered: set[int] = field(default_factory=set)
+    application: Exposition | None = None
+    tasks: dict[asyncio.Task[None], Source | None] = field(default_factory=dict)
+    texts: dict[tuple[bool, int], asyncio.Task[bytes]] = field(default_factory=dict)
+    short: set[Source] = field(default_factory=set)
+
+    @property
+    def left(self) -> list[asyncio.Task[None]]:
+        """Whoever has not answered yet."""
+        return [task for task in self.tasks if not task.done()]
+
+
+class Scraping:
+    """Answers `/metrics` and `/stats/prometheus`.
+
+    Without `merge` the serving epoch's answer is passed on as it comes, and that is all.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        epochs: Epochs,
+        directory: RunDirectory,
+        application: Application | None = None,
+        *,
+        merge: bool = True,
+        limits: Limits | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._epochs = epochs
+        self._directory = directory
+        self._application = application
+        self._merges = merge
+        self._limits = limits or Limits()
+        self._lineage = _recall(directory)
+        self._sharing: set[int] = set()  # epochs that count in shared memory
+        self._round = _Round()
+
+    async def answer(self, request: Request) -> Response:
+        """One request. Its query is passed on to the epoch if nothing is merged, and ignored if something is."""
+        if request.method not in {"GET", "HEAD"}:
+            return Response(405, b"method not allowed\n", (("allow", "GET, HEAD"),))
+        if not self._merges:
+            return await self._pass_on(request)
+        headers = dict(request.headers)
+        openmetrics = wants_openmetrics(headers.get("accept", ""))
+        if not self._round.left:
+            self._round = self._begin(openmetrics=openmetrics)
+        now = self._round
+        if now.left:
+            await asyncio.wait(now.left, timeout=self._patience(headers))
+        body = await asyncio.shield(self._text(now, openmetrics=openmetrics))
+        kind = OPENMETRICS if openmetrics else TEXT
+        return Response(200, body, (("content-type", kind), ("vary", "accept"), ("cache-control", "no-cache")))
+
+    async def last_look(self, living: Epoch) -> None:
+        """See what an epoch has counted that is about to end, unless it counts in shared memory; within `LAST_LOOK`."""
+        if self._merges and not self._shares(living):
+            try:
+                async with asyncio.timeout(LAST_LOOK):
+                    await self._see(living)
+            except (OSError, ValueError, h11.ProtocolError) as error:
+                say(logging.DEBUG, "metrics.unseen", f"what epoch {living.number} counted last is not known: {error}")
+
+    def retire(self, number: int) -> None:
+        """An epoch is gone: keep what it counted."""
+        self._sharing.discard(number)
+        if self._lineage.retire(number):
+            self.remember()
+
+    def remember(self) -> None:
+        """Keep what is known in the run directory, for an agent that comes back."""
+        try:
+            self._directory.remember(self._lineage.to_state(), _MEMORY)
+        except MachineError as error:
+            say(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
+
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        tasks = [*self._round.tasks, *self._round.texts.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Asking
+
+    def _begin(self, *, openmetrics: bool) -> _Round:
+        """Ask everybody."""
+        fresh = _Round()
+        epochs = list(self._epochs.living())
+        for number in set(self._lineage.live) - {epoch.number for epoch in epochs}:
+            self.retire(number)
+        for epoch in epochs:
+            if not self._shares(epoch):
+                task = asyncio.create_task(self._ask_epoch(fresh, epoch), name=f"metrics of epoch {epoch.number}")
+                fresh.tasks[task] = Source.EPOCH if epoch.has_served else None
+        if self._application is not None:
+            asking = self._ask_application(fresh, self._application, openmetrics=openmetrics)
+            fresh.tasks[asyncio.create_task(asking, name="metrics of the application")] = Source.APPLICATION
+        fresh.tasks[asyncio.create_task(self._measure_lag(), name="lag")] = None
+        return fresh
+
+    def _shares(self, living: Epoch) -> bool:
+        """Whether an epoch counts in shared memory."""
+        if living.number not in self._sharing:
+            try:
+                Segment.open(living.home / "stats").close()
+            except (Unpublished, Refused):
+                return False
+            self._sharing.add(living.number)
+            self._lineage.forget(living.number)
+        return True
+
+    async def _ask_epoch(self, fresh: _Round, living: Epoch) -> None:
+        source = Source.EPOCH if living.has_served else None  # a candidate's console may not be there yet
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                exposition = await self._see(living)
+        except (OSError, ValueError, h11.ProtocolError) as error:
+            say(logging.DEBUG, "metrics.unavailable", f"epoch {living.number} does not tell its metrics: {error}")
+            self._fail(fresh, source)
+            return
+        fresh.answered.add(living.number)
+        if exposition.broken:
+            self._fail(fresh, source)
+
+    async def _see(self, living: Epoch) -> Exposition:
+        request = Request("GET", _CONSOLE, (("accept", _ACCEPT[False]),))
+        async with stream(living.console.path, request) as response:
+            assert not isinstance(response.body, bytes)
+            exposition = await self._read(response.status, dict(response.headers), response.body)
+        self._lineage.see(living.number, exposition)
+        return exposition
+
+    async def _ask_application(self, fresh: _Round, application: Application, *, openmetrics: bool) -> None:
+        headers = [
+            ("host", application.authority),
+            ("accept", _ACCEPT[openmetrics]),
+            ("connection", "close"),
+            ("x-prometheus-scrape-timeout-seconds", str(self._limits.seconds)),
+        ]
+        request = h11.Request(method="GET", target=application.target, headers=headers)
+        try:
+            async with asyncio.timeout(self._limits.seconds), AsyncExitStack() as stack:
+                reader, writer = await asyncio.open_connection(application.host, application.port)
+                stack.callback(writer.transport.abort)
+                status, kind, body = await _exchange(reader, writer, request)
+                fresh.application = await self._read(status, kind, body)
+        except (OSError, ValueError, h11.ProtocolError) as error:
+            say(logging.DEBUG, "metrics.unavailable", f"the application does not tell its metrics: {error}")
+            self._fail(fresh, Source.APPLICATION)
+            return
+        if fresh.application.broken:
+            self._fail(fresh, Source.APPLICATION)
+
+    async def _read(self, status: int, headers: dict[str, str], body: AsyncIterator[bytes]) -> Exposition:
+        """Read an answer; raise ValueError if it is none, or too long."""
+        if status != 200:
+            message = f"the answer is {status}"
+            raise ValueError(message)
+        parts, size = [], 0
+        async for part in body:
+            parts.append(part)
+            if (size := size + len(part)) > self._limits.size:
+                message = f"the answer is longer than {self._limits.size} bytes"
+                raise ValueError(message)
+        exposition = Exposition()
+        kind = headers.get("content-type", "")
+        await _gently(reading(exposition, b"".join(parts), openmetrics=is_openmetrics(kind)))
+        return exposition
+
+    async def _measure_lag(self) -> None:
+        """See how late the loop is."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _PROMPTLY
+        await asyncio.sleep(_PROMPTLY)
+        self._metrics.lagged(max(0.0, loop.time() - due))
+
+    def _fail(self, now: _Round, source: Source | None) -> None:
+        """Count a source that was left out, once in a round."""
+        if source is not None and source not in now.short:
+            now.short.add(source)
+            self._metrics.scrape_failed(source)
+
+    def _patience(self, headers: dict[str, str]) -> float:
+        """How long the sources may take, if Prometheus tells how long it waits."""
+        try:
+            told = float(headers.get("x-prometheus-scrape-timeout-seconds", "")) * _SHARE
+        except ValueError:
+            return self._limits.seconds
+        return min(self._limits.seconds, told) if told > 0 else self._limits.seconds
+
+    # Telling
+
+    def _text(self, now: _Round, *, openmetrics: bool) -> asyncio.Task[bytes]:
+        """What the sources that have answered tell; the same for all who ask at this moment."""
+        key = openmetrics, len(now.left)
+        if key not in now.texts:
+            now.texts[key] = asyncio.create_task(self._write(now, openmetrics=openmetrics), name="metrics")
+        return now.texts[key]
+
+    async def _write(self, now: _Round, *, openmetrics: bool) -> bytes:
+        for task in now.left:
+            self._fail(now, now.tasks[task])
+        sums = Exposition()
+        counted = _from_snapshot(self._epochs.counted()) if self._sharing else None
+        await _gently(summing(sums, self._lineage.parts(self._epochs.serving(), now.answered, counted)))
+        own = Exposition()
+        await _gently(reading(own, self._metrics.expose(openmetrics=openmetrics), openmetrics=openmetrics))
+        sources = [("agent", own), (Source.EPOCH, sums)]
+        if now.application is not None:
+            sources.append((Source.APPLICATION, now.application))
+        families, short = combined(sources)
+        for source in short:
+            self._fail(now, Source(source))
+        parts: list[bytes] = []
+        for part in written(families, openmetrics=openmetrics):
+            parts.append(part)
+            await asyncio.sleep(0)
+        return b"".join(parts)
+
+    async def _pass_on(self, request: Request) -> Response:
+        """The serving epoch's own answer, byte by byte."""
+        serving = self._epochs.serving()
+        living = next((epoch for epoch in self._epochs.living() if epoch.number == serving), None)
+        if living is None:
+            return Response(503, b"no epoch serves\n")
+        _, mark, query = request.target.partition("?")
+        accept = tuple(pair for pair in request.headers if pair[0] == "accept")
+        stack = AsyncExitStack()
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                asked = stream(living.console.path, Request(request.method, _CONSOLE + mark + query, accept))
+                response = await stack.enter_async_context(asked)
+        except OSError as error:
+            await stack.aclose()
+            self._metrics.scrape_failed(Source.EPOCH)
+            return Response(503, f"the serving epoch does not answer: {error}\n".encode())
+        assert not isinstance(response.body, bytes)
+        return Response(response.status, _closing(response.body, stack), response.headers)
+
+
+async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIterator[bytes]:
+    async with stack, asyncio.timeout(_STREAM_TIMEOUT):
+        async for part in body:
+            yield part
+
+
+async def _exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: h11.Request
+) -> tuple[int, dict[str, str], AsyncIterator[bytes]]:
+    """Make one request over a connection; return the status, the headers and the body as it comes."""
+    machine = h11.Connection(h11.CLIENT)
+    writer.write(b"".join(machine.send(event) or b"" for event in (request, h11.EndOfMessage())))
+    await writer.drain()
+
+    async def next_event() -> object:
+        while (event := machine.next_event()) is h11.NEED_DATA:
+            machine.receive_data(await reader.read(64 << 10))
+        return event
+
+    async def body() -> AsyncIterator[bytes]:
+        while isinstance(data := await next_event(), h11.Data):
+            yield bytes(data.data)
+
+    head = await next_event()
+    while isinstance(head, h11.InformationalResponse):
+        head = await next_event()
+    if not isinstance(head, h11.Response):
+        message = "cannot read the answer: the connection ended before it"
+        raise ConnectionError(message)
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+    return head.status_code, headers, body()
+
+
+async def _gently(steps: Iterator[None]) -> None:
+    """Take steps, and let others do something in between."""
+    for _ in steps:
+        await asyncio.sleep(0)
+
+
+def _from_snapshot(snapshot: Snapshot) -> Exposition:
+    """What is counted in shared memory, under the names that Envoy's console gives it."""
+    exposition = Exposition()
+    for kind, values in ((Kind.COUNTER, snapshot.counters), (Kind.GAUGE, snapshot.gauges)):
+        for statistic, value in values.items():
+            bare, labels = extracted(statistic)
+            name = f"envoy_{_NO_NAME.sub('_', bare)}"
+            family = exposition.families.setdefault(name, Family(name, kind))
+            family.samples[f"{name}{{{labels}}}"] = value
+    return exposition
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _recall(directory: RunDirectory) -> Lineage:
+    state = directory.recall(_MEMORY)
+    if not state:
+        return Lineage()
+    try:
+        return Lineage.from_state(state)
+    except ValueError as error:
+        say(logging.WARNING, "stats.forgotten", f"{error}; counting begins at 0")
+        return Lineage()

@@ -1,0 +1,125 @@
+"""The status server's addresses: who answers what, and the two that act.
+
+GET  /                        the page, and what belongs to it
+GET  /healthz/live, /ready    for kubelets and load balancers
+GET  /status                  the overview as JSON; /status/schema.json describes it, /events tells it as it changes
+GET  /metrics                 everybody's metrics; /stats/prometheus is the same
+GET  /stats                   the proxies' statistics, summed up, a line each
+POST /drain, /quitquitquit    only where the operator allows it, from this machine, and not from a browser's page
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from ipaddress import ip_address
+from typing import Any, Final
+
+from agent.core.errors import AgentError
+from agent.http.message import Headers, Request, Response
+from agent.status.actions import Actions
+from agent.status.health import Health
+from agent.status.overview import Overview, document
+from agent.status.page import Page
+from agent.status.statistics import Statistics
+from agent.status.stream import Stream
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_JSON: Final[Headers] = (("content-type", "application/json"), ("cache-control", "no-store"))
+
+
+class Doors:
+    """Answers each request by whoever knows. `metrics` answers for the metrics.
+
+    `actions`: None where none is taken; `note` is told of each that is.
+    """
+
+    def __init__(
+        self,
+        overview: Callable[[], Overview],
+        health: Health,
+        statistics: Statistics,
+        metrics: Handler,
+        actions: Actions | None,
+        note: Callable[[str], None],
+    ) -> None:
+        self.stream = Stream(overview)
+        self._overview = overview
+        self._actions = actions
+        self._note = note
+        self._begun: set[asyncio.Task[None]] = set()
+        page = Page()
+        self._rooms: dict[str, Handler] = {
+            **dict.fromkeys(page.paths, page.answer),
+            "/events": self.stream.answer,
+            "/healthz/live": health.answer,
+            "/healthz/ready": health.answer,
+            "/status": self._status,
+            "/stats": statistics.answer,
+            "/metrics": metrics,
+            "/stats/prometheus": metrics,
+            "/drain": self._drain,
+            "/quitquitquit": self._quit,
+        }
+
+    async def answer(self, request: Request) -> Response:
+        """One request."""
+        room = self._rooms.get(request.path)
+        if room is None:
+            return Response(404, f"there is no {request.path} here: see / or /status\n".encode(errors="replace"))
+        return await room(request)
+
+    async def close(self) -> None:
+        """End what was begun."""
+        for task in self._begun:
+            task.cancel()
+        await asyncio.gather(*self._begun, return_exceptions=True)
+
+    async def _status(self, request: Request) -> Response:
+        if request.method not in {"GET", "HEAD"}:
+            return _not_allowed("GET, HEAD")
+        return Response(200, document(self._overview()), _JSON)
+
+    # What acts
+
+    async def _drain(self, request: Request) -> Response:
+        return self._act(request, "draining", lambda actions: actions.drain())
+
+    async def _quit(self, request: Request) -> Response:
+        return self._act(request, "stopping", lambda actions: actions.stop())
+
+    def _act(self, request: Request, word: str, action: Callable[[Actions], Coroutine[Any, Any, object]]) -> Response:
+        if request.method != "POST":
+            return _not_allowed("POST")
+        if self._actions is None:
+            return _forbidden("actions by HTTP are off; start the agent with --http-actions, or ask its control socket")
+        if any(name == "origin" for name, _ in request.headers):
+            return _forbidden("a page in a browser asks; ask from a program")
+        if not _is_from_here(request.address):
+            return _forbidden("actions are taken from this machine only")
+        self._note(f"{request.path.removeprefix('/')} was asked for by HTTP from {request.address}")
+        task = asyncio.get_running_loop().create_task(_unheard(action(self._actions)))
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+        return Response(202, f"{word}\n".encode())
+
+
+async def _unheard(action: Coroutine[Any, Any, object]) -> None:
+    with contextlib.suppress(AgentError):  # it is in the log
+        await action
+
+
+def _is_from_here(address: str | None) -> bool:
+    if address is None:
+        return False
+    found = ip_address(address.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback
+
+
+def _not_allowed(methods: str) -> Response:
+    return Response(405, b"method not allowed\n", (("allow", methods), ("content-type", "text/plain")))
+
+
+def _forbidden(why: str) -> Response:
+    return Response(403, f"{why}\n".encode())
