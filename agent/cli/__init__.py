@@ -8,17 +8,34 @@ import sys
 import click
 
 from agent.cli.bootstrap import bootstrap
+from agent.cli.certs import certs
 from agent.cli.check import check
+from agent.cli.completion import completion
 from agent.cli.control import COMMANDS
 from agent.cli.demo import demo
+from agent.cli.history import history
+from agent.cli.request import request
 from agent.cli.run import agent
+from agent.cli.status import status
 from agent.cli.sweep import sweep
 from agent.cli.version import version
 from agent.core.errors import AgentError, BadInput, UsageError
 
 _USAGE, _UNUSABLE, _FAILED = 2, 78, 1
 
-for _command in (bootstrap, check, demo, sweep, version, *COMMANDS):
+for _command in (
+    bootstrap,
+    certs,
+    check,
+    completion,
+    demo,
+    history,
+    request,
+    status,
+    sweep,
+    version,
+    *COMMANDS,
+):
     agent.add_command(_command)
 
 

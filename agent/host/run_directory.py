@@ -60,7 +60,7 @@ class RunDirectory:
         try:
             with tempfile.NamedTemporaryFile("w", dir=self.path, prefix=".state-", delete=False) as file:
                 try:
-                    json.dump(state, file, indent=1)
+                    file.write(json.dumps(state) + "\n")
                     file.flush()
                     Path(file.name).rename(target)
                 except OSError:

@@ -34,6 +34,18 @@ class _Record:
     changes: tuple[Change, ...]
     counters: ListenCounters | None  # as it began
     evidence: Evidence | None = None
+    row: Any = None  # its JSON, once nothing of it changes any more
+
+    @property
+    def is_settled(self) -> bool:
+        if self.attempt.outcome is Outcome.SERVING:
+            return self.evidence is not None and self.evidence.cut is not None
+        return self.attempt.outcome is not Outcome.RUNNING
+
+    def to_json(self) -> Any:  # noqa: ANN401  # whatever JSON takes
+        row = self.row or to_json(self.view())
+        self.row = row if self.is_settled else None
+        return row
 
     def view(self) -> AttemptView:
         attempt = self.attempt
@@ -60,6 +72,7 @@ class History:
         self._leaves = leaves
         self._records: dict[int, _Record] = {}
         self._past = _recall(directory)
+        self._past_rows = [to_json(each) for each in self._past]
 
     def views(self) -> tuple[AttemptView, ...]:
         """The attempts, newest first."""
@@ -75,7 +88,7 @@ class History:
         """Note what happened and was decided; return the attempts that ended by it."""
         ended = self._ledger.enter(event, effects)
         self._follow()
-        if ended:
+        if any(each.outcome is not Outcome.SERVING for each in ended):  # one that serves is written with its evidence
             self.keep()
         return [view for each in ended if (view := self.view(each.epoch)) is not None]
 
@@ -89,6 +102,7 @@ class History:
 
     def _begin(self, attempt: Attempt) -> _Record:
         began_at = clock.calendar() - timedelta(seconds=clock.monotonic() - attempt.began)
+        began_at = began_at.replace(microsecond=began_at.microsecond // 1000 * 1000)  # as it is written
         return _Record(attempt, began_at, self._changes(attempt), listen_counters.read())
 
     def _changes(self, attempt: Attempt) -> tuple[Change, ...]:
@@ -145,8 +159,9 @@ class History:
 
     def keep(self) -> None:
         """Write it to the run directory; a disk that does not take it costs nothing else."""
+        rows = [*self._past_rows, *(record.to_json() for record in self._records.values())]
         try:
-            self._directory.remember({"attempts": [to_json(each) for each in reversed(self.views())]}, _FILE)
+            self._directory.remember({"attempts": rows[-KEPT:]}, _FILE)
         except MachineError as error:
             say(logging.DEBUG, "history.unwritable", str(error))  # the journal says it out loud
 

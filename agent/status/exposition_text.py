@@ -19,7 +19,7 @@ STEP = 1_000
 """Samples that are written at once: a few milliseconds."""
 
 _TOTAL, _CREATED = "_total", "_created"
-_BOUND = re.compile(r'(?<=[{,])(le|quantile)="([^"]*)"')
+_BOUND = re.compile(r'(?<=[{,])(le|quantile)="([^",}]+)"')  # where another value ends in `,le=`, a comma or } follows
 _QUALITY = re.compile(r"\s*q\s*=\s*(\d(?:\.\d{0,3})?|\.\d{1,3})\s*", re.IGNORECASE)
 
 

@@ -63,7 +63,8 @@ def summing(sums: Exposition, parts: Parts) -> Iterator[None]:
         if family.kind is Kind.COUNTER or family.kind in SUFFIXES:
             sums.families[name] = _counted(family, [*talking, *_same(parts.silent, family)])
         elif family.kind is Kind.GAUGE and _OF_ALL.search(name):
-            sums.families[name] = Family(name, family.kind, family.help, _sum([each.samples for each in talking]))
+            if talking:
+                sums.families[name] = Family(name, family.kind, family.help, _sum([each.samples for each in talking]))
         elif parts.first is not None and name in parts.first.families:
             sums.families[name] = parts.first.families[name]
         done += len(family.samples)

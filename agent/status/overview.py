@@ -5,7 +5,7 @@ with a Z in JSON; spans are seconds. Fields are only ever added.
 """
 
 import json
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -213,13 +213,13 @@ class Overview:
 
 def to_json(value: object) -> Any:  # noqa: ANN401  # whatever JSON takes
     """Turn any of the above into what `json.dumps` takes."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple | list):
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, tuple):
         return [to_json(each) for each in value]
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return value
+    return {name: to_json(getattr(value, name)) for name in type(value).__slots__}  # type: ignore[attr-defined]
 
 
 def document(overview: Overview) -> bytes:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from agent.core.errors import AgentError
 from agent.http import client
+from agent.http.message import Response
 from agent.status.actions import Outcome, Progress, Timeline
 from agent.status.control import NAME, Control
+from agent.status.overview import Overview
+from tests.status import sample
 
 GOOD = (Progress(0.0, "epoch 8 starts"), Progress(0.25, "epoch 8 is at the gate"), Outcome("serving", 8))
 
@@ -66,6 +69,15 @@ class Acting:
 
     async def state(self) -> Mapping[str, object]:
         return {"serving": 8, "draining": [7]}
+
+    def overview(self) -> Overview:
+        self._ask("overview")
+        return sample.overview()
+
+    async def request(self, method: str, target: str, epoch: int | None) -> Response:
+        self._ask(f"request {method} {target} {epoch}")
+        self._refuse()
+        return Response(418, b"told by a console\n", (("content-type", "text/x-console"),))
 
     def _ask(self, what: str) -> None:
         self.asked.append(what)

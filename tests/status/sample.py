@@ -146,7 +146,7 @@ def overview(now: datetime = NOW) -> Overview:
                 (Change("web", "1f01", "1f02"),),
                 (
                     Phase("start", 0.08),
-                    Phase("gate", 0.002),
+                    Phase("launch", 0.002),
                     Phase("judge", 0.004),
                     Phase("open", 0.006),
                     Phase("handover", 0.003),
@@ -174,7 +174,7 @@ def overview(now: datetime = NOW) -> Overview:
                 "9d1e2f3a4b5c",
                 "0d1e2f3a4b5c",
                 (),
-                (Phase("validate", 0.3),),
+                (Phase("launch", 0.3),),
             ),
         ),
         out_of_sync_since=ago(30),

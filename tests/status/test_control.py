@@ -276,3 +276,20 @@ async def test_a_stranger_is_turned_away_and_noted(tmp_path: Path) -> None:
     assert actions.asked == []
     (note,) = actions.notes
     assert f"(pid {os.getpid()}, uid 65534) was turned away" in note
+
+
+async def test_the_overview_is_told(tmp_path: Path) -> None:
+    async with controlled(tmp_path, Acting()):
+        status, text = await ask(tmp_path, "GET", "/status")
+    assert (status, json.loads(text)["epoch"]) == (200, 7)
+
+
+async def test_what_a_console_answers_is_passed_on(tmp_path: Path) -> None:
+    actions = Acting()
+    async with controlled(tmp_path, actions):
+        assert await ask(tmp_path, "POST", "/request?target=%2Fstats%3Ffilter%3Da") == (418, "told by a console\n")
+        await ask(tmp_path, "POST", "/request?method=POST&target=%2Freset_counters&epoch=6")
+        assert (await ask(tmp_path, "POST", "/request?epoch=six"))[0] == 400
+    assert actions.asked == ["request GET /stats?filter=a None", "request POST /reset_counters 6"]
+    (note,) = actions.notes
+    assert "reset_counters" in note

@@ -143,7 +143,7 @@ function waiting(view, now) {
   });
   if (until && !view.blocked.includes("paused")) found.push(["note", until]);
   if (view.refused.length && !view.blocked.some((word) => word.startsWith("refused")))
-    found.push(["warn", `${plural(view.refused.length, "file")} on the disk: refused.`]);
+    found.push(["warn", `${plural(view.refused.length, "file")} on the disk ${view.refused.length === 1 ? "is" : "are"} refused.`]);
   if (view.out_of_sync_since && found.length)
     found.push(["note", `What lies on the disk has not been what serves since ${moment(view.out_of_sync_since, now)}.`]);
   return found;
@@ -179,7 +179,7 @@ function standing(view) {
 function verdict(view, now) {
   const troubles = [...waiting(view, now), ...ending(view, now)];
   if (view.hung) troubles.unshift(["bad", "The serving epoch answers nobody: it hangs."]);
-  if (!view.ready) troubles.unshift(["bad", standing(view)]);
+  if (!view.ready && view.epochs.length) troubles.unshift(["bad", standing(view)]);
   const worst = Math.max(0, ...troubles.map(([tone]) => TONES.indexOf(tone)));
   return {
     tone: view.ready ? TONES[worst] : "bad",
@@ -413,7 +413,7 @@ function phaseLine() {
 
 function evidence(attempt) {
   const {evidence: found} = attempt;
-  if (!found) return [attempt.outcome === "running" ? "not yet" : "there was no commit"];
+  if (!found) return [attempt.outcome === "running" ? "not yet" : "none"];
   const lines = [`${plural(found.queued, "client")} waited at the commit`];
   if (found.overflows === null || found.drops === null) lines.push("the kernel does not tell of overflows");
   else lines.push(`${plural(found.overflows, "listen overflow")}, ${plural(found.drops, "drop")}`);

@@ -1,0 +1,105 @@
+"""`agent certs`: every certificate on the disk beside what each listener really serves."""
+
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.overviews import look, place, run_dir
+from agent.core.errors import AgentError
+from agent.quick.spans import seconds
+
+if TYPE_CHECKING:
+    from agent.cli.inventory import Inventory
+
+_UNKNOWN = 3
+_SECOND_LOOK = 1.0  # seconds later, where the first one may have fallen into the middle of a rotation
+_EPILOG = """\
+Exit codes, as monitoring plugins have them: 0 fine; 1 warning: less life left than --min-days asks for, a file is
+refused, or what is on the disk does not serve yet, for a reason that is known; 2 critical: expired, a listener shows
+something else than the disk for no stated reason, or cannot be reached (and wrong usage of this command); 3 unknown: no
+agent, or it does not answer. Without --min-days a warning comes when less than a tenth of a certificate's life is left.
+
+Serials are printed as openssl x509 -serial does; with --json in lower case, as everywhere else.
+"""
+
+
+class _Days(click.ParamType[timedelta]):
+    """A number of days, or a span."""
+
+    name = "days"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:  # noqa: ANN401
+        """Read 7, 0.5 or 12h."""
+        if isinstance(value, timedelta):
+            return value
+        try:
+            return _span(str(value))
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is neither a number of days nor a span; write it like 7 or 12h", param, ctx)
+
+
+def _span(text: str) -> timedelta:
+    number = text.replace(".", "", 1)
+    return timedelta(days=float(text)) if number.isdecimal() else timedelta(seconds=seconds(text))
+
+
+@click.command(epilog=_EPILOG)
+@run_dir
+@click.option("--min-days", type=_Days(), metavar="N|SPAN", help="Warn when less is left: 7 for days, or 12h.")
+@click.option("--json", "raw", is_flag=True, help="All of it as a JSON object.")
+@click.pass_context
+def certs(ctx: click.Context, /, run_dir: Path | None, min_days: timedelta | None, *, raw: bool) -> int:
+    """Show every certificate, key and bundle on the disk beside what each listener really serves.
+
+    The listeners are asked by TLS, for every server name that a certificate is for; each sees a short connection.
+    """
+    try:
+        inventory = _settled(place(ctx, run_dir), min_days)
+    except AgentError as error:
+        click.echo(f"agent: {error}", err=True)
+        return _UNKNOWN
+    if raw:
+        from agent.status.overview import to_json
+
+        click.echo(json.dumps(to_json(inventory)))
+    else:
+        _print(inventory)
+    return inventory.level
+
+
+def _settled(directory: str, least: timedelta | None) -> "Inventory":
+    """What is critical is looked at twice."""
+    from agent.cli.inventory import Level
+
+    inventory = _take(directory, least)
+    if inventory.level < Level.CRITICAL:
+        return inventory
+    time.sleep(_SECOND_LOOK)
+    return _take(directory, least)
+
+
+def _take(directory: str, least: timedelta | None) -> "Inventory":
+    from agent.cli.comparison import compare
+    from agent.cli.inventory import read_files
+    from agent.cli.listeners import ask_all
+
+    overview = look(directory)
+    files = {each.name: read_files(each) for each in overview.certificates}
+    leaves = [each.served for each in overview.certificates]
+    leaves += [each.chain.leaf for each in files.values() if each.chain is not None]
+    names = [name.removeprefix("DNS:") for leaf in leaves if leaf for name in leaf.names if name.startswith("DNS:")]
+    addresses = dict.fromkeys(each.address for each in overview.listeners)
+    return compare(overview, files, ask_all(addresses, names), least)
+
+
+def _print(inventory: "Inventory") -> None:
+    from agent.cli.catalogue import draw
+    from agent.cli.sheet import Sheet, console
+
+    sheet = Sheet(console())
+    draw(inventory, sheet)
+    sheet.print()

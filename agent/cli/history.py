@@ -1,0 +1,71 @@
+"""`agent history`: the rotations that were tried, and how they went."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.overviews import look, place, run_dir
+from agent.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.status.overview import AttemptView
+
+_FAILED = frozenset({"refused", "failed", "short"})
+_EPILOG = """\
+Outcomes: serving; running; refused, a verdict that stays until the files change; failed, an accident that is tried
+again; short, no memory for it; dropped, overtaken by something newer. The agent keeps a bounded number of them.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@run_dir
+@click.option("-n", "--number", type=click.IntRange(min=1), default=20, show_default=True, help="How many at most.")
+@click.option("--failed", is_flag=True, help="Only those that were refused or failed.")
+@click.option("-v", "--verbose", is_flag=True, help="Everything about each of them.")
+@click.option("--json", "raw", is_flag=True, help="A line of JSON for each.")
+@click.argument("epoch", type=click.IntRange(min=1), required=False)
+@click.pass_context
+def history(
+    ctx: click.Context,
+    /,
+    run_dir: Path | None,
+    number: int,
+    epoch: int | None,
+    *,
+    failed: bool,
+    verbose: bool,
+    raw: bool,
+) -> None:
+    """List the last attempts at a new epoch, newest first; with an epoch's number, everything about that one."""
+    attempts: Sequence[AttemptView] = look(place(ctx, run_dir)).rotations
+    if epoch is not None:
+        attempts = [each for each in attempts if each.epoch == epoch]
+        if not attempts:
+            message = f"cannot tell of epoch {epoch}: the agent knows no attempt at it, or no longer; see agent history"
+            raise UsageError(message)
+    if failed:
+        attempts = [each for each in attempts if each.outcome in _FAILED]
+    if raw:
+        _print_lines(attempts[:number])
+    else:
+        _print(attempts[:number], whole=verbose or epoch is not None)
+
+
+def _print_lines(attempts: "Sequence[AttemptView]") -> None:
+    from agent.status.overview import to_json
+
+    for each in attempts:
+        click.echo(json.dumps(to_json(each)))
+
+
+def _print(attempts: "Sequence[AttemptView]", *, whole: bool) -> None:
+    from agent.cli.ledger import details, rows
+    from agent.cli.sheet import Sheet, console
+
+    sheet = Sheet(console(), least=100)
+    (details if whole else rows)(attempts, sheet)
+    sheet.print()

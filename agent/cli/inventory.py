@@ -1,0 +1,213 @@
+"""What `agent certs` knows: sets as they lie on the disk, as the agent says they serve, and as listeners show them.
+
+As JSON (`agent.status.overview.to_json`) it is what `agent certs --json` prints.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from pathlib import Path
+
+from agent.core.certificates import Bundle, Chain, Key, Leaf, require_fit
+from agent.core.findings import Fault, Unusable
+from agent.core.pem import parse
+from agent.status.overview import CertificateSet, Facts
+
+
+class Level(IntEnum):
+    """How bad it is, as monitoring plugins tell it by their exit code."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that monitoring should hear of. `about`: a set's name or a listener's address."""
+
+    level: Level
+    about: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainFile:
+    """A chain on the disk. `problem`: why it cannot be used, or why we cannot even read it; empty if neither."""
+
+    path: str
+    certificates: int = 0
+    in_order: bool = True
+    leaf: Facts | None = None
+    problem: str = ""
+    readable: bool = True
+
+    @property
+    def unusable(self) -> bool:
+        """Whether the file itself is to blame."""
+        return self.readable and bool(self.problem)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """A key on the disk. `fits` is None where that cannot be told."""
+
+    path: str
+    fits: bool | None = None
+    problem: str = ""
+    readable: bool = True
+
+    @property
+    def unusable(self) -> bool:
+        """Whether the file itself is to blame."""
+        return self.readable and bool(self.problem)
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFile:
+    """A bundle on the disk, with every certificate in it."""
+
+    path: str
+    certificates: tuple[Facts, ...] = ()
+    problem: str = ""
+    readable: bool = True
+
+    @property
+    def unusable(self) -> bool:
+        """Whether the file itself is to blame."""
+        return self.readable and bool(self.problem)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A leaf that a listener showed to a client that asked for `name`. `matches`: it is the one on the disk."""
+
+    address: str
+    name: str
+    fingerprint: str
+    serial: str
+    matches: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A set. `disk` is what lies there now, read here or, where that is not permitted, by the agent."""
+
+    name: str
+    chain: ChainFile | None
+    key: KeyFile | None
+    bundles: tuple[BundleFile, ...]
+    disk: Facts | None
+    served: Facts | None
+    in_sync: bool
+    refused: str
+    shown: tuple[Shown, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A leaf shown by a listener that belongs to no set: from a control plane, or of whoever stands behind it."""
+
+    address: str
+    name: str
+    leaf: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerItem:
+    """A listener: what it is, and why it showed no certificate."""
+
+    address: str
+    kind: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All of it, with the findings, worst first."""
+
+    at: datetime
+    level: int
+    findings: tuple[Finding, ...]
+    sets: tuple[Item, ...]
+    listeners: tuple[ListenerItem, ...]
+    strangers: tuple[Stranger, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of a set, as they are now."""
+
+    chain: ChainFile | None
+    key: KeyFile | None
+    bundles: tuple[BundleFile, ...]
+
+
+def facts_of(leaf: Leaf) -> Facts:
+    """The same facts in the words of the overview."""
+    return Facts(
+        subject=leaf.subject,
+        names=leaf.names,
+        spiffe_id=leaf.spiffe_id,
+        issuer=leaf.issuer,
+        serial=leaf.serial_hex,
+        key_type=leaf.key_type,
+        not_before=leaf.not_before,
+        not_after=leaf.not_after,
+        fingerprint=leaf.fingerprint,
+    )
+
+
+# The disk
+
+
+def read_files(of: CertificateSet) -> Files:
+    """Look at the files of a set; what is wrong with one is told in it."""
+    chain_file, loaded = (None, None) if of.chain is None else _read_chain(of.chain)
+    key_file = None if of.key is None else _read_key(of.key, loaded)
+    return Files(chain_file, key_file, tuple(_read_bundle(each.path) for each in of.bundles))
+
+
+def _read_chain(path: str) -> tuple[ChainFile, Chain | None]:
+    try:
+        loaded = Chain.of(path, parse(path, _content(path)))
+    except (Unusable, _Unreadable) as error:
+        return ChainFile(path, problem=str(error), readable=isinstance(error, Unusable)), None
+    return ChainFile(path, len(loaded.certificates), loaded.in_order, facts_of(loaded.leaf)), loaded
+
+
+def _read_key(path: str, of: Chain | None) -> KeyFile:
+    try:
+        key = Key.of(path, parse(path, _content(path)))
+        if of is not None:
+            require_fit(of, key)
+    except (Unusable, _Unreadable) as error:
+        known = isinstance(error, Unusable)
+        return KeyFile(path, fits=False if known else None, problem=str(error), readable=known)
+    return KeyFile(path, fits=None if of is None or key.private.encrypted else True)
+
+
+def _read_bundle(path: str) -> BundleFile:
+    try:
+        bundle = Bundle.of(path, parse(path, _content(path)))
+        return BundleFile(path, tuple(facts_of(Leaf.of(each)) for each in bundle.certificates))
+    except (Unusable, _Unreadable) as error:
+        return BundleFile(path, problem=str(error), readable=isinstance(error, Unusable))
+    except (ValueError, TypeError) as error:
+        return BundleFile(path, problem=f"cannot use {path}: a certificate in it does not parse: {error}")
+
+
+class _Unreadable(Exception):
+    """We may not look into a file."""
+
+
+def _content(path: str) -> bytes:
+    """What a file holds; one that is missing or a directory is unusable for the agent as well."""
+    try:
+        return Path(path).read_bytes()
+    except PermissionError as error:
+        message = f"cannot read {path}: permission denied; ask as root or as the user the agent runs as"
+        raise _Unreadable(message) from error
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise Unusable(path, Fault.MISSING, why, "write it, or take it out of the configuration") from error

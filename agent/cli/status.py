@@ -1,0 +1,121 @@
+"""`agent status`: how the agent is, once or live."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.overviews import place, run_dir
+from agent.core.errors import MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from agent.status.overview import Overview
+
+_INTERVAL = 1.0  # seconds between two looks
+_NOT_READY, _WORRIED = 1, 3
+_EPILOG = """\
+Exit codes: 0 ready, and what is on the disk serves; 1 not ready, or no agent there; 2 usage; 3 ready, but a file is
+refused, what is on the disk does not serve yet, or the serving proxy is hung. With --watch: 0 at Ctrl-C.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@run_dir
+@click.option("--watch", is_flag=True, help="Stay and look every second; ends by Ctrl-C.")
+@click.option("--json", "raw", is_flag=True, help="What the agent answers, a line of JSON.")
+@click.pass_context
+def status(ctx: click.Context, /, run_dir: Path | None, *, watch: bool, raw: bool) -> int:
+    """Tell whether the agent is ready, what serves, what is refused and why, and what it waits for."""
+    directory = place(ctx, run_dir)
+    if not watch:
+        return _once(directory, raw=raw)
+    try:
+        _stay(directory, raw=raw)
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _once(directory: str, *, raw: bool) -> int:
+    from agent.cli.overviews import ask, read
+
+    text = ask(directory)
+    overview = read(text)
+    if raw:
+        click.echo(text)
+    else:
+        _print(overview)
+    return exit_code(overview)
+
+
+def exit_code(overview: "Overview") -> int:
+    """0, 1 or 3, as --help tells."""
+    if not overview.ready:
+        return _NOT_READY
+    worried = overview.refused or overview.hung or overview.out_of_sync_since is not None
+    return _WORRIED if worried or not all(each.in_sync for each in overview.certificates) else 0
+
+
+def _print(overview: "Overview") -> None:
+    from agent.cli.picture import draw
+    from agent.cli.sheet import Sheet, console
+
+    sheet = Sheet(console())
+    draw(overview, sheet)
+    sheet.print()
+
+
+def _stay(directory: str, *, raw: bool) -> None:
+    from agent.cli.sheet import console
+
+    looks = _looks(directory)
+    if raw:
+        _print_lines(looks)
+    elif (out := console()).is_terminal:
+        from agent.cli.live import show
+
+        show(looks, out)
+    else:
+        _print_headlines(looks)
+
+
+def _looks(directory: str, interval: float = _INTERVAL) -> "Generator[str | MachineError]":
+    """What the agent answers, a second after another; or why it does not, for as long as it may come back."""
+    from agent.cli.overviews import ask
+    from agent.quick.place import NoAgent
+
+    found = False
+    while True:
+        began = time.monotonic()
+        try:
+            answer: str | MachineError = ask(directory)
+            found = True
+        except MachineError as error:
+            if not found and not isinstance(error, NoAgent):
+                raise  # we may not ask, or it is an agent that cannot tell: that will not change
+            answer = error
+        yield answer
+        time.sleep(max(0.0, began + interval - time.monotonic()))
+
+
+def _print_lines(looks: "Iterator[str | MachineError]") -> None:
+    for look in looks:
+        click.echo(f"agent: {look}" if isinstance(look, MachineError) else look, err=isinstance(look, MachineError))
+
+
+def _print_headlines(looks: "Iterator[str | MachineError]") -> None:
+    """A line whenever the answer changes."""
+    from agent.cli.overviews import read
+    from agent.cli.picture import answer
+    from agent.cli.words import printable, second
+    from agent.host.clock import calendar
+
+    said = ""
+    for look in looks:
+        words = str(look) if isinstance(look, MachineError) else answer(read(look))
+        if words != said:
+            click.echo(f"{second(calendar())}  {printable(words)}")
+            said = words

@@ -1,0 +1,64 @@
+"""Spans, moments and numbers as people read them. Moments are UTC and say so by a Z."""
+
+from datetime import UTC, datetime, timedelta
+
+_SPANS = (
+    (3 * 365 * 86_400, 365.25 * 86_400, "years"),
+    (2 * 86_400, 86_400, "days"),
+    (2 * 3_600, 3_600, "h"),
+    (120, 60, "min"),
+    (10, 1, "s"),
+)
+_SHORT_SERIAL = 8  # digits: enough to tell one from another
+
+
+def span(time: float | timedelta) -> str:
+    """A span in one unit, rounded down so that nobody is promised too much: `92 ms`, `1.2 s`, `75 min`, `60 days`."""
+    seconds = max(0.0, time.total_seconds() if isinstance(time, timedelta) else time)
+    for least, size, unit in _SPANS:
+        if seconds >= least:
+            return f"{int(seconds / size):,} {unit}"
+    return f"{int(seconds * 10) / 10} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
+def moment(at: datetime) -> str:
+    """A moment to the minute: `2026-07-03 12:00Z`."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}Z"
+
+
+def second(at: datetime) -> str:
+    """A moment to the second: `2026-07-03 12:00:07Z`."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def recent(at: datetime, now: datetime) -> str:
+    """A moment to the second, without its date where that is today's: `12:00:07Z`."""
+    full = second(at)
+    return full.partition(" ")[2] if full[:10] == second(now)[:10] else full
+
+
+def left(until: datetime, now: datetime) -> str:
+    """What is left until then: `60 days left`, `ended 3 h ago`."""
+    return f"{span(until - now)} left" if until >= now else f"ended {span(now - until)} ago"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 connection`, `1,200 connections`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def size(octets: int) -> str:
+    """An amount of memory: `52 MB`."""
+    return f"{octets / (1 << 20):,.0f} MB"
+
+
+def short(serial: str | None) -> str:
+    """A serial, or as much of it as tells it from others; `none` where there is none."""
+    if serial is None:
+        return "none"
+    return serial if len(serial) <= _SHORT_SERIAL else f"{serial[:_SHORT_SERIAL]}…"
+
+
+def printable(text: str) -> str:
+    """A text that cannot steer a terminal, whatever somebody named his files."""
+    return "".join(each if each.isprintable() else "?" for each in text)
