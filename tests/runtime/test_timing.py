@@ -1,0 +1,77 @@
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from agent.core.revision import Revision
+from agent.core.window import Window
+from agent.host import clock
+from agent.runtime.material import Material
+from agent.runtime.settings import Settings
+from agent.runtime.timing import Timing
+from agent.status.overview import Blocked
+
+NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+AT_ONCE = float("-inf")
+
+
+@pytest.fixture(autouse=True)
+def noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "calendar", lambda: NOON)
+    monkeypatch.setattr(clock, "monotonic", lambda: 1000.0)
+
+
+def settings(directory: Path, **more: object) -> Settings:
+    plain = Settings("sidecar", (), None, (), directory, "tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
+    return replace(plain, **more)  # type: ignore[arg-type]
+
+
+def material(name: str, life: timedelta = timedelta(hours=10)) -> Material:
+    leaf = SimpleNamespace(not_before=NOON, not_after=NOON + life)
+    outcome = SimpleNamespace(leaves={"a": leaf})
+    return cast("Material", SimpleNamespace(revision=Revision(name, "shape"), outcome=outcome))
+
+
+def local(hour: int) -> Window:
+    """An hour of this machine's clock, `hour` hours after noon in UTC."""
+    begin = (NOON + timedelta(hours=hour)).astimezone()
+    return Window(begin.timetz().replace(tzinfo=None), (begin + timedelta(hours=1)).timetz().replace(tzinfo=None))
+
+
+def test_without_a_wish_everything_goes_on_at_once(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path))
+    assert [timing.not_before(material(name)) for name in "ab"] == [AT_ONCE, AT_ONCE]
+
+
+def test_the_first_one_waits_for_nothing(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path, window=local(2), jitter=60.0))
+    assert timing.not_before(material("a")) == AT_ONCE
+
+
+def test_what_comes_outside_the_window_waits_for_it(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path, window=local(2)))
+    timing.not_before(material("a"))
+    second = material("b")
+    assert timing.not_before(second) == 1000.0 + 7200
+    assert timing.not_before(second) == 1000.0 + 7200
+    assert timing.blocked is Blocked.WINDOW
+
+
+def test_a_fleet_is_spread_by_the_life_of_the_certificate(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path, jitter=None))
+    timing.not_before(material("a"))
+    waits = timing.not_before(material("b")) - 1000.0
+    assert 0 < waits < 360
+    assert timing.blocked is Blocked.JITTER
+    other = Timing(settings(tmp_path / "another", jitter=None))
+    other.not_before(material("a"))
+    assert other.not_before(material("b")) - 1000.0 != waits
+
+
+def test_the_window_is_open_at_its_first_moment(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path, window=local(0)))
+    timing.not_before(material("a"))
+    assert timing.not_before(material("b")) == AT_ONCE
