@@ -5,12 +5,10 @@ import logging
 import random
 import signal
 from importlib.metadata import version
-from typing import assert_never
 
 from agent.core import effects as do
 from agent.core import events as on
-from agent.core.effects import Effect, Topic
-from agent.core.epochs import Epoch, State
+from agent.core.epochs import State
 from agent.core.errors import MachineError
 from agent.core.events import Event
 from agent.core.reconciler import Reconciler
@@ -18,7 +16,6 @@ from agent.core.triggers import Trigger
 from agent.host import clock
 from agent.host.binaries import find
 from agent.host.inheritance import bequeath, claim
-from agent.host.limits import WAITING_SIGNALS
 from agent.host.log import say
 from agent.host.orphans import Orphans, become_reaper
 from agent.host.processes import owner_of
@@ -28,6 +25,7 @@ from agent.http.message import Request, Response
 from agent.runtime.adoption import Adoption
 from agent.runtime.bulletin import Bulletin
 from agent.runtime.chronicle import Chronicle
+from agent.runtime.director import Director
 from agent.runtime.disk import Disk
 from agent.runtime.front import STATUS, Front
 from agent.runtime.hanging import Watch
@@ -35,11 +33,12 @@ from agent.runtime.history import History
 from agent.runtime.journal import Journal
 from agent.runtime.living import Living
 from agent.runtime.lookout import Lookout
-from agent.runtime.material import Material, Storeroom
+from agent.runtime.material import Storeroom
 from agent.runtime.orders import Orders
 from agent.runtime.programs import Programs
 from agent.runtime.service import Service
 from agent.runtime.settings import Settings
+from agent.runtime.signals import hear
 from agent.runtime.stage import Stage
 from agent.runtime.tasks import Tasks
 from agent.status.control import Control
@@ -52,15 +51,7 @@ from agent.status.statistics import Statistics
 EXECUTE = -1
 """What `run` returns instead of an exit code where this process is to become the agent's program as it is on disk."""
 
-_URGENT_SHARE = 10  # a leaf with less than a tenth of its life left makes a rotation urgent
 _ENDING = {State.DRAINING, State.LEAVING}
-_LEVELS = {
-    Topic.REFUSED: logging.ERROR,
-    Topic.DOWN: logging.ERROR,
-    Topic.REPLACED: logging.ERROR,
-    Topic.RETRY: logging.WARNING,
-    Topic.SHORT: logging.WARNING,
-}
 
 
 class Supervisor:
@@ -92,6 +83,8 @@ class Supervisor:
             self._stage.ports.vault, lambda: self._stage.serving, self._hangs, self._replace, settings.replace_hung
         )
         self._stage.handed_over = self._handed_over
+        self._director = Director(self._core, self._stage, self._disk, self._storeroom, self._front, self._bulletin)
+        self._director.post = self.post
 
     # What the orders and the status look at
 
@@ -150,7 +143,7 @@ class Supervisor:
         """Supervise until the end; return the exit code, or `EXECUTE`. Raises `AgentError` if it cannot even begin."""
         heirs = claim()
         self._stage.ports.inherit(heir for heir in heirs if heir.name != STATUS)
-        self._hear_signals()
+        hear(self)
         await self._adopt()
         self._reap_orphans()
         self._record()
@@ -162,6 +155,7 @@ class Supervisor:
             disk.cancel()
             await self._control.close()
             await self._front.close()
+            await self._director.close()
             await self._watch.close()
             await self._chronicle.close()
             if not self._orders.leaves:
@@ -211,20 +205,7 @@ class Supervisor:
             self._take(event)
         adoption.sweep(frozenset(self._stage.living))
 
-    # Signals
-
-    def _hear_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._restart)
-        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
-        loop.add_signal_handler(signal.SIGUSR2, self._orders.leave, "SIGUSR2")
-        loop.add_signal_handler(signal.SIGQUIT, self._tell_state)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITING_SIGNALS)
-
-    def _stop(self, number: signal.Signals) -> None:
-        self.stop(number.name)
+    # What signals ask for
 
     def stop(self, who: str) -> None:
         """Drain and end; the second time, hurry."""
@@ -232,20 +213,25 @@ class Supervisor:
         self._service.stopping()
         self.post(on.StopAsked(at=clock.monotonic()))
 
-    def _restart(self) -> None:
-        say(logging.INFO, "agent.restarting", "SIGHUP: a new epoch is wanted")
+    def restart(self, who: str) -> None:
+        """Make a new epoch of what is on the disk."""
+        say(logging.INFO, "agent.restarting", f"{who}: a new epoch is wanted")
         self._service.restarting()
         self._disk.intake.forgive()
         self._disk.look_soon()
         self.post(on.RestartAsked(at=clock.monotonic()))
 
-    def _reopen_logs(self) -> None:
-        """The agent writes to standard error only; the proxies may have files."""
-        say(logging.INFO, "logs.reopened", "SIGUSR1: passed on to every epoch")
-        for living in self._stage.living.values():
-            living.signal(signal.SIGUSR1)
+    def leave(self, who: str) -> None:
+        """Go, and let the epochs be."""
+        self._orders.leave(who)
 
-    def _tell_state(self) -> None:
+    def pass_on(self, number: signal.Signals) -> None:
+        """Send a signal to every epoch."""
+        for living in self._stage.living.values():
+            living.signal(number)
+
+    def tell_state(self) -> None:
+        """Write the state to the log."""
         say(logging.INFO, "agent.state", self._service.sentence(), None, **self.state())
 
     # The loop
@@ -284,7 +270,7 @@ class Supervisor:
             if isinstance(effect, do.Finish):
                 self._record()
                 return effect
-            self._act(effect)
+            self._director.act(effect)
         if isinstance(event, on.EpochExited):
             self._stage.bury(event.epoch)
             self._watch.follow()
@@ -298,7 +284,7 @@ class Supervisor:
             return
         epoch = self._core.epochs.get(event.epoch)
         if epoch is not None and epoch.state in _ENDING:
-            self._say(logging.INFO, "epoch.gone", event.failure.reason, event.epoch)
+            self._bulletin.say(logging.INFO, "epoch.gone", event.failure.reason, epoch=event.epoch)
 
     async def _next_event(self) -> Event:
         deadline = self._core.deadline
@@ -311,59 +297,7 @@ class Supervisor:
                 self._metrics.lagged(max(0.0, now - deadline))
             return on.TimePassed(at=now)
 
-    def _say(self, level: int, event: str, text: str, epoch: int | None = None) -> None:
-        self._bulletin.say(level, event, text, epoch=epoch)
-
-    def _act(self, effect: Effect) -> None:  # noqa: C901  # one line for each kind of effect
-        match effect:
-            case do.StartEpoch(epoch, revision):
-                level = logging.DEBUG if effect.again else logging.INFO
-                self._say(level, "epoch.starting", f"epoch {epoch} starts from revision {revision.name}", epoch)
-                self._stage.start(epoch, revision, validate=effect.validate)
-            case do.JudgeEpoch():
-                self._stage.judge(effect.epoch)
-            case do.OpenGate():
-                self._stage.open_gate(effect.epoch)
-            case do.DropEpoch(epoch, reason):
-                self._say(logging.INFO, "epoch.dropped", f"epoch {epoch} is dropped: {reason}", epoch)
-                self._stage.drop(epoch)
-            case do.CommitEpoch():
-                self._commit(effect.epoch)
-            case do.DrainEpoch(epoch):
-                self._say(logging.INFO, "epoch.draining", f"epoch {epoch} drains", epoch)
-                self._stage.drain(epoch, stopping=self._core.stopping)
-            case do.EndEpoch():
-                self._stage.end(effect.epoch)
-            case do.KillEpoch(epoch):
-                text = f"epoch {epoch} did not exit when asked: it is killed"
-                self._say(logging.WARNING, "epoch.killed", text, epoch)
-                self._stage.kill(epoch)
-            case do.RefuseClients():
-                text = "nothing serves yet: clients are refused until something does"
-                self._say(logging.ERROR, "service.refused", text)
-                self._stage.refuse_clients()
-            case do.Note():
-                self._say(_LEVELS.get(effect.topic, logging.INFO), effect.topic.value, effect.text)
-                self._heed(effect.topic)
-            case do.Finish():
-                raise AssertionError(effect)  # handled by the loop
-            case _:
-                assert_never(effect)
-
-    def _heed(self, topic: Topic) -> None:
-        """What the proxy refused is known to the intake before it looks at the disk again."""
-        refused = self._core.wish.refused
-        if topic is Topic.REFUSED and refused is not None:
-            self._disk.intake.refuse(self._storeroom[refused.revision], refused.reason)
-            self._disk.look_soon()
-
-    def _commit(self, number: int) -> None:
-        epoch = self._core.epochs[number]
-        serving = self._stage.commit(number)
-        self._disk.intake.serves(serving.material)
-        self._tasks.spawn(self._front.lead_to(serving), "console")
-        self._foresee_expiry(serving.material)
-        self._say(logging.INFO, "epoch.serving", _describe(epoch, serving), number)
+    # What happens besides
 
     def _handed_over(self, living: Living) -> None:
         self._chronicle.handed_over(living)
@@ -371,24 +305,13 @@ class Supervisor:
         self._doors.stream.changed()
 
     def _hangs(self, hangs: bool, text: str) -> None:
-        self._say(logging.ERROR if hangs else logging.INFO, "service.hung" if hangs else "service.answers", text)
+        level, event = (logging.ERROR, "service.hung") if hangs else (logging.INFO, "service.answers")
+        self._bulletin.say(level, event, text)
         self._record()
 
     def _replace(self, why: str) -> None:
-        self._say(logging.ERROR, "service.replaced", f"{why}: another one takes its place")
+        self._bulletin.say(logging.ERROR, "service.replaced", f"{why}: another one takes its place")
         self.post(on.RestartAsked(at=clock.monotonic(), now=True, trigger=Trigger.HUNG))
-
-    def _foresee_expiry(self, material: Material) -> None:
-        """Tell the core when the first of the leaves that serve now grows old; it decides with monotonic time only."""
-        now, at = clock.calendar(), clock.monotonic()
-        leaves = material.outcome.leaves.values()
-        ends = [
-            ((leaf.not_after - now).total_seconds(), (leaf.not_after - leaf.not_before).total_seconds())
-            for leaf in leaves
-        ]
-        expires_at = min((at + left for left, _ in ends), default=None)
-        urgent_at = min((at + left - life / _URGENT_SHARE for left, life in ends), default=None)
-        self.post(on.ExpiryForeseen(at=at, urgent_at=urgent_at, expires_at=expires_at))
 
     # Records
 
@@ -419,14 +342,3 @@ class Supervisor:
 
 def _note_order(text: str) -> None:
     say(logging.INFO, "control.asked", text)
-
-
-def _describe(epoch: Epoch, serving: Living) -> str:
-    leaves = [
-        f"serial {leaf.serial_hex} until {leaf.not_after:%Y-%m-%d %H:%M}Z"
-        for leaf in serving.material.outcome.leaves.values()
-    ]
-    shown = "; ".join(leaves[:2]) + (f" and {len(leaves) - 2} more" if len(leaves) > 2 else "")
-    took = f"{(clock.monotonic() - epoch.started_at) * 1000:.0f} ms after its start"
-    how = "adopted from an earlier agent" if serving.is_adopted() else took
-    return f"epoch {epoch.number} (pid {epoch.pid}) serves, {how}" + (f"; {shown}" if shown else "")
