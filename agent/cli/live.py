@@ -17,7 +17,8 @@ from agent.status.overview import Overview
 
 def show(looks: Iterable[str | MachineError], out: Console) -> None:
     """Draw one look after another, until they end or Ctrl-C."""
-    screen = Screen(out)
+    screen, looks = Screen(out), iter(looks)
+    screen.take(next(looks))
     with Live(screen, console=out, screen=True, auto_refresh=False) as live:
         for look in looks:
             screen.take(look)

@@ -83,7 +83,7 @@ def _worries(overview: Overview, sheet: Sheet) -> None:
         sheet.say(("the serving proxy is hung: it answers nobody, and clients wait", BAD))
     if overview.refused:
         sheet.say((f"{plural(len(overview.refused), 'file')} refused, see below", WORRYING))
-    if overview.out_of_sync_since is not None:
+    if overview.out_of_sync_since is not None and overview.epoch is not None:
         since = span(overview.at - overview.out_of_sync_since)
         sheet.say((f"for {since} what is on the disk has not been what serves", WORRYING))
 

@@ -14,6 +14,7 @@ from agent.handoff.names import check_room
 from agent.host.processes import User
 from agent.host.sockets import Endpoint
 from agent.quick.place import default
+from agent.runtime.scraping import Application
 from agent.runtime.settings import Settings
 
 
@@ -53,7 +54,7 @@ def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
         replace_hung=options["replace_hung"],
         prove=options["proof"],
         http_actions=options["http_actions"],
-        app_metrics=options["app_metrics"],
+        application=None if options["app_metrics"] is None else Application.parse(options["app_metrics"]),
         merge_metrics=options["metrics_merge"] == "on",
         status_port=options["status_port"],
         status_host=options["status_host"] or _status_host(),

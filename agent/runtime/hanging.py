@@ -56,7 +56,7 @@ class Queues:
     """Where clients wait, and how many: at least one, where the kernel does not tell. `clients` are those it names."""
 
     lengths: Mapping[Place, int]
-    clients: frozenset[str]
+    clients: frozenset[int]
 
     def moved_since(self, before: "Queues") -> bool:
         """Whether somebody was accepted meanwhile.
@@ -87,7 +87,7 @@ class Pace:
     longest: float = 4.0
     interval: float = 1.0
     report_after: float = 5.0
-    lag: float = 1.0
+    lag: float = 2.0
 
 
 class Watch:
@@ -95,7 +95,8 @@ class Watch:
 
     `report` is told True and a sentence when it hangs, and False and a sentence when it answers again or another one
     serves in its place. `replace` is told why, once, when it has been silent for `replace_after` seconds (None: never).
-    All these seconds start anew after the control group was throttled, and after the agent itself stood still.
+    It is never replaced before it is reported. All these seconds start anew after the control group was throttled, and
+    after the agent itself stood still.
     """
 
     def __init__(
@@ -224,7 +225,7 @@ class Watch:
 
     def _complaint(self, epoch: Serving, spell: "_Spell", waiting: Queues) -> str:
         after = self._replace_after
-        step = "replace it by `agent restart`" if after is None else f"it is replaced after {after:g} s"
+        step = "replace it by `agent restart`" if after is None else f"it is replaced after {after:g} s of this"
         return (
             f"{_name(epoch)} hangs: {_describe(waiting.lengths)}, and for {spell.seconds:.0f} s it has accepted nobody"
             f" and its console has not answered; {step}"
@@ -285,7 +286,7 @@ def _is_anybody_waiting(vault: Vault) -> bool:
 
 
 def _look_at(vault: Vault, *, by_name: bool) -> Queues:
-    """Names cost the kernel a walk through all its connections, some milliseconds."""
+    """Names cost the kernel a walk through all its connections."""
     with _queues(vault) as (queues, places):
         ready = [places[descriptor] for descriptor, _ in queues.poll(0, max(1, len(places)))]
     ports = {int(place.address.rpartition(":")[2]) for place in ready if place.address.startswith("tcp://")}

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Protocol
 
 from agent.core.certificates import Bundle, Leaf
@@ -223,7 +224,12 @@ def _set(
 
 def _path(unit: Unit | None, role: Role) -> str | None:
     found: Iterable[str] = () if unit is None else sorted(each.path for each in unit.references if each.role is role)
-    return next(iter(found), None)
+    return next(map(_whole, found), None)
+
+
+def _whole(path: str) -> str:
+    """Whoever reads it may be in another directory."""
+    return str(Path(path).absolute())
 
 
 def _facts(leaf: Leaf) -> Facts:
@@ -242,4 +248,4 @@ def _facts(leaf: Leaf) -> Facts:
 
 def _authorities(bundle: Bundle) -> Authorities:
     ends = [each.not_valid_after_utc for each in bundle.certificates]
-    return Authorities(bundle.path, len(ends), min(ends, default=None))
+    return Authorities(_whole(bundle.path), len(ends), min(ends, default=None))

@@ -17,7 +17,6 @@ import json
 import socket
 import ssl
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ LIMIT = 16
 _TIMEOUT = 2.0
 _CHUNK = 64 << 10
 _AGAIN = (0.1, 0.5)  # the one before accepts until it has read that it is to drain: it may have been the one seen
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared, not bound
 _RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, 0 s
 _DUMPS = ("/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_listeners")
 
@@ -108,9 +106,11 @@ async def _see(listener: TlsListener, fingerprints: Collection[str]) -> Seen:
 
 
 async def _certificate(listener: TlsListener) -> bytes:
-    """The server's leaf as DER. Raises `OSError` (with `ssl.SSLError` among them) or ValueError."""
+    """The server's leaf as DER. Raises `OSError` (with `ssl.SSLError` among them) or ValueError.
+
+    To connect to every address, 0.0.0.0 or ::, means loopback.
+    """
     endpoint = Endpoint.parse(listener.place.address)
-    endpoint = replace(endpoint, host=_LOOPBACK.get(endpoint.host, endpoint.host))
     loop = asyncio.get_running_loop()
     with socket.socket(endpoint.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
         await loop.sock_connect(connection, endpoint.name)

@@ -133,13 +133,14 @@ class Application:
 
 @dataclass(slots=True)
 class _Round:
-    """One look at all sources. `short`: sources that were counted as failed already."""
+    """One look at all sources. `short`: sources that were counted as failed already; `asking`: how many wait for it."""
 
     answered: set[int] = field(default_factory=set)
     application: Exposition | None = None
     tasks: dict[asyncio.Task[None], Source | None] = field(default_factory=dict)
     texts: dict[tuple[bool, int], asyncio.Task[bytes]] = field(default_factory=dict)
     short: set[Source] = field(default_factory=set)
+    asking: int = 0
 
     @property
     def left(self) -> list[asyncio.Task[None]]:
@@ -183,12 +184,21 @@ class Scraping:
         openmetrics = wants_openmetrics(headers.get("accept", ""))
         if not self._round.left:
             self._round = self._begin(openmetrics=openmetrics)
-        now = self._round
-        if now.left:
-            await asyncio.wait(now.left, timeout=self._patience(headers))
-        body = await asyncio.shield(self._text(now, openmetrics=openmetrics))
+        body = await self._take_part(self._round, self._patience(headers), openmetrics=openmetrics)
         kind = OPENMETRICS if openmetrics else TEXT
         return Response(200, body, (("content-type", kind), ("vary", "accept"), ("cache-control", "no-cache")))
+
+    async def _take_part(self, now: _Round, patience: float, *, openmetrics: bool) -> bytes:
+        """Wait for whoever answers in time, and tell; the last one who asks clears up."""
+        now.asking += 1
+        try:
+            if now.left:
+                await asyncio.wait(now.left, timeout=patience)
+            return await asyncio.shield(self._text(now, openmetrics=openmetrics))
+        finally:
+            now.asking -= 1
+            if now is self._round and not now.asking and not now.left:
+                self._round = _Round()
 
     async def last_look(self, living: Epoch) -> None:
         """See what an epoch has counted that is about to end, unless it counts in shared memory; within `LAST_LOOK`."""

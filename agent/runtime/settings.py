@@ -7,6 +7,7 @@ from agent.core.policy import Policy
 from agent.core.window import Window
 from agent.dialects.flags import Flags
 from agent.host.processes import User
+from agent.runtime.scraping import Application
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Settings:
     status_port: int = 0
     status_host: str = "127.0.0.1"
     http_actions: bool = False  # POST /drain and /quitquitquit by TCP, from this machine only
-    app_metrics: str | None = None  # where the application tells its own, to be told with the agent's
+    application: Application | None = None  # whose metrics are told with the agent's
     merge_metrics: bool = True
     settle_timeout: float = 1.0  # how long a file that is being written is waited for
     alarm_timeout: float = 2.0  # how long what may be half of a rotation is not yet called refused

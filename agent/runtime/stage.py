@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from agent.core import events as on
 from agent.core.epochs import State
@@ -36,13 +36,14 @@ Post = Callable[[Event], None]
 class Stage:
     """Launches, judges, drains and buries. `post` takes what happened; `record` writes the state before a launch.
 
-    `handed_over` is told of each epoch whose predecessor accepts no more.
+    `handed_over` is told of each epoch whose predecessor accepts no more; `last_look` may look at each that is to end.
     """
 
     def __init__(
         self, settings: Settings, directory: RunDirectory, storeroom: Storeroom, post: Post, record: Callable[[], None]
     ) -> None:
         self.handed_over: Callable[[Living], None] = lambda _: None
+        self.last_look: Callable[[Living], Awaitable[None]] | None = None
         self.living: dict[int, Living] = {}
         self.serving: Living | None = None
         self.ports = Ports(settings.user, self._pids)
@@ -293,7 +294,18 @@ class Stage:
 
     def end(self, number: int) -> None:
         """Ask an epoch to exit."""
-        self._leave(number, signal.SIGTERM)
+        living = self.living.get(number)
+        if living is None or number in self._starts or self.last_look is None:
+            self._leave(number, signal.SIGTERM)
+            return
+        if self.serving is living:
+            self.serving = None
+        self._tasks.spawn(self._end(living, self.last_look), f"end of {number}")
+
+    @staticmethod
+    async def _end(living: Living, look: Callable[[Living], Awaitable[None]]) -> None:
+        await look(living)
+        living.signal(signal.SIGTERM)
 
     def kill(self, number: int) -> None:
         """End an epoch that did not exit when asked."""

@@ -36,6 +36,7 @@ from agent.runtime.lookout import Lookout
 from agent.runtime.material import Storeroom
 from agent.runtime.orders import Orders
 from agent.runtime.programs import Programs
+from agent.runtime.scraping import Epochs, Scraping
 from agent.runtime.service import Service
 from agent.runtime.settings import Settings
 from agent.runtime.signals import hear
@@ -71,9 +72,10 @@ class Supervisor:
         self._disk = Disk(settings, self._programs, self._storeroom, self._events.put_nowait)
         self._history = History(self._core.epochs, directory, lambda each: self._storeroom[each].outcome.leaves)
         self._lookout = Lookout(self, settings.policy, version("proxy-agent"))
-        self._metrics = Metrics(self.overview, beside_application=settings.app_metrics is not None)
+        self._metrics = Metrics(self.overview, beside_application=settings.application is not None)
         self._chronicle = Chronicle(self._history, self._stage, self._metrics, proves=settings.prove)
         self._orders = Orders(self)
+        self._scraping = self._make_scraping()
         self._doors = self._make_doors()
         self._front = Front(self._doors)
         self._control = Control(self._orders, _note_order)
@@ -158,6 +160,7 @@ class Supervisor:
             await self._director.close()
             await self._watch.close()
             await self._chronicle.close()
+            await self._scraping.close()
             if not self._orders.leaves:
                 await self._stage.close()
             await self._tasks.close()
@@ -165,14 +168,28 @@ class Supervisor:
             self._disk.close()
             self._service.close()
 
+    def _make_scraping(self) -> Scraping:
+        settings, stage = self._settings, self._stage
+        epochs = Epochs(
+            living=stage.living.values,
+            serving=lambda: None if stage.serving is None else stage.serving.number,
+            counted=stage.counting.read,
+        )
+        if settings.status_port:
+            stage.last_look = self._last_look
+        return Scraping(self._metrics, epochs, self._directory, settings.application, merge=settings.merge_metrics)
+
+    async def _last_look(self, living: Living) -> None:
+        await self._scraping.last_look(living)
+
     def _make_doors(self) -> Doors:
         health, statistics = Health(self.why_not_ready), Statistics(self._stage.counting.read)
         actions = self._orders if self._settings.http_actions else None
         return Doors(self.overview, health, statistics, self._tell_metrics, actions, _note_order)
 
-    async def _tell_metrics(self, _: Request) -> Response:
+    async def _tell_metrics(self, request: Request) -> Response:
         self._chronicle.count_overflows()
-        return Response(200, self._metrics.expose(openmetrics=False))
+        return await self._scraping.answer(request)
 
     async def _open_doors(self, status: int | None) -> None:
         """Answer whoever asks; `status` is a listener that was here before."""
@@ -273,6 +290,7 @@ class Supervisor:
             self._director.act(effect)
         if isinstance(event, on.EpochExited):
             self._stage.bury(event.epoch)
+            self._scraping.retire(event.epoch)
             self._watch.follow()
         self._record()
         self._forget_unused()

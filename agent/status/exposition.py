@@ -39,11 +39,8 @@ _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*+"
 _LABEL = r'[ \t]*+[a-zA-Z_][a-zA-Z0-9_]*+[ \t]*+=[ \t]*+"[^"\\\n]*+(?:\\["\\n][^"\\\n]*+)*+"[ \t]*+'
 _LABELS = rf"\{{(?:{_LABEL}(?:,{_LABEL})*+,?+)?+[ \t]*+\}}"
 _VALUE = r"[+-]?+(?:\d++(?:\.\d*+)?+(?:[eE][+-]?+\d++)?+|\.\d++(?:[eE][+-]?+\d++)?+|(?i:inf(?:inity)?+|nan))"
-# One of: a sample (its series, its name, its value, what comes after), a comment, a line of nothing, a broken line.
-_LINE = re.compile(
-    rf"^(?:(({_NAME})(?:{_LABELS})?+)[ \t]++({_VALUE})(?:[ \t]++([^\n]*+))?+|(#[^\n]*+)|[ \t]++|([^\n]++))$",
-    re.MULTILINE,
-)
+# Its series, its name, its labels, its value, and what comes after.
+_SAMPLE = re.compile(rf"(({_NAME})({_LABELS})?+)[ \t]++({_VALUE})(?:[ \t]++([^\n]*+))?+")
 _COMMENT = re.compile(rf"#[ \t]++(HELP|TYPE)[ \t]++({_NAME})(?:[ \t]++(.*))?")
 _MILLISECONDS = re.compile(r"-?\d{1,18}")
 _SECONDS = re.compile(rf"({_VALUE})?(?:[ \t]*(# {_LABELS} {_VALUE}(?: {_VALUE})?))?")
@@ -120,25 +117,34 @@ class _Reader:
         self._declared: dict[str, tuple[Family, ...]] = {}  # by what comments call them
         self._helps: dict[str, str] = {}
         self._ignored = Family("", Kind.UNTYPED)
+        self._labels: set[str] = set()  # that are known to be well-formed, from behind the brace
 
     def take(self, text: str) -> None:
-        """Take whole lines."""
-        owners, broken = self._owners, 0
-        for series, name, value, rest, comment, other in _LINE.findall(text):
-            if name:
-                family = owners.get(name) or self._untyped(name)
-                if series in family.samples or (value[0] in "-nN" and _counts(family, name)):
-                    broken += 1
-                    continue
+        """Take whole lines. Most are whole numbers, under names and labels that another line has had already."""
+        owners, known, broken = self._owners, self._labels, 0
+        for line in text.split("\n"):
+            series, _, value = line.rpartition(" ")
+            name, brace, labels = series.partition("{")
+            family = owners.get(name) if not brace or labels in known else None
+            if family is None or series in family.samples or not (value.isdecimal() and value.isascii()):
+                broken += not self._take(line)
+            else:
                 family.samples[series] = value
-                if rest:
-                    broken += not self._take_rest(family, series, rest)
-            elif comment:
-                broken += not self._take_comment(comment)
-            elif other:
-                broken += 1
         self._exposition.broken += broken
         self._ignored.samples.clear()
+
+    def _take(self, line: str) -> bool:
+        """Take a line of whatever kind; return whether it makes sense."""
+        if (found := _SAMPLE.fullmatch(line)) is None:
+            return self._take_comment(line) if line.startswith("#") else not line.strip(" \t")
+        series, name, labels, value, rest = found.groups()
+        family = self._owners.get(name) or self._untyped(name)
+        if series in family.samples or (value[0] in "-nN" and _counts(family, name)):
+            return False
+        family.samples[series] = value
+        if labels is not None:
+            self._labels.add(labels[1:])
+        return not rest or self._take_rest(family, series, rest)
 
     def finish(self) -> None:
         """Say of each family what it is for."""

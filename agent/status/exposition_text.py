@@ -72,7 +72,7 @@ def _older(family: Family) -> Iterator[str]:
 
 def _open(family: Family, known: Mapping[str, Family]) -> Iterator[str]:
     name, kind = family.name, family.kind.value
-    if _is_creation(name, known):
+    if _is_creation(family, known):
         return
     if family.kind is Kind.COUNTER:
         name, kind = _counter(name, known)
@@ -84,23 +84,28 @@ def _open(family: Family, known: Mapping[str, Family]) -> Iterator[str]:
     yield f"# TYPE {name} {kind}\n"
     bounded = family.kind in SUFFIXES
     for series, value in family.samples.items():
-        label = _BOUND.sub(_canonical, series) if bounded else series
+        label = _with_canonical_bound(series) if bounded else series
         yield f"{label} {_value(value)}{_extras(family, series, kind) if family.extras else ''}\n"
 
 
 def _counter(name: str, known: Mapping[str, Family]) -> tuple[str, str]:
     """What a counter's family is called and how it is typed."""
     shorter = name.removesuffix(_TOTAL)
-    if shorter == name or shorter in known or shorter + _CREATED in known:
+    beside = known.get(shorter + _CREATED)
+    if shorter == name or shorter in known or (beside is not None and not _is_creation(beside, known)):
         return name, "unknown"
     return shorter, "counter"
 
 
-def _is_creation(name: str, known: Mapping[str, Family]) -> bool:
-    """Whether these are times of creation as the older format has them: gauges beside the family."""
-    base = name.removesuffix(_CREATED)
-    beside = known.get(base) or known.get(base + _TOTAL)
-    return base != name and beside is not None and beside.kind not in {Kind.GAUGE, Kind.UNTYPED}
+def _is_creation(family: Family, known: Mapping[str, Family]) -> bool:
+    """Whether these are times of creation as the older format has them, gauges beside the family, or look like them."""
+    base = family.name.removesuffix(_CREATED)
+    if base == family.name:
+        return False
+    counter, other = known.get(base + _TOTAL), known.get(base)
+    if other is not None and other.kind in SUFFIXES:
+        return True
+    return counter is not None and counter.kind is Kind.COUNTER and family.kind is Kind.GAUGE
 
 
 def _extras(family: Family, series: str, kind: str) -> str:
@@ -113,16 +118,21 @@ def _value(value: Number | str) -> str:
     return value if isinstance(value, str) else str(value) if isinstance(value, int) else _in_go(value)
 
 
-def _canonical(found: re.Match[str]) -> str:
-    return f'{found[1]}="{_bound(found[2])}"'
+def _with_canonical_bound(series: str) -> str:
+    name, brace, labels = series.partition("{")
+    return name + _canonical(brace + labels) if brace else name
 
 
-@lru_cache(maxsize=256)
-def _bound(text: str) -> str:
+@lru_cache(maxsize=1 << 11)  # the same ones are in many families
+def _canonical(labels: str) -> str:
+    return _BOUND.sub(_bound, labels)
+
+
+def _bound(found: re.Match[str]) -> str:
     try:
-        return _in_go(float(text))
+        return f'{found[1]}="{_in_go(float(found[2]))}"'
     except ValueError:
-        return text
+        return found[0]
 
 
 def _in_go(value: float) -> str:
