@@ -14,6 +14,7 @@ from agent.http.message import Peer, Request, Response
 BODY_LIMIT = 1 << 20
 HEADER_LIMIT = 64 << 10
 READ_TIMEOUT = 60.0  # seconds a client may take to send a whole request, or to take a part of an answer
+SEND_BUFFER = 64 << 10  # bytes that the kernel keeps for a client that does not read; of itself it keeps megabytes
 
 Handler = Callable[[Request], Awaitable[Response]]
 Admission = Callable[[socket.socket], bool]
@@ -30,7 +31,7 @@ class Server:
     def __init__(self, handler: Handler, admission: Admission | None = None, clients_limit: int | None = None) -> None:
         self._handler = handler
         self._admission = admission
-        self._clients_limit = clients_limit or _affordable_clients()
+        self._clients_limit = clients_limit or affordable_clients()
         self._listener: asyncio.Server | None = None
         self._clients: dict[asyncio.Task[None], _Conversation] = {}
 
@@ -55,6 +56,8 @@ class Server:
         if refused or not self._has_room():
             writer.transport.abort()
             return
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        writer.transport.set_write_buffer_limits(high=0)
         conversation = _Conversation(reader, writer, client)
         task = asyncio.get_running_loop().create_task(self._serve(conversation))
         self._clients[task] = conversation
@@ -90,7 +93,7 @@ def _address_of(writer: asyncio.StreamWriter) -> str | None:
     return name[0] if isinstance(name, tuple) else None
 
 
-def _affordable_clients() -> int:
+def affordable_clients() -> int:
     """So many that the descriptors of the agent itself are never all theirs."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(8, min(256, descriptors // 8))

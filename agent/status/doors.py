@@ -16,12 +16,13 @@ from typing import Any, Final
 
 from agent.core.errors import AgentError
 from agent.http.message import Headers, Request, Response
+from agent.http.server import affordable_clients
 from agent.status.actions import Actions
 from agent.status.health import Health
 from agent.status.overview import Overview, document
 from agent.status.page import Page
 from agent.status.statistics import Statistics
-from agent.status.stream import Stream
+from agent.status.stream import WATCHERS_LIMIT, Stream
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -43,7 +44,8 @@ class Doors:
         actions: Actions | None,
         note: Callable[[str], None],
     ) -> None:
-        self.stream = Stream(overview)
+        # Where there are few descriptors, those who watch leave room for those who probe.
+        self.stream = Stream(overview, max(1, min(WATCHERS_LIMIT, affordable_clients() // 4)))
         self._overview = overview
         self._actions = actions
         self._note = note

@@ -25,7 +25,7 @@ class _Leaping(selectors.SelectSelector):
 
 
 class Clockwork(asyncio.SelectorEventLoop):
-    """`wakeups` is how often a timer ended a wait."""
+    """Time passes when everybody waits."""
 
     def __init__(self) -> None:
         self.selector = _Leaping()
@@ -34,6 +34,12 @@ class Clockwork(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Seconds since the beginning."""
         return self.selector.now
+
+    @property
+    def timers(self) -> list[asyncio.TimerHandle]:
+        """What is yet to happen."""
+        scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]  # of CPython's loop
+        return [timer for timer in scheduled if not timer.cancelled()]
 
     @property
     def wakeups(self) -> int:

@@ -37,7 +37,7 @@ def facts(serial: str, left: timedelta, name: str = "web.example") -> Facts:
         key_type="ECDSA P-256",
         not_before=NOW + left - timedelta(days=90),
         not_after=NOW + left,
-        fingerprint="ab" * 32,
+        fingerprint=serial.zfill(64),
     )
 
 
@@ -145,8 +145,8 @@ def overview(now: datetime = NOW) -> Overview:
                 "1d1e2f3a4b5c",
                 (Change("web", "1f01", "1f02"),),
                 (
-                    Phase("start", 0.08),
                     Phase("launch", 0.002),
+                    Phase("start", 0.08),
                     Phase("judge", 0.004),
                     Phase("open", 0.006),
                     Phase("handover", 0.003),

@@ -122,6 +122,7 @@ def test_without_watchers_there_is_no_timer_and_nothing_is_made() -> None:
         source = Source()
         stream = Stream(source.read)
         stream.changed()
+        assert not clockwork().timers
         await asyncio.sleep(100)
         assert (clockwork().wakeups, source.made) == (1, 0)
         await watch(stream, 3.0)
@@ -129,6 +130,7 @@ def test_without_watchers_there_is_no_timer_and_nothing_is_made() -> None:
         await asyncio.sleep(3)
         before = clockwork().wakeups
         stream.changed()
+        assert not clockwork().timers
         await asyncio.sleep(100)
         assert (clockwork().wakeups - before, source.made - made) == (1, 0)
         assert await watch(stream, 2.1) == [206.0, 208.0], "it goes on"

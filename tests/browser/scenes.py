@@ -1,0 +1,155 @@
+"""The play: two rotations with their drains, a certificate that is refused, and worse."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from agent.status.overview import (
+    AttemptView,
+    Authorities,
+    Blocked,
+    CertificateSet,
+    Change,
+    EpochView,
+    Evidence,
+    Facts,
+    ListenerView,
+    Overview,
+    Phase,
+    Refused,
+    Seen,
+)
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+WHY = "cannot use /etc/certs/api/tls.crt: it does not fit /etc/certs/api/tls.key; write both, the last good serve on"
+
+
+def _ago(seconds: float) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=seconds)
+
+
+def facts(name: str, serial: str, days: float = 60) -> Facts:
+    """A leaf of ninety days."""
+    end = _ago(0) + timedelta(days=days)
+    names = (f"DNS:{name}.example", f"URI:spiffe://example/{name}")
+    start, print_ = end - timedelta(days=90), serial.rjust(64, "0")
+    return Facts(f"CN={name}", names, names[1][4:], "CN=an authority", serial, "ECDSA P-256", start, end, print_)
+
+
+def certificates(web: str, api: str = "7c41e0d25f0a9b83c6d24e1f") -> tuple[CertificateSet, ...]:
+    """Two pairs, the first with a bundle."""
+    bundle = Authorities("/etc/certs/web/ca.crt", 2, _ago(0) + timedelta(days=900))
+    leaf, other = facts("web", web), facts("api", api, 41)
+    return (
+        CertificateSet("web", "/etc/certs/web/tls.crt", "/etc/certs/web/tls.key", leaf, leaf, (bundle,)),
+        CertificateSet("api", "/etc/certs/api/tls.crt", "/etc/certs/api/tls.key", other, other),
+    )
+
+
+def serving(number: int, seconds: float) -> EpochView:
+    """The one that serves, for so long."""
+    begun, since = _ago(seconds + 0.1), _ago(seconds)
+    return EpochView(number, "serving", "serving", f"{number}d1e2f3a4b5c", 100 + number, begun, since, memory=54 << 20)
+
+
+def draining(number: int, seconds: float, left: int, first: int) -> EpochView:
+    """One that has drained for so long, of ten minutes that it has."""
+    old = replace(serving(number, seconds), state="draining", stage="draining", started_at=_ago(seconds + 900))
+    return replace(old, deadline=_ago(seconds - 600), connections=left, connections_at_first=first, memory=38 << 20)
+
+
+def candidate(number: int) -> EpochView:
+    """One at the gate."""
+    made = replace(serving(number, 0.02), state="candidate", stage="waiting", memory=None)
+    return replace(made, deadline=_ago(-29.9))
+
+
+def attempt(number: int, seconds: float, before: str, after: str, cut: int | None = None) -> AttemptView:
+    """One that has succeeded, so long ago."""
+    spans = {"launch": 0.004, "start": 0.081, "judge": 0.004, "open": 0.006, "handover": 0.003}
+    phases = tuple(Phase(*one) for one in spans.items())
+    found = Evidence(3, 0, 0, (Seen("tcp://0.0.0.0:15443", after, matches=True),), cut)
+    change = (Change("web", before, after),)
+    digests = f"{number}d1e2f3a4b5c", f"{number - 1}d1e2f3a4b5c"
+    return AttemptView(number, "certificate", "serving", "", _ago(seconds), *digests, change, phases, found)
+
+
+def calm() -> Overview:
+    """All is well."""
+    first = AttemptView(7, "start", "serving", "", _ago(86_000), "7d1e2f3a4b5c", None, (), (Phase("start", 0.12),))
+    return Overview(
+        at=_ago(0),
+        version="0.1.0",
+        pid=1,
+        started_at=_ago(86_400),
+        ready=True,
+        reason="",
+        sentence="epoch 7 serves",
+        epoch=7,
+        epochs=(serving(7, 86_000),),
+        certificates=certificates("1f01"),
+        listeners=(ListenerView("tcp://0.0.0.0:15443", 2, 0), ListenerView("unix:///run/app.sock", 1, None)),
+        rotations=(first,),
+    )
+
+
+def tried() -> Overview:
+    """A new certificate has come, and a candidate is at the gate."""
+    run = replace(attempt(8, 0.1, "1f01", "1f02"), outcome="running", phases=(Phase("start", 0.081),), evidence=None)
+    base = calm()
+    return replace(base, epochs=(*base.epochs, candidate(8)), rotations=(run, *base.rotations))
+
+
+def rotated(seconds: float = 5, left: int = 40) -> Overview:
+    """It serves, and the one before drains."""
+    base = calm()
+    return replace(
+        base,
+        epoch=8,
+        epochs=(draining(7, seconds, left, 40), serving(8, seconds)),
+        certificates=certificates("1f02"),
+        rotations=(attempt(8, seconds, "1f01", "1f02"), *base.rotations),
+        listeners=(ListenerView("tcp://0.0.0.0:15443", 2, 3), base.listeners[1]),
+    )
+
+
+def rotated_again() -> Overview:
+    """Another rotation: two drain beside the one that serves."""
+    base = rotated(125, 12)
+    return replace(
+        base,
+        epoch=9,
+        epochs=(base.epochs[0], draining(8, 45, 31, 33), serving(9, 45)),
+        certificates=certificates("1f03"),
+        rotations=(attempt(9, 45, "1f02", "1f03"), *base.rotations),
+    )
+
+
+def refused(why: str = WHY, path: str = "/etc/certs/api/tls.crt") -> Overview:
+    """A pair on the disk does not fit, while the two drain."""
+    base = rotated_again()
+    web, api = base.certificates
+    api = replace(api, disk=facts("api", "7c41e0d25f0a9b83c6d24e20", 90), in_sync=False, refused=why)
+    return replace(
+        base,
+        certificates=(web, api),
+        refused=(Refused(path, "mismatch", why, "api"),),
+        blocked=(Blocked.REFUSED_FILES,),
+        out_of_sync_since=_ago(30),
+    )
+
+
+def hostile() -> Overview:
+    """Whoever names files writes markup."""
+    base = refused(f"cannot use it: {HOSTILE}", f"/etc/{HOSTILE}.crt")
+    bad = replace(base.rotations[0], outcome="refused", reason=HOSTILE, trigger=HOSTILE, evidence=None)
+    named = replace(base.certificates[0], name=HOSTILE)
+    door = ListenerView(f"unix:///{HOSTILE}", 1, 0)
+    return replace(
+        base, rotations=(bad,), certificates=(named,), listeners=(door,), ready=False, reason=HOSTILE, version=HOSTILE
+    )
+
+
+def broken() -> Overview:
+    """Nothing serves."""
+    base = refused()
+    return replace(base, ready=False, reason="no epoch serves", epoch=None, epochs=(), blocked=(Blocked.RETRY,))

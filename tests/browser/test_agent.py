@@ -1,0 +1,106 @@
+"""The page of the real agent with the real sidecar, in a network with no way out, while it rotates and refuses."""
+
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.browser.chromium import PHONE, Tab, browser, tab
+from tests.system.bed import Bed
+from tests.system.certificates import Files, serial
+from tests.system.eventually import eventually
+from tests.system.proxies import needed
+from tests.system.room import open_room
+from tests.system.wire import connect, tls_context
+
+DRAINS = ["--drain-time", "20s", "--drain-deadline", "40s"]
+
+
+@contextmanager
+def running() -> Iterator[Bed]:
+    """An agent that is ready, in a room of its own."""
+    with open_room() as room:
+        bed = Bed(room=room, name="b", binary=needed("sidecar").binary, proxy_args=[], more_flags=DRAINS)
+        try:
+            bed.start()
+            yield bed
+        except BaseException:
+            sys.stderr.write(bed.journal.tail())
+            raise
+        finally:
+            bed.stop(within=15)
+
+
+@contextmanager
+def clients(bed: Bed, count: int) -> Iterator[list[socket.socket]]:
+    """So many clients, each in the middle of a request."""
+    with ExitStack() as stack:
+        made = [stack.enter_context(connect(bed.tls, tls_context())) for _ in range(count)]
+        for one in made:
+            one.sendall(b"GET / HTTP/1.1\r\nHost: te")
+        yield made
+
+
+@pytest.mark.timeout(120)
+def test_it_follows_the_real_agent(tmp_path: Path) -> None:
+    with running() as bed, browser() as chromium, tab(chromium, f"http://127.0.0.1:{bed.status.port}/") as seen:
+        seen.says("Ready. Epoch 1 serves.")
+        assert f"…{serial(bed.mint.newest):x}"[-4:] in seen.text("#certificates")
+        assert "start" in seen.text("#rotations")
+        with clients(bed, 5) as first:
+            bed.rotate()
+            seen.says("Ready. Epoch 2 serves, 1 drains.")
+            seen.has("#rotations tr:first-child", "certificate")
+            with clients(bed, 3) as second:
+                bed.rotate()
+                seen.says("Ready. Epoch 3 serves, 1 and 2 drain.")
+                _counts(seen, "3 of 3 connections left", "5 of 5 connections left")
+                _leave(first, 2)
+                _counts(seen, "3 of 3 connections left", "3 of 5 connections left")
+                _refuse(bed, seen)
+                _look(seen, tmp_path)
+                _leave(second, 3)
+                seen.says("Ready. Epoch 3 serves, 1 drains.", within=10)
+        bed.rotate()
+        seen.says("Ready. Epoch 4 serves", within=10)
+        eventually(lambda: not seen.page.is_visible("#refused-section"), within=5, what="nothing is refused")
+        assert [text.split(" certificate,")[0] for text in seen.all("#rotations tr")][:3] == [
+            "Epoch 4 serving",
+            "Epoch 3 serving",
+            "Epoch 2 serving",
+        ]
+
+
+def _counts(seen: Tab, *counts: str) -> None:
+    """Wait until the drains, newest first, are told so."""
+    told: Callable[[], bool] = lambda: tuple(text.split(" cut")[0] for text in seen.all(".drain:visible")) == counts  # noqa: E731
+    eventually(told, within=8, what=f"{counts}")
+
+
+def _leave(clients: list[socket.socket], count: int) -> None:
+    for _ in range(count):
+        clients.pop().close()
+
+
+def _refuse(bed: Bed, seen: Tab) -> None:
+    """Write two files that do not fit."""
+    one, other = bed.mint.spare(), bed.mint.spare()
+    bed.layout.again(bed.certs, Files(one.chain_pem, other.key_pem))
+    seen.has("#troubles", "refused", within=10)
+    assert str(bed.certs) in seen.text("#refused")
+    assert "does not fit" in seen.text("#refused")
+    assert "refused" in seen.all("#certificates .badge")
+
+
+def _look(seen: Tab, tmp_path: Path) -> None:
+    """In every light and width it can be read."""
+    for scheme in ("light", "dark"):
+        for name, (width, height) in {"": (1200, 900), "-phone": PHONE}.items():
+            seen.page.emulate_media(color_scheme=scheme)
+            seen.page.set_viewport_size({"width": width, "height": height})
+            assert seen.offences() == []
+            assert not seen.is_too_wide()
+            seen.shoot(f"agent-{scheme}{name}", tmp_path)
