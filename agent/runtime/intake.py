@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.core.contents import Contents, Missing
 from agent.core.discovery import Discovery, discover, strays
 from agent.core.errors import BadInput
-from agent.core.references import Reference
+from agent.core.references import Reference, Role
 from agent.core.transaction import LastGood, Outcome, weigh
 from agent.dialects.configuration import Configuration
 from agent.dialects.small import bootstrap
@@ -179,9 +179,10 @@ class Intake:
         What was there only for a moment, under the names of a write under way, is forgotten with it.
         """
         found = await self.discover()
-        units = {each.unit for each in found.references}
+        paired = [each for each in found.references if each.role in {Role.CHAIN, Role.KEY}]
+        units = {each.unit for each in paired}
         kept = [each for each in self._found if each.unit not in units and each.unit in self._last_good.units]
-        self._found = sorted({*found.references, *kept}, key=lambda each: (each.unit, each.role.value, each.path))
+        self._found = sorted({*paired, *kept}, key=lambda each: (each.unit, each.role.value, each.path))
         if not self._found:
             where = ", ".join(map(str, self._settings.certificates))
             unreadable = (f"cannot use {each.path}: {each.why}; {each.remedy}" for each in found.unreadable)

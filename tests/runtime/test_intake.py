@@ -1,14 +1,20 @@
 """The small bootstrap follows the files of a directory, whatever names they have while they are written."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+from agent.core.transaction import LastGood, weigh
 from agent.host.watching import Watcher
 from agent.runtime.intake import Intake
-from agent.runtime.material import Storeroom
+from agent.runtime.material import Material, Storeroom
 from agent.runtime.programs import Programs
 from agent.runtime.settings import Settings
-from tests.pki import Authority
+from tests.pki import Authority, Leaf
 
 
 def write(directory: Path, chain: str, key: str) -> None:
@@ -18,19 +24,42 @@ def write(directory: Path, chain: str, key: str) -> None:
     (directory / key).write_bytes(leaf.key_pem)
 
 
-async def test_names_of_a_write_under_way_are_forgotten_with_it(tmp_path: Path) -> None:
+def write_itself(directory: Path, chain: str, key: str) -> None:
+    """Put a new pair under these names whose certificate is its own authority, as `openssl req -x509` makes one."""
+    authority = Authority.create("a.test")
+    (directory / chain).write_bytes(authority.pem)
+    (directory / key).write_bytes(Leaf(authority.certificate, authority.pem, authority.key).key_pem)
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[Intake]:
+    """An intake of this directory, without a configuration."""
     settings = Settings(
         proxy="/bin/true",
-        certificates=(tmp_path,),
+        certificates=(directory,),
         config=None,
         watched=(),
-        run_directory=tmp_path / "run",
+        run_directory=directory / "run",
         listen="tcp://127.0.0.1:1",
         forward="tcp://127.0.0.1:2",
     )
     watcher = Watcher(lambda _: None, notice=lambda _: None, loop=asyncio.get_running_loop())
-    intake = Intake(settings, Programs(Path("/bin/true"), None), Storeroom(), watcher)
     try:
+        yield Intake(settings, Programs(Path("/bin/true"), None), Storeroom(), watcher)
+    finally:
+        watcher.close()
+
+
+async def serve(intake: Intake, directory: Path) -> None:
+    """Let what the directory holds have served."""
+    references = (await intake.discover()).references
+    contents = {each.path: Path(each.path).read_bytes() for each in references}
+    outcome = weigh(references, contents, LastGood(), datetime.now(UTC))
+    intake.serves(cast("Material", SimpleNamespace(outcome=outcome, source=None)))
+
+
+async def test_names_of_a_write_under_way_are_forgotten_with_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as intake:
         write(tmp_path, "tls.crt", "tls.key")
         at_rest = await intake.small()
         write(tmp_path, "crt.new", "key.new")
@@ -39,5 +68,15 @@ async def test_names_of_a_write_under_way_are_forgotten_with_it(tmp_path: Path) 
         await intake.small()
         (tmp_path / "key.new").rename(tmp_path / "tls.key")
         assert await intake.small() == at_rest
-    finally:
-        watcher.close()
+
+
+async def test_a_certificate_of_its_own_authority_is_no_bundle_until_its_key_comes(tmp_path: Path) -> None:
+    with opened(tmp_path) as intake:
+        write_itself(tmp_path, "tls.crt", "tls.key")
+        at_rest = await intake.small()
+        await serve(intake, tmp_path)
+        write_itself(tmp_path, ".crt", ".key")
+        (tmp_path / ".crt").rename(tmp_path / "tls.crt")
+        assert await intake.small() == at_rest
+        (tmp_path / ".key").rename(tmp_path / "tls.key")
+        assert await intake.small() == at_rest
