@@ -23,7 +23,8 @@ def draw(inventory: Inventory, sheet: Sheet) -> None:
 def _findings(inventory: Inventory, sheet: Sheet) -> None:
     level = Level(inventory.level)
     if not inventory.findings:
-        sheet.say((f"ok: {plural(len(inventory.sets), 'set')}, and what is on the disk serves", "bold green"))
+        sets = f"{plural(len(inventory.sets), 'set')}, and what is on the disk serves"
+        sheet.say((f"ok: {sets if inventory.sets else 'no certificate is in use'}", "bold green"))
     for number, finding in enumerate(inventory.findings):
         style = _STYLES[finding.level]
         words = (f"{finding.level.name.lower()}: ", f"bold {_STYLES[level]}" if number == 0 else style)

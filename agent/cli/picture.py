@@ -53,10 +53,10 @@ def answer(overview: Overview) -> str:
 
 
 def _headline(overview: Overview) -> str:
+    """The same without what the next lines tell, and with the time that is left."""
     ends = _end(overview)
-    if not overview.ready or ends is None:
-        return answer(overview)
-    return f"ready: epoch {overview.epoch} serves, certificate until {moment(ends)} ({left(ends, overview.at)})"
+    until = "" if ends is None else f", certificate until {moment(ends)} ({left(ends, overview.at)})"
+    return f"ready: epoch {overview.epoch} serves{until}" if overview.ready else answer(overview)
 
 
 def _end(overview: Overview) -> datetime | None:

@@ -20,6 +20,7 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, seque
 _QUESTION = struct.Struct("=BBBBI2s46x")  # struct inet_diag_req_v2: family, protocol, …, states, source port, any
 _ANSWER = struct.Struct("=44xQ16xI")  # struct inet_diag_msg: …, cookie, …, inode
 _CHUNK = 64 << 10
+_TIMEOUT = 1.0  # it answers at once, where it answers
 
 
 def clients(ports: Collection[int]) -> frozenset[int]:
@@ -29,6 +30,7 @@ def clients(ports: Collection[int]) -> frozenset[int]:
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _SOCK_DIAG) as asked:
+            asked.settimeout(_TIMEOUT)
             families = (socket.AF_INET, socket.AF_INET6)
             each = ((family, port) for port in sorted(ports)[:LIMIT] for family in families)
             return frozenset(number for family, port in each for number in _ask(asked, family, port))

@@ -34,6 +34,7 @@ class Chronicle:
         self._proves = proves
         self._tasks = Tasks()
         self._held_since: float | None = None
+        self._queued = 0  # clients that waited as the last gate was opened
         self._counters = listen_counters.read()
 
     async def close(self) -> None:
@@ -61,15 +62,14 @@ class Chronicle:
                 self._held_since = event.at
             case do.RefuseClients():
                 self._held_until(event.at)
+            case do.OpenGate():
+                vault = self._stage.ports.vault
+                self._queued = sum(map(vault.queued, vault.places()))
             case do.CommitEpoch():
                 self._held_until(event.at)
-                self._committed(effect.epoch)
+                self._history.committed(effect.epoch, self._queued)
             case _:
                 pass
-
-    def _committed(self, number: int) -> None:
-        vault = self._stage.ports.vault
-        self._history.committed(number, sum(map(vault.queued, vault.places())))
 
     def _held_until(self, at: float) -> None:
         if self._held_since is not None:
@@ -113,7 +113,9 @@ class Chronicle:
         seen: tuple[Seen, ...] = ()
         if self._proves:
             try:
-                seen = await prove(living.console.path, tuple(living.material.outcome.leaves.values()))
+                units = living.material.outcome.units.values()
+                leaves = [chain.leaf for unit in units for chain in unit.chains]
+                seen = await prove(living.console.path, leaves)
             except MachineError as error:
                 say(logging.DEBUG, "rotation.unproved", str(error))
         self._history.proved(living.number, seen)

@@ -12,19 +12,17 @@ import asyncio
 import errno
 import logging
 import math
-import select
-import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from agent.dialects.console import EpochConsole
 from agent.handoff.vault import Place, Vault
-from agent.host import accept_queues, clock, throttling
+from agent.host import clock, throttling
 from agent.host.log import say
 from agent.host.throttling import Throttled
 from agent.http import client
+from agent.runtime.queues import Queues, is_anybody_waiting, look_at, opened
 from agent.runtime.tasks import Tasks
 
 _QUESTION = "/ready"
@@ -49,29 +47,6 @@ class Serving(Protocol):
     def console(self) -> EpochConsole:
         """Its console."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Queues:
-    """Where clients wait, and how many: at least one, where the kernel does not tell. `clients` are those it names."""
-
-    lengths: Mapping[Place, int]
-    clients: frozenset[int]
-
-    def moved_since(self, before: "Queues") -> bool:
-        """Whether somebody was accepted meanwhile.
-
-        A queue that grows says nothing: new clients come to one that hangs, too. Nor does one whose name is gone
-        because the client has reset what it waited on: it keeps its place without a name.
-        """
-        if any(self.lengths.get(place, 0) < length for place, length in before.lengths.items()):
-            return True
-        return len(before.clients - self.clients) > max(0, self.nameless - before.nameless)
-
-    @property
-    def nameless(self) -> int:
-        """How many of those who wait the kernel does not name."""
-        return sum(self.lengths.values()) - len(self.clients)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +141,7 @@ class Watch:
                 quiet = clock.monotonic() - armed_at > pause
                 pause = self._pace.first if quiet else min(2 * pause, self._pace.longest)
                 await asyncio.sleep(pause)  # whoever accepts at all does so meanwhile
-                if self._still_serves(epoch) and _is_anybody_waiting(self._vault):
+                if is_anybody_waiting(self._vault):
                     await self._suspect(epoch)
         except OSError as error:
             text = f"cannot watch the queues of epoch {epoch.number}: {error.strerror}; if it hangs, nobody says so"
@@ -176,7 +151,7 @@ class Watch:
         """Return when a queue is not empty. Nothing runs until then, and the kernel is asked for no more after it."""
         loop = asyncio.get_running_loop()
         self._look = loop.create_future()
-        with _queues(self._vault) as (queues, _):
+        with opened(self._vault) as (queues, _):
             loop.add_reader(queues.fileno(), self._look_soon)
             try:
                 await self._look
@@ -191,13 +166,13 @@ class Watch:
 
     async def _suspect(self, epoch: Serving) -> None:
         """Return when the epoch shows a sign of life, or serves no more."""
-        waiting = _look_at(self._vault, by_name=False)
+        waiting = look_at(self._vault, by_name=False)
         question: asyncio.Task[bool] | None = None
         spell = _Spell(self._throttled())
         try:
             while True:
                 await _pass(question, self._pace.interval)
-                before, waiting = waiting, _look_at(self._vault, by_name=question is not None)
+                before, waiting = waiting, look_at(self._vault, by_name=question is not None)
                 if (
                     not self._still_serves(epoch)
                     or waiting.moved_since(before)
@@ -253,45 +228,6 @@ class _Spell:
             self._since = now
         self._looked_at, self._throttled = now, throttled
         self.seconds = now - self._since
-
-
-@contextmanager
-def _queues(vault: Vault) -> Iterator[tuple[select.epoll, dict[int, Place]]]:
-    """Everything in the vault that accepts, readable as one: made anew each time.
-
-    A socket that the vault has closed while a proxy still has it would stay in an older one for ever.
-    """
-    places = {}
-    with select.epoll() as queues:
-        for place in vault.places():
-            descriptor = vault.lend(place)
-            if descriptor is not None and _accepts(descriptor):
-                queues.register(descriptor, select.EPOLLIN)
-                places[descriptor] = place
-        yield queues, places
-
-
-def _accepts(descriptor: int) -> bool:
-    """Whether it listens: one that does not is always readable."""
-    held = socket.socket(fileno=descriptor)
-    try:
-        return held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
-    finally:
-        held.detach()
-
-
-def _is_anybody_waiting(vault: Vault) -> bool:
-    with _queues(vault) as (queues, _):
-        return bool(queues.poll(0, 1))
-
-
-def _look_at(vault: Vault, *, by_name: bool) -> Queues:
-    """Names cost the kernel a walk through all its connections."""
-    with _queues(vault) as (queues, places):
-        ready = [places[descriptor] for descriptor, _ in queues.poll(0, max(1, len(places)))]
-    ports = {int(place.address.rpartition(":")[2]) for place in ready if place.address.startswith("tcp://")}
-    lengths = {place: max(1, vault.queued(place)) for place in ready}
-    return Queues(lengths, accept_queues.clients(ports) if by_name and ports else frozenset())
 
 
 async def _ask(console: EpochConsole) -> bool:

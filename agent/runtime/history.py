@@ -115,7 +115,7 @@ class History:
     # Evidence
 
     def committed(self, epoch: int, queued: int) -> None:
-        """This epoch serves; so many clients waited at that moment."""
+        """This epoch serves; so many clients waited when its gate was opened."""
         if (record := self._records.get(epoch)) is not None:
             record.evidence = Evidence(queued, None, None)
 

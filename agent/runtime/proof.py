@@ -123,7 +123,10 @@ async def _certificate(listener: TlsListener) -> bytes:
 async def _shake(connection: socket.socket, server_name: str | None) -> bytes:
     loop = asyncio.get_running_loop()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    handshake = _CONTEXT.wrap_bio(incoming, outgoing, server_hostname=server_name)
+    name = (
+        None if server_name is None else server_name.encode("ascii")
+    )  # of text, Python would import more to encode it
+    handshake = _CONTEXT.wrap_bio(incoming, outgoing, server_hostname=name)
     while True:
         try:
             handshake.do_handshake()

@@ -9,25 +9,22 @@ last time before it ends, so that what it counted outlives it.
 """
 
 import asyncio
-import codecs
-import ipaddress
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
-from urllib.parse import urlsplit
+from typing import Protocol
 
-import h11
-
-from agent.core.errors import MachineError, UsageError
+from agent.core.errors import MachineError
 from agent.epoch.exposition import extracted
 from agent.host.log import say
 from agent.host.run_directory import RunDirectory
 from agent.http.client import stream
 from agent.http.message import Request, Response
+from agent.runtime.application import Application as Application  # noqa: PLC0414  # whoever makes a Scraping needs it
 from agent.stats.errors import Refused, Unpublished
 from agent.stats.reader import Segment
 from agent.stats.snapshot import Snapshot
@@ -83,6 +80,16 @@ class Epoch(Protocol):
         ...
 
     @property
+    def was_asked(self) -> bool:
+        """Whether it was told to exit."""
+        ...
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it was made to exit."""
+        ...
+
+    @property
     def home(self) -> Path:
         """Its directory."""
         ...
@@ -102,42 +109,13 @@ class Epochs:
     counted: Callable[[], Snapshot]
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
-    """Where the application tells its metrics."""
-
-    host: str
-    port: int
-    target: str
-    authority: str
-
-    @classmethod
-    def parse(cls, url: str) -> Self:
-        """Read `http://host[:port][/path]`; without a path it is /metrics. Raises `UsageError`."""
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port or 80
-        except ValueError as error:
-            message = f"cannot use --app-metrics {url}: {error}"
-            raise UsageError(message) from error
-        if parts.scheme != "http" or not host or parts.username is not None:
-            message = f"cannot use --app-metrics {url}: it is not of the form http://host:port/path"
-            raise UsageError(message)
-        if not _is_address(host):
-            codecs.lookup(
-                "idna"
-            )  # now, and not at the first look-up of a name: an upgrade may have replaced it by then
-        query = f"?{parts.query}" if parts.query else ""
-        return cls(host, port, (parts.path or "/metrics") + query, parts.netloc)
-
-
 @dataclass(slots=True)
 class _Round:
-    """One look at all sources. `short`: sources that were counted as failed already; `asking`: how many wait for it."""
+    """One look at all sources. `tasks`: with what to do about one that is late; `asking`: how many wait for it."""
 
     answered: set[int] = field(default_factory=set)
     application: Exposition | None = None
-    tasks: dict[asyncio.Task[None], Source | None] = field(default_factory=dict)
+    tasks: dict[asyncio.Task[None], Callable[[], None]] = field(default_factory=dict)
     texts: dict[tuple[bool, int], asyncio.Task[bytes]] = field(default_factory=dict)
     short: set[Source] = field(default_factory=set)
     asking: int = 0
@@ -206,7 +184,7 @@ class Scraping:
             try:
                 async with asyncio.timeout(LAST_LOOK):
                     await self._see(living)
-            except (OSError, ValueError, h11.ProtocolError) as error:
+            except (OSError, ValueError) as error:
                 say(logging.DEBUG, "metrics.unseen", f"what epoch {living.number} counted last is not known: {error}")
 
     def retire(self, number: int) -> None:
@@ -223,7 +201,9 @@ class Scraping:
             say(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
 
     async def close(self) -> None:
-        """Ask nobody any more."""
+        """Ask nobody any more, and keep what is known."""
+        if self._lineage.live:
+            self.remember()
         tasks = [*self._round.tasks, *self._round.texts.values()]
         for task in tasks:
             task.cancel()
@@ -240,11 +220,12 @@ class Scraping:
         for epoch in epochs:
             if not self._shares(epoch):
                 task = asyncio.create_task(self._ask_epoch(fresh, epoch), name=f"metrics of epoch {epoch.number}")
-                fresh.tasks[task] = Source.EPOCH if epoch.has_served else None
+                fresh.tasks[task] = partial(self._fail, fresh, Source.EPOCH, epoch)
         if self._application is not None:
             asking = self._ask_application(fresh, self._application, openmetrics=openmetrics)
-            fresh.tasks[asyncio.create_task(asking, name="metrics of the application")] = Source.APPLICATION
-        fresh.tasks[asyncio.create_task(self._measure_lag(), name="lag")] = None
+            task = asyncio.create_task(asking, name="metrics of the application")
+            fresh.tasks[task] = partial(self._fail, fresh, Source.APPLICATION)
+        fresh.tasks[asyncio.create_task(self._measure_lag(), name="lag")] = lambda: None
         return fresh
 
     def _shares(self, living: Epoch) -> bool:
@@ -259,60 +240,51 @@ class Scraping:
         return True
 
     async def _ask_epoch(self, fresh: _Round, living: Epoch) -> None:
-        source = Source.EPOCH if living.has_served else None  # a candidate's console may not be there yet
         try:
             async with asyncio.timeout(self._limits.seconds):
                 exposition = await self._see(living)
-        except (OSError, ValueError, h11.ProtocolError) as error:
+        except (OSError, ValueError) as error:
             say(logging.DEBUG, "metrics.unavailable", f"epoch {living.number} does not tell its metrics: {error}")
-            self._fail(fresh, source)
+            self._fail(fresh, Source.EPOCH, living)
             return
         fresh.answered.add(living.number)
         if exposition.broken:
-            self._fail(fresh, source)
+            self._fail(fresh, Source.EPOCH, living)
 
     async def _see(self, living: Epoch) -> Exposition:
         request = Request("GET", _CONSOLE, (("accept", _ACCEPT[False]),))
         async with stream(living.console.path, request) as response:
-            assert not isinstance(response.body, bytes)
-            exposition = await self._read(response.status, dict(response.headers), response.body)
+            exposition = await self._read(response)
         self._lineage.see(living.number, exposition)
         return exposition
 
     async def _ask_application(self, fresh: _Round, application: Application, *, openmetrics: bool) -> None:
-        headers = [
-            ("host", application.authority),
-            ("accept", _ACCEPT[openmetrics]),
-            ("connection", "close"),
-            ("x-prometheus-scrape-timeout-seconds", str(self._limits.seconds)),
-        ]
-        request = h11.Request(method="GET", target=application.target, headers=headers)
+        patience = ("x-prometheus-scrape-timeout-seconds", str(self._limits.seconds))
         try:
-            async with asyncio.timeout(self._limits.seconds), AsyncExitStack() as stack:
-                reader, writer = await asyncio.open_connection(application.host, application.port)
-                stack.callback(writer.transport.abort)
-                status, kind, body = await _exchange(reader, writer, request)
-                fresh.application = await self._read(status, kind, body)
-        except (OSError, ValueError, h11.ProtocolError) as error:
+            async with asyncio.timeout(self._limits.seconds):
+                async with application.ask((("accept", _ACCEPT[openmetrics]), patience)) as response:
+                    fresh.application = await self._read(response)
+        except (OSError, ValueError) as error:
             say(logging.DEBUG, "metrics.unavailable", f"the application does not tell its metrics: {error}")
             self._fail(fresh, Source.APPLICATION)
             return
         if fresh.application.broken:
             self._fail(fresh, Source.APPLICATION)
 
-    async def _read(self, status: int, headers: dict[str, str], body: AsyncIterator[bytes]) -> Exposition:
+    async def _read(self, response: Response) -> Exposition:
         """Read an answer; raise ValueError if it is none, or too long."""
-        if status != 200:
-            message = f"the answer is {status}"
+        if response.status != 200:
+            message = f"the answer is {response.status}"
             raise ValueError(message)
+        assert not isinstance(response.body, bytes)
         parts, size = [], 0
-        async for part in body:
+        async for part in response.body:
             parts.append(part)
             if (size := size + len(part)) > self._limits.size:
                 message = f"the answer is longer than {self._limits.size} bytes"
                 raise ValueError(message)
         exposition = Exposition()
-        kind = headers.get("content-type", "")
+        kind = dict(response.headers).get("content-type", "")
         await _gently(reading(exposition, b"".join(parts), openmetrics=is_openmetrics(kind)))
         return exposition
 
@@ -323,9 +295,13 @@ class Scraping:
         await asyncio.sleep(_PROMPTLY)
         self._metrics.lagged(max(0.0, loop.time() - due))
 
-    def _fail(self, now: _Round, source: Source | None) -> None:
-        """Count a source that was left out, once in a round."""
-        if source is not None and source not in now.short:
+    def _fail(self, now: _Round, source: Source, living: Epoch | None = None) -> None:
+        """Count a source that was left out, once in a round.
+
+        Not an epoch whose console may not be there yet, or may not be there any more.
+        """
+        excused = living is not None and (not living.has_served or living.was_asked or living.was_killed)
+        if not excused and source not in now.short:
             now.short.add(source)
             self._metrics.scrape_failed(source)
 
@@ -348,9 +324,9 @@ class Scraping:
 
     async def _write(self, now: _Round, *, openmetrics: bool) -> bytes:
         for task in now.left:
-            self._fail(now, now.tasks[task])
+            now.tasks[task]()
         sums = Exposition()
-        counted = _from_snapshot(self._epochs.counted()) if self._sharing else None
+        counted = exposition_of(self._epochs.counted())
         await _gently(summing(sums, self._lineage.parts(self._epochs.serving(), now.answered, counted)))
         own = Exposition()
         await _gently(reading(own, self._metrics.expose(openmetrics=openmetrics), openmetrics=openmetrics))
@@ -393,40 +369,13 @@ async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIt
             yield part
 
 
-async def _exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: h11.Request
-) -> tuple[int, dict[str, str], AsyncIterator[bytes]]:
-    """Make one request over a connection; return the status, the headers and the body as it comes."""
-    machine = h11.Connection(h11.CLIENT)
-    writer.write(b"".join(machine.send(event) or b"" for event in (request, h11.EndOfMessage())))
-    await writer.drain()
-
-    async def next_event() -> object:
-        while (event := machine.next_event()) is h11.NEED_DATA:
-            machine.receive_data(await reader.read(64 << 10))
-        return event
-
-    async def body() -> AsyncIterator[bytes]:
-        while isinstance(data := await next_event(), h11.Data):
-            yield bytes(data.data)
-
-    head = await next_event()
-    while isinstance(head, h11.InformationalResponse):
-        head = await next_event()
-    if not isinstance(head, h11.Response):
-        message = "cannot read the answer: the connection ended before it"
-        raise ConnectionError(message)
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-    return head.status_code, headers, body()
-
-
 async def _gently(steps: Iterator[None]) -> None:
     """Take steps, and let others do something in between."""
     for _ in steps:
         await asyncio.sleep(0)
 
 
-def _from_snapshot(snapshot: Snapshot) -> Exposition:
+def exposition_of(snapshot: Snapshot) -> Exposition:
     """What is counted in shared memory, under the names that Envoy's console gives it."""
     exposition = Exposition()
     for kind, values in ((Kind.COUNTER, snapshot.counters), (Kind.GAUGE, snapshot.gauges)):
@@ -436,14 +385,6 @@ def _from_snapshot(snapshot: Snapshot) -> Exposition:
             family = exposition.families.setdefault(name, Family(name, kind))
             family.samples[f"{name}{{{labels}}}"] = value
     return exposition
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _recall(directory: RunDirectory) -> Lineage:

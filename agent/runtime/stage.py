@@ -36,13 +36,15 @@ Post = Callable[[Event], None]
 class Stage:
     """Launches, judges, drains and buries. `post` takes what happened; `record` writes the state before a launch.
 
-    `handed_over` is told of each epoch whose predecessor accepts no more; `last_look` may look at each that is to end.
+    `handed_over` is told of each epoch whose predecessor accepts no more, `followed` of listeners that came or went;
+    `last_look` may look at each epoch that is to end.
     """
 
     def __init__(
         self, settings: Settings, directory: RunDirectory, storeroom: Storeroom, post: Post, record: Callable[[], None]
     ) -> None:
         self.handed_over: Callable[[Living], None] = lambda _: None
+        self.followed: Callable[[], None] = lambda: None
         self.last_look: Callable[[Living], Awaitable[None]] | None = None
         self.living: dict[int, Living] = {}
         self.serving: Living | None = None
@@ -228,6 +230,7 @@ class Stage:
                 changes = await serving.console.listener_changes()
                 if changes != seen:
                     await self.ports.follow(serving)
+                    self.followed()
                     seen = changes
             await asyncio.sleep(self._settings.sync_interval)
 

@@ -84,7 +84,7 @@ class Supervisor:
         self._watch = Watch(
             self._stage.ports.vault, lambda: self._stage.serving, self._hangs, self._replace, settings.replace_hung
         )
-        self._stage.handed_over = self._handed_over
+        self._stage.handed_over, self._stage.followed = self._handed_over, self._watch.follow
         self._director = Director(self._core, self._stage, self._disk, self._storeroom, self._front, self._bulletin)
         self._director.post = self.post
 

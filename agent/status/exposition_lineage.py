@@ -11,8 +11,10 @@ from typing import Any, Self
 from agent.status.exposition import SUFFIXES, Exposition, Family, Kind, Number, number
 from agent.status.merging import Parts, summed
 
-LIMIT = 100_000
-"""Series of the gone that are kept: some 30 MB at most. What is new beyond that is let go and counted as dropped."""
+LIMIT = 32 << 20
+"""Bytes that series of the gone may take here, about. What is new beyond that is let go and counted as dropped."""
+
+_OVERHEAD = 200  # bytes of a series besides its name
 
 _REMEMBERED = 64
 """Epochs that are known to be gone, so that a late word of them is not counted twice."""
@@ -76,16 +78,16 @@ class Lineage:
 
     def _keep(self, families: Collection[Family] | Iterator[Family]) -> None:
         kept = Exposition()
-        room = self._limit - sum(len(family.samples) for family in self._gone.families.values())
+        room = self._limit - sum(_size(family.samples) for family in self._gone.families.values())
         for family in families:
             if (worth := _worth_keeping(family)) is None:
                 continue
             known = self._gone.families.get(family.name)
-            new = len(worth.samples) if known is None else len(worth.samples.keys() - known.samples.keys())
-            if new > room:
-                self.dropped += new
+            new = worth.samples if known is None else worth.samples.keys() - known.samples.keys()
+            if (size := _size(new)) > room:
+                self.dropped += len(new)
                 continue
-            room -= new
+            room -= size
             kept.families[family.name] = worth
         if kept.families:
             self._gone = summed(Parts(None, silent=(self._gone, kept)))
@@ -112,6 +114,10 @@ class Lineage:
             message = f"cannot restore what proxies have told: {error!r}"
             raise ValueError(message) from error
         return lineage
+
+
+def _size(series: Collection[str]) -> int:
+    return sum(map(len, series)) + _OVERHEAD * len(series)
 
 
 def _counts(family: Family) -> bool:
@@ -146,7 +152,7 @@ def _lost(before: Exposition, now: Exposition) -> Iterator[Family]:
 
 
 def _to_state(exposition: Exposition) -> dict[str, Any]:
-    families = (family for family in exposition.families.values() if _counts(family))
+    families = (worth for each in exposition.families.values() if (worth := _worth_keeping(each)) is not None)
     return {family.name: [family.kind.value, dict(family.samples)] for family in families}
 
 

@@ -18,6 +18,8 @@ from prometheus_client.registry import Collector
 
 from agent.core.ledger import Outcome
 from agent.core.triggers import Trigger
+from agent.status.exposition import Family, Kind
+from agent.status.exposition_text import written
 from agent.status.overview import AttemptView, Blocked, CertificateSet, Overview
 
 PREFIX = "proxy_agent"
@@ -31,7 +33,7 @@ OTHER = "other"
 """What stands for a word that is in none of these."""
 
 _FAILURES = (Outcome.REFUSED.value, Outcome.FAILED.value, Outcome.SHORT.value)
-_LATER = {"handover", "drain"}  # phases that end after the attempt has
+_AFTERWARDS = {"handover", "drain"}  # phases that end once it serves
 _UNNAMED = ("configuration", "program", "proxy")  # what is refused without a certificate being concerned
 _PHASE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -75,30 +77,33 @@ class Metrics:
     def __init__(self, overview: Callable[[], Overview], *, beside_application: bool = False) -> None:
         # They would double the series, for a moment that process_start_time_seconds tells.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's, and not annotated
+        self._overview = overview
         self._registry = registry = CollectorRegistry()
         self._counts = _Counts(registry)
-        self._last_success: datetime | None = None
-        registry.register(_Gauges(overview, lambda: self._last_success))
+        self._gauges = _Gauges()
+        registry.register(self._gauges)
         ProcessCollector(namespace=PREFIX if beside_application else "", registry=registry)
 
     def expose(self, *, openmetrics: bool) -> bytes:
         """Everything, as OpenMetrics or in the older format of Prometheus."""
         generate = generate_openmetrics if openmetrics else generate_latest
-        return bytes(generate(self._registry))
+        shown = self._gauges.shown = self._overview()
+        text = bytes(generate(self._registry)).removesuffix(b"# EOF\n")
+        return text + b"".join(written(_certificates(shown.certificates), openmetrics=openmetrics))
 
     # What happens
 
     def attempt_ended(self, attempt: AttemptView) -> None:
-        """An attempt is no longer running. Its handover and the drain of its predecessor are told by `phase_ended`."""
+        """An attempt is no longer running. Of its phases those that are over are counted, a drain by `phase_ended`."""
         outcome = _known(attempt.outcome, OUTCOMES)
         self._counts.rotations.labels(_known(attempt.trigger, TRIGGERS), outcome).inc()
-        phases = [phase for phase in attempt.phases if phase.name not in _LATER]
+        phases = [phase for phase in attempt.phases if phase.name != "drain"]
         for phase in phases:
             self.phase_ended(phase.name, phase.seconds)
         if outcome in _FAILURES:
             self._counts.failures.labels(_failed_in(phases[-1].name if phases else ""), outcome).inc()
         if outcome == Outcome.SERVING:
-            self._last_success = _served_at(attempt)
+            self._gauges.last_success = _served_at(attempt)
 
     def phase_ended(self, phase: str, seconds: float) -> None:
         """A part of an attempt took so long."""
@@ -169,26 +174,26 @@ class _Counts:
 
 
 class _Gauges(Collector):
-    """What an overview tells."""
+    """What an overview tells: the one that is `shown`."""
 
-    def __init__(self, overview: Callable[[], Overview], last_success: Callable[[], datetime | None]) -> None:
-        self._overview = overview
-        self._last_success = last_success
+    def __init__(self) -> None:
+        self.shown: Overview | None = None
+        self.last_success: datetime | None = None
 
     def describe(self) -> list[Metric]:
-        """Nothing: the registry would ask for an overview before there is one."""
+        """Nothing: the registry would collect before there is an overview."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Read from one overview."""
-        overview = self._overview()
+        """Read from the overview."""
+        if (overview := self.shown) is None:
+            return
         yield from _agent(overview)
         yield from _epochs(overview)
-        if (last := self._last_success() or _last_success(overview)) is not None:
+        if (last := self.last_success or _last_success(overview)) is not None:
             text = "When an attempt last came to serve."
             yield _gauge("last_rotation_success_timestamp_seconds", text, last.timestamp())
         yield from _synchrony(overview)
-        yield from _certificates(overview.certificates)
         yield _listeners(overview)
 
 
@@ -236,19 +241,26 @@ def _synchrony(overview: Overview) -> Iterator[Metric]:
     yield _labelled("files_refused", "Files on the disk that are not used.", ("set", "reason"), refused)
 
 
-def _certificates(sets: tuple[CertificateSet, ...]) -> Iterator[Metric]:
-    ends: _Values = {}
+def _certificates(sets: tuple[CertificateSet, ...]) -> tuple[Family, Family]:
+    """Written by ourselves, since there may be thousands: thirty times as fast."""
+    text = "When a certificate ends; of authorities, the first one that does."
+    ends = Family(f"{PREFIX}_certificate_not_after_timestamp_seconds", Kind.GAUGE, text)
+    text = "Whether the certificate on the disk is the one that is served."
+    in_sync = Family(f"{PREFIX}_certificate_in_sync", Kind.GAUGE, text)
     for each in sets:
+        name = _escaped(each.name)
         for source, leaf in (("disk", each.disk), ("served", each.served)):
             if leaf is not None:
-                ends[each.name, "leaf", source] = leaf.not_after.timestamp()
+                series = f'{ends.name}{{role="leaf",set="{name}",source="{source}"}}'
+                ends.samples[series] = leaf.not_after.timestamp()
         if bundles := [bundle.not_after.timestamp() for bundle in each.bundles if bundle.not_after is not None]:
-            ends[each.name, "authorities", "served"] = min(bundles)
-    text = "When a certificate ends; of authorities, the first one that does."
-    yield _labelled("certificate_not_after_timestamp_seconds", text, ("set", "role", "source"), ends)
-    text = "Whether the certificate on the disk is the one that is served."
-    in_sync: _Values = {(each.name,): float(each.in_sync) for each in sets}
-    yield _labelled("certificate_in_sync", text, ("set",), in_sync)
+            ends.samples[f'{ends.name}{{role="authorities",set="{name}",source="served"}}'] = min(bundles)
+        in_sync.samples[f'{in_sync.name}{{set="{name}"}}'] = int(each.in_sync)
+    return ends, in_sync
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _listeners(overview: Overview) -> Metric:
@@ -271,7 +283,7 @@ def _last_success(overview: Overview) -> datetime | None:
 
 
 def _served_at(attempt: AttemptView) -> datetime:
-    return attempt.began_at + timedelta(seconds=sum(p.seconds for p in attempt.phases if p.name not in _LATER))
+    return attempt.began_at + timedelta(seconds=sum(p.seconds for p in attempt.phases if p.name not in _AFTERWARDS))
 
 
 def _failed_in(last: str) -> str:

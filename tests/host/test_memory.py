@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.host import memory
+from agent.host import control_groups
 from agent.host.memory import HOST, Footprint, Free, OomWatch, footprint, free, host_available
 
 GIB = 1 << 30
@@ -286,7 +286,7 @@ def test_a_process_that_is_gone_or_dead_has_none() -> None:
 @pytest.fixture
 def small_group() -> Iterator[Path]:
     """Make a group of version 1 with 30 MiB beside ours; skip where that cannot be."""
-    group = memory._group(memory.PROC)
+    group = control_groups.find("memory")
     if group is None or group.version != 1 or os.geteuid() != 0:
         pytest.skip("wants root and a memory controller of version 1")
     made = group.directories[-1] / f"test-{os.getpid()}"

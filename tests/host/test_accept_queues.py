@@ -1,0 +1,76 @@
+import socket
+
+import pytest
+
+from agent.host import accept_queues
+from agent.host.accept_queues import LIMIT, clients
+
+
+def connect(listening: socket.socket) -> socket.socket:
+    made = socket.socket(listening.family)
+    made.connect(listening.getsockname())
+    return made
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_those_wait_whom_nobody_has_accepted(family: socket.AddressFamily, host: str) -> None:
+    with socket.create_server((host, 0), family=family) as listening:
+        port = listening.getsockname()[1]
+        assert clients([port]) == frozenset()
+        with connect(listening), connect(listening):
+            both = clients([port, 1])
+            assert len(both) == 2
+            accepted, _ = listening.accept()
+            with accepted:
+                rest = clients([port])
+                assert len(rest) == 1
+                assert rest < both
+                assert clients([1]) == frozenset()
+
+
+def test_one_that_has_left_still_waits_and_one_that_was_reset_is_not_told_of() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        leaving, resetting = connect(listening), connect(listening)
+        resetting.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        leaving.close()
+        assert len(clients([port])) == 2
+        resetting.close()
+        assert len(clients([port])) == 1
+
+
+def test_what_the_server_has_closed_does_not_wait() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, connect(listening):
+        listening.accept()[0].close()
+        assert clients([listening.getsockname()[1]]) == frozenset()
+
+
+def test_many_wait_and_all_are_told_of() -> None:
+    """More than the kernel tells in one datagram."""
+    with socket.create_server(("127.0.0.1", 0), backlog=600) as listening:
+        waiting = [connect(listening) for _ in range(600)]
+        try:
+            assert len(clients([listening.getsockname()[1]])) == 600
+        finally:
+            for each in waiting:
+                each.close()
+
+
+def test_a_client_of_version_4_waits_at_a_listener_for_both() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            assert len(clients([port])) == 1
+
+
+def test_only_so_many_ports_are_looked_at() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, connect(listening):
+        port = listening.getsockname()[1]
+        assert clients([*range(1, LIMIT), port])
+        assert not clients([*range(1, LIMIT + 1), port])
+
+
+def test_where_the_kernel_does_not_tell_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accept_queues, "_SOCK_DIAG", 31)  # a protocol of netlink that there is not
+    with socket.create_server(("127.0.0.1", 0)) as listening, connect(listening):
+        assert clients([listening.getsockname()[1]]) == frozenset()
