@@ -81,7 +81,7 @@ RUNNING: list[Decorator] = [
     option(
         "--replace-hung",
         type=_SPAN,
-        help="Replace a serving proxy that answers nobody for so long; it is always reported.",
+        help="Replace a serving proxy that answers nobody for so long, 5s at least; it is always reported.",
     ),
     option("--proof/--no-proof", default=True, help="After each rotation, look at its certificates as a client would."),
     option(

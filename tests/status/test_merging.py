@@ -398,7 +398,7 @@ def test_gauges_of_the_gone_are_gone() -> None:
 
 
 def test_what_the_gone_counted_is_bounded() -> None:
-    lineage = Lineage(limit=10)
+    lineage = Lineage(limit=2_100)
     for epoch in range(1, 31):
         lineage.see(epoch, counter(1, f"a{epoch % 20}"))
         lineage.retire(epoch)

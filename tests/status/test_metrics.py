@@ -106,6 +106,12 @@ def test_an_overview_in_numbers(series: str, value: float) -> None:
     assert of(overview())[series] == value
 
 
+def test_the_name_of_a_set_may_be_awkward() -> None:
+    (web, _) = overview().certificates
+    awkward = replace(overview(), certificates=(replace(web, name='a "b"\\ é\nc'),))
+    assert of(awkward)['certificate_in_sync{set=a "b"\\ é\nc}'] == 1
+
+
 def test_nothing_serves() -> None:
     found = of(replace(overview(), ready=False, epoch=None, hung=True, out_of_sync_since=None, rotations=()))
     assert (found["ready"], found["epoch"], found["proxy_hung"]) == (0, 0, 1)
@@ -160,7 +166,7 @@ def test_the_last_success_outlives_the_agent_that_saw_it() -> None:
             0,
         ),
         (
-            lambda m: m.attempt_ended(attempt("serving", "launch", "start", "drain")),
+            lambda m: m.attempt_ended(attempt("serving", "launch", "start", "handover", "drain")),
             "last_rotation_success_timestamp_seconds",
             ago(56).timestamp(),
         ),
