@@ -6,31 +6,28 @@ import select
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.options import Decorator, option
+from agent.cli.options import Decorator
+from agent.cli.overviews import of_the_group, place, run_dir
 from agent.cli.spans import Span
 from agent.core.errors import MachineError, UsageError
 from agent.quick import commands
 from agent.quick.client import Exchange, at_control, explain
-from agent.quick.place import chosen
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _HEAD_TIMEOUT = 10.0  # seconds for an agent whose loop turns to begin with its answer
 _EXECUTION_TIMEOUT = "60s"  # for a new program to be ready
 
-_run_dir: Decorator = option(
-    "--run-dir",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The agent's run directory, where it is not usual.",
-)
 _as_json: Decorator = click.option("--json", "raw", is_flag=True, help="One JSON object a line, as it is told.")
 
 
 @click.command()
-@_run_dir
+@run_dir
 @click.option("--binary", is_flag=True, help="Of the proxy's program as it is on disk now.")
 @click.option("--force", is_flag=True, help="Even of files that were refused before.")
 @click.option("--now", is_flag=True, help="Without waiting for other epochs to drain, or for a pause to end.")
@@ -39,31 +36,31 @@ _as_json: Decorator = click.option("--json", "raw", is_flag=True, help="One JSON
 def restart(ctx: click.Context, /, run_dir: Path | None, *, raw: bool, **wishes: bool) -> int:
     """Make a new epoch, and tell how it goes; exit 0 only if it serves."""
     query = "&".join(f"{name}=1" for name, wished in wishes.items() if wished)
-    outcome = _follow(_place(ctx, run_dir), f"/restart?{query}" if query else "/restart", raw=raw)
+    outcome = _follow(place(ctx, run_dir), f"/restart?{query}" if query else "/restart", raw=raw)
     return _conclude(outcome, "restart", raw=raw)
 
 
 @click.command()
-@_run_dir
+@run_dir
 @_as_json
 @click.pass_context
 def upgrade(ctx: click.Context, /, run_dir: Path | None, *, raw: bool) -> int:
     """Replace the agent by its program as it is on disk, in place; exit 0 only if the new one serves."""
-    place = _place(ctx, run_dir)
-    outcome = _follow(place, "/upgrade", raw=raw)
+    directory = place(ctx, run_dir)
+    outcome = _follow(directory, "/upgrade", raw=raw)
     if outcome.get("outcome") != "executing":
         return _conclude(outcome, "upgrade", raw=raw)
-    commands.until_ready(place, _EXECUTION_TIMEOUT)
+    commands.until_ready(directory, _EXECUTION_TIMEOUT)
     return _conclude({"outcome": "serving"}, "upgrade", raw=raw)
 
 
 @click.command()
-@_run_dir
+@run_dir
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Come back when the agent has gone.")
 @click.pass_context
 def stop(ctx: click.Context, /, run_dir: Path | None, *, wait: bool) -> None:
     """Drain and stop the agent and its proxies, as SIGTERM does."""
-    exchange = _reach(_place(ctx, run_dir))
+    exchange = _reach(place(ctx, run_dir))
     pid = exchange.peer
     process = _open_process(pid) if wait else None
     try:
@@ -77,33 +74,42 @@ def stop(ctx: click.Context, /, run_dir: Path | None, *, wait: bool) -> None:
 
 
 @click.command()
-@_run_dir
+@run_dir
 @click.option(
     "--for", "span", type=Span(), default="10m", show_default=True, help="After which they go on by themselves."
 )
 @click.pass_context
 def pause(ctx: click.Context, /, run_dir: Path | None, span: float) -> None:
     """Hold rotations: what changes on disk meanwhile is taken up at the end of the pause."""
-    click.echo(_ask(_reach(_place(ctx, run_dir)), "pause", f"/pause?for={span:g}"))
+    click.echo(_ask(_reach(place(ctx, run_dir)), "pause", f"/pause?for={span:g}"))
 
 
 @click.command()
-@_run_dir
+@run_dir
 @click.pass_context
 def resume(ctx: click.Context, /, run_dir: Path | None) -> None:
     """End a pause."""
-    click.echo(_ask(_reach(_place(ctx, run_dir)), "resume", "/resume"))
+    click.echo(_ask(_reach(place(ctx, run_dir)), "resume", "/resume"))
+
+
+class _Quick(click.Command):
+    """A command that is listed here, but reads its own arguments."""
+
+    def shell_complete(self, _: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """The options that it will read."""
+        from click.shell_completion import CompletionItem
+
+        valued, flags = commands.OPTIONS[str(self.name)]
+        return [CompletionItem(each) for each in (*valued, *flags, "--help") if each.startswith(incomplete)]
 
 
 def _quick(name: str, help_text: str) -> click.Command:
-    """A command that is listed here, but reads its own arguments."""
-
     def call(arguments: tuple[str, ...]) -> None:
-        place = _of_the_group(click.get_current_context())
-        given = [] if place is None else ["--run-dir", str(place)]
+        found = of_the_group(click.get_current_context())
+        given = [] if found is None else ["--run-dir", str(found)]
         {"drain": commands.drain, "wait": commands.wait}[name]([*given, *arguments])
 
-    return click.Command(
+    return _Quick(
         name,
         callback=call,
         params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
@@ -119,18 +125,8 @@ wait = _quick("wait", commands.WAIT_HELP)
 COMMANDS = (drain, pause, restart, resume, stop, upgrade, wait)
 
 
-def _place(ctx: click.Context, given: Path | None) -> str:
-    found = given or _of_the_group(ctx)
-    return chosen(None if found is None else str(found))
-
-
-def _of_the_group(ctx: click.Context) -> Path | None:
-    """What stood before the command's name, as in `agent --run-dir DIR restart`."""
-    return None if ctx.parent is None else ctx.parent.params.get("run_dir")
-
-
-def _reach(place: str) -> Exchange:
-    return at_control(place, time.monotonic() + _HEAD_TIMEOUT)
+def _reach(directory: str) -> Exchange:
+    return at_control(directory, time.monotonic() + _HEAD_TIMEOUT)
 
 
 def _ask(exchange: Exchange, verb: str, target: str) -> str:
@@ -158,9 +154,9 @@ def _judge(verb: str, status: int, text: str) -> str:
     raise MachineError(message)
 
 
-def _follow(place: str, target: str, *, raw: bool) -> dict[str, Any]:
+def _follow(directory: str, target: str, *, raw: bool) -> dict[str, Any]:
     """Print a timeline as it comes; return the last outcome told, an empty one if the agent went away before it."""
-    exchange = _reach(place)
+    exchange = _reach(directory)
     outcome: dict[str, Any] = {}
     try:
         _expect_timeline(exchange, target)

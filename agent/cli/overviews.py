@@ -32,8 +32,13 @@ run_dir: Decorator = option(
 
 def place(ctx: click.Context, given: Path | None) -> str:
     """The run directory that is meant: the command's own, what stood before its name, the environment's, the usual."""
-    found = given or (None if ctx.parent is None else ctx.parent.params.get("run_dir"))
+    found = given or of_the_group(ctx)
     return chosen(None if found is None else str(found))
+
+
+def of_the_group(ctx: click.Context) -> Path | None:
+    """What stood before the command's name, as in `agent --run-dir DIR restart`."""
+    return None if ctx.parent is None else ctx.parent.params.get("run_dir")
 
 
 def ask(directory: str, timeout: float = _TIMEOUT) -> str:

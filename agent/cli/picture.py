@@ -117,7 +117,9 @@ def _name(refused: Refused, concerned: CertificateSet | None) -> Text:
 def _beside(concerned: CertificateSet, now: datetime) -> list[list[Styled]]:
     """What serves and what lies on the disk, one above the other."""
     pair = (("serves", concerned.served), ("on disk", concerned.disk))
-    return [[(word, QUIET), "nothing" if facts is None else _identity(facts, now)] for word, facts in pair]
+    return [
+        [(word, QUIET), "nothing that can be used" if facts is None else _identity(facts, now)] for word, facts in pair
+    ]
 
 
 def _identity(facts: Facts, now: datetime) -> str:

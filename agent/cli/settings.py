@@ -14,7 +14,7 @@ from agent.handoff.names import check_room
 from agent.host.processes import User
 from agent.host.sockets import Endpoint
 from agent.quick.place import default
-from agent.runtime.scraping import Application
+from agent.runtime.application import Application
 from agent.runtime.settings import Settings
 
 

@@ -53,9 +53,13 @@ def run(name: str, arguments: "Sequence[str]") -> int:
     return 0
 
 
+OPTIONS = {"drain": (("--run-dir", "--timeout"), ("--no-wait",)), "wait": (("--run-dir", "--timeout", "--url"), ())}
+"""Of each command, the options with a value and those without one."""
+
+
 def drain(arguments: "Sequence[str]") -> None:
     """Drain, or begin to. Raises `UsageError`, or `MachineError` with the reason."""
-    options = _read("drain", arguments, ("--run-dir", "--timeout"), ("--no-wait",))
+    options = _read("drain", arguments, *OPTIONS["drain"])
     if options is None:
         return _print(DRAIN_HELP)
     deadline = _deadline(options.get("--timeout"))
@@ -78,7 +82,7 @@ def drain(arguments: "Sequence[str]") -> None:
 
 def wait(arguments: "Sequence[str]") -> None:
     """Wait for readiness. Raises `UsageError`, or `MachineError` with the reason why there is none."""
-    options = _read("wait", arguments, ("--run-dir", "--timeout", "--url"), ())
+    options = _read("wait", arguments, *OPTIONS["wait"])
     if options is None:
         return _print(WAIT_HELP)
     timeout = options.get("--timeout", "60s")

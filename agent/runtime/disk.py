@@ -21,12 +21,16 @@ _LOOK_AGAIN = 1.0  # seconds until the disk is looked at again after the machine
 
 
 class Disk:
-    """Posts what the disk holds. `newest`: the revision that was made last, though perhaps not yet heard of."""
+    """Posts what the disk holds. `newest`: the revision that was made last, though perhaps not yet heard of.
+
+    `missing`: what there was to wait for before it.
+    """
 
     def __init__(
         self, settings: Settings, programs: Programs, storeroom: Storeroom, post: Callable[[Event], None]
     ) -> None:
         self.newest: Revision | None = None
+        self.missing = "the disk is looked at"
         self._settings = settings
         self._post = post
         self._changed = asyncio.Event()
@@ -78,8 +82,9 @@ class Disk:
             self._post(on.RevisionReady(at=clock.monotonic(), revision=self.newest, not_before=not_before))
         elif look.missing:
             missing = ", ".join(look.missing)
+            self.missing = f"waiting for {missing}"
             if self._settings.policy.wait:
-                self.intake.reports.once("files.awaited", f"waiting for {missing}")
+                self.intake.reports.once("files.awaited", self.missing)
             self._post(on.RevisionMissing(at=clock.monotonic(), what=missing))
 
     async def _look(self) -> Look:

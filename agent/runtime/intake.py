@@ -171,6 +171,9 @@ class Intake:
         if isinstance(content, Missing):
             message = f"cannot read {path}: {content.reason}; write it"
             raise BadInput(message)
+        if not content.strip():  # half of a write: a proxy would take it, and serve nobody
+            message = f"cannot read {path}: it is empty; write it"
+            raise BadInput(message)
         return content, path
 
     async def small(self) -> bytes:

@@ -151,22 +151,27 @@ class Lookout:
     # Certificates
 
     def _certificates(self) -> Iterator[CertificateSet]:
-        serving = self._sights.stage.serving
-        served: Mapping[str, Unit] = {} if serving is None else serving.material.outcome.units
-        disk = self._sights.disk.intake.outcome
-        refused = self._refusals()
+        disk, served, refused = self._sights.disk.intake.outcome, self._served(), self._refusals()
         units = {**({} if disk is None else disk.units), **served}
-        names = named({*units, *refused})
+        names = self._names()
         for unit in sorted(names):
             yield _set(names[unit], units.get(unit), served.get(unit), _found(disk, unit), refused.get(unit))
+
+    def _served(self) -> Mapping[str, Unit]:
+        serving = self._sights.stage.serving
+        return {} if serving is None else serving.material.outcome.units
+
+    def _names(self) -> dict[str, str]:
+        """What each set is called that there is anywhere."""
+        disk = self._sights.disk.intake.outcome
+        return named({*self._served(), *({} if disk is None else disk.units), *self._refusals()})
 
     def _refusals(self) -> dict[str, Refusal]:
         return {each.unit: each for each in reversed(self._sights.disk.intake.reports.refusals)}
 
     def _refused(self) -> list[Refused]:
         intake, wish = self._sights.disk.intake, self._sights.core.wish
-        refusals = intake.reports.refusals
-        names = named(each.unit for each in refusals)
+        refusals, names = intake.reports.refusals, self._names()
         found = [Refused(each.path, each.fault.value, each.message, names[each.unit]) for each in refusals]
         found += [Refused(path, reason, message) for path, reason, message in intake.complaints()]
         said = {each.message for each in found}

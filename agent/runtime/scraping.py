@@ -24,7 +24,7 @@ from agent.host.log import say
 from agent.host.run_directory import RunDirectory
 from agent.http.client import stream
 from agent.http.message import Request, Response
-from agent.runtime.application import Application as Application  # noqa: PLC0414  # whoever makes a Scraping needs it
+from agent.runtime.application import Application
 from agent.stats.errors import Refused, Unpublished
 from agent.stats.reader import Segment
 from agent.stats.snapshot import Snapshot

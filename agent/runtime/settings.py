@@ -7,7 +7,7 @@ from agent.core.policy import Policy
 from agent.core.window import Window
 from agent.dialects.flags import Flags
 from agent.host.processes import User
-from agent.runtime.scraping import Application
+from agent.runtime.application import Application
 
 
 @dataclass(frozen=True, slots=True)

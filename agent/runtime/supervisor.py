@@ -354,8 +354,13 @@ class Supervisor:
             return "the agent is stopping"
         if self._core.serving is not None:
             return ""
-        failure = self._core.last_failure
-        return "no epoch serves" if failure is None else f"no epoch serves: {failure.reason}"
+        return f"no epoch serves: {self._why_none_serves()}"
+
+    def _why_none_serves(self) -> str:
+        failure, candidate = self._core.last_failure, self._core.candidate
+        if failure is not None:
+            return failure.reason
+        return self._disk.missing if candidate is None else f"epoch {candidate.number} starts"
 
 
 def _note_order(text: str) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
 from agent.core.transaction import LastGood, weigh
 from agent.host.watching import Watcher
 from agent.runtime.intake import Intake
@@ -32,12 +34,12 @@ def write_itself(directory: Path, chain: str, key: str) -> None:
 
 
 @contextmanager
-def opened(directory: Path) -> Iterator[Intake]:
-    """An intake of this directory, without a configuration."""
+def opened(directory: Path, configuration: Path | None = None) -> Iterator[Intake]:
+    """An intake of this directory."""
     settings = Settings(
         proxy="/bin/true",
         certificates=(directory,),
-        config=None,
+        config=configuration,
         watched=(),
         run_directory=directory / "run",
         listen="tcp://127.0.0.1:1",
@@ -56,6 +58,16 @@ async def serve(intake: Intake, directory: Path) -> None:
     contents = {each.path: Path(each.path).read_bytes() for each in references}
     outcome = weigh(references, contents, LastGood(), datetime.now(UTC))
     intake.serves(cast("Material", SimpleNamespace(outcome=outcome, source=None)))
+
+
+@pytest.mark.parametrize("text", ["", "\n", "  \n\n"])
+async def test_an_empty_configuration_is_not_taken_for_one(text: str, tmp_path: Path) -> None:
+    (tmp_path / "envoy.yaml").write_text(text)
+    with opened(tmp_path, tmp_path / "envoy.yaml") as intake:
+        look = await intake.look()
+    assert look.material is None
+    (complaint,) = intake.complaints()
+    assert complaint[1:] == ("configuration", f"cannot read {tmp_path}/envoy.yaml: it is empty; write it")
 
 
 async def test_names_of_a_write_under_way_are_forgotten_with_it(tmp_path: Path) -> None:

@@ -1,0 +1,246 @@
+"""What an agent costs that has nothing to do: `python -m tests.benchmarks.bench_idle`.
+
+Prints, from one run and for each proxy that is installed: the agent's memory (PSS) beside its budget, its threads, how
+often it wakes up and how much processor it takes while nothing happens, with everything on that can be on; the same
+while somebody watches the page; and how long it takes from its own start until it has executed the proxy, beside the
+bare import of all that it imports. Exit code 1 when the memory is over the budget. For how many seconds it is looked
+at is AGENT_SECONDS, how often it is started AGENT_MEASURED.
+"""
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tests.system.bed import Bed
+from tests.system.counts import count
+from tests.system.eventually import eventually, pass_time
+from tests.system.onlookers import ask, overview
+from tests.system.proxies import Proxy, found
+from tests.system.room import open_room
+
+SECONDS = count("AGENT_SECONDS", short=30, long=120)
+MEASURED = count("AGENT_MEASURED", short=10, long=50)
+BUDGET = 42.0  # MB
+MB = 1e6
+EVERYTHING = ["--replace-hung", "10s", "--http-actions", "--proof"]
+LOOKED_AT = ("/", "/status", "/metrics", "/stats", "/healthz/ready")
+IMPORTS = "import agent.entry, agent.cli.run, agent.cli.settings, agent.runtime.trial, agent.runtime.supervisor"
+
+
+@dataclass(frozen=True)
+class Use:
+    """What all threads of a process have used so far: seconds of processor, and how often one of them woke up."""
+
+    at: float
+    processor: float
+    wakings: int
+
+    @classmethod
+    def of(cls, pid: int) -> "Use":
+        """Look at a process (schedstat of proc_pid_schedstat(5), status of proc_pid_status(5))."""
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        processor = sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks)
+        states = [(task / "status").read_text(encoding="utf-8") for task in tasks]
+        wakings = sum(_field(state, "voluntary_ctxt_switches") for state in states)
+        return cls(time.monotonic(), processor / 1e9, wakings)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a process uses in a second: milliseconds of processor, and how often it wakes up."""
+
+    processor: float
+    wakings: float
+
+    @classmethod
+    def over(cls, pid: int, seconds: float) -> "Rate":
+        """Look at a process for so long."""
+        before = Use.of(pid)
+        pass_time(seconds)
+        after = Use.of(pid)
+        span = after.at - before.at
+        return cls((after.processor - before.processor) / span * 1000, (after.wakings - before.wakings) / span)
+
+
+def _field(text: str, name: str) -> int:
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name}:"))
+
+
+def memory(pid: int) -> float:
+    """Return the proportional share of memory (PSS) in MB."""
+    return _field(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii"), "Pss") * 1024 / MB
+
+
+def threads(pid: int) -> int:
+    """Count the threads of a process."""
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+@contextmanager
+def idle(proxy: Proxy) -> Iterator[Bed]:
+    """Give a bed whose agent serves and has been looked at from everywhere."""
+    with open_room() as room:
+        bed = Bed(room, proxy.name, proxy.binary, more_flags=[*EVERYTHING], proxy_args=["-l", "warning"])
+        bed.start()
+        yield bed
+        bed.stop()
+
+
+@contextmanager
+def watching(bed: Bed) -> Iterator[Callable[[], int]]:
+    """Watch the page's events, and give what tells how many bytes have come so far."""
+    with socket.create_connection((bed.status.host, bed.status.port), timeout=5) as sock:
+        sock.sendall(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+        sock.setblocking(False)
+        yield lambda: _drained(sock)
+
+
+def _drained(sock: socket.socket) -> int:
+    taken = 0
+    with suppress(BlockingIOError):
+        while data := sock.recv(1 << 16):
+            taken += len(data)
+    return taken
+
+
+@dataclass(frozen=True)
+class Idle:
+    """What was measured of one agent."""
+
+    fresh: float
+    used: float
+    threads: int
+    rate: Rate
+    watched: Rate
+    told: float  # bytes a second
+
+
+def measure(bed: Bed) -> Idle:
+    """Look at an agent that has nothing to do, and at the same one while its page is watched."""
+    bed.settled()
+    fresh = memory(bed.agent_pid)
+    for path in LOOKED_AT:
+        ask(bed, path)
+    bed.rotate()
+    bed.served()
+    bed.settled()
+    pass_time(2)  # what a rotation leaves to do is done
+    used, number = memory(bed.agent_pid), threads(bed.agent_pid)
+    rate = Rate.over(bed.agent_pid, SECONDS)
+    with watching(bed) as told:
+        watched = Rate.over(bed.agent_pid, SECONDS / 3)
+        size = told()
+    return Idle(fresh, used, number, rate, watched, size / (SECONDS / 3))
+
+
+# The start
+
+
+def environment(bytecode: str) -> dict[str, str]:
+    """Let programs have their bytecode, as an installed package has."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**clean, "PYTHONPYCACHEPREFIX": bytecode}
+
+
+def start_span(proxy: Proxy) -> float:
+    """Start an agent; return the seconds until it had executed the proxy: its own history tells, to a millisecond."""
+    with open_room() as room:
+        bed = Bed(room, "s", proxy.binary, more_flags=[*EVERYTHING], proxy_args=["-l", "warning"])
+        bed.prepare()
+        began = time.time()
+        bed.agent = room.spawn_bare(bed.command(), log=bed.journal.path)
+        bed.ready()
+        (first,) = eventually(lambda: overview(bed)["rotations"], within=2)
+        bed.stop()
+    launch: float = first["phases"][0]["seconds"]
+    return datetime.fromisoformat(first["began_at"]).timestamp() + launch - began
+
+
+def run_span(command: Sequence[str | Path]) -> float:
+    """Run a program to its end; return the seconds."""
+    began = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
+
+
+def starts(proxies: Sequence[Proxy]) -> dict[str, float]:
+    """Measure by turns, so that whatever else the machine does falls on all alike; return medians in milliseconds."""
+    python = [sys.executable, "-c"]
+    measures: dict[str, Callable[[], float]] = {
+        "python -c pass": lambda: run_span([*python, "pass"]),
+        "import floor": lambda: run_span([*python, IMPORTS]),
+    }
+    for proxy in proxies:
+        measures[f"{proxy.name} --version"] = lambda proxy=proxy: run_span([proxy.binary, "--version"])  # type: ignore[misc]
+        measures[f"start to exec of {proxy.name}"] = lambda proxy=proxy: start_span(proxy)  # type: ignore[misc]
+    taken: dict[str, list[float]] = {what: [] for what in measures}
+    for _ in range(MEASURED):
+        for what, each in measures.items():
+            taken[what].append(each() * 1000)
+    return {what: statistics.median(each) for what, each in taken.items()}
+
+
+# The table
+
+
+def tell(*cells: str) -> None:
+    """Print a row."""
+    sys.stdout.write(f"| {cells[0]:34} | " + " | ".join(f"{cell:>14}" for cell in cells[1:]) + " |\n")
+
+
+def tell_idle(idles: dict[str, Idle]) -> None:
+    """Print what an idle agent costs, a column for each proxy."""
+    tell("idle agent beside", *idles, "budget")
+    tell("-" * 34, *["-" * 14] * (len(idles) + 1))
+
+    def row(what: str, value: Callable[[Idle], str], budget: str = "") -> None:
+        tell(what, *(value(each) for each in idles.values()), budget)
+
+    row("PSS after the start", lambda each: f"{each.fresh:.1f} MB", f"{BUDGET:.0f} MB")
+    row("PSS, looked at, rotated once", lambda each: f"{each.used:.1f} MB", f"{BUDGET:.0f} MB")
+    row("threads", lambda each: f"{each.threads}")
+    row("wake-ups a second", lambda each: f"{each.rate.wakings:.2f}")
+    row("processor a second", lambda each: f"{each.rate.processor:.2f} ms")
+    row("wake-ups a second, page watched", lambda each: f"{each.watched.wakings:.2f}")
+    row("processor a second, page watched", lambda each: f"{each.watched.processor:.2f} ms")
+    row("bytes a second, page watched", lambda each: f"{each.told:.0f}")
+
+
+def tell_starts(medians: dict[str, float]) -> None:
+    """Print how long starts take, each beside the import floor."""
+    sys.stdout.write("\n")
+    tell(f"median of {MEASURED}", "", "import floor")
+    tell("-" * 34, *["-" * 14] * 2)
+    for what, median in medians.items():
+        tell(what, f"{median:.1f} ms", f"{median / medians['import floor']:.2f}")
+
+
+def main() -> int:
+    """Measure everything and print it."""
+    proxies = [proxy for kind in ("sidecar", "envoy") if (proxy := found(kind)) is not None]
+    with tempfile.TemporaryDirectory() as bytecode:
+        os.environ.update(environment(bytecode))
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        start_span(proxies[0])  # it writes the bytecode, which takes memory as well
+        idles: dict[str, Idle] = {}
+        for proxy in proxies:
+            with idle(proxy) as bed:
+                idles[proxy.name] = measure(bed)
+        medians = starts(proxies)
+    with suppress(BrokenPipeError):
+        tell_idle(idles)
+        tell_starts(medians)
+    return 0 if all(max(each.fresh, each.used) <= BUDGET for each in idles.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""What a scrape of 10,000 series costs: `python -m tests.benchmarks.bench_scrape`.
+
+An Envoy with that many series is asked at its own console, and through the agent: alone, after another one that is
+gone, beside one that drains, and as OpenMetrics. Prints the time of each, and its ratio to the first, all from one run
+by turns; then the longest time for which the agent's loop did nothing else, and what is kept in memory.
+The number of measurements is AGENT_MEASURED.
+"""
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from agent.host.run_directory import RunDirectory
+from agent.http.client import fetch
+from agent.http.message import Request
+from agent.runtime.scraping import Epochs, Scraping
+from agent.stats.snapshot import Snapshot
+from agent.status.metrics import Metrics
+from tests.status.sample import overview
+from tests.system.bare import envoy_binary
+from tests.system.counts import count
+from tests.system.eventually import eventually
+
+MEASURED = count("AGENT_MEASURED", short=10, long=50)
+CLUSTERS = 54  # each has some 185 series
+LOOK = 0.001
+
+Scrape = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Console:
+    """Where an epoch is asked."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What the agent knows of an epoch that it scrapes."""
+
+    number: int
+    home: Path
+    has_served: bool = True
+    was_asked: bool = False
+    was_killed: bool = False
+
+    @property
+    def console(self) -> Console:
+        return Console(self.home / "admin")
+
+
+def envoy(stack: ExitStack, place: Path, number: int) -> Epoch:
+    """Start one with as many clusters, and wait until its console answers."""
+    epoch = Epoch(number, place / str(number))
+    epoch.home.mkdir()
+    clusters = [{"name": f"outbound_80_service{each}_default", "type": "STATIC"} for each in range(CLUSTERS)]
+    admin = {"address": {"pipe": {"path": str(epoch.console.path)}}}
+    document = {"admin": admin, "static_resources": {"clusters": clusters}}
+    (epoch.home / "envoy.yaml").write_text(yaml.safe_dump(document))
+    command = [envoy_binary(), "-c", epoch.home / "envoy.yaml", "--disable-hot-restart", "-l", "off"]
+    process = stack.enter_context(subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL))
+    stack.callback(process.terminate)
+    eventually(epoch.console.path.exists, within=10)
+    return epoch
+
+
+class Scene:
+    """An agent as the scrapes see it."""
+
+    def __init__(self, place: Path) -> None:
+        self.directory = RunDirectory(place)
+        self.living: list[Epoch] = []
+        epochs = Epochs(lambda: self.living, lambda: self.living[-1].number, Snapshot)
+        self.scraping = Scraping(Metrics(overview), epochs, self.directory)
+
+    async def scrape(self, accept: str = "text/plain") -> bytes:
+        """Scrape once."""
+        response = await self.scraping.answer(Request("GET", "/metrics", (("accept", accept),)))
+        assert isinstance(response.body, bytes)
+        return response.body
+
+    async def close(self) -> None:
+        """Give everything back."""
+        await self.scraping.close()
+        self.directory.close()
+
+
+async def measured(scrapes: dict[str, Scrape]) -> dict[str, float]:
+    """Measure by turns; return the medians, in seconds."""
+    taken: dict[str, list[float]] = {what: [] for what in scrapes}
+    for _ in range(MEASURED + 1):
+        for what, scrape in scrapes.items():
+            began = time.perf_counter()
+            await scrape()
+            taken[what].append(time.perf_counter() - began)
+    return {what: statistics.median(each[1:]) for what, each in taken.items()}
+
+
+async def longest_stop(scrape: Scrape) -> float:
+    """The longest time for which the loop did nothing else during a scrape, in seconds; the best of some."""
+    stops = []
+    for _ in range(MEASURED):
+        task = asyncio.ensure_future(scrape())
+        longest, last = 0.0, time.perf_counter()
+        while not task.done():
+            await asyncio.sleep(LOOK)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last - LOOK), now
+        stops.append(longest)
+    return statistics.median(stops)
+
+
+def resident() -> int:
+    """What this process has in memory, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+async def run(place: Path, epochs: Iterable[Epoch]) -> None:
+    """Measure all of it."""
+    gone, old, new = epochs
+    scenes = {name: Scene(place / name) for name in ("alone", "after", "beside")}
+    scenes["after"].living = [gone]
+    await scenes["after"].scrape()
+    scenes["after"].scraping.retire(gone.number)
+    scenes["alone"].living = scenes["after"].living = [new]
+    scenes["beside"].living = [old, new]
+    series = (await fetch(new.console.path, "/stats/prometheus", timeout=10))[1].decode().splitlines()
+    count_of = sum(not line.startswith("#") for line in series)
+    direct = "the console itself"
+    before = resident()
+    taken = await measured(
+        {
+            direct: lambda: fetch(new.console.path, "/stats/prometheus", timeout=10),
+            "agent, one epoch": scenes["alone"].scrape,
+            "agent, one epoch, one gone": scenes["after"].scrape,
+            "agent, two epochs": scenes["beside"].scrape,
+            "agent, one epoch, OpenMetrics": lambda: scenes["alone"].scrape("application/openmetrics-text"),
+        }
+    )
+    for what, seconds in taken.items():
+        sys.stdout.write(f"| {what:30} | {seconds * 1000:7.1f} ms | {seconds / taken[direct]:6.2f} |\n")
+    stop = await longest_stop(scenes["beside"].scrape)
+    sys.stdout.write(f"| {'longest stop of the loop':30} | {stop * 1000:7.1f} ms | {stop / taken[direct]:6.2f} |\n")
+    sys.stdout.write(f"{count_of} series an epoch; {(resident() - before) / 2**20:.1f} MB more than before\n")
+    for scene in scenes.values():
+        await scene.close()
+
+
+def main() -> None:
+    """Start three, and ask."""
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        asyncio.run(run(Path(place), [envoy(stack, Path(place), number) for number in (1, 2, 3)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""An agent that tells one overview, or whatever a test wants it to, and commands that ask it from this process."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+from click.testing import CliRunner
+
+from agent.core.errors import AgentError, UsageError
+from agent.http.message import Request, Response
+from agent.http.server import Server
+from agent.status.control import NAME
+from agent.status.overview import Overview, document
+from tests.cli.agents import Ran
+
+Answer = Callable[[Request], Response]
+
+
+@dataclass
+class Telling:
+    """What the agent tells next, and what it was asked."""
+
+    overview: Overview
+    other: Answer | None = None
+    asked: list[str] = field(default_factory=list)
+
+    async def answer(self, request: Request) -> Response:
+        """Answer one request."""
+        self.asked.append(f"{request.method} {request.target}")
+        if self.other is not None:
+            return self.other(request)
+        return Response(200, document(self.overview), (("content-type", "application/json"),))
+
+
+@asynccontextmanager
+async def telling(directory: Path, overview: Overview, other: Answer | None = None) -> AsyncIterator[Telling]:
+    """Answer at the control socket of a run directory."""
+    agent = Telling(overview, other)
+    server = Server(agent.answer)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(directory / NAME))
+    listener.listen()
+    await server.start(listener)
+    try:
+        yield agent
+    finally:
+        await server.close()
+        (directory / NAME).unlink()
+
+
+async def ask(command: click.Command, *arguments: object, place: Path | None = None) -> Ran:
+    """Run a command in another thread of this process, to what would be the end of it."""
+    if place is not None:
+        arguments = (*arguments, "--run-dir", place)
+    return await asyncio.to_thread(_invoke, command, *map(str, arguments))
+
+
+def _invoke(command: click.Command, *arguments: str) -> Ran:
+    result = CliRunner(env={"COLUMNS": None, "AGENT_RUN_DIR": None}).invoke(command, arguments, standalone_mode=False)
+    match result.exception:
+        case None:
+            return Ran(result.return_value or 0, result.stdout, result.stderr)
+        case AgentError() as error:
+            return Ran(2 if isinstance(error, UsageError) else 1, result.stdout, f"{result.stderr}agent: {error}\n")
+        case click.UsageError() as error:
+            return Ran(2, result.stdout, error.format_message())
+        case error:
+            raise error

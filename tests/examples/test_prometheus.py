@@ -1,0 +1,84 @@
+"""The examples for Prometheus: its own tool finds nothing wrong, and every metric in them is one of the agent's."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import agent
+from agent.status.metrics import Metrics
+from tests.status.sample import overview
+
+DIRECTORY = Path(agent.__file__).parents[1] / "examples" / "prometheus"
+RULES = DIRECTORY / "rules.yaml"
+
+Json = dict[str, Any]
+
+
+def promtool(*arguments: str, told: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run Prometheus' tool in the directory of the examples."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("there is no promtool here: it comes with Prometheus (apt install prometheus)")
+    return subprocess.run(
+        [program, *arguments], input=told, cwd=DIRECTORY, capture_output=True, check=False, timeout=50
+    )
+
+
+def rules() -> list[Json]:
+    """The alert rules."""
+    (group,) = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    found: list[Json] = group["rules"]
+    return found
+
+
+def exposed(*, openmetrics: bool = False) -> bytes:
+    """What an agent tells."""
+    return Metrics(overview).expose(openmetrics=openmetrics)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "config", "prometheus.yaml"), ("check", "rules", "rules.yaml"), ("test", "rules", "rules_test.yaml")],
+)
+def test_promtool_finds_nothing_wrong(arguments: tuple[str, ...]) -> None:
+    checked = promtool(*arguments)
+    assert checked.returncode == 0, checked.stderr.decode() + checked.stdout.decode()
+
+
+def test_promtool_would_find_something(tmp_path: Path) -> None:
+    shutil.copy(DIRECTORY / "rules_test.yaml", tmp_path)
+    (tmp_path / "rules.yaml").write_text(RULES.read_text(encoding="utf-8").replace("== 0", "== 2"), encoding="utf-8")
+    assert promtool("test", "rules", str(tmp_path / "rules_test.yaml")).returncode != 0
+
+
+def test_promtool_has_nothing_to_say_about_the_agents_metrics() -> None:
+    checked = promtool("check", "metrics", told=exposed())
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_rules_are_about_metrics_that_there_are() -> None:
+    known = set(re.findall(r"^([a-z_]+)", exposed().decode(), re.MULTILINE))
+    named = {name for rule in rules() for name in re.findall(r"proxy_agent_[a-z_]+", str(rule))}
+    assert named
+    assert named <= known, named - known
+
+
+def test_every_alert_is_fired_in_a_test_and_says_what_to_do() -> None:
+    tests = (DIRECTORY / "rules_test.yaml").read_text(encoding="utf-8")
+    for rule in rules():
+        assert re.search(rf"alertname(: |=\"){rule['alert']}\b", tests), rule["alert"]
+        assert rule["labels"]["severity"] in {"page", "ticket", "info"}
+        assert rule["annotations"]["summary"].endswith(".")
+        assert rule["annotations"]["description"].endswith(".")
+
+
+def test_kubernetes_is_scraped_where_its_examples_answer() -> None:
+    (job,) = yaml.safe_load((DIRECTORY / "kubernetes.yaml").read_text(encoding="utf-8"))["scrape_configs"]
+    (keep,) = (each for each in job["relabel_configs"] if each.get("action") == "keep")
+    for example in (DIRECTORY.parent / "kubernetes").glob("*.yaml"):
+        assert f"- name: {keep['regex']}\n" in example.read_text(encoding="utf-8")

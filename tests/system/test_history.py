@@ -1,0 +1,355 @@
+"""A stormy life: the history tells of everything that happened to the agent, and so does what it says of itself.
+
+All the while `/status` is read, and must be what its schema says.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.status import overview as shapes
+from tests.system.bare import first_shown
+from tests.system.bed import Bed
+from tests.system.bootstrap import http, listener
+from tests.system.certificates import serial
+from tests.system.eventually import eventually
+from tests.system.flight import land, launched
+from tests.system.layouts import IN_PLACE
+from tests.system.onlookers import Onlooker, Tree, overview
+from tests.system.room import kill, stopped
+from tests.system.stand_ins import script
+from tests.system.state import SERVING
+from tests.system.wire import Target, connect, exchange, tls_context
+
+pytestmark = pytest.mark.long
+
+ABOUT = 0.5  # seconds between what a client saw and what the agent tells of it
+UNTIL_SERVING = ("launch", "start", "judge", "open")
+WAITING = 40
+HELD = 5
+
+
+@cache
+def schema() -> Any:  # noqa: ANN401  # of a library without types
+    jsonschema = pytest.importorskip("jsonschema", reason="wants jsonschema")
+    text = Path(shapes.__file__).with_name("schema.json").read_bytes()
+    return jsonschema.Draft202012Validator(json.loads(text))
+
+
+@contextmanager
+def watched(bed: Bed) -> Iterator[None]:
+    """Read `/status` ten times a second; each must be what the schema says."""
+    found = schema()
+
+    def look() -> None:
+        tree = overview(bed)
+        complaints = [f"{list(each.path)}: {each.message}" for each in found.iter_errors(tree)]
+        assert not complaints, complaints
+
+    with Onlooker(look, every=0.1) as onlooker:
+        yield
+    assert onlooker.wrong == []
+    assert onlooker.looks > len(onlooker.unanswered)
+
+
+def order(bed: Bed, *words: str) -> str:
+    """Give an order as an operator would; it must go well."""
+    command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def history(bed: Bed) -> list[Tree]:
+    """Read `agent history --json`, newest first."""
+    return [json.loads(line) for line in order(bed, "history", "--json", "-n", "100").splitlines()]
+
+
+def attempt(bed: Bed, epoch: int) -> Tree:
+    """Return what the history tells of an epoch, once its predecessor is gone."""
+    bed.settled()
+    return next(each for each in history(bed) if each["epoch"] == epoch)
+
+
+def newest(bed: Bed) -> Tree:
+    """Return the attempt that serves."""
+    return attempt(bed, bed.serving().number)
+
+
+def spans(told: Tree) -> dict[str, float]:
+    """Return the phases of an attempt by name."""
+    return {phase["name"]: phase["seconds"] for phase in told["phases"]}
+
+
+def served_at(told: Tree) -> float:
+    """When an attempt came to serve, in seconds since the Epoch."""
+    began: float = datetime.fromisoformat(told["began_at"]).timestamp()
+    return began + sum(seconds for name, seconds in spans(told).items() if name in UNTIL_SERVING)
+
+
+def calendar(at: float) -> float:
+    """Turn a monotonic time into seconds since the Epoch."""
+    return datetime.now(UTC).timestamp() - (time.monotonic() - at)
+
+
+def hexed(number: int) -> str:
+    """A serial as the agent writes it: whole bytes."""
+    return number.to_bytes(number.bit_length() // 8 + 1, "big").hex().removeprefix("00")
+
+
+@contextmanager
+def next_epoch(bed: Bed) -> Iterator[None]:
+    """Wait at the end until an epoch serves that did not at the beginning."""
+    before = bed.serving().number
+    yield
+    eventually(lambda: bed.serving().number > before, within=15, what="the next one serves")
+
+
+@pytest.fixture
+def obstacle(bed_apart: Bed, binary: Path) -> Path:
+    """A file that keeps the proxy of `bed_apart` from starting while it exists; all else that proxy does."""
+    bed = bed_apart
+    path = bed.directory / "broken"
+    bed.binary = bed.directory / "proxy"
+    excused = "*version*|*validate*"
+    script(bed.binary, f'case "$*" in {excused}) ;; *) [ -e {path} ] && exit 1;; esac\nexec {binary} "$@"')
+    return path
+
+
+def test_the_first_start_and_a_rotation_are_told_with_serials_phases_and_what_a_client_saw(bed: Bed) -> None:
+    first = newest(bed)
+    assert (first["trigger"], first["outcome"], first["before"]) == ("start", "serving", None)
+    old = hexed(serial(bed.mint.newest))
+    assert [(each["before"], each["after"]) for each in first["changes"]] == [(None, old)]
+    written = bed.rotate()
+    shown = first_shown(bed.tls, serial(bed.mint.newest))
+    told, new = newest(bed), hexed(serial(bed.mint.newest))
+    assert (told["trigger"], told["outcome"], told["reason"]) == ("certificate", "serving", "")
+    assert told["before"] == first["revision"] != told["revision"]
+    assert [(each["before"], each["after"]) for each in told["changes"]] == [(old, new)]
+    assert list(spans(told)) == ["launch", "start", "judge", "open", "handover", "drain"]
+    assert abs(served_at(told) - calendar(shown)) < ABOUT
+    assert 0 <= datetime.fromisoformat(told["began_at"]).timestamp() - calendar(written) < ABOUT
+    (seen,) = told["evidence"]["seen"]
+    assert (seen["serial"], seen["matches"], seen["error"]) == (new, True, "")
+    assert (told["evidence"]["cut"], told["evidence"]["overflows"]) == (0, 0)
+
+
+def test_clients_that_waited_and_connections_that_were_cut_are_counted(bed: Bed) -> None:
+    with ExitStack() as stack:
+        held = [holding(bed.plain, stack) for _ in range(HELD)]
+        with stopped(bed.serving_pid()):
+            flights = launched(bed.plain, WAITING)
+            bed.rotate()
+            land(flights, within=10)
+        assert [str(flight.failure) for flight in flights if flight.failure] == []
+        told = newest(bed)
+        assert all(is_cut(sock) for sock in held)
+    evidence = told["evidence"]
+    assert 0 < evidence["queued"] <= WAITING
+    assert evidence["cut"] == HELD
+    assert (evidence["overflows"], evidence["drops"]) == (0, 0)
+    assert 2.5 < spans(told)["drain"] < 6, "the deadline is 3 s"
+
+
+def holding(target: Target, stack: ExitStack) -> socket.socket:
+    """Connect and be answered, begin another request, and leave it at that."""
+    sock = stack.enter_context(connect(target, tls_context()))
+    exchange(sock, last=False)
+    sock.sendall(b"GET / HTTP/1.1\r\nHos")
+    return sock
+
+
+def is_cut(sock: socket.socket) -> bool:
+    """Tell whether the other side has ended the connection; waits for it."""
+    try:
+        return sock.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def unknown_cluster(bed: Bed) -> Tree:
+    """A listener whose route leads to a cluster that nobody knows."""
+    filtered = http("")
+    (host,) = filtered["typed_config"]["route_config"]["virtual_hosts"]
+    host["routes"] = [{"match": {"prefix": "/"}, "route": {"cluster": "nowhere"}}]
+    return listener("lost", "127.0.0.1", bed.room.port(), [{"filters": [filtered]}])
+
+
+@pytest.mark.timeout(150)
+def test_a_stormy_life_is_told_from_its_first_day_and_outlives_agents(bed_apart: Bed, obstacle: Path) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--survive", "--hold", "10s"]
+    bed.start()
+    steps: list[tuple[str, Callable[[Bed, Path], None]]] = [
+        ("certificate", certificate),
+        ("configuration", configuration),
+        ("certificate", refused_certificate),
+        ("configuration", refused_configuration),
+        ("certificate", failing_proxy),
+        ("operator", restarted),
+        ("crash", crashed),
+    ]
+    with watched(bed):
+        for trigger, step in steps:
+            step(bed, obstacle)
+            told = newest(bed)
+            assert (told["trigger"], told["outcome"]) == (trigger, "serving"), step.__name__
+            assert all(seen["matches"] for seen in told["evidence"]["seen"]), told
+        before = history(bed)
+        outlives_its_agent(bed, before)
+        outlives_an_upgrade(bed)
+    assert overview(bed)["rotations"] == history(bed)
+
+
+def certificate(bed: Bed, _: Path) -> None:
+    """Rotate."""
+    with next_epoch(bed):
+        bed.rotate()
+
+
+def configuration(bed: Bed, _: Path) -> None:
+    """Answer with something else."""
+    with next_epoch(bed):
+        bed.bootstrap.body = "other\n"
+        bed.bootstrap.write(bed.config)
+
+
+def refused_certificate(bed: Bed, _: Path) -> None:
+    """Write one that ended, and then a good one."""
+    attempts, expired = len(history(bed)), bed.mint.expired()
+    bed.rotate(pair=expired)
+    eventually(lambda: overview(bed)["refused"], within=5, what="it is refused")
+    now = overview(bed)
+    (refused,) = now["refused"]
+    assert refused["reason"] == "expired"
+    assert str(bed.certs) in refused["path"]
+    assert "expired" in refused["message"]
+    assert now["blocked"] == ["refused_files"]
+    assert now["out_of_sync_since"] is not None
+    (one,) = now["certificates"]
+    assert (one["name"], one["in_sync"]) == (refused["set"], False)
+    assert one["disk"]["serial"] == hexed(serial(expired))
+    assert one["served"]["serial"] == hexed(serial(bed.mint.newest))
+    assert len(history(bed)) == attempts, "nothing was attempted"
+    with next_epoch(bed):
+        bed.rotate()
+    eventually(lambda: in_sync(bed), within=5, what="everything is in sync")
+
+
+def in_sync(bed: Bed) -> bool:
+    """Tell whether what is on the disk is what serves."""
+    now = overview(bed)
+    assert (now["refused"], now["blocked"], now["out_of_sync_since"]) == ([], [], None)
+    return all(each["in_sync"] for each in now["certificates"])
+
+
+def refused_configuration(bed: Bed, _: Path) -> None:
+    """Write one that the proxy does not take, and then a good one."""
+    bed.bootstrap.more = [unknown_cluster(bed)]
+    bed.bootstrap.write(bed.config)
+    eventually(lambda: history(bed)[0]["outcome"] == "refused", within=10, every=0.2, what="it is refused")
+    told, now = history(bed)[0], overview(bed)
+    assert told["trigger"] == "configuration"
+    assert "nowhere" in told["reason"]
+    assert (told["evidence"], told["changes"]) == (None, [])
+    eventually(lambda: overview(bed)["blocked"] == ["refused_by_proxy"], within=5, what="it is told why")
+    (refused,) = now["refused"]
+    assert (refused["path"], refused["reason"], refused["set"]) == (str(bed.config), "proxy", None)
+    assert "nowhere" in refused["message"]
+    bed.bootstrap.more = []
+    bed.bootstrap.body = "good again\n"
+    with next_epoch(bed):
+        bed.bootstrap.write(bed.config)
+    eventually(lambda: in_sync(bed), within=5, what="everything is in sync")
+
+
+def failing_proxy(bed: Bed, obstacle: Path) -> None:
+    """Rotate while the proxy does not start, and then does."""
+    serving = bed.serving()
+    obstacle.touch()
+    bed.rotate()
+    told = eventually(lambda: failed(bed), within=10, every=0.2, what="the start failed")[0]
+    assert (told["trigger"], told["epoch"] > serving.number) == ("certificate", True)
+    assert "exited with 1" in told["reason"]
+    assert bed.serving() == serving
+    eventually(lambda: "retry" in overview(bed)["blocked"], within=5, every=0.001, what="the next attempt waits")
+    with next_epoch(bed):
+        obstacle.unlink()
+    eventually(lambda: in_sync(bed), within=5, what="everything is in sync")
+
+
+def failed(bed: Bed) -> list[Tree]:
+    """List the attempts that failed, newest first; the next one may be under way."""
+    return [each for each in history(bed) if each["outcome"] == "failed"]
+
+
+def restarted(bed: Bed, _: Path) -> None:
+    """Ask for a new epoch."""
+    order(bed, "restart")
+
+
+def crashed(bed: Bed, _: Path) -> None:
+    """Kill the proxy."""
+    with next_epoch(bed):
+        kill(bed.serving_pid())
+
+
+def outlives_its_agent(bed: Bed, before: list[Tree]) -> None:
+    """Kill the agent: the next one knows what there was, and how it came to what serves."""
+    assert bed.agent is not None
+    os.kill(bed.agent_pid, signal.SIGKILL)
+    bed.agent.wait(timeout=5)
+    bed.launch()
+    bed.ready()
+    bed.settled()
+    now = history(bed)
+    assert now[-len(before) :] == before
+    adopted = now[: -len(before)]
+    assert [(each["trigger"], each["outcome"]) for each in adopted] in ([], [("adoption", "serving")]), adopted
+    certificate(bed, bed.directory)
+    told = newest(bed)
+    assert (told["trigger"], told["outcome"], len(told["changes"])) == ("certificate", "serving", 1)
+
+
+def outlives_an_upgrade(bed: Bed) -> None:
+    """Let the agent become its program on disk: it knows what there was."""
+    bed.settled()
+    before = history(bed)
+    order(bed, "upgrade")
+    eventually(lambda: [one.state for one in bed.epochs()] == [SERVING], within=10)
+    now = history(bed)
+    assert now[-len(before) :] == before
+    certificate(bed, bed.directory)
+    assert newest(bed)["trigger"] == "certificate"
+
+
+def test_what_is_dropped_is_told_as_dropped(bed: Bed) -> None:
+    pair = bed.mint.newest
+    IN_PLACE.again(bed.certs, bed.mint.spare())
+    candidate = eventually(lambda: bed.state().among("candidate"), within=5, every=0.001, what="a candidate")[0]
+    with stopped(candidate.pid):
+        IN_PLACE.again(bed.certs, pair)
+        told = eventually(lambda: ended(bed, candidate.number), within=5, every=0.1, what="it is dropped")
+    assert (told["trigger"], told["outcome"]) == ("certificate", "dropped")
+    assert told["reason"]
+    assert bed.serving().number < candidate.number
+
+
+def ended(bed: Bed, epoch: int) -> Tree:
+    """Return what is told of an attempt, once it has ended."""
+    told: Tree = next(each for each in overview(bed)["rotations"] if each["epoch"] == epoch)
+    assert told["outcome"] != "running"
+    return told

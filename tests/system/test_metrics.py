@@ -1,0 +1,327 @@
+"""What `/metrics` tells: valid at every moment, counters that never fall, and the numbers that clients counted."""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as of_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as of_text
+
+from tests.system.bed import Bed
+from tests.system.bootstrap import http, listener
+from tests.system.counts import count
+from tests.system.eventually import eventually
+from tests.system.loads import Loads, Report
+from tests.system.onlookers import Onlooker, ask, overview
+from tests.system.proxies import Reply
+from tests.system.room import kill
+from tests.system.wire import Target, connect, exchange, tls_context
+
+ROTATIONS = count("AGENT_ROTATIONS", short=5, long=50)
+CRASHES = count("AGENT_CRASHES", short=2, long=5)
+HELD = 5
+EVERY = 0.1
+OURS = "proxy_agent_"
+PER_PROCESS = "process_"  # of the agent, which may be another one
+TYPE = re.compile(r"^# TYPE (\S+)", re.MULTILINE)
+
+Labels = tuple[tuple[str, str], ...]
+Samples = dict[tuple[str, Labels], float]
+
+# As the parser names them: it gives every counter the suffix that OpenMetrics wants.
+_HTTP = ("envoy_http_conn_manager_prefix", "http")
+ANSWERED = ("envoy_http_downstream_rq_xx_total", (_HTTP, ("envoy_response_code_class", "2")))
+BEGUN = ("envoy_http_downstream_rq_total", (_HTTP,))
+
+
+def values(families: Iterable[Metric], kinds: frozenset[str] | None = None) -> Samples:
+    """Flatten families, of these kinds if any are named; a series that is told twice is an error."""
+    found: Samples = {}
+    for family in families:
+        if kinds is not None and family.type not in kinds:
+            continue
+        for sample in family.samples:
+            key = sample.name, tuple(sorted(sample.labels.items()))
+            assert key not in found, f"{key} is told twice"
+            found[key] = sample.value
+    return found
+
+
+COUNTERS = frozenset({"counter", "histogram"})
+
+
+class Scraper:
+    """Scrapes as Prometheus does, only ten times a second, and notes what fell."""
+
+    def __init__(self, bed: Bed) -> None:
+        self.bed = bed
+        self.last: Samples = {}
+        self.sums: Samples = {}
+
+    def look(self) -> Samples:
+        """Scrape once; AssertionError if the answer is no exposition, or something fell."""
+        now = values(of_text(scraped(self.bed).text), COUNTERS)
+        told = {key: value for key, value in now.items() if not key[0].startswith(PER_PROCESS)}
+        fell = {key: (value, told.get(key)) for key, value in self.last.items() if told.get(key, 0.0) < value}
+        self.last = told
+        assert not fell, fell
+        return told
+
+
+def scraped(bed: Bed) -> Reply:
+    """Scrape."""
+    reply = ask(bed, "/metrics")
+    assert reply.status == 200, reply.text
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    twice = [name for name, times in Counter(TYPE.findall(reply.text)).items() if times > 1]
+    assert not twice, f"told twice: {twice}"
+    return reply
+
+
+def own(bed: Bed, name: str) -> dict[tuple[str, ...], float]:
+    """Read one of the agent's own metrics, by the values of its labels in the order of their names."""
+    samples = values(of_text(scraped(bed).text))
+    return {tuple(value for _, value in key[1]): told for key, told in samples.items() if key[0] == OURS + name}
+
+
+def answered(reports: list[Report]) -> int:
+    """Count what clients were answered."""
+    return sum(report.ok for report in reports)
+
+
+def lost(reports: list[Report]) -> int:
+    """Count what clients were not answered; none of it was refused."""
+    failed = sum(report.failed for report in reports)
+    assert failed == sum(report.reasons()["reset"] + report.reasons()["eof"] for report in reports), "none was refused"
+    return failed
+
+
+@pytest.mark.long
+@pytest.mark.timeout(60 + 5 * ROTATIONS)
+def test_over_rotations_no_counter_falls_and_every_answer_is_counted_once(bed: Bed, loads: Loads) -> None:
+    scraper = Scraper(bed)
+    with Onlooker(scraper.look, EVERY) as onlooker:
+        loads.usual(bed.tls, bed.plain)
+        for _ in range(ROTATIONS):
+            bed.rotate()
+            bed.served(within=15)
+        loads.more(20)
+        reports = loads.finish()
+        bed.settled()
+    assert (onlooker.wrong, onlooker.unanswered) == ([], [])
+    assert onlooker.looks > ROTATIONS
+    assert lost(reports) == 0
+    wanted = answered(reports)
+    eventually(lambda: scraper.look()[ANSWERED] >= wanted, within=5, what="the last answers are counted")
+    assert scraper.look()[ANSWERED] == wanted
+    assert all(value == 0 for value in own(bed, "scrape_failures_total").values())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(60 + 5 * ROTATIONS + 10 * CRASHES)
+def test_over_crashes_too_no_counter_falls_and_only_what_was_in_flight_may_be_missing(
+    bed: Bed, loads: Loads, binary: object
+) -> None:
+    scraper = Scraper(bed)
+    with Onlooker(scraper.look, EVERY) as onlooker:
+        loads.gentle(bed.tls, bed.plain)
+        for number in range(ROTATIONS):
+            bed.rotate()
+            bed.served(within=15)
+            bed.committed()
+            if number % max(1, ROTATIONS // CRASHES) == 0:
+                crash(bed)
+                loads.more(20)
+        reports = loads.finish()
+        bed.settled()
+    assert (onlooker.wrong, onlooker.unanswered) == ([], [])
+    scraper.look()
+    counted, most = scraper.look()[BEGUN], answered(reports) + lost(reports)
+    if bed.binary.name == "sidecar":  # it counts where a SIGKILL takes nothing
+        assert answered(reports) <= counted <= most
+    assert 0 < counted <= most
+    check(scraped(bed).text)
+
+
+def crash(bed: Bed) -> None:
+    """Kill what serves, and see the next one serve."""
+    before = bed.serving().number
+    kill(bed.serving_pid())
+    eventually(lambda: bed.serving().number > before, within=10, what="the next one serves")
+
+
+def check(text: str) -> None:
+    """Let Prometheus' own tool judge: it must understand everything, and find fault with the proxy's own names only."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool: install Debian's package prometheus")
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    complaints = (done.stdout + done.stderr).splitlines()
+    assert [line for line in complaints if not line.startswith("envoy_")] == []
+    assert done.returncode in {0, 3}, "3: names are against its conventions, and Envoy's are"
+
+
+def test_the_exposition_is_valid_in_both_formats_and_passes_promtool(bed: Bed) -> None:
+    found = values(of_text(scraped(bed).text))
+    assert found[OURS + "ready", ()] == 1
+    assert any(name.startswith("envoy_listener_") for name, _ in found)
+    openmetrics = values(of_openmetrics(as_openmetrics(bed)))  # type: ignore[no-untyped-call]
+    assert openmetrics[OURS + "ready", ()] == 1
+    assert any(name.startswith("envoy_listener_") for name, _ in openmetrics)
+    check(scraped(bed).text)
+
+
+def as_openmetrics(bed: Bed) -> str:
+    """Scrape as a newer Prometheus does."""
+    asked = b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: application/openmetrics-text\r\nConnection: close\r\n\r\n"
+    with socket.create_connection((bed.status.host, bed.status.port), timeout=10) as sock:
+        sock.sendall(asked)
+        data = b""
+        while part := sock.recv(65536):
+            data += part
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert b"content-type: application/openmetrics-text" in head.lower()
+    return body.decode()
+
+
+# The agent's own
+
+
+def order(bed: Bed, *words: str) -> None:
+    """Give an order as an operator would; it must go well."""
+    command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
+    subprocess.run(command, capture_output=True, timeout=60, check=True)
+
+
+def rotate(bed: Bed) -> None:
+    """Rotate, and let the one before leave."""
+    bed.rotate()
+    bed.served()
+    bed.settled()
+
+
+def reconfigure(bed: Bed) -> None:
+    """Answer with something else, and let the one before leave."""
+    before = bed.serving().number
+    bed.bootstrap.body += "more\n"
+    bed.bootstrap.write(bed.config)
+    eventually(lambda: bed.serving().number > before, within=10, what="the next one serves")
+    bed.settled()
+
+
+def misconfigure(bed: Bed) -> None:
+    """Write what no proxy takes, and take it back."""
+    filtered = http("")
+    (host,) = filtered["typed_config"]["route_config"]["virtual_hosts"]
+    host["routes"] = [{"match": {"prefix": "/"}, "route": {"cluster": "nowhere"}}]
+    bed.bootstrap.more = [listener("lost", "127.0.0.1", bed.room.port(), [{"filters": [filtered]}])]
+    bed.bootstrap.write(bed.config)
+    eventually(lambda: overview(bed)["rotations"][0]["outcome"] == "refused", within=10, what="it is refused")
+    bed.bootstrap.more = []
+    bed.bootstrap.write(bed.config)
+    eventually(lambda: overview(bed)["refused"] == [], within=5, what="nothing is refused")
+
+
+@pytest.mark.long
+def test_rotations_and_exits_are_counted_by_what_was_done(bed: Bed) -> None:
+    bed.settled()
+    for _ in range(3):
+        rotate(bed)
+    reconfigure(bed)
+    misconfigure(bed)
+    order(bed, "restart")
+    bed.settled()
+    crash(bed)
+    bed.settled()
+    wanted = {
+        ("serving", "start"): 1,
+        ("serving", "certificate"): 3,
+        ("serving", "configuration"): 1,
+        ("refused", "configuration"): 1,
+        ("serving", "operator"): 1,
+        ("serving", "crash"): 1,
+    }
+    assert grown(own(bed, "rotations_total")) == wanted
+    assert grown(own(bed, "proxy_exits_total")) == {("asked", "draining"): 5, ("signal", "serving"): 1}
+    failures = own(bed, "rotation_failures_total")
+    assert sum(failures.values()) == 1
+    ends = {phase: number for (phase,), number in own(bed, "rotation_phase_duration_seconds_count").items()}
+    assert [ends[phase] for phase in ("start", "open", "handover")] == [7, 7, 7]
+    assert ends["drain"] == 5, "what crashed did not drain"
+
+
+def grown(told: dict[tuple[str, ...], float]) -> Counter[tuple[str, ...]]:
+    """Leave out what is 0."""
+    return Counter({key: int(value) for key, value in told.items() if value})
+
+
+@pytest.mark.long
+def test_how_long_clients_were_held_is_counted(bed: Bed, loads: Loads) -> None:
+    loads.start("closed", bed.plain, clients=2)
+    assert own(bed, "hold_seconds_total") == {(): 0}
+    before = bed.serving().number
+    killed = kill(bed.serving_pid())
+    eventually(lambda: bed.serving().number > before, within=10, what="the next one serves")
+    loads.more(20)
+    (report,) = loads.finish()
+    gap = report.first_answer_after(killed.gone) - killed.gone
+    (held,) = own(bed, "hold_seconds_total").values()
+    assert gap - 0.3 <= held <= gap + 0.3
+    rotate(bed)
+    assert own(bed, "hold_seconds_total") == {(): held}, "a rotation holds nobody"
+
+
+@pytest.mark.long
+def test_connections_that_are_cut_are_counted_by_what_cut_them(bed: Bed) -> None:
+    with ExitStack() as stack:
+        for _ in range(HELD):
+            held(bed.plain, stack)
+        rotate(bed)
+        assert grown(own(bed, "connections_closed_total")) == {("drain_deadline",): HELD}
+        for _ in range(HELD):
+            held(bed.plain, stack)
+        order(bed, "restart", "--now")
+        bed.settled(within=3)
+        assert grown(own(bed, "connections_closed_total")) == {("drain_deadline",): HELD, ("restart_now",): HELD}
+
+
+def held(target: Target, stack: ExitStack) -> None:
+    """Connect, be answered, begin another request, and leave it at that."""
+    sock = stack.enter_context(connect(target, tls_context()))
+    exchange(sock, last=False)
+    sock.sendall(b"GET / HTTP/1.1\r\nHos")
+
+
+@pytest.mark.long
+def test_counters_go_on_over_the_death_of_an_agent(bed_apart: Bed, loads: Loads) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--survive"]
+    bed.start()
+    loads.start("closed", bed.plain)
+    loads.more(20)
+    rotate(bed)
+    scraper = Scraper(bed)
+    seen = scraper.look()
+    assert bed.agent is not None
+    bed.agent.send_signal(signal.SIGKILL)
+    bed.agent.wait(timeout=5)
+    loads.more(20)
+    bed.launch()
+    bed.ready()
+    rotate(bed)
+    reports = loads.finish()
+    now = scraper.last = values(of_text(scraped(bed).text), COUNTERS)
+    fell = {key: now.get(key) for key, value in seen.items() if key[0].startswith("envoy_") and now.get(key, 0) < value}
+    assert not fell
+    assert lost(reports) == 0
+    wanted = answered(reports)
+    eventually(lambda: scraper.look()[ANSWERED] >= wanted, within=5, what="the last answers are counted")
+    assert scraper.look()[ANSWERED] == wanted

@@ -1,0 +1,238 @@
+"""What an operator decides beforehand about when: hours, a fleet's spread, expiry that overrides them; and `--now`."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.core.window import spread
+from tests.pki import Leaf
+from tests.system.bare import STARTS, first_shown
+from tests.system.bed import Bed
+from tests.system.certificates import NAME, serial
+from tests.system.conftest import MakeBed
+from tests.system.eventually import eventually, throughout
+from tests.system.onlookers import ask, overview
+from tests.system.wire import Target, connect, exchange, tls_context
+
+HELD = 5
+SECOND = timedelta(seconds=1)
+JITTER = 2.0
+
+
+def hours(begin: timedelta, end: timedelta) -> str:
+    """Write the hours from `begin` until `end` from now, as `--rotate-window` takes them."""
+    now = datetime.now(UTC).astimezone()
+    return "-".join((now + each).strftime("%H:%M") for each in (begin, end))
+
+
+CLOSED = (timedelta(hours=3), timedelta(hours=4))
+OPEN = (timedelta(hours=-1), timedelta(hours=1))
+
+
+def order(bed: Bed, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Give an order as an operator would."""
+    command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def ends_in(bed: Bed, left: timedelta, life: timedelta) -> Leaf:
+    """Issue a leaf of this whole life, of which so much is left; it becomes the newest."""
+    end = datetime.now(UTC) + left
+    leaf = bed.mint.issuer.issue([NAME], not_before=end - life, not_after=end)
+    bed.mint.issued.append(leaf)
+    return leaf
+
+
+def old_at(leaf: Leaf) -> float:
+    """When the last tenth of its life begins, in seconds since the Epoch; dates have whole seconds."""
+    begin, end = leaf.certificate.not_valid_before_utc, leaf.certificate.not_valid_after_utc
+    return (end - (end - begin) / 10).timestamp()
+
+
+def samples(bed: Bed, name: str) -> dict[tuple[str, ...], float]:
+    """Read one of the agent's own metrics, by the values of its labels in the order of their names."""
+    families = text_string_to_metric_families(ask(bed, "/metrics").text)
+    named = (sample for family in families for sample in family.samples if sample.name == f"proxy_agent_{name}")
+    return {tuple(value for _, value in sorted(sample.labels.items())): sample.value for sample in named}
+
+
+# Hours
+
+
+def with_hours(bed: Bed, span: Sequence[timedelta]) -> None:
+    """Let the agent of `bed` have these hours."""
+    bed.more_flags += ["--rotate-window", hours(*span)]
+
+
+@pytest.mark.long
+def test_outside_of_its_hours_a_change_waits_until_somebody_asks(bed_apart: Bed) -> None:
+    bed = bed_apart
+    with_hours(bed, CLOSED)
+    bed.start()
+    before = bed.serving()
+    bed.rotate()
+    eventually(lambda: overview(bed)["blocked"] == ["window"], within=3, what="it is told what is waited for")
+    assert samples(bed, "rotation_blocked")["window",] == 1
+    throughout(lambda: [one.number for one in bed.epochs()] == [before.number], span=1, what="nothing is started")
+    assert overview(bed)["out_of_sync_since"] is not None
+    assert "--rotate-window" in next(each.body for each in bed.journal.entries() if each.name == "rotation.later")
+    done = order(bed, "restart")
+    assert done.returncode == 0, done.stderr
+    bed.served(within=1)
+    eventually(lambda: overview(bed)["blocked"] == [], within=1)
+    assert samples(bed, "rotation_blocked")["window",] == 0
+
+
+@pytest.mark.long
+def test_within_its_hours_a_change_is_taken_up_at_once(bed_apart: Bed) -> None:
+    bed = bed_apart
+    with_hours(bed, OPEN)
+    bed.start()
+    start = bed.bare_start()
+    written = bed.rotate()
+    assert first_shown(bed.tls, serial(bed.mint.newest)) - written <= STARTS * start
+
+
+@pytest.mark.long
+def test_a_crash_does_not_wait_for_the_hours(bed_apart: Bed) -> None:
+    bed = bed_apart
+    with_hours(bed, CLOSED)
+    bed.start()
+    before = bed.serving()
+    os.kill(before.pid, 9)
+    eventually(lambda: bed.serving().number > before.number, within=5)
+    bed.ready()
+
+
+@pytest.mark.long
+def test_when_what_serves_is_about_to_end_the_hours_count_no_more(bed_apart: Bed) -> None:
+    bed = bed_apart
+    with_hours(bed, CLOSED)
+    bed.bootstrap.write(bed.config)
+    old = ends_in(bed, left=12 * SECOND, life=60 * SECOND)
+    bed.layout.first(bed.certs, old)
+    bed.launch()
+    bed.ready()
+    bed.rotate()
+    eventually(lambda: overview(bed)["blocked"] == ["window"], within=2, what="it waits")
+    assert time.time() < old_at(old)
+    shown = first_shown(bed.tls, serial(bed.mint.newest))
+    shown_at = time.time() - (time.monotonic() - shown)
+    assert 0 <= shown_at - old_at(old) < 3, "not before the last tenth, and then at once"
+    assert overview(bed)["blocked"] == []
+
+
+# A fleet
+
+
+def bed_that_waits(make_bed: MakeBed, least: float, most: float) -> Bed:
+    """Make a bed whose agent waits for so long, by its run directory."""
+    bed = make_bed(f"w{least}")
+    instances = (bed.directory / f"run{number}" for number in range(1000))
+    limit = timedelta(seconds=JITTER)
+    bed.run_dir = next(
+        each
+        for each in instances
+        if least <= spread(f"{socket.gethostname()}:{each}", None, limit).total_seconds() <= most
+    )
+    bed.more_flags += ["--jitter", f"{JITTER:g}s"]
+    bed.start()
+    return bed
+
+
+@pytest.mark.long
+def test_a_fleet_takes_a_change_up_one_after_the_other_within_the_limit(make_bed: MakeBed) -> None:
+    early, late = bed_that_waits(make_bed, 0.2, 0.5), bed_that_waits(make_bed, 1.7, 2.0)
+    start = early.bare_start()
+    written = [bed.rotate() for bed in (early, late)]
+    eventually(lambda: overview(late)["blocked"] == ["jitter"], within=1.5, what="it is told what is waited for")
+    shown = [first_shown(bed.tls, serial(bed.mint.newest)) for bed in (early, late)]
+    spans = [at - since for at, since in zip(shown, written, strict=True)]
+    assert 0.2 <= spans[0] <= 0.5 + STARTS * start
+    assert 1.7 <= spans[1] <= JITTER + STARTS * start
+
+
+# Age
+
+
+@pytest.mark.long
+def test_a_leaf_that_grows_old_is_told_at_that_moment_though_nothing_happens(bed_apart: Bed) -> None:
+    bed = bed_apart
+    bed.bootstrap.write(bed.config)
+    leaf = ends_in(bed, left=40 * SECOND, life=360 * SECOND)
+    bed.layout.first(bed.certs, leaf)
+    bed.launch()
+    bed.ready()
+    before = bed.serving()
+    throughout(lambda: not cautions(bed), span=old_at(leaf) - time.time() - 0.5, what="no caution yet", every=0.1)
+    eventually(lambda: cautions(bed), within=1.5, what="the leaf is cautioned")
+    (caution,) = cautions(bed)
+    assert "in the last tenth of its life" in caution
+    end = leaf.certificate.not_valid_after_utc.timestamp()
+    ends = samples(bed, "certificate_not_after_timestamp_seconds")
+    assert ends == {("leaf", "tls", "served"): end, ("leaf", "tls", "disk"): end}
+    assert bed.serving() == before, "it is told, and nothing else"
+
+
+def cautions(bed: Bed) -> list[str]:
+    """List what the agent said of leaves that grow old."""
+    said = (each for each in bed.journal.entries() if each.name == "certificate.caution")
+    return [each.body for each in said if each.attributes["worry"] == "soon_to_expire"]
+
+
+# Now
+
+
+def held(target: Target, stack: ExitStack) -> socket.socket:
+    """Connect, be answered, begin another request, and leave it at that."""
+    sock = stack.enter_context(connect(target, tls_context()))
+    exchange(sock, last=False)
+    sock.sendall(b"GET / HTTP/1.1\r\nHos")
+    return sock
+
+
+@pytest.mark.long
+def test_a_restart_now_cuts_what_the_old_certificate_was_shown_to(bed_apart: Bed) -> None:
+    bed = bed_apart
+    with_hours(bed, CLOSED)
+    bed.more_flags += ["--drain-deadline", "60s"]
+    bed.start()
+    bed.rotate()
+    eventually(lambda: overview(bed)["blocked"] == ["window"], within=3, what="it waits")
+    with ExitStack() as stack:
+        clients = [held(bed.tls, stack) for _ in range(HELD)]
+        done = order(bed, "restart", "--now")
+        assert done.returncode == 0, done.stderr
+        assert bed.serial_served() == serial(bed.mint.newest)
+        asked = time.monotonic()
+        assert all(is_cut(sock) for sock in clients)
+        assert time.monotonic() - asked < 2, "the drain deadline is 60 s"
+    bed.settled(within=3)
+    assert samples(bed, "connections_closed_total")["restart_now",] == HELD
+    assert samples(bed, "connections_closed_total")["drain_deadline",] == 0
+    assert overview(bed)["rotations"][0]["evidence"]["cut"] == HELD
+
+
+def is_cut(sock: socket.socket) -> bool:
+    """Tell whether the other side has ended the connection; waits for it."""
+    try:
+        return sock.recv(1) == b""
+    except OSError:
+        return True
+
+
+def test_a_leaf_that_is_old_from_the_start_is_told_at_once(bed_apart: Bed) -> None:
+    bed = bed_apart
+    bed.bootstrap.write(bed.config)
+    bed.layout.first(bed.certs, ends_in(bed, left=60 * SECOND, life=1000 * SECOND))
+    bed.launch()
+    bed.ready()
+    assert len(cautions(bed)) == 1

@@ -1,0 +1,163 @@
+"""Readiness is there while an epoch serves, and never flaps; its end is told at once, with the reason."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+
+from tests.system.bare import body_of
+from tests.system.bed import Bed
+from tests.system.certificates import Files, serial
+from tests.system.counts import count
+from tests.system.eventually import eventually, throughout
+from tests.system.layouts import ALTERNATING, IN_PLACE
+from tests.system.onlookers import Onlooker, ask
+from tests.system.room import kill, stopped
+from tests.system.stand_ins import breakable
+from tests.system.state import CANDIDATE, Epoch
+
+ROTATIONS = count("AGENT_ROTATIONS", short=20, long=200)
+EVERY = 0.02
+AT_ONCE = 0.25
+LIVE = "the loop turns\n"
+READY = (200, "ready\n")
+
+
+class Probes:
+    """What a kubelet is told, every 20 ms: the answers of `/healthz/ready` in their order, each change of them once."""
+
+    def __init__(self, bed: Bed) -> None:
+        self.bed = bed
+        self.told: list[tuple[int, str]] = []
+
+    def look(self) -> None:
+        """Ask for both, as the kubelet does: a connection each."""
+        reply = ask(self.bed, "/healthz/ready")
+        if self.told[-1:] != [(reply.status, reply.text)]:
+            self.told.append((reply.status, reply.text))
+        live = ask(self.bed, "/healthz/live")
+        assert (live.status, live.text) == (200, LIVE), f"live: {live.status} {live.text}"
+
+
+@contextmanager
+def probed(bed: Bed) -> Iterator[Probes]:
+    """Probe for as long as the context lasts; the loop must turn all the while."""
+    probes = Probes(bed)
+    with Onlooker(probes.look, EVERY) as onlooker:
+        yield probes
+    assert onlooker.wrong == []
+    assert onlooker.looks > 10
+    assert onlooker.longest < 2, "a probe has a second by default"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(60 + 4 * ROTATIONS)
+def test_over_rotations_in_every_layout_it_is_ready_from_the_first_time_to_the_last(bed_apart: Bed) -> None:
+    bed = bed_apart
+    bed.prepare()
+    with probed(bed) as probes:
+        bed.launch()
+        bed.ready()
+        for layout in islice(cycle(ALTERNATING), ROTATIONS):
+            bed.rotate(layout)
+            bed.served(within=10)
+        bed.settled()
+    assert probes.told[-1] == READY
+    assert [answer for answer in probes.told[:-1] if answer[0] != 503] == [], "it was ready once, and for good"
+    assert bed.serving().number > ROTATIONS
+
+
+def new_candidate(bed: Bed) -> Epoch:
+    """Wait for a candidate."""
+    return eventually(lambda: bed.state().among(CANDIDATE), within=5, every=0.001, what="a candidate")[0]
+
+
+def test_a_candidate_that_is_dropped_or_overtaken_and_a_refused_certificate_change_nothing(bed: Bed) -> None:
+    with probed(bed) as probes:
+        drop_a_candidate(bed)
+        overtake_a_candidate(bed)
+        bed.rotate(pair=bed.mint.expired())
+        eventually(lambda: bed.journal.complaints("expired"), within=5, what="the expired leaf is refused")
+    assert probes.told == [READY]
+
+
+def drop_a_candidate(bed: Bed) -> None:
+    """Put back what serves while a candidate is on its way."""
+    pair = bed.mint.newest
+    bed.journal.mark()
+    IN_PLACE.again(bed.certs, bed.mint.spare())
+    candidate = new_candidate(bed)
+    with stopped(candidate.pid):
+        IN_PLACE.again(bed.certs, pair)
+        eventually(lambda: said(bed, "epoch.dropped"), within=5, what="the candidate is dropped")
+    assert bed.serial_served() == serial(pair)
+
+
+def overtake_a_candidate(bed: Bed) -> None:
+    """Write the next certificate while the candidate of the one before is on its way."""
+    before = bed.serving().number
+    bed.rotate()
+    new_candidate(bed)
+    bed.rotate()
+    bed.served()
+    eventually(lambda: bed.serving().number > before, within=2)
+
+
+def said(bed: Bed, event: str) -> bool:
+    """Tell whether the agent said so since the mark."""
+    return any(entry.name == event for entry in bed.journal.entries())
+
+
+@pytest.fixture
+def broken(bed_apart: Bed, binary: Path) -> Iterator[Path]:
+    """A file that keeps the proxy of `bed_apart`, running by now, from starting again while it exists."""
+    bed = bed_apart
+    path = bed.directory / "broken"
+    bed.binary = bed.directory / "proxy"
+    breakable(bed.binary, binary, path)
+    bed.more_flags += ["--hold", "1s"]
+    bed.start()
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.mark.long
+def test_when_nothing_serves_it_is_told_at_once_and_why_until_something_does(bed_apart: Bed, broken: Path) -> None:
+    bed = bed_apart
+    IN_PLACE.again(bed.certs, Files(b"garbage", b"garbage"))
+    eventually(lambda: bed.journal.complaints(str(bed.certs)), within=10, what="a complaint about garbage")
+    with probed(bed) as probes:
+        eventually(lambda: probes.told == [READY], within=2)
+        broken.touch()
+        kill(bed.serving_pid())
+        eventually(lambda: ask(bed, "/healthz/ready").status == 503, within=AT_ONCE, what="readiness is gone at once")
+        throughout(lambda: ask(bed, "/healthz/ready").status == 503, span=2, what="nothing serves", every=EVERY)
+        broken.unlink()
+        bed.ready(within=20)
+        eventually(lambda: probes.told[-1] == READY, within=1)
+    first, *down, last = probes.told
+    assert (first, last) == (READY, READY)
+    assert {status for status, _ in down} == {503}, probes.told
+    assert all(text.startswith("no epoch serves: ") for _, text in down), probes.told
+    assert "kill" in down[0][1].lower(), f"the first reason is the crash: {down}"
+
+
+@pytest.mark.long
+def test_from_sigterm_on_it_is_not_ready_though_clients_are_served_for_the_delay(bed_apart: Bed) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--drain-delay", "1s"]
+    bed.start()
+    with probed(bed) as probes:
+        eventually(lambda: probes.told == [READY], within=2)
+        os.kill(bed.agent_pid, signal.SIGTERM)
+        asked = time.monotonic()
+        eventually(lambda: probes.told[-1][0] == 503, within=AT_ONCE, what="readiness is gone at once")
+        left = asked + 0.8 - time.monotonic()
+        throughout(lambda: body_of(bed.plain) == b"ok\n", span=left, what="clients are served for the delay")
+        assert bed.exited() == 0
+    assert probes.told == [READY, (503, "the agent is stopping\n")]

@@ -1,0 +1,241 @@
+"""Whatever clients of the status server do, rotations go on undisturbed, others are answered, and memory is bounded."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.host.memory import resident
+from tests.system.bed import Bed
+from tests.system.counts import count
+from tests.system.eventually import eventually
+from tests.system.loads import Loads, nothing_failed
+from tests.system.onlookers import Onlooker, ask, overview
+from tests.system.proxies import Console
+from tests.system.wire import Target
+
+ROTATIONS = count("AGENT_ROTATIONS", short=5, long=20)
+IDLE = 1_000
+NEVER_READING = 300  # more than are let in at a time
+AHEAD = 200  # requests that each of them sends before it would read
+SLOW = 60
+GARBAGE = 100
+KIB = 1 << 10
+MIB = 1 << 20
+PEAK = 64 * MIB  # by what the agent may grow while they are all there
+AFTER = 24 * MIB  # and what it may keep, in its allocator, when they have gone
+
+Attack = Callable[[Bed, ExitStack], Callable[[], None]]
+"""Begins; returns what to do again and again while it lasts."""
+
+
+def connected(target: Target, stack: ExitStack, receive_buffer: int = 0) -> socket.socket:
+    """Connect to the status server until the end of `stack`."""
+    sock = socket.socket(target.family, socket.SOCK_STREAM)
+    stack.callback(sock.close)
+    if receive_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.settimeout(5)
+    sock.connect((target.host, target.port))
+    sock.setblocking(False)
+    return sock
+
+
+def push(sock: socket.socket, data: bytes) -> None:
+    """Send what goes out at once; the rest, and whether anybody is there, does not matter."""
+    with contextlib.suppress(OSError):
+        sock.send(data)
+
+
+def nothing() -> None:
+    """What a client does that waits."""
+
+
+def never_reading(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+    """Ask for everything many times over, and read no answer."""
+    paths = ("/status", "/metrics", "/events", "/", "/stats")
+    for number in range(NEVER_READING):
+        sock = connected(bed.status, stack, receive_buffer=4 * KIB)
+        asked = f"GET {paths[number % len(paths)]} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+        push(sock, asked * AHEAD)
+    return nothing
+
+
+def idle(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+    """Connect, and say nothing."""
+    for _ in range(IDLE):
+        connected(bed.status, stack)
+    return nothing
+
+
+def garbage(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+    """Say what no server understands, again and again."""
+    texts = (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00\r\n\r\n", b"\0" * 512, b"GET\r\n\r\n", os.urandom(4 * KIB))
+
+    def send() -> None:
+        for text in texts * (GARBAGE // len(texts) // 10):
+            with ExitStack() as own:
+                push(connected(bed.status, own), text)
+
+    return send
+
+
+def endless_header(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+    """Send a header of 1 MB, again and again."""
+    head = b"GET /status HTTP/1.1\r\nHost: a\r\nX: " + b"a" * MIB + b"\r\n\r\n"
+
+    def send() -> None:
+        with ExitStack() as own, contextlib.suppress(OSError):
+            sock = connected(bed.status, own)
+            sock.settimeout(2)
+            sock.sendall(head)
+            answer = sock.recv(64)
+            assert not answer.startswith(b"HTTP/1.1 200"), f"a header of 1 MB was taken: {answer!r}"
+
+    return send
+
+
+def slow(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+    """Send a request byte by byte, and begin anew when the server has had enough of it."""
+    endless = b"GET /status HTTP/1.1\r\nHost: a\r\nX: "
+    socks = [connected(bed.status, stack) for _ in range(SLOW)]
+    for sock in socks:
+        push(sock, endless)
+
+    def drip() -> None:
+        for sock in socks:
+            push(sock, b"a")
+
+    return drip
+
+
+def large_bodies(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+    """Send almost a whole megabyte of a body that is never whole."""
+    head = b"POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n"
+    socks = {connected(bed.status, stack): head + b"a" * (MIB - 1) for _ in range(IDLE // 4)}
+
+    def send() -> None:
+        for sock, rest in socks.items():
+            with contextlib.suppress(OSError):
+                socks[sock] = rest[sock.send(rest) :] if rest else b""
+
+    return send
+
+
+ATTACKS: dict[str, Attack] = {
+    "never reading": never_reading,
+    "idle": idle,
+    "garbage": garbage,
+    "endless header": endless_header,
+    "slow": slow,
+    "large bodies": large_bodies,
+}
+
+
+@contextmanager
+def under(bed: Bed, *attacks: Attack) -> Iterator[None]:
+    """Let these attacks go on for as long as the context lasts."""
+    with ExitStack() as stack:
+        steps = [attack(bed, stack) for attack in attacks]
+        with Onlooker(lambda: [step() for step in steps], every=0.1) as attackers:
+            yield
+            eventually(lambda: attackers.looks > 3, within=20, what="the attackers get their turn")
+        assert attackers.wrong == []
+
+
+class Watch:
+    """Looks at the agent's memory, and is the good client."""
+
+    def __init__(self, bed: Bed) -> None:
+        self.bed = bed
+        self.before = self.highest = self.memory()
+        self.descriptors = descriptors(bed)
+        self.longest = 0.0
+
+    def memory(self) -> int:
+        """How many bytes the agent has resident."""
+        now = resident(self.bed.agent_pid)
+        assert now is not None
+        return now
+
+    def look(self) -> None:
+        """Ask as a kubelet and as an operator do."""
+        self.highest = max(self.highest, self.memory())
+        began = time.monotonic()
+        for path in ("/healthz/ready", "/status"):
+            reply = ask(self.bed, path)
+            assert reply.status == 200, f"{path}: {reply.status} {reply.text}"
+        self.longest = max(self.longest, time.monotonic() - began)
+
+    @property
+    def peak(self) -> int:
+        """By how many bytes it grew at most."""
+        return self.highest - self.before
+
+
+def descriptors(bed: Bed) -> int:
+    """Count the open descriptors of the agent."""
+    return len(list(Path(f"/proc/{bed.agent_pid}/fd").iterdir()))
+
+
+def rotate(bed: Bed, times: int) -> None:
+    """Rotate under whatever goes on."""
+    for _ in range(times):
+        bed.rotate()
+        bed.served(within=15)
+
+
+def as_before(bed: Bed, watch: Watch) -> None:
+    """See that the agent has what it had before, and little more memory."""
+    bed.settled()
+    eventually(lambda: descriptors(bed) <= watch.descriptors, within=5, what="the descriptors are closed")
+    assert watch.memory() - watch.before <= AFTER
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120 + 5 * ROTATIONS)
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_a_bad_client_costs_bounded_memory_and_disturbs_nobody(attack: Attack, bed: Bed, loads: Loads) -> None:
+    rotate(bed, 2)
+    bed.settled()
+    watch = Watch(bed)
+    loads.gentle(bed.tls, bed.plain)
+    with under(bed, attack), Onlooker(watch.look, every=0.1) as good:
+        rotate(bed, ROTATIONS)
+        loads.more(20)
+    nothing_failed(loads.finish(), at_least=20)
+    assert (good.wrong, good.unanswered) == ([], [])
+    assert watch.longest < 2, "a probe has a second by default, and this made two"
+    assert watch.peak <= PEAK, f"{watch.peak / MIB:.1f} MiB"
+    as_before(bed, watch)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120 + 5 * ROTATIONS)
+def test_all_of_them_together_do_neither(bed: Bed, loads: Loads) -> None:
+    rotate(bed, 2)
+    bed.settled()
+    watch = Watch(bed)
+    loads.gentle(bed.tls, bed.plain)
+    with under(bed, *ATTACKS.values()), Onlooker(watch.look, every=0.1) as good:
+        rotate(bed, ROTATIONS)
+        loads.more(20)
+    nothing_failed(loads.finish(), at_least=20)
+    assert (good.wrong, good.unanswered) == ([], [])
+    assert watch.peak <= PEAK, f"{watch.peak / MIB:.1f} MiB"
+    as_before(bed, watch)
+
+
+def test_what_there_is_can_be_read_and_nothing_else_can_be_done(bed: Bed) -> None:
+    assert overview(bed)["epoch"] == bed.serving().number
+    there = ("/", "/status", "/status/schema.json", "/metrics", "/stats/prometheus", "/stats", "/healthz/live")
+    assert {path: ask(bed, path).status for path in there} == dict.fromkeys(there, 200)
+    assert ask(bed, "/nothing").status == 404
+    for path in ("/drain", "/quitquitquit"):
+        assert ask(bed, path).status == 405
+        assert Console(bed.status.port).post(path).status == 403, "off unless --http-actions is given"
