@@ -151,9 +151,10 @@ class Seen:
 class Evidence:
     """That nothing was lost.
 
-    `queued`: clients that waited when it was let through. `overflows`, `drops`: what the kernel counted
-    (ListenOverflows and ListenDrops of the network namespace) from the start of the attempt until its predecessor had handed over; None
-    where it does not tell. `cut`: connections that were left at the drain deadline, None while it drains.
+    `queued`: clients that waited when it was let through. `overflows`, `drops`: what the kernel counted (its
+    ListenOverflows and ListenDrops, for the whole network namespace) from the start of the attempt until its
+    predecessor had handed over; None where it does not tell. `cut`: connections that were left at the drain deadline,
+    None while it drains.
     """
 
     queued: int

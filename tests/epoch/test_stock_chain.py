@@ -91,7 +91,7 @@ def chain(names: str, room: Room, envoy: Path) -> Chain:
     ("names", "follower"),
     [
         ("abstract", "sidecar"),
-        ("path", "tiny"),
+        pytest.param("path", "tiny", marks=LONG),
         pytest.param("abstract", "tiny", marks=LONG),
         pytest.param("path", "sidecar", marks=LONG),
     ],

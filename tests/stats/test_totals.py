@@ -179,10 +179,10 @@ def test_what_is_no_count_is_refused(value: object) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_totals_never_go_down_over_fifty_writers_killed_in_the_middle(tmp_path: Path) -> None:
+def test_totals_never_go_down_over_writers_killed_in_the_middle(tmp_path: Path) -> None:
     totals = Totals()
     before = totals.read()
-    for epoch in range(1, 51):
+    for epoch in range(1, 16):
         path = tmp_path / str(epoch)
         reserve(path)
         with running("pairs", path, epoch) as process:
@@ -201,4 +201,4 @@ def test_totals_never_go_down_over_fifty_writers_killed_in_the_middle(tmp_path: 
         assert 0 <= after.counters["first"] - after.counters["second"] <= epoch
         before = after
         path.unlink()
-    assert before.counters["first"] > 50
+    assert before.counters["first"] > 15

@@ -105,6 +105,7 @@ def test_a_half_done_rotation_is_rolled_back_and_done_again(surviving: Bed, load
     nothing_failed(loads.finish(), at_least=20)
 
 
+@pytest.mark.long
 def test_a_drain_goes_on_after_the_agent_came_back(surviving: Bed) -> None:
     bed = surviving
     bed.more_flags += ["--drain-deadline", "1m"]

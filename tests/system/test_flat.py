@@ -51,6 +51,7 @@ def rotate(bed: Bed, times: int) -> Footprint:
     return footprint(bed)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60 + 3 * ROTATIONS)
 def test_nothing_grows_with_rotations(bed: Bed) -> None:
     before = rotate(bed, 5)

@@ -129,6 +129,7 @@ def test_where_there_is_just_the_memory_that_is_asked_for_a_rotation_costs_nobod
     nothing_failed(loads.finish(), at_least=20)
 
 
+@pytest.mark.long
 def test_near_expiry_what_serves_is_replaced_where_that_is_allowed(bed_apart: Bed, group: Group, loads: Loads) -> None:
     bed = bed_apart
     bed.more_flags += ["--low-memory", "replace"]

@@ -137,7 +137,6 @@ def concluded(process: Process, within: float = 20) -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
-@pytest.mark.sidecar
 def test_connections_end_undisturbed_and_the_agent_right_after_the_last(bed_apart: Bed, raw: Target) -> None:
     bed = bed_apart
     bed.more_flags += ["--stop-deadline", FAR]

@@ -10,7 +10,7 @@ from tests.system.loads import Loads, nothing_failed
 from tests.system.room import runs
 from tests.system.stand_ins import link
 
-pytestmark = pytest.mark.envoy
+pytestmark = [pytest.mark.envoy, pytest.mark.long]
 
 
 def test_old_and_new_versions_replace_each_other(bed_apart: Bed, loads: Loads, envoy: Path, old_envoy: Path) -> None:

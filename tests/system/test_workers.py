@@ -10,7 +10,7 @@ from tests.system.eventually import eventually
 from tests.system.loads import Loads, nothing_failed
 from tests.system.stand_ins import with_workers
 
-pytestmark = pytest.mark.envoy
+pytestmark = [pytest.mark.envoy, pytest.mark.long]
 
 CHANGES = count("AGENT_WORKERS", short=2, long=20)
 
