@@ -1,6 +1,7 @@
 """What the epochs have counted: each in a segment of its own, summed up here over the living and the gone."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from agent.core.errors import MachineError
@@ -55,6 +56,10 @@ class Counting:
     def read(self) -> Snapshot:
         """The totals as of now: counters over all epochs ever, gauges of those that are there."""
         return self._totals.read()
+
+    def gauges(self, epoch: int) -> Mapping[str, int]:
+        """Those of one epoch, as of the last time that the totals were read."""
+        return self._totals.gauges(epoch)
 
     def close(self) -> None:
         """Let go of the epochs that are there; what they count from now on is found by the next agent."""

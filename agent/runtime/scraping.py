@@ -11,7 +11,7 @@ last time before it ends, so that what it counted outlives it.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +31,7 @@ from agent.stats.snapshot import Snapshot
 from agent.status.exposition import Exposition, Family, Kind, is_openmetrics, reading
 from agent.status.exposition_lineage import Lineage
 from agent.status.exposition_text import OPENMETRICS, TEXT, wants_openmetrics, written
-from agent.status.merging import combined, summing
+from agent.status.merging import OF_ALL, combined, summing
 from agent.status.metrics import Metrics, Source
 
 PATHS = ("/metrics", "/stats/prometheus")
@@ -102,11 +102,15 @@ class Epoch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Epochs:
-    """Who is to be asked: the epochs that live, the number of the one that serves, what they count in shared memory."""
+    """Who is to be asked: the epochs that live, the number of the one that serves, what they count in shared memory.
+
+    `gauges` are those in shared memory of one epoch, as of the last time that `counted` was asked.
+    """
 
     living: Callable[[], Iterable[Epoch]]
     serving: Callable[[], int | None]
     counted: Callable[[], Snapshot]
+    gauges: Callable[[int], Mapping[str, int]]
 
 
 @dataclass(slots=True)
@@ -326,8 +330,9 @@ class Scraping:
         for task in now.left:
             now.tasks[task]()
         sums = Exposition()
-        counted = exposition_of(self._epochs.counted())
-        await _gently(summing(sums, self._lineage.parts(self._epochs.serving(), now.answered, counted)))
+        snapshot, serving = self._epochs.counted(), self._epochs.serving()
+        counted = exposition_of(snapshot, {} if serving is None else self._epochs.gauges(serving))
+        await _gently(summing(sums, self._lineage.parts(serving, now.answered, counted)))
         own = Exposition()
         await _gently(reading(own, self._metrics.expose(openmetrics=openmetrics), openmetrics=openmetrics))
         sources = [("agent", own), (Source.EPOCH, sums)]
@@ -375,15 +380,19 @@ async def _gently(steps: Iterator[None]) -> None:
         await asyncio.sleep(0)
 
 
-def exposition_of(snapshot: Snapshot) -> Exposition:
-    """What is counted in shared memory, under the names that Envoy's console gives it."""
+def exposition_of(snapshot: Snapshot, serving: Mapping[str, int]) -> Exposition:
+    """What is counted in shared memory, under the names that Envoy's console gives it.
+
+    Gauges are those of the epoch that `serving` is of, if it has them, but for what every epoch has its share of.
+    """
     exposition = Exposition()
     for kind, values in ((Kind.COUNTER, snapshot.counters), (Kind.GAUGE, snapshot.gauges)):
         for statistic, value in values.items():
             bare, labels = extracted(statistic)
             name = f"envoy_{_NO_NAME.sub('_', bare)}"
             family = exposition.families.setdefault(name, Family(name, kind))
-            family.samples[f"{name}{{{labels}}}"] = value
+            leads = kind is Kind.GAUGE and not OF_ALL.search(name)
+            family.samples[f"{name}{{{labels}}}"] = serving.get(statistic, value) if leads else value
     return exposition
 
 

@@ -174,6 +174,7 @@ class Supervisor:
             living=stage.living.values,
             serving=lambda: None if stage.serving is None else stage.serving.number,
             counted=stage.counting.read,
+            gauges=stage.counting.gauges,
         )
         if settings.status_port:
             stage.last_look = self._last_look

@@ -68,6 +68,10 @@ class Totals:
             _sum_up(gauges, epoch.gauges)
         return Snapshot(sums.counters, gauges, sums.dropped)
 
+    def gauges(self, epoch: int) -> Mapping[str, int]:
+        """Return the gauges of one epoch as of the last read; none of one that is not there."""
+        return self._live[epoch].gauges if epoch in self._live else {}
+
     def close(self) -> None:
         """Let go of all segments; what they counted until the last read stays in `to_state`."""
         for epoch in self._live.values():

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 
 from agent.status.exposition import SUFFIXES, Exposition, Family, Kind, Number, number
 
-_OF_ALL = re.compile(
+OF_ALL = re.compile(
     r"_(?:cx|rq|sess|sessions?|streams?|connections?)(?:_[a-z0-9_]+)?_(?:active|buffered|soft_drain)$"
     r"|_write_total_buffered$|_server_total_connections$"
 )
+"""Gauges of what there is at this moment, of which each epoch has its share."""
+
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"')
 _BOUND = re.compile(r'([{,])le="([^"]*)"(,?)')
 
@@ -62,7 +64,7 @@ def summing(sums: Exposition, parts: Parts) -> Iterator[None]:
         talking = _same(told, family)
         if family.kind is Kind.COUNTER or family.kind in SUFFIXES:
             sums.families[name] = _counted(family, [*talking, *_same(parts.silent, family)])
-        elif family.kind is Kind.GAUGE and _OF_ALL.search(name):
+        elif family.kind is Kind.GAUGE and OF_ALL.search(name):
             if talking:
                 sums.families[name] = Family(name, family.kind, family.help, _sum([each.samples for each in talking]))
         elif parts.first is not None and name in parts.first.families:

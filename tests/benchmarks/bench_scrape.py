@@ -80,7 +80,7 @@ class Scene:
     def __init__(self, place: Path) -> None:
         self.directory = RunDirectory(place)
         self.living: list[Epoch] = []
-        epochs = Epochs(lambda: self.living, lambda: self.living[-1].number, Snapshot)
+        epochs = Epochs(lambda: self.living, lambda: self.living[-1].number, Snapshot, lambda _: {})
         self.scraping = Scraping(Metrics(overview), epochs, self.directory)
 
     async def scrape(self, accept: str = "text/plain") -> bytes:

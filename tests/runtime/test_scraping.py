@@ -84,7 +84,7 @@ class Scene:
     scraping: Scraping = field(init=False)
 
     def begin(self, application: str | None = None, *, merge: bool = True, limits: Limits | None = None) -> None:
-        epochs = Epochs(lambda: self.living, lambda: self.serving, lambda: self.counted)
+        epochs = Epochs(lambda: self.living, lambda: self.serving, lambda: self.counted, lambda _: {})
         where = None if application is None else Application.parse(application)
         self.scraping = Scraping(self.metrics, epochs, self.directory, where, merge=merge, limits=limits)
 
@@ -439,8 +439,15 @@ def test_what_is_counted_in_shared_memory_is_told_as_the_console_tells_it() -> N
     body = prometheus(snapshot, {}).body
     assert isinstance(body, bytes)
     told = {name: (family.kind, family.samples) for name, family in read(body).families.items()}
-    found = {name: (family.kind, family.samples) for name, family in exposition_of(snapshot).families.items()}
+    found = {name: (family.kind, family.samples) for name, family in exposition_of(snapshot, {}).families.items()}
     assert {name: (kind, {s: str(v) for s, v in samples.items()}) for name, (kind, samples) in found.items()} == told
+
+
+def test_of_gauges_in_shared_memory_the_serving_epochs_counts_but_for_what_all_have_a_share_of() -> None:
+    both = Snapshot(gauges={"server.live": 2, "server.uptime": 90, "http.in.downstream_cx_active": 12})
+    told = exposition_of(both, {"server.live": 1, "server.uptime": 5, "http.in.downstream_cx_active": 2}).families
+    values = [value for name in sorted(told) for value in told[name].samples.values()]
+    assert values == [12, 1, 5]
 
 
 def test_an_application_is_told_by_its_url() -> None:
