@@ -1,6 +1,7 @@
 """The loop: wait for what happens, let the core decide, act, record."""
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  # asyncio's, at its first thread: by then an upgrade may have replaced it
 import logging
 import random
 import signal
