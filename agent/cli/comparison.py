@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from agent.cli.inventory import Files, Finding, Inventory, Item, Level, ListenerItem, Shown, Stranger, facts_of
+from agent.cli.inventory import Files, Finding, Inventory, Item, Level, ListenerItem, Shown, Stranger
 from agent.cli.listeners import Kind, Listener
 from agent.cli.words import left, moment
 from agent.status.overview import CertificateSet, Facts, Overview
@@ -29,7 +29,7 @@ def compare(
     overview: Overview, files: Mapping[str, Files], listeners: Sequence[Listener], least: timedelta | None
 ) -> Inventory:
     """Put it all beside one another. `least`: the life that should be left; None: a tenth of the whole."""
-    leaves = [_Leaf(each.address, one.name, facts_of(one.leaf)) for each in listeners for one in each.answers]
+    leaves = [_Leaf(each.address, one.name, Facts.of(one.leaf)) for each in listeners for one in each.answers]
     items = tuple(_item(each, files[each.name]) for each in overview.certificates)
     owners = [_owner(items, leaf) for leaf in leaves]
     items = tuple(replace(item, shown=_shown(item, leaves, owners)) for item in items)

@@ -3,7 +3,7 @@
 As JSON (`agent.status.overview.to_json`) it is what `agent certs --json` prints.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
@@ -32,50 +32,40 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class ChainFile:
-    """A chain on the disk. `problem`: why it cannot be used, or why we cannot even read it; empty if neither."""
+class _File:
+    """A file on the disk. `problem`: why it cannot be used, or why we cannot even read it; empty if neither."""
 
     path: str
+    problem: str = field(default="", kw_only=True)
+    readable: bool = field(default=True, kw_only=True)
+
+    @property
+    def unusable(self) -> bool:
+        """Whether the file itself is to blame."""
+        return self.readable and bool(self.problem)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainFile(_File):
+    """A chain on the disk."""
+
     certificates: int = 0
     in_order: bool = True
     leaf: Facts | None = None
-    problem: str = ""
-    readable: bool = True
-
-    @property
-    def unusable(self) -> bool:
-        """Whether the file itself is to blame."""
-        return self.readable and bool(self.problem)
 
 
 @dataclass(frozen=True, slots=True)
-class KeyFile:
+class KeyFile(_File):
     """A key on the disk. `fits` is None where that cannot be told."""
 
-    path: str
     fits: bool | None = None
-    problem: str = ""
-    readable: bool = True
-
-    @property
-    def unusable(self) -> bool:
-        """Whether the file itself is to blame."""
-        return self.readable and bool(self.problem)
 
 
 @dataclass(frozen=True, slots=True)
-class BundleFile:
+class BundleFile(_File):
     """A bundle on the disk, with every certificate in it."""
 
-    path: str
     certificates: tuple[Facts, ...] = ()
-    problem: str = ""
-    readable: bool = True
-
-    @property
-    def unusable(self) -> bool:
-        """Whether the file itself is to blame."""
-        return self.readable and bool(self.problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +133,6 @@ class Files:
     bundles: tuple[BundleFile, ...]
 
 
-def facts_of(leaf: Leaf) -> Facts:
-    """The same facts in the words of the overview."""
-    return Facts(
-        subject=leaf.subject,
-        names=leaf.names,
-        spiffe_id=leaf.spiffe_id,
-        issuer=leaf.issuer,
-        serial=leaf.serial_hex,
-        key_type=leaf.key_type,
-        not_before=leaf.not_before,
-        not_after=leaf.not_after,
-        fingerprint=leaf.fingerprint,
-    )
-
-
 # The disk
 
 
@@ -173,7 +148,7 @@ def _read_chain(path: str) -> tuple[ChainFile, Chain | None]:
         loaded = Chain.of(path, parse(path, _content(path)))
     except (Unusable, _Unreadable) as error:
         return ChainFile(path, problem=str(error), readable=isinstance(error, Unusable)), None
-    return ChainFile(path, len(loaded.certificates), loaded.in_order, facts_of(loaded.leaf)), loaded
+    return ChainFile(path, len(loaded.certificates), loaded.in_order, Facts.of(loaded.leaf)), loaded
 
 
 def _read_key(path: str, of: Chain | None) -> KeyFile:
@@ -190,7 +165,7 @@ def _read_key(path: str, of: Chain | None) -> KeyFile:
 def _read_bundle(path: str) -> BundleFile:
     try:
         bundle = Bundle.of(path, parse(path, _content(path)))
-        return BundleFile(path, tuple(facts_of(Leaf.of(each)) for each in bundle.certificates))
+        return BundleFile(path, tuple(Facts.of(Leaf.of(each)) for each in bundle.certificates))
     except (Unusable, _Unreadable) as error:
         return BundleFile(path, problem=str(error), readable=isinstance(error, Unusable))
     except (ValueError, TypeError) as error:

@@ -219,8 +219,8 @@ def _set(
         name=name,
         chain=_path(unit, Role.CHAIN),
         key=_path(unit, Role.KEY),
-        served=None if leaf is None else _facts(leaf),
-        disk=None if found is None else _facts(found),
+        served=None if leaf is None else Facts.of(leaf),
+        disk=None if found is None else Facts.of(found),
         bundles=() if served is None else tuple(map(_authorities, served.bundles)),
         in_sync=refusal is None and leaf == found,
         refused="" if refusal is None else refusal.message,
@@ -235,20 +235,6 @@ def _path(unit: Unit | None, role: Role) -> str | None:
 def _whole(path: str) -> str:
     """Whoever reads it may be in another directory."""
     return str(Path(path).absolute())
-
-
-def _facts(leaf: Leaf) -> Facts:
-    return Facts(
-        subject=leaf.subject,
-        names=leaf.names,
-        spiffe_id=leaf.spiffe_id,
-        issuer=leaf.issuer,
-        serial=leaf.serial_hex,
-        key_type=leaf.key_type,
-        not_before=leaf.not_before,
-        not_after=leaf.not_after,
-        fingerprint=leaf.fingerprint,
-    )
 
 
 def _authorities(bundle: Bundle) -> Authorities:

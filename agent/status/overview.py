@@ -8,7 +8,10 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from agent.core.certificates import Leaf  # whoever reads an overview need not load what reads certificates
 
 
 class Blocked(StrEnum):
@@ -39,6 +42,21 @@ class Facts:
     not_before: datetime
     not_after: datetime
     fingerprint: str
+
+    @classmethod
+    def of(cls, leaf: "Leaf") -> Self:
+        """The same in these words."""
+        return cls(
+            subject=leaf.subject,
+            names=leaf.names,
+            spiffe_id=leaf.spiffe_id,
+            issuer=leaf.issuer,
+            serial=leaf.serial_hex,
+            key_type=leaf.key_type,
+            not_before=leaf.not_before,
+            not_after=leaf.not_after,
+            fingerprint=leaf.fingerprint,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ import pytest
 
 from agent.cli.certs import _Days, certs
 from agent.cli.comparison import compare
-from agent.cli.inventory import Files, Inventory, Level, facts_of, read_files
+from agent.cli.inventory import Files, Inventory, Level, read_files
 from agent.cli.listeners import Answer, Kind, Listener, ask_all, leaf_in
-from agent.core.certificates import Leaf as Facts
-from agent.status.overview import Authorities, Blocked, CertificateSet, ListenerView, Overview, to_json
+from agent.core.certificates import Leaf as Known
+from agent.status.overview import Authorities, Blocked, CertificateSet, Facts, ListenerView, Overview, to_json
 from tests.cli import openssl
 from tests.cli.shops import by_name, context, nobody, shop, wanting
 from tests.cli.told import ask, telling
@@ -31,8 +31,8 @@ NEW = BELOW.issue(["web.test", "*.web.test", "192.0.2.7", SPIFFE], serial=0x1F02
 FOREIGN = ROOT.issue(["elsewhere.test"], serial=0xFE)
 
 
-def facts(leaf: Leaf) -> Facts:
-    return Facts.of(leaf.certificate)
+def facts(leaf: Leaf) -> Known:
+    return Known.of(leaf.certificate)
 
 
 def written(directory: Path, leaf: Leaf, key: Leaf | None = None) -> CertificateSet:
@@ -41,7 +41,7 @@ def written(directory: Path, leaf: Leaf, key: Leaf | None = None) -> Certificate
     chain.write_bytes(leaf.chain_pem)
     secret.write_bytes((key or leaf).key_pem)
     bundle.write_bytes(ROOT.pem + BELOW.pem)
-    known = facts_of(facts(leaf))
+    known = Facts.of(facts(leaf))
     return CertificateSet(
         "web", str(chain), str(secret), known, known, (Authorities(str(bundle), 2, None),)
     )  # fmt: skip
@@ -208,7 +208,7 @@ def judged(
 
 
 def a_set(serves: Leaf, disk: Leaf, **more: object) -> CertificateSet:
-    known = CertificateSet("web", "/c/tls.crt", "/c/tls.key", facts_of(facts(serves)), facts_of(facts(disk)))
+    known = CertificateSet("web", "/c/tls.crt", "/c/tls.key", Facts.of(facts(serves)), Facts.of(facts(disk)))
     return replace(known, in_sync=serves is disk, **more)  # type: ignore[arg-type]
 
 

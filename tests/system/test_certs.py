@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent.cli.inventory import facts_of
 from agent.core.certificates import Leaf as Known
+from agent.status.overview import Facts
 from tests.cli import openssl
 from tests.cli.agents import Ran, agent
 from tests.pki import Algorithm, Leaf
@@ -75,7 +75,7 @@ def test_certs_tells_the_same_facts_as_openssl(bed_apart: Bed, sites: list[Site]
     code, inventory = told(bed_apart)
     assert (code, inventory["findings"]) == (0, [])
     for site in sites:
-        known = facts_of(Known.of(site.leaf.certificate))
+        known = Facts.of(Known.of(site.leaf.certificate))
         assert openssl.told_of(site.chain) == openssl.expected(known)
         pem = tmp_path / "shown.pem"
         pem.write_text(openssl.shown_at(bed_apart.tls.host, bed_apart.tls.port, site.name))

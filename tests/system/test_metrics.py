@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from prometheus_client import Metric
@@ -23,11 +24,13 @@ from tests.system.loads import Loads, Report
 from tests.system.onlookers import Onlooker, ask, overview
 from tests.system.proxies import Reply
 from tests.system.room import kill
+from tests.system.stand_ins import script
 from tests.system.wire import Target, connect, exchange, tls_context
 
 ROTATIONS = count("AGENT_ROTATIONS", short=5, long=50)
 CRASHES = count("AGENT_CRASHES", short=2, long=5)
 HELD = 5
+SLEEP = 1
 EVERY = 0.1
 OURS = "proxy_agent_"
 PER_PROCESS = "process_"  # of the agent, which may be another one
@@ -127,9 +130,7 @@ def test_over_rotations_no_counter_falls_and_every_answer_is_counted_once(bed: B
 
 @pytest.mark.long
 @pytest.mark.timeout(60 + 5 * ROTATIONS + 10 * CRASHES)
-def test_over_crashes_too_no_counter_falls_and_only_what_was_in_flight_may_be_missing(
-    bed: Bed, loads: Loads, binary: object
-) -> None:
+def test_over_crashes_too_no_counter_falls_and_only_what_was_in_flight_may_be_missing(bed: Bed, loads: Loads) -> None:
     scraper = Scraper(bed)
     with Onlooker(scraper.look, EVERY) as onlooker:
         loads.gentle(bed.tls, bed.plain)
@@ -264,7 +265,12 @@ def grown(told: dict[tuple[str, ...], float]) -> Counter[tuple[str, ...]]:
 
 
 @pytest.mark.long
-def test_how_long_clients_were_held_is_counted(bed: Bed, loads: Loads) -> None:
+def test_how_long_clients_were_held_is_counted(bed_apart: Bed, binary: Path, loads: Loads) -> None:
+    bed, slowly = bed_apart, bed_apart.directory / "slowly"
+    bed.binary = bed.directory / "proxy"
+    script(bed.binary, f'[ -e {slowly} ] && sleep {SLEEP}\nexec {binary} "$@"')
+    bed.start()
+    slowly.touch()
     loads.start("closed", bed.plain, clients=2)
     assert own(bed, "hold_seconds_total") == {(): 0}
     before = bed.serving().number
@@ -274,7 +280,9 @@ def test_how_long_clients_were_held_is_counted(bed: Bed, loads: Loads) -> None:
     (report,) = loads.finish()
     gap = report.first_answer_after(killed.gone) - killed.gone
     (held,) = own(bed, "hold_seconds_total").values()
+    assert gap > SLEEP
     assert gap - 0.3 <= held <= gap + 0.3
+    slowly.unlink()
     rotate(bed)
     assert own(bed, "hold_seconds_total") == {(): held}, "a rotation holds nobody"
 
