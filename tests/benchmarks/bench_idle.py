@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -31,6 +31,7 @@ SECONDS = count("AGENT_SECONDS", short=30, long=120)
 MEASURED = count("AGENT_MEASURED", short=10, long=50)
 BUDGET = 42.0  # MB
 MB = 1e6
+QUIET = "/var/tmp"
 EVERYTHING = ["--replace-hung", "10s", "--http-actions", "--proof"]
 LOOKED_AT = ("/", "/status", "/metrics", "/stats", "/healthz/ready")
 IMPORTS = "import agent.entry, agent.cli.run, agent.cli.settings, agent.runtime.trial, agent.runtime.supervisor"
@@ -87,9 +88,15 @@ def threads(pid: int) -> int:
 
 @contextmanager
 def idle(proxy: Proxy) -> Iterator[Bed]:
-    """Give a bed whose agent serves and has been looked at from everywhere."""
-    with open_room() as room:
-        bed = Bed(room, proxy.name, proxy.binary, more_flags=[*EVERYTHING], proxy_args=["-l", "warning"])
+    """Give a bed whose agent serves, where nobody else makes files: whatever lies above what it watches wakes it up."""
+    with open_room() as room, tempfile.TemporaryDirectory(dir=QUIET) as directory:
+        bed = Bed(
+            replace(room, directory=Path(directory)),
+            proxy.name,
+            proxy.binary,
+            more_flags=[*EVERYTHING],
+            proxy_args=["-l", "warning"],
+        )
         bed.start()
         yield bed
         bed.stop()
