@@ -25,11 +25,19 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 class Server:
     """Answers connections on a listening socket that the caller bound, and closes it with itself.
 
-    Where `clients_limit` are connected, the one that has kept us waiting longest for a request makes room for the next.
+    Where `clients_limit` are connected, the oldest of those that keep us waiting makes room for the next, be it that we
+    wait for a request or for its answer to be taken. A body longer than `body_limit` bytes is answered with 413.
     """
 
-    def __init__(self, handler: Handler, admission: Admission | None = None, clients_limit: int | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        admission: Admission | None = None,
+        clients_limit: int | None = None,
+        body_limit: int = BODY_LIMIT,
+    ) -> None:
         self._handler = handler
+        self._body_limit = body_limit
         self._admission = admission
         self._clients_limit = clients_limit or affordable_clients()
         self._listener: asyncio.Server | None = None
@@ -58,26 +66,28 @@ class Server:
             return
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         writer.transport.set_write_buffer_limits(high=0)
-        conversation = _Conversation(reader, writer, client)
+        conversation = _Conversation(reader, writer, client, self._body_limit)
         task = asyncio.get_running_loop().create_task(self._serve(conversation))
         self._clients[task] = conversation
-        task.add_done_callback(self._clients.pop)
+        task.add_done_callback(self._end)  # one that makes room before it has begun to run ends as well
 
     def _has_room(self) -> bool:
         if len(self._clients) < self._clients_limit:
             return True
         idle = next((task for task, conversation in self._clients.items() if conversation.is_waiting), None)
         if idle is not None:
+            self._clients[idle].is_waiting = False  # it goes only once
             idle.cancel()
         return idle is not None
 
     async def _serve(self, conversation: "_Conversation") -> None:
-        try:
-            with contextlib.suppress(OSError, TimeoutError, h11.ProtocolError):
-                while (request := await conversation.request()) is not None:
-                    await conversation.respond(await self._handler(request))
-        finally:
-            conversation.end()
+        with contextlib.suppress(OSError, TimeoutError, h11.ProtocolError):
+            while (request := await conversation.request()) is not None:
+                await conversation.respond(await self._handler(request))
+                await asyncio.sleep(0)  # whoever has sent many requests ahead lets everybody else have a turn
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._clients.pop(task).end()
 
 
 def peer_of(client: socket.socket) -> Peer | None:
@@ -102,8 +112,11 @@ def affordable_clients() -> int:
 class _Conversation:
     """One connection: requests in, responses out, by h11."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: socket.socket) -> None:
-        self.is_waiting = True  # for a request, or for the rest of one
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: socket.socket, body_limit: int
+    ) -> None:
+        self.is_waiting = True  # for a request, or the rest of one, or for the client to take an answer
+        self._body_limit = body_limit
         self._peer = peer_of(client)
         self._address = _address_of(writer)
         self._reader = reader
@@ -134,7 +147,7 @@ class _Conversation:
         body = bytearray()
         while isinstance(data := await self._next(), h11.Data):
             body += data.data
-            if len(body) > BODY_LIMIT:
+            if len(body) > self._body_limit:
                 await self.respond(Response(413, b"request too large\n"))
                 return None
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers)
@@ -163,8 +176,10 @@ class _Conversation:
         data = self._machine.send(event)
         if data:
             self._writer.write(data)
+            self.is_waiting = True
             async with asyncio.timeout(READ_TIMEOUT):
                 await self._writer.drain()
+            self.is_waiting = False
 
     def end(self) -> None:
         """Close the connection, in good order if the conversation ended in it."""

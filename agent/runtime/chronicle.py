@@ -58,6 +58,8 @@ class Chronicle:
                 self._cut(epoch, Cut.STOP_DEADLINE if stopping else Cut.DRAIN_DEADLINE)
             case do.EndEpoch() if isinstance(event, on.EpochServes):
                 self._cut(effect.epoch, Cut.RESTART_NOW)
+            case do.EndEpoch() if isinstance(event, on.StopAsked):
+                self._cut(effect.epoch, Cut.STOP_HURRIED)
             case do.Note(topic=Topic.DOWN | Topic.REPLACED):
                 self._held_since = event.at
             case do.RefuseClients():

@@ -23,7 +23,7 @@ class Front:
 
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
-        self._status = Server(doors.answer)
+        self._status = Server(doors.answer, body_limit=0)
         self._status_listener: socket.socket | None = None
         self._console: Server | None = None
         self._forwarder: Forwarder | None = None

@@ -57,7 +57,7 @@ class Cut(StrEnum):
     DRAIN_DEADLINE = "drain_deadline"
     STOP_DEADLINE = "stop_deadline"
     RESTART_NOW = "restart_now"
-    CRASH = "crash"
+    STOP_HURRIED = "stop_hurried"
 
 
 class Source(StrEnum):

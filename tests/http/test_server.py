@@ -343,6 +343,21 @@ async def test_closing_cuts_who_still_waits() -> None:
 # The client
 
 
+async def test_clients_that_come_all_at_once_and_have_no_room_are_hung_up_on() -> None:
+    async with serving(limit=2) as name:
+        loop = asyncio.get_running_loop()
+        crowd = [socket.create_connection(name) for _ in range(20)]  # none is accepted before the loop has its turn
+        for client in crowd[:-2]:
+            client.setblocking(False)
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(loop.sock_recv(client, 1), 10) == b""
+        async with line(name) as late:
+            await late.send(b"GET /late HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert await late.answer() == (200, b"GET /late 0")
+        for client in crowd:
+            client.close()
+
+
 @asynccontextmanager
 async def answering(path: Path, answer: bytes) -> AsyncIterator[list[bytes]]:
     """Answer everything at a Unix socket with these bytes."""

@@ -172,7 +172,7 @@ def test_the_last_success_outlives_the_agent_that_saw_it() -> None:
         ),
         (lambda m: m.phase_ended("drain", 12), "rotation_phase_duration_seconds_bucket{le=30.0,phase=drain}", 1),
         (lambda m: m.epoch_exited("serving", Exit.SIGNAL), "proxy_exits_total{cause=signal,state=serving}", 1),
-        (lambda m: m.connections_closed(Cut.CRASH, 7), "connections_closed_total{cause=crash}", 7),
+        (lambda m: m.connections_closed(Cut.STOP_HURRIED, 7), "connections_closed_total{cause=stop_hurried}", 7),
         (lambda m: m.held(0.25), "hold_seconds_total", 0.25),
         (lambda m: m.overflowed(3), "listener_overflows_total", 3),
         (lambda m: m.scrape_failed(Source.EPOCH), "scrape_failures_total{source=epoch}", 1),

@@ -268,15 +268,16 @@ def test_broken_requests_are_refused_as_by_envoy_and_never_reach_an_origin_in_tw
     """Where several statuses are listed the first one is Envoy's; the others are as safe."""
     wrong = []
     with arena.open() as fight, origin(arena.origin_port) as source:
-        for name, (sent, allowed) in BROKEN.items():
-            source.heads.clear()
-            statuses = answers(fight, sent)
+        for number, (name, (sent, allowed)) in enumerate(BROKEN.items()):
+            path = b"/origin-%d-" % number  # a head may come to the origin after the answer has come to us
+            statuses = answers(fight, sent.replace(b"/origin", path))
             wanted = allowed[:1] if arena.proxy.name == "envoy" else allowed
             if statuses not in [[status] for status in wanted]:
                 wrong.append(f"{name}: {statuses}, not {wanted}")
-            if any(two_readings(head) for head in source.heads) or len(source.heads) > 1:
-                wrong.append(f"{name}: the origin read {source.heads}")
             fight.good()
+            heads = [head for head in source.heads if path in head]
+            if any(map(two_readings, heads)) or len(heads) > 1:
+                wrong.append(f"{name}: the origin read {heads}")
     assert not wrong, "\n".join(wrong)
 
 
