@@ -39,9 +39,7 @@ class Application:
             message = f"cannot use --app-metrics {url}: it is not of the form http://host:port/path"
             raise UsageError(message)
         if not _is_address(host):
-            codecs.lookup(
-                "idna"
-            )  # now, and not at the first look-up of a name: an upgrade may have replaced it by then
+            codecs.lookup("idna")  # wanted at the first look-up of a name, when an upgrade may have replaced it
         query = f"?{parts.query}" if parts.query else ""
         return cls(host, port, (parts.path or "/metrics") + query, parts.netloc)
 
