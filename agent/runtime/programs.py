@@ -67,7 +67,9 @@ class Programs:
         return one.digest == other.digest
 
     async def _probe(self, binary: Binary) -> Program:
-        version, handoff = await asyncio.gather(self._ask(binary, VERSION_PROBE), self._ask(binary, HANDOFF_PROBE))
+        # Both are waited for: one that goes wrong does not leave the other one running.
+        questions = (self._ask(binary, VERSION_PROBE), self._ask(binary, HANDOFF_PROBE))
+        version, handoff = map(_required, await asyncio.gather(*questions, return_exceptions=True))
         number = _VERSION.search(version)
         return Program(binary, number[1] if number else version, HotRestartVersion.parse(handoff))
 
@@ -85,3 +87,9 @@ class Programs:
         for binary in [each for each in self._superseded if each.descriptor not in used]:
             self._superseded.remove(binary)
             binary.close()
+
+
+def _required(answer: str | BaseException) -> str:
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
