@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping
@@ -57,9 +58,15 @@ async def run(*arguments: str | Path) -> tuple[int, str, str]:
         return await process.ended()
 
 
+def listens(path: Path) -> bool:
+    """Tell whether somebody takes connections there: a socket has its name before it does."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
 async def answer(path: Path, request: str = "GET / HTTP/1.1") -> str:
     """Make one request at a Unix socket, as soon as somebody listens there; return the whole answer."""
-    await until(path.exists)
+    await until(lambda: listens(path))
     async with asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(f"{request}\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
