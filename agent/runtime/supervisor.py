@@ -322,7 +322,7 @@ class Supervisor:
     def _handed_over(self, living: Living) -> None:
         self._chronicle.handed_over(living)
         self._watch.follow()
-        self._doors.stream.changed()
+        self._doors.changed()
 
     def _hangs(self, hangs: bool, text: str) -> None:
         level, event = (logging.ERROR, "service.hung") if hangs else (logging.INFO, "service.answers")
@@ -340,7 +340,7 @@ class Supervisor:
         self._service.tell()
         self._orders.note_readiness(self.why_not_ready())
         self._lookout.note()
-        self._doors.stream.changed()
+        self._doors.changed()
 
     def _forget_unused(self) -> None:
         wish = self._core.wish

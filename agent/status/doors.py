@@ -26,6 +26,7 @@ from agent.status.stream import WATCHERS_LIMIT, Stream
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+_FRESH: Final = 0.1  # seconds
 _JSON: Final[Headers] = (("content-type", "application/json"), ("cache-control", "no-store"))
 
 
@@ -47,6 +48,7 @@ class Doors:
         # Where there are few descriptors, those who watch leave room for those who probe.
         self.stream = Stream(overview, max(1, min(WATCHERS_LIMIT, affordable_clients() // 4)))
         self._overview = overview
+        self._document: bytes | None = None  # as it was just made
         self._actions = actions
         self._note = note
         self._begun: set[asyncio.Task[None]] = set()
@@ -64,6 +66,11 @@ class Doors:
             "/quitquitquit": self._quit,
         }
 
+    def changed(self) -> None:
+        """Something may look different now."""
+        self._document = None
+        self.stream.changed()
+
     async def answer(self, request: Request) -> Response:
         """One request."""
         room = self._rooms.get(request.path)
@@ -80,7 +87,17 @@ class Doors:
     async def _status(self, request: Request) -> Response:
         if request.method not in {"GET", "HEAD"}:
             return _not_allowed("GET, HEAD")
-        return Response(200, document(self._overview()), _JSON)
+        return Response(200, self._newest(), _JSON)
+
+    def _newest(self) -> bytes:
+        """Whoever asks again and again gets the same for a moment, unless something has changed."""
+        if self._document is None:
+            self._document = document(self._overview())
+            asyncio.get_running_loop().call_later(_FRESH, self._forget)
+        return self._document
+
+    def _forget(self) -> None:
+        self._document = None
 
     # What acts
 

@@ -230,7 +230,7 @@ class Overview:
     hung: bool = False
 
 
-def to_json(value: object) -> Any:  # noqa: ANN401  # whatever JSON takes
+def to_json(value: Any) -> Any:  # noqa: ANN401  # whatever JSON takes
     """Turn any of the above into what `json.dumps` takes."""
     if value is None or isinstance(value, (str, int, float)):
         return value
@@ -238,7 +238,7 @@ def to_json(value: object) -> Any:  # noqa: ANN401  # whatever JSON takes
         return [to_json(each) for each in value]
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {name: to_json(getattr(value, name)) for name in type(value).__slots__}  # type: ignore[attr-defined]
+    return {name: to_json(getattr(value, name)) for name in type(value).__dataclass_fields__}
 
 
 def document(overview: Overview) -> bytes:

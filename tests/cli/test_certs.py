@@ -348,6 +348,8 @@ async def test_json_has_all_of_it(tmp_path: Path) -> None:
     told = json.loads(ran.out)
     assert (ran.code, told["level"], told["findings"]) == (0, 0, [])
     assert told["sets"][0]["disk"] == to_json(made.disk)
+    files = {role: told["sets"][0][role]["path"] for role in ("chain", "key")}
+    assert files == {"chain": made.chain, "key": made.key}
     assert {"address": tls, "name": "web.test"}.items() <= told["sets"][0]["shown"][1].items()
     assert told["listeners"] == [{"address": tls, "kind": "tls", "why": ""}]
 

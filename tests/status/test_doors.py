@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +68,31 @@ async def test_the_status_is_the_overview() -> None:
     assert isinstance(response.body, bytes)
     assert json.loads(response.body)["epoch"] == 7
     assert refused.status == 405
+
+
+async def test_who_asks_again_gets_the_same_until_something_has_changed() -> None:
+    epochs = iter(range(1, 10))
+    made = Doors(
+        lambda: replace(overview(), epoch=next(epochs)),
+        Health(str),
+        Statistics(Snapshot),
+        metrics,
+        None,
+        lambda _: None,
+    )
+    ask = Request("GET", "/status")
+    assert await told(made, ask) == await told(made, ask) == 1
+    made.changed()
+    assert await told(made, ask) == 2
+    await made.close()
+
+
+async def told(made: Doors, request: Request) -> int:
+    """The epoch that the status tells of."""
+    response = await made.answer(request)
+    assert isinstance(response.body, bytes)
+    epoch: int = json.loads(response.body)["epoch"]
+    return epoch
 
 
 async def test_another_address_says_where_to_look() -> None:

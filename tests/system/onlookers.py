@@ -1,7 +1,6 @@
 """Onlookers: they ask the status server again and again, in a thread of their own, while a test does something."""
 
 import json
-import time
 from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any, Self
@@ -23,7 +22,6 @@ class Onlooker:
         self.looks = 0
         self.unanswered: list[str] = []
         self.wrong: list[str] = []
-        self.longest = 0.0  # seconds that a look took
         self._look = look
         self._every = every
         self._over = Event()
@@ -49,7 +47,6 @@ class Onlooker:
 
     def look(self) -> None:
         """Look once."""
-        began = time.monotonic()
         try:
             self._look()
         except OSError as error:
@@ -57,7 +54,6 @@ class Onlooker:
         except AssertionError as error:
             self.wrong.append(str(error))
         self.looks += 1
-        self.longest = max(self.longest, time.monotonic() - began)
 
 
 def ask(bed: Bed, path: str) -> Reply:

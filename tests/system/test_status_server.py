@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -155,7 +154,6 @@ class Watch:
         self.bed = bed
         self.before = self.highest = self.memory()
         self.descriptors = descriptors(bed)
-        self.longest = 0.0
 
     def memory(self) -> int:
         """How many bytes the agent has resident."""
@@ -167,10 +165,8 @@ class Watch:
         """Ask as a kubelet and as an operator do."""
         self.highest = max(self.highest, self.memory())
         for path in ("/status", "/healthz/ready"):
-            began = time.monotonic()
             reply = ask(self.bed, path)
             assert reply.status == 200, f"{path}: {reply.status} {reply.text}"
-        self.longest = max(self.longest, time.monotonic() - began)  # of the probe
 
     @property
     def peak(self) -> int:
@@ -210,7 +206,6 @@ def test_a_bad_client_costs_bounded_memory_and_disturbs_nobody(attack: Attack, b
         loads.more(20)
     nothing_failed(loads.finish(), at_least=20)
     assert (good.wrong, good.unanswered) == ([], [])
-    assert watch.longest < 2, "on an idle machine that is a tenth, and a kubelet's patience a second"
     assert watch.peak <= PEAK, f"{watch.peak / MIB:.1f} MiB"
     as_before(bed, watch)
 
