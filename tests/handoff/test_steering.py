@@ -7,17 +7,18 @@ import pytest
 from agent.handoff.steering import steer, unsteer
 
 CLIENTS = 60
+BACKLOG = 256  # more than all clients: one that finds its queue full waits for ever
 
 
 @contextmanager
 def group(size: int) -> Iterator[list[socket.socket]]:
     """Make listening sockets that share a port, each with a queue of its own."""
     with ExitStack() as stack:
-        first = stack.enter_context(socket.create_server(("127.0.0.1", 0), reuse_port=True, backlog=CLIENTS))
+        first = stack.enter_context(socket.create_server(("127.0.0.1", 0), reuse_port=True, backlog=BACKLOG))
         members = [first]
         for _ in range(size - 1):
             name = first.getsockname()
-            members.append(stack.enter_context(socket.create_server(name, reuse_port=True, backlog=CLIENTS)))
+            members.append(stack.enter_context(socket.create_server(name, reuse_port=True, backlog=BACKLOG)))
         for member in members:
             member.setblocking(False)
         yield members
