@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.options import Decorator
-from agent.cli.overviews import of_the_group, place, run_dir
+from agent.cli.overviews import of_the_group, place, run_dir, unanswered
 from agent.cli.spans import Span
 from agent.core.errors import MachineError, UsageError
 from agent.quick import commands
-from agent.quick.client import Exchange, at_control, explain
+from agent.quick.client import Exchange, at_control
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -135,14 +135,10 @@ def _ask(exchange: Exchange, verb: str, target: str) -> str:
         status = exchange.ask("POST", target)
         text = exchange.text()
     except OSError as error:
-        raise _unanswered(exchange, verb, error) from None
+        raise unanswered(exchange, verb, error) from None
     finally:
         exchange.close()
     return _judge(verb, status, text)
-
-
-def _unanswered(exchange: Exchange, verb: str, error: OSError) -> MachineError:
-    return MachineError(f"cannot {verb}: no answer from pid {exchange.peer}: {explain(error)}; look at its log")
 
 
 def _judge(verb: str, status: int, text: str) -> str:
@@ -175,7 +171,7 @@ def _expect_timeline(exchange: Exchange, target: str) -> None:
         if status != 200:
             _judge(verb, status, exchange.text())
     except OSError as error:
-        raise _unanswered(exchange, verb, error) from None
+        raise unanswered(exchange, verb, error) from None
     exchange.deadline = None  # the agent has deadlines of its own
 
 

@@ -47,7 +47,7 @@ def ask(directory: str, timeout: float = _TIMEOUT) -> str:
     try:
         status, text = exchange.ask("GET", "/status"), exchange.text()
     except OSError as error:
-        raise _unanswered(exchange, error) from None
+        raise unanswered(exchange, "learn how the agent is", error) from None
     finally:
         exchange.close()
     if status != 200:
@@ -73,9 +73,9 @@ def look(directory: str) -> "Overview":
     return read(ask(directory))
 
 
-def _unanswered(exchange: Exchange, error: OSError) -> MachineError:
-    why = f"no answer from pid {exchange.peer}: {explain(error)}; look at its log"
-    return MachineError(f"cannot learn how the agent is: {why}")
+def unanswered(exchange: Exchange, verb: str, error: OSError) -> MachineError:
+    """What to say where an agent was asked and did not answer."""
+    return MachineError(f"cannot {verb}: no answer from pid {exchange.peer}: {explain(error)}; look at its log")
 
 
 def _value(kind: Any, value: Any) -> Any:  # noqa: ANN401  # any type, and what JSON makes of it

@@ -5,15 +5,14 @@ agent. A matcher that is not understood allows nothing.
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 from yaml.nodes import Node
 
 from agent.dialects import nodes
-from agent.http.client import stream
+from agent.http.client import passed_on
 from agent.http.message import Request, Response
 
 _NOT_NORMAL = re.compile(r"%|\\|//|/\.{1,2}(?:[/?#]|$)")
@@ -45,26 +44,16 @@ class Forwarder:
             return Response(403, f"request to path {request.target} not allowed\n".encode())
         if self.target is None:
             return Response(503, b"no epoch serves\n")
-        stack = AsyncExitStack()
         try:
-            response = await stack.enter_async_context(stream(self.target, request))
+            return await passed_on(self.target, request)
         except OSError as error:
-            await stack.aclose()
             return Response(503, f"the epoch does not answer: {error}\n".encode())
-        assert not isinstance(response.body, bytes)
-        return Response(response.status, _closing(response.body, stack), response.headers)
 
     def _allows(self, target: str) -> bool:
         """As Envoy, match the query as well; what Envoy would first bring into another form is not allowed."""
         if not self._allowed:
             return True
         return not _NOT_NORMAL.search(target) and any(_matches(matcher, target) for matcher in self._allowed)
-
-
-async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIterator[bytes]:
-    async with stack:
-        async for part in body:
-            yield part
 
 
 def _matches(matcher: Node, path: str) -> bool:

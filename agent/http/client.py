@@ -1,8 +1,8 @@
-"""A small HTTP/1.1 client: one request a connection, over a Unix socket, streamed or whole."""
+"""A small HTTP/1.1 client: one request a connection, over a Unix socket or TCP, streamed or whole."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import h11
@@ -27,17 +27,45 @@ async def fetch(path: Path, target: str, *, method: str = "GET", timeout: float)
 
 
 @asynccontextmanager
-async def stream(path: Path, request: Request) -> AsyncIterator[Response]:
-    """Make one request; the response's body is read from the connection while it is iterated over."""
-    reader, writer = await asyncio.open_unix_connection(str(path), limit=_CHUNK)
+async def stream(place: Path | tuple[str, int], request: Request, host: str = "agent") -> AsyncIterator[Response]:
+    """Make one request, at a path or a host and port; `host` is what it calls the server.
+
+    The response's body is read from the connection while it is iterated over. Raises as `fetch` does.
+    """
+    reader, writer = await _connect(place)
     exchange = _Exchange(reader, writer)
     try:
-        yield await exchange.ask(request)
+        yield await exchange.ask(request, host)
     except h11.ProtocolError as error:
-        message = f"cannot understand the answer from {path}: {error}"
+        where = place if isinstance(place, Path) else host
+        message = f"cannot understand the answer from {where}: {error}"
         raise ConnectionError(message) from error
     finally:
         writer.transport.abort()
+
+
+async def passed_on(path: Path, request: Request) -> Response:
+    """The same for whoever passes the answer on: the connection ends with the response's body."""
+    stack = AsyncExitStack()
+    try:
+        response = await stack.enter_async_context(stream(path, request))
+    except BaseException:
+        await stack.aclose()
+        raise
+    assert not isinstance(response.body, bytes)
+    return Response(response.status, _closing(response.body, stack), response.headers)
+
+
+async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIterator[bytes]:
+    async with stack:
+        async for part in body:
+            yield part
+
+
+async def _connect(place: Path | tuple[str, int]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(place, Path):
+        return await asyncio.open_unix_connection(str(place), limit=_CHUNK)
+    return await asyncio.open_connection(*place, limit=_CHUNK)
 
 
 class _Exchange:
@@ -46,9 +74,9 @@ class _Exchange:
         self._writer = writer
         self._machine = h11.Connection(h11.CLIENT)
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, host: str) -> Response:
         headers = [(name, value) for name, value in request.headers if name not in _HOP_BY_HOP | {"host"}]
-        headers += [("host", "agent"), ("connection", "close"), ("content-length", str(len(request.body)))]
+        headers += [("host", host), ("connection", "close"), ("content-length", str(len(request.body)))]
         events = (
             h11.Request(method=request.method, target=request.target, headers=headers),
             h11.Data(data=request.body),

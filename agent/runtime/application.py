@@ -1,6 +1,5 @@
 """The application behind the proxy: where it tells its metrics, and asking it."""
 
-import asyncio
 import codecs
 import ipaddress
 from collections.abc import AsyncIterator, Iterable
@@ -9,12 +8,9 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
 
-import h11
-
 from agent.core.errors import UsageError
-from agent.http.message import Response
-
-_CHUNK = 64 << 10
+from agent.http.client import stream
+from agent.http.message import Request, Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,40 +45,9 @@ class Application:
 
         Raises `OSError` if it does not answer, `ConnectionError` if what it says is not HTTP.
         """
-        all_of_them = [("host", self.authority), ("connection", "close"), *headers]
-        request = h11.Request(method="GET", target=self.target, headers=all_of_them)
-        reader, writer = await asyncio.open_connection(self.host, self.port, limit=_CHUNK)
-        try:
-            yield await _exchange(reader, writer, request)
-        except h11.ProtocolError as error:
-            message = f"cannot understand the answer of {self.authority}: {error}"
-            raise ConnectionError(message) from error
-        finally:
-            writer.transport.abort()
-
-
-async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: h11.Request) -> Response:
-    machine = h11.Connection(h11.CLIENT)
-    writer.write(b"".join(machine.send(event) or b"" for event in (request, h11.EndOfMessage())))
-    await writer.drain()
-
-    async def next_event() -> object:
-        while (event := machine.next_event()) is h11.NEED_DATA:
-            machine.receive_data(await reader.read(_CHUNK))
-        return event
-
-    async def body() -> AsyncIterator[bytes]:
-        while isinstance(data := await next_event(), h11.Data):
-            yield bytes(data.data)
-
-    head = await next_event()
-    while isinstance(head, h11.InformationalResponse):
-        head = await next_event()
-    if not isinstance(head, h11.Response):
-        message = "cannot read the answer: the connection ended before it"
-        raise ConnectionError(message)
-    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers)
-    return Response(head.status_code, body(), headers)
+        request = Request("GET", self.target, tuple(headers))
+        async with stream((self.host, self.port), request, self.authority) as response:
+            yield response
 
 
 def _is_address(host: str) -> bool:

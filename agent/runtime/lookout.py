@@ -77,24 +77,28 @@ class Lookout:
     def note(self) -> None:
         """Something may have changed."""
         epochs = self._sights.core.epochs
-        if any(self._since.get(epoch.number, (None,))[0] is not epoch.state for epoch in epochs.values()):
-            now = clock.calendar()
-            known = {number: since for number, since in self._since.items() if number in epochs}
-            fresh = {each.number: (each.state, now) for each in epochs.values()}
-            self._since = {n: known[n] if n in known and known[n][0] is new[0] else new for n, new in fresh.items()}
+        for gone in self._since.keys() - epochs.keys():
+            del self._since[gone]
+        for number, epoch in epochs.items():
+            if number not in self._since or self._since[number][0] is not epoch.state:
+                self._since[number] = (epoch.state, clock.calendar())
         if not self._is_out_of_sync():
             self._out_of_sync_since = None
         elif self._out_of_sync_since is None:
             self._out_of_sync_since = clock.calendar()
 
     def _is_out_of_sync(self) -> bool:
-        core = self._sights.core
-        return core.serving is None or core.serving.revision != core.wish.wanted or bool(self._refused())
+        core, intake = self._sights.core, self._sights.disk.intake
+        if core.serving is None or core.serving.revision != core.wish.wanted or core.wish.refused is not None:
+            return True
+        return bool(intake.reports.refusals) or any(intake.complaints())
 
     def overview(self) -> Overview:
         """Look at everything."""
         core, reason = self._sights.core, self._sights.why_not_ready()
         self.note()
+        names = self._names()
+        refused = self._refused(names)
         return Overview(
             at=clock.calendar(),
             version=self._version,
@@ -105,9 +109,9 @@ class Lookout:
             sentence=self._sights.sentence(),
             epoch=None if core.serving is None else core.serving.number,
             epochs=tuple(self._epoch(each) for each in sorted(core.epochs.values(), key=lambda each: each.number)),
-            certificates=tuple(self._certificates()),
-            refused=tuple(self._refused()),
-            blocked=tuple(dict.fromkeys(self._blocked())),
+            certificates=tuple(self._certificates(names)),
+            refused=tuple(refused),
+            blocked=tuple(dict.fromkeys(self._blocked(refused))),
             listeners=tuple(self._listeners()),
             rotations=self._sights.history.views(),
             out_of_sync_since=self._out_of_sync_since,
@@ -150,10 +154,9 @@ class Lookout:
 
     # Certificates
 
-    def _certificates(self) -> Iterator[CertificateSet]:
+    def _certificates(self, names: Mapping[str, str]) -> Iterator[CertificateSet]:
         disk, served, refused = self._sights.disk.intake.outcome, self._served(), self._refusals()
         units = {**({} if disk is None else disk.units), **served}
-        names = self._names()
         for unit in sorted(names):
             yield _set(names[unit], units.get(unit), served.get(unit), _found(disk, unit), refused.get(unit))
 
@@ -169,9 +172,9 @@ class Lookout:
     def _refusals(self) -> dict[str, Refusal]:
         return {each.unit: each for each in reversed(self._sights.disk.intake.reports.refusals)}
 
-    def _refused(self) -> list[Refused]:
+    def _refused(self, names: Mapping[str, str]) -> list[Refused]:
         intake, wish = self._sights.disk.intake, self._sights.core.wish
-        refusals, names = intake.reports.refusals, self._names()
+        refusals = intake.reports.refusals
         found = [Refused(each.path, each.fault.value, each.message, names[each.unit]) for each in refusals]
         found += [Refused(path, reason, message) for path, reason, message in intake.complaints()]
         said = {each.message for each in found}
@@ -184,8 +187,8 @@ class Lookout:
     def _is_paused(self) -> bool:
         return self._sights.core.wish.paused_until > clock.monotonic()
 
-    def _blocked(self) -> Iterator[Blocked]:
-        for each in self._refused():
+    def _blocked(self, refused: Iterable[Refused]) -> Iterator[Blocked]:
+        for each in refused:
             yield _REASONS.get(each.reason, Blocked.REFUSED_FILES)
         core = self._sights.core
         if core.serving is None or core.serving.revision == core.wish.wanted or core.candidate is not None:

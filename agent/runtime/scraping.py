@@ -12,7 +12,6 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from agent.core.errors import MachineError
 from agent.epoch.exposition import extracted
 from agent.host.log import say
 from agent.host.run_directory import RunDirectory
-from agent.http.client import stream
+from agent.http.client import passed_on, stream
 from agent.http.message import Request, Response
 from agent.runtime.application import Application
 from agent.stats.errors import Refused, Unpublished
@@ -34,7 +33,6 @@ from agent.status.exposition_text import OPENMETRICS, TEXT, wants_openmetrics, w
 from agent.status.merging import OF_ALL, combined, summing
 from agent.status.metrics import Metrics, Source
 
-PATHS = ("/metrics", "/stats/prometheus")
 LAST_LOOK = 1.0  # seconds an epoch that is to end may take to tell what it has counted
 
 _MEMORY = "lineage.json"
@@ -355,21 +353,19 @@ class Scraping:
             return Response(503, b"no epoch serves\n")
         _, mark, query = request.target.partition("?")
         accept = tuple(pair for pair in request.headers if pair[0] == "accept")
-        stack = AsyncExitStack()
+        asked = Request(request.method, _CONSOLE + mark + query, accept)
         try:
             async with asyncio.timeout(self._limits.seconds):
-                asked = stream(living.console.path, Request(request.method, _CONSOLE + mark + query, accept))
-                response = await stack.enter_async_context(asked)
+                response = await passed_on(living.console.path, asked)
         except OSError as error:
-            await stack.aclose()
             self._metrics.scrape_failed(Source.EPOCH)
             return Response(503, f"the serving epoch does not answer: {error}\n".encode())
         assert not isinstance(response.body, bytes)
-        return Response(response.status, _closing(response.body, stack), response.headers)
+        return Response(response.status, _in_time(response.body), response.headers)
 
 
-async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIterator[bytes]:
-    async with stack, asyncio.timeout(_STREAM_TIMEOUT):
+async def _in_time(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async with asyncio.timeout(_STREAM_TIMEOUT):
         async for part in body:
             yield part
 

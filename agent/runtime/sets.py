@@ -2,19 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import PurePath
+from posixpath import splitext
 
 
 def named(units: Iterable[str]) -> dict[str, str]:
     """Name each unit by the last parts of its path, without the suffix: as few as tell it from the others."""
-    paths = {unit: PurePath(unit).with_suffix("").parts for unit in set(units)}
-    names = {unit: parts[-1] for unit, parts in paths.items()}
-    depth = 1
+    paths = {unit: splitext(unit)[0] for unit in set(units)}
+    names = {unit: path.rpartition("/")[2] for unit, path in paths.items()}
+    depth, deepest = 1, max((path.count("/") for path in paths.values()), default=0)
     while shared := _shared(names):
         depth += 1
-        names |= {unit: "/".join(paths[unit][-depth:]) for unit in shared}
-        if depth > max(map(len, paths.values())):
+        if depth > deepest + 1:
             return names | {unit: unit for unit in shared}  # they differ in the suffix alone
+        names |= {unit: "/".join(paths[unit].split("/")[-depth:]) for unit in shared}
     return names
 
 

@@ -77,6 +77,8 @@ class Supervisor:
         self._chronicle = Chronicle(self._history, self._stage, self._metrics, proves=settings.prove)
         self._orders = Orders(self)
         self._scraping = self._make_scraping()
+        if settings.status_port:
+            self._stage.last_look = self._scraping.last_look
         self._doors = self._make_doors()
         self._front = Front(self._doors)
         self._control = Control(self._orders, _note_order)
@@ -177,12 +179,7 @@ class Supervisor:
             counted=stage.counting.read,
             gauges=stage.counting.gauges,
         )
-        if settings.status_port:
-            stage.last_look = self._last_look
         return Scraping(self._metrics, epochs, self._directory, settings.application, merge=settings.merge_metrics)
-
-    async def _last_look(self, living: Living) -> None:
-        await self._scraping.last_look(living)
 
     def _make_doors(self) -> Doors:
         health, statistics = Health(self.why_not_ready), Statistics(self._stage.counting.read)

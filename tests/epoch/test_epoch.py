@@ -78,12 +78,15 @@ async def test_sigterm_before_it_serves_ends_its_block_quietly() -> None:
 
 
 async def test_a_cancellation_by_somebody_else_is_nobodys_to_swallow() -> None:
+    lives = asyncio.Event()
+
     async def live() -> None:
         async with made():
+            lives.set()
             await asyncio.Event().wait()
 
     task = asyncio.create_task(live())
-    await asyncio.sleep(0.01)
+    await lives.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -15,6 +15,7 @@ from tests.system.namespaces import may_have_networks
 from tests.system.older import older_envoy
 from tests.system.proxies import Proxy, needed
 from tests.system.room import Room, open_room
+from tests.system.stand_ins import breakable
 
 HERE = Path(__file__).parent
 TIMEOUT = 60
@@ -148,3 +149,16 @@ def bed(make_bed: MakeBed) -> Bed:
 def bed_apart(make_bed: MakeBed) -> Bed:
     """A bed that the test changes before its agent starts."""
     return make_bed()
+
+
+@pytest.fixture
+def broken(bed_apart: Bed, binary: Path) -> Iterator[Path]:
+    """A file that keeps the proxy of `bed_apart`, running by now, from starting again while it exists."""
+    bed = bed_apart
+    path = bed.directory / "broken"
+    bed.binary = bed.directory / "proxy"
+    breakable(bed.binary, binary, path)
+    bed.more_flags += ["--hold", "1s"]
+    bed.start()
+    yield path
+    path.unlink(missing_ok=True)

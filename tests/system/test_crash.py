@@ -2,7 +2,6 @@
 
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from tests.system.flight import land, launched
 from tests.system.layouts import IN_PLACE
 from tests.system.loads import Loads, Report
 from tests.system.room import Death, kill, stopped
-from tests.system.stand_ins import breakable
 
 pytestmark = pytest.mark.quiet
 
@@ -82,19 +80,6 @@ def test_clients_queued_at_the_moment_of_a_crash_are_answered(bed: Bed) -> None:
         kill_serving(bed)
     land(flights, within=5)
     assert [str(flight.failure) for flight in flights if flight.failure] == []
-
-
-@pytest.fixture
-def broken(bed_apart: Bed, binary: Path) -> Iterator[Path]:
-    """A file that keeps the proxy of `bed_apart`, running by now, from starting again while it exists."""
-    bed = bed_apart
-    path = bed.directory / "broken"
-    bed.binary = bed.directory / "proxy"
-    breakable(bed.binary, binary, path)
-    bed.more_flags += ["--hold", "1s"]
-    bed.start()
-    yield path
-    path.unlink(missing_ok=True)
 
 
 def refused(bed: Bed) -> bool:

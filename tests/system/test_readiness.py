@@ -18,7 +18,6 @@ from tests.system.eventually import eventually, throughout
 from tests.system.layouts import ALTERNATING, IN_PLACE
 from tests.system.onlookers import Onlooker, ask
 from tests.system.room import kill, stopped
-from tests.system.stand_ins import breakable
 from tests.system.state import CANDIDATE, Epoch
 
 ROTATIONS = count("AGENT_ROTATIONS", short=20, long=200)
@@ -110,19 +109,6 @@ def overtake_a_candidate(bed: Bed) -> None:
 def said(bed: Bed, event: str) -> bool:
     """Tell whether the agent said so since the mark."""
     return any(entry.name == event for entry in bed.journal.entries())
-
-
-@pytest.fixture
-def broken(bed_apart: Bed, binary: Path) -> Iterator[Path]:
-    """A file that keeps the proxy of `bed_apart`, running by now, from starting again while it exists."""
-    bed = bed_apart
-    path = bed.directory / "broken"
-    bed.binary = bed.directory / "proxy"
-    breakable(bed.binary, binary, path)
-    bed.more_flags += ["--hold", "1s"]
-    bed.start()
-    yield path
-    path.unlink(missing_ok=True)
 
 
 @pytest.mark.long
