@@ -28,9 +28,9 @@ _REASONS = {
     "proxy": "the proxy itself refuses it",
 }
 _WAITS = {
-    "refused_files": "for a file to be written anew: what was good before serves on",
-    "refused_configuration": "for the configuration to be mended: the one before serves on",
-    "refused_program": "for another program: this one is refused, the one before serves on",
+    "refused_files": "for a file to be written anew",
+    "refused_configuration": "for the configuration to be mended",
+    "refused_program": "for another program: this one is refused",
     "refused_by_proxy": "for other files, since the proxy refuses these; agent restart --force tries them again",
     "retry": "to try again after an attempt that failed",
     "drains": "for a draining epoch to end, since as many drain as may; agent restart --now does not wait",
@@ -39,6 +39,7 @@ _WAITS = {
     "window": "for the time of day at which it may rotate (--rotate-window)",
     "jitter": "for its turn, so that a fleet does not rotate all at once",
 }
+_HELD_BACK = {"refused_files", "refused_configuration", "refused_program"}
 
 
 def answer(overview: Overview) -> str:
@@ -137,6 +138,8 @@ def _waits(overview: Overview, sheet: Sheet) -> None:
 def _detail(overview: Overview, blocked: str) -> str:
     if blocked == "paused" and overview.paused_until is not None:
         return f", {second(overview.paused_until)} at the latest"
+    if blocked in _HELD_BACK and overview.epoch is not None:
+        return "; what was good before serves on"
     failed = next((each for each in overview.rotations if each.outcome == "failed"), None)
     return f": {failed.reason}" if blocked == "retry" and failed is not None else ""
 
@@ -189,7 +192,7 @@ def _certificates(overview: Overview, sheet: Sheet) -> None:
         if each.served is not None:
             line.append_text(_served(each, each.served, overview.at, sheet))
         else:
-            line.append_text(join(["no certificate serves" if each.chain else ", ".join(map(_bundle, each.bundles))]))
+            line.append_text(join([", ".join(map(_bundle, each.bundles)) or "no certificate serves"]))
         sheet.say(line, 2, width + 2)
 
 

@@ -9,12 +9,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from pathlib import PurePath
 from typing import Self
 
-from agent.core.certificates import Chain, is_authority, issued_by, public_key_of
-from agent.core.contents import Contents, present
-from agent.core.findings import Caution, Refusal, Unusable, Worry
+from agent.core.certificates import Chain, Key, is_authority, issued_by, public_key_of, require_fit
+from agent.core.contents import Contents, Missing, present
+from agent.core.findings import Caution, Fault, Refusal, Unusable, Worry
 from agent.core.pem import PemFile, parse
 from agent.core.references import Reference, Role
 
@@ -40,12 +41,15 @@ class Discovery:
     """What was found in a directory, each part in the order of its paths.
 
     `references` are pairs, whose unit is the chain's path, and bundles, each a unit of its own. `unreadable` are files
-    without usable PEM in them, each as a unit of its own.
+    with PEM that cannot be used, `foreign` those without any, each as a unit of its own. `unpaired` tells why there is
+    no pair, where there is none.
     """
 
     references: tuple[Reference, ...]
     strays: tuple[Caution, ...]
     unreadable: tuple[Refusal, ...]
+    foreign: tuple[Refusal, ...]
+    unpaired: tuple[Refusal, ...]
 
 
 def discover(contents: Contents) -> Discovery:
@@ -59,7 +63,13 @@ def discover(contents: Contents) -> Discovery:
     paired = {reference.path for reference in references}
     bundles = (path for path, file in files.items() if path not in paired and _is_bundle(file.pem))
     references += [Reference(path, Role.BUNDLE, path) for path in bundles]
-    return Discovery(tuple(references), tuple(_strays(files, {each.path for each in references})), unreadable)
+    return Discovery(
+        references=tuple(references),
+        strays=tuple(_strays(files, {each.path for each in references})),
+        unreadable=tuple(each for each in unreadable if not _is_foreign(contents[each.path])),
+        foreign=tuple(each for each in unreadable if _is_foreign(contents[each.path])),
+        unpaired=() if paired else tuple(_unpaired(files)),
+    )
 
 
 def strays(contents: Contents, references: Iterable[Reference]) -> tuple[Caution, ...]:
@@ -81,6 +91,10 @@ def _readable(contents: Contents) -> tuple[_Files, tuple[Refusal, ...]]:
         except Unusable as unusable:
             unreadable.append(Refusal.of(path, unusable, serves_on=False))
     return files, tuple(unreadable)
+
+
+def _is_foreign(content: bytes | Missing) -> bool:
+    return isinstance(content, bytes) and bool(content.strip()) and b"-----BEGIN" not in content
 
 
 def _pairs(files: _Files) -> Iterator[Reference]:
@@ -123,6 +137,38 @@ def _nearest(chain: Chain, keys: Iterable[str]) -> str:
 
 def _issued(authority: Chain, other: Chain) -> bool:
     return any(issued_by(certificate, authority.certificates[0]) for certificate in other.certificates)
+
+
+def _unpaired(files: _Files) -> Iterator[Refusal]:
+    """Tell why there is no pair: of authorities, which need no key, only where there is no other certificate."""
+    keys = [Key(path, file.pem.key) for path, file in files.items() if file.pem.key is not None]
+    chains = [file.chain for file in files.values() if file.chain is not None]
+    leaves = [chain for chain in chains if not is_authority(chain.certificates[0])]
+    lonely = [(chain.path, _why_alone(chain, keys)) for chain in leaves or chains]
+    if not chains:
+        why = "the certificate that belongs to it is not here"
+        lonely = [(key.path, Unusable(key.path, Fault.MISSING, why, "write it")) for key in keys]
+    return (Refusal.of(unit, unusable, serves_on=False) for unit, unusable in lonely)
+
+
+def _why_alone(chain: Chain, keys: Collection[Key]) -> Unusable:
+    """What is wrong with the key that was probably meant: the one whose name has most in common with the chain's."""
+    if not keys:
+        return Unusable(chain.path, Fault.MISSING, "the private key that belongs to it is not here", "write it")
+    key = max(keys, key=lambda key: _in_common(key.path, chain.path))
+    if key.private.encrypted:
+        return Unusable(key.path, Fault.UNPARSABLE, "it is encrypted", "write it without a password")
+    try:
+        require_fit(chain, key)
+    except Unusable as unusable:
+        return unusable
+    why = "it issued another one here, and that one issued it"
+    return Unusable(chain.path, Fault.MISMATCH, why, "leave the one that is to be served")
+
+
+def _in_common(one: str, other: str) -> int:
+    """With how many characters both begin."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _is_bundle(pem: PemFile) -> bool:

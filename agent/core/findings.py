@@ -95,3 +95,9 @@ class Caution:
     path: str
     worry: Worry
     message: str
+
+    @classmethod
+    def of(cls, refusal: Refusal) -> Self:
+        """Only worry about what could be refused: others are served without it."""
+        message = f"nothing uses {refusal.path}: {refusal.why}; {refusal.remedy}, or remove it"
+        return cls(refusal.unit, refusal.path, Worry.STRAY, message)

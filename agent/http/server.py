@@ -2,19 +2,24 @@
 
 import asyncio
 import contextlib
+import math
 import resource
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import h11
 
 from agent.http.message import Peer, Request, Response
 
+ADMITTED = 8  # clients in one turn of the loop: the rest of a crowd waits outside until these have had their turn
+BACKLOG = 128
 BODY_LIMIT = 1 << 20
 HEADER_LIMIT = 64 << 10
 READ_TIMEOUT = 60.0  # seconds a client may take to send a whole request, or to take a part of an answer
+PATIENCE = 1.0  # seconds that a client may keep us waiting before it makes room for another one
 SEND_BUFFER = 64 << 10  # bytes that the kernel keeps for a client that does not read; of itself it keeps megabytes
+RECEIVE_BUFFER = 32 << 10  # and from one that sends ahead; what is there is read at once, up to a quarter of a megabyte
 
 Handler = Callable[[Request], Awaitable[Response]]
 Admission = Callable[[socket.socket], bool]
@@ -25,8 +30,9 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 class Server:
     """Answers connections on a listening socket that the caller bound, and closes it with itself.
 
-    Where `clients_limit` are connected, the oldest of those that keep us waiting makes room for the next, be it that we
-    wait for a request or for its answer to be taken. A body longer than `body_limit` bytes is answered with 413.
+    From half of `clients_limit` on, a client that has kept us waiting for longer than `PATIENCE` makes room for the
+    next, be it that we wait for a request or for its answer to be taken; at the limit, who has for the longest. A body
+    longer than `body_limit` bytes is answered with 413.
     """
 
     def __init__(
@@ -45,10 +51,10 @@ class Server:
 
     async def start(self, listener: socket.socket) -> None:
         """Begin to accept."""
-        if listener.family == socket.AF_UNIX:
-            self._listener = await asyncio.start_unix_server(self._accept, sock=listener, limit=HEADER_LIMIT)
-        else:
-            self._listener = await asyncio.start_server(self._accept, sock=listener, limit=HEADER_LIMIT)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)  # accept(2) passes it on
+        start = asyncio.start_unix_server if listener.family == socket.AF_UNIX else asyncio.start_server
+        self._listener = await start(self._accept, sock=listener, limit=HEADER_LIMIT, backlog=ADMITTED)
+        listener.listen(BACKLOG)  # what asyncio calls so is also how many it accepts in one turn of the loop
 
     async def close(self) -> None:
         """Stop accepting and cut what is open."""
@@ -72,13 +78,18 @@ class Server:
         task.add_done_callback(self._end)  # one that makes room before it has begun to run ends as well
 
     def _has_room(self) -> bool:
-        if len(self._clients) < self._clients_limit:
+        """Whether there is room for one more; somebody may have to go for it."""
+        if len(self._clients) < self._clients_limit // 2:
             return True
-        idle = next((task for task, conversation in self._clients.items() if conversation.is_waiting), None)
-        if idle is not None:
-            self._clients[idle].is_waiting = False  # it goes only once
-            idle.cancel()
-        return idle is not None
+        idle = min(self._clients, key=lambda task: self._clients[task].waits_since)
+        since = self._clients[idle].waits_since
+        if since + PATIENCE > asyncio.get_running_loop().time() and len(self._clients) < self._clients_limit:
+            return True  # everybody has just come, or is being answered
+        if since == math.inf:
+            return False
+        self._clients[idle].waits_since = math.inf  # it goes only once
+        idle.cancel()
+        return True
 
     async def _serve(self, conversation: "_Conversation") -> None:
         with contextlib.suppress(OSError, TimeoutError, h11.ProtocolError):
@@ -115,7 +126,8 @@ class _Conversation:
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: socket.socket, body_limit: int
     ) -> None:
-        self.is_waiting = True  # for a request, or the rest of one, or for the client to take an answer
+        # For a request, or the rest of one, or for the client to take an answer; infinite while it waits for us
+        self.waits_since = asyncio.get_running_loop().time()
         self._body_limit = body_limit
         self._peer = peer_of(client)
         self._address = _address_of(writer)
@@ -132,11 +144,9 @@ class _Conversation:
         if self._machine.our_state is h11.MUST_CLOSE:
             self._ended_well = True
             return None
-        self.is_waiting = True
-        async with asyncio.timeout(READ_TIMEOUT):
-            request = await self._read()
-        self.is_waiting = False
-        return request
+        with self._waiting():
+            async with asyncio.timeout(READ_TIMEOUT):
+                return await self._read()
 
     async def _read(self) -> Request | None:
         event = await self._next()
@@ -176,10 +186,17 @@ class _Conversation:
         data = self._machine.send(event)
         if data:
             self._writer.write(data)
-            self.is_waiting = True
-            async with asyncio.timeout(READ_TIMEOUT):
-                await self._writer.drain()
-            self.is_waiting = False
+            with self._waiting():
+                async with asyncio.timeout(READ_TIMEOUT):
+                    await self._writer.drain()
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self.waits_since = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            self.waits_since = math.inf
 
     def end(self) -> None:
         """Close the connection, in good order if the conversation ended in it."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.core.contents import Contents, Missing
 from agent.core.discovery import Discovery, discover, strays
 from agent.core.errors import BadInput
+from agent.core.findings import Caution, Refusal
 from agent.core.references import Reference, Role
 from agent.core.transaction import LastGood, Outcome, weigh
 from agent.dialects.configuration import Configuration
@@ -27,6 +28,15 @@ from agent.runtime.settings import Settings
 
 _TRY_AGAIN = 10.0  # seconds until a program that is not usable is looked at again, while there is no other
 SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes itself
+
+
+class NothingPaired(BadInput):
+    """There is no certificate with its key; `refused` says of each file that looks like one why it is none."""
+
+    def __init__(self, where: str, refused: Sequence[Refusal]) -> None:
+        said = "; ".join(f"cannot use {each.path}: {each.why}; {each.remedy}" for each in refused)
+        super().__init__(f"cannot write a configuration for {where}: {said or 'there is no certificate with its key'}")
+        self.refused = tuple(refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,10 @@ class Intake:
         self._unreadable = ""  # why the configuration on disk cannot even be read
         self._unusable = ""  # why the program on disk cannot be used
         self.outcome: Outcome | None = None  # of the newest look at the certificates
-        self._found: list[Reference] = []  # for the small bootstrap: what is there, and what has served
+        # For the small bootstrap: the pairs that are there or have served, what lies beside them, and why there is none
+        self._found: list[Reference] = []
+        self._beside: tuple[Caution, ...] = ()
+        self._unpaired: tuple[Refusal, ...] = ()
         self._watcher.watch(self._watched_paths())
 
     def serves(self, material: Material) -> None:
@@ -102,8 +115,7 @@ class Intake:
         await self._take_program()
         source = await self._take_configuration()
         if source is None or self.programs.current is None:
-            again_at = clock.monotonic() + _TRY_AGAIN if self.programs.current is None else None
-            return Look(None, self._what_is_missing(source), again_at, self._not_usable())
+            return Look(None, self._what_is_missing(source), self._report_nothing(), self._not_usable(self._unpaired))
         self._watcher.watch(self._watched_paths())
         self._say_limits(source.configuration)
         references = self._in_scope(source.configuration.references)
@@ -111,13 +123,12 @@ class Intake:
         outcome = self.outcome = weigh(references, contents, self._last_good, clock.calendar())
         again_at = self._report(outcome)
         if not outcome.complete:
-            return Look(None, outcome.missing, again_at, self._not_usable(outcome))
+            return Look(None, outcome.missing, again_at, self._not_usable(outcome.refused))
         extra = await self._digest_watched()
         material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
-        return Look(material, again_at=again_at, refused=self._not_usable(outcome))
+        return Look(material, again_at=again_at, refused=self._not_usable(outcome.refused))
 
-    def _not_usable(self, outcome: Outcome | None = None) -> tuple[str, ...]:
-        refusals = () if outcome is None else outcome.refused
+    def _not_usable(self, refusals: Sequence[Refusal]) -> tuple[str, ...]:
         return (*filter(None, [self._unreadable]), *(each.message for each in refusals))
 
     # The program
@@ -150,8 +161,10 @@ class Intake:
             if self._source is None or self._source.text != text:
                 configuration = Configuration(text.decode(), name, self._settings.flags.config_yaml)
                 self._source = Source(configuration, text)
-            self._unreadable = ""
+            self._unreadable, self._unpaired = "", ()
             self.reports.once("config.refused", "")
+        except NothingPaired as error:
+            self._source, self._unpaired = None, error.refused
         except UnicodeDecodeError as error:
             self._refuse_configuration(f"cannot read {self._settings.config}: byte {error.start} is not UTF-8")
         except BadInput as error:
@@ -188,10 +201,11 @@ class Intake:
         self._found = sorted({*paired, *kept}, key=lambda each: (each.unit, each.role.value, each.path))
         if not self._found:
             where = ", ".join(map(str, self._settings.certificates))
-            unreadable = (f"cannot use {each.path}: {each.why}; {each.remedy}" for each in found.unreadable)
-            said = "; ".join(unreadable) or "there is no certificate with its key"
-            message = f"cannot write a configuration for {where}: {said}"
-            raise BadInput(message)
+            raise NothingPaired(where, (*found.unreadable, *found.foreign, *found.unpaired))
+        used = {each.path for each in self._found}
+        self._beside = tuple(
+            each for each in (*found.strays, *map(Caution.of, found.unreadable)) if each.path not in used
+        )
         listen, forward = Endpoint.parse(self._settings.listen), Endpoint.parse(self._settings.forward)
         return bootstrap((listen.host, listen.port), (forward.host, forward.port), self._found).encode()
 
@@ -263,15 +277,23 @@ class Intake:
     # What is said
 
     def _what_is_missing(self, source: Source | None) -> tuple[str, ...]:
-        missing = [] if source is not None else [str(self._settings.config or "a certificate with its key")]
+        where = ", ".join(map(str, self._settings.certificates))
+        missing = [] if source is not None else [str(self._settings.config or f"a certificate with its key in {where}")]
         return (*missing, *([] if self.programs.current is not None else [str(self.programs.path)]))
 
     def _report(self, outcome: Outcome) -> float | None:
         """Say what was found; return when to look again."""
-        again = self.reports.refuse(outcome.refused, clock.monotonic())
-        self.reports.caution(outcome.cautions)
+        now = clock.monotonic()
+        again = self.reports.refuse(outcome.refused, now)
+        stray = self.reports.caution((*outcome.cautions, *self._beside), now)
         valid = None if outcome.look_again is None else _monotonic_of(outcome.look_again)
-        return min((time for time in (again, valid) if time is not None), default=None)
+        return min((time for time in (again, stray, valid) if time is not None), default=None)
+
+    def _report_nothing(self) -> float | None:
+        """Say why there is nothing to run from; return when to look again."""
+        again = self.reports.refuse(self._unpaired, clock.monotonic())
+        retry = clock.monotonic() + _TRY_AGAIN if self.programs.current is None else None
+        return min((time for time in (again, retry) if time is not None), default=None)
 
     async def report_strays(self) -> None:
         """Warn, once, of leaves and keys beside those that the configuration uses."""

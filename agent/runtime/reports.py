@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Iterable
 
-from agent.core.findings import Caution, Refusal
+from agent.core.findings import Caution, Refusal, Worry
 from agent.host.log import say
+
+_Key = tuple[str, str, str]  # unit, path, fault
 
 
 class Reports:
@@ -12,8 +14,9 @@ class Reports:
 
     def __init__(self, alarm_timeout: float) -> None:
         self._alarm_timeout = alarm_timeout
-        self._since: dict[tuple[str, str, str], float] = {}
-        self._refused: dict[tuple[str, str, str], Refusal] = {}
+        self._since: dict[_Key, float] = {}
+        self._refused: dict[_Key, Refusal] = {}
+        self._stray_since: dict[str, float] = {}
         self._cautioned: set[str] = set()
         self._said: dict[str, str] = {}
 
@@ -28,30 +31,24 @@ class Reports:
         for gone in self._refused.keys() - now.keys():
             say(logging.INFO, "certificate.repaired", f"{self._refused.pop(gone).path} is usable again")
         self._since = {key: self._since.get(key, at) for key in now}
-        waiting = []
-        for key, refusal in now.items():
-            due = self._since[key] + (self._alarm_timeout if refusal.may_resolve else 0.0)
-            if key in self._refused:
-                continue
-            if due <= at:
-                self._refused[key] = refusal
-                say(
-                    logging.WARNING,
-                    "certificate.refused",
-                    refusal.message,
-                    fault=refusal.fault.value,
-                    unit=refusal.unit,
-                )
-            else:
-                waiting.append(due)
-        return min(waiting, default=None)
+        due = {key: self._since[key] + (self._alarm_timeout if each.may_resolve else 0.0) for key, each in now.items()}
+        for key in [key for key in now if key not in self._refused and due[key] <= at]:
+            refusal = self._refused[key] = now[key]
+            facts = {"fault": refusal.fault.value, "unit": refusal.unit}
+            say(logging.WARNING, "certificate.refused", refusal.message, None, **facts)
+        return min((due[key] for key in now.keys() - self._refused.keys()), default=None)
 
-    def caution(self, cautions: Iterable[Caution]) -> None:
-        """Say what is new to worry about."""
+    def caution(self, cautions: Iterable[Caution], at: float) -> float | None:
+        """Say what is new to worry about; return when to look again at what may be half of a pair under way."""
         now = {each.message: each for each in cautions}
-        for message in [message for message in now if message not in self._cautioned]:
+        strays = [message for message, each in now.items() if each.worry is Worry.STRAY]
+        self._stray_since = {message: self._stray_since.get(message, at) for message in strays}
+        due = {message: since + self._alarm_timeout for message, since in self._stray_since.items()}
+        self._cautioned &= now.keys()
+        for message in [message for message in now if message not in self._cautioned and due.get(message, at) <= at]:
+            self._cautioned.add(message)
             say(logging.WARNING, "certificate.caution", message, worry=now[message].worry.value)
-        self._cautioned = set(now)
+        return min((due[message] for message in due if message not in self._cautioned), default=None)
 
     def once(self, event: str, text: str, level: int = logging.WARNING) -> None:
         """Say something unless it is what was said last under this name; an empty text only forgets."""

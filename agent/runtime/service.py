@@ -95,7 +95,7 @@ class Service:
         epochs = sorted(self._core.epochs.values(), key=lambda epoch: -epoch.number)
         serving = [self._describe(epoch) for epoch in epochs if epoch.state is State.SERVING] or ["no epoch serves"]
         others = [self._describe(epoch) for epoch in epochs if epoch.state not in {State.SERVING, State.GONE}]
-        return "; ".join([*serving, *others, *self._complaints()])
+        return "; ".join([*serving, *others, *self.complaints()])
 
     def _describe(self, epoch: Epoch) -> str:
         if epoch.state is State.SERVING:
@@ -113,7 +113,8 @@ class Service:
         ends = [] if living is None else [leaf.not_after for leaf in _leaves(living.material)]
         return f", certificate until {min(ends):%Y-%m-%d %H:%MZ}" if ends else ""
 
-    def _complaints(self) -> Iterable[str]:
+    def complaints(self) -> Iterable[str]:
+        """What is refused and why, of many the first ones; and while nothing serves, why the last attempt failed."""
         refused, failure = self._core.wish.refused, self._core.last_failure
         said = [each.message for each in self._intake.reports.refusals]
         said += [message for _, _, message in self._intake.complaints()]

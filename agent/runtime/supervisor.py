@@ -5,6 +5,7 @@ import concurrent.futures.thread  # noqa: F401  # asyncio's, at its first thread
 import logging
 import random
 import signal
+from collections.abc import Iterator
 from importlib.metadata import version
 
 from agent.core import effects as do
@@ -353,13 +354,15 @@ class Supervisor:
             return "the agent is stopping"
         if self._core.serving is not None:
             return ""
-        return f"no epoch serves: {self._why_none_serves()}"
+        return f"no epoch serves: {'; '.join(self._why_none_serves())}"
 
-    def _why_none_serves(self) -> str:
-        failure, candidate = self._core.last_failure, self._core.candidate
-        if failure is not None:
-            return failure.reason
-        return self._disk.missing if candidate is None else f"epoch {candidate.number} starts"
+    def _why_none_serves(self) -> Iterator[str]:
+        candidate = self._core.candidate
+        if candidate is not None:
+            yield f"epoch {candidate.number} starts"
+        elif self._core.last_failure is None:
+            yield self._disk.missing
+        yield from self._service.complaints()
 
 
 def _note_order(text: str) -> None:

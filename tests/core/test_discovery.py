@@ -103,12 +103,21 @@ def test_halves_without_their_other_half_are_strays() -> None:
     assert "encrypted" in discover(contents).strays[2].message
 
 
-def test_what_cannot_be_read_is_listed_with_its_reason() -> None:
-    unreadable = discover({"README": b"hello", "gone.pem": Missing("it does not exist")}).unreadable
-    assert [(refusal.path, refusal.fault) for refusal in unreadable] == [
-        ("README", Fault.UNPARSABLE),
-        ("gone.pem", Fault.MISSING),
+def test_what_cannot_be_read_is_listed_with_its_reason_apart_from_what_was_never_pem() -> None:
+    contents: Contents = {
+        "README": b"hello",
+        "a.der": b"\x30\x82\x01\x00",
+        "b.pem": leaf().chain_pem[:200],
+        "c.pem": b"",
+        "d.pem": Missing("it does not exist"),
+    }
+    found = discover(contents)
+    assert [(each.path, each.fault) for each in found.unreadable] == [
+        ("b.pem", Fault.INCOMPLETE),
+        ("c.pem", Fault.EMPTY),
+        ("d.pem", Fault.MISSING),
     ]
+    assert {each.path: each.fault for each in found.foreign} == dict.fromkeys(("README", "a.der"), Fault.UNPARSABLE)
 
 
 def test_files_the_configuration_does_not_name_are_strays_if_they_hold_something_new() -> None:
@@ -143,3 +152,48 @@ def test_every_pair_found_is_one(contents: dict[str, bytes]) -> None:
         if Role.BUNDLE not in files:
             begins = [one for one in PAIRS if parse("", files[Role.CHAIN]).certificates[0] == one.certificate]
             assert [one for one in begins if one.key_pem in files[Role.KEY]]
+
+
+# Why there is no pair
+
+
+def unpaired(contents: Contents) -> list[tuple[str, Fault, str]]:
+    return [(each.path, each.fault, each.why) for each in discover(contents).unpaired]
+
+
+def test_a_key_that_does_not_fit_is_named_with_its_leaf() -> None:
+    ((path, fault, why),) = unpaired({"tls.crt": leaf().chain_pem, "tls.key": leaf("b.example").key_pem})
+    assert (path, fault) == ("tls.key", Fault.MISMATCH)
+    assert "the leaf in tls.crt" in why
+
+
+def test_of_several_keys_the_one_of_the_most_similar_name_was_meant() -> None:
+    strangers = {f"{name}.key": leaf(f"other-{name}").key_pem for name in ("a", "b")}
+    found = unpaired({"b.crt": leaf("b.example").chain_pem, "a.crt": leaf().chain_pem, **strangers})
+    assert [path for path, _, _ in found] == ["a.key", "b.key"]
+
+
+def test_the_half_of_a_pair_that_is_not_there_is_asked_for() -> None:
+    assert unpaired({"tls.crt": leaf().chain_pem, "ca.crt": root().pem}) == [
+        ("tls.crt", Fault.MISSING, "the private key that belongs to it is not here")
+    ]
+    assert unpaired({"tls.key": leaf().key_pem}) == [
+        ("tls.key", Fault.MISSING, "the certificate that belongs to it is not here")
+    ]
+
+
+def test_an_authority_alone_is_asked_for_its_key() -> None:
+    """`openssl req -x509` makes such a certificate to be served."""
+    ((path, fault, _),) = unpaired({"tls.crt": root().pem, "tls.key": leaf().key_pem})
+    assert (path, fault) == ("tls.key", Fault.MISMATCH)
+
+
+def test_an_encrypted_key_is_named() -> None:
+    ((path, _, why),) = unpaired({"tls.crt": leaf().chain_pem, "tls.key": leaf().encrypted_key_pem()})
+    assert (path, why) == ("tls.key", "it is encrypted")
+
+
+def test_where_there_is_a_pair_nobody_asks_why() -> None:
+    pairs = {"tls.crt": leaf().chain_pem, "tls.key": leaf().key_pem}
+    assert unpaired({**pairs, "b.crt": leaf("b.example").chain_pem}) == []
+    assert unpaired({}) == []

@@ -3,7 +3,7 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +281,28 @@ async def test_silent_clients_do_not_keep_a_probe_from_its_answer() -> None:
             finally:
                 for _, writer in silent:
                     writer.transport.abort()
+
+
+async def test_who_has_kept_us_waiting_the_longest_makes_room_and_not_who_came_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "PATIENCE", 0.0)
+    async with serving(limit=8) as name, line(name) as probe, line(name) as silent, line(name), line(name):
+        for number in range(3):
+            await probe.send(GET)
+            assert await probe.answer() == (200, b"GET /x 0")
+            async with line(name) as late:
+                await late.send(GET)
+                assert await late.answer() == (200, b"GET /x 0"), f"after {number} others"
+        assert await silent.rest() == b""
+
+
+async def test_who_has_just_come_is_left_his_moment_while_there_is_room() -> None:
+    async with serving(limit=8) as name, AsyncExitStack() as stack:
+        crowd = [await stack.enter_async_context(line(name)) for _ in range(8)]
+        for each in crowd:
+            await each.send(GET)
+            assert await each.answer() == (200, b"GET /x 0")
 
 
 async def test_who_is_not_admitted_is_cut() -> None:

@@ -1,6 +1,8 @@
 """The small bootstrap follows the files of a directory, whatever names they have while they are written."""
 
 import asyncio
+import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from agent.core.findings import Fault
 from agent.core.transaction import LastGood, weigh
 from agent.host.watching import Watcher
 from agent.runtime.intake import Intake
@@ -17,6 +20,8 @@ from agent.runtime.material import Material, Storeroom
 from agent.runtime.programs import Programs
 from agent.runtime.settings import Settings
 from tests.pki import Authority, Leaf
+
+SIDECAR = Path(sys.executable).with_name("sidecar")
 
 
 def write(directory: Path, chain: str, key: str) -> None:
@@ -34,21 +39,28 @@ def write_itself(directory: Path, chain: str, key: str) -> None:
 
 
 @contextmanager
-def opened(directory: Path, configuration: Path | None = None) -> Iterator[Intake]:
+def opened(
+    directory: Path, configuration: Path | None = None, alarm_timeout: float = 2.0, program: Path = Path("/bin/true")
+) -> Iterator[Intake]:
     """An intake of this directory."""
     settings = Settings(
-        proxy="/bin/true",
+        proxy=str(program),
         certificates=(directory,),
         config=configuration,
         watched=(),
         run_directory=directory / "run",
         listen="tcp://127.0.0.1:1",
         forward="tcp://127.0.0.1:2",
+        alarm_timeout=alarm_timeout,
     )
     watcher = Watcher(lambda _: None, notice=lambda _: None, loop=asyncio.get_running_loop())
+    programs, storeroom = Programs(program, None), Storeroom()
     try:
-        yield Intake(settings, Programs(Path("/bin/true"), None), Storeroom(), watcher)
+        yield Intake(settings, programs, storeroom, watcher)
     finally:
+        storeroom.keep_only(set())
+        if programs.current is not None:
+            programs.current.binary.close()
         watcher.close()
 
 
@@ -68,6 +80,44 @@ async def test_an_empty_configuration_is_not_taken_for_one(text: str, tmp_path: 
     assert look.material is None
     (message,) = [message for _, reason, message in intake.complaints() if reason == "configuration"]
     assert message == f"cannot read {tmp_path}/envoy.yaml: it is empty; write it"
+
+
+async def test_while_there_is_no_pair_it_is_told_of_the_file_and_not_of_the_configuration(tmp_path: Path) -> None:
+    write(tmp_path, "tls.crt", "other.key")
+    write(tmp_path, "other.crt", "tls.key")
+    (tmp_path / "other.crt").unlink()
+    (tmp_path / "other.key").unlink()
+    with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as intake:
+        look = await intake.look()
+        assert look.missing == (f"a certificate with its key in {tmp_path}",)
+        ((path, fault),) = [(each.path, each.fault) for each in intake.reports.refusals]
+        assert (path, fault) == (f"{tmp_path}/tls.key", Fault.MISMATCH)
+        assert [message for message in look.refused if "does not fit the leaf" in message]
+        assert not list(intake.complaints())
+        write(tmp_path, "tls.crt", "tls.key")
+        assert (await intake.look()).material is not None
+        assert not intake.reports.refusals
+
+
+async def test_what_lies_beside_the_pairs_is_said_once_it_is_no_write_under_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, "tls.crt", "tls.key")
+    write(tmp_path, "b.crt", "b.key")
+    (tmp_path / "b.key").write_bytes((tmp_path / "b.key").read_bytes()[:100])
+    (tmp_path / "store.p12").write_bytes(b"\x30\x82\x01\x00")
+    with opened(tmp_path, alarm_timeout=0.1, program=SIDECAR) as intake:
+        look = await intake.look()
+        assert look.material is not None
+        assert look.again_at is not None
+        assert not caplog.records
+        await asyncio.sleep(0.15)
+        for _ in range(2):
+            await intake.look()
+    said = sorted(record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert [text.partition(":")[0] for text in said] == [
+        f"nothing uses {tmp_path}/b.{which}" for which in ("crt", "key")
+    ]
 
 
 async def test_names_of_a_write_under_way_are_forgotten_with_it(tmp_path: Path) -> None:

@@ -70,8 +70,20 @@ def test_a_caution_is_said_while_it_is_new(said: pytest.LogCaptureFixture) -> No
     reports = Reports(0.0)
     worry = Caution("unit", "/a", Worry.OLDER, "older than what is served")
     for cautions in ([worry], [worry], [], [worry]):
-        reports.caution(cautions)
+        assert reports.caution(cautions, at=0.0) is None
     assert names(said) == ["certificate.caution"] * 2
+
+
+def test_a_stray_may_be_half_of_a_pair_under_way(said: pytest.LogCaptureFixture) -> None:
+    reports = Reports(2.0)
+    stray = Caution("unit", "/a", Worry.STRAY, "nothing uses /a")
+    assert reports.caution([stray], at=10.0) == 12.0
+    assert reports.caution([], at=11.0) is None
+    assert reports.caution([stray], at=12.0) == 14.0
+    assert not said.records
+    assert reports.caution([stray], at=14.0) is None
+    assert reports.caution([stray], at=15.0) is None
+    assert names(said) == ["certificate.caution"]
 
 
 def test_a_sentence_is_said_once_until_it_changes_or_is_forgotten(said: pytest.LogCaptureFixture) -> None:

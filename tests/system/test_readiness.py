@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from tests.system.bed import Bed
 from tests.system.certificates import Files, serial
 from tests.system.counts import count
 from tests.system.eventually import eventually, throughout
-from tests.system.layouts import ALTERNATING, IN_PLACE
+from tests.system.layouts import ALTERNATING, CHAIN, IN_PLACE, KEY
 from tests.system.onlookers import Onlooker, ask
 from tests.system.room import kill, stopped
 from tests.system.state import CANDIDATE, Epoch
@@ -130,6 +131,31 @@ def test_when_nothing_serves_it_is_told_at_once_and_why_until_something_does(bed
     assert {status for status, _ in down} == {503}, probes.told
     assert all(text.startswith("no epoch serves: ") for _, text in down), probes.told
     assert "kill" in down[0][1].lower(), f"the first reason is the crash: {down}"
+
+
+def test_a_first_start_that_waits_for_a_file_tells_which_and_why(bed_apart: Bed) -> None:
+    bed = bed_apart
+    bed.prepare()
+    good, other = bed.mint.newest, bed.mint.spare()
+    IN_PLACE.again(bed.certs, Files(good.chain_pem, other.key_pem))
+    bed.launch()
+    eventually(lambda: "does not fit the leaf" in ask(bed, "/healthz/ready").text, within=10, what="the reason")
+    assert ask(bed, "/healthz/ready").status == 503
+    waited = waiting(bed, "--timeout", "100ms")
+    assert waited.returncode == 1
+    assert waited.stderr.startswith(
+        "agent: cannot wait any longer than 100ms for readiness: no epoch serves: waiting for "
+    )
+    assert f"cannot use {bed.certs / KEY}: it does not fit the leaf in {bed.certs / CHAIN}" in waited.stderr
+    IN_PLACE.again(bed.certs, good)
+    assert waiting(bed).stdout == "ready\n"
+    assert ask(bed, "/healthz/ready").text == "ready\n"
+
+
+def waiting(bed: Bed, *options: str) -> "subprocess.CompletedProcess[str]":
+    """Run `agent wait`, as a postStart hook does."""
+    command = [*bed.program, "wait", "--run-dir", str(bed.run_dir), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
 @pytest.mark.long

@@ -27,7 +27,7 @@ GARBAGE = 100
 KIB = 1 << 10
 MIB = 1 << 20
 PEAK = 64 * MIB  # by what the agent may grow while they are all there
-AFTER = 48 * MIB  # and what it may keep in its allocator: it grows no more after the third time (seen: 15)
+AFTER = 24 * MIB  # and what it may keep in its allocator: it grows no more after the third time (seen: 15)
 
 Attack = Callable[[Bed, ExitStack], Callable[[], None]]
 """Begins; returns what to do again and again while it lasts."""

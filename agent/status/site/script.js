@@ -120,10 +120,10 @@ function moment(iso, now) {
 }
 
 const WAITS = {
-  refused_files: ["warn", "A file on the disk is refused; its last good serves on."],
-  refused_configuration: ["warn", "The configuration on the disk is refused; the last good one serves on."],
-  refused_program: ["warn", "The program on the disk is refused; the last good one serves on."],
-  refused_by_proxy: ["warn", "The proxy refuses what lies on the disk; the last good serves on."],
+  refused_files: ["warn", "A file on the disk is refused", "its last good serves on"],
+  refused_configuration: ["warn", "The configuration on the disk is refused", "the last good one serves on"],
+  refused_program: ["warn", "The program on the disk is refused", "the last good one serves on"],
+  refused_by_proxy: ["warn", "The proxy refuses what lies on the disk", "the last good serves on"],
   retry: ["warn", "The last attempt failed; the next one waits its time."],
   drains: ["note", "As many epochs drain as may; the next rotation waits for one of them."],
   memory: ["warn", "There is too little memory for another epoch; the rotation waits."],
@@ -136,10 +136,12 @@ const TONES = ["good", "note", "warn", "bad"];
 function waiting(view, now) {
   const until = view.paused_until ? `Rotations are paused until ${moment(view.paused_until, now)}.` : "";
   const found = view.blocked.map((word) => {
-    if (word === "refused_files" && view.refused.length > 1)
-      return ["warn", `${view.refused.length} files on the disk are refused; their last good serve on.`];
     if (word === "paused" && until) return ["note", until];
-    return WAITS[word] ?? ["warn", `A rotation waits: ${word.replaceAll("_", " ")}.`];
+    let [tone, text, meanwhile] = WAITS[word] ?? ["warn", `A rotation waits: ${word.replaceAll("_", " ")}.`];
+    if (word === "refused_files" && view.refused.length > 1)
+      [text, meanwhile] = [`${view.refused.length} files on the disk are refused`, "their last good serve on"];
+    if (!meanwhile) return [tone, text];
+    return [tone, view.epoch === null ? `${text}.` : `${text}; ${meanwhile}.`];
   });
   if (until && !view.blocked.includes("paused")) found.push(["note", until]);
   if (view.refused.length && !view.blocked.some((word) => word.startsWith("refused")))
