@@ -85,6 +85,11 @@ RUNNING: list[Decorator] = [
     ),
     option("--proof/--no-proof", default=True, help="After each rotation, look at its certificates as a client would."),
     option(
+        "--kubernetes-events/--no-kubernetes-events",
+        default=False,
+        help="Tell the cluster what the log warns of: events of this pod, for kubectl describe.",
+    ),
+    option(
         "--low-memory",
         type=click.Choice(["wait", "replace"]),
         default="wait",

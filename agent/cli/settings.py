@@ -56,6 +56,7 @@ def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
         http_actions=options["http_actions"],
         application=None if options["app_metrics"] is None else Application.parse(options["app_metrics"]),
         merge_metrics=options["metrics_merge"] == "on",
+        kubernetes_events=options["kubernetes_events"],
         status_port=options["status_port"],
         status_host=options["status_host"] or _status_host(),
     )

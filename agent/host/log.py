@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 _SEVERITY = {"DEBUG": ("DEBUG", 5), "INFO": ("INFO", 9), "WARNING": ("WARN", 13), "ERROR": ("ERROR", 17)}
-_LOGGER = logging.getLogger("agent")
+LOGGER = logging.getLogger("agent")
 
 
 def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -> None:
@@ -27,7 +27,7 @@ def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -
 
 def say(level: int, event: str, text: str, error: BaseException | None = None, **facts: object) -> None:
     """Log one event: its dotted name, a sentence, and its facts; with the whole story of `error`, if there is one."""
-    _LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": facts})
+    LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": facts})
 
 
 class Patient(logging.Handler):

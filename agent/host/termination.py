@@ -12,6 +12,19 @@ _LIMIT = 4096  # bytes that kubelet reads
 _FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
 
+class LastWords:
+    """Keeps there what is wrong now: whoever ends this process, and however, it can be read."""
+
+    def __init__(self) -> None:
+        self._left: str | None = None
+
+    def leave(self, words: str) -> None:
+        """Write it, if it is new; an empty text empties the file."""
+        if words != self._left:
+            self._left = words
+            leave_reason(words)
+
+
 def leave_reason(reason: str, path: Path = TERMINATION_LOG) -> None:
     """Write why this process fails, in place of what is there; nothing happens where there is no such regular file.
 

@@ -1,6 +1,7 @@
 """A small HTTP/1.1 client: one request a connection, over a Unix socket or TCP, streamed or whole."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -27,12 +28,14 @@ async def fetch(path: Path, target: str, *, method: str = "GET", timeout: float)
 
 
 @asynccontextmanager
-async def stream(place: Path | tuple[str, int], request: Request, host: str = "agent") -> AsyncIterator[Response]:
-    """Make one request, at a path or a host and port; `host` is what it calls the server.
+async def stream(
+    place: Path | tuple[str, int], request: Request, host: str = "agent", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Response]:
+    """Make one request, at a path or a host and port, there also by TLS; `host` is what it calls the server.
 
     The response's body is read from the connection while it is iterated over. Raises as `fetch` does.
     """
-    reader, writer = await _connect(place)
+    reader, writer = await _connect(place, tls)
     exchange = _Exchange(reader, writer)
     try:
         yield await exchange.ask(request, host)
@@ -62,10 +65,12 @@ async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIt
             yield part
 
 
-async def _connect(place: Path | tuple[str, int]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(
+    place: Path | tuple[str, int], tls: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     if isinstance(place, Path):
         return await asyncio.open_unix_connection(str(place), limit=_CHUNK)
-    return await asyncio.open_connection(*place, limit=_CHUNK)
+    return await asyncio.open_connection(*place, limit=_CHUNK, ssl=tls)
 
 
 class _Exchange:

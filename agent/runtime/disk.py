@@ -85,7 +85,7 @@ class Disk:
             self.missing = f"waiting for {missing}"
             if self._settings.policy.wait:
                 self.intake.reports.once("files.awaited", self.missing)
-            self._post(on.RevisionMissing(at=clock.monotonic(), what=missing))
+            self._post(on.RevisionMissing(at=clock.monotonic(), what="; ".join([missing, *look.refused])))
 
     async def _look(self) -> Look:
         """Look; where even that fails, say it once and look again in a while."""

@@ -37,6 +37,7 @@ class Settings:
     http_actions: bool = False  # POST /drain and /quitquitquit by TCP, from this machine only
     application: Application | None = None  # whose metrics are told with the agent's
     merge_metrics: bool = True
+    kubernetes_events: bool = False  # what the log warns of is told the cluster
     settle_timeout: float = 1.0  # how long a file that is being written is waited for
     alarm_timeout: float = 2.0  # how long what may be half of a rotation is not yet called refused
     sync_interval: float = 0.5  # how often a serving epoch with dynamic listeners is asked whether they changed

@@ -22,9 +22,10 @@ from agent.host.log import say
 from agent.host.orphans import Orphans, become_reaper
 from agent.host.processes import owner_of
 from agent.host.run_directory import RunDirectory
-from agent.host.termination import leave_reason
+from agent.host.termination import LastWords
 from agent.http.message import Request, Response
 from agent.runtime.adoption import Adoption
+from agent.runtime.announcing import Announcer
 from agent.runtime.bulletin import Bulletin
 from agent.runtime.chronicle import Chronicle
 from agent.runtime.director import Director
@@ -85,6 +86,8 @@ class Supervisor:
         self._control = Control(self._orders, _note_order)
         self._orphans = Orphans(owner_of, loop=asyncio.get_running_loop())
         self._service = Service(self._core, self._stage, self._disk.intake)
+        self._announcer = Announcer(lambda: tuple(self._service.complaints()))
+        self._last_words = LastWords()
         self._watch = Watch(
             self._stage.ports.vault, lambda: self._stage.serving, self._hangs, self._replace, settings.replace_hung
         )
@@ -150,6 +153,8 @@ class Supervisor:
         heirs = claim()
         self._stage.ports.inherit(heir for heir in heirs if heir.name != STATUS)
         hear(self)
+        if self._settings.kubernetes_events:
+            self._announcer.begin()
         await self._adopt()
         self._reap_orphans()
         self._record()
@@ -171,6 +176,7 @@ class Supervisor:
             self._orphans.close()
             self._disk.close()
             self._service.close()
+            await self._announcer.close()
 
     def _make_scraping(self) -> Scraping:
         settings, stage = self._settings, self._stage
@@ -267,7 +273,7 @@ class Supervisor:
                 level = logging.ERROR if finish.code else logging.INFO
                 self._bulletin.say(level, "agent.gone", finish.reason, code=finish.code)
                 if finish.code:
-                    leave_reason(finish.reason)
+                    self._last_words.leave(finish.reason)
                 return finish.code
 
     def _leave(self) -> int:
@@ -337,6 +343,8 @@ class Supervisor:
         self._journal.write(self._core, self._stage.living.values(), self._stage.served_since)
         self._service.tell()
         self._orders.note_readiness(self.why_not_ready())
+        if not self._core.stopping:
+            self._last_words.leave(self._trouble())
         self._lookout.note()
         self._doors.changed()
 
@@ -355,6 +363,9 @@ class Supervisor:
         if self._core.serving is not None:
             return ""
         return f"no epoch serves: {'; '.join(self._why_none_serves())}"
+
+    def _trouble(self) -> str:
+        return self.why_not_ready() or "; ".join(self._service.complaints())
 
     def _why_none_serves(self) -> Iterator[str]:
         candidate = self._core.candidate

@@ -104,9 +104,26 @@ def test_a_pod_ends_in_peace(example: Path, settings: Settings) -> None:
     assert sidecar(example)["lifecycle"]["preStop"]["exec"]["command"] == ["agent", "drain"]
 
 
+def test_the_application_answers_until_the_agent_is_done(example: Path, settings: Settings) -> None:
+    (app,) = (each for each in containers(example) if each["name"] == "app")
+    (hook,) = app["lifecycle"]["preStop"].values()
+    span = hook["seconds"] if "seconds" in hook else int(hook["command"][1])
+    assert settings.policy.stop_timeout + settings.policy.end_timeout <= span
+    assert span < pod(example)["terminationGracePeriodSeconds"]
+
+
+def test_the_account_may_do_what_the_events_want_and_nothing_else(example: Path, settings: Settings) -> None:
+    assert settings.kubernetes_events
+    kinds = {each["kind"]: each for each in documents(example)}
+    assert kinds["Role"]["rules"] == [{"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]}]
+    assert kinds["RoleBinding"]["roleRef"]["name"] == kinds["Role"]["metadata"]["name"]
+    (subject,) = kinds["RoleBinding"]["subjects"]
+    assert subject["name"] == kinds["ServiceAccount"]["metadata"]["name"] == pod(example)["serviceAccountName"]
+
+
 def test_probes_ask_where_the_agent_answers(example: Path, settings: Settings) -> None:
     container = sidecar(example)
-    probes = {name: container[name]["httpGet"] for name in container if name.endswith("Probe")}
+    probes = {name: container[name]["httpGet"] for name in ("readinessProbe", "livenessProbe")}
     assert {probe["port"] for probe in probes.values()} == {settings.status_port}
     assert probes["readinessProbe"]["path"] == "/healthz/ready"
     assert probes["livenessProbe"]["path"] == "/healthz/live"

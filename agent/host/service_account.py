@@ -1,0 +1,95 @@
+"""How a container speaks to its cluster: what a kubelet gives every one that has a service account.
+
+The directory holds a token, replaced about once an hour, and the authority that issued the API server's certificate.
+The claims of the token name the pod that it was made for (Kubernetes 1.22 and later), so nobody needs to be told.
+"""
+
+import base64
+import binascii
+import codecs
+import json
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from agent.core.errors import MachineError
+
+DIRECTORY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """Who this is, as the cluster knows it."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """The API server's address, and who may speak to it."""
+
+    host: str
+    port: int
+    pod: Pod
+    directory: Path
+
+    @classmethod
+    def find(cls, environment: Mapping[str, str] = os.environ, directory: Path = DIRECTORY) -> Self:
+        """Look where a kubelet leaves it. Raises `MachineError` where there is none, or none of a pod."""
+        try:
+            host, port = environment["KUBERNETES_SERVICE_HOST"], int(environment["KUBERNETES_SERVICE_PORT"])
+        except (KeyError, ValueError):
+            message = "cannot find the API server: KUBERNETES_SERVICE_HOST and _PORT do not name it; is this a pod?"
+            raise MachineError(message) from None
+        codecs.lookup("idna")  # wanted by the first connection, when an upgrade may have replaced it
+        found = cls(host, port, _pod_of(_read(directory / "token")), directory)
+        found.trust()
+        return found
+
+    @property
+    def authority(self) -> str:
+        """The server as a URL and a Host header have it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def token(self) -> str:
+        """What it is known by now. Raises `MachineError`."""
+        return _read(self.directory / "token")
+
+    def trust(self) -> ssl.SSLContext:
+        """A client's context that takes the API server for it and nobody else. Raises `MachineError`."""
+        path = self.directory / "ca.crt"
+        try:
+            context = ssl.create_default_context(cafile=str(path))
+        except OSError as error:  # ssl.SSLError among them
+            message = f"cannot use {path}: {error}"
+            raise MachineError(message) from error
+        # Python 3.13 wants extensions that many a cluster made its authority without, and that Go never asks for.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no token"
+        message = f"cannot read {path}: {why}; does the pod set automountServiceAccountToken: true?"
+        raise MachineError(message) from error
+
+
+def _pod_of(token: str) -> Pod:
+    """Read the claims of a JSON Web Token (RFC 7519); its signature is the API server's to check."""
+    try:
+        payload = token.split(".")[1]
+        claims: Any = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["kubernetes.io"]
+        return Pod(claims["namespace"], claims["pod"]["name"], claims["pod"]["uid"])
+    except (IndexError, KeyError, TypeError, ValueError, binascii.Error) as error:
+        message = "cannot tell which pod this is: the service account's token is not bound to one"
+        raise MachineError(message) from error
