@@ -4,6 +4,7 @@ import asyncio
 
 import click
 
+from agent import __version__
 from agent.cli.options import option
 
 
@@ -11,9 +12,7 @@ from agent.cli.options import option
 @option("--proxy-bin", default="envoy", metavar="NAME|PATH", help="The proxy to ask for its version.")
 def version(proxy_bin: str) -> None:
     """Print the versions of the agent and of the proxy, and the proxy's hot-restart version."""
-    from importlib.metadata import version as installed
-
-    click.echo(f"agent {installed('proxy-agent')}")
+    click.echo(f"agent {__version__}")
     click.echo(asyncio.run(_describe(proxy_bin)))
 
 

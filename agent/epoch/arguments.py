@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from agent import __version__
 from agent.core.errors import UsageError
 from agent.handoff.segment import KNOWN_MAJOR, HotRestartVersion
 
@@ -107,21 +108,11 @@ def _why_not(name: str) -> str:
 
 def _answer(name: str, program: str, version: str | None) -> None:
     if name == "--version":
-        raise Answer(f"{program}  version: {version or own_version()}")
+        raise Answer(f"{program}  version: {version or __version__}")
     if name == "--hot-restart-version":
         raise Answer(hot_restart_version())
     if name == "--help":
         raise Answer(_help(program))
-
-
-def own_version() -> str:
-    """The version of this package, as installed."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  # slow, and for one flag only
-
-    try:
-        return version("proxy-agent")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _switch(name: str, value: str | None) -> bool:

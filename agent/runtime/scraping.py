@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.core.errors import MachineError
-from agent.epoch.exposition import extracted
 from agent.host.log import say
 from agent.host.run_directory import RunDirectory
 from agent.http.client import passed_on, stream
@@ -27,6 +26,7 @@ from agent.runtime.application import Application
 from agent.stats.errors import Refused, Unpublished
 from agent.stats.reader import Segment
 from agent.stats.snapshot import Snapshot
+from agent.stats.tags import extracted
 from agent.status.exposition import Exposition, Family, Kind, is_openmetrics, reading
 from agent.status.exposition_lineage import Lineage
 from agent.status.exposition_text import OPENMETRICS, TEXT, wants_openmetrics, written

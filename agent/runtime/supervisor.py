@@ -6,8 +6,8 @@ import logging
 import random
 import signal
 from collections.abc import Iterator
-from importlib.metadata import version
 
+from agent import __version__
 from agent.core import effects as do
 from agent.core import events as on
 from agent.core.epochs import State
@@ -74,7 +74,7 @@ class Supervisor:
         self._programs = Programs(find(settings.proxy), settings.user)
         self._disk = Disk(settings, self._programs, self._storeroom, self._events.put_nowait)
         self._history = History(self._core.epochs, directory, lambda each: self._storeroom[each].outcome.leaves)
-        self._lookout = Lookout(self, settings.policy, version("proxy-agent"))
+        self._lookout = Lookout(self, settings.policy, __version__)
         self._metrics = Metrics(self.overview, beside_application=settings.application is not None)
         self._chronicle = Chronicle(self._history, self._stage, self._metrics, proves=settings.prove)
         self._orders = Orders(self)

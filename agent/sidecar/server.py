@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from agent import __version__
 from agent.core.errors import MachineError
 from agent.epoch import listening, shapes, statistics
-from agent.epoch.arguments import Arguments, own_version
+from agent.epoch.arguments import Arguments
 from agent.epoch.hot_restart import HotRestart, Part
 from agent.epoch.listening import Bound
 from agent.handoff.vault import Place
@@ -142,7 +143,7 @@ class Server:
     @cached_property
     def version(self) -> str:
         """As Envoy spells its own: revision/version/state/build/library."""
-        return f"proxy-agent/{own_version()}/Clean/RELEASE/OpenSSL"
+        return f"proxy-agent/{__version__}/Clean/RELEASE/OpenSSL"
 
     @property
     def first_started_at(self) -> float:

@@ -93,11 +93,6 @@ def test_a_filter_that_is_none_is_refused(filter_: str) -> None:
         assert page(answer).body.startswith("Invalid re2 regex: ")
 
 
-def test_labels_are_escaped() -> None:
-    name = 'cluster.x{}"y\\z\n.total'
-    assert exposition.extracted(name) == ("cluster.total", 'envoy_cluster_name="x{}\\"y\\\\z\\n"')
-
-
 # Other answers
 
 
