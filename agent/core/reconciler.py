@@ -76,13 +76,18 @@ class Reconciler:
     def deadline(self) -> float | None:
         """When to hand in `TimePassed`, if nothing else happens before (monotonic seconds)."""
         times = [epoch.deadline for epoch in self.epochs.values() if epoch.deadline is not None]
-        if self._refuse_at is not None:
+        if self._refuse_at is not None and not self._opens:
             times.append(self._refuse_at)
         if self._closing.drain_at is not None:
             times.append(self._closing.drain_at)
         if self._start_at != NEVER:
             times.append(self._start_at)
         return min(times, default=None)
+
+    @property
+    def _opens(self) -> bool:
+        """Whether a candidate known to be good is about to serve: to refuse clients then would lose all who waited."""
+        return self._first(frozenset({State.OPENING})) is not None
 
     def _first(self, states: frozenset[State]) -> Epoch | None:
         return next((epoch for epoch in self.epochs.values() if epoch.state in states), None)
@@ -353,7 +358,7 @@ class Reconciler:
         for epoch in list(self.epochs.values()):
             if epoch.deadline is not None and epoch.deadline <= at:
                 done += self._overdue(epoch, at)
-        if self._refuse_at is not None and self._refuse_at <= at:
+        if self._refuse_at is not None and self._refuse_at <= at and not self._opens:
             self._refuse_at = None
             done.append(do.RefuseClients())
         return done + self._closing.time_passed(at)

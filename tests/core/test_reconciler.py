@@ -266,6 +266,28 @@ def test_clients_are_held_and_then_refused_while_nothing_serves() -> None:
     play.exits(1)
     assert play.wait(4.9) == []
     assert play.wait(0.2) == [do.RefuseClients()]
+
+
+def test_clients_are_held_longer_for_a_candidate_that_is_about_to_serve_and_no_longer_once_it_fails() -> None:
+    play = serving(Policy(hold_timeout=5, start_timeout=30))
+    play.exits(1)
+    play.wait(4.9)
+    play.gate(2)
+    play.judged(2)
+    assert play.wait(0.2) == []
+    assert do.RefuseClients() not in play.exits(2)
+    assert do.RefuseClients() in play.wait(0)
+
+
+def test_clients_that_were_held_longer_are_served() -> None:
+    play = serving(Policy(hold_timeout=5))
+    play.exits(1)
+    play.wait(4.9)
+    play.gate(2)
+    play.judged(2)
+    assert play.wait(1) == []
+    assert play.serves(2) == [do.CommitEpoch(2)]
+    assert play.wait(60) == []
     assert play.wait(20) == []
 
 

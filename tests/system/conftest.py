@@ -152,13 +152,16 @@ def bed_apart(make_bed: MakeBed) -> Bed:
 
 
 @pytest.fixture
-def broken(bed_apart: Bed, binary: Path) -> Iterator[Path]:
-    """A file that keeps the proxy of `bed_apart`, running by now, from starting again while it exists."""
+def broken(bed_apart: Bed, binary: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file that keeps the proxy of `bed_apart`, running by now, from starting again while it exists.
+
+    Clients are held for a second then, or for as long as a parameter says.
+    """
     bed = bed_apart
     path = bed.directory / "broken"
     bed.binary = bed.directory / "proxy"
     breakable(bed.binary, binary, path)
-    bed.more_flags += ["--hold", "1s"]
+    bed.more_flags += ["--hold", getattr(request, "param", "1s")]
     bed.start()
     yield path
     path.unlink(missing_ok=True)

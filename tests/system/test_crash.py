@@ -106,6 +106,7 @@ def test_while_nothing_can_start_clients_are_held_and_then_refused(bed_apart: Be
     bed.ready(within=10)
 
 
+@pytest.mark.parametrize("broken", ["10s"], indirect=True)
 def test_a_repair_within_the_hold_is_not_noticed_by_clients(bed_apart: Bed, broken: Path) -> None:
     bed = bed_apart
     broken.touch()
@@ -113,7 +114,7 @@ def test_a_repair_within_the_hold_is_not_noticed_by_clients(bed_apart: Bed, brok
     waiting = launched(bed.plain, 50)
     pass_time(0.3)
     broken.unlink()
-    land(waiting, within=5)
+    land(waiting, within=10)
     assert [str(flight.failure) for flight in waiting if flight.failure] == []
 
 
