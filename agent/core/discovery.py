@@ -5,9 +5,9 @@ certbot's four files, SPIFFE's numbered ones and all in one file are found by th
 are the caller's to leave out.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import takewhile
 from pathlib import PurePath
@@ -15,7 +15,7 @@ from typing import Self
 
 from agent.core.certificates import Chain, Key, is_authority, issued_by, public_key_of, require_fit
 from agent.core.contents import Contents, Missing, present
-from agent.core.findings import Caution, Fault, Refusal, Unusable, Worry
+from agent.core.findings import Caution, Fault, Meanwhile, Refusal, Unusable, Worry
 from agent.core.pem import PemFile, parse
 from agent.core.references import Reference, Role
 
@@ -40,16 +40,13 @@ _Files = Mapping[str, _File]
 class Discovery:
     """What was found in a directory, each part in the order of its paths.
 
-    `references` are pairs, whose unit is the chain's path, and bundles, each a unit of its own. `unreadable` are files
-    with PEM that cannot be used, `foreign` those without any, each as a unit of its own. `unpaired` tells why there is
-    no pair, where there is none.
+    `references` are pairs, whose unit is the chain's path, and bundles, each a unit of its own. `refused` is what must
+    have been meant as half of a pair, and why it is none; `strays` are other files that nothing uses.
     """
 
     references: tuple[Reference, ...]
+    refused: tuple[Refusal, ...]
     strays: tuple[Caution, ...]
-    unreadable: tuple[Refusal, ...]
-    foreign: tuple[Refusal, ...]
-    unpaired: tuple[Refusal, ...]
 
 
 def discover(contents: Contents) -> Discovery:
@@ -58,18 +55,15 @@ def discover(contents: Contents) -> Discovery:
     Of several chains for one key the newest is taken, then the longest: certbot's `fullchain.pem`, not `cert.pem`. A
     bundle consists of authorities, one of them at least self-signed; intermediates alone are part of somebody's chain.
     """
-    files, unreadable = _readable(contents)
+    files, broken = _readable(contents)
     references = [*_pairs(files)]
     paired = {reference.path for reference in references}
     bundles = (path for path, file in files.items() if path not in paired and _is_bundle(file.pem))
     references += [Reference(path, Role.BUNDLE, path) for path in bundles]
-    return Discovery(
-        references=tuple(references),
-        strays=tuple(_strays(files, {each.path for each in references})),
-        unreadable=tuple(each for each in unreadable if not _is_foreign(contents[each.path])),
-        foreign=tuple(each for each in unreadable if _is_foreign(contents[each.path])),
-        unpaired=() if paired else tuple(_unpaired(files)),
-    )
+    refused = tuple(_broken_pairs(files, broken, paired) if paired else _why_no_pair(files, broken))
+    told = {_stem(each.path) for each in refused}
+    strays = [*_strays(files, {each.path for each in references}), *map(Caution.of, broken.damaged)]
+    return Discovery(tuple(references), refused, tuple(each for each in strays if _stem(each.path) not in told))
 
 
 def strays(contents: Contents, references: Iterable[Reference]) -> tuple[Caution, ...]:
@@ -82,19 +76,32 @@ def strays(contents: Contents, references: Iterable[Reference]) -> tuple[Caution
     return tuple(_strays(files, {reference.path for reference in references}))
 
 
-def _readable(contents: Contents) -> tuple[_Files, tuple[Refusal, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """What cannot be read: `foreign` are files without any PEM, which may well lie there, `damaged` all others."""
+
+    damaged: tuple[Refusal, ...]
+    foreign: tuple[Refusal, ...]
+
+
+def _readable(contents: Contents) -> tuple[_Files, _Broken]:
     files: dict[str, _File] = {}
-    unreadable: list[Refusal] = []
+    damaged, foreign = list[Refusal](), list[Refusal]()
     for path in sorted(contents):
         try:
             files[path] = _File.of(path, present(contents, path))
         except Unusable as unusable:
-            unreadable.append(Refusal.of(path, unusable, serves_on=False))
-    return files, tuple(unreadable)
+            (foreign if _is_foreign(contents[path]) else damaged).append(Refusal.of(path, unusable))
+    return files, _Broken(tuple(damaged), tuple(foreign))
 
 
 def _is_foreign(content: bytes | Missing) -> bool:
     return isinstance(content, bytes) and bool(content.strip()) and b"-----BEGIN" not in content
+
+
+def _stem(path: str) -> str:
+    """What the names of files that belong together have in common, if any: `tls` of `tls.crt` and `tls.key`."""
+    return str(PurePath(path).with_suffix(""))
 
 
 def _pairs(files: _Files) -> Iterator[Reference]:
@@ -139,16 +146,56 @@ def _issued(authority: Chain, other: Chain) -> bool:
     return any(issued_by(certificate, authority.certificates[0]) for certificate in other.certificates)
 
 
-def _unpaired(files: _Files) -> Iterator[Refusal]:
-    """Tell why there is no pair: of authorities, which need no key, only where there is no other certificate."""
-    keys = [Key(path, file.pem.key) for path, file in files.items() if file.pem.key is not None]
-    chains = [file.chain for file in files.values() if file.chain is not None]
+def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Refusal]:
+    """Tell whatever keeps there from being a pair, the likeliest first.
+
+    Authorities, which need no key, are asked for one only where there is no other certificate. A half is not called
+    missing when it is more likely there and cannot be read.
+    """
+    chains, keys = _halves(files, ())
     leaves = [chain for chain in chains if not is_authority(chain.certificates[0])]
-    lonely = [(chain.path, _why_alone(chain, keys)) for chain in leaves or chains]
+    lonely = [Refusal.of(chain.path, _why_alone(chain, keys)) for chain in leaves or chains]
     if not chains:
         why = "the certificate that belongs to it is not here"
-        lonely = [(key.path, Unusable(key.path, Fault.MISSING, why, "write it")) for key in keys]
-    return (Refusal.of(unit, unusable, serves_on=False) for unit, unusable in lonely)
+        lonely = [Refusal.of(key.path, Unusable(key.path, Fault.MISSING, why, "write it")) for key in keys]
+    stems = {_stem(path) for path in (*files, *(each.path for each in broken.damaged))}
+    near = [each for each in broken.foreign if _stem(each.path) in stems]
+    unreadable = {_stem(each.path) for each in near}
+    for each in lonely:
+        if each.fault is not Fault.MISSING or not (broken.damaged or _stem(each.path) in unreadable):
+            yield each
+    yield from (*broken.damaged, *near)
+    if not lonely and not broken.damaged:
+        yield from broken.foreign
+
+
+def _broken_pairs(files: _Files, broken: _Broken, paired: Collection[str]) -> Iterator[Refusal]:
+    """Tell of the files whose names make them a pair beside the others, why they are none."""
+    chains, keys = _halves(files, paired)
+    leaves = [chain for chain in chains if not is_authority(chain.certificates[0])]
+    for chain in leaves:
+        own = [key for key in keys if _stem(key.path) == _stem(chain.path)]
+        if own:
+            yield Refusal.of(chain.path, _why_alone(chain, own), Meanwhile.OTHERS)
+    paths = (*(leaf.path for leaf in leaves), *(key.path for key in keys), *(each.path for each in broken.damaged))
+    stems = Counter(map(_stem, paths))
+    for each in broken.damaged:
+        if stems[_stem(each.path)] > 1:
+            yield replace(each, meanwhile=Meanwhile.OTHERS)
+    yield from (replace(each, meanwhile=Meanwhile.OTHERS) for each in broken.foreign if stems[_stem(each.path)])
+
+
+def _halves(files: _Files, paired: Collection[str]) -> tuple[list[Chain], list[Key]]:
+    """Return the chains and the keys that belong to nothing here, and are no copies of what does."""
+    chains = {path: file.chain for path, file in files.items() if file.chain is not None}
+    publics = {path: public_key_of(chain.certificates[0]) for path, chain in chains.items()}
+    known = {public for path, public in publics.items() if path in paired}
+    keys = [
+        Key(path, file.pem.key)
+        for path, file in files.items()
+        if file.pem.key is not None and (file.pem.key.public is None or file.pem.key.public not in publics.values())
+    ]
+    return [chain for path, chain in chains.items() if publics[path] not in known], keys
 
 
 def _why_alone(chain: Chain, keys: Collection[Key]) -> Unusable:

@@ -54,26 +54,31 @@ class Unusable(BadInput):
         self.usable_from = usable_from
 
 
+class Meanwhile(StrEnum):
+    """What happens until a refused file is mended."""
+
+    LAST_GOOD = "the last good files serve on"
+    NOTHING = "nothing is started without it"
+    OTHERS = "the others are served without it"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A unit is held back because of `path`.
-
-    `serves_on` tells whether the unit has last good files to go on with; without them it has nothing at all.
-    """
+    """A unit is held back because of `path`."""
 
     unit: str
     path: str
     fault: Fault
     why: str
     remedy: str
-    serves_on: bool
+    meanwhile: Meanwhile
     usable_from: datetime | None = None
 
     @classmethod
-    def of(cls, unit: str, unusable: Unusable, *, serves_on: bool) -> Self:
+    def of(cls, unit: str, unusable: Unusable, meanwhile: Meanwhile = Meanwhile.NOTHING) -> Self:
         """Say of `unit` what was found about one of its files."""
         fault, why, remedy = unusable.fault, unusable.why, unusable.remedy
-        return cls(unit, unusable.path, fault, why, remedy, serves_on, unusable.usable_from)
+        return cls(unit, unusable.path, fault, why, remedy, meanwhile, unusable.usable_from)
 
     @property
     def may_resolve(self) -> bool:
@@ -83,8 +88,7 @@ class Refusal:
     @property
     def message(self) -> str:
         """The line for the log: what cannot be used, why, what to do, and what happens until then."""
-        meanwhile = "the last good files serve on" if self.serves_on else "nothing is started without it"
-        return f"cannot use {self.path}: {self.why}; {self.remedy}, {meanwhile}"
+        return f"cannot use {self.path}: {self.why}; {self.remedy}, {self.meanwhile}"
 
 
 @dataclass(frozen=True, slots=True)

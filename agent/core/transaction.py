@@ -12,7 +12,7 @@ from datetime import datetime
 
 from agent.core.certificates import Bundle, Chain, Leaf
 from agent.core.contents import Contents
-from agent.core.findings import Caution, Fault, Refusal, Unusable
+from agent.core.findings import Caution, Fault, Meanwhile, Refusal, Unusable
 from agent.core.references import Reference
 from agent.core.units import Unit, judge
 
@@ -112,7 +112,8 @@ class _Scales:
     def _hold(self, name: str, fault: Unusable) -> None:
         before = self._before[name]
         self._chosen[name] = before
-        self._refused.append(Refusal.of(name, fault, serves_on=before is not None))
+        meanwhile = Meanwhile.NOTHING if before is None else Meanwhile.LAST_GOOD
+        self._refused.append(Refusal.of(name, fault, meanwhile))
 
     def settle(self) -> None:
         """Hold units back until no bond between them is broken; each round holds at least one, so it ends."""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 _SEVERITY = {"DEBUG": ("DEBUG", 5), "INFO": ("INFO", 9), "WARNING": ("WARN", 13), "ERROR": ("ERROR", 17)}
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}  # a file's name may hold any of them
 LOGGER = logging.getLogger("agent")
 
 
@@ -65,8 +66,8 @@ class _Text(logging.Formatter):
         stamp = _stamp(record).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         name = getattr(record, "event", record.name)
         facts: dict[str, object] = getattr(record, "facts", {})
-        shown = "".join(f" {key}={value}" for key, value in facts.items() if key != "epoch")
-        text = record.getMessage()
+        shown = "".join(f" {key}={value}" for key, value in facts.items() if key != "epoch").translate(_CONTROLS)
+        text = record.getMessage().translate(_CONTROLS)
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
         severity, _ = _SEVERITY.get(record.levelname, (record.levelname, 0))

@@ -41,13 +41,12 @@ class ServiceAccount:
     @classmethod
     def find(cls, environment: Mapping[str, str] = os.environ, directory: Path = DIRECTORY) -> Self:
         """Look where a kubelet leaves it. Raises `MachineError` where there is none, or none of a pod."""
-        try:
-            host, port = environment["KUBERNETES_SERVICE_HOST"], int(environment["KUBERNETES_SERVICE_PORT"])
-        except (KeyError, ValueError):
+        host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "")
+        if not host or not port.isdecimal() or int(port) not in range(1, 1 << 16):
             message = "cannot find the API server: KUBERNETES_SERVICE_HOST and _PORT do not name it; is this a pod?"
-            raise MachineError(message) from None
+            raise MachineError(message)
         codecs.lookup("idna")  # wanted by the first connection, when an upgrade may have replaced it
-        found = cls(host, port, _pod_of(_read(directory / "token")), directory)
+        found = cls(host, int(port), _pod_of(_read(directory / "token")), directory)
         found.trust()
         return found
 

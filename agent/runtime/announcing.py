@@ -2,7 +2,8 @@
 
 An event of the same words is the same event (core/v1): it is made once and counted up after that, so a fault that
 comes again and again is one line. What still stands is told again before the cluster forgets it, by default an hour
-later. Like the clients of Kubernetes' own, this one tells 25 at once and then one in five minutes.
+later, and what could not be told is tried again. Like the clients of Kubernetes' own, this one tells 25 at once and
+then one in five minutes.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from agent.http.message import Request
 from agent.runtime.tasks import Tasks
 
 AGAIN = 1800.0  # seconds until what still stands is told again
+AT_ONCE, SOON, LATER = 0.1, 30.0, 300.0  # and until what could not be told is: while that works, and while it does not
 _TIMEOUT = 10.0  # seconds for one request
 _LAST_WORDS = 1.0  # seconds that the end waits for what is not told yet
 _BURST, _REFILL = 25, 300.0  # events at once, and seconds until one more
@@ -94,6 +96,8 @@ class Announcer:
         self._counts: dict[News, int] = {}  # how often each was told; 0: it could not be
         self._tokens, self._filled_at = float(_BURST), clock.monotonic()
         self._works = True
+        self._cut = False
+        self._patience = AT_ONCE
         self._handler = _Ear(self._hear)
 
     def begin(self, find: Callable[[], ServiceAccount] = ServiceAccount.find) -> None:
@@ -125,23 +129,41 @@ class Announcer:
     async def _turn(self, account: ServiceAccount) -> None:
         remind_at = self._loop.time() + AGAIN
         while True:
+            untold = 0 in self._counts.values()
+            wake_at = min(remind_at, self._loop.time() + self._patience) if untold else remind_at
             try:
-                async with asyncio.timeout_at(remind_at):
+                async with asyncio.timeout_at(wake_at):
                     news = await self._news.get()
             except TimeoutError:
-                remind_at += AGAIN
-                self._remind()
+                if wake_at == remind_at:
+                    remind_at += AGAIN
+                    self._remind()
+                else:
+                    self._try_again()
                 continue
             try:
-                if self._may_tell():
-                    await self._tell(account, news)
+                await self._take(account, news)
             finally:
                 self._news.task_done()
 
     def _remind(self) -> None:
+        """Tell what still stands; of more than are shown of it, those that are."""
         standing = self._standing()
         for news in [news for news in self._counts if any(text in news.text for text in standing)]:
             self._put(news)
+
+    def _try_again(self) -> None:
+        """Tell the newest of what is not told; the others follow when it works."""
+        self._put(next(news for news, count in reversed(self._counts.items()) if not count))
+
+    async def _take(self, account: ServiceAccount, news: News) -> None:
+        if self._may_tell():
+            await self._tell(account, news)
+            return
+        self._put_off(news)
+        if not self._cut:
+            say(logging.WARNING, "events.cut", f"{_BURST} events were told at once: the others follow slowly")
+        self._cut = True
 
     def _may_tell(self) -> bool:
         now = clock.monotonic()
@@ -150,6 +172,7 @@ class Announcer:
         if self._tokens < 1:
             return False
         self._tokens -= 1
+        self._cut = self._cut and self._tokens < 1
         return True
 
     async def _tell(self, account: ServiceAccount, news: News) -> None:
@@ -162,15 +185,20 @@ class Announcer:
         )
         try:
             await attempts(self._send, account, news)
-        except (OSError, MachineError) as error:
+        except (OSError, MachineError, ValueError) as error:  # ValueError: a host's name that is none
             if self._works:
                 why = str(error) or f"{account.authority} does not answer"
                 say(logging.WARNING, "events.untold", f"cannot tell the cluster: {why}; the log has it all")
             self._works = False
-            self._note(news, 0)
+            self._put_off(news)
         else:
-            self._works = True
+            self._works, self._patience = True, AT_ONCE
             self._note(news, self._counts.get(news, 0) + 1)
+
+    def _put_off(self, news: News) -> None:
+        """It is not told now; the longer that goes on, the later it is tried again."""
+        self._note(news, 0)
+        self._patience = min(max(SOON, 2 * self._patience), LATER)
 
     def _note(self, news: News, count: int) -> None:
         """Remember what was told how often, the newest of it."""
@@ -188,7 +216,7 @@ class Announcer:
             status = await _ask(account, "POST", "", news.event(account.pod, clock.calendar()))
         if status == HTTPStatus.CONFLICT:  # an agent before this one has told it
             status = await self._count_up(account, news)
-        if status >= HTTPStatus.BAD_REQUEST:
+        if status not in range(200, 300):
             raise _failure(status, account)
 
     async def _count_up(self, account: ServiceAccount, news: News) -> int:

@@ -31,12 +31,11 @@ SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes 
 
 
 class NothingPaired(BadInput):
-    """There is no certificate with its key; `refused` says of each file that looks like one why it is none."""
+    """There is no certificate with its key; `refused` says why."""
 
     def __init__(self, where: str, refused: Sequence[Refusal]) -> None:
         said = "; ".join(f"cannot use {each.path}: {each.why}; {each.remedy}" for each in refused)
         super().__init__(f"cannot write a configuration for {where}: {said or 'there is no certificate with its key'}")
-        self.refused = tuple(refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +68,10 @@ class Intake:
         self._unreadable = ""  # why the configuration on disk cannot even be read
         self._unusable = ""  # why the program on disk cannot be used
         self.outcome: Outcome | None = None  # of the newest look at the certificates
-        # For the small bootstrap: the pairs that are there or have served, what lies beside them, and why there is none
+        # For the small bootstrap: the pairs that are there or have served, what should be one, and what nothing uses
         self._found: list[Reference] = []
-        self._beside: tuple[Caution, ...] = ()
         self._unpaired: tuple[Refusal, ...] = ()
+        self._beside: tuple[Caution, ...] = ()
         self._watcher.watch(self._watched_paths())
 
     def serves(self, material: Material) -> None:
@@ -161,10 +160,10 @@ class Intake:
             if self._source is None or self._source.text != text:
                 configuration = Configuration(text.decode(), name, self._settings.flags.config_yaml)
                 self._source = Source(configuration, text)
-            self._unreadable, self._unpaired = "", ()
+            self._unreadable = ""
             self.reports.once("config.refused", "")
-        except NothingPaired as error:
-            self._source, self._unpaired = None, error.refused
+        except NothingPaired:
+            self._source = None
         except UnicodeDecodeError as error:
             self._refuse_configuration(f"cannot read {self._settings.config}: byte {error.start} is not UTF-8")
         except BadInput as error:
@@ -199,13 +198,11 @@ class Intake:
         units = {each.unit for each in paired}
         kept = [each for each in self._found if each.unit not in units and each.unit in self._last_good.units]
         self._found = sorted({*paired, *kept}, key=lambda each: (each.unit, each.role.value, each.path))
+        used = {name for each in self._found for name in (each.path, each.unit)}
+        self._unpaired = tuple(each for each in found.refused if not {each.path, each.unit} & used)
+        self._beside = tuple(each for each in found.strays if each.path not in used)
         if not self._found:
-            where = ", ".join(map(str, self._settings.certificates))
-            raise NothingPaired(where, (*found.unreadable, *found.foreign, *found.unpaired))
-        used = {each.path for each in self._found}
-        self._beside = tuple(
-            each for each in (*found.strays, *map(Caution.of, found.unreadable)) if each.path not in used
-        )
+            raise NothingPaired(self._where(), self._unpaired)
         listen, forward = Endpoint.parse(self._settings.listen), Endpoint.parse(self._settings.forward)
         return bootstrap((listen.host, listen.port), (forward.host, forward.port), self._found).encode()
 
@@ -251,6 +248,14 @@ class Intake:
             paths += [reference.path for reference in references if self._is_watched(reference.path)]
         return paths
 
+    def _where(self) -> str:
+        """The certificate directories, and of one that cannot be read why."""
+        looked = [(directory, list_directory(str(directory))) for directory in self._settings.certificates]
+        return ", ".join(
+            f"{directory} ({entries.reason})" if isinstance(entries, Missing) else str(directory)
+            for directory, entries in looked
+        )
+
     def _directory_files(self) -> list[str]:
         found: list[str] = []
         for directory in self._settings.certificates:
@@ -277,14 +282,14 @@ class Intake:
     # What is said
 
     def _what_is_missing(self, source: Source | None) -> tuple[str, ...]:
-        where = ", ".join(map(str, self._settings.certificates))
-        missing = [] if source is not None else [str(self._settings.config or f"a certificate with its key in {where}")]
+        wanted = str(self._settings.config or f"a certificate with its key in {self._where()}")
+        missing = [] if source is not None else [wanted]
         return (*missing, *([] if self.programs.current is not None else [str(self.programs.path)]))
 
     def _report(self, outcome: Outcome) -> float | None:
         """Say what was found; return when to look again."""
         now = clock.monotonic()
-        again = self.reports.refuse(outcome.refused, now)
+        again = self.reports.refuse((*outcome.refused, *self._unpaired), now)
         stray = self.reports.caution((*outcome.cautions, *self._beside), now)
         valid = None if outcome.look_again is None else _monotonic_of(outcome.look_again)
         return min((time for time in (again, stray, valid) if time is not None), default=None)

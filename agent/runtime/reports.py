@@ -14,7 +14,7 @@ class Reports:
 
     def __init__(self, alarm_timeout: float) -> None:
         self._alarm_timeout = alarm_timeout
-        self._since: dict[_Key, float] = {}
+        self._since: dict[_Key | Refusal, float] = {}
         self._refused: dict[_Key, Refusal] = {}
         self._stray_since: dict[str, float] = {}
         self._cautioned: set[str] = set()
@@ -28,15 +28,25 @@ class Reports:
     def refuse(self, refusals: Iterable[Refusal], at: float) -> float | None:
         """Say what is newly refused, and what no longer is; return when to look again at what may still resolve."""
         now = {(each.unit, each.path, each.fault.value): each for each in refusals}
+        concerned = {name for each in now.values() for name in (each.unit, each.path)}
         for gone in self._refused.keys() - now.keys():
-            say(logging.INFO, "certificate.repaired", f"{self._refused.pop(gone).path} is usable again")
-        self._since = {key: self._since.get(key, at) for key in now}
-        due = {key: self._since[key] + (self._alarm_timeout if each.may_resolve else 0.0) for key, each in now.items()}
-        for key in [key for key in now if key not in self._refused and due[key] <= at]:
+            refusal = self._refused.pop(gone)
+            if not {refusal.unit, refusal.path} & concerned:  # else it is refused for another reason
+                say(logging.INFO, "certificate.repaired", f"{refusal.path} is no longer refused")
+        seen: tuple[_Key | Refusal, ...] = (*now.keys(), *now.values())
+        self._since = {each: self._since.get(each, at) for each in seen}
+        due = {key: self._due(key, each) for key, each in now.items()}
+        new = [key for key, each in now.items() if self._refused.get(key) != each]
+        for key in [key for key in new if due[key] <= at]:
             refusal = self._refused[key] = now[key]
             facts = {"fault": refusal.fault.value, "unit": refusal.unit}
             say(logging.WARNING, "certificate.refused", refusal.message, None, **facts)
-        return min((due[key] for key in now.keys() - self._refused.keys()), default=None)
+        return min((due[key] for key in new if due[key] > at), default=None)
+
+    def _due(self, key: _Key, refusal: Refusal) -> float:
+        """When to say it: of what was said before, the same fault for another reason is given its own time."""
+        since = self._since[refusal if key in self._refused else key]
+        return since + (self._alarm_timeout if refusal.may_resolve else 0.0)
 
     def caution(self, cautions: Iterable[Caution], at: float) -> float | None:
         """Say what is new to worry about; return when to look again at what may be half of a pair under way."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.core.contents import Contents, Missing
 from agent.core.discovery import discover, strays
-from agent.core.findings import Fault, Worry
+from agent.core.findings import Fault, Meanwhile, Worry
 from agent.core.pem import parse
 from agent.core.references import Reference, Role
 from tests.pki import FROM, Authority, Leaf
@@ -35,6 +35,10 @@ def pair(chain: str, key: str) -> list[Reference]:
 
 def found(contents: Contents) -> list[Reference]:
     return list(discover(contents).references)
+
+
+def refused(contents: Contents) -> list[tuple[str, Fault]]:
+    return [(each.path, each.fault) for each in discover(contents).refused]
 
 
 def stray_paths(contents: Contents) -> list[str]:
@@ -99,11 +103,11 @@ def test_a_self_signed_certificate_with_its_key_is_a_pair() -> None:
 def test_halves_without_their_other_half_are_strays() -> None:
     contents = {"a.crt": leaf().chain_pem, "b.key": leaf("b.example").key_pem, "c.key": leaf().encrypted_key_pem()}
     assert found(contents) == []
-    assert stray_paths(contents) == ["a.crt", "b.key", "c.key"]
-    assert "encrypted" in discover(contents).strays[2].message
+    assert [each.path for each in strays(contents, ())] == ["a.crt", "b.key", "c.key"]
+    assert "encrypted" in strays(contents, ())[2].message
 
 
-def test_what_cannot_be_read_is_listed_with_its_reason_apart_from_what_was_never_pem() -> None:
+def test_what_cannot_be_read_is_told_before_what_never_was_pem() -> None:
     contents: Contents = {
         "README": b"hello",
         "a.der": b"\x30\x82\x01\x00",
@@ -111,13 +115,13 @@ def test_what_cannot_be_read_is_listed_with_its_reason_apart_from_what_was_never
         "c.pem": b"",
         "d.pem": Missing("it does not exist"),
     }
-    found = discover(contents)
-    assert [(each.path, each.fault) for each in found.unreadable] == [
+    assert refused(contents) == [
         ("b.pem", Fault.INCOMPLETE),
         ("c.pem", Fault.EMPTY),
         ("d.pem", Fault.MISSING),
     ]
-    assert {each.path: each.fault for each in found.foreign} == dict.fromkeys(("README", "a.der"), Fault.UNPARSABLE)
+    only_foreign = {path: contents[path] for path in ("README", "a.der")}
+    assert refused(only_foreign) == [("README", Fault.UNPARSABLE), ("a.der", Fault.UNPARSABLE)]
 
 
 def test_files_the_configuration_does_not_name_are_strays_if_they_hold_something_new() -> None:
@@ -157,43 +161,84 @@ def test_every_pair_found_is_one(contents: dict[str, bytes]) -> None:
 # Why there is no pair
 
 
-def unpaired(contents: Contents) -> list[tuple[str, Fault, str]]:
-    return [(each.path, each.fault, each.why) for each in discover(contents).unpaired]
-
-
 def test_a_key_that_does_not_fit_is_named_with_its_leaf() -> None:
-    ((path, fault, why),) = unpaired({"tls.crt": leaf().chain_pem, "tls.key": leaf("b.example").key_pem})
-    assert (path, fault) == ("tls.key", Fault.MISMATCH)
-    assert "the leaf in tls.crt" in why
+    (found,) = discover({"tls.crt": leaf().chain_pem, "tls.key": leaf("b.example").key_pem}).refused
+    assert (found.path, found.fault, found.meanwhile) == ("tls.key", Fault.MISMATCH, Meanwhile.NOTHING)
+    assert "the leaf in tls.crt" in found.why
 
 
 def test_of_several_keys_the_one_of_the_most_similar_name_was_meant() -> None:
     strangers = {f"{name}.key": leaf(f"other-{name}").key_pem for name in ("a", "b")}
-    found = unpaired({"b.crt": leaf("b.example").chain_pem, "a.crt": leaf().chain_pem, **strangers})
-    assert [path for path, _, _ in found] == ["a.key", "b.key"]
+    found = refused({"b.crt": leaf("b.example").chain_pem, "a.crt": leaf().chain_pem, **strangers})
+    assert [path for path, _ in found] == ["a.key", "b.key"]
 
 
 def test_the_half_of_a_pair_that_is_not_there_is_asked_for() -> None:
-    assert unpaired({"tls.crt": leaf().chain_pem, "ca.crt": root().pem}) == [
-        ("tls.crt", Fault.MISSING, "the private key that belongs to it is not here")
-    ]
-    assert unpaired({"tls.key": leaf().key_pem}) == [
-        ("tls.key", Fault.MISSING, "the certificate that belongs to it is not here")
-    ]
+    assert refused({"tls.crt": leaf().chain_pem, "ca.crt": root().pem}) == [("tls.crt", Fault.MISSING)]
+    assert refused({"tls.key": leaf().key_pem}) == [("tls.key", Fault.MISSING)]
+    assert refused({"tls.key": leaf().key_pem, "README": b"hello"}) == [("tls.key", Fault.MISSING)]
+
+
+@pytest.mark.parametrize("spoilt", [b"\x30\x82\x01\x00", b"garbage", b"", leaf().chain_pem[:200], Missing("no right")])
+def test_the_half_that_cannot_be_read_is_not_called_missing_too(spoilt: bytes | Missing) -> None:
+    assert [path for path, _ in refused({"tls.crt": spoilt, "tls.key": leaf().key_pem})] == ["tls.crt"]
+    assert [path for path, _ in refused({"tls.crt": leaf().chain_pem, "tls.key": spoilt})] == ["tls.key"]
 
 
 def test_an_authority_alone_is_asked_for_its_key() -> None:
     """`openssl req -x509` makes such a certificate to be served."""
-    ((path, fault, _),) = unpaired({"tls.crt": root().pem, "tls.key": leaf().key_pem})
-    assert (path, fault) == ("tls.key", Fault.MISMATCH)
+    assert refused({"tls.crt": root().pem, "tls.key": leaf().key_pem}) == [("tls.key", Fault.MISMATCH)]
 
 
 def test_an_encrypted_key_is_named() -> None:
-    ((path, _, why),) = unpaired({"tls.crt": leaf().chain_pem, "tls.key": leaf().encrypted_key_pem()})
-    assert (path, why) == ("tls.key", "it is encrypted")
+    (found,) = discover({"tls.crt": leaf().chain_pem, "tls.key": leaf().encrypted_key_pem()}).refused
+    assert (found.path, found.why) == ("tls.key", "it is encrypted")
 
 
-def test_where_there_is_a_pair_nobody_asks_why() -> None:
-    pairs = {"tls.crt": leaf().chain_pem, "tls.key": leaf().key_pem}
-    assert unpaired({**pairs, "b.crt": leaf("b.example").chain_pem}) == []
-    assert unpaired({}) == []
+# A broken pair beside a good one
+
+
+GOOD = {"a.crt": leaf().chain_pem, "a.key": leaf().key_pem}
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"b.crt": leaf("b.example").chain_pem, "b.key": leaf("c.example").key_pem}, "b.key"),
+        ({"b.crt": leaf("b.example").chain_pem, "b.key": b"garbage"}, "b.key"),
+        ({"b.crt": b"\x30\x82\x01\x00", "b.key": leaf("b.example").key_pem}, "b.crt"),
+        ({"b.crt": leaf("b.example").chain_pem[:200], "b.key": leaf("b.example").key_pem}, "b.crt"),
+    ],
+)
+def test_what_its_name_makes_half_of_a_pair_is_refused_and_nothing_of_it_stray(
+    files: dict[str, bytes], named: str
+) -> None:
+    found = discover({**GOOD, **files})
+    assert [(each.path, each.meanwhile) for each in found.refused] == [(named, Meanwhile.OTHERS)]
+    assert found.strays == ()
+    assert [each.path for each in found.references] == ["a.crt", "a.key"]
+
+
+@pytest.mark.parametrize(
+    ("files", "stray"),
+    [
+        ({"tls.crt.old": leaf("b.example").chain_pem}, ["tls.crt.old"]),
+        ({"b.key": leaf("b.example").key_pem}, ["b.key"]),
+        ({"b.crt": leaf("b.example").chain_pem[:200]}, ["b.crt"]),
+        ({"README": b"hello", "a.p12": b"\x30\x82\x01\x00", "a.srl": b"01"}, []),
+    ],
+)
+def test_what_may_lie_there_on_purpose_is_not_refused(files: dict[str, bytes], stray: list[str]) -> None:
+    found = discover({**GOOD, **files})
+    assert found.refused == ()
+    assert [each.path for each in found.strays] == stray
+
+
+def test_an_authority_with_its_key_and_its_serial_numbers_is_no_broken_pair() -> None:
+    authority = {"ca.crt": root().pem, "ca.key": pem_of(root()), "ca.srl": b"01"}
+    assert discover({**GOOD, **authority}).refused == ()
+
+
+def pem_of(authority: Authority) -> bytes:
+    """The key of an authority."""
+    return Leaf(authority.certificate, authority.pem, authority.key).key_pem

@@ -195,39 +195,63 @@ async def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, monkeypatch:
     assert len(cluster.events) == 1
 
 
-async def test_a_right_that_is_missing_is_said_once_with_the_way_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_a_right_that_is_missing_is_said_once_with_the_way_out_and_all_is_told_once_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cluster = Cluster(moods=[403, 403])
+    monkeypatch.setattr(announcing, "SOON", 0.2)
+    cluster = Cluster(moods=[403, 403, 403])
     async with announcing_to(cluster, tmp_path):
         refuse("first")
         refuse("second")
-        await cluster.told(2)
-        refuse("third")
-        await cluster.told(3)
+        await cluster.told(5)
+        await asyncio.sleep(0.3)
     own = [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "events.untold"]
     assert len(own) == 1
     assert "let the pod's service account create and patch events in namespace prod" in own[0]
-    assert [event["message"] for event in cluster.events.values()] == ["third"]
+    assert {event["message"] for event in cluster.events.values()} == {"first", "second"}
+    assert len(cluster.calls) == 5
 
 
-async def test_a_flood_is_cut_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [301, 400, 404, 422])
+async def test_an_answer_that_is_no_success_is_not_taken_for_one(
+    status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = Cluster(moods=[status])
+    async with announcing_to(cluster, tmp_path):
+        refuse()
+        await cluster.told(1)
+    assert [getattr(each, "event", "") for each in caplog.records].count("events.untold") == 1
+
+
+async def test_a_flood_is_cut_off_and_the_rest_follows_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(announcing, "SOON", 0.05)
+    monkeypatch.setattr(announcing, "LATER", 0.05)
+    monkeypatch.setattr(announcing, "_REFILL", 0.5)
     cluster = Cluster()
     async with announcing_to(cluster, tmp_path):
-        for number in range(60):
+        for number in range(40):
             refuse(f"number {number}")
         await cluster.told(25)
-        await asyncio.sleep(0.2)
-    assert len(cluster.calls) == 25
+        early = [event["message"] for event in cluster.events.values()]
+        await cluster.told(28)
+    assert set(early) <= {f"number {number}" for number in range(26)}
+    assert len(cluster.events) < 40
+    assert [getattr(each, "event", "") for each in caplog.records].count("events.cut") == 1
 
 
-@pytest.mark.parametrize("what", ["no variables", "no token", "a token of nobody", "no token at all", "no authority"])
+@pytest.mark.parametrize(
+    "what", ["no variables", "no port", "no token", "a token of nobody", "no token at all", "no authority"]
+)
 def test_without_a_cluster_the_reason_is_told(what: str, tmp_path: Path) -> None:
     environment = {"KUBERNETES_SERVICE_HOST": "::1", "KUBERNETES_SERVICE_PORT": "443"}
     (tmp_path / "ca.crt").write_bytes(Authority.create("cluster").pem)
     (tmp_path / "token").write_text(BOUND)
     if what == "no variables":
         del environment["KUBERNETES_SERVICE_PORT"]
+    elif what == "no port":
+        environment["KUBERNETES_SERVICE_PORT"] = "99999"
     elif what == "no token":
         (tmp_path / "token").unlink()
     elif what == "a token of nobody":

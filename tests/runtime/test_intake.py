@@ -105,19 +105,20 @@ async def test_what_lies_beside_the_pairs_is_said_once_it_is_no_write_under_way(
     write(tmp_path, "tls.crt", "tls.key")
     write(tmp_path, "b.crt", "b.key")
     (tmp_path / "b.key").write_bytes((tmp_path / "b.key").read_bytes()[:100])
+    write(tmp_path, "tls.crt.old", ".key")
     (tmp_path / "store.p12").write_bytes(b"\x30\x82\x01\x00")
     with opened(tmp_path, alarm_timeout=0.1, program=SIDECAR) as intake:
         look = await intake.look()
         assert look.material is not None
         assert look.again_at is not None
+        assert not look.refused, "an agent restart is none of its business"
         assert not caplog.records
         await asyncio.sleep(0.15)
         for _ in range(2):
             await intake.look()
-    said = sorted(record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
-    assert [text.partition(":")[0] for text in said] == [
-        f"nothing uses {tmp_path}/b.{which}" for which in ("crt", "key")
-    ]
+        assert [each.path for each in intake.reports.refusals] == [f"{tmp_path}/b.key"]
+    said = sorted(each.getMessage().partition(":")[0] for each in caplog.records if each.levelno == logging.WARNING)
+    assert said == [f"cannot use {tmp_path}/b.key", f"nothing uses {tmp_path}/tls.crt.old"]
 
 
 async def test_names_of_a_write_under_way_are_forgotten_with_it(tmp_path: Path) -> None:

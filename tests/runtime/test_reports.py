@@ -2,12 +2,12 @@ import logging
 
 import pytest
 
-from agent.core.findings import Caution, Fault, Refusal, Worry
+from agent.core.findings import Caution, Fault, Meanwhile, Refusal, Worry
 from agent.runtime.reports import Reports
 
 
-def refusal(path: str = "/certs/a", fault: Fault = Fault.EXPIRED) -> Refusal:
-    return Refusal("unit", path, fault, "why", "remedy", serves_on=True)
+def refusal(path: str = "/certs/a", fault: Fault = Fault.EXPIRED, why: str = "why") -> Refusal:
+    return Refusal(f"unit of {path}", path, fault, why, "remedy", Meanwhile.LAST_GOOD)
 
 
 @pytest.fixture
@@ -58,6 +58,32 @@ def test_each_file_and_each_fault_is_a_refusal_of_its_own(said: pytest.LogCaptur
     assert len(said.records) == 3
     reports.refuse([refusal("/b")], 1.0)
     assert names(said)[3:] == ["certificate.repaired"] * 2
+
+
+def test_the_same_fault_for_another_reason_is_said_as_well(said: pytest.LogCaptureFixture) -> None:
+    reports = Reports(2.0)
+    first, second = (refusal(fault=Fault.MISMATCH, why=why) for why in ("serial 1", "serial 2"))
+    reports.refuse([first], 0.0)
+    reports.refuse([first], 2.0)
+    assert reports.refuse([second], 3.0) == 5.0  # it may be half of the repair
+    assert reports.refusals == [first]
+    assert reports.refuse([second], 5.0) is None
+    assert reports.refusals == [second]
+    assert names(said) == ["certificate.refused"] * 2
+
+
+def test_what_is_spoilt_anew_again_and_again_is_said_in_time(said: pytest.LogCaptureFixture) -> None:
+    reports = Reports(2.0)
+    for number in range(5):
+        reports.refuse([refusal(fault=Fault.MISMATCH, why=f"serial {number}")], number / 2)
+    assert names(said) == ["certificate.refused"]
+
+
+def test_a_file_that_is_refused_for_something_else_now_is_not_called_repaired(said: pytest.LogCaptureFixture) -> None:
+    reports = Reports(0.0)
+    reports.refuse([refusal(fault=Fault.INCOMPLETE)], 0.0)
+    reports.refuse([refusal(fault=Fault.MISMATCH)], 1.0)
+    assert names(said) == ["certificate.refused"] * 2
 
 
 def test_the_earliest_moment_to_look_again_is_told() -> None:
