@@ -27,7 +27,7 @@ from agent.http.message import Request
 from agent.runtime.tasks import Tasks
 
 AGAIN = 1800.0  # seconds until what still stands is told again
-AT_ONCE, SOON, LATER = 0.1, 30.0, 300.0  # and until what could not be told is: while that works, and while it does not
+AT_ONCE, SOON, LATER = 0.1, 30.0, 120.0  # and until what could not be told is: while that works, and while it does not
 _TIMEOUT = 10.0  # seconds for one request
 _LAST_WORDS = 1.0  # seconds that the end waits for what is not told yet
 _BURST, _REFILL = 25, 300.0  # events at once, and seconds until one more
@@ -147,7 +147,7 @@ class Announcer:
                 self._news.task_done()
 
     def _remind(self) -> None:
-        """Tell what still stands; of more than are shown of it, those that are."""
+        """Tell again what still stands."""
         standing = self._standing()
         for news in [news for news in self._counts if any(text in news.text for text in standing)]:
             self._put(news)
@@ -190,6 +190,7 @@ class Announcer:
                 why = str(error) or f"{account.authority} does not answer"
                 say(logging.WARNING, "events.untold", f"cannot tell the cluster: {why}; the log has it all")
             self._works = False
+            self._tokens += 1  # the server has counted nothing, and is asked later and later
             self._put_off(news)
         else:
             self._works, self._patience = True, AT_ONCE

@@ -113,11 +113,15 @@ class Service:
         ends = [] if living is None else [leaf.not_after for leaf in _leaves(living.material)]
         return f", certificate until {min(ends):%Y-%m-%d %H:%MZ}" if ends else ""
 
+    def standing(self) -> list[str]:
+        """What on the disk is refused now, and why."""
+        said = [each.message for each in self._intake.reports.refusals]
+        return said + [message for _, _, message in self._intake.complaints()]
+
     def complaints(self) -> Iterable[str]:
         """What is refused and why, of many the first ones; and while nothing serves, why the last attempt failed."""
         refused, failure = self._core.wish.refused, self._core.last_failure
-        said = [each.message for each in self._intake.reports.refusals]
-        said += [message for _, _, message in self._intake.complaints()]
+        said = self.standing()
         yield from said[:_REFUSALS_SHOWN]
         if len(said) > _REFUSALS_SHOWN:
             yield f"{len(said) - _REFUSALS_SHOWN} more are refused"

@@ -86,7 +86,7 @@ class Supervisor:
         self._control = Control(self._orders, _note_order)
         self._orphans = Orphans(owner_of, loop=asyncio.get_running_loop())
         self._service = Service(self._core, self._stage, self._disk.intake)
-        self._announcer = Announcer(lambda: tuple(self._service.complaints()))
+        self._announcer = Announcer(self._service.standing)
         self._last_words = LastWords()
         self._watch = Watch(
             self._stage.ports.vault, lambda: self._stage.serving, self._hangs, self._replace, settings.replace_hung
