@@ -50,7 +50,11 @@ def upgrade(ctx: click.Context, /, run_dir: Path | None, *, raw: bool) -> int:
     outcome = _follow(directory, "/upgrade", raw=raw)
     if outcome.get("outcome") != "executing":
         return _conclude(outcome, "upgrade", raw=raw)
-    commands.until_ready(directory, _EXECUTION_TIMEOUT)
+    try:
+        commands.until_ready(directory, _EXECUTION_TIMEOUT)
+    except MachineError as error:
+        message = f"the agent runs its new program, but {error}"
+        raise MachineError(message) from error
     return _conclude({"outcome": "serving"}, "upgrade", raw=raw)
 
 

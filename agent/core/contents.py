@@ -24,5 +24,6 @@ def present(contents: Contents, path: str) -> bytes:
     """Return the bytes at `path`, which was looked at; raises Unusable if there are none."""
     content = contents[path]
     if isinstance(content, Missing):
-        raise Unusable(path, Fault.MISSING, content.reason, "write it, or name another file")
+        remedy = "write it where the agent can read it, or name another file"
+        raise Unusable(path, Fault.MISSING, content.reason, remedy)
     return content
