@@ -199,7 +199,9 @@ class Intake:
         kept = [each for each in self._found if each.unit not in units and each.unit in self._last_good.units]
         self._found = sorted({*paired, *kept}, key=lambda each: (each.unit, each.role.value, each.path))
         used = {name for each in self._found for name in (each.path, each.unit)}
-        self._unpaired = tuple(each for each in found.refused if not {each.path, each.unit} & used)
+        # What is wrong with a pair that has served is said when it is weighed; beside it alone nothing is half of one.
+        refused = () if kept and not paired else found.refused
+        self._unpaired = tuple(each for each in refused if not {each.path, each.unit} & used)
         self._beside = tuple(each for each in found.strays if each.path not in used)
         if not self._found:
             raise NothingPaired(self._where(), self._unpaired)

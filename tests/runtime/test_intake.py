@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 
-from agent.core.findings import Fault
+from agent.core.findings import Fault, Meanwhile
 from agent.core.transaction import LastGood, weigh
 from agent.host.watching import Watcher
 from agent.runtime.intake import Intake
@@ -119,6 +119,19 @@ async def test_what_lies_beside_the_pairs_is_said_once_it_is_no_write_under_way(
         assert [each.path for each in intake.reports.refusals] == [f"{tmp_path}/b.key"]
     said = sorted(each.getMessage().partition(":")[0] for each in caplog.records if each.levelno == logging.WARNING)
     assert said == [f"cannot use {tmp_path}/b.key", f"nothing uses {tmp_path}/tls.crt.old"]
+
+
+async def test_the_only_pair_that_turns_bad_is_refused_alone(tmp_path: Path) -> None:
+    write(tmp_path, "tls.crt", "tls.key")
+    write(tmp_path, "tls.crt.old", ".key")
+    with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as intake:
+        look = await intake.look()
+        assert look.material is not None
+        intake.serves(look.material)
+        (tmp_path / "tls.key").write_bytes(b"garbage")
+        assert (await intake.look()).material is not None
+        ((path, meanwhile),) = [(each.path, each.meanwhile) for each in intake.reports.refusals]
+    assert (path, meanwhile) == (f"{tmp_path}/tls.key", Meanwhile.LAST_GOOD)
 
 
 async def test_names_of_a_write_under_way_are_forgotten_with_it(tmp_path: Path) -> None:
