@@ -153,7 +153,7 @@ def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Refusal]:
     missing when it is more likely there and cannot be read.
     """
     chains, keys = _halves(files, ())
-    leaves = [chain for chain in chains if not is_authority(chain.certificates[0])]
+    leaves = _leaves(chains)
     lonely = [Refusal.of(chain.path, _why_alone(chain, keys)) for chain in leaves or chains]
     if not chains:
         why = "the certificate that belongs to it is not here"
@@ -172,7 +172,7 @@ def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Refusal]:
 def _broken_pairs(files: _Files, broken: _Broken, paired: Collection[str]) -> Iterator[Refusal]:
     """Tell of the files whose names make them a pair beside the others, why they are none."""
     chains, keys = _halves(files, paired)
-    leaves = [chain for chain in chains if not is_authority(chain.certificates[0])]
+    leaves = _leaves(chains)
     for chain in leaves:
         own = [key for key in keys if _stem(key.path) == _stem(chain.path)]
         if own:
@@ -196,6 +196,11 @@ def _halves(files: _Files, paired: Collection[str]) -> tuple[list[Chain], list[K
         if file.pem.key is not None and (file.pem.key.public is None or file.pem.key.public not in publics.values())
     ]
     return [chain for path, chain in chains.items() if publics[path] not in known], keys
+
+
+def _leaves(chains: Iterable[Chain]) -> list[Chain]:
+    """Return those that want a key: an authority needs none."""
+    return [chain for chain in chains if not is_authority(chain.certificates[0])]
 
 
 def _why_alone(chain: Chain, keys: Collection[Key]) -> Unusable:

@@ -86,9 +86,14 @@ class Refusal:
         return self.fault.may_resolve
 
     @property
+    def complaint(self) -> str:
+        """What cannot be used, why, and what to do."""
+        return f"cannot use {self.path}: {self.why}; {self.remedy}"
+
+    @property
     def message(self) -> str:
-        """The line for the log: what cannot be used, why, what to do, and what happens until then."""
-        return f"cannot use {self.path}: {self.why}; {self.remedy}, {self.meanwhile}"
+        """The line for the log: the complaint, and what happens until it is heard."""
+        return f"{self.complaint}, {self.meanwhile}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,10 @@ SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes 
 
 
 class NothingPaired(BadInput):
-    """There is no certificate with its key; `refused` says why."""
+    """There is no certificate with its key, and why."""
 
     def __init__(self, where: str, refused: Sequence[Refusal]) -> None:
-        said = "; ".join(f"cannot use {each.path}: {each.why}; {each.remedy}" for each in refused)
+        said = "; ".join(each.complaint for each in refused)
         super().__init__(f"cannot write a configuration for {where}: {said or 'there is no certificate with its key'}")
 
 
@@ -284,9 +284,12 @@ class Intake:
     # What is said
 
     def _what_is_missing(self, source: Source | None) -> tuple[str, ...]:
-        wanted = str(self._settings.config or f"a certificate with its key in {self._where()}")
-        missing = [] if source is not None else [wanted]
-        return (*missing, *([] if self.programs.current is not None else [str(self.programs.path)]))
+        missing = []
+        if source is None:
+            missing.append(str(self._settings.config or f"a certificate with its key in {self._where()}"))
+        if self.programs.current is None:
+            missing.append(str(self.programs.path))
+        return tuple(missing)
 
     def _report(self, outcome: Outcome) -> float | None:
         """Say what was found; return when to look again."""

@@ -342,9 +342,10 @@ class Supervisor:
     def _record(self) -> None:
         self._journal.write(self._core, self._stage.living.values(), self._stage.served_since)
         self._service.tell()
-        self._orders.note_readiness(self.why_not_ready())
+        reason = self.why_not_ready()
+        self._orders.note_readiness(reason)
         if not self._core.stopping:
-            self._last_words.leave(self._trouble())
+            self._last_words.leave(reason or "; ".join(self._service.complaints()))
         self._lookout.note()
         self._doors.changed()
 
@@ -363,9 +364,6 @@ class Supervisor:
         if self._core.serving is not None:
             return ""
         return f"no epoch serves: {'; '.join(self._why_none_serves())}"
-
-    def _trouble(self) -> str:
-        return self.why_not_ready() or "; ".join(self._service.complaints())
 
     def _why_none_serves(self) -> Iterator[str]:
         candidate = self._core.candidate
