@@ -168,8 +168,8 @@ def _read_bundle(path: str) -> BundleFile:
         return BundleFile(path, tuple(Facts.of(Leaf.of(each)) for each in bundle.certificates))
     except (Unusable, _Unreadable) as error:
         return BundleFile(path, problem=str(error), readable=isinstance(error, Unusable))
-    except (ValueError, TypeError) as error:
-        return BundleFile(path, problem=f"cannot use {path}: a certificate in it does not parse: {error}")
+    except (ValueError, TypeError):
+        return BundleFile(path, problem=f"cannot use {path}: a certificate in it does not parse")
 
 
 class _Unreadable(Exception):

@@ -57,16 +57,19 @@ class Leaf:
         """Read the facts; raises ValueError or TypeError where a certificate that parsed is damaged further in."""
         # A country code of three letters is a Python warning in cryptography; nobody reads those in a supervisor.
         with warnings.catch_warnings(action="ignore"):
-            return cls(
-                subject=certificate.subject.rfc4514_string(),
-                names=tuple(_names(certificate)),
-                issuer=certificate.issuer.rfc4514_string(),
-                serial=certificate.serial_number,
-                not_before=certificate.not_valid_before_utc,
-                not_after=certificate.not_valid_after_utc,
-                key_type=_key_type(certificate),
-                fingerprint=certificate.fingerprint(SHA256()).hex(),
-            )
+            try:
+                return cls(
+                    subject=certificate.subject.rfc4514_string(),
+                    names=tuple(_names(certificate)),
+                    issuer=certificate.issuer.rfc4514_string(),
+                    serial=certificate.serial_number,
+                    not_before=certificate.not_valid_before_utc,
+                    not_after=certificate.not_valid_after_utc,
+                    key_type=_key_type(certificate),
+                    fingerprint=certificate.fingerprint(SHA256()).hex(),
+                )
+            except KeyError as error:  # cryptography before 50 looks the ASN.1 tag of each string up in an enumeration
+                raise ValueError(f"a name in it is a string of the unknown ASN.1 type {error}") from error
 
     @property
     def spiffe_id(self) -> str | None:
@@ -111,7 +114,7 @@ class Chain:
         try:
             leaf = Leaf.of(pem.certificates[0])
         except (ValueError, TypeError) as error:
-            why = f"its first certificate does not parse: {error}"
+            why = "its first certificate does not parse"
             raise Unusable(path, Fault.UNPARSABLE, why, "write it anew from its source") from error
         in_order = all(issued_by(subject, issuer) for subject, issuer in pairwise(pem.certificates))
         return cls(path, pem.certificates, leaf, in_order)
@@ -213,7 +216,7 @@ def public_key_of(certificate: Certificate) -> bytes | None:
 def _extensions(certificate: Certificate) -> Extensions | None:
     try:
         return certificate.extensions
-    except (ValueError, DuplicateExtension, UnsupportedGeneralNameType):
+    except (ValueError, KeyError, DuplicateExtension, UnsupportedGeneralNameType):  # KeyError: see Leaf.of
         return None
 
 

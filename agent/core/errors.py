@@ -10,6 +10,9 @@ AgentError
 
 A message reads ``cannot <verb> <thing>: <why>``, in lower case, with the path, the number and the next step.
 A bug is none of these: it is an ordinary Python exception, and nobody swallows it.
+
+No message quotes what stands in a file that does not parse: it may be a private key. It has names of files, numbers
+that were computed, and words of a closed set (see `core.quotes`).
 """
 
 

@@ -19,6 +19,14 @@ from cryptography.x509 import Certificate, InvalidVersion, load_der_x509_certifi
 from agent.core.findings import Fault, Unusable
 
 _BEGIN, _END, _DASHES = b"-----BEGIN ", b"-----END ", b"-----"
+_KNOWN_LABELS = frozenset(
+    {
+        "CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE", "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST",
+        "X509 CRL", "PKCS7", "CMS", "EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS", "PUBLIC KEY", "RSA PUBLIC KEY",
+        "PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DSA PRIVATE KEY",
+        "ANY PRIVATE KEY", "OPENSSH PRIVATE KEY", "SSH2 ENCRYPTED PRIVATE KEY",
+    }
+)  # fmt: skip
 _CERTIFICATE_LABELS = frozenset({"CERTIFICATE", "X509 CERTIFICATE"})
 _KEY_LABEL = "PRIVATE KEY"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -88,7 +96,7 @@ def _without_pem(path: str, content: bytes) -> Unusable:
 
 
 def _blocks(path: str, content: bytes) -> Iterator[_Block]:
-    label: bytes | None = None
+    label: str | None = None
     lines: list[bytes] = []
     for line in map(bytes.rstrip, content.splitlines()):
         if label is None:
@@ -101,22 +109,25 @@ def _blocks(path: str, content: bytes) -> Iterator[_Block]:
         else:
             lines.append(line)
     if label is not None:
-        why = f"its block {_printable(label)} ends too early"
+        why = f"{_named(label)} ends too early"
         raise Unusable(path, Fault.INCOMPLETE, why, _WRITE_WHOLE)
 
 
-def _begun(path: str, line: bytes) -> bytes | None:
+def _begun(path: str, line: bytes) -> str | None:
     """Return the label if a block begins with `line`, None if it is text between blocks."""
     if not line.startswith(_BEGIN):
         return None
+    if _END in line:
+        remedy = "write it in lines: BEGIN, base64 and END each begin one"
+        raise Unusable(path, Fault.UNPARSABLE, "its line breaks are missing", remedy)
     if not line.endswith(_DASHES):
         raise Unusable(path, Fault.INCOMPLETE, "it ends, or is damaged, within a BEGIN line", _WRITE_WHOLE)
-    return line.removeprefix(_BEGIN).removesuffix(_DASHES)
+    return line.removeprefix(_BEGIN).removesuffix(_DASHES).decode("latin-1")
 
 
-def _block(path: str, label: bytes, end: bytes, lines: list[bytes]) -> _Block:
-    if end != _END + label + _DASHES:
-        why = f"BEGIN {_printable(label)} is closed by another line: {_printable(end)}"
+def _block(path: str, label: str, end: bytes, lines: list[bytes]) -> _Block:
+    if end != _END + label.encode("latin-1") + _DASHES:
+        why = f"{_named(label)} is closed by another END line"
         raise Unusable(path, Fault.UNPARSABLE, why, _WRITE_WHOLE)
     # Base64 has no colon, RFC 1421 headers ("Proc-Type: 4,ENCRYPTED") always do.
     headers = b"".join(line for line in lines if b":" in line)
@@ -124,20 +135,21 @@ def _block(path: str, label: bytes, end: bytes, lines: list[bytes]) -> _Block:
     try:
         der = base64.b64decode(body, validate=True)
     except binascii.Error as error:
-        why = f"the base64 in its block {_printable(label)} is damaged"
+        why = f"the base64 in {_named(label)} is damaged"
         raise Unusable(path, Fault.UNPARSABLE, why, "write it anew from its source") from error
-    return _Block(_printable(label), der, label == b"ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in headers)
+    return _Block(label, der, label == "ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in headers)
 
 
-def _printable(text: bytes) -> str:
-    return text[:64].decode("ascii", "backslashreplace")
+def _named(label: str) -> str:
+    """A block by its label, if that is one of a closed set: any other text may be part of a key."""
+    return f"its block {label}" if label in _KNOWN_LABELS else "a block of an unknown kind in it"
 
 
 def _certificate(path: str, block: _Block) -> Certificate:
     try:
         return load_der_x509_certificate(block.der)
     except (ValueError, InvalidVersion) as error:
-        why = f"a certificate in it does not parse: {error}"
+        why = "a certificate in it does not parse"  # the library's words are left out: they may quote the content
         raise Unusable(path, Fault.UNPARSABLE, why, "write it anew from its source") from error
 
 
@@ -150,15 +162,15 @@ def _private_key(path: str, block: _Block) -> PrivateKey:
     except UnsupportedAlgorithm:
         return PrivateKey(None)
     except (ValueError, TypeError, InternalError) as error:  # the last one for an Ed25519 key of 31 bytes
-        raise _unreadable_key(path, block.label) from error
+        raise _unreadable_key(path, block) from error
     if isinstance(key, RSAPrivateKey) and not _consistent(key):
-        raise _unreadable_key(path, block.label)
+        raise _unreadable_key(path, block)
     return PrivateKey(public_half(key.public_key()))
 
 
-def _unreadable_key(path: str, label: str) -> Unusable:
+def _unreadable_key(path: str, block: _Block) -> Unusable:
     # The library's words are left out: nothing derived from a damaged key belongs into a log.
-    why = f"its block {label} is not a private key that can be read"
+    why = f"{_named(block.label)} is not a private key that can be read"
     return Unusable(path, Fault.UNPARSABLE, why, "write it anew from its source")
 
 

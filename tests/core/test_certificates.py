@@ -5,7 +5,9 @@ from datetime import timedelta
 from functools import cache
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509 import load_der_x509_certificate
 from hypothesis import given
@@ -194,6 +196,22 @@ def test_a_file_that_lacks_its_part_is_incomplete() -> None:
 def example() -> bytes:
     names = ["a.example", "192.0.2.1", "spiffe://cluster.local/ns/a"]
     return root().issue(names).certificate.public_bytes(Encoding.DER)
+
+
+def test_a_name_of_an_unknown_string_type_is_refused() -> None:
+    der = root().issue(["a.example"]).certificate.public_bytes(Encoding.DER)
+    with pytest.raises(Unusable, match="its first certificate does not parse"):
+        chain(armour("CERTIFICATE", der.replace(b"\x0c\x04root", b"\x0d\x04root")))
+
+
+def test_an_alternative_name_of_an_unknown_string_type_makes_no_authority() -> None:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "directory")])
+    builder = x509.CertificateBuilder(name, name, root().key.public_key(), 1, pki.FROM, pki.UNTIL)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DirectoryName(name)]), critical=False)
+    head, within, tail = builder.sign(root().key, SHA256()).public_bytes(Encoding.DER).rpartition(b"\x0c\x09directory")
+    assert is_authority(load_der_x509_certificate(head + within + tail))
+    assert not is_authority(load_der_x509_certificate(head + b"\x0d" + within[1:] + tail))
 
 
 @given(st.data())

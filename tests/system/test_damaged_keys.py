@@ -1,0 +1,71 @@
+"""A damaged private key is refused, and no part of it stands in anything that the agent writes."""
+
+from collections.abc import Callable
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+from tests.cli.agents import agent
+from tests.mutations import flattened, leaks
+from tests.system.bed import Bed
+from tests.system.eventually import eventually
+from tests.system.layouts import KEY
+
+Damage = Callable[[bytes], bytes]
+
+
+def relabelled(key: bytes) -> bytes:
+    """Put a piece of the body where the label was."""
+    piece = key.splitlines()[1]
+    return key.replace(b"PRIVATE KEY", piece)
+
+
+DAMAGES: dict[str, Damage] = {
+    "blanks": lambda key: flattened(key, b" "),
+    "nothing": lambda key: flattened(key, b""),
+    "literal": lambda key: flattened(key, b"\\n"),
+    "relabelled": relabelled,
+    "closed by its body": lambda key: key.replace(b"-----END PRIVATE KEY", b"-----END " + key.splitlines()[1]),
+    "called a certificate": lambda key: key.replace(b"PRIVATE KEY", b"CERTIFICATE"),
+}
+PAGES = ("/", "/status", "/metrics", "/healthz/ready")
+
+
+def everything_written(bed: Bed) -> str:
+    """Collect what the agent and its commands write about their files."""
+    certs, run_dir = ("--certs", bed.certs), ("--run-dir", bed.run_dir)
+    config = ("--config", bed.config, "--proxy-bin", bed.binary)
+    commands = [
+        agent("check", *config, *certs, *run_dir),
+        agent("check", "--proxy-bin", bed.binary, *certs, *run_dir),
+        *(agent(word, *run_dir, *more) for word in ("certs", "status", "history") for more in ((), ("--json",))),
+    ]
+    written = [f"{ran.out}\n{ran.err}" for ran in commands]
+    written += [page(bed, path) for path in PAGES]
+    written.append((bed.run_dir / "state.json").read_text(encoding="utf-8"))
+    return "\n".join([*written, bed.journal.path.read_text(encoding="utf-8")])
+
+
+def page(bed: Bed, path: str) -> str:
+    """Read one page of the status server."""
+    try:
+        with urlopen(f"http://127.0.0.1:{bed.status.port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+    except HTTPError as error:
+        return error.read().decode()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.sidecar
+def test_nothing_that_is_written_has_a_part_of_a_damaged_key(bed: Bed) -> None:
+    key = bed.mint.spare().key_pem
+    for name, damage in DAMAGES.items():
+        bed.journal.mark()
+        (bed.certs / KEY).write_bytes(damage(key))
+        eventually(lambda: bed.journal.complaints(KEY), what=f"the key is refused: {name}")
+        bed.rotate()
+        bed.served()
+    (bed.certs / KEY).write_bytes(flattened(key, b" "))
+    eventually(lambda: KEY in page(bed, "/status"), what="the refusal is shown")
+    assert leaks(key, everything_written(bed)) == []
