@@ -70,7 +70,7 @@ class Parent:
                 self._lend(letter.message)
             case "stats":
                 # Counters carried over here would be deltas only, and asking for them steals from the sinks.
-                self._reply(HotRestartMessage(reply=Reply(stats=Reply.Stats())))
+                self.answer_stats()
             case "drain_listeners":
                 self.hear_that_it_serves()
             case "terminate" | "test_connection":
@@ -96,6 +96,14 @@ class Parent:
         number = NOTHING if descriptor is None else descriptor
         reply = Reply(pass_listen_socket=Reply.PassListenSocket(fd=number))
         self._reply(HotRestartMessage(reply=reply), descriptor)
+
+    def answer_stats(self) -> None:
+        """Send an empty Stats reply, also unasked: to an epoch whose question died with the agent that got it.
+
+        A reply too many is harmless: Envoy reads it as the answer to its next Stats question, and after Terminate
+        it asks nothing any more.
+        """
+        self._reply(HotRestartMessage(reply=Reply(stats=Reply.Stats())))
 
     def hear_that_it_serves(self) -> None:
         """An epoch that says it twice is not heard twice."""

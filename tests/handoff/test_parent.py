@@ -68,6 +68,19 @@ async def test_every_request_that_waits_for_an_answer_gets_it(tmp_path: Path, as
         assert await play.epoch.read("child_1") == (framed(answer), [])
 
 
+async def test_a_lost_stats_question_is_answered_unasked(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        play.parent.answer_stats()
+        assert await play.epoch.read("child_1") == (framed(reply(3)), [])
+
+
+async def test_answering_an_epoch_that_is_gone_does_no_harm(tmp_path: Path) -> None:
+    async with scene(tmp_path) as play:
+        for path in tmp_path.glob("hr_child_*"):
+            path.unlink()
+        play.parent.answer_stats()
+
+
 @pytest.mark.parametrize(
     "said",
     [handmade.TEST_CONNECTION, handmade.TERMINATE, handmade.DRAIN_LISTENERS],

@@ -14,6 +14,7 @@ class Epoch:
 
     number: int
     state: str
+    stage: str
     pid: int
     revision: str
 
@@ -46,4 +47,10 @@ def read_state(run_dir: Path) -> State:
 
 
 def _epoch(tree: dict[str, Any]) -> Epoch:
-    return Epoch(number=tree["number"], state=tree["state"], pid=tree["pid"], revision=str(tree["revision"]))
+    return Epoch(
+        number=tree["number"],
+        state=tree["state"],
+        stage=tree["stage"],
+        pid=tree["pid"],
+        revision=str(tree["revision"]),
+    )
