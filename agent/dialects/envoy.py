@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from agent.dialects.configuration import Configuration
 from agent.dialects.flags import Flags
@@ -30,9 +29,11 @@ class Envoy:
     drain_time: float
 
     def launch(
-        self, names: Names, copy: Path, extra: str | None, number: int, configuration: Configuration, overlap: int = 0
+        self, names: Names, copy: int, extra: str | None, number: int, configuration: Configuration, overlap: int = 0
     ) -> list[str]:
         """The arguments of one epoch. Every epoch is restart epoch 1 of a base id of its own.
+
+        `copy` is the descriptor of its private copy: Envoy 1.36 takes no other path below /dev, nor below /proc.
 
         For `overlap` seconds it leaves the reading of UDP sockets that it was given to its predecessor.
         """
@@ -47,13 +48,13 @@ class Envoy:
             *self._log_format(number, configuration),
         ]
 
-    def validate(self, copy: Path, extra: str | None, configuration: Configuration) -> list[str]:
+    def validate(self, copy: int, extra: str | None, configuration: Configuration) -> list[str]:
         """The arguments of a run that only says whether it could use the configuration."""
         return [*self._common(copy, extra, configuration), "--mode", "validate"]
 
-    def _common(self, copy: Path, extra: str | None, configuration: Configuration) -> list[str]:
+    def _common(self, copy: int, extra: str | None, configuration: Configuration) -> list[str]:
         node_id, node_cluster = configuration.node
-        arguments = ["-c", str(copy), *self.flags.rest]
+        arguments = ["-c", f"/dev/fd/{copy}", *self.flags.rest]
         if extra is not None:
             arguments += ["--config-yaml", extra]
         # These override the file's node, so they are given only where it has none; the gate's xDS needs both.
@@ -69,17 +70,16 @@ class Envoy:
         return ["--log-format", f"[epoch {number}] {self.flags.log_format or DEFAULT_LOG_FORMAT}"]
 
 
-def complaint(output: str, descriptors: Mapping[int, str], renamed: Mapping[str, str]) -> str:
-    """What Envoy did not like, in one line, in the operator's own names.
+def complaint(output: str, descriptors: Mapping[int, str]) -> str:
+    """What Envoy did not like, in one line, in the operator's own names: of a `/dev/fd/N`, the path it stands for."""
+    return readable(_COMPLAINT.sub("", _last_complaint(output).strip()), descriptors)
 
-    `descriptors` tells which path a `/dev/fd/N` stands for, `renamed` which file a private copy stands for.
-    """
-    text = _COMPLAINT.sub("", _last_complaint(output).strip())
+
+def readable(text: str, descriptors: Mapping[int, str]) -> str:
+    """Put a message of Envoy into one line, with the paths that descriptors stand for."""
     # Envoy likes to repeat the document that it refuses, and there may be secrets in it.
     text = _DEBUG.sub("", _DOCUMENT.sub("", text))
     text = _DESCRIPTOR.sub(lambda match: descriptors.get(int(match[1]), match[0]), text)
-    for copy, original in renamed.items():
-        text = text.replace(copy, original)
     words = " ".join(text.split())
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"
 

@@ -1,8 +1,9 @@
 """A configuration as YAML nodes: read and changed without ever guessing what a scalar means.
 
 Envoy has its own rules for what `yes`, `0777` or `1e3` are. A document that is parsed to nodes, changed there and
-written again keeps every scalar as the operator wrote it, quoted or plain. JSON is read as JSON first (YAML knows no
-tabs), then taken the same way. Keys are found in snake_case and in camelCase, as protobuf's JSON allows both.
+written again keeps every scalar as the operator wrote it, quoted or plain. JSON is read as JSON (YAML knows neither
+its tabs nor its long keys), and its values become the same nodes. Keys are found in snake_case and in camelCase, as
+protobuf's JSON allows both.
 """
 
 import json
@@ -13,63 +14,62 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from agent.core.errors import BadInput
+from agent.core.nesting import DEEPEST, first_beyond
+from agent.core.quotes import without_quotes
+from agent.core.scalars import plain_scalar
 
-_NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.1, 5.1
-_DEEPEST = 200
+_MAPPING, _SEQUENCE, _TEXT = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:str"
+_RESOLVER = yaml.resolver.Resolver()
+_MOST = 1 << 21  # values in one document
 _TRUE = frozenset({"true", "yes", "on", "y"})
 
 
-def read(text: str, name: str) -> MappingNode:
-    """Parse a document whose root is a mapping; an empty one is an empty mapping. Raises `BadInput` with the line."""
+BOOTSTRAP, RESOURCES = "an Envoy bootstrap begins with static_resources or the like", "write a list under resources"
+
+
+def read(text: str, name: str, *, is_json: bool | None = None, remedy: str = BOOTSTRAP) -> MappingNode:
+    """Parse a document whose root is a mapping; an empty one is an empty mapping. Raises `BadInput` with the line.
+
+    `is_json`: by default, whether the name says so. `remedy`: what to do where the root is something else.
+    """
     try:
-        source = _as_yaml(json.loads(text)) if name.endswith(".json") else text
-        _check_depth(source, name)
-        root = yaml.compose(source, Loader=yaml.CSafeLoader)
+        root = _parsed(text, name, is_json=name.endswith(".json") if is_json is None else is_json)
     except json.JSONDecodeError as error:
         message = f"cannot read {name}: line {error.lineno}, column {error.colno}: {error.msg}; correct it"
         raise BadInput(message) from error
+    except ValueError as error:  # int() takes no more than some thousand digits
+        raise BadInput(f"cannot read {name}: a number in it is too long; correct it") from error
     except yaml.MarkedYAMLError as error:
         raise BadInput(f"cannot read {name}: {_place(error)}; correct it") from error
     except yaml.YAMLError as error:  # characters that YAML does not allow
-        raise BadInput(f"cannot read {name}: {' '.join(str(error).split())}; correct it") from error
+        raise BadInput(f"cannot read {name}: {without_quotes(str(error))}; correct it") from error
     except RecursionError as error:
         raise _too_deep(name) from error
     if root is None:
-        return MappingNode("tag:yaml.org,2002:map", [])
+        return MappingNode(_MAPPING, [])
     if not isinstance(root, MappingNode):
-        message = (
-            f"cannot read {name}: its root is no mapping; an Envoy bootstrap begins with static_resources or the like"
-        )
+        message = f"cannot read {name}: its root is no mapping; {remedy}"
         raise BadInput(message)
     return root
 
 
+def _parsed(text: str, name: str, *, is_json: bool) -> Node | None:
+    if is_json:
+        return compose(json.loads(text))
+    if first_beyond(DEEPEST, text) is not None:
+        raise _too_deep(name)
+    root: Node | None = yaml.compose(text, Loader=yaml.CSafeLoader)
+    return root
+
+
 def _too_deep(name: str) -> BadInput:
-    return BadInput(f"cannot read {name}: it is nested more than {_DEEPEST} levels deep; no bootstrap is")
-
-
-def _check_depth(source: str, name: str) -> None:
-    """Count the levels in the flat row of events: composing is recursive in C, where too many end the process."""
-    depth = 0
-    for event in yaml.parse(source, Loader=yaml.CSafeLoader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > _DEEPEST:
-            raise _too_deep(name)
-
-
-def _as_yaml(value: object) -> str:
-    """JSON that is YAML as well: characters that YAML does not take are escaped, pairs of surrogates are not made."""
-    text = json.dumps(value, ensure_ascii=False)
-    return _NOT_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return BadInput(f"cannot read {name}: it is nested more than {DEEPEST} levels deep; no bootstrap is")
 
 
 def _place(error: yaml.MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-    return f"{where}{error.problem or error.context or 'not YAML'}"
+    return f"{where}{without_quotes(error.problem or error.context or 'not YAML')}"
 
 
 def write(root: Node) -> str:
@@ -78,11 +78,56 @@ def write(root: Node) -> str:
     return text
 
 
+def write_json(root: Node, name: str, *, from_json: bool) -> str:
+    """The document as JSON, each scalar as Envoy reads it in a document of YAML, or of JSON where it comes from there.
+
+    Of a key that stands there twice the last one counts, as for Envoy; one with the tag `!ignore` is left out. Raises
+    `BadInput` where aliases make it larger than any configuration is; `name` is for the message.
+    """
+    return json.dumps(_Plain(name, from_json=from_json).value(root, 0))
+
+
+class _Plain:
+    """Turns nodes into plain values; what an alias stands for counts each time."""
+
+    def __init__(self, name: str, *, from_json: bool) -> None:
+        self._name = name
+        self._from_json = from_json
+        self._count = 0
+
+    def value(self, node: Node, depth: int) -> object:
+        self._count += 1
+        if self._count > _MOST or depth > DEEPEST:
+            message = f"cannot use {self._name}: its aliases stand for more than {_MOST} values; write fewer"
+            raise BadInput(message)
+        if isinstance(node, MappingNode):
+            kept = [(name, value) for name, value in node.value if name.tag != "!ignore"]
+            return {str(name.value): self.value(value, depth + 1) for name, value in kept}
+        if isinstance(node, SequenceNode):
+            return [self.value(value, depth + 1) for value in node.value]
+        if not isinstance(node, ScalarNode) or node.style:  # plain: none, or an empty one
+            return str(node.value)
+        return json.loads(node.value) if self._from_json else plain_scalar(node.value)
+
+
 def compose(value: object) -> Node:
-    """Make nodes of plain Python values."""
-    node = yaml.compose(_as_yaml(value), Loader=yaml.CSafeLoader)
-    assert node is not None
-    return node
+    """Make nodes of the plain values of JSON. Raises RecursionError where they are nested too deep."""
+    return _composed(value, 0)
+
+
+def _composed(value: object, depth: int) -> Node:
+    if depth > DEEPEST:
+        raise RecursionError
+    if isinstance(value, dict):
+        pairs = [(_composed(str(key), depth + 1), _composed(inner, depth + 1)) for key, inner in value.items()]
+        return MappingNode(_MAPPING, pairs)
+    if isinstance(value, list):
+        return SequenceNode(_SEQUENCE, [_composed(inner, depth + 1) for inner in value])
+    if isinstance(value, str):
+        return ScalarNode(_TEXT, value, style='"')
+    plain = json.dumps(value)
+    tag: str = _RESOLVER.resolve(ScalarNode, plain, (True, False))  # type: ignore[no-untyped-call]
+    return ScalarNode(tag, plain)
 
 
 def get(node: Node | None, *path: str) -> Node | None:
@@ -115,7 +160,12 @@ def truth(node: Node | None, *, default: bool) -> bool:
 def is_key(node: Node, key: str) -> bool:
     """Tell whether a key is this one, given in snake_case, in either spelling."""
     value = text(node)
-    return value == key or (value is not None and "_" in key and value == _camel(key))
+    return value is not None and is_name(value, key)
+
+
+def is_name(name: str, key: str) -> bool:
+    """Tell the same of a key's text."""
+    return name == key or ("_" in key and name == _camel(key))
 
 
 def _camel(key: str) -> str:
@@ -137,7 +187,7 @@ def child_mapping(mapping: MappingNode, key: str) -> MappingNode:
     """The mapping under a key, made if it is not there."""
     found = get(mapping, key)
     if not isinstance(found, MappingNode):
-        found = MappingNode("tag:yaml.org,2002:map", [])
+        found = MappingNode(_MAPPING, [])
         put(mapping, key, found)
     return found
 
@@ -146,7 +196,7 @@ def append(mapping: MappingNode, key: str, value: Node) -> None:
     """Add an element to the sequence under a key, made if it is not there."""
     found = get(mapping, key)
     if not isinstance(found, SequenceNode):
-        found = SequenceNode("tag:yaml.org,2002:seq", [])
+        found = SequenceNode(_SEQUENCE, [])
         put(mapping, key, found)
     found.value.append(value)
 

@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from agent.core.errors import BadInput
+from agent.core.nesting import DEEPEST, first_beyond
+from agent.core.quotes import without_quotes
 from agent.handoff.gate import NAME
 
 Tree = dict[str, Any]
@@ -45,13 +47,17 @@ def read(path: str | None, extra: str | None) -> Configuration:
 
 
 def _parse(text: str, name: str) -> Tree:
+    if first_beyond(DEEPEST, text) is not None:
+        raise BadInput(f"cannot read {name}: it is nested more than {DEEPEST} levels deep; write it flatter")
     try:
         tree = yaml.load(text, Loader=yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
         where = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
-        raise BadInput(f"cannot read {name}: {where}{error.problem or 'not YAML'}; correct it") from error
+        raise BadInput(
+            f"cannot read {name}: {where}{without_quotes(error.problem or 'not YAML')}; correct it"
+        ) from error
     except yaml.YAMLError as error:
-        raise BadInput(f"cannot read {name}: {' '.join(str(error).split())}; correct it") from error
+        raise BadInput(f"cannot read {name}: {without_quotes(str(error))}; correct it") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):

@@ -139,7 +139,7 @@ def _alternative_names(certificate: "Certificate") -> list[Json]:
 
     try:
         names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
-    except (ExtensionNotFound, ValueError):
+    except (ExtensionNotFound, ValueError, KeyError):  # the last one by cryptography before 50, for a damaged name
         return []
     return [
         *({"dns": name} for name in names.get_values_for_type(DNSName)),

@@ -98,17 +98,19 @@ def recover(found: Found, storeroom: Storeroom) -> Material:
     """What an epoch runs from, out of its own descriptors. Raises `AgentError`."""
     manifest = Manifest.carried_by(found.pid, found.manifest)
     contents: Contents = {path: read(found.pid, number) for path, number in manifest.files.items()}
-    configuration = Configuration(manifest.text, manifest.name, manifest.config_yaml)
+    resources = {path: text.encode() for path, text in manifest.resources.items()}
+    configuration = Configuration(manifest.text, manifest.name, manifest.config_yaml, resources)
     program = _program(manifest, open_binary(carried(found.pid, manifest.program)))
     references = [each for each in configuration.references if each.path in contents]
     outcome = weigh(references, contents, LastGood(), clock.calendar())
-    source = Source(configuration, manifest.text.encode())
+    source = Source(configuration, manifest.text.encode(), resources)
     return storeroom.adopt(manifest.revision, source, outcome, program)
 
 
 def _program(manifest: Manifest, binary: Binary) -> Program:
     named = Binary(Path(manifest.program_path), binary.descriptor, binary.identity)
-    return Program(named, manifest.program_version, HotRestartVersion.parse(manifest.handoff))
+    handoff = HotRestartVersion.parse(manifest.handoff)
+    return Program(named, manifest.program_version, handoff, manifest.reads_json)
 
 
 def _end(entry: Mapping[str, Any], pid: int) -> None:

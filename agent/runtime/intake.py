@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -65,6 +65,7 @@ class Intake:
         self._served: Source | None = None  # the newest that has served
         self._refused: Source | None = None  # what the proxy does not take, until its text changes
         self._verdict = ""  # what it says about it
+        self._resources: dict[str, None] = {}  # the files of resources that the newest configuration names
         self._unreadable = ""  # why the configuration on disk cannot even be read
         self._unusable = ""  # why the program on disk cannot be used
         self.outcome: Outcome | None = None  # of the newest look at the certificates
@@ -84,7 +85,7 @@ class Intake:
 
         So certificates go on being rotated. Where that one is refused as well, it was not the configuration's fault.
         """
-        is_new = self._served is not None and material.source.text != self._served.text
+        is_new = self._served is not None and not material.source.same(self._served)
         self._refused = material.source if is_new else None
         self._verdict = verdict
 
@@ -96,14 +97,15 @@ class Intake:
     def complaints(self) -> Iterator[tuple[str, str, str]]:
         """What is not used besides certificates: its path, `configuration`, `proxy` or `program`, and why."""
         if self._unreadable:
-            yield self.configuration_name, "configuration", self._unreadable
+            named = (path for path in self._resources if path in self._unreadable)
+            yield next(named, self.configuration_name), "configuration", self._unreadable
         elif self._refused is not None and self._newest_is_refused():
             yield self.configuration_name, "proxy", self._verdict
         if self._unusable:
             yield str(self.programs.path), "program", self._unusable
 
     def _newest_is_refused(self) -> bool:
-        return self._refused is not None and self._source is not None and self._source.text == self._refused.text
+        return self._refused is not None and self._source is not None and self._source.same(self._refused)
 
     def forgive(self) -> None:
         """An operator asks for what was refused to be tried again."""
@@ -117,13 +119,13 @@ class Intake:
             return Look(None, self._what_is_missing(source), self._report_nothing(), self._not_usable(self._unpaired))
         self._watcher.watch(self._watched_paths())
         self._say_limits(source.configuration)
-        references = self._in_scope(source.configuration.references)
+        references = self._in_scope(source.configuration)
         contents = await self._read([reference.path for reference in references])
         outcome = self.outcome = weigh(references, contents, self._last_good, clock.calendar())
         again_at = self._report(outcome)
         if not outcome.complete:
             return Look(None, outcome.missing, again_at, self._not_usable(outcome.refused))
-        extra = await self._digest_watched()
+        extra = await self._digest_watched({*contents, *source.resources})
         material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
         return Look(material, again_at=again_at, refused=self._not_usable(outcome.refused))
 
@@ -157,9 +159,7 @@ class Intake:
     async def _take_newest(self) -> Source | None:
         try:
             text, name = await self._read_configuration()
-            if self._source is None or self._source.text != text:
-                configuration = Configuration(text.decode(), name, self._settings.flags.config_yaml)
-                self._source = Source(configuration, text)
+            self._source = await self._parsed(text, name)
             self._unreadable = ""
             self.reports.once("config.refused", "")
         except NothingPaired:
@@ -170,6 +170,24 @@ class Intake:
             self._refuse_configuration(str(error))
         return self._source
 
+    async def _parsed(self, text: bytes, name: str) -> Source:
+        """Parse it with every file of resources that it names, and that those name. Raises `BadInput`."""
+        known = self._source
+        if known is not None and known.text == text and await self._read_all(known.resources) == known.resources:
+            return known
+        resources: dict[str, bytes] = {}
+        while True:
+            configuration = Configuration(text.decode(), name, self._settings.flags.config_yaml, resources)
+            unread = configuration.unread
+            self._resources = dict.fromkeys([*resources, *unread])
+            if not unread:
+                return Source(configuration, text, resources)
+            self._watcher.watch(self._watched_paths())
+            resources |= {path: _required(path, content) for path, content in (await self._read(unread)).items()}
+
+    async def _read_all(self, paths: Iterable[str]) -> Contents:
+        return await self._read([*paths]) if paths else {}
+
     def _refuse_configuration(self, reason: str) -> None:
         self._unreadable = reason
         serves_on = "the last good one serves on" if self._source is not None else "nothing is started without it"
@@ -179,10 +197,7 @@ class Intake:
         if self._settings.config is None:
             return await self.small(), SMALL
         path = str(self._settings.config)
-        content = (await self._read([path]))[path]
-        if isinstance(content, Missing):
-            message = f"cannot read {path}: {content.reason}; write it"
-            raise BadInput(message)
+        content = _required(path, (await self._read([path]))[path])
         if not content.strip():  # half of a write: a proxy would take it, and serve nobody
             message = f"cannot read {path}: it is empty; write it"
             raise BadInput(message)
@@ -217,15 +232,16 @@ class Intake:
         if configuration.has_udp:
             text = "UDP listeners are handed over as well as Envoy allows: some datagrams are lost in a rotation"
             self.reports.once("config.udp", text)
-        if files := configuration.files_by_xds:
+        if files := configuration.protobuf_sources:
             text = f"not part of a revision, since each epoch follows them by itself: {', '.join(files)}"
             self.reports.once("config.xds", text, logging.INFO)
 
     # Files
 
-    def _in_scope(self, references: Sequence[Reference]) -> list[Reference]:
+    def _in_scope(self, configuration: Configuration) -> list[Reference]:
         """The references that are watched; the others are said once, since they cannot be materialised."""
-        inside = [reference for reference in references if self._is_watched(reference.path)]
+        references = configuration.references
+        inside = [reference for reference in references if self._is_watched(reference.path, configuration)]
         outside = sorted({reference.path for reference in references} - {reference.path for reference in inside})
         if outside:
             text = (
@@ -234,7 +250,10 @@ class Intake:
             self.reports.once("files.unwatched", text)
         return inside
 
-    def _is_watched(self, path: str) -> bool:
+    def _is_watched(self, path: str, configuration: Configuration) -> bool:
+        """Whether a file lies where the operator has files watched, or a file of resources names it."""
+        if path in configuration.resource_references:
+            return True
         written, real = Path(path).absolute(), Path(path).parent.resolve() / Path(path).name
         scopes = self._settings.scopes
         return any(written.is_relative_to(scope.absolute()) or real.is_relative_to(scope.resolve()) for scope in scopes)
@@ -242,12 +261,13 @@ class Intake:
     def _watched_paths(self) -> list[str]:
         paths = [str(path) for path in self._settings.scopes]
         if self._settings.config is not None:
-            paths.append(str(self._settings.config))
+            paths += [str(self._settings.config), *self._resources]
         if self._settings.restart_on_binary or self.programs.current is None:
             paths.append(str(self.programs.path))
         for source in filter(None, (self._source, self._served)):
-            references = source.configuration.references
-            paths += [reference.path for reference in references if self._is_watched(reference.path)]
+            configuration = source.configuration
+            paths += source.resources
+            paths += [each.path for each in configuration.references if self._is_watched(each.path, configuration)]
         return paths
 
     def _where(self) -> str:
@@ -269,12 +289,16 @@ class Intake:
         timeout = self._settings.settle_timeout
         return await read_stable(list(dict.fromkeys(paths)), settled=self._watcher.settled, settle_timeout=timeout)
 
-    async def _digest_watched(self) -> bytes:
-        """The digest of everything under --watch: any change there makes a new epoch, since that is what was asked."""
-        paths = []
+    async def _digest_watched(self, judged: Collection[str]) -> bytes:
+        """The digest of everything under --watch: any change there makes a new epoch, since that is what was asked.
+
+        What is `judged` is left out: it counts by what is used of it, which may be its last good content.
+        """
+        paths: list[str] = []
         for path in map(str, self._settings.watched):
             entries = list_directory(path)
             paths += [path] if isinstance(entries, Missing) else entries
+        paths = [path for path in paths if path not in judged]
         digest = hashlib.sha256()
         for path, content in sorted((await self._read(paths)).items()):
             digest.update(f"{path}\0".encode())
@@ -308,10 +332,20 @@ class Intake:
     async def report_strays(self) -> None:
         """Warn, once, of leaves and keys beside those that the configuration uses."""
         if self._source is not None and self._settings.config is not None:
-            references = self._source.configuration.references
-            contents = await self._read([*self._directory_files(), *(each.path for each in self._in_scope(references))])
+            configuration = self._source.configuration
+            references = configuration.references
+            used = [each.path for each in self._in_scope(configuration)]
+            contents = await self._read([*self._directory_files(), *used])
             for stray in await asyncio.to_thread(strays, contents, references):
                 say(logging.WARNING, "certificate.stray", stray.message)
+
+
+def _required(path: str, content: bytes | Missing) -> bytes:
+    """Return what a file of the configuration holds; raise `BadInput` if it cannot be read."""
+    if isinstance(content, Missing):
+        message = f"cannot read {path}: {content.reason}; write it"
+        raise BadInput(message)
+    return content
 
 
 def _monotonic_of(moment: datetime) -> float:

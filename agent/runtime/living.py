@@ -4,7 +4,6 @@ import secrets
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from agent.core.epochs import State
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
@@ -19,14 +18,12 @@ from agent.handoff.segment import Segment
 from agent.handoff.vault import Place
 from agent.host.memfds import Memfds
 from agent.host.processes import Command, Process, User, created_at, run
-from agent.host.run_directory import RunDirectory, write_private
+from agent.host.run_directory import RunDirectory
 from agent.runtime.counting import make_room
 from agent.runtime.found import Found
 from agent.runtime.manifest import Manifest
 from agent.runtime.material import Material
 
-_LAUNCHED = "bootstrap.yaml"
-_VALIDATED = "validated.yaml"
 _ANSWER_TIMEOUT = 5.0
 _CLAIMS = 100  # base ids tried before something must be wrong
 
@@ -121,12 +118,10 @@ class Living:
 
     async def validate(self, envoy: Envoy, timeout: float) -> str | None:
         """Ask the proxy whether it can use the configuration; return its complaint, or None."""
-        copy, extra = self._write_copy(_VALIDATED)
+        copy, extra = self._copy()
         arguments = envoy.validate(copy, extra, self.material.configuration)
         code, output = await run(self._command(arguments), timeout)
-        copy.unlink(missing_ok=True)
-        renamed = {str(copy): self.material.configuration.name}
-        return None if code == 0 else complaint(output, self.material.paths, renamed)
+        return None if code == 0 else complaint(output, {**self.material.paths, copy: self.material.configuration.name})
 
     async def launch(self, envoy: Envoy, started_at: int, overlap: int = 0) -> int:
         """Start the process with everything around it in place; return its pid. Raises `MachineError`.
@@ -135,7 +130,7 @@ class Living:
         """
         await self._stand_around(started_at)
         self._write_manifest(envoy)
-        copy, extra = self._write_copy(_LAUNCHED)
+        copy, extra = self._copy()
         arguments = envoy.launch(self.names, copy, extra, self.number, self.material.configuration, overlap)
         process = Process.start(self._command(arguments), self._exited)
         self.created = created_at(process.pid)
@@ -194,11 +189,12 @@ class Living:
             if self.relay is not None:
                 self.relay.hand_to(*self._owner)
 
-    def _write_copy(self, name: str) -> tuple[Path, str | None]:
-        main, extra = self.material.copies.fill(str(self.home), self.number, self.material.descriptors)
-        copy = self.home / name
-        write_private(copy, main, self._owner)
-        return copy, extra
+    def _copy(self) -> tuple[int, str | None]:
+        """The private copy, in memory: where it is held, and the extra document's text."""
+        material = self.material
+        as_json = material.program.reads_json
+        main, extra = material.copies.fill(str(self.home), self.number, material.descriptors, as_json=as_json)
+        return self._memory.hold(material.configuration.name, main.encode()), extra
 
     def _command(self, arguments: list[str]) -> Command:
         return Command(

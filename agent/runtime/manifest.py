@@ -8,7 +8,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from agent.core.errors import BadInput, MachineError
@@ -20,7 +20,10 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`files` and `program` are descriptors of the epoch, by path and by number; the revision is what it was named."""
+    """`files` and `program` are descriptors of the epoch, by path and by number; the revision is what it was named.
+
+    `resources` is path to text. What an older agent did not write has a default.
+    """
 
     digest: str
     shape: str
@@ -32,6 +35,8 @@ class Manifest:
     program_path: str
     program_version: str
     handoff: str
+    reads_json: bool = True
+    resources: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, material: Material, config_yaml: str | None) -> "Manifest":
@@ -43,11 +48,13 @@ class Manifest:
             name=material.configuration.name,
             text=material.source.text.decode(),
             config_yaml=config_yaml,
-            files=dict(material.descriptors),
+            files={path: material.descriptors[path] for path in material.outcome.files},
             program=program.binary.descriptor,
             program_path=str(program.binary.path),
             program_version=program.version,
             handoff=str(program.handoff),
+            reads_json=program.reads_json,
+            resources={path: data.decode() for path, data in material.source.resources.items()},
         )
 
     @property
@@ -69,7 +76,7 @@ class Manifest:
                 raise BadInput(message)
             return cls(**tree)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            message = f"cannot adopt the process {pid}: what it carries makes no sense ({error})"
+            message = f"cannot adopt the process {pid}: what it carries makes no sense ({type(error).__name__})"
             raise BadInput(message) from error
 
 

@@ -1,10 +1,10 @@
 """A revision in the flesh: the bytes an epoch runs from, held open for as long as anybody may need them."""
 
 import hashlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
-from agent.core.errors import MachineError
+from agent.core.errors import AgentError
 from agent.core.revision import Revision
 from agent.core.transaction import Outcome
 from agent.dialects.configuration import Configuration, Copies
@@ -21,19 +21,25 @@ class Program:
     binary: Binary
     version: str
     handoff: HotRestartVersion
+    reads_json: bool = True  # from a descriptor, whose name has no suffix: Envoy does, anything else reads YAML
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A configuration that could be parsed, and the text it was parsed from."""
+    """A configuration that could be parsed, and what it was parsed from: its text, and its files of resources."""
 
     configuration: Configuration
     text: bytes
+    resources: Mapping[str, bytes] = field(default_factory=dict)
+
+    def same(self, other: "Source") -> bool:
+        """Whether both were parsed from the same bytes."""
+        return self.text == other.text and self.resources == other.resources
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """One revision. `descriptors`: the sealed memory behind each materialised path."""
+    """One revision. `descriptors`: the sealed memory behind each materialised path; `held`: what is in there."""
 
     revision: Revision
     source: Source
@@ -41,6 +47,7 @@ class Material:
     outcome: Outcome
     program: Program
     descriptors: Mapping[str, int]
+    held: tuple[bytes, ...]
 
     @property
     def configuration(self) -> Configuration:
@@ -68,44 +75,47 @@ class Storeroom:
 
         `extra` is the digest of whatever else shall make a new revision.
         """
-        files = outcome.files
-        revision = _identify(source.text, flags, files, program.binary, extra)
-        if revision not in self._materials:
-            copies = source.configuration.copies(files)
-            descriptors = self._hold(files)
-            self._materials[revision] = Material(revision, source, copies, outcome, program, descriptors)
-        return self._materials[revision]
+        return self.adopt(_identify(source, flags, outcome.files, program.binary, extra), source, outcome, program)
 
     def adopt(self, revision: Revision, source: Source, outcome: Outcome, program: Program) -> Material:
         """Keep what an epoch of an earlier agent runs from, under the name it has. Raises `MachineError`."""
         if revision not in self._materials:
-            files = outcome.files
-            copies = source.configuration.copies(files)
-            self._materials[revision] = Material(revision, source, copies, outcome, program, self._hold(files))
+            copies = source.configuration.copies(outcome.files)
+            descriptors, held = self._hold(outcome.files, copies)
+            self._materials[revision] = Material(revision, source, copies, outcome, program, descriptors, held)
         return self._materials[revision]
 
-    def _hold(self, files: Mapping[str, bytes]) -> dict[str, int]:
-        held: dict[str, int] = {}
+    def _hold(self, files: Mapping[str, bytes], copies: Copies) -> tuple[dict[str, int], tuple[bytes, ...]]:
+        held: list[bytes] = []
+
+        def hold(name: str, data: bytes) -> int:
+            descriptor = self._memfds.hold(name, data)
+            held.append(data)
+            return descriptor
+
         try:
-            for path, data in files.items():
-                held[path] = self._memfds.hold(path, data)
-        except MachineError:
-            for path in held:
-                self._memfds.release(files[path])
+            descriptors = {path: hold(path, data) for path, data in files.items()}
+            copies.hold_resources(descriptors, hold)
+        except AgentError:
+            self._release(held)
             raise
-        return held
+        return descriptors, tuple(held)
+
+    def _release(self, held: Iterable[bytes]) -> None:
+        for data in held:
+            self._memfds.release(data)
 
     def keep_only(self, used: Collection[Revision]) -> None:
         """Forget every other revision."""
         for revision in self._materials.keys() - set(used):
-            for data in self._materials.pop(revision).outcome.files.values():
-                self._memfds.release(data)
+            self._release(self._materials.pop(revision).held)
 
 
-def _identify(text: bytes, flags: Flags, files: Mapping[str, bytes], binary: Binary, extra: bytes) -> Revision:
+def _identify(source: Source, flags: Flags, files: Mapping[str, bytes], binary: Binary, extra: bytes) -> Revision:
     """Name the bytes. The binary counts by its file's identity: to read 107 MB for a digest would cost every start."""
     shape = hashlib.sha256()
-    for part in (text, repr(flags).encode(), repr(binary.identity).encode(), extra):
+    resources = [part for path in sorted(source.resources) for part in (path.encode(), source.resources[path])]
+    for part in (source.text, *resources, repr(flags).encode(), repr(binary.identity).encode(), extra):
         shape.update(len(part).to_bytes(8) + part)
     whole = shape.copy()
     for path in sorted(files):

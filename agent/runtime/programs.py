@@ -71,7 +71,8 @@ class Programs:
         questions = (self._ask(binary, VERSION_PROBE), self._ask(binary, HANDOFF_PROBE))
         version, handoff = map(_required, await asyncio.gather(*questions, return_exceptions=True))
         number = _VERSION.search(version)
-        return Program(binary, number[1] if number else version, HotRestartVersion.parse(handoff))
+        known = version if number is None else number[1]
+        return Program(binary, known, HotRestartVersion.parse(handoff), reads_json=number is not None)
 
     async def _ask(self, binary: Binary, arguments: tuple[str, ...]) -> str:
         command = Command(binary.descriptor, [str(self.path), *arguments], user=self._user)

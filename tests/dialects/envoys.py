@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.system.bare import envoy_binary
+from tests.system.eventually import PATIENCE
 
 ENVOY = envoy_binary()
 wants_envoy = pytest.mark.skipif(ENVOY is None, reason="no Envoy")
@@ -16,7 +17,7 @@ def run(arguments: Sequence[str], descriptors: Sequence[int] = ()) -> tuple[int,
     """Run Envoy to its end; return its exit code and what it printed."""
     assert ENVOY is not None
     ran = subprocess.run(
-        [ENVOY, *arguments], capture_output=True, text=True, check=False, pass_fds=descriptors, timeout=30
+        [ENVOY, *arguments], capture_output=True, text=True, check=False, pass_fds=descriptors, timeout=PATIENCE
     )
     return ran.returncode, ran.stdout + ran.stderr
 

@@ -321,11 +321,13 @@ static_resources:
 def accepts(configuration: Configuration, directory: Path, files: Mapping[str, int] | None = None) -> None:
     """Fail unless Envoy can use the private copy."""
     files = files or {}
-    main, extra = configuration.copies(files).fill(str(directory), 1, files)
-    copy = directory / "copy.yaml"
-    copy.write_text(main)
-    arguments = Envoy(Flags(), 1.0).validate(copy, extra, configuration)
-    code, output = run(arguments, descriptors=tuple(files.values()))
+    main, extra = configuration.copies(files).fill(str(directory), 1, files, as_json=True)
+    copy = memory(main.encode())
+    try:
+        arguments = Envoy(Flags(), 1.0).validate(copy, extra, configuration)
+        code, output = run(arguments, descriptors=(copy, *files.values()))
+    finally:
+        os.close(copy)
     assert code == 0, output
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from agent.http.message import Request, Response
 from agent.http.server import Server
 from tests.dialects.envoys import wants_envoy
 from tests.runtime.theatre import Role, theatre, until
+from tests.system.eventually import PATIENCE
 
 
 @asynccontextmanager
@@ -88,6 +90,7 @@ async def test_a_candidate_waits_only_for_its_gate_when_nothing_else_is_named(tm
         home.mkdir()
         async with console(home, {"/init_dump": text.encode()}) as asked:
             assert await asked.waits_only_for_gate() is alone
+            assert await asked.waits_at_gate() is bool(names)
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"[", b"\xff"])
@@ -119,11 +122,16 @@ def listening(*names: str, more: dict[str, object] | None = None) -> str:
     return json.dumps({"static_resources": {"listeners": listeners}, **(more or {})})
 
 
+def abstract() -> str:
+    """A name that nobody else on the machine has."""
+    return f"@agent-test-{secrets.token_hex(8)}"
+
+
 @contextlib.contextmanager
 def client(name: str) -> Iterator[socket.socket]:
     """An open connection that has been answered once."""
     with socket.socket(socket.AF_UNIX) as made:
-        made.settimeout(5)
+        made.settimeout(PATIENCE)
         made.connect("\0" + name[1:])
         made.sendall(b"x")
         assert made.recv(1) == b"x"
@@ -138,8 +146,8 @@ async def _counts(role: Role, wanted: int) -> None:
 
 
 @wants_envoy
-async def test_a_real_envoy_is_understood(tmp_path: Path) -> None:
-    name = f"@agent-test-{tmp_path.name}"
+async def test_a_real_envoy_is_understood() -> None:
+    name = abstract()
     async with theatre() as stage:
         role = stage.cast(listening(name))
         await role.reach_gate()
@@ -158,9 +166,9 @@ NO_STATS: dict[str, object] = {"stats_config": {"stats_matcher": {"reject_all": 
 
 
 @wants_envoy
-async def test_statistics_that_the_operator_does_not_want_are_not_taken_for_zero(tmp_path: Path) -> None:
+async def test_statistics_that_the_operator_does_not_want_are_not_taken_for_zero() -> None:
     """Istio's own bootstrap includes a few prefixes only: a drain that sees no counter must not take it for zero."""
-    name = f"@agent-test-{tmp_path.name}"
+    name = abstract()
     async with theatre() as stage:
         role = await stage.serving(listening(name, more=NO_STATS))
         with client(name):
@@ -170,7 +178,7 @@ async def test_statistics_that_the_operator_does_not_want_are_not_taken_for_zero
 @wants_envoy
 async def test_changes_of_listeners_are_seen_though_the_operator_wants_no_statistics(tmp_path: Path) -> None:
     lds = tmp_path / "lds.yaml"
-    names = [f"@agent-test-{tmp_path.name}-{number}" for number in range(2)]
+    names = [abstract() for _ in range(2)]
     kind = "type.googleapis.com/envoy.config.listener.v3.Listener"
 
     def publish(*published: str) -> None:

@@ -58,6 +58,8 @@ def test_nothing_is_an_empty_mapping() -> None:
         (b"\xff\xfe\xfd", "cannot read .*app.yaml: .*decode"),
         (b"a: !!python/object:os.system {}", "line 1"),
         (b"a: \x01", "cannot read .*app.yaml"),
+        (b"[" * 201, "nested more than 200 levels"),
+        (b"[" * 100_000, "nested more than 200 levels"),
     ],
 )
 def test_what_is_no_configuration_is_told_with_its_line(text: bytes, complaint: str, tmp_path: Path) -> None:

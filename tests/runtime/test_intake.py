@@ -156,3 +156,49 @@ async def test_a_certificate_of_its_own_authority_is_no_bundle_until_its_key_com
         assert await intake.small() == at_rest
         (tmp_path / ".key").rename(tmp_path / "tls.key")
         assert await intake.small() == at_rest
+
+
+LDS = "resources: [{name: edge, a: {certificate_chain: {filename: %s/tls.crt}, private_key: {filename: %s/tls.key}}}]"
+
+
+def resource_file(directory: Path) -> tuple[Path, Path]:
+    """A configuration whose listeners come from a file that names a pair; the pair lies beside them."""
+    away = directory / "away"
+    away.mkdir()
+    write(away, "tls.crt", "tls.key")
+    configuration, resources = directory / "envoy.yaml", away / "lds.yaml"
+    configuration.write_text(f"dynamic_resources: {{lds_config: {{path_config_source: {{path: {resources}}}}}}}")
+    resources.write_text(LDS % (away, away))
+    return configuration, resources
+
+
+async def test_a_file_of_resources_is_read_with_the_files_that_it_names(tmp_path: Path) -> None:
+    configuration, resources = resource_file(tmp_path)
+    certs = tmp_path / "certs"
+    certs.mkdir()
+    with opened(certs, configuration, program=SIDECAR) as intake:
+        look = await intake.look()
+        assert look.material is not None
+        assert set(look.material.outcome.files) == {f"{tmp_path}/away/tls.crt", f"{tmp_path}/away/tls.key"}
+        again = await intake.look()
+        assert again.material is look.material, "the same bytes"
+        resources.write_text(resources.read_text() + "\n")
+        changed = await intake.look()
+        assert changed.material is not None
+        assert changed.material.revision.shape != look.material.revision.shape
+
+
+@pytest.mark.parametrize("content", ["", "resources: [", None])
+async def test_one_that_cannot_be_used_leaves_the_last_usable_configuration(
+    content: str | None, tmp_path: Path
+) -> None:
+    configuration, resources = resource_file(tmp_path)
+    certs = tmp_path / "certs"
+    certs.mkdir()
+    with opened(certs, configuration, program=SIDECAR) as intake:
+        before = (await intake.look()).material
+        resources.unlink() if content is None else resources.write_text(content)
+        look = await intake.look()
+        assert look.material is before
+        assert [(path, kind) for path, kind, _ in intake.complaints()] == [(str(resources), "configuration")]
+        assert str(resources) in look.refused[0]

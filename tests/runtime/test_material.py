@@ -1,10 +1,12 @@
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from agent.core.contents import Contents
+from agent.core.errors import BadInput
 from agent.core.transaction import LastGood, Outcome, weigh
 from agent.dialects.configuration import Configuration
 from agent.dialects.flags import Flags
@@ -36,9 +38,9 @@ def outcome(contents: Contents, text: str = TEXT) -> Outcome:
 
 def make(
     store: Storeroom, program: Program, contents: Contents, text: str = TEXT, flags: Flags | None = None,
-    extra: bytes = b"",
+    extra: bytes = b"", resources: Mapping[str, bytes] | None = None,
 ) -> Material:  # fmt: skip
-    source = Source(Configuration(text, "x.yaml"), text.encode())
+    source = Source(Configuration(text, "x.yaml", None, resources), text.encode(), resources or {})
     return store.make(source, flags or Flags(), outcome(contents, text), program, extra)
 
 
@@ -71,6 +73,41 @@ def test_everything_else_is_another_shape(program: Program, change: dict[str, ob
     one = make(store, program, contents).revision
     assert make(store, program, contents, **change).revision.shape != one.shape  # type: ignore[arg-type]
     store.keep_only([])
+
+
+LDS = "lds_config: {path_config_source: {path: /d/lds.yaml}}"
+
+
+def test_a_file_of_resources_is_held_with_descriptors_in_the_place_of_files(program: Program) -> None:
+    store, contents = Storeroom(), pair()
+    made = make(store, program, contents, TEXT + "\n" + LDS, resources={"/d/lds.yaml": TEXT.encode()})
+    held = json.loads(os.pread(made.descriptors["/d/lds.yaml"], 100_000, 0))
+    assert held["a"]["private_key"]["filename"] == f"/dev/fd/{made.descriptors['/c/tls.key']}"
+    assert made.paths[made.descriptors["/d/lds.yaml"]] == "/d/lds.yaml"
+    store.keep_only([])
+    for descriptor in made.descriptors.values():
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(descriptor)
+
+
+def test_another_file_of_resources_is_another_shape(program: Program) -> None:
+    store, contents = Storeroom(), pair()
+    made = [
+        make(store, program, contents, TEXT + "\n" + LDS, resources={"/d/lds.yaml": text}).revision
+        for text in (b"a: 1", b"a: 2", b"a: 1")
+    ]
+    assert made[0] == made[2]
+    assert made[0].shape != made[1].shape
+    store.keep_only([])
+
+
+def test_one_that_cannot_be_held_gives_back_what_was(program: Program) -> None:
+    store, contents = Storeroom(), pair()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    bomb = "\n".join(["l0: &l0 [x, x]", *(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9))])
+    with pytest.raises(BadInput, match="aliases"):
+        make(store, program, contents, TEXT + "\n" + LDS, resources={"/d/lds.yaml": bomb.encode()})
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_what_is_used_no_more_gives_its_memory_back_and_the_rest_stays(program: Program) -> None:

@@ -1,10 +1,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.core.errors import BadInput
 from agent.sidecar.reading.bootstrap import read
 from agent.sidecar.reading.document import load, merge, parse
+from tests.mutations import damaged_keys, leaks
 from tests.sidecar import cases_texts
 
 
@@ -146,3 +149,11 @@ def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
     assert read(str(tmp_path / "it.yaml"), None, node="flag").node_id == "flag"
     with pytest.raises(BadInput, match="cannot read --config-yaml: "):
         read(None, "[")
+
+
+@given(damaged_keys(), st.sampled_from(["it.yaml", "it.json"]), st.sampled_from(["{}", "key: {}", 'key: "{}"']))
+def test_no_message_has_a_part_of_a_key_that_stands_in_the_document(
+    drawn: tuple[bytes, bytes], name: str, around: str
+) -> None:
+    key, content = drawn
+    assert leaks(key, why_not(around.format(content.decode("latin-1")), name)) == []

@@ -244,7 +244,7 @@ def test_nothing_is_both_heeded_and_refused(kind: str) -> None:
 
 def gated(tree: dict[str, Any]) -> dict[str, Any]:
     """A bootstrap as the agent hands it to an epoch."""
-    template = Dialect(json.dumps(tree), "bootstrap.json").template([], gated=True)
+    template = Dialect(json.dumps(tree), "bootstrap.json").template([])
     made: dict[str, Any] = yaml.safe_load(template.fill("/run/agent/epoch", 7, {}))
     return made
 
@@ -308,7 +308,7 @@ def test_the_bootstraps_of_the_system_tests_are_read(directory: Path) -> None:
 
 
 def test_many_pairs_are_read_in_no_time(directory: Path) -> None:
-    """A thousand pairs in 300 listeners: well under a second, even where others use the machine as well."""
+    """A thousand pairs in 300 listeners take about ten times as long as a hundred in 30, and not a hundred times."""
     listener = bootstrap(directory)["static_resources"]["listeners"][0]
     pairs = [
         {"certificate_chain": {"filename": f"/c/{number}"}, "private_key": {"filename": f"/k/{number}"}}
@@ -317,12 +317,15 @@ def test_many_pairs_are_read_in_no_time(directory: Path) -> None:
     listener = patched({"it": listener}, "it." + CONTEXT.removeprefix(f"{TLS}.") + ".common_tls_context", {
         "tls_certificates": pairs
     })["it"]  # fmt: skip
-    listeners = [{**listener, "name": str(number)} for number in range(300)]
-    path = directory / "many.yaml"
-    path.write_text(yaml.dump({"static_resources": {"listeners": listeners}}, Dumper=Plain))
-    begun = time.process_time()
-    assert len(read(str(path), None).listeners) == 300
-    assert time.process_time() - begun < 2
+    spans = {}
+    for many in (30, 300):
+        listeners = [{**listener, "name": str(number)} for number in range(many)]
+        path = directory / f"{many}.yaml"
+        path.write_text(yaml.dump({"static_resources": {"listeners": listeners}}, Dumper=Plain))
+        begun = time.process_time()
+        assert len(read(str(path), None).listeners) == many
+        spans[many] = time.process_time() - begun
+    assert spans[300] < 40 * spans[30], spans
 
 
 class Plain(yaml.CSafeDumper):

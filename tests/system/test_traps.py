@@ -64,6 +64,7 @@ The tests here drive the real Envoy by the agent's own classes.
 import asyncio
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -81,7 +82,7 @@ from tests.pki import Authority
 from tests.runtime.theatre import Role, Theatre, alive, descriptors_of, happens, place, theatre, until
 from tests.system.bare import body_of, envoy_binary
 from tests.system.bootstrap import Bootstrap, Secured, address
-from tests.system.eventually import throughout
+from tests.system.eventually import PATIENCE, throughout
 from tests.system.room import Room
 from tests.system.wire import Target
 
@@ -125,7 +126,7 @@ async def body(role: Role) -> bytes:
 
 async def state(role: Role) -> str:
     """What its console says of it."""
-    _, said = await client.fetch(role.living.console.path, "/server_info", timeout=5)
+    _, said = await client.fetch(role.living.console.path, "/server_info", timeout=PATIENCE)
     return str(json.loads(said)["state"])
 
 
@@ -249,7 +250,7 @@ def test_the_new_one_serves_on_at_the_moment_the_old_one_dies(text: str) -> None
 
 def test_a_foreign_leftover_of_a_base_id_is_passed_by(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Envoy never removes its segment: root's from last year stands in the way of the same base id."""
-    taken, free = BASE_ID_LIMIT - 1, BASE_ID_LIMIT - 2
+    taken, free = random.SystemRandom().sample(range(1, BASE_ID_LIMIT), 2)  # the machine has one /dev/shm
     leftover = Segment(taken).path
     leftover.write_bytes(b"root's")
     numbers = iter([taken, free])
@@ -318,7 +319,7 @@ def test_a_listener_that_is_gone_refuses_its_clients(text: str, room: Room) -> N
 
 def _is_refused(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
     except ConnectionResetError:
         return False  # it went between the two halves of a handshake
     except ConnectionRefusedError:
@@ -384,7 +385,8 @@ def test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else(text: str, room
         shared = {target for fd, target in descriptors_of(second.pid).items() if fd > 2} & ours
         shared = {target for target in shared if not target.startswith("anon_inode:")}
         manifest = f"/memfd:epoch {second.living.number} (deleted)"  # what it runs from, for an agent that comes back
-        assert shared == {binary, manifest}
+        copy = "/memfd:envoy.yaml (deleted)"  # its private copy of the configuration
+        assert shared == {binary, manifest, copy}
         assert not held & set(descriptors_of(second.pid).values())
 
     on_stage(play)

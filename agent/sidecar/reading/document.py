@@ -1,8 +1,4 @@
-"""A document as a tree of plain values, taken from YAML or JSON as Envoy takes it.
-
-A plain YAML scalar is a truth value, a whole number, null, or else text, by the rules of yaml-cpp: `n` is false, 010 is
-eight, and 0.5 is text, which a field of numbers reads as one. What is quoted is text.
-"""
+"""A document as a tree of plain values, taken from YAML or JSON as Envoy takes it (see `core.scalars`)."""
 
 import json
 import re
@@ -14,18 +10,15 @@ from typing import Any
 import yaml
 
 from agent.core.errors import BadInput
+from agent.core.nesting import first_beyond
+from agent.core.quotes import field_name, without_quotes
+from agent.core.scalars import plain_scalar
 
 Tree = dict[str, Any]
 
 _DEEPEST = 100  # protobuf's own limit for JSON
-_LARGEST_EXACT = (1 << 53) - 1  # of the numbers of JSON
-_LARGEST_INTEGER = 1 << 63
 _LARGEST = 1 << 21  # values
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_TRUE = frozenset(spelled for word in ("y", "yes", "true", "on") for spelled in (word, word.upper(), word.title()))
-_FALSE = frozenset(spelled for word in ("n", "no", "false", "off") for spelled in (word, word.upper(), word.title()))
-_NULL = frozenset({"", "~", "null", "Null", "NULL"})
-_WHOLE = re.compile(r"([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _CAMEL = re.compile(r"[a-z][a-z0-9]*(?:[A-Z][a-z0-9]*)+")
 _FREE_FORM = frozenset({"metadata", "json_format"})  # their keys are the operator's own
 
@@ -120,12 +113,19 @@ def _reason(error: Exception) -> str:
         return "it is nested too deep; no bootstrap is"
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
-        return f"{_line(mark)}{error.problem or error.context or 'not YAML'}; correct it"
-    return f"{' '.join(str(error).split())}; correct it"
+        return f"{_line(mark)}{without_quotes(error.problem or error.context or 'not YAML')}; correct it"
+    if isinstance(error, _Unreadable):
+        return f"{error}; correct it"
+    return f"{without_quotes(str(error))}; correct it"
 
 
 def _line(mark: Any) -> str:  # noqa: ANN401  # yaml's marks have no type in common
     return "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+
+
+def _key(name: str) -> str:
+    known = field_name(name, "")
+    return f"the key {known}" if known else "a key"
 
 
 # JSON
@@ -140,7 +140,7 @@ def _object(members: list[tuple[str, Any]]) -> Tree:
     if len(tree) < len(members):
         names = [name for name, _ in members]
         double = next(name for name in names if names.count(name) > 1)
-        raise _Unreadable(f"the key {double} is there twice in one object")
+        raise _Unreadable(f"{_key(double)} is there twice in one object")
     return tree
 
 
@@ -179,7 +179,7 @@ class _Builder:
 
     def begin(self, event: Any) -> None:  # noqa: ANN401
         if len(self.opened) == _DEEPEST:
-            raise _Unreadable(f"{_line(event.start_mark)}it is nested more than {_DEEPEST} levels deep")
+            raise _too_deep(event.start_mark)
         if event.anchor is not None:
             self.anchors.pop(event.anchor, None)
         value: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
@@ -196,7 +196,7 @@ class _Builder:
         if self.opened and isinstance(self.opened[-1].value, dict) and self.opened[-1].key is None:
             self.name(event)
             return
-        value = event.value if event.style or event.tag == "!" else _scalar(event.value)
+        value = event.value if event.style or event.tag == "!" else plain_scalar(event.value)
         if event.anchor is not None:
             self.anchors[event.anchor] = value, 1
         self.put(value)
@@ -204,7 +204,8 @@ class _Builder:
     def alias(self, event: Any) -> None:  # noqa: ANN401
         self.expect_value(event)
         if event.anchor not in self.anchors:
-            raise _Unreadable(f"{_line(event.start_mark)}the alias {event.anchor} has no anchor before it")
+            name = field_name(event.anchor, "there")
+            raise _Unreadable(f"{_line(event.start_mark)}the alias {name} has no anchor before it")
         value, size = self.anchors[event.anchor]
         self.size += size
         self.put(value)
@@ -216,7 +217,7 @@ class _Builder:
     def name(self, event: Any) -> None:  # noqa: ANN401
         within = self.opened[-1]
         if event.value in within.value:
-            raise _Unreadable(f"{_line(event.start_mark)}the key {event.value} is there twice in one mapping")
+            raise _Unreadable(f"{_line(event.start_mark)}{_key(event.value)} is there twice in one mapping")
         within.key, within.dropped = event.value, event.tag == "!ignore"
 
     def put(self, value: Any) -> None:  # noqa: ANN401
@@ -248,27 +249,21 @@ _STEPS: dict[type, Callable[[_Builder, Any], None]] = {
 
 def _yaml(text: str) -> Any:  # noqa: ANN401  # any tree
     builder = _Builder()
-    for event in yaml.parse(text, Loader=_LOADER):
-        step = _STEPS.get(type(event))
-        if step is not None:
-            step(builder, event)
+    try:
+        for event in yaml.parse(text, Loader=_LOADER):
+            step = _STEPS.get(type(event))
+            if step is not None:
+                step(builder, event)
+    except yaml.MarkedYAMLError as error:
+        beyond = first_beyond(_DEEPEST, text)  # libyaml may have reached a limit of its own first
+        if beyond is not None:
+            raise _too_deep(beyond) from error
+        raise
     return builder.root
 
 
-def _scalar(word: str) -> bool | int | str | None:
-    if word in _NULL:
-        return None
-    if word in _TRUE or word in _FALSE:
-        return word in _TRUE
-    whole = _WHOLE.fullmatch(word)
-    if whole is None:
-        return word
-    digits = whole[2]
-    base = 16 if digits[:2].lower() == "0x" else 8 if digits[0] == "0" else 10
-    number = int(digits, base) * (-1 if whole[1] == "-" else 1)
-    if abs(number) <= _LARGEST_EXACT:
-        return number
-    return str(number) if -_LARGEST_INTEGER <= number < _LARGEST_INTEGER else word
+def _too_deep(mark: Any) -> _Unreadable:  # noqa: ANN401  # as for _line
+    return _Unreadable(f"{_line(mark)}it is nested more than {_DEEPEST} levels deep")
 
 
 def _in_snake_case(value: Any) -> Any:  # noqa: ANN401  # any tree
@@ -281,7 +276,7 @@ def _in_snake_case(value: Any) -> Any:  # noqa: ANN401  # any tree
     for name, each in value.items():
         spelled = _snake(name)
         if spelled in tree:
-            raise _Unreadable(f"the key {spelled} is there twice in one mapping, in two spellings")
+            raise _Unreadable(f"{_key(spelled)} is there twice in one mapping, in two spellings")
         tree[spelled] = each if name in _FREE_FORM else _in_snake_case(each)
     return tree
 

@@ -1,0 +1,280 @@
+"""One document of a configuration as the agent sees it: what it refers to, and the copy an epoch runs from.
+
+A document is the bootstrap, or a file of resources that the configuration names as a source (`path_config_source`):
+listeners, clusters, secrets. The operator's file is never edited. In the copy, certificates, keys, other watched files
+and such sources are `/dev/fd/N`.
+"""
+
+import base64
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from pathlib import PurePath
+
+from yaml.nodes import MappingNode, Node, ScalarNode
+
+from agent.core.certificates import Chain, Key, require_fit
+from agent.core.errors import BadInput
+from agent.core.pem import parse
+from agent.core.references import Reference, Role
+from agent.dialects import nodes
+from agent.handoff.vault import Place
+
+ROLES = {"certificate_chain": Role.CHAIN, "private_key": Role.KEY, "trusted_ca": Role.BUNDLE}
+
+# What differs from epoch to epoch stands in the template under these names, and is filled in by text.
+DIRECTORY = "__agent_directory__"
+NUMBER = "__agent_epoch__"
+_FILE = "__agent_file_{}__"
+_TOKEN = re.compile(r"__agent_(?:directory|epoch|file_(\d+))__")
+_PROTOCOLS = {"TCP": "tcp", "0": "tcp", "UDP": "udp", "1": "udp"}  # by name or by number, as protobuf's JSON allows
+_PROTOBUF = frozenset({".pb", ".pb_text"})  # sources that only Envoy reads
+_SOURCES = ("config_source", "lds_config", "cds_config", "sds_config", "eds_config", "rtds_config")
+_LISTENER = "envoy.config.listener.v3.Listener"
+
+
+@dataclass(frozen=True, slots=True)
+class StaticListener:
+    """An address that the configuration itself names."""
+
+    place: Place
+    reuse_port: bool
+    dual_stack: bool
+
+    @property
+    def is_udp(self) -> bool:
+        """Whether it takes datagrams."""
+        return self.place.address.startswith("udp://")
+
+
+class Document(ABC):
+    """One document, parsed. Raises `BadInput` if it is none."""
+
+    _remedy = nodes.BOOTSTRAP
+
+    def __init__(self, text: str, name: str, *, is_json: bool) -> None:
+        self.name = name
+        self._text = text
+        self._is_json = is_json
+        self._root = self._parse()
+
+    def _parse(self) -> MappingNode:
+        return nodes.read(self._text, self.name, is_json=self._is_json, remedy=self._remedy)
+
+    @property
+    def references(self) -> list[Reference]:
+        """Every file it names by `filename`, with what it is. The key of a pair belongs to the unit of its chain."""
+        found = []
+        for _, mapping in nodes.mappings(self._root):
+            chain = nodes.text(nodes.get(mapping, "certificate_chain", "filename"))
+            for name, value in mapping.value:
+                role = next((role for key, role in ROLES.items() if nodes.is_key(name, key)), Role.OTHER)
+                for source in [value, *nodes.items(value)]:
+                    path = nodes.text(nodes.get(source, "filename"))
+                    if path is not None:
+                        found.append(Reference(path, role, chain if chain and role is Role.KEY else path))
+        return list(dict.fromkeys(found))
+
+    @property
+    def sources(self) -> list[str]:
+        """The files that it takes resources from, as far as they are YAML or JSON."""
+        return [path for path in self._source_paths() if not is_protobuf(path)]
+
+    @property
+    def protobuf_sources(self) -> list[str]:
+        """The files that it takes resources from and that only Envoy can read."""
+        return [path for path in self._source_paths() if is_protobuf(path)]
+
+    def _source_paths(self) -> list[str]:
+        paths = (nodes.text(nodes.get(mapping, "path")) for mapping in _file_sources(self._root))
+        return list(dict.fromkeys(path for path in paths if path is not None))
+
+    @property
+    def secret_sources(self) -> dict[str, str]:
+        """The names of the secrets that it takes from files, and from which."""
+        found = {}
+        for _, mapping in nodes.mappings(self._root):
+            name, source = nodes.text(nodes.get(mapping, "name")), nodes.get(mapping, "sds_config")
+            paths = [nodes.get(source, "path"), nodes.get(source, "path_config_source", "path")]
+            path = next(filter(None, map(nodes.text, paths)), None)
+            if name is not None and path is not None:
+                found[name] = path
+        return found
+
+    @property
+    def control_planes(self) -> list[str]:
+        """What it takes resources from over the network: the names of clusters, or the targets of Google's gRPC."""
+        found: list[str | None] = []
+        for key, mapping in nodes.mappings(self._root):
+            if nodes.is_name(key, "api_config_source") or nodes.is_name(key, "ads_config"):
+                found += map(nodes.text, nodes.items(nodes.get(mapping, "cluster_names")))
+                for service in nodes.items(nodes.get(mapping, "grpc_services")):
+                    found.append(nodes.text(nodes.get(service, "envoy_grpc", "cluster_name")))
+                    found.append(nodes.text(nodes.get(service, "google_grpc", "target_uri")))
+        return list(dict.fromkeys(name for name in found if name is not None))
+
+    @property
+    def listeners(self) -> list[StaticListener]:
+        """The listeners in it that bind, each of their addresses by itself."""
+        found: list[StaticListener] = []
+        for listener in self._listener_nodes():
+            if not nodes.truth(nodes.get(listener, "bind_to_port"), default=True):
+                continue
+            more = nodes.items(nodes.get(listener, "additional_addresses"))
+            for address in [nodes.get(listener, "address"), *(nodes.get(each, "address") for each in more)]:
+                place = place_of(address)
+                if place is not None:
+                    reuse = nodes.truth(nodes.get(listener, "enable_reuse_port"), default=True)
+                    dual = nodes.truth(nodes.get(address, "socket_address", "ipv4_compat"), default=False)
+                    found.append(StaticListener(place, reuse, dual))
+        return found
+
+    @abstractmethod
+    def _listener_nodes(self) -> list[Node]:
+        """The listeners that it holds."""
+
+    def template(self, files: Collection[str]) -> "Template":
+        """Make the private copy, in which `files` are materialised."""
+        numbered = tuple(sorted(files))
+        return Template(partial(self._copy, numbered), self.name, numbered, from_json=self._is_json)
+
+    def _copy(self, files: Sequence[str]) -> MappingNode:
+        """Make the nodes of the private copy, which nobody keeps: only their text is."""
+        root = self._parse()
+        _replace_files(root, {path: number for number, path in enumerate(files)})
+        return root
+
+
+class ResourceFile(Document):
+    """A file of resources: a DiscoveryResponse, as YAML where its name says so, else as JSON (as Envoy takes it)."""
+
+    _remedy = nodes.RESOURCES
+
+    def __init__(self, text: str, name: str) -> None:
+        if not text.strip():  # half of a write
+            message = f"cannot read {name}: it is empty; write it"
+            raise BadInput(message)
+        super().__init__(text, name, is_json=PurePath(name).suffix not in {".yaml", ".yml"})
+        self._judge_inline_pairs()
+
+    def _judge_inline_pairs(self) -> None:
+        """Raise `Unusable` for a pair within it that does not parse or fit: Envoy would serve without it."""
+        for resource in self._resources():
+            where = f"{self.name} ({nodes.text(nodes.get(resource, 'name')) or 'a resource'})"
+            for _, mapping in nodes.mappings(resource):
+                chain, key = _inline(mapping, "certificate_chain"), _inline(mapping, "private_key")
+                if chain is not None and key is not None:
+                    require_fit(Chain.of(where, parse(where, chain)), Key.of(where, parse(where, key)))
+
+    def _resources(self) -> list[Node]:
+        listed = nodes.items(nodes.get(self._root, "resources"))
+        return [nodes.get(each, "resource") or each for each in listed]
+
+    def _listener_nodes(self) -> list[Node]:
+        return [each for each in self._resources() if (nodes.text(nodes.get(each, "@type")) or "").endswith(_LISTENER)]
+
+
+class Template:
+    """A private copy before it is any epoch's. `files`: the materialised paths, numbered in this order.
+
+    `copy` makes its nodes, once for each format that it is wanted in.
+    """
+
+    def __init__(self, copy: Callable[[], Node], name: str, files: tuple[str, ...], *, from_json: bool) -> None:
+        self._copy = copy
+        self._name = name
+        self._files = files
+        self._from_json = from_json
+        self._texts: dict[bool, str] = {}
+
+    def fill(self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool = False) -> str:
+        """The copy for one epoch: its directory, its number, and under which descriptor it finds each file."""
+        quoted = json.dumps(directory, ensure_ascii=False)[1:-1]  # it always stands within double quotes
+
+        def word(match: re.Match[str]) -> str:
+            if match[1] is not None:
+                return str(descriptors[self._files[int(match[1])]])
+            return quoted if match[0] == DIRECTORY else str(number)
+
+        return _TOKEN.sub(word, self._text(as_json=as_json))
+
+    def _text(self, *, as_json: bool) -> str:
+        if as_json not in self._texts:
+            root = self._copy()
+            self._texts[as_json] = (
+                nodes.write_json(root, self._name, from_json=self._from_json) if as_json else nodes.write(root)
+            )
+        return self._texts[as_json]
+
+
+def _inline(mapping: MappingNode, key: str) -> bytes | None:
+    """The bytes of a DataSource that has them itself; None for any other, and for what is no base64."""
+    source = nodes.get(mapping, key)
+    text, data = nodes.text(nodes.get(source, "inline_string")), nodes.text(nodes.get(source, "inline_bytes"))
+    if text is not None:
+        return text.encode()
+    try:
+        return None if data is None else base64.b64decode(data, validate=True)
+    except ValueError:
+        return None
+
+
+def is_protobuf(path: str) -> bool:
+    """Whether a source is in one of protobuf's own formats."""
+    return PurePath(path).suffix in _PROTOBUF
+
+
+def place_of(address: Node | None) -> Place | None:
+    """An address as the hot-restart protocol spells it."""
+    pipe = nodes.text(nodes.get(address, "pipe", "path"))
+    if pipe is not None:
+        return Place(f"unix://{pipe}")
+    inner = nodes.get(address, "socket_address")
+    host = nodes.text(nodes.get(inner, "address"))
+    if host is None:
+        return None
+    port = nodes.text(nodes.get(inner, "port_value")) or "0"
+    scheme = _PROTOCOLS.get(nodes.text(nodes.get(inner, "protocol")) or "TCP", "tcp")
+    namespace = nodes.text(nodes.get(inner, "network_namespace_filepath")) or ""
+    return Place.at(scheme, _canonical(host), port, namespace)
+
+
+def _canonical(host: str) -> str:
+    """An address as Envoy spells it: `::0` is `::`."""
+    try:
+        return ip_address(host).compressed
+    except ValueError:
+        return host
+
+
+def _file_sources(root: MappingNode) -> Iterator[MappingNode]:
+    """Every mapping whose `path` names a file of resources."""
+    for key, mapping in nodes.mappings(root):
+        if nodes.is_name(key, "path_config_source") or _is_older_source(key, mapping):
+            yield mapping
+
+
+def _is_older_source(key: str, mapping: MappingNode) -> bool:
+    """Tell whether it is a ConfigSource, whose own `path` is deprecated and still taken."""
+    named = any(nodes.is_name(key, each) for each in _SOURCES)
+    return named and nodes.get(mapping, "resource_api_version") is not None
+
+
+def _replace_files(root: MappingNode, numbers: Mapping[str, int]) -> None:
+    for _, mapping in nodes.mappings(root):
+        _replace(nodes.get(mapping, "filename"), numbers)
+    for mapping in _file_sources(root):
+        if _replace(nodes.get(mapping, "path"), numbers):
+            nodes.remove(mapping, "watched_directory")  # what is sealed does not change
+
+
+def _replace(name: Node | None, numbers: Mapping[str, int]) -> bool:
+    number = numbers.get(nodes.text(name) or "")
+    if number is None or not isinstance(name, ScalarNode):
+        return False
+    name.value, name.tag = f"/dev/fd/{_FILE.format(number)}", "tag:yaml.org,2002:str"
+    return True
