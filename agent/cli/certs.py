@@ -27,7 +27,7 @@ Serials are printed as openssl x509 -serial does; with --json in lower case, as 
 """
 
 
-class _Days(click.ParamType[timedelta]):
+class _Days(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no ParamType[...]
     """A number of days, or a span."""
 
     name = "days"

@@ -154,6 +154,8 @@ def _epochs(overview: Overview, sheet: Sheet) -> None:
     for epoch in reversed(overview.epochs):
         line = join([f"{epoch.number:>4}  ", (f"{epoch.state:<11}", _STATES.get(epoch.state, ""))])
         sheet.say(line.append_text(_life(epoch, overview.at, sheet)), hang=17)
+        if epoch.awaits:
+            sheet.say((epoch.awaits, WORRYING), indent=6, hang=0)
 
 
 def _life(epoch: EpochView, now: datetime, sheet: Sheet) -> Text:

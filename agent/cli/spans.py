@@ -7,7 +7,7 @@ import click
 from agent.quick.spans import seconds
 
 
-class Span(click.ParamType[float]):
+class Span(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no ParamType[...]
     """A span, in seconds once parsed: positive, or `0s` where there may be none."""
 
     name = "span"
@@ -27,7 +27,7 @@ class Span(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-class SpanOrAuto(click.ParamType[float | None]):
+class SpanOrAuto(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no ParamType[...]
     """A span, none at all among them, or `auto`, which is None once parsed."""
 
     name = "span or auto"

@@ -87,6 +87,7 @@ class Topic(StrEnum):
 
     REFUSED = "revision.refused"
     RETRY = "start.retry"
+    AWAITED = "candidate.waits"
     HELD_BY_DRAINS = "rotation.waits"
     DOWN = "service.down"
     DRAIN_CUT = "drain.cut"

@@ -90,6 +90,7 @@ class Epoch:
     deadline: float | None = None
     is_empty: bool = False  # it drains and has no connection any more
     trigger: Trigger = Trigger.START  # what it was started for
+    awaits: str = ""  # why a candidate that lives is not whole yet
 
     def take(self, step: Step) -> None:
         """Go where the table says; raise `Impossible` where it says nothing."""

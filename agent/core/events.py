@@ -108,6 +108,15 @@ class EpochStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpochAwaits:
+    """A candidate lives and is not whole yet; `reason` tells what it waits for, empty once it waits no more."""
+
+    at: float
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpochReachedGate:
     """A candidate has loaded everything and waits."""
 
@@ -157,7 +166,7 @@ class TimePassed:
     at: float
 
 
-EpochEvent = EpochStarted | EpochReachedGate | EpochJudged | EpochServes | EpochEmptied | EpochExited
+EpochEvent = EpochStarted | EpochAwaits | EpochReachedGate | EpochJudged | EpochServes | EpochEmptied | EpochExited
 Event = (
     RevisionReady
     | RevisionMissing

@@ -130,6 +130,8 @@ class Reconciler:
                 self.epochs[event.epoch].pid = event.pid
                 self._is_short = False
                 return []
+            case on.EpochAwaits():
+                return self._awaits(self.epochs[event.epoch], event.reason)
             case on.EpochReachedGate():
                 return self._reached_gate(self.epochs[event.epoch])
             case on.EpochJudged():
@@ -206,20 +208,26 @@ class Reconciler:
 
     def _reached_gate(self, epoch: Epoch) -> list[Effect]:
         epoch.take(Step.REACH_GATE)
-        if epoch.state is not State.WAITING:
+        return [do.JudgeEpoch(epoch.number)] if epoch.state is State.WAITING else []
+
+    @staticmethod
+    def _awaits(epoch: Epoch, reason: str) -> list[Effect]:
+        """Say what a candidate waits for; its deadline may depend on it."""
+        if epoch.state not in CANDIDATE:
             return []
-        if self.serving is None:
-            return [self._let_through(epoch)]
-        return [do.JudgeEpoch(epoch.number)]
+        epoch.awaits = reason
+        text = f"epoch {epoch.number} is not whole yet: {reason}"
+        return [do.Note(Topic.AWAITED, text, epoch.number)] if reason else []
 
     def _let_through(self, epoch: Epoch) -> Effect:
         epoch.take(Step.PASS)
+        epoch.awaits = ""
         return do.OpenGate(epoch.number)
 
     def _judged(self, event: on.EpochJudged) -> list[Effect]:
         epoch = self.epochs[event.epoch]
         if epoch.state not in {State.STARTING, State.WAITING}:
-            return []  # it was let through because nothing else served
+            return []  # it was told to end
         if event.failure is None:
             return [self._let_through(epoch)]
         return [leaving.drop(epoch, event.failure.reason), *self._failed(epoch, event.failure, event.at)]
@@ -343,13 +351,11 @@ class Reconciler:
         return self.policy.restart is Restart.NEVER
 
     def _settle_candidate(self) -> list[Effect]:
-        """Nothing serves any more: a candidate known to be good goes through, any other makes room for last good."""
+        """Nothing serves any more: a candidate that is not of last good makes room for one that is."""
         candidate = self.candidate
-        if candidate is None or candidate.state is State.OPENING:
+        if candidate is None or candidate.state is State.OPENING or candidate.revision == self.wish.last_good:
             return []
-        if candidate.revision != self.wish.last_good:
-            return [leaving.drop(candidate, "nothing serves any more, and it was not judged yet; last good starts")]
-        return [self._let_through(candidate)] if candidate.state is State.WAITING else []
+        return [leaving.drop(candidate, "nothing serves any more, and it was not judged yet; last good starts")]
 
     # Time
 
@@ -365,7 +371,11 @@ class Reconciler:
 
     def _overdue(self, epoch: Epoch, at: float) -> list[Effect]:
         if epoch.state in CANDIDATE:
+            if self._may_wait_on(epoch):
+                epoch.deadline = at + self.policy.start_timeout
+                return []
             reason = f"epoch {epoch.number} did not serve within {self.policy.start_timeout:g} s ({epoch.state.value})"
+            reason += f": {epoch.awaits}" if epoch.awaits else ""
             failure = Failure(Sort.ACCIDENT, reason)
             return [leaving.drop(epoch, reason), *self._failed(epoch, failure, at)]
         if epoch.state is State.DRAINING and epoch.is_empty:
@@ -375,6 +385,11 @@ class Reconciler:
             return [do.Note(Topic.DRAIN_CUT, text, epoch.number), self._end(epoch, at)]
         epoch.deadline = None
         return [do.KillEpoch(epoch.number)]
+
+    def _may_wait_on(self, epoch: Epoch) -> bool:
+        """Whether an overdue candidate is left alone: it says what it waits for, and there is nothing else to try."""
+        others = {self.wish.wanted, self.wish.last_good} - {None, epoch.revision}
+        return self.serving is None and epoch.state is not State.OPENING and bool(epoch.awaits) and not others
 
     # Wanted against actual
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import MachineError
+from agent.dialects import fetches
+from agent.dialects.fetches import Fetch, Fetches
 from agent.handoff import gate
 from agent.handoff.vault import Place
 from agent.http import client
@@ -16,6 +18,9 @@ _CONNECTIONS = "/stats?filter=^listener..*downstream_cx_active$"
 _CLOSE_INBOUND = "/drain_listeners?inboundonly"
 _ASK_INBOUND_TO_LEAVE = "/drain_listeners?graceful&skip_exit&inboundonly"
 _STATIC, _DYNAMIC = "/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_listeners"
+_SECRETS = "/config_dump?resource=dynamic_active_secrets"
+_NO_VERSION = frozenset({None, "", "uninitialized"})
+_REJECTED = (_DYNAMIC, *(f"/config_dump?resource=dynamic_{kind}_clusters" for kind in ("warming", "active")))
 _INBOUND = frozenset({"INBOUND", 1})  # as protobuf's JSON has it
 
 
@@ -35,6 +40,15 @@ class Inbound:
     scopes: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An endpoint of a cluster: its address, and how many connections to it are open, and failed to open."""
+
+    address: str
+    active: int
+    failed: int
+
+
 class EpochConsole:
     """Asks the console at a Unix socket. Every question raises `MachineError` if there is no sensible answer."""
 
@@ -43,13 +57,59 @@ class EpochConsole:
 
     async def waits_only_for_gate(self) -> bool:
         """Whether everything else that it loads, clusters and listeners by xDS among it, is there."""
+        return not await self.waits_for()
+
+    async def waits_at_gate(self) -> bool:
+        """Whether its gate has not answered it yet."""
+        return any(gate.NAME in name for name in await self._unready())
+
+    async def fetches(self) -> Fetches:
+        """What it fetches from files and control planes, by scope; nothing where the operator hides the counters."""
+        return fetches.parse((await self._get(fetches.FILTER)).decode())
+
+    async def state(self) -> str:
+        """LIVE, PRE_INITIALIZING, INITIALIZING or DRAINING (envoy.admin.v3.ServerInfo.State)."""
+        return str((await self._json("/server_info")).get("state", ""))
+
+    async def waits_for(self) -> list[str]:
+        """What it waits for besides the gate before its workers start, in its own words."""
+        return [name for name in await self._unready() if gate.NAME not in name]
+
+    async def rejections(self) -> list[str]:
+        """Why it refused what a control plane or a file brought, as far as it tells."""
+        found = []
+        for target in _REJECTED:
+            configs = (await self._json_or_nothing(target)).get("configs", [])
+            found += [text for each in configs if (text := each.get("error_state", {}).get("details"))]
+        return found
+
+    async def unseen(self) -> list[Fetch]:
+        """What it fetches and has not got, found without counters: less certain, since a refused secret may look well.
+
+        An empty set of listeners cannot be told from one that has not come.
+        """
+        listeners = (await self._json_or_nothing(_DYNAMIC)).get("configs", [])
+        secrets = (await self._json_or_nothing(_SECRETS)).get("configs", [])
+        pending = [each.get("name", "") for each in secrets if each.get("version_info") in _NO_VERSION]
+        missing = [fetches.scope_of(name) for name in pending] + ([] if listeners else [fetches.LISTENERS])
+        return [Fetch(scope, 0, 0, 0) for scope in missing]
+
+    async def upstreams(self) -> dict[str, list[Upstream]]:
+        """The endpoints of each of its clusters, by name."""
+        answer = await self._json("/clusters?format=json")
+        return {
+            str(each.get("name", "")): [_upstream(host) for host in each.get("host_statuses", [])]
+            for each in answer.get("cluster_statuses", [])
+        }
+
+    async def _unready(self) -> list[str]:
+        """The names of what it still waits for before its workers start (init targets)."""
         waiting = await self._json("/init_dump")
-        names = [name for each in waiting.get("unready_targets_dumps", []) for name in each.get("target_names", [])]
-        return all(gate.NAME in name for name in names)
+        return [name for each in waiting.get("unready_targets_dumps", []) for name in each.get("target_names", [])]
 
     async def is_live(self) -> bool:
         """Whether its workers serve."""
-        return (await self._json("/server_info")).get("state") == "LIVE"
+        return await self.state() == "LIVE"
 
     async def certificates(self) -> list[Loaded]:
         """The leaf of every chain it has loaded."""
@@ -86,7 +146,7 @@ class EpochConsole:
 
     async def inbound(self) -> Inbound:
         """Find its listeners whose traffic_direction is INBOUND."""
-        static, dynamic = await self._json(_STATIC), await self._dynamic_listeners()
+        static, dynamic = await self._json(_STATIC), await self._json_or_nothing(_DYNAMIC)
         found = [each.get("listener", {}) for each in static.get("configs", [])]
         found += [each.get("active_state", {}).get("listener", {}) for each in dynamic.get("configs", [])]
         inward = [each for each in found if each.get("traffic_direction") in _INBOUND]
@@ -100,10 +160,10 @@ class EpochConsole:
         await self._get(_CLOSE_INBOUND, method="POST")
         await self._get(_ASK_INBOUND_TO_LEAVE, method="POST")
 
-    async def _dynamic_listeners(self) -> dict[str, Any]:
-        """Without any, Envoy knows no such resource."""
+    async def _json_or_nothing(self, target: str) -> dict[str, Any]:
+        """Without any resource of that kind, Envoy does not know the name."""
         try:
-            return await self._json(_DYNAMIC)
+            return await self._json(target)
         except _Refused:
             return {}
 
@@ -125,6 +185,14 @@ class EpochConsole:
             message = f"cannot read the answer of {self.path}{target}: {error}"
             raise MachineError(message) from error
         return answer
+
+
+def _upstream(host: dict[str, Any]) -> Upstream:
+    address = host.get("address", {})
+    inner = address.get("socket_address", {})
+    where = address.get("pipe", {}).get("path") or f"{inner.get('address', '')}:{inner.get('port_value', '')}"
+    counts = {each.get("name"): int(each.get("value", 0)) for each in host.get("stats", [])}
+    return Upstream(where, counts.get("cx_active", 0), counts.get("cx_connect_fail", 0))
 
 
 def _counts_clients(line: str) -> bool:

@@ -57,6 +57,11 @@ class Gate:
             raise MachineError(message) from error
         await self._server.start(listener)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the candidate may serve."""
+        return self._opened.is_set()
+
     def open(self) -> None:
         """Let the candidate serve; it stays open for as long as the epoch lives, since Envoy asks again once a day."""
         self._opened.set()

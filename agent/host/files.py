@@ -101,5 +101,6 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def _missing(error: OSError | ValueError) -> Missing:
     """Say why there are no bytes; a ValueError is Python's word for a NUL in a name, which configurations may hold."""
-    text = error.strerror if isinstance(error, OSError) else None
-    return Missing((text or str(error)).lower())
+    if isinstance(error, OSError):
+        return Missing((error.strerror or str(error)).lower())
+    return Missing("its name contains a NUL byte")  # Python's wording differs from version to version

@@ -26,6 +26,7 @@ _LEVELS = {
     Topic.REPLACED: logging.ERROR,
     Topic.RETRY: logging.WARNING,
     Topic.SHORT: logging.WARNING,
+    Topic.AWAITED: logging.WARNING,
 }
 
 
@@ -78,7 +79,8 @@ class Director:
                 self._say(logging.ERROR, "service.refused", text)
                 self._stage.refuse_clients()
             case do.Note():
-                self._say(_LEVELS.get(effect.topic, logging.INFO), effect.topic.value, effect.text)
+                level = _LEVELS.get(effect.topic, logging.INFO)
+                self._say(level, effect.topic.value, effect.text, effect.epoch)
                 self._heed(effect.topic)
             case do.Finish():
                 raise AssertionError(effect)  # handled by the loop

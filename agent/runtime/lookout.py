@@ -143,6 +143,7 @@ class Lookout:
             serials=()
             if living is None
             else tuple(leaf.serial_hex for leaf in living.material.outcome.leaves.values()),
+            awaits=epoch.awaits,
         )
 
     def _listeners(self) -> Iterator[ListenerView]:

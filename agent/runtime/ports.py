@@ -144,8 +144,11 @@ class Ports:
 
     # While it serves
 
-    async def follow(self, epoch: Living) -> None:
-        """Make the vault hold exactly what `epoch` listens on. Raises `MachineError` if it does not answer."""
+    async def follow(self, epoch: Living) -> set[Place]:
+        """Make the vault hold exactly what `epoch` listens on, and return that.
+
+        Raises `MachineError` if it does not answer.
+        """
         listeners = await epoch.console.listeners()
         for listener in sorted(listeners):
             if not _is_fleeting(listener, epoch):
@@ -153,6 +156,7 @@ class Ports:
         for place in self.vault.places():
             if place.listener not in listeners:
                 self.vault.let_go(place)
+        return listeners
 
     async def _follow_workers(self, epoch: Living, listener: Place) -> None:
         """Hold a duplicate for each worker; of a listener with one socket for all of them, only that one."""

@@ -100,7 +100,9 @@ class Service:
     def _describe(self, epoch: Epoch) -> str:
         if epoch.state is State.SERVING:
             return f"epoch {epoch.number} serves{self._until(epoch.number)}"
-        return f"epoch {epoch.number} {'starts' if epoch.state in CANDIDATE else epoch.state.word}{self._left(epoch)}"
+        if epoch.state in CANDIDATE:
+            return f"epoch {epoch.number} starts" + (f": {epoch.awaits}" if epoch.awaits else "")
+        return f"epoch {epoch.number} {epoch.state.word}{self._left(epoch)}"
 
     def _left(self, epoch: Epoch) -> str:
         """How many connections a draining epoch still has, as far as that is known."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from agent.core import events as on
 from agent.core.epochs import State
@@ -19,18 +19,21 @@ from agent.host.listening import accepting
 from agent.host.log import say
 from agent.host.processes import describe_exit, has_socket
 from agent.host.run_directory import RunDirectory
+from agent.runtime.admission import Admission
 from agent.runtime.counting import Counting
 from agent.runtime.draining import emptied
 from agent.runtime.found import Found
-from agent.runtime.judging import judge
 from agent.runtime.living import Listeners, Living
 from agent.runtime.material import Material, Storeroom
 from agent.runtime.ports import Ports
 from agent.runtime.room import Room
 from agent.runtime.settings import Settings
 from agent.runtime.tasks import Tasks
+from agent.runtime.waiting import observe
 
 Post = Callable[[Event], None]
+
+_RESUME_INTERVAL = 0.02  # until an adopted epoch that opens is asked again: it tells nobody but its console
 
 
 class Stage:
@@ -60,6 +63,8 @@ class Stage:
         self.served_since = int(clock.calendar().timestamp())  # of the service as a whole
         self._tasks = Tasks()
         self._starts: dict[int, asyncio.Task[None]] = {}
+        self.unserved = ""  # why the serving epoch serves nobody any more, though it lives
+        self._had_dynamic = False  # listeners that came by a control plane have served
         self._handover: asyncio.Task[None] | None = None
         self._follower: asyncio.Task[None] | None = None
 
@@ -106,7 +111,16 @@ class Stage:
         overlap = UDP_OVERLAP if self.serving is not None and living.material.configuration.has_udp else 0
         pid = await living.launch(self._envoy, self.served_since, overlap)
         self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
+        self._tasks.spawn(self._observe(living), f"reasons of {number}")
         return None
+
+    async def _observe(self, candidate: Living) -> None:
+        number = candidate.number
+
+        def tell(reason: str) -> None:
+            self._post(on.EpochAwaits(at=clock.monotonic(), epoch=number, reason=reason))
+
+        await observe(self._admission(candidate), lambda: number in self.living, tell)
 
     async def adopt(self, found: Found, material: Material) -> None:
         """Take over what an earlier agent left; the sockets of the one that serves are in the vault again after it.
@@ -161,11 +175,13 @@ class Stage:
         """Examine a candidate; `EpochJudged` follows."""
         self._tasks.spawn(self._judge(self.living[number]), f"judgement of {number}")
 
+    def _admission(self, candidate: Living) -> Admission:
+        return Admission(candidate, lambda: self.serving, self.ports)
+
     async def _judge(self, candidate: Living) -> None:
-        before = None if self.serving is None else self.serving.material.configuration
         failure: Failure | None
         try:
-            failure = await judge(candidate, before, self.ports)
+            failure = await self._admission(candidate).check()
         except MachineError as error:
             failure = Failure(Sort.ACCIDENT, f"epoch {candidate.number} could not be judged: {error}")
         self._post(on.EpochJudged(at=clock.monotonic(), epoch=candidate.number, failure=failure))
@@ -183,21 +199,28 @@ class Stage:
         self.counting.follow(candidate.number, candidate.home)
         candidate.gate.open()
         if candidate.is_adopted():
-            await self._hear_late(candidate)
+            await self._resume(candidate)
 
-    async def _hear_late(self, candidate: Living) -> None:
-        """Its gate was to be open: ask what it may have said while no agent was there.
+    async def _resume(self, candidate: Living) -> None:
+        """Find out how far an adopted epoch got whose gate was to be open; its start deadline ends the questions.
 
-        One that did not get the answer does not ask again (see `gate.listener`), so it is started anew.
+        The killed agent may have taken two messages with it. Without the answer to its Stats question, Envoy's main
+        thread blocks in recvmsg(2) while its workers serve: the answer is sent unasked. Without the answer of the
+        gate, Envoy stays there and does not ask again (see `gate.listener`): no worker runs, and it is started anew.
         """
-        with contextlib.suppress(MachineError):  # it hangs, and its deadline will come; or it died
-            if await candidate.console.is_live():
-                assert candidate.parent is not None
-                candidate.parent.hear_that_it_serves()
-            else:
-                text = f"epoch {candidate.number} stood at its gate when the agent ended: it is started anew"
-                say(logging.INFO, "epoch.dropped", text)
-                candidate.signal(signal.SIGKILL)
+        assert candidate.parent is not None
+        candidate.parent.answer_stats()
+        while candidate.number in self.living:
+            with contextlib.suppress(MachineError):  # busy, or dying: it is asked again, or its pidfd tells
+                if await candidate.console.waits_at_gate():
+                    text = f"epoch {candidate.number} stood at its gate when the agent ended: it is started anew"
+                    say(logging.INFO, "epoch.dropped", text)
+                    candidate.signal(signal.SIGKILL)
+                    return
+                if await candidate.console.is_live():
+                    candidate.parent.hear_that_it_serves()
+                    return
+            await asyncio.sleep(_RESUME_INTERVAL)
 
     # Serving and draining
 
@@ -219,7 +242,10 @@ class Stage:
             self._follower.cancel()
         await self.ports.hand_over(after, before)
         self.handed_over(after)
-        if after.material.configuration.has_dynamic_listeners:
+        if not after.material.configuration.has_dynamic_listeners:
+            self._had_dynamic = False
+            self._tell_unserved("")
+        else:
             self._follower = self._tasks.spawn(self._follow(after), f"listeners of {after.number}")
 
     async def _follow(self, serving: Living) -> None:
@@ -229,10 +255,27 @@ class Stage:
             with contextlib.suppress(MachineError):  # busy, or dying: asked again, or its pidfd tells
                 changes = await serving.console.listener_changes()
                 if changes != seen:
-                    await self.ports.follow(serving)
+                    self._note_dynamic(serving, await self.ports.follow(serving))
                     self.followed()
                     seen = changes
             await asyncio.sleep(self._settings.sync_interval)
+
+    def _note_dynamic(self, serving: Living, listeners: Collection[Place]) -> None:
+        """A control plane that takes every listener away is a fault more often than a wish: readiness tells of it."""
+        configuration = serving.material.configuration
+        static = {listener.place for listener in configuration.listeners}
+        dynamic = [place for place in listeners if place not in static]
+        self._had_dynamic |= bool(dynamic)
+        planes = " or ".join(configuration.control_planes) or "its source"
+        lost = f"epoch {serving.number} has only its own listeners: {planes} took all others away"
+        self._tell_unserved(lost if self._had_dynamic and not dynamic else "")
+
+    def _tell_unserved(self, reason: str) -> None:
+        if reason and not self.unserved:
+            say(logging.ERROR, "service.emptied", f"{reason}; clients of those are refused until it sends them again")
+        elif self.unserved and not reason:
+            say(logging.INFO, "service.filled", "listeners of the control plane are there again")
+        self.unserved = reason
 
     def drain(self, number: int, *, stopping: bool) -> None:
         """Have an epoch finish what it has; `EpochEmptied` follows, unless its deadline comes first."""

@@ -91,7 +91,7 @@ class Supervisor:
         self._watch = Watch(
             self._stage.ports.vault, lambda: self._stage.serving, self._hangs, self._replace, settings.replace_hung
         )
-        self._stage.handed_over, self._stage.followed = self._handed_over, self._watch.follow
+        self._stage.handed_over, self._stage.followed = self._handed_over, self._followed
         self._director = Director(self._core, self._stage, self._disk, self._storeroom, self._front, self._bulletin)
         self._director.post = self.post
 
@@ -328,6 +328,10 @@ class Supervisor:
         self._watch.follow()
         self._doors.changed()
 
+    def _followed(self) -> None:
+        self._watch.follow()
+        self._record()
+
     def _hangs(self, hangs: bool, text: str) -> None:
         level, event = (logging.ERROR, "service.hung") if hangs else (logging.INFO, "service.answers")
         self._bulletin.say(level, event, text)
@@ -362,13 +366,13 @@ class Supervisor:
         if self._core.stopping:
             return "the agent is stopping"
         if self._core.serving is not None:
-            return ""
+            return self._stage.unserved
         return f"no epoch serves: {'; '.join(self._why_none_serves())}"
 
     def _why_none_serves(self) -> Iterator[str]:
         candidate = self._core.candidate
         if candidate is not None:
-            yield f"epoch {candidate.number} starts"
+            yield f"epoch {candidate.number} starts" + (f": {candidate.awaits}" if candidate.awaits else "")
         elif self._core.last_failure is None:
             yield self._disk.missing
         yield from self._service.complaints()

@@ -108,7 +108,7 @@ class EpochView:
     `state` is one of the four words, `stage` where in it: starting, waiting (at the gate), opening, serving, draining,
     leaving. `since`: when it came to this state. `deadline`: when the state is no longer accepted, for a draining one
     the moment at which what it has left is cut. `connections` and `connections_at_first` (when its drain began) are
-    known while it drains, None where not. `memory`: resident bytes.
+    known while it drains, None where not. `memory`: resident bytes. `awaits`: why a candidate is not whole yet.
     """
 
     number: int
@@ -123,6 +123,7 @@ class EpochView:
     connections_at_first: int | None = None
     memory: int | None = None
     serials: tuple[str, ...] = ()
+    awaits: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,9 @@ class Play:
     def gate(self, epoch: int) -> list[Effect]:
         return self.tell(on.EpochReachedGate(at=self.now, epoch=epoch))
 
+    def awaits(self, epoch: int, reason: str) -> list[Effect]:
+        return self.tell(on.EpochAwaits(at=self.now, epoch=epoch, reason=reason))
+
     def judged(self, epoch: int, failure: Failure | None = None) -> list[Effect]:
         return self.tell(on.EpochJudged(at=self.now, epoch=epoch, failure=failure))
 
@@ -83,11 +86,9 @@ class Play:
     def come_to_serve(self) -> list[Effect]:
         candidate = self.core.candidate
         assert candidate is not None
-        first = self.core.serving is None
         self.tell(on.EpochStarted(at=self.now, epoch=candidate.number, pid=100 + candidate.number))
         self.gate(candidate.number)
-        if not first:
-            self.judged(candidate.number)
+        self.judged(candidate.number)
         return self.serves(candidate.number)
 
 

@@ -96,6 +96,11 @@ class World(RuleBasedStateMachine):
             self.tell(on.EpochStarted(at=self.now, epoch=number, pid=number))
             self.tell(on.EpochReachedGate(at=self.now, epoch=number))
 
+    @rule(data=st.data(), reason=st.sampled_from(["", "the control plane is silent"]))
+    def candidate_waits(self, data: st.DataObject, reason: str) -> None:
+        if (number := self.some(data, "launched", "knocked", "open")) is not None:
+            self.tell(on.EpochAwaits(at=self.now, epoch=number, reason=reason))
+
     @rule(data=st.data(), sort=st.sampled_from([None, Sort.VERDICT, Sort.ACCIDENT]))
     def judgement_falls(self, data: st.DataObject, sort: Sort | None) -> None:
         if (number := self.some(data, "knocked", "launched")) is not None:

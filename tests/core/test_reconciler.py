@@ -10,10 +10,11 @@ from tests.core.play import ACCIDENT, VERDICT, Play, revision, serving
 # One rotation
 
 
-def test_the_first_revision_starts_epoch_one_and_goes_through_the_gate_unjudged() -> None:
+def test_the_first_revision_starts_epoch_one_and_is_judged_like_any_other() -> None:
     play = Play()
     assert play.ready("a") == [do.StartEpoch(1, revision("a"), validate=False)]
-    assert play.gate(1) == [do.OpenGate(1)]
+    assert play.gate(1) == [do.JudgeEpoch(1)]
+    assert play.judged(1) == [do.OpenGate(1)]
     assert play.serves(1) == [do.CommitEpoch(1)]
 
 
@@ -309,12 +310,12 @@ def test_a_crash_while_a_candidate_is_judged_good_lets_that_one_serve() -> None:
     assert play.serves(2) == [do.CommitEpoch(2)]
 
 
-def test_a_candidate_of_last_good_at_the_gate_goes_through_at_once_when_nothing_serves_any_more() -> None:
+def test_a_candidate_of_last_good_at_the_gate_stays_when_nothing_serves_any_more() -> None:
     play = serving()
     play.restart()
     play.gate(2)
-    assert play.exits(1) == [do.OpenGate(2)]
-    assert play.judged(2) == []
+    assert play.exits(1) == []
+    assert play.judged(2) == [do.OpenGate(2)]
     assert play.serves(2) == [do.CommitEpoch(2)]
 
 
@@ -683,3 +684,52 @@ def test_near_expiry_a_pause_is_over() -> None:
     play.pause(600)
     assert play.ready("b") == []
     assert play.wait(30) == [do.StartEpoch(2, revision("b"), validate=False)]
+
+
+# What a candidate waits for
+
+SILENT = "it waits for its listeners: the control plane ads does not answer"
+
+
+def test_a_first_candidate_that_tells_what_it_waits_for_outlives_its_start_deadline() -> None:
+    play = Play()
+    play.ready("a")
+    play.awaits(1, SILENT)
+    assert [note.topic for note in play.notes] == [Topic.AWAITED]
+    assert SILENT in play.notes[0].text
+    assert play.wait(300) == []
+    play.gate(1)
+    assert play.judged(1) == [do.OpenGate(1)]
+
+
+def test_one_that_is_silent_again_is_dropped_at_its_deadline() -> None:
+    play = Play()
+    play.ready("a")
+    play.awaits(1, SILENT)
+    play.awaits(1, "")
+    assert isinstance(play.wait(30)[0], do.DropEpoch)
+
+
+def test_beside_an_epoch_that_serves_it_is_dropped_and_the_reason_tells_what_it_waited_for() -> None:
+    play = serving()
+    play.ready("b")
+    play.awaits(2, SILENT)
+    dropped = play.wait(30)[0]
+    assert isinstance(dropped, do.DropEpoch)
+    assert dropped.reason.endswith(f"(starting): {SILENT}")
+    assert play.core.last_failure is not None
+    assert SILENT in play.core.last_failure.reason
+
+
+def test_it_makes_room_where_there_is_something_else_to_try() -> None:
+    play = serving()
+    play.exits(1)
+    play.awaits(2, SILENT)
+    play.ready("b")
+    assert [type(effect) for effect in play.wait(10)] == [do.RefuseClients, do.DropEpoch]
+
+
+def test_an_epoch_that_serves_waits_for_nothing() -> None:
+    play = serving()
+    play.awaits(1, SILENT)
+    assert not [note for note in play.notes if note.topic is Topic.AWAITED]

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from agent.host.run_directory import RunDirectory
+from tests.handoff.conftest import base_id
 from tests.host.conftest import no_descriptor_leaks, ordinary, pytest_pyfunc_call
 
-__all__ = ["no_descriptor_leaks", "ordinary", "pytest_pyfunc_call"]
+__all__ = ["base_id", "no_descriptor_leaks", "ordinary", "pytest_pyfunc_call"]
 
 
 @pytest.fixture

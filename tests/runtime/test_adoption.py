@@ -1,5 +1,6 @@
 """What an earlier agent left: adopted, ended, or not ours; the adoption of real proxies is in the system tests."""
 
+import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ from agent.runtime.adoption import Adoption
 from agent.runtime.counting import Counting
 from agent.runtime.journal import Journal
 from agent.runtime.material import Storeroom
+from tests.system.eventually import PATIENCE
 
-NONCE = "0123456789abcdef"
-BASE_ID = 99_999_123
+NONCE = secrets.token_hex(8)  # an agent looks for it among all processes of the machine
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def epoch(nonce: str = NONCE, deaf_to: str = "HUP") -> "Iterator[subprocess.Pope
 
 def entry(process: "subprocess.Popen[bytes]", **more: object) -> dict[str, Any]:
     created = created_at(process.pid)
-    return {"number": 3, "pid": process.pid, "created": created, "nonce": NONCE, "base_id": BASE_ID} | more
+    return {"number": 3, "pid": process.pid, "created": created, "nonce": NONCE, "base_id": None} | more
 
 
 def come_back(directory: RunDirectory, *entries: object) -> Journal:
@@ -47,13 +48,15 @@ def come_back(directory: RunDirectory, *entries: object) -> Journal:
     return journal
 
 
-def test_an_epoch_that_outlived_its_agent_is_ended_and_what_it_left_removed(directory: RunDirectory) -> None:
-    segment = Segment(BASE_ID)
+def test_an_epoch_that_outlived_its_agent_is_ended_and_what_it_left_removed(
+    directory: RunDirectory, base_id: int
+) -> None:
+    segment = Segment(base_id)
     assert segment.claim(HotRestartVersion(11, 104))
     home = directory.make_epoch(3, None)
     with epoch() as process:
-        come_back(directory, entry(process))
-        process.wait(5)
+        come_back(directory, entry(process, base_id=base_id))
+        process.wait(PATIENCE)
         assert not psutil.pid_exists(process.pid)
     assert not segment.path.exists()
     assert not home.exists()
@@ -62,7 +65,7 @@ def test_an_epoch_that_outlived_its_agent_is_ended_and_what_it_left_removed(dire
 def test_one_that_does_not_hear_is_ended_as_well(directory: RunDirectory) -> None:
     with epoch(deaf_to="TERM") as process:
         come_back(directory, entry(process))
-        process.wait(5)
+        process.wait(PATIENCE)
         assert not psutil.pid_exists(process.pid)
 
 
@@ -82,7 +85,7 @@ def test_a_stranger_with_the_number_of_a_dead_epoch_is_safe(
 def test_an_epoch_whose_pid_could_not_be_noted_any_more_is_found_by_its_nonce(directory: RunDirectory) -> None:
     with epoch() as process:
         come_back(directory, entry(process, pid=None))
-        process.wait(5)
+        process.wait(PATIENCE)
 
 
 def test_a_stranger_whose_environment_merely_contains_the_nonce_is_safe(directory: RunDirectory) -> None:
@@ -91,11 +94,11 @@ def test_a_stranger_whose_environment_merely_contains_the_nonce_is_safe(director
         assert stranger.poll() is None
 
 
-def test_what_a_dead_epoch_left_is_removed_too(directory: RunDirectory) -> None:
-    segment = Segment(BASE_ID)
+def test_what_a_dead_epoch_left_is_removed_too(directory: RunDirectory, base_id: int) -> None:
+    segment = Segment(base_id)
     assert segment.claim(HotRestartVersion(11, 104))
     with epoch() as process:
-        gone = entry(process)
+        gone = entry(process, base_id=base_id)
     come_back(directory, gone)
     assert not segment.path.exists()
 
@@ -130,4 +133,4 @@ def test_what_was_dealt_with_is_not_remembered_any_more(directory: RunDirectory)
 def test_an_epoch_whose_manifest_cannot_be_read_is_ended(directory: RunDirectory, manifest: object) -> None:
     with epoch() as process:
         come_back(directory, entry(process, stage="serving", manifest=manifest, places=[["tcp://127.0.0.1:1", "", 0]]))
-        process.wait(5)
+        process.wait(PATIENCE)

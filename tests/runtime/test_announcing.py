@@ -21,6 +21,7 @@ from agent.host.service_account import Pod, ServiceAccount
 from agent.runtime import announcing
 from agent.runtime.announcing import Announcer, News
 from tests.pki import Authority
+from tests.system.eventually import PATIENCE
 
 POD = Pod("prod", "app-1", "u-1")
 EVENTS = "/api/v1/namespaces/prod/events"
@@ -76,7 +77,7 @@ class Cluster:
 
     async def told(self, count: int) -> list[Call]:
         """Wait for so many calls."""
-        async with asyncio.timeout(10), self.asked:
+        async with asyncio.timeout(PATIENCE), self.asked:
             await self.asked.wait_for(lambda: len(self.calls) >= count)
         return self.calls
 

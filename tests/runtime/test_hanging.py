@@ -43,15 +43,20 @@ class Scene:
         self.replaced: list[str] = []
         self.looks = 0
         self.throttled: Callable[[int], Throttled] = lambda _: Throttled()
+        self.when_said: Callable[[], None] = lambda: None
         self.watch = Watch(
             self.vault,
             lambda: self.epoch,
-            lambda hung, text: self.said.append((hung, text)),
+            self._say,
             self.replaced.append,
             replace_after,
             pace=pace,
             throttled=self._look,
         )
+
+    def _say(self, hung: bool, text: str) -> None:  # as the watch says it
+        self.said.append((hung, text))
+        self.when_said()
 
     def _look(self) -> Throttled:
         self.looks += 1
@@ -363,9 +368,11 @@ async def test_clients_are_refused_while_nothing_serves_without_waking_anybody()
 async def test_a_replacement_is_asked_for_once() -> None:
     async with scene(replace_after=0.3) as play:
         with play.listener() as listening, play.deaf_console(), client(listening):
+            replaced: list[str] = ["something"]
+            play.when_said = lambda: replaced.__setitem__(slice(None), play.replaced)
             play.watch.follow()
             assert (await play.hangs()).endswith("; it is replaced after 0.3 s of this")
-            assert play.replaced == []
+            assert replaced == [], "not when it is said"
             await until(lambda: play.replaced)
             await play.looked()
             assert [text.startswith("epoch 7 (pid 4711) has answered nobody for ") for text in play.replaced] == [True]
@@ -393,9 +400,9 @@ async def test_a_group_that_is_throttled_hangs_only_when_it_may_run_again() -> N
 async def test_an_epoch_that_hangs_is_not_replaced_while_the_group_is_throttled() -> None:
     async with scene(replace_after=0.3) as play:
         with play.listener() as listening, play.deaf_console(), client(listening):
+            play.when_said = lambda: setattr(play, "throttled", Throttled)
             play.watch.follow()
             await play.hangs()
-            play.throttled = Throttled
             await play.looked()
             assert play.replaced == []
             assert play.watch.hung

@@ -9,6 +9,7 @@ import pytest
 from agent.core.errors import MachineError
 from agent.dialects.envoy import Envoy
 from agent.dialects.flags import Flags
+from agent.handoff.names import BASE_ID_LIMIT
 from agent.handoff.segment import HotRestartVersion, Segment
 from tests.dialects.envoys import wants_envoy
 from tests.runtime.theatre import Role, happens, theatre, until
@@ -77,22 +78,22 @@ async def _tidy(role: Role) -> None:
         await role.living.bury()
 
 
-async def test_a_base_id_that_is_taken_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = Segment(77_000_001)
+async def test_a_base_id_that_is_taken_is_passed_by(monkeypatch: pytest.MonkeyPatch, base_id: int) -> None:
+    taken, free = Segment(base_id), base_id % (BASE_ID_LIMIT - 1) + 1
     assert taken.claim(HotRestartVersion(11, 104))
-    numbers = iter([77_000_000, 77_000_001])
-    monkeypatch.setattr("agent.runtime.living.secrets.randbelow", lambda _: next(numbers))
+    numbers = iter([base_id, free])
+    monkeypatch.setattr("agent.runtime.living.secrets.randbelow", lambda _: next(numbers) - 1)
     try:
         async with theatre() as stage:
-            assert stage.cast("{}").living.segment.base_id == 77_000_002
+            assert stage.cast("{}").living.segment.base_id == free
     finally:
         taken.release()
 
 
-async def test_where_every_base_id_is_taken_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = Segment(77_000_001)
+async def test_where_every_base_id_is_taken_that_is_said(monkeypatch: pytest.MonkeyPatch, base_id: int) -> None:
+    taken = Segment(base_id)
     assert taken.claim(HotRestartVersion(11, 104))
-    monkeypatch.setattr("agent.runtime.living.secrets.randbelow", lambda _: 77_000_000)
+    monkeypatch.setattr("agent.runtime.living.secrets.randbelow", lambda _: base_id - 1)
     try:
         async with theatre() as stage:
             with pytest.raises(MachineError, match="cannot claim a base id"):

@@ -24,6 +24,7 @@ from agent.stats.writer import Writer
 from agent.status.exposition import read
 from agent.status.metrics import Metrics
 from tests.status.sample import overview
+from tests.system.eventually import PATIENCE
 
 ENVOY = """# TYPE envoy_http_rq_total counter
 envoy_http_rq_total{{envoy_http_conn_manager_prefix="in"}} {requests}
@@ -211,7 +212,7 @@ async def test_who_waits_shorter_gets_what_is_there(tmp_path: Path, directory: R
         all_of.begin(limits=Limits(seconds=50))
         hung = await all_of.proxy(1, 7)
         hung.hangs = True
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             found = await all_of.scrape(**{"x-prometheus-scrape-timeout-seconds": "0.1"})
         assert found["proxy_agent_ready"] == 1
         assert "envoy_http_rq_total" not in found

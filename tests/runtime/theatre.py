@@ -24,8 +24,8 @@ from agent.runtime.material import Material, Source, Storeroom
 from agent.runtime.ports import Ports
 from agent.runtime.programs import Programs
 from tests.dialects.envoys import ENVOY
+from tests.system.eventually import PATIENCE
 
-PATIENCE = 10.0
 QUIET = ("-l", "warning", "--concurrency", "2")
 
 

@@ -12,6 +12,7 @@ from agent.status.actions import Outcome, Progress, Timeline
 from agent.status.control import NAME, Control
 from agent.status.overview import Overview
 from tests.status import sample
+from tests.system.eventually import PATIENCE
 
 GOOD = (Progress(0.0, "epoch 8 starts"), Progress(0.25, "epoch 8 is at the gate"), Outcome("serving", 8))
 
@@ -109,5 +110,5 @@ async def controlled(directory: Path, actions: Acting) -> AsyncIterator[Control]
 
 async def ask(directory: Path, method: str, target: str) -> tuple[int, str]:
     """One request to the control socket there."""
-    status, body = await client.fetch(directory / NAME, target, method=method, timeout=10)
+    status, body = await client.fetch(directory / NAME, target, method=method, timeout=PATIENCE)
     return status, body.decode()

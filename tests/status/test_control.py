@@ -15,6 +15,7 @@ from agent.http.message import Request
 from agent.status.actions import Outcome, Progress
 from agent.status.control import NAME
 from tests.status.acting import Acting, ask, controlled
+from tests.system.eventually import PATIENCE
 
 
 def rows(body: str) -> list[dict[str, object]]:
@@ -79,7 +80,7 @@ async def test_a_client_that_goes_away_cancels_nothing(target: str, tmp_path: Pa
     async with controlled(tmp_path, actions):
         _, writer = await asyncio.open_unix_connection(tmp_path / NAME)
         writer.write(f"POST {target} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await actions.asked_something.wait()
             writer.transport.abort()
             actions.may_go_on.set()
@@ -104,7 +105,7 @@ async def test_last_words_are_sent_before_the_program_is_replaced(tmp_path: Path
             asker.connect(str(tmp_path / NAME))
             asker.sendall(b"POST /upgrade HTTP/1.0\r\nconnection: close\r\n\r\n")
             asker.setblocking(False)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await actions.ended.wait()
     assert b'"executing"' in actions.heard
 
@@ -129,7 +130,7 @@ async def test_a_drain_is_answered_when_it_has_ended(tmp_path: Path) -> None:
     actions.may_go_on.clear()
     async with controlled(tmp_path, actions):
         answer = asyncio.create_task(ask(tmp_path, "POST", "/drain"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await actions.asked_something.wait()
             assert not answer.done()
             actions.may_go_on.set()
@@ -142,7 +143,7 @@ async def test_a_drain_is_answered_at_once_if_that_is_asked(tmp_path: Path) -> N
     async with controlled(tmp_path, actions):
         assert await ask(tmp_path, "POST", "/drain?wait=0") == (202, "draining\n")
         actions.may_go_on.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await actions.ended.wait()
 
 
@@ -174,7 +175,7 @@ async def test_readiness_is_waited_for_as_long_as_asked(tmp_path: Path) -> None:
         assert (await ask(tmp_path, "GET", "/ready?wait=0.01"))[0] == 503
         actions.asked_something.clear()
         answer = asyncio.create_task(ask(tmp_path, "GET", "/ready?wait=60"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await actions.asked_something.wait()
             actions.may_go_on.set()
             assert await answer == (200, "ready\n")
@@ -268,7 +269,7 @@ async def test_a_stranger_is_turned_away_and_noted(tmp_path: Path) -> None:
             finally:
                 os.seteuid(0)
             with contextlib.suppress(ConnectionResetError):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(PATIENCE):
                     assert await reader.read() == b""
             writer.transport.abort()
     finally:

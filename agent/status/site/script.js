@@ -245,6 +245,7 @@ const STAGES = {starting: "starting", waiting: "at the gate", opening: "opening 
 function epochFacts(epoch, now) {
   const facts = [`since ${moment(epoch.since, now)}, ${span(now - Date.parse(epoch.since))}`];
   if (epoch.state === "candidate" && epoch.deadline) facts.push(`dropped in ${span(Date.parse(epoch.deadline) - now)}`);
+  if (epoch.awaits) facts.push(epoch.awaits);
   facts.push(`revision ${epoch.revision.slice(0, 12)}`);
   if (epoch.serials.length) facts.push(`certificate ${epoch.serials.map(shortened).join(", ")}`);
   if (epoch.memory !== null) facts.push(`${Math.round(epoch.memory / (1 << 20))} MiB`);

@@ -1,0 +1,159 @@
+"""The examination at the gate: whether a candidate is whole, and is what was judged good on the disk."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
+
+from agent.core.errors import MachineError
+from agent.core.events import Failure, Sort
+from agent.dialects import fetches
+from agent.dialects.console import Loaded
+from agent.dialects.envoy import readable
+from agent.dialects.fetches import Fetch
+from agent.handoff.vault import Place
+from agent.runtime.living import Living
+from agent.runtime.ports import Ports
+
+_NAMED = 3  # so many addresses are named
+
+
+class _NotYet(Exception):
+    """It is not whole yet: it is asked again."""
+
+
+_RETRYING = AsyncRetrying(
+    retry=retry_if_exception_type(_NotYet), wait=wait_exponential(multiplier=0.01, max=0.25), reraise=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Examines one candidate. `serving` returns the epoch that serves at the moment, if any."""
+
+    candidate: Living
+    serving: Callable[[], Living | None]
+    ports: Ports
+
+    async def check(self) -> Failure | None:
+        """Wait until the candidate is whole; None if it is good. Raises `MachineError` if it does not answer.
+
+        To reach the gate means that its own routes are asked for, not that the rest has come: sets of listeners and
+        clusters, secrets and routes may still be on their way. The start deadline ends the wait, not this function.
+        """
+        if self.serving() is None and self.candidate.material.configuration.is_static:
+            return None  # there is nothing to wait for, and nothing to compare with
+
+        async def check() -> Failure | None:
+            return await self._check()
+
+        return await _RETRYING.copy()(check)
+
+    async def _check(self) -> Failure | None:
+        """Examine it once; raise `_NotYet` where the answer may still change."""
+        if missing := await self.missing():
+            return await self._refused(missing)
+        console = self.candidate.console
+        whole, loaded = await asyncio.gather(console.waits_only_for_gate(), console.certificates())
+        if not whole:
+            raise _NotYet
+        return self._wrong_certificate(loaded) or await self._missing_listener()
+
+    async def missing(self) -> list[Fetch]:
+        """Return what it fetches and has not applied, as far as it needs that. Raises `MachineError`."""
+        configuration = self.candidate.material.configuration
+        if configuration.is_static:
+            return []
+        found = await self.candidate.console.fetches()
+        if not found:
+            return await self._missing_unseen()
+        if all(each.applied for each in found.values()) and found.keys() >= configuration.sets.keys():
+            return []
+        serving = self.serving()
+        served: fetches.Fetches = {}
+        if serving is not None:
+            with contextlib.suppress(MachineError):  # it hangs: then whatever is essential is needed
+                served = await serving.console.fetches()
+        return fetches.missing(found, configuration.sets, served)
+
+    async def _missing_unseen(self) -> list[Fetch]:
+        """Where the operator hides the counters: it should have loaded as many certificates as the one that serves."""
+        serving, console = self.serving(), self.candidate.console
+        if serving is None:
+            configuration = self.candidate.material.configuration  # what comes from a file is there at once
+            unseen = [each for each in await console.unseen() if configuration.source_of(each) is None]
+            return [each for each in unseen if each.secret or each.scope in configuration.sets]
+        try:
+            before = await serving.console.certificates()
+        except MachineError:
+            return []  # it hangs
+        lacks = sum(map(_is_fetched, await console.certificates())) < sum(map(_is_fetched, before))
+        return [Fetch("certificates", 0, 0, 0)] if lacks else []
+
+    async def _refused(self, missing: Iterable[Fetch]) -> Failure | None:
+        """What the candidate refused ends the wait, unless nothing serves and its control plane may mend it."""
+        refused = next((each for each in missing if each.is_refused), None)
+        if refused is None:
+            raise _NotYet
+        source = self.candidate.material.configuration.source_of(refused)
+        if source is None and self.serving() is None:
+            raise _NotYet
+        why = await self.why_refused()
+        program = self.candidate.material.program.binary.path.name
+        if source is not None:
+            return Failure(Sort.VERDICT, f"cannot use {source}: {program} refuses {refused} in it{why}")
+        planes = self.candidate.material.configuration.control_planes
+        plane = f" of the control plane {' or '.join(planes)}" if planes else ""
+        return Failure(Sort.ACCIDENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
+
+    async def why_refused(self) -> str:
+        """What the candidate says of what it refused, to be put behind a statement; it is silent about secrets."""
+        texts = await self.candidate.console.rejections()
+        paths = self.candidate.material.paths
+        return f": {'; '.join(readable(text, paths) for text in texts)}" if texts else "; its log tells why"
+
+    def _wrong_certificate(self, loaded: Iterable[Loaded]) -> Failure | None:
+        """What it has loaded from memory must be what was put there."""
+        material = self.candidate.material
+        expected = {
+            f"/dev/fd/{material.descriptors[chain.path]}": chain
+            for unit in material.outcome.units.values()
+            for chain in unit.chains
+        }
+        for certificate in loaded:
+            chain = expected.get(certificate.path)
+            if chain is not None and certificate.serial not in {each.serial_number for each in chain.certificates}:
+                reason = f"it loaded serial {certificate.serial:x} where {chain.path} has {chain.leaf.serial_hex}"
+                return Failure(Sort.ACCIDENT, f"epoch {self.candidate.number} is not what was judged: {reason}")
+        return None
+
+    async def _missing_listener(self) -> Failure | None:
+        """It must have asked for every address that is served now and still wanted."""
+        serving = self.serving()
+        if serving is None or not self.missing_listeners():
+            return None
+        if not self.candidate.material.configuration.has_dynamic_listeners:
+            reason = f"epoch {self.candidate.number} does not listen on {self.described_listeners()}, which serves now"
+            return Failure(Sort.ACCIDENT, reason)
+        await self.ports.follow(serving)  # its control plane may have taken a listener away, or be about to add one
+        if self.missing_listeners():
+            raise _NotYet
+        return None
+
+    def missing_listeners(self) -> list[Place]:
+        """The listeners that the serving epoch has and the candidate has not, though it should."""
+        serving = self.serving()
+        return [] if serving is None else self.ports.missing(self.candidate, serving.material.configuration)
+
+    def described_listeners(self) -> str:
+        """The first of them, and how many more there are."""
+        missing = self.missing_listeners()
+        names = ", ".join(place.address for place in missing[:_NAMED])
+        return names + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+
+
+def _is_fetched(certificate: Loaded) -> bool:
+    """Whether it came by no file that was materialised."""
+    return not certificate.path.startswith("/dev/fd/")
