@@ -1,0 +1,167 @@
+"""A bed under a control plane: listeners, clusters and the certificate come by xDS, over mTLS.
+
+`--certs` has the client pair of that connection, so what rotates there is how the proxy reaches its control plane.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from tests.cli.agents import agent
+from tests.system.bare import body_of
+from tests.system.bed import HOST, Bed
+from tests.system.bootstrap import Json
+from tests.system.certificates import Mint, authority, serial
+from tests.system.eventually import eventually, throughout
+from tests.system.journal import Entry
+from tests.system.layouts import CHAIN, KEY, ROOT
+from tests.system.onlookers import ask
+from tests.system.plane.plane import ControlPlane
+from tests.system.plane.sources import (
+    CLUSTER,
+    FromPlane,
+    ads,
+    aggregated,
+    plain_listener,
+    secret_listener,
+    xds_cluster,
+)
+from tests.system.state import CANDIDATE, Epoch, State
+
+SECRET = "edge-secret"
+
+
+@dataclass
+class Site:
+    """One agent and its control plane. `fetch_timeout`: the `initial_fetch_timeout` of everything that comes by xDS."""
+
+    bed: Bed
+    plane: ControlPlane
+    delta: bool = False
+    fetch_timeout: str = "15s"
+    secrets: Mint = field(default_factory=Mint)
+
+    def __post_init__(self) -> None:
+        certs = self.bed.certs
+        self.bed.bootstrap = FromPlane(self.bed.tls.port, self.bed.plain.port, [])
+        self.bed.bootstrap.dynamic = ads(delta=self.delta, timeout=self.fetch_timeout)
+        self.bed.bootstrap.clusters = [xds_cluster(self.plane.port, certs / CHAIN, certs / KEY, certs / ROOT)]
+        self.listeners()
+        self.secret()
+
+    def listeners(self, *more: Json, plain: Json | None = None) -> None:
+        """Set the listeners: one for TLS with a secret, one in the clear (or another in its place), and more."""
+        tls = secret_listener("tls", self.bed.tls.port, SECRET, aggregated(self.fetch_timeout))
+        self.plane.listeners(tls, plain or plain_listener("plain", self.bed.plain.port), *more)
+
+    def secret(self) -> None:
+        """Set a fresh secret."""
+        leaf = self.secrets.leaf()
+        self.plane.secret(SECRET, leaf.chain_pem, leaf.key_pem)
+
+    def unfit_secret(self) -> None:
+        """Set a secret whose key belongs to another certificate."""
+        self.plane.secret(SECRET, self.secrets.spare().chain_pem, self.secrets.spare().key_pem)
+
+    def start(self) -> None:
+        """Start the control plane and the agent, and wait until clients are served."""
+        self.plane.start()
+        self.launch()
+        self.ready()
+
+    def launch(self) -> None:
+        """Start the agent and do not wait for anything."""
+        self.bed.prepare()
+        (self.bed.certs / ROOT).write_bytes(authority().pem)
+        self.bed.launch()
+
+    def ready(self) -> None:
+        """Wait until the agent is ready, serves the newest secret and holds the sockets."""
+        eventually(self._is_ready, what="the agent is ready")
+        targets = (self.bed.tls, self.bed.plain)
+        eventually(lambda: all(map(self.bed.holds, targets)), what="the agent holds the sockets")
+
+    def _is_ready(self) -> bool:
+        assert self.bed.agent is not None
+        assert self.bed.agent.poll() is None, f"the agent ended with {self.bed.agent.returncode}"
+        state = self.bed.state()
+        return state.agent_pid == self.bed.agent_pid and state.ready and self.serves()
+
+    def serves(self) -> bool:
+        """Tell whether new clients get the newest secret, and an answer in the clear."""
+        return self.bed.serial_served() == serial(self.secrets.newest) and body_of(self.bed.plain) == b"ok\n"
+
+    def rotate(self) -> Epoch:
+        """Renew the client pair; return the epoch that serves until the next one does."""
+        before = self.bed.serving()
+        self.bed.journal.mark()
+        self.bed.rotate()
+        return before
+
+    def committed(self, before: Epoch) -> None:
+        """Wait until a later epoch serves with the newest client pair, and no candidate is on its way."""
+        eventually(lambda: self._is_committed(before), what=f"an epoch after {before.number} serves")
+        assert self.serves(), "with its certificate and its listeners"
+
+    def _is_committed(self, before: Epoch) -> bool:
+        state, serving = self.bed.state(), self.bed.serving()
+        newest = serial(self.bed.mint.newest) in self.plane.client_serials()
+        return serving.number > before.number and newest and serving.revision == state.wanted and not unfinished(state)
+
+    def stays(self, before: Epoch, span: float) -> None:
+        """Check for a span that this epoch, and no other, serves."""
+        what = f"epoch {before.number} serves"
+        throughout(lambda: self.bed.serving() == before and self.serves(), span=span, what=what, every=0.05)
+
+    def dropped(self) -> list[Entry]:
+        """List the candidates that were dropped since the last rotation began."""
+        return [entry for entry in self.bed.journal.entries() if entry.name == "epoch.dropped"]
+
+    def log(self) -> str:
+        """Return the warnings and errors since the last rotation began."""
+        return "\n".join(entry.text for entry in self.bed.journal.complaints())
+
+    def names_of_the_plane(self) -> tuple[str, ...]:
+        """Return how a message may name the control plane: by its cluster or its address."""
+        return CLUSTER, f"{HOST}:{self.plane.port}"
+
+    def explains(self, names: Sequence[str], words: Sequence[str] = ()) -> None:
+        """Wait until the log, the status document and `agent status` have one of the names and one of the words."""
+        sources: dict[str, Callable[[], str]] = {
+            "the log": self.log,
+            "/status": lambda: ask(self.bed, "/status").text,
+            "agent status": lambda: agent("status", "--run-dir", self.bed.run_dir).out,
+        }
+        for source, read in sources.items():
+            check = partial(mentions, read, names, words)
+            eventually(check, what=reason(source, names, words))
+
+    def unready(self, names: Sequence[str], words: Sequence[str] = ()) -> None:
+        """Wait until the readiness probe fails with one of the names and one of the words."""
+
+        def told() -> bool:
+            reply = ask(self.bed, "/healthz/ready")
+            assert reply.status == 503, f"{reply.status} {reply.text}"
+            return mentions(lambda: reply.text, names, words)
+
+        eventually(told, what=reason("/healthz/ready", names, words))
+
+
+def unfinished(state: State) -> bool:
+    """Tell whether a candidate is on its way."""
+    return bool(state.among(CANDIDATE))
+
+
+def mentions(read: Callable[[], str], names: Sequence[str], words: Sequence[str]) -> bool:
+    """Tell whether a text, however its lines are broken, has one of the names and one of the words."""
+    text = read()
+    flat = "".join(text.split()).lower()
+    for group in (names, words):
+        found = any("".join(one.split()).lower() in flat for one in group)
+        assert found or not group, f"none of {group} in: {text}"
+    return True
+
+
+def reason(source: str, names: Sequence[str], words: Sequence[str]) -> str:
+    """Describe what is awaited of a source."""
+    return f"{source} mentions {' or '.join(names)}" + (f" and {' or '.join(words)}" if words else "")

@@ -1,0 +1,168 @@
+"""Rotations under a control plane that is well, slow, or changes what it has in the middle of one."""
+
+from functools import partial
+
+import pytest
+
+from tests.system.bare import body_of
+from tests.system.bed import HOST
+from tests.system.certificates import serial
+from tests.system.conftest import Envoys, MakeSite
+from tests.system.counts import count
+from tests.system.eventually import eventually
+from tests.system.loads import Loads, nothing_failed
+from tests.system.plane.behaviour import KINDS, LISTENERS
+from tests.system.plane.site import SECRET
+from tests.system.plane.sources import aggregated, plain_listener, refused_listener, secret_listener
+from tests.system.state import CANDIDATE
+from tests.system.test_plane import refused
+from tests.system.wire import Target
+
+pytestmark = pytest.mark.envoy
+
+ROTATIONS = count("AGENT_PLANE_ROTATIONS", short=2, long=8)
+WAYS = pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+
+
+@WAYS
+def test_a_renewed_client_pair_rotates_and_loses_no_request(delta: bool, make_site: MakeSite, loads: Loads) -> None:
+    """X1."""
+    site = make_site(delta=delta)
+    site.start()
+    loads.gentle(site.bed.tls, site.bed.plain)
+    for _ in range(ROTATIONS):
+        site.committed(site.rotate())
+    loads.more(20)
+    nothing_failed(loads.finish(at_least=20))
+    assert set(site.plane.client_serials()) == {serial(pair) for pair in site.bed.mint.issued}
+
+
+@pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.long)], ids=["sotw", "delta"])
+def test_a_pushed_secret_is_served_without_a_new_epoch(delta: bool, make_site: MakeSite, loads: Loads) -> None:
+    """X1b."""
+    site = make_site(delta=delta)
+    site.start()
+    loads.light(site.bed.tls, site.bed.plain)
+    before = site.bed.serving()
+    for _ in range(3):
+        site.secret()
+        site.plane.change()
+        eventually(site.serves, what="the pushed secret is served")
+    site.stays(before, span=0.5)
+    nothing_failed(loads.finish(at_least=20))
+
+
+DELAYS = [
+    pytest.param(delay, delta, version, marks=() if (delay, delta, version) in SHORT else pytest.mark.long)
+    for SHORT in [{(100, False, "1.40"), (10, True, "1.36"), (1000, True, "1.40")}]
+    for delay in (0, 10, 100, 1000)
+    for delta in (False, True)
+    for version in ("1.40", "1.36")
+]
+
+
+@pytest.mark.parametrize(("delay", "delta", "version"), DELAYS)
+def test_a_rotation_awaits_a_slow_control_plane_and_wastes_no_candidate(
+    delay: int, delta: bool, version: str, envoys: Envoys, make_site: MakeSite, loads: Loads
+) -> None:
+    """X2."""
+    site = make_site(delta=delta, binary=envoys(version))
+    site.start()
+    loads.light(site.bed.tls, site.bed.plain)
+    site.plane.change(delay_ms=dict.fromkeys(KINDS, delay))
+    for _ in range(ROTATIONS // 2):
+        site.committed(site.rotate())
+        assert site.dropped() == []
+    loads.more(20)
+    nothing_failed(loads.finish(at_least=20))
+
+
+def test_an_empty_set_of_listeners_does_not_replace_an_epoch_that_serves(make_site: MakeSite, loads: Loads) -> None:
+    """X6: the control plane gives new clients nothing, as after a start with an empty cache."""
+    site = make_site()
+    site.start()
+    loads.light(site.bed.tls, site.bed.plain)
+    site.plane.change(empty_for_new=[LISTENERS])
+    before = site.rotate()
+    site.stays(before, span=1.5)
+    site.explains(["listen"])
+    site.plane.change(empty_for_new=[])
+    site.committed(before)
+    nothing_failed(loads.finish(at_least=20))
+
+
+def test_when_the_control_plane_takes_all_listeners_readiness_fails_until_they_are_back(make_site: MakeSite) -> None:
+    """X6: the epoch that serves loses its listeners."""
+    site = make_site()
+    site.start()
+    before = site.bed.serving()
+    site.plane.listeners()
+    site.plane.change()
+    eventually(lambda: refused(site.bed.plain), what="the listeners are gone")
+    site.unready(["listen"])
+    site.listeners()
+    site.plane.change()
+    site.ready()
+    assert site.bed.serving() == before, "no restart is needed"
+
+
+def test_a_listener_that_envoy_refuses_ends_the_rotation_at_once(make_site: MakeSite, loads: Loads) -> None:
+    """X8."""
+    site = make_site()
+    site.start()
+    loads.light(site.bed.tls, site.bed.plain)
+    site.listeners(plain=refused_listener("plain", site.bed.plain.port))
+    site.plane.change()
+    before = site.rotate()
+    site.explains(["same matching rules"])
+    eventually(lambda: not site.bed.state().among(CANDIDATE), what="the candidate is gone")
+    site.stays(before, span=1)
+    site.listeners()
+    site.plane.change()
+    site.rotate()
+    site.committed(before)
+    nothing_failed(loads.finish(at_least=20))
+
+
+@pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.long)], ids=["sotw", "delta"])
+def test_listeners_that_come_and_go_around_a_rotation_waste_no_candidate(
+    delta: bool, make_site: MakeSite, loads: Loads
+) -> None:
+    """X10: added before one, removed before the next, and removed in the moment of the last."""
+    site = make_site(delta=delta)
+    site.start()
+    loads.gentle(site.bed.tls, site.bed.plain)
+    extra, tls = Target(HOST, site.bed.room.port()), Target(HOST, site.bed.room.port(), tls=True)
+    more = [
+        plain_listener("extra", extra.port, "extra\n"),
+        secret_listener("extra-tls", tls.port, SECRET, aggregated(), "extra\n"),
+    ]
+    for present in (True, False):
+        site.listeners(*(more if present else []))
+        site.plane.change()
+        site.committed(site.rotate())
+        assert site.dropped() == []
+        check = answer if present else refuse
+        eventually(partial(check, extra, tls), what=f"the listeners {check.__name__}")
+    site.listeners(*more)
+    site.plane.change()
+    eventually(lambda: answer(extra, tls), what="the listeners answer again")
+    site.plane.change(delay_ms={LISTENERS: 200})
+    before = site.rotate()
+    eventually(lambda: site.bed.state().among(CANDIDATE), every=0.001, what="a candidate")
+    site.listeners()
+    site.plane.change()
+    site.committed(before)
+    assert site.dropped() == []
+    eventually(lambda: refuse(extra, tls), what="the removed listeners refuse")
+    nothing_failed(loads.finish(at_least=20))
+
+
+def answer(*targets: Target) -> bool:
+    """Tell whether the added listeners answer."""
+    return all(body_of(target) == b"extra\n" for target in targets)
+
+
+def refuse(*targets: Target) -> bool:
+    """Tell whether the removed listeners refuse."""
+    return all(map(refused, targets))

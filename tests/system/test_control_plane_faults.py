@@ -1,0 +1,214 @@
+"""A control plane that is dead, fails, hangs or sends what cannot be used, during a rotation, a crash, or at the start.
+
+What serves goes on serving, nothing half configured takes its place, and the reason is shown where an operator looks.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+from tests.system.bare import healthy
+from tests.system.conftest import Envoys, MakeSite
+from tests.system.eventually import eventually, throughout
+from tests.system.flight import land, launched
+from tests.system.loads import Loads, nothing_failed
+from tests.system.plane.behaviour import KINDS, SECRETS
+from tests.system.plane.plane import ControlPlane
+from tests.system.plane.site import SECRET, Site
+from tests.system.room import alive, kill, stopped
+from tests.system.state import CANDIDATE
+from tests.system.test_crash import only_in_flight
+from tests.system.test_crash import refused as refuses
+
+pytestmark = pytest.mark.envoy
+
+ERRORS = ("refused", "unavailable", "unreachable", "connect", "closed", "answer", "timeout", "timed out")
+HOLD = 1.0
+START_DEADLINE = 3.0
+Fault = Callable[[ControlPlane], AbstractContextManager[object]]
+
+
+@contextmanager
+def dead(plane: ControlPlane) -> Iterator[None]:
+    """Keep the control plane from running."""
+    plane.kill()
+    yield
+    plane.start()
+
+
+@contextmanager
+def unavailable(plane: ControlPlane) -> Iterator[None]:
+    """Let every stream end with UNAVAILABLE."""
+    plane.change(unavailable=True)
+    yield
+    plane.change(unavailable=False)
+
+
+@contextmanager
+def silent(plane: ControlPlane) -> Iterator[None]:
+    """Let no request be answered."""
+    plane.change(silent=list(KINDS))
+    yield
+    plane.change(silent=[])
+
+
+def hanging(plane: ControlPlane) -> AbstractContextManager[object]:
+    """Let the control plane hang: the kernel accepts its connections, and nobody answers."""
+    return stopped(plane.pid)
+
+
+FAULTS = [
+    pytest.param(fault, delta, marks=() if (fault, delta) in SHORT else pytest.mark.long)
+    for SHORT in [{(dead, False), (unavailable, True)}]
+    for fault in (dead, unavailable, silent, hanging)
+    for delta in (False, True)
+]
+
+
+@pytest.mark.parametrize(("fault", "delta"), FAULTS)
+def test_a_rotation_waits_for_its_control_plane_and_says_so(
+    fault: Fault, delta: bool, make_site: MakeSite, loads: Loads
+) -> None:
+    """X3, X4, X5."""
+    site = make_site(delta=delta)
+    site.start()
+    loads.light(site.bed.tls, site.bed.plain)
+    with fault(site.plane):
+        before = site.rotate()
+        site.explains(site.names_of_the_plane(), ERRORS)
+        site.stays(before, span=1)
+    site.committed(before)
+    loads.more(20)
+    nothing_failed(loads.finish(at_least=20))
+
+
+@pytest.mark.long
+def test_a_rotation_does_not_commit_when_envoy_gives_up_waiting_for_its_listeners(
+    make_site: MakeSite, loads: Loads
+) -> None:
+    """X3, beyond `initial_fetch_timeout`: Envoy goes on without listeners then."""
+    site = make_site(fetch_timeout="1s")
+    site.start()
+    loads.light(site.bed.tls, site.bed.plain)
+    site.plane.kill()
+    before = site.rotate()
+    site.stays(before, span=4)
+    site.plane.start()
+    site.committed(before)
+    nothing_failed(loads.finish(at_least=20))
+
+
+@pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.long)], ids=["sotw", "delta"])
+def test_a_rotation_waits_for_a_secret_that_does_not_come(delta: bool, make_site: MakeSite, loads: Loads) -> None:
+    """X7, beyond `initial_fetch_timeout`: Envoy would listen without a certificate then."""
+    site = make_site(delta=delta, fetch_timeout="1s")
+    site.start()
+    loads.light(site.bed.tls, site.bed.plain)
+    site.plane.change(silent=[SECRETS])
+    before = site.rotate()
+    site.stays(before, span=2.5)
+    site.explains([SECRET])
+    site.plane.change(silent=[])
+    site.committed(before)
+    nothing_failed(loads.finish(at_least=20))
+
+
+VERSIONS = pytest.mark.parametrize("version", ["1.40", pytest.param("1.36", marks=pytest.mark.long)])
+
+
+@VERSIONS
+def test_a_secret_that_envoy_refuses_ends_the_rotation_at_once(
+    version: str, envoys: Envoys, make_site: MakeSite, loads: Loads
+) -> None:
+    """X9."""
+    site = make_site(binary=envoys(version))
+    site.start()
+    loads.light(site.bed.tls, site.bed.plain)
+    served = site.secrets.newest
+    site.unfit_secret()
+    site.plane.change()
+    before = site.rotate()
+    site.explains([SECRET])
+    eventually(lambda: not site.bed.state().among(CANDIDATE), what="the candidate is gone")
+    site.stays(before, span=1)
+    assert site.secrets.newest is served
+    site.secret()
+    site.plane.change()
+    site.rotate()
+    site.committed(before)
+    nothing_failed(loads.finish(at_least=20))
+
+
+@VERSIONS
+def test_a_first_start_without_a_usable_secret_is_not_ready_and_the_repair_serves_by_itself(
+    version: str, envoys: Envoys, make_site: MakeSite
+) -> None:
+    """X9, when nothing serves yet."""
+    site = make_site(binary=envoys(version))
+    site.unfit_secret()
+    site.plane.start()
+    site.launch()
+    eventually(lambda: site.plane.seen("nack", kind=SECRETS), what="Envoy refuses the secret")
+    site.unready([SECRET])
+    throughout(lambda: not healthy(site.bed.status), span=1, what="not ready", every=0.05)
+    site.secret()
+    site.plane.change()
+    site.ready()
+
+
+def test_after_a_crash_without_a_control_plane_the_first_candidate_waits_for_it(make_site: MakeSite) -> None:
+    """X11: clients are held, then refused; the start deadline ends no candidate while nothing serves."""
+    site = make_site()
+    site.bed.more_flags += ["--hold", f"{HOLD:g}s", "--start-deadline", f"{START_DEADLINE:g}s"]
+    site.start()
+    site.bed.journal.mark()
+    site.plane.kill()
+    death = kill(site.bed.serving_pid())
+    eventually(lambda: not healthy(site.bed.status), what="readiness is gone at once")
+    waiting = launched(site.bed.plain, 5)
+    held = death.struck + HOLD - 0.2 - time.monotonic()
+    throughout(lambda: not refuses(site.bed), span=max(0.0, held), what="clients are held")
+    eventually(lambda: refuses(site.bed), what="clients are refused after the hold")
+    land(waiting)
+    assert {flight.failure.reason for flight in waiting if flight.failure} == {"reset"}
+    site.unready(site.names_of_the_plane(), ERRORS)
+    outlives_the_start_deadline(site)
+
+
+def outlives_the_start_deadline(site: Site) -> None:
+    """Check that one candidate waits longer than it may while something serves, and serves once the plane is back."""
+    candidate = eventually(lambda: site.bed.state().among(CANDIDATE), what="a candidate")[0]
+    throughout(lambda: alive(candidate.pid), span=START_DEADLINE + 1, what="the candidate waits", every=0.05)
+    assert not healthy(site.bed.status)
+    site.plane.start()
+    site.ready()
+    assert site.bed.serving().pid == candidate.pid
+    assert site.dropped() == []
+
+
+@pytest.mark.long
+def test_a_first_start_waits_for_its_control_plane(make_site: MakeSite) -> None:
+    """X11, when nothing has served yet."""
+    site = make_site()
+    site.bed.more_flags += ["--start-deadline", f"{START_DEADLINE:g}s"]
+    site.launch()
+    site.unready(site.names_of_the_plane(), ERRORS)
+    outlives_the_start_deadline(site)
+
+
+@pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.long)], ids=["sotw", "delta"])
+def test_a_crash_under_a_control_plane_that_is_well_loses_only_what_was_in_flight(
+    delta: bool, make_site: MakeSite, loads: Loads
+) -> None:
+    """X11b."""
+    site = make_site(delta=delta)
+    site.start()
+    loads.gentle(site.bed.tls, site.bed.plain)
+    loads.more(20)
+    before = site.bed.serving()
+    death = kill(before.pid)
+    site.committed(before)
+    loads.more(20)
+    only_in_flight(loads.finish(), [death])

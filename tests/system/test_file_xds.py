@@ -1,0 +1,190 @@
+"""Listeners and clusters from files (LDS, CDS by `path_config_source`) that name certificate files in `--certs`."""
+
+import contextlib
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cli.agents import agent
+from tests.system.bare import body_of
+from tests.system.bed import HOST, Bed
+from tests.system.bootstrap import Json, Secured, address, http, listener, replace, tls_chain, write_lds
+from tests.system.certificates import Mint, authority, serial
+from tests.system.eventually import eventually, throughout
+from tests.system.journal import Entry
+from tests.system.layouts import CHAIN, KEY, ROOT
+from tests.system.loads import Loads, nothing_failed
+from tests.system.origins import listening_at
+from tests.system.plane.behaviour import CLUSTERS, KINDS
+from tests.system.plane.sources import FromPlane, client_context, plain_listener
+from tests.system.wire import serial_in
+
+pytestmark = pytest.mark.envoy
+
+GARBAGE = b"-----BEGIN PRIVATE KEY-----\nnot base64 at all\n-----END PRIVATE KEY-----\n"
+UPSTREAM = "upstream"
+
+
+def from_file(path: Path) -> Json:
+    """Return a ConfigSource of a file."""
+    return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
+
+
+def events(bed: Bed, name: str) -> list[Entry]:
+    """List what the agent logged under this name since the mark."""
+    return [entry for entry in bed.journal.entries() if entry.name == name]
+
+
+def in_use(bed: Bed) -> None:
+    """Check that `agent certs` shows the newest pair on the disk as what is served, and finds nothing wrong."""
+    ran = agent("certs", "--json", "--run-dir", bed.run_dir)
+    inventory: dict[str, Any] = json.loads(ran.out)
+    (pair,) = (each for each in inventory["sets"] if each["chain"] and each["chain"]["path"] == str(bed.certs / CHAIN))
+    assert int(pair["disk"]["serial"].replace(":", ""), 16) == serial(bed.mint.newest)
+    assert pair["served"], "the certificate is in use"
+    assert pair["served"]["serial"] == pair["disk"]["serial"]
+    assert (ran.code, inventory["findings"]) == (0, [])
+    assert events(bed, "certificate.stray") == []
+
+
+def refuses_garbage(bed: Bed) -> None:
+    """Turn the key to garbage: it is refused as always, and the old epoch serves on."""
+    before = bed.serving()
+    bed.journal.mark()
+    (bed.certs / KEY).write_bytes(GARBAGE)
+    eventually(lambda: events(bed, "certificate.refused"), what="the key is refused")
+    assert str(bed.certs) in events(bed, "certificate.refused")[0].text
+    throughout(lambda: bed.serving() == before, span=0.5, what="the old epoch serves")
+
+
+def test_the_certificate_of_a_listener_in_a_file_rotates_by_itself(bed_apart: Bed, loads: Loads) -> None:
+    """X13, LDS."""
+    bed = bed_apart
+    path = bed.directory / "lds.yaml"
+    tls = listener("tls", HOST, bed.tls.port, [tls_chain(Secured(bed.certs / CHAIN, bed.certs / KEY), "ok\n")])
+    write_lds(path, [tls, plain_listener("plain", bed.plain.port)], "1")
+    bed.bootstrap = FromPlane(bed.tls.port, bed.plain.port, [], dynamic={"lds_config": from_file(path)})
+    bed.start()
+    loads.light(bed.tls, bed.plain)
+    in_use(bed)
+    for _ in range(2):
+        bed.rotate()
+        bed.served()
+    bed.committed()
+    in_use(bed)
+    served = serial(bed.mint.newest)
+    refuses_garbage(bed)
+    assert bed.serial_served() == served
+    bed.rotate()
+    bed.served()
+    nothing_failed(loads.finish(at_least=20))
+
+
+class MutualOrigin:
+    """An origin that wants a client certificate, and remembers the serial number of each."""
+
+    def __init__(self, directory: Path) -> None:
+        leaf = Mint().leaf("upstream.test")
+        pair = directory / "origin.pem"
+        pair.write_bytes(leaf.chain_pem + leaf.key_pem)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(pair)
+        self.context.load_verify_locations(cadata=authority().pem.decode("ascii"))
+        self.context.verify_mode = ssl.CERT_REQUIRED
+        self.serials: list[int] = []
+
+    def met(self, serial: int) -> bool:
+        """Tell whether the last client had this certificate."""
+        return self.serials[-1:] == [serial]
+
+    def serve(self, server: socket.socket, over: threading.Event) -> None:
+        """Answer one request a connection, one connection at a time, until `over`."""
+        server.settimeout(0.1)
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                peer, _ = server.accept()
+                with peer:
+                    self._answer(peer)
+
+    def _answer(self, peer: socket.socket) -> None:
+        peer.settimeout(2)
+        with self.context.wrap_socket(peer, server_side=True) as sock:
+            sock.recv(4096)
+            self.serials.append(serial_in(sock.getpeercert(binary_form=True) or b""))
+            sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n")
+
+
+@contextmanager
+def mutual_origin(directory: Path, port: int) -> Iterator[MutualOrigin]:
+    """Run such an origin in a thread."""
+    origin, over = MutualOrigin(directory), threading.Event()
+    with listening_at(port) as server:
+        thread = threading.Thread(target=origin.serve, args=(server, over))
+        thread.start()
+        try:
+            yield origin
+        finally:
+            over.set()
+            thread.join()
+
+
+def forward(cluster: str) -> Json:
+    """Return an HTTP connection manager that sends everything to a cluster."""
+    manager = http("")
+    (route,) = manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]
+    del route["direct_response"]
+    route["route"] = {"cluster": cluster}
+    manager["typed_config"]["route_config"]["validate_clusters"] = False
+    return manager
+
+
+def write_cds(path: Path, bed: Bed, port: int) -> None:
+    """Publish the cluster of the origin, with the client pair in `--certs`."""
+    context = client_context(bed.certs / CHAIN, bed.certs / KEY, bed.certs / ROOT)
+    del context["common_tls_context"]["alpn_protocols"]
+    cluster = {
+        "@type": KINDS[CLUSTERS],
+        "name": UPSTREAM,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "transport_socket": {"name": "tls", "typed_config": context},
+        "load_assignment": {
+            "cluster_name": UPSTREAM,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(HOST, port)}}]}],
+        },
+    }
+    replace(path, yaml.safe_dump({"version_info": "1", "resources": [cluster]}, sort_keys=False))
+
+
+def test_the_client_pair_of_a_cluster_in_a_file_rotates_by_itself(bed_apart: Bed, loads: Loads) -> None:
+    """X13, CDS."""
+    bed, path, port = bed_apart, bed_apart.directory / "cds.yaml", bed_apart.room.port()
+    write_cds(path, bed, port)
+    plain = listener("plain", HOST, bed.plain.port, [{"filters": [forward(UPSTREAM)]}])
+    bed.bootstrap = FromPlane(bed.tls.port, bed.plain.port, [], more=[plain], dynamic={"cds_config": from_file(path)})
+    with mutual_origin(bed.directory, port) as origin:
+        bed.prepare()
+        (bed.certs / ROOT).write_bytes(authority().pem)
+        bed.launch()
+        eventually(lambda: body_of(bed.plain) == b"ok\n", what="the origin answers")
+        eventually(lambda: bed.state().ready)
+        load = loads.start("closed", bed.plain, clients=1, pace=0.01)
+        for _ in range(2):
+            bed.rotate()
+            eventually(partial(origin.met, serial(bed.mint.newest)), what="the new pair is used")
+        bed.committed()
+        assert events(bed, "certificate.stray") == []
+        refuses_garbage(bed)
+        load.more(20)
+        nothing_failed(loads.finish(at_least=20))
+        assert origin.met(serial(bed.mint.newest))
+        bed.stop()
