@@ -81,7 +81,7 @@ def rotations(bed: Bed, after_each: Callable[[], object]) -> tuple[list[Report],
 def line_one() -> Iterator[Row]:
     """Measure rotations under load: what fails, and who waits longest."""
     with agent_bed("agent") as bed:
-        reports, start = rotations(bed, lambda: bed.served(within=15))
+        reports, start = rotations(bed, bed.served)
     with bare_bed("bare") as (bare, restarter):
         bare_reports, _ = rotations(bare, restarter.replace)
     requests = sum(report.ok for report in reports)

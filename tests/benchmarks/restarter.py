@@ -23,7 +23,7 @@ class Restarter:
     def replace(self) -> None:
         """Start a second Envoy on the same ports (SO_REUSEPORT) and end the first one once the second answers."""
         old, self._process = self._process, self._exec()
-        self._bed.served(within=15)
+        self._bed.served()
         old.terminate()
         old.wait(timeout=15)
 

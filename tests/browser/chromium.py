@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.system.eventually import PATIENCE
+
 DESK, PHONE = (1200, 900), (360, 740)
 _ALONE = (
     "--disable-background-networking",
@@ -30,7 +32,7 @@ def program() -> Path:
 @contextmanager
 def browser() -> Iterator[Any]:
     """Start it; skips the test where playwright is missing."""
-    reason = "no playwright: pip install --group browser"
+    reason = "no playwright: requirements/install browser"
     playwright = pytest.importorskip("playwright.sync_api", reason=reason)
     arguments = [*_ALONE, "--no-sandbox"] if os.geteuid() == 0 else [*_ALONE]
     with playwright.sync_playwright() as play:
@@ -71,14 +73,14 @@ class Tab:
         """The visible texts there, white space made one."""
         return [" ".join(text.split()) for text in self.page.locator(selector).all_inner_texts()]
 
-    def says(self, headline: str, within: float = 5) -> None:
+    def says(self, headline: str) -> None:
         """Wait until the headline has these words."""
-        self.has("#headline", headline, within)
+        self.has("#headline", headline)
 
-    def has(self, selector: str, text: str, within: float = 5) -> None:
+    def has(self, selector: str, text: str) -> None:
         """Wait until there is such an element with this text in it."""
         place = self.page.locator(selector, has_text=text).first
-        place.wait_for(timeout=within * 1000)
+        place.wait_for(timeout=PATIENCE * 1000)
 
     def run(self, script: str) -> Any:  # noqa: ANN401
         """What a function in the page returns."""
@@ -100,7 +102,8 @@ class Tab:
 
     def offences(self) -> list[str]:
         """What axe finds that is serious or critical."""
-        axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install --group browser")
+        reason = "no axe: requirements/install browser"
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason=reason)
         found = axe.Axe().run(self.page).response["violations"]
         return [
             f"{one['id']} ({one['impact']}): {[node['html'] for node in one['nodes'][:3]]}"

@@ -12,6 +12,7 @@ from agent.http.server import Server
 from agent.status.overview import Overview, document
 from agent.status.page import Page
 from agent.status.stream import Stream
+from tests.system.eventually import PATIENCE
 
 
 class Stage:
@@ -58,7 +59,7 @@ class Stage:
         self._loop.close()
 
     def _run(self, what: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(what, self._loop).result(timeout=5)
+        asyncio.run_coroutine_threadsafe(what, self._loop).result(timeout=PATIENCE)
 
     async def _answer(self, request: Request) -> Response:
         if request.path == "/events":

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tests.system.eventually import PATIENCE
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -16,7 +18,7 @@ class Ran:
     err: str
 
 
-def agent(*arguments: object, env: Mapping[str, str] | None = None, timeout: float = 20) -> Ran:
+def agent(*arguments: object, env: Mapping[str, str] | None = None, timeout: float = PATIENCE) -> Ran:
     """Run `agent` to its end; none of its variables is set but those given."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_")}
     ran = subprocess.run(

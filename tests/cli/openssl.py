@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 from agent.status.overview import Facts
+from tests.system.eventually import PATIENCE
 
 _WANTED = "-serial -subject -issuer -nameopt RFC2253 -dates -dateopt iso_8601 -fingerprint -sha256"
 
@@ -38,5 +39,5 @@ def shown_at(host: str, port: int, name: str) -> str:
 def _run(arguments: list[str]) -> str:
     command = ["openssl", *arguments]
     return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=20
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=PATIENCE
     ).stdout

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.cli.agents import Ran
+from tests.system.eventually import PATIENCE
 
 _ENTRY = "from agent.entry import main; main()"
 
@@ -26,7 +27,7 @@ async def order(*arguments: object, place: Path | None = None, **variables: str)
         env={**clean, **variables},
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             out, err = await process.communicate()
     finally:
         if process.returncode is None:

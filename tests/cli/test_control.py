@@ -14,6 +14,7 @@ from agent.status.actions import Outcome, Progress
 from agent.status.control import NAME
 from tests.cli.orders import order
 from tests.status.acting import Acting, controlled
+from tests.system.eventually import PATIENCE
 
 CANDIDATE = Progress(0.0123, "epoch 8 starts")
 
@@ -69,7 +70,7 @@ async def test_a_restart_prints_what_is_told_when_it_is_told(tmp_path: Path) -> 
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             assert b"epoch 8 starts" in await process.stdout.readline()
             said.set()
             assert (await process.stdout.read(), await process.wait()) == (b"epoch 8 serves\n", 0)
@@ -101,7 +102,7 @@ async def test_an_agent_that_goes_away_in_the_middle_is_no_success(tmp_path: Pat
     actions.may_go_on.clear()
     async with controlled(tmp_path, actions) as room:
         ran = asyncio.create_task(order("restart", place=tmp_path))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await actions.asked_something.wait()
         await room.close()
         ended = await ran
@@ -172,7 +173,7 @@ async def test_stop_comes_back_when_the_agent_has_gone(tmp_path: Path) -> None:
     )
     assert agent.stdin is not None
     assert agent.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         assert await agent.stdout.readline() == b"here\n"
         stopping = asyncio.create_task(order("stop", place=tmp_path))
         assert await agent.stdout.readline() == b"['stop']\n"
@@ -217,7 +218,7 @@ async def test_an_agent_that_turns_us_away_is_named(tmp_path: Path) -> None:
         listener.listen()
         ordered = asyncio.create_task(order("resume", place=tmp_path))
         listener.setblocking(False)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             client, _ = await asyncio.get_running_loop().sock_accept(listener)
         client.close()
         ran = await ordered

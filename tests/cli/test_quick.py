@@ -13,6 +13,7 @@ from agent.status.control import NAME
 from agent.status.health import Health
 from tests.cli.orders import order
 from tests.status.acting import Acting, controlled
+from tests.system.eventually import PATIENCE
 
 _IMPORTING = """
 import sys
@@ -66,7 +67,7 @@ async def test_a_drain_comes_back_when_it_has_ended(tmp_path: Path) -> None:
     actions.may_go_on.clear()
     async with controlled(tmp_path, actions):
         draining = asyncio.create_task(order("drain", f"--run-dir={tmp_path}"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await actions.asked_something.wait()
         assert not draining.done()
         actions.may_go_on.set()
@@ -92,7 +93,7 @@ async def test_a_drain_that_takes_longer_than_wanted_goes_on(tmp_path: Path) -> 
         assert (ran.code, ran.out) == (1, "")
         assert "cannot wait any longer for the drain: it is not over after 200ms, and goes on" in ran.err
         actions.may_go_on.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await actions.ended.wait()
 
 
@@ -112,7 +113,7 @@ async def test_wait_comes_back_as_soon_as_the_agent_is_ready(tmp_path: Path) -> 
     actions.may_go_on.clear()
     async with controlled(tmp_path, actions):
         waiting = asyncio.create_task(order("wait", place=tmp_path))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await actions.asked_something.wait()
         actions.may_go_on.set()
         ran = await waiting
@@ -127,7 +128,7 @@ async def test_wait_waits_for_an_agent_that_is_not_there_yet(tmp_path: Path) -> 
         listener.listen()
         listener.setblocking(False)
         waiting = asyncio.create_task(order("wait", place=tmp_path))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             client, _ = await asyncio.get_running_loop().sock_accept(listener)
     client.close()
     async with controlled(tmp_path, Acting()):

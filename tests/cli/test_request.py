@@ -11,6 +11,7 @@ from agent.http.message import Request, Response
 from agent.status.control import NAME
 from tests.cli.told import ask, telling
 from tests.status.sample import overview
+from tests.system.eventually import PATIENCE
 
 NO_TEXT = bytes(range(256)) * 1000 + b"no newline"
 
@@ -37,7 +38,7 @@ async def test_the_request_is_passed_on_as_it_was_meant(
 async def test_the_answer_comes_byte_for_byte(tmp_path: Path) -> None:
     code = "from agent.cli.request import request; request()"
     command = [sys.executable, "-c", code, "GET", "/stats", "--run-dir", str(tmp_path)]
-    async with telling(tmp_path, overview(), lambda _: Response(200, NO_TEXT)), asyncio.timeout(20):
+    async with telling(tmp_path, overview(), lambda _: Response(200, NO_TEXT)), asyncio.timeout(PATIENCE):
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         out, _ = await process.communicate()
     assert (process.returncode, out) == (0, NO_TEXT)

@@ -1,11 +1,13 @@
 """An agent that tells one overview, or whatever a test wants it to, and commands that ask it from this process."""
 
 import asyncio
+import inspect
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 from click.testing import CliRunner
@@ -16,6 +18,9 @@ from agent.http.server import Server
 from agent.status.control import NAME
 from agent.status.overview import Overview, document
 from tests.cli.agents import Ran
+
+# click before 8.2 mixes stderr into stdout unless this option forbids it; later versions do not have the option.
+_APART: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
 
 Answer = Callable[[Request], Response]
 
@@ -60,7 +65,8 @@ async def ask(command: click.Command, *arguments: object, place: Path | None = N
 
 
 def _invoke(command: click.Command, *arguments: str) -> Ran:
-    result = CliRunner(env={"COLUMNS": None, "AGENT_RUN_DIR": None}).invoke(command, arguments, standalone_mode=False)
+    runner = CliRunner(env={"COLUMNS": None, "AGENT_RUN_DIR": None}, **_APART)
+    result = runner.invoke(command, arguments, standalone_mode=False)
     match result.exception:
         case None:
             return Ran(result.return_value or 0, result.stdout, result.stderr)

@@ -19,6 +19,7 @@ import pytest
 
 from agent.core.errors import UsageError
 from agent.host.binaries import find
+from tests.system.eventually import PATIENCE, eventually
 
 MARK = "DEMO_OF_TEST"
 TEMPORARY = [Path("/dev/shm"), Path("/tmp")]
@@ -30,7 +31,7 @@ def is_runnable(proxy: str) -> bool:
         binary = find(proxy)
     except UsageError:
         return False
-    return subprocess.run([binary, "--version"], capture_output=True, check=False, timeout=10).returncode == 0
+    return subprocess.run([binary, "--version"], capture_output=True, check=False, timeout=PATIENCE).returncode == 0
 
 
 LONG = pytest.mark.skipif(not os.environ.get("AGENT_LONG"), reason="long: run with AGENT_LONG=1")
@@ -62,7 +63,8 @@ def environment() -> Iterator[dict[str, str]]:
     before = leftovers()
     yield {**clean, MARK: mark}
     assert processes(mark) == []
-    assert leftovers() - before == set()
+    made = leftovers() - before  # perhaps by somebody else, whose demonstration is under way
+    eventually(lambda: not made & leftovers(), what=f"{made} are gone")
 
 
 def processes(mark: str) -> list[str]:
@@ -86,7 +88,7 @@ def command(proxy: str, *options: str) -> list[str]:
 
 def test_nothing_fails_in_a_pipe_and_it_is_told_in_plain_lines(proxy: str, environment: dict[str, str]) -> None:
     arguments = command(proxy, "--every", "600ms", "--for", "2400ms")
-    ran = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=50, env=environment)
+    ran = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stderr == ""
     assert "\x1b" not in ran.stdout
@@ -138,14 +140,14 @@ def in_terminal(arguments: list[str], environment: dict[str, str]) -> str:
         with subprocess.Popen(arguments, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as process:
             os.close(terminal)
             shown = _read_to_end(controller)
-            assert process.wait(timeout=30) == 0, shown[-2000:]
+            assert process.wait(timeout=PATIENCE) == 0, shown[-2000:]
     finally:
         os.close(controller)
     return shown
 
 
 def _read_to_end(controller: int) -> str:
-    data, deadline = b"", time.monotonic() + 45
+    data, deadline = b"", time.monotonic() + PATIENCE
     with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
         while time.monotonic() < deadline:
             data += os.read(controller, 65536)
@@ -154,7 +156,7 @@ def _read_to_end(controller: int) -> str:
 
 def test_a_proxy_that_is_not_there_is_told_at_once(environment: dict[str, str]) -> None:
     ran = subprocess.run(
-        command("/nowhere/proxy"), capture_output=True, text=True, check=False, timeout=20, env=environment
+        command("/nowhere/proxy"), capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment
     )
     assert ran.returncode == 2
     assert ran.stderr == "agent: cannot run /nowhere/proxy: there is no such file\n"

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -71,11 +72,12 @@ async def counted(directory: Path, answer: Answer, trusted: Authority = AUTHORIT
 
 
 async def test_every_answer_is_counted_once(tmp_path: Path) -> None:
+    begun = time.monotonic()
     clients, server = await counted(tmp_path, lambda _: GOOD)
     assert clients.tally.served == server.answered == server.asked
     assert clients.tally.failures == []
     assert list(clients.tally.serials) == [PAIR.serial]
-    assert 0 < clients.tally.longest < 5
+    assert 0 < clients.tally.longest < time.monotonic() - begun
     assert clients.tally.deepest is not None
 
 

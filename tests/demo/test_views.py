@@ -11,6 +11,7 @@ from agent.demo.lines import Lines
 from agent.demo.screen import Screen
 from agent.demo.views import view
 from agent.demo.watch import Event
+from tests.system.eventually import PATIENCE
 
 
 @contextmanager
@@ -53,4 +54,4 @@ def test_lines_tell_the_time_since_the_load_began(capsys: pytest.CaptureFixture[
 
 def test_rich_is_not_imported_where_nothing_is_drawn() -> None:
     program = "import sys, agent.cli.demo, agent.demo.play, agent.demo.views; sys.exit('rich' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=20).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=PATIENCE).returncode == 0

@@ -7,22 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.handoff.segment import Segment
+from tests.handoff.conftest import base_id
 from tests.host.conftest import no_descriptor_leaks, ordinary, pytest_pyfunc_call
 
-__all__ = ["no_descriptor_leaks", "ordinary", "pytest_pyfunc_call"]
+__all__ = ["base_id", "no_descriptor_leaks", "ordinary", "pytest_pyfunc_call"]
 
 _PR_SET_PDEATHSIG = 1
-
-
-@pytest.fixture
-def base_id() -> Iterator[int]:
-    """A base id of the test's own; its shared memory is gone afterwards, or the test removes it."""
-    number = secrets.randbelow(100_000_000)
-    yield number
-    is_left = Segment(number).path.exists()
-    Segment(number).release()
-    assert not is_left, "shared memory is left behind"
 
 
 @pytest.fixture(params=["abstract", "path"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.dialects.envoys import ENVOY
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 
 Json = dict[str, Any]
 
@@ -38,10 +38,10 @@ class EnvoyConsole:
 
     def ask(self, target: str, method: str = "GET") -> Page:
         """One request."""
-        connection = http.client.HTTPConnection("console", timeout=5)
+        connection = http.client.HTTPConnection("console", timeout=PATIENCE)
         connection.sock = socket.socket(socket.AF_UNIX)
         try:
-            connection.sock.settimeout(5)
+            connection.sock.settimeout(PATIENCE)
             connection.sock.connect(str(self.path))
             connection.request(method, target)
             with connection.getresponse() as response:
@@ -67,8 +67,8 @@ def envoy_console(directory: Path, bootstrap: Json, *arguments: str) -> Iterator
         process = subprocess.Popen([*command, "-l", "warning", *arguments], stdout=log, stderr=log)
     try:
         console = EnvoyConsole(path)
-        eventually(console.is_there, within=15)
+        eventually(console.is_there)
         yield console
     finally:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=PATIENCE)

@@ -15,8 +15,7 @@ from agent.epoch.arguments import Arguments
 from agent.epoch.hot_restart import HotRestart, Part
 from agent.handoff.vault import Place
 from tests.handoff.handmade import datagrams, framed
-
-PATIENCE = 10.0
+from tests.system.eventually import PATIENCE
 
 
 def to_kernel(name: str) -> str | bytes:

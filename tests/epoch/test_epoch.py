@@ -23,6 +23,7 @@ from tests.epoch.tinies import answer, run, running
 from tests.handoff import handmade
 from tests.handoff.epochs import until
 from tests.pki import Authority
+from tests.system.eventually import PATIENCE
 
 STARTED_AT = 1_600_000_000
 
@@ -265,7 +266,7 @@ async def _serves_and_drains(directory: Path, after: Neighbour) -> None:
     assert await console.connections() == 1
     writer.close()
     await writer.wait_closed()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while await console.connections():  # it hears of it in a turn of its own loop
             pass
 

@@ -8,6 +8,7 @@ from agent.core.errors import MachineError
 from agent.epoch.gate import knock
 from agent.handoff.gate import Gate
 from tests.handoff.epochs import until
+from tests.system.eventually import PATIENCE
 
 
 async def test_whoever_knocks_is_let_in_when_the_gate_opens(tmp_path: Path) -> None:
@@ -19,7 +20,7 @@ async def test_whoever_knocks_is_let_in_when_the_gate_opens(tmp_path: Path) -> N
     await until(lambda: knocks)
     assert not knocking.done()
     gate.open()
-    await asyncio.wait_for(knocking, 5)
+    await asyncio.wait_for(knocking, PATIENCE)
     await gate.close()
 
 

@@ -37,6 +37,7 @@ from tests.epoch.neighbours import (
 from tests.handoff import handmade
 from tests.handoff.epochs import until
 from tests.handoff.handmade import block, framed, number, pass_listen_socket, reply
+from tests.system.eventually import PATIENCE
 
 STARTED_AT = 1_600_000_000
 VERSION = HotRestartVersion.parse(hot_restart_version())
@@ -505,11 +506,11 @@ async def test_it_is_an_epoch_of_the_agent(tmp_path: Path, base_id: int) -> None
             assert await epoch.inherit(mine) == []
             assert parent.bound_itself == {mine}
             assert await epoch.parent_stats() == ({}, {})
-            duplicate = await child.ask(mine, timeout=5)
+            duplicate = await child.ask(mine, timeout=PATIENCE)
             assert duplicate is not None
             assert os.path.sameopenfile(duplicate, own.fileno())
             os.close(duplicate)
-            assert await child.ask(WEB, timeout=5) is None
+            assert await child.ask(WEB, timeout=PATIENCE) is None
             epoch.serve()
             await until(lambda: heard)
             assert heard == ["serves"]

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 
+from tests.system.eventually import PATIENCE
+
 CHILD = "from agent.epoch.parent_death import end_with_parent as e; e(); print('ready', flush=True); input()"
 PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {CHILD!r}]).wait()"
 
@@ -14,5 +16,5 @@ def test_it_ends_with_whoever_started_it() -> None:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"ready\n"
         os.kill(parent.pid, signal.SIGKILL)
-        assert select.select([parent.stdout], [], [], 10)[0], "the child lives on"
+        assert select.select([parent.stdout], [], [], PATIENCE)[0], "the child lives on"
         assert parent.stdout.read() == b""

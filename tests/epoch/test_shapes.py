@@ -17,6 +17,7 @@ from agent.stats.snapshot import Snapshot
 from tests.dialects.envoys import wants_envoy
 from tests.epoch.envoy_console import EnvoyConsole, Page, envoy_console
 from tests.pki import Authority
+from tests.system.eventually import PATIENCE
 
 NOW = datetime(2030, 6, 1, tzinfo=UTC)
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
@@ -160,7 +161,7 @@ def real(directory: Path) -> Iterator[EnvoyConsole]:
 def _greet(console: EnvoyConsole) -> None:
     """Be a client once, so that there are statistics that only clients make."""
     port = console.ask("/listeners").body.splitlines()[2].rpartition(":")[2]
-    with socket.create_connection(("127.0.0.1", int(port)), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", int(port)), timeout=PATIENCE) as client:
         client.sendall(b"x")
         assert client.recv(1) == b"x"
 

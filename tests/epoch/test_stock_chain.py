@@ -14,7 +14,7 @@ import yaml
 from tests.system.bare import body_of, first_answer
 from tests.system.bootstrap import http, listener
 from tests.system.conftest import envoy, loads, room
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads, nothing_failed
 from tests.system.room import Process, Room
 from tests.system.wire import Target
@@ -71,9 +71,9 @@ class Chain:
     def follow(self, start: Callable[[], Process], body: bytes) -> None:
         """Let one follow, and see that it alone serves and that the one before ended well."""
         start()
-        eventually(lambda: body_of(self.target) == body, within=10, what=f"{body!r} answers")
+        eventually(lambda: body_of(self.target) == body, what=f"{body!r} answers")
         before = self.processes[-2]
-        eventually(lambda: before.poll() is not None, within=5, what="the predecessor ends")
+        eventually(lambda: before.poll() is not None, what="the predecessor ends")
         assert before.returncode == 0, self.log.read_text()
         assert self.processes[-1].poll() is None, self.log.read_text()
         assert body_of(self.target) == body
@@ -110,6 +110,6 @@ def test_envoy_and_another_follow_each_other_and_no_request_fails(chain: Chain, 
     nothing_failed(loads.finish())
     last = chain.processes[-1]
     last.send_signal(signal.SIGTERM)
-    assert last.wait(timeout=5) == 0, chain.log.read_text()
+    assert last.wait(timeout=PATIENCE) == 0, chain.log.read_text()
     assert not chain.room.shared_memory(), "the last of a chain removes its memory"
     shutil.rmtree(chain.room.directory / "hr", ignore_errors=True)  # Envoy leaves its sockets' files

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.handoff.epochs import until
+from tests.system.eventually import PATIENCE
 
 TINY = Path(__file__).with_name("tiny.py")
 ROOT = Path(__file__).parents[2]
-PATIENCE = 15.0
 
 
 class Running:

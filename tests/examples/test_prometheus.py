@@ -12,6 +12,7 @@ import yaml
 import agent
 from agent.status.metrics import Metrics
 from tests.status.sample import overview
+from tests.system.eventually import PATIENCE
 
 DIRECTORY = Path(agent.__file__).parents[1] / "examples" / "prometheus"
 RULES = DIRECTORY / "rules.yaml"
@@ -25,7 +26,7 @@ def promtool(*arguments: str, told: bytes = b"") -> subprocess.CompletedProcess[
     if program is None:
         pytest.skip("there is no promtool here: it comes with Prometheus (apt install prometheus)")
     return subprocess.run(
-        [program, *arguments], input=told, cwd=DIRECTORY, capture_output=True, check=False, timeout=50
+        [program, *arguments], input=told, cwd=DIRECTORY, capture_output=True, check=False, timeout=PATIENCE
     )
 
 

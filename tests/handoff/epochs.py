@@ -11,9 +11,9 @@ from typing import Any
 
 from agent.handoff.names import Names
 from tests.handoff.handmade import datagrams
+from tests.system.eventually import PATIENCE
 
 PROGRAM = Path(__file__).with_name("fake_epoch.py")
-PATIENCE = 10.0
 
 
 class Epoch:

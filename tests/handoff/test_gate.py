@@ -14,6 +14,7 @@ from agent.core.errors import MachineError
 from agent.handoff import gate
 from agent.handoff.gate import Gate
 from tests.handoff.epochs import until
+from tests.system.eventually import PATIENCE
 
 ROUTES = "/v3/discovery:routes"
 
@@ -43,7 +44,7 @@ class Knocking:
         await self.writer.drain()
 
     async def answer(self) -> tuple[int, bytes]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
             length = next(int(line.split(":")[1]) for line in head.splitlines() if line.startswith("content-length:"))
             return int(head.split()[1]), await self.reader.readexactly(length)

@@ -8,6 +8,7 @@ from agent.handoff.names import Names
 from agent.handoff.relay import Relay
 from tests.handoff.epochs import until
 from tests.handoff.handmade import datagrams
+from tests.system.eventually import PATIENCE
 
 PACKET = HotRestartMessage(request=Request(forwarded_udp_packet=Request.ForwardedUdpPacket(payload=b"x" * 9000)))
 
@@ -29,7 +30,7 @@ async def test_what_the_draining_epoch_forwards_reaches_the_serving_one_unchange
     relay = Relay(old)
     relay.pid = os.getpid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as serving:
-        serving.settimeout(5)
+        serving.settimeout(PATIENCE)
         serving.bind(str(new.udp_epoch_as_child))
         relay.aim(new)
         parts = cut(PACKET)

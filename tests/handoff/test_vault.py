@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.handoff.vault import Place, Vault
+from tests.system.eventually import PATIENCE
 
 PLACE = Place("tcp://127.0.0.1:1")
 REUSE = socket.SO_REUSEPORT
@@ -37,7 +38,7 @@ def keep(vault: Vault, place: Place, listening: socket.socket) -> None:
 @contextmanager
 def client(name: object) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX if isinstance(name, str) else socket.AF_INET) as made:
-        made.settimeout(5)
+        made.settimeout(PATIENCE)
         made.connect(name)  # type: ignore[arg-type]
         yield made
 
@@ -54,7 +55,7 @@ def test_a_queue_survives_the_proxy_that_filled_it(vault: Vault) -> None:
         with socket.socket(fileno=os.dup(lent)) as successor:
             accepted, _ = successor.accept()
             with accepted:
-                accepted.settimeout(5)
+                accepted.settimeout(PATIENCE)
                 assert accepted.recv(5) == b"hello"
     assert vault.queued(PLACE) == 0
 

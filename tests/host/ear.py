@@ -9,9 +9,7 @@ from pathlib import Path
 
 from agent.host.mounts import MountTable, read_mounts
 from agent.host.watching import Change, Watcher
-
-WITHIN = 5.0
-"""Seconds in which a change must be reported: some hundred microseconds are usual, the rest is for a loaded machine."""
+from tests.system.eventually import PATIENCE
 
 SWAPS = 5
 """Times in a row that every layout is changed: what was armed once only shows at the second."""
@@ -35,7 +33,7 @@ class Ear:
 
     async def hears(self) -> Change:
         """Wait for a report since the last hush."""
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(PATIENCE):
             await self._news.wait()
         return self.changes[-1]
 

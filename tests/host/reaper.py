@@ -16,6 +16,7 @@ from pathlib import Path
 from agent.host import survival
 from agent.host.orphans import Orphans, become_reaper
 from agent.host.processes import Command, Process, owner_of
+from tests.system.eventually import PATIENCE
 
 OWN = 50
 FOREIGN = 3
@@ -61,7 +62,7 @@ async def storm(count: int) -> dict[str, object]:
     os.close(readable)
     os.close(writable)
     turns = 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while orphans.reaped < count or len(children.codes) < OWN:
             missing = launch_nothing()
             turns += 1
@@ -94,7 +95,7 @@ async def deaf(count: int) -> dict[str, object]:
     orphans.start()
     leave_orphans(MANY_DYING, count, subprocess.DEVNULL)
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(stopping.wait(), 10)
+    await asyncio.wait_for(stopping.wait(), PATIENCE)
     await until(lambda: orphans.reaped == count)
     orphans.close()
     return {"reaped": orphans.reaped, "left": states_of_children()}
@@ -108,7 +109,7 @@ async def forbidden() -> dict[str, object]:
 
 async def until(check: Callable[[], bool]) -> None:
     """Let the loop turn until it is so."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not check():  # noqa: ASYNC110  # a turn of the loop, and no pause
             await asyncio.sleep(0)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.host.mounts import Mount, MountTable, read_mounts
+from tests.system.eventually import PATIENCE
 
 TABLE = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime shared:1 master:2 - ext4 /dev/vda rw,discard
@@ -57,7 +58,7 @@ async def main(certs, source):
         while not news.empty():
             news.get_nowait()
         deed(*arguments)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             await news.get()
 
     for _ in range(3):
@@ -85,4 +86,4 @@ def test_a_directory_mounted_over_and_a_file_mounted_on_its_own_are_followed(tmp
     certs, source = tmp_path / "certs", tmp_path / "source.pem"
     certs.mkdir()
     source.touch()
-    subprocess.run([*own_mounts, sys.executable, "-c", PROGRAM, certs, source], check=True, timeout=50)
+    subprocess.run([*own_mounts, sys.executable, "-c", PROGRAM, certs, source], check=True, timeout=PATIENCE)

@@ -15,6 +15,7 @@ import pytest
 from agent.host.orphans import Orphans
 from tests.host import reaper
 from tests.host.reaper import until
+from tests.system.eventually import PATIENCE
 
 AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
@@ -32,7 +33,7 @@ wants_root = (pytest.mark.root, pytest.mark.skipif(not may_be_process_1(), reaso
 def play(*arguments: str, under: Sequence[str] = ()) -> Any:  # noqa: ANN401  # of JSON
     """Run the small agent to its end; return what it found."""
     command = [*under, sys.executable, "-W", "error", "-m", reaper.__name__, *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=55)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (ran.returncode, ran.stderr) == (0, "")
     return json.loads(ran.stdout)
 
@@ -140,7 +141,7 @@ async def test_after_the_end_nothing_is_reaped_and_signals_go_where_they_went() 
     os.kill(os.getpid(), signal.SIGUSR2)
     orphans.close()
     orphans.close()
-    await asyncio.wait_for(heard.wait(), 10)
+    await asyncio.wait_for(heard.wait(), PATIENCE)
     assert signal.set_wakeup_fd(wakeup) == wakeup
     assert signal.getsignal(signal.SIGCHLD) == handler
     (pid,) = dead(0)
@@ -162,7 +163,7 @@ async def test_a_handler_that_is_added_later_stops_nothing() -> None:
     dying()
     await until(lambda: orphans.reaped == 1)
     os.kill(os.getpid(), signal.SIGUSR2)
-    await asyncio.wait_for(heard.wait(), 10)
+    await asyncio.wait_for(heard.wait(), PATIENCE)
     orphans.close()
     assert signal.set_wakeup_fd(wakeup) == wakeup
     loop.remove_signal_handler(signal.SIGUSR2)

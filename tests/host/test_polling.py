@@ -12,7 +12,8 @@ from watchdog.observers.inotify_c import Mask, WatchDescriptor
 from agent.host import inotify, watching
 from agent.host.mounts import MountTable
 from agent.host.watching import Mode
-from tests.host.ear import SWAPS, WITHIN, publish, refuse_instance, replace, watching_paths
+from tests.host.ear import SWAPS, publish, refuse_instance, replace, watching_paths
+from tests.system.eventually import PATIENCE
 
 
 def refuse(*_: object) -> None:
@@ -53,7 +54,7 @@ async def test_refused_directories_are_tried_again(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(inotify.Inotify, "_watch", refuse_at_first)
     async with watching_paths(tmp_path, poll_every=3600) as ear:
         assert ear.watcher.mode.kind == "polling"
-        await asyncio.wait_for(heard_again.wait(), WITHIN)
+        await asyncio.wait_for(heard_again.wait(), PATIENCE)
         await ear.hears_each((tmp_path / "fresh.pem").touch)
 
 

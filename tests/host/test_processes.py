@@ -10,6 +10,7 @@ import pytest
 from agent.core.errors import MachineError, UsageError
 from agent.host.processes import Command, Process, User, clean_environment, describe_exit, has_socket, run
 from tests.host.conftest import NOBODY
+from tests.system.eventually import PATIENCE
 
 SHELL = Path("/bin/sh")
 
@@ -29,7 +30,7 @@ async def end_of(made: Command) -> int | None:
     """Run a command to its end; return its code."""
     ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     Process.start(made, ended.set_result)
-    return await asyncio.wait_for(ended, 10)
+    return await asyncio.wait_for(ended, PATIENCE)
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -9), ("kill -15 $$", -15)])
@@ -42,7 +43,7 @@ async def test_the_exit_is_told_once_with_its_code(shell: int, script: str, code
         done.set()
 
     process = Process.start(command(shell, script), heard)
-    await asyncio.wait_for(done.wait(), 10)
+    await asyncio.wait_for(done.wait(), PATIENCE)
     process.signal(signal.SIGKILL)  # harmless: it is dead
     assert codes == [code]
     with pytest.raises(ChildProcessError):
@@ -53,7 +54,7 @@ async def test_a_signal_reaches_the_process_and_no_other_of_that_number(shell: i
     ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     process = Process.start(command(shell, "exec sleep 1000"), ended.set_result)
     process.signal(signal.SIGTERM)
-    assert await asyncio.wait_for(ended, 10) == -signal.SIGTERM
+    assert await asyncio.wait_for(ended, PATIENCE) == -signal.SIGTERM
     process.signal(signal.SIGTERM)
 
 

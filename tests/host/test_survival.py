@@ -17,7 +17,7 @@ from agent.host import survival
 from tests.dialects.envoys import ENVOY, wants_envoy
 from tests.epoch.envoy_console import EnvoyConsole
 from tests.host import keeper
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 
 MACHINE = survival._MACHINES.get(os.uname().machine)
 
@@ -50,7 +50,7 @@ def status(name):
 def run(script: str) -> list[str]:
     """Run a script after the preamble; return the lines it printed."""
     command = [sys.executable, "-c", PREAMBLE + script]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (ran.returncode, ran.stderr) == (0, "")
     return ran.stdout.splitlines()
 
@@ -70,7 +70,7 @@ def killed_keeper(way: str, program: Sequence[str], started: str = "") -> Iterat
             parent.kill()
             if not has_ended(pidfd, within=0):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                assert has_ended(pidfd, within=10)
+                assert has_ended(pidfd, within=PATIENCE)
             os.close(pidfd)
 
 
@@ -84,7 +84,7 @@ def kill_parent(pidfd: int) -> None:
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     parent_fd = os.pidfd_open(parent)
     signal.pidfd_send_signal(parent_fd, signal.SIGKILL)
-    assert has_ended(parent_fd, within=10)
+    assert has_ended(parent_fd, within=PATIENCE)
     os.close(parent_fd)
 
 
@@ -92,7 +92,7 @@ def kill_parent(pidfd: int) -> None:
 def test_a_child_that_wants_to_die_with_its_parent_outlives_it(way: str, dies: bool) -> None:
     with killed_keeper(way, [sys.executable, "-c", DYING], "asked") as pidfd:
         kill_parent(pidfd)
-        assert has_ended(pidfd, within=10 if dies else 0.1) is dies
+        assert has_ended(pidfd, within=PATIENCE if dies else 0.1) is dies
 
 
 @wants_envoy
@@ -104,13 +104,13 @@ def test_envoy_lives_and_serves_after_a_sigkill_of_its_parent(way: str, dies: bo
     command = [str(ENVOY), "--config-yaml", bootstrap, "--base-id", str(base_id), "-l", "off", "--concurrency", "1"]
     try:
         with killed_keeper(way, command) as pidfd:
-            eventually(console.is_there, within=15)
+            eventually(console.is_there)
             kill_parent(pidfd)
-            assert has_ended(pidfd, within=10 if dies else 0.1) is dies
+            assert has_ended(pidfd, within=PATIENCE if dies else 0.1) is dies
             if not dies:
                 assert console.is_there()
     finally:
-        Path(f"/dev/shm/envoy_shared_memory_{base_id}0").unlink()
+        Path(f"/dev/shm/envoy_shared_memory_{base_id}0").unlink(missing_ok=True)
 
 
 def test_the_agents_own_calls_are_answered_by_the_kernel() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from agent.host import inotify
 from agent.host.files import list_directory
-from tests.host.ear import SWAPS, WITHIN, publish, refuse_instance, replace, replace_link, watching_paths
+from tests.host.ear import SWAPS, publish, refuse_instance, replace, replace_link, watching_paths
+from tests.system.eventually import PATIENCE
 
 
 async def test_a_file_replaced_by_a_rename_is_reported_each_time(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ async def test_a_file_is_being_written_until_its_writer_closes_it(tmp_path: Path
             await ear.hush()
             assert not waiting.done()
         assert (await ear.hears()).writing == frozenset()
-        await asyncio.wait_for(waiting, WITHIN)
+        await asyncio.wait_for(waiting, PATIENCE)
 
 
 async def test_files_being_written_are_named_as_they_are_listed(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agent.http import client, server
 from agent.http.message import Request, Response
 from agent.http.server import BODY_LIMIT, HEADER_LIMIT, Admission, Server
+from tests.system.eventually import PATIENCE
 
 GET = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -35,14 +36,14 @@ class Line:
 
     async def answer(self) -> tuple[int, bytes]:
         """Read one answer with a length."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
             lengths = [int(row.split(":")[1]) for row in head.splitlines() if row.startswith("content-length:")]
             return int(head.split()[1]), await self.reader.readexactly(lengths[0] if lengths else 0)
 
     async def rest(self) -> bytes:
         """Read until the server closes or resets the connection."""
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE):
             try:
                 return await self.reader.read(-1)
             except ConnectionError:
@@ -122,7 +123,7 @@ async def test_a_client_that_wants_to_close_gets_its_answer_first() -> None:
 async def test_a_head_is_answered_without_a_body_and_the_connection_goes_on() -> None:
     async with serving() as name, line(name) as one:
         await one.send(GET.replace(b"GET", b"HEAD"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             head = await one.reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         await one.send(GET)
@@ -142,7 +143,7 @@ async def test_an_answer_in_parts_is_streamed_as_it_comes() -> None:
 
     async with serving(stream) as name, line(name) as one:
         await one.send(GET)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await one.reader.readuntil(b"first")
             more.set()
             await one.reader.readuntil(b"second\r\n0\r\n\r\n")
@@ -226,7 +227,7 @@ async def test_a_client_that_trickles_is_cut_in_the_end(monkeypatch: pytest.Monk
     monkeypatch.setattr(server, "READ_TIMEOUT", 0.2)
     async with serving() as name, line(name) as slow:
         try:
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(PATIENCE):
                 await slow.send(GET[:20])
                 while not slow.reader.at_eof():
                     await slow.send(b"x")
@@ -254,7 +255,7 @@ async def test_a_client_that_does_not_read_is_cut_in_the_end(monkeypatch: pytest
     async with serving(stream) as name, line(name) as deaf:
         deaf.reader._transport.pause_reading()  # type: ignore[attr-defined]
         await deaf.send(GET)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await ended.wait()
 
 
@@ -322,7 +323,7 @@ async def test_a_request_at_a_unix_socket_tells_who_asked(tmp_path: Path) -> Non
     listener.listen()
     await made.start(listener)
     try:
-        _, body = await client.fetch(tmp_path / "s", "/", timeout=5)
+        _, body = await client.fetch(tmp_path / "s", "/", timeout=PATIENCE)
     finally:
         await made.close()
     assert body.decode() == f"{os.getpid()} {os.geteuid()} {os.getegid()}"
@@ -373,7 +374,7 @@ async def test_clients_that_come_all_at_once_and_have_no_room_are_hung_up_on() -
         for client in crowd[:-2]:
             client.setblocking(False)
             with contextlib.suppress(ConnectionResetError):
-                assert await asyncio.wait_for(loop.sock_recv(client, 1), 10) == b""
+                assert await asyncio.wait_for(loop.sock_recv(client, 1), PATIENCE) == b""
         async with line(name) as late:
             await late.send(b"GET /late HTTP/1.1\r\nhost: a\r\n\r\n")
             assert await late.answer() == (200, b"GET /late 0")
@@ -411,7 +412,7 @@ async def answering(path: Path, answer: bytes) -> AsyncIterator[list[bytes]]:
 )
 async def test_every_kind_of_answer_is_read_whole(tmp_path: Path, answer: bytes, body: bytes) -> None:
     async with answering(tmp_path / "s", answer):
-        assert await client.fetch(tmp_path / "s", "/", timeout=5) == (200, body)
+        assert await client.fetch(tmp_path / "s", "/", timeout=PATIENCE) == (200, body)
 
 
 @pytest.mark.parametrize(
@@ -422,12 +423,12 @@ async def test_every_kind_of_answer_is_read_whole(tmp_path: Path, answer: bytes,
 async def test_what_is_no_whole_answer_is_a_connection_error(tmp_path: Path, answer: bytes) -> None:
     async with answering(tmp_path / "s", answer):
         with pytest.raises(ConnectionError):
-            await client.fetch(tmp_path / "s", "/", timeout=5)
+            await client.fetch(tmp_path / "s", "/", timeout=PATIENCE)
 
 
 async def test_a_server_that_is_not_there_or_says_nothing_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        await client.fetch(tmp_path / "none", "/", timeout=5)
+        await client.fetch(tmp_path / "none", "/", timeout=PATIENCE)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "s"))
         silent.listen()
@@ -437,6 +438,6 @@ async def test_a_server_that_is_not_there_or_says_nothing_is_an_os_error(tmp_pat
 
 async def test_a_client_asks_one_question_a_connection(tmp_path: Path) -> None:
     async with answering(tmp_path / "s", b"HTTP/1.1 204 No Content\r\n\r\n") as heard:
-        assert await client.fetch(tmp_path / "s", "/a?b=c", method="POST", timeout=5) == (204, b"")
+        assert await client.fetch(tmp_path / "s", "/a?b=c", method="POST", timeout=PATIENCE) == (204, b"")
     assert heard[0].startswith(b"POST /a?b=c HTTP/1.1\r\n")
     assert b"connection: close" in heard[0].lower()

@@ -45,6 +45,7 @@ from tests.sidecar.stand import (
     written_ca,
 )
 from tests.system.bare import envoy_binary
+from tests.system.eventually import PATIENCE
 
 TYPES = "type.googleapis.com/envoy.extensions"
 HOST = b"Host: x\r\n"
@@ -269,16 +270,16 @@ async def envoy(configuration: str) -> AsyncIterator[tuple[Proxy, Path]]:
 
 
 async def _ports(console: Path) -> dict[str, int]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
-                status, _ = await fetch(console, "/ready", timeout=5)
+                status, _ = await fetch(console, "/ready", timeout=PATIENCE)
             except OSError:
                 status = 0
             if status == 200:
                 break
             await asyncio.sleep(0.02)  # it does not tell when it is ready, but when asked
-    _, body = await fetch(console, "/listeners?format=json", timeout=5)
+    _, body = await fetch(console, "/listeners?format=json", timeout=PATIENCE)
     found = json.loads(body)["listener_statuses"]
     return {each["name"]: each["local_address"]["socket_address"]["port_value"] for each in found}
 
@@ -319,7 +320,7 @@ def compared(stats: Mapping[str, int]) -> dict[str, int]:
 
 
 async def envoy_stats(console: Path) -> dict[str, int]:
-    _, body = await fetch(console, "/stats", timeout=5)
+    _, body = await fetch(console, "/stats", timeout=PATIENCE)
     lines = (line.rpartition(": ") for line in body.decode().splitlines())
     return {name: int(value) for name, _, value in lines if value.isdecimal()}
 

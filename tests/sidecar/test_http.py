@@ -219,7 +219,7 @@ async def test_an_upstream_that_goes_silent() -> None:
 
 
 async def test_a_connection_without_a_request_is_closed() -> None:
-    async with serving(MANAGER._replace(idle_timeout=0.1)) as (stand, _):
+    async with serving(MANAGER._replace(idle_timeout=1.0)) as (stand, _):
         streams = await stand.connect()
         assert (await ask(streams, get("/ok")))[0] == 200
         assert await streams[0].read() == b""

@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from tests.system.bootstrap import Json, http, listener
+from tests.system.eventually import PATIENCE
 
 SIDECAR = [sys.executable, "-m", "agent.sidecar"]
 
 
 def sidecar(*words: str | Path) -> "subprocess.CompletedProcess[str]":
     """Run a short command to its end."""
-    return subprocess.run([*SIDECAR, *words], capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run([*SIDECAR, *words], capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def write(path: Path, **changes: Json) -> Path:
@@ -96,7 +97,7 @@ def test_it_exits_with_0_when_told_to(tmp_path: Path, number: signal.Signals) ->
     with running("-c", write(tmp_path / "c.yaml")) as (process, log):
         log.readline()
         process.send_signal(number)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=PATIENCE) == 0
         assert f"{number.name}: exiting" in log.read()
 
 
@@ -111,7 +112,7 @@ def test_a_log_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
         while not path.exists():
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=PATIENCE) == 0
         assert "serving on" in moved.read_text(encoding="ascii")
         assert "exiting" in path.read_text(encoding="ascii")
 

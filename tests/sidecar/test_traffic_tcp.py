@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from agent.sidecar.model import DirectResponse, Echo, Pipe, SocketAddress, TcpProxy
-from tests.sidecar.stand import Stand, Streams, at_rest, cluster, echo, leave, listener, origin, push, standing
+from tests.sidecar.stand import Stand, Streams, at_rest, cluster, drained, echo, leave, listener, origin, push, standing
 
 PROXY = TcpProxy("t", "c")
 BULK = os.urandom(1 << 20) * 5
@@ -74,7 +74,7 @@ async def test_a_client_that_never_reads_stops_its_upstream_and_nobody_else() ->
         while True:
             writer.write(BULK[: 1 << 20])
             try:
-                await asyncio.wait_for(writer.drain(), 0.5)
+                await drained(writer)
             except TimeoutError:
                 stalled.set()
                 return

@@ -15,7 +15,7 @@ from tests.system.certificates import Mint
 from tests.system.eventually import eventually
 from tests.system.proxies import Proxy, Running, running
 from tests.system.room import Room
-from tests.system.wire import Target, connect, exchange, tls_context
+from tests.system.wire import TIMEOUT, Target, connect, exchange, tls_context
 
 KIB = 1024
 BUFFER = 64 * KIB
@@ -91,7 +91,7 @@ class Arena:
             fight.good()
             fight.good(self.tls)
             exchange(kept, last=False)
-            eventually(lambda: fight.descriptors() <= before, within=10, what=f"at most {before} descriptors")
+            eventually(lambda: fight.descriptors() <= before, what=f"at most {before} descriptors")
 
 
 class Fight:
@@ -134,7 +134,7 @@ class Fight:
             sock = socket.socket()
             if receive_buffer:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-            sock.settimeout(10)
+            sock.settimeout(TIMEOUT)
             sock.connect((target.host, target.port))
             sock.sendall(sent)
             return sock

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.system.eventually import PATIENCE
 from tests.system.room import Process, Room
-from tests.system.wire import Failed, Target, connect, exchange, serial_of, tls_context
+from tests.system.wire import TIMEOUT, Failed, Target, connect, exchange, serial_of, tls_context
 
 PAUSE = 0.005  # between two handshakes, each of which takes both cores more than a millisecond
 _CONTEXT = tls_context()
@@ -40,12 +41,12 @@ def bare_proxy(room: Room, binary: Path, config: Path, arguments: Sequence[str] 
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=PATIENCE)
 
 
-def first_answer(target: Target, within: float = 15) -> float:
+def first_answer(target: Target) -> float:
     """Try every millisecond until a request is answered; return when that was, on the monotonic clock."""
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             with connect(target, _CONTEXT) as sock:
@@ -53,10 +54,10 @@ def first_answer(target: Target, within: float = 15) -> float:
             return time.monotonic()
         except Failed:
             time.sleep(0.001)
-    raise AssertionError(f"{target} did not answer within {within:g} s")
+    raise AssertionError(f"{target} did not answer within {PATIENCE:g} s")
 
 
-def serial_served(target: Target, timeout: float = 5) -> int:
+def serial_served(target: Target, timeout: float = TIMEOUT) -> int:
     """Shake hands once and return the serial of the certificate shown; raises ConnectionError."""
     try:
         with connect(target, _CONTEXT, timeout) as sock:
@@ -67,7 +68,7 @@ def serial_served(target: Target, timeout: float = 5) -> int:
     return serial
 
 
-def body_of(target: Target, timeout: float = 5) -> bytes:
+def body_of(target: Target, timeout: float = TIMEOUT) -> bytes:
     """Make one request and return the body of its answer; ConnectionError when there is none."""
     try:
         with connect(target, _CONTEXT, timeout) as sock:
@@ -78,7 +79,7 @@ def body_of(target: Target, timeout: float = 5) -> bytes:
 
 def healthy(status: Target) -> bool:
     """Ask the agent's own readiness: whether `/healthz/ready` answers 200."""
-    connection = http.client.HTTPConnection(status.host, status.port, timeout=2)
+    connection = http.client.HTTPConnection(status.host, status.port, timeout=TIMEOUT)
     try:
         connection.request("GET", "/healthz/ready")
         with connection.getresponse() as response:
@@ -92,14 +93,14 @@ STARTS = 3.0
 promised 1.5, as a median of many in one run; a test catches what is slow in kind, such as a fixed delay."""
 
 
-def first_shown(target: Target, serial: int, within: float = 15) -> float:
+def first_shown(target: Target, serial: int) -> float:
     """Shake hands every few milliseconds until this serial is shown; return when that was, on the monotonic clock."""
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if serial_served(target) == serial:
             return time.monotonic()
         time.sleep(PAUSE)
-    raise AssertionError(f"{target} did not show {serial:x} within {within:g} s")
+    raise AssertionError(f"{target} did not show {serial:x} within {PATIENCE:g} s")
 
 
 def bare_start(

@@ -3,13 +3,15 @@
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from tests.system.bare import bare_start, serial_served
 from tests.system.bootstrap import Bootstrap, Secured
 from tests.system.certificates import Mint, Pair, serial
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.journal import Journal
 from tests.system.layouts import CHAIN, IN_PLACE, KEY, Layout
 from tests.system.listening import holds
@@ -17,8 +19,12 @@ from tests.system.room import Process, Room, alive, sockets_below
 from tests.system.state import CANDIDATE, SERVING, Epoch, State, read_state
 from tests.system.wire import Target
 
-QUICK = ("--drain-time", "1s", "--drain-deadline", "3s", "--stop-deadline", "2s")
+QUICK = ("--drain-time", "1s", "--stop-deadline", "2s")
+FAR = ("--start-deadline", "5m", "--drain-deadline", "5m", "--hold", "5m")
+"""A proxy has the time to start, clients wait for it, and a drain ends with its last client, on a slow machine too: a
+test that is about one of these deadlines sets its own."""
 HOST = "127.0.0.1"
+T = TypeVar("T")
 
 
 @dataclass
@@ -56,7 +62,7 @@ class Bed:
     def command(self) -> list[str]:
         """Return the command line of the agent."""
         files = ["--config", str(self.config), "--certs", str(self.certs), "--run-dir", str(self.run_dir)]
-        flags = ["--status-port", str(self.status.port), "--log-format", "json", *QUICK, *self.more_flags]
+        flags = ["--status-port", str(self.status.port), "--log-format", "json", *QUICK, *FAR, *self.more_flags]
         return [*self.program, "--proxy-bin", str(self.binary), *files, *flags, "--", *self.proxy_args]
 
     def launch(self) -> Process:
@@ -64,16 +70,16 @@ class Bed:
         self.agent = self.room.spawn(self.command(), log=self.journal.path, cell=self.cell)
         return self.agent
 
-    def start(self, within: float = 10) -> None:
+    def start(self) -> None:
         """Start the agent on a fresh certificate and wait until it says that it is ready and the proxy answers."""
         self.prepare()
         self.launch()
-        self.ready(within)
+        self.ready()
 
-    def ready(self, within: float = 10) -> None:
+    def ready(self) -> None:
         """Wait until the agent says that it is ready, serves the newest certificate and holds the sockets."""
-        eventually(self._is_ready, within=within, what="the agent is ready")
-        eventually(lambda: self.holds(self.tls) and self.holds(self.plain), within=2, what="the vault is complete")
+        eventually(self._is_ready, what="the agent is ready")
+        eventually(lambda: self.holds(self.tls) and self.holds(self.plain), what="the vault is complete")
 
     def holds(self, target: Target) -> bool:
         """Tell whether the agent holds every socket that listens there."""
@@ -118,47 +124,66 @@ class Bed:
         """Put a pair (a fresh one) into the directory; return the monotonic time of its last byte."""
         return (layout or self.layout).again(self.certs, pair or self.mint.leaf())
 
-    def served(self, pair: Pair | None = None, within: float = 5) -> None:
+    def served(self, pair: Pair | None = None) -> None:
         """Wait until new clients are shown this pair (the newest one)."""
         wanted = serial(pair or self.mint.newest)
-        eventually(lambda: self.serial_served() == wanted, within=within, what=f"serial {wanted:x} is served")
+        eventually(lambda: self.serial_served() == wanted, what=f"serial {wanted:x} is served")
 
-    def committed(self, within: float = 5) -> None:
+    def committed(self) -> None:
         """Wait until no candidate is on its way: one shows its certificate to clients before the agent hears of it."""
-        eventually(lambda: not self.state().among(CANDIDATE), within=within, what="no candidate is on its way")
+        eventually(lambda: not self.state().among(CANDIDATE), what="no candidate is on its way")
 
-    def settled(self, within: float = 10) -> None:
+    def settled(self) -> None:
         """Wait until one epoch serves and there is no other."""
-        eventually(lambda: [one.state for one in self.epochs()] == [SERVING], within=within, what="one epoch serves")
+        eventually(lambda: [one.state for one in self.epochs()] == [SERVING], what="one epoch serves")
 
     def bare_start(self, times: int = 5) -> float:
-        """Return exec → first answer of a bare proxy with this configuration on ports of its own, in seconds."""
-        config = self.directory / "bare.yaml"
-        Bootstrap(self.twin.port, self.twin.port + 1, self.bootstrap.secured).write(config)
+        """Return exec → first answer of a bare proxy with this configuration on ports of its own, in seconds.
+
+        It has a certificate of its own too: what happens to that of the bed meanwhile does not matter.
+        """
+        config, certs = self.directory / "bare.yaml", self.directory / "bare"
+        if not certs.exists():
+            IN_PLACE.first(certs, self.mint.spare())
+        Bootstrap(self.twin.port, self.twin.port + 1, [Secured(certs / CHAIN, certs / KEY)]).write(config)
         return bare_start(self.room, self.binary, config, self.twin, times, self.proxy_args)
+
+    def ten_starts(self) -> str:
+        """Return a span in which a proxy starts, and which a test can wait for, as the agent's flags take it."""
+        return f"{10 * self.bare_start(times=3):.3f}s"
+
+    def while_starting(self, measure: Callable[[], T]) -> tuple[float, T]:
+        """Start a bare proxy while `measure` runs: both see the same machine at the same time.
+
+        Return how long the start took, in seconds, and what `measure` returns.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            start = pool.submit(self.bare_start, times=1)
+            measured = measure()
+            return start.result(), measured
 
     def beside_starts(self, times: int, measure: Callable[[], float]) -> tuple[list[float], list[float]]:
         """Alternate starts of a bare proxy with `measure`, so that both see the same machine; return both spans."""
         pairs = [(self.bare_start(times=1), measure()) for _ in range(times)]
         return [start for start, _ in pairs], [span for _, span in pairs]
 
-    def stop(self, within: float = 20) -> None:
+    def stop(self) -> None:
         """Ask the agent to stop; it must say 0 and leave nothing."""
         if self.agent is None:
             return
         if self.agent.poll() is None:
             self.agent.send_signal(signal.SIGTERM)
-        assert self.agent.wait(timeout=within) == 0, f"the agent ended with {self.agent.returncode}"
+        assert self.agent.wait(timeout=PATIENCE) == 0, f"the agent ended with {self.agent.returncode}"
         self.agent = None
         left = sockets_below(self.run_dir) if self.run_dir.exists() else []
         assert not left, f"sockets left in the run directory: {left}"
         bugs = self.journal.bugs()
         assert not bugs, f"the agent tells of bugs in itself: {bugs}"
 
-    def exited(self, within: float = 10) -> int:
+    def exited(self) -> int:
         """Wait for the end of an agent that stops by itself and return its exit code."""
         assert self.agent is not None
-        code, self.agent = self.agent.wait(timeout=within), None
+        code, self.agent = self.agent.wait(timeout=PATIENCE), None
         return code
 
 

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.system.certificates import Pair
-from tests.system.wire import Failed, exchange, serial_of, tls_context
+from tests.system.wire import TIMEOUT, Failed, exchange, serial_of, tls_context
 
-TIMEOUT = 5.0
-WORD_FROM_SERVER = 0.3
 TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
 
@@ -85,7 +83,7 @@ class Client:
 
 def _await_word(sock: ssl.SSLSocket) -> None:
     """Wait for what the server says of our certificate: an alert, or its tickets, which are not data."""
-    select.select([sock], [], [], WORD_FROM_SERVER)
+    select.select([sock], [], [], TIMEOUT)
     sock.settimeout(0)
     with contextlib.suppress(ssl.SSLWantReadError):
         if not sock.recv(1):

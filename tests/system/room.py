@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.namespaces import may_have_networks, network_of, own_network
 
 CELL = Path(__file__).with_name("cell.py")
@@ -95,7 +95,7 @@ class Room:
         for process in self.started:
             if process.poll() is None:
                 process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=PATIENCE)
         return left
 
 
@@ -150,7 +150,7 @@ def _shared_room(directory: Path) -> Iterator[Room]:
 
 
 @contextmanager
-def open_room(patience: float = 3) -> Iterator[Room]:
+def open_room(patience: float = PATIENCE) -> Iterator[Room]:
     """Give a room and check, at most `patience` seconds after the end, that nothing the test began is left of it."""
     directory = Path(tempfile.mkdtemp(prefix="a", dir="/tmp"))
     directory.chmod(0o755)
@@ -198,7 +198,7 @@ def stopped(pid: int) -> Iterator[int]:
     """Keep a process stopped (SIGSTOP), every thread of it, for as long as the context lasts; give its pid back."""
     os.kill(pid, signal.SIGSTOP)
     try:
-        eventually(lambda: all_threads_stopped(pid), within=2, what=f"{pid} is stopped")
+        eventually(lambda: all_threads_stopped(pid), what=f"{pid} is stopped")
         yield pid
     finally:
         if alive(pid):
@@ -228,7 +228,7 @@ def kill(pid: int) -> Death:
     try:
         struck = time.monotonic()
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        select.select([pidfd], [], [], 5)
+        select.select([pidfd], [], [], PATIENCE)
         return Death(struck, time.monotonic())
     finally:
         os.close(pidfd)

@@ -40,6 +40,12 @@ def breakable(path: Path, proxy: Path, broken: Path) -> None:
     script(path, f'[ -e {broken} ] && exit 1\nexec {proxy} "$@"')
 
 
+def holdable(path: Path, proxy: Path, held: Path) -> None:
+    """Let `path` run the proxy once there is no file `held`; what only tells something about itself does not wait."""
+    waits = f"while [ -e {held} ]; do sleep 0.01; done"
+    script(path, f'case "$*" in *version*|*validate*) ;; *) {waits};; esac\nexec {proxy} "$@"')
+
+
 def with_workers(path: Path, proxy: Path, number: Path) -> None:
     """Let `path` run the proxy with as many workers as the file `number` says."""
     script(path, f'exec {proxy} "$@" --concurrency "$(cat {number})"')

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.system.bare import serial_served
 from tests.system.bootstrap import Bootstrap, Secured
 from tests.system.certificates import Mint, Pair, serial
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.layouts import CHAIN, IN_PLACE, KEY
 from tests.system.room import Process, Room, alive, command_of
 from tests.system.state import SERVING, Epoch, State, read_state
@@ -30,7 +30,6 @@ UNITS = PROJECT / "systemd"
 UNIT = "agent.service"
 HOST = "127.0.0.1"
 SETTINGS = Path("etc/proxy-agent")
-BOOT = 20.0
 
 
 def missing() -> str:
@@ -154,8 +153,8 @@ class SystemdBed:
                 start_new_session=True,
             )
         try:
-            self.leader = eventually(self._leader, within=BOOT, what="systemd is process 1")
-            eventually(self._is_up, within=BOOT, what="systemd is up")
+            self.leader = eventually(self._leader, what="systemd is process 1")
+            eventually(self._is_up, what="systemd is up")
         except AssertionError as error:
             error.add_note(console.read_text(encoding="utf-8", errors="replace")[-3000:])
             raise
@@ -178,12 +177,12 @@ class SystemdBed:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.leader, signal.SIGKILL)
         if self.container is not None:
-            self.container.wait(timeout=10)
+            self.container.wait(timeout=PATIENCE)
 
     def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Run a command inside, to its end."""
         enter = ["nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-p", "-C", "--root", "--wd", "--"]
-        return subprocess.run([*enter, *words], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run([*enter, *words], capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     # The unit
 
@@ -264,10 +263,10 @@ class SystemdBed:
         """Put a pair into the directory."""
         IN_PLACE.again(self.certs, pair or self.mint.leaf())
 
-    def served(self, within: float = 10) -> None:
+    def served(self) -> None:
         """Wait until new clients are shown the newest pair."""
         wanted = serial(self.mint.newest)
-        eventually(lambda: self.serial_served() == wanted, within=within, what=f"serial {wanted:x} is served")
+        eventually(lambda: self.serial_served() == wanted, what=f"serial {wanted:x} is served")
 
     def left(self) -> list[str]:
         """What is left of the service: processes, shared memory, sockets."""

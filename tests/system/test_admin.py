@@ -186,7 +186,7 @@ class Place:
         """Run a proxy, make the traffic, ask all questions."""
         with running(self.room, proxy, self.tree(), console=self.console) as alone:
             self.traffic(requests)
-            eventually(lambda: settled(alone.console), within=3, what="all connections are counted as gone")
+            eventually(lambda: settled(alone.console), what="all connections are counted as gone")
             told: Observed = {}
             for number, (method, path) in enumerate(QUESTIONS):
                 again = AGAIN if (method, path) in QUESTIONS[:number] else ""
@@ -248,7 +248,7 @@ def test_a_difference_is_seen(place: Place, room: Room) -> None:
 def test_the_statistics_that_are_promised_are_kept(place: Place, proxy: Proxy) -> None:
     with running(place.room, proxy, place.tree(), console=place.console) as alone:
         place.traffic()
-        eventually(lambda: settled(alone.console), within=3)
+        eventually(lambda: settled(alone.console))
         kept = alone.console.numbers()
         assert "server.uptime" in kept
     addresses = {"TLS": [place.tls.port], "ADDRESS": [place.tls.port, place.raw.port, place.plain.port]}

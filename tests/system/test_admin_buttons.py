@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.bootstrap import Json, http, listener
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.proxies import KINDS, Proxy, Running, needed, running
 from tests.system.room import Room
 from tests.system.wire import Failed, Target, connect, exchange, tls_context
@@ -21,7 +21,7 @@ def proxy(request: pytest.FixtureRequest) -> Proxy:
 
 
 class Two:
-    """An outbound and an inbound listener, which drain for a second at once, and a client on each."""
+    """An outbound and an inbound listener."""
 
     def __init__(self, room: Room, proxy: Proxy) -> None:
         self.room, self.proxy = room, proxy
@@ -42,7 +42,7 @@ class Two:
 def state(target: Target) -> str:
     """Say what a new client meets: `serves`, `asks to leave`, or `refuses`."""
     try:
-        with connect(target, tls_context(), timeout=2) as sock:
+        with connect(target, tls_context()) as sock:
             return answered(sock)
     except Failed as failed:
         return "refuses" if failed.reason == "refused" else f"fails: {failed}"
@@ -69,31 +69,53 @@ BUTTONS = {
 def test_a_button_does_what_envoys_does(room: Room, proxy: Proxy, button: str) -> None:
     """At once, after the drain time where that changes it, and for a client that was there before."""
     at_once, later, before = BUTTONS[button]
-    two, drain = Two(room, proxy), ["--drain-time-s", "1", "--drain-strategy", "immediate"]
-    with running(room, proxy, two.tree(), drain) as alone:
-        with connect(two.outbound, tls_context()) as out, connect(two.inbound, tls_context()) as into:
-            assert (answered(out), answered(into)) == (SERVES, SERVES)
-            reply = alone.console.post(button)
-            assert (reply.status, reply.text) == (200, "OK\n")
-            eventually(lambda: two.states() == at_once, within=0.8, what=f"{at_once}")
-            assert (answered(out), answered(into)) == before
-        if later:
-            eventually(lambda: two.states() == later, within=3, what=f"{later}")
-        ready = alone.console.ask("/ready")
-        assert (ready.status, ready.text) == ((503, "DRAINING\n") if button == "/healthcheck/fail" else (200, "LIVE\n"))
-        closed = sum(seen == REFUSES for seen in later or at_once)
-        counted = {"listener_stopped": closed, "total_listeners_active": 2, "total_listeners_draining": 0}
+    two = Two(room, proxy)
+    with (
+        running(room, proxy, two.tree(), draining_for(600)) as alone,
+        connect(two.outbound, tls_context()) as out,
+        connect(two.inbound, tls_context()) as into,
+    ):
+        assert (answered(out), answered(into)) == (SERVES, SERVES)
+        reply = alone.console.post(button)
+        assert (reply.status, reply.text) == (200, "OK\n")
+        eventually(lambda: two.states() == at_once, what=f"{at_once}")
+        assert (answered(out), answered(into)) == before
+        tells(alone, button, at_once)
+    if later:
+        with running(room, proxy, two.tree(), draining_for(1)) as alone:
+            alone.console.post(button)
+            eventually(lambda: two.states() == later, what=f"{later}")
+            tells(alone, button, later)
+
+
+def draining_for(seconds: int) -> list[str]:
+    """Return the options of a proxy that drains for so long, at once."""
+    return ["--drain-time-s", str(seconds), "--drain-strategy", "immediate"]
+
+
+def tells(alone: Running, button: str, states: tuple[str, str]) -> None:
+    """Check what the console tells of these states of the listeners."""
+    ready = alone.console.ask("/ready")
+    assert (ready.status, ready.text) == ((503, "DRAINING\n") if button == "/healthcheck/fail" else (200, "LIVE\n"))
+    closed = states.count(REFUSES)
+    counted = {"listener_stopped": closed, "total_listeners_active": 2, "total_listeners_draining": 0}
+
+    def told() -> bool:
         numbers = alone.console.numbers("listener_manager.")
-        assert {name: numbers.get(name) for name in counted} == counted
+        seen = {name: numbers.get(name) for name in counted}
+        assert seen == counted
+        return True
+
+    eventually(told, what="the listeners are counted")
 
 
 def test_health_that_was_failed_can_be_mended(room: Room, proxy: Proxy) -> None:
     two = Two(room, proxy)
     with running(room, proxy, two.tree()) as alone:
         alone.console.post("/healthcheck/fail")
-        eventually(lambda: two.states() == (LEAVE, LEAVE), within=1)
+        eventually(lambda: two.states() == (LEAVE, LEAVE))
         alone.console.post("/healthcheck/ok")
-        eventually(lambda: two.states() == (SERVES, SERVES), within=1)
+        eventually(lambda: two.states() == (SERVES, SERVES))
         assert alone.console.ready()
 
 
@@ -114,7 +136,7 @@ def test_a_proxy_that_is_told_to_end_ends_well_and_soon_with_a_client_connected(
         assert answered(sock) == SERVES
         with suppress(OSError):
             ENDINGS[ending](alone)
-        assert alone.process.wait(timeout=5) == 0
+        assert alone.process.wait(timeout=PATIENCE) == 0
         assert sock.recv(1) == b""
 
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
 
 import pytest
 
@@ -13,6 +14,8 @@ from tests.system.loads import Loads, nothing_failed
 from tests.system.state import DRAINING, SERVING
 from tests.system.wire import connect, exchange, tls_context
 
+PAUSE = 0.15  # a slow machine may pause as long as ends a burst, which takes the agent 0.2 s
+LIMIT = 2.0  # the longest that the agent waits for the end of a burst
 LAYOUTS = [layout for layout in ALTERNATING if layout is not KEY_LATE]
 
 
@@ -39,26 +42,32 @@ def watched(bed: Bed) -> Iterator[dict[str, int]]:
 
 def test_twenty_rotations_in_two_seconds_are_a_handful_of_epochs(bed: Bed, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
-    first = bed.serving().number
-    for number in range(20):
-        bed.rotate(LAYOUTS[number % len(LAYOUTS)])
+    first, pairs, written = bed.serving().number, [bed.mint.leaf() for _ in range(20)], list[float]()
+    for number, pair in enumerate(pairs):
+        written.append(bed.rotate(LAYOUTS[number % len(LAYOUTS)], pair))
         pass_time(0.1)
-    bed.served(within=5)
-    nothing_failed(loads.finish(), at_least=20)
-    assert bed.serving().number - first <= 10
+    bed.served()
+    nothing_failed(loads.finish(at_least=20))
+    pauses = sum(later - earlier > PAUSE for earlier, later in pairwise(written))
+    assert bed.serving().number - first <= 10 + pauses + (written[-1] - written[0]) // LIMIT
 
 
-def test_rotations_during_drains_fail_nothing_and_no_more_than_three_drain(bed: Bed, loads: Loads) -> None:
+def test_rotations_during_drains_fail_nothing_and_no_more_than_three_drain(bed_apart: Bed, loads: Loads) -> None:
+    bed = bed_apart
+    bed.prepare()
+    bed.more_flags += ["--drain-deadline", bed.ten_starts()]
+    bed.launch()
+    bed.ready()
     loads.gentle(bed.tls, bed.plain)
     with ExitStack() as held, watched(bed) as most:
         for _ in range(6):
             sock = held.enter_context(connect(bed.tls, tls_context()))
             exchange(sock, last=False)  # keeps its epoch draining until the deadline
             bed.rotate()
-            bed.served(within=10)
+            bed.served()
     assert most[SERVING] == 1
     assert 2 <= most[DRAINING] <= 3
-    nothing_failed(loads.finish(), at_least=20)
+    nothing_failed(loads.finish(at_least=20))
     bed.settled()
 
 
@@ -72,4 +81,4 @@ def test_bursts_of_clients_are_all_answered_across_a_rotation(bed: Bed, loads: L
         bed.rotate()
         bed.served()
     loads.more(200)
-    nothing_failed(loads.finish(), at_least=400)
+    nothing_failed(loads.finish(at_least=400))

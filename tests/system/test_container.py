@@ -11,7 +11,7 @@ from tests.system.bare import healthy
 from tests.system.conftest import BEDS, QUIETLY
 from tests.system.containers import KINDS, ContainedBed, installed
 from tests.system.counts import count
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.flight import land, launched
 from tests.system.loads import Loads, nothing_failed
 from tests.system.proxies import needed
@@ -56,15 +56,16 @@ def contained(room: Room, request: pytest.FixtureRequest) -> Iterator[MakeContai
 @kinds("unshare", "runc")
 def test_sigterm_lets_connections_end_and_the_code_is_0(kind: str, contained: MakeContained) -> None:
     bed = contained(kind)
+    bed.more_flags += ["--stop-deadline", "10m"]
     bed.start()
     with connect(bed.plain, tls_context()) as held:
         exchange(held, last=False)
         bed.container.terminate()
-        eventually(lambda: not healthy(bed.status), within=1, what="it is not ready any more")
+        eventually(lambda: not healthy(bed.status), what="it is not ready any more")
         exchange(held, last=False)
         assert bed.agent is not None
         assert bed.agent.poll() is None
-    assert bed.exited(within=5) == 0
+    assert bed.exited() == 0
 
 
 @kinds("unshare")
@@ -75,16 +76,16 @@ def test_a_killed_proxy_is_replaced_and_nobody_is_refused(kind: str, contained: 
     with stopped(first.pid):
         flights = launched(bed.tls, 50)
         kill(first.pid)
-    land(flights, within=10)
+    land(flights)
     assert [str(flight.failure) for flight in flights if flight.failure] == []
-    eventually(lambda: bed.serving().number > first.number, within=5, what="the next one serves")
+    eventually(lambda: bed.serving().number > first.number, what="the next one serves")
     bed.rotate()
     bed.served()
     bed.settled()
 
 
 @kinds("unshare")
-@pytest.mark.timeout(60 + ORPHANS // 100)
+@pytest.mark.timeout(600 + ORPHANS // 100)
 def test_no_zombie_is_left_of_a_storm_of_orphans_and_strangers_live_on(
     kind: str, contained: MakeContained, loads: Loads
 ) -> None:
@@ -95,14 +96,14 @@ def test_no_zombie_is_left_of_a_storm_of_orphans_and_strangers_live_on(
     keep, kept = os.pipe()
     readable, writable = os.pipe()
     proxy = bed.serving_pid()
-    box.enter(STORM.format(count=3), stdin=keep).wait(timeout=30)
-    box.enter(STORM.format(count=ORPHANS), stdin=readable).wait(timeout=100)
+    box.enter(STORM.format(count=3), stdin=keep).wait(timeout=PATIENCE)
+    box.enter(STORM.format(count=ORPHANS), stdin=readable).wait(timeout=300)
     strangers = {pid for pid in box.children() if pid != proxy}
     assert len(strangers) == ORPHANS + 3
     os.close(readable)
     os.close(writable)
-    eventually(lambda: len(box.children()) == 4, within=60, every=0.1, what="every orphan is reaped")
-    eventually(lambda: set(box.children().values()).isdisjoint({"Z"}), within=1, what="there is no zombie")
+    eventually(lambda: len(box.children()) == 4, every=0.1, what="every orphan is reaped")
+    eventually(lambda: set(box.children().values()).isdisjoint({"Z"}), what="there is no zombie")
     bed.rotate()
     bed.served()
     bed.settled()
@@ -110,8 +111,8 @@ def test_no_zombie_is_left_of_a_storm_of_orphans_and_strangers_live_on(
     assert len(left) == 3, "the agent leaves strangers alone"
     os.close(keep)
     os.close(kept)
-    eventually(lambda: list(box.children()) == [bed.serving_pid()], within=5, what="only the proxy is left")
-    nothing_failed(loads.finish(), at_least=20)
+    eventually(lambda: list(box.children()) == [bed.serving_pid()], what="only the proxy is left")
+    nothing_failed(loads.finish(at_least=20))
 
 
 @kinds("unshare")
@@ -131,10 +132,10 @@ def test_a_read_only_root_and_a_user_without_any_right_are_enough(
     bed.rotate()
     bed.served()
     bed.settled()
-    nothing_failed(loads.finish(), at_least=20)
+    nothing_failed(loads.finish(at_least=20))
     before = bed.serving()
     kill(before.pid)
-    eventually(lambda: bed.serving().number > before.number, within=5, what="the next one serves")
+    eventually(lambda: bed.serving().number > before.number, what="the next one serves")
     bed.ready()
 
 
@@ -150,5 +151,5 @@ def test_the_reason_of_a_failure_is_the_last_word_of_the_container(
     bed.prepare()
     (bed.certs / "tls.crt").write_bytes(b"garbage")
     bed.launch()
-    assert bed.exited(within=20) == 78
+    assert bed.exited() == 78
     assert str(bed.certs) in log.read_text(encoding="utf-8")

@@ -52,12 +52,12 @@ def rotate(bed: Bed, times: int) -> Footprint:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(60 + 3 * ROTATIONS)
+@pytest.mark.timeout(600 + 3 * ROTATIONS)
 def test_nothing_grows_with_rotations(bed: Bed) -> None:
     before = rotate(bed, 5)
     after = rotate(bed, ROTATIONS)
     assert after.anonymous - before.anonymous <= MEMORY_SLACK, f"{before} → {after}"
-    eventually(lambda: counted(footprint(bed)) == counted(before), within=3, what=f"as it was: {before}")
+    eventually(lambda: counted(footprint(bed)) == counted(before), what=f"as it was: {before}")
 
 
 def counted(one: Footprint) -> Footprint:

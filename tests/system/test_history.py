@@ -23,8 +23,9 @@ from agent.status import overview as shapes
 from tests.system.bare import first_shown
 from tests.system.bed import Bed
 from tests.system.bootstrap import http, listener
+from tests.system.candidates import new_candidate
 from tests.system.certificates import serial
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.flight import land, launched
 from tests.system.layouts import IN_PLACE
 from tests.system.onlookers import Onlooker, Tree, overview
@@ -35,10 +36,10 @@ from tests.system.wire import Target, connect, exchange, tls_context
 
 pytestmark = pytest.mark.long
 
-ABOUT = 0.5  # seconds between what a client saw and what the agent tells of it
-UNTIL_SERVING = ("launch", "start", "judge", "open")
+ABOUT = 0.01  # seconds by which two clocks, and what is rounded, may differ
 WAITING = 40
 HELD = 5
+DEADLINE = 3
 
 
 @cache
@@ -67,7 +68,7 @@ def watched(bed: Bed) -> Iterator[None]:
 def order(bed: Bed, *words: str) -> str:
     """Give an order as an operator would; it must go well."""
     command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -93,10 +94,9 @@ def spans(told: Tree) -> dict[str, float]:
     return {phase["name"]: phase["seconds"] for phase in told["phases"]}
 
 
-def served_at(told: Tree) -> float:
-    """When an attempt came to serve, in seconds since the Epoch."""
-    began: float = datetime.fromisoformat(told["began_at"]).timestamp()
-    return began + sum(seconds for name, seconds in spans(told).items() if name in UNTIL_SERVING)
+def through(told: Tree, *phases: str) -> float:
+    """Return how long an attempt took through these phases, in seconds."""
+    return sum(spans(told)[phase] for phase in phases)
 
 
 def calendar(at: float) -> float:
@@ -114,7 +114,7 @@ def next_epoch(bed: Bed) -> Iterator[None]:
     """Wait at the end until an epoch serves that did not at the beginning."""
     before = bed.serving().number
     yield
-    eventually(lambda: bed.serving().number > before, within=15, what="the next one serves")
+    eventually(lambda: bed.serving().number > before, what="the next one serves")
 
 
 @pytest.fixture
@@ -136,25 +136,31 @@ def test_the_first_start_and_a_rotation_are_told_with_serials_phases_and_what_a_
     with next_epoch(bed):  # a client is shown the certificate a moment before the agent hears of it
         written = bed.rotate()
         shown = first_shown(bed.tls, serial(bed.mint.newest))
+    known = time.monotonic()
     told, new = newest(bed), hexed(serial(bed.mint.newest))
     assert (told["trigger"], told["outcome"], told["reason"]) == ("certificate", "serving", "")
     assert told["before"] == first["revision"] != told["revision"]
     assert [(each["before"], each["after"]) for each in told["changes"]] == [(old, new)]
     assert list(spans(told)) == ["launch", "start", "judge", "open", "handover", "drain"]
-    assert abs(served_at(told) - calendar(shown)) < ABOUT
-    assert 0 <= datetime.fromisoformat(told["began_at"]).timestamp() - calendar(written) < ABOUT
+    began = datetime.fromisoformat(told["began_at"]).timestamp()
+    assert calendar(written) <= began + ABOUT
+    assert began + through(told, "launch", "start", "judge") <= calendar(shown) + ABOUT, "the gate was shut until then"
+    assert began + through(told, "launch", "start", "judge", "open") <= calendar(known) + ABOUT
     (seen,) = told["evidence"]["seen"]
     assert (seen["serial"], seen["matches"], seen["error"]) == (new, True, "")
     assert (told["evidence"]["cut"], told["evidence"]["overflows"]) == (0, 0)
 
 
-def test_clients_that_waited_and_connections_that_were_cut_are_counted(bed: Bed) -> None:
+def test_clients_that_waited_and_connections_that_were_cut_are_counted(bed_apart: Bed) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--drain-deadline", f"{DEADLINE}s"]
+    bed.start()
     with ExitStack() as stack:
         held = [holding(bed.plain, stack) for _ in range(HELD)]
         with stopped(bed.serving_pid()):
             flights = launched(bed.plain, WAITING)
             bed.rotate()
-            land(flights, within=10)
+            land(flights)
         assert [str(flight.failure) for flight in flights if flight.failure] == []
         told = newest(bed)
         assert all(is_cut(sock) for sock in held)
@@ -162,7 +168,7 @@ def test_clients_that_waited_and_connections_that_were_cut_are_counted(bed: Bed)
     assert 0 < evidence["queued"] <= WAITING
     assert evidence["cut"] == HELD
     assert (evidence["overflows"], evidence["drops"]) == (0, 0)
-    assert 2.5 < spans(told)["drain"] < 6, "the deadline is 3 s"
+    assert spans(told)["drain"] >= DEADLINE
 
 
 def holding(target: Target, stack: ExitStack) -> socket.socket:
@@ -189,7 +195,6 @@ def unknown_cluster(bed: Bed) -> Tree:
     return listener("lost", "127.0.0.1", bed.room.port(), [{"filters": [filtered]}])
 
 
-@pytest.mark.timeout(150)
 def test_a_stormy_life_is_told_from_its_first_day_and_outlives_agents(bed_apart: Bed, obstacle: Path) -> None:
     bed = bed_apart
     bed.more_flags += ["--survive", "--hold", "10s"]
@@ -232,7 +237,7 @@ def refused_certificate(bed: Bed, _: Path) -> None:
     """Write one that ended, and then a good one."""
     attempts, expired = len(history(bed)), bed.mint.expired()
     bed.rotate(pair=expired)
-    eventually(lambda: overview(bed)["refused"], within=5, what="it is refused")
+    eventually(lambda: overview(bed)["refused"], what="it is refused")
     now = overview(bed)
     (refused,) = now["refused"]
     assert refused["reason"] == "expired"
@@ -247,7 +252,7 @@ def refused_certificate(bed: Bed, _: Path) -> None:
     assert len(history(bed)) == attempts, "nothing was attempted"
     with next_epoch(bed):
         bed.rotate()
-    eventually(lambda: in_sync(bed), within=5, what="everything is in sync")
+    eventually(lambda: in_sync(bed), what="everything is in sync")
 
 
 def in_sync(bed: Bed) -> bool:
@@ -261,12 +266,12 @@ def refused_configuration(bed: Bed, _: Path) -> None:
     """Write one that the proxy does not take, and then a good one."""
     bed.bootstrap.more = [unknown_cluster(bed)]
     bed.bootstrap.write(bed.config)
-    eventually(lambda: history(bed)[0]["outcome"] == "refused", within=10, every=0.2, what="it is refused")
+    eventually(lambda: history(bed)[0]["outcome"] == "refused", every=0.2, what="it is refused")
     told, now = history(bed)[0], overview(bed)
     assert told["trigger"] == "configuration"
     assert "nowhere" in told["reason"]
     assert (told["evidence"], told["changes"]) == (None, [])
-    eventually(lambda: overview(bed)["blocked"] == ["refused_by_proxy"], within=5, what="it is told why")
+    eventually(lambda: overview(bed)["blocked"] == ["refused_by_proxy"], what="it is told why")
     (refused,) = now["refused"]
     assert (refused["path"], refused["reason"], refused["set"]) == (str(bed.config), "proxy", None)
     assert "nowhere" in refused["message"]
@@ -274,7 +279,7 @@ def refused_configuration(bed: Bed, _: Path) -> None:
     bed.bootstrap.body = "good again\n"
     with next_epoch(bed):
         bed.bootstrap.write(bed.config)
-    eventually(lambda: in_sync(bed), within=5, what="everything is in sync")
+    eventually(lambda: in_sync(bed), what="everything is in sync")
 
 
 def failing_proxy(bed: Bed, obstacle: Path) -> None:
@@ -282,14 +287,14 @@ def failing_proxy(bed: Bed, obstacle: Path) -> None:
     serving = bed.serving()
     obstacle.touch()
     bed.rotate()
-    told = eventually(lambda: failed(bed), within=10, every=0.2, what="the start failed")[0]
+    told = eventually(lambda: failed(bed), every=0.2, what="the start failed")[0]
     assert (told["trigger"], told["epoch"] > serving.number) == ("certificate", True)
     assert "exited with 1" in told["reason"]
     assert bed.serving() == serving
-    eventually(lambda: "retry" in overview(bed)["blocked"], within=5, every=0.001, what="the next attempt waits")
+    eventually(lambda: "retry" in overview(bed)["blocked"], every=0.001, what="the next attempt waits")
     with next_epoch(bed):
         obstacle.unlink()
-    eventually(lambda: in_sync(bed), within=5, what="everything is in sync")
+    eventually(lambda: in_sync(bed), what="everything is in sync")
 
 
 def failed(bed: Bed) -> list[Tree]:
@@ -312,7 +317,7 @@ def outlives_its_agent(bed: Bed, before: list[Tree]) -> None:
     """Kill the agent: the next one knows what there was, and how it came to what serves."""
     assert bed.agent is not None
     os.kill(bed.agent_pid, signal.SIGKILL)
-    bed.agent.wait(timeout=5)
+    bed.agent.wait(timeout=PATIENCE)
     bed.launch()
     bed.ready()
     bed.settled()
@@ -330,20 +335,21 @@ def outlives_an_upgrade(bed: Bed) -> None:
     bed.settled()
     before = history(bed)
     order(bed, "upgrade")
-    eventually(lambda: [one.state for one in bed.epochs()] == [SERVING], within=10)
+    eventually(lambda: [one.state for one in bed.epochs()] == [SERVING])
     now = history(bed)
     assert now[-len(before) :] == before
     certificate(bed, bed.directory)
     assert newest(bed)["trigger"] == "certificate"
 
 
-def test_what_is_dropped_is_told_as_dropped(bed: Bed) -> None:
-    pair = bed.mint.newest
+def test_what_is_dropped_is_told_as_dropped(bed_apart: Bed, held: Path) -> None:
+    bed, pair = bed_apart, bed_apart.mint.newest
+    held.touch()
     IN_PLACE.again(bed.certs, bed.mint.spare())
-    candidate = eventually(lambda: bed.state().among("candidate"), within=5, every=0.001, what="a candidate")[0]
+    candidate = new_candidate(bed)
     with stopped(candidate.pid):
         IN_PLACE.again(bed.certs, pair)
-        told = eventually(lambda: ended(bed, candidate.number), within=5, every=0.1, what="it is dropped")
+        told = eventually(lambda: ended(bed, candidate.number), every=0.1, what="it is dropped")
     assert (told["trigger"], told["outcome"]) == ("certificate", "dropped")
     assert told["reason"]
     assert bed.serving().number < candidate.number

@@ -65,7 +65,6 @@ def test_half_open_handshakes_stop_nobody(arena: Arena, sent: str) -> None:
         costs(fight, before, SOME, PER_TLS)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["plain", "tls"])
 def test_idle_connections_cost_little_and_stop_nobody(arena: Arena, kind: str) -> None:
     target, count, each = (arena.tls, IDLE_TLS, PER_TLS) if kind == "tls" else (arena.plain, IDLE, PER_PLAIN)
@@ -84,7 +83,7 @@ def test_what_a_wave_of_clients_took_serves_the_next_wave(arena: Arena) -> None:
             fight.crowd(lambda: connect(arena.tls, arena.context), WAVE)
             peaks.append(fight.memory() - before)
             fight.leave()
-            eventually(lambda: left(fight), within=10, what="the wave is gone")
+            eventually(lambda: left(fight), what="the wave is gone")
         assert max(peaks[2:]) <= 1.25 * max(peaks[:2]) + MIB
 
 
@@ -100,7 +99,7 @@ def test_clients_that_never_read_cost_bounded_memory(arena: Arena, way: str) -> 
         honest, before = fight.honest(50), fight.memory()
         target = arena.raw if way == "raw" else arena.plain
         fight.crowd(fight.asks(target, asked, receive_buffer=4 * KIB), 50)  # fills the kernel's buffers, by all cores
-        eventually(lambda: stuck(fight), within=20, every=0, what="nothing is taken from the origin any more")
+        eventually(lambda: stuck(fight), every=0, what="nothing is taken from the origin any more")
         bounded([fight.good() for _ in range(50)], honest)
         costs(fight, before, 50, PER_STUCK)
 
@@ -284,7 +283,6 @@ def test_broken_requests_are_refused_as_by_envoy_and_never_reach_an_origin_in_tw
 def answers(fight: Fight, sent: bytes) -> list[int]:
     """Send these bytes on a connection, then nothing more; return the statuses of all answers."""
     with fight.asks(fight.arena.plain, sent)() as sock:
-        sock.settimeout(0.5)
         data = sock.recv(65536)
         sock.settimeout(0.02)
         return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", data + everything(sock))]

@@ -16,7 +16,6 @@ from tests.system.wire import connect, exchange, request_bytes, tls_context
 pytestmark = pytest.mark.long
 
 CLIENTS = 50
-FOUND = 20.0  # some 7 s by the agent's own clock, and more on a machine that others use
 HUNG, ANSWERS = "service.hung", "service.answers"
 
 
@@ -42,13 +41,13 @@ def told(bed: Bed, event: str) -> list[Entry]:
 def test_it_is_reported_once_and_once_more_when_it_answers_again(bed: Bed) -> None:
     pid = bed.serving_pid()
     with stopped(pid), waiting(bed) as clients:
-        (entry,) = eventually(lambda: told(bed, HUNG), within=FOUND, what="the report")
+        (entry,) = eventually(lambda: told(bed, HUNG), what="the report")
         assert f"(pid {pid}) hangs: " in entry.body
         assert f"tcp://127.0.0.1:{bed.plain.port}" in entry.body
         pass_time(3)
         assert len(told(bed, HUNG)) == 1
         assert told(bed, ANSWERS) == []
-    eventually(lambda: told(bed, ANSWERS), within=10, what="the end of it")
+    eventually(lambda: told(bed, ANSWERS), what="the end of it")
     assert bed.serving_pid() == pid
     assert len(clients) == CLIENTS
 
@@ -57,7 +56,7 @@ def test_clients_that_waited_for_it_are_answered_when_it_goes_on(bed: Bed) -> No
     with ExitStack() as stack:
         with stopped(bed.serving_pid()):
             clients = stack.enter_context(waiting(bed))
-            eventually(lambda: told(bed, HUNG), within=FOUND, what="the report")
+            eventually(lambda: told(bed, HUNG), what="the report")
         assert answered(clients) == CLIENTS
 
 
@@ -69,7 +68,7 @@ def test_where_it_is_wanted_it_is_replaced_and_all_who_wait_are_answered(bed_apa
     before = bed.serving()
     with stopped(before.pid), waiting(bed) as clients:
         assert answered(clients) == CLIENTS
-        eventually(lambda: bed.serving().number > before.number, within=5, what="the next one serves")
+        eventually(lambda: bed.serving().number > before.number, what="the next one serves")
     assert told(bed, HUNG)
     assert told(bed, ANSWERS)
     bed.settled()
@@ -82,7 +81,6 @@ def test_a_rotation_frees_those_who_wait_for_one_that_hangs(bed: Bed) -> None:
     bed.settled()
 
 
-@pytest.mark.timeout(120)
 def test_a_proxy_under_load_never_hangs(bed_apart: Bed, loads: Loads) -> None:
     """Its queues are hardly ever empty."""
     bed = bed_apart
@@ -92,6 +90,6 @@ def test_a_proxy_under_load_never_hangs(bed_apart: Bed, loads: Loads) -> None:
     loads.usual(bed.tls, bed.plain)
     loads.start("bursts", bed.tls, clients=100, pace=0.02)
     pass_time(30)
-    nothing_failed(loads.finish())
+    nothing_failed(loads.finish(at_least=100))
     assert told(bed, HUNG) == []
     assert bed.serving().number == number

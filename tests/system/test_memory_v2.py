@@ -28,9 +28,8 @@ from tests.system.test_memory import ENTER, ROTATIONS, Group, leave_room, remove
 MOUNT = Path("/sys/fs/cgroup")
 PROJECT = Path(__file__).parents[2]
 INIT = Path(__file__).with_name("kernel_init.sh")
-IN_KERNEL = 240  # seconds for one test: a program that makes many system calls is ten times slower in user-mode-linux
+IN_KERNEL = 600  # seconds for one test: a program that makes many system calls is ten times slower in user-mode-linux
 IN_ALL = 1800  # seconds for both and the boot: the emulated machine takes five minutes where a core is to be had
-PATIENCE = 60
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
 
@@ -72,7 +71,7 @@ def unified(name: str) -> Iterator[Unified]:
         (path / "memory.oom.group").write_text("1", encoding="ascii")
         yield Unified(path)
     finally:
-        eventually(lambda: removed(path), within=10, what="the group is empty")
+        eventually(lambda: removed(path), what="the group is empty")
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ def group(request: pytest.FixtureRequest) -> Iterator[Unified]:
         bed: Bed = request.getfixturevalue("bed_apart")
         bed.program = [*ENTER, str(made.path), sys.executable, "-m", "agent"]
         yield made
-        bed.stop(within=PATIENCE)
+        bed.stop()
 
 
 @pytest.mark.timeout(IN_KERNEL)
@@ -92,22 +91,22 @@ def test_ten_rotations_wait_where_there_is_room_for_one_and_a_half(
     bed_apart: Bed, group: Unified, loads: Loads
 ) -> None:
     bed = bed_apart
-    bed.start(within=PATIENCE)
+    bed.start()
     serving = bed.serving()
     leave_room(bed, group, 0.5)
     loads.gentle(bed.tls, bed.plain)
     for number in range(1, ROTATIONS + 1):
         bed.rotate()
-        eventually(lambda told=number: said(bed, "memory.short") >= told, within=PATIENCE)  # type: ignore[misc]
+        eventually(lambda told=number: said(bed, "memory.short") >= told)  # type: ignore[misc]
         assert bed.serving() == serving
     throughout(lambda: said(bed, "memory.short") == ROTATIONS, span=3, what="each is said once", every=0.2)
     words = [entry.body for entry in bed.journal.entries() if entry.name == "memory.short"]
     assert all(f"MiB are free by {group.path}/memory.max, and a second proxy takes" in each for each in words)
     assert bed.serving() == serving
     group.limit(None)
-    bed.served(within=PATIENCE)
+    bed.served()
     assert group.kills() == 0
-    nothing_failed(loads.finish())
+    nothing_failed(loads.finish(at_least=100))
 
 
 @pytest.mark.timeout(IN_KERNEL)
@@ -122,12 +121,12 @@ def test_near_expiry_what_serves_is_replaced_where_there_is_room_for_one_and_a_h
     bed.bootstrap.write(bed.config)
     bed.layout.first(bed.certs, bed.mint.newest)
     bed.launch()
-    bed.ready(within=PATIENCE)
+    bed.ready()
     old = bed.serving_pid()
     leave_room(bed, group, 0.5)
     loads.gentle(bed.tls, bed.plain)
     bed.rotate()
-    bed.served(within=PATIENCE)
+    bed.served()
     words = [entry.body for entry in bed.journal.entries() if entry.name == "service.replaced"]
     assert not alive(old)
     assert len(words) == 1

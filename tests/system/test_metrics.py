@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as of_text
 from tests.system.bed import Bed
 from tests.system.bootstrap import http, listener
 from tests.system.counts import count
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads, Report
 from tests.system.onlookers import Onlooker, ask, overview
 from tests.system.proxies import Reply
@@ -108,41 +109,42 @@ def lost(reports: list[Report]) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(60 + 5 * ROTATIONS)
+@pytest.mark.timeout(600 + 5 * ROTATIONS)
 def test_over_rotations_no_counter_falls_and_every_answer_is_counted_once(bed: Bed, loads: Loads) -> None:
     scraper = Scraper(bed)
     with Onlooker(scraper.look, EVERY) as onlooker:
         loads.usual(bed.tls, bed.plain)
         for _ in range(ROTATIONS):
             bed.rotate()
-            bed.served(within=15)
+            bed.served()
         loads.more(20)
         reports = loads.finish()
         bed.settled()
+        onlooker.once_more()
     assert (onlooker.wrong, onlooker.unanswered) == ([], [])
-    assert onlooker.looks > ROTATIONS
     assert lost(reports) == 0
     wanted = answered(reports)
-    eventually(lambda: scraper.look()[ANSWERED] >= wanted, within=5, what="the last answers are counted")
+    eventually(lambda: scraper.look()[ANSWERED] >= wanted, what="the last answers are counted")
     assert scraper.look()[ANSWERED] == wanted
     assert all(value == 0 for value in own(bed, "scrape_failures_total").values())
 
 
 @pytest.mark.long
-@pytest.mark.timeout(60 + 5 * ROTATIONS + 10 * CRASHES)
+@pytest.mark.timeout(600 + 5 * ROTATIONS + 10 * CRASHES)
 def test_over_crashes_too_no_counter_falls_and_only_what_was_in_flight_may_be_missing(bed: Bed, loads: Loads) -> None:
     scraper = Scraper(bed)
     with Onlooker(scraper.look, EVERY) as onlooker:
         loads.gentle(bed.tls, bed.plain)
         for number in range(ROTATIONS):
             bed.rotate()
-            bed.served(within=15)
+            bed.served()
             bed.committed()
             if number % max(1, ROTATIONS // CRASHES) == 0:
                 crash(bed)
                 loads.more(20)
         reports = loads.finish()
         bed.settled()
+        onlooker.once_more()
     assert (onlooker.wrong, onlooker.unanswered) == ([], [])
     scraper.look()
     counted, most = scraper.look()[BEGUN], answered(reports) + lost(reports)
@@ -156,7 +158,7 @@ def crash(bed: Bed) -> None:
     """Kill what serves, and see the next one serve."""
     before = bed.serving().number
     kill(bed.serving_pid())
-    eventually(lambda: bed.serving().number > before, within=10, what="the next one serves")
+    eventually(lambda: bed.serving().number > before, what="the next one serves")
 
 
 def check(text: str) -> None:
@@ -183,7 +185,7 @@ def test_the_exposition_is_valid_in_both_formats_and_passes_promtool(bed: Bed) -
 def as_openmetrics(bed: Bed) -> str:
     """Scrape as a newer Prometheus does."""
     asked = b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: application/openmetrics-text\r\nConnection: close\r\n\r\n"
-    with socket.create_connection((bed.status.host, bed.status.port), timeout=10) as sock:
+    with socket.create_connection((bed.status.host, bed.status.port), timeout=PATIENCE) as sock:
         sock.sendall(asked)
         data = b""
         while part := sock.recv(65536):
@@ -199,7 +201,7 @@ def as_openmetrics(bed: Bed) -> str:
 def order(bed: Bed, *words: str) -> None:
     """Give an order as an operator would; it must go well."""
     command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
-    subprocess.run(command, capture_output=True, timeout=60, check=True)
+    subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
 
 
 def rotate(bed: Bed) -> None:
@@ -214,7 +216,7 @@ def reconfigure(bed: Bed) -> None:
     before = bed.serving().number
     bed.bootstrap.body += "more\n"
     bed.bootstrap.write(bed.config)
-    eventually(lambda: bed.serving().number > before, within=10, what="the next one serves")
+    eventually(lambda: bed.serving().number > before, what="the next one serves")
     bed.settled()
 
 
@@ -225,10 +227,10 @@ def misconfigure(bed: Bed) -> None:
     host["routes"] = [{"match": {"prefix": "/"}, "route": {"cluster": "nowhere"}}]
     bed.bootstrap.more = [listener("lost", "127.0.0.1", bed.room.port(), [{"filters": [filtered]}])]
     bed.bootstrap.write(bed.config)
-    eventually(lambda: overview(bed)["rotations"][0]["outcome"] == "refused", within=10, what="it is refused")
+    eventually(lambda: overview(bed)["rotations"][0]["outcome"] == "refused", what="it is refused")
     bed.bootstrap.more = []
     bed.bootstrap.write(bed.config)
-    eventually(lambda: overview(bed)["refused"] == [], within=5, what="nothing is refused")
+    eventually(lambda: overview(bed)["refused"] == [], what="nothing is refused")
 
 
 @pytest.mark.long
@@ -275,20 +277,23 @@ def test_how_long_clients_were_held_is_counted(bed_apart: Bed, binary: Path, loa
     assert own(bed, "hold_seconds_total") == {(): 0}
     before = bed.serving().number
     killed = kill(bed.serving_pid())
-    eventually(lambda: bed.serving().number > before, within=10, what="the next one serves")
+    eventually(lambda: bed.serving().number > before, what="the next one serves")
+    known = time.monotonic()
     loads.more(20)
     (report,) = loads.finish()
-    gap = report.first_answer_after(killed.gone) - killed.gone
+    assert report.first_answer_after(killed.gone) > killed.gone + SLEEP
     (held,) = own(bed, "hold_seconds_total").values()
-    assert gap > SLEEP
-    assert gap - 0.3 <= held <= gap + 0.3
+    assert SLEEP <= held <= known - killed.struck
     slowly.unlink()
     rotate(bed)
     assert own(bed, "hold_seconds_total") == {(): held}, "a rotation holds nobody"
 
 
 @pytest.mark.long
-def test_connections_that_are_cut_are_counted_by_what_cut_them(bed: Bed) -> None:
+def test_connections_that_are_cut_are_counted_by_what_cut_them(bed_apart: Bed) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--drain-deadline", "3s"]
+    bed.start()
     with ExitStack() as stack:
         for _ in range(HELD):
             held(bed.plain, stack)
@@ -297,7 +302,7 @@ def test_connections_that_are_cut_are_counted_by_what_cut_them(bed: Bed) -> None
         for _ in range(HELD):
             held(bed.plain, stack)
         order(bed, "restart", "--now")
-        bed.settled(within=3)
+        bed.settled()
         assert grown(own(bed, "connections_closed_total")) == {("drain_deadline",): HELD, ("restart_now",): HELD}
 
 
@@ -320,7 +325,7 @@ def test_counters_go_on_over_the_death_of_an_agent(bed_apart: Bed, loads: Loads)
     seen = scraper.look()
     assert bed.agent is not None
     bed.agent.send_signal(signal.SIGKILL)
-    bed.agent.wait(timeout=5)
+    bed.agent.wait(timeout=PATIENCE)
     loads.more(20)
     bed.launch()
     bed.ready()
@@ -331,5 +336,5 @@ def test_counters_go_on_over_the_death_of_an_agent(bed_apart: Bed, loads: Loads)
     assert not fell
     assert lost(reports) == 0
     wanted = answered(reports)
-    eventually(lambda: scraper.look()[ANSWERED] >= wanted, within=5, what="the last answers are counted")
+    eventually(lambda: scraper.look()[ANSWERED] >= wanted, what="the last answers are counted")
     assert scraper.look()[ANSWERED] == wanted

@@ -98,7 +98,7 @@ class Open:
         before = self.counts()
         yield
         wanted = {name: value for name, value in expected.items() if value}
-        eventually(lambda: self._moved_since(before, wanted), within=3, what=f"counted {wanted}")
+        eventually(lambda: self._moved_since(before, wanted), what=f"counted {wanted}")
 
     def _moved_since(self, before: dict[str, int], wanted: dict[str, int]) -> bool:
         now = self.counts()

@@ -40,7 +40,7 @@ def test_an_unprivileged_proxy_serves_on_a_low_port(bed_apart: Bed, loads: Loads
     for _ in range(3):
         bed.rotate()
         bed.served()
-    nothing_failed(loads.finish(), at_least=20)
+    nothing_failed(loads.finish(at_least=20))
 
 
 @pytest.mark.long
@@ -57,8 +57,8 @@ def test_two_agents_side_by_side_do_not_notice_each_other(make_bed: MakeBed, loa
     assert other.serving() == untouched
     other.rotate()
     other.served()
-    reports = loads.finish()
-    nothing_failed([report for report in reports if str(other.tls.port) in report.name], at_least=20)
+    reports = loads.finish(at_least=20)
+    nothing_failed([report for report in reports if str(other.tls.port) in report.name])
 
 
 def test_a_second_agent_on_the_same_run_directory_names_the_first(make_bed: MakeBed, loads: Loads) -> None:
@@ -72,20 +72,20 @@ def test_a_second_agent_on_the_same_run_directory_names_the_first(make_bed: Make
     assert other.exited() != 0
     assert str(one.agent_pid) in other.journal.tail()
     loads.more(20)
-    nothing_failed(loads.finish(), at_least=20)
+    nothing_failed(loads.finish(at_least=20))
     assert one.serving() == before
 
 
 def test_a_foreign_holder_of_a_port_is_named(bed_apart: Bed, room: Room) -> None:
     bed = bed_apart
     holder = room.spawn_bare([sys.executable, "-c", HOLDER, str(bed.tls.port)], log=room.directory / "holder.log")
-    eventually(lambda: listening(bed.tls.port), within=5, what="the holder listens")
+    eventually(lambda: listening(bed.tls.port), what="the holder listens")
     bed.prepare()
     bed.launch()
-    eventually(lambda: bed.journal.complaints(str(holder.pid)), within=10, what="the holder is named by its pid")
+    eventually(lambda: bed.journal.complaints(str(holder.pid)), what="the holder is named by its pid")
     holder.kill()
     holder.wait()
-    bed.ready(within=15)
+    bed.ready()
 
 
 def test_a_run_directory_too_long_for_sockets_is_refused_at_once(bed_apart: Bed) -> None:
@@ -106,7 +106,7 @@ def test_a_read_only_root_is_enough(bed_apart: Bed, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     bed.rotate()
     bed.served()
-    eventually(lambda: bed.serving().number == 2, within=5, what="the second epoch is known to serve")
+    eventually(lambda: bed.serving().number == 2, what="the second epoch is known to serve")
     os.kill(bed.serving_pid(), 9)
     bed.ready()
     loads.more(20)

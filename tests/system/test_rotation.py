@@ -3,6 +3,7 @@
 import os
 import signal
 import statistics
+from functools import partial
 from itertools import cycle, islice
 
 import pytest
@@ -24,19 +25,22 @@ ROTATIONS = count("AGENT_ROTATIONS", short=9, long=200)
 MEASURED = count("AGENT_MEASURED", short=5, long=20)
 
 
-@pytest.mark.timeout(60 + 4 * ROTATIONS)
+@pytest.mark.timeout(600 + 4 * ROTATIONS)
 def test_rotations_in_every_layout_under_load_fail_nothing(bed: Bed, loads: Loads) -> None:
     loads.usual(bed.tls, bed.plain)
     loads.more(20)
-    start = bed.bare_start(times=5)  # under the same load
-    for layout in islice(cycle(ALTERNATING), ROTATIONS):
-        bed.rotate(layout)
-        bed.served(within=10)
+    starts = [bed.while_starting(partial(rotate, bed, layout))[0] for layout in islice(cycle(ALTERNATING), ROTATIONS)]
     loads.more(20)
-    reports = loads.finish()
+    reports = loads.finish(at_least=100)
     nothing_failed(reports)
     longest = {report.name: round(report.longest_wait, 3) for report in reports}
-    assert max(longest.values()) <= STARTS * start, f"longest waits {longest}, a start takes {start:.3f} s"
+    assert max(longest.values()) <= STARTS * max(starts), f"longest waits {longest}, starts of a proxy {starts}"
+
+
+def rotate(bed: Bed, layout: Layout) -> None:
+    """Rotate, and see it."""
+    bed.rotate(layout)
+    bed.served()
 
 
 @pytest.mark.parametrize(
@@ -45,16 +49,19 @@ def test_rotations_in_every_layout_under_load_fail_nothing(bed: Bed, loads: Load
     ids=lambda one: one.name,
 )
 def test_a_new_certificate_is_served_within_a_few_starts(bed: Bed, layout: Layout) -> None:
-    starts, spans = bed.beside_starts(MEASURED, lambda: rotation_span(bed, layout))
-    start, span = statistics.median(starts), statistics.median(spans)
-    assert span <= STARTS * start, f"{span / start:.2f} starts; spans {spans}, starts {starts}"
+    measured = [start_and_rotation(bed, layout) for _ in range(MEASURED)]
+    ratio = statistics.median(span / start for start, span in measured)
+    assert ratio <= STARTS, f"{ratio:.2f} starts; starts and spans {measured}"
 
 
-def rotation_span(bed: Bed, layout: Layout) -> float:
-    """Rotate a settled bed; return last byte written → first handshake with the new certificate, in seconds."""
+def start_and_rotation(bed: Bed, layout: Layout) -> tuple[float, float]:
+    """Rotate a settled bed; return the span of a start of a bare proxy meanwhile and that of the rotation, in seconds.
+
+    A rotation lasts from the last byte that is written to the first handshake with the new certificate.
+    """
     bed.settled()
-    written = bed.rotate(layout)
-    return first_shown(bed.tls, serial(bed.mint.newest)) - written
+    pair = bed.mint.leaf()
+    return bed.while_starting(lambda: -bed.rotate(layout, pair) + first_shown(bed.tls, serial(pair)))
 
 
 @pytest.mark.parametrize("port", ["tls", "plain"])
@@ -63,7 +70,7 @@ def test_clients_queued_at_a_hung_proxy_are_answered_by_the_next_one(bed: Bed, p
     with stopped(old):
         flights = launched(bed.tls if port == "tls" else bed.plain, 300)
         bed.rotate()
-        land(flights, within=10)
+        land(flights)
         assert all_threads_stopped(old)
     assert [str(flight.failure) for flight in flights if flight.failure] == []
     assert {flight.serial for flight in flights} <= {serial(bed.mint.newest), None}
@@ -88,15 +95,15 @@ def test_sighup_makes_a_new_epoch_of_the_same_revision(bed: Bed, loads: Loads) -
     before = bed.serving()
     loads.gentle(bed.tls, bed.plain)
     os.kill(bed.agent_pid, signal.SIGHUP)
-    eventually(lambda: bed.serving().number > before.number, within=5)
+    eventually(lambda: bed.serving().number > before.number)
     assert bed.serving().revision == before.revision
     loads.more(20)
-    nothing_failed(loads.finish(), at_least=20)
+    nothing_failed(loads.finish(at_least=20))
 
 
 def test_a_first_certificate_that_comes_late_is_waited_for(bed_apart: Bed) -> None:
     bed_apart.bootstrap.write(bed_apart.config)
     bed_apart.launch()
-    eventually(lambda: not healthy(bed_apart.status), within=10, what="the agent says that it is not ready")
+    eventually(lambda: not healthy(bed_apart.status), what="the agent says that it is not ready")
     bed_apart.layout.first(bed_apart.certs, bed_apart.mint.leaf())
     bed_apart.ready()

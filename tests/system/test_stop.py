@@ -17,16 +17,13 @@ from tests.system.bare import body_of, healthy
 from tests.system.bed import HOST, Bed
 from tests.system.bootstrap import TYPES, address, listener
 from tests.system.counts import count
-from tests.system.eventually import eventually, throughout
+from tests.system.eventually import PATIENCE, eventually, throughout, up_to
 from tests.system.listening import listening
 from tests.system.room import Process, alive, stopped
 from tests.system.wire import Target, connect, exchange, tls_context
 
 HELD = count("AGENT_HELD_MS", short=1500, long=5000) / 1000
-LOOK = 1.0  # the longest time between two looks at the connections that are left
-SOON = 2.0
-GRACE = 5.0  # for a proxy that was asked to exit
-FAR = "30s"
+FAR = "10m"  # what this far away did not happen by time: no test lives so long
 
 
 class Echo:
@@ -88,7 +85,7 @@ def raw(bed_apart: Bed) -> Iterator[Target]:
 @contextmanager
 def client(target: Target) -> Iterator[socket.socket]:
     """Connect and be heard."""
-    with socket.create_connection((target.host, target.port), timeout=5) as sock:
+    with socket.create_connection((target.host, target.port), timeout=PATIENCE) as sock:
         assert is_heard(sock)
         yield sock
 
@@ -108,9 +105,10 @@ def is_cut(sock: socket.socket) -> bool:
 
 
 def terminate(bed: Bed) -> float:
-    """Send SIGTERM to the agent; return when, on the monotonic clock."""
+    """Send SIGTERM to the agent; return when, on the monotonic clock: it hears of it no sooner."""
+    asked = time.monotonic()
     os.kill(bed.agent_pid, signal.SIGTERM)
-    return time.monotonic()
+    return asked
 
 
 def runs(bed: Bed) -> bool:
@@ -131,9 +129,9 @@ def order(bed: Bed, *words: str) -> Process:
     return process
 
 
-def concluded(process: Process, within: float = 20) -> tuple[int, str]:
+def concluded(process: Process) -> tuple[int, str]:
     """Wait for the end of a command; return its exit code and what it said."""
-    said, _ = process.communicate(timeout=within)
+    said, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, said.decode()
 
 
@@ -144,16 +142,14 @@ def test_connections_end_undisturbed_and_the_agent_right_after_the_last(bed_apar
     with client(raw) as first, client(raw) as last, connect(bed.plain, tls_context()) as polite:
         exchange(polite, last=False)
         terminate(bed)
-        eventually(lambda: is_refused(raw) and is_refused(bed.tls), within=SOON, what="new clients are refused")
+        eventually(lambda: is_refused(raw) and is_refused(bed.tls), what="new clients are refused")
         assert not healthy(bed.status)
         exchange(polite, last=False)
         throughout(lambda: is_heard(first) and is_heard(last), span=HELD, what="both are heard")
         first.close()
         throughout(lambda: is_heard(last), span=0.3, what="the last one is heard")
         assert runs(bed)
-    ended = time.monotonic()
-    assert bed.exited(within=10) == 0
-    assert time.monotonic() - ended < LOOK + SOON
+    assert bed.exited() == 0, "long before the deadline"
 
 
 def test_a_client_that_never_ends_is_cut_at_the_deadline(bed_apart: Bed, raw: Target) -> None:
@@ -162,10 +158,10 @@ def test_a_client_that_never_ends_is_cut_at_the_deadline(bed_apart: Bed, raw: Ta
     bed.start()
     with client(raw) as endless:
         asked = terminate(bed)
-        throughout(lambda: is_heard(endless), span=0.8, what="it is heard until the deadline")
+        up_to(asked + 1, lambda: is_heard(endless), what="it is heard until the deadline")
         assert is_cut(endless)
         assert bed.exited() == 0
-        assert 1 <= time.monotonic() - asked < 1 + SOON
+        assert time.monotonic() >= asked + 1
 
 
 @pytest.mark.long
@@ -175,23 +171,30 @@ def test_a_hung_proxy_does_not_keep_the_agent(bed_apart: Bed, raw: Target) -> No
     bed.start()
     with client(raw), stopped(bed.serving_pid()) as hung:
         asked = terminate(bed)
-        eventually(lambda: not healthy(bed.status), within=0.5, what="it is not ready any more")
-        assert bed.exited(within=20) == 0
-        assert 1 <= time.monotonic() - asked < 1 + GRACE + SOON
+        assert bed.exited() == 0
+        assert time.monotonic() >= asked + 1
         assert not alive(hung)
 
 
-def test_a_drain_delay_serves_new_clients_while_readiness_is_gone(bed_apart: Bed) -> None:
+def test_a_drain_delay_serves_new_clients_for_so_long(bed_apart: Bed) -> None:
     bed = bed_apart
     bed.more_flags += ["--drain-delay", "1s", "--stop-deadline", FAR]
     bed.start()
     asked = terminate(bed)
-    eventually(lambda: not healthy(bed.status), within=0.3, what="it is not ready any more")
-    while time.monotonic() < asked + 0.8:
-        assert body_of(bed.plain) == b"ok\n"
-        assert not healthy(bed.status)
+    up_to(asked + 1, lambda: body_of(bed.plain) == b"ok\n", what="new clients are served")
     assert bed.exited() == 0
-    assert 1 <= time.monotonic() - asked < 1 + LOOK + SOON
+    assert time.monotonic() >= asked + 1
+
+
+def test_readiness_is_gone_from_the_beginning_of_a_drain_delay(bed_apart: Bed) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--drain-delay", FAR, "--stop-deadline", FAR]
+    bed.start()
+    terminate(bed)
+    eventually(lambda: not healthy(bed.status), what="it is not ready any more")
+    throughout(lambda: body_of(bed.plain) == b"ok\n" and not healthy(bed.status), span=0.5, what="clients are served")
+    terminate(bed)
+    assert bed.exited() == 0
 
 
 def test_the_shortest_drain_keeps_an_empty_proxy(bed_apart: Bed) -> None:
@@ -200,13 +203,12 @@ def test_the_shortest_drain_keeps_an_empty_proxy(bed_apart: Bed) -> None:
     bed.start()
     proxy = bed.serving_pid()
     asked = terminate(bed)
-    eventually(lambda: is_refused(bed.plain), within=0.5, what="new clients are refused")
-    throughout(lambda: alive(proxy), span=max(0.0, asked + 0.9 - time.monotonic()), what="the proxy lives")
-    assert bed.exited() == 0
-    assert time.monotonic() - asked < 1 + LOOK + SOON
+    eventually(lambda: is_refused(bed.plain), what="new clients are refused")
+    up_to(asked + 1, lambda: alive(proxy), what="the proxy lives")
+    assert bed.exited() == 0, "long before the deadline"
 
 
-@pytest.mark.parametrize("delay", ["0s", "20s"])
+@pytest.mark.parametrize("delay", ["0s", FAR])
 def test_a_second_signal_hurries(delay: str, bed_apart: Bed, raw: Target) -> None:
     bed = bed_apart
     bed.more_flags += ["--stop-deadline", FAR, "--drain-delay", delay]
@@ -214,10 +216,9 @@ def test_a_second_signal_hurries(delay: str, bed_apart: Bed, raw: Target) -> Non
     with client(raw) as endless:
         terminate(bed)
         throughout(lambda: is_heard(endless), span=0.3, what="it is heard")
-        again = terminate(bed)
+        terminate(bed)
         assert is_cut(endless)
         assert bed.exited() == 0
-        assert time.monotonic() - again < SOON
 
 
 def test_a_drain_by_order_returns_at_the_end_and_the_agent_stays(bed_apart: Bed, raw: Target) -> None:
@@ -231,13 +232,10 @@ def test_a_drain_by_order_returns_at_the_end_and_the_agent_stays(bed_apart: Bed,
         assert "goes on" in said
         assert is_heard(last)
         assert patient.poll() is None
-    ended = time.monotonic()
     assert concluded(patient) == (0, "drained\n")
-    assert time.monotonic() - ended < LOOK + SOON
     throughout(lambda: runs(bed) and not healthy(bed.status), span=0.3, what="the agent stays, not ready")
-    asked = terminate(bed)
+    terminate(bed)
     assert bed.exited() == 0
-    assert time.monotonic() - asked < SOON
 
 
 def test_waiting_ends_with_readiness_or_tells_why_not(bed_apart: Bed) -> None:
@@ -248,4 +246,4 @@ def test_waiting_ends_with_readiness_or_tells_why_not(bed_apart: Bed) -> None:
     waiting = order(bed, "wait", "--timeout", FAR)
     throughout(lambda: waiting.poll() is None, span=0.2, what="it waits for an agent")
     bed.start()
-    assert concluded(waiting, within=5) == (0, "ready\n")
+    assert concluded(waiting) == (0, "ready\n")

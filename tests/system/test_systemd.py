@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import QUIETLY, WORKERS
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.flight import land, launched
 from tests.system.loads import Loads, nothing_failed
 from tests.system.proxies import Proxy
@@ -40,8 +40,8 @@ def unit(booted_bed: SystemdBed) -> SystemdBed:
 
 def a_new_agent(bed: SystemdBed, old: int) -> None:
     """Wait until systemd has started another agent and that one is ready."""
-    eventually(lambda: bed.agent_pid not in {0, old}, within=20, every=0.1, what="there is another agent")
-    eventually(lambda: bed.show("ActiveState") == "active", within=20, every=0.1, what="the unit is up")
+    eventually(lambda: bed.agent_pid not in {0, old}, every=0.1, what="there is another agent")
+    eventually(lambda: bed.show("ActiveState") == "active", every=0.1, what="the unit is up")
 
 
 @pytest.mark.root
@@ -62,7 +62,7 @@ def test_a_reload_tells_the_truth_and_so_does_the_status(unit: SystemdBed, loads
     bed.rotate()
     bed.served()
     assert "cannot use" not in bed.sentence
-    nothing_failed(loads.finish(), at_least=20)
+    nothing_failed(loads.finish(at_least=20))
 
 
 @pytest.mark.root
@@ -76,8 +76,8 @@ def test_a_killed_agent_is_started_again_and_finds_its_proxy(unit: SystemdBed, l
     assert bed.serving() == serving, "the same process, the same number, the same revision"
     bed.rotate()
     bed.served()
-    eventually(lambda: bed.serving().number == serving.number + 1, within=2, what="the next epoch has taken over")
-    nothing_failed(loads.finish(), at_least=20)
+    eventually(lambda: bed.serving().number == serving.number + 1, what="the next epoch has taken over")
+    nothing_failed(loads.finish(at_least=20))
 
 
 @pytest.mark.root
@@ -92,7 +92,7 @@ def test_an_agent_that_hangs_is_replaced_by_the_watchdog(unit: SystemdBed, loads
     assert bed.serving() == serving
     bed.rotate()
     bed.served()
-    nothing_failed(loads.finish(), at_least=20)
+    nothing_failed(loads.finish(at_least=20))
 
 
 @pytest.mark.root
@@ -108,7 +108,7 @@ def test_a_restart_leaves_the_proxy_to_the_next_agent(unit: SystemdBed, loads: L
     assert bed.serving() == serving
     bed.rotate()
     bed.served()
-    nothing_failed(loads.finish(), at_least=20)
+    nothing_failed(loads.finish(at_least=20))
 
 
 @pytest.mark.root
@@ -122,7 +122,7 @@ def test_an_upgrade_is_no_restart_for_systemd(unit: SystemdBed, loads: Loads) ->
     assert done.returncode == 0, done.stderr
     assert (bed.agent_pid, bed.serving(), bed.show("NRestarts")) == (agent, serving, "0")
     assert bed.systemctl("reload").returncode == 0
-    nothing_failed(loads.finish(), at_least=20)
+    nothing_failed(loads.finish(at_least=20))
 
 
 @pytest.mark.root
@@ -152,7 +152,7 @@ def test_a_stop_during_two_drains_leaves_nothing(unit: SystemdBed) -> None:
             exchange(second, last=False)
             bed.rotate()
             bed.served()
-            eventually(lambda: len(bed.state().among(DRAINING)) == 2, within=2, what="two epochs drain")
+            eventually(lambda: len(bed.state().among(DRAINING)) == 2, what="two epochs drain")
             assert bed.systemctl("stop").returncode == 0
     assert bed.left() == []
     assert (bed.show("Result"), bed.show("NFileDescriptorStore")) == ("success", "0")
@@ -166,9 +166,9 @@ def test_an_agent_that_is_killed_while_it_stops_leaves_nothing_either(unit: Syst
     with closing(connect(bed.tls, tls_context())) as held:
         exchange(held, last=False)
         bed.run("systemctl", "stop", "--no-block", "agent.service")
-        eventually(lambda: bed.show("ActiveState") == "deactivating", within=5, what="the unit stops")
+        eventually(lambda: bed.show("ActiveState") == "deactivating", what="the unit stops")
         os.kill(bed.agent_pid, signal.SIGKILL)
-        eventually(lambda: bed.show("ActiveState") == "failed", within=10, what="the unit has stopped")
+        eventually(lambda: bed.show("ActiveState") == "failed", what="the unit has stopped")
     assert bed.left() == []
 
 
@@ -179,10 +179,10 @@ def test_systemd_waits_for_the_first_certificate(booted_bed: SystemdBed) -> None
     bed = booted_bed
     shutil.rmtree(bed.certs)
     bed.run("systemctl", "start", "--no-block", "agent.service")
-    eventually(lambda: "tls.crt" in bed.sentence, within=20, what="the status tells what is missing")
+    eventually(lambda: "tls.crt" in bed.sentence, what="the status tells what is missing")
     assert bed.show("ActiveState") == "activating"
     bed.first()
-    eventually(lambda: bed.show("ActiveState") == "active", within=20, what="the unit is up")
+    eventually(lambda: bed.show("ActiveState") == "active", what="the unit is up")
 
 
 @pytest.mark.root
@@ -193,7 +193,7 @@ def test_the_sockets_of_a_unit_are_the_proxys_for_good(booted_bed: SystemdBed, l
     bed.install("agent.socket", "0.0.0.0:15443", f"127.0.0.1:{bed.tls.port}")
     assert bed.run("systemctl", "start", "agent.socket").returncode == 0
     loads.start("closed", bed.tls, clients=2, pace=0.005)  # the first client starts the service
-    sockets = eventually(lambda: bed.listening() == bed.held_by_systemd() and bed.listening(), within=5)
+    sockets = eventually(lambda: bed.listening() == bed.held_by_systemd() and bed.listening())
     first, agent = bed.serving().number, bed.agent_pid
     kill(agent)
     a_new_agent(bed, agent)
@@ -201,7 +201,7 @@ def test_the_sockets_of_a_unit_are_the_proxys_for_good(booted_bed: SystemdBed, l
         assert bed.systemctl(verb).returncode == 0
     assert bed.serving().number == first + 1
     assert bed.listening() == bed.held_by_systemd() == sockets, "none is new, and none is without its proxy"
-    nothing_failed(loads.finish(), at_least=20)
+    nothing_failed(loads.finish(at_least=20))
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="wants systemd-analyze")
@@ -210,7 +210,7 @@ def test_the_units_are_in_order(tmp_path: Path, name: str) -> None:
     for each in ("agent.service", "agent@.service", "agent.socket"):
         (tmp_path / each).write_text(installed(each), encoding="utf-8")
     command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, [line for line in done.stderr.splitlines() if str(tmp_path) in line]) == (0, [])
 
 

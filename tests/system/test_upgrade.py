@@ -10,7 +10,7 @@ import pytest
 import agent
 from tests.system.bed import Bed
 from tests.system.counts import count
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads, nothing_failed
 
 UPGRADES = count("AGENT_UPGRADES", short=1, long=50)
@@ -33,10 +33,10 @@ def own_package(bed_apart: Bed) -> Path:
 def order(bed: Bed, *words: str) -> "subprocess.CompletedProcess[str]":
     """Give an order as an operator would."""
     command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-@pytest.mark.timeout(60 + 6 * UPGRADES)
+@pytest.mark.timeout(600 + 6 * UPGRADES)
 def test_upgrades_between_rotations_fail_nothing(bed: Bed, loads: Loads) -> None:
     loads.usual(bed.tls, bed.plain)
     for _ in range(UPGRADES):
@@ -45,8 +45,8 @@ def test_upgrades_between_rotations_fail_nothing(bed: Bed, loads: Loads) -> None
         assert done.returncode == 0, done.stderr
         assert (bed.state().agent_pid, bed.serving()) == (pid, serving)
         bed.rotate()
-        eventually(lambda: bed.serving().number > serving.number, within=10, what="the next one serves")  # noqa: B023
-    nothing_failed(loads.finish())
+        eventually(lambda: bed.serving().number > serving.number, what="the next one serves")  # noqa: B023
+    nothing_failed(loads.finish(at_least=100))
 
 
 def test_a_new_program_that_is_broken_changes_nothing(bed_apart: Bed, own_package: Path, loads: Loads) -> None:
@@ -60,9 +60,9 @@ def test_a_new_program_that_is_broken_changes_nothing(bed_apart: Bed, own_packag
     assert "cannot take over" in done.stderr
     assert "half installed" in done.stderr
     bed.rotate()
-    eventually(lambda: bed.serving().number == before.number + 1, within=10, what="the next one serves")
+    eventually(lambda: bed.serving().number == before.number + 1, what="the next one serves")
     bed.served()
-    nothing_failed(loads.finish(), at_least=20)
+    nothing_failed(loads.finish(at_least=20))
 
 
 def test_the_new_program_is_what_runs_after_it(bed_apart: Bed, own_package: Path) -> None:

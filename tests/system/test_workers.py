@@ -26,7 +26,7 @@ def test_four_two_four_workers_under_load(bed_apart: Bed, loads: Loads, envoy: P
         bed.rotate()
         serve_with(bed, wanted)
         loads.more(50)
-    nothing_failed(loads.finish(), at_least=50)
+    nothing_failed(loads.finish(at_least=50))
 
 
 def start_with(bed: Bed, number: Path, envoy: Path, wanted: int) -> None:
@@ -41,4 +41,4 @@ def start_with(bed: Bed, number: Path, envoy: Path, wanted: int) -> None:
 def serve_with(bed: Bed, wanted: int) -> None:
     """Wait until the newest certificate is served with so many workers."""
     bed.served()
-    eventually(lambda: workers(bed.serving_pid()) == wanted, within=2, what=f"{wanted} workers")
+    eventually(lambda: workers(bed.serving_pid()) == wanted, what=f"{wanted} workers")

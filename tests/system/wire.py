@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-TIMEOUT = 10.0
+from tests.system.eventually import PATIENCE
+
+TIMEOUT = PATIENCE
 
 
 class Failed(Exception):
