@@ -387,9 +387,14 @@ class Reconciler:
         return [do.KillEpoch(epoch.number)]
 
     def _may_wait_on(self, epoch: Epoch) -> bool:
-        """Whether an overdue candidate is left alone: it says what it waits for, and there is nothing else to try."""
+        """Whether an overdue candidate is left alone: it says what it waits for, and there is nothing else to try.
+
+        An operator who limits the attempts wants to hear of each.
+        """
+        if self.serving is not None or epoch.state is State.OPENING or self.policy.give_up is not None:
+            return False
         others = {self.wish.wanted, self.wish.last_good} - {None, epoch.revision}
-        return self.serving is None and epoch.state is not State.OPENING and bool(epoch.awaits) and not others
+        return bool(epoch.awaits) and not others
 
     # Wanted against actual
 

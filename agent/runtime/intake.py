@@ -97,12 +97,15 @@ class Intake:
     def complaints(self) -> Iterator[tuple[str, str, str]]:
         """What is not used besides certificates: its path, `configuration`, `proxy` or `program`, and why."""
         if self._unreadable:
-            named = (path for path in self._resources if path in self._unreadable)
-            yield next(named, self.configuration_name), "configuration", self._unreadable
+            yield self._concerned(self._unreadable), "configuration", self._unreadable
         elif self._refused is not None and self._newest_is_refused():
-            yield self.configuration_name, "proxy", self._verdict
+            yield self._concerned(self._verdict), "proxy", self._verdict
         if self._unusable:
             yield str(self.programs.path), "program", self._unusable
+
+    def _concerned(self, reason: str) -> str:
+        """The file of resources that a reason names, or else the configuration itself."""
+        return next((path for path in self._resources if path in reason), self.configuration_name)
 
     def _newest_is_refused(self) -> bool:
         return self._refused is not None and self._source is not None and self._source.same(self._refused)

@@ -702,6 +702,14 @@ def test_a_first_candidate_that_tells_what_it_waits_for_outlives_its_start_deadl
     assert play.judged(1) == [do.OpenGate(1)]
 
 
+def test_where_the_attempts_are_limited_it_counts_as_one() -> None:
+    play = Play(Policy(give_up=1))
+    play.ready("a")
+    play.awaits(1, SILENT)
+    play.wait(30)
+    assert play.exits(1) == [do.Finish(1, f"nothing could be started: {play.core.last_failure.reason}")]  # type: ignore[union-attr]
+
+
 def test_one_that_is_silent_again_is_dropped_at_its_deadline() -> None:
     play = Play()
     play.ready("a")
@@ -726,7 +734,7 @@ def test_it_makes_room_where_there_is_something_else_to_try() -> None:
     play.exits(1)
     play.awaits(2, SILENT)
     play.ready("b")
-    assert [type(effect) for effect in play.wait(10)] == [do.RefuseClients, do.DropEpoch]
+    assert [type(effect) for effect in play.wait(10)] == [do.RefuseClients, do.DropEpoch, do.StartEpoch]
 
 
 def test_an_epoch_that_serves_waits_for_nothing() -> None:
