@@ -29,6 +29,7 @@ _KNOWN_LABELS = frozenset(
 )  # fmt: skip
 _CERTIFICATE_LABELS = frozenset({"CERTIFICATE", "X509 CERTIFICATE"})
 _KEY_LABEL = "PRIVATE KEY"
+_MOST = 4096  # certificates in one file; the largest bundles of authorities have some hundreds
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WRITE_WHOLE = "write the whole file, best under another name and then renamed"
 
@@ -73,7 +74,11 @@ def parse(path: str, content: bytes) -> PemFile:
         raise _without_pem(path, content)
     # An odd serial number or country code is a Python warning in cryptography; nobody reads those in a supervisor.
     with warnings.catch_warnings(action="ignore"):
-        certificates = tuple(_certificate(path, block) for block in blocks if block.label in _CERTIFICATE_LABELS)
+        found = [block for block in blocks if block.label in _CERTIFICATE_LABELS]
+        if len(found) > _MOST:
+            why = f"it holds {len(found)} certificates, more than {_MOST}"
+            raise Unusable(path, Fault.UNPARSABLE, why, "leave those that are meant")
+        certificates = tuple(_certificate(path, block) for block in found)
         keys = tuple(_private_key(path, block) for block in blocks if block.label.endswith(_KEY_LABEL))
     if len(keys) > 1:
         raise Unusable(path, Fault.UNPARSABLE, f"it holds {len(keys)} private keys", "leave the one that is meant")

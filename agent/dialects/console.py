@@ -11,6 +11,7 @@ from agent.dialects.fetches import Fetch, Fetches
 from agent.handoff import gate
 from agent.handoff.vault import Place
 from agent.http import client
+from agent.http.client import Owned, UnixPlace
 
 _TIMEOUT = 5.0
 _CHANGES = "/stats?filter=^listener_manager.listener_(added|modified|removed|in_place_updated)$"
@@ -54,6 +55,12 @@ class EpochConsole:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.pid: int | None = None  # the only process that may answer there, once it is known
+
+    @property
+    def place(self) -> UnixPlace:
+        """Where it is asked."""
+        return self.path if self.pid is None else Owned(self.path, self.pid)
 
     async def waits_only_for_gate(self) -> bool:
         """Whether everything else that it loads, clusters and listeners by xDS among it, is there."""
@@ -169,7 +176,7 @@ class EpochConsole:
 
     async def _get(self, target: str, method: str = "GET") -> bytes:
         try:
-            status, body = await client.fetch(self.path, target, method=method, timeout=_TIMEOUT)
+            status, body = await client.fetch(self.place, target, method=method, timeout=_TIMEOUT)
         except OSError as error:
             message = f"cannot ask {self.path}{target}: {str(error) or 'no answer in time'}"
             raise MachineError(message) from error

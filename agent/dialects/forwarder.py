@@ -6,13 +6,12 @@ agent. A matcher that is not understood allows nothing.
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Self
 
 from yaml.nodes import Node
 
 from agent.dialects import nodes
-from agent.http.client import passed_on
+from agent.http.client import UnixPlace, passed_on
 from agent.http.message import Request, Response
 
 _NOT_NORMAL = re.compile(r"%|\\|//|/\.{1,2}(?:[/?#]|$)")
@@ -28,11 +27,11 @@ class Forwarder:
     """Answers requests in the place of whichever console `target` is at. `allowed`: the operator's `allow_paths`."""
 
     def __init__(self, allowed: Sequence[Node]) -> None:
-        self.target: Path | None = None
+        self.target: UnixPlace | None = None
         self._allowed = allowed
 
     @classmethod
-    def to(cls, console: Path) -> Self:
+    def to(cls, console: UnixPlace) -> Self:
         """One to this console alone, for whoever may ask everything."""
         forwarder = cls(())
         forwarder.target = console

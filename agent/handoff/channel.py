@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.errors import MachineError, ProtocolError
+from agent.handoff import binding
 from agent.handoff.framing import DATAGRAM_LIMIT, Assembler, cut
 from agent.handoff.hot_restart_pb2 import HotRestartMessage
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_BACKLOG_LIMIT = 64  # datagrams; each may keep a descriptor open
 _MAX_DESCRIPTORS = 4  # one is expected; room for more shows a peer that sends too many
 ANCILLARY = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
 
@@ -39,21 +41,23 @@ class Channel:
     """
 
     def __init__(
-        self, path: Path, on_letter: Callable[[Letter], None], on_error: Callable[[ProtocolError], None]
+        self,
+        path: Path,
+        on_letter: Callable[[Letter], None],
+        on_error: Callable[[ProtocolError], None],
+        owner: tuple[int, int] | None = None,
     ) -> None:
+        """Bind; `owner` (uid, gid) may write here. Raises `MachineError`."""
         self.path = path
         self.pid: int | None = None  # whose datagrams count; set as soon as the epoch is started
         self._on_letter = on_letter
         self._on_error = on_error
         self._assembler = Assembler()
-        self._receiver = bind_datagram(path)
+        self._receiver = binding.bind(socket.SOCK_DGRAM, path, owner)
+        self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._sender: socket.socket | None = None
         self._backlog: list[tuple[bytes, int | None]] = []
         asyncio.get_running_loop().add_reader(self._receiver, self._receive)
-
-    def hand_to(self, uid: int, gid: int) -> None:
-        """Let the proxy's user write here."""
-        os.chown(self.path, uid, gid)
 
     def close(self) -> None:
         """Stop listening and remove the path; harmless when repeated."""
@@ -142,6 +146,9 @@ class Channel:
         Never blocks: what a peer does not take yet waits here. Raises `MachineError` if the peer is gone.
         """
         datagrams = cut(message)
+        if len(self._backlog) > _BACKLOG_LIMIT:  # it asks, and does not read the answers
+            self._fail(ProtocolError(f"cannot send from {self.path}: {len(self._backlog)} datagrams are not taken"))
+            return
         self._backlog += [(datagram, None) for datagram in datagrams[:-1]]
         # The duplicate is ours until it is sent, so that the vault may close its own meanwhile.
         self._backlog.append((datagrams[-1], None if descriptor is None else os.dup(descriptor)))

@@ -19,9 +19,9 @@ from agent.handoff.vault import Place
 class Child:
     """Asks one epoch. Requests are answered in order, so they are made one at a time."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, owner: tuple[int, int] | None = None) -> None:
         self.names = names
-        self.channel = Channel(names.agent_as_child, self._take, self._break)
+        self.channel = Channel(names.agent_as_child, self._take, self._break, owner)
         self._turn = asyncio.Lock()
         self._answer: asyncio.Future[int | None] | None = None
         self._late = 0  # answers still to come to requests that nobody waits for any more

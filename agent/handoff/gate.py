@@ -9,12 +9,11 @@ about 7 ms.
 import asyncio
 import contextlib
 import json
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.core.errors import MachineError
+from agent.handoff import binding
 from agent.http.message import Request, Response
 from agent.http.server import Server, peer_of
 
@@ -42,19 +41,7 @@ class Gate:
 
     async def shut(self, owner: tuple[int, int] | None) -> None:
         """Stand at the path, where `owner` (uid, gid) may knock."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        beside = self.path.with_name(f"{self.path.name}~")
-        try:
-            beside.unlink(missing_ok=True)
-            listener.bind(str(beside))
-            if owner is not None:
-                os.chown(beside, *owner)
-            listener.listen()
-            beside.rename(self.path)  # an earlier agent may have left its own there
-        except OSError as error:
-            listener.close()
-            message = f"cannot bind the gate {self.path}: {error.strerror}"
-            raise MachineError(message) from error
+        listener = binding.bind(socket.SOCK_STREAM, self.path, owner)  # in place of one of an earlier agent
         await self._server.start(listener)
 
     @property

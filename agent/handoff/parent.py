@@ -6,8 +6,10 @@ parent again, so the agent may come and go. None of it reaches the epoch that se
 """
 
 import os
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
 from agent.handoff.channel import Channel, Letter
@@ -16,6 +18,26 @@ from agent.handoff.names import Names
 from agent.handoff.vault import Place
 
 NOTHING = -1
+_LAST_PORT = 65535
+_PLACES_LIMIT = 1 << 16  # listeners times workers
+_LITERAL = re.compile(r"(?:tcp|udp)://(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)]|(?P<four>[0-9.]+)):(?P<port>\d{1,5})")
+
+
+def require_literal(place: Place) -> None:
+    """Raise `ProtocolError` unless a place is a Unix path or an IP address with a port, as Envoy always writes it.
+
+    A host name would be looked up, and the agent would wait for the answer.
+    """
+    match = _LITERAL.fullmatch(place.address)
+    try:
+        if match is not None:
+            ip_address(match["six"] or match["four"])
+        if place.address.startswith("unix://") or (match is not None and int(match["port"]) <= _LAST_PORT):
+            return
+    except ValueError:
+        pass
+    message = f"cannot hand over the socket of {place.address[:80]!r}: it is no IP address with a port"
+    raise ProtocolError(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +68,12 @@ class Parent:
         asked: Collection[Place] = (),
         *,
         serves: bool = False,
+        owner: tuple[int, int] | None = None,
     ) -> None:
         self.names = names
         self.asked = set(asked)  # every place the epoch asked for
         self.bound_itself: set[Place] = set()  # those that it had to bind
-        self.channel = Channel(names.agent_as_parent, self._answer, events.broken)
+        self.channel = Channel(names.agent_as_parent, self._answer, events.broken, owner)
         self._started_at = started_at
         self._events = events
         self._said_it_serves = serves
@@ -85,6 +108,9 @@ class Parent:
     def _lend(self, message: HotRestartMessage) -> None:
         request = message.request.pass_listen_socket
         place = Place(request.address, request.network_namespace, request.worker_index)
+        require_literal(place)
+        if len(self.asked) >= _PLACES_LIMIT and place not in self.asked:
+            raise ProtocolError(f"cannot hand over more than {_PLACES_LIMIT} sockets to one epoch")
         self.asked.add(place)
         try:
             descriptor = self._events.lend(place)

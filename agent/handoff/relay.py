@@ -6,11 +6,11 @@ terminated. The datagrams are passed on as they are, in order, since each messag
 
 import asyncio
 import contextlib
-import os
 import socket
 from pathlib import Path
 
-from agent.handoff.channel import ANCILLARY, bind_datagram, close_all, open_envelope
+from agent.handoff import binding
+from agent.handoff.channel import ANCILLARY, close_all, open_envelope
 from agent.handoff.framing import DATAGRAM_LIMIT
 from agent.handoff.names import Names
 
@@ -18,18 +18,15 @@ from agent.handoff.names import Names
 class Relay:
     """Takes what one epoch forwards to its child, and sends it to whichever epoch is the target."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, owner: tuple[int, int] | None = None) -> None:
         self.path = names.udp_agent_as_child
         self.pid: int | None = None  # whose datagrams are passed on
-        self._receiver = bind_datagram(self.path)
+        self._receiver = binding.bind(socket.SOCK_DGRAM, self.path, owner)
+        self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.relayed = 0  # datagrams passed on
         self._target: Path | None = None
         asyncio.get_running_loop().add_reader(self._receiver, self._pass_on)
-
-    def hand_to(self, uid: int, gid: int) -> None:
-        """Let the proxy's user write here."""
-        os.chown(self.path, uid, gid)
 
     def aim(self, target: Names) -> None:
         """Send to this epoch from now on."""

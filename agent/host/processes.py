@@ -163,7 +163,7 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=output,
             pass_fds=(command.binary, *command.descriptors),
-            process_group=0,
+            start_new_session=True,  # not the agent's terminal: TIOCSTI would type into the shell that started it
             user=None if command.user is None else command.user.uid,
             group=None if command.user is None else command.user.gid,
             extra_groups=None if command.user is None else [],

@@ -1,9 +1,13 @@
 """A small HTTP/1.1 client: one request a connection, over a Unix socket or TCP, streamed or whole."""
 
 import asyncio
+import contextlib
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h11
@@ -11,10 +15,29 @@ import h11
 from agent.http.message import Headers, Request, Response
 
 _CHUNK = 64 << 10
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid; of who called listen(2), see unix(7)
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer"})
 
 
-async def fetch(path: Path, target: str, *, method: str = "GET", timeout: float) -> tuple[int, bytes]:
+LIMIT = 16 << 20
+"""Bytes of a body that is taken whole; no console has more to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A Unix socket at which only the process `pid` may answer: its name may have become a link to another's."""
+
+    path: Path
+    pid: int
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+UnixPlace = Path | Owned
+
+
+async def fetch(path: UnixPlace, target: str, *, method: str = "GET", timeout: float) -> tuple[int, bytes]:
     """Return the status and the whole body of one request to the server at a Unix socket.
 
     Raises `OSError` (with `TimeoutError` among them) if it does not answer, `ConnectionError` if what it says is not
@@ -23,13 +46,22 @@ async def fetch(path: Path, target: str, *, method: str = "GET", timeout: float)
     async with asyncio.timeout(timeout):
         async with stream(path, Request(method, target)) as response:
             assert not isinstance(response.body, bytes)
-            body = b"".join([part async for part in response.body])
-            return response.status, body
+            return response.status, await _whole(response.body)
+
+
+async def _whole(body: AsyncIterator[bytes]) -> bytes:
+    taken = bytearray()
+    async for part in body:
+        taken += part
+        if len(taken) > LIMIT:
+            message = f"the answer is longer than {LIMIT} bytes"
+            raise ConnectionError(message)
+    return bytes(taken)
 
 
 @asynccontextmanager
 async def stream(
-    place: Path | tuple[str, int], request: Request, host: str = "agent", tls: ssl.SSLContext | None = None
+    place: UnixPlace | tuple[str, int], request: Request, host: str = "agent", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Response]:
     """Make one request, at a path or a host and port, there also by TLS; `host` is what it calls the server.
 
@@ -40,14 +72,14 @@ async def stream(
     try:
         yield await exchange.ask(request, host)
     except h11.ProtocolError as error:
-        where = place if isinstance(place, Path) else host
+        where = host if isinstance(place, tuple) else place
         message = f"cannot understand the answer from {where}: {error}"
         raise ConnectionError(message) from error
     finally:
         writer.transport.abort()
 
 
-async def passed_on(path: Path, request: Request) -> Response:
+async def passed_on(path: UnixPlace, request: Request) -> Response:
     """The same for whoever passes the answer on: the connection ends with the response's body."""
     stack = AsyncExitStack()
     try:
@@ -66,11 +98,26 @@ async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIt
 
 
 async def _connect(
-    place: Path | tuple[str, int], tls: ssl.SSLContext | None
+    place: UnixPlace | tuple[str, int], tls: ssl.SSLContext | None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     if isinstance(place, Path):
         return await asyncio.open_unix_connection(str(place), limit=_CHUNK)
+    if isinstance(place, Owned):
+        return await _connect_to_owner(place)
     return await asyncio.open_connection(*place, limit=_CHUNK, ssl=tls)
+
+
+async def _connect_to_owner(place: Owned) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_unix_connection(str(place.path), limit=_CHUNK)
+    peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, _, _ = _CREDENTIALS.unpack(peer)
+    if pid == place.pid:
+        return reader, writer
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    message = f"another process (pid {pid}) listens at {place.path}, not the proxy (pid {place.pid})"
+    raise ConnectionError(message)
 
 
 class _Exchange:

@@ -50,7 +50,7 @@ class Front:
             if self._forwarder is None or named != self._named:
                 await self._move(named)
         if self._forwarder is not None:
-            self._forwarder.target = serving.console.path
+            self._forwarder.target = serving.console.place
 
     async def _move(self, named: Console | None) -> None:
         """Open the console at another address. Where that fails it is said, and the proxy serves all the same."""

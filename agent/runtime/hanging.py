@@ -236,7 +236,7 @@ async def _ask(console: EpochConsole) -> bool:
     Waits for ever otherwise: this one question is answered when the proxy goes on.
     """
     try:
-        await client.fetch(console.path, _QUESTION, timeout=math.inf)
+        await client.fetch(console.place, _QUESTION, timeout=math.inf)
     except OSError as error:
         return error.errno in _NOBODY
     return True

@@ -124,7 +124,9 @@ class Intake:
         self._say_limits(source.configuration)
         references = self._in_scope(source.configuration)
         contents = await self._read([reference.path for reference in references])
-        outcome = self.outcome = weigh(references, contents, self._last_good, clock.calendar())
+        # In a thread: a file of many certificates keeps nobody else waiting.
+        outcome = await asyncio.to_thread(weigh, references, contents, self._last_good, clock.calendar())
+        self.outcome = outcome
         again_at = self._report(outcome)
         if not outcome.complete:
             return Look(None, outcome.missing, again_at, self._not_usable(outcome.refused))
@@ -228,7 +230,7 @@ class Intake:
 
     async def discover(self) -> Discovery:
         """What the certificate directories hold, by content."""
-        return discover(await self._read(self._directory_files()))
+        return await asyncio.to_thread(discover, await self._read(self._directory_files()))
 
     def _say_limits(self, configuration: Configuration) -> None:
         """What this configuration has that the agent promises little of."""

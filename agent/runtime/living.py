@@ -155,20 +155,19 @@ class Living:
             broken=lambda error: tell.broken(number, error),
         )
         asked = () if found is None else found.places
-        self.parent = Parent(self.names, started_at, events, asked, serves=self.has_served)
+        self.parent = Parent(self.names, started_at, events, asked, serves=self.has_served, owner=self._owner)
         self.parent.bound_itself.update(asked)  # nobody knows any more which of them it did
-        self.child = Child(self.names)
+        self.child = Child(self.names, self._owner)
         if self.material.configuration.has_udp:
-            self.relay = Relay(self.names)
+            self.relay = Relay(self.names, self._owner)
         await self.gate.shut(self._owner)
-        self._share_sockets()
 
     def _attend(self, process: Process) -> None:
         """Listen to this process and to no other."""
         assert self.parent is not None
         assert self.child is not None
         self.process = process
-        self.parent.channel.pid = self.child.channel.pid = self.gate.pid = process.pid
+        self.parent.channel.pid = self.child.channel.pid = self.gate.pid = self.console.pid = process.pid
         if self.relay is not None:
             self.relay.pid = process.pid
 
@@ -178,16 +177,6 @@ class Living:
     def _write_manifest(self, envoy: Envoy) -> None:
         manifest = Manifest.of(self.material, envoy.flags.config_yaml)
         self.manifest = self._memory.hold(f"epoch {self.number}", manifest.to_bytes())
-
-    def _share_sockets(self) -> None:
-        """Let the proxy's user reach the agent's sockets in the epoch's directory."""
-        assert self.parent is not None
-        assert self.child is not None
-        if self._owner is not None:
-            self.parent.channel.hand_to(*self._owner)
-            self.child.channel.hand_to(*self._owner)
-            if self.relay is not None:
-                self.relay.hand_to(*self._owner)
 
     def _copy(self) -> tuple[int, str | None]:
         """The private copy, in memory: where it is held, and the extra document's text."""

@@ -192,7 +192,7 @@ class Orders:
             alive = ", ".join(map(str, sorted(stage.living))) or "none"
             which = "no epoch serves" if epoch is None else f"there is no epoch {epoch}"
             return Response(404, f"{which}; alive: {alive}\n".encode())
-        return await Forwarder.to(living.console.path).answer(Request(method, target))
+        return await Forwarder.to(living.console.place).answer(Request(method, target))
 
     def note_readiness(self, reason: str) -> None:
         """Something may have changed: tell whoever waits for it."""

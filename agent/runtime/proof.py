@@ -17,7 +17,6 @@ import json
 import socket
 import ssl
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -28,6 +27,7 @@ from agent.dialects import tls_listeners
 from agent.dialects.tls_listeners import TlsListener
 from agent.host.sockets import Endpoint
 from agent.http import client
+from agent.http.client import UnixPlace
 from agent.status.overview import Seen
 
 LIMIT = 16
@@ -51,7 +51,7 @@ def _client() -> ssl.SSLContext:
 _CONTEXT = _client()
 
 
-async def prove(console: Path, leaves: Collection[Leaf], *, again: Collection[float] = _AGAIN) -> tuple[Seen, ...]:
+async def prove(console: UnixPlace, leaves: Collection[Leaf], *, again: Collection[float] = _AGAIN) -> tuple[Seen, ...]:
     """Connect once to each place where a client can see one of `leaves`, at most `LIMIT`.
 
     Where another certificate is seen, it looks again after the spans of `again`. Raises `MachineError` if the console
@@ -70,13 +70,13 @@ async def prove(console: Path, leaves: Collection[Leaf], *, again: Collection[fl
     return tuple(seen)
 
 
-async def _listeners(console: Path) -> list[dict[str, Any]]:
+async def _listeners(console: UnixPlace) -> list[dict[str, Any]]:
     static, dynamic = [await _dump(console, target) for target in _DUMPS]
     found = [each.get("listener", {}) for each in static]
     return [*found, *(each.get("active_state", {}).get("listener", {}) for each in dynamic)]
 
 
-async def _dump(console: Path, target: str) -> list[dict[str, Any]]:
+async def _dump(console: UnixPlace, target: str) -> list[dict[str, Any]]:
     """Nothing where the proxy knows no such resource: Envoy does not, without any of them."""
     try:
         status, body = await client.fetch(console, target, timeout=_TIMEOUT)

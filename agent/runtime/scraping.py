@@ -20,7 +20,7 @@ from typing import Protocol
 from agent.core.errors import MachineError
 from agent.host.log import say
 from agent.host.run_directory import RunDirectory
-from agent.http.client import passed_on, stream
+from agent.http.client import UnixPlace, passed_on, stream
 from agent.http.message import Request, Response
 from agent.runtime.application import Application
 from agent.stats.errors import Refused, Unpublished
@@ -59,7 +59,7 @@ class Console(Protocol):
     """Where an epoch is asked."""
 
     @property
-    def path(self) -> Path:
+    def place(self) -> UnixPlace:
         """A Unix socket."""
         ...
 
@@ -255,7 +255,7 @@ class Scraping:
 
     async def _see(self, living: Epoch) -> Exposition:
         request = Request("GET", _CONSOLE, (("accept", _ACCEPT[False]),))
-        async with stream(living.console.path, request) as response:
+        async with stream(living.console.place, request) as response:
             exposition = await self._read(response)
         self._lineage.see(living.number, exposition)
         return exposition
@@ -356,7 +356,7 @@ class Scraping:
         asked = Request(request.method, _CONSOLE + mark + query, accept)
         try:
             async with asyncio.timeout(self._limits.seconds):
-                response = await passed_on(living.console.path, asked)
+                response = await passed_on(living.console.place, asked)
         except OSError as error:
             self._metrics.scrape_failed(Source.EPOCH)
             return Response(503, f"the serving epoch does not answer: {error}\n".encode())

@@ -41,7 +41,7 @@ Scrape = Callable[[], Awaitable[object]]
 class Console:
     """Where an epoch is asked."""
 
-    path: Path
+    place: Path
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ def envoy(stack: ExitStack, place: Path, number: int) -> Epoch:
     epoch = Epoch(number, place / str(number))
     epoch.home.mkdir()
     clusters = [{"name": f"outbound_80_service{each}_default", "type": "STATIC"} for each in range(CLUSTERS)]
-    admin = {"address": {"pipe": {"path": str(epoch.console.path)}}}
+    admin = {"address": {"pipe": {"path": str(epoch.console.place)}}}
     document = {"admin": admin, "static_resources": {"clusters": clusters}}
     (epoch.home / "envoy.yaml").write_text(yaml.safe_dump(document))
     command = [envoy_binary(), "-c", epoch.home / "envoy.yaml", "--disable-hot-restart", "-l", "off"]
     process = stack.enter_context(subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL))
     stack.callback(process.terminate)
-    eventually(epoch.console.path.exists, within=10)
+    eventually(epoch.console.place.exists, within=10)
     return epoch
 
 
@@ -134,13 +134,13 @@ async def run(place: Path, epochs: Iterable[Epoch]) -> None:
     scenes["after"].scraping.retire(gone.number)
     scenes["alone"].living = scenes["after"].living = [new]
     scenes["beside"].living = [old, new]
-    series = (await fetch(new.console.path, "/stats/prometheus", timeout=10))[1].decode().splitlines()
+    series = (await fetch(new.console.place, "/stats/prometheus", timeout=10))[1].decode().splitlines()
     count_of = sum(not line.startswith("#") for line in series)
     direct = "the console itself"
     before = resident()
     taken = await measured(
         {
-            direct: lambda: fetch(new.console.path, "/stats/prometheus", timeout=10),
+            direct: lambda: fetch(new.console.place, "/stats/prometheus", timeout=10),
             "agent, one epoch": scenes["alone"].scrape,
             "agent, one epoch, one gone": scenes["after"].scrape,
             "agent, two epochs": scenes["beside"].scrape,

@@ -137,6 +137,6 @@ async def test_a_gate_that_was_never_shut_can_be_closed(tmp_path: Path) -> None:
 
 async def test_a_gate_without_a_place_is_a_machine_error(tmp_path: Path) -> None:
     made = Gate(tmp_path / "nowhere" / "gate", lambda: None)
-    with pytest.raises(MachineError, match="cannot bind the gate"):
+    with pytest.raises(MachineError, match=r"cannot bind .*/gate"):
         await made.shut(None)
     await made.close()

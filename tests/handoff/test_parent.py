@@ -167,3 +167,46 @@ async def test_requests_of_a_hundred_sockets_are_all_answered_in_order(tmp_path:
             await play.epoch.send("parent_0", handmade.pass_listen_socket(f"tcp://127.0.0.1:{port}"))
             assert await play.epoch.read("child_1") == (framed(handmade.NO_SOCKET_REPLY), [])
         assert len(play.parent.asked) == 100
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "garbage", "", "tcp://127.0.0.1:99999", "tcp://127.0.0.1", "tcp://localhost:80", "tcp://[::1:80", "http://1.2.3.4:5",
+        "tcp://1.2.3:4", "tcp://127.0.0.1:8o", "udp://a.test:53",
+    ],
+)  # fmt: skip
+async def test_an_address_that_envoy_never_writes_closes_the_channel_and_nothing_is_looked_up(
+    tmp_path: Path, address: str
+) -> None:
+    async with scene(tmp_path) as play:
+        await play.epoch.send("parent_0", handmade.pass_listen_socket(address))
+        await until(lambda: bool(play.heard))
+        (error,) = play.heard
+        assert isinstance(error, ProtocolError)
+        assert "it is no IP address with a port" in str(error)
+
+
+@pytest.mark.parametrize("address", ["tcp://[::]:80", "tcp://[fe80::1%eth0]:80", "udp://1.2.3.4:53", "unix:///run/x"])
+async def test_every_kind_of_address_that_envoy_writes_is_answered(tmp_path: Path, address: str) -> None:
+    async with scene(tmp_path) as play:
+        await play.epoch.send("parent_0", handmade.pass_listen_socket(address))
+        assert await play.epoch.read("child_1") == (framed(handmade.NO_SOCKET_REPLY), [])
+
+
+async def test_an_epoch_that_asks_and_never_reads_costs_its_channel_and_a_bounded_number_of_descriptors(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as lent:
+        async with scene(tmp_path, lent.fileno()) as play:
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            most = before
+            for _ in range(4000):
+                await play.epoch.send("parent_0", handmade.pass_listen_socket(OURS))
+                if play.heard:
+                    break
+                most = max(most, len(list(Path("/proc/self/fd").iterdir())))
+            await until(lambda: bool(play.heard))
+            assert "are not taken" in str(play.heard[0])
+            assert most - before <= 100
+            assert len(list(Path("/proc/self/fd").iterdir())) <= before

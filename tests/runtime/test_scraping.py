@@ -40,7 +40,7 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 @dataclass
 class Console:
-    path: Path
+    place: Path
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Scene:
         proxy = Proxy(number, self.place / str(number), requests, uptime=number, has_served=has_served)
         proxy.home.mkdir()
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(proxy.console.path))
+        listener.bind(str(proxy.console.place))
         listener.listen()
         self.servers[number] = Server(proxy.answer)
         await self.servers[number].start(listener)
@@ -285,7 +285,7 @@ async def test_an_epoch_that_is_on_its_way_out_need_not_answer(
         proxy = await all_of.proxy(1, 7)
         await all_of.scrape()
         setattr(proxy, how, True)
-        proxy.console.path.unlink()
+        proxy.console.place.unlink()
         assert (await all_of.scrape())["envoy_http_rq_total"] == 7
         assert all_of.failures("epoch") == 0
 

@@ -1,0 +1,44 @@
+"""The agent's own sockets in an epoch's directory, which belongs to the proxy's user: nothing is done there by name.
+
+Whatever lies in that directory may be exchanged for a link at any moment. So a socket is bound, and given to the
+proxy's user, in a directory that only the agent can enter, and renamed from there into the epoch's: rename(2) follows
+no link at either end, and the name never disappears, since a proxy that finds no file there aborts at once.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+from agent.core.errors import MachineError
+
+PREFIX = "~"
+"""How the names of these directories begin; what a killed agent left of them may be removed."""
+
+
+def bind(kind: socket.SocketKind, path: Path, owner: tuple[int, int] | None = None, mode: int = 0o600) -> socket.socket:
+    """Return a socket bound at `path`, in place of whatever is there. Raises `MachineError`.
+
+    `owner` (uid, gid) may connect and send. The private directory is made beside the one that `path` is in.
+    """
+    bound = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
+    private: str | None = None
+    try:
+        private = tempfile.mkdtemp(prefix=PREFIX, dir=path.parent.parent)
+        name = f"{private}/s"
+        bound.bind(name)
+        os.chmod(name, mode)  # noqa: PTH101  # beside its sibling
+        if owner is not None:
+            os.chown(name, *owner)
+        os.rename(name, path)  # noqa: PTH104
+    except OSError as error:
+        bound.close()
+        message = f"cannot bind {path}: {error.strerror}"
+        raise MachineError(message) from error
+    finally:
+        if private is not None:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(private)
+    return bound
