@@ -27,6 +27,18 @@ from cryptography.x509.oid import NameOID
 FROM = datetime(2020, 1, 1, tzinfo=UTC)
 UNTIL = datetime(2049, 1, 1, tzinfo=UTC)
 
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 Algorithm = Literal["ecdsa", "rsa", "ed25519"]
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -73,7 +85,7 @@ class Authority:
         """Make a root."""
         private = _private(key)
         builder = _builder(_named(name), private, not_before, not_after)
-        certificate = _signed(_as_authority(builder).issuer_name(_named(name)), private)
+        certificate = _signed(_as_authority(builder, private).issuer_name(_named(name)), private)
         return cls(certificate, private)
 
     @property
@@ -81,13 +93,19 @@ class Authority:
         """Its own certificate."""
         return pem(self.certificate)
 
+    @property
+    def identifier(self) -> x509.AuthorityKeyIdentifier:
+        """The extension by which what it issues names its key; clients in Python 3.13 ask for it."""
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+
     def intermediate(
         self, name: str, key: Algorithm | PrivateKey = "ecdsa", not_before: datetime = FROM, not_after: datetime = UNTIL
     ) -> "Authority":
         """Make an authority below this one."""
         private = _private(key)
         builder = _builder(_named(name), private, not_before, not_after)
-        certificate = _signed(_as_authority(builder).issuer_name(self.certificate.subject), self.key)
+        builder = _as_authority(builder, private).add_extension(self.identifier, critical=False)
+        certificate = _signed(builder.issuer_name(self.certificate.subject), self.key)
         return Authority(certificate, private, (certificate, *self.issuers))
 
     def issue(
@@ -102,6 +120,7 @@ class Authority:
         private = _private(key)
         builder = _builder(_named(names[0]), private, not_before, not_after, serial)
         builder = builder.add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
+        builder = builder.add_extension(self.identifier, critical=False)
         certificate = _signed(builder.issuer_name(self.certificate.subject), self.key)
         return Leaf(certificate, pem(certificate, *self.issuers), private)
 
@@ -132,8 +151,10 @@ def _builder(
     return builder.not_valid_before(not_before).not_valid_after(not_after)
 
 
-def _as_authority(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
-    return builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+def _as_authority(builder: x509.CertificateBuilder, private: PrivateKey) -> x509.CertificateBuilder:
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    builder = builder.add_extension(_SIGNS_CERTIFICATES, critical=True)
+    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False)
 
 
 def _signed(builder: x509.CertificateBuilder, key: PrivateKey) -> x509.Certificate:

@@ -14,6 +14,17 @@ NAME = "localhost"
 CHAIN, KEY, ROOT = "tls.crt", "tls.key", "ca.crt"
 _LIFE = timedelta(days=1)
 _SLACK = timedelta(minutes=5)  # of clocks that disagree
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +42,13 @@ class Authority:
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "agent demo")])
-        basic = x509.BasicConstraints(ca=True, path_length=0)
-        builder = _valid_now(self._name, self._key.public_key()).issuer_name(self._name)
-        self._own = builder.add_extension(basic, critical=True).sign(self._key, SHA256())
+        public = self._key.public_key()
+        builder = _valid_now(self._name, public).issuer_name(self._name)
+        # Python 3.13 asks for these three and for the identifier of the issuer in what it issues (RFC 5280, 4.2.1).
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_SIGNS_CERTIFICATES, critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        self._own = builder.sign(self._key, SHA256())
 
     @property
     def pem(self) -> bytes:
@@ -45,8 +60,10 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
         names = x509.SubjectAlternativeName([x509.DNSName(NAME)])
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = _valid_now(subject, key.public_key()).issuer_name(self._name)
-        certificate = builder.add_extension(names, critical=False).sign(self._key, SHA256())
+        builder = builder.add_extension(names, critical=False).add_extension(issuer, critical=False)
+        certificate = builder.sign(self._key, SHA256())
         chain = certificate.public_bytes(Encoding.PEM)
         secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return Pair(f"{certificate.serial_number:x}", chain, secret)
