@@ -180,6 +180,15 @@ class _Conversation:
 
     async def respond(self, response: Response) -> None:
         """Send a whole answer; to HEAD, its head."""
+        try:
+            await self._respond(response)
+        finally:
+            # Since Python 3.12 asyncio keeps an exception whose frames keep the body, until garbage is collected.
+            close = getattr(response.body, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _respond(self, response: Response) -> None:
         headers = [*response.headers]
         if isinstance(response.body, bytes):
             headers.append(("content-length", str(len(response.body))))

@@ -31,7 +31,7 @@ class Stream:
     def __init__(self, read: Callable[[], Overview], watchers_limit: int = WATCHERS_LIMIT) -> None:
         self._read = read
         self._watchers_limit = watchers_limit
-        self._watchers: WeakSet[_Watcher] = WeakSet()  # the server drops one with its connection
+        self._watchers: WeakSet[_Watcher] = WeakSet()  # the server closes one with its connection
         self._turns = 0
         self._turned = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -64,7 +64,7 @@ class Stream:
 
     def _admit(self) -> AsyncIterator[bytes]:
         seen = self._turns - 1 if self._is_resting else self._turns  # in a rest the newest is new enough
-        watcher = _Watcher(self._newer_than, seen)
+        watcher = _Watcher(self._newer_than, seen, self._watchers.discard)
         self._watchers.add(watcher)
         self.changed()
         return watcher
@@ -109,9 +109,15 @@ class Stream:
 class _Watcher:
     """What one client gets: every time it is ready for more, the newest, if that is newer than its last."""
 
-    def __init__(self, newer: Callable[[int], Awaitable[tuple[int, bytes]]], seen: int) -> None:
+    def __init__(
+        self,
+        newer: Callable[[int], Awaitable[tuple[int, bytes]]],
+        seen: int,
+        discard: Callable[["_Watcher"], None],
+    ) -> None:
         self._newer = newer
         self._seen = seen
+        self._discard = discard
         self._prefix = _FIRST
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -121,3 +127,7 @@ class _Watcher:
         self._seen, event = await self._newer(self._seen)
         prefix, self._prefix = self._prefix, b""
         return prefix + event
+
+    async def aclose(self) -> None:
+        """Watch no more."""
+        self._discard(self)
