@@ -195,7 +195,11 @@ class Epoch:
         return await self._listen(listening.tcp(host, port), name, None)
 
     async def listen_unix(self, path: str, mode: int | None = None) -> Listener:
-        """The same at a Unix socket; `mode` is its file's, if it is bound here."""
+        """The same at a Unix socket; `mode` is its file's, if it is bound here.
+
+        The file is the successor's too. Serve with `asyncio.start_server`: since Python 3.13 a server made by
+        `start_unix_server` removes it when it closes, unless told `cleanup_socket=False`.
+        """
         return await self._listen(listening.unix(path), path.replace(":", "_"), mode)
 
     async def _listen(self, place: Place, name: str, mode: int | None) -> Listener:

@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import functools
 import math
 import resource
 import socket
 import struct
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import h11
@@ -54,13 +52,8 @@ class Server:
     async def start(self, listener: socket.socket) -> None:
         """Begin to accept."""
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)  # accept(2) passes it on
-        if listener.family != socket.AF_UNIX:
-            start: Callable[..., Awaitable[asyncio.Server]] = asyncio.start_server
-        elif sys.version_info < (3, 13):
-            start = asyncio.start_unix_server
-        else:  # the caller bound the path, perhaps renamed it, and removes it: asyncio leaves it alone
-            start = functools.partial(asyncio.start_unix_server, cleanup_socket=False)
-        self._listener = await start(self._accept, sock=listener, limit=HEADER_LIMIT, backlog=ADMITTED)
+        # Not start_unix_server: since Python 3.13 that removes the file, which belongs to the caller who bound it.
+        self._listener = await asyncio.start_server(self._accept, sock=listener, limit=HEADER_LIMIT, backlog=ADMITTED)
         listener.listen(BACKLOG)  # what asyncio calls so is also how many it accepts in one turn of the loop
 
     async def close(self) -> None:

@@ -60,11 +60,11 @@ async def main(epoch: Epoch) -> None:
     tiny = Tiny(epoch)
     listeners = [await tiny.listen(wish) for wish in epoch.configuration["listen"]]
     await epoch.admitted()
-    servers = []
-    for listener, context in listeners:
-        for sock in listener.sockets:
-            start = asyncio.start_unix_server if listener.address.startswith("unix") else asyncio.start_server
-            servers.append(await start(tiny.handle, sock=sock, ssl=context, backlog=BACKLOG))
+    servers = [
+        await asyncio.start_server(tiny.handle, sock=sock, ssl=context, backlog=BACKLOG)
+        for listener, context in listeners
+        for sock in listener.sockets
+    ]
     await epoch.serve()
     for server in servers:
         server.close()
