@@ -4,7 +4,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +210,11 @@ async def test_who_hangs_up_or_talks_nonsense_is_told_with_the_reason(tmp_path: 
         came += 1
         writer.close()
 
-    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ready\r\n")
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
 
     servers = [await asyncio.start_server(each, "127.0.0.1", 0) for each in (hang_up, babble)]
     names = [address(*server.sockets[0].getsockname()) for server in servers]
