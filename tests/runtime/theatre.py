@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import os
 import shutil
 import signal
@@ -159,7 +160,7 @@ async def until(check: object) -> None:
     """Wait until `check` says so; for what only the kernel or a console can tell."""
     assert callable(check)
     async with asyncio.timeout(PATIENCE):
-        while not (await check() if asyncio.iscoroutinefunction(check) else check()):  # noqa: ASYNC110  # neither the kernel nor a console tells by itself
+        while not (await check() if inspect.iscoroutinefunction(check) else check()):  # noqa: ASYNC110  # neither the kernel nor a console tells by itself
             await asyncio.sleep(0.01)
 
 

@@ -292,6 +292,7 @@ async def load(proxy: Proxy, pairs: Mapping[str, Certificate]) -> dict[str, obje
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             context = visitor(pair)
             context.maximum_version = version
+            context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")  # of 1.2; which is preferred depends on the library
             seen[f"{name} {version.name}"] = await _talk(proxy, "tcp", context)
     seen["by name"] = await _talk(proxy, "chains", visitor())
     seen["by transport"] = await _talk(proxy, "chains", None)
