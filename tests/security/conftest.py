@@ -1,0 +1,43 @@
+"""The beds of the system tests, with a proxy of another user."""
+
+import pytest
+
+from tests.system.bed import Bed
+from tests.system.conftest import (
+    bed_apart,
+    binary,
+    make_bed,
+    proxy,
+    pytest_generate_tests,
+    pytest_runtest_makereport,
+    room,
+)
+from tests.system.namespaces import may_have_networks
+
+__all__ = [
+    "bed_apart",
+    "binary",
+    "make_bed",
+    "proxy",
+    "pytest_generate_tests",
+    "pytest_runtest_makereport",
+    "room",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what wants root where there is none."""
+    for item in items:
+        if item.get_closest_marker("root") and not may_have_networks():
+            item.add_marker(pytest.mark.skip(reason="wants root with CAP_SYS_ADMIN"))
+
+
+@pytest.fixture
+def distrusting(bed_apart: Bed) -> Bed:
+    """A bed whose agent is root and whose proxy is nobody, with an admin address in its bootstrap."""
+    bed = bed_apart
+    bed.directory.chmod(0o755)
+    bed.bootstrap.admin_port = bed.room.port()
+    bed.more_flags += ["--proxy-user", "nobody"]
+    bed.start()
+    return bed

@@ -1,0 +1,71 @@
+"""What the proxy's user puts into its epoch's directory leads root nowhere."""
+
+import os
+import socket
+import stat
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.system.bed import Bed
+from tests.system.eventually import eventually
+
+pytestmark = [pytest.mark.root, pytest.mark.envoy]
+NOBODY = 65534
+
+
+def admin(bed: Bed, target: str, method: str = "GET") -> tuple[int, str]:
+    """Ask the admin address of the bootstrap."""
+    asked = Request(f"http://127.0.0.1:{bed.bootstrap.admin_port}{target}", method=method)
+    try:
+        with urlopen(asked, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def home(bed: Bed) -> Path:
+    """The directory of the serving epoch, which belongs to the proxy."""
+    return bed.run_dir / str(bed.serving().number)
+
+
+def put_link(path: Path, target: Path) -> None:
+    """Exchange what lies there for a link, as the proxy's user."""
+    beside = path.with_name("evil")
+    beside.symlink_to(target)
+    os.chown(beside, NOBODY, NOBODY, follow_symlinks=False)
+    beside.rename(path)
+
+
+def test_a_console_that_became_a_link_is_not_asked(distrusting: Bed) -> None:
+    """The victim is any socket of root's: it sees no byte, and the agent goes on."""
+    bed = distrusting
+    assert admin(bed, "/ready") == (200, "LIVE\n")
+    with socket.socket(socket.AF_UNIX) as victim:
+        victim.bind(str(bed.directory / "victim"))
+        victim.listen()
+        victim.setblocking(False)
+        put_link(home(bed) / "admin", bed.directory / "victim")
+        status, text = admin(bed, "/quitquitquit", "POST")
+        assert status == 503
+        assert "another process" in text
+        client, _ = victim.accept()
+        with client:
+            client.settimeout(20)
+            assert client.recv(100) == b"", "it hung up without a word"
+    (bed.directory / "victim").unlink()
+    bed.rotate()
+    bed.served()
+    eventually(lambda: admin(bed, "/ready") == (200, "LIVE\n"), what="the next epoch's console answers")
+
+
+def test_a_console_that_became_the_agents_own_socket_gives_no_orders(distrusting: Bed) -> None:
+    bed = distrusting
+    control = next(path for path in bed.run_dir.iterdir() if stat.S_ISSOCK(path.lstat().st_mode))
+    put_link(home(bed) / "admin", control)
+    status, _ = admin(bed, "/stop", "POST")
+    assert status == 503
+    bed.rotate()
+    bed.served()
