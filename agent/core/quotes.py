@@ -1,4 +1,4 @@
-"""What a message may repeat of a document that does not parse: nothing that could be part of a private key."""
+"""Messages about documents that do not parse repeat nothing that could be part of a private key."""
 
 import re
 

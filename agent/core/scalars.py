@@ -1,4 +1,4 @@
-"""What a plain YAML scalar is to Envoy, by the rules of yaml-cpp.
+"""Plain YAML scalars, read as Envoy reads them: by the rules of yaml-cpp.
 
 A plain scalar is a truth value, a whole number, null, or else text: `n` is false, 010 is eight, and 0.5 is text, which
 a field of numbers reads as one. What is quoted is text.

@@ -86,7 +86,7 @@ class Configuration:
 
     @cached_property
     def control_planes(self) -> list[str]:
-        """What resources come from over the network."""
+        """The control planes that resources come from: names of clusters, or the targets of Google's gRPC."""
         return list(dict.fromkeys(name for document in self._documents for name in document.control_planes))
 
     @cached_property

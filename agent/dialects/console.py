@@ -71,7 +71,7 @@ class EpochConsole:
         return any(gate.NAME in name for name in await self._unready())
 
     async def fetches(self) -> Fetches:
-        """What it fetches from files and control planes, by scope; nothing where the operator hides the counters."""
+        """Return its subscriptions by scope; none where the operator hides their counters."""
         return fetches.parse((await self._get(fetches.FILTER)).decode())
 
     async def state(self) -> str:
@@ -79,11 +79,11 @@ class EpochConsole:
         return str((await self._json("/server_info")).get("state", ""))
 
     async def waits_for(self) -> list[str]:
-        """What it waits for besides the gate before its workers start, in its own words."""
+        """Return the init targets it waits for besides the gate, in its own words."""
         return [name for name in await self._unready() if gate.NAME not in name]
 
     async def rejections(self) -> list[str]:
-        """Why it refused what a control plane or a file brought, as far as it tells."""
+        """Return why it refused what a control plane or a file brought, as far as it tells."""
         found = []
         for target in _REJECTED:
             configs = (await self._json_or_nothing(target)).get("configs", [])
@@ -91,7 +91,7 @@ class EpochConsole:
         return found
 
     async def unseen(self) -> list[Fetch]:
-        """What it fetches and has not got, found without counters: less certain, since a refused secret may look well.
+        """Return the subscriptions that have no update, found without counters; a refused secret may look well.
 
         An empty set of listeners cannot be told from one that has not come.
         """

@@ -107,7 +107,7 @@ class Document(ABC):
 
     @property
     def control_planes(self) -> list[str]:
-        """What it takes resources from over the network: the names of clusters, or the targets of Google's gRPC."""
+        """The control planes it takes resources from: names of clusters, or the targets of Google's gRPC."""
         found: list[str | None] = []
         for key, mapping in nodes.mappings(self._root):
             if nodes.is_name(key, "api_config_source") or nodes.is_name(key, "ads_config"):

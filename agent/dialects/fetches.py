@@ -1,4 +1,4 @@
-"""What an epoch fetches before it is whole: sets of listeners and clusters, secrets, routes, by its counters.
+"""The subscriptions of an epoch, by its counters: sets of listeners and clusters, secrets, routes.
 
 Each subscription of Envoy has `<scope>.update_success`, `.update_rejected`, `.update_failure` and
 `.init_fetch_timeout`; the last one tells it from other counters of the same name, such as those of DNS (docs:

@@ -96,19 +96,6 @@ class RunDirectory:
         shutil.rmtree(self.epoch(number), ignore_errors=True)
 
 
-def write_private(path: Path, text: str, owner: tuple[int, int] | None) -> None:
-    """Write a new file of mode 0600 that only its owner reads. Raises `MachineError`."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            if owner is not None:
-                os.fchown(file.fileno(), *owner)
-    except OSError as error:
-        message = f"cannot write {path}: {error.strerror}"
-        raise MachineError(message) from error
-
-
 def _make(path: Path, mode: int) -> None:
     try:
         path.mkdir(mode=mode, parents=True, exist_ok=True)

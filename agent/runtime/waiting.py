@@ -1,4 +1,4 @@
-"""Why a candidate is not whole yet, in words for an operator: what it waits for, from whom, and the last error."""
+"""Tells why a candidate is not whole yet: what is missing, the control plane it comes from, and the last error."""
 
 import asyncio
 import os

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import MachineError, RunDirectoryHeld
-from agent.host.run_directory import RunDirectory, write_private
+from agent.host.run_directory import RunDirectory
 from tests.host.conftest import NOBODY
 
 
@@ -129,19 +129,6 @@ def test_somebody_may_have_emptied_run_under_us(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
-def test_an_epoch_of_another_user_owns_its_directory_and_its_files(tmp_path: Path) -> None:
+def test_an_epoch_of_another_user_owns_its_directory(tmp_path: Path) -> None:
     with opened(tmp_path / "run", traversable=True) as made:
-        home = made.make_epoch(1, (NOBODY, NOBODY))
-        write_private(home / "copy", "x", (NOBODY, NOBODY))
-        assert home.stat().st_uid == (home / "copy").stat().st_uid == NOBODY
-
-
-def test_a_private_file_is_written_once_and_never_through_a_link(tmp_path: Path) -> None:
-    write_private(tmp_path / "copy", "text", None)
-    assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o600
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    for name in ("copy", "link"):
-        with pytest.raises(MachineError, match="cannot write"):
-            write_private(tmp_path / name, "other", None)
-    assert (tmp_path / "copy").read_text() == "text"
-    assert not (tmp_path / "elsewhere").exists()
+        assert made.make_epoch(1, (NOBODY, NOBODY)).stat().st_uid == NOBODY
