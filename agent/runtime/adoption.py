@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import select
+import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from agent.core.contents import Contents
 from agent.core.errors import AgentError
 from agent.core.transaction import LastGood, weigh
 from agent.dialects.configuration import Configuration
+from agent.handoff import binding
 from agent.handoff.segment import HotRestartVersion, Segment
 from agent.host import clock
 from agent.host.binaries import Binary, open_binary
@@ -59,9 +61,11 @@ class Adoption:
             self._journal.settle(entry)
 
     def sweep(self, adopted: frozenset[int]) -> None:
-        """Remove the directories of epochs that are no more, but for what those have counted."""
+        """Remove the directories of epochs that are no more, but for what those have counted, and half-made sockets."""
         for path in self._directory.path.iterdir():
-            if path.name.isascii() and path.name.isdecimal() and int(path.name) not in adopted:
+            if path.name.startswith(binding.PREFIX):
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name.isascii() and path.name.isdecimal() and int(path.name) not in adopted:
                 number = int(path.name)
                 self._counting.follow(number, path)
                 self._counting.retire(number)

@@ -62,6 +62,14 @@ def test_an_epoch_that_outlived_its_agent_is_ended_and_what_it_left_removed(
     assert not home.exists()
 
 
+def test_a_socket_that_a_killed_agent_had_half_made_is_removed(directory: RunDirectory) -> None:
+    half = directory.path / "~abc"
+    half.mkdir()
+    (half / "s").touch()
+    come_back(directory)
+    assert not half.exists()
+
+
 def test_one_that_does_not_hear_is_ended_as_well(directory: RunDirectory) -> None:
     with epoch(deaf_to="TERM") as process:
         come_back(directory, entry(process))
