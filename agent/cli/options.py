@@ -36,6 +36,13 @@ INPUTS: list[Decorator] = [
 
 RUNNING: list[Decorator] = [
     option("--run-dir", type=_PATH, metavar="DIR", help="Sockets and state; by default /run/proxy-agent or the like."),
+    option(
+        "--allow-listen",
+        type=click.IntRange(1, 65535),
+        multiple=True,
+        metavar="PORT",
+        help="A low port that a listener by LDS may have: the agent binds it for --proxy-user.",
+    ),
     option("--status-port", type=click.IntRange(0, 65535), default=15020, help="Answers /healthz/ready; 0 for none."),
     option("--status-host", metavar="HOST", help="Where that listens; everywhere, or loopback under systemd."),
     option("--http-actions/--no-http-actions", default=False, help="Take POST /drain there, from this machine only."),

@@ -24,12 +24,17 @@ _WORKERS_LIMIT = 1024
 
 
 class Ports:
-    """Moves sockets between the vault and the epochs. `ours` tells the pids of all epochs alive."""
+    """Moves sockets between the vault and the epochs. `ours` tells the pids of all epochs alive.
 
-    def __init__(self, user: User | None, ours: Callable[[], Collection[int]]) -> None:
+    Where the agent has a privilege that the proxy lacks, it binds for it what the configuration names, and on the ports
+    in `allowed` what else it asks for.
+    """
+
+    def __init__(self, user: User | None, ours: Callable[[], Collection[int]], allowed: Collection[int] = ()) -> None:
         self.vault = Vault()
         self._user = user
         self._ours = ours
+        self._allowed = allowed
         self._staged = Vault()  # what is new with a candidate that has not committed: bound by it, or for it
 
     def inherit(self, heirs: Iterable[Heir]) -> None:
@@ -82,6 +87,10 @@ class Ports:
 
     def _bind(self, place: Place, endpoint: Endpoint, configuration: Configuration) -> int | None:
         known = next((each for each in configuration.listeners if each.place == place.listener), None)
+        if known is None and endpoint.port not in self._allowed:
+            text = f"no configuration names {place.address}, so the agent does not bind it for the proxy"
+            say(logging.WARNING, "handoff.refused", f"{text}; --allow-listen {endpoint.port} lets it")
+            return None
         reuse, dual = (True, False) if known is None else (known.reuse_port, known.dual_stack)
         self._staged.keep(place, bind_for_proxy(endpoint, reuse_port=reuse, dual_stack=dual).detach())
         return self._staged.lend(place)

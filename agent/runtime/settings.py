@@ -25,6 +25,7 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     drain_time: float = 45.0
     user: User | None = None
+    allowed_ports: frozenset[int] = frozenset()  # low ones that listeners by LDS may have, bound by the agent
     restart_on_binary: bool = False
     inbound_only: bool = False  # at the end, only inbound listeners are closed
     survive: bool = False  # the proxies outlive an agent that is killed

@@ -51,7 +51,7 @@ class Stage:
         self.last_look: Callable[[Living], Awaitable[None]] | None = None
         self.living: dict[int, Living] = {}
         self.serving: Living | None = None
-        self.ports = Ports(settings.user, self._pids)
+        self.ports = Ports(settings.user, self._pids, settings.allowed_ports)
         self.counting = Counting(directory)
         self._settings = settings
         self._directory = directory

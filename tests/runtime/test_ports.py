@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from agent.dialects.configuration import Configuration
 from agent.dialects.envoy import Envoy
 from agent.dialects.flags import Flags
 from agent.handoff.vault import Place
+from agent.host.processes import User
 from agent.runtime.ports import Ports
 from tests.dialects.envoys import wants_envoy
 from tests.runtime.theatre import descriptors_of, place, theatre, until
@@ -81,6 +83,26 @@ def test_what_the_vault_has_is_lent_without_a_question() -> None:
     assert ports.lend(there, NOTHING) == ports.vault.lend(there)
     assert ports.lend(Place(there.address, worker=1), NOTHING) is None  # one worker more: it binds itself
     ports.vault.let_go_all()
+
+
+def low_port() -> int:
+    """A port below 1024 that nobody has."""
+    for port in range(1023, 600, -1):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every low port is taken")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="wants root")
+def test_a_low_port_that_no_configuration_names_is_bound_only_where_that_is_allowed() -> None:
+    """A proxy that was broken into asks for another service's port: it gets nothing, and cannot bind it itself."""
+    port = low_port()
+    named = Configuration(bootstrap(tcp(port)), "x.json")
+    for allowed, configuration, is_bound in ((set(), NOTHING, False), ({port}, NOTHING, True), (set(), named, True)):
+        ports = Ports(User(65534, 65534), list, allowed)
+        assert (ports.lend(place(port), configuration) is not None) is is_bound
+        ports.unstage()
 
 
 @pytest.mark.parametrize("address", ["unix://@agent-test", "udp://127.0.0.1:53"])
