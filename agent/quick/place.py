@@ -4,6 +4,8 @@ import os
 
 from agent.core.errors import MachineError
 
+_NAMES = 100  # that are tried where others were here before
+
 
 class NoAgent(MachineError):
     """Nobody answers at a run directory: perhaps not yet, perhaps no more."""
@@ -17,7 +19,22 @@ def default() -> str:
         return "/run/proxy-agent"
     if (own := os.environ.get("XDG_RUNTIME_DIR")) is not None and os.access(own, os.W_OK):
         return f"{own}/proxy-agent"
-    return f"/dev/shm/proxy-agent-{os.getuid()}"  # noqa: S108  # as the agent itself chooses
+    return _first_own(f"/dev/shm/proxy-agent-{os.getuid()}")  # noqa: S108  # as the agent itself chooses
+
+
+def _first_own(path: str) -> str:
+    """The first of the names `path`, `path.1` … that is free or ours: anybody may make a directory in /dev/shm.
+
+    The agent and its clients pass over the same ones, so nobody is led to a directory of somebody else.
+    """
+    for number in range(_NAMES):
+        name = f"{path}.{number}" if number else path
+        try:
+            if os.lstat(name).st_uid == os.getuid():
+                return name
+        except OSError:
+            return name
+    return path
 
 
 def chosen(given: str | None) -> str:

@@ -43,6 +43,19 @@ def test_where_it_lies_if_nobody_says(
     assert place.default() == wanted
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="wants root")
+def test_a_directory_that_somebody_else_made_first_is_passed_over(tmp_path: Path) -> None:
+    wanted = str(tmp_path / "proxy-agent-0")
+    assert place._first_own(wanted) == wanted
+    Path(wanted).mkdir()
+    os.chown(wanted, 65534, 65534)
+    (tmp_path / "proxy-agent-0.1").symlink_to("/proc/self")
+    os.chown(tmp_path / "proxy-agent-0.1", 65534, 65534, follow_symlinks=False)
+    assert place._first_own(wanted) == f"{wanted}.2"
+    Path(f"{wanted}.2").mkdir()
+    assert place._first_own(wanted) == f"{wanted}.2", "the agent's own, where its clients look too"
+
+
 def test_what_is_said_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENT_RUN_DIR", "/from/environment")
     assert chosen("/given") == "/given"
