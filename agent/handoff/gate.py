@@ -29,13 +29,17 @@ _OPEN = Response(
 
 
 class Gate:
-    """One epoch's gate, at `path`. `reached` is called once, when the candidate of process `pid` first asks."""
+    """One epoch's gate, at `path`. `reached` is called once, when the candidate of process `pid` first asks.
 
-    def __init__(self, path: Path, reached: Callable[[], None]) -> None:
+    An epoch that reached the gate of an earlier agent may ask again, and is answered: `reached` is not called then.
+    """
+
+    def __init__(self, path: Path, reached: Callable[[], None], *, reached_before: bool = False) -> None:
         self.path = path
         self.pid: int | None = None
         self._reached = reached
-        self._asked = False
+        self._was_reached = reached_before
+        self.was_asked = False  # here, by whoever reached it
         self._opened = asyncio.Event()
         self._server = Server(self._answer, self._admit)
 
@@ -66,8 +70,9 @@ class Gate:
     async def _answer(self, request: Request) -> Response:
         if request.path != "/v3/discovery:routes":
             return Response(404, b"not found\n")
-        if not self._asked:
-            self._asked = True
+        self.was_asked = True
+        if not self._was_reached:
+            self._was_reached = True
             self._reached()
         await self._opened.wait()
         return _OPEN

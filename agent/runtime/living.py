@@ -4,6 +4,7 @@ import secrets
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from agent.core.epochs import State
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
@@ -82,7 +83,8 @@ class Living:
             self.segment = Segment(found.base_id)
         self.names = Names(self.home, self.segment.base_id)
         self.console = EpochConsole(self.home / "admin")
-        self.gate = Gate(self.home / "gate", lambda: listeners.reached_gate(number))
+        reached = partial(listeners.reached_gate, number)
+        self.gate = Gate(self.home / "gate", reached, reached_before=found is not None)
         self.child: Child | None = None
         self.parent: Parent | None = None
         self.relay: Relay | None = None

@@ -207,12 +207,13 @@ class Stage:
         The killed agent may have taken two messages with it. Without the answer to its Stats question, Envoy's main
         thread blocks in recvmsg(2) while its workers serve: the answer is sent unasked. Without the answer of the
         gate, Envoy stays there and does not ask again (see `gate.listener`): no worker runs, and it is started anew.
+        Another proxy may ask again, and goes on.
         """
         assert candidate.parent is not None
         candidate.parent.answer_stats()
         while candidate.number in self.living:
             with contextlib.suppress(MachineError):  # busy, or dying: it is asked again, or its pidfd tells
-                if await candidate.console.waits_at_gate():
+                if await candidate.console.waits_at_gate() and not candidate.gate.was_asked:
                     text = f"epoch {candidate.number} stood at its gate when the agent ended: it is started anew"
                     say(logging.INFO, "epoch.dropped", text)
                     candidate.signal(signal.SIGKILL)

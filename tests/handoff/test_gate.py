@@ -140,3 +140,21 @@ async def test_a_gate_without_a_place_is_a_machine_error(tmp_path: Path) -> None
     with pytest.raises(MachineError, match=r"cannot bind .*/gate"):
         await made.shut(None)
     await made.close()
+
+
+async def test_who_reached_the_gate_of_an_earlier_agent_asks_again_and_reaches_it_no_second_time(
+    tmp_path: Path,
+) -> None:
+    knocks: list[str] = []
+    made = Gate(tmp_path / "gate", lambda: knocks.append("knock"), reached_before=True)
+    made.pid = os.getpid()
+    await made.shut(None)
+    try:
+        before = made.was_asked
+        made.open()
+        async with knocking(made) as epoch:
+            await epoch.ask()
+            assert (await epoch.answer())[0] == 200
+        assert (before, made.was_asked, knocks) == (False, True, [])
+    finally:
+        await made.close()
