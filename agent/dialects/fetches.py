@@ -8,7 +8,7 @@ configuration/overview/mgmt_server). The scopes are `listener_manager.lds`, `clu
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.handoff import gate
@@ -76,15 +76,14 @@ def parse(text: str) -> Fetches:
     }
 
 
-def missing(fetches: Fetches, expected: Iterable[str], serving: Fetches) -> list[Fetch]:
+def missing(fetches: Fetches, serving: Fetches) -> list[Fetch]:
     """Return what a candidate has not applied and needs, the refused ones first.
 
-    It needs what the serving epoch has applied; of what that one does not fetch, the sets in `expected`, which the
-    configuration names, and whatever is essential. What the serving epoch lacks as well keeps nobody from serving, nor
-    do the endpoints of one cluster (EDS) once the proxy has given them up: a control plane may have forgotten them.
+    It needs what the serving epoch has applied, and of what that one does not fetch whatever is essential. What the
+    serving epoch lacks as well keeps nobody from serving, nor do the endpoints of one cluster (EDS) once the proxy has
+    given them up: a control plane may have forgotten them.
     """
-    named = {scope: fetches.get(scope, Fetch(scope, 0, 0, 0)) for scope in expected}
-    found = [each for each in {**named, **fetches}.values() if not each.applied and _is_needed(each, serving)]
+    found = [each for each in fetches.values() if not each.applied and _is_needed(each, serving)]
     return sorted(found, key=lambda each: (not each.is_refused, not each.is_essential, each.scope))
 
 

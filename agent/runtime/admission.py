@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
@@ -67,24 +67,32 @@ class Admission:
         if configuration.is_static:
             return []
         found = await self.candidate.console.fetches()
-        if not found:
-            return await self._missing_unseen()
-        if all(each.applied for each in found.values()) and found.keys() >= configuration.sets.keys():
-            return []
-        serving = self.serving()
-        served: fetches.Fetches = {}
-        if serving is not None:
-            with contextlib.suppress(MachineError):  # it hangs: then whatever is essential is needed
-                served = await serving.console.fetches()
-        return fetches.missing(found, configuration.sets, served)
+        if any(not each.applied for each in found.values()):
+            needed = fetches.missing(found, await self._served())
+            if needed:
+                return needed
+        hidden = configuration.sets.keys() - found.keys()
+        shows_secrets = any(each.secret for each in found.values())
+        return [] if shows_secrets and not hidden else await self._missing_unseen(hidden, secrets=not shows_secrets)
 
-    async def _missing_unseen(self) -> list[Fetch]:
-        """Where the operator hides the counters: it should have loaded as many certificates as the one that serves."""
-        serving, console = self.serving(), self.candidate.console
+    async def _served(self) -> fetches.Fetches:
+        """What the serving epoch fetches; nothing where it hangs: then whatever is essential is needed."""
+        serving = self.serving()
+        with contextlib.suppress(MachineError):
+            return {} if serving is None else await serving.console.fetches()
+        return {}
+
+    async def _missing_unseen(self, hidden: Collection[str], *, secrets: bool) -> list[Fetch]:
+        """Where the operator hides the counters of sets or `secrets`, what else the console tells counts.
+
+        Of the same configuration it should have loaded as many certificates as the epoch that serves.
+        """
+        serving, console, material = self.serving(), self.candidate.console, self.candidate.material
         if serving is None:
-            configuration = self.candidate.material.configuration  # what comes from a file is there at once
-            unseen = [each for each in await console.unseen() if configuration.source_of(each) is None]
-            return [each for each in unseen if each.secret or each.scope in configuration.sets]
+            unseen = [each for each in await console.unseen() if material.configuration.source_of(each) is None]
+            return [each for each in unseen if (secrets if each.secret else each.scope in hidden)]
+        if serving.material.revision.shape != material.revision.shape:
+            return []
         try:
             before = await serving.console.certificates()
         except MachineError:

@@ -51,28 +51,28 @@ def test_what_came_and_could_not_be_used_is_refused_until_something_can() -> Non
     assert not parse(TEXT)["sds.spiffe_//a.b/c"].is_refused
 
 
-def test_sets_that_the_configuration_names_and_secrets_are_needed_when_nothing_serves() -> None:
-    found = {LDS: fetch(LDS, 1), "sds.a": fetch("sds.a"), "http.x.rds.r": fetch("http.x.rds.r")}
-    assert scopes(missing(found, [LDS, CDS], {})) == [CDS, "sds.a"]
+def test_sets_and_secrets_are_needed_when_nothing_serves() -> None:
+    found = {each: fetch(each) for each in (CDS, "sds.a", "http.x.rds.r")} | {LDS: fetch(LDS, 1)}
+    assert scopes(missing(found, {})) == [CDS, "sds.a"]
 
 
 def test_what_the_serving_epoch_has_is_needed_and_what_it_lacks_is_not() -> None:
     found = {each: fetch(each) for each in ("sds.a", "sds.b", "http.x.rds.r", "cluster.eds", "cluster.new")}
     serving = {"sds.a": fetch("sds.a"), "sds.b": fetch("sds.b", 2), "http.x.rds.r": fetch("http.x.rds.r", 1)}
     serving["cluster.eds"] = fetch("cluster.eds")
-    assert scopes(missing(found, [], serving)) == ["sds.b", "http.x.rds.r"]
+    assert scopes(missing(found, serving)) == ["sds.b", "http.x.rds.r"]
 
 
 def test_endpoints_are_waited_for_as_long_as_the_proxy_waits() -> None:
     serving = {"cluster.a": fetch("cluster.a", 1), "http.x.rds.r": fetch("http.x.rds.r", 1)}
     given_up = {scope: Fetch(scope, 0, 0, 0, given_up=True) for scope in serving}
-    assert scopes(missing({scope: fetch(scope) for scope in serving}, [], serving)) == ["cluster.a", "http.x.rds.r"]
-    assert scopes(missing(given_up, [], serving)) == ["http.x.rds.r"]
+    assert scopes(missing({scope: fetch(scope) for scope in serving}, serving)) == ["cluster.a", "http.x.rds.r"]
+    assert scopes(missing(given_up, serving)) == ["http.x.rds.r"]
 
 
 def test_what_is_refused_is_named_first() -> None:
     found = {LDS: fetch(LDS), "sds.z": fetch("sds.z", rejected=1)}
-    assert scopes(missing(found, [LDS], {})) == ["sds.z", LDS]
+    assert scopes(missing(found, {})) == ["sds.z", LDS]
 
 
 def test_names_are_for_people() -> None:

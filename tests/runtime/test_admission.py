@@ -13,6 +13,7 @@ import pytest
 
 from agent.core.errors import MachineError
 from agent.core.events import Failure, Sort
+from agent.core.revision import Revision
 from agent.core.transaction import LastGood, weigh
 from agent.dialects.configuration import Configuration
 from agent.dialects.console import EpochConsole
@@ -55,7 +56,12 @@ class Epoch:
         outcome = weigh([], {}, LastGood(), clock.calendar())
         program = SimpleNamespace(binary=SimpleNamespace(path=Path("/usr/bin/envoy")))
         material = SimpleNamespace(
-            configuration=configuration, outcome=outcome, descriptors={}, paths={9: "/c/tls.key"}, program=program
+            revision=Revision("digest", "shape"),
+            configuration=configuration,
+            outcome=outcome,
+            descriptors={},
+            paths={9: "/c/tls.key"},
+            program=program,
         )
         self.living = cast(Living, SimpleNamespace(number=number, console=EpochConsole(path), material=material))
 
@@ -218,6 +224,25 @@ async def test_without_counters_it_has_to_load_as_many_certificates_as_the_one_t
         serving.answers.clear()
         candidate.answers["/certs"] = {}
         assert await admission(candidate, serving).check() is None, "it hangs, and cannot be compared with"
+
+
+async def test_of_another_configuration_it_may_load_fewer_certificates(tmp_path: Path) -> None:
+    async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
+        serving.answers["/certs"] = {"certificates": [{"cert_chain": [{"path": "<inline>", "serial_number": "01"}]}]}
+        serving.living.material.revision = Revision("digest", "another")  # type: ignore[misc]
+        assert await admission(candidate, serving).check() is None
+
+
+async def test_where_only_the_counters_of_secrets_are_hidden_these_are_found_otherwise(tmp_path: Path) -> None:
+    """As in Istio's bootstrap, whose inclusion list has listener_manager and no sds."""
+    loaded = {"certificates": [{"cert_chain": [{"path": "<inline>", "serial_number": "01"}]}]}
+    async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
+        candidate.answers["/stats"] = serving.answers["/stats"] = counters(applied=1)
+        serving.answers["/certs"] = loaded
+        async with checking(admission(candidate, serving)) as task:
+            await stays_open(task, candidate)
+            candidate.answers["/certs"] = loaded
+            assert await task is None
 
 
 async def test_without_counters_a_first_candidate_waits_for_a_listener_and_for_its_secrets(tmp_path: Path) -> None:
