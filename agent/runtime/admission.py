@@ -67,13 +67,14 @@ class Admission:
         if configuration.is_static:
             return []
         found = await self.candidate.console.fetches()
-        if any(not each.applied for each in found.values()):
-            needed = fetches.missing(found, await self._served())
-            if needed:
-                return needed
         hidden = configuration.sets.keys() - found.keys()
-        shows_secrets = any(each.secret for each in found.values())
-        return [] if shows_secrets and not hidden else await self._missing_unseen(hidden, secrets=not shows_secrets)
+        if all(each.applied for each in found.values()) and not hidden and _shows_secrets(found):
+            return []
+        served = await self._served()
+        if needed := fetches.missing(found, served):
+            return needed
+        secrets = not _shows_secrets(found) and not _shows_secrets(served)
+        return await self._missing_unseen(hidden, secrets=secrets) if hidden or secrets else []
 
     async def _served(self) -> fetches.Fetches:
         """What the serving epoch fetches; nothing where it hangs: then whatever is essential is needed."""
@@ -160,6 +161,10 @@ class Admission:
         missing = self.missing_listeners()
         names = ", ".join(place.address for place in missing[:_NAMED])
         return names + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+
+
+def _shows_secrets(found: fetches.Fetches) -> bool:
+    return any(each.secret for each in found.values())
 
 
 def _is_fetched(certificate: Loaded) -> bool:

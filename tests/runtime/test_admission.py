@@ -245,6 +245,15 @@ async def test_where_only_the_counters_of_secrets_are_hidden_these_are_found_oth
             assert await task is None
 
 
+async def test_without_a_listener_that_uses_a_secret_no_certificate_is_missed(tmp_path: Path) -> None:
+    """The serving epoch shows the counters of its secrets, so the candidate has none: its listeners tell the rest."""
+    loaded = {"certificates": [{"cert_chain": [{"path": "<inline>", "serial_number": "01"}]}]}
+    async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
+        candidate.answers["/stats"] = counters(applied=1)
+        serving.answers |= {"/stats": counters(applied=1) + counters(applied=1, scope="sds.edge"), "/certs": loaded}
+        assert await admission(candidate, serving).check() is None
+
+
 async def test_without_counters_a_first_candidate_waits_for_a_listener_and_for_its_secrets(tmp_path: Path) -> None:
     listeners = {"configs": [{"name": "edge"}]}
     secrets = {"configs": [{"name": "edge", "version_info": "uninitialized"}, {"name": "b", "version_info": "1"}]}
