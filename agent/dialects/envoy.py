@@ -71,7 +71,7 @@ class Envoy:
 
 
 def complaint(output: str, descriptors: Mapping[int, str]) -> str:
-    """What Envoy did not like, in one line, in the operator's own names: of a `/dev/fd/N`, the path it stands for."""
+    """Return Envoy's complaint in one line, with the path that each `/dev/fd/N` stands for."""
     return readable(_COMPLAINT.sub("", _last_complaint(output).strip()), descriptors)
 
 

@@ -21,7 +21,9 @@ PREFIX = "~"
 def bind(kind: socket.SocketKind, path: Path, owner: tuple[int, int] | None = None, mode: int = 0o600) -> socket.socket:
     """Return a socket bound at `path`, in place of whatever is there. Raises `MachineError`.
 
-    `owner` (uid, gid) may connect and send. The private directory is made beside the one that `path` is in.
+    From the moment it has that name a stream socket listens, and datagrams bring their senders' credentials: an adopted
+    epoch may speak at once. `owner` (uid, gid) may connect and send. The private directory is made beside the one that
+    `path` is in.
     """
     bound = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     private: str | None = None
@@ -32,6 +34,10 @@ def bind(kind: socket.SocketKind, path: Path, owner: tuple[int, int] | None = No
         os.chmod(name, mode)  # noqa: PTH101  # beside its sibling
         if owner is not None:
             os.chown(name, *owner)
+        if kind is socket.SOCK_STREAM:
+            bound.listen()
+        else:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         os.rename(name, path)  # noqa: PTH104
     except OSError as error:
         bound.close()

@@ -54,7 +54,6 @@ class Channel:
         self._on_error = on_error
         self._assembler = Assembler()
         self._receiver = binding.bind(socket.SOCK_DGRAM, path, owner)
-        self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._sender: socket.socket | None = None
         self._backlog: list[tuple[bytes, int | None]] = []
         asyncio.get_running_loop().add_reader(self._receiver, self._receive)

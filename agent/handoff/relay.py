@@ -22,7 +22,6 @@ class Relay:
         self.path = names.udp_agent_as_child
         self.pid: int | None = None  # whose datagrams are passed on
         self._receiver = binding.bind(socket.SOCK_DGRAM, self.path, owner)
-        self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.relayed = 0  # datagrams passed on
         self._target: Path | None = None

@@ -77,7 +77,7 @@ class Admission:
         return await self._missing_unseen(hidden, secrets=secrets) if hidden or secrets else []
 
     async def _served(self) -> fetches.Fetches:
-        """What the serving epoch fetches; nothing where it hangs: then whatever is essential is needed."""
+        """Return the serving epoch's subscriptions; none where it hangs: then whatever is essential is needed."""
         serving = self.serving()
         with contextlib.suppress(MachineError):
             return {} if serving is None else await serving.console.fetches()
@@ -102,7 +102,7 @@ class Admission:
         return [Fetch("certificates", 0, 0, 0)] if lacks else []
 
     async def _refused(self, missing: Iterable[Fetch]) -> Failure | None:
-        """What the candidate refused ends the wait, unless nothing serves and its control plane may mend it."""
+        """End the wait for what the candidate refused, unless nothing serves and its control plane may mend it."""
         refused = next((each for each in missing if each.is_refused), None)
         if refused is None:
             raise _NotYet
@@ -118,7 +118,7 @@ class Admission:
         return Failure(Sort.ACCIDENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
 
     async def why_refused(self) -> str:
-        """What the candidate says of what it refused, to be put behind a statement; it is silent about secrets."""
+        """Return the candidate's reasons for a refusal, to be put behind a statement; of secrets it gives none."""
         texts = await self.candidate.console.rejections()
         paths = self.candidate.material.paths
         return f": {'; '.join(readable(text, paths) for text in texts)}" if texts else "; its log tells why"

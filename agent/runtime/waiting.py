@@ -65,7 +65,7 @@ async def _describe(admission: Admission, missing: Sequence[Fetch]) -> str:
 
 
 async def _state(endpoints: Sequence[Upstream] | None, missing: Sequence[Fetch]) -> str:
-    """What is known of a control plane, as the end of a sentence."""
+    """Return the state of a control plane, as the end of a sentence."""
     if endpoints is None:
         return "is no cluster of this configuration"
     if not endpoints:

@@ -51,3 +51,13 @@ def test_where_it_cannot_be_bound_nothing_is_left_either(home: Path) -> None:
     with pytest.raises(MachineError, match=r"cannot bind .*/hr: "):
         binding.bind(socket.SOCK_DGRAM, home / "hr")
     assert [path.name for path in home.parent.iterdir()] == ["1"]
+
+
+def test_from_its_first_moment_a_socket_listens_or_tells_who_sends(home: Path) -> None:
+    """An adopted epoch may speak as soon as the name leads to the next agent."""
+    with (
+        binding.bind(socket.SOCK_STREAM, home / "gate") as gate,
+        binding.bind(socket.SOCK_DGRAM, home / "hr") as letters,
+    ):
+        assert gate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+        assert letters.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED) == 1
