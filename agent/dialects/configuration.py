@@ -32,6 +32,7 @@ class Configuration:
             message = f"cannot read {name}: its suffix is {suffix or 'missing'}; the agent reads .yaml, .yml and .json"
             raise BadInput(message)
         self.name = name
+        self.extra = extra
         self._copies: dict[frozenset[str], Copies] = {}
         self._bootstraps = [Bootstrap(text, name)]
         if extra is not None:

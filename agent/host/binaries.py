@@ -81,11 +81,15 @@ _PACKAGED: Mapping[str, Callable[[], Path | None]] = {"envoy": _packaged_envoy, 
 def open_binary(path: Path) -> Binary:
     """Open a program. Raises `UsageError` if it cannot be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return Binary(path, descriptor, _identity(os.fstat(descriptor)))
+        return opened_binary(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise UsageError(message) from error
+
+
+def opened_binary(path: Path, descriptor: int) -> Binary:
+    """One that is open already; the descriptor is the program's now."""
+    return Binary(path, descriptor, _identity(os.fstat(descriptor)))
 
 
 def identity_of(path: Path) -> tuple[int, ...] | None:

@@ -227,6 +227,14 @@ def created_at(pid: int) -> int | None:
     return int(stat.rpartition(")")[2].split()[_STARTTIME])
 
 
+def boot() -> str:
+    """Which boot of the machine this is: pids and start times begin anew with each. Empty where it is not told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def has_socket(pid: int, inodes: Collection[int]) -> bool | None:
     """Whether a process has one of these sockets open; None where the kernel does not let us look."""
     wanted = {f"socket:[{inode}]" for inode in inodes}

@@ -2,7 +2,7 @@
 
 One mechanism for an agent that crashed, that was restarted and that was upgraded. An epoch whose gate was open may have
 clients: it is adopted, with its sockets and its state. One before its gate has none: it is ended, and started again if
-it is still wanted. A process is known by its pid, its start time and its nonce together; a stranger is never touched.
+it is still wanted. A process is known by its pid and its start time together; a stranger is never touched.
 """
 
 import contextlib
@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.contents import Contents
-from agent.core.errors import AgentError
+from agent.core.errors import AgentError, BadInput
 from agent.core.transaction import LastGood, weigh
 from agent.dialects.configuration import Configuration
 from agent.handoff import binding
 from agent.handoff.segment import HotRestartVersion, Segment
 from agent.host import clock
-from agent.host.binaries import Binary, open_binary
+from agent.host.binaries import opened_binary
 from agent.host.log import say
 from agent.host.run_directory import RunDirectory
 from agent.runtime.counting import Counting
 from agent.runtime.found import Found, find, pid_of
 from agent.runtime.journal import Journal
-from agent.runtime.manifest import Manifest, carried, read
+from agent.runtime.manifest import Manifest
 from agent.runtime.material import Material, Program, Source, Storeroom
 
 _END_TIMEOUT = 5.0
@@ -101,20 +101,24 @@ def clear(entry: Mapping[str, Any]) -> int | None:
 def recover(found: Found, storeroom: Storeroom) -> Material:
     """What an epoch runs from, out of its own descriptors. Raises `AgentError`."""
     manifest = Manifest.carried_by(found.pid, found.manifest)
-    contents: Contents = {path: read(found.pid, number) for path, number in manifest.files.items()}
+    contents: Contents = {path: each.read(found.pid) for path, each in manifest.files.items()}
     resources = {path: text.encode() for path, text in manifest.resources.items()}
     configuration = Configuration(manifest.text, manifest.name, manifest.config_yaml, resources)
-    program = _program(manifest, open_binary(carried(found.pid, manifest.program)))
+    program = _program(manifest, found.pid)
     references = [each for each in configuration.references if each.path in contents]
     outcome = weigh(references, contents, LastGood(), clock.calendar())
     source = Source(configuration, manifest.text.encode(), resources)
     return storeroom.adopt(manifest.revision, source, outcome, program)
 
 
-def _program(manifest: Manifest, binary: Binary) -> Program:
-    named = Binary(Path(manifest.program_path), binary.descriptor, binary.identity)
+def _program(manifest: Manifest, pid: int) -> Program:
+    binary = opened_binary(Path(manifest.program_path), manifest.program.open(pid))
+    if binary.identity != manifest.identity:
+        binary.close()
+        message = f"cannot adopt the process {pid}: its program {manifest.program_path} has been written to since"
+        raise BadInput(message)
     handoff = HotRestartVersion.parse(manifest.handoff)
-    return Program(named, manifest.program_version, handoff, manifest.reads_json)
+    return Program(binary, manifest.program_version, handoff, manifest.reads_json)
 
 
 def _end(entry: Mapping[str, Any], pid: int) -> None:

@@ -1,14 +1,15 @@
-"""What an earlier agent left running: told from strangers by pid, start time and nonce, never by the pid alone."""
+"""What an earlier agent left running: told from strangers by pid and start time, never by the pid alone."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from agent.core.epochs import State
 from agent.handoff.vault import Place
+from agent.host.carried import Carried
 from agent.host.processes import created_at
 
 ADOPTED = frozenset({State.OPENING, State.SERVING, State.DRAINING})
@@ -17,7 +18,7 @@ ADOPTED = frozenset({State.OPENING, State.SERVING, State.DRAINING})
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An epoch that lives. `created`: clock ticks since boot; `places`: what it asked for; `manifest`: a descriptor."""
+    """An epoch that lives. `created`: clock ticks since boot; `places`: what it asked for."""
 
     number: int
     state: State
@@ -25,14 +26,14 @@ class Found:
     created: int
     nonce: str
     base_id: int
-    manifest: int
+    manifest: Carried
     places: frozenset[Place]
 
 
 def find(entry: Mapping[str, Any]) -> Found | int | None:
     """Look for the process of an entry in the state: what can be adopted, the pid of what cannot, None if it is dead.
 
-    An agent that was killed just after a launch could not note the pid: then it is the process with the nonce.
+    An agent that was killed just after a launch could not note the pid: then it is the process with the manifest.
     """
     pid = pid_of(entry)
     if pid is None:
@@ -45,7 +46,7 @@ def find(entry: Mapping[str, Any]) -> Found | int | None:
             created=int(entry["created"]),
             nonce=entry["nonce"],
             base_id=int(entry["base_id"]),
-            manifest=int(entry["manifest"]),
+            manifest=Carried(**entry["manifest"]),
             places=frozenset(Place(*place) for place in entry["places"]),
         )
     except (KeyError, TypeError, ValueError):
@@ -60,17 +61,11 @@ def described(places: Iterable[Place]) -> list[tuple[str, str, int]]:
 
 def pid_of(entry: Mapping[str, Any]) -> int | None:
     """The process of an entry, if it lives; never a stranger with its number."""
-    pid, created, nonce = entry.get("pid"), entry.get("created"), entry.get("nonce")
-    if not isinstance(nonce, str):
-        return None
-    if pid is None:
-        return next((each for each in psutil.pids() if _has_nonce(each, nonce)), None)
-    same = isinstance(pid, int) and created is not None and created_at(pid) == created
-    return pid if same and _has_nonce(pid, nonce) else None
-
-
-def _has_nonce(pid: int, nonce: str) -> bool:
+    pid, created, manifest = entry.get("pid"), entry.get("created"), entry.get("manifest")
+    if isinstance(pid, int):
+        return pid if created is not None and created_at(pid) == created else None
     try:
-        return f"PROXY_AGENT_NONCE={nonce}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
+        carried = Carried(**manifest)  # type: ignore[arg-type]  # that is found out here
+    except TypeError:
+        return None
+    return next((each for each in psutil.pids() if each != os.getpid() and carried.is_carried_by(each)), None)

@@ -1,13 +1,14 @@
 """What the agent would need to know if it came back: written before a start and after every event.
 
 The file is `state.json` in the run directory: who the agent is, which epochs there are with pid, start time and
-nonce, and what is wanted. Numbers of epochs are never reused. What an earlier agent wrote of its epochs stays in it
+manifest, and what is wanted. Numbers of epochs are never reused. What an earlier agent wrote of its epochs stays in it
 until each of them is adopted or gone.
 """
 
 import logging
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from agent.core.epochs import Epoch
@@ -15,6 +16,7 @@ from agent.core.errors import MachineError
 from agent.core.reconciler import Reconciler
 from agent.host.clock import calendar
 from agent.host.log import say
+from agent.host.processes import boot
 from agent.host.run_directory import RunDirectory
 from agent.runtime.found import described
 from agent.runtime.living import Living
@@ -31,10 +33,11 @@ class Journal:
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
         self.last: dict[str, Any] = {}
+        self._boot = boot()
         self._before = directory.recall()
         self._started_at = calendar().isoformat()
         self._failing = False
-        epochs = self._before.get("epochs", [])
+        epochs = self._before.get("epochs", []) if self._before.get("boot", self._boot) == self._boot else []
         self.inherited = [each for each in epochs if isinstance(each, dict)] if isinstance(epochs, list) else []
 
     @property
@@ -59,6 +62,7 @@ class Journal:
         epochs = [_describe(epoch, known.get(epoch.number)) for epoch in reconciler.epochs.values()]
         state = {
             "format": _FORMAT,
+            "boot": self._boot,
             "agent": {"pid": os.getpid(), "started_at": self._started_at},
             "served_since": served_since,
             "ready": reconciler.serving is not None and not reconciler.stopping,
@@ -97,6 +101,6 @@ def _describe(epoch: Epoch, living: Living | None) -> dict[str, Any]:
         "nonce": living.nonce,
         "base_id": living.segment.base_id,
         "created": living.created,
-        "manifest": living.manifest,
+        "manifest": asdict(living.manifest),
         "places": described(living.asked),
     }

@@ -17,6 +17,7 @@ from agent.handoff.parent import Parent, ParentEvents
 from agent.handoff.relay import Relay
 from agent.handoff.segment import Segment
 from agent.handoff.vault import Place
+from agent.host.carried import Carried
 from agent.host.memfds import Memfds
 from agent.host.processes import Command, Process, User, created_at, run
 from agent.host.run_directory import RunDirectory
@@ -60,7 +61,6 @@ class Living:
         self.found = found
         self.process: Process | None = None
         self.created: int | None = None  # when the process began
-        self.manifest: int | None = None  # which of its descriptors tells what it runs from
         self.has_served = False
         self.clients: int | None = None  # as counted last, while it drains
         self.clients_at_first: int | None = None  # as its drain began
@@ -76,11 +76,13 @@ class Living:
         if found is None:
             self.home = directory.make_epoch(number, self._owner)
             self._room = make_room(self.home, self._owner)
+            self.manifest = Carried.in_memory(self._memory.hold(f"epoch {number}", Manifest.of(material).to_bytes()))
             self.segment = self._claim()
         else:
             self.home = directory.epoch(number)
             self._room = {}
             self.segment = Segment(found.base_id)
+            self.manifest = found.manifest
         self.names = Names(self.home, self.segment.base_id)
         self.console = EpochConsole(self.home / "admin")
         reached = partial(listeners.reached_gate, number)
@@ -109,10 +111,15 @@ class Living:
         return set() if self.parent is None else self.parent.bound_itself
 
     def _claim(self) -> Segment:
-        for _ in range(_CLAIMS):
-            segment = Segment(secrets.randbelow(BASE_ID_LIMIT - 1) + 1)
-            if segment.claim(self.material.program.handoff, self._owner):
-                return segment
+        try:
+            for _ in range(_CLAIMS):
+                segment = Segment(secrets.randbelow(BASE_ID_LIMIT - 1) + 1)
+                if segment.claim(self.material.program.handoff, self._owner):
+                    return segment
+        except MachineError:
+            self._memory.close()
+            raise
+        self._memory.close()
         message = f"cannot claim a base id: {_CLAIMS} files in /dev/shm are in the way"
         raise MachineError(message)
 
@@ -131,7 +138,6 @@ class Living:
         For `overlap` seconds after it serves it leaves UDP sockets to its predecessor.
         """
         await self._stand_around(started_at)
-        self._write_manifest(envoy)
         copy, extra = self._copy()
         arguments = envoy.launch(self.names, copy, extra, self.number, self.material.configuration, overlap)
         process = Process.start(self._command(arguments), self._exited)
@@ -142,7 +148,7 @@ class Living:
     async def take_over(self, found: Found, started_at: int) -> None:
         """Stand around a process that an earlier agent left. Raises `MachineError` if it is gone."""
         process = Process.adopt(found.pid, found.created, self._exited)
-        self.created, self.manifest = found.created, found.manifest
+        self.created = found.created
         self.has_served = found.state is not State.OPENING
         await self._stand_around(started_at)
         self._attend(process)
@@ -175,10 +181,6 @@ class Living:
 
     def _exited(self, code: int | None) -> None:
         self._listeners.exited(self.number, code)
-
-    def _write_manifest(self, envoy: Envoy) -> None:
-        manifest = Manifest.of(self.material, envoy.flags.config_yaml)
-        self.manifest = self._memory.hold(f"epoch {self.number}", manifest.to_bytes())
 
     def _copy(self) -> tuple[int, str | None]:
         """The private copy, in memory: where it is held, and the extra document's text."""

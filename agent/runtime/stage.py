@@ -105,7 +105,7 @@ class Stage:
                 return Failure(Sort.SHORTAGE, f"epoch {number} cannot start beside {self.serving.number}: {shortage}")
         living = Living(number, self._storeroom[revision], self._directory, self._settings.user, self._listeners())
         self.living[number] = living
-        self._record()  # whatever runs for it from now on can be found by its nonce
+        self._record()  # whatever runs for it from now on can be found by its manifest
         if validate and (complaint := await living.validate(self._envoy, self._settings.policy.start_timeout)):
             return Failure(Sort.VERDICT, _refusal(living, complaint))
         overlap = UDP_OVERLAP if self.serving is not None and living.material.configuration.has_udp else 0

@@ -6,7 +6,7 @@ from typing import Any
 from agent.core.errors import BadInput
 from agent.host.binaries import find
 from agent.runtime.adoption import recover
-from agent.runtime.found import Found
+from agent.runtime.found import ADOPTED, Found
 from agent.runtime.found import find as find_epoch
 from agent.runtime.material import Storeroom
 from agent.runtime.settings import Settings
@@ -28,6 +28,9 @@ def attempt(settings: Settings) -> str:
         if isinstance(found, Found):
             recover(found, storeroom)
             numbers.append(found.number)
+        elif found is not None and entry.get("stage") in ADOPTED:
+            message = f"cannot take over epoch {entry.get('number')}: the state tells of it in another way"
+            raise BadInput(message)
     epochs = " and ".join(map(str, sorted(numbers)))
     return f"the new program can take over epoch {epochs}" if numbers else "the new program can take over"
 

@@ -1,15 +1,17 @@
 """What an earlier agent left: adopted, ended, or not ours; the adoption of real proxies is in the system tests."""
 
-import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
 import psutil
 import pytest
 
 from agent.handoff.segment import HotRestartVersion, Segment
+from agent.host.carried import Carried
+from agent.host.memfds import Memfds
 from agent.host.processes import created_at
 from agent.host.run_directory import RunDirectory
 from agent.runtime.adoption import Adoption
@@ -18,29 +20,34 @@ from agent.runtime.journal import Journal
 from agent.runtime.material import Storeroom
 from tests.system.eventually import PATIENCE
 
-NONCE = secrets.token_hex(8)  # an agent looks for it among all processes of the machine
-
 
 @contextmanager
-def epoch(nonce: str = NONCE, deaf_to: str = "HUP") -> "Iterator[subprocess.Popen[bytes]]":
+def epoch(carries: tuple[int, ...] = (), deaf_to: str = "HUP") -> "Iterator[subprocess.Popen[bytes]]":
     """Run something that could be an epoch which outlived its agent, from when it can be recognised."""
     program = ["/bin/sh", "-c", f"trap '' {deaf_to}; echo; read line"]
-    environment = {"PROXY_AGENT_NONCE": nonce}
-    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={}, pass_fds=carries) as process:
         assert process.stdout is not None
         process.stdout.readline()
         yield process
         process.kill()
 
 
+@pytest.fixture
+def memory() -> Iterator[int]:
+    """A descriptor of sealed memory, as a manifest is."""
+    memfds = Memfds()
+    yield memfds.hold("epoch 3", b"{}")
+    memfds.close()
+
+
 def entry(process: "subprocess.Popen[bytes]", **more: object) -> dict[str, Any]:
     created = created_at(process.pid)
-    return {"number": 3, "pid": process.pid, "created": created, "nonce": NONCE, "base_id": None} | more
+    return {"number": 3, "pid": process.pid, "created": created, "nonce": "f" * 16, "base_id": None} | more
 
 
-def come_back(directory: RunDirectory, *entries: object) -> Journal:
+def come_back(directory: RunDirectory, *entries: object, **more: object) -> Journal:
     """An agent starts where the state has these entries: none of them can be adopted."""
-    directory.remember({"epochs": list(entries)})
+    directory.remember({"epochs": list(entries)} | more)
     journal = Journal(directory)
     adoption = Adoption(journal, directory, Storeroom(), Counting(directory))
     assert list(adoption.epochs()) == []
@@ -79,7 +86,7 @@ def test_one_that_does_not_hear_is_ended_as_well(directory: RunDirectory) -> Non
 
 @pytest.mark.parametrize(
     "difference",
-    [{"created": 1.0}, {"created": None}, {"nonce": "f" * 16}, {"nonce": None}, {"pid": "x"}],
+    [{"created": 1.0}, {"created": None}, {"pid": "x"}, {"pid": None}, {"pid": None, "manifest": {"inode": 1}}],
     ids=str,
 )
 def test_a_stranger_with_the_number_of_a_dead_epoch_is_safe(
@@ -90,16 +97,34 @@ def test_a_stranger_with_the_number_of_a_dead_epoch_is_safe(
         assert stranger.poll() is None
 
 
-def test_an_epoch_whose_pid_could_not_be_noted_any_more_is_found_by_its_nonce(directory: RunDirectory) -> None:
-    with epoch() as process:
-        come_back(directory, entry(process, pid=None))
+def test_a_process_with_the_number_and_the_start_of_one_before_a_reboot_is_a_stranger(directory: RunDirectory) -> None:
+    """Machines start the same programs in the same order."""
+    with epoch() as stranger:
+        come_back(directory, entry(stranger), boot="another")
+        assert stranger.poll() is None
+
+
+def test_an_epoch_whose_pid_could_not_be_noted_any_more_is_found_by_its_manifest(
+    directory: RunDirectory, memory: int
+) -> None:
+    with epoch((memory,)) as process:
+        come_back(directory, entry(process, pid=None, manifest=asdict(Carried.of(memory))))
         process.wait(PATIENCE)
 
 
-def test_a_stranger_whose_environment_merely_contains_the_nonce_is_safe(directory: RunDirectory) -> None:
-    with epoch(nonce=f"{NONCE}0") as stranger:
-        come_back(directory, entry(stranger))
+def test_a_stranger_with_another_file_under_the_number_of_the_manifest_is_safe(
+    directory: RunDirectory, memory: int
+) -> None:
+    manifest = Carried.of(memory)
+    with epoch((memory,)) as stranger:
+        different = replace(manifest, inode=manifest.inode + 1)
+        come_back(directory, entry(stranger, pid=None, manifest=asdict(different)))
         assert stranger.poll() is None
+
+
+def test_the_agent_itself_is_no_epoch_though_it_holds_the_manifest(directory: RunDirectory, memory: int) -> None:
+    with epoch() as process:
+        come_back(directory, entry(process, pid=None, manifest=asdict(Carried.of(memory))))
 
 
 def test_what_a_dead_epoch_left_is_removed_too(directory: RunDirectory, base_id: int) -> None:
