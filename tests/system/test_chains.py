@@ -54,7 +54,7 @@ def mixed(bed_apart: Bed) -> Bed:
 
 
 def test_envoy_and_sidecar_replace_each_other(mixed: Bed, loads: Loads) -> None:
-    loads.usual(mixed.tls, mixed.plain)
+    loads.gentle(mixed.tls, mixed.plain)
     for kind in chain.from_iterable(repeat(("sidecar", "envoy"), ROUNDS)):
         take_over(mixed, kind)
         mixed.rotate()

@@ -38,7 +38,7 @@ def order(bed: Bed, *words: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.timeout(600 + 6 * UPGRADES)
 def test_upgrades_between_rotations_fail_nothing(bed: Bed, loads: Loads) -> None:
-    loads.usual(bed.tls, bed.plain)
+    loads.gentle(bed.tls, bed.plain)
     for _ in range(UPGRADES):
         pid, serving = bed.agent_pid, bed.serving()
         done = order(bed, "upgrade")
