@@ -16,7 +16,8 @@ from pathlib import Path
 
 from agent.core.errors import MachineError, ProtocolError
 from agent.epoch.addresses import is_abstract, to_kernel
-from agent.handoff.channel import ANCILLARY, Letter, Sender, bind_datagram, close_all, open_signed_envelope
+from agent.handoff.channel import ANCILLARY, Letter, Sender, bind_datagram, open_signed_envelope
+from agent.handoff.descriptors import discard
 from agent.handoff.framing import DATAGRAM_LIMIT, Assembler
 
 _ROOT = 0
@@ -80,7 +81,7 @@ class Mailbox:
                 self._assemblers.pop(sender.pid, None)
                 _log.warning("a message of pid %d at %s is dropped: %s", sender.pid, self.address, error)
         if letter is None:
-            close_all(descriptors)
+            discard(descriptors)
         elif self._on_letter is not None:
             self._on_letter(letter)
 

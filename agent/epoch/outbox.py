@@ -8,7 +8,8 @@ from collections import deque
 
 from agent.core.errors import MachineError
 from agent.epoch.addresses import to_kernel
-from agent.handoff.channel import close_all, send_datagram
+from agent.handoff.channel import send_datagram
+from agent.handoff.descriptors import discard
 from agent.handoff.framing import cut
 from agent.handoff.hot_restart_pb2 import HotRestartMessage
 
@@ -35,7 +36,7 @@ class Outbox:
     def close(self) -> None:
         """Drop what could not be sent yet."""
         self._hang_up()
-        close_all([descriptor for _, descriptor, _ in self._backlog if descriptor is not None])
+        discard([descriptor for _, descriptor, _ in self._backlog if descriptor is not None])
         self._backlog.clear()
 
     def _flush(self) -> None:

@@ -1,14 +1,16 @@
-"""The agent's own sockets in an epoch's directory, which belongs to the proxy's user: nothing is done there by name.
+"""Sockets in an epoch's directory, which belongs to the proxy's user: nothing is done there that could follow a name.
 
-Whatever lies in that directory may be exchanged for a link at any moment. So a socket is bound, and given to the
-proxy's user, in a directory that only the agent can enter, and renamed from there into the epoch's: rename(2) follows
-no link at either end, and the name never disappears, since a proxy that finds no file there aborts at once.
+Whatever lies in that directory may be exchanged for a link at any moment. So a socket of the agent is bound, and given
+to the proxy's user, in a directory that only the agent can enter, and renamed from there into the epoch's: rename(2)
+follows no link at either end, and the name never disappears, since a proxy that finds no file there aborts at once.
+One of the proxy is taken hold of without following a link (O_PATH, open(2)), looked at, and connected to as it is held.
 """
 
 import contextlib
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from pathlib import Path
 
@@ -48,3 +50,29 @@ def bind(kind: socket.SocketKind, path: Path, owner: tuple[int, int] | None = No
             with contextlib.suppress(OSError):
                 shutil.rmtree(private)
     return bound
+
+
+def connect(path: Path, owner: tuple[int, int] | None = None) -> socket.socket:
+    """Return a datagram socket connected to the one at `path`, which is the user's of `owner` (uid, gid).
+
+    Raises `MachineError` if nobody is there, or somebody else.
+    """
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        held = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(held)
+            if not stat.S_ISSOCK(status.st_mode) or (owner is not None and status.st_uid != owner[0]):
+                message = f"cannot reach {path}: it is no socket of the proxy's"
+                raise MachineError(message)
+            sender.connect(f"/proc/self/fd/{held}")
+        finally:
+            os.close(held)
+    except OSError as error:
+        sender.close()
+        message = f"cannot reach {path}: {error.strerror}"
+        raise MachineError(message) from error
+    except MachineError:
+        sender.close()
+        raise
+    return sender

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from agent.core.errors import MachineError, ProtocolError
 from agent.handoff import binding
+from agent.handoff.descriptors import discard
 from agent.handoff.framing import DATAGRAM_LIMIT, Assembler, cut
 from agent.handoff.hot_restart_pb2 import HotRestartMessage
 
@@ -52,6 +53,7 @@ class Channel:
         self.pid: int | None = None  # whose datagrams count; set as soon as the epoch is started
         self._on_letter = on_letter
         self._on_error = on_error
+        self._owner = owner
         self._assembler = Assembler()
         self._receiver = binding.bind(socket.SOCK_DGRAM, path, owner)
         self._sender: socket.socket | None = None
@@ -101,19 +103,19 @@ class Channel:
 
     def _take(self, data: bytes, flags: int, pid: int | None, descriptors: list[int]) -> None:
         if pid != self.pid:
-            close_all(descriptors)  # not our epoch: nothing it says or gives counts
+            discard(descriptors)  # not our epoch: nothing it says or gives counts
             return
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > 1:
-            close_all(descriptors)
+            discard(descriptors)
             message = f"cannot read a message at {self.path}: it is truncated or brings {len(descriptors)} descriptors"
             raise ProtocolError(message)
         try:
             message_or_none = self._assembler.feed(data)
         except ProtocolError:
-            close_all(descriptors)
+            discard(descriptors)
             raise
         if message_or_none is None:
-            close_all(descriptors)
+            discard(descriptors)
             return
         self._on_letter(Letter(message_or_none, descriptors[0] if descriptors else None))
 
@@ -130,14 +132,7 @@ class Channel:
         if self._is_closed:
             message = f"cannot reach {peer}: the channel to it is closed"
             raise MachineError(message)
-        sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        try:
-            sender.connect(str(peer))
-        except OSError as error:
-            sender.close()
-            message = f"cannot reach {peer}: {error.strerror}"
-            raise MachineError(message) from error
-        self._sender = sender
+        self._sender = binding.connect(peer, self._owner)
 
     def send(self, message: HotRestartMessage, descriptor: int | None = None) -> None:
         """Send, with a duplicate of `descriptor` on a message of one datagram.
@@ -179,7 +174,7 @@ class Channel:
             self._flush()
 
     def _drop_backlog(self) -> None:
-        close_all([descriptor for _, descriptor in self._backlog if descriptor is not None])
+        discard([descriptor for _, descriptor in self._backlog if descriptor is not None])
         self._backlog.clear()
 
 
@@ -236,9 +231,3 @@ def open_signed_envelope(ancillary: list[tuple[int, int, bytes]]) -> tuple[Sende
         elif kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
     return sender, list(descriptors)
-
-
-def close_all(descriptors: list[int]) -> None:
-    """Close descriptors that nobody wants."""
-    for descriptor in descriptors:
-        os.close(descriptor)

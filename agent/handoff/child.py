@@ -11,6 +11,7 @@ import os
 
 from agent.core.errors import MachineError, ProtocolError
 from agent.handoff.channel import Channel, Letter
+from agent.handoff.descriptors import discard, is_socket_of
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Request
 from agent.handoff.names import Names
 from agent.handoff.vault import Place
@@ -34,14 +35,14 @@ class Child:
     async def ask(self, place: Place, timeout: float) -> int | None:
         """Return a duplicate of the epoch's socket at this place, which the caller owns; None if it has none.
 
-        Raises `MachineError` if the epoch does not answer within `timeout` seconds or is gone.
+        Raises `MachineError` if the epoch does not answer within `timeout` seconds, is gone, or gives something else.
         """
         async with self._turn:
             self._check_way_back()
             self._answer = asyncio.get_running_loop().create_future()
             try:
                 self._send(Request(pass_listen_socket=_request(place)))
-                return await asyncio.wait_for(self._answer, timeout)
+                return _checked(place, await asyncio.wait_for(self._answer, timeout))
             except TimeoutError as error:
                 message = f"cannot get the socket of {place}: no answer within {timeout:g} s"
                 raise MachineError(message) from error
@@ -56,7 +57,7 @@ class Child:
 
     def _check_way_back(self) -> None:
         """Somebody may have emptied the run directory: an answer to a name that is gone would abort the epoch."""
-        if not self.names.agent_as_child.exists():
+        if not os.path.lexists(self.names.agent_as_child):
             message = f"cannot ask the epoch: {self.names.agent_as_child} is gone, and its answer would abort it"
             raise MachineError(message)
 
@@ -67,14 +68,22 @@ class Child:
     def _take(self, letter: Letter) -> None:
         if self._late or self._answer is None or self._answer.done():
             self._late = max(0, self._late - 1)
-            if letter.descriptor is not None:
-                os.close(letter.descriptor)
+            discard([] if letter.descriptor is None else [letter.descriptor])
             return
         self._answer.set_result(letter.descriptor)
 
     def _break(self, error: ProtocolError) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(MachineError(str(error)))
+
+
+def _checked(place: Place, descriptor: int | None) -> int | None:
+    """What an epoch gives is handed to the next one, and clients queue in it: it must be what was asked for."""
+    if descriptor is None or is_socket_of(descriptor, place.address):
+        return descriptor
+    discard([descriptor])
+    message = f"cannot take the socket of {place}: what the epoch gives listens somewhere else, or is no socket"
+    raise MachineError(message)
 
 
 def _request(place: Place) -> Request.PassListenSocket:

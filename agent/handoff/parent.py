@@ -5,7 +5,6 @@ it says DrainListeners, and, with `--parent-shutdown-time-s 0`, Terminate at onc
 parent again, so the agent may come and go. None of it reaches the epoch that serves.
 """
 
-import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from ipaddress import ip_address
 
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
 from agent.handoff.channel import Channel, Letter
+from agent.handoff.descriptors import discard
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply
 from agent.handoff.names import Names
 from agent.handoff.vault import Place
@@ -84,7 +84,7 @@ class Parent:
 
     def _answer(self, letter: Letter) -> None:
         if letter.descriptor is not None:
-            os.close(letter.descriptor)  # nobody asked for it
+            discard([letter.descriptor])  # nobody asked for it
         kind = letter.message.request.WhichOneof("request") if letter.message.HasField("request") else None
         match kind:
             case "shutdown_admin":

@@ -9,8 +9,10 @@ import contextlib
 import socket
 from pathlib import Path
 
+from agent.core.errors import MachineError
 from agent.handoff import binding
-from agent.handoff.channel import ANCILLARY, close_all, open_envelope
+from agent.handoff.channel import ANCILLARY, open_envelope
+from agent.handoff.descriptors import discard
 from agent.handoff.framing import DATAGRAM_LIMIT
 from agent.handoff.names import Names
 
@@ -22,20 +24,22 @@ class Relay:
         self.path = names.udp_agent_as_child
         self.pid: int | None = None  # whose datagrams are passed on
         self._receiver = binding.bind(socket.SOCK_DGRAM, self.path, owner)
-        self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._owner = owner
+        self._sender: socket.socket | None = None  # to the target, once it was reached
         self.relayed = 0  # datagrams passed on
         self._target: Path | None = None
         asyncio.get_running_loop().add_reader(self._receiver, self._pass_on)
 
     def aim(self, target: Names) -> None:
         """Send to this epoch from now on."""
+        self._hang_up()
         self._target = target.udp_epoch_as_child
 
     def close(self) -> None:
         """Stop relaying and remove the socket."""
         asyncio.get_running_loop().remove_reader(self._receiver)
         self._receiver.close()
-        self._sender.close()
+        self._hang_up()
         with contextlib.suppress(OSError):
             self.path.unlink()
 
@@ -44,9 +48,22 @@ class Relay:
             while True:
                 data, ancillary, _, _ = self._receiver.recvmsg(DATAGRAM_LIMIT, ANCILLARY, socket.MSG_CMSG_CLOEXEC)
                 pid, descriptors = open_envelope(ancillary)
-                close_all(descriptors)
-                if self._target is None or pid != self.pid:
-                    continue
-                with contextlib.suppress(OSError):  # a datagram that cannot be delivered is a lost datagram
-                    self._sender.sendto(data, str(self._target))
-                    self.relayed += 1
+                discard(descriptors)
+                if self._target is not None and pid == self.pid:
+                    self._send(data, self._target)
+
+    def _send(self, data: bytes, target: Path) -> None:
+        """A datagram that cannot be delivered is a lost datagram."""
+        try:
+            self._sender = self._sender or binding.connect(target, self._owner)
+            self._sender.send(data)
+            self.relayed += 1
+        except BlockingIOError:
+            return
+        except (MachineError, OSError):
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None

@@ -1,15 +1,15 @@
 """The run directory: the agent's lock, its memory of what happened, and a directory for each epoch."""
 
-import contextlib
 import fcntl
 import json
 import os
-import shutil
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from agent.core.errors import MachineError, RunDirectoryHeld
+from agent.host.removal import remove
 
 _STATE = "state.json"
 _LOCK = "lock"
@@ -72,15 +72,18 @@ class RunDirectory:
 
     # Epochs
 
-    def make_epoch(self, number: int, owner: tuple[int, int] | None) -> Path:
-        """An empty directory for an epoch, owned by (uid, gid). Raises `MachineError`."""
+    def make_epoch(self, number: int, owner: tuple[int, int] | None, links: Mapping[str, str] | None = None) -> Path:
+        """A directory for an epoch, owned by (uid, gid), empty but for these links. Raises `MachineError`."""
         path = self.epoch(number)
         self._hold_on()
         try:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(path)
+            remove(path)
             path.mkdir(mode=0o700)
-            if owner is not None:
+            for name, target in (links or {}).items():
+                link = path / name
+                link.parent.mkdir(mode=0o755, exist_ok=True)
+                link.symlink_to(target)
+            if owner is not None:  # last: whatever is made in there by name is made before it is his
                 os.chown(path, *owner)
         except OSError as error:
             message = f"cannot make {path}: {error.strerror}"
@@ -93,7 +96,7 @@ class RunDirectory:
 
     def remove_epoch(self, number: int) -> None:
         """Remove what an epoch left; nothing happens if it is gone."""
-        shutil.rmtree(self.epoch(number), ignore_errors=True)
+        remove(self.epoch(number))
 
 
 def _make(path: Path, mode: int) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import select
-import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from agent.handoff.segment import HotRestartVersion, Segment
 from agent.host import clock
 from agent.host.binaries import opened_binary
 from agent.host.log import say
+from agent.host.removal import remove
 from agent.host.run_directory import RunDirectory
 from agent.runtime.counting import Counting
 from agent.runtime.found import Found, find, pid_of
@@ -64,7 +64,7 @@ class Adoption:
         """Remove the directories of epochs that are no more, but for what those have counted, and half-made sockets."""
         for path in self._directory.path.iterdir():
             if path.name.startswith(binding.PREFIX):
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)
             elif path.name.isascii() and path.name.isdecimal() and int(path.name) not in adopted:
                 number = int(path.name)
                 self._counting.follow(number, path)

@@ -1,6 +1,7 @@
 """When a drained epoch is empty: not before it has closed its listeners, and then when its last connection is gone."""
 
 import asyncio
+import os
 from collections.abc import Callable, Collection
 
 from agent.core.errors import MachineError
@@ -50,7 +51,7 @@ async def _is_empty(epoch: Living, inbound: Inbound | None) -> bool:
     try:
         clients = await epoch.console.connections(inbound)
     except MachineError:
-        if epoch.console.path.exists():
+        if os.path.lexists(epoch.console.path):
             return False  # too busy or hung: its deadline will come
         clients = None  # somebody removed its socket
     epoch.clients = connections_left(epoch, inbound) if clients is None else clients

@@ -73,8 +73,10 @@ class Living:
         self._owner = None if user is None else user.owner
         self._listeners = listeners
         self._memory = Memfds()
+        binary = material.program.binary
+        name = f"bin/{binary.path.name}"  # to the opened binary by its own name, which `ps`, `ss` and the like show
         if found is None:
-            self.home = directory.make_epoch(number, self._owner)
+            self.home = directory.make_epoch(number, self._owner, {name: f"/proc/self/fd/{binary.descriptor}"})
             self._room = make_room(self.home, self._owner)
             self.manifest = Carried.in_memory(self._memory.hold(f"epoch {number}", Manifest.of(material).to_bytes()))
             self.segment = self._claim()
@@ -83,6 +85,7 @@ class Living:
             self._room = {}
             self.segment = Segment(found.base_id)
             self.manifest = found.manifest
+        self._program = self.home / name
         self.names = Names(self.home, self.segment.base_id)
         self.console = EpochConsole(self.home / "admin")
         reached = partial(listeners.reached_gate, number)
@@ -192,25 +195,12 @@ class Living:
     def _command(self, arguments: list[str]) -> Command:
         return Command(
             binary=self.material.program.binary.descriptor,
-            executable=self._program(),
+            executable=str(self._program),
             arguments=[str(self.material.program.binary.path), *arguments],
             descriptors={*self.material.descriptors.values(), *self._memory.descriptors},
             environment=self._environment(),
             user=self._user,
         )
-
-    def _program(self) -> str:
-        """A link to the opened binary by its own name, which is the process's name for `ps`, `ss` and the like."""
-        binary = self.material.program.binary
-        link = self.home / "bin" / binary.path.name
-        if not link.is_symlink():
-            try:
-                link.parent.mkdir(mode=0o755)
-                link.symlink_to(f"/proc/self/fd/{binary.descriptor}")
-            except OSError as error:
-                message = f"cannot make {link}: {error.strerror}"
-                raise MachineError(message) from error
-        return str(link)
 
     def _environment(self) -> Mapping[str, str]:
         return {"PROXY_AGENT_EPOCH": str(self.number), "PROXY_AGENT_NONCE": self.nonce, **self._room}

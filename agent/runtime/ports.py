@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from agent.core.errors import MachineError
 from agent.dialects.configuration import Configuration
+from agent.dialects.document import StaticListener
 from agent.handoff.steering import steer, unsteer
 from agent.handoff.vault import Place, Vault
 from agent.host.inheritance import Heir, address_of
@@ -79,14 +80,16 @@ class Ports:
         if lent is not None or place.namespace or place.address.startswith("udp://"):
             return lent
         endpoint = Endpoint.parse(place.address)
-        if (endpoint.port or endpoint.path) and place.listener not in self.vault.listeners() | self._staged.listeners():
+        known = next((each for each in configuration.listeners if each.place == place.listener), None)
+        # Another user's proxy must not have the agent try with its own rights what it has thought of itself.
+        may_ask = (self._user is None or known is not None) and (endpoint.port or endpoint.path)
+        if may_ask and place.listener not in self.vault.listeners() | self._staged.listeners():
             check_free(endpoint, self._ours())
         if self._user is None or not may_bind_for_others(endpoint.port):
             return None
-        return self._bind(place, endpoint, configuration)
+        return self._bind(place, endpoint, known)
 
-    def _bind(self, place: Place, endpoint: Endpoint, configuration: Configuration) -> int | None:
-        known = next((each for each in configuration.listeners if each.place == place.listener), None)
+    def _bind(self, place: Place, endpoint: Endpoint, known: StaticListener | None) -> int | None:
         if known is None and endpoint.port not in self._allowed:
             text = f"no configuration names {place.address}, so the agent does not bind it for the proxy"
             say(logging.WARNING, "handoff.refused", f"{text}; --allow-listen {endpoint.port} lets it")

@@ -497,7 +497,7 @@ async def test_it_is_an_epoch_of_the_agent(tmp_path: Path, base_id: int) -> None
         )
         parent, child = Parent(names, STARTED_AT, events), Child(names)
         parent.channel.pid = child.channel.pid = os.getpid()
-        mine = Place("tcp://127.0.0.1:81")
+        mine = Place(f"tcp://127.0.0.1:{own.getsockname()[1]}")
         server = Server({mine: own.fileno()})
         async with joined(arguments(str(names.prefix), base_id, 1), server) as epoch:
             assert epoch.started_at == STARTED_AT

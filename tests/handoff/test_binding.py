@@ -61,3 +61,30 @@ def test_from_its_first_moment_a_socket_listens_or_tells_who_sends(home: Path) -
     ):
         assert gate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
         assert letters.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED) == 1
+
+
+def test_a_socket_of_the_proxys_is_connected_to(home: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as proxys:
+        proxys.bind(str(home / "hr"))
+        with binding.connect(home / "hr", (os.getuid(), os.getgid())) as sender:
+            sender.send(b"x")
+        assert proxys.recv(10) == b"x"
+
+
+def test_a_link_in_its_place_is_not_followed(home: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as victim:
+        victim.bind(str(home.parent / "victim"))
+        (home / "hr").symlink_to(home.parent / "victim")
+        with pytest.raises(MachineError, match=r"cannot reach .*/hr: "):
+            binding.connect(home / "hr")
+
+
+def test_neither_a_socket_of_another_user_nor_a_file_is_connected_to(home: Path) -> None:
+    """A hard link would be such a socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as victim:
+        victim.bind(str(home / "hr"))
+        with pytest.raises(MachineError, match="no socket of the proxy's"):
+            binding.connect(home / "hr", (os.getuid() + 1, os.getgid()))
+    (home / "file").touch()
+    with pytest.raises(MachineError, match="no socket of the proxy's"):
+        binding.connect(home / "file")

@@ -14,10 +14,10 @@ from agent.handoff.child import Child
 from agent.handoff.names import Names
 from agent.handoff.vault import Place
 from tests.handoff import handmade
-from tests.handoff.epochs import Epoch, fake_epoch, until
+from tests.handoff.epochs import Epoch, fake_epoch, open_descriptors, until
 from tests.handoff.handmade import framed
 
-ONE, TWO = Place("tcp://127.0.0.1:1"), Place("tcp://127.0.0.1:2", "/run/netns/a", worker=3)
+ONE, TWO = Place("tcp://127.0.0.1:1"), Place("tcp://127.0.0.1:0", "/run/netns/a", worker=3)  # where it happens to be
 LONG = 10.0
 
 
@@ -42,7 +42,7 @@ async def test_the_epochs_socket_is_duplicated_and_belongs_to_the_asker(tmp_path
         listening = await epoch.tell("listen")
         asked = asyncio.create_task(child.ask(TWO, LONG))
         assert await epoch.read("parent_1") == (
-            framed(handmade.pass_listen_socket("tcp://127.0.0.1:2", 3, "/run/netns/a")),
+            framed(handmade.pass_listen_socket("tcp://127.0.0.1:0", 3, "/run/netns/a")),
             [],
         )
         await give(epoch)
@@ -51,6 +51,20 @@ async def test_the_epochs_socket_is_duplicated_and_belongs_to_the_asker(tmp_path
         assert os.fstat(descriptor).st_ino == listening["inode"]
         assert fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
         os.close(descriptor)
+
+
+async def test_a_socket_of_another_address_is_not_taken(tmp_path: Path) -> None:
+    """It would be handed to the next epoch, which would serve wherever its predecessor wants it to."""
+    async with asking(tmp_path) as (child, epoch):
+        await epoch.tell("listen")
+        for _ in range(2):
+            asked = asyncio.create_task(child.ask(ONE, LONG))
+            await epoch.read("parent_1")
+            await give(epoch)
+            before = open_descriptors()
+            with pytest.raises(MachineError, match="listens somewhere else"):
+                await asked
+            assert open_descriptors() <= before
 
 
 async def test_an_epoch_without_such_a_socket_says_so(tmp_path: Path) -> None:
@@ -64,7 +78,7 @@ async def test_an_epoch_without_such_a_socket_says_so(tmp_path: Path) -> None:
 async def test_one_question_at_a_time(tmp_path: Path) -> None:
     """A child that does not read blocks Envoy's main thread, so nothing is ever asked in advance."""
     async with asking(tmp_path) as (child, epoch):
-        first, second = asyncio.create_task(child.ask(ONE, LONG)), asyncio.create_task(child.ask(TWO, LONG))
+        first, second = asyncio.create_task(child.ask(TWO, LONG)), asyncio.create_task(child.ask(ONE, LONG))
         await epoch.read("parent_1")
         await epoch.tell("listen")
         next_question = asyncio.create_task(epoch.read("parent_1"))
@@ -80,7 +94,7 @@ async def test_one_question_at_a_time(tmp_path: Path) -> None:
 async def _answered_by(asked: "asyncio.Task[int | None]", child: Child) -> int:
     """Answer from this process: the epoch itself is busy waiting for the next question."""
     own, child.channel.pid = child.channel.pid, os.getpid()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, socket.socket() as given:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, socket.create_server(("127.0.0.1", 0)) as given:
         sender.connect(str(child.names.agent_as_child))
         socket.send_fds(sender, [framed(handmade.SOCKET_REPLY)], [given.fileno()])
         descriptor = await asked

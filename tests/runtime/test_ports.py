@@ -105,6 +105,20 @@ def test_a_low_port_that_no_configuration_names_is_bound_only_where_that_is_allo
         ports.unstage()
 
 
+def test_a_path_that_a_proxy_of_another_user_thinks_of_is_not_tried(tmp_path: Path) -> None:
+    """The agent's rights would lead it to sockets that the proxy cannot reach; some wake up whoever they belong to."""
+    with socket.socket(socket.AF_UNIX) as victim:
+        victim.bind(str(tmp_path / "victim"))
+        victim.listen()
+        victim.setblocking(False)
+        asked = Place(f"unix://{tmp_path}/victim")
+        assert Ports(User(65534, 65534), list).lend(asked, NOTHING) is None
+        with pytest.raises(BlockingIOError):
+            victim.accept()
+        with pytest.raises(AddressHeld):
+            Ports(None, list).lend(asked, NOTHING)
+
+
 @pytest.mark.parametrize("address", ["unix://@agent-test", "udp://127.0.0.1:53"])
 def test_what_is_not_tcp_is_bound_by_the_proxy(address: str) -> None:
     assert Ports(None, list).lend(Place(address), NOTHING) is None
