@@ -15,7 +15,7 @@ from agent.cli.overviews import of_the_group, place, run_dir, unanswered
 from agent.cli.spans import Span
 from agent.core.errors import MachineError, UsageError
 from agent.quick import commands
-from agent.quick.client import Exchange, at_control
+from agent.quick.client import Exchange, at_control, printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -191,7 +191,7 @@ def _print(line: str, row: dict[str, Any], *, raw: bool) -> None:
     if raw:
         click.echo(line)
     elif "text" in row:
-        click.echo(f"{row['at']:8.3f} s  {row['text']}")
+        click.echo(f"{row['at']:8.3f} s  {printable(row['text'])}")
 
 
 def _conclude(outcome: dict[str, Any], verb: str, *, raw: bool) -> int:
@@ -202,7 +202,7 @@ def _conclude(outcome: dict[str, Any], verb: str, *, raw: bool) -> int:
         return 0
     if word is None:
         reason = "the agent went away before it told how it ended; look at its log"
-    message = f"cannot {verb}: {reason or word}"
+    message = printable(f"cannot {verb}: {reason or word}")
     raise MachineError(message)
 
 

@@ -45,6 +45,12 @@ RUNNING: list[Decorator] = [
     ),
     option("--status-port", type=click.IntRange(0, 65535), default=15020, help="Answers /healthz/ready; 0 for none."),
     option("--status-host", metavar="HOST", help="Where that listens; everywhere, or loopback under systemd."),
+    option(
+        "--status-name",
+        multiple=True,
+        metavar="HOST",
+        help="A name by which that may be asked at a loopback address, beside localhost.",
+    ),
     option("--http-actions/--no-http-actions", default=False, help="Take POST /drain there, from this machine only."),
     option("--app-metrics", metavar="URL", help="The application's metrics, to be told there with the agent's."),
     option(

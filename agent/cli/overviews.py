@@ -14,7 +14,7 @@ import click
 
 from agent.cli.options import Decorator, option
 from agent.core.errors import MachineError
-from agent.quick.client import Exchange, at_control, explain
+from agent.quick.client import Exchange, at_control, explain, printable
 from agent.quick.place import chosen
 
 if TYPE_CHECKING:
@@ -98,4 +98,4 @@ def _plain(kind: type, value: Any) -> Any:  # noqa: ANN401  # as above
         return datetime.fromisoformat(value)
     if issubclass(kind, StrEnum) and value in set(kind):
         return kind(value)
-    return value  # the word of a newer agent is shown as it is
+    return printable(value) if isinstance(value, str) else value  # also the word of a newer agent

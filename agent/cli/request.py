@@ -9,7 +9,7 @@ import click
 from agent.cli.overviews import place, run_dir
 from agent.core.errors import MachineError
 from agent.quick.client import explain
-from agent.quick.place import forbidden, nobody_there
+from agent.quick.place import forbidden, is_trusted, nobody_there
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -71,12 +71,13 @@ async def _answer(stack: "AsyncExitStack", directory: str, target: str) -> "Resp
     """The answer as soon as it begins; it goes on for as long as it likes."""
     import asyncio
 
-    from agent.http.client import stream
+    from agent.http.client import Owned, stream
     from agent.http.message import Request
 
     try:
         async with asyncio.timeout(_HEAD_TIMEOUT):
-            return await stack.enter_async_context(stream(Path(directory, "control"), Request("POST", target)))
+            control = Owned(Path(directory, "control"), admits=lambda user: is_trusted(user, directory))
+            return await stack.enter_async_context(stream(control, Request("POST", target)))
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         raise nobody_there(directory) from None
     except PermissionError:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from agent.cli.words import printable
+from agent.quick.client import printable
 
 _WIDEST = 110  # columns that are comfortable to read
 _DEEPEST = 30  # columns by which the last cell of a row may be indented where it goes on

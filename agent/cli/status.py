@@ -110,8 +110,9 @@ def _print_headlines(looks: "Iterator[str | MachineError]") -> None:
     """A line whenever the answer changes."""
     from agent.cli.overviews import read
     from agent.cli.picture import answer
-    from agent.cli.words import printable, second
+    from agent.cli.words import second
     from agent.host.clock import calendar
+    from agent.quick.client import printable
 
     said = ""
     for look in looks:

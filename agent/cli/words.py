@@ -57,8 +57,3 @@ def short(serial: str | None) -> str:
     if serial is None:
         return "none"
     return serial if len(serial) <= _SHORT_SERIAL else f"{serial[:_SHORT_SERIAL]}…"
-
-
-def printable(text: str) -> str:
-    """A text that cannot steer a terminal, whatever somebody named his files."""
-    return "".join(each if each.isprintable() else "?" for each in text)

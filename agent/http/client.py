@@ -5,7 +5,7 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,14 @@ LIMIT = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A Unix socket at which only the process `pid` may answer: its name may have become a link to another's."""
+    """A Unix socket at which only one may answer, for its name may have become a link to another's.
+
+    He is the process `pid`, where that is not None, and of a user (a uid) that `admits` does not deny.
+    """
 
     path: Path
-    pid: int
+    pid: int | None = None
+    admits: Callable[[int], bool] = lambda _: True
 
     def __str__(self) -> str:
         return str(self.path)
@@ -110,13 +114,14 @@ async def _connect(
 async def _connect_to_owner(place: Owned) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     reader, writer = await asyncio.open_unix_connection(str(place.path), limit=_CHUNK)
     peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, _, _ = _CREDENTIALS.unpack(peer)
-    if pid == place.pid:
+    pid, user, _ = _CREDENTIALS.unpack(peer)
+    if place.pid in {None, pid} and place.admits(user):
         return reader, writer
     writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-    message = f"another process (pid {pid}) listens at {place.path}, not the proxy (pid {place.pid})"
+    whose = f"not the proxy (pid {place.pid})" if place.pid is not None else f"of uid {user}, which is not believed"
+    message = f"another process (pid {pid}) listens at {place.path}, {whose}"
     raise ConnectionError(message)
 
 

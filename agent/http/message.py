@@ -19,7 +19,7 @@ class Peer:
 class Request:
     """What a client asks. Header names are lower case; `body` is whole.
 
-    `peer` is who it was, at a Unix socket; `address` is his, at one of the internet.
+    `peer` is who it was, at a Unix socket; `address` is his, at one of the internet, and `local` the one he asked at.
     """
 
     method: str
@@ -28,6 +28,7 @@ class Request:
     body: bytes = b""
     peer: Peer | None = None
     address: str | None = None
+    local: str | None = None
 
     @property
     def path(self) -> str:

@@ -108,9 +108,9 @@ def peer_of(client: socket.socket) -> Peer | None:
     return Peer(*_CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)))
 
 
-def _address_of(writer: asyncio.StreamWriter) -> str | None:
-    """The client's internet address; None at a Unix socket."""
-    name = writer.get_extra_info("peername")
+def _address_of(writer: asyncio.StreamWriter, end: str) -> str | None:
+    """The internet address of one end, `peername` or `sockname`; None at a Unix socket."""
+    name = writer.get_extra_info(end)
     return name[0] if isinstance(name, tuple) else None
 
 
@@ -130,7 +130,8 @@ class _Conversation:
         self.waits_since = asyncio.get_running_loop().time()
         self._body_limit = body_limit
         self._peer = peer_of(client)
-        self._address = _address_of(writer)
+        self._address = _address_of(writer, "peername")
+        self._local = _address_of(writer, "sockname")
         self._reader = reader
         self._writer = writer
         self._machine = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_LIMIT)
@@ -154,6 +155,10 @@ class _Conversation:
             self._ended_well = True
             return None
         self._wants_body = event.method != b"HEAD"
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+            # Two lengths: whoever stands in between may have believed the other one, and hidden a request in it.
+            await self.respond(Response(400, b"two lengths\n", (("connection", "close"),)))
+            return None
         body = bytearray()
         while isinstance(data := await self._next(), h11.Data):
             body += data.data
@@ -162,7 +167,7 @@ class _Conversation:
                 return None
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers)
         method, target = event.method.decode(), event.target.decode("latin-1")
-        return Request(method, target, headers, bytes(body), self._peer, self._address)
+        return Request(method, target, headers, bytes(body), self._peer, self._address, self._local)
 
     async def _next(self) -> h11.Event | type[h11.PAUSED]:
         while True:

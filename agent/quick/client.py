@@ -5,10 +5,11 @@ is what `socket` itself is made of, without the enumerations around it: to impor
 """
 
 import _socket
+import sys
 import time
 
 from agent.core.errors import UsageError
-from agent.quick.place import NoAgent, forbidden, nobody_there
+from agent.quick.place import NoAgent, distrusted, forbidden, is_trusted, nobody_there
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,16 @@ class Exchange:
     @property
     def peer(self) -> int:
         """The pid of the process that listens at a Unix socket; 0 where it is out of sight."""
-        return int.from_bytes(self._line.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _PEER)[:4], "little")
+        return self._credential(0)
+
+    @property
+    def user(self) -> int:
+        """Its user, a uid."""
+        return self._credential(4)
+
+    def _credential(self, at: int) -> int:
+        found = self._line.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _PEER)
+        return int.from_bytes(found[at : at + 4], sys.byteorder)
 
     def ask(self, method: str, target: str, host: str = "agent") -> int:
         """Send a request; return the answer's status as soon as it is there."""
@@ -56,7 +66,7 @@ class Exchange:
             line = self._until(b"\n")
             if not line:
                 return
-            yield line.decode(errors="replace").rstrip("\n")
+            yield printable(line.decode(errors="replace").rstrip("\n"))
 
     def text(self) -> str:
         """The whole answer in one line."""
@@ -85,7 +95,10 @@ class Exchange:
 
 
 def at_control(directory: str, deadline: float | None) -> Exchange:
-    """Connect to the agent of a run directory. Raises `NoAgent` if there is none, `MachineError` if we may not."""
+    """Connect to the agent of a run directory.
+
+    Raises `NoAgent` if there is none, `MachineError` if we may not, or if it is not one to be believed.
+    """
     exchange = Exchange(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM), deadline)
     try:
         exchange.connect(f"{directory}/control")
@@ -99,6 +112,10 @@ def at_control(directory: str, deadline: float | None) -> Exchange:
         exchange.close()
         message = f"cannot reach the agent at {directory}: {explain(error)}"
         raise NoAgent(message) from error
+    if not is_trusted(exchange.user, directory):
+        user = exchange.user
+        exchange.close()
+        raise distrusted(user, directory)
     return exchange
 
 
@@ -128,6 +145,11 @@ def split(url: str) -> tuple[str, int, str]:
         message = f"cannot use the address {url}: write it like http://127.0.0.1:15020/healthz/ready"
         raise UsageError(message)
     return host, int(port), slash + path or "/"
+
+
+def printable(text: str) -> str:
+    """A text that cannot steer a terminal, whoever wrote it and whatever he named his files; tabs stay."""
+    return "".join(each if each.isprintable() or each == "\t" else "?" for each in text)
 
 
 def explain(error: OSError) -> str:

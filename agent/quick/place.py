@@ -34,7 +34,30 @@ def _first_own(path: str) -> str:
                 return name
         except OSError:
             return name
-    return path
+    message = f"cannot choose a run directory: other users have made {path} and {_NAMES - 1} more; choose a --run-dir"
+    raise MachineError(message)
+
+
+def is_trusted(user: int, directory: str) -> bool:
+    """Whether an agent of this user (a uid) may be believed at this run directory: root's, our own, or its owner's.
+
+    The owner counts where only root can have put the directory, as systemd does for a unit with `User=`.
+    """
+    if user in {0, os.geteuid()}:
+        return True
+    try:
+        parent = os.stat(f"{directory}/..")  # noqa: PTH116  # as below
+        return user == os.lstat(directory).st_uid and parent.st_uid == 0 and not parent.st_mode & 0o022
+    except OSError:
+        return False
+
+
+def distrusted(user: int, directory: str) -> MachineError:
+    """What to say then."""
+    return MachineError(
+        f"cannot believe the agent at {directory}: it runs as uid {user}, which is neither root nor you;"
+        " ask as that user if you know him"
+    )
 
 
 def chosen(given: str | None) -> str:

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Collection
 
 from agent.core.errors import MachineError, UsageError
 from agent.dialects.bootstrap import Console
 from agent.dialects.forwarder import Forwarder
 from agent.host.log import say
 from agent.host.sockets import Endpoint, listen
+from agent.http.hosts import guarded
 from agent.http.server import Server
 from agent.runtime.living import Living
 from agent.status.doors import Doors
@@ -19,11 +21,12 @@ STATUS = "status"
 
 
 class Front:
-    """`doors` answers at the status server."""
+    """`doors` answers at the status server. `names`: by which that may be asked at a loopback address."""
 
-    def __init__(self, doors: Doors) -> None:
+    def __init__(self, doors: Doors, names: Collection[str]) -> None:
         self._doors = doors
-        self._status = Server(doors.answer, body_limit=0)
+        self._names = names
+        self._status = Server(guarded(doors.answer, names), body_limit=0)
         self._status_listener: socket.socket | None = None
         self._console: Server | None = None
         self._forwarder: Forwarder | None = None
@@ -66,7 +69,7 @@ class Front:
             say(logging.ERROR, "admin.unavailable", f"there is no admin console: {error}")
             return
         self._forwarder = Forwarder(named.allowed)
-        self._console = Server(self._forwarder.answer)
+        self._console = Server(guarded(self._forwarder.answer, self._names))
         await self._console.start(listener)
 
     async def close(self) -> None:

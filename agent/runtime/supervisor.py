@@ -82,7 +82,7 @@ class Supervisor:
         if settings.status_port:
             self._stage.last_look = self._scraping.last_look
         self._doors = self._make_doors()
-        self._front = Front(self._doors)
+        self._front = Front(self._doors, settings.status_names)
         self._control = Control(self._orders, _note_order)
         self._orphans = Orphans(owner_of, loop=asyncio.get_running_loop())
         self._service = Service(self._core, self._stage, self._disk.intake)

@@ -10,11 +10,11 @@ POST /drain, /quitquitquit    only where the operator allows it, from this machi
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
-from ipaddress import ip_address
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from agent.core.errors import AgentError
+from agent.http.hosts import Handler, is_loopback
 from agent.http.message import Headers, Request, Response
 from agent.http.server import affordable_clients
 from agent.status.actions import Actions
@@ -24,9 +24,8 @@ from agent.status.page import Page
 from agent.status.statistics import Statistics
 from agent.status.stream import WATCHERS_LIMIT, Stream
 
-Handler = Callable[[Request], Awaitable[Response]]
-
 _FRESH: Final = 0.1  # seconds
+_BROWSERS: Final = frozenset({"origin", "sec-fetch-site"})  # headers that no page can leave out or make up
 _JSON: Final[Headers] = (("content-type", "application/json"), ("cache-control", "no-store"))
 
 
@@ -112,9 +111,9 @@ class Doors:
             return _not_allowed("POST")
         if self._actions is None:
             return _forbidden("actions by HTTP are off; start the agent with --http-actions, or ask its control socket")
-        if any(name == "origin" for name, _ in request.headers):
+        if any(name in _BROWSERS for name, _ in request.headers):
             return _forbidden("a page in a browser asks; ask from a program")
-        if not _is_from_here(request.address):
+        if not is_loopback(request.address):
             return _forbidden("actions are taken from this machine only")
         self._note(f"{request.path.removeprefix('/')} was asked for by HTTP from {request.address}")
         task = asyncio.get_running_loop().create_task(_unheard(action(self._actions)))
@@ -126,14 +125,6 @@ class Doors:
 async def _unheard(action: Coroutine[Any, Any, object]) -> None:
     with contextlib.suppress(AgentError):  # it is in the log
         await action
-
-
-def _is_from_here(address: str | None) -> bool:
-    if address is None:
-        return False
-    found = ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    return (mapped or found).is_loopback
 
 
 def _not_allowed(methods: str) -> Response:

@@ -79,6 +79,24 @@ async def line(name: tuple[str, int]) -> AsyncIterator[Line]:
         writer.transport.abort()
 
 
+async def test_a_request_with_two_lengths_is_the_last_of_its_connection() -> None:
+    """What stands behind it may be the rest of it, or a request that somebody in between has not seen."""
+    smuggled = b"0\r\n\r\nGET /hidden HTTP/1.1\r\nhost: a\r\n\r\n"
+    head = b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\ntransfer-encoding: chunked\r\n\r\n" % len(smuggled)
+    asked: list[str] = []
+
+    async def note(request: Request) -> Response:
+        asked.append(request.target)
+        return Response(200)
+
+    async with serving(note) as address, line(address) as client:
+        await client.send(head + smuggled)
+        rest = await client.rest()
+    assert rest.startswith(b"HTTP/1.1 400 ")
+    assert rest.count(b"HTTP/1.1") == 1
+    assert asked == []
+
+
 async def test_a_connection_answers_one_request_after_the_other() -> None:
     async with serving() as name, line(name) as one:
         for _ in range(3):

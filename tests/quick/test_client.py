@@ -89,7 +89,14 @@ def test_what_comes_after_the_deadline_is_not_read(tmp_path: Path) -> None:
 
 def test_the_listening_process_is_known(tmp_path: Path) -> None:
     with at_path(tmp_path / "control"), exchange(tmp_path) as one:
-        assert one.peer == os.getpid()
+        assert (one.peer, one.user) == (os.getpid(), os.getuid())
+
+
+def test_what_steers_a_terminal_does_not_get_there(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 200 OK\r\n\r\n\x1b[2Jyou are\x07 root\tnow\x9b\n"
+    with answering(at_path(tmp_path / "control"), answer), exchange(tmp_path) as one:
+        one.ask("GET", "/")
+        assert one.text() == "?[2Jyou are? root\tnow\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_socket_without_an_agent_is_told(tmp_path: Path) -> None:

@@ -56,6 +56,36 @@ def test_a_directory_that_somebody_else_made_first_is_passed_over(tmp_path: Path
     assert place._first_own(wanted) == f"{wanted}.2", "the agent's own, where its clients look too"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="wants root")
+def test_where_others_made_all_of_them_nobody_is_led_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "_NAMES", 3)
+    for name in ("mine", "mine.1", "mine.2"):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, 65534, 65534)
+    with pytest.raises(MachineError, match=r"other users have made .* choose a --run-dir"):
+        place._first_own(str(tmp_path / "mine"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="wants root")
+@pytest.mark.parametrize(("mode", "trusted"), [(0o755, True), (0o1777, False), (0o775, False)])
+def test_the_owner_of_a_directory_is_believed_where_only_root_can_have_put_it(
+    tmp_path: Path, mode: int, trusted: bool
+) -> None:
+    """As systemd makes one in /run for a unit with `User=`; in /tmp anybody makes one."""
+    tmp_path.chmod(mode)
+    directory = tmp_path / "proxy-agent"
+    directory.mkdir()
+    os.chown(directory, 65534, 65534)
+    assert place.is_trusted(65534, str(directory)) is trusted
+    assert place.is_trusted(0, str(directory))
+    assert not place.is_trusted(1000, str(directory))
+
+
+def test_nobody_but_root_and_ourselves_is_believed_where_there_is_no_directory(tmp_path: Path) -> None:
+    assert place.is_trusted(os.getuid(), str(tmp_path / "nowhere"))
+    assert not place.is_trusted(os.getuid() + 1, str(tmp_path / "nowhere"))
+
+
 def test_what_is_said_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENT_RUN_DIR", "/from/environment")
     assert chosen("/given") == "/given"

@@ -120,9 +120,10 @@ async def test_what_acts_does_so_for_this_machine(path: str, asked: str, address
         (Request("POST", "/drain", address="192.0.2.1"), 403),
         (Request("POST", "/drain", address="fe80::1%eth0"), 403),
         (Request("POST", "/drain", (("origin", "http://127.0.0.1:15020"),), address=HERE), 403),
+        (Request("POST", "/drain", (("sec-fetch-site", "cross-site"),), address=HERE), 403),
         (Request("POST", "/quitquitquit"), 403),
     ],
-    ids=["get", "elsewhere", "link-local", "browser", "nobody"],
+    ids=["get", "elsewhere", "link-local", "browser", "browser without an origin", "nobody"],
 )
 async def test_what_acts_does_not_for_anybody_else(request_: Request, status: int) -> None:
     acting = Acting()
