@@ -4,9 +4,7 @@ Beside what holds for every document, the copy differs from the operator's file 
 socket of the epoch, the gate is added, and log lines name the epoch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from yaml.nodes import MappingNode, Node, ScalarNode
 
@@ -30,8 +28,21 @@ class Bootstrap(Document):
         self._gated = gated
         super().__init__(text, name, is_json=name.endswith(".json"))
 
-    def _listener_nodes(self) -> list[Node]:
-        return nodes.items(nodes.get(self._root, "static_resources", "listeners"))
+    def _listener_nodes(self, root: MappingNode) -> list[Node]:
+        return nodes.items(nodes.get(root, "static_resources", "listeners"))
+
+    def _look_through(self, root: MappingNode) -> None:
+        self.sets = _sets(root)
+        """The sets that it fetches before it is whole, by scope, and from which file; None for a control plane."""
+        place = place_of(nodes.get(root, "admin", "address"))
+        self.console_address = None if place is None else place.address
+        """Where the operator wants the admin console, if anywhere."""
+        self.allowed_paths = [nodes.copied(each) for each in nodes.items(nodes.get(root, "admin", "allow_paths"))]
+        """The paths that the admin console may answer; none named means all."""
+        self.node = nodes.text(nodes.get(root, "node", "id")), nodes.text(nodes.get(root, "node", "cluster"))
+        """The node's id and cluster, which REST xDS cannot do without."""
+        self.has_log_format = nodes.get(root, "application_log_config", "log_format") is not None
+        """Whether it names a format for the application log, which then may not be named by a flag."""
 
     @property
     def has_dynamic_listeners(self) -> bool:
@@ -39,52 +50,25 @@ class Bootstrap(Document):
         path = self.sets.get(fetches.LISTENERS, "")
         return path is None or is_protobuf(path)
 
-    @cached_property
-    def sets(self) -> dict[str, str | None]:
-        """The sets that it fetches before it is whole, by scope, and from which file; None for a control plane."""
-        sources = {
-            scope: nodes.get(self._root, "dynamic_resources", key)
-            for key, scope in (("lds_config", fetches.LISTENERS), ("cds_config", fetches.CLUSTERS))
-        }
-        return {
-            scope: nodes.text(nodes.get(source, "path_config_source", "path") or nodes.get(source, "path"))
-            for scope, source in sources.items()
-            if source is not None
-        }
-
-    @property
-    def console_address(self) -> str | None:
-        """Where the operator wants the admin console, if anywhere."""
-        place = place_of(nodes.get(self._root, "admin", "address"))
-        return None if place is None else place.address
-
-    @property
-    def allowed_paths(self) -> list[Node]:
-        """The paths that the admin console may answer; none named means all."""
-        return nodes.items(nodes.get(self._root, "admin", "allow_paths"))
-
-    @property
-    def node(self) -> tuple[str | None, str | None]:
-        """The node's id and cluster, which REST xDS cannot do without."""
-        return (
-            nodes.text(nodes.get(self._root, "node", "id")),
-            nodes.text(nodes.get(self._root, "node", "cluster")),
-        )
-
-    @property
-    def has_log_format(self) -> bool:
-        """Whether it names a format for the application log, which then may not be named by a flag."""
-        return nodes.get(self._root, "application_log_config", "log_format") is not None
-
-    def _copy(self, files: Sequence[str]) -> MappingNode:
-        root = super()._copy(files)
+    def _change(self, root: MappingNode) -> None:
         _name_epoch(root)
         if self._gated:
             _add_gate(root)
             _move_console(root)
         else:
             _forget_console(root)
-        return root
+
+
+def _sets(root: MappingNode) -> dict[str, str | None]:
+    sources = {
+        scope: nodes.get(root, "dynamic_resources", key)
+        for key, scope in (("lds_config", fetches.LISTENERS), ("cds_config", fetches.CLUSTERS))
+    }
+    return {
+        scope: nodes.text(nodes.get(source, "path_config_source", "path") or nodes.get(source, "path"))
+        for scope, source in sources.items()
+        if source is not None
+    }
 
 
 def _name_epoch(root: MappingNode) -> None:

@@ -6,6 +6,7 @@ A file of resources is one that a document names as a source (`path_config_sourc
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import PurePath
+from typing import TypeVar
 
 from agent.core.errors import BadInput
 from agent.core.references import Reference
@@ -13,11 +14,12 @@ from agent.dialects.bootstrap import Bootstrap, Console
 from agent.dialects.document import Document, ResourceFile, StaticListener, Template
 from agent.dialects.fetches import Fetch, scope_of
 
+_T = TypeVar("_T", str, Reference, StaticListener)
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
 
 class Configuration:
-    """The file's text, the extra document's and those of the files of resources, parsed.
+    """The file's text, the extra document's and those of the files of resources, parsed and looked through.
 
     `resources` is path to content, as far as the files are read yet: see `unread`. Raises `BadInput` naming the file,
     the line and the next step. Envoy itself merges bootstrap and extra document, by protobuf's rules; the agent only
@@ -39,15 +41,24 @@ class Configuration:
             self._bootstraps.append(Bootstrap(extra, "--config-yaml", gated=False))
         self._resources = {path: ResourceFile(_decoded(data, path), path) for path, data in (resources or {}).items()}
         self._order = tuple(self._innermost_first())
+        self.references = self._found(lambda document: document.references)
+        """Every file that a document names."""
+        self.listeners = self._found(lambda document: document.listeners)
+        """Every listener that binds and that a document names."""
+        self.protobuf_sources = sorted(self._found(lambda document: document.protobuf_sources))
+        """The files of resources that only Envoy can read, and so follows by itself."""
+        self.control_planes = self._found(lambda document: document.control_planes)
+        """The control planes that resources come from: names of clusters, or the targets of Google's gRPC."""
+        self.secret_sources = {name: path for each in self._documents for name, path in each.secret_sources.items()}
+        """The names of secrets that come from files of resources, and from which."""
 
     @property
     def _documents(self) -> list[Document]:
         return [*self._bootstraps, *self._resources.values()]
 
-    @property
-    def references(self) -> list[Reference]:
-        """Every file that a document names."""
-        return list(dict.fromkeys(each for document in self._documents for each in document.references))
+    def _found(self, look: Callable[[Document], list[_T]]) -> list[_T]:
+        """What the documents have, each once, in their order."""
+        return list(dict.fromkeys(each for document in self._documents for each in look(document)))
 
     @cached_property
     def resource_references(self) -> frozenset[str]:
@@ -59,16 +70,6 @@ class Configuration:
         """The files of resources that are named and were not given."""
         named = [path for document in self._documents for path in document.sources]
         return [path for path in dict.fromkeys(named) if path not in self._resources]
-
-    @cached_property
-    def secret_sources(self) -> dict[str, str]:
-        """The names of secrets that come from files of resources, and from which."""
-        return {name: path for document in self._documents for name, path in document.secret_sources.items()}
-
-    @property
-    def listeners(self) -> list[StaticListener]:
-        """Every listener that binds and that a document names."""
-        return [each for document in self._documents for each in document.listeners]
 
     @property
     def has_dynamic_listeners(self) -> bool:
@@ -86,24 +87,14 @@ class Configuration:
         return secrets.get(fetch.scope) or self.sets.get(fetch.scope)
 
     @cached_property
-    def control_planes(self) -> list[str]:
-        """The control planes that resources come from: names of clusters, or the targets of Google's gRPC."""
-        return list(dict.fromkeys(name for document in self._documents for name in document.control_planes))
-
-    @cached_property
     def is_static(self) -> bool:
         """Whether an epoch fetches nothing before it is whole."""
         return not (self.sets or self.control_planes or self._resources or self.protobuf_sources)
 
-    @property
+    @cached_property
     def has_udp(self) -> bool:
         """Whether a listener takes datagrams."""
         return any(listener.is_udp for listener in self.listeners)
-
-    @property
-    def protobuf_sources(self) -> list[str]:
-        """The files of resources that only Envoy can read, and so follows by itself."""
-        return sorted({path for document in self._documents for path in document.protobuf_sources})
 
     @property
     def console(self) -> Console | None:
@@ -146,7 +137,7 @@ class Configuration:
 
 
 class Copies:
-    """The private copies: of the file, of the extra document, and of each file of resources."""
+    """The private copies: of the file, of the extra document, and of each file of resources; made when first used."""
 
     def __init__(self, main: Template, extra: Template | None, resources: Mapping[str, Template]) -> None:
         self._main = main
@@ -159,6 +150,14 @@ class Copies:
         """Both texts for one epoch, YAML or, where a proxy tells by a name that a descriptor lacks, JSON."""
         extra = None if self._extra is None else self._extra.fill(directory, number, descriptors)
         return self._main.fill(directory, number, descriptors, as_json=as_json), extra
+
+    def prepare(self, *, as_json: bool) -> None:
+        """Make them now, so that nobody waits for it later."""
+        self._main.text(as_json=as_json)
+        if self._extra is not None:
+            self._extra.text(as_json=False)
+        for template in self._resources.values():
+            template.text(as_json=True)
 
     def hold_resources(self, descriptors: dict[str, int], hold: Callable[[str, bytes], int]) -> None:
         """Add the files of resources to `descriptors` (path to number), the innermost first, by what `hold` returns."""

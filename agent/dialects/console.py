@@ -1,9 +1,12 @@
 """One epoch's private console: what a candidate has loaded, where a serving one listens, what a draining one has."""
 
+import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from agent.core.errors import MachineError
 from agent.dialects import fetches
@@ -14,6 +17,7 @@ from agent.http import client
 from agent.http.client import Owned, UnixPlace
 
 _TIMEOUT = 5.0
+_MUCH = 256 << 10  # bytes of an answer that are read beside the loop
 _CHANGES = "/stats?filter=^listener_manager.listener_(added|modified|removed|in_place_updated)$"
 _CONNECTIONS = "/stats?filter=^listener..*downstream_cx_active$"
 _CLOSE_INBOUND = "/drain_listeners?inboundonly"
@@ -50,6 +54,36 @@ class Upstream:
     failed: int
 
 
+_Q = TypeVar("_Q", bound=Callable[..., Any])
+
+
+def _sensible(question: _Q) -> _Q:
+    """Have a question raise `MachineError` where the answer has another shape: whoever took the proxy over answers."""
+
+    @wraps(question)
+    async def asked(console: "EpochConsole", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever it takes
+        try:
+            return await question(console, *args, **kwargs)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            message = f"cannot understand what {console.path} answers ({type(error).__name__})"
+            raise MachineError(message) from error
+
+    return cast("_Q", asked)
+
+
+async def tree(body: bytes) -> dict[str, Any]:
+    """The JSON object that a console answered. Raises ValueError for anything else."""
+    try:
+        found = await asyncio.to_thread(json.loads, body) if len(body) > _MUCH else json.loads(body)
+    except RecursionError as error:
+        message = "it is nested too deep"
+        raise ValueError(message) from error
+    if not isinstance(found, dict):
+        message = "it is no object"
+        raise ValueError(message)  # noqa: TRY004  # as for any other text that is none
+    return found
+
+
 class EpochConsole:
     """Asks the console at a Unix socket. Every question raises `MachineError` if there is no sensible answer."""
 
@@ -70,10 +104,12 @@ class EpochConsole:
         """Whether its gate has not answered it yet."""
         return any(gate.NAME in name for name in await self._unready())
 
+    @_sensible
     async def fetches(self) -> Fetches:
         """Return its subscriptions by scope; none where the operator hides their counters."""
         return fetches.parse((await self._get(fetches.FILTER)).decode())
 
+    @_sensible
     async def state(self) -> str:
         """LIVE, PRE_INITIALIZING, INITIALIZING or DRAINING (envoy.admin.v3.ServerInfo.State)."""
         return str((await self._json("/server_info")).get("state", ""))
@@ -82,6 +118,7 @@ class EpochConsole:
         """Return the init targets it waits for besides the gate, in its own words."""
         return [name for name in await self._unready() if gate.NAME not in name]
 
+    @_sensible
     async def rejections(self) -> list[str]:
         """Return why it refused what a control plane or a file brought, as far as it tells."""
         found = []
@@ -90,6 +127,7 @@ class EpochConsole:
             found += [text for each in configs if (text := each.get("error_state", {}).get("details"))]
         return found
 
+    @_sensible
     async def unseen(self) -> list[Fetch]:
         """Return the subscriptions that have no update, found without counters; a refused secret may look well.
 
@@ -101,6 +139,7 @@ class EpochConsole:
         missing = [fetches.scope_of(name) for name in pending] + ([] if listeners else [fetches.LISTENERS])
         return [Fetch(scope, 0, 0, 0) for scope in missing]
 
+    @_sensible
     async def upstreams(self) -> dict[str, list[Upstream]]:
         """The endpoints of each of its clusters, by name."""
         answer = await self._json("/clusters?format=json")
@@ -109,6 +148,7 @@ class EpochConsole:
             for each in answer.get("cluster_statuses", [])
         }
 
+    @_sensible
     async def _unready(self) -> list[str]:
         """The names of what it still waits for before its workers start (init targets)."""
         waiting = await self._json("/init_dump")
@@ -118,12 +158,14 @@ class EpochConsole:
         """Whether its workers serve."""
         return await self.state() == "LIVE"
 
+    @_sensible
     async def certificates(self) -> list[Loaded]:
         """The leaf of every chain it has loaded."""
         answer = await self._json("/certs")
         chains = [chain for each in answer.get("certificates", []) for chain in each.get("cert_chain", [])]
         return [Loaded(chain.get("path", ""), int(chain.get("serial_number", "0"), 16)) for chain in chains]
 
+    @_sensible
     async def listeners(self) -> set[Place]:
         """Every address that it listens on now."""
         answer = await self._json("/listeners?format=json")
@@ -134,6 +176,7 @@ class EpochConsole:
                 found |= {place for each in addresses if (place := _place(each)) is not None}
         return found
 
+    @_sensible
     async def listener_changes(self) -> str:
         """What moves when the set of listeners does: counters, or the set where the operator leaves those out.
 
@@ -142,6 +185,7 @@ class EpochConsole:
         counters = await self._get(_CHANGES)
         return (counters or await self._get("/listeners?format=json")).decode()
 
+    @_sensible
     async def connections(self, inbound: Inbound | None = None) -> int | None:
         """How many clients it has, admin's own not counted; None where the operator's statistics do not tell.
 
@@ -151,6 +195,7 @@ class EpochConsole:
         counts = [int(line.rpartition(":")[2]) for line in lines if _counts_clients(line) and _is_of(line, inbound)]
         return sum(counts) if counts else None
 
+    @_sensible
     async def inbound(self) -> Inbound:
         """Find its listeners whose traffic_direction is INBOUND."""
         static, dynamic = await self._json(_STATIC), await self._json_or_nothing(_DYNAMIC)
@@ -187,11 +232,10 @@ class EpochConsole:
 
     async def _json(self, target: str) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = json.loads(await self._get(target))
+            return await tree(await self._get(target))
         except ValueError as error:
             message = f"cannot read the answer of {self.path}{target}: {error}"
             raise MachineError(message) from error
-        return answer
 
 
 def _upstream(host: dict[str, Any]) -> Upstream:

@@ -9,11 +9,13 @@ import base64
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from pathlib import PurePath
+from typing import Protocol
 
 from yaml.nodes import MappingNode, Node, ScalarNode
 
@@ -52,7 +54,10 @@ class StaticListener:
 
 
 class Document(ABC):
-    """One document, parsed. Raises `BadInput` if it is none."""
+    """One document, parsed, looked through and forgotten: what is kept is its text, and what was found in it.
+
+    Raises `BadInput` if it is none.
+    """
 
     _remedy = nodes.BOOTSTRAP
 
@@ -60,93 +65,54 @@ class Document(ABC):
         self.name = name
         self._text = text
         self._is_json = is_json
-        self._root = self._parse()
+        with self._parsed() as root:
+            self.references = _references(root)
+            """Every file it names by `filename`, and what that is. A key belongs to the unit of its chain."""
+            paths = _source_paths(root)
+            self.sources = [path for path in paths if not is_protobuf(path)]
+            """The files that it takes resources from, as far as they are YAML or JSON."""
+            self.protobuf_sources = [path for path in paths if is_protobuf(path)]
+            """The files that it takes resources from and that only Envoy can read."""
+            self.secret_sources = _secret_sources(root)
+            """The names of the secrets that it takes from files, and from which."""
+            self.control_planes = _control_planes(root)
+            """The control planes it takes resources from: names of clusters, or the targets of Google's gRPC."""
+            self.listeners = [each for listener in self._listener_nodes(root) for each in _addresses(listener)]
+            """The listeners in it that bind, each of their addresses by itself."""
+            self._look_through(root)
 
-    def _parse(self) -> MappingNode:
-        return nodes.read(self._text, self.name, is_json=self._is_json, remedy=self._remedy)
-
-    @property
-    def references(self) -> list[Reference]:
-        """Every file it names by `filename`, with what it is. The key of a pair belongs to the unit of its chain."""
-        found = []
-        for _, mapping in nodes.mappings(self._root):
-            chain = nodes.text(nodes.get(mapping, "certificate_chain", "filename"))
-            for name, value in mapping.value:
-                role = next((role for key, role in ROLES.items() if nodes.is_key(name, key)), Role.OTHER)
-                for source in [value, *nodes.items(value)]:
-                    path = nodes.text(nodes.get(source, "filename"))
-                    if path is not None:
-                        found.append(Reference(path, role, chain if chain and role is Role.KEY else path))
-        return list(dict.fromkeys(found))
-
-    @property
-    def sources(self) -> list[str]:
-        """The files that it takes resources from, as far as they are YAML or JSON."""
-        return [path for path in self._source_paths() if not is_protobuf(path)]
-
-    @property
-    def protobuf_sources(self) -> list[str]:
-        """The files that it takes resources from and that only Envoy can read."""
-        return [path for path in self._source_paths() if is_protobuf(path)]
-
-    def _source_paths(self) -> list[str]:
-        paths = (nodes.text(nodes.get(mapping, "path")) for mapping in _file_sources(self._root))
-        return list(dict.fromkeys(path for path in paths if path is not None))
-
-    @property
-    def secret_sources(self) -> dict[str, str]:
-        """The names of the secrets that it takes from files, and from which."""
-        found = {}
-        for _, mapping in nodes.mappings(self._root):
-            name, source = nodes.text(nodes.get(mapping, "name")), nodes.get(mapping, "sds_config")
-            paths = [nodes.get(source, "path"), nodes.get(source, "path_config_source", "path")]
-            path = next(filter(None, map(nodes.text, paths)), None)
-            if name is not None and path is not None:
-                found[name] = path
-        return found
-
-    @property
-    def control_planes(self) -> list[str]:
-        """The control planes it takes resources from: names of clusters, or the targets of Google's gRPC."""
-        found: list[str | None] = []
-        for key, mapping in nodes.mappings(self._root):
-            if nodes.is_name(key, "api_config_source") or nodes.is_name(key, "ads_config"):
-                found += map(nodes.text, nodes.items(nodes.get(mapping, "cluster_names")))
-                for service in nodes.items(nodes.get(mapping, "grpc_services")):
-                    found.append(nodes.text(nodes.get(service, "envoy_grpc", "cluster_name")))
-                    found.append(nodes.text(nodes.get(service, "google_grpc", "target_uri")))
-        return list(dict.fromkeys(name for name in found if name is not None))
-
-    @property
-    def listeners(self) -> list[StaticListener]:
-        """The listeners in it that bind, each of their addresses by itself."""
-        found: list[StaticListener] = []
-        for listener in self._listener_nodes():
-            if not nodes.truth(nodes.get(listener, "bind_to_port"), default=True):
-                continue
-            more = nodes.items(nodes.get(listener, "additional_addresses"))
-            for address in [nodes.get(listener, "address"), *(nodes.get(each, "address") for each in more)]:
-                place = place_of(address)
-                if place is not None:
-                    reuse = nodes.truth(nodes.get(listener, "enable_reuse_port"), default=True)
-                    dual = nodes.truth(nodes.get(address, "socket_address", "ipv4_compat"), default=False)
-                    found.append(StaticListener(place, reuse, dual))
-        return found
+    @contextmanager
+    def _parsed(self) -> Iterator[MappingNode]:
+        """Give the nodes, which are taken apart afterwards: nobody waits until thousands of them are freed at once."""
+        root = nodes.read(self._text, self.name, is_json=self._is_json, remedy=self._remedy)
+        try:
+            yield root
+        finally:
+            nodes.take_apart(root)
 
     @abstractmethod
-    def _listener_nodes(self) -> list[Node]:
+    def _look_through(self, root: MappingNode) -> None:
+        """Find what only this kind of document has."""
+
+    @abstractmethod
+    def _listener_nodes(self, root: MappingNode) -> list[Node]:
         """The listeners that it holds."""
 
     def template(self, files: Collection[str]) -> "Template":
         """Make the private copy, in which `files` are materialised."""
         numbered = tuple(sorted(files))
-        return Template(partial(self._copy, numbered), self.name, numbered, from_json=self._is_json)
+        return Template(partial(self._copied, numbered), numbered)
 
-    def _copy(self, files: Sequence[str]) -> MappingNode:
-        """Make the nodes of the private copy, which nobody keeps: only their text is."""
-        root = self._parse()
-        _replace_files(root, {path: number for number, path in enumerate(files)})
-        return root
+    def _copied(self, files: Sequence[str], *, as_json: bool) -> str:
+        """The text of the private copy."""
+        with self._parsed() as root:
+            _replace_files(root, {path: number for number, path in enumerate(files)})
+            self._change(root)
+            return nodes.write_json(root, self.name, from_json=self._is_json) if as_json else nodes.write(root)
+
+    @abstractmethod
+    def _change(self, root: MappingNode) -> None:
+        """Change what only this kind of document has."""
 
 
 class ResourceFile(Document):
@@ -159,36 +125,37 @@ class ResourceFile(Document):
             message = f"cannot read {name}: it is empty; write it"
             raise BadInput(message)
         super().__init__(text, name, is_json=PurePath(name).suffix not in {".yaml", ".yml"})
-        self._judge_inline_pairs()
 
-    def _judge_inline_pairs(self) -> None:
+    def _look_through(self, root: MappingNode) -> None:
         """Raise `Unusable` for a pair within it that does not parse or fit: Envoy would serve without it."""
-        for resource in self._resources():
+        for resource in self._resources(root):
             where = f"{self.name} ({nodes.text(nodes.get(resource, 'name')) or 'a resource'})"
             for _, mapping in nodes.mappings(resource):
                 chain, key = _inline(mapping, "certificate_chain"), _inline(mapping, "private_key")
                 if chain is not None and key is not None:
                     require_fit(Chain.of(where, parse(where, chain)), Key.of(where, parse(where, key)))
 
-    def _resources(self) -> list[Node]:
-        listed = nodes.items(nodes.get(self._root, "resources"))
+    def _change(self, root: MappingNode) -> None:
+        """Nothing more: it belongs to no single epoch."""
+
+    def _resources(self, root: MappingNode) -> list[Node]:
+        listed = nodes.items(nodes.get(root, "resources"))
         return [nodes.get(each, "resource") or each for each in listed]
 
-    def _listener_nodes(self) -> list[Node]:
-        return [each for each in self._resources() if (nodes.text(nodes.get(each, "@type")) or "").endswith(_LISTENER)]
+    def _listener_nodes(self, root: MappingNode) -> list[Node]:
+        resources = self._resources(root)
+        return [each for each in resources if (nodes.text(nodes.get(each, "@type")) or "").endswith(_LISTENER)]
 
 
 class Template:
     """A private copy before it is any epoch's. `files`: the materialised paths, numbered in this order.
 
-    `copy` makes its nodes, once for each format that it is wanted in.
+    `copy` makes its text, once for each format that it is wanted in.
     """
 
-    def __init__(self, copy: Callable[[], Node], name: str, files: tuple[str, ...], *, from_json: bool) -> None:
+    def __init__(self, copy: "Copy", files: tuple[str, ...]) -> None:
         self._copy = copy
-        self._name = name
         self._files = files
-        self._from_json = from_json
         self._texts: dict[bool, str] = {}
 
     def fill(self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool = False) -> str:
@@ -200,15 +167,73 @@ class Template:
                 return str(descriptors[self._files[int(match[1])]])
             return quoted if match[0] == DIRECTORY else str(number)
 
-        return _TOKEN.sub(word, self._text(as_json=as_json))
+        return _TOKEN.sub(word, self.text(as_json=as_json))
 
-    def _text(self, *, as_json: bool) -> str:
+    def text(self, *, as_json: bool) -> str:
+        """The copy before that, made once."""
         if as_json not in self._texts:
-            root = self._copy()
-            self._texts[as_json] = (
-                nodes.write_json(root, self._name, from_json=self._from_json) if as_json else nodes.write(root)
-            )
+            self._texts[as_json] = self._copy(as_json=as_json)
         return self._texts[as_json]
+
+
+class Copy(Protocol):
+    """Makes the text of a private copy."""
+
+    def __call__(self, *, as_json: bool) -> str:
+        """As JSON, or as YAML."""
+
+
+def _references(root: MappingNode) -> list[Reference]:
+    found = []
+    for _, mapping in nodes.mappings(root):
+        chain = nodes.text(nodes.get(mapping, "certificate_chain", "filename"))
+        for name, value in mapping.value:
+            role = next((role for key, role in ROLES.items() if nodes.is_key(name, key)), Role.OTHER)
+            for source in [value, *nodes.items(value)]:
+                path = nodes.text(nodes.get(source, "filename"))
+                if path is not None:
+                    found.append(Reference(path, role, chain if chain and role is Role.KEY else path))
+    return list(dict.fromkeys(found))
+
+
+def _source_paths(root: MappingNode) -> list[str]:
+    paths = (nodes.text(nodes.get(mapping, "path")) for mapping in _file_sources(root))
+    return list(dict.fromkeys(path for path in paths if path is not None))
+
+
+def _secret_sources(root: MappingNode) -> dict[str, str]:
+    found = {}
+    for _, mapping in nodes.mappings(root):
+        name, source = nodes.text(nodes.get(mapping, "name")), nodes.get(mapping, "sds_config")
+        paths = [nodes.get(source, "path"), nodes.get(source, "path_config_source", "path")]
+        path = next(filter(None, map(nodes.text, paths)), None)
+        if name is not None and path is not None:
+            found[name] = path
+    return found
+
+
+def _control_planes(root: MappingNode) -> list[str]:
+    found: list[str | None] = []
+    for key, mapping in nodes.mappings(root):
+        if nodes.is_name(key, "api_config_source") or nodes.is_name(key, "ads_config"):
+            found += map(nodes.text, nodes.items(nodes.get(mapping, "cluster_names")))
+            for service in nodes.items(nodes.get(mapping, "grpc_services")):
+                found.append(nodes.text(nodes.get(service, "envoy_grpc", "cluster_name")))
+                found.append(nodes.text(nodes.get(service, "google_grpc", "target_uri")))
+    return list(dict.fromkeys(name for name in found if name is not None))
+
+
+def _addresses(listener: Node) -> Iterator[StaticListener]:
+    """Where a listener binds, if it does."""
+    if not nodes.truth(nodes.get(listener, "bind_to_port"), default=True):
+        return
+    more = nodes.items(nodes.get(listener, "additional_addresses"))
+    for address in [nodes.get(listener, "address"), *(nodes.get(each, "address") for each in more)]:
+        place = place_of(address)
+        if place is not None:
+            reuse = nodes.truth(nodes.get(listener, "enable_reuse_port"), default=True)
+            dual = nodes.truth(nodes.get(address, "socket_address", "ipv4_compat"), default=False)
+            yield StaticListener(place, reuse, dual)
 
 
 def _inline(mapping: MappingNode, key: str) -> bytes | None:

@@ -183,6 +183,38 @@ def remove(mapping: MappingNode, key: str) -> None:
     mapping.value = [(name, value) for name, value in mapping.value if not is_key(name, key)]
 
 
+def copied(node: Node) -> Node:
+    """A tree like this one, which outlives it; what aliases share is shared in it as well."""
+    return _copied(node, {})
+
+
+def _copied(node: Node, known: dict[int, Node]) -> Node:
+    if id(node) not in known:
+        fresh: Node
+        if isinstance(node, MappingNode):
+            pairs = [(_copied(name, known), _copied(value, known)) for name, value in node.value]
+            fresh = MappingNode(node.tag, pairs)
+        elif isinstance(node, SequenceNode):
+            fresh = SequenceNode(node.tag, [_copied(each, known) for each in node.value])
+        else:
+            fresh = ScalarNode(node.tag, node.value, style=getattr(node, "style", None))
+        known[id(node)] = fresh
+    return known[id(node)]
+
+
+def take_apart(root: Node) -> None:
+    """Free a tree node by node: all at once, it would keep every thread waiting for as long as that takes."""
+    waiting: list[Node] = [root]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, MappingNode):
+            pairs, node.value = node.value, []
+            waiting += [each for pair in pairs for each in pair]
+        elif isinstance(node, SequenceNode):
+            waiting += node.value
+            node.value = []
+
+
 def child_mapping(mapping: MappingNode, key: str) -> MappingNode:
     """The mapping under a key, made if it is not there."""
     found = get(mapping, key)

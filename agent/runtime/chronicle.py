@@ -117,7 +117,8 @@ class Chronicle:
             try:
                 units = living.material.outcome.units.values()
                 leaves = [chain.leaf for unit in units for chain in unit.chains]
-                seen = await prove(living.console.place, leaves)
+                named = [each.place for each in living.material.configuration.listeners]
+                seen = await prove(living.console.place, leaves, named)
             except MachineError as error:
                 say(logging.DEBUG, "rotation.unproved", str(error))
         self._history.proved(living.number, seen)

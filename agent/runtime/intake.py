@@ -21,6 +21,7 @@ from agent.host.files import list_directory, read_stable
 from agent.host.log import say
 from agent.host.sockets import Endpoint
 from agent.host.watching import Watcher
+from agent.runtime.apart import apart
 from agent.runtime.material import Material, Source, Storeroom
 from agent.runtime.programs import Programs
 from agent.runtime.reports import Reports
@@ -124,13 +125,15 @@ class Intake:
         self._say_limits(source.configuration)
         references = self._in_scope(source.configuration)
         contents = await self._read([reference.path for reference in references])
-        # In a thread: a file of many certificates keeps nobody else waiting.
-        outcome = await asyncio.to_thread(weigh, references, contents, self._last_good, clock.calendar())
+        outcome = await apart(_size(contents), weigh, references, contents, self._last_good, clock.calendar())
         self.outcome = outcome
         again_at = self._report(outcome)
         if not outcome.complete:
             return Look(None, outcome.missing, again_at, self._not_usable(outcome.refused))
         extra = await self._digest_watched({*contents, *source.resources})
+        size = len(source.text) + _size(source.resources)
+        copies = source.configuration.copies(outcome.files)
+        await apart(size, copies.prepare, as_json=self.programs.current.reads_json)
         material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
         return Look(material, again_at=again_at, refused=self._not_usable(outcome.refused))
 
@@ -182,7 +185,9 @@ class Intake:
             return known
         resources: dict[str, bytes] = {}
         while True:
-            configuration = Configuration(text.decode(), name, self._settings.flags.config_yaml, resources)
+            extra = self._settings.flags.config_yaml
+            size = len(text) + _size(resources)
+            configuration = await apart(size, Configuration, text.decode(), name, extra, resources)
             unread = configuration.unread
             self._resources = dict.fromkeys([*resources, *unread])
             if not unread:
@@ -230,7 +235,8 @@ class Intake:
 
     async def discover(self) -> Discovery:
         """What the certificate directories hold, by content."""
-        return await asyncio.to_thread(discover, await self._read(self._directory_files()))
+        contents = await self._read(self._directory_files())
+        return await apart(_size(contents), discover, contents)
 
     def _say_limits(self, configuration: Configuration) -> None:
         """What this configuration has that the agent promises little of."""
@@ -341,8 +347,12 @@ class Intake:
             references = configuration.references
             used = [each.path for each in self._in_scope(configuration)]
             contents = await self._read([*self._directory_files(), *used])
-            for stray in await asyncio.to_thread(strays, contents, references):
+            for stray in await apart(_size(contents), strays, contents, references):
                 say(logging.WARNING, "certificate.stray", stray.message)
+
+
+def _size(contents: Contents) -> int:
+    return sum(len(content) for content in contents.values() if isinstance(content, bytes))
 
 
 def _required(path: str, content: bytes | Missing) -> bytes:

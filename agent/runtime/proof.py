@@ -13,7 +13,6 @@ nothing and counts `ssl.fail_verify_no_cert`, which the proof tells as an error.
 
 import asyncio
 import hashlib
-import json
 import socket
 import ssl
 from collections.abc import Collection
@@ -24,7 +23,9 @@ from cryptography import x509
 from agent.core.certificates import Leaf
 from agent.core.errors import MachineError
 from agent.dialects import tls_listeners
+from agent.dialects.console import tree
 from agent.dialects.tls_listeners import TlsListener
+from agent.handoff.vault import Place
 from agent.host.sockets import Endpoint
 from agent.http import client
 from agent.http.client import UnixPlace
@@ -51,14 +52,19 @@ def _client() -> ssl.SSLContext:
 _CONTEXT = _client()
 
 
-async def prove(console: UnixPlace, leaves: Collection[Leaf], *, again: Collection[float] = _AGAIN) -> tuple[Seen, ...]:
+async def prove(
+    console: UnixPlace, leaves: Collection[Leaf], named: Collection[Place] = (), *, again: Collection[float] = _AGAIN
+) -> tuple[Seen, ...]:
     """Connect once to each place where a client can see one of `leaves`, at most `LIMIT`.
 
-    Where another certificate is seen, it looks again after the spans of `again`. Raises `MachineError` if the console
-    does not tell where that is.
+    Unix sockets count only if the configuration has `named` them: they learn who connects, and a proxy must not choose
+    whom the agent's user greets. Where another certificate is seen, it looks again after the spans of `again`. Raises
+    `MachineError` if the console does not tell where that is.
     """
     fingerprints = {leaf.fingerprint for leaf in leaves}
-    found = tls_listeners.find(await _listeners(console))[:LIMIT] if fingerprints else []
+    found = (
+        [each for each in await _find(console) if _may_be_greeted(each.place, named)][:LIMIT] if fingerprints else []
+    )
     seen = await _look(found, fingerprints)
     for span in again:
         others = [number for number, each in enumerate(seen) if not each.matches and not each.error]
@@ -70,17 +76,26 @@ async def prove(console: UnixPlace, leaves: Collection[Leaf], *, again: Collecti
     return tuple(seen)
 
 
-async def _listeners(console: UnixPlace) -> list[dict[str, Any]]:
+def _may_be_greeted(place: Place, named: Collection[Place]) -> bool:
+    return not place.address.startswith("unix://") or place in named
+
+
+async def _find(console: UnixPlace) -> list[TlsListener]:
     static, dynamic = [await _dump(console, target) for target in _DUMPS]
-    found = [each.get("listener", {}) for each in static]
-    return [*found, *(each.get("active_state", {}).get("listener", {}) for each in dynamic)]
+    try:
+        found = [each.get("listener", {}) for each in static]
+        found += [each.get("active_state", {}).get("listener", {}) for each in dynamic]
+        return tls_listeners.find(found)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        message = f"cannot understand what {console} answers ({type(error).__name__})"
+        raise MachineError(message) from error
 
 
 async def _dump(console: UnixPlace, target: str) -> list[dict[str, Any]]:
     """Nothing where the proxy knows no such resource: Envoy does not, without any of them."""
     try:
         status, body = await client.fetch(console, target, timeout=_TIMEOUT)
-        configs: list[dict[str, Any]] = json.loads(body).get("configs", []) if status == 200 else []
+        configs: list[dict[str, Any]] = (await tree(body)).get("configs", []) if status == 200 else []
     except (OSError, ValueError) as error:
         message = f"cannot ask {console}{target}: {str(error) or 'no answer in time'}"
         raise MachineError(message) from error

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import json
 import secrets
@@ -7,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.core.errors import MachineError
 from agent.dialects.console import EpochConsole, Loaded
@@ -97,6 +100,49 @@ async def test_a_candidate_waits_only_for_its_gate_when_nothing_else_is_named(tm
 async def test_nonsense_is_a_machine_error(tmp_path: Path, body: bytes) -> None:
     async with console(tmp_path, {"/certs": body}) as asked:
         with pytest.raises(MachineError, match="cannot read the answer"):
+            await asked.certificates()
+
+
+KEYS = [
+    *("state", "configs", "unready_targets_dumps", "target_names", "certificates", "cert_chain", "path"),
+    *("serial_number", "listener_statuses", "name", "local_address", "additional_local_addresses", "socket_address"),
+    *("address", "port_value", "pipe", "listener", "active_state", "traffic_direction", "error_state", "details"),
+    *("cluster_statuses", "host_statuses", "stats", "value", "version_info", "additional_addresses"),
+]
+QUESTIONS = [
+    *("state", "waits_for", "rejections", "unseen", "upstreams", "certificates", "listeners", "connections", "inbound"),
+    *("fetches", "listener_changes", "waits_at_gate"),
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=6),
+        max_leaves=20,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_an_answer_of_any_shape_is_an_answer_or_a_machine_error(question: str, value: object) -> None:
+    """Whoever has taken the proxy over answers; nothing of it is a bug of the agent's."""
+
+    async def ask() -> None:
+        console = EpochConsole(Path("/nowhere"))
+
+        async def get(_: str, method: str = "GET") -> bytes:
+            return json.dumps(value).encode()
+
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(MachineError):
+            patch.setattr(console, "_get", get)
+            await getattr(console, question)()
+
+    asyncio.run(ask())
+
+
+async def test_an_answer_that_is_nested_without_end_is_a_machine_error(tmp_path: Path) -> None:
+    async with console(tmp_path, {"/certs": b"[" * 1_000_000}) as asked:
+        with pytest.raises(MachineError, match="nested too deep"):
             await asked.certificates()
 
 

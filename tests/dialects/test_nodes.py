@@ -190,3 +190,18 @@ def test_no_message_has_a_part_of_a_key_that_stands_in_the_document(
     except BadInput as error:
         said = str(error)
     assert leaks(key, said) == []
+
+
+def test_a_copy_outlives_the_tree_that_is_taken_apart() -> None:
+    """Also what an alias shares with the rest of it: a list of allowed paths that became empty would allow all."""
+    root = nodes.read("a: &x [{prefix: /stats}]\nb: *x\n", "x.yaml")
+    kept = nodes.copied(nodes.get(root, "b") or root)
+    nodes.take_apart(root)
+    assert nodes.get(root, "a") is None
+    assert [nodes.text(nodes.get(each, "prefix")) for each in nodes.items(kept)] == ["/stats"]
+
+
+def test_a_copy_of_aliases_is_no_larger_than_they_are() -> None:
+    levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 15))
+    root = nodes.read(f"l0: &l0 x\n{levels}", "x.yaml")
+    nodes.copied(root)

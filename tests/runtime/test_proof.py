@@ -188,7 +188,21 @@ async def test_a_listener_at_every_address_is_reached_by_loopback(
 async def test_a_unix_socket_is_reached_too(tmp_path: Path, door: Door) -> None:
     path = str(tmp_path / "in")
     async with door.open(path=path) as name, console(tmp_path, dynamic=[listener(tls()) | {"address": name}]) as asked:
-        assert await prove(asked, [leaf(OURS)]) == (Seen(f"unix://{path}", "0abc", matches=True),)
+        seen = await prove(asked, [leaf(OURS)], [Place(f"unix://{path}")])
+        assert seen == (Seen(f"unix://{path}", "0abc", matches=True),)
+
+
+async def test_a_unix_socket_that_only_the_console_names_is_left_alone(tmp_path: Path) -> None:
+    """It learns that root greets it; whoever took the proxy over could lead the agent to any."""
+    with socket.socket(socket.AF_UNIX) as victim:
+        victim.bind(str(tmp_path / "victim"))
+        victim.listen()
+        victim.setblocking(False)
+        name = {"pipe": {"path": str(tmp_path / "victim")}}
+        async with console(tmp_path, dynamic=[listener(tls()) | {"address": name}]) as asked:
+            assert await prove(asked, [leaf(OURS)], [Place("unix:///another")]) == ()
+        with pytest.raises(BlockingIOError):
+            victim.accept()
 
 
 async def test_who_does_not_answer_is_told_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

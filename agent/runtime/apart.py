@@ -1,0 +1,35 @@
+"""Long work beside the loop: in a thread, whatever size the files have that somebody puts on the disk.
+
+What keeps the loop waiting then is the collection of cyclic garbage, which stops every thread and goes through all that
+was made: a configuration of one megabyte is a million objects. So there is none while much is made, and what was made
+is left out of it afterwards; it is freed when nobody refers to it any more, as almost everything is.
+"""
+
+import asyncio
+import gc
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+_MUCH = 256 << 10
+"""Bytes of files."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_busy = 0
+
+
+async def apart(size: int, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Return what `work` makes of files of so many bytes in all."""
+    if size < _MUCH:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    global _busy  # noqa: PLW0603  # the collector is the process's
+    _busy += 1
+    gc.disable()
+    try:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    finally:
+        _busy -= 1
+        if not _busy:
+            gc.freeze()
+            gc.enable()
