@@ -43,6 +43,11 @@ RUNNING: list[Decorator] = [
         metavar="PORT",
         help="A low port that a listener by LDS may have: the agent binds it for --proxy-user.",
     ),
+    option(
+        "--proxy-core-dumps/--no-proxy-core-dumps",
+        default=False,
+        help="Let a proxy that crashes leave a core dump; there are private keys in it.",
+    ),
     option("--status-port", type=click.IntRange(0, 65535), default=15020, help="Answers /healthz/ready; 0 for none."),
     option("--status-host", metavar="HOST", help="Where that listens; everywhere, or loopback under systemd."),
     option(

@@ -74,7 +74,7 @@ def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # clic
 def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
     """Be the agent, and whatever the agent becomes, until it has an exit code."""
     from agent.core.errors import AgentError, MachineError
-    from agent.host.limits import raise_descriptor_limit
+    from agent.host.limits import forbid_core_dumps, raise_descriptor_limit
     from agent.host.log import say
     from agent.host.survival import keep_children_alive
     from agent.host.termination import leave_reason
@@ -85,6 +85,7 @@ def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
         click.echo(trial.attempt(settings))
         return 0
     raise_descriptor_limit()
+    forbid_core_dumps()
     if settings.survive:
         try:
             keep_children_alive()

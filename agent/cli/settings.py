@@ -46,6 +46,7 @@ def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
         run_directory=directory.absolute(),
         policy=_policy(options),
         drain_time=options["drain_time"],
+        core_dumps=options["proxy_core_dumps"],
         status_names=frozenset(options["status_name"]),
         allowed_ports=frozenset(options["allow_listen"]),
         restart_on_binary=options["on_binary"] == "restart",

@@ -1,4 +1,4 @@
-"""What a process has from the beginning: signals, three standard descriptors, and how many more it may have."""
+"""What a process has from the beginning: signals, three standard descriptors, how many more, and no core dump."""
 
 import contextlib
 import os
@@ -13,6 +13,10 @@ WAITING_SIGNALS = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+
+_NO_CORE = 1
+"""Bytes of a core dump at most. Of 0, a program that takes cores by a pipe would be given one all the same; see
+do_coredump() in Linux's fs/coredump.c, where 1 is the value for none at all."""
 
 
 def hold_signals() -> None:
@@ -39,3 +43,18 @@ def raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def forbid_core_dumps() -> None:
+    """Keep the memory of this process, and of what it starts, off every disk: there are private keys in it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    soft = 0 if hard == 0 else _NO_CORE
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+def allow_core_dumps(pid: int) -> None:
+    """Let one process dump as much as its hard limit allows."""
+    with contextlib.suppress(OSError, ValueError):  # it may be gone
+        _, hard = resource.prlimit(pid, resource.RLIMIT_CORE)
+        resource.prlimit(pid, resource.RLIMIT_CORE, (hard, hard))

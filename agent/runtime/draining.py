@@ -38,7 +38,8 @@ async def emptied(
     while True:
         await asyncio.sleep(interval)
         interval = min(interval * _GROWTH, _LAST_INTERVAL if at_the_end else _LONGEST_INTERVAL)
-        listens = None if epoch.pid is None else has_socket(epoch.pid, inodes)
+        # In a thread, as below: it looks at every descriptor of the proxy, which may have a million.
+        listens = None if epoch.pid is None else await asyncio.to_thread(has_socket, epoch.pid, inodes)
         zeros = zeros + 1 if not listens and await _is_empty(epoch, inbound) else 0
         counted()
         if zeros >= (1 if listens is False else 2):
@@ -54,7 +55,7 @@ async def _is_empty(epoch: Living, inbound: Inbound | None) -> bool:
         if os.path.lexists(epoch.console.path):
             return False  # too busy or hung: its deadline will come
         clients = None  # somebody removed its socket
-    epoch.clients = connections_left(epoch, inbound) if clients is None else clients
+    epoch.clients = await asyncio.to_thread(connections_left, epoch, inbound) if clients is None else clients
     if epoch.clients_at_first is None:
         epoch.clients_at_first = epoch.clients
     return epoch.clients == 0

@@ -35,6 +35,7 @@ class Settings:
     prove: bool = True  # look at what is served as a client would
     status_port: int = 0
     status_host: str = "127.0.0.1"
+    core_dumps: bool = False
     status_names: frozenset[str] = frozenset()
     http_actions: bool = False  # POST /drain and /quitquitquit by TCP, from this machine only
     application: Application | None = None  # whose metrics are told with the agent's

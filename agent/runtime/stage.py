@@ -15,6 +15,7 @@ from agent.dialects.console import Inbound
 from agent.dialects.envoy import UDP_OVERLAP, Envoy
 from agent.handoff.vault import Place
 from agent.host import clock
+from agent.host.limits import allow_core_dumps
 from agent.host.listening import accepting
 from agent.host.log import say
 from agent.host.processes import describe_exit, has_socket
@@ -110,6 +111,8 @@ class Stage:
             return Failure(Sort.VERDICT, _refusal(living, complaint))
         overlap = UDP_OVERLAP if self.serving is not None and living.material.configuration.has_udp else 0
         pid = await living.launch(self._envoy, self.served_since, overlap)
+        if self._settings.core_dumps:
+            allow_core_dumps(pid)
         self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
         self._tasks.spawn(self._observe(living), f"reasons of {number}")
         return None
@@ -291,8 +294,8 @@ class Stage:
         elif self._handover is not None:
             await asyncio.wait([self._handover])
         if epoch.is_adopted() and not stopping and epoch.pid is not None:
-            inodes |= accepting(epoch.pid, besides=epoch.home)
-            if has_socket(epoch.pid, inodes) is not False:  # perhaps nobody came to tell it before
+            inodes |= await asyncio.to_thread(accepting, epoch.pid, besides=epoch.home)
+            if await asyncio.to_thread(has_socket, epoch.pid, inodes) is not False:  # perhaps nobody told it before
                 self._stop_accepting(epoch)
         await emptied(epoch, inodes, self._record, inbound, at_the_end=stopping)
         self._post(on.EpochEmptied(at=clock.monotonic(), epoch=epoch.number))

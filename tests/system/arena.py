@@ -20,7 +20,7 @@ from tests.system.wire import TIMEOUT, Target, connect, exchange, tls_context
 KIB = 1024
 BUFFER = 64 * KIB
 EVERY = 10  # clients between two requests of the good one
-GOOD = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+GOOD = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @dataclass

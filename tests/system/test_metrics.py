@@ -184,7 +184,9 @@ def test_the_exposition_is_valid_in_both_formats_and_passes_promtool(bed: Bed) -
 
 def as_openmetrics(bed: Bed) -> str:
     """Scrape as a newer Prometheus does."""
-    asked = b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: application/openmetrics-text\r\nConnection: close\r\n\r\n"
+    asked = (
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: application/openmetrics-text\r\nConnection: close\r\n\r\n"
+    )
     with socket.create_connection((bed.status.host, bed.status.port), timeout=PATIENCE) as sock:
         sock.sendall(asked)
         data = b""
