@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import signal
+from collections.abc import Iterator
 
 WAITING_SIGNALS = (
     signal.SIGTERM,
@@ -53,8 +54,12 @@ def forbid_core_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
-def allow_core_dumps(pid: int) -> None:
-    """Let one process dump as much as its hard limit allows."""
-    with contextlib.suppress(OSError, ValueError):  # it may be gone
-        _, hard = resource.prlimit(pid, resource.RLIMIT_CORE)
-        resource.prlimit(pid, resource.RLIMIT_CORE, (hard, hard))
+@contextlib.contextmanager
+def core_dumps_allowed() -> Iterator[None]:
+    """Let what is started meanwhile dump as much as the hard limit allows. Of another user's process it is too late."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))

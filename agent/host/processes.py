@@ -5,6 +5,7 @@ They get a clean environment, a process group of their own, and no descriptor bu
 """
 
 import asyncio
+import contextlib
 import os
 import pwd
 import signal
@@ -17,6 +18,7 @@ from typing import Self
 import psutil
 
 from agent.core.errors import MachineError, UsageError
+from agent.host.limits import core_dumps_allowed
 
 _STARTTIME = 19  # the 22nd field of /proc/<pid>/stat, counted from behind the name, which may hold anything
 _OUTPUT_LIMIT = 1 << 20
@@ -61,6 +63,7 @@ class Command:
     user: User | None = None
     executable: str | None = None
     output: int | None = None  # for stdout and stderr; None: the agent's own
+    dumps_core: bool = False  # where it crashes, as far as its hard limit allows
 
 
 class Process:
@@ -155,19 +158,20 @@ def owner_of(pid: int) -> Callable[[], None] | None:
 def _spawn(command: Command) -> subprocess.Popen[bytes]:
     output = command.output
     try:
-        return subprocess.Popen(
-            list(command.arguments),
-            executable=command.executable or f"/proc/self/fd/{command.binary}",
-            env={**clean_environment(), **command.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(command.binary, *command.descriptors),
-            start_new_session=True,  # not the agent's terminal: TIOCSTI would type into the shell that started it
-            user=None if command.user is None else command.user.uid,
-            group=None if command.user is None else command.user.gid,
-            extra_groups=None if command.user is None else [],
-        )
+        with core_dumps_allowed() if command.dumps_core else contextlib.nullcontext():
+            return subprocess.Popen(
+                list(command.arguments),
+                executable=command.executable or f"/proc/self/fd/{command.binary}",
+                env={**clean_environment(), **command.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(command.binary, *command.descriptors),
+                start_new_session=True,  # not the agent's terminal: TIOCSTI would type into the shell that started it
+                user=None if command.user is None else command.user.uid,
+                group=None if command.user is None else command.user.gid,
+                extra_groups=None if command.user is None else [],
+            )
     except OSError as error:
         message = f"cannot start {command.arguments[0]}: {error.strerror}"
         raise MachineError(message) from error

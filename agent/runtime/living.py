@@ -3,7 +3,7 @@
 import secrets
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from agent.core.epochs import State
@@ -135,7 +135,7 @@ class Living:
         code, output = await run(self._command(arguments), timeout)
         return None if code == 0 else complaint(output, {**self.material.paths, copy: self.material.configuration.name})
 
-    async def launch(self, envoy: Envoy, started_at: int, overlap: int = 0) -> int:
+    async def launch(self, envoy: Envoy, started_at: int, overlap: int = 0, *, dumps_core: bool = False) -> int:
         """Start the process with everything around it in place; return its pid. Raises `MachineError`.
 
         For `overlap` seconds after it serves it leaves UDP sockets to its predecessor.
@@ -143,7 +143,7 @@ class Living:
         await self._stand_around(started_at)
         copy, extra = self._copy()
         arguments = envoy.launch(self.names, copy, extra, self.number, self.material.configuration, overlap)
-        process = Process.start(self._command(arguments), self._exited)
+        process = Process.start(replace(self._command(arguments), dumps_core=dumps_core), self._exited)
         self.created = created_at(process.pid)
         self._attend(process)
         return process.pid

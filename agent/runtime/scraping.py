@@ -31,7 +31,7 @@ from agent.status.exposition import Exposition, Family, Kind, is_openmetrics, re
 from agent.status.exposition_lineage import Lineage
 from agent.status.exposition_text import OPENMETRICS, TEXT, wants_openmetrics, written
 from agent.status.merging import OF_ALL, combined, summing
-from agent.status.metrics import Metrics, Source
+from agent.status.metrics import PREFIX, Metrics, Source
 
 LAST_LOOK = 1.0  # seconds an epoch that is to end may take to tell what it has counted
 
@@ -288,6 +288,9 @@ class Scraping:
         exposition = Exposition()
         kind = dict(response.headers).get("content-type", "")
         await _gently(reading(exposition, b"".join(parts), openmetrics=is_openmetrics(kind)))
+        for name in [name for name in exposition.families if name.startswith(f"{PREFIX}_")]:
+            del exposition.families[name]  # the agent's own are the agent's: nobody else tells of it
+            exposition.broken += 1
         return exposition
 
     async def _measure_lag(self) -> None:

@@ -15,7 +15,6 @@ from agent.dialects.console import Inbound
 from agent.dialects.envoy import UDP_OVERLAP, Envoy
 from agent.handoff.vault import Place
 from agent.host import clock
-from agent.host.limits import allow_core_dumps
 from agent.host.listening import accepting
 from agent.host.log import say
 from agent.host.processes import describe_exit, has_socket
@@ -110,9 +109,8 @@ class Stage:
         if validate and (complaint := await living.validate(self._envoy, self._settings.policy.start_timeout)):
             return Failure(Sort.VERDICT, _refusal(living, complaint))
         overlap = UDP_OVERLAP if self.serving is not None and living.material.configuration.has_udp else 0
-        pid = await living.launch(self._envoy, self.served_since, overlap)
-        if self._settings.core_dumps:
-            allow_core_dumps(pid)
+        core = self._settings.core_dumps
+        pid = await living.launch(self._envoy, self.served_since, overlap, dumps_core=core)
         self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
         self._tasks.spawn(self._observe(living), f"reasons of {number}")
         return None

@@ -326,6 +326,19 @@ async def test_the_application_is_beside(tmp_path: Path, directory: RunDirectory
         ]
 
 
+async def test_nobody_else_tells_of_the_agent(tmp_path: Path, directory: RunDirectory) -> None:
+    """Neither under a name that the agent has at the moment, nor under one that it might have had."""
+    forged = b"proxy_agent_ready 7\n# TYPE proxy_agent_forged_total counter\nproxy_agent_forged_total 1\nown 3\n"
+    async with scene(tmp_path, directory) as here:
+        proxy = await here.proxy(1)
+        proxy.text = forged
+        told = await here.scrape()
+        assert told["own"] == 3
+        assert "proxy_agent_forged_total" not in told
+        assert told["proxy_agent_ready"] in {0, 1}
+        assert here.failures("epoch") == 1
+
+
 @pytest.mark.parametrize("status", [200, 404])
 async def test_of_an_application_that_tells_what_is_taken_the_rest_is_told(
     tmp_path: Path, directory: RunDirectory, status: int
