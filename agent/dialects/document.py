@@ -108,7 +108,7 @@ class Document(ABC):
         with self._parsed() as root:
             _replace_files(root, {path: number for number, path in enumerate(files)})
             self._change(root)
-            return nodes.write_json(root, self.name, from_json=self._is_json) if as_json else nodes.write(root)
+            return nodes.write_json(root, from_json=self._is_json) if as_json else nodes.write(root)
 
     @abstractmethod
     def _change(self, root: MappingNode) -> None:

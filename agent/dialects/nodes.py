@@ -50,7 +50,36 @@ def read(text: str, name: str, *, is_json: bool | None = None, remedy: str = BOO
     if not isinstance(root, MappingNode):
         message = f"cannot read {name}: its root is no mapping; {remedy}"
         raise BadInput(message)
+    if "*" in text:
+        _weigh_aliases(root, name)
     return root
+
+
+def _weigh_aliases(root: Node, name: str) -> None:
+    """Raise `BadInput` where aliases make it larger, or deeper, than any configuration is."""
+    try:
+        values, levels = _size(root, {})
+    except RecursionError as error:
+        raise _too_deep(name) from error
+    if values > _MOST:
+        message = f"cannot use {name}: its aliases stand for more than {_MOST} values; write fewer"
+        raise BadInput(message)
+    if levels > DEEPEST:
+        raise _too_deep(name)
+
+
+def _size(node: Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many values and levels a tree has if what an alias stands for counts each time; one in itself: too many."""
+    if id(node) not in known:
+        known[id(node)] = _MOST + 1, 0
+        inner: list[Node] = []
+        if isinstance(node, MappingNode):
+            inner = [value for _, value in node.value]
+        elif isinstance(node, SequenceNode):
+            inner = node.value
+        sizes = [_size(each, known) for each in inner]
+        known[id(node)] = 1 + sum(values for values, _ in sizes), 1 + max((levels for _, levels in sizes), default=0)
+    return known[id(node)]
 
 
 def _parsed(text: str, name: str, *, is_json: bool) -> Node | None:
@@ -78,36 +107,23 @@ def write(root: Node) -> str:
     return text
 
 
-def write_json(root: Node, name: str, *, from_json: bool) -> str:
+def write_json(root: Node, *, from_json: bool) -> str:
     """The document as JSON, each scalar as Envoy reads it in a document of YAML, or of JSON where it comes from there.
 
-    Of a key that stands there twice the last one counts, as for Envoy; one with the tag `!ignore` is left out. Raises
-    `BadInput` where aliases make it larger than any configuration is; `name` is for the message.
+    Of a key that stands there twice the last one counts, as for Envoy; one with the tag `!ignore` is left out.
     """
-    return json.dumps(_Plain(name, from_json=from_json).value(root, 0))
+    return json.dumps(_plain(root, from_json=from_json))
 
 
-class _Plain:
-    """Turns nodes into plain values; what an alias stands for counts each time."""
-
-    def __init__(self, name: str, *, from_json: bool) -> None:
-        self._name = name
-        self._from_json = from_json
-        self._count = 0
-
-    def value(self, node: Node, depth: int) -> object:
-        self._count += 1
-        if self._count > _MOST or depth > DEEPEST:
-            message = f"cannot use {self._name}: its aliases stand for more than {_MOST} values; write fewer"
-            raise BadInput(message)
-        if isinstance(node, MappingNode):
-            kept = [(name, value) for name, value in node.value if name.tag != "!ignore"]
-            return {str(name.value): self.value(value, depth + 1) for name, value in kept}
-        if isinstance(node, SequenceNode):
-            return [self.value(value, depth + 1) for value in node.value]
-        if not isinstance(node, ScalarNode) or node.style:  # plain: none, or an empty one
-            return str(node.value)
-        return json.loads(node.value) if self._from_json else plain_scalar(node.value)
+def _plain(node: Node, *, from_json: bool) -> object:
+    if isinstance(node, MappingNode):
+        kept = [(name, value) for name, value in node.value if name.tag != "!ignore"]
+        return {str(name.value): _plain(value, from_json=from_json) for name, value in kept}
+    if isinstance(node, SequenceNode):
+        return [_plain(value, from_json=from_json) for value in node.value]
+    if not isinstance(node, ScalarNode) or node.style:  # plain: none, or an empty one
+        return str(node.value)
+    return json.loads(node.value) if from_json else plain_scalar(node.value)
 
 
 def compose(value: object) -> Node:

@@ -147,4 +147,11 @@ def test_aliases_that_stand_for_too_much_are_refused() -> None:
     levels = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9)]
     text = "\n".join(["l0: &l0 [x, x]", *levels])
     with pytest.raises(BadInput, match="its aliases stand for more than"):
-        Configuration(text, "e.yaml").copies([]).fill("/run", 1, {}, as_json=True)
+        Configuration(text, "e.yaml")
+
+
+def test_aliases_that_go_too_deep_or_round_in_circles_are_refused() -> None:
+    levels = "\n".join(f"l{n}: &l{n} [*l{n - 1}]" for n in range(1, 1500))
+    for text, reason in ((f"l0: &l0 x\n{levels}", "levels deep"), ("a: &a [*a]", "stand for more than")):
+        with pytest.raises(BadInput, match=reason):
+            Configuration(text, "e.yaml")

@@ -158,7 +158,7 @@ def complained(text: str, *more: str) -> str:
 
 
 def as_json(text: str) -> str:
-    return nodes.write_json(nodes.read(text, "x.yaml"), "x.yaml", from_json=False)
+    return nodes.write_json(nodes.read(text, "x.yaml"), from_json=False)
 
 
 @wants_envoy
