@@ -13,7 +13,7 @@ from agent.core.errors import ProtocolError
 from agent.handoff.hot_restart_pb2 import HotRestartMessage
 
 DATAGRAM_LIMIT = 4096
-MESSAGE_LIMIT = 64 << 20  # far above any real one; a peer that announces more is lying
+MESSAGE_LIMIT = 1 << 20  # far above any real one (a forwarded packet); a peer that announces more is lying
 
 _LENGTH = struct.Struct(">Q")
 

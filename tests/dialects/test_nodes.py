@@ -204,4 +204,5 @@ def test_a_copy_outlives_the_tree_that_is_taken_apart() -> None:
 def test_a_copy_of_aliases_is_no_larger_than_they_are() -> None:
     levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 15))
     root = yaml.compose(f"l0: &l0 x\n{levels}", Loader=yaml.CSafeLoader)
+    assert root is not None
     assert nodes.copied(root) is not root

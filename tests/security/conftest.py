@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.security.possessed import Possessed
 from tests.system.bed import Bed
 from tests.system.conftest import (
     bed_apart,
@@ -41,3 +42,11 @@ def distrusting(bed_apart: Bed) -> Bed:
     bed.more_flags += ["--proxy-user", "nobody"]
     bed.start()
     return bed
+
+
+@pytest.fixture
+def possessed(bed_apart: Bed) -> Possessed:
+    """The same with a sidecar that does what a test tells it."""
+    made = Possessed(bed_apart)
+    made.start()
+    return made

@@ -1,4 +1,8 @@
-"""Where hostile clients meet a proxy while a good one is served: what they cost is measured beside honest ones."""
+"""Where hostile clients meet a proxy while a good one is served.
+
+What they cost is measured beside honest ones, who meet a twin of the proxy at the same time: the machine that both run
+on may be another one a moment later.
+"""
 
 import contextlib
 import math
@@ -7,8 +11,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.system.bootstrap import TYPES, Json, Secured, address, http, listener, tls_chain
 from tests.system.certificates import Mint
@@ -33,6 +38,7 @@ class Arena:
     room: Room
     proxy: Proxy
     manager: Json = field(default_factory=dict)  # more settings of the HTTP connection manager
+    name: str = ""
 
     def __post_init__(self) -> None:
         """Take ports and make the certificate."""
@@ -40,7 +46,9 @@ class Arena:
         self.tls = Target("127.0.0.1", self.room.port(), tls=True)
         self.origin_port = self.room.port()
         leaf = Mint().leaf()
-        self.secured = Secured(self.room.directory / "chain.pem", self.room.directory / "key.pem")
+        self.secured = Secured(
+            self.room.directory / f"{self.name}chain.pem", self.room.directory / f"{self.name}key.pem"
+        )
         self.secured.chain.write_bytes(leaf.chain_pem)
         self.secured.key.write_bytes(leaf.key_pem)
         self.context = tls_context()
@@ -77,55 +85,91 @@ class Arena:
 
     @contextmanager
     def open(self) -> Iterator["Fight"]:
-        """Run the proxy; at the end the good client is still served and no descriptor is left."""
+        """Run the proxy and its twin; at the end the good client is still served and no descriptor is left."""
         allow_descriptors()
-        with running(self.room, self.proxy, self.tree()) as alone, connect(self.plain, self.context) as kept:
-            fight = Fight(self, alone, kept)
+        twin = replace(self, name="twin-")
+        with twin._run() as peaceful, self._run(peaceful) as fight:
             fight.good()
-            fight.good(self.tls)
+            fight.good(tls=True)
             before = fight.descriptors()
             try:
                 yield fight
             finally:
                 fight.leave()
             fight.good()
-            fight.good(self.tls)
-            exchange(kept, last=False)
+            fight.good(tls=True)
             eventually(lambda: fight.descriptors() <= before, what=f"at most {before} descriptors")
+
+    @contextmanager
+    def _run(self, twin: "Fight | None" = None) -> Iterator["Fight"]:
+        with running(self.room, self.proxy, self.tree()) as alone, connect(self.plain, self.context) as kept:
+            yield Fight(self, alone, kept, twin)
+            exchange(kept, last=False)
+
+
+class Waits(NamedTuple):
+    """What the good client waited, in seconds, and at the same moments the good client of the twin."""
+
+    ours: list[float]
+    honest: list[float]
 
 
 class Fight:
     """The proxy while it is attacked."""
 
-    def __init__(self, arena: Arena, alone: Running, kept: socket.socket) -> None:
-        self.arena, self.alone, self._kept = arena, alone, kept
+    def __init__(self, arena: Arena, alone: Running, kept: socket.socket, twin: "Fight | None") -> None:
+        self.arena, self.alone, self._kept, self._twin = arena, alone, kept, twin
         self.hostile: list[socket.socket] = []
 
-    def good(self, target: Target | None = None) -> float:
+    @property
+    def twin(self) -> "Fight":
+        """The same proxy with honest clients."""
+        assert self._twin is not None
+        return self._twin
+
+    def good(self, *, tls: bool = False) -> float:
         """Make a good request on a new connection and one on a kept one; return what both took, in seconds."""
         began = time.monotonic()
-        with connect(target or self.arena.plain, self.arena.context) as sock:
+        with connect(self.arena.tls if tls else self.arena.plain, self.arena.context) as sock:
             exchange(sock, last=True)
         exchange(self._kept, last=False)
         return time.monotonic() - began
 
-    def crowd(self, come: Callable[[], socket.socket], count: int) -> list[float]:
-        """Let so many clients come as fast as they can, and stay.
+    def beside(self, waits: Waits, *, tls: bool = False) -> None:
+        """Measure both good clients once more, one right after the other."""
+        waits.ours.append(self.good(tls=tls))
+        waits.honest.append(self.twin.good(tls=tls))
 
-        Return what the good client waited meanwhile, who asks after every few of them.
+    def waits(self, count: int, *, tls: bool = False) -> Waits:
+        """Measure both good clients so many times."""
+        measured = Waits([], [])
+        for _ in range(count):
+            self.beside(measured, tls=tls)
+        return measured
+
+    def crowd(self, come: Callable[[], socket.socket], count: int) -> Waits:
+        """Let so many clients come as fast as they can, and stay; as many honest ones come to the twin, and ask.
+
+        Return what the good clients waited meanwhile, who ask after every few of them.
         """
-        waits = []
-        for number in range(count):
-            self.hostile.append(come())
-            if number % EVERY == 0:
-                waits.append(self.good())
-        return [*waits, self.good()]
+        measured = Waits([], [])
+        honest = self.twin.asks(self.twin.arena.plain, GOOD)
+        for start in range(0, count, EVERY):
+            few = min(EVERY, count - start)
+            self.hostile += [come() for _ in range(few)]
+            measured.ours.append(self.good())
+            self.twin.hostile += [honest() for _ in range(few)]
+            measured.honest.append(self.twin.good())
+        self.twin.leave()
+        return measured
 
-    def honest(self, count: int) -> list[float]:
-        """Measure what the good client waits while honest clients come and ask; they leave again."""
-        waits = self.crowd(self.asks(self.arena.plain, GOOD), count)
+    def warm(self, count: int) -> int:
+        """Let so many honest clients come, ask and leave; return the memory that the proxy has then, in bytes."""
+        come = self.asks(self.arena.plain, GOOD)
+        self.hostile += [come() for _ in range(count)]
+        self.good()
         self.leave()
-        return waits
+        return self.memory()
 
     def asks(self, target: Target, sent: bytes, receive_buffer: int = 0) -> Callable[[], socket.socket]:
         """Return how a client comes that connects in the clear, sends these bytes and reads nothing."""
@@ -181,13 +225,13 @@ def portion(waits: Sequence[float], share: float) -> float:
     return sorted(waits)[min(len(waits) - 1, math.floor(share * len(waits)))]
 
 
-def bounded(waits: Sequence[float], honest: Sequence[float], patience: float = 1) -> None:
+def bounded(waits: Waits, patience: float = 1) -> None:
     """Check that the good client waits no more than a few times as long as beside honest ones.
 
     The longest wait is bounded only loosely: one pause of a machine that others use makes it.
     """
     for share, times in ((0.5, 4), (0.9, 10), (1.0, 100)):
-        ours, theirs = portion(waits, share), portion(honest, share)
+        ours, theirs = portion(waits.ours, share), portion(waits.honest, share)
         assert ours <= patience * times * theirs, (
             f"{share:.0%} wait up to {ours * 1e3:.1f} ms, beside honest {theirs * 1e3:.1f} ms"
         )

@@ -10,13 +10,14 @@ CANDIDATE, SERVING, DRAINING = "candidate", "serving", "draining"
 
 @dataclass(frozen=True)
 class Epoch:
-    """One living epoch."""
+    """One living epoch. `manifest` is the number of a descriptor."""
 
     number: int
     state: str
     stage: str
     pid: int
     revision: str
+    manifest: int
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class State:
     epochs: tuple[Epoch, ...]
     wanted: str
     last_good: str
+    next_epoch: int
 
     def among(self, state: str) -> list[Epoch]:
         """List the epochs in that state, oldest first."""
@@ -43,6 +45,7 @@ def read_state(run_dir: Path) -> State:
         epochs=tuple(_epoch(one) for one in tree["epochs"] if one["pid"]),
         wanted=str(tree["wanted"]),
         last_good=str(tree["last_good"]),
+        next_epoch=tree["next_epoch"],
     )
 
 
@@ -53,4 +56,5 @@ def _epoch(tree: dict[str, Any]) -> Epoch:
         stage=tree["stage"],
         pid=tree["pid"],
         revision=str(tree["revision"]),
+        manifest=tree["manifest"]["descriptor"],
     )

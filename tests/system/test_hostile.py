@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.system.arena import GOOD, KIB, Arena, Fight, bounded, reset
+from tests.system.arena import GOOD, KIB, Arena, Fight, Waits, bounded, reset
 from tests.system.eventually import eventually
 from tests.system.origins import endless_origin, origin
 from tests.system.proxies import KINDS, Proxy, needed
@@ -56,12 +56,11 @@ def costs(fight: Fight, before: int, count: int, each: int) -> None:
 def test_half_open_handshakes_stop_nobody(arena: Arena, sent: str) -> None:
     hello = client_hello()
     with arena.open() as fight:
-        calm = [fight.good(arena.tls) for _ in range(20)]
-        honest, before = fight.honest(SOME), fight.memory()
+        before = fight.warm(SOME)
         parts = {"nothing": b"", "half a hello": hello[: len(hello) // 2], "a hello": hello}
         signing = 10 if sent == "a hello" else 1  # each hello is answered with a signature
-        bounded(fight.crowd(fight.asks(arena.tls, parts[sent]), SOME), honest, patience=signing)
-        bounded([fight.good(arena.tls) for _ in range(20)], calm)
+        bounded(fight.crowd(fight.asks(arena.tls, parts[sent]), SOME), patience=signing)
+        bounded(fight.waits(20, tls=True))
         costs(fight, before, SOME, PER_TLS)
 
 
@@ -69,10 +68,10 @@ def test_half_open_handshakes_stop_nobody(arena: Arena, sent: str) -> None:
 def test_idle_connections_cost_little_and_stop_nobody(arena: Arena, kind: str) -> None:
     target, count, each = (arena.tls, IDLE_TLS, PER_TLS) if kind == "tls" else (arena.plain, IDLE, PER_PLAIN)
     with arena.open() as fight:
-        honest, before = fight.honest(SOME), fight.memory()
-        bounded(fight.crowd(lambda: connect(target, arena.context), count), honest)
+        before = fight.warm(SOME)
+        bounded(fight.crowd(lambda: connect(target, arena.context), count))
         costs(fight, before, count, each)
-        bounded([fight.good() for _ in range(50)], honest)
+        bounded(fight.waits(50))
 
 
 @pytest.mark.long
@@ -96,11 +95,11 @@ def left(fight: Fight) -> bool:
 def test_clients_that_never_read_cost_bounded_memory(arena: Arena, way: str) -> None:
     asked = b"GET /origin HTTP/1.1\r\nHost: test\r\n\r\n"
     with arena.open() as fight, endless_origin(arena.room, arena.origin_port):
-        honest, before = fight.honest(50), fight.memory()
+        before = fight.warm(50)
         target = arena.raw if way == "raw" else arena.plain
         fight.crowd(fight.asks(target, asked, receive_buffer=4 * KIB), 50)  # fills the kernel's buffers, by all cores
         eventually(lambda: stuck(fight), every=0, what="nothing is taken from the origin any more")
-        bounded([fight.good() for _ in range(50)], honest)
+        bounded(fight.waits(50))
         costs(fight, before, 50, PER_STUCK)
 
 
@@ -114,17 +113,17 @@ def stuck(fight: Fight) -> bool:
 
 def test_heads_without_end_are_refused(arena: Arena) -> None:
     with arena.open() as fight:
-        honest, before = fight.honest(50), fight.memory()
-        bounded(fight.crowd(fight.asks(arena.plain, GOOD[:-2]), 20), honest)
-        bounded(flood(fight), honest)
+        before = fight.warm(50)
+        bounded(fight.crowd(fight.asks(arena.plain, GOOD[:-2]), 20))
+        bounded(flood(fight))
         answers = [everything(sock) for sock in fight.hostile]
         assert {answer[:12] for answer in answers} <= {b"HTTP/1.1 431", b""}
         costs(fight, before, 20, 256 * KIB)
 
 
-def flood(fight: Fight, most: int = 16 * MIB) -> list[float]:
-    """Let all send header after header until the proxy has had enough of each; return what the good client waited."""
-    line, waits = (b"x-more: " + b"a" * 1000 + b"\r\n") * 16, []
+def flood(fight: Fight, most: int = 16 * MIB) -> Waits:
+    """Let all send header after header until the proxy has had enough of each; return what the good clients waited."""
+    line, waits = (b"x-more: " + b"a" * 1000 + b"\r\n") * 16, Waits([], [])
     open_still = dict.fromkeys(fight.hostile, 0)
     while open_still:
         for sock in tuple(open_still):
@@ -136,7 +135,7 @@ def flood(fight: Fight, most: int = 16 * MIB) -> list[float]:
             except OSError:
                 del open_still[sock]
         assert max(open_still.values(), default=0) < most, "headers without end are taken"
-        waits.append(fight.good())
+        fight.beside(waits)
     for sock in fight.hostile:
         sock.settimeout(10)
     return waits
@@ -158,8 +157,7 @@ def everything(sock: socket.socket) -> bytes:
 def test_slow_heads_are_given_up(room: Room, proxy: Proxy) -> None:
     arena = Arena(room, proxy, {"request_headers_timeout": "0.5s"})
     with arena.open() as fight:
-        honest = fight.honest(50)
-        bounded(fight.crowd(fight.asks(arena.plain, GOOD[:-2]), 50), honest)
+        bounded(fight.crowd(fight.asks(arena.plain, GOOD[:-2]), 50))
         for sock in fight.hostile:
             assert sock.recv(65536).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
         assert fight.alone.console.numbers("http.http.")["downstream_rq_header_timeout"] == 50
@@ -178,9 +176,8 @@ def test_a_body_that_never_comes_is_given_up(room: Room, proxy: Proxy) -> None:
 def test_clients_that_break_off_leave_nothing(arena: Arena, going: str) -> None:
     body = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\na"
     with arena.open() as fight:
-        honest = fight.honest(SOME)
         for sent in (GOOD[:10], GOOD[:-2], GOOD, body):
-            bounded(fight.crowd(breaks_off(fight, sent, going), SOME // 4), honest)
+            bounded(fight.crowd(breaks_off(fight, sent, going), SOME // 4))
         if going == "half-closed":
             assert not any(everything(sock).endswith(b"open") for sock in fight.hostile)
 

@@ -1,0 +1,119 @@
+"""A real sidecar that somebody has taken over: a thread in it does whatever a test writes, with the proxy's rights."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from tests.system.bed import Bed
+from tests.system.eventually import eventually
+from tests.system.stand_ins import script
+
+NOBODY = 65534
+HERE = Path(__file__).parents[2]
+
+# The agent tells each epoch where its statistics go, which is its own directory.
+_PROGRAM = """\
+#!{interpreter} -IB
+import os, sys, threading, time, traceback
+sys.path[:0] = {paths!r}
+home = os.path.dirname(os.environ.get("PROXY_AGENT_STATS", "/nowhere/stats"))
+world = {{"home": home}}
+
+def obey():
+    while True:
+        try:
+            with open(home + "/order") as file:
+                order = file.read()
+            os.unlink(home + "/order")
+        except OSError:
+            time.sleep(0.01)
+            continue
+        try:
+            exec(order, world)
+            told = "done"
+        except BaseException:
+            told = traceback.format_exc()
+        with open(home + "/told~", "w") as file:
+            file.write(told)
+        os.rename(home + "/told~", home + "/told")
+
+if os.path.isdir(home):
+    threading.Thread(target=obey, daemon=True).start()
+from agent.sidecar.program import main
+main()
+"""
+
+
+def interpreter() -> Path:
+    """An interpreter of this version that nobody may run; the test is skipped where there is none."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for candidate in (Path(sys.executable), Path("/usr/bin", version), Path("/usr/local/bin", version)):
+        if candidate.exists() and _may_be_run(candidate):
+            return candidate
+    pytest.skip(f"no {version} that the user nobody may run")
+
+
+def _may_be_run(program: Path) -> bool:
+    wanted = f"import sys; sys.path[:0] = {_paths()!r}; import agent.sidecar.program"
+    try:
+        done = subprocess.run(
+            [program, "-IB", "-c", wanted], user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, check=False
+        )
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+def _paths() -> list[str]:
+    return [str(HERE), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+
+
+@dataclass
+class Possessed:
+    """A bed whose agent is root, and whose proxy is nobody's sidecar and does as it is told."""
+
+    bed: Bed
+
+    def start(self) -> None:
+        """Start the agent."""
+        self.bed.directory.chmod(0o755)
+        script_path = self.bed.directory / "sidecar"
+        script(script_path, "exit 1")
+        script_path.write_text(_PROGRAM.format(interpreter=interpreter(), paths=_paths()))
+        self.bed.binary, self.bed.proxy_args = script_path, ["-l", "warning"]
+        self.bed.more_flags += ["--proxy-user", "nobody"]
+        self.bed.start()
+
+    @property
+    def home(self) -> Path:
+        """The directory of the serving epoch."""
+        return self.bed.run_dir / str(self.bed.serving().number)
+
+    def order(self, text: str, home: Path | None = None) -> None:
+        """Have it run this, and wait until it has; an exception in it is the test's. `home` is a variable there."""
+        at = home or self.home
+        (at / "told").unlink(missing_ok=True)
+        draft = at / "draft"
+        draft.write_text(dedent(text))
+        os.chown(draft, NOBODY, NOBODY)
+        draft.rename(at / "order")
+        eventually((at / "told").exists, what="the order is carried out")
+        assert (at / "told").read_text() == "done"
+
+    def logged(self, event: str) -> list[str]:
+        """What the agent said in events of this name."""
+        return [entry.body for entry in self.bed.journal.entries() if entry.name == event]
+
+    def serves_on(self) -> None:
+        """The next certificate is served, and by whoever it is, not by a proxy with other rights."""
+        self.bed.rotate()
+        self.bed.served()
+        self.bed.committed()
+        status = Path(f"/proc/{self.bed.serving_pid()}/status").read_text()
+        assert next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:] == [str(NOBODY)] * 4

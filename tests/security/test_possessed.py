@@ -1,0 +1,338 @@
+"""A proxy that somebody has taken over: the agent, which is root, is neither led astray nor held up, and serves on."""
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+from tests.security.possessed import Possessed
+from tests.system.bed import Bed
+from tests.system.eventually import PATIENCE, eventually
+
+pytestmark = [pytest.mark.root, pytest.mark.envoy]  # of one kind: the proxy is always the same sidecar
+SECRET = "root's own secret"
+
+# What every attack on the protocol begins with.
+SPEAK = """
+    import glob, socket, sys
+    from agent.handoff.framing import cut
+    from agent.handoff.hot_restart_pb2 import HotRestartMessage, Request
+    agent = next(name for name in glob.glob(home + "/hr_parent_*") if name.endswith("0"))
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    line.setblocking(False)
+
+    def ask(address, worker=0):
+        wanted = Request.PassListenSocket(address=address, worker_index=worker)
+        for part in cut(HotRestartMessage(request=Request(pass_listen_socket=wanted))):
+            line.sendto(part, agent)
+"""
+
+
+def live(bed: Bed) -> float:
+    """Ask whether the agent's loop turns; return how long the answer took, in seconds."""
+    began = time.monotonic()
+    with urlopen(f"http://127.0.0.1:{bed.status.port}/healthz/live", timeout=PATIENCE) as answer:
+        assert answer.status == 200
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def surviving(bed_apart: Bed) -> Possessed:
+    """Its proxies outlive the agent."""
+    made = Possessed(bed_apart)
+    made.bed.more_flags += ["--survive"]
+    made.start()
+    return made
+
+
+FORGERIES = {
+    "a handle of a file of root's": "put(os.open({secret!r}, os.O_PATH))",
+    "a pipe without a writer": "os.mkfifo(home + '/pipe'); put(os.open(home + '/pipe', os.O_RDWR))",
+    "memory of its own": "fd = os.memfd_create('x'); os.sendfile(fd, number, 0, 1 << 20); put(fd)",
+    "a directory": "put(os.open(home, os.O_RDONLY))",
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_manifest_is_not_opened(surviving: Possessed, forgery: str) -> None:
+    bed = surviving.bed
+    secret = bed.directory / "secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    number = bed.serving().manifest
+    text = FORGERIES[forgery].format(secret=str(secret))
+    surviving.order(f"import os\nnumber = {number}\nput = lambda fd: os.dup2(fd, number)\n{text}")
+    before = bed.serving()
+    os.kill(bed.agent_pid, signal.SIGKILL)
+    assert bed.agent is not None
+    bed.agent.wait(timeout=PATIENCE)
+    bed.launch()
+    bed.ready()
+    (said,) = surviving.logged("epoch.not_adopted")
+    assert f"epoch {before.number} (pid {before.pid}) cannot be adopted and is ended" in said
+    assert "another file by now" in said
+    surviving.serves_on()
+    for epoch in bed.epochs():
+        for descriptor in Path(f"/proc/{epoch.pid}/fd").iterdir():
+            assert str(secret) not in str(descriptor.readlink())
+    assert SECRET not in bed.journal.path.read_text()
+
+
+def test_who_asks_and_does_not_read_loses_its_channel_and_nobody_else_anything(possessed: Possessed) -> None:
+    bed = possessed.bed
+    open_before = psutil.Process(bed.agent_pid).num_fds()
+    flood = f"""
+    import threading
+    def flood():
+        for _ in range(20000):
+            try:
+                ask("tcp://127.0.0.1:{bed.tls.port}")
+            except OSError:
+                time.sleep(0.001)
+            if stop.is_set():
+                return
+    import time
+    stop = threading.Event()
+    threading.Thread(target=flood, daemon=True).start()
+    """
+    possessed.order(SPEAK + flood)
+    eventually(lambda: possessed.logged("handoff.broken"), what="the channel is closed")
+    assert psutil.Process(bed.agent_pid).num_fds() < open_before + 200
+    live(bed)
+    possessed.serves_on()
+
+
+@pytest.mark.parametrize("address", ["garbage", "tcp://127.0.0.1:99999", "tcp://example.invalid:443", "tcp://:80", ""])
+def test_a_nonsensical_address_costs_its_sender_the_channel(possessed: Possessed, address: str) -> None:
+    possessed.order(f"{SPEAK}\n    ask({address!r})")
+    (said,) = eventually(lambda: possessed.logged("handoff.broken"), what="it is said")
+    assert "it is no IP address with a port" in said
+    assert "Traceback" not in possessed.bed.journal.path.read_text()
+    possessed.serves_on()
+
+
+def test_a_low_port_that_nobody_named_is_not_bound_for_it(possessed: Possessed) -> None:
+    possessed.order(f"{SPEAK}\n    ask('tcp://127.0.0.1:22')")
+    (said,) = eventually(lambda: possessed.logged("handoff.refused"), what="it is said")
+    assert "tcp://127.0.0.1:22" in said
+    listening = {each.laddr.port for each in psutil.Process(possessed.bed.agent_pid).net_connections("inet")}
+    assert 22 not in listening
+    possessed.serves_on()
+
+
+@contextmanager
+def victim(path: Path) -> Iterator[socket.socket]:
+    """A socket of root's that only root may reach."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen()
+        listener.setblocking(False)
+        yield listener
+    path.unlink()
+
+
+def test_a_socket_of_roots_that_it_asks_for_is_not_tried(possessed: Possessed) -> None:
+    with victim(possessed.bed.directory / "victim") as listener:
+        possessed.order(f"{SPEAK}\n    ask('unix://{possessed.bed.directory}/victim')")
+        possessed.serves_on()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+ENDLESS = """
+    import os, socket, threading
+    os.unlink(home + "/admin")
+    own = socket.socket(socket.AF_UNIX)
+    own.bind(home + "/admin")
+    own.listen(100)
+
+    def pour(client):
+        try:
+            client.recv(65536)
+            client.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+            while True:
+                client.sendall(b"[" * 65536)
+        except OSError:
+            client.close()
+
+    def serve():
+        while True:
+            threading.Thread(target=pour, args=(own.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+"""
+
+
+def test_a_console_that_answers_without_end_costs_a_bounded_amount_of_memory(possessed: Possessed) -> None:
+    bed = possessed.bed
+    possessed.order(ENDLESS)
+    process, peak = psutil.Process(bed.agent_pid), 0
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.01):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for page in ("metrics", "status", "stats/prometheus"):
+            with urlopen(f"http://127.0.0.1:{bed.status.port}/{page}", timeout=PATIENCE) as answer:
+                answer.read()
+        possessed.serves_on()  # it is drained meanwhile, and asked how many clients it has
+    finally:
+        ended.set()
+        watcher.join()
+    assert peak < 300 << 20
+
+
+def test_what_it_leaves_in_its_directory_holds_nobody_up(possessed: Possessed) -> None:
+    """Deeper than a recursion goes, and more than a moment's work; and a link out of it."""
+    bed, home = possessed.bed, possessed.home
+    kept = bed.directory / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("root's")
+    possessed.order(f"""
+    import os
+    at = os.open(home, os.O_RDONLY)
+    os.symlink({str(kept)!r}, home + "/link")
+    for number in range(3000):
+        open(home + f"/f{{number}}", "w").close()
+    for _ in range(2000):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    """)
+    os.kill(bed.serving_pid(), signal.SIGKILL)
+    eventually(lambda: not home.exists(), what="the directory is gone")
+    bed.ready()
+    assert (kept / "file").read_text() == "root's"
+    possessed.serves_on()
+
+
+def test_it_has_neither_the_agents_terminal_nor_a_core_to_leave(possessed: Possessed) -> None:
+    bed = possessed.bed
+    pid = bed.serving_pid()
+    assert os.getsid(pid) == pid != os.getsid(bed.agent_pid)
+    possessed.order("""
+    import resource
+    assert resource.getrlimit(resource.RLIMIT_CORE)[0] in (0, 1), resource.getrlimit(resource.RLIMIT_CORE)
+    try:
+        open("/dev/tty")
+    except OSError:
+        pass
+    else:
+        raise AssertionError("it has a terminal")
+    """)
+    os.kill(pid, signal.SIGSEGV)
+    eventually(lambda: not psutil.pid_exists(pid), what="it is dead")
+    bed.ready()
+    for left in (bed.directory, Path.cwd()):
+        assert not [name for name in left.iterdir() if name.name.startswith("core")]
+
+
+def test_what_it_counts_does_not_tell_of_the_agent(possessed: Possessed) -> None:
+    bed = possessed.bed
+    possessed.order("""
+    import os
+    path = os.environ["PROXY_AGENT_STATS"]
+    os.unlink(path)
+    os.symlink("/etc/shadow", path)
+    """)
+    with urlopen(f"http://127.0.0.1:{bed.status.port}/metrics", timeout=PATIENCE) as answer:
+        assert b"proxy_agent_ready 1" in answer.read()
+    possessed.serves_on()
+
+
+RACE = r"""
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Exchange whatever appears in the directories run/1 ... run/40 for a link to a file of root's, without rest. */
+int main(int argc, char **argv)
+{
+    char home[300], name[600], beside[400];
+    for (;;)
+        for (int number = 1; number < 40; number++) {
+            snprintf(home, sizeof home, "%s/%d", argv[1], number);
+            DIR *listed = opendir(home);
+            if (!listed)
+                continue;
+            struct dirent *entry;
+            while ((entry = readdir(listed))) {
+                if (entry->d_name[0] == '.' || !strncmp(entry->d_name, "bin", 3))
+                    continue;
+                snprintf(name, sizeof name, "%s/%s", home, entry->d_name);
+                snprintf(beside, sizeof beside, "%s/.evil", home);
+                unlink(beside);
+                if (symlink(argv[2], beside) == 0)
+                    rename(beside, name);
+            }
+            closedir(listed);
+        }
+}
+"""
+
+
+@pytest.fixture
+def racer(tmp_path: Path) -> Path:
+    """The program, compiled; the test is skipped where there is no compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    source = tmp_path / "race.c"
+    source.write_text(RACE)
+    subprocess.run([compiler, "-O2", "-o", tmp_path / "race", source], check=True)
+    (tmp_path / "race").chmod(0o755)
+    return tmp_path / "race"
+
+
+def test_no_race_makes_a_file_of_roots_the_proxys(possessed: Possessed, racer: Path) -> None:
+    """It spoils every new epoch, which is in the power of its user; and gains nothing by it."""
+    bed = possessed.bed
+    prize = bed.directory / "prize"
+    prize.write_text(SECRET)
+    prize.chmod(0o600)
+    before = prize.stat()
+    program = bed.directory / "race"
+    program.write_bytes(racer.read_bytes())
+    program.chmod(0o755)
+    serving = bed.serving().number
+    possessed.order(f"""
+    import subprocess
+    racers = [subprocess.Popen([{str(program)!r}, {str(bed.run_dir)!r}, {str(prize)!r}]) for _ in range(2)]
+    """)
+    try:
+        for _ in range(5):
+            tried = bed.state().next_epoch
+            bed.rotate()
+            eventually(lambda: bed.state().next_epoch > tried, what="an epoch was tried")  # noqa: B023
+            live(bed)
+    finally:
+        for pid in bed.room.processes():
+            if Path(f"/proc/{pid}/exe").resolve() == program:
+                os.kill(pid, signal.SIGKILL)
+    after = prize.stat()
+    assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (0, 0, 0o600)
+    assert after.st_ctime_ns == before.st_ctime_ns
+    assert prize.read_text() == SECRET
+    assert bed.state().next_epoch > serving
+    possessed.serves_on()
