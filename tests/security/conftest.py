@@ -1,5 +1,8 @@
 """The beds of the system tests, with a proxy of another user."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.security.possessed import Possessed
@@ -15,6 +18,8 @@ from tests.system.conftest import (
 )
 from tests.system.namespaces import may_have_networks
 
+HERE = Path(__file__).parent
+
 __all__ = [
     "bed_apart",
     "binary",
@@ -26,11 +31,16 @@ __all__ = [
 ]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what wants root where there is none."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what wants root where there is none, and what is long unless it is asked for."""
+    wanted = "long" in config.option.markexpr or os.environ.get("AGENT_LONG")
     for item in items:
+        if not item.path.is_relative_to(HERE):
+            continue
         if item.get_closest_marker("root") and not may_have_networks():
             item.add_marker(pytest.mark.skip(reason="wants root with CAP_SYS_ADMIN"))
+        if item.get_closest_marker("long") and not wanted:
+            item.add_marker(pytest.mark.skip(reason="long: run with -m long, or with AGENT_LONG=1"))
 
 
 @pytest.fixture
