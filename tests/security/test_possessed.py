@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -64,12 +64,11 @@ FORGERIES = {
 }
 
 
+LATER = pytest.mark.long
 LONG = ("memory of its own", "a directory")
 
 
-@pytest.mark.parametrize(
-    "forgery", [pytest.param(each, marks=pytest.mark.long if each in LONG else ()) for each in FORGERIES]
-)
+@pytest.mark.parametrize("forgery", [pytest.param(each, marks=LATER if each in LONG else ()) for each in FORGERIES])
 def test_a_forged_manifest_is_not_opened(surviving: Possessed, forgery: str) -> None:
     bed = surviving.bed
     secret = bed.directory / "secret"
@@ -90,7 +89,8 @@ def test_a_forged_manifest_is_not_opened(surviving: Possessed, forgery: str) -> 
     surviving.serves_on()
     for epoch in bed.epochs():
         for descriptor in Path(f"/proc/{epoch.pid}/fd").iterdir():
-            assert str(secret) not in str(descriptor.readlink())
+            with suppress(FileNotFoundError):  # closed meanwhile
+                assert str(secret) not in str(descriptor.readlink())
     assert SECRET not in bed.journal.path.read_text()
 
 
@@ -118,14 +118,12 @@ def test_who_asks_and_does_not_read_loses_its_channel_and_nobody_else_anything(p
     possessed.serves_on()
 
 
-NONSENSE = [
-    "tcp://127.0.0.1:99999",
-    "tcp://example.invalid:443",
-    *(pytest.param(each, marks=pytest.mark.long) for each in ("garbage", "tcp://:80", "")),
-]
+NONSENSE = ["tcp://127.0.0.1:99999", "tcp://example.invalid:443"]
 
 
-@pytest.mark.parametrize("address", NONSENSE)
+@pytest.mark.parametrize(
+    "address", [*NONSENSE, *(pytest.param(each, marks=LATER) for each in ("garbage", "tcp://:80", ""))]
+)
 def test_a_nonsensical_address_costs_its_sender_the_channel(possessed: Possessed, address: str) -> None:
     possessed.order(f"{SPEAK}\n    ask({address!r})")
     (said,) = eventually(lambda: possessed.logged("handoff.broken"), what="it is said")
