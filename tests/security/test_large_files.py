@@ -1,0 +1,70 @@
+"""However large a file is that somebody puts on the disk: the agent answers everybody else meanwhile."""
+
+import threading
+import time
+from collections.abc import Callable
+from urllib.request import urlopen
+
+import pytest
+
+from tests.system.arena import Waits, bounded
+from tests.system.bed import Bed
+from tests.system.conftest import MakeBed
+from tests.system.eventually import PATIENCE
+from tests.system.layouts import CHAIN, KEY
+
+pytestmark = [pytest.mark.quiet, pytest.mark.envoy]
+MIB = 1 << 20
+
+
+def live(bed: Bed) -> float:
+    """Ask whether the agent's loop turns; return how long the answer took, in seconds."""
+    began = time.monotonic()
+    with urlopen(f"http://127.0.0.1:{bed.status.port}/healthz/live", timeout=PATIENCE) as answer:
+        assert answer.status == 200
+    return time.monotonic() - began
+
+
+def authorities(bed: Bed) -> None:
+    one = (bed.certs / CHAIN).read_bytes()
+    (bed.certs / "ca.crt").write_bytes(one * (15 * MIB // len(one)))
+
+
+def keys(bed: Bed) -> None:
+    (bed.certs / KEY).write_bytes(b"-----BEGIN PRIVATE KEY-----\n" * (15 * MIB // 28))
+
+
+def listeners(bed: Bed) -> None:
+    """Under a name that no proxy takes: it is the agent that is looked at."""
+    one = "{{name: l{0}, address: {{socket_address: {{address: 127.0.0.1, port_value: {0}}}}}, filter_chains: [{{}}]}}"
+    many = ",\n  ".join(one.format(number) for number in range(1024, 11024))
+    bed.config.write_text(f"static_resources: {{listeners_of_nobody: [\n  {many}\n]}}\n")
+
+
+def aliases(bed: Bed) -> None:
+    levels = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 12)]
+    bed.config.write_text("\n".join(["l0: &l0 [x, x]", *levels]))
+
+
+def files(bed: Bed) -> None:
+    for number in range(5000):
+        (bed.certs / f"file-{number}").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    "grow", [authorities, listeners, *(pytest.param(each, marks=pytest.mark.long) for each in (keys, aliases, files))]
+)
+def test_the_loop_turns_whatever_there_is_to_judge(make_bed: MakeBed, grow: Callable[[Bed], None]) -> None:
+    """Beside an agent that has nothing to do, asked at the same moments."""
+    bed, idle = make_bed("b"), make_bed("idle")
+    for one in (bed, idle):
+        one.start()
+    put = threading.Thread(target=grow, args=(bed,))
+    put.start()
+    waits, end = Waits([], []), time.monotonic() + 6
+    while time.monotonic() < end or put.is_alive():
+        waits.ours.append(live(bed))
+        waits.honest.append(live(idle))
+        time.sleep(0.005)
+    put.join()
+    bounded(waits, patience=2)
