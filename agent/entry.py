@@ -1,6 +1,5 @@
 """Where `agent` begins: the quick commands go their own way before anything large is imported."""
 
-import os
 import sys
 
 
@@ -12,10 +11,10 @@ def main() -> None:
 
         sys.exit(run(name, sys.argv[2:]))
 
-    if os.getpid() == 1:  # the kernel drops what process 1 has no handler for, and imports take a while
-        from agent.host.limits import hold_signals  # noqa: PLC0415
+    # Imports take a while. Process 1 would lose a signal meanwhile; another agent would be ended, and not its proxies.
+    from agent.host.limits import hold_signals  # noqa: PLC0415
 
-        hold_signals()
+    hold_signals()
 
     from agent.cli import main as command_line  # noqa: PLC0415
 

@@ -25,18 +25,20 @@ _FORMAT = 2
 
 
 class Journal:
-    """Writes the state when it changed. A disk that does not take it is reported once and costs nothing else.
+    """Writes the state when it changed. A disk that does not take it is reported once, and is to be tried again.
 
-    `last`: what was written last. `inherited`: the entries of an earlier agent's epochs that nobody has dealt with yet.
+    `last`: the state as it is; `behind`: whether the file tells of an older one. `inherited`: the entries of an earlier
+    agent's epochs that nobody has dealt with yet.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
         self.last: dict[str, Any] = {}
+        self._written: dict[str, Any] = {}
         self._boot = boot()
         self._before = directory.recall()
         self._started_at = calendar().isoformat()
-        self._failing = False
+        self._is_failing = False
         epochs = self._before.get("epochs", []) if self._before.get("boot", self._boot) == self._boot else []
         self.inherited = [each for each in epochs if isinstance(each, dict)] if isinstance(epochs, list) else []
 
@@ -73,18 +75,27 @@ class Journal:
             "refused": None if reconciler.wish.refused is None else reconciler.wish.refused.reason,
             "last_failure": None if reconciler.last_failure is None else reconciler.last_failure.reason,
         }
-        if state != self.last:
-            self.last = state
-            self._write(state)
+        self.last = state
+        if self.behind:
+            self._write()
 
-    def _write(self, state: dict[str, Any]) -> None:
+    @property
+    def behind(self) -> bool:
+        """Whether the next agent would find an older state than this."""
+        return self.last != self._written
+
+    def _write(self) -> None:
         try:
-            self._directory.remember(state)
-            self._failing = False
+            self._directory.remember(self.last)
         except MachineError as error:
-            if not self._failing:
-                say(logging.ERROR, "state.unwritable", f"{error}; the agent goes on without a memory")
-            self._failing = True
+            if not self._is_failing:
+                say(logging.ERROR, "state.unwritable", f"{error}; the agent goes on without a memory, and tries again")
+            self._is_failing = True
+            return
+        if self._is_failing:
+            say(logging.INFO, "state.written", "the state can be written again")
+        self._is_failing = False
+        self._written = self.last
 
 
 def _describe(epoch: Epoch, living: Living | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import random
 import signal
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 from agent import __version__
 from agent.core import effects as do
@@ -56,6 +57,7 @@ EXECUTE = -1
 """What `run` returns instead of an exit code where this process is to become the agent's program as it is on disk."""
 
 _ENDING = {State.DRAINING, State.LEAVING}
+_WRITE_AGAIN = 1.0  # seconds until the state is written again that the disk did not take
 
 
 class Supervisor:
@@ -82,6 +84,7 @@ class Supervisor:
         if settings.status_port:
             self._stage.last_look = self._scraping.last_look
         self._doors = self._make_doors()
+        self._rewriting: asyncio.TimerHandle | None = None
         self._front = Front(self._doors, settings.status_names)
         self._control = Control(self._orders, _note_order)
         self._orphans = Orphans(owner_of, loop=asyncio.get_running_loop())
@@ -164,19 +167,27 @@ class Supervisor:
             return await self._turn()
         finally:
             disk.cancel()
-            await self._control.close()
-            await self._front.close()
-            await self._director.close()
-            await self._watch.close()
-            await self._chronicle.close()
-            await self._scraping.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        """Close everything; what cannot be closed is said, and keeps nothing else from it."""
+        try:
+            await self._close_all()
+        except OSError as error:
+            say(logging.WARNING, "agent.uncleared", f"something of this agent is left behind: {error}")
+
+    async def _close_all(self) -> None:
+        async with AsyncExitStack() as rest:
+            rest.push_async_callback(self._announcer.close)
+            for part in (self._service, self._disk, self._orphans):
+                rest.callback(part.close)
+            rest.push_async_callback(self._tasks.close)
             if not self._orders.leaves:
-                await self._stage.close()
-            await self._tasks.close()
-            self._orphans.close()
-            self._disk.close()
-            self._service.close()
-            await self._announcer.close()
+                rest.push_async_callback(self._stage.close)
+            for closing in (self._scraping, self._chronicle, self._watch, self._director, self._front, self._control):
+                rest.push_async_callback(closing.close)
+            if self._rewriting is not None:
+                self._rewriting.cancel()
 
     def _make_scraping(self) -> Scraping:
         settings, stage = self._settings, self._stage
@@ -344,7 +355,7 @@ class Supervisor:
     # Records
 
     def _record(self) -> None:
-        self._journal.write(self._core, self._stage.living.values(), self._stage.served_since)
+        self._write_state()
         self._service.tell()
         reason = self.why_not_ready()
         self._orders.note_readiness(reason)
@@ -352,6 +363,15 @@ class Supervisor:
             self._last_words.leave(reason or "; ".join(self._service.complaints()))
         self._lookout.note()
         self._doors.changed()
+
+    def _write_state(self) -> None:
+        """Write it now; where the disk does not take it, and nothing else happens, again in a while."""
+        self._journal.write(self._core, self._stage.living.values(), self._stage.served_since)
+        if self._rewriting is not None:
+            self._rewriting.cancel()
+        self._rewriting = None
+        if self._journal.behind:
+            self._rewriting = asyncio.get_running_loop().call_later(_WRITE_AGAIN, self._write_state)
 
     def _forget_unused(self) -> None:
         wish = self._core.wish

@@ -45,3 +45,20 @@ def test_a_full_disk_is_said_once_and_costs_nothing_else(
     for number in (1, 2, 3):
         journal.write(Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=number), [], 0)
     assert len([record for record in caplog.records if "without a memory" in record.getMessage()]) == 1
+
+
+def test_what_could_not_be_written_is_written_as_soon_as_that_is_possible(
+    directory: RunDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though nothing has changed since: the next agent would believe the older state."""
+    caplog.set_level("INFO")
+    path = directory.path / "state.json"
+    journal, core = Journal(directory), Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=7)
+    path.mkdir()
+    journal.write(core, [], 0)
+    behind = [journal.behind]
+    path.rmdir()
+    journal.write(core, [], 0)
+    assert [*behind, journal.behind] == [True, False]
+    assert json.loads(path.read_text()) == journal.last
+    assert [record.getMessage() for record in caplog.records][-1] == "the state can be written again"

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -247,3 +248,20 @@ def test_waiting_ends_with_readiness_or_tells_why_not(bed_apart: Bed) -> None:
     throughout(lambda: waiting.poll() is None, span=0.2, what="it waits for an agent")
     bed.start()
     assert concluded(waiting) == (0, "ready\n")
+
+
+def test_a_stop_that_comes_before_the_agent_has_begun_is_heard(bed_apart: Bed) -> None:
+    """Else it would be gone by the signal, and the proxies of an earlier agent that it was to adopt would stay."""
+    bed = bed_apart
+    bed.prepare()
+    bed.launch()
+    eventually(lambda: holds_back(bed.agent_pid, signal.SIGTERM), every=0, what="signals wait")
+    os.kill(bed.agent_pid, signal.SIGTERM)
+    assert bed.exited() == 0
+
+
+def holds_back(pid: int, number: signal.Signals) -> bool:
+    """Tell whether a signal waits until the process asks for it (SigBlk in proc_pid_status)."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
+    return bool(int(blocked, 16) & 1 << (number - 1))

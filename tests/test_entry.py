@@ -1,0 +1,22 @@
+"""Where `agent` begins."""
+
+import subprocess
+import sys
+
+_PROGRAM = """
+import signal, sys
+class Spy:
+    def find_spec(self, name, path=None, target=None):
+        if name == "agent.cli":
+            print(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+sys.meta_path.insert(0, Spy())
+sys.argv = ["agent", "version"]
+from agent.entry import main
+main()
+"""
+
+
+def test_signals_wait_while_the_command_line_is_imported() -> None:
+    """That takes a tenth of a second, in which an agent that is to adopt proxies must not be ended."""
+    done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "True"
