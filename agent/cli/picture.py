@@ -14,7 +14,8 @@ _STATES = {"candidate": BUSY, "serving": GOOD, "draining": WORRYING}
 _STAGES = {"waiting": "at the gate"}
 _SHOWN_ROTATIONS = 5
 _REASONS = {
-    "missing": "a file is missing or cannot be read",
+    "missing": "a file is missing",
+    "unreadable": "a file cannot be read",
     "empty": "a file is empty",
     "incomplete": "a file is incomplete",
     "unparsable": "it cannot be read as PEM",

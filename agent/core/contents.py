@@ -10,10 +10,13 @@ from agent.core.findings import Fault, Unusable
 class Missing:
     """There are no bytes: the file is not there, or cannot be read.
 
-    `reason` ends the sentence `cannot use <path>: …` for an operator: "no such file or directory".
+    `reason` ends the sentence `cannot use <path>: …` for an operator: "no such file or directory". `passes`: it is the
+    machine that is short of something, and the same file may be read a moment later.
     """
 
     reason: str
+    fault: Fault = Fault.MISSING
+    passes: bool = False
 
 
 Contents = Mapping[str, bytes | Missing]
@@ -25,5 +28,9 @@ def present(contents: Contents, path: str) -> bytes:
     content = contents[path]
     if isinstance(content, Missing):
         remedy = "write it where the agent can read it, or name another file"
-        raise Unusable(path, Fault.MISSING, content.reason, remedy)
+        if content.passes:
+            remedy = "the agent tries again"
+        elif content.fault is Fault.UNREADABLE:
+            remedy = "let the agent read it, or name another file"
+        raise Unusable(path, content.fault, content.reason, remedy)
     return content

@@ -12,6 +12,7 @@ class Fault(StrEnum):
     """Why a file is refused: a closed set, fit for a metric's label."""
 
     MISSING = "missing"
+    UNREADABLE = "unreadable"
     EMPTY = "empty"
     INCOMPLETE = "incomplete"
     UNPARSABLE = "unparsable"
@@ -27,7 +28,12 @@ class Fault(StrEnum):
         return self in _HALF_WRITTEN
 
 
-_HALF_WRITTEN = frozenset({Fault.MISSING, Fault.EMPTY, Fault.INCOMPLETE, Fault.MISMATCH, Fault.LOST_OWN_CA, Fault.TIED})
+_HALF_WRITTEN = frozenset(
+    {
+        *(Fault.MISSING, Fault.UNREADABLE, Fault.EMPTY, Fault.INCOMPLETE),
+        *(Fault.MISMATCH, Fault.LOST_OWN_CA, Fault.TIED),
+    }
+)
 
 
 class Worry(StrEnum):

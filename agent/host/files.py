@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable, Collection
 
 from agent.core.contents import Contents, Missing
+from agent.core.findings import Fault
 from agent.host.walks import visible_entries
 
 LARGEST = 16 * 1024 * 1024
@@ -17,6 +19,14 @@ _PIECE = 64 * 1024
 
 _BATCH = 100
 """Files read before the loop gets its turn: some 4 ms."""
+
+_PASSING = frozenset(
+    {
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE),
+        *(errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.EREMOTEIO, errno.EHOSTDOWN),
+    }
+)
+"""What the machine, or a file server, is short of for a while: it tells nothing of the file."""
 
 _HURRIED_READS = 4
 """Reads in search of two that agree, once there is no more time to wait for a writer."""
@@ -51,7 +61,7 @@ def list_directory(path: str) -> list[str] | Missing:
     try:
         return sorted(entry.path for entry in visible_entries(path) if _is_file(entry))
     except (OSError, ValueError) as error:
-        return _missing(error)
+        return _missing(path, error)
 
 
 async def _read_all(paths: Collection[str]) -> Contents:
@@ -68,11 +78,11 @@ def _read(path: str) -> bytes | Missing:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as error:
-        return _missing(error)
+        return _missing(path, error)
     try:
         return _read_regular(descriptor)
     except OSError as error:
-        return _missing(error)
+        return _missing(path, error)
     finally:
         os.close(descriptor)
 
@@ -80,16 +90,16 @@ def _read(path: str) -> bytes | Missing:
 def _read_regular(descriptor: int) -> bytes | Missing:
     status = os.fstat(descriptor)
     if stat.S_ISDIR(status.st_mode):
-        return Missing("a directory, not a file")
+        return Missing("a directory, not a file", Fault.UNREADABLE)
     if not stat.S_ISREG(status.st_mode):
-        return Missing("not a regular file")
+        return Missing("not a regular file", Fault.UNREADABLE)
     content = bytearray()
     while len(content) <= LARGEST:
         piece = os.read(descriptor, _PIECE)
         if not piece:
             return bytes(content)
         content += piece
-    return Missing(f"larger than {LARGEST // 1024**2} MiB")
+    return Missing(f"larger than {LARGEST // 1024**2} MiB", Fault.UNREADABLE)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -99,8 +109,19 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _missing(error: OSError | ValueError) -> Missing:
+def _missing(path: str, error: OSError | ValueError) -> Missing:
     """Say why there are no bytes; a ValueError is Python's word for a NUL in a name, which configurations may hold."""
-    if isinstance(error, OSError):
-        return Missing((error.strerror or str(error)).lower())
-    return Missing("its name contains a NUL byte")  # Python's wording differs from version to version
+    if isinstance(error, ValueError):
+        return Missing("its name contains a NUL byte")  # Python's wording differs from version to version
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        return Missing(_why_not_there(path) or reason)
+    return Missing(reason, Fault.UNREADABLE, passes=error.errno in _PASSING)
+
+
+def _why_not_there(path: str) -> str:
+    """Where a link leads that leads nowhere; empty for anything else."""
+    try:
+        return f"it is a link to {os.readlink(path)}, and there is no such file"  # noqa: PTH115  # as it is written
+    except OSError:
+        return ""

@@ -4,13 +4,13 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from agent.core.contents import Contents, Missing
 from agent.core.discovery import Discovery, discover, strays
-from agent.core.errors import BadInput
+from agent.core.errors import BadInput, MachineError
 from agent.core.findings import Caution, Refusal
 from agent.core.references import Reference, Role
 from agent.core.transaction import LastGood, Outcome, weigh
@@ -27,6 +27,7 @@ from agent.runtime.programs import Programs
 from agent.runtime.reports import Reports
 from agent.runtime.settings import Settings
 
+_SHORTAGE = 1.0  # seconds until files are looked at again that the machine could not read
 _TRY_AGAIN = 10.0  # seconds until a program that is not usable is looked at again, while there is no other
 SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes itself
 
@@ -66,6 +67,7 @@ class Intake:
         self._served: Source | None = None  # the newest that has served
         self._refused: Source | None = None  # what the proxy does not take, until its text changes
         self._verdict = ""  # what it says about it
+        self._is_short = False  # the machine, of something that a look needs
         self._resources: dict[str, None] = {}  # the files of resources that the newest configuration names
         self._unreadable = ""  # why the configuration on disk cannot even be read
         self._unusable = ""  # why the program on disk cannot be used
@@ -117,6 +119,14 @@ class Intake:
 
     async def look(self) -> Look:
         """Read, judge and materialise. What is on the disk is said, never raised; `MachineError` is for the machine."""
+        self._is_short = False
+        look = await self._look()
+        if not self._is_short:
+            return look
+        soon = clock.monotonic() + _SHORTAGE
+        return replace(look, again_at=soon if look.again_at is None else min(soon, look.again_at))
+
+    async def _look(self) -> Look:
         await self._take_program()
         source = await self._take_configuration()
         if source is None or self.programs.current is None:
@@ -297,8 +307,10 @@ class Intake:
         return found
 
     async def _read(self, paths: Sequence[str]) -> Contents:
-        timeout = self._settings.settle_timeout
-        return await read_stable(list(dict.fromkeys(paths)), settled=self._watcher.settled, settle_timeout=timeout)
+        timeout, settled = self._settings.settle_timeout, self._watcher.settled
+        contents = await read_stable(list(dict.fromkeys(paths)), settled=settled, settle_timeout=timeout)
+        self._is_short |= any(isinstance(each, Missing) and each.passes for each in contents.values())
+        return contents
 
     async def _digest_watched(self, judged: Collection[str]) -> bytes:
         """The digest of everything under --watch: any change there makes a new epoch, since that is what was asked.
@@ -358,6 +370,9 @@ def _size(contents: Contents) -> int:
 def _required(path: str, content: bytes | Missing) -> bytes:
     """Return what a file of the configuration holds; raise `BadInput` if it cannot be read."""
     if isinstance(content, Missing):
+        if content.passes:
+            message = f"cannot read {path}: {content.reason}"
+            raise MachineError(message)
         message = f"cannot read {path}: {content.reason}; write it"
         raise BadInput(message)
     return content

@@ -1,6 +1,7 @@
 """Reading and listing real files, among them all that only look like files."""
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable, Collection
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.contents import Missing
+from agent.core.findings import Fault
 from agent.host import files
 from agent.host.files import list_directory, read_stable
 from agent.host.watching import Watcher
@@ -95,38 +97,57 @@ async def test_a_writer_is_waited_for_until_he_closes(tmp_path: Path) -> None:
     watcher.close()
 
 
+def unreadable(reason: str, *, passes: bool = False) -> Missing:
+    return Missing(reason, Fault.UNREADABLE, passes)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM])
+async def test_what_the_machine_is_short_of_passes(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("agent.host.files.os.open", fail)
+    assert await read(tmp_path / "file") == unreadable(os.strerror(number).lower(), passes=True)
+
+
 async def test_what_is_no_file_is_missing_with_the_reason(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("../gone/tls.crt")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
-        reasons = {name: await read(tmp_path / name) for name in ("none", "fifo", "socket", "loop", "nul\0", "")}
+        reasons = {
+            name: await read(tmp_path / name) for name in ("none", "dangling", "fifo", "socket", "loop", "nul\0", "")
+        }
     assert reasons == {
         "none": Missing("no such file or directory"),
-        "fifo": Missing("not a regular file"),
-        "socket": Missing("no such device or address"),
-        "loop": Missing("too many levels of symbolic links"),
+        "dangling": Missing("it is a link to ../gone/tls.crt, and there is no such file"),
+        "fifo": unreadable("not a regular file"),
+        "socket": unreadable("no such device or address"),
+        "loop": unreadable("too many levels of symbolic links"),
         "nul\0": Missing("its name contains a NUL byte"),
-        "": Missing("a directory, not a file"),
+        "": unreadable("a directory, not a file"),
     }
 
 
 async def test_what_may_not_be_read_is_missing(ordinary: Path) -> None:
     (ordinary / "key.pem").touch(mode=0o000)
-    assert await read(ordinary / "key.pem") == Missing("permission denied")
+    assert await read(ordinary / "key.pem") == unreadable("permission denied")
 
 
 @pytest.mark.parametrize(("excess", "is_missing"), [(0, False), (1, True)])
 async def test_sixteen_mebibytes_are_the_most(tmp_path: Path, excess: int, is_missing: bool) -> None:
     with (tmp_path / "file").open("wb") as sparse:
         sparse.truncate(files.LARGEST + excess)
-    assert (await read(tmp_path / "file") == Missing("larger than 16 MiB")) is is_missing
+    assert (await read(tmp_path / "file") == unreadable("larger than 16 MiB")) is is_missing
 
 
 async def test_an_endless_file_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as sparse:
         sparse.truncate(2**40)
-    assert await read(tmp_path / "file") == Missing("larger than 16 MiB")
+    assert await read(tmp_path / "file") == unreadable("larger than 16 MiB")
 
 
 async def test_the_loop_gets_its_turn_among_ten_thousand_files(tmp_path: Path) -> None:

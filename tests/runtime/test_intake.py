@@ -1,7 +1,10 @@
 """The small bootstrap follows the files of a directory, whatever names they have while they are written."""
 
 import asyncio
+import errno
 import logging
+import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,7 @@ import pytest
 
 from agent.core.findings import Fault, Meanwhile
 from agent.core.transaction import LastGood, weigh
+from agent.host import clock
 from agent.host.watching import Watcher
 from agent.runtime.intake import Intake
 from agent.runtime.material import Material, Storeroom
@@ -202,3 +206,26 @@ async def test_one_that_cannot_be_used_leaves_the_last_usable_configuration(
         assert look.material is before
         assert [(path, kind) for path, kind, _ in intake.complaints()] == [(str(resources), "configuration")]
         assert str(resources) in look.refused[0]
+
+
+async def test_what_the_machine_could_not_read_is_looked_at_again_though_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors for a moment: the new certificate is not the one at fault, and must not wait for the next."""
+    write(tmp_path, "tls.crt", "tls.key")
+    with opened(tmp_path, program=SIDECAR) as intake:
+        assert await next_look(intake) > 60
+        with monkeypatch.context() as short:
+            short.setattr("agent.host.files.os.open", out_of_descriptors)
+            assert await next_look(intake) <= 1
+        assert await next_look(intake) > 60
+
+
+async def next_look(intake: Intake) -> float:
+    """Look; return in how many seconds the next one is due though nothing changes."""
+    again_at = (await intake.look()).again_at
+    return math.inf if again_at is None else again_at - clock.monotonic()
+
+
+def out_of_descriptors(*_: object) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
