@@ -105,6 +105,13 @@ class Director:
         self._foresee_expiry(serving.material)
         self._say(logging.INFO, "epoch.serving", _describe(epoch, serving), number)
 
+    def clock_stepped(self) -> None:
+        """What depends on the calendar is worked out anew."""
+        self._disk.timing.clock_stepped()
+        self._disk.look_soon()
+        if self._stage.serving is not None:
+            self._foresee_expiry(self._stage.serving.material)
+
     def _foresee_expiry(self, material: Material) -> None:
         """Tell the core when the first of the leaves that serve now grows old; it decides with monotonic time only."""
         now, at = clock.calendar(), clock.monotonic()

@@ -18,6 +18,7 @@ from agent.core.reconciler import Reconciler
 from agent.core.triggers import Trigger
 from agent.host import clock
 from agent.host.binaries import find
+from agent.host.clock_steps import ClockSteps
 from agent.host.inheritance import bequeath, claim
 from agent.host.log import say
 from agent.host.orphans import Orphans, become_reaper
@@ -160,6 +161,7 @@ class Supervisor:
             self._announcer.begin()
         await self._adopt()
         self._reap_orphans()
+        self._clock_steps = ClockSteps(self._clock_stepped, asyncio.get_running_loop())
         self._record()
         await self._open_doors(next((heir.descriptor for heir in heirs if heir.name == STATUS), None))
         disk = self._tasks.spawn(self._disk.watch(), "disk")
@@ -179,7 +181,7 @@ class Supervisor:
     async def _close_all(self) -> None:
         async with AsyncExitStack() as rest:
             rest.push_async_callback(self._announcer.close)
-            for part in (self._service, self._disk, self._orphans):
+            for part in (self._service, self._disk, self._clock_steps, self._orphans):
                 rest.callback(part.close)
             rest.push_async_callback(self._tasks.close)
             if not self._orders.leaves:
@@ -342,6 +344,10 @@ class Supervisor:
     def _followed(self) -> None:
         self._watch.follow()
         self._record()
+
+    def _clock_stepped(self) -> None:
+        say(logging.INFO, "clock.stepped", "the clock was set: what depends on the date is worked out anew")
+        self._director.clock_stepped()
 
     def _hangs(self, hangs: bool, text: str) -> None:
         level, event = (logging.ERROR, "service.hung") if hangs else (logging.INFO, "service.answers")

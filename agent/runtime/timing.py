@@ -20,14 +20,19 @@ class Timing:
         self._settings = settings
         self._instance = f"{socket.gethostname()}:{settings.run_directory}"
         self._seen: Material | None = None
+        self._is_stale = False
         self._not_before = float("-inf")
 
     def not_before(self, material: Material) -> float:
         """When this may serve, monotonic; the same answer for as long as it is what lies on the disk."""
-        if material is not self._seen:
-            first, self._seen = self._seen is None, material
+        if material is not self._seen or self._is_stale:
+            first, self._seen, self._is_stale = self._seen is None, material, False
             self._not_before = float("-inf") if first else self._choose(material)
         return self._not_before
+
+    def clock_stepped(self) -> None:
+        """What was chosen by the calendar is chosen anew."""
+        self._is_stale = self._not_before != float("-inf")
 
     def _choose(self, material: Material) -> float:
         now = clock.calendar().astimezone()

@@ -75,3 +75,24 @@ def test_the_window_is_open_at_its_first_moment(tmp_path: Path) -> None:
     timing = Timing(settings(tmp_path, window=local(0)))
     timing.not_before(material("a"))
     assert timing.not_before(material("b")) == AT_ONCE
+
+
+def test_what_was_chosen_by_the_calendar_is_chosen_anew_when_that_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timing = Timing(settings(tmp_path, window=local(2)))
+    first, second = material("a"), material("b")
+    timing.not_before(first)
+    assert timing.not_before(second) == pytest.approx(1000.0 + 2 * 3600)
+    monkeypatch.setattr(clock, "calendar", lambda: NOON + timedelta(hours=1))
+    assert timing.not_before(second) == pytest.approx(1000.0 + 2 * 3600), "time has only passed, as far as it knows"
+    timing.clock_stepped()
+    assert timing.not_before(second) == pytest.approx(1000.0 + 3600)
+
+
+def test_what_waits_for_nothing_does_not_begin_to_when_the_calendar_is_set(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path, window=local(2)))
+    only = material("a")
+    timing.not_before(only)
+    timing.clock_stepped()
+    assert timing.not_before(only) == AT_ONCE
