@@ -6,9 +6,8 @@ connects.
 
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import pairwise
 from typing import Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -41,6 +40,9 @@ class Leaf:
 
     Names carry their kind: "DNS:a.example", "IP:192.0.2.1", "URI:spiffe://…"; they are empty where the extension cannot
     be read. Dates are aware, UTC. `fingerprint` is SHA-256 over the DER, lower-case hex.
+
+    As the leaf of a chain its dates are those between which all of it is valid, for clients refuse it before and after:
+    `begins_by` and `ends_by` name the issuer whose date it is, and are empty where it is the leaf's own.
     """
 
     subject: str
@@ -51,6 +53,8 @@ class Leaf:
     not_after: datetime
     key_type: str
     fingerprint: str
+    begins_by: str = ""
+    ends_by: str = ""
 
     @classmethod
     def of(cls, certificate: Certificate) -> Self:
@@ -80,8 +84,18 @@ class Leaf:
     @property
     def serial_hex(self) -> str:
         """The serial as Envoy and openssl print it, in whole bytes: "0abc"."""
-        digits = f"{self.serial:x}"
-        return digits.zfill(len(digits) + len(digits) % 2)
+        return _hex(self.serial)
+
+    def within(self, issuers: Iterable[Certificate]) -> "Leaf":
+        """The same, bounded by the dates of those that lead from it to a root."""
+        bounded = self
+        for issuer in issuers:
+            name = f"{issuer.subject.rfc4514_string()}, serial {_hex(issuer.serial_number)}"
+            if issuer.not_valid_before_utc > bounded.not_before:
+                bounded = replace(bounded, not_before=issuer.not_valid_before_utc, begins_by=name)
+            if issuer.not_valid_after_utc < bounded.not_after:
+                bounded = replace(bounded, not_after=issuer.not_valid_after_utc, ends_by=name)
+        return bounded
 
     def valid_at(self, now: datetime) -> bool:
         """Whether `now` lies within both dates, which are themselves valid moments (RFC 5280, 4.1.2.5)."""
@@ -111,13 +125,14 @@ class Chain:
         """Take a file as a chain; raises Unusable if there is no certificate or the first one is damaged within."""
         if not pem.certificates:
             raise Unusable(path, Fault.INCOMPLETE, "it holds no certificate", "write the leaf and its issuers into it")
+        path_up = _path_up(pem.certificates)
         try:
-            leaf = Leaf.of(pem.certificates[0])
-        except (ValueError, TypeError) as error:
-            why = "its first certificate does not parse"
+            # A root that signed itself is the client's own, whatever is sent of it.
+            leaf = Leaf.of(path_up[0]).within(each for each in path_up[1:] if each.subject != each.issuer)
+        except (ValueError, TypeError, KeyError) as error:
+            why = "its first certificate, or one that issued it, does not parse"
             raise Unusable(path, Fault.UNPARSABLE, why, "write it anew from its source") from error
-        in_order = all(issued_by(subject, issuer) for subject, issuer in pairwise(pem.certificates))
-        return cls(path, pem.certificates, leaf, in_order)
+        return cls(path, pem.certificates, leaf, len(path_up) == len(pem.certificates))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +191,38 @@ def require_fit(chain: Chain, key: Key) -> None:
 
 
 def require_valid(chain: Chain, now: datetime) -> None:
-    """Raise Unusable if the leaf is not valid now: EXPIRED, or NOT_YET_VALID with the moment it becomes so."""
+    """Raise Unusable if the chain is not valid now: EXPIRED, or NOT_YET_VALID with the moment it becomes so."""
     leaf = chain.leaf
     if leaf.not_after < now:
-        why = f"its leaf (serial {leaf.serial_hex}) expired at {leaf.not_after.isoformat()}"
-        raise Unusable(chain.path, Fault.EXPIRED, why, "write a renewed certificate")
+        which, remedy = f"its leaf (serial {leaf.serial_hex})", "write a renewed certificate"
+        if leaf.ends_by:
+            which, remedy = (
+                f"the issuer of its leaf ({leaf.ends_by})",
+                "write the leaf with its issuer's new certificate",
+            )
+        raise Unusable(chain.path, Fault.EXPIRED, f"{which} expired at {leaf.not_after.isoformat()}", remedy)
     if leaf.not_before > now:
-        why = f"its leaf (serial {leaf.serial_hex}) is not valid before {leaf.not_before.isoformat()}"
+        which = (
+            f"the issuer of its leaf ({leaf.begins_by})" if leaf.begins_by else f"its leaf (serial {leaf.serial_hex})"
+        )
+        why = f"{which} is not valid before {leaf.not_before.isoformat()}"
         remedy = "wait until then, or set the clock right"
         raise Unusable(chain.path, Fault.NOT_YET_VALID, why, remedy, usable_from=leaf.not_before)
+
+
+def _path_up(certificates: tuple[Certificate, ...]) -> list[Certificate]:
+    """The leaf, and those after it as far as each issued the one before."""
+    path = [certificates[0]]
+    for issuer in certificates[1:]:
+        if not issued_by(path[-1], issuer):
+            break
+        path.append(issuer)
+    return path
+
+
+def _hex(serial: int) -> str:
+    digits = f"{serial:x}"
+    return digits.zfill(len(digits) + len(digits) % 2)
 
 
 def issued_by(certificate: Certificate, authority: Certificate) -> bool:

@@ -47,23 +47,32 @@ class Discovery:
     references: tuple[Reference, ...]
     refused: tuple[Refusal, ...]
     strays: tuple[Caution, ...]
+    look_again: datetime | None = None
 
 
-def discover(contents: Contents) -> Discovery:
+def discover(contents: Contents, now: datetime) -> Discovery:
     """Find pairs, bundles and strays among the files of a certificate directory; equal contents give equal results.
 
-    Of several chains for one key the newest is taken, then the longest: certbot's `fullchain.pem`, not `cert.pem`. A
-    bundle consists of authorities, one of them at least self-signed; intermediates alone are part of somebody's chain.
+    Of several chains for one key one that is valid `now` is taken, then the newest, then the longest: certbot's
+    `fullchain.pem`, not `cert.pem`. `look_again` is when another one may be. A bundle consists of authorities, one of
+    them at least self-signed; intermediates alone are part of somebody's chain.
     """
     files, broken = _readable(contents)
-    references = [*_pairs(files)]
+    references = [*_pairs(files, now)]
     paired = {reference.path for reference in references}
     bundles = (path for path, file in files.items() if path not in paired and _is_bundle(file.pem))
     references += [Reference(path, Role.BUNDLE, path) for path in bundles]
     refused = tuple(_broken_pairs(files, broken, paired) if paired else _why_no_pair(files, broken))
     told = {_stem(each.path) for each in refused}
     strays = [*_strays(files, {each.path for each in references}), *map(Caution.of, broken.damaged)]
-    return Discovery(tuple(references), refused, tuple(each for each in strays if _stem(each.path) not in told))
+    beside = tuple(each for each in strays if _stem(each.path) not in told)
+    return Discovery(tuple(references), refused, beside, min(_turns(files, now), default=None))
+
+
+def _turns(files: "_Files", now: datetime) -> Iterator[datetime]:
+    """When a chain becomes valid, and may be the one to take."""
+    begins = (file.chain.leaf.not_before for file in files.values() if file.chain is not None)
+    return (each for each in begins if each > now)
 
 
 def strays(contents: Contents, references: Iterable[Reference]) -> tuple[Caution, ...]:
@@ -104,9 +113,9 @@ def _stem(path: str) -> str:
     return str(PurePath(path).with_suffix(""))
 
 
-def _pairs(files: _Files) -> Iterator[Reference]:
+def _pairs(files: _Files, now: datetime) -> Iterator[Reference]:
     """Yield chain and key of each pair, but not of an authority whose key lies beside the pairs that it issued."""
-    chains, keys = _best_chains(files), _keys(files)
+    chains, keys = _best_chains(files, now), _keys(files)
     pairs = [(chain, _nearest(chain, keys[public])) for public, chain in chains.items() if public in keys]
     for chain, key in sorted(pairs, key=lambda pair: pair[0].path):
         if not any(_issued(chain, other) for other, _ in pairs if other is not chain):
@@ -114,18 +123,18 @@ def _pairs(files: _Files) -> Iterator[Reference]:
             yield Reference(key, Role.KEY, chain.path)
 
 
-def _best_chains(files: _Files) -> dict[bytes, Chain]:
-    """Return for each public key the chain to serve with it: the newest, then the longest, then the first by name."""
+def _best_chains(files: _Files, now: datetime) -> dict[bytes, Chain]:
+    """Return for each public key the chain to serve with it, by rank, then the first by name."""
     chains: dict[bytes, Chain] = {}
     for file in files.values():
         public = public_key_of(file.chain.certificates[0]) if file.chain else None
-        if file.chain and public and (public not in chains or _rank(file.chain) > _rank(chains[public])):
+        if file.chain and public and (public not in chains or _rank(file.chain, now) > _rank(chains[public], now)):
             chains[public] = file.chain
     return chains
 
 
-def _rank(chain: Chain) -> tuple[datetime, int]:
-    return chain.leaf.not_before, len(chain.certificates)
+def _rank(chain: Chain, now: datetime) -> tuple[bool, datetime, int]:
+    return chain.leaf.valid_at(now), chain.leaf.not_before, len(chain.certificates)
 
 
 def _keys(files: _Files) -> dict[bytes, list[str]]:

@@ -161,15 +161,18 @@ class _Bench:
 
 
 def _about_chain(unit: str, chain: Chain, now: datetime) -> Iterator[Caution]:
-    leaf, named = chain.leaf, f"the leaf in {chain.path} (serial {chain.leaf.serial_hex})"
+    leaf = chain.leaf
+    named = f"the leaf in {chain.path} (serial {leaf.serial_hex})"
+    ends = f"the issuer in {chain.path} ({leaf.ends_by})" if leaf.ends_by else named
+    begins = f"the issuer in {chain.path} ({leaf.begins_by})" if leaf.begins_by else named
     if leaf.not_after < now:
-        message = f"{named} expired at {leaf.not_after.isoformat()}; clients refuse it: write a renewed certificate"
+        message = f"{ends} expired at {leaf.not_after.isoformat()}; clients refuse it: write a renewed certificate"
         yield Caution(unit, chain.path, Worry.EXPIRED, message)
     elif leaf.not_before > now:
-        message = f"{named} is not valid before {leaf.not_before.isoformat()}; clients refuse it until then"
+        message = f"{begins} is not valid before {leaf.not_before.isoformat()}; clients refuse it until then"
         yield Caution(unit, chain.path, Worry.NOT_YET_VALID, message)
     elif leaf.soon_to_expire(now):
-        message = f"{named} expires at {leaf.not_after.isoformat()}, in the last tenth of its life; renew it now"
+        message = f"{ends} expires at {leaf.not_after.isoformat()}, in the last tenth of its life; renew it now"
         yield Caution(unit, chain.path, Worry.SOON_TO_EXPIRE, message)
     if not chain.in_order:
         message = f"the certificates in {chain.path} are out of order; after the leaf, put each one's issuer next"

@@ -22,6 +22,7 @@ from agent.demo.view import View
 from agent.demo.watch import Watch
 
 _START_TIMEOUT = 60.0
+_PROOF_TIMEOUT = 60.0
 _LOOK_TIMEOUT = 5.0  # for a rotation to be seen, before a fault would come in its way
 _GRACE = 10.0  # so much longer may it take on a slow machine
 _FINISH_TIMEOUT = 15.0  # for the last requests, each of which may take 10 s
@@ -124,6 +125,7 @@ class Play:
                 break
         await _sleep_until(began + self._settings.length)
         await watch.until(turn.was_seen, _LOOK_TIMEOUT)
+        await watch.until(lambda: not watch.score.proves_nothing(), _PROOF_TIMEOUT)  # on a slow machine, later
 
 
 class _Turn:

@@ -67,6 +67,7 @@ class Intake:
         self._served: Source | None = None  # the newest that has served
         self._refused: Source | None = None  # what the proxy does not take, until its text changes
         self._verdict = ""  # what it says about it
+        self._turn: datetime | None = None  # when another of the files in the directories may be the one to take
         self._is_short = False  # the machine, of something that a look needs
         self._resources: dict[str, None] = {}  # the files of resources that the newest configuration names
         self._unreadable = ""  # why the configuration on disk cannot even be read
@@ -229,6 +230,7 @@ class Intake:
         What was there only for a moment, under the names of a write under way, is forgotten with it.
         """
         found = await self.discover()
+        self._turn = found.look_again
         paired = [each for each in found.references if each.role in {Role.CHAIN, Role.KEY}]
         units = {each.unit for each in paired}
         kept = [each for each in self._found if each.unit not in units and each.unit in self._last_good.units]
@@ -246,7 +248,7 @@ class Intake:
     async def discover(self) -> Discovery:
         """What the certificate directories hold, by content."""
         contents = await self._read(self._directory_files())
-        return await apart(_size(contents), discover, contents)
+        return await apart(_size(contents), discover, contents, clock.calendar())
 
     def _say_limits(self, configuration: Configuration) -> None:
         """What this configuration has that the agent promises little of."""
@@ -343,8 +345,8 @@ class Intake:
         now = clock.monotonic()
         again = self.reports.refuse((*outcome.refused, *self._unpaired), now)
         stray = self.reports.caution((*outcome.cautions, *self._beside), now)
-        valid = None if outcome.look_again is None else _monotonic_of(outcome.look_again)
-        return min((time for time in (again, stray, valid) if time is not None), default=None)
+        turns = [_monotonic_of(each) for each in (outcome.look_again, self._turn) if each is not None]
+        return min((time for time in (again, stray, *turns) if time is not None), default=None)
 
     def _report_nothing(self) -> float | None:
         """Say why there is nothing to run from; return when to look again."""

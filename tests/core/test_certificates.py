@@ -1,7 +1,7 @@
 """Chains, leaves, keys and bundles, and whether they belong together."""
 
 import base64
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import pytest
@@ -200,7 +200,7 @@ def example() -> bytes:
 
 def test_a_name_of_an_unknown_string_type_is_refused() -> None:
     der = root().issue(["a.example"]).certificate.public_bytes(Encoding.DER)
-    with pytest.raises(Unusable, match="its first certificate does not parse"):
+    with pytest.raises(Unusable, match="its first certificate, or one that issued it, does not parse"):
         chain(armour("CERTIFICATE", der.replace(b"\x0c\x04root", b"\x0d\x04root")))
 
 
@@ -225,3 +225,46 @@ def test_a_damaged_certificate_is_read_or_refused(data: st.DataObject) -> None:
         return
     signed = load_der_x509_certificate(example()).tbs_certificate_bytes
     assert not read.in_order or read.certificates[0].tbs_certificate_bytes == signed, "the signature no longer holds"
+
+
+# The whole chain
+
+
+def chained(issuer: Authority) -> Chain:
+    return Chain.of("/c/tls.crt", parse("/c/tls.crt", issuer.issue(["a.example"]).chain_pem))
+
+
+def test_a_chain_is_as_old_as_the_first_of_it_to_end() -> None:
+    """Clients refuse a leaf of ninety days whose issuer ended yesterday."""
+    until = datetime(2026, 5, 1, tzinfo=UTC)
+    chain = chained(Authority.create("root").intermediate("short", not_after=until).intermediate("long"))
+    assert chain.leaf.not_after == until
+    assert chain.leaf.ends_by.startswith("CN=short, serial ")
+    with pytest.raises(
+        Unusable, match=r"the issuer of its leaf \(CN=short, serial [0-9a-f]+\) expired at 2026-05-01"
+    ) as why:
+        require_valid(chain, until + timedelta(days=1))
+    assert why.value.fault is Fault.EXPIRED
+
+
+def test_a_chain_is_not_valid_before_the_last_of_it_is() -> None:
+    begin = datetime(2040, 5, 1, tzinfo=UTC)
+    chain = chained(Authority.create("root").intermediate("coming", not_before=begin))
+    with pytest.raises(Unusable, match=r"the issuer of its leaf \(CN=coming, ") as why:
+        require_valid(chain, begin - timedelta(days=1))
+    assert why.value.usable_from == begin
+
+
+def test_a_root_that_is_sent_along_does_not_bound_it() -> None:
+    """Clients have it, or do not; what is sent of it is not looked at."""
+    root = Authority.create("root", not_after=datetime(2026, 5, 1, tzinfo=UTC))
+    leaf = root.intermediate("middle").issue(["a.example"])
+    chain = Chain.of("/c/tls.crt", parse("/c/tls.crt", leaf.chain_pem + root.pem))
+    assert (chain.leaf.ends_by, chain.in_order) == ("", True)
+
+
+def test_what_did_not_issue_it_does_not_bound_it() -> None:
+    short = Authority.create("other").intermediate("short", not_after=datetime(2026, 5, 1, tzinfo=UTC))
+    leaf = Authority.create("root").intermediate("middle").issue(["a.example"])
+    chain = Chain.of("/c/tls.crt", parse("/c/tls.crt", leaf.chain_pem + short.pem))
+    assert (chain.leaf.ends_by, chain.in_order) == ("", False)

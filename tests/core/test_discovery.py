@@ -11,6 +11,7 @@ from agent.core.discovery import discover, strays
 from agent.core.findings import Fault, Meanwhile, Worry
 from agent.core.pem import parse
 from agent.core.references import Reference, Role
+from tests.core.disk import DAY, NOW
 from tests.pki import FROM, Authority, Leaf
 
 
@@ -34,15 +35,15 @@ def pair(chain: str, key: str) -> list[Reference]:
 
 
 def found(contents: Contents) -> list[Reference]:
-    return list(discover(contents).references)
+    return list(discover(contents, NOW).references)
 
 
 def refused(contents: Contents) -> list[tuple[str, Fault]]:
-    return [(each.path, each.fault) for each in discover(contents).refused]
+    return [(each.path, each.fault) for each in discover(contents, NOW).refused]
 
 
 def stray_paths(contents: Contents) -> list[str]:
-    return [caution.path for caution in discover(contents).strays]
+    return [caution.path for caution in discover(contents, NOW).strays]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def stray_paths(contents: Contents) -> list[str]:
 def test_the_usual_names_make_a_pair_and_a_bundle(chain: str, key: str, authorities: str) -> None:
     contents = {chain: leaf().chain_pem, key: leaf().key_pem, authorities: root().pem}
     assert found(contents) == [*pair(chain, key), Reference(authorities, Role.BUNDLE, authorities)]
-    assert discover(contents).strays == ()
+    assert discover(contents, NOW).strays == ()
 
 
 def test_certbot_serves_its_full_chain_and_nothing_there_is_stray() -> None:
@@ -67,7 +68,7 @@ def test_certbot_serves_its_full_chain_and_nothing_there_is_stray() -> None:
         "privkey.pem": leaf().key_pem,
     }
     assert found(contents) == pair("fullchain.pem", "privkey.pem")
-    assert discover(contents).strays == ()
+    assert discover(contents, NOW).strays == ()
 
 
 def test_everything_may_be_in_one_file() -> None:
@@ -144,7 +145,7 @@ CONTENTS = st.dictionaries(st.sampled_from("abcdef"), st.lists(PARTS, max_size=3
 
 @given(CONTENTS)
 def test_any_directory_gives_the_same_result_in_any_order(contents: dict[str, bytes]) -> None:
-    assert discover(dict(reversed(contents.items()))) == discover(contents)
+    assert discover(dict(reversed(contents.items())), NOW) == discover(contents, NOW)
 
 
 @given(CONTENTS)
@@ -162,7 +163,7 @@ def test_every_pair_found_is_one(contents: dict[str, bytes]) -> None:
 
 
 def test_a_key_that_does_not_fit_is_named_with_its_leaf() -> None:
-    (found,) = discover({"tls.crt": leaf().chain_pem, "tls.key": leaf("b.example").key_pem}).refused
+    (found,) = discover({"tls.crt": leaf().chain_pem, "tls.key": leaf("b.example").key_pem}, NOW).refused
     assert (found.path, found.fault, found.meanwhile) == ("tls.key", Fault.MISMATCH, Meanwhile.NOTHING)
     assert "the leaf in tls.crt" in found.why
 
@@ -195,7 +196,7 @@ def test_an_authority_alone_is_asked_for_its_key() -> None:
 
 
 def test_an_encrypted_key_is_named() -> None:
-    (found,) = discover({"tls.crt": leaf().chain_pem, "tls.key": leaf().encrypted_key_pem()}).refused
+    (found,) = discover({"tls.crt": leaf().chain_pem, "tls.key": leaf().encrypted_key_pem()}, NOW).refused
     assert (found.path, found.why) == ("tls.key", "it is encrypted")
 
 
@@ -217,7 +218,7 @@ GOOD = {"a.crt": leaf().chain_pem, "a.key": leaf().key_pem}
 def test_what_its_name_makes_half_of_a_pair_is_refused_and_nothing_of_it_stray(
     files: dict[str, bytes], named: str
 ) -> None:
-    found = discover({**GOOD, **files})
+    found = discover({**GOOD, **files}, NOW)
     assert [(each.path, each.meanwhile) for each in found.refused] == [(named, Meanwhile.OTHERS)]
     assert found.strays == ()
     assert [each.path for each in found.references] == ["a.crt", "a.key"]
@@ -233,16 +234,35 @@ def test_what_its_name_makes_half_of_a_pair_is_refused_and_nothing_of_it_stray(
     ],
 )
 def test_what_may_lie_there_on_purpose_is_not_refused(files: dict[str, bytes], stray: list[str]) -> None:
-    found = discover({**GOOD, **files})
+    found = discover({**GOOD, **files}, NOW)
     assert found.refused == ()
     assert [each.path for each in found.strays] == stray
 
 
 def test_an_authority_with_its_key_and_its_serial_numbers_is_no_broken_pair() -> None:
     authority = {"ca.crt": root().pem, "ca.key": pem_of(root()), "ca.srl": b"01"}
-    assert discover({**GOOD, **authority}).refused == ()
+    assert discover({**GOOD, **authority}, NOW).refused == ()
 
 
 def pem_of(authority: Authority) -> bytes:
     """The key of an authority."""
     return Leaf(authority.certificate, authority.pem, authority.key).key_pem
+
+
+@pytest.mark.parametrize("days", [(1, 400), (-400, -1)], ids=["from tomorrow", "until yesterday"])
+def test_of_two_chains_for_one_key_the_one_that_is_valid_is_taken(days: tuple[int, int]) -> None:
+    """The newer one would be shown to clients who refuse it, in the place of one that serves."""
+    good = root().issue(["a.example"], not_before=NOW - 10 * DAY, not_after=NOW + 10 * DAY)
+    other = root().issue(["a.example"], good.key, not_before=NOW + days[0] * DAY, not_after=NOW + days[1] * DAY)
+    contents = {"a.crt": good.chain_pem, "b.crt": other.chain_pem, "tls.key": good.key_pem}
+    assert [each.path for each in discover(contents, NOW).references] == ["a.crt", "tls.key"]
+    later = discover(contents, NOW + 2 * DAY)
+    assert later.references[0].path == ("b.crt" if days[0] > 0 else "a.crt")
+
+
+def test_when_another_one_becomes_valid_it_is_looked_at_again() -> None:
+    good = root().issue(["a.example"], not_before=NOW - 10 * DAY, not_after=NOW + 10 * DAY)
+    coming = root().issue(["a.example"], good.key, not_before=NOW + DAY, not_after=NOW + 9 * DAY)
+    contents = {"a.crt": good.chain_pem, "b.crt": coming.chain_pem, "tls.key": good.key_pem}
+    assert discover(contents, NOW).look_again == NOW + DAY
+    assert discover(contents, NOW + 2 * DAY).look_again is None

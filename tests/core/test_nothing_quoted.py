@@ -22,7 +22,7 @@ def said_of(content: bytes) -> str:
     contents = {"/c/tls.key": content, "/c/tls.crt": leaf().chain_pem, "/c/all.pem": leaf("rsa").key_pem}
     roles = [Reference("/c/tls.crt", Role.CHAIN, "/c/tls.crt"), Reference("/c/tls.key", Role.KEY, "/c/tls.crt")]
     others = [Reference("/c/tls.key", role, f"as {role}") for role in (Role.CHAIN, Role.BUNDLE)]
-    found, outcome = discover(contents), weigh([*roles, *others], contents, LastGood(), NOW)
+    found, outcome = discover(contents, NOW), weigh([*roles, *others], contents, LastGood(), NOW)
     said = [each.message for each in (*found.refused, *outcome.refused)]
     said += [each.message for each in (*found.strays, *strays(contents, roles), *outcome.cautions)]
     try:
