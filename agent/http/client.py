@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
+import stat
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,7 +27,7 @@ LIMIT = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A Unix socket at which only one may answer, for its name may have become a link to another's.
+    """A Unix socket at which only one may answer, for somebody else may own its directory. No link is followed there.
 
     He is the process `pid`, where that is not None, and of a user (a uid) that `admits` does not deny.
     """
@@ -112,7 +114,14 @@ async def _connect(
 
 
 async def _connect_to_owner(place: Owned) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_unix_connection(str(place.path), limit=_CHUNK)
+    held = os.open(place.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(held).st_mode):
+            message = f"{place.path} is no socket any more"
+            raise ConnectionError(message)
+        reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{held}", limit=_CHUNK)
+    finally:
+        os.close(held)
     peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, user, _ = _CREDENTIALS.unpack(peer)
     if place.pid in {None, pid} and place.admits(user):

@@ -40,14 +40,26 @@ async def test_the_process_that_is_meant_is_asked(tmp_path: Path) -> None:
         assert await client.fetch(Owned(tmp_path / "s", os.getpid()), "/", timeout=5) == (200, b"well")
 
 
-async def test_a_link_to_the_socket_of_another_process_is_connected_to_and_asked_nothing(tmp_path: Path) -> None:
+async def test_the_socket_of_another_process_is_asked_nothing(tmp_path: Path) -> None:
     async with serving(tmp_path / "victim", b"") as asked:
-        (tmp_path / "admin").symlink_to(tmp_path / "victim")
-        with pytest.raises(ConnectionError, match=rf"another process \(pid {os.getpid()}\) listens at .*/admin"):
-            await client.fetch(Owned(tmp_path / "admin", 1), "/quitquitquit", method="POST", timeout=5)
+        with pytest.raises(ConnectionError, match=rf"another process \(pid {os.getpid()}\) listens at .*/victim"):
+            await client.fetch(Owned(tmp_path / "victim", 1), "/quitquitquit", method="POST", timeout=5)
         with pytest.raises(ConnectionError, match="not the proxy"):
-            await client.passed_on(Owned(tmp_path / "admin", 1), Request("POST", "/stop"))
+            await client.passed_on(Owned(tmp_path / "victim", 1), Request("POST", "/stop"))
         assert asked == []
+
+
+async def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Whoever waits behind it would see somebody connect; some are started by that."""
+    with socket.socket(socket.AF_UNIX) as victim:
+        victim.bind(str(tmp_path / "victim"))
+        victim.listen()
+        victim.setblocking(False)
+        (tmp_path / "admin").symlink_to(tmp_path / "victim")
+        with pytest.raises(ConnectionError, match="is no socket any more"):
+            await client.fetch(Owned(tmp_path / "admin", os.getpid()), "/", timeout=5)
+        with pytest.raises(BlockingIOError):
+            victim.accept()
 
 
 async def test_an_answer_without_an_end_costs_no_more_than_the_limit(tmp_path: Path) -> None:
