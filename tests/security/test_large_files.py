@@ -55,7 +55,7 @@ def files(bed: Bed) -> None:
     "grow", [authorities, listeners, *(pytest.param(each, marks=pytest.mark.long) for each in (keys, aliases, files))]
 )
 def test_the_loop_turns_whatever_there_is_to_judge(make_bed: MakeBed, grow: Callable[[Bed], None]) -> None:
-    """Beside an agent that has nothing to do, asked at the same moments."""
+    """Beside an agent that has nothing to do, asked at the same moments: its loop does not share an interpreter."""
     bed, idle = make_bed("b"), make_bed("idle")
     for one in (bed, idle):
         one.start()
