@@ -87,7 +87,7 @@ class Leaf:
         return _hex(self.serial)
 
     def within(self, issuers: Iterable[Certificate]) -> "Leaf":
-        """The same, bounded by the dates of those that lead from it to a root."""
+        """Return the same, bounded by the dates of those that lead from it to a root."""
         bounded = self
         for issuer in issuers:
             name = f"{issuer.subject.rfc4514_string()}, serial {_hex(issuer.serial_number)}"
@@ -194,24 +194,22 @@ def require_valid(chain: Chain, now: datetime) -> None:
     """Raise Unusable if the chain is not valid now: EXPIRED, or NOT_YET_VALID with the moment it becomes so."""
     leaf = chain.leaf
     if leaf.not_after < now:
-        which, remedy = f"its leaf (serial {leaf.serial_hex})", "write a renewed certificate"
-        if leaf.ends_by:
-            which, remedy = (
-                f"the issuer of its leaf ({leaf.ends_by})",
-                "write the leaf with its issuer's new certificate",
-            )
-        raise Unusable(chain.path, Fault.EXPIRED, f"{which} expired at {leaf.not_after.isoformat()}", remedy)
+        why = f"{_bound(leaf, leaf.ends_by)} expired at {leaf.not_after.isoformat()}"
+        remedy = "write the leaf with its issuer's new certificate" if leaf.ends_by else "write a renewed certificate"
+        raise Unusable(chain.path, Fault.EXPIRED, why, remedy)
     if leaf.not_before > now:
-        which = (
-            f"the issuer of its leaf ({leaf.begins_by})" if leaf.begins_by else f"its leaf (serial {leaf.serial_hex})"
-        )
-        why = f"{which} is not valid before {leaf.not_before.isoformat()}"
+        why = f"{_bound(leaf, leaf.begins_by)} is not valid before {leaf.not_before.isoformat()}"
         remedy = "wait until then, or set the clock right"
         raise Unusable(chain.path, Fault.NOT_YET_VALID, why, remedy, usable_from=leaf.not_before)
 
 
+def _bound(leaf: Leaf, issuer: str) -> str:
+    """Name the certificate that bounds a chain: an issuer, or the leaf where none does."""
+    return f"the issuer of its leaf ({issuer})" if issuer else f"its leaf (serial {leaf.serial_hex})"
+
+
 def _path_up(certificates: tuple[Certificate, ...]) -> list[Certificate]:
-    """The leaf, and those after it as far as each issued the one before."""
+    """Return the leaf, and those after it as far as each issued the one before."""
     path = [certificates[0]]
     for issuer in certificates[1:]:
         if not issued_by(path[-1], issuer):

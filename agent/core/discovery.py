@@ -69,8 +69,8 @@ def discover(contents: Contents, now: datetime) -> Discovery:
     return Discovery(tuple(references), refused, beside, min(_turns(files, now), default=None))
 
 
-def _turns(files: "_Files", now: datetime) -> Iterator[datetime]:
-    """When a chain becomes valid, and may be the one to take."""
+def _turns(files: _Files, now: datetime) -> Iterator[datetime]:
+    """Yield the moments at which a chain becomes valid, and may be the one to take."""
     begins = (file.chain.leaf.not_before for file in files.values() if file.chain is not None)
     return (each for each in begins if each > now)
 

@@ -30,8 +30,13 @@ class Fault(StrEnum):
 
 _HALF_WRITTEN = frozenset(
     {
-        *(Fault.MISSING, Fault.UNREADABLE, Fault.EMPTY, Fault.INCOMPLETE),
-        *(Fault.MISMATCH, Fault.LOST_OWN_CA, Fault.TIED),
+        Fault.MISSING,
+        Fault.UNREADABLE,
+        Fault.EMPTY,
+        Fault.INCOMPLETE,
+        Fault.MISMATCH,
+        Fault.LOST_OWN_CA,
+        Fault.TIED,
     }
 )
 

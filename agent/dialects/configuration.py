@@ -57,7 +57,7 @@ class Configuration:
         return [*self._bootstraps, *self._resources.values()]
 
     def _found(self, look: Callable[[Document], list[_T]]) -> list[_T]:
-        """What the documents have, each once, in their order."""
+        """Return what the documents have, each once, in their order."""
         return list(dict.fromkeys(each for document in self._documents for each in look(document)))
 
     @cached_property
@@ -153,11 +153,20 @@ class Copies:
 
     def prepare(self, *, as_json: bool) -> None:
         """Make them now, so that nobody waits for it later."""
-        self._main.text(as_json=as_json)
+        for template, form in self._forms(as_json=as_json):
+            template.text(as_json=form)
+
+    def are_made(self, *, as_json: bool) -> bool:
+        """Tell whether there is nothing to prepare any more."""
+        return all(template.is_made(as_json=form) for template, form in self._forms(as_json=as_json))
+
+    def _forms(self, *, as_json: bool) -> Iterator[tuple[Template, bool]]:
+        """Yield each template and whether it is filled in as JSON."""
+        yield self._main, as_json
         if self._extra is not None:
-            self._extra.text(as_json=False)
+            yield self._extra, False
         for template in self._resources.values():
-            template.text(as_json=True)
+            yield template, True
 
     def hold_resources(self, descriptors: dict[str, int], hold: Callable[[str, bytes], int]) -> None:
         """Add the files of resources to `descriptors` (path to number), the innermost first, by what `hold` returns."""

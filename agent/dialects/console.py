@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -22,10 +23,10 @@ _CHANGES = "/stats?filter=^listener_manager.listener_(added|modified|removed|in_
 _CONNECTIONS = "/stats?filter=^listener..*downstream_cx_active$"
 _CLOSE_INBOUND = "/drain_listeners?inboundonly"
 _ASK_INBOUND_TO_LEAVE = "/drain_listeners?graceful&skip_exit&inboundonly"
-_STATIC, _DYNAMIC = "/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_listeners"
+STATIC, DYNAMIC = "/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_listeners"
 _SECRETS = "/config_dump?resource=dynamic_active_secrets"
 _NO_VERSION = frozenset({None, "", "uninitialized"})
-_REJECTED = (_DYNAMIC, *(f"/config_dump?resource=dynamic_{kind}_clusters" for kind in ("warming", "active")))
+_REJECTED = (DYNAMIC, *(f"/config_dump?resource=dynamic_{kind}_clusters" for kind in ("warming", "active")))
 _INBOUND = frozenset({"INBOUND", 1})  # as protobuf's JSON has it
 
 
@@ -62,13 +63,20 @@ def _sensible(question: _Q) -> _Q:
 
     @wraps(question)
     async def asked(console: "EpochConsole", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever it takes
-        try:
+        with understanding(console.path):
             return await question(console, *args, **kwargs)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            message = f"cannot understand what {console.path} answers ({type(error).__name__})"
-            raise MachineError(message) from error
 
     return cast("_Q", asked)
+
+
+@contextmanager
+def understanding(console: UnixPlace) -> Iterator[None]:
+    """Raise `MachineError` where what is read of an answer fails for its shape."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        message = f"cannot understand what {console} answers ({type(error).__name__})"
+        raise MachineError(message) from error
 
 
 async def tree(body: bytes) -> dict[str, Any]:
@@ -133,7 +141,7 @@ class EpochConsole:
 
         An empty set of listeners cannot be told from one that has not come.
         """
-        listeners = (await self._json_or_nothing(_DYNAMIC)).get("configs", [])
+        listeners = (await self._json_or_nothing(DYNAMIC)).get("configs", [])
         secrets = (await self._json_or_nothing(_SECRETS)).get("configs", [])
         pending = [each.get("name", "") for each in secrets if each.get("version_info") in _NO_VERSION]
         missing = [fetches.scope_of(name) for name in pending] + ([] if listeners else [fetches.LISTENERS])
@@ -198,7 +206,7 @@ class EpochConsole:
     @_sensible
     async def inbound(self) -> Inbound:
         """Find its listeners whose traffic_direction is INBOUND."""
-        static, dynamic = await self._json(_STATIC), await self._json_or_nothing(_DYNAMIC)
+        static, dynamic = await self._json(STATIC), await self._json_or_nothing(DYNAMIC)
         found = [each.get("listener", {}) for each in static.get("configs", [])]
         found += [each.get("active_state", {}).get("listener", {}) for each in dynamic.get("configs", [])]
         inward = [each for each in found if each.get("traffic_direction") in _INBOUND]

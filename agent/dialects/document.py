@@ -169,6 +169,10 @@ class Template:
 
         return _TOKEN.sub(word, self.text(as_json=as_json))
 
+    def is_made(self, *, as_json: bool) -> bool:
+        """Tell whether its text in this format is made already."""
+        return as_json in self._texts
+
     def text(self, *, as_json: bool) -> str:
         """The copy before that, made once."""
         if as_json not in self._texts:

@@ -10,11 +10,11 @@ import contextlib
 import os
 import shutil
 import socket
-import stat
 import tempfile
 from pathlib import Path
 
 from agent.core.errors import MachineError
+from agent.http.held import NoSocket, held_socket
 
 PREFIX = "~"
 """How the names of these directories begin; what a killed agent left of them may be removed."""
@@ -59,20 +59,11 @@ def connect(path: Path, owner: tuple[int, int] | None = None) -> socket.socket:
     """
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
-        held = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            status = os.fstat(held)
-            if not stat.S_ISSOCK(status.st_mode) or (owner is not None and status.st_uid != owner[0]):
-                message = f"cannot reach {path}: it is no socket of the proxy's"
-                raise MachineError(message)
-            sender.connect(f"/proc/self/fd/{held}")
-        finally:
-            os.close(held)
+        with held_socket(path, None if owner is None else owner[0]) as way:
+            sender.connect(way)
     except OSError as error:
         sender.close()
-        message = f"cannot reach {path}: {error.strerror}"
+        reason = "it is no socket of the proxy's" if isinstance(error, NoSocket) else error.strerror
+        message = f"cannot reach {path}: {reason}"
         raise MachineError(message) from error
-    except MachineError:
-        sender.close()
-        raise
     return sender

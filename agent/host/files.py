@@ -22,11 +22,20 @@ _BATCH = 100
 
 _PASSING = frozenset(
     {
-        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE),
-        *(errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.EREMOTEIO, errno.EHOSTDOWN),
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EAGAIN,
+        errno.EINTR,
+        errno.EREMOTEIO,
+        errno.EHOSTDOWN,
     }
 )
-"""What the machine, or a file server, is short of for a while: it tells nothing of the file."""
+"""Errors of the machine or of a file server, which pass, and tell nothing of the file."""
 
 _HURRIED_READS = 4
 """Reads in search of two that agree, once there is no more time to wait for a writer."""
@@ -120,7 +129,7 @@ def _missing(path: str, error: OSError | ValueError) -> Missing:
 
 
 def _why_not_there(path: str) -> str:
-    """Where a link leads that leads nowhere; empty for anything else."""
+    """Tell where a link leads that leads nowhere; return nothing for anything else."""
     try:
         return f"it is a link to {os.readlink(path)}, and there is no such file"  # noqa: PTH115  # as it is written
     except OSError:

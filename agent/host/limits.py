@@ -1,4 +1,4 @@
-"""What a process has from the beginning: signals, three standard descriptors, how many more, and no core dump."""
+"""Set what a process has from the beginning: signals, standard descriptors, how many more, and no core dump."""
 
 import contextlib
 import os
@@ -56,7 +56,10 @@ def forbid_core_dumps() -> None:
 
 @contextlib.contextmanager
 def core_dumps_allowed() -> Iterator[None]:
-    """Let what is started meanwhile dump as much as the hard limit allows. Of another user's process it is too late."""
+    """Let what is started meanwhile dump as much as the hard limit allows.
+
+    It inherits that: to change the limit of another user's process later takes a capability, see prlimit(2).
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
     try:

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
-import stat
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import h11
 
+from agent.http.held import held_socket
 from agent.http.message import Headers, Request, Response
 
 _CHUNK = 64 << 10
@@ -114,14 +113,8 @@ async def _connect(
 
 
 async def _connect_to_owner(place: Owned) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    held = os.open(place.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISSOCK(os.fstat(held).st_mode):
-            message = f"{place.path} is no socket any more"
-            raise ConnectionError(message)
-        reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{held}", limit=_CHUNK)
-    finally:
-        os.close(held)
+    with held_socket(place.path) as way:
+        reader, writer = await asyncio.open_unix_connection(way, limit=_CHUNK)
     peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, user, _ = _CREDENTIALS.unpack(peer)
     if place.pid in {None, pid} and place.admits(user):

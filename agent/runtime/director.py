@@ -106,7 +106,7 @@ class Director:
         self._say(logging.INFO, "epoch.serving", _describe(epoch, serving), number)
 
     def clock_stepped(self) -> None:
-        """What depends on the calendar is worked out anew."""
+        """Work out anew what depends on the calendar."""
         self._disk.timing.clock_stepped()
         self._disk.look_soon()
         if self._stage.serving is not None:

@@ -142,11 +142,16 @@ class Intake:
         if not outcome.complete:
             return Look(None, outcome.missing, again_at, self._not_usable(outcome.refused))
         extra = await self._digest_watched({*contents, *source.resources})
-        size = len(source.text) + _size(source.resources)
-        copies = source.configuration.copies(outcome.files)
-        await apart(size, copies.prepare, as_json=self.programs.current.reads_json)
+        await self._prepare(source, outcome, as_json=self.programs.current.reads_json)
         material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
         return Look(material, again_at=again_at, refused=self._not_usable(outcome.refused))
+
+    @staticmethod
+    async def _prepare(source: Source, outcome: Outcome, *, as_json: bool) -> None:
+        """Have the copies made beside the loop; those of a revision that is known are there."""
+        copies = source.configuration.copies(outcome.files)
+        if not copies.are_made(as_json=as_json):
+            await apart(len(source.text) + _size(source.resources), copies.prepare, as_json=as_json)
 
     def _not_usable(self, refusals: Sequence[Refusal]) -> tuple[str, ...]:
         return (*filter(None, [self._unreadable]), *(each.message for each in refusals))
@@ -195,8 +200,8 @@ class Intake:
         if known is not None and known.text == text and await self._read_all(known.resources) == known.resources:
             return known
         resources: dict[str, bytes] = {}
+        extra = self._settings.flags.config_yaml
         while True:
-            extra = self._settings.flags.config_yaml
             size = len(text) + _size(resources)
             configuration = await apart(size, Configuration, text.decode(), name, extra, resources)
             unread = configuration.unread

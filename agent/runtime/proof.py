@@ -23,7 +23,7 @@ from cryptography import x509
 from agent.core.certificates import Leaf
 from agent.core.errors import MachineError
 from agent.dialects import tls_listeners
-from agent.dialects.console import tree
+from agent.dialects.console import DYNAMIC, STATIC, tree, understanding
 from agent.dialects.tls_listeners import TlsListener
 from agent.handoff.vault import Place
 from agent.host.sockets import Endpoint
@@ -38,7 +38,6 @@ _TIMEOUT = 2.0
 _CHUNK = 64 << 10
 _AGAIN = (0.1, 0.5)  # the one before accepts until it has read that it is to drain: it may have been the one seen
 _RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, 0 s
-_DUMPS = ("/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_listeners")
 
 
 def _client() -> ssl.SSLContext:
@@ -62,9 +61,8 @@ async def prove(
     `MachineError` if the console does not tell where that is.
     """
     fingerprints = {leaf.fingerprint for leaf in leaves}
-    found = (
-        [each for each in await _find(console) if _may_be_greeted(each.place, named)][:LIMIT] if fingerprints else []
-    )
+    told = await _find(console) if fingerprints else []
+    found = [each for each in told if _may_be_greeted(each.place, named)][:LIMIT]
     seen = await _look(found, fingerprints)
     for span in again:
         others = [number for number, each in enumerate(seen) if not each.matches and not each.error]
@@ -81,14 +79,11 @@ def _may_be_greeted(place: Place, named: Collection[Place]) -> bool:
 
 
 async def _find(console: UnixPlace) -> list[TlsListener]:
-    static, dynamic = [await _dump(console, target) for target in _DUMPS]
-    try:
+    static, dynamic = [await _dump(console, target) for target in (STATIC, DYNAMIC)]
+    with understanding(console):
         found = [each.get("listener", {}) for each in static]
         found += [each.get("active_state", {}).get("listener", {}) for each in dynamic]
         return tls_listeners.find(found)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        message = f"cannot understand what {console} answers ({type(error).__name__})"
-        raise MachineError(message) from error
 
 
 async def _dump(console: UnixPlace, target: str) -> list[dict[str, Any]]:

@@ -177,6 +177,9 @@ class Supervisor:
             await self._close_all()
         except OSError as error:
             say(logging.WARNING, "agent.uncleared", f"something of this agent is left behind: {error}")
+        finally:
+            if self._rewriting is not None:  # last: to end an epoch is recorded as well
+                self._rewriting.cancel()
 
     async def _close_all(self) -> None:
         async with AsyncExitStack() as rest:
@@ -188,8 +191,6 @@ class Supervisor:
                 rest.push_async_callback(self._stage.close)
             for closing in (self._scraping, self._chronicle, self._watch, self._director, self._front, self._control):
                 rest.push_async_callback(closing.close)
-            if self._rewriting is not None:
-                self._rewriting.cancel()
 
     def _make_scraping(self) -> Scraping:
         settings, stage = self._settings, self._stage

@@ -31,7 +31,7 @@ class Timing:
         return self._not_before
 
     def clock_stepped(self) -> None:
-        """What was chosen by the calendar is chosen anew."""
+        """Choose anew, when asked next, what was chosen by the calendar."""
         self._is_stale = self._not_before != float("-inf")
 
     def _choose(self, material: Material) -> float:
