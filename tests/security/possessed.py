@@ -59,6 +59,11 @@ def interpreter() -> Path:
     pytest.skip(f"no {version} that the user nobody may run")
 
 
+def cores(bed: Bed) -> list[Path]:
+    """List the core dumps beside the bed's files and where the agent was started."""
+    return [path for folder in (bed.directory, Path.cwd()) for path in folder.iterdir() if path.name.startswith("core")]
+
+
 def _may_be_run(program: Path) -> bool:
     wanted = f"import sys; sys.path[:0] = {_paths()!r}; import agent.sidecar.program"
     try:

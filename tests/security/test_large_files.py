@@ -3,26 +3,17 @@
 import threading
 import time
 from collections.abc import Callable
-from urllib.request import urlopen
 
 import pytest
 
 from tests.system.arena import Waits, bounded
+from tests.system.bare import live
 from tests.system.bed import Bed
 from tests.system.conftest import MakeBed
-from tests.system.eventually import PATIENCE
 from tests.system.layouts import CHAIN, KEY
 
 pytestmark = [pytest.mark.quiet, pytest.mark.envoy]
 MIB = 1 << 20
-
-
-def live(bed: Bed) -> float:
-    """Ask whether the agent's loop turns; return how long the answer took, in seconds."""
-    began = time.monotonic()
-    with urlopen(f"http://127.0.0.1:{bed.status.port}/healthz/live", timeout=PATIENCE) as answer:
-        assert answer.status == 200
-    return time.monotonic() - began
 
 
 def authorities(bed: Bed) -> None:
@@ -63,8 +54,8 @@ def test_the_loop_turns_whatever_there_is_to_judge(make_bed: MakeBed, grow: Call
     put.start()
     waits, end = Waits([], []), time.monotonic() + 6
     while time.monotonic() < end or put.is_alive():
-        waits.ours.append(live(bed))
-        waits.honest.append(live(idle))
+        waits.ours.append(live(bed.status))
+        waits.honest.append(live(idle.status))
         time.sleep(0.005)
     put.join()
     bounded(waits, patience=2)

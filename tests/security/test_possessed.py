@@ -7,7 +7,6 @@ import socket
 import stat
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,7 +15,8 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from tests.security.possessed import NOBODY, Possessed
+from tests.security.possessed import NOBODY, Possessed, cores
+from tests.system.bare import live
 from tests.system.bed import Bed
 from tests.system.eventually import PATIENCE, eventually
 
@@ -37,14 +37,6 @@ SPEAK = """
         for part in cut(HotRestartMessage(request=Request(pass_listen_socket=wanted))):
             line.sendto(part, agent)
 """
-
-
-def live(bed: Bed) -> float:
-    """Ask whether the agent's loop turns; return how long the answer took, in seconds."""
-    began = time.monotonic()
-    with urlopen(f"http://127.0.0.1:{bed.status.port}/healthz/live", timeout=PATIENCE) as answer:
-        assert answer.status == 200
-    return time.monotonic() - began
 
 
 @pytest.fixture
@@ -78,9 +70,7 @@ def test_a_forged_manifest_is_not_opened(surviving: Possessed, forgery: str) -> 
     text = FORGERIES[forgery].format(secret=str(secret))
     surviving.order(f"import os\nnumber = {number}\nput = lambda fd: os.dup2(fd, number)\n{text}")
     before = bed.serving()
-    os.kill(bed.agent_pid, signal.SIGKILL)
-    assert bed.agent is not None
-    bed.agent.wait(timeout=PATIENCE)
+    bed.kill_agent()
     bed.launch()
     bed.ready()
     (said,) = surviving.logged("epoch.not_adopted")
@@ -114,7 +104,7 @@ def test_who_asks_and_does_not_read_loses_its_channel_and_nobody_else_anything(p
     possessed.order(SPEAK + flood)
     eventually(lambda: possessed.logged("handoff.broken"), what="the channel is closed")
     assert psutil.Process(bed.agent_pid).num_fds() < open_before + 200
-    live(bed)
+    live(bed.status)
     possessed.serves_on()
 
 
@@ -252,8 +242,7 @@ def test_it_has_neither_the_agents_terminal_nor_a_core_to_leave(possessed: Posse
     os.kill(pid, signal.SIGSEGV)
     eventually(lambda: not psutil.pid_exists(pid), what="it is dead")
     bed.ready()
-    for left in (bed.directory, Path.cwd()):
-        assert not [name for name in left.iterdir() if name.name.startswith("core")]
+    assert cores(bed) == []
 
 
 def test_what_it_counts_does_not_tell_of_the_agent(possessed: Possessed) -> None:
@@ -324,7 +313,7 @@ def test_no_race_makes_a_file_of_roots_the_proxys(possessed: Possessed, racer: P
             tried = bed.state().next_epoch
             bed.rotate()
             eventually(lambda: bed.state().next_epoch > tried, what="an epoch was tried")  # noqa: B023
-            live(bed)
+            live(bed.status)
     after = prize.stat()
     assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (0, 0, 0o600)
     assert after.st_ctime_ns == before.st_ctime_ns

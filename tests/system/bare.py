@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 from tests.system.eventually import PATIENCE
 from tests.system.room import Process, Room
@@ -86,6 +87,14 @@ def healthy(status: Target) -> bool:
             return response.status == 200
     finally:
         connection.close()
+
+
+def live(status: Target) -> float:
+    """Ask whether the agent's loop turns; return how long the answer took, in seconds."""
+    began = time.monotonic()
+    with urlopen(f"http://{status.host}:{status.port}/healthz/live", timeout=PATIENCE) as answer:
+        assert answer.status == 200
+    return time.monotonic() - began
 
 
 STARTS = 3.0

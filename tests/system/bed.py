@@ -180,6 +180,12 @@ class Bed:
         bugs = self.journal.bugs()
         assert not bugs, f"the agent tells of bugs in itself: {bugs}"
 
+    def kill_agent(self) -> None:
+        """Kill the agent, and see that it is dead."""
+        assert self.agent is not None
+        self.agent.send_signal(signal.SIGKILL)
+        self.agent.wait(timeout=PATIENCE)
+
     def exited(self) -> int:
         """Wait for the end of an agent that stops by itself and return its exit code."""
         assert self.agent is not None

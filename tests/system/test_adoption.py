@@ -1,7 +1,5 @@
 """An agent that is killed and comes back finds its proxies, and no client has noticed."""
 
-import os
-import signal
 import time
 from functools import partial
 from urllib.request import urlopen
@@ -32,18 +30,11 @@ def surviving(bed_apart: Bed) -> Bed:
     return bed_apart
 
 
-def kill_agent(bed: Bed) -> None:
-    """Kill the agent, and see that it is dead."""
-    assert bed.agent is not None
-    os.kill(bed.agent_pid, signal.SIGKILL)
-    bed.agent.wait(timeout=PATIENCE)
-
-
 def test_a_killed_agent_finds_its_proxy_and_rotates_on(surviving: Bed, loads: Loads) -> None:
     bed = surviving
     before = bed.serving()
     loads.usual(bed.tls, bed.plain)
-    kill_agent(bed)
+    bed.kill_agent()
     loads.more(20)
     bed.launch()
     bed.ready()
@@ -63,7 +54,7 @@ def test_an_agent_may_be_killed_at_any_moment_of_a_rotation(surviving: Bed, load
     for number in range(DEATHS):
         bed.rotate()
         pass_time(1.6 * start * number / DEATHS)
-        kill_agent(bed)
+        bed.kill_agent()
         bed.launch()
         bed.ready()
         bed.settled()
@@ -79,7 +70,7 @@ def test_an_agent_may_be_killed_just_after_a_gate_opened(surviving: Bed, loads: 
     for delay in OPENING_DELAYS * OPENINGS:
         open_a_gate(bed)
         spin(delay)
-        kill_agent(bed)
+        bed.kill_agent()
         bed.launch()
         bed.ready()
         eventually(lambda: UNDER_WAY.isdisjoint(stages(bed)), what="one of the two drains")
@@ -123,7 +114,7 @@ def test_counters_go_on_over_the_death_of_the_agent(bed_apart: Bed, loads: Loads
     bed.start()
     loads.start("closed", bed.plain)
     loads.more(20)
-    kill_agent(bed)
+    bed.kill_agent()
     loads.more(20)
     bed.launch()
     bed.ready()
@@ -148,7 +139,7 @@ def test_a_half_done_rotation_is_rolled_back_and_done_again(surviving: Bed, load
     before = bed.serving()
     loads.gentle(bed.tls, bed.plain)
     with frozen_candidate(bed) as candidate:
-        kill_agent(bed)
+        bed.kill_agent()
         bed.launch()
         bed.ready()
         assert not alive(candidate.pid)
@@ -168,7 +159,7 @@ def test_a_drain_goes_on_after_the_agent_came_back(surviving: Bed) -> None:
         bed.rotate()
         bed.served()
         eventually(lambda: [one.pid for one in bed.state().among(DRAINING)] == [old])
-        kill_agent(bed)
+        bed.kill_agent()
         bed.launch()
         bed.ready()
         assert alive(old)
@@ -179,7 +170,7 @@ def test_a_drain_goes_on_after_the_agent_came_back(surviving: Bed) -> None:
 def test_a_proxy_that_died_with_its_agent_is_started_again(surviving: Bed) -> None:
     bed = surviving
     serving = bed.serving_pid()
-    kill_agent(bed)
+    bed.kill_agent()
     kill(serving)
     bed.launch()
     bed.ready()
@@ -188,7 +179,7 @@ def test_a_proxy_that_died_with_its_agent_is_started_again(surviving: Bed) -> No
 
 def test_an_adopted_proxy_that_crashes_is_replaced_and_nobody_refused(surviving: Bed, loads: Loads) -> None:
     bed = surviving
-    kill_agent(bed)
+    bed.kill_agent()
     bed.launch()
     bed.ready()
     loads.gentle(bed.tls, bed.plain)
@@ -201,7 +192,7 @@ def test_an_adopted_proxy_that_crashes_is_replaced_and_nobody_refused(surviving:
 def test_a_change_while_no_agent_was_there_is_found(surviving: Bed) -> None:
     bed = surviving
     before = bed.serving()
-    kill_agent(bed)
+    bed.kill_agent()
     bed.rotate()
     bed.launch()
     bed.ready()

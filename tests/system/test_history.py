@@ -4,8 +4,6 @@ All the while `/status` is read, and must be what its schema says.
 """
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -315,9 +313,7 @@ def crashed(bed: Bed, _: Path) -> None:
 
 def outlives_its_agent(bed: Bed, before: list[Tree]) -> None:
     """Kill the agent: the next one knows what there was, and how it came to what serves."""
-    assert bed.agent is not None
-    os.kill(bed.agent_pid, signal.SIGKILL)
-    bed.agent.wait(timeout=PATIENCE)
+    bed.kill_agent()
     bed.launch()
     bed.ready()
     bed.settled()
