@@ -16,7 +16,8 @@ def handlers_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
-    root.handlers[:], root.level = handlers, level
+    root.handlers[:] = handlers
+    root.setLevel(level)  # which also has the loggers forget what they had found enabled
     while OPEN:
         os.close(OPEN.pop())
 
