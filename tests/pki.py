@@ -115,12 +115,14 @@ class Authority:
         not_before: datetime = FROM,
         not_after: datetime = UNTIL,
         serial: int | None = None,
+        more: Sequence[x509.ExtensionType] = (),
     ) -> Leaf:
-        """Make a leaf for DNS names, IP addresses and URIs (`spiffe://…`)."""
+        """Make a leaf for DNS names, IP addresses and URIs (`spiffe://…`), with whatever other extensions."""
         private = _private(key)
         builder = _builder(_named(names[0]), private, not_before, not_after, serial)
         builder = builder.add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
-        builder = builder.add_extension(self.identifier, critical=False)
+        for extension in (self.identifier, *more):
+            builder = builder.add_extension(extension, critical=False)
         certificate = _signed(builder.issuer_name(self.certificate.subject), self.key)
         return Leaf(certificate, pem(certificate, *self.issuers), private)
 

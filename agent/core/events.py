@@ -6,6 +6,7 @@ from enum import StrEnum
 from agent.core.epochs import State
 from agent.core.revision import Revision
 from agent.core.triggers import Trigger
+from agent.core.units import Pin
 
 
 class Sort(StrEnum):
@@ -18,10 +19,14 @@ class Sort(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an epoch did not come to serve, in words an operator can act upon."""
+    """Why an epoch did not come to serve, in words an operator can act upon.
+
+    `pins`: the groups of files at fault; without them the same revision may be good.
+    """
 
     sort: Sort
     reason: str
+    pins: tuple[Pin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

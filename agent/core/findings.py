@@ -21,6 +21,7 @@ class Fault(StrEnum):
     NOT_YET_VALID = "not_yet_valid"
     LOST_OWN_CA = "lost_own_ca"
     TIED = "tied"
+    PROXY = "proxy"
 
     @property
     def may_resolve(self) -> bool:

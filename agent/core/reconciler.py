@@ -169,7 +169,7 @@ class Reconciler:
 
     def _revision_missing(self, event: on.RevisionMissing) -> list[Effect]:
         """Without anything to start from, the operator decided whether that is waited for."""
-        if self.policy.wait or self.wish.wanted is not None or self.stopping:
+        if self.policy.wait or self.wish.has_hope or self.stopping:
             return []
         return self._closing.end(event.at, do.Finish(78, f"nothing to start from: {event.what}"))
 
@@ -290,7 +290,7 @@ class Reconciler:
         if self.serving is None and self._attempts.used_up(at):
             return self._closing.end(at, do.Finish(1, f"nothing could be started: {failure.reason}"))
         if failure.sort is Sort.VERDICT and epoch.revision != self.wish.last_good:
-            self.wish.refused = Refused(epoch.revision, failure.reason)
+            self.wish.refused = Refused(epoch.revision, failure.reason, failure.pins)
             return [do.Note(Topic.REFUSED, f"revision {epoch.revision.name} is refused: {failure.reason}")]
         return [do.Note(Topic.RETRY, f"{failure.reason}; next attempt {_in(delay)}")]
 
@@ -328,7 +328,7 @@ class Reconciler:
         return replaced is not None and replaced.state is State.LEAVING and replaced.deadline is not None
 
     def _ends_first_start(self, failure: Failure, code: int | None, at: float) -> list[Effect]:
-        if failure.sort is Sort.VERDICT and not self.policy.wait:
+        if failure.sort is Sort.VERDICT and not failure.pins and not self.policy.wait:
             return self._closing.end(at, do.Finish(78, failure.reason))
         if self.policy.restart is Restart.NEVER and code is not None:
             return self._closing.end(at, do.Finish(_shell_code(code), failure.reason))

@@ -14,7 +14,9 @@ from agent.core.certificates import Bundle, Chain, Leaf
 from agent.core.contents import Contents
 from agent.core.findings import Caution, Fault, Meanwhile, Refusal, Unusable
 from agent.core.references import Reference
-from agent.core.units import Unit, judge
+from agent.core.units import Pin, Unit, judge
+
+_NONE: Mapping[str, Pin] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ class Outcome:
     look_again: datetime | None
     found: Mapping[str, Leaf] = field(default_factory=dict)
 
+    def renewed(self, last_good: LastGood) -> tuple[Unit, ...]:
+        """The units that are not what has served, and that could be held back."""
+        return tuple(unit for name, unit in self.units.items() if unit is not last_good.units.get(name))
+
     @property
     def complete(self) -> bool:
         """Whether every unit has files to run from."""
@@ -64,13 +70,20 @@ class Outcome:
         return {name: unit.leaf for name, unit in self.units.items() if unit.leaf is not None}
 
 
-def weigh(references: Iterable[Reference], contents: Contents, last_good: LastGood, now: datetime) -> Outcome:
+def weigh(
+    references: Iterable[Reference],
+    contents: Contents,
+    last_good: LastGood,
+    now: datetime,
+    pins: Mapping[str, Pin] = _NONE,
+) -> Outcome:
     """Choose for each unit of `references` the files in `contents` or the last good ones.
 
     `contents` comes from one consistent look and holds every referenced path; `now` is aware. Nothing is parsed of a
-    unit whose bytes are the last good ones. `last_good` stays what it is: see `LastGood.after`.
+    unit whose bytes are the last good ones. `last_good` stays what it is: see `LastGood.after`. `pins`: what the proxy
+    refused, by unit.
     """
-    scales = _Scales(last_good, now)
+    scales = _Scales(last_good, now, pins)
     for name, members in _by_unit(references).items():
         scales.put(name, members, contents)
     scales.settle()
@@ -91,8 +104,9 @@ class _Scales:
     unit that is unchanged or held back.
     """
 
-    def __init__(self, last_good: LastGood, now: datetime) -> None:
+    def __init__(self, last_good: LastGood, now: datetime, pins: Mapping[str, Pin]) -> None:
         self._served = last_good.units
+        self._pins = pins
         self._now = now
         self._before: dict[str, Unit | None] = {}
         self._chosen: dict[str, Unit | None] = {}
@@ -106,8 +120,14 @@ class _Scales:
         self._chosen[name] = judgement.unit
         if judgement.found is not None:
             self._found[name] = judgement.found
-        for fault in judgement.faults:
+        for fault in (*judgement.faults, *self._pinned(judgement.unit)):
             self._hold(name, fault)
+
+    def _pinned(self, unit: Unit | None) -> Iterator[Unusable]:
+        """Say what the proxy has against these very files, unless they serve."""
+        pin = None if unit is None else self._pins.get(unit.name)
+        if pin is not None and unit is not None and unit is not self._served.get(unit.name) and pin.holds(unit):
+            yield pin.fault
 
     def _hold(self, name: str, fault: Unusable) -> None:
         before = self._before[name]

@@ -8,7 +8,7 @@ from itertools import product
 
 from agent.core.certificates import Bundle, Chain, Key, Leaf, require_fit, require_valid
 from agent.core.contents import Contents, present
-from agent.core.findings import Caution, Unusable, Worry
+from agent.core.findings import Caution, Fault, Unusable, Worry
 from agent.core.pem import PemFile, parse
 from agent.core.references import Reference, Role
 
@@ -62,6 +62,28 @@ class Unit:
             message = f"the leaf in {self.chains[0].path} (serial {new.serial_hex}) is older than the one it replaces"
             message += f" (serial {old.serial_hex}) in both its dates; see whether an old copy was put back"
             yield Caution(self.name, self.chains[0].path, Worry.OLDER, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A unit as it was when the proxy refused it: `path` is the file at fault, `why` what the proxy says about it."""
+
+    unit: Unit
+    path: str
+    why: str
+
+    def holds(self, unit: Unit) -> bool:
+        """Whether it is this very unit: other bytes, or the same in another part, may be taken."""
+        return (unit.files, unit.references) == (self.unit.files, self.unit.references)
+
+    def lies_in(self, contents: Contents) -> bool:
+        """Whether its very bytes are found there."""
+        return all(contents.get(path) == content for path, content in self.unit.files.items())
+
+    @property
+    def fault(self) -> Unusable:
+        """Why it is not tried again."""
+        return Unusable(self.path, Fault.PROXY, self.why, "write one that the proxy takes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from agent.core.policy import Policy
 from agent.core.revision import Revision
 from agent.core.triggers import Trigger
+from agent.core.units import Pin
 
 NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The revision that a verdict keeps from being tried again, and why."""
+    """The revision that a verdict keeps from being tried again, why, and the groups of files at fault, if known."""
 
     revision: Revision
     reason: str
+    pins: tuple[Pin, ...] = ()
 
 
 @dataclass(slots=True)
@@ -39,6 +41,11 @@ class Wish:
     changed_at: float = -NEVER
     burst: int = 0  # how many changes in a row came soon after the one before
     waiting_since: float | None = None
+
+    @property
+    def has_hope(self) -> bool:
+        """Whether there is anything to start from that is not known to fail."""
+        return self.last_good is not None or (self.wanted is not None and self.refused is None)
 
     def change(self, revision: Revision, at: float, not_before: float) -> None:
         """The disk holds something else: what was refused is forgotten."""

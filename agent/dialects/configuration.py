@@ -65,6 +65,10 @@ class Configuration:
         """The paths that files of resources name."""
         return frozenset(each.path for document in self._resources.values() for each in document.references)
 
+    def units_in(self, path: str) -> frozenset[str]:
+        """The units that one file of resources names."""
+        return frozenset(each.unit for each in self._resources[path].references)
+
     @property
     def unread(self) -> list[str]:
         """The files of resources that are named and were not given."""

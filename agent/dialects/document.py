@@ -26,6 +26,7 @@ from agent.core.references import Reference, Role
 from agent.dialects import nodes
 from agent.handoff.vault import Place
 
+_HEADS = ("certificate_chain", "trusted_ca")  # each gives its name to the unit of the files beside and below it
 ROLES = {"certificate_chain": Role.CHAIN, "private_key": Role.KEY, "trusted_ca": Role.BUNDLE}
 
 # What differs from epoch to epoch stands in the template under these names, and is filled in by text.
@@ -67,7 +68,7 @@ class Document(ABC):
         self._is_json = is_json
         with self._parsed() as root:
             self.references = _references(root)
-            """Every file it names by `filename`, and what that is. A key belongs to the unit of its chain."""
+            """Every file it names by `filename`, and what it is. What goes with a chain or a bundle is of its unit."""
             paths = _source_paths(root)
             self.sources = [path for path in paths if not is_protobuf(path)]
             """The files that it takes resources from, as far as they are YAML or JSON."""
@@ -188,16 +189,26 @@ class Copy(Protocol):
 
 
 def _references(root: MappingNode) -> list[Reference]:
-    found = []
+    found, units = [], _units(root)
     for _, mapping in nodes.mappings(root):
-        chain = nodes.text(nodes.get(mapping, "certificate_chain", "filename"))
         for name, value in mapping.value:
             role = next((role for key, role in ROLES.items() if nodes.is_key(name, key)), Role.OTHER)
             for source in [value, *nodes.items(value)]:
                 path = nodes.text(nodes.get(source, "filename"))
                 if path is not None:
-                    found.append(Reference(path, role, chain if chain and role is Role.KEY else path))
+                    found.append(Reference(path, role, units.get(id(mapping), path)))
     return list(dict.fromkeys(found))
+
+
+def _units(root: MappingNode) -> dict[int, str]:
+    """Whose files a mapping names: to a chain belong its key, OCSP response and the like, to authorities their CRL."""
+    found: dict[int, str] = {}
+    for _, mapping in nodes.mappings(root):
+        names = (nodes.text(nodes.get(mapping, key, "filename")) for key in _HEADS)
+        if head := next(filter(None, names), None):
+            for _, inner in nodes.mappings(mapping):
+                found.setdefault(id(inner), head)
+    return found
 
 
 def _source_paths(root: MappingNode) -> list[str]:

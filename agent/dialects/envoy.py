@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from agent.dialects.configuration import Configuration
 from agent.dialects.flags import Flags
@@ -70,9 +71,23 @@ class Envoy:
         return ["--log-format", f"[epoch {number}] {self.flags.log_format or DEFAULT_LOG_FORMAT}"]
 
 
-def complaint(output: str, descriptors: Mapping[int, str]) -> str:
-    """Return Envoy's complaint in one line, with the path that each `/dev/fd/N` stands for."""
-    return readable(_COMPLAINT.sub("", _last_complaint(output).strip()), descriptors)
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """What a proxy has against a configuration, in one line, and the files that it names."""
+
+    text: str
+    paths: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, message: str, descriptors: Mapping[int, str]) -> Self:
+        """Read a message in which `/dev/fd/N` stands for the path of a file."""
+        named = (descriptors.get(int(number)) for number in _DESCRIPTOR.findall(message))
+        return cls(readable(message, descriptors), frozenset(path for path in named if path is not None))
+
+
+def complaint(output: str, descriptors: Mapping[int, str]) -> Complaint:
+    """Find Envoy's complaint in what it wrote."""
+    return Complaint.of(_COMPLAINT.sub("", _last_complaint(output).strip()), descriptors)
 
 
 def readable(text: str, descriptors: Mapping[int, str]) -> str:

@@ -3,17 +3,19 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
 from agent.core.errors import MachineError
 from agent.core.events import Failure, Sort
+from agent.core.units import Pin
 from agent.dialects import fetches
 from agent.dialects.console import Loaded
-from agent.dialects.envoy import readable
+from agent.dialects.envoy import Complaint
 from agent.dialects.fetches import Fetch
 from agent.handoff.vault import Place
+from agent.runtime.blame import Accuser
 from agent.runtime.living import Living
 from agent.runtime.ports import Ports
 
@@ -31,11 +33,12 @@ _RETRYING = AsyncRetrying(
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Examines one candidate. `serving` returns the epoch that serves at the moment, if any."""
+    """Examines one candidate. `serving` returns the epoch that serves now, if any; `accuser` finds groups at fault."""
 
     candidate: Living
     serving: Callable[[], Living | None]
     ports: Ports
+    accuser: Accuser | None = None
 
     async def check(self) -> Failure | None:
         """Wait until the candidate is whole; None if it is good. Raises `MachineError` if it does not answer.
@@ -109,19 +112,33 @@ class Admission:
         source = self.candidate.material.configuration.source_of(refused)
         if source is None and self.serving() is None:
             raise _NotYet
-        why = await self.why_refused()
-        program = self.candidate.material.program.binary.path.name
         if source is not None:
-            return Failure(Sort.VERDICT, f"cannot use {source}: {program} refuses {refused} in it{why}")
+            return await self._verdict(source, refused)
+        why = await self.why_refused()
         planes = self.candidate.material.configuration.control_planes
         plane = f" of the control plane {' or '.join(planes)}" if planes else ""
         return Failure(Sort.ACCIDENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
 
+    async def _verdict(self, source: str, refused: Fetch) -> Failure:
+        """What a file of resources brought is refused: the groups of certificates at fault, or else the file."""
+        complaint = await self._complaint()
+        program = self.candidate.material.program.binary.path.name
+        pins: tuple[Pin, ...] = ()
+        if self.accuser is not None:
+            said = f"{program} refuses {refused} in {source}{_behind(complaint)}"
+            pins = self.accuser.accuse_in(source, self.candidate, replace(complaint, text=said))
+        named = "; ".join(str(pin.fault) for pin in pins)
+        reason = named or f"cannot use {source}: {program} refuses {refused} in it{_behind(complaint)}"
+        return Failure(Sort.VERDICT, reason, pins)
+
     async def why_refused(self) -> str:
         """Return the candidate's reasons for a refusal, to be put behind a statement; of secrets it gives none."""
-        texts = await self.candidate.console.rejections()
-        paths = self.candidate.material.paths
-        return f": {'; '.join(readable(text, paths) for text in texts)}" if texts else "; its log tells why"
+        return _behind(await self._complaint())
+
+    async def _complaint(self) -> Complaint:
+        texts, paths = await self.candidate.console.rejections(), self.candidate.material.paths
+        said = [Complaint.of(text, paths) for text in texts]
+        return Complaint("; ".join(each.text for each in said), frozenset().union(*(each.paths for each in said)))
 
     def _wrong_certificate(self, loaded: Iterable[Loaded]) -> Failure | None:
         """What it has loaded from memory must be what was put there."""
@@ -161,6 +178,10 @@ class Admission:
         missing = self.missing_listeners()
         names = ", ".join(place.address for place in missing[:_NAMED])
         return names + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+
+
+def _behind(complaint: Complaint) -> str:
+    return f": {complaint.text}" if complaint.text else "; its log tells why"
 
 
 def _shows_secrets(found: fetches.Fetches) -> bool:

@@ -93,9 +93,13 @@ class Director:
     def _heed(self, topic: Topic) -> None:
         """What the proxy refused is known to the intake before it looks at the disk again."""
         refused = self._core.wish.refused
-        if topic is Topic.REFUSED and refused is not None:
+        if topic is not Topic.REFUSED or refused is None:
+            return
+        if refused.pins:
+            self._disk.intake.pin(refused.pins)
+        else:
             self._disk.intake.refuse(self._storeroom[refused.revision], refused.reason)
-            self._disk.look_soon()
+        self._disk.look_soon()
 
     def _commit(self, number: int) -> None:
         epoch = self._core.epochs[number]

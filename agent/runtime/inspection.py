@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from agent.core.certificates import Leaf
-from agent.dialects.envoy import Envoy
+from agent.dialects.envoy import Complaint, Envoy
 from agent.host.binaries import find
 from agent.host.run_directory import RunDirectory
 from agent.host.watching import Watcher
@@ -42,7 +42,8 @@ async def inspect(settings: Settings) -> Report:
         return Report((f"not usable: {', '.join(look.missing)}",), good=False)
     leaves = tuple(_line(unit, leaf) for unit, leaf in look.material.outcome.leaves.items())
     complaint = await _complaint(settings, look.material)
-    verdict = f"{look.material.program.binary.path} refuses it: {complaint}" if complaint else "the proxy accepts it"
+    refusal = None if complaint is None else f"{look.material.program.binary.path} refuses it: {complaint.text}"
+    verdict = refusal or "the proxy accepts it"
     return Report((*leaves, verdict), good=complaint is None and not intake.reports.refusals)
 
 
@@ -56,7 +57,7 @@ def _intake(settings: Settings) -> Intake:
     return Intake(settings, Programs(find(settings.proxy), settings.user), Storeroom(), watcher)
 
 
-async def _complaint(settings: Settings, material: Material) -> str | None:
+async def _complaint(settings: Settings, material: Material) -> Complaint | None:
     directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
     living = Living(1, material, directory, settings.user, _DEAF)
     try:

@@ -11,9 +11,10 @@ from pathlib import Path
 from agent.core.contents import Contents, Missing
 from agent.core.discovery import Discovery, discover, strays
 from agent.core.errors import BadInput, MachineError
-from agent.core.findings import Caution, Refusal
+from agent.core.findings import Caution, Meanwhile, Refusal
 from agent.core.references import Reference, Role
 from agent.core.transaction import LastGood, Outcome, weigh
+from agent.core.units import Pin, Unit
 from agent.dialects.configuration import Configuration
 from agent.dialects.small import bootstrap
 from agent.host import clock
@@ -29,6 +30,7 @@ from agent.runtime.settings import Settings
 
 _SHORTAGE = 1.0  # seconds until files are looked at again that the machine could not read
 _TRY_AGAIN = 10.0  # seconds until a program that is not usable is looked at again, while there is no other
+_PAIR = frozenset({Role.CHAIN, Role.KEY})
 SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes itself
 
 
@@ -63,6 +65,7 @@ class Intake:
         self._storeroom = storeroom
         self._watcher = watcher
         self._last_good = LastGood()
+        self._pins: dict[str, Pin] = {}  # by unit, what the proxy does not take, until other bytes are there
         self._source: Source | None = None  # the newest that could be parsed
         self._served: Source | None = None  # the newest that has served
         self._refused: Source | None = None  # what the proxy does not take, until its text changes
@@ -71,6 +74,7 @@ class Intake:
         self._is_short = False  # the machine, of something that a look needs
         self._resources: dict[str, None] = {}  # the files of resources that the newest configuration names
         self._unreadable = ""  # why the configuration on disk cannot even be read
+        self._incomplete = ""  # what the newest configuration lacks, so that the one before it is used
         self._unusable = ""  # why the program on disk cannot be used
         self.outcome: Outcome | None = None  # of the newest look at the certificates
         # For the small bootstrap: the pairs that are there or have served, what should be one, and what nothing uses
@@ -93,6 +97,39 @@ class Intake:
         self._refused = material.source if is_new else None
         self._verdict = verdict
 
+    def pin(self, pins: Iterable[Pin]) -> None:
+        """The proxy does not take these groups of files: their last good ones stay, and the others go on."""
+        self._pins |= {pin.unit.name: pin for pin in pins}
+
+    def renewed(self, material: Material) -> tuple[Unit, ...]:
+        """The groups in it that are not what has served."""
+        return material.outcome.renewed(self._last_good)
+
+    def units_in(self, document: str, material: Material) -> frozenset[str]:
+        """The groups that a file of resources names; none where that file itself is new, and may be at fault."""
+        if self._served is None or self._served.resources.get(document) != material.source.resources.get(document):
+            return frozenset()
+        return material.configuration.units_in(document)
+
+    async def without(self, material: Material, held: Collection[str]) -> Material | None:
+        """What would have been made of the same files had these new groups been held back; None if nothing would."""
+        units = material.outcome.units
+        pins = {name: Pin(units[name], name, "it is held back") for name in held}
+        references = [each for unit in units.values() for each in unit.references]
+        source = material.source
+        if self._settings.config is None:
+            kept = [each for each in references if each.unit not in held or each.unit in self._last_good.units]
+            references = self._in_order(kept)
+            if not references:
+                return None
+            source = await self._parsed_small(references)
+        contents = material.outcome.files
+        outcome = await apart(_size(contents), weigh, references, contents, self._last_good, clock.calendar(), pins)
+        if not outcome.complete or any(outcome.units.get(name) is units[name] for name in held):
+            return None
+        await self._prepare(source, outcome, as_json=material.program.reads_json)
+        return self._storeroom.make(source, self._settings.flags, outcome, material.program, b"")
+
     @property
     def configuration_name(self) -> str:
         """The path of the operator's configuration, or what the one that is made here is called."""
@@ -104,6 +141,8 @@ class Intake:
             yield self._concerned(self._unreadable), "configuration", self._unreadable
         elif self._refused is not None and self._newest_is_refused():
             yield self._concerned(self._verdict), "proxy", self._verdict
+        if self._incomplete:
+            yield self.configuration_name, "configuration", self._incomplete
         if self._unusable:
             yield str(self.programs.path), "program", self._unusable
 
@@ -117,6 +156,7 @@ class Intake:
     def forgive(self) -> None:
         """An operator asks for what was refused to be tried again."""
         self._refused = None
+        self._pins.clear()
 
     async def look(self) -> Look:
         """Read, judge and materialise. What is on the disk is said, never raised; `MachineError` is for the machine."""
@@ -134,17 +174,28 @@ class Intake:
             return Look(None, self._what_is_missing(source), self._report_nothing(), self._not_usable(self._unpaired))
         self._watcher.watch(self._watched_paths())
         self._say_limits(source.configuration)
-        references = self._in_scope(source.configuration)
-        contents = await self._read([reference.path for reference in references])
-        outcome = await apart(_size(contents), weigh, references, contents, self._last_good, clock.calendar())
-        self.outcome = outcome
+        outcome = newest = self.outcome = await self._weigh(source)
         again_at = self._report(outcome)
+        self._incomplete = ""
+        if not outcome.complete and self._served is not None and not source.same(self._served):
+            names = ", ".join(outcome.missing)
+            self._incomplete = f"cannot use {source.configuration.name}: of what it names, {names} cannot be used"
+            source = self._served
+            outcome = await self._weigh(source)
+        refused = self._not_usable(newest.refused)
         if not outcome.complete:
-            return Look(None, outcome.missing, again_at, self._not_usable(outcome.refused))
-        extra = await self._digest_watched({*contents, *source.resources})
+            return Look(None, outcome.missing, again_at, refused)
+        extra = await self._digest_watched({*outcome.files, *source.resources})
         await self._prepare(source, outcome, as_json=self.programs.current.reads_json)
         material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
-        return Look(material, again_at=again_at, refused=self._not_usable(outcome.refused))
+        return Look(material, again_at=again_at, refused=refused)
+
+    async def _weigh(self, source: Source) -> Outcome:
+        """Judge what a configuration names, as it lies on the disk."""
+        references = self._in_scope(source.configuration)
+        contents = await self._read([reference.path for reference in references])
+        now = clock.calendar()
+        return await apart(_size(contents), weigh, references, contents, self._last_good, now, self._pins)
 
     @staticmethod
     async def _prepare(source: Source, outcome: Outcome, *, as_json: bool) -> None:
@@ -154,7 +205,7 @@ class Intake:
             await apart(len(source.text) + _size(source.resources), copies.prepare, as_json=as_json)
 
     def _not_usable(self, refusals: Sequence[Refusal]) -> tuple[str, ...]:
-        return (*filter(None, [self._unreadable]), *(each.message for each in refusals))
+        return (*filter(None, [self._unreadable, self._incomplete]), *(each.message for each in refusals))
 
     # The program
 
@@ -234,25 +285,46 @@ class Intake:
 
         What was there only for a moment, under the names of a write under way, is forgotten with it.
         """
-        found = await self.discover()
+        contents = await self._read(self._directory_files())
+        found = await self._discovered(contents)
         self._turn = found.look_again
-        paired = [each for each in found.references if each.role in {Role.CHAIN, Role.KEY}]
+        pinned = [
+            pin for name, pin in self._pins.items() if name not in self._last_good.units and pin.lies_in(contents)
+        ]
+        left_out = {pin.unit.name for pin in pinned}
+        paired = [each for each in found.references if each.role in _PAIR and each.unit not in left_out]
         units = {each.unit for each in paired}
         kept = [each for each in self._found if each.unit not in units and each.unit in self._last_good.units]
-        self._found = sorted({*paired, *kept}, key=lambda each: (each.unit, each.role.value, each.path))
+        self._found = self._in_order({*paired, *kept})
         used = {name for each in self._found for name in (each.path, each.unit)}
         # What is wrong with a pair that has served is said when it is weighed; beside it alone nothing is half of one.
         refused = () if kept and not paired else found.refused
+        refused += tuple(Refusal.of(pin.unit.name, pin.fault, Meanwhile.OTHERS) for pin in pinned)
         self._unpaired = tuple(each for each in refused if not {each.path, each.unit} & used)
         self._beside = tuple(each for each in found.strays if each.path not in used)
         if not self._found:
             raise NothingPaired(self._where(), self._unpaired)
+        return self._small(self._found)
+
+    def _small(self, references: Iterable[Reference]) -> bytes:
         listen, forward = Endpoint.parse(self._settings.listen), Endpoint.parse(self._settings.forward)
-        return bootstrap((listen.host, listen.port), (forward.host, forward.port), self._found).encode()
+        return bootstrap((listen.host, listen.port), (forward.host, forward.port), references).encode()
+
+    async def _parsed_small(self, references: Iterable[Reference]) -> Source:
+        text = self._small(references)
+        extra = self._settings.flags.config_yaml
+        return Source(await apart(len(text), Configuration, text.decode(), SMALL, extra), text)
+
+    @staticmethod
+    def _in_order(references: Iterable[Reference]) -> list[Reference]:
+        return sorted(references, key=lambda each: (each.unit, each.role.value, each.path))
 
     async def discover(self) -> Discovery:
         """What the certificate directories hold, by content."""
-        contents = await self._read(self._directory_files())
+        return await self._discovered(await self._read(self._directory_files()))
+
+    @staticmethod
+    async def _discovered(contents: Contents) -> Discovery:
         return await apart(_size(contents), discover, contents, clock.calendar())
 
     def _say_limits(self, configuration: Configuration) -> None:

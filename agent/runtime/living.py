@@ -9,7 +9,7 @@ from functools import partial
 from agent.core.epochs import State
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
 from agent.dialects.console import EpochConsole
-from agent.dialects.envoy import Envoy, complaint
+from agent.dialects.envoy import Complaint, Envoy, complaint
 from agent.handoff.child import Child
 from agent.handoff.gate import Gate
 from agent.handoff.names import BASE_ID_LIMIT, Names
@@ -128,12 +128,13 @@ class Living:
 
     # Life
 
-    async def validate(self, envoy: Envoy, timeout: float) -> str | None:
-        """Ask the proxy whether it can use the configuration; return its complaint, or None."""
-        copy, extra = self._copy()
-        arguments = envoy.validate(copy, extra, self.material.configuration)
-        code, output = await run(self._command(arguments), timeout)
-        return None if code == 0 else complaint(output, {**self.material.paths, copy: self.material.configuration.name})
+    async def validate(self, envoy: Envoy, timeout: float, material: Material | None = None) -> Complaint | None:
+        """Ask the proxy whether it can use the configuration, or that of another material; return its complaint."""
+        material = material or self.material
+        copy, extra = self._copy(material)
+        arguments = envoy.validate(copy, extra, material.configuration)
+        code, output = await run(self._command(arguments, material), timeout)
+        return None if code == 0 else complaint(output, {**material.paths, copy: material.configuration.name})
 
     async def launch(self, envoy: Envoy, started_at: int, overlap: int = 0, *, dumps_core: bool = False) -> int:
         """Start the process with everything around it in place; return its pid. Raises `MachineError`.
@@ -141,9 +142,10 @@ class Living:
         For `overlap` seconds after it serves it leaves UDP sockets to its predecessor.
         """
         await self._stand_around(started_at)
-        copy, extra = self._copy()
+        copy, extra = self._copy(self.material)
         arguments = envoy.launch(self.names, copy, extra, self.number, self.material.configuration, overlap)
-        process = Process.start(replace(self._command(arguments), dumps_core=dumps_core), self._exited)
+        command = replace(self._command(arguments, self.material), dumps_core=dumps_core)
+        process = Process.start(command, self._exited)
         self.created = created_at(process.pid)
         self._attend(process)
         return process.pid
@@ -185,19 +187,18 @@ class Living:
     def _exited(self, code: int | None) -> None:
         self._listeners.exited(self.number, code)
 
-    def _copy(self) -> tuple[int, str | None]:
+    def _copy(self, material: Material) -> tuple[int, str | None]:
         """The private copy, in memory: where it is held, and the extra document's text."""
-        material = self.material
         as_json = material.program.reads_json
         main, extra = material.copies.fill(str(self.home), self.number, material.descriptors, as_json=as_json)
         return self._memory.hold(material.configuration.name, main.encode()), extra
 
-    def _command(self, arguments: list[str]) -> Command:
+    def _command(self, arguments: list[str], material: Material) -> Command:
         return Command(
             binary=self.material.program.binary.descriptor,
             executable=str(self._program),
             arguments=[str(self.material.program.binary.path), *arguments],
-            descriptors={*self.material.descriptors.values(), *self._memory.descriptors},
+            descriptors={*material.descriptors.values(), *self._memory.descriptors},
             environment=self._environment(),
             user=self._user,
         )

@@ -1,7 +1,8 @@
 """A revision in the flesh: the bytes an epoch runs from, held open for as long as anybody may need them."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from agent.core.errors import AgentError
@@ -66,6 +67,7 @@ class Storeroom:
     def __init__(self) -> None:
         self._memfds = Memfds()
         self._materials: dict[Revision, Material] = {}
+        self._tried: set[Revision] = set()
 
     def __getitem__(self, revision: Revision) -> Material:
         return self._materials[revision]
@@ -105,9 +107,18 @@ class Storeroom:
         for data in held:
             self._memfds.release(data)
 
+    @contextmanager
+    def trying(self, material: Material) -> Iterator[Material]:
+        """Keep a material that no epoch runs from for as long as something is tried with it."""
+        self._tried.add(material.revision)
+        try:
+            yield material
+        finally:
+            self._tried.discard(material.revision)
+
     def keep_only(self, used: Collection[Revision]) -> None:
-        """Forget every other revision."""
-        for revision in self._materials.keys() - set(used):
+        """Forget every other revision, unless it is being tried."""
+        for revision in self._materials.keys() - {*used, *self._tried}:
             self._release(self._materials.pop(revision).held)
 
 

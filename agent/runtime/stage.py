@@ -12,7 +12,7 @@ from agent.core.errors import AddressHeld, MachineError, ProtocolError
 from agent.core.events import Event, Failure, Sort
 from agent.core.revision import Revision
 from agent.dialects.console import Inbound
-from agent.dialects.envoy import UDP_OVERLAP, Envoy
+from agent.dialects.envoy import UDP_OVERLAP, Complaint, Envoy
 from agent.handoff.vault import Place
 from agent.host import clock
 from agent.host.listening import accepting
@@ -20,6 +20,7 @@ from agent.host.log import say
 from agent.host.processes import describe_exit, has_socket
 from agent.host.run_directory import RunDirectory
 from agent.runtime.admission import Admission
+from agent.runtime.blame import Accuser
 from agent.runtime.counting import Counting
 from agent.runtime.draining import emptied
 from agent.runtime.found import Found
@@ -49,6 +50,7 @@ class Stage:
         self.handed_over: Callable[[Living], None] = lambda _: None
         self.followed: Callable[[], None] = lambda: None
         self.last_look: Callable[[Living], Awaitable[None]] | None = None
+        self.accuser: Accuser | None = None
         self.living: dict[int, Living] = {}
         self.serving: Living | None = None
         self.ports = Ports(settings.user, self._pids, settings.allowed_ports)
@@ -107,7 +109,7 @@ class Stage:
         self.living[number] = living
         self._record()  # whatever runs for it from now on can be found by its manifest
         if validate and (complaint := await living.validate(self._envoy, self._settings.policy.start_timeout)):
-            return Failure(Sort.VERDICT, _refusal(living, complaint))
+            return await self._verdict(living, complaint)
         overlap = UDP_OVERLAP if self.serving is not None and living.material.configuration.has_udp else 0
         core = self._settings.core_dumps
         pid = await living.launch(self._envoy, self.served_since, overlap, dumps_core=core)
@@ -177,7 +179,7 @@ class Stage:
         self._tasks.spawn(self._judge(self.living[number]), f"judgement of {number}")
 
     def _admission(self, candidate: Living) -> Admission:
-        return Admission(candidate, lambda: self.serving, self.ports)
+        return Admission(candidate, lambda: self.serving, self.ports, self.accuser)
 
     async def _judge(self, candidate: Living) -> None:
         failure: Failure | None
@@ -388,9 +390,16 @@ class Stage:
         """Why a candidate gave up by itself: a proxy that also refuses to validate has a complaint, and a verdict."""
         try:
             complaint = await candidate.validate(self._envoy, self._settings.policy.start_timeout)
+            return accident if complaint is None else await self._verdict(candidate, complaint)
         except MachineError:
             return accident
-        return accident if complaint is None else Failure(Sort.VERDICT, _refusal(candidate, complaint))
+
+    async def _verdict(self, refused: Living, complaint: Complaint) -> Failure:
+        """A proxy's refusal, with the groups of files that are at fault, if it is theirs."""
+        pins = () if self.accuser is None else await self.accuser.accuse(refused, complaint)
+        program, name = refused.material.program.binary.path.name, refused.material.configuration.name
+        reason = "; ".join(str(pin.fault) for pin in pins) or f"cannot use {name}: {program} says: {complaint.text}"
+        return Failure(Sort.VERDICT, reason, pins)
 
     def bury(self, number: int) -> None:
         """Remove what was an epoch's own, once everybody has heard of its death."""
@@ -405,8 +414,3 @@ class Stage:
         self.counting.retire(number)
         living.clear()
         self._tasks.spawn(living.gate.close(), f"burial of {number}")
-
-
-def _refusal(epoch: Living, complaint: str) -> str:
-    material = epoch.material
-    return f"cannot use {material.configuration.name}: {material.program.binary.path.name} says: {complaint}"

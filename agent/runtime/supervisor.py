@@ -28,6 +28,7 @@ from agent.host.termination import LastWords
 from agent.http.message import Request, Response
 from agent.runtime.adoption import Adoption
 from agent.runtime.announcing import Announcer
+from agent.runtime.blame import Accuser
 from agent.runtime.bulletin import Bulletin
 from agent.runtime.chronicle import Chronicle
 from agent.runtime.director import Director
@@ -76,6 +77,7 @@ class Supervisor:
         self._stage = Stage(settings, directory, self._storeroom, self._events.put_nowait, self._record)
         self._programs = Programs(find(settings.proxy), settings.user)
         self._disk = Disk(settings, self._programs, self._storeroom, self._events.put_nowait)
+        self._stage.accuser = Accuser(settings, self._disk.intake, self._storeroom)
         self._history = History(self._core.epochs, directory, lambda each: self._storeroom[each].outcome.leaves)
         self._lookout = Lookout(self, settings.policy, __version__)
         self._metrics = Metrics(self.overview, beside_application=settings.application is not None)

@@ -12,7 +12,8 @@ from agent.core.contents import Missing
 from agent.core.findings import Fault
 from agent.core.pem import PemFile, parse
 from agent.core.references import Reference, Role
-from agent.core.transaction import LastGood
+from agent.core.transaction import LastGood, weigh
+from agent.core.units import Pin
 from tests.core.disk import BUNDLE, DAY, GONE, NOW, PAIR, Disk, faults, leaf, new, old, other_root, root, serving
 from tests.pki import Authority, Leaf
 
@@ -184,3 +185,25 @@ def test_whatever_happens_on_disk_a_unit_runs_from_a_whole_pair_or_its_last_good
         assert outcome.refused or outcome.files == disk.contents, "what is not taken is refused"
         if step.served:
             disk.last_good = LastGood.after(outcome)
+
+
+def test_what_the_proxy_refused_keeps_its_last_good_until_other_bytes_are_there() -> None:
+    disk = Disk(many(3))
+    disk.serve(**written(old(), 3))
+    first = disk.weigh(**written(new(), 3))
+    pins = {"1": Pin(first.units["1"], "CHAIN1", "it is too short")}
+    outcome = weigh(disk.references, disk.contents, disk.last_good, disk.now, pins)
+    assert faults(outcome) == [("CHAIN1", Fault.PROXY)]
+    assert [outcome.files[f"CHAIN{number}"] for number in range(3)] == [
+        new().chain_pem,
+        old().chain_pem,
+        new().chain_pem,
+    ]
+    disk.weigh(**written(leaf(-1, 50), 3))
+    assert faults(weigh(disk.references, disk.contents, disk.last_good, disk.now, pins)) == []
+
+
+def test_what_serves_is_not_refused_for_what_the_proxy_said_once() -> None:
+    disk = serving()
+    pin = Pin(disk.last_good.units["a"], "chain", "it is too short")
+    assert faults(weigh(disk.references, disk.contents, disk.last_good, disk.now, {"a": pin})) == []

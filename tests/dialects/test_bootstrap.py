@@ -43,7 +43,7 @@ staticResources:
 REFERENCES = [
     Reference("/certs/a.pem", Role.CHAIN, "/certs/a.pem"),
     Reference("/certs/a.key", Role.KEY, "/certs/a.pem"),
-    Reference("/certs/password", Role.OTHER, "/certs/password"),
+    Reference("/certs/password", Role.OTHER, "/certs/a.pem"),
     Reference("/certs/ca.pem", Role.BUNDLE, "/certs/ca.pem"),
 ]
 
@@ -65,6 +65,40 @@ def test_files_are_found_with_what_they_are(text: str, as_json: bool) -> None:
     if as_json:
         text = json.dumps(yaml.safe_load(text), indent="\t")
     assert set(configured(text, name="e.json" if as_json else "e.yaml").references) == set(REFERENCES)
+
+
+def test_what_goes_with_a_pair_or_a_bundle_belongs_to_its_unit() -> None:
+    """OCSP responses, revocation lists and files of private-key providers change together with what they are for."""
+    found = configured(
+        """
+static_resources:
+  secrets:
+  - tls_certificate:
+      certificate_chain: {filename: /certs/a.pem}
+      private_key_provider:
+        provider_name: cryptomb
+        typed_config:
+          private_key: {filename: /certs/a.key}
+      ocspStaple: {filename: /certs/a.ocsp}
+      signed_certificate_timestamp: [{filename: /certs/a.sct}]
+  - validation_context:
+      trusted_ca: {filename: /certs/ca.pem}
+      crl: {filename: /certs/ca.crl}
+  - validation_context: {crl: {filename: /certs/alone.crl}}
+  - tls_certificate: {pkcs12: {filename: /certs/b.p12}}
+"""
+    ).references
+    assert {each.path: each.unit for each in found} == {
+        "/certs/a.pem": "/certs/a.pem",
+        "/certs/a.key": "/certs/a.pem",
+        "/certs/a.ocsp": "/certs/a.pem",
+        "/certs/a.sct": "/certs/a.pem",
+        "/certs/ca.pem": "/certs/ca.pem",
+        "/certs/ca.crl": "/certs/ca.pem",
+        "/certs/alone.crl": "/certs/alone.crl",
+        "/certs/b.p12": "/certs/b.p12",
+    }
+    assert {each.path for each in found if each.role is Role.KEY} == {"/certs/a.key"}
 
 
 def test_files_of_the_extra_document_are_found_too() -> None:

@@ -6,7 +6,7 @@ import pytest
 from agent.core.errors import UsageError
 from agent.dialects import nodes
 from agent.dialects.configuration import Configuration
-from agent.dialects.envoy import DEFAULT_LOG_FORMAT, UDP_OVERLAP, Envoy, complaint
+from agent.dialects.envoy import DEFAULT_LOG_FORMAT, UDP_OVERLAP, Complaint, Envoy, complaint
 from agent.dialects.flags import Flags
 from agent.handoff.names import Names
 from tests.dialects.envoys import memory, run, wants_envoy
@@ -154,7 +154,7 @@ def complained(text: str, *more: str) -> str:
     finally:
         os.close(copy)
     assert code != 0
-    return complaint(output, {1000: "/certs/tls.crt", 1001: "/certs/tls.key", copy: "/etc/envoy.yaml"})
+    return complaint(output, {1000: "/certs/tls.crt", 1001: "/certs/tls.key", copy: "/etc/envoy.yaml"}).text
 
 
 def as_json(text: str) -> str:
@@ -213,4 +213,11 @@ def test_a_complaint_in_another_format_is_understood() -> None:
 
 @pytest.mark.parametrize(("output", "said"), [("", "it said nothing"), ("a\n\n b  c \n\n", "b c")])
 def test_an_output_that_is_not_envoys_is_its_last_line(output: str, said: str) -> None:
-    assert complaint(output, {}) == said
+    assert complaint(output, {}) == Complaint(said)
+
+
+def test_a_complaint_tells_which_files_it_names() -> None:
+    output = "it cannot use /dev/fd/7 with /dev/fd/70, nor /dev/fd/8"
+    found = complaint(output, {7: "/certs/tls.crt", 70: "/certs/tls.key", 9: "/certs/other"})
+    assert found.text == "it cannot use /certs/tls.crt with /certs/tls.key, nor /dev/fd/8"
+    assert found.paths == {"/certs/tls.crt", "/certs/tls.key"}

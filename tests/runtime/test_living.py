@@ -24,7 +24,7 @@ async def test_a_validation_says_what_is_wrong_in_the_operators_names_and_leaves
         role = stage.cast("nonsense: 1")
         complaint = await role.living.validate(ENVOY, 10)
         assert complaint is not None
-        assert "nonsense" in complaint
+        assert "nonsense" in complaint.text
         assert {path.name for path in role.living.names.directory.iterdir()} == {"bin", "stats"}
 
 

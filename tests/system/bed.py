@@ -41,6 +41,8 @@ class Bed:
     more_flags: list[str] = field(default_factory=list)
     proxy_args: list[str] = field(default_factory=lambda: ["--concurrency", "2", "-l", "warning"])
     agent: Process | None = None
+    is_small: bool = False
+    """Whether the agent writes the configuration itself, and every pair in the directory is served."""
 
     def __post_init__(self) -> None:
         self.directory = self.room.directory / self.name
@@ -61,7 +63,11 @@ class Bed:
 
     def command(self) -> list[str]:
         """Return the command line of the agent."""
-        files = ["--config", str(self.config), "--certs", str(self.certs), "--run-dir", str(self.run_dir)]
+        files = ["--certs", str(self.certs), "--run-dir", str(self.run_dir)]
+        if self.is_small:
+            files += ["--listen", f"{HOST}:{self.tls.port}", "--forward", f"{HOST}:{self.plain.port}"]
+        else:
+            files += ["--config", str(self.config)]
         flags = ["--status-port", str(self.status.port), "--log-format", "json", *QUICK, *FAR, *self.more_flags]
         return [*self.program, "--proxy-bin", str(self.binary), *files, *flags, "--", *self.proxy_args]
 
@@ -79,7 +85,8 @@ class Bed:
     def ready(self) -> None:
         """Wait until the agent says that it is ready, serves the newest certificate and holds the sockets."""
         eventually(self._is_ready, what="the agent is ready")
-        eventually(lambda: self.holds(self.tls) and self.holds(self.plain), what="the vault is complete")
+        targets = [self.tls] if self.is_small else [self.tls, self.plain]
+        eventually(lambda: all(map(self.holds, targets)), what="the vault is complete")
 
     def holds(self, target: Target) -> bool:
         """Tell whether the agent holds every socket that listens there."""

@@ -39,6 +39,10 @@ class Journal:
         data = self.path.read_bytes()[self._from :]
         return [entry for line in data.splitlines() if (entry := _entry(line))]
 
+    def named(self, name: str) -> list[Entry]:
+        """List the events since the mark that have this name."""
+        return [one for one in self.entries() if one.name == name]
+
     def complaints(self, word: str = "") -> list[Entry]:
         """List the warnings and errors since the mark that contain `word`."""
         return [one for one in self.entries() if one.severity in GRAVE and word.lower() in one.text.lower()]
