@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import stat
 import tempfile
@@ -9,10 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.core.errors import MachineError, RunDirectoryHeld
+from agent.host.log import say
 from agent.host.removal import remove
+from agent.host.substitutes import Substitutes
 
 _STATE = "state.json"
 _LOCK = "lock"
+_HALF_MADE = "~"  # how the names of directories begin in which sockets are made; what is left of them is swept
 
 
 class RunDirectory:
@@ -27,9 +31,11 @@ class RunDirectory:
         _make(path, self._mode)
         _refuse_foreign(path)
         self._lock = _lock(path / _LOCK)
+        self._substitutes = Substitutes(path, self._mode)
 
     def close(self) -> None:
         """Give the lock up; the directory itself stays."""
+        self._substitutes.close()
         os.close(self._lock)
 
     def _hold_on(self) -> None:
@@ -72,31 +78,63 @@ class RunDirectory:
 
     # Epochs
 
+    @property
+    def homes(self) -> list[Path]:
+        """The directories in which those of epochs are: this one, and what stands in for it."""
+        return [self.path, *self._substitutes.found()]
+
     def make_epoch(self, number: int, owner: tuple[int, int] | None, links: Mapping[str, str] | None = None) -> Path:
-        """A directory for an epoch, owned by (uid, gid), empty but for these links. Raises `MachineError`."""
-        path = self.epoch(number)
-        self._hold_on()
+        """A directory for an epoch, owned by (uid, gid), empty but for these links. Raises `MachineError`.
+
+        Where there is no room for it here, it lies elsewhere (see `substitutes`): a crash must be answered even so.
+        """
+        path = self.path / str(number)
         try:
+            self._hold_on()
+            _fill(path, owner, links or {})
+        except (OSError, MachineError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             remove(path)
-            path.mkdir(mode=0o700)
-            for name, target in (links or {}).items():
-                link = path / name
-                link.parent.mkdir(mode=0o755, exist_ok=True)
-                link.symlink_to(target)
-            if owner is not None:  # last: whatever is made in there by name is made before it is his
-                os.chown(path, *owner)
-        except OSError as error:
-            message = f"cannot make {path}: {error.strerror}"
-            raise MachineError(message) from error
+            return self._make_elsewhere(number, owner, links or {}, f"cannot make {path}: {reason}")
         return path
+
+    def _make_elsewhere(
+        self, number: int, owner: tuple[int, int] | None, links: Mapping[str, str], problem: str
+    ) -> Path:
+        for directory in self._substitutes.made():
+            path = directory / str(number)
+            try:
+                _fill(path, owner, links)
+            except OSError:
+                remove(path)
+                continue
+            say(logging.ERROR, "run_directory.unusable", f"{problem}; epoch {number} lives in {path}", epoch=number)
+            return path
+        raise MachineError(problem)
 
     def epoch(self, number: int) -> Path:
         """Where the directory of an epoch is."""
-        return self.path / str(number)
+        paths = [home / str(number) for home in self.homes]
+        return next(filter(os.path.lexists, paths), paths[0])
 
     def remove_epoch(self, number: int) -> None:
         """Remove what an epoch left; nothing happens if it is gone."""
-        remove(self.epoch(number))
+        for home in self.homes:
+            remove(home / str(number))
+        self._substitutes.tidy()
+
+
+def _fill(path: Path, owner: tuple[int, int] | None, links: Mapping[str, str]) -> None:
+    """Make an epoch's directory, and see that sockets can be made beside it."""
+    remove(path)
+    path.mkdir(mode=0o700)
+    for name, target in links.items():
+        link = path / name
+        link.parent.mkdir(mode=0o755, exist_ok=True)
+        link.symlink_to(target)
+    Path(tempfile.mkdtemp(prefix=_HALF_MADE, dir=path.parent)).rmdir()
+    if owner is not None:  # last: whatever is made in there by name is made before it is his
+        os.chown(path, *owner)
 
 
 def _make(path: Path, mode: int) -> None:

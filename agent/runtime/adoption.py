@@ -59,10 +59,12 @@ class Adoption:
         for entry in rest:
             self._clear(entry)
             self._journal.settle(entry)
+        if self._journal.spare is not None:
+            Segment(self._journal.spare).release()
 
     def sweep(self, adopted: frozenset[int]) -> None:
         """Remove the directories of epochs that are no more, but for what those have counted, and half-made sockets."""
-        for path in self._directory.path.iterdir():
+        for path in [path for home in self._directory.homes for path in home.iterdir()]:
             if path.name.startswith(binding.PREFIX):
                 remove(path)
             elif path.name.isascii() and path.name.isdecimal() and int(path.name) not in adopted:

@@ -14,6 +14,7 @@ from typing import Any
 from agent.core.epochs import Epoch
 from agent.core.errors import MachineError
 from agent.core.reconciler import Reconciler
+from agent.handoff.segment import Segment
 from agent.host.clock import calendar
 from agent.host.log import say
 from agent.host.processes import boot
@@ -58,7 +59,15 @@ class Journal:
         """An epoch of an earlier agent is adopted, or gone."""
         self.inherited.remove(entry)
 
-    def write(self, reconciler: Reconciler, living: Iterable[Living], served_since: int) -> None:
+    @property
+    def spare(self) -> int | None:
+        """The base id that an earlier agent kept for the next epoch."""
+        base_id = self._before.get("spare")
+        return base_id if isinstance(base_id, int) and self._before.get("boot") == self._boot else None
+
+    def write(
+        self, reconciler: Reconciler, living: Iterable[Living], served_since: int, spare: Segment | None = None
+    ) -> None:
         """Write the present state, if it is another one than was written last."""
         known = {epoch.number: epoch for epoch in living}
         epochs = [_describe(epoch, known.get(epoch.number)) for epoch in reconciler.epochs.values()]
@@ -70,6 +79,7 @@ class Journal:
             "ready": reconciler.serving is not None and not reconciler.stopping,
             "epochs": epochs + [each for each in self.inherited if each.get("number") not in reconciler.epochs],
             "next_epoch": reconciler.next_epoch,
+            "spare": None if spare is None else spare.base_id,
             "wanted": None if reconciler.wish.wanted is None else reconciler.wish.wanted.digest,
             "last_good": None if reconciler.wish.last_good is None else reconciler.wish.last_good.digest,
             "refused": None if reconciler.wish.refused is None else reconciler.wish.refused.reason,

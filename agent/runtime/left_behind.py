@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from agent.handoff.segment import Segment
 from agent.host.run_directory import RunDirectory
 from agent.runtime import adoption
 from agent.runtime.journal import Journal
@@ -9,7 +10,10 @@ from agent.runtime.journal import Journal
 
 def clear(directory: RunDirectory) -> Iterator[tuple[int, int]]:
     """Kill the epochs that the state names, and remove what was theirs; give the number and pid of each that lived."""
-    for entry in Journal(directory).inherited:
+    journal = Journal(directory)
+    if journal.spare is not None:
+        Segment(journal.spare).release()
+    for entry in journal.inherited:
         number, pid = entry.get("number"), adoption.clear(entry)
         if pid is not None:
             yield int(str(number)), pid

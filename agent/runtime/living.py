@@ -12,7 +12,7 @@ from agent.dialects.console import EpochConsole
 from agent.dialects.envoy import Complaint, Envoy, complaint
 from agent.handoff.child import Child
 from agent.handoff.gate import Gate
-from agent.handoff.names import BASE_ID_LIMIT, Names
+from agent.handoff.names import Names
 from agent.handoff.parent import Parent, ParentEvents
 from agent.handoff.relay import Relay
 from agent.handoff.segment import Segment
@@ -25,9 +25,9 @@ from agent.runtime.counting import make_room
 from agent.runtime.found import Found
 from agent.runtime.manifest import Manifest
 from agent.runtime.material import Material
+from agent.runtime.segments import Segments
 
 _ANSWER_TIMEOUT = 5.0
-_CLAIMS = 100  # base ids tried before something must be wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Living:
         user: User | None,
         listeners: Listeners,
         found: Found | None = None,
+        segments: Segments | None = None,
     ) -> None:
         """Make what the epoch will need; or, where an earlier agent made it, find it."""
         self.number = number
@@ -79,7 +80,11 @@ class Living:
             self.home = directory.make_epoch(number, self._owner, {name: f"/proc/self/fd/{binary.descriptor}"})
             self._room = make_room(self.home, self._owner)
             self.manifest = Carried.in_memory(self._memory.hold(f"epoch {number}", Manifest.of(material).to_bytes()))
-            self.segment = self._claim()
+            try:
+                self.segment = (segments or Segments(self._owner)).claim(material.program.handoff)
+            except MachineError:
+                self._memory.close()
+                raise
         else:
             self.home = directory.epoch(number)
             self._room = {}
@@ -112,19 +117,6 @@ class Living:
     def bound_itself(self) -> set[Place]:
         """The places for which there was no socket to give."""
         return set() if self.parent is None else self.parent.bound_itself
-
-    def _claim(self) -> Segment:
-        try:
-            for _ in range(_CLAIMS):
-                segment = Segment(secrets.randbelow(BASE_ID_LIMIT - 1) + 1)
-                if segment.claim(self.material.program.handoff, self._owner):
-                    return segment
-        except MachineError:
-            self._memory.close()
-            raise
-        self._memory.close()
-        message = f"cannot claim a base id: {_CLAIMS} files in /dev/shm are in the way"
-        raise MachineError(message)
 
     # Life
 

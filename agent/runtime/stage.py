@@ -28,6 +28,7 @@ from agent.runtime.living import Listeners, Living
 from agent.runtime.material import Material, Storeroom
 from agent.runtime.ports import Ports
 from agent.runtime.room import Room
+from agent.runtime.segments import Segments
 from agent.runtime.settings import Settings
 from agent.runtime.tasks import Tasks
 from agent.runtime.waiting import observe
@@ -55,6 +56,7 @@ class Stage:
         self.serving: Living | None = None
         self.ports = Ports(settings.user, self._pids, settings.allowed_ports)
         self.counting = Counting(directory)
+        self.segments = Segments(None if settings.user is None else settings.user.owner)
         self._settings = settings
         self._directory = directory
         self._storeroom = storeroom
@@ -80,6 +82,7 @@ class Stage:
             self.counting.retire(living.number)
             await living.bury()
         self.counting.close()
+        self.segments.close()
         self.ports.vault.let_go_all()
 
     # Launching
@@ -105,7 +108,8 @@ class Stage:
             shortage = self._room.shortage(self.serving.pid)
             if shortage is not None:
                 return Failure(Sort.SHORTAGE, f"epoch {number} cannot start beside {self.serving.number}: {shortage}")
-        living = Living(number, self._storeroom[revision], self._directory, self._settings.user, self._listeners())
+        material, user = self._storeroom[revision], self._settings.user
+        living = Living(number, material, self._directory, user, self._listeners(), segments=self.segments)
         self.living[number] = living
         self._record()  # whatever runs for it from now on can be found by its manifest
         if validate and (complaint := await living.validate(self._envoy, self._settings.policy.start_timeout)):
@@ -233,6 +237,7 @@ class Stage:
         before, after = self.serving, self.living[number]
         self.serving = after
         after.has_served = True
+        self.segments.keep_one(after.material.program.handoff)
         self.counting.follow(number, after.home)
         self.ports.adopt()
         for living in self.living.values():

@@ -375,7 +375,8 @@ class Supervisor:
 
     def _write_state(self) -> None:
         """Write it now; where the disk does not take it, and nothing else happens, again in a while."""
-        self._journal.write(self._core, self._stage.living.values(), self._stage.served_since)
+        stage = self._stage
+        self._journal.write(self._core, stage.living.values(), stage.served_since, stage.segments.spare)
         if self._rewriting is not None:
             self._rewriting.cancel()
         self._rewriting = None

@@ -1,0 +1,167 @@
+"""The disk below the run directory fills up, or turns read-only: what crashes is answered, and nothing is lost."""
+
+import contextlib
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.bed import Bed
+from tests.system.eventually import PATIENCE, eventually
+from tests.system.loads import Loads, nothing_failed
+from tests.system.room import Room, kill
+
+pytestmark = pytest.mark.root
+
+MakeDisk = Callable[..., "Disk | Frozen"]
+
+
+class Disk:
+    """A small file system of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(exist_ok=True)
+        mode = path.stat().st_mode & 0o7777
+        _run("mount", "-t", "tmpfs", "-o", f"size=1m,nr_inodes=200,mode={mode:o}", "tests", path)
+
+    def fill(self) -> None:
+        """Use up every byte and every entry."""
+        with contextlib.suppress(OSError):
+            (self.path / "bytes").write_bytes(bytes(2 << 20))
+        with contextlib.suppress(OSError):
+            for number in range(1000):
+                (self.path / f"filler-{number}").touch()
+
+    def clear(self) -> None:
+        """Give the room back."""
+        for each in (*self.path.glob("filler-*"), self.path / "bytes"):
+            each.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Take it away."""
+        _run("umount", "-l", self.path)
+
+
+class Frozen:
+    """A directory in which nothing can be made, renamed or removed, as on a disk that the kernel has turned read-only.
+
+    A real file system is turned so by nobody else while files in it are open for writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(exist_ok=True)
+
+    def fill(self) -> None:
+        """Freeze it."""
+        _run("chattr", "+i", self.path)
+
+    def clear(self) -> None:
+        """Thaw it."""
+        _run("chattr", "-i", self.path)
+
+    close = clear
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, timeout=PATIENCE, capture_output=True)
+
+
+@pytest.fixture
+def full(room: Room) -> Iterator[MakeDisk]:
+    """Make disks by kind, and take them away at the end."""
+    disks: list[Disk | Frozen] = []
+
+    def make(path: Path, kind: str = "full") -> Disk | Frozen:
+        disks.append(Disk(path) if kind == "full" else Frozen(path))
+        return disks[-1]
+
+    yield make
+    for disk in disks:
+        disk.close()
+
+
+def crashed(bed: Bed) -> None:
+    """Kill the proxy and wait until the agent says, in its log, that the next one serves."""
+    bed.journal.mark()
+    kill(bed.serving_pid())
+    eventually(lambda: bed.journal.named("epoch.serving"), what="the next one serves")
+
+
+HOW = pytest.mark.parametrize("how", ["full", "read-only"])
+
+
+@HOW
+def test_a_crash_is_answered_and_a_rotation_goes_on(how: str, full: MakeDisk, bed_apart: Bed, loads: Loads) -> None:
+    bed = bed_apart
+    disk = full(bed.run_dir, how)
+    bed.start()
+    loads.gentle(bed.tls, bed.plain)
+    disk.fill()
+    crashed(bed)
+    bed.rotate()
+    bed.served()
+    reports = loads.finish(at_least=20)
+    assert sum(report.reasons()["refused"] for report in reports) == 0
+    disk.clear()
+    eventually(bed.serving, what="the state is written again")
+    bed.rotate()
+    bed.served()
+    bed.committed()
+    bed.settled()
+    assert (bed.run_dir / str(bed.serving().number)).is_dir(), "the next one lives where it should"
+
+
+@HOW
+def test_a_stop_leaves_nothing_elsewhere(how: str, full: MakeDisk, bed_apart: Bed) -> None:
+    bed = bed_apart
+    disk = full(bed.run_dir, how)
+    bed.start()
+    disk.fill()
+    crashed(bed)
+    assert bed.agent is not None
+    bed.agent.send_signal(signal.SIGTERM)
+    assert bed.exited() == 0
+    assert list(bed.room.shm.iterdir()) == []
+    assert bed.journal.bugs() == []
+    disk.clear()
+    (bed.run_dir / "control").unlink(missing_ok=True)  # where nothing can be removed, it could not be either
+
+
+@pytest.mark.long
+@HOW
+def test_an_agent_that_comes_back_finds_what_lives_elsewhere(
+    how: str, full: MakeDisk, bed_apart: Bed, loads: Loads
+) -> None:
+    bed = bed_apart
+    bed.more_flags += ["--survive"]
+    disk = full(bed.run_dir, how)
+    bed.start()
+    disk.fill()
+    crashed(bed)
+    disk.clear()
+    before = eventually(bed.serving, what="the state is written again")
+    loads.gentle(bed.tls, bed.plain)
+    bed.kill_agent()
+    bed.launch()
+    bed.ready()
+    assert bed.serving() == before, "it is adopted"
+    bed.rotate()
+    bed.served()
+    nothing_failed(loads.finish(at_least=20))
+
+
+def test_with_shared_memory_full_a_crash_is_answered(full: MakeDisk, bed_apart: Bed) -> None:
+    bed = bed_apart
+    disk = full(bed.room.shm)
+    bed.room.shm.chmod(0o1777)
+    bed.start()
+    disk.fill()
+    crashed(bed)
+    disk.clear()
+    bed.rotate()
+    bed.served()
+    bed.committed()
