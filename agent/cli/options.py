@@ -12,7 +12,18 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _SPAN = Span()
 _SPAN_OR_NONE = Span(may_be_none=True)
 _SPAN_OR_AUTO = SpanOrAuto()
-_PATH = click.Path(path_type=Path)
+_Parameter = click.Parameter | None
+
+
+class _Name(click.Path):
+    """The name of a file or directory that nobody looks at yet: its file system may never answer."""
+
+    def convert(self, value: Any, param: _Parameter, ctx: click.Context | None) -> Path:  # noqa: ANN401, ARG002
+        """Take it as it is."""
+        return Path(value)
+
+
+_PATH = _Name()
 
 
 def option(name: str, **attributes: Any) -> Decorator:  # noqa: ANN401  # whatever click.option takes

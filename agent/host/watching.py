@@ -9,7 +9,8 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from functools import wraps
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from agent.host.glances import Glance, Glancing, glance
 from agent.host.inotify import Heard, Inotify, reason_of
@@ -41,12 +42,30 @@ class Mode:
     reason: str
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _touching(method: Callable[Concatenate["Watcher", _P], _T]) -> Callable[Concatenate["Watcher", _P], _T]:
+    """Tell before and after that the file system is touched of the watcher's own accord: it may not answer."""
+
+    @wraps(method)
+    def touching(self: "Watcher", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        self._on_touch(True)
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._on_touch(False)
+
+    return touching
+
+
 class Watcher:
     """Calls `on_change` at most once a turn of the loop while anything under the watched paths may have changed.
 
     Where the kernel does not tell (network mounts, exhausted limits, directories that may not be read), the status of
-    every hop is looked at each `poll_every` seconds; that is told once to `notice`, with the reason. To be used in the
-    loop's thread only.
+    every hop is looked at each `poll_every` seconds; that is told once to `notice`, with the reason. `on_touch` is told
+    True before it looks at the file system of its own accord, and False after it. To be used in the loop's thread only.
     """
 
     def __init__(
@@ -56,10 +75,12 @@ class Watcher:
         notice: Callable[[str], None],
         loop: asyncio.AbstractEventLoop,
         poll_every: float = 1.0,
+        on_touch: Callable[[bool], None] = lambda _: None,
         mounts: Callable[[], MountTable] = read_mounts,
     ) -> None:
         self._on_change = on_change
         self._notice = notice
+        self._on_touch = on_touch
         self._loop = loop
         self._poll_every = poll_every
         self._mounts = mounts
@@ -117,6 +138,7 @@ class Watcher:
             self._mount_events.close()
             self._mount_events = None
 
+    @_touching
     def _hear(self, inotify: Inotify) -> None:
         """Take what inotify has to say; report what concerns us, and first walk anew if a path may lead elsewhere."""
         heard = [one for one in inotify.read() if not one.name or self._survey.concerns(one.directory, one.name)]
@@ -137,6 +159,7 @@ class Watcher:
         elif heard.is_closed:
             self._being_written.discard(place)
 
+    @_touching
     def _see(self) -> None:
         """A glance differs from the one before."""
         self._follow()
@@ -146,6 +169,7 @@ class Watcher:
         events.acknowledge()
         self._walk_again()
 
+    @_touching
     def _walk_again(self) -> None:
         before = (self._survey, self._lone)
         self._follow()
@@ -203,6 +227,7 @@ class Watcher:
         self._loop.add_reader(events.fileno(), self._hear_of_mounts, events)
         return events
 
+    @_touching
     def _glance(self) -> Glance:
         places = set(self._lone).union(*(self._survey.places(directory) for directory in self._unheard))
         return glance(places)

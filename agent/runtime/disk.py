@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 
 from agent.core import events as on
 from agent.core.errors import MachineError
 from agent.core.events import Event
 from agent.core.revision import Revision
 from agent.host import clock
+from agent.host.disk_thread import DiskThread, silent_ones
 from agent.host.log import say
-from agent.host.watching import Watcher
 from agent.runtime.intake import Intake, Look, wait_for_change
 from agent.runtime.material import Storeroom
 from agent.runtime.programs import Programs
@@ -18,6 +19,7 @@ from agent.runtime.settings import Settings
 from agent.runtime.timing import Timing
 
 _LOOK_AGAIN = 1.0  # seconds until the disk is looked at again after the machine refused something
+_SLOW = 5.0  # seconds of a look after which it is asked whether something hangs
 
 
 class Disk:
@@ -29,31 +31,30 @@ class Disk:
     def __init__(
         self, settings: Settings, programs: Programs, storeroom: Storeroom, post: Callable[[Event], None]
     ) -> None:
+        self.spoke: Callable[[], None] = lambda: None  # is called when what there is to say is another thing
         self.newest: Revision | None = None
         self.missing = "the disk is looked at"
         self._settings = settings
         self._post = post
         self._changed = asyncio.Event()
         self._asked: list[asyncio.Future[Look]] = []
-        self._watcher = Watcher(
-            lambda _: self._changed.set(),
-            notice=lambda text: say(logging.WARNING, "watch.degraded", text),
-            loop=asyncio.get_running_loop(),
-        )
+        self._files = DiskThread(self._changed.set, notice=lambda text: say(logging.WARNING, "watch.degraded", text))
         self.timing = Timing(settings)
-        self.intake = Intake(settings, programs, storeroom, self._watcher)
+        self.intake = Intake(settings, programs, storeroom, self._files)
 
     @property
     def mode(self) -> str:
         """How changes are noticed: inotify, or polling."""
-        return self._watcher.mode.kind
+        return self._files.mode
 
     def look_soon(self) -> None:
         """Look again, though nothing may have changed."""
         self._changed.set()
 
     async def look(self) -> Look:
-        """What a look gave that began after this question."""
+        """What a look gave that began after this question; while the disk hangs, that it does."""
+        if self.intake.silent is not None:
+            return Look(None, refused=(self.intake.silent[1],))
         answer: asyncio.Future[Look] = asyncio.get_running_loop().create_future()
         self._asked.append(answer)
         self._changed.set()
@@ -65,7 +66,7 @@ class Disk:
         while True:
             self._changed.clear()
             asked, self._asked = self._asked, []
-            look = await self._look()
+            look = await self._look_patiently(asked)
             self._tell(look)
             for answer in asked:
                 if not answer.done():
@@ -87,6 +88,35 @@ class Disk:
                 self.intake.reports.once("files.awaited", self.missing)
             self._post(on.RevisionMissing(at=clock.monotonic(), what="; ".join([missing, *look.refused])))
 
+    async def _look_patiently(self, asked: Collection[asyncio.Future[Look]]) -> Look:
+        """Look; where the disk hangs meanwhile, say so, and keep nobody waiting who asked."""
+        look = asyncio.ensure_future(self._look())
+        try:
+            while not (await asyncio.wait([look], timeout=_SLOW))[0]:
+                if self.intake.silent is None and (silent := await silent_ones(self._operators_places())):
+                    self._say_silent(silent, [*asked, *self._asked])
+            return await look
+        finally:
+            look.cancel()
+            if self.intake.silent is not None:
+                self.intake.silent = None
+                say(logging.INFO, "disk.answers", "the disk answers again")
+
+    def _operators_places(self) -> list[Path]:
+        settings = self._settings
+        return [*settings.scopes, *filter(None, [settings.config]), self.intake.programs.path]
+
+    def _say_silent(self, silent: Sequence[Path], asked: Iterable[asyncio.Future[Look]]) -> None:
+        names = ", ".join(map(str, silent))
+        text = f"cannot read {names}: the file system does not answer; what serves goes on serving"
+        self.intake.silent = tuple(silent), text
+        self.missing = text
+        say(logging.ERROR, "disk.silent", text)
+        for answer in asked:
+            if not answer.done():
+                answer.set_result(Look(None, refused=(text,)))
+        self.spoke()
+
     async def _look(self) -> Look:
         """Look; where even that fails, say it once and look again in a while."""
         reports = self.intake.reports
@@ -99,6 +129,6 @@ class Disk:
         reports.once("disk.unusable", "")
         return look
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Watch no more."""
-        self._watcher.close()
+        await self._files.close()

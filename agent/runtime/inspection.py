@@ -1,13 +1,14 @@
 """One look at the operator's files without running anything: what `agent check` and `agent bootstrap` say."""
 
-import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from agent.core.certificates import Leaf
 from agent.dialects.envoy import Complaint, Envoy
 from agent.host.binaries import find
+from agent.host.disk_thread import DiskThread
 from agent.host.run_directory import RunDirectory
-from agent.host.watching import Watcher
 from agent.runtime.intake import Intake
 from agent.runtime.living import Listeners, Living
 from agent.runtime.material import Material, Storeroom
@@ -35,9 +36,9 @@ class Report:
 
 async def inspect(settings: Settings) -> Report:
     """Judge the files as the agent would, and ask the proxy for its opinion."""
-    intake = _intake(settings)
-    look = await intake.look()
-    await intake.report_strays()
+    async with _intake(settings) as intake:
+        look = await intake.look()
+        await intake.report_strays()
     if look.material is None:
         return Report((f"not usable: {', '.join(look.missing)}",), good=False)
     leaves = tuple(_line(unit, leaf) for unit, leaf in look.material.outcome.leaves.items())
@@ -49,12 +50,17 @@ async def inspect(settings: Settings) -> Report:
 
 async def small_bootstrap(settings: Settings) -> str:
     """The configuration that is made when the operator brings none."""
-    return (await _intake(settings).small()).decode()
+    async with _intake(settings) as intake:
+        return (await intake.small()).decode()
 
 
-def _intake(settings: Settings) -> Intake:
-    watcher = Watcher(lambda _: None, notice=lambda _: None, loop=asyncio.get_running_loop())
-    return Intake(settings, Programs(find(settings.proxy), settings.user), Storeroom(), watcher)
+@asynccontextmanager
+async def _intake(settings: Settings) -> AsyncIterator[Intake]:
+    files = DiskThread(lambda: None, notice=lambda _: None)
+    try:
+        yield Intake(settings, Programs(find(settings.proxy), settings.user), Storeroom(), files)
+    finally:
+        await files.close()
 
 
 async def _complaint(settings: Settings, material: Material) -> Complaint | None:

@@ -11,17 +11,16 @@ from pathlib import Path
 from agent.core.contents import Contents, Missing
 from agent.core.discovery import Discovery, discover, strays
 from agent.core.errors import BadInput, MachineError
-from agent.core.findings import Caution, Meanwhile, Refusal
+from agent.core.findings import Caution, Fault, Meanwhile, Refusal
 from agent.core.references import Reference, Role
 from agent.core.transaction import LastGood, Outcome, weigh
 from agent.core.units import Pin, Unit
 from agent.dialects.configuration import Configuration
 from agent.dialects.small import bootstrap
 from agent.host import clock
-from agent.host.files import list_directory, read_stable
+from agent.host.disk_thread import DiskThread
 from agent.host.log import say
 from agent.host.sockets import Endpoint
-from agent.host.watching import Watcher
 from agent.runtime.apart import apart
 from agent.runtime.material import Material, Source, Storeroom
 from agent.runtime.programs import Programs
@@ -58,12 +57,13 @@ class Look:
 class Intake:
     """Looks at the disk when asked; what it looks at is watched before it is read."""
 
-    def __init__(self, settings: Settings, programs: Programs, storeroom: Storeroom, watcher: Watcher) -> None:
+    def __init__(self, settings: Settings, programs: Programs, storeroom: Storeroom, files: DiskThread) -> None:
         self.programs = programs
         self.reports = Reports(settings.alarm_timeout)
         self._settings = settings
         self._storeroom = storeroom
-        self._watcher = watcher
+        self._files = files
+        programs.aside = files.call
         self._last_good = LastGood()
         self._pins: dict[str, Pin] = {}  # by unit, what the proxy does not take, until other bytes are there
         self._source: Source | None = None  # the newest that could be parsed
@@ -73,6 +73,7 @@ class Intake:
         self._turn: datetime | None = None  # when another of the files in the directories may be the one to take
         self._is_short = False  # the machine, of something that a look needs
         self._resources: dict[str, None] = {}  # the files of resources that the newest configuration names
+        self.silent: tuple[tuple[Path, ...], str] | None = None  # what hangs on the disk, and that it does
         self._unreadable = ""  # why the configuration on disk cannot even be read
         self._incomplete = ""  # what the newest configuration lacks, so that the one before it is used
         self._unusable = ""  # why the program on disk cannot be used
@@ -81,7 +82,6 @@ class Intake:
         self._found: list[Reference] = []
         self._unpaired: tuple[Refusal, ...] = ()
         self._beside: tuple[Caution, ...] = ()
-        self._watcher.watch(self._watched_paths())
 
     def serves(self, material: Material) -> None:
         """A revision has served: from now on it is what a bad file falls back on."""
@@ -136,7 +136,10 @@ class Intake:
         return str(self._settings.config or SMALL)
 
     def complaints(self) -> Iterator[tuple[str, str, str]]:
-        """What is not used besides certificates: its path, `configuration`, `proxy` or `program`, and why."""
+        """What is not used besides certificates: its path, the reason as one of a closed set, and why."""
+        if self.silent is not None:
+            paths, text = self.silent
+            yield from ((str(path), Fault.UNREADABLE.value, text) for path in paths)
         if self._unreadable:
             yield self._concerned(self._unreadable), "configuration", self._unreadable
         elif self._refused is not None and self._newest_is_refused():
@@ -168,11 +171,15 @@ class Intake:
         return replace(look, again_at=soon if look.again_at is None else min(soon, look.again_at))
 
     async def _look(self) -> Look:
+        if self._source is None:
+            await self._watch()
         await self._take_program()
         source = await self._take_configuration()
         if source is None or self.programs.current is None:
-            return Look(None, self._what_is_missing(source), self._report_nothing(), self._not_usable(self._unpaired))
-        self._watcher.watch(self._watched_paths())
+            return Look(
+                None, await self._what_is_missing(source), self._report_nothing(), self._not_usable(self._unpaired)
+            )
+        await self._watch()
         self._say_limits(source.configuration)
         outcome = newest = self.outcome = await self._weigh(source)
         again_at = self._report(outcome)
@@ -192,7 +199,7 @@ class Intake:
 
     async def _weigh(self, source: Source) -> Outcome:
         """Judge what a configuration names, as it lies on the disk."""
-        references = self._in_scope(source.configuration)
+        references = await self._in_scope(source.configuration)
         contents = await self._read([reference.path for reference in references])
         now = clock.calendar()
         return await apart(_size(contents), weigh, references, contents, self._last_good, now, self._pins)
@@ -212,7 +219,7 @@ class Intake:
     async def _take_program(self) -> None:
         if self.programs.current is not None and not self._settings.restart_on_binary:
             return
-        if not self.programs.changed():
+        if not await self._files.call(self.programs.changed):
             return
         try:
             self._unusable = ""
@@ -259,7 +266,7 @@ class Intake:
             self._resources = dict.fromkeys([*resources, *unread])
             if not unread:
                 return Source(configuration, text, resources)
-            self._watcher.watch(self._watched_paths())
+            await self._watch()
             resources |= {path: _required(path, content) for path, content in (await self._read(unread)).items()}
 
     async def _read_all(self, paths: Iterable[str]) -> Contents:
@@ -285,7 +292,7 @@ class Intake:
 
         What was there only for a moment, under the names of a write under way, is forgotten with it.
         """
-        contents = await self._read(self._directory_files())
+        contents = await self._read(await self._directory_files())
         found = await self._discovered(contents)
         self._turn = found.look_again
         pinned = [
@@ -303,7 +310,7 @@ class Intake:
         self._unpaired = tuple(each for each in refused if not {each.path, each.unit} & used)
         self._beside = tuple(each for each in found.strays if each.path not in used)
         if not self._found:
-            raise NothingPaired(self._where(), self._unpaired)
+            raise NothingPaired(await self._where(), self._unpaired)
         return self._small(self._found)
 
     def _small(self, references: Iterable[Reference]) -> bytes:
@@ -321,7 +328,7 @@ class Intake:
 
     async def discover(self) -> Discovery:
         """What the certificate directories hold, by content."""
-        return await self._discovered(await self._read(self._directory_files()))
+        return await self._discovered(await self._read(await self._directory_files()))
 
     @staticmethod
     async def _discovered(contents: Contents) -> Discovery:
@@ -338,10 +345,10 @@ class Intake:
 
     # Files
 
-    def _in_scope(self, configuration: Configuration) -> list[Reference]:
+    async def _in_scope(self, configuration: Configuration) -> list[Reference]:
         """The references that are watched; the others are said once, since they cannot be materialised."""
         references = configuration.references
-        inside = [reference for reference in references if self._is_watched(reference.path, configuration)]
+        inside = await self._files.call(self._watched_references, configuration)
         outside = sorted({reference.path for reference in references} - {reference.path for reference in inside})
         if outside:
             text = (
@@ -349,6 +356,12 @@ class Intake:
             )
             self.reports.once("files.unwatched", text)
         return inside
+
+    async def _watch(self) -> None:
+        await self._files.watch(await self._files.call(self._watched_paths))
+
+    def _watched_references(self, configuration: Configuration) -> list[Reference]:
+        return [each for each in configuration.references if self._is_watched(each.path, configuration)]
 
     def _is_watched(self, path: str, configuration: Configuration) -> bool:
         """Whether a file lies where the operator has files watched, or a file of resources names it."""
@@ -367,27 +380,26 @@ class Intake:
         for source in filter(None, (self._source, self._served)):
             configuration = source.configuration
             paths += source.resources
-            paths += [each.path for each in configuration.references if self._is_watched(each.path, configuration)]
+            paths += [each.path for each in self._watched_references(configuration)]
         return paths
 
-    def _where(self) -> str:
+    async def _where(self) -> str:
         """The certificate directories, and of one that cannot be read why."""
-        looked = [(directory, list_directory(str(directory))) for directory in self._settings.certificates]
+        looked = [(directory, await self._files.list(str(directory))) for directory in self._settings.certificates]
         return ", ".join(
             f"{directory} ({entries.reason})" if isinstance(entries, Missing) else str(directory)
             for directory, entries in looked
         )
 
-    def _directory_files(self) -> list[str]:
+    async def _directory_files(self) -> list[str]:
         found: list[str] = []
         for directory in self._settings.certificates:
-            entries = list_directory(str(directory))
+            entries = await self._files.list(str(directory))
             found += [] if isinstance(entries, Missing) else entries
         return found
 
     async def _read(self, paths: Sequence[str]) -> Contents:
-        timeout, settled = self._settings.settle_timeout, self._watcher.settled
-        contents = await read_stable(list(dict.fromkeys(paths)), settled=settled, settle_timeout=timeout)
+        contents = await self._files.read(list(dict.fromkeys(paths)), self._settings.settle_timeout)
         self._is_short |= any(isinstance(each, Missing) and each.passes for each in contents.values())
         return contents
 
@@ -398,7 +410,7 @@ class Intake:
         """
         paths: list[str] = []
         for path in map(str, self._settings.watched):
-            entries = list_directory(path)
+            entries = await self._files.list(path)
             paths += [path] if isinstance(entries, Missing) else entries
         paths = [path for path in paths if path not in judged]
         digest = hashlib.sha256()
@@ -409,10 +421,10 @@ class Intake:
 
     # What is said
 
-    def _what_is_missing(self, source: Source | None) -> tuple[str, ...]:
+    async def _what_is_missing(self, source: Source | None) -> tuple[str, ...]:
         missing = []
         if source is None:
-            missing.append(str(self._settings.config or f"a certificate with its key in {self._where()}"))
+            missing.append(str(self._settings.config or f"a certificate with its key in {await self._where()}"))
         if self.programs.current is None:
             missing.append(str(self.programs.path))
         return tuple(missing)
@@ -436,8 +448,8 @@ class Intake:
         if self._source is not None and self._settings.config is not None:
             configuration = self._source.configuration
             references = configuration.references
-            used = [each.path for each in self._in_scope(configuration)]
-            contents = await self._read([*self._directory_files(), *used])
+            used = [each.path for each in await self._in_scope(configuration)]
+            contents = await self._read([*await self._directory_files(), *used])
             for stray in await apart(_size(contents), strays, contents, references):
                 say(logging.WARNING, "certificate.stray", stray.message)
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar
 
 from agent.core.errors import BadInput, MachineError, UsageError
 from agent.dialects.envoy import HANDOFF_PROBE, VERSION_PROBE
@@ -12,7 +14,16 @@ from agent.host.processes import Command, User, run
 from agent.runtime.material import Program
 
 _PROBE_TIMEOUT = 10.0
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _VERSION = re.compile(r"version: (?:\w+/)?(\d+\.[^/\s]+)")  # Envoy: <commit>/<version>/<state>/<build>/<library>
+
+
+class Aside(Protocol):
+    """Calls a function where nobody else waits for it."""
+
+    async def __call__(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return what it returns."""
 
 
 class Programs:
@@ -21,6 +32,7 @@ class Programs:
     def __init__(self, path: Path, user: User | None) -> None:
         self.path = path
         self.current: Program | None = None
+        self.aside: Aside = asyncio.to_thread  # calls what may wait for the file system
         self._user = user
         self._seen: tuple[int, ...] | None = None  # the file that was looked at last, usable or not
         self._superseded: list[Binary] = []
@@ -41,12 +53,12 @@ class Programs:
         Raises `BadInput` if it cannot be used, once for each file: the program in use stays in use.
         """
         try:
-            binary = open_binary(self.path)
+            binary = await self.aside(open_binary, self.path)
         except UsageError as error:
-            self._seen = identity_of(self.path)
+            self._seen = await self.aside(identity_of, self.path)
             raise BadInput(str(error)) from error
         self._seen = binary.identity
-        if self.current is not None and await asyncio.to_thread(self._same, self.current.binary, binary):
+        if self.current is not None and await self.aside(self._same, self.current.binary, binary):
             binary.close()
             return False
         try:

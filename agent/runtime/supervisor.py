@@ -77,6 +77,7 @@ class Supervisor:
         self._stage = Stage(settings, directory, self._storeroom, self._events.put_nowait, self._record)
         self._programs = Programs(find(settings.proxy), settings.user)
         self._disk = Disk(settings, self._programs, self._storeroom, self._events.put_nowait)
+        self._disk.spoke = self._record
         self._stage.accuser = Accuser(settings, self._disk.intake, self._storeroom)
         self._history = History(self._core.epochs, directory, lambda each: self._storeroom[each].outcome.leaves)
         self._lookout = Lookout(self, settings.policy, __version__)
@@ -186,8 +187,9 @@ class Supervisor:
     async def _close_all(self) -> None:
         async with AsyncExitStack() as rest:
             rest.push_async_callback(self._announcer.close)
-            for part in (self._service, self._disk, self._clock_steps, self._orphans):
+            for part in (self._service, self._clock_steps, self._orphans):
                 rest.callback(part.close)
+            rest.push_async_callback(self._disk.close)
             rest.push_async_callback(self._tasks.close)
             if not self._orders.leaves:
                 rest.push_async_callback(self._stage.close)

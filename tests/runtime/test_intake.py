@@ -6,8 +6,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ import pytest
 from agent.core.findings import Fault, Meanwhile
 from agent.core.transaction import LastGood, weigh
 from agent.host import clock
-from agent.host.watching import Watcher
+from agent.host.disk_thread import DiskThread
 from agent.runtime.intake import Intake
 from agent.runtime.material import Material, Storeroom
 from agent.runtime.programs import Programs
@@ -42,10 +42,10 @@ def write_itself(directory: Path, chain: str, key: str) -> None:
     (directory / key).write_bytes(Leaf(authority.certificate, authority.pem, authority.key).key_pem)
 
 
-@contextmanager
-def opened(
+@asynccontextmanager
+async def opened(
     directory: Path, configuration: Path | None = None, alarm_timeout: float = 2.0, program: Path = Path("/bin/true")
-) -> Iterator[Intake]:
+) -> AsyncIterator[Intake]:
     """An intake of this directory."""
     settings = Settings(
         proxy=str(program),
@@ -57,15 +57,15 @@ def opened(
         forward="tcp://127.0.0.1:2",
         alarm_timeout=alarm_timeout,
     )
-    watcher = Watcher(lambda _: None, notice=lambda _: None, loop=asyncio.get_running_loop())
+    files = DiskThread(lambda: None, notice=lambda _: None)
     programs, storeroom = Programs(program, None), Storeroom()
     try:
-        yield Intake(settings, programs, storeroom, watcher)
+        yield Intake(settings, programs, storeroom, files)
     finally:
         storeroom.keep_only(set())
         if programs.current is not None:
             programs.current.binary.close()
-        watcher.close()
+        await files.close()
 
 
 async def serve(intake: Intake, directory: Path) -> None:
@@ -79,7 +79,7 @@ async def serve(intake: Intake, directory: Path) -> None:
 @pytest.mark.parametrize("text", ["", "\n", "  \n\n"])
 async def test_an_empty_configuration_is_not_taken_for_one(text: str, tmp_path: Path) -> None:
     (tmp_path / "envoy.yaml").write_text(text)
-    with opened(tmp_path, tmp_path / "envoy.yaml") as intake:
+    async with opened(tmp_path, tmp_path / "envoy.yaml") as intake:
         look = await intake.look()
     assert look.material is None
     (message,) = [message for _, reason, message in intake.complaints() if reason == "configuration"]
@@ -91,7 +91,7 @@ async def test_while_there_is_no_pair_it_is_told_of_the_file_and_not_of_the_conf
     write(tmp_path, "other.crt", "tls.key")
     (tmp_path / "other.crt").unlink()
     (tmp_path / "other.key").unlink()
-    with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as intake:
+    async with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as intake:
         look = await intake.look()
         assert look.missing == (f"a certificate with its key in {tmp_path}",)
         ((path, fault),) = [(each.path, each.fault) for each in intake.reports.refusals]
@@ -111,7 +111,7 @@ async def test_what_lies_beside_the_pairs_is_said_once_it_is_no_write_under_way(
     (tmp_path / "b.key").write_bytes((tmp_path / "b.key").read_bytes()[:100])
     write(tmp_path, "tls.crt.old", ".key")
     (tmp_path / "store.p12").write_bytes(b"\x30\x82\x01\x00")
-    with opened(tmp_path, alarm_timeout=0.1, program=SIDECAR) as intake:
+    async with opened(tmp_path, alarm_timeout=0.1, program=SIDECAR) as intake:
         look = await intake.look()
         assert look.material is not None
         assert look.again_at is not None
@@ -128,7 +128,7 @@ async def test_what_lies_beside_the_pairs_is_said_once_it_is_no_write_under_way(
 async def test_the_only_pair_that_turns_bad_is_refused_alone(tmp_path: Path) -> None:
     write(tmp_path, "tls.crt", "tls.key")
     write(tmp_path, "tls.crt.old", ".key")
-    with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as intake:
+    async with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as intake:
         look = await intake.look()
         assert look.material is not None
         intake.serves(look.material)
@@ -139,7 +139,7 @@ async def test_the_only_pair_that_turns_bad_is_refused_alone(tmp_path: Path) -> 
 
 
 async def test_names_of_a_write_under_way_are_forgotten_with_it(tmp_path: Path) -> None:
-    with opened(tmp_path) as intake:
+    async with opened(tmp_path) as intake:
         write(tmp_path, "tls.crt", "tls.key")
         at_rest = await intake.small()
         write(tmp_path, "crt.new", "key.new")
@@ -151,7 +151,7 @@ async def test_names_of_a_write_under_way_are_forgotten_with_it(tmp_path: Path) 
 
 
 async def test_a_certificate_of_its_own_authority_is_no_bundle_until_its_key_comes(tmp_path: Path) -> None:
-    with opened(tmp_path) as intake:
+    async with opened(tmp_path) as intake:
         write_itself(tmp_path, "tls.crt", "tls.key")
         at_rest = await intake.small()
         await serve(intake, tmp_path)
@@ -180,7 +180,7 @@ async def test_a_file_of_resources_is_read_with_the_files_that_it_names(tmp_path
     configuration, resources = resource_file(tmp_path)
     certs = tmp_path / "certs"
     certs.mkdir()
-    with opened(certs, configuration, program=SIDECAR) as intake:
+    async with opened(certs, configuration, program=SIDECAR) as intake:
         look = await intake.look()
         assert look.material is not None
         assert set(look.material.outcome.files) == {f"{tmp_path}/away/tls.crt", f"{tmp_path}/away/tls.key"}
@@ -199,7 +199,7 @@ async def test_one_that_cannot_be_used_leaves_the_last_usable_configuration(
     configuration, resources = resource_file(tmp_path)
     certs = tmp_path / "certs"
     certs.mkdir()
-    with opened(certs, configuration, program=SIDECAR) as intake:
+    async with opened(certs, configuration, program=SIDECAR) as intake:
         before = (await intake.look()).material
         resources.unlink() if content is None else resources.write_text(content)
         look = await intake.look()
@@ -213,7 +213,7 @@ async def test_what_the_machine_could_not_read_is_looked_at_again_though_nothing
 ) -> None:
     """Out of descriptors for a moment: the new certificate is not the one at fault, and must not wait for the next."""
     write(tmp_path, "tls.crt", "tls.key")
-    with opened(tmp_path, program=SIDECAR) as intake:
+    async with opened(tmp_path, program=SIDECAR) as intake:
         assert await next_look(intake) > 60
         with monkeypatch.context() as short:
             short.setattr("agent.host.files.os.open", out_of_descriptors)

@@ -1,0 +1,118 @@
+"""A thread of its own for the operator's files: where their file system hangs (FUSE, NFS), nobody else waits for it.
+
+It has a loop in which the watcher lives and files are read. It is a daemon: a process can end though a call in it never
+returns.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from agent.core.contents import Contents, Missing
+from agent.host.files import list_directory, read_stable
+from agent.host.watching import Watcher
+
+_LEAVE = 1.0  # seconds that the end waits for the thread
+_ANSWER = 1.0  # seconds in which a file system answers whether a name is there
+_STEP = 0.002
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class DiskThread:
+    """Watches, lists and reads. `on_change` and `notice` are called in the loop that made it, see `Watcher`.
+
+    So is `on_change` where the watcher waits for the file system: whoever looks then finds out that it does not answer.
+    """
+
+    def __init__(self, on_change: Callable[[], None], notice: Callable[[str], None]) -> None:
+        outside = asyncio.get_running_loop()
+        self._outside = outside
+        self._on_change = on_change
+        self._waits: asyncio.TimerHandle | None = None
+        self._loop = asyncio.new_event_loop()
+        self._watcher = Watcher(
+            lambda _: _call(outside, on_change),
+            notice=lambda text: _call(outside, notice, text),
+            on_touch=lambda begins: _call(outside, self._touches, begins),
+            loop=self._loop,
+        )
+        self._thread = threading.Thread(target=self._run, daemon=True, name="disk")
+        self._thread.start()
+
+    def _touches(self, begins: bool) -> None:
+        if self._waits is not None:
+            self._waits.cancel()
+        self._waits = self._outside.call_later(_ANSWER, self._on_change) if begins else None
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._watcher.close()
+        self._loop.close()
+
+    @property
+    def mode(self) -> str:
+        """How changes are noticed: inotify, or polling."""
+        return self._watcher.mode.kind
+
+    async def watch(self, paths: Iterable[str]) -> None:
+        """Watch exactly these from now on: read after it, and nothing is lost."""
+        await self.call(self._watcher.watch, list(paths))
+
+    async def read(self, paths: Collection[str], settle_timeout: float) -> Contents:
+        """Read files until they are at rest, see `read_stable`."""
+        return await self._do(read_stable(paths, settled=self._watcher.settled, settle_timeout=settle_timeout))
+
+    async def list(self, path: str) -> list[str] | Missing:
+        """List the files in a directory."""
+        return await self.call(list_directory, path)
+
+    async def call(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return what a function returns that may touch the operator's files."""
+
+        async def called() -> _T:
+            return function(*args, **kwargs)
+
+        return await self._do(called())
+
+    async def _do(self, work: Coroutine[None, None, _T]) -> _T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def close(self) -> None:
+        """Watch no more. A call that hangs is left to itself."""
+        self._touches(False)
+        _call(self._loop, self._loop.stop)
+        waited = 0.0
+        while self._thread.is_alive() and waited < _LEAVE:
+            await asyncio.sleep(_STEP)
+            waited += _STEP
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:
+    """Have a loop call something; one that is closed needs it no more."""
+    try:
+        loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        return
+
+
+async def silent_ones(paths: Iterable[Path]) -> list[Path]:
+    """Return those whose file system does not even say within a second whether they are there."""
+    silent = {path: asyncio.Event() for path in paths}
+    loop = asyncio.get_running_loop()
+
+    def ask(path: Path) -> None:
+        path.exists()
+        _call(loop, silent[path].set)
+
+    for path in silent:
+        threading.Thread(target=ask, args=(path,), daemon=True, name=f"is {path.name} there").start()
+    answers = [asyncio.ensure_future(event.wait()) for event in silent.values()]
+    if answers:
+        await asyncio.wait(answers, timeout=_ANSWER)
+    for answer in answers:
+        answer.cancel()
+    return [path for path, event in silent.items() if not event.is_set()]
