@@ -155,10 +155,9 @@ class _Bench:
     def _take(self, path: str, roles: list[Role]) -> None:
         if roles == [Role.OTHER]:
             return
-        pem = parse(path, self.files[path])
         for role in roles:
             with self._noting():
-                self._take_as(role, path, pem)
+                self._take_as(role, path, parse(path, self.files[path], role))
 
     def _take_as(self, role: Role, path: str, pem: PemFile) -> None:
         match role:

@@ -67,7 +67,7 @@ class Document(ABC):
         self._text = text
         self._is_json = is_json
         with self._parsed() as root:
-            self.references = _references(root)
+            self.references = _references(root, name)
             """Every file it names by `filename`, and what it is. What goes with a chain or a bundle is of its unit."""
             paths = _source_paths(root)
             self.sources = [path for path in paths if not is_protobuf(path)]
@@ -134,7 +134,8 @@ class ResourceFile(Document):
             for _, mapping in nodes.mappings(resource):
                 chain, key = _inline(mapping, "certificate_chain"), _inline(mapping, "private_key")
                 if chain is not None and key is not None:
-                    require_fit(Chain.of(where, parse(where, chain)), Key.of(where, parse(where, key)))
+                    held = Chain.of(where, parse(where, chain, Role.CHAIN))
+                    require_fit(held, Key.of(where, parse(where, key, Role.KEY)))
 
     def _change(self, root: MappingNode) -> None:
         """Nothing more: it belongs to no single epoch."""
@@ -188,10 +189,14 @@ class Copy(Protocol):
         """As JSON, or as YAML."""
 
 
-def _references(root: MappingNode) -> list[Reference]:
+def _references(root: MappingNode, document: str) -> list[Reference]:
     found, units = [], _units(root)
     for _, mapping in nodes.mappings(root):
         for name, value in mapping.value:
+            if not isinstance(name, ScalarNode):
+                where = f"line {name.start_mark.line + 1}" if name.start_mark else "in it"
+                message = f"cannot read {document}: {where}: a key is a list or a mapping; write a word"
+                raise BadInput(message)
             role = next((role for key, role in ROLES.items() if nodes.is_key(name, key)), Role.OTHER)
             for source in [value, *nodes.items(value)]:
                 path = nodes.text(nodes.get(source, "filename"))

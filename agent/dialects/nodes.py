@@ -1,14 +1,18 @@
 """A configuration as YAML nodes: read and changed without ever guessing what a scalar means.
 
 Envoy has its own rules for what `yes`, `0777` or `1e3` are. A document that is parsed to nodes, changed there and
-written again keeps every scalar as the operator wrote it, quoted or plain. JSON is read as JSON (YAML knows neither
-its tabs nor its long keys), and its values become the same nodes. Keys are found in snake_case and in camelCase, as
-protobuf's JSON allows both.
+written again keeps every scalar as the operator wrote it, quoted or plain. JSON is read as protobuf reads it (YAML
+knows neither its tabs nor its long keys), and its values become the same nodes. Keys are found in snake_case and in
+camelCase, as protobuf's JSON allows both.
+
+YAML is read as yaml-cpp reads it where libyaml is stricter: the first document counts, control characters are letters,
+and an anchor may be set again.
 """
 
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -17,11 +21,17 @@ from agent.core.errors import BadInput
 from agent.core.nesting import DEEPEST, first_beyond
 from agent.core.quotes import without_quotes
 from agent.core.scalars import plain_scalar
+from agent.dialects import lenient_json
+from agent.dialects.lenient_json import Pairs
 
 _MAPPING, _SEQUENCE, _TEXT = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:str"
 _RESOLVER = yaml.resolver.Resolver()
 _MOST = 1 << 21  # values in one document
 _TRUE = frozenset({"true", "yes", "on", "y"})
+_STAND_INS = 0x10F000  # where libyaml sees the control characters that it does not take: private letters of Unicode
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
+_STOOD_IN = re.compile(f"[{chr(_STAND_INS)}-{chr(_STAND_INS + 0xFF)}]")
+_NONCHARACTERS = 0xFE  # from here on, U+FFFE and U+FFFF
 
 
 BOOTSTRAP, RESOURCES = "an Envoy bootstrap begins with static_resources or the like", "write a list under resources"
@@ -45,10 +55,11 @@ def read(text: str, name: str, *, is_json: bool | None = None, remedy: str = BOO
         raise BadInput(f"cannot read {name}: {without_quotes(str(error))}; correct it") from error
     except RecursionError as error:
         raise _too_deep(name) from error
-    if root is None:
+    if root is None and not text.strip():
         return MappingNode(_MAPPING, [])
     if not isinstance(root, MappingNode):
-        message = f"cannot read {name}: its root is no mapping; {remedy}"
+        found = "there is nothing in it but comments" if root is None else "its root is no mapping"
+        message = f"cannot read {name}: {found}; {remedy}"
         raise BadInput(message)
     if "*" in text:
         _weigh_aliases(root, name)
@@ -83,12 +94,57 @@ def _size(node: Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
 
 
 def _parsed(text: str, name: str, *, is_json: bool) -> Node | None:
+    if "\0" in text[:2]:
+        message = f"cannot read {name}: it is UTF-16 or UTF-32; save it as UTF-8"
+        raise BadInput(message)
     if is_json:
-        return compose(json.loads(text))
+        return compose(lenient_json.loads(text))
+    controls = _CONTROLS.search(text) is not None
+    if controls:
+        text = _CONTROLS.sub(lambda match: chr(_STAND_INS + (ord(match[0]) & 0xFF)), text)
     if first_beyond(DEEPEST, text) is not None:
         raise _too_deep(name)
-    root: Node | None = yaml.compose(text, Loader=yaml.CSafeLoader)
+    root = _first_document(text)
+    if controls and root is not None:
+        _put_controls_back(root)
     return root
+
+
+def _first_document(text: str) -> Node | None:
+    try:
+        return _composed_by(yaml.CSafeLoader, text)
+    except yaml.composer.ComposerError:  # perhaps an anchor that is set again
+        return _composed_by(_Forgetful, text)
+
+
+def _composed_by(loader: type[yaml.CSafeLoader] | type[yaml.SafeLoader], text: str) -> Node | None:
+    documents: Iterator[Node] = yaml.compose_all(text, Loader=loader)
+    return next(documents, None)
+
+
+class _Forgetful(yaml.SafeLoader):
+    """Lets an anchor be set again, as YAML 1.2 does; in Python, and so only where it is needed."""
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:  # noqa: ANN401  # PyYAML's
+        """Compose a node; of its anchor nothing is known yet."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.AliasEvent):
+            self.anchors.pop(event.anchor, None)
+        node: Node | None = super().compose_node(parent, index)
+        return node
+
+
+def _put_controls_back(root: Node) -> None:
+    for _, mapping in mappings(root):
+        for node in [each for pair in mapping.value for each in pair]:
+            for scalar in [node, *items(node)]:
+                if isinstance(scalar, ScalarNode):
+                    scalar.value = _STOOD_IN.sub(_stood_in_for, scalar.value)
+
+
+def _stood_in_for(match: re.Match[str]) -> str:
+    code = ord(match[0]) - _STAND_INS
+    return chr(code | 0xFF00 if code >= _NONCHARACTERS else code)
 
 
 def _too_deep(name: str) -> BadInput:
@@ -110,7 +166,7 @@ def write(root: Node) -> str:
 def write_json(root: Node, *, from_json: bool) -> str:
     """The document as JSON, each scalar as Envoy reads it in a document of YAML, or of JSON where it comes from there.
 
-    Of a key that stands there twice the last one counts, as for Envoy; one with the tag `!ignore` is left out.
+    Of a key that stands there twice in YAML the last one counts, as for Envoy; one with the tag `!ignore` is left out.
     """
     return json.dumps(_plain(root, from_json=from_json))
 
@@ -118,12 +174,25 @@ def write_json(root: Node, *, from_json: bool) -> str:
 def _plain(node: Node, *, from_json: bool) -> object:
     if isinstance(node, MappingNode):
         kept = [(name, value) for name, value in node.value if name.tag != "!ignore"]
-        return {str(name.value): _plain(value, from_json=from_json) for name, value in kept}
+        pairs = [(str(name.value), _plain(value, from_json=from_json)) for name, value in kept]
+        return _Twice(pairs) if from_json and len(dict(pairs)) < len(pairs) else dict(pairs)
     if isinstance(node, SequenceNode):
         return [_plain(value, from_json=from_json) for value in node.value]
     if not isinstance(node, ScalarNode) or node.style:  # plain: none, or an empty one
         return str(node.value)
     return json.loads(node.value) if from_json else plain_scalar(node.value)
+
+
+class _Twice(dict[str, object]):
+    """An object that has a key twice: Envoy itself is to say what it thinks of that."""
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self._pairs = pairs
+
+    def items(self) -> Any:  # noqa: ANN401  # what json writes
+        """Give every pair."""
+        return self._pairs
 
 
 def compose(value: object) -> Node:
@@ -134,8 +203,9 @@ def compose(value: object) -> Node:
 def _composed(value: object, depth: int) -> Node:
     if depth > DEEPEST:
         raise RecursionError
-    if isinstance(value, dict):
-        pairs = [(_composed(str(key), depth + 1), _composed(inner, depth + 1)) for key, inner in value.items()]
+    if isinstance(value, dict | Pairs):
+        inside = value.items() if isinstance(value, dict) else value
+        pairs = [(_composed(str(key), depth + 1), _composed(inner, depth + 1)) for key, inner in inside]
         return MappingNode(_MAPPING, pairs)
     if isinstance(value, list):
         return SequenceNode(_SEQUENCE, [_composed(inner, depth + 1) for inner in value])

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,6 +28,7 @@ from agent.runtime.programs import Programs
 from agent.runtime.reports import Reports
 from agent.runtime.settings import Settings
 
+_NAMED = 3  # so many names are told
 _SHORTAGE = 1.0  # seconds until files are looked at again that the machine could not read
 _TRY_AGAIN = 10.0  # seconds until a program that is not usable is looked at again, while there is no other
 _PAIR = frozenset({Role.CHAIN, Role.KEY})
@@ -392,11 +394,15 @@ class Intake:
         )
 
     async def _directory_files(self) -> list[str]:
+        """The files in the certificate directories; one whose name no document could hold is left out, and said."""
         found: list[str] = []
         for directory in self._settings.certificates:
             entries = await self._files.list(str(directory))
             found += [] if isinstance(entries, Missing) else entries
-        return found
+        odd = [path for path in found if not _is_text(path)]
+        names = ", ".join(ascii(path) for path in odd[:_NAMED]) + (" and others" if len(odd) > _NAMED else "")
+        self.reports.once("files.odd_name", f"left out, since its name is not UTF-8: {names}; rename it" if odd else "")
+        return [path for path in found if path not in odd]
 
     async def _read(self, paths: Sequence[str]) -> Contents:
         contents = await self._files.read(list(dict.fromkeys(paths)), self._settings.settle_timeout)
@@ -415,7 +421,7 @@ class Intake:
         paths = [path for path in paths if path not in judged]
         digest = hashlib.sha256()
         for path, content in sorted((await self._read(paths)).items()):
-            digest.update(f"{path}\0".encode())
+            digest.update(os.fsencode(path) + b"\0")
             digest.update(content if isinstance(content, bytes) else b"")
         return digest.digest() if paths else b""
 
@@ -456,6 +462,15 @@ class Intake:
 
 def _size(contents: Contents) -> int:
     return sum(len(content) for content in contents.values() if isinstance(content, bytes))
+
+
+def _is_text(path: str) -> bool:
+    """Whether a name is one in UTF-8; of any other, Python keeps the bytes as halves of surrogate pairs."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _required(path: str, content: bytes | Missing) -> bytes:

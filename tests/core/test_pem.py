@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from agent.core.findings import Fault, Unusable
 from agent.core.pem import PemFile, parse
+from agent.core.references import Role
 from tests.pki import Algorithm, Authority, Leaf
 
 ALGORITHMS: tuple[Algorithm, ...] = ("ecdsa", "rsa", "ed25519")
@@ -92,7 +93,11 @@ def test_a_key_encrypted_in_the_old_way_is_there_but_unknown() -> None:
         (b"", Fault.EMPTY, "empty"),
         (b" \n\n", Fault.EMPTY, "empty"),
         (b"hello\n", Fault.UNPARSABLE, "no PEM"),
-        (b"  -----BEGIN CERTIFICATE-----\n", Fault.UNPARSABLE, "no PEM"),
+        (b"  -----BEGIN CERTIFICATE-----\n", Fault.UNPARSABLE, "first column"),
+        (b"-----BEGIN CERTIFICATE-----\nAA\0A\n-----END CERTIFICATE-----\n", Fault.UNPARSABLE, "NUL bytes"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n\nAAAA\n-----END CERTIFICATE-----\n", Fault.UNPARSABLE, "empty line"),
+        (b"-----BEGIN CERTIFICATE-----\rAAAA\r-----END CERTIFICATE-----\r", Fault.UNPARSABLE, "carriage returns"),
+        (b"-----BEGIN CERTIFICATE-----\nA: b\n\nAAAA\n-----END CERTIFICATE-----\n", Fault.UNPARSABLE, "header"),
         (b"\xef\xbb\xbf-----BEGIN CERTIFICATE-----\nAAAA\n", Fault.UNPARSABLE, "byte order mark"),
         (b"-----BEGIN CERTIFI", Fault.INCOMPLETE, "BEGIN line"),
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n", Fault.INCOMPLETE, "too early"),
@@ -114,8 +119,33 @@ def test_der_is_called_by_its_name() -> None:
     assert "DER" in refusal(leaf().certificate.public_bytes(Encoding.DER)).why
 
 
-def test_two_keys_in_one_file_are_one_too_many() -> None:
-    assert "2 private keys" in refusal(leaf().key_pem + leaf("rsa").key_pem).why
+def test_of_several_keys_the_first_one_counts_and_nothing_after_it_matters() -> None:
+    """As for Envoy."""
+    for rest in (leaf("rsa").key_pem, leaf().encrypted_key_pem(), b"-----BEGIN PRIVATE KEY-----\nAAAA\n"):
+        assert parse("key.pem", leaf().key_pem + rest, Role.KEY).key == parse("key.pem", leaf().key_pem).key
+
+
+def test_a_trusted_certificate_is_one_where_envoy_takes_it() -> None:
+    """OpenSSL's own kind, with what it is trusted for behind it."""
+    body = b"".join(leaf().certificate_pem.splitlines()[1:-1])
+    more = binascii.b2a_base64(binascii.a2b_base64(body) + b"\x30\x00", newline=False)
+    trusted = b"-----BEGIN TRUSTED CERTIFICATE-----\n" + more + b"\n-----END TRUSTED CERTIFICATE-----\n"
+    for role in (Role.CHAIN, Role.BUNDLE, None):
+        assert parse("a.pem", trusted, role).certificates == (leaf().certificate,)
+    assert len(parse("a.pem", leaf().chain_pem + trusted, Role.CHAIN).certificates) == 2
+    assert len(parse("a.pem", leaf().chain_pem + trusted, Role.BUNDLE).certificates) == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_wide_letters_are_called_by_their_name(encoding: str) -> None:
+    assert "UTF-16" in refusal(leaf().chain_pem.decode().encode(encoding)).why
+
+
+@pytest.mark.parametrize(
+    ("hides", "why"), [(b"\xef\xbb\xbf", "byte order mark"), (b"\0", "NUL bytes"), (b" ", "first column")]
+)
+def test_what_hides_the_first_block_is_named_and_the_second_not_taken_for_it(hides: bytes, why: str) -> None:
+    assert why in refusal(hides + leaf().chain_pem).why
 
 
 @given(st.binary() | st.binary().map(lambda noise: b"-----BEGIN CERTIFICATE-----\n" + noise))

@@ -104,9 +104,9 @@ def test_one_bad_pair_among_fifty_keeps_its_last_good_and_the_others_go_on() -> 
 def test_only_what_changed_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[str] = []
 
-    def counting(path: str, content: bytes) -> PemFile:
+    def counting(path: str, content: bytes, role: Role | None = None) -> PemFile:
         parsed.append(path)
-        return parse(path, content)
+        return parse(path, content, role)
 
     monkeypatch.setattr(units, "parse", counting)
     disk = Disk(many(5000))

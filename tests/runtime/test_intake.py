@@ -229,3 +229,15 @@ async def next_look(intake: Intake) -> float:
 
 def out_of_descriptors(*_: object) -> int:
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def test_a_file_whose_name_is_no_text_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, "tls.crt", "tls.key")
+    write(tmp_path, os.fsdecode(b"odd-\xff.crt"), os.fsdecode(b"odd-\xff.key"))
+    async with opened(tmp_path) as intake:
+        references = (await intake.discover()).references
+        assert {Path(each.path).name for each in references} == {"tls.crt", "tls.key"}
+        assert b"odd" not in await intake.small()
+    assert "odd-\\udcff.crt" in caplog.text

@@ -1,0 +1,90 @@
+"""JSON as protobuf's parser takes it, which is not strict: Envoy reads .json files and JSON resources by it.
+
+It takes a comma before a closing bracket, strings in single quotes, names without quotes as keys, and control
+characters within strings. It takes no comments, and no NaN or Infinity.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Never
+
+_TOKEN = re.compile(
+    r"""(?P<blank>[ \t\r\n]+)
+    | (?P<mark>[][{}:,])
+    | (?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+    | (?P<word>[^][{}:,\s"']+)""",
+    re.DOTALL | re.VERBOSE,
+)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
+_CLOSING = ("]", "}")
+
+
+class Pairs(list[tuple[str, object]]):
+    """An object as it is written: a key that stands there twice is in it twice."""
+
+
+def loads(text: str) -> object:
+    """Parse a document; objects are `Pairs`. Raises ValueError: `json.JSONDecodeError`, as a strict parser would."""
+    try:
+        return _strict(text)
+    except json.JSONDecodeError as error:
+        strict = "".join(_made_strict(text))
+        try:
+            return _strict(strict)
+        except json.JSONDecodeError:
+            raise error from None
+
+
+def _strict(text: str) -> object:
+    found = json.loads(text, strict=False, object_pairs_hook=Pairs, parse_constant=_refuse)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise json.JSONDecodeError("half of a surrogate pair is no letter", "", 0) from error
+    return found
+
+
+def _refuse(word: str) -> Never:
+    raise json.JSONDecodeError(f"{word} is no value", "", 0)
+
+
+def _made_strict(text: str) -> Iterator[str]:
+    """Yield the same document in strict JSON as far as it can be told what it says, and the rest as it is."""
+    found = list(_tokens(text))
+    for (kind, word), (_, after) in zip(found, [*found[1:], ("", "")], strict=True):
+        if word == "," and after in _CLOSING:
+            continue
+        if kind == "quoted" and word.startswith("'"):
+            yield _double_quoted(word)
+        elif kind == "word" and after == ":" and _NAME.fullmatch(word):
+            yield f'"{word}"'
+        else:
+            yield word
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the kind and the text of each token but blanks; a character that begins none stands for itself."""
+    at = 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            yield "", text[at]
+            at += 1
+            continue
+        if match.lastgroup != "blank":
+            yield match.lastgroup or "", match[0]
+        at = match.end()
+
+
+def _double_quoted(token: str) -> str:
+    inner = re.sub(r"""\\(.)|(")""", lambda match: _escaped(match[1], match[2]), token[1:-1], flags=re.DOTALL)
+    return f'"{inner}"'
+
+
+def _escaped(after_backslash: str | None, quote: str | None) -> str:
+    if quote is not None:
+        return '\\"'
+    return "'" if after_backslash == "'" else f"\\{after_backslash}"
