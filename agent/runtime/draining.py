@@ -30,6 +30,7 @@ async def emptied(
 
     It is told to close its listeners by a message that it reads when it has time: until the kernel shows that it did,
     zero connections mean nothing, since the next may come. Where the kernel does not show it, two zeros in a row count.
+    `at_the_end` one that is silent, as while nobody reads its log, is empty when the kernel knows of no connection.
     """
     interval = _FIRST_INTERVAL
     zeros = 0
@@ -40,10 +41,23 @@ async def emptied(
         interval = min(interval * _GROWTH, _LAST_INTERVAL if at_the_end else _LONGEST_INTERVAL)
         # In a thread, as below: it looks at every descriptor of the proxy, which may have a million.
         listens = None if epoch.pid is None else await asyncio.to_thread(has_socket, epoch.pid, inodes)
+        if listens and at_the_end and await _is_silent(epoch):
+            epoch.clients = await asyncio.to_thread(connections_left, epoch, inbound)
+            counted()
+            if epoch.clients == 0:
+                return
         zeros = zeros + 1 if not listens and await _is_empty(epoch, inbound) else 0
         counted()
         if zeros >= (1 if listens is False else 2):
             return
+
+
+async def _is_silent(epoch: Living) -> bool:
+    try:
+        await epoch.console.state()
+    except MachineError:
+        return True
+    return False
 
 
 async def _is_empty(epoch: Living, inbound: Inbound | None) -> bool:

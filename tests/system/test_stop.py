@@ -265,3 +265,14 @@ def holds_back(pid: int, number: signal.Signals) -> bool:
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
     return bool(int(blocked, 16) & 1 << (number - 1))
+
+
+def test_a_proxy_that_hangs_without_clients_keeps_no_agent_from_ending(bed_apart: Bed) -> None:
+    """As it does while nobody reads its log: nobody waits for it until the stop deadline."""
+    bed = bed_apart
+    bed.more_flags += ["--stop-deadline", FAR]
+    bed.start()
+    with stopped(bed.serving_pid()):
+        assert bed.agent is not None
+        bed.agent.send_signal(signal.SIGTERM)
+        assert bed.exited() == 0
