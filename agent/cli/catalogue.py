@@ -23,12 +23,21 @@ def draw(inventory: Inventory, sheet: Sheet) -> None:
 def _findings(inventory: Inventory, sheet: Sheet) -> None:
     level = Level(inventory.level)
     if not inventory.findings:
-        sets = f"{plural(len(inventory.sets), 'set')}, and what is on the disk serves"
-        sheet.say((f"ok: {sets if inventory.sets else 'no certificate is in use'}", "bold green"))
+        sheet.say((f"ok: {_all_is_well(inventory)}", "bold green"))
     for number, finding in enumerate(inventory.findings):
         style = _STYLES[finding.level]
         words = (f"{finding.level.name.lower()}: ", f"bold {_STYLES[level]}" if number == 0 else style)
         sheet.say(join([words, f"{finding.about}: {finding.message}"]))
+
+
+def _all_is_well(inventory: Inventory) -> str:
+    """What is known, and from whom."""
+    if not inventory.sets:
+        return "no certificate is in use"
+    sets = plural(len(inventory.sets), "set")
+    if any(item.shown for item in inventory.sets):
+        return f"{sets}, and what is on the disk serves"
+    return f"{sets}; the agent says that what is on the disk serves, and no listener has shown a certificate"
 
 
 def _set(item: Item, inventory: Inventory, sheet: Sheet) -> None:

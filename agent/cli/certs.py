@@ -93,7 +93,8 @@ def _take(directory: str, least: timedelta | None) -> "Inventory":
     leaves += [each.chain.leaf for each in files.values() if each.chain is not None]
     names = [name.removeprefix("DNS:") for leaf in leaves if leaf for name in leaf.names if name.startswith("DNS:")]
     addresses = dict.fromkeys(each.address for each in overview.listeners)
-    return compare(overview, files, ask_all(addresses, names), least)
+    key_types = [leaf.key_type for leaf in leaves if leaf]
+    return compare(overview, files, ask_all(addresses, names, key_types), least)
 
 
 def _print(inventory: "Inventory") -> None:

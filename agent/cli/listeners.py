@@ -7,10 +7,11 @@ told from TLS, and TLS 1.2, which shows the certificate before it asks for ours,
 import socket
 import ssl
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 
 from cryptography.x509 import load_der_x509_certificate
 
@@ -24,6 +25,7 @@ _AT_ONCE = 16
 _CHUNK = 65536
 _ALERT, _HANDSHAKE = 21, 22  # content types (RFC 8446, 5.1)
 _CERTIFICATE = 11  # message type (RFC 5246, 7.4)
+_OFFERS = {"RSA": "aRSA", "ECDSA": "aECDSA"}
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where to connect to what is bound there
 
 
@@ -55,11 +57,19 @@ class Listener:
     why: str = ""
 
 
-def ask_all(addresses: Iterable[str], names: Collection[str], timeout: float = TIMEOUT) -> tuple[Listener, ...]:
-    """Ask every listener for every one of these server names, and for none."""
+def ask_all(
+    addresses: Iterable[str], names: Collection[str], key_types: Iterable[str] = (), timeout: float = TIMEOUT
+) -> tuple[Listener, ...]:
+    """Ask every listener for every one of these server names, and for none.
+
+    Where keys of several `key_types` ("RSA 2048", "ECDSA P-256") are served, also as a client that takes only one kind:
+    a listener shows the twin of another kind to nobody else.
+    """
     asked = tuple(dict.fromkeys(name for each in names if (name := _server_name(each))))[:NAMES_LIMIT]
+    kinds = sorted({each.split()[0] for each in key_types} & _OFFERS.keys())
+    offers = ["", *(_OFFERS[kind] for kind in kinds if len(kinds) > 1)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return tuple(pool.map(lambda address: _ask(address, asked, timeout), addresses))
+        return tuple(pool.map(lambda address: _ask(address, asked, offers, timeout), addresses))
 
 
 def _server_name(name: str) -> str:
@@ -69,21 +79,21 @@ def _server_name(name: str) -> str:
     return name if usable and "*" not in name and not any(map(str.isspace, name)) else ""
 
 
-def _ask(address: str, names: tuple[str, ...], timeout: float) -> Listener:
+def _ask(address: str, names: tuple[str, ...], offers: Sequence[str], timeout: float) -> Listener:
     try:
         endpoint = Endpoint.parse(address)
     except UsageError as error:
         return Listener(address, Kind.UNREACHABLE, why=str(error))
     if address.startswith("udp://"):
         return Listener(address, Kind.NOT_ASKED, why="it takes datagrams")
-    answers, ends = [], []
-    for name in ("", *names):
-        end = _Conversation(timeout).shake_hands(endpoint, name)
+    answers, ends = dict[Answer, None](), list[_End]()
+    for name, offer in product(("", *names), offers):
+        end = _Conversation(timeout).shake_hands(endpoint, name, offer)
         if isinstance(end, Leaf):
-            answers.append(Answer(name, end))
+            answers[Answer(name, end)] = None
             continue
         ends.append(end)
-        if not answers and end.final:
+        if not answers and end.final and not offer:
             break
     if answers:
         return Listener(address, Kind.TLS, tuple(answers))
@@ -104,8 +114,8 @@ class _Conversation:
         self._deadline = time.monotonic() + timeout
         self._said = b""  # by the listener
 
-    def shake_hands(self, endpoint: Endpoint, name: str) -> Leaf | _End:
-        """Connect and return the leaf, or how it ended without one."""
+    def shake_hands(self, endpoint: Endpoint, name: str, offer: str) -> Leaf | _End:
+        """Connect, with these ciphers of TLS 1.2 or whatever there is; return the leaf, or how it ended without one."""
         with socket.socket(endpoint.family, socket.SOCK_STREAM) as line:
             try:
                 line.settimeout(self._left())
@@ -113,7 +123,7 @@ class _Conversation:
             except OSError as error:
                 return _End(Kind.UNREACHABLE, f"cannot connect: {_reason(error)}")
             try:
-                return Leaf.of(load_der_x509_certificate(self._certificate(line, name)))
+                return Leaf.of(load_der_x509_certificate(self._certificate(line, name, offer)))
             except ssl.SSLError as error:
                 return self._judge((error.reason or str(error)).lower().replace("_", " "))
             except OSError as error:
@@ -122,19 +132,19 @@ class _Conversation:
             except (ValueError, TypeError) as error:
                 return _End(Kind.SILENT, f"its certificate cannot be read: {error}", final=False)
 
-    def _certificate(self, line: socket.socket, name: str) -> bytes:
+    def _certificate(self, line: socket.socket, name: str, offer: str) -> bytes:
         """The leaf as DER, even where the handshake fails after it was shown."""
         try:
-            return self._finish(line, name)
+            return self._finish(line, name, offer)
         except OSError:
             early = leaf_in(self._said)
             if early is None:
                 raise
             return early
 
-    def _finish(self, line: socket.socket, name: str) -> bytes:
+    def _finish(self, line: socket.socket, name: str, offer: str) -> bytes:
         received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = _context().wrap_bio(received, to_send, server_hostname=name or None)
+        tls = _context(offer).wrap_bio(received, to_send, server_hostname=name or None)
         while True:
             try:
                 tls.do_handshake()
@@ -188,13 +198,15 @@ def _number(octets: bytes) -> int:
     return int.from_bytes(octets, "big")
 
 
-def _context() -> ssl.SSLContext:
+def _context(offer: str) -> ssl.SSLContext:
     """As generous as the library can be: what a listener shows is looked at, not trusted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.set_ciphers(f"{offer or 'ALL'}:@SECLEVEL=0")
+    if offer:  # in TLS 1.3 no cipher says which kind of key
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 

@@ -13,13 +13,18 @@ from tests.pki import Authority, Leaf
 def context(directory: Path, leaf: Leaf, *, newest: ssl.TLSVersion | None = None) -> ssl.SSLContext:
     """A server's context that shows this leaf."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    chain, key = directory / "shop.crt", directory / "shop.key"
-    chain.write_bytes(leaf.chain_pem)
-    key.write_bytes(leaf.key_pem)
-    made.load_cert_chain(chain, key)
+    made.load_cert_chain(*pair_in(directory, leaf))
     if newest is not None:
         made.maximum_version = newest
     return made
+
+
+def pair_in(directory: Path, leaf: Leaf) -> tuple[Path, Path]:
+    """Write a leaf with its key; return where."""
+    chain, key = directory / "shop.crt", directory / "shop.key"
+    chain.write_bytes(leaf.chain_pem)
+    key.write_bytes(leaf.key_pem)
+    return chain, key
 
 
 def wanting(made: ssl.SSLContext, authority: Authority) -> ssl.SSLContext:

@@ -17,7 +17,7 @@ from agent.cli.listeners import Answer, Kind, Listener, ask_all, leaf_in
 from agent.core.certificates import Leaf as Known
 from agent.status.overview import Authorities, Blocked, CertificateSet, Facts, ListenerView, Overview, to_json
 from tests.cli import openssl
-from tests.cli.shops import by_name, context, nobody, shop, wanting
+from tests.cli.shops import by_name, context, nobody, pair_in, shop, wanting
 from tests.cli.told import ask, telling
 from tests.pki import Algorithm, Authority, Leaf
 from tests.status.sample import overview
@@ -125,8 +125,24 @@ def test_a_missing_file_is_the_files_fault(tmp_path: Path) -> None:
 # Listeners
 
 
-async def shown(*addresses: str, names: tuple[str, ...] = (), timeout: float = 5) -> tuple[Listener, ...]:
-    return await asyncio.to_thread(ask_all, addresses, names, timeout)
+async def shown(
+    *addresses: str, names: tuple[str, ...] = (), key_types: tuple[str, ...] = (), timeout: float = 5
+) -> tuple[Listener, ...]:
+    return await asyncio.to_thread(ask_all, addresses, names, key_types, timeout)
+
+
+async def test_of_twins_with_other_kinds_of_key_both_are_shown(tmp_path: Path) -> None:
+    """A client that takes both is shown one of them only."""
+    twins = [BELOW.issue(["a.test"], key) for key in ("rsa", "ecdsa")]
+    how = context(tmp_path, twins[0])
+    (tmp_path / "twin").mkdir()
+    how.load_cert_chain(*pair_in(tmp_path / "twin", twins[1]))
+    types = tuple(facts(each).key_type for each in twins)
+    async with shop(how) as address:
+        (one,) = await shown(address)
+        (both,) = await shown(address, key_types=types)
+    assert len(one.answers) == 1
+    assert {answer.leaf.serial for answer in both.answers} == {facts(each).serial for each in twins}
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2], ids=lambda each: each.name)
@@ -339,6 +355,14 @@ async def test_the_command_compares_the_disk_with_what_is_shown(tmp_path: Path) 
     whole = " ".join(ran.out.split())  # a long path is broken into lines
     assert "2 certificates" in whole
     assert "2 authorities" in whole
+
+
+async def test_where_no_listener_shows_anything_that_is_not_hidden(tmp_path: Path) -> None:
+    made = written(tmp_path, NEW)
+    async with shop(b"HTTP/1.1 400\r\n\r\n") as plain, telling(tmp_path, of(made, listeners=(plain,))):
+        ran = await ask(certs, place=tmp_path)
+    said = " ".join(ran.out.split())
+    assert "the agent says that what is on the disk serves, and no listener has shown a certificate" in said
 
 
 async def test_json_has_all_of_it(tmp_path: Path) -> None:
