@@ -10,11 +10,13 @@ import logging
 import os
 import select
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Literal
 
 _SEVERITY = {"DEBUG": ("DEBUG", 5), "INFO": ("INFO", 9), "WARNING": ("WARN", 13), "ERROR": ("ERROR", 17)}
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}  # a file's name may hold any of them
 LOGGER = logging.getLogger("agent")
+_Nothing = tuple[None, None, None]
 
 
 def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -> None:
@@ -69,9 +71,15 @@ class _Text(logging.Formatter):
         shown = "".join(f" {key}={value}" for key, value in facts.items() if key != "epoch").translate(_CONTROLS)
         text = record.getMessage().translate(_CONTROLS)
         if record.exc_info:
-            text = f"{text}\n{self.formatException(record.exc_info)}"
+            text += self._told(record.exc_info)
         severity, _ = _SEVERITY.get(record.levelname, (record.levelname, 0))
         return f"{stamp} {severity:<5} {name:<20} {text}{shown}"
+
+    def _told(self, info: tuple[type[BaseException], BaseException, TracebackType | None] | _Nothing) -> str:
+        """What the machine refuses in a line, as asyncio tells of it when descriptors run out; a bug with its story."""
+        if isinstance(info[1], OSError):
+            return f": {info[1]}".translate(_CONTROLS)
+        return f"\n{self.formatException(info)}"
 
 
 class _Json(logging.Formatter):

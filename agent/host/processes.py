@@ -22,6 +22,7 @@ from agent.host.limits import core_dumps_allowed
 
 _STARTTIME = 19  # the 22nd field of /proc/<pid>/stat, counted from behind the name, which may hold anything
 _OUTPUT_LIMIT = 1 << 20
+_FIRST_TO_GO = "1000"  # oom_score_adj, proc(5)
 _REAP_TIMEOUT = 1.0  # for a process that was killed to be gone
 _NOT_THEIRS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
@@ -180,12 +181,15 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
 async def run(command: Command, timeout: float) -> tuple[int, str]:
     """Run a short command to its end; return its exit code and what it printed.
 
-    Its output goes to memory, not through a pipe. Raises `MachineError` if it takes longer than `timeout` seconds.
+    Its output goes to memory, not through a pipe. Where memory runs out it is the first that the kernel kills: what it
+    was to say is worth less than anything that serves. Raises `MachineError` if it takes longer than `timeout` seconds.
     """
     output = os.memfd_create("output", os.MFD_CLOEXEC)
     ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     try:
         process = Process.start(replace(command, output=output), ended.set_result)
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{process.pid}/oom_score_adj").write_text(_FIRST_TO_GO)
         try:
             code = await asyncio.wait_for(asyncio.shield(ended), timeout)
         finally:

@@ -23,6 +23,7 @@ from agent.runtime import trial
 from agent.runtime.bulletin import Bulletin, Notice
 from agent.runtime.disk import Disk
 from agent.runtime.programs import Programs
+from agent.runtime.room import Room
 from agent.runtime.stage import Stage
 from agent.status.actions import Outcome, Progress
 from agent.status.overview import Overview
@@ -122,6 +123,10 @@ class Orders:
     async def upgrade(self) -> AsyncIterator[Progress | Outcome]:
         """Try the program on disk on a copy of what there is; if it can take over, become it."""
         began = clock.monotonic()
+        if (shortage := Room().shortage(os.getpid(), "agent")) is not None:
+            reason = f"there is no memory to try the new program beside this one: {shortage}; free some and ask again"
+            yield Outcome("refused", reason=reason)
+            return
         try:
             code, said = await _try_program()
         except MachineError as error:

@@ -24,9 +24,9 @@ class Room:
         self._footprint = footprint
         self._watch = watch or OomWatch()
 
-    def shortage(self, serving: int) -> str | None:
-        """What is missing to start a second proxy like the process `serving`; None if nothing is, or nobody knows."""
-        footprint = self._footprint(serving)
+    def shortage(self, like: int, what: str = "proxy") -> str | None:
+        """What is missing to start a second process like this one; None if nothing is, or nobody knows."""
+        footprint = self._footprint(like)
         if footprint is None:
             return None
         needed = footprint.of_one_more + footprint.of_one_more // _SHARE + _FIXED
@@ -34,7 +34,7 @@ class Room:
         if free.bytes >= needed:
             return None
         has, wants = free.bytes / _MIB, needed / _MIB
-        return f"{has:.0f} MiB are free by {free.limit_name}, and a second proxy takes up to {wants:.0f} MiB"
+        return f"{has:.0f} MiB are free by {free.limit_name}, and a second {what} takes up to {wants:.0f} MiB"
 
     def describe_death(self, code: int | None, *, by_agent: bool) -> str:
         """What to add to the words about an exit; empty if memory had nothing to do with it.

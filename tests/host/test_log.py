@@ -130,3 +130,15 @@ def test_a_log_that_is_closed_costs_nothing() -> None:
     say(logging.INFO, "epoch.serving", "to nobody")
     os.close(writing)
     say(logging.INFO, "epoch.serving", "to nobody at all")
+
+
+def test_what_the_machine_refuses_is_one_line_for_people() -> None:
+    """Such as asyncio's complaint about an accept(2) without a descriptor left, which it makes once a second."""
+    stream = written("text")
+    try:
+        raise OSError(24, "Too many open files")
+    except OSError:
+        logging.getLogger("asyncio").exception("socket.accept() out of system resource")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 1
+    assert lines[0].endswith("socket.accept() out of system resource: [Errno 24] Too many open files")

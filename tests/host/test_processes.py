@@ -183,3 +183,9 @@ async def test_many_deaths_at_once_are_all_told(shell: int) -> None:
     ends = (end_of(command(shell, f"exit {number}")) for number in range(20))
     codes: Sequence[int | None] = await asyncio.gather(*ends)
     assert codes == list(range(20))
+
+
+async def test_a_short_command_is_the_first_to_go_where_memory_runs_out(shell: int) -> None:
+    until = "until grep -q '^1000$' /proc/$$/oom_score_adj; do :; done"
+    assert (await run(command(shell, until), PATIENCE))[0] == 0
+    assert await end_of(command(shell, "exit $(cat /proc/$$/oom_score_adj)")) == 0, "a proxy is not"

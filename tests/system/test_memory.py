@@ -14,6 +14,7 @@ from signal import SIGKILL
 import pytest
 
 from agent.host.memory import footprint
+from tests.cli.agents import agent
 from tests.system.bed import Bed
 from tests.system.certificates import NAME
 from tests.system.eventually import eventually, throughout
@@ -176,3 +177,23 @@ def pressure(bed: Bed, group: Group) -> Iterator[None]:
         process.kill()
         process.wait()
         group.limit(UNLIMITED)
+
+
+def test_an_upgrade_without_memory_for_two_agents_is_refused_and_kills_nobody(
+    bed_apart: Bed, group: Group, loads: Loads
+) -> None:
+    bed = bed_apart
+    bed.start()
+    loads.gentle(bed.tls, bed.plain)
+    before, pid = bed.serving(), bed.agent_pid
+    group.limit(group.used() + 8 * MIB)
+    ran = agent("upgrade", "--run-dir", bed.run_dir)
+    assert ran.code == 1
+    assert "no memory" in ran.err + ran.out
+    assert group.kills() == 0
+    assert (bed.serving(), bed.agent_pid, bed.state().agent_pid) == (before, pid, pid)
+    group.limit(UNLIMITED)
+    ran = agent("upgrade", "--run-dir", bed.run_dir)
+    assert ran.code == 0, ran
+    assert bed.serving() == before
+    nothing_failed(loads.finish(at_least=20))
