@@ -135,10 +135,8 @@ def test_a_log_that_is_closed_costs_nothing() -> None:
 def test_what_the_machine_refuses_is_one_line_for_people() -> None:
     """Such as asyncio's complaint about an accept(2) without a descriptor left, which it makes once a second."""
     stream = written("text")
-    try:
-        raise OSError(24, "Too many open files")
-    except OSError:
-        logging.getLogger("asyncio").exception("socket.accept() out of system resource")
+    refusal = OSError(24, "Too many open files")
+    logging.getLogger("asyncio").error("socket.accept() out of system resource", exc_info=refusal)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 1
     assert lines[0].endswith("socket.accept() out of system resource: [Errno 24] Too many open files")
