@@ -110,6 +110,20 @@ class Vault:
                 with contextlib.suppress(OSError):  # it never listened, or refuses already
                     held.shutdown(socket.SHUT_RD)
 
+    def narrow(self) -> None:
+        """Have the kernel take hardly any client more: those who wait already keep their places.
+
+        Whoever comes later tries again, and finds the listener closed; it would have been reset with the queue.
+        """
+        for held in self._sockets.values():
+            if held.type == socket.SOCK_STREAM:
+                with contextlib.suppress(OSError):  # it never listened
+                    held.listen(0)
+
+    def waiting(self) -> int:
+        """How many clients wait in all the accept queues whose length can be told."""
+        return sum(map(self.queued, self._sockets))
+
     def queued(self, place: Place) -> int:
         """How many clients wait in the accept queue of a TCP place; 0 where that cannot be told."""
         held = self._sockets.get(place)

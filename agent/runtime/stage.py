@@ -35,6 +35,7 @@ from agent.runtime.waiting import observe
 
 Post = Callable[[Event], None]
 
+_QUEUE_INTERVAL, _QUEUE_LOOKS = 0.01, 100  # at the end: a second for the clients that wait in the accept queues
 _RESUME_INTERVAL = 0.02  # until an adopted epoch that opens is asked again: it tells nobody but its console
 
 
@@ -313,6 +314,7 @@ class Stage:
         """
         if self._follower is not None:
             self._follower.cancel()
+        await self._empty_queues()
         inbound = await self._close_inbound(epoch) if self._settings.inbound_only else None
         if inbound is None:
             self._stop_accepting(epoch)
@@ -320,6 +322,14 @@ class Stage:
             inodes = self.ports.inodes(inbound.places)
         self.ports.vault.let_go_all()
         return inodes, inbound
+
+    async def _empty_queues(self) -> None:
+        """Give the proxy a moment for those who wait for it already: who is in a queue that is closed is reset."""
+        self.ports.vault.narrow()
+        for _ in range(_QUEUE_LOOKS):
+            if not self.ports.vault.waiting():
+                return
+            await asyncio.sleep(_QUEUE_INTERVAL)
 
     @staticmethod
     async def _close_inbound(epoch: Living) -> Inbound | None:

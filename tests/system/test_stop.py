@@ -19,6 +19,7 @@ from tests.system.bed import HOST, Bed
 from tests.system.bootstrap import TYPES, address, listener
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually, throughout, up_to
+from tests.system.flight import land, launched
 from tests.system.listening import listening
 from tests.system.room import Process, alive, stopped
 from tests.system.wire import Target, connect, exchange, tls_context
@@ -276,3 +277,15 @@ def test_a_proxy_that_hangs_without_clients_keeps_no_agent_from_ending(bed_apart
         assert bed.agent is not None
         bed.agent.send_signal(signal.SIGTERM)
         assert bed.exited() == 0
+
+
+@pytest.mark.sidecar
+def test_who_waits_in_an_accept_queue_at_the_end_is_answered(bed: Bed) -> None:
+    with stopped(bed.serving_pid()):
+        flights = launched(bed.plain, 15) + launched(bed.tls, 15)
+        assert bed.agent is not None
+        bed.agent.send_signal(signal.SIGTERM)
+        eventually(lambda: bed.journal.named("agent.stopping"), what="it stops")
+    land(flights)
+    assert [str(flight.failure) for flight in flights if flight.failure] == []
+    assert bed.exited() == 0
