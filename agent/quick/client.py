@@ -9,13 +9,15 @@ import sys
 import time
 
 from agent.core.errors import UsageError
-from agent.quick.place import NoAgent, distrusted, forbidden, is_trusted, nobody_there
+from agent.quick.place import NoAgent, distrusted, forbidden, is_trusted, lives, nobody_there
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CHUNK = 65536
+_UPGRADE = 5.0  # seconds that an agent may take to become its new program
+_PAUSE = 0.02
 _PEER = 12  # bytes of struct ucred: pid, uid, gid
 
 
@@ -95,10 +97,23 @@ class Exchange:
 
 
 def at_control(directory: str, deadline: float | None) -> Exchange:
-    """Connect to the agent of a run directory.
+    """Connect to the agent of a run directory; one that has no socket for a moment, as in an upgrade, is waited for.
 
     Raises `NoAgent` if there is none, `MachineError` if we may not, or if it is not one to be believed.
     """
+    patience = time.monotonic() + _UPGRADE
+    if deadline is not None:
+        patience = min(patience, deadline)
+    while True:
+        try:
+            return _at_control(directory, deadline)
+        except NoAgent:
+            if time.monotonic() >= patience or not lives(directory):
+                raise
+            time.sleep(_PAUSE)
+
+
+def _at_control(directory: str, deadline: float | None) -> Exchange:
     exchange = Exchange(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM), deadline)
     try:
         exchange.connect(f"{directory}/control")

@@ -1,9 +1,11 @@
 """Where an agent's run directory lies, and who is there."""
 
 import os
+import time
 
 from agent.core.errors import MachineError
 
+_CLOCKS = 2.0  # seconds by which the kernel's clock and a file's time may differ
 _NAMES = 100  # that are tried where others were here before
 
 
@@ -70,14 +72,14 @@ def nobody_there(directory: str) -> MachineError:
     try:
         if "lock" not in os.listdir(directory):  # noqa: PTH208  # pathlib takes longer to import than all of this to run
             return _missing(directory, "it is no agent's run directory")
-        holder = _last_holder(directory)
+        holder = f"pid {_last_holder(directory) or 'unknown'}"
     except PermissionError:
         return forbidden(directory)
     except FileNotFoundError:
         return _missing(directory, "there is no such directory")
     except OSError as error:
         return _missing(directory, error.strerror or str(error))
-    if _is_locked(f"{directory}/lock"):
+    if _is_locked(f"{directory}/lock") or lives(directory):
         return NoAgent(f"cannot reach the agent at {directory}: it is there ({holder}), but takes no orders yet")
     return NoAgent(f"cannot reach the agent at {directory}: the last one there ({holder}) is gone; start one")
 
@@ -93,9 +95,28 @@ def _missing(directory: str, why: str) -> NoAgent:
     return NoAgent(f"cannot reach an agent at {directory}: {why}; start one, or name its directory by --run-dir")
 
 
+def lives(directory: str) -> bool:
+    """Whether the process lives that was the agent here last: in an upgrade it lets the lock go for a moment.
+
+    One that began after the lock was taken was not it: numbers are used again.
+    """
+    try:
+        pid = _last_holder(directory)
+        return pid.isdecimal() and _began(pid) <= os.stat(f"{directory}/lock").st_mtime + _CLOCKS  # noqa: PTH116  # as above
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _began(pid: str) -> float:
+    """When a process began, in calendar seconds (starttime, proc(5))."""
+    with open(f"/proc/{pid}/stat", "rb") as stat, open("/proc/uptime", "rb") as uptime:  # noqa: PTH123  # as above
+        ticks = int(stat.read().rpartition(b")")[2].split()[19])
+        return time.time() - float(uptime.read().split()[0]) + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _last_holder(directory: str) -> str:
     with open(f"{directory}/lock", "rb") as file:  # noqa: PTH123  # as above
-        return f"pid {file.read(32).decode(errors='replace').strip() or 'unknown'}"
+        return file.read(32).decode(errors="replace").strip()
 
 
 def _is_locked(path: str) -> bool:
