@@ -34,7 +34,7 @@ _WAITS = {
     "refused_program": "for another program: this one is refused",
     "refused_by_proxy": "for other files, since the proxy refuses these; agent restart --force tries them again",
     "retry": "to try again after an attempt that failed",
-    "drains": "for a draining epoch to end, since as many drain as may; agent restart --now does not wait",
+    "drains": "for a draining epoch to end, as long as --drain-time; agent restart --now does not wait",
     "memory": "for memory: there is not enough for a second epoch beside the one that serves",
     "paused": "for the end of a pause; agent resume ends it",
     "window": "for the time of day at which it may rotate (--rotate-window)",

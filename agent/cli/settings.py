@@ -69,6 +69,7 @@ def _policy(options: Mapping[str, Any]) -> Policy:
     return Policy(
         start_timeout=options["start_deadline"],
         drain_timeout=options["drain_deadline"],
+        drain_patience=options["drain_time"],
         stop_timeout=options["stop_deadline"],
         hold_timeout=options["hold"],
         drain_delay=options["drain_delay"],

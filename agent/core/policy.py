@@ -36,6 +36,7 @@ class Policy:
     end_timeout: float = 5.0  # from SIGTERM to an epoch until SIGKILL
     hold_timeout: float = 5.0  # how long clients are kept waiting while nothing serves
     drains: int = 3  # how many epochs drain side by side
+    drain_patience: float = 45.0  # how long a change waits for one of them to end; then one more drains
     quiet_timeout: float = 0.2  # changes closer than this are a burst; after it the disk counts as still
     quiet_limit: float = 2.0  # but no change waits longer than this for a still disk
     burst: int = 3  # so many changes in a burst are answered one by one, the rest once the disk is still

@@ -6,7 +6,8 @@ the two and starts a candidate if one is due. The promises, checked over random 
 - at most one candidate at a time, and numbers only grow;
 - the epoch that serves is neither drained nor ended while nothing else serves, unless an operator stops everything or
   has allowed it to be replaced where its certificate is about to end and there is no memory for two;
-- no more epochs drain side by side than the policy allows, unless the served certificate is about to expire;
+- no more epochs drain side by side than the policy allows, unless the served certificate is about to expire, or a
+  change has waited for long enough until one of them ends;
 - after every event the deadline lies ahead, and whatever is wanted and not refused is on its way to being tried.
 """
 
@@ -197,7 +198,7 @@ class Reconciler:
         """A candidate of what is wanted is the new epoch already."""
         candidate = self.candidate
         is_under_way = candidate is not None and candidate.revision == self.wish.wanted
-        self.wish.ask(event.trigger, now=event.now, again=not is_under_way)
+        self.wish.ask(event.trigger, event.at, now=event.now, again=not is_under_way)
         self._forgive()
         return []
 
@@ -425,20 +426,26 @@ class Reconciler:
         if self.serving is None or self.wish.is_urgent(at) or self.wish.now_asked:
             return allowed
         drains = len(self.draining)
-        if drains >= self.policy.drains:
-            return self.wish.urgent_at
+        if self._waits_for_a_drain(at):
+            return min(self.wish.urgent_at, self.wish.waits_for_drains_until)
         wished = max(allowed, self.wish.paused_until, self.wish.not_before)
         if self.wish.is_burst or 0 < drains == self.policy.drains - 1:
             wished = max(wished, self.wish.still_at(at))
         return min(wished, max(allowed, self.wish.urgent_at))
 
+    def _waits_for_a_drain(self, at: float) -> bool:
+        """Whether as many drain as may: a change waits for one to end, but not for ever, if there is memory."""
+        return len(self.draining) >= self.policy.drains and at < self.wish.waits_for_drains_until
+
     def _say_what_it_waits_for(self, at: float) -> list[Effect]:
-        waits = self.serving is not None and len(self.draining) >= self.policy.drains and not self.wish.is_urgent(at)
+        waits = self.serving is not None and not self.wish.is_urgent(at) and self._waits_for_a_drain(at)
         before, self._waits_for_drains = self._waits_for_drains, waits
         if before or not waits:
             return []
         numbers = ", ".join(str(epoch.number) for epoch in self.draining)
-        return [do.Note(Topic.HELD_BY_DRAINS, f"the next rotation waits: epochs {numbers} still drain")]
+        left = self.wish.waits_for_drains_until - at
+        text = f"the next rotation waits, for {left:.0f} s at the longest: epochs {numbers} still drain"
+        return [do.Note(Topic.HELD_BY_DRAINS, text)]
 
     def _start(self, revision: Revision, at: float) -> Effect:
         number, self._next_number = self._next_number, self._next_number + 1

@@ -57,9 +57,11 @@ class Wish:
         if self.waiting_since is None:
             self.waiting_since = at
 
-    def ask(self, trigger: Trigger, *, now: bool, again: bool) -> None:
+    def ask(self, trigger: Trigger, at: float, *, now: bool, again: bool) -> None:
         """A new epoch is asked for, `again` if need be, and what was refused is to be tried again."""
         self.restart_asked = self.restart_asked or again
+        if again and self.waiting_since is None:
+            self.waiting_since = at
         self.asked_for = trigger
         self.now_asked = self.now_asked or now
         self.not_before = -NEVER
@@ -115,6 +117,11 @@ class Wish:
     def reconsidered_at(self, at: float) -> float:
         """When a verdict will no longer keep what is wanted from being tried."""
         return NEVER if self.refused is None or self.is_urgent(at) else self.urgent_at
+
+    @property
+    def waits_for_drains_until(self) -> float:
+        """When what is wanted will have waited for long enough until one of the drains ends."""
+        return NEVER if self.waiting_since is None else self.waiting_since + self.policy.drain_patience
 
     @property
     def is_burst(self) -> bool:

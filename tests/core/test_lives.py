@@ -21,6 +21,7 @@ REVISIONS = [Revision(name, shape) for name in "abcd" for shape in "xy"]
 POLICY = Policy(
     start_timeout=10,
     drain_timeout=20,
+    drain_patience=5,
     stop_timeout=8,
     end_timeout=2,
     hold_timeout=3,
@@ -200,7 +201,8 @@ class World(RuleBasedStateMachine):
     @invariant()
     def drains_are_capped_unless_it_is_urgent(self) -> None:
         urgent = self.core.wish.urgent_at < NEVER
-        assert urgent or self.core.stopping or len(self.core.draining) <= POLICY.drains
+        most = POLICY.drains + POLICY.drain_timeout // POLICY.drain_patience
+        assert urgent or self.core.stopping or len(self.core.draining) <= most
 
     @invariant()
     def what_is_wanted_is_on_its_way(self) -> None:

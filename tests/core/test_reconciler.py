@@ -86,13 +86,33 @@ def test_a_rotation_waits_when_three_epochs_drain_and_goes_on_when_one_is_gone()
     play.come_to_serve()
     assert [epoch.number for epoch in play.core.draining] == [1, 2, 3]
     assert play.ready("e") == []
-    assert play.wait(60) == []
+    assert play.wait(40) == []
     assert play.notes[-1].topic is Topic.HELD_BY_DRAINS
     assert play.emptied(2) == [do.EndEpoch(2), do.StartEpoch(5, revision("e"), validate=False)]
 
 
+def test_a_change_waits_for_a_drain_to_end_but_not_for_ever() -> None:
+    play = serving(Policy(drains=1, drain_patience=10))
+    play.rotate("b")
+    play.ready("c")
+    assert play.wait(9.9) == []
+    assert play.wait(0.2) == [do.StartEpoch(3, revision("c"), validate=False)]
+    play.come_to_serve()
+    assert [epoch.number for epoch in play.core.draining] == [1, 2]
+    assert play.ready("d") == []
+    assert play.wait(9.9) == [], "the next one waits as long"
+
+
+def test_an_epoch_that_is_asked_for_waits_no_longer() -> None:
+    play = serving(Policy(drains=1, drain_patience=10))
+    play.rotate("b")
+    play.restart()
+    assert play.wait(9.9) == []
+    assert play.wait(0.2) == [do.StartEpoch(3, revision("b"), validate=False)]
+
+
 def test_expiry_overrides_the_cap_on_drains() -> None:
-    play = serving(Policy(drains=1))
+    play = serving(Policy(drains=1, drain_patience=600))
     play.rotate("b")
     play.urgent(play.now + 100, expires_at=play.now + 200)
     play.ready("c")

@@ -55,7 +55,7 @@ def test_twenty_rotations_in_two_seconds_are_a_handful_of_epochs(bed: Bed, loads
 def test_rotations_during_drains_fail_nothing_and_no_more_than_three_drain(bed_apart: Bed, loads: Loads) -> None:
     bed = bed_apart
     bed.prepare()
-    bed.more_flags += ["--drain-deadline", bed.ten_starts()]
+    bed.more_flags += ["--drain-deadline", bed.ten_starts(), "--drain-time", "5m"]
     bed.launch()
     bed.ready()
     loads.gentle(bed.tls, bed.plain)
@@ -69,6 +69,21 @@ def test_rotations_during_drains_fail_nothing_and_no_more_than_three_drain(bed_a
     assert 2 <= most[DRAINING] <= 3
     nothing_failed(loads.finish(at_least=20))
     bed.settled()
+
+
+@pytest.mark.long
+def test_where_clients_stay_for_long_a_certificate_waits_for_no_drain_deadline(bed: Bed, loads: Loads) -> None:
+    """Three drain for five minutes: the next one waits for the drain time, a second here."""
+    loads.gentle(bed.tls, bed.plain)
+    with ExitStack() as held, watched(bed) as most:
+        for _ in range(5):
+            exchange(held.enter_context(connect(bed.tls, tls_context())), last=False)
+            bed.rotate()
+            bed.served()
+        bed.committed()
+    assert bed.journal.named("rotation.waits"), "it is said"
+    assert most[DRAINING] > 3
+    nothing_failed(loads.finish(at_least=20))
 
 
 @pytest.mark.long
