@@ -5,18 +5,19 @@ JSON file exporter spells them in lower camel case. The logger is the standard l
 as well: what they say comes out the same way.
 """
 
+import asyncio
+import errno
 import json
 import logging
 import os
 import select
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 _SEVERITY = {"DEBUG": ("DEBUG", 5), "INFO": ("INFO", 9), "WARNING": ("WARN", 13), "ERROR": ("ERROR", 17)}
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}  # a file's name may hold any of them
 LOGGER = logging.getLogger("agent")
-_Nothing = tuple[None, None, None]
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -> None:
@@ -31,6 +32,15 @@ def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -
 def say(level: int, event: str, text: str, error: BaseException | None = None, **facts: object) -> None:
     """Log one event: its dotted name, a sentence, and its facts; with the whole story of `error`, if there is one."""
     LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": facts})
+
+
+def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Take what a loop has to complain about: what the machine is short of is an event, anything else a bug."""
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno in _SHORT:
+        say(logging.WARNING, "machine.short", f"{context['message']}: {error.strerror}; it is tried again")
+    else:
+        loop.default_exception_handler(context)
 
 
 class Patient(logging.Handler):
@@ -71,15 +81,9 @@ class _Text(logging.Formatter):
         shown = "".join(f" {key}={value}" for key, value in facts.items() if key != "epoch").translate(_CONTROLS)
         text = record.getMessage().translate(_CONTROLS)
         if record.exc_info:
-            text += self._told(record.exc_info)
+            text = f"{text}\n{self.formatException(record.exc_info)}"
         severity, _ = _SEVERITY.get(record.levelname, (record.levelname, 0))
         return f"{stamp} {severity:<5} {name:<20} {text}{shown}"
-
-    def _told(self, info: tuple[type[BaseException], BaseException, TracebackType | None] | _Nothing) -> str:
-        """What the machine refuses in a line, as asyncio tells of it when descriptors run out; a bug with its story."""
-        if isinstance(info[1], OSError):
-            return f": {info[1]}".translate(_CONTROLS)
-        return f"\n{self.formatException(info)}"
 
 
 class _Json(logging.Formatter):

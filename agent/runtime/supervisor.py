@@ -20,7 +20,7 @@ from agent.host import clock
 from agent.host.binaries import find
 from agent.host.clock_steps import ClockSteps
 from agent.host.inheritance import bequeath, claim
-from agent.host.log import say
+from agent.host.log import say, tell
 from agent.host.orphans import Orphans, become_reaper
 from agent.host.processes import owner_of
 from agent.host.run_directory import RunDirectory
@@ -157,6 +157,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Supervise until the end; return the exit code, or `EXECUTE`. Raises `AgentError` if it cannot even begin."""
+        asyncio.get_running_loop().set_exception_handler(tell)
         heirs = claim()
         self._stage.ports.inherit(heir for heir in heirs if heir.name != STATUS)
         hear(self)

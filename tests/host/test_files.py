@@ -150,8 +150,8 @@ async def test_an_endless_file_is_refused(tmp_path: Path) -> None:
     assert await read(tmp_path / "file") == unreadable("larger than 16 MiB")
 
 
-async def test_the_loop_gets_its_turn_among_ten_thousand_files(tmp_path: Path) -> None:
-    paths = [str(tmp_path / f"{number}.pem") for number in range(10_000)]
+async def test_the_loop_gets_its_turn_among_thousands_of_files(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{number}.pem") for number in range(3_000)]
     for path in paths:
         Path(path).write_text(path)
     turns = 0

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import logging
 import os
@@ -6,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from agent.host.log import configure, say
+from agent.host.log import configure, say, tell
 
 OPEN: list[int] = []
 
@@ -132,11 +133,22 @@ def test_a_log_that_is_closed_costs_nothing() -> None:
     say(logging.INFO, "epoch.serving", "to nobody at all")
 
 
-def test_what_the_machine_refuses_is_one_line_for_people() -> None:
+@pytest.mark.parametrize("style", ["text", "json"])
+async def test_what_the_machine_is_short_of_is_one_line(style: Literal["text", "json"]) -> None:
     """Such as asyncio's complaint about an accept(2) without a descriptor left, which it makes once a second."""
+    stream = written(style)
+    context = {"message": "socket.accept() out of system resource", "exception": OSError(24, "Too many open files")}
+    tell(asyncio.get_running_loop(), {**context, "socket": "<a socket>"})
+    (line,) = stream.getvalue().splitlines()
+    assert "machine.short" in line
+    assert "socket.accept() out of system resource: Too many open files" in line
+    assert "Traceback" not in line
+
+
+async def test_any_other_complaint_of_a_loop_comes_with_its_whole_story() -> None:
     stream = written("text")
-    refusal = OSError(24, "Too many open files")
-    logging.getLogger("asyncio").error("socket.accept() out of system resource", exc_info=refusal)
-    lines = stream.getvalue().splitlines()
-    assert len(lines) == 1
-    assert lines[0].endswith("socket.accept() out of system resource: [Errno 24] Too many open files")
+    try:
+        raise KeyError("x")  # noqa: TRY301
+    except KeyError as error:
+        tell(asyncio.get_running_loop(), {"message": "a callback broke", "exception": error})
+    assert "Traceback" in stream.getvalue()

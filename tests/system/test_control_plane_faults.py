@@ -61,7 +61,7 @@ def hanging(plane: ControlPlane) -> AbstractContextManager[object]:
 
 FAULTS = [
     pytest.param(fault, delta, marks=() if (fault, delta) in SHORT else pytest.mark.long)
-    for SHORT in [{(dead, False), (unavailable, True)}]
+    for SHORT in [{(dead, True)}]
     for fault in (dead, unavailable, silent, hanging)
     for delta in (False, True)
 ]

@@ -57,7 +57,6 @@ def page(bed: Bed, path: str) -> str:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.sidecar
 def test_nothing_that_is_written_has_a_part_of_a_damaged_key(bed: Bed) -> None:
     key = bed.mint.spare().key_pem
     for name, damage in DAMAGES.items():

@@ -1,0 +1,236 @@
+"""Pairs of a fault and something that is done in it: whatever comes together, no client is lost to it.
+
+While the fault lasts, what serves goes on; when it is over, everything is as it should be, without anybody's help.
+"""
+
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.cli.agents import agent
+from tests.system.bare import body_of
+from tests.system.bed import Bed
+from tests.system.eventually import eventually, pass_time
+from tests.system.loads import Loads
+from tests.system.room import kill, stopped
+from tests.system.silence import silence
+from tests.system.test_bad_input import GARBAGE
+from tests.system.test_disk import Disk, Frozen
+from tests.system.test_memory import ENTER, MIB, UNLIMITED, Group, group_named
+from tests.system.test_silent_disk import lead
+
+pytestmark = [pytest.mark.root, pytest.mark.long]
+
+Fault = Callable[[Bed], AbstractContextManager[None]]
+Deed = Callable[[Bed], None]
+
+GOOD = "good"  # the directory that the certificates are reached in by a link
+LASTS = 1.0  # seconds of each fault after what is done in it
+
+
+@contextmanager
+def bad_certificate(bed: Bed) -> Iterator[None]:
+    """The pair on the disk is garbage."""
+    (bed.certs / "tls.crt").write_bytes(GARBAGE)
+    yield
+
+
+@contextmanager
+def frozen_run_directory(bed: Bed) -> Iterator[None]:
+    """Nothing can be made, renamed or removed in the run directory."""
+    frozen = Frozen(bed.run_dir)
+    frozen.fill()
+    try:
+        yield
+    finally:
+        frozen.clear()
+
+
+def full(disk: Disk) -> Fault:
+    """Nothing can be made or written on a disk."""
+
+    @contextmanager
+    def filled(_: Bed) -> Iterator[None]:
+        disk.fill()
+        yield
+        disk.clear()
+
+    return filled
+
+
+@contextmanager
+def stopped_agent(bed: Bed) -> Iterator[None]:
+    """The agent stands still."""
+    with stopped(bed.agent_pid):
+        yield
+
+
+@contextmanager
+def killed_agent(bed: Bed) -> Iterator[None]:
+    """The agent is dead, and comes back."""
+    bed.kill_agent()
+    yield
+    bed.launch()
+
+
+@contextmanager
+def no_descriptors(bed: Bed) -> Iterator[None]:
+    """The agent can open nothing more."""
+    _, hard = before = resource.prlimit(bed.agent_pid, resource.RLIMIT_NOFILE)
+    count = len(list(Path(f"/proc/{bed.agent_pid}/fd").iterdir()))
+    resource.prlimit(bed.agent_pid, resource.RLIMIT_NOFILE, (count, hard))
+    yield
+    with suppress(ProcessLookupError):
+        resource.prlimit(bed.agent_pid, resource.RLIMIT_NOFILE, before)
+
+
+@contextmanager
+def silent_certificates(bed: Bed) -> Iterator[None]:
+    """The file system of the certificates does not answer."""
+    with silence(bed.directory / "silent") as silent:
+        lead(bed.certs, silent.path)
+        pass_time(LASTS)
+        yield
+        lead(bed.certs, Path(GOOD))
+
+
+def low_memory(group: Group) -> Fault:
+    """There is no memory for a second proxy."""
+
+    @contextmanager
+    def low(_: Bed) -> Iterator[None]:
+        group.limit(group.used() + 8 * MIB)
+        yield
+        group.limit(UNLIMITED)
+
+    return low
+
+
+FAULTS: dict[str, Fault] = {
+    "bad certificate": bad_certificate,
+    "frozen run directory": frozen_run_directory,
+    "stopped agent": stopped_agent,
+    "killed agent": killed_agent,
+    "no descriptors": no_descriptors,
+    "silent certificates": silent_certificates,
+}
+LOST = {"crash": frozenset({"reset", "eof"})}  # only what was in the proxy that died
+FULL_RUN, FULL_SHM, LOW_MEMORY = "full run directory", "full shared memory", "low memory"
+"""Those for which the ground is prepared before the agent starts."""
+
+
+def rotate(bed: Bed) -> None:
+    """A new certificate comes, to where it should be, reached or not."""
+    bed.layout.again(bed.directory / GOOD, bed.mint.leaf())
+
+
+def burst(bed: Bed) -> None:
+    """Ten come in half a second."""
+    for _ in range(10):
+        rotate(bed)
+        pass_time(0.05)
+
+
+def crash(bed: Bed) -> None:
+    """The proxy that serves is killed."""
+    kill(bed.serving_pid())
+
+
+def reconfigure(bed: Bed) -> None:
+    """Another configuration comes."""
+    bed.bootstrap.body = "another\n"
+    bed.bootstrap.write(bed.config)
+
+
+def upgrade(bed: Bed) -> None:
+    """An operator orders an upgrade; carried out or refused, it is answered."""
+    agent("upgrade", "--run-dir", bed.run_dir)
+
+
+def restart(bed: Bed) -> None:
+    """An operator orders an epoch of the program on disk; the same holds for it."""
+    agent("restart", "--binary", "--run-dir", bed.run_dir)
+
+
+def stop(bed: Bed) -> None:
+    """The agent is asked to end."""
+    assert bed.agent is not None
+    bed.agent.send_signal(signal.SIGTERM)
+
+
+DEEDS: dict[str, Deed] = {
+    "rotation": rotate,
+    "crash": crash,
+    "upgrade": upgrade,
+    "stop": stop,
+    "restart": restart,
+    "configuration": reconfigure,
+    "burst": burst,
+}
+
+
+@pytest.fixture
+def fault(request: pytest.FixtureRequest, bed_apart: Bed) -> Iterator[Fault]:
+    """A fault by its name, with everything in place for it."""
+    bed, name = bed_apart, request.param
+    bed.more_flags += ["--survive"]
+    with ExitStack() as stack:
+        if name in {FULL_RUN, FULL_SHM}:
+            disk = Disk(bed.run_dir if name == FULL_RUN else bed.room.shm)
+            stack.callback(disk.close)
+            yield full(disk)
+        elif name == LOW_MEMORY:
+            group = stack.enter_context(group_named(f"agent-test-{bed.directory.parent.name}"))
+            bed.program = [*ENTER, str(group.path), sys.executable, "-m", "agent"]
+            yield low_memory(group)
+            bed.stop()
+        else:
+            yield FAULTS[name]
+        bed.stop()
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("fault", [*FAULTS, FULL_RUN, FULL_SHM, LOW_MEMORY], indirect=True)
+def test_whatever_comes_together_no_client_is_lost_to_it(fault: Fault, deed: str, bed_apart: Bed, loads: Loads) -> None:
+    bed = bed_apart
+    (bed.directory / GOOD).mkdir()
+    bed.certs.symlink_to(GOOD)
+    bed.start()
+    loads.gentle(bed.tls, bed.plain)
+    orders: list[threading.Thread] = []
+    with fault(bed):
+        orders.append(threading.Thread(target=DEEDS[deed], args=(bed,)))
+        orders[0].start()
+        pass_time(LASTS)
+    if deed == "stop":
+        ends(bed, orders)
+        return
+    eventually(lambda: not orders[0].is_alive(), what="whoever ordered it has an answer")
+    bed.rotate()
+    bed.served()
+    if deed == "configuration":
+        eventually(lambda: body_of(bed.plain) == b"another\n", what="the configuration serves")
+    bed.committed()
+    bed.settled()
+    assert bed.state().agent_pid == bed.agent_pid
+    reports = loads.finish(at_least=20)
+    lost = LOST.get(deed, frozenset())
+    if fault is killed_agent and deed == "crash":
+        lost |= {"refused"}  # nobody is left who holds the sockets
+    assert [str(report) for report in reports if set(report.reasons()) - lost] == []
+
+
+def ends(bed: Bed, orders: list[threading.Thread]) -> None:
+    """See that the agent ends as it was asked; one that was dead then has not been asked, and is now."""
+    orders[0].join()
+    if not bed.journal.named("agent.stopping"):
+        bed.ready()
+        stop(bed)
+    assert bed.exited() == 0
+    assert bed.journal.bugs() == []
