@@ -95,12 +95,12 @@ class Disk:
             while not (await asyncio.wait([look], timeout=_SLOW))[0]:
                 if self.intake.silent is None and (silent := await silent_ones(self._operators_places())):
                     self._say_silent(silent, [*asked, *self._asked])
-            return await look
         finally:
             look.cancel()
-            if self.intake.silent is not None:
-                self.intake.silent = None
-                say(logging.INFO, "disk.answers", "the disk answers again")
+        if self.intake.silent is not None:
+            self.intake.silent = None
+            say(logging.INFO, "disk.answers", "the disk answers again")
+        return look.result()
 
     def _operators_places(self) -> list[Path]:
         settings = self._settings

@@ -12,18 +12,17 @@ from pathlib import Path
 from agent.core.contents import Contents, Missing
 from agent.core.discovery import Discovery, discover, strays
 from agent.core.errors import BadInput, MachineError
-from agent.core.findings import Caution, Fault, Meanwhile, Refusal
-from agent.core.references import Reference, Role
+from agent.core.findings import Fault, Refusal
+from agent.core.references import Reference
 from agent.core.transaction import LastGood, Outcome, weigh
 from agent.core.units import Pin, Unit
 from agent.dialects.configuration import Configuration
-from agent.dialects.small import bootstrap
 from agent.host import clock
 from agent.host.disk_thread import DiskThread
 from agent.host.log import say
-from agent.host.sockets import Endpoint
 from agent.runtime.apart import apart
 from agent.runtime.material import Material, Source, Storeroom
+from agent.runtime.pairing import Pairing
 from agent.runtime.programs import Programs
 from agent.runtime.reports import Reports
 from agent.runtime.settings import Settings
@@ -31,7 +30,6 @@ from agent.runtime.settings import Settings
 _NAMED = 3  # so many names are told
 _SHORTAGE = 1.0  # seconds until files are looked at again that the machine could not read
 _TRY_AGAIN = 10.0  # seconds until a program that is not usable is looked at again, while there is no other
-_PAIR = frozenset({Role.CHAIN, Role.KEY})
 SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes itself
 
 
@@ -72,7 +70,6 @@ class Intake:
         self._served: Source | None = None  # the newest that has served
         self._refused: Source | None = None  # what the proxy does not take, until its text changes
         self._verdict = ""  # what it says about it
-        self._turn: datetime | None = None  # when another of the files in the directories may be the one to take
         self._is_short = False  # the machine, of something that a look needs
         self._resources: dict[str, None] = {}  # the files of resources that the newest configuration names
         self.silent: tuple[tuple[Path, ...], str] | None = None  # what hangs on the disk, and that it does
@@ -80,15 +77,14 @@ class Intake:
         self._incomplete = ""  # what the newest configuration lacks, so that the one before it is used
         self._unusable = ""  # why the program on disk cannot be used
         self.outcome: Outcome | None = None  # of the newest look at the certificates
-        # For the small bootstrap: the pairs that are there or have served, what should be one, and what nothing uses
-        self._found: list[Reference] = []
-        self._unpaired: tuple[Refusal, ...] = ()
-        self._beside: tuple[Caution, ...] = ()
+        self._pairing = Pairing(settings.listen, settings.forward)
 
     def serves(self, material: Material) -> None:
         """A revision has served: from now on it is what a bad file falls back on."""
         self._last_good = LastGood.after(material.outcome)
         self._served = material.source
+        refused, taken = {each.unit for each in material.outcome.refused}, material.outcome.units
+        self._pins = {name: pin for name, pin in self._pins.items() if name in refused or name not in taken}
 
     def refuse(self, material: Material, verdict: str) -> None:
         """The proxy does not take a revision: its configuration, if that is new, makes room for the one that served.
@@ -120,8 +116,7 @@ class Intake:
         references = [each for unit in units.values() for each in unit.references]
         source = material.source
         if self._settings.config is None:
-            kept = [each for each in references if each.unit not in held or each.unit in self._last_good.units]
-            references = self._in_order(kept)
+            references = [each for each in references if each.unit not in held or each.unit in self._last_good.units]
             if not references:
                 return None
             source = await self._parsed_small(references)
@@ -179,7 +174,10 @@ class Intake:
         source = await self._take_configuration()
         if source is None or self.programs.current is None:
             return Look(
-                None, await self._what_is_missing(source), self._report_nothing(), self._not_usable(self._unpaired)
+                None,
+                await self._what_is_missing(source),
+                self._report_nothing(),
+                self._not_usable(self._pairing.unpaired),
             )
         await self._watch()
         self._say_limits(source.configuration)
@@ -290,43 +288,16 @@ class Intake:
         return content, path
 
     async def small(self) -> bytes:
-        """The small bootstrap over every pair that is there: one that has served and turns bad stays in it.
-
-        What was there only for a moment, under the names of a write under way, is forgotten with it.
-        """
-        contents = await self._read(await self._directory_files())
-        found = await self._discovered(contents)
-        self._turn = found.look_again
-        pinned = [
-            pin for name, pin in self._pins.items() if name not in self._last_good.units and pin.lies_in(contents)
-        ]
-        left_out = {pin.unit.name for pin in pinned}
-        paired = [each for each in found.references if each.role in _PAIR and each.unit not in left_out]
-        units = {each.unit for each in paired}
-        kept = [each for each in self._found if each.unit not in units and each.unit in self._last_good.units]
-        self._found = self._in_order({*paired, *kept})
-        used = {name for each in self._found for name in (each.path, each.unit)}
-        # What is wrong with a pair that has served is said when it is weighed; beside it alone nothing is half of one.
-        refused = () if kept and not paired else found.refused
-        refused += tuple(Refusal.of(pin.unit.name, pin.fault, Meanwhile.OTHERS) for pin in pinned)
-        self._unpaired = tuple(each for each in refused if not {each.path, each.unit} & used)
-        self._beside = tuple(each for each in found.strays if each.path not in used)
-        if not self._found:
-            raise NothingPaired(await self._where(), self._unpaired)
-        return self._small(self._found)
-
-    def _small(self, references: Iterable[Reference]) -> bytes:
-        listen, forward = Endpoint.parse(self._settings.listen), Endpoint.parse(self._settings.forward)
-        return bootstrap((listen.host, listen.port), (forward.host, forward.port), references).encode()
+        """The small bootstrap over every pair that is there."""
+        contents, pairing = await self._read(await self._directory_files()), self._pairing
+        pairing.choose(await self._discovered(contents), contents, self._last_good.units, self._pins)
+        if not pairing.found:
+            raise NothingPaired(await self._where(), pairing.unpaired)
+        return pairing.text(pairing.found)
 
     async def _parsed_small(self, references: Iterable[Reference]) -> Source:
-        text = self._small(references)
-        extra = self._settings.flags.config_yaml
+        text, extra = self._pairing.text(references), self._settings.flags.config_yaml
         return Source(await apart(len(text), Configuration, text.decode(), SMALL, extra), text)
-
-    @staticmethod
-    def _in_order(references: Iterable[Reference]) -> list[Reference]:
-        return sorted(references, key=lambda each: (each.unit, each.role.value, each.path))
 
     async def discover(self) -> Discovery:
         """What the certificate directories hold, by content."""
@@ -438,14 +409,14 @@ class Intake:
     def _report(self, outcome: Outcome) -> float | None:
         """Say what was found; return when to look again."""
         now = clock.monotonic()
-        again = self.reports.refuse((*outcome.refused, *self._unpaired), now)
-        stray = self.reports.caution((*outcome.cautions, *self._beside), now)
-        turns = [_monotonic_of(each) for each in (outcome.look_again, self._turn) if each is not None]
+        again = self.reports.refuse((*outcome.refused, *self._pairing.unpaired), now)
+        stray = self.reports.caution((*outcome.cautions, *self._pairing.beside), now)
+        turns = [_monotonic_of(each) for each in (outcome.look_again, self._pairing.turn) if each is not None]
         return min((time for time in (again, stray, *turns) if time is not None), default=None)
 
     def _report_nothing(self) -> float | None:
         """Say why there is nothing to run from; return when to look again."""
-        again = self.reports.refuse(self._unpaired, clock.monotonic())
+        again = self.reports.refuse(self._pairing.unpaired, clock.monotonic())
         retry = clock.monotonic() + _TRY_AGAIN if self.programs.current is None else None
         return min((time for time in (again, retry) if time is not None), default=None)
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from agent.core import events as on
 from agent.core.epochs import State
@@ -256,6 +256,7 @@ class Stage:
             self._had_dynamic = False
             self._tell_unserved("")
         else:
+            self._had_dynamic |= bool(_dynamic(after, [place.listener for place in after.asked]))
             self._follower = self._tasks.spawn(self._follow(after), f"listeners of {after.number}")
 
     async def _follow(self, serving: Living) -> None:
@@ -272,11 +273,9 @@ class Stage:
 
     def _note_dynamic(self, serving: Living, listeners: Collection[Place]) -> None:
         """A control plane that takes every listener away is a fault more often than a wish: readiness tells of it."""
-        configuration = serving.material.configuration
-        static = {listener.place for listener in configuration.listeners}
-        dynamic = [place for place in listeners if place not in static]
+        dynamic = _dynamic(serving, listeners)
         self._had_dynamic |= bool(dynamic)
-        planes = " or ".join(configuration.control_planes) or "its source"
+        planes = " or ".join(serving.material.configuration.control_planes) or "its source"
         lost = f"epoch {serving.number} has only its own listeners: {planes} took all others away"
         self._tell_unserved(lost if self._had_dynamic and not dynamic else "")
 
@@ -429,3 +428,9 @@ class Stage:
         self.counting.retire(number)
         living.clear()
         self._tasks.spawn(living.gate.close(), f"burial of {number}")
+
+
+def _dynamic(epoch: Living, listeners: Iterable[Place]) -> list[Place]:
+    """Those that its own configuration does not name."""
+    static = {listener.place for listener in epoch.material.configuration.listeners}
+    return [place for place in listeners if place not in static]
