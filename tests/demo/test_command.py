@@ -102,6 +102,7 @@ def test_nothing_fails_in_a_pipe_and_it_is_told_in_plain_lines(proxy: str, envir
         assert told in ran.stdout
 
 
+@LONG
 def test_an_interrupt_ends_it_early_with_a_summary(any_proxy: str, environment: dict[str, str]) -> None:
     with subprocess.Popen(command(any_proxy), stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None

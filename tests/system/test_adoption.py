@@ -62,6 +62,7 @@ def test_an_agent_may_be_killed_at_any_moment_of_a_rotation(surviving: Bed, load
     nothing_failed(loads.finish(at_least=100))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600 * (1 + OPENINGS))
 def test_an_agent_may_be_killed_just_after_a_gate_opened(surviving: Bed, loads: Loads) -> None:
     """The proxy's question to its parent dies with the agent then, and the next agent answers it unasked."""

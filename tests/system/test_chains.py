@@ -53,6 +53,7 @@ def mixed(bed_apart: Bed) -> Bed:
     return bed
 
 
+@pytest.mark.long
 def test_envoy_and_sidecar_replace_each_other(mixed: Bed, loads: Loads) -> None:
     loads.gentle(mixed.tls, mixed.plain)
     for kind in chain.from_iterable(repeat(("sidecar", "envoy"), ROUNDS)):

@@ -158,6 +158,7 @@ def test_a_first_start_without_a_usable_secret_is_not_ready_and_the_repair_serve
     site.ready()
 
 
+@pytest.mark.long
 def test_after_a_crash_without_a_control_plane_the_first_candidate_waits_for_it(make_site: MakeSite) -> None:
     """X11: clients are held, then refused; the start deadline ends no candidate while nothing serves."""
     site = make_site()

@@ -88,6 +88,7 @@ def test_after_rotations_every_answer_was_counted_once(counting: Bed, loads: Loa
     assert reader.fallen == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600 + 6 * KILLS + 4 * ROTATIONS)
 def test_after_rotations_and_crashes_only_what_was_in_flight_may_be_missing(counting: Bed, loads: Loads) -> None:
     bed = counting

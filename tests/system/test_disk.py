@@ -91,7 +91,7 @@ def crashed(bed: Bed) -> None:
     eventually(lambda: bed.journal.named("epoch.serving"), what="the next one serves")
 
 
-HOW = pytest.mark.parametrize("how", ["full", "read-only"])
+HOW = pytest.mark.parametrize("how", ["full", pytest.param("read-only", marks=pytest.mark.long)])
 
 
 @HOW
@@ -115,6 +115,7 @@ def test_a_crash_is_answered_and_a_rotation_goes_on(how: str, full: MakeDisk, be
     assert (bed.run_dir / str(bed.serving().number)).is_dir(), "the next one lives where it should"
 
 
+@pytest.mark.long
 @HOW
 def test_a_stop_leaves_nothing_elsewhere(how: str, full: MakeDisk, bed_apart: Bed) -> None:
     bed = bed_apart

@@ -90,6 +90,7 @@ def test_a_server_that_cannot_use_its_configuration_is_refused_and_the_old_one_s
     assert tiny.serving().number == before.number
 
 
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="the example wants aiohttp")
 def test_the_example_fails_nothing(room: Room) -> None:
     ran = subprocess.run(

@@ -98,6 +98,7 @@ def test_at_the_first_start_the_others_are_served_without_it(bed_apart: Bed) -> 
     assert any("the others are served without it" in each for each in pinned(bed))
 
 
+@pytest.mark.long
 @pytest.mark.envoy
 def test_a_new_configuration_that_names_a_pair_without_last_good_leaves_the_old_one_rotating(bed_apart: Bed) -> None:
     bed = bed_apart
@@ -201,6 +202,7 @@ def test_in_a_file_of_listeners_too_it_blocks_no_other_pair(how: str, bed_apart:
     nothing_failed(loads.finish(at_least=20))
 
 
+@pytest.mark.long
 @pytest.mark.envoy
 def test_a_secret_in_a_file_keeps_its_last_good_while_others_are_renewed(bed_apart: Bed, loads: Loads) -> None:
     bed = bed_apart

@@ -268,6 +268,7 @@ def holds_back(pid: int, number: signal.Signals) -> bool:
     return bool(int(blocked, 16) & 1 << (number - 1))
 
 
+@pytest.mark.long
 def test_a_proxy_that_hangs_without_clients_keeps_no_agent_from_ending(bed_apart: Bed) -> None:
     """As it does while nobody reads its log: nobody waits for it until the stop deadline."""
     bed = bed_apart
