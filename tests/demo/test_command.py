@@ -127,6 +127,7 @@ def test_a_terminal_gets_a_screen_and_is_given_back(any_proxy: str, environment:
     assert shown.count("\x1b[?25l") <= shown.count("\x1b[?25h"), "the cursor is back"
 
 
+@LONG
 def test_a_dumb_terminal_gets_plain_lines(any_proxy: str, environment: dict[str, str]) -> None:
     shown = in_terminal(command(any_proxy, "--every", "500ms", "--for", "500ms"), {**environment, "TERM": "dumb"})
     assert "\x1b" not in shown

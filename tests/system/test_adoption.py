@@ -108,6 +108,7 @@ def spin(span: float) -> None:
         pass
 
 
+@pytest.mark.long
 def test_counters_go_on_over_the_death_of_the_agent(bed_apart: Bed, loads: Loads) -> None:
     bed = bed_apart
     bed.binary, bed.proxy_args = needed("sidecar").binary, ["-l", "warning"]

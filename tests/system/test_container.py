@@ -84,6 +84,7 @@ def test_a_killed_proxy_is_replaced_and_nobody_is_refused(kind: str, contained: 
     bed.settled()
 
 
+@pytest.mark.long
 @kinds("unshare")
 @pytest.mark.timeout(600 + ORPHANS // 100)
 def test_no_zombie_is_left_of_a_storm_of_orphans_and_strangers_live_on(

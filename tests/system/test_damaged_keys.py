@@ -56,6 +56,7 @@ def page(bed: Bed, path: str) -> str:
         return error.read().decode()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_nothing_that_is_written_has_a_part_of_a_damaged_key(bed: Bed) -> None:
     key = bed.mint.spare().key_pem

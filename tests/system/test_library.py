@@ -54,6 +54,7 @@ def tiny(room: Room) -> Iterator[Bed]:
         bed.stop()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600 + 5 * ROTATIONS)
 def test_rotations_and_a_crash_of_a_server_of_ones_own_fail_nothing(tiny: Bed, loads: Loads) -> None:
     loads.gentle(tiny.tls, tiny.plain)

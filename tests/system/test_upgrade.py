@@ -49,6 +49,7 @@ def test_upgrades_between_rotations_fail_nothing(bed: Bed, loads: Loads) -> None
     nothing_failed(loads.finish(at_least=100))
 
 
+@pytest.mark.long
 def test_a_new_program_that_is_broken_changes_nothing(bed_apart: Bed, own_package: Path, loads: Loads) -> None:
     bed = bed_apart
     before = bed.serving()
