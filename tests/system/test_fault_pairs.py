@@ -234,3 +234,4 @@ def ends(bed: Bed, orders: list[threading.Thread]) -> None:
         stop(bed)
     assert bed.exited() == 0
     assert bed.journal.bugs() == []
+    (bed.run_dir / "control").unlink(missing_ok=True)  # where nothing can be removed, it could not be either
