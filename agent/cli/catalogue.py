@@ -31,7 +31,7 @@ def _findings(inventory: Inventory, sheet: Sheet) -> None:
 
 
 def _all_is_well(inventory: Inventory) -> str:
-    """What is known, and from whom."""
+    """Say that all is well, and who says so."""
     if not inventory.sets:
         return "no certificate is in use"
     sets = plural(len(inventory.sets), "set")

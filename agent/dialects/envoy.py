@@ -73,7 +73,7 @@ class Envoy:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """What a proxy has against a configuration, in one line, and the files that it names."""
+    """A proxy's complaint about a configuration, in one line, and the files that it names."""
 
     text: str
     paths: frozenset[str] = frozenset()

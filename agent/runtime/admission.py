@@ -120,7 +120,7 @@ class Admission:
         return Failure(Sort.ACCIDENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
 
     async def _verdict(self, source: str, refused: Fetch) -> Failure:
-        """What a file of resources brought is refused: the groups of certificates at fault, or else the file."""
+        """Blame the groups of certificates at fault for what a file of resources brought, or else the file."""
         complaint = await self._complaint()
         program = self.candidate.material.program.binary.path.name
         pins: tuple[Pin, ...] = ()

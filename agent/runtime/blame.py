@@ -16,7 +16,7 @@ from agent.runtime.material import Storeroom
 from agent.runtime.settings import Settings
 
 Ask = Callable[[frozenset[str]], Awaitable[Complaint | None]]
-"""What the proxy has against the revision with these units held back; raises `Unheld` where they cannot be."""
+"""Ask the proxy about the revision with these units held back; raises `Unheld` where they cannot be."""
 
 
 class Unheld(Exception):

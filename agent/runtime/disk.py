@@ -52,7 +52,7 @@ class Disk:
         self._changed.set()
 
     async def look(self) -> Look:
-        """What a look gave that began after this question; while the disk hangs, that it does."""
+        """Return what a look gave that began after this question; while the disk hangs, that it does."""
         if self.intake.silent is not None:
             return Look(None, refused=(self.intake.silent[1],))
         answer: asyncio.Future[Look] = asyncio.get_running_loop().create_future()

@@ -110,7 +110,7 @@ class Intake:
         return material.configuration.units_in(document)
 
     async def without(self, material: Material, held: Collection[str]) -> Material | None:
-        """What would have been made of the same files had these new groups been held back; None if nothing would."""
+        """Make what the same files give with these new groups held back; None if that is nothing."""
         units = material.outcome.units
         pins = {name: Pin(units[name], name, "it is held back") for name in held}
         references = [each for unit in units.values() for each in unit.references]
