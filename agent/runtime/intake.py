@@ -133,7 +133,7 @@ class Intake:
         return str(self._settings.config or SMALL)
 
     def complaints(self) -> Iterator[tuple[str, str, str]]:
-        """What is not used besides certificates: its path, the reason as one of a closed set, and why."""
+        """Yield what is not used besides certificates: its path, the reason as one of a closed set, and why."""
         if self.silent is not None:
             paths, text = self.silent
             yield from ((str(path), Fault.UNREADABLE.value, text) for path in paths)

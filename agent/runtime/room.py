@@ -25,7 +25,7 @@ class Room:
         self._watch = watch or OomWatch()
 
     def shortage(self, like: int, what: str = "proxy") -> str | None:
-        """What is missing to start a second process like this one; None if nothing is, or nobody knows."""
+        """Say what is missing to start a second process like this one; None if nothing is, or nobody knows."""
         footprint = self._footprint(like)
         if footprint is None:
             return None
