@@ -8,7 +8,6 @@ from pathlib import Path
 from agent.core import events as on
 from agent.core.errors import MachineError
 from agent.core.events import Event
-from agent.core.revision import Revision
 from agent.host import clock
 from agent.host.disk_thread import DiskThread, silent_ones
 from agent.host.log import say
@@ -23,16 +22,12 @@ _SLOW = 5.0  # seconds of a look after which it is asked whether something hangs
 
 
 class Disk:
-    """Posts what the disk holds. `newest`: the revision that was made last, though perhaps not yet heard of.
-
-    `missing`: what there was to wait for before it.
-    """
+    """Posts what the disk holds. `missing`: what there is to wait for before the first revision."""
 
     def __init__(
         self, settings: Settings, programs: Programs, storeroom: Storeroom, post: Callable[[Event], None]
     ) -> None:
         self.spoke: Callable[[], None] = lambda: None  # is called when what there is to say is another thing
-        self.newest: Revision | None = None
         self.missing = "the disk is looked at"
         self._settings = settings
         self._post = post
@@ -78,9 +73,8 @@ class Disk:
 
     def _tell(self, look: Look) -> None:
         if look.material is not None:
-            self.newest = look.material.revision
-            not_before = self.timing.not_before(look.material)
-            self._post(on.RevisionReady(at=clock.monotonic(), revision=self.newest, not_before=not_before))
+            revision, not_before = look.material.revision, self.timing.not_before(look.material)
+            self._post(on.RevisionReady(at=clock.monotonic(), revision=revision, not_before=not_before))
         elif look.missing:
             missing = ", ".join(look.missing)
             self.missing = f"waiting for {missing}"

@@ -14,6 +14,7 @@ from agent.core.discovery import Discovery, discover, strays
 from agent.core.errors import BadInput, MachineError
 from agent.core.findings import Fault, Refusal
 from agent.core.references import Reference
+from agent.core.revision import Revision
 from agent.core.transaction import LastGood, Outcome, weigh
 from agent.core.units import Pin, Unit
 from agent.dialects.configuration import Configuration
@@ -64,6 +65,7 @@ class Intake:
         self._storeroom = storeroom
         self._files = files
         programs.aside = files.call
+        self.newest: Revision | None = None  # made last, though perhaps not yet heard of
         self._last_good = LastGood()
         self._pins: dict[str, Pin] = {}  # by unit, what the proxy does not take, until other bytes are there
         self._source: Source | None = None  # the newest that could be parsed
@@ -195,6 +197,7 @@ class Intake:
         extra = await self._digest_watched({*outcome.files, *source.resources})
         await self._prepare(source, outcome, as_json=self.programs.current.reads_json)
         material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
+        self.newest = material.revision
         return Look(material, again_at=again_at, refused=refused)
 
     async def _weigh(self, source: Source) -> Outcome:

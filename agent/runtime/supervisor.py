@@ -305,6 +305,8 @@ class Supervisor:
 
     def _take(self, event: Event) -> do.Finish | None:
         """Decide about one event, and act."""
+        if isinstance(event, on.RevisionReady) and event.revision != self._disk.intake.newest:
+            return None  # its files may be closed; the event of the newer one follows
         self._say_end(event)
         effects = self._core.handle(event)
         self._chronicle.enter(event, effects, stopping=self._core.stopping)
@@ -389,7 +391,7 @@ class Supervisor:
     def _forget_unused(self) -> None:
         wish = self._core.wish
         known = {epoch.revision for epoch in self._core.epochs.values()}
-        known |= {each for each in (wish.wanted, wish.last_good, self._disk.newest) if each is not None}
+        known |= {each for each in (wish.wanted, wish.last_good, self._disk.intake.newest) if each is not None}
         known |= {living.material.revision for living in self._stage.living.values()}
         self._storeroom.keep_only(known)
         self._programs.forget_unused({self._storeroom[each].program.binary.descriptor for each in known})

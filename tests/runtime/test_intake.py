@@ -241,3 +241,16 @@ async def test_a_file_whose_name_is_no_text_is_left_out_and_named(
         assert {Path(each.path).name for each in references} == {"tls.crt", "tls.key"}
         assert b"odd" not in await intake.small()
     assert "odd-\\udcff.crt" in caplog.text
+
+
+async def test_what_a_look_made_is_kept_before_its_event_is_posted(tmp_path: Path) -> None:
+    """Whatever the supervisor does between the end of a look and its event finds the new revision's files in use."""
+    write(tmp_path, "tls.crt", "tls.key")
+    async with opened(tmp_path, program=SIDECAR) as intake:
+        look = asyncio.ensure_future(intake.look())
+        while not look.done():
+            await asyncio.sleep(0)
+            intake._storeroom.keep_only({revision for revision in [intake.newest] if revision is not None})
+        material = look.result().material
+        assert material is not None
+        assert intake._storeroom[material.revision] is material

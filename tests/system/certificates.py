@@ -44,10 +44,13 @@ class Mint:
 
     issuer: Authority = field(default_factory=authority)
     issued: list[Leaf] = field(default_factory=list)
+    lasts: timedelta = timedelta(days=2000)
+    """How long before and after now a leaf is valid."""
 
     def leaf(self, *names: str, key: Algorithm = "ecdsa") -> Leaf:
         """Issue a leaf that is valid now and becomes the newest."""
-        self.issued.append(self.issuer.issue(names or [NAME], key))
+        now = datetime.now(UTC)
+        self.issued.append(self.issuer.issue(names or [NAME], key, now - self.lasts, now + self.lasts))
         return self.issued[-1]
 
     def spare(self) -> Leaf:

@@ -3,12 +3,15 @@
 While the fault lasts, what serves goes on; when it is over, everything is as it should be, without anybody's help.
 """
 
+import os
 import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,41 @@ def low_memory(group: Group) -> Fault:
     return low
 
 
+LIBFAKETIME = Path(f"/usr/lib/{os.uname().machine}-linux-gnu/faketime/libfaketimeMT.so.1")
+"""Debian's `faketime`: the agent reads a calendar that a file shifts; deadlines stay on the true clock."""
+
+
+def shifted_clock(shift: str, file: Path) -> Fault:
+    """The calendar is set to another day, and back."""
+
+    @contextmanager
+    def shifted(_: Bed) -> Iterator[None]:
+        set_clock(shift, file)
+        yield
+        set_clock("+0", file)
+
+    return shifted
+
+
+def faked_by(calendar: Path) -> list[str]:
+    """The environment of an agent whose calendar is shifted as a file says."""
+    clock = [f"FAKETIME_TIMESTAMP_FILE={calendar}", "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"]
+    return [f"LD_PRELOAD={LIBFAKETIME}", *clock]
+
+
+def without_faking(binary: Path, script: Path) -> Path:
+    """Write a script that starts a proxy on the true calendar: Envoy's allocator deadlocks in the library."""
+    script.write_text(f'#!/bin/sh\nexec env -u LD_PRELOAD {binary} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def set_clock(shift: str, file: Path) -> None:
+    """Shift the calendar of a bed; the kernel reports a step of its clock, which goes on to show what it did."""
+    file.write_text(shift)
+    time.clock_settime(time.CLOCK_REALTIME, time.time())
+
+
 FAULTS: dict[str, Fault] = {
     "bad certificate": bad_certificate,
     "frozen run directory": frozen_run_directory,
@@ -122,6 +160,7 @@ FAULTS: dict[str, Fault] = {
 }
 LOST = {"crash": frozenset({"reset", "eof"})}  # only what was in the proxy that died
 FULL_RUN, FULL_SHM, LOW_MEMORY = "full run directory", "full shared memory", "low memory"
+CLOCKS = {"clock a day ahead": "+1d", "clock a day back": "-1d"}
 """Those for which the ground is prepared before the agent starts."""
 
 
@@ -190,13 +229,22 @@ def fault(request: pytest.FixtureRequest, bed_apart: Bed) -> Iterator[Fault]:
             bed.program = [*ENTER, str(group.path), sys.executable, "-m", "agent"]
             yield low_memory(group)
             bed.stop()
+        elif name in CLOCKS:
+            if not LIBFAKETIME.exists():
+                pytest.skip(f"there is no {LIBFAKETIME} (Debian: faketime)")
+            calendar = bed.directory / "calendar"
+            calendar.write_text("+0")
+            bed.mint.lasts = timedelta(hours=12)
+            bed.program = ["env", *faked_by(calendar), sys.executable, "-m", "agent"]
+            bed.binary = without_faking(bed.binary, bed.directory / "proxy")
+            yield shifted_clock(CLOCKS[name], calendar)
         else:
             yield FAULTS[name]
         bed.stop()
 
 
 @pytest.mark.parametrize("deed", DEEDS)
-@pytest.mark.parametrize("fault", [*FAULTS, FULL_RUN, FULL_SHM, LOW_MEMORY], indirect=True)
+@pytest.mark.parametrize("fault", [*FAULTS, FULL_RUN, FULL_SHM, LOW_MEMORY, *CLOCKS], indirect=True)
 def test_whatever_comes_together_no_client_is_lost_to_it(fault: Fault, deed: str, bed_apart: Bed, loads: Loads) -> None:
     bed = bed_apart
     (bed.directory / GOOD).mkdir()
