@@ -101,10 +101,12 @@ def _shown(item: Item) -> list[tuple[str, Styled]]:
         return [("shown by", ("no listener; perhaps it is for connections of the proxy's own", _QUIET))]
     asked: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
     for shown in item.shown:
-        asked[shown.address, shown.serial, shown.matches].append(shown.name)
+        is_leaf = item.disk is not None and item.disk.fingerprint == shown.fingerprint
+        issuers = " with other issuers" if is_leaf and not shown.matches else ""
+        asked[shown.address, f"{shown.serial.upper()}{issuers}", shown.matches].append(shown.name)
     rows: list[tuple[str, Styled]] = []
     for (address, serial, matches), names in asked.items():
-        verdict = "what is on the disk" if matches else f"serial {serial.upper()}, not what is on the disk"
+        verdict = "what is on the disk" if matches else f"serial {serial}, not what is on the disk"
         rows.append(("shown by", (f"{address}{_asking(names)}: {verdict}", "green" if matches else "red")))
     return rows
 

@@ -4,7 +4,7 @@ A listener may show an older certificate than the disk holds where the agent say
 turn has not come. Without such a reason it is critical, since nobody would notice otherwise.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -33,8 +33,9 @@ def compare(
     items = tuple(_item(each, files[each.name]) for each in overview.certificates)
     owners = [_owner(items, leaf) for leaf in leaves]
     items = tuple(replace(item, shown=_shown(item, leaves, owners)) for item in items)
-    strangers = (leaf for leaf, owner in zip(leaves, owners, strict=True) if owner is None)
-    findings = sorted(_findings(overview, items, listeners, least), key=lambda each: -each.level)
+    strangers = [leaf for leaf, owner in zip(leaves, owners, strict=True) if owner is None]
+    found = [*_findings(overview, items, listeners, least), *_of_strangers(strangers, overview.at)]
+    findings = sorted(found, key=lambda each: -each.level)
     return Inventory(
         overview.at,
         int(max((each.level for each in findings), default=Level.OK)),
@@ -72,11 +73,24 @@ def _names(item: Item) -> set[str]:
 
 def _shown(item: Item, leaves: Sequence[_Leaf], owners: Sequence[str | None]) -> tuple[Shown, ...]:
     own = (leaf for leaf, owner in zip(leaves, owners, strict=True) if owner == item.name)
-    disk = item.disk.fingerprint if item.disk is not None else None
     return tuple(
-        Shown(leaf.address, leaf.name, leaf.facts.fingerprint, leaf.facts.serial, leaf.facts.fingerprint == disk)
+        Shown(
+            leaf.address,
+            leaf.name,
+            leaf.facts.fingerprint,
+            leaf.facts.serial,
+            _is(leaf.facts, item.disk),
+            _is(leaf.facts, item.served),
+        )
         for leaf in own
     )
+
+
+def _is(shown: Facts, known: Facts | None) -> bool:
+    """Whether what is shown is this chain; a server may add issuers that it knows to those in the file."""
+    if known is None or shown.fingerprint != known.fingerprint:
+        return False
+    return shown.issuers[: len(known.issuers)] == known.issuers
 
 
 # What is worth a finding
@@ -100,10 +114,20 @@ def _of_life(item: Item, now: datetime, least: timedelta | None) -> Iterator[Fin
         return
     wanted = (facts.not_after - facts.not_before) / _SHARE if least is None else least
     ends = f"serial {facts.serial} {'ended' if facts.not_after < now else 'ends'} {moment(facts.not_after)}"
-    if facts.not_after < now:
+    if facts.not_before > now:
+        message = f"the certificate is not valid yet: serial {facts.serial} begins {moment(facts.not_before)}"
+        yield Finding(Level.CRITICAL, item.name, message)
+    elif facts.not_after < now:
         yield Finding(Level.CRITICAL, item.name, f"the certificate has expired: {ends}")
     elif facts.not_after - now < wanted:
         yield Finding(Level.WARNING, item.name, f"{left(facts.not_after, now)}: {ends}")
+
+
+def _of_strangers(strangers: Iterable[_Leaf], now: datetime) -> Iterator[Finding]:
+    """A certificate from a control plane is not ours to judge, but clients refuse it all the same once it ends."""
+    ended = {(each.address, each.facts.serial): each.facts for each in strangers if each.facts.not_after < now}
+    for (address, serial), facts in ended.items():
+        yield Finding(Level.CRITICAL, address, f"shows serial {serial}, which ended {moment(facts.not_after)}")
 
 
 def _of_files(item: Item) -> Iterator[Finding]:
@@ -120,17 +144,28 @@ def _of_what_is_shown(item: Item, overview: Overview) -> Iterator[Finding]:
     behind = [shown for shown in item.shown if not shown.matches]
     reason = item.refused or _reason(overview)
     for shown in {(each.address, each.serial): each for each in behind}.values():
-        if item.served is None or shown.fingerprint != item.served.fingerprint:
-            told = "nothing" if item.served is None else f"serial {item.served.serial}"
-            message = f"{shown.address} shows serial {shown.serial}, the agent says that {told} serves"
+        if not shown.serves:
+            message = f"{shown.address} shows {_name(shown, item.served)}, the agent says that {_told(item)} serves"
             yield Finding(Level.CRITICAL, item.name, message)
         elif not reason:
-            message = f"{shown.address} shows serial {shown.serial}, which is not on the disk, and no reason is known"
+            message = (
+                f"{shown.address} shows {_name(shown, item.disk)}, which is not on the disk, and no reason is known"
+            )
             yield Finding(Level.CRITICAL, item.name, message)
     if (behind or not item.in_sync) and reason and not item.refused:
         yield Finding(Level.WARNING, item.name, f"what is on the disk does not serve yet: {reason}")
     elif not behind and not item.in_sync and not reason:
         yield Finding(Level.WARNING, item.name, "what is on the disk does not serve, and no reason is known")
+
+
+def _name(shown: Shown, known: Facts | None) -> str:
+    """Name what a listener shows beside what it is compared with: the leaf may be the same, and its issuers not."""
+    is_same_leaf = known is not None and shown.fingerprint == known.fingerprint
+    return f"serial {shown.serial}{' with other issuers' if is_same_leaf else ''}"
+
+
+def _told(item: Item) -> str:
+    return "nothing" if item.served is None else f"serial {item.served.serial}"
 
 
 def _reason(overview: Overview) -> str:

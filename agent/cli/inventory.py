@@ -3,14 +3,16 @@
 As JSON (`agent.status.overview.to_json`) it is what `agent certs --json` prints.
 """
 
+import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
-from pathlib import Path
 
 from agent.core.certificates import Bundle, Chain, Key, Leaf, require_fit
+from agent.core.contents import Missing, present
 from agent.core.findings import Fault, Unusable
 from agent.core.pem import parse
+from agent.host.files import read_file
 from agent.status.overview import CertificateSet, Facts
 
 
@@ -70,13 +72,17 @@ class BundleFile(_File):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A leaf that a listener showed to a client that asked for `name`. `matches`: it is the one on the disk."""
+    """A leaf that a listener showed to a client that asked for `name`.
+
+    `matches`: it is the one on the disk, with the same issuers. `serves`: it is what the agent says that serves.
+    """
 
     address: str
     name: str
     fingerprint: str
     serial: str
     matches: bool
+    serves: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +183,13 @@ class _Unreadable(Exception):
 
 
 def _content(path: str) -> bytes:
-    """What a file holds; one that is missing or a directory is unusable for the agent as well."""
-    try:
-        return Path(path).read_bytes()
-    except PermissionError as error:
-        message = f"cannot read {path}: permission denied; ask as root or as the user the agent runs as"
-        raise _Unreadable(message) from error
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise Unusable(path, Fault.MISSING, why, "write it, or take it out of the configuration") from error
+    """What a file holds; Unusable where the agent cannot read it either."""
+    content = read_file(path)
+    if isinstance(content, Missing) and content.fault is Fault.UNREADABLE:
+        if content.passes:
+            message = f"cannot read {path}: {content.reason}; try again"
+            raise _Unreadable(message)
+        if not os.access(path, os.R_OK, effective_ids=True):
+            message = f"cannot read {path}: {content.reason}; ask as root or as the user the agent runs as"
+            raise _Unreadable(message)
+    return present({path: content}, path)

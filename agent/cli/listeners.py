@@ -6,6 +6,7 @@ told from TLS, and TLS 1.2, which shows the certificate before it asks for ours,
 
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from itertools import product
 
 from cryptography.x509 import load_der_x509_certificate
 
-from agent.core.certificates import Leaf
+from agent.core.certificates import Leaf, leaf_of_chain
 from agent.core.errors import UsageError
 from agent.host.sockets import Endpoint
 
@@ -123,7 +124,7 @@ class _Conversation:
             except OSError as error:
                 return _End(Kind.UNREACHABLE, f"cannot connect: {_reason(error)}")
             try:
-                return Leaf.of(load_der_x509_certificate(self._certificate(line, name, offer)))
+                return leaf_of_chain(tuple(map(load_der_x509_certificate, self._chain(line, name, offer))))
             except ssl.SSLError as error:
                 return self._judge((error.reason or str(error)).lower().replace("_", " "))
             except OSError as error:
@@ -132,17 +133,17 @@ class _Conversation:
             except (ValueError, TypeError) as error:
                 return _End(Kind.SILENT, f"its certificate cannot be read: {error}", final=False)
 
-    def _certificate(self, line: socket.socket, name: str, offer: str) -> bytes:
-        """The leaf as DER, even where the handshake fails after it was shown."""
+    def _chain(self, line: socket.socket, name: str, offer: str) -> Sequence[bytes]:
+        """What was shown, as DER, the leaf first, even where the handshake fails after it."""
         try:
             return self._finish(line, name, offer)
         except OSError:
-            early = leaf_in(self._said)
-            if early is None:
+            early = chain_in(self._said)
+            if not early:
                 raise
             return early
 
-    def _finish(self, line: socket.socket, name: str, offer: str) -> bytes:
+    def _finish(self, line: socket.socket, name: str, offer: str) -> Sequence[bytes]:
         received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = _context(offer).wrap_bio(received, to_send, server_hostname=name or None)
         while True:
@@ -151,9 +152,7 @@ class _Conversation:
                 break
             except ssl.SSLWantReadError:
                 self._go_on(line, received, to_send)
-        shown = tls.getpeercert(binary_form=True)
-        assert shown is not None, "a server has a certificate"
-        return shown
+        return _shown(tls)
 
     def _go_on(self, line: socket.socket, received: ssl.MemoryBIO, to_send: ssl.MemoryBIO) -> None:
         line.settimeout(self._left())
@@ -177,9 +176,26 @@ class _Conversation:
         return left
 
 
-def leaf_in(said: bytes) -> bytes | None:
-    """The first certificate in the plaintext records of a TLS 1.2 server; None where there is none."""
-    return next((body[6 : 6 + _number(body[3:6])] for kind, body in _messages(said) if kind == _CERTIFICATE), None)
+def _shown(tls: ssl.SSLObject) -> Sequence[bytes]:
+    """The chain of the peer, the leaf first; before Python 3.13 the library names its method in private only."""
+    if sys.version_info >= (3, 13):
+        return tls.get_unverified_chain()
+    der = 2  # _ssl.ENCODING_DER
+    chain = tls._sslobj.get_unverified_chain()  # type: ignore[attr-defined]  # noqa: SLF001
+    return [each.public_bytes(der) for each in chain]
+
+
+def chain_in(said: bytes) -> tuple[bytes, ...]:
+    """The certificates in the plaintext records of a TLS 1.2 server, the leaf first; none where there are none."""
+    return next((tuple(_entries(body[3:])) for kind, body in _messages(said) if kind == _CERTIFICATE), ())
+
+
+def _entries(body: bytes) -> Iterator[bytes]:
+    """The entries of a list, each with its length in three octets before it."""
+    while body:
+        end = 3 + _number(body[:3])
+        yield body[3:end]
+        body = body[end:]
 
 
 def _messages(said: bytes) -> Iterator[tuple[int, bytes]]:

@@ -42,7 +42,8 @@ class Leaf:
     be read. Dates are aware, UTC. `fingerprint` is SHA-256 over the DER, lower-case hex.
 
     As the leaf of a chain its dates are those between which all of it is valid, for clients refuse it before and after:
-    `begins_by` and `ends_by` name the issuer whose date it is, and are empty where it is the leaf's own.
+    `begins_by` and `ends_by` name the issuer whose date it is, and are empty where it is the leaf's own. `issuers` are
+    the fingerprints of the certificates that are sent after it, in their order.
     """
 
     subject: str
@@ -55,6 +56,7 @@ class Leaf:
     fingerprint: str
     begins_by: str = ""
     ends_by: str = ""
+    issuers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, certificate: Certificate) -> Self:
@@ -127,8 +129,7 @@ class Chain:
             raise Unusable(path, Fault.INCOMPLETE, "it holds no certificate", "write the leaf and its issuers into it")
         path_up = _path_up(pem.certificates)
         try:
-            # A root that signed itself is the client's own, whatever is sent of it.
-            leaf = Leaf.of(path_up[0]).within(each for each in path_up[1:] if each.subject != each.issuer)
+            leaf = _leaf_of(pem.certificates, path_up)
         except (ValueError, TypeError, KeyError) as error:
             why = "its first certificate, or one that issued it, does not parse"
             raise Unusable(path, Fault.UNPARSABLE, why, "write it anew from its source") from error
@@ -201,6 +202,17 @@ def require_valid(chain: Chain, now: datetime) -> None:
         why = f"{_bound(leaf, leaf.begins_by)} is not valid before {leaf.not_before.isoformat()}"
         remedy = "wait until then, or set the clock right"
         raise Unusable(chain.path, Fault.NOT_YET_VALID, why, remedy, usable_from=leaf.not_before)
+
+
+def leaf_of_chain(certificates: tuple[Certificate, ...]) -> Leaf:
+    """Return the facts of the first one, as the leaf of the others; raises ValueError or TypeError as `Leaf.of`."""
+    return _leaf_of(certificates, _path_up(certificates))
+
+
+def _leaf_of(certificates: tuple[Certificate, ...], path_up: list[Certificate]) -> Leaf:
+    """Bound the leaf by its issuers, but for a root that signed itself: a client uses its own copy of it."""
+    bounded = Leaf.of(path_up[0]).within(each for each in path_up[1:] if each.subject != each.issuer)
+    return replace(bounded, issuers=tuple(each.fingerprint(SHA256()).hex() for each in certificates[1:]))
 
 
 def _bound(leaf: Leaf, issuer: str) -> str:

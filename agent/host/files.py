@@ -78,11 +78,11 @@ async def _read_all(paths: Collection[str]) -> Contents:
     for number, path in enumerate(paths):
         if number % _BATCH == 0:
             await asyncio.sleep(0)  # also lets the watcher hear of writers before the next read
-        contents[path] = _read(path)
+        contents[path] = read_file(path)
     return contents
 
 
-def _read(path: str) -> bytes | Missing:
+def read_file(path: str) -> bytes | Missing:
     """Read a regular file; O_NONBLOCK because opening a fifo would wait for its writer."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)

@@ -31,7 +31,10 @@ class Blocked(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A leaf. `names` carry their kind ("DNS:a.example"); `serial` and `fingerprint` (SHA-256) are lower-case hex."""
+    """A leaf. `names` carry their kind ("DNS:a.example"); `serial` and `fingerprint` (SHA-256) are lower-case hex.
+
+    `issuers`: the fingerprints of the certificates that are sent after it. The dates are those of the whole chain.
+    """
 
     subject: str
     names: tuple[str, ...]
@@ -42,6 +45,7 @@ class Facts:
     not_before: datetime
     not_after: datetime
     fingerprint: str
+    issuers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, leaf: "Leaf") -> Self:
@@ -56,6 +60,7 @@ class Facts:
             not_before=leaf.not_before,
             not_after=leaf.not_after,
             fingerprint=leaf.fingerprint,
+            issuers=leaf.issuers,
         )
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import click
 import pytest
+from cryptography import x509
 
 from agent.cli.certs import _Days, certs
 from agent.cli.comparison import compare
 from agent.cli.inventory import Files, Inventory, Level, read_files
-from agent.cli.listeners import Answer, Kind, Listener, ask_all, leaf_in
+from agent.cli.listeners import Answer, Kind, Listener, ask_all, chain_in
 from agent.core.certificates import Leaf as Known
+from agent.core.certificates import leaf_of_chain
 from agent.status.overview import Authorities, Blocked, CertificateSet, Facts, ListenerView, Overview, to_json
 from tests.cli import openssl
 from tests.cli.shops import by_name, context, nobody, pair_in, shop, wanting
@@ -24,15 +26,17 @@ from tests.status.sample import overview
 
 ROOT = Authority.create("the root")
 BELOW = ROOT.intermediate("the one below")
+BELOW_RENEWED = ROOT.intermediate("the one below", BELOW.key)
 SPIFFE = "spiffe://example/ns/default/sa/web"
 NOW = datetime.now(UTC)
 OLD = BELOW.issue(["web.test", SPIFFE], serial=0x1F01)
 NEW = BELOW.issue(["web.test", "*.web.test", "192.0.2.7", SPIFFE], serial=0x1F02)
+NEW_RENEWED = replace(NEW, chain_pem=NEW.certificate_pem + BELOW_RENEWED.pem)
 FOREIGN = ROOT.issue(["elsewhere.test"], serial=0xFE)
 
 
 def facts(leaf: Leaf) -> Known:
-    return Known.of(leaf.certificate)
+    return leaf_of_chain(tuple(x509.load_pem_x509_certificates(leaf.chain_pem)))
 
 
 def written(directory: Path, leaf: Leaf, key: Leaf | None = None) -> CertificateSet:
@@ -206,7 +210,7 @@ async def test_a_listener_that_says_nothing_is_not_waited_for() -> None:
     "said", [b"", b"\x16", b"\x16\x03\x03\xff\xff\x0b", b"\x16\x03\x03\x00\x02\x0b\x00", b"HTTP/1"]
 )
 def test_bytes_that_break_off_hold_no_certificate(said: bytes) -> None:
-    assert leaf_in(said) is None
+    assert chain_in(said) == ()
 
 
 # What to think of it
@@ -262,8 +266,29 @@ def coming() -> Overview:
             Level.CRITICAL,
             "shows serial 77, the agent says that seria",
         ),
+        (
+            of(a_set(NEW, NEW)),
+            NEW_RENEWED,
+            Level.CRITICAL,
+            f"{WEB} shows serial 1f02 with other issuers, the agent says that serial 1f02 serves",
+        ),
+        (
+            of(a_set(NEW, NEW_RENEWED)),
+            NEW,
+            Level.CRITICAL,
+            f"{WEB} shows serial 1f02 with other issuers, which is not on the disk, and no reason is known",
+        ),
     ],
-    ids=["refused", "waiting", "coming", "no reason", "the agent is wrong", "neither of the two"],
+    ids=[
+        "refused",
+        "waiting",
+        "coming",
+        "no reason",
+        "the agent is wrong",
+        "neither of the two",
+        "other issuers than the agent says",
+        "other issuers than on the disk",
+    ],
 )
 def test_another_certificate_than_the_disk_s_needs_a_reason(
     told: Overview, shows: Leaf, level: Level, message: str
@@ -279,6 +304,23 @@ def test_a_leaf_belongs_to_the_set_it_is_from_though_another_has_the_same_names(
     inventory = judged(of(other, a_set(NEW, NEW)), ("", NEW), ("web.test", OLD))
     assert inventory.level == Level.OK
     assert [[each.serial for each in item.shown] for item in inventory.sets] == [["1f01"], ["1f02"]]
+
+
+def test_issuers_that_a_server_adds_to_the_file_s_worry_nobody() -> None:
+    alone = replace(NEW, chain_pem=NEW.certificate_pem)
+    assert judged(of(a_set(alone, alone)), ("", NEW)).level == Level.OK
+
+
+def test_a_leaf_of_no_set_that_has_ended_is_critical() -> None:
+    ended = ROOT.issue(["elsewhere.test"], serial=0xFD, not_after=NOW - timedelta(days=1))
+    inventory = judged(of(a_set(NEW, NEW)), ("", ended), ("web.test", NEW))
+    assert [each.message.partition(" 20")[0] for each in inventory.findings] == ["shows serial fd, which ended"]
+    assert inventory.level == Level.CRITICAL
+
+
+def test_what_serves_before_its_time_is_critical() -> None:
+    early = ROOT.issue(["web.test"], not_before=NOW + timedelta(hours=1))
+    assert judged(of(a_set(early, early)), ("", early)).level == Level.CRITICAL
 
 
 def test_a_leaf_of_no_set_is_told_and_worries_nobody() -> None:
