@@ -103,6 +103,12 @@ class Leaf:
         """Whether `now` lies within both dates, which are themselves valid moments (RFC 5280, 4.1.2.5)."""
         return self.not_before <= now <= self.not_after
 
+    def stands_in_for(self, other: "Leaf") -> bool:
+        """Whether clients that would be shown `other` may be shown this one: by its names and its kind of key."""
+        if self.key_type.split()[0] != other.key_type.split()[0]:
+            return False
+        return set(other.names) <= set(self.names) if other.names else other.subject == self.subject
+
     @property
     def old_from(self) -> datetime:
         """When less than a tenth of the whole life is left."""

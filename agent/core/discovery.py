@@ -7,13 +7,13 @@ are the caller's to leave out.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import takewhile
 from pathlib import PurePath
 from typing import Self
 
-from agent.core.certificates import Chain, Key, is_authority, issued_by, public_key_of, require_fit
+from agent.core.certificates import Chain, Key, is_authority, issued_by, public_key_of, require_fit, require_valid
 from agent.core.contents import Contents, Missing, present
 from agent.core.findings import Caution, Fault, Meanwhile, Refusal, Unusable, Worry
 from agent.core.pem import PemFile, parse
@@ -41,13 +41,29 @@ class Discovery:
     """What was found in a directory, each part in the order of its paths.
 
     `references` are pairs, whose unit is the chain's path, and bundles, each a unit of its own. `refused` is what must
-    have been meant as half of a pair, and why it is none; `strays` are other files that nothing uses.
+    have been meant as half of a pair, and why it is none; `strays` are other files that nothing uses. `chains` holds
+    those of the pairs, by unit.
     """
 
     references: tuple[Reference, ...]
     refused: tuple[Refusal, ...]
     strays: tuple[Caution, ...]
     look_again: datetime | None = None
+    chains: Mapping[str, Chain] = field(default_factory=dict)
+
+    def superseded(self, units: Collection[str], now: datetime) -> Iterator[Refusal]:
+        """Yield why those of these pairs are not to be served that clients refuse `now`, and do not need.
+
+        Another pair, which is valid, has their names and their kind of key: a proxy that has both may show either.
+        """
+        chains = [self.chains[unit] for unit in self.chains if unit in units]
+        valid = [chain.leaf for chain in chains if chain.leaf.valid_at(now)]
+        for chain in chains:
+            if any(leaf.stands_in_for(chain.leaf) for leaf in valid):
+                try:
+                    require_valid(chain, now)
+                except Unusable as unusable:
+                    yield Refusal.of(chain.path, unusable, Meanwhile.OTHERS)
 
 
 def discover(contents: Contents, now: datetime) -> Discovery:
@@ -66,7 +82,8 @@ def discover(contents: Contents, now: datetime) -> Discovery:
     told = {_stem(each.path) for each in refused}
     strays = [*_strays(files, {each.path for each in references}), *map(Caution.of, broken.damaged)]
     beside = tuple(each for each in strays if _stem(each.path) not in told)
-    return Discovery(tuple(references), refused, beside, min(_turns(files, now), default=None))
+    chains = {path: chain for path in paired if (chain := files[path].chain) is not None}
+    return Discovery(tuple(references), refused, beside, min(_turns(files, now), default=None), chains)
 
 
 def _turns(files: _Files, now: datetime) -> Iterator[datetime]:

@@ -293,7 +293,8 @@ class Intake:
     async def small(self) -> bytes:
         """The small bootstrap over every pair that is there."""
         contents, pairing = await self._read(await self._directory_files()), self._pairing
-        pairing.choose(await self._discovered(contents), contents, self._last_good.units, self._pins)
+        discovery = await self._discovered(contents)
+        pairing.choose(discovery, contents, self._last_good.units, self._pins, clock.calendar())
         if not pairing.found:
             raise NothingPaired(await self._where(), pairing.unpaired)
         return pairing.text(pairing.found)

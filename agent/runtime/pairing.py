@@ -29,24 +29,32 @@ class Pairing:
         self._forward = forward
 
     def choose(
-        self, discovery: Discovery, contents: Contents, served: Collection[str], pins: Mapping[str, Pin]
+        self,
+        discovery: Discovery,
+        contents: Contents,
+        served: Collection[str],
+        pins: Mapping[str, Pin],
+        now: datetime,
     ) -> None:
         """Take every pair that is there: one that has served (a unit in `served`) and turns bad stays.
 
         What was there only for a moment, under the names of a write under way, is forgotten with it; what the proxy
-        refused and has never served is left out for as long as its very bytes are there.
+        refused and has never served is left out for as long as its very bytes are there. A pair that is not valid `now`
+        is left out where another one stands in for it.
         """
         self.turn = discovery.look_again
         pinned = [pin for name, pin in pins.items() if name not in served and pin.lies_in(contents)]
         left_out = {pin.unit.name for pin in pinned}
         paired = [each for each in discovery.references if each.role in _PAIR and each.unit not in left_out]
         units = {each.unit for each in paired}
+        superseded = tuple(discovery.superseded(units, now))
+        paired = [each for each in paired if each.unit not in {refusal.unit for refusal in superseded}]
         kept = [each for each in self.found if each.unit not in units and each.unit in served]
         self.found = _in_order({*paired, *kept})
         used = {name for each in self.found for name in (each.path, each.unit)}
         # What is wrong with a pair that has served is said when it is weighed; beside it alone nothing is half of one.
         refused = () if kept and not paired else discovery.refused
-        refused += tuple(Refusal.of(pin.unit.name, pin.fault, Meanwhile.OTHERS) for pin in pinned)
+        refused += superseded + tuple(Refusal.of(pin.unit.name, pin.fault, Meanwhile.OTHERS) for pin in pinned)
         self.unpaired = tuple(each for each in refused if not {each.path, each.unit} & used)
         self.beside = tuple(each for each in discovery.strays if each.path not in used)
 

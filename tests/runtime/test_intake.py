@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -23,7 +23,7 @@ from agent.runtime.intake import Intake
 from agent.runtime.material import Material, Storeroom
 from agent.runtime.programs import Programs
 from agent.runtime.settings import Settings
-from tests.pki import Authority, Leaf
+from tests.pki import Algorithm, Authority, Leaf
 
 SIDECAR = Path(sys.executable).with_name("sidecar")
 
@@ -254,3 +254,55 @@ async def test_what_a_look_made_is_kept_before_its_event_is_posted(tmp_path: Pat
         material = look.result().material
         assert material is not None
         assert intake._storeroom[material.revision] is material
+
+
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("names", "key", "days", "taken"),
+    [
+        (["a.test"], "ecdsa", (-9, -1), False),
+        (["a.test"], "ecdsa", (1, 9), False),
+        (["a.test", "b.test"], "ecdsa", (-9, -1), True),
+        (["a.test"], "rsa", (-9, -1), True),
+        (["a.test"], "ecdsa", (-1, 9), True),
+    ],
+    ids=["expired", "not yet valid", "another name", "another kind of key", "valid"],
+)
+async def test_a_pair_that_clients_refuse_takes_no_place_of_one_that_they_take(
+    names: list[str], key: Algorithm, days: tuple[int, int], taken: bool, tmp_path: Path
+) -> None:
+    """A proxy shows either of two pairs for one name; where no other would be shown, a refused one does no harm."""
+    now = datetime.now(UTC)
+    good = Authority.create("ca").issue(["a.test", "c.test"])
+    other = Authority.create("ca").issue(names, key, now + days[0] * DAY, now + days[1] * DAY)
+    for stem, leaf in (("good", good), ("another", other)):
+        (tmp_path / f"{stem}.crt").write_bytes(leaf.chain_pem)
+        (tmp_path / f"{stem}.key").write_bytes(leaf.key_pem)
+    async with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as intake:
+        for _ in range(2):
+            look = await intake.look()
+        assert look.material is not None
+        assert (f"{tmp_path}/another.crt" in look.material.outcome.files) is taken
+        refused = [(each.path, each.meanwhile) for each in intake.reports.refusals]
+    assert refused == ([] if taken else [(f"{tmp_path}/another.crt", Meanwhile.OTHERS)])
+
+
+async def test_a_pair_that_ends_leaves_its_place_to_the_one_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    for stem, days in (("a", 1), ("b", 9)):
+        leaf = Authority.create("ca").issue(["a.test"], not_before=now - DAY, not_after=now + days * DAY)
+        (tmp_path / f"{stem}.crt").write_bytes(leaf.chain_pem)
+        (tmp_path / f"{stem}.key").write_bytes(leaf.key_pem)
+    async with opened(tmp_path, program=SIDECAR) as intake:
+        both = (await intake.look()).material
+        assert both is not None
+        assert len(both.outcome.units) == 2
+        intake.serves(both)
+        monkeypatch.setattr(clock, "calendar", lambda: now + 2 * DAY)
+        later = (await intake.look()).material
+        assert later is not None
+        assert list(later.outcome.units) == [f"{tmp_path}/b.crt"]
