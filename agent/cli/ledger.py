@@ -45,6 +45,8 @@ def _losses(evidence: Evidence) -> Iterator[str]:
         yield plural(evidence.drops, "drop")
     if evidence.cut:
         yield f"{evidence.cut:,} cut"
+    if evidence.cut_at_end:
+        yield f"{evidence.cut_at_end:,} of its own cut"
     if any(not seen.matches for seen in evidence.seen):
         yield "another certificate was seen"
 
@@ -81,6 +83,8 @@ def _evidence(evidence: Evidence, *, follows: bool) -> Iterator[tuple[str, Style
         yield "cut", (f"{plural(evidence.cut, 'connection')} at the drain deadline", "yellow" if evidence.cut else "")
     elif follows:
         yield "cut", "not known yet: the one before drains still"
+    if evidence.cut_at_end is not None:
+        yield "its end", (f"cut {plural(evidence.cut_at_end, 'connection')}", "yellow" if evidence.cut_at_end else "")
     for seen in evidence.seen:
         yield "seen", (_seen(seen), "green" if seen.matches else "red")
 

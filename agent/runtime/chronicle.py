@@ -82,9 +82,10 @@ class Chronicle:
 
     def _cut(self, number: int, cause: Cut) -> None:
         living = self._stage.living.get(number)
-        left = None if living is None else connections_left(living)
-        if left is None and living is not None:
-            left = living.clients
+        left = None
+        if living is not None:
+            counted = connections_left(living)
+            left = living.clients = living.clients if counted is None else counted
         self._history.cut(number, left)
         self._metrics.connections_closed(cause, left or 0)
 

@@ -80,7 +80,7 @@ class Director:
                 self._stage.refuse_clients()
             case do.Note():
                 level = _LEVELS.get(effect.topic, logging.INFO)
-                self._say(level, effect.topic.value, effect.text, effect.epoch)
+                self._say(level, effect.topic.value, f"{effect.text}{self._how_many(effect)}", effect.epoch)
                 self._heed(effect.topic)
             case do.Finish():
                 raise AssertionError(effect)  # handled by the loop
@@ -89,6 +89,13 @@ class Director:
 
     def _say(self, level: int, event: str, text: str, epoch: int | None = None) -> None:
         self._bulletin.say(level, event, text, epoch=epoch)
+
+    def _how_many(self, note: do.Note) -> str:
+        """Return how many connections are cut, where it is known."""
+        living = None if note.epoch is None else self._stage.living.get(note.epoch)
+        if note.topic is not Topic.DRAIN_CUT or living is None or living.clients is None:
+            return ""
+        return f" ({living.clients:,} connection{'' if living.clients == 1 else 's'})"
 
     def _heed(self, topic: Topic) -> None:
         """What the proxy refused is known to the intake before it looks at the disk again."""

@@ -138,9 +138,12 @@ class History:
 
     def cut(self, drained: int, connections: int | None) -> None:
         """An epoch's drain was ended with so many connections left."""
-        record = self._successor(drained)
-        if record is not None and record.evidence is not None:
-            record.evidence = replace(record.evidence, cut=connections)
+        successor, own = self._successor(drained), self._records.get(drained)
+        if successor is not None and successor.evidence is not None:
+            successor.evidence = replace(successor.evidence, cut=connections)
+        if own is not None and own.evidence is not None:
+            own.evidence, own.row = replace(own.evidence, cut_at_end=connections), None
+        self.keep()
 
     def drained(self, epoch: int) -> float | None:
         """An epoch is gone: for how many seconds it has drained, if another took its place."""

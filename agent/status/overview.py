@@ -178,7 +178,7 @@ class Evidence:
     `queued`: clients that waited when it was let through. `overflows`, `drops`: what the kernel counted (its
     ListenOverflows and ListenDrops, for the whole network namespace) from the start of the attempt until its
     predecessor had handed over; None where it does not tell. `cut`: connections that were left at the drain deadline,
-    None while it drains.
+    None while it drains. `cut_at_end`: connections of the epoch itself that its own end cut, None until it did.
     """
 
     queued: int
@@ -186,6 +186,7 @@ class Evidence:
     drops: int | None
     seen: tuple[Seen, ...] = ()
     cut: int | None = None
+    cut_at_end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

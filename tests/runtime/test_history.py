@@ -83,7 +83,14 @@ def test_what_was_left_at_the_deadline_is_of_the_one_that_took_over(life: Life) 
     assert life.history.drained(1) is not None
     evidence = life.history.views()[0].evidence
     assert evidence is not None
-    assert evidence.cut == 5
+    assert (evidence.cut, evidence.cut_at_end) == (5, None)
+
+
+def test_what_the_end_of_an_epoch_cuts_is_kept_though_nothing_takes_over(life: Life, directory: RunDirectory) -> None:
+    life.history.cut(2, 7)
+    evidence = History({}, directory, lambda _: {}).views()[0].evidence
+    assert evidence is not None
+    assert evidence.cut_at_end == 7
 
 
 def test_a_drain_that_came_to_its_end_has_cut_nobody(life: Life) -> None:

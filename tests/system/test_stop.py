@@ -1,6 +1,7 @@
 """Draining to an end: what SIGTERM, `agent drain` and their clocks promise to connections that end, and to others."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -164,6 +165,10 @@ def test_a_client_that_never_ends_is_cut_at_the_deadline(bed_apart: Bed, raw: Ta
         assert is_cut(endless)
         assert bed.exited() == 0
         assert time.monotonic() >= asked + 1
+    (cut,) = bed.journal.named("drain.cut")
+    assert cut.body.endswith("what it has is cut (1 connection)")
+    (attempt,) = json.loads((bed.run_dir / "history.json").read_text())["attempts"]
+    assert attempt["evidence"]["cut_at_end"] == 1
 
 
 @pytest.mark.long
