@@ -125,8 +125,10 @@ class _Scales:
 
     def _pinned(self, unit: Unit | None) -> Iterator[Unusable]:
         """Say what the proxy has against these very files, unless they serve."""
-        pin = None if unit is None else self._pins.get(unit.name)
-        if pin is not None and unit is not None and unit is not self._served.get(unit.name) and pin.holds(unit):
+        if unit is None or (pin := self._pins.get(unit.name)) is None or not pin.holds(unit):
+            return
+        served = self._served.get(unit.name)
+        if unit is not served and not pin.is_tried_again(served, self._now):
             yield pin.fault
 
     def _hold(self, name: str, fault: Unusable) -> None:

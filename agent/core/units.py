@@ -66,15 +66,25 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A unit as it was when the proxy refused it: `path` is the file at fault, `why` what the proxy says about it."""
+    """A unit as it was when the proxy refused it: `path` is the file at fault, `why` what the proxy says about it.
+
+    `since`: when that was.
+    """
 
     unit: Unit
     path: str
     why: str
+    since: datetime | None = None
 
     def holds(self, unit: Unit) -> bool:
         """Whether it is this very unit: other bytes, or the same in another part, may be taken."""
         return (unit.files, unit.references) == (self.unit.files, self.unit.references)
+
+    def is_tried_again(self, served: Unit | None, now: datetime) -> bool:
+        """Whether what serves meanwhile has grown old since: then the proxy is asked once more."""
+        if self.since is None or served is None or served.leaf is None:
+            return False
+        return self.since < served.leaf.old_from <= now
 
     def lies_in(self, contents: Contents) -> bool:
         """Whether its very bytes are found there."""

@@ -99,7 +99,8 @@ class Intake:
 
     def pin(self, pins: Iterable[Pin]) -> None:
         """The proxy does not take these groups of files: their last good ones stay, and the others go on."""
-        self._pins |= {pin.unit.name: pin for pin in pins}
+        now = clock.calendar()
+        self._pins |= {pin.unit.name: replace(pin, since=now) for pin in pins}
 
     def renewed(self, material: Material) -> tuple[Unit, ...]:
         """The groups in it that are not what has served."""
@@ -156,9 +157,11 @@ class Intake:
         return self._refused is not None and self._source is not None and self._source.same(self._refused)
 
     def forgive(self) -> None:
-        """An operator asks for what was refused to be tried again."""
+        """Try again what was refused: an operator asks for it, or there is another program."""
         self._refused = None
         self._pins.clear()
+        if self._unusable:
+            self.programs.ask_again()
 
     async def look(self) -> Look:
         """Read, judge and materialise. What is on the disk is said, never raised; `MachineError` is for the machine."""
@@ -228,11 +231,13 @@ class Intake:
             self._unusable = ""
             if await self.programs.load() and self.programs.current is not None:
                 program = self.programs.current
+                self.forgive()
+                self.reports.once("proxy.refused", "")
                 text = f"{program.binary.path} is version {program.version}, hot restart {program.handoff}"
                 say(logging.INFO, "proxy.found", text)
         except BadInput as error:
             self._unusable = str(error)
-            say(logging.ERROR, "proxy.refused", self._unusable)
+            self.reports.once("proxy.refused", self._unusable, logging.ERROR)
 
     # The configuration
 

@@ -47,6 +47,10 @@ class Programs:
         identity = identity_of(self.path)
         return identity is not None and identity != self._seen
 
+    def ask_again(self) -> None:
+        """Look at the same file once more."""
+        self._seen = None
+
     async def load(self) -> bool:
         """Take the file at the path as the program; return False if its content is what runs already.
 
@@ -65,9 +69,13 @@ class Programs:
             program = await self._probe(binary)
         except (BadInput, MachineError) as error:
             binary.close()
-            if self.current is None and isinstance(error, MachineError):
-                self._seen = None  # perhaps the machine was too busy: with nothing else to run, it is tried again
-            message = f"cannot use {self.path}: {error}; install a working one"
+            remedy = "install a working one"
+            if isinstance(error, MachineError):  # perhaps the machine was too busy
+                if self.current is None:
+                    self.ask_again()
+                else:
+                    remedy += ", or ask this one again by agent restart"
+            message = f"cannot use {self.path}: {error}; {remedy}"
             raise BadInput(message) from error
         if self.current is not None:
             self._superseded.append(self.current.binary)

@@ -203,6 +203,19 @@ def test_what_the_proxy_refused_keeps_its_last_good_until_other_bytes_are_there(
     assert faults(weigh(disk.references, disk.contents, disk.last_good, disk.now, pins)) == []
 
 
+@pytest.mark.parametrize(("refused", "looked", "held"), [(0, 88, True), (0, 90, False), (90, 95, True)])
+def test_what_the_proxy_refused_is_tried_once_more_when_the_last_good_grows_old(
+    refused: int, looked: int, held: bool
+) -> None:
+    """The last tenth of its life begins after 89 days."""
+    disk = serving()
+    unit = disk.weigh(chain=new().chain_pem, key=new().key_pem).units["a"]
+    pin = Pin(unit, "chain", "it is too short", since=NOW + refused * DAY)
+    outcome = weigh(disk.references, disk.contents, disk.last_good, NOW + looked * DAY, {"a": pin})
+    assert faults(outcome) == ([("chain", Fault.PROXY)] if held else [])
+    assert (outcome.units["a"] is disk.last_good.units["a"]) is held
+
+
 def test_what_serves_is_not_refused_for_what_the_proxy_said_once() -> None:
     disk = serving()
     pin = Pin(disk.last_good.units["a"], "chain", "it is too short")

@@ -119,8 +119,11 @@ async def test_a_program_that_cannot_be_used_is_said_once_and_the_good_one_stays
         with pytest.raises(BadInput, match=said) as caught:
             await made.load()
         assert str(caught.value).startswith(f"cannot use {tmp_path / 'proxy'}: ")
+        assert ("agent restart" in str(caught.value)) is (said in {"cannot start", "did not end within"})
         assert made.current is before
         assert not made.changed()
+        made.ask_again()
+        assert made.changed()
 
 
 async def test_a_program_that_is_gone_for_a_moment_is_no_change(tmp_path: Path) -> None:
