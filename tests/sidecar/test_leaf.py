@@ -4,6 +4,7 @@ import ssl
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.sidecar.leaf import Leaf, leaf_of
@@ -24,7 +25,7 @@ def test_the_common_name_stands_in_for_missing_names() -> None:
 
 
 def test_a_certificate_without_alternative_names() -> None:
-    assert leaf_of(Authority.create("Root One").pem.decode()).names == ("root one",)
+    assert leaf_of(Authority.create("Root One", "rsa").pem.decode()).names == ("root one",)
 
 
 def test_other_keys() -> None:
@@ -42,6 +43,46 @@ def test_text_before_it_does_not_matter() -> None:
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"certificate"):
         leaf_of(text)
+
+
+def may(*uses: str) -> x509.KeyUsage:
+    """A key usage that permits these."""
+    names = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
+    return x509.KeyUsage(**{name: name in uses for name in names})
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
+def test_curves_that_clients_take(curve: ec.EllipticCurve) -> None:
+    issued = authority().issue(["a.example"], ec.generate_private_key(curve), more=[may("digital_signature")])
+    assert leaf_of(issued.chain_pem.decode()).key == "ecdsa"
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256K1(), ec.BrainpoolP256R1(), ec.SECP224R1()], ids=lambda curve: curve.name)
+def test_curves_that_they_refuse(curve: ec.EllipticCurve) -> None:
+    issued = authority().issue(["a.example"], ec.generate_private_key(curve))
+    with pytest.raises(ValueError, match="on a curve that clients do not take"):
+        leaf_of(issued.chain_pem.decode())
+
+
+@pytest.mark.parametrize("uses", [("key_agreement",), ("key_encipherment", "crl_sign")])
+def test_an_elliptic_key_that_may_not_sign_is_refused(uses: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="lacks digitalSignature"):
+        leaf_of(authority().issue(["a.example"], more=[may(*uses)]).chain_pem.decode())
+
+
+def test_an_rsa_key_that_may_not_sign_is_taken() -> None:
+    """Up to TLS 1.2 it may be the one that a secret is encrypted with."""
+    assert leaf_of(authority().issue(["a.example"], "rsa", more=[may("key_encipherment")]).chain_pem.decode())
 
 
 def test_no_part_of_a_certificate_confuses_it() -> None:

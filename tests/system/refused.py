@@ -30,27 +30,14 @@ def short_rsa(authority: Authority, name: str) -> Pair:
     return authority.issue([name], rsa.generate_private_key(65537, 1024))  # that is the point
 
 
-def other_curve(authority: Authority, name: str) -> Pair:
-    """An elliptic curve that TLS does not know."""
-    return authority.issue([name], ec.generate_private_key(ec.SECP256K1()))
+def on(curve: ec.EllipticCurve) -> Make:
+    """A key on an elliptic curve that clients do not take."""
+    return lambda authority, name: authority.issue([name], ec.generate_private_key(curve))
 
 
 def no_signatures(authority: Authority, name: str) -> Pair:
     """An ECDSA key that may not sign."""
     return authority.issue([name], more=[_ENCRYPTS_ONLY])
-
-
-def carriage_returns(authority: Authority, name: str) -> Pair:
-    """Lines that end as on a very old Macintosh."""
-    leaf = authority.issue([name])
-    return Files(leaf.chain_pem.replace(b"\n", b"\r"), leaf.key_pem.replace(b"\n", b"\r"))
-
-
-def headers(authority: Authority, name: str) -> Pair:
-    """A header of RFC 1421 within the certificate's block."""
-    leaf = authority.issue([name])
-    begin = b"-----BEGIN CERTIFICATE-----\n"
-    return Files(leaf.chain_pem.replace(begin, begin + b"X-Origin: the tests\n\n", 1), leaf.key_pem)
 
 
 def pss_key(authority: Authority, name: str) -> Pair:
@@ -64,9 +51,9 @@ def pss_key(authority: Authority, name: str) -> Pair:
 
 REFUSED: Mapping[str, Make] = {
     "short RSA": short_rsa,
-    "other curve": other_curve,
+    "secp256k1": on(ec.SECP256K1()),
+    "P-224": on(ec.SECP224R1()),
+    "Brainpool": on(ec.BrainpoolP256R1()),
     "no signatures": no_signatures,
-    "carriage returns": carriage_returns,
-    "headers": headers,
     "PSS key": pss_key,
 }

@@ -23,8 +23,6 @@ from tests.system.test_file_sds import Secret, files
 from tests.system.test_file_xds import from_file
 
 NAMES = ["a.test", "b.test", "c.test"]
-_BY_THE_SIDECAR = {"short RSA", "carriage returns", "headers", "PSS key"}
-"""What the sidecar refuses as well; OpenSSL takes more curves than BoringSSL."""
 
 
 def with_pairs(bed: Bed, names: list[str] = NAMES) -> dict[str, Leaf]:
@@ -50,11 +48,7 @@ def pinned(bed: Bed) -> list[str]:
 
 @pytest.mark.sidecar
 @pytest.mark.parametrize("how", ["short RSA", *(pytest.param(how, marks=pytest.mark.long) for how in [*REFUSED][1:])])
-def test_what_only_the_proxy_refuses_blocks_no_other_pair(
-    how: str, bed_apart: Bed, proxy_kind: str, loads: Loads
-) -> None:
-    if proxy_kind == "sidecar" and how not in _BY_THE_SIDECAR:
-        pytest.skip("the sidecar takes it")
+def test_what_only_the_proxy_refuses_blocks_no_other_pair(how: str, bed_apart: Bed, loads: Loads) -> None:
     bed = bed_apart
     old = with_pairs(bed)
     loads.gentle(named(bed, "b.test"), bed.plain)
