@@ -7,7 +7,7 @@ def main() -> None:
     """Run the command line and exit with its code."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in {"drain", "wait"}:
-        from agent.quick.commands import run  # noqa: PLC0415
+        from agent.control_client.commands import run  # noqa: PLC0415
 
         sys.exit(run(name, sys.argv[2:]))
 

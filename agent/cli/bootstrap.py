@@ -14,8 +14,8 @@ from agent.cli.options import INPUTS, apply
 def bootstrap(**options: Any) -> None:  # noqa: ANN401  # click's own values
     """Print the bootstrap that is made where no --config is given."""
     from agent.cli.settings import inputs
-    from agent.runtime.inspection import small_bootstrap
-    from agent.runtime.settings import Settings
+    from agent.inputs.settings import Settings
+    from agent.processes.configuration_check import small_bootstrap
 
     settings = Settings(**inputs({**options, "config": None}, ()), run_directory=Path())
     click.echo(asyncio.run(small_bootstrap(settings)), nl=False)

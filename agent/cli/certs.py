@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.overviews import look, place, run_dir
+from agent.cli.status_client import look, place, run_dir
+from agent.control_client.duration import seconds
 from agent.core.errors import AgentError
-from agent.quick.spans import seconds
 
 if TYPE_CHECKING:
-    from agent.cli.inventory import Inventory
+    from agent.cli.certs_files import Inventory
 
 _UNKNOWN = 3
 _SECOND_LOOK = 1.0  # seconds later, where the first one may have fallen into the middle of a rotation
@@ -63,7 +63,7 @@ def certs(ctx: click.Context, /, run_dir: Path | None, min_days: timedelta | Non
         click.echo(f"agent: {error}", err=True)
         return _UNKNOWN
     if raw:
-        from agent.status.overview import to_json
+        from agent.status.model import to_json
 
         click.echo(json.dumps(to_json(inventory)))
     else:
@@ -73,7 +73,7 @@ def certs(ctx: click.Context, /, run_dir: Path | None, min_days: timedelta | Non
 
 def _settled(directory: str, least: timedelta | None) -> "Inventory":
     """What is critical is looked at twice."""
-    from agent.cli.inventory import Level
+    from agent.cli.certs_files import Level
 
     inventory = _take(directory, least)
     if inventory.level < Level.CRITICAL:
@@ -83,9 +83,9 @@ def _settled(directory: str, least: timedelta | None) -> "Inventory":
 
 
 def _take(directory: str, least: timedelta | None) -> "Inventory":
-    from agent.cli.comparison import compare
-    from agent.cli.inventory import read_files
-    from agent.cli.listeners import ask_all
+    from agent.cli.certs_compare import compare
+    from agent.cli.certs_files import read_files
+    from agent.cli.tls_probe import ask_all
 
     overview = look(directory)
     files = {each.name: read_files(each) for each in overview.certificates}
@@ -98,8 +98,8 @@ def _take(directory: str, least: timedelta | None) -> "Inventory":
 
 
 def _print(inventory: "Inventory") -> None:
-    from agent.cli.catalogue import draw
-    from agent.cli.sheet import Sheet, console
+    from agent.cli.certs_view import draw
+    from agent.cli.table import Sheet, console
 
     sheet = Sheet(console())
     draw(inventory, sheet)

@@ -18,8 +18,8 @@ def check(arguments: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401  #
 
     from agent.cli.settings import inputs
     from agent.host.log import configure
-    from agent.runtime.inspection import inspect
-    from agent.runtime.settings import Settings
+    from agent.inputs.settings import Settings
+    from agent.processes.configuration_check import inspect
 
     configure("text", "warning")
     with tempfile.TemporaryDirectory(prefix="agent-check-", dir="/dev/shm") as scratch:  # short

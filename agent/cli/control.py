@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.duration import Span
 from agent.cli.options import Decorator
-from agent.cli.overviews import of_the_group, place, run_dir, unanswered
-from agent.cli.spans import Span
+from agent.cli.status_client import of_the_group, place, run_dir, unanswered
+from agent.control_client import commands
+from agent.control_client.client import Exchange, at_control, printable
 from agent.core.errors import MachineError, UsageError
-from agent.quick import commands
-from agent.quick.client import Exchange, at_control, printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

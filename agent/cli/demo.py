@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
+from agent.cli.duration import Span
 from agent.cli.options import option
-from agent.cli.spans import Span
 
 
 @click.command()
@@ -20,7 +20,7 @@ def demo(**options: Any) -> int:  # noqa: ANN401  # click's own values
     certificate on disk is garbage, a key does not fit, a proxy is killed or frozen; what happens is told as it does.
     Exit 1 if a request failed, other than in a proxy that was killed, or if nothing was proved.
     """
-    from agent.demo.play import Play
+    from agent.demo.run import Play
     from agent.demo.settings import Settings
     from agent.demo.views import view
     from agent.host.binaries import find

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.overviews import look, place, run_dir
+from agent.cli.status_client import look, place, run_dir
 from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent.status.overview import AttemptView
+    from agent.status.model import AttemptView
 
 _FAILED = frozenset({"refused", "failed", "short"})
 _EPILOG = """\
@@ -56,15 +56,15 @@ def history(
 
 
 def _print_lines(attempts: "Sequence[AttemptView]") -> None:
-    from agent.status.overview import to_json
+    from agent.status.model import to_json
 
     for each in attempts:
         click.echo(json.dumps(to_json(each)))
 
 
 def _print(attempts: "Sequence[AttemptView]", *, whole: bool) -> None:
-    from agent.cli.ledger import details, rows
-    from agent.cli.sheet import Sheet, console
+    from agent.cli.history_view import details, rows
+    from agent.cli.table import Sheet, console
 
     sheet = Sheet(console(), least=100)
     (details if whole else rows)(attempts, sheet)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from agent.cli.spans import Span, SpanOrAuto
+from agent.cli.duration import Span, SpanOrAuto
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _SPAN = Span()

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.overviews import place, run_dir
+from agent.cli.status_client import place, run_dir
+from agent.control_client.client import explain
+from agent.control_client.run_dir import forbidden, is_trusted, nobody_there
 from agent.core.errors import MachineError
-from agent.quick.client import explain
-from agent.quick.place import forbidden, is_trusted, nobody_there
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -76,13 +76,13 @@ def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
     from agent.core.errors import AgentError, MachineError
     from agent.host.limits import forbid_core_dumps, raise_descriptor_limit
     from agent.host.log import say
-    from agent.host.survival import keep_children_alive
+    from agent.host.parent_death_filter import keep_children_alive
     from agent.host.termination import leave_reason
-    from agent.runtime import trial
-    from agent.runtime.supervisor import EXECUTE
+    from agent.processes import upgrade_check
+    from agent.supervisor.supervisor import EXECUTE
 
-    if trial.VARIABLE in os.environ:
-        click.echo(trial.attempt(settings))
+    if upgrade_check.VARIABLE in os.environ:
+        click.echo(upgrade_check.attempt(settings))
         return 0
     raise_descriptor_limit()
     forbid_core_dumps()
@@ -105,7 +105,7 @@ def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
 
 async def _supervise(settings: Any) -> int:  # noqa: ANN401  # imported late
     from agent.host.run_directory import RunDirectory
-    from agent.runtime.supervisor import Supervisor
+    from agent.supervisor.supervisor import Supervisor
 
     directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
     try:

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.control_client.run_dir import default
 from agent.core.errors import UsageError
 from agent.core.policy import LowMemory, Policy, Restart
-from agent.core.window import Window
-from agent.dialects.flags import Flags
-from agent.handoff.names import check_room
+from agent.core.schedule import Window
+from agent.handoff.socket_paths import check_room
 from agent.host.processes import User
 from agent.host.sockets import Endpoint
-from agent.quick.place import default
-from agent.runtime.application import Application
-from agent.runtime.settings import Settings
+from agent.inputs.settings import Settings
+from agent.metrics.application import Application
+from agent.proxies.envoy.options import Flags
 
 
 def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:

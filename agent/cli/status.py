@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.overviews import place, run_dir
+from agent.cli.status_client import place, run_dir
 from agent.core.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from agent.status.overview import Overview
+    from agent.status.model import Overview
 
 _INTERVAL = 1.0  # seconds between two looks
 _NOT_READY, _WORRIED = 1, 3
@@ -40,7 +40,7 @@ def status(ctx: click.Context, /, run_dir: Path | None, *, watch: bool, raw: boo
 
 
 def _once(directory: str, *, raw: bool) -> int:
-    from agent.cli.overviews import ask, read
+    from agent.cli.status_client import ask, read
 
     text = ask(directory)
     overview = read(text)
@@ -60,8 +60,8 @@ def exit_code(overview: "Overview") -> int:
 
 
 def _print(overview: "Overview") -> None:
-    from agent.cli.picture import draw
-    from agent.cli.sheet import Sheet, console
+    from agent.cli.status_view import draw
+    from agent.cli.table import Sheet, console
 
     sheet = Sheet(console())
     draw(overview, sheet)
@@ -69,13 +69,13 @@ def _print(overview: "Overview") -> None:
 
 
 def _stay(directory: str, *, raw: bool) -> None:
-    from agent.cli.sheet import console
+    from agent.cli.table import console
 
     looks = _looks(directory)
     if raw:
         _print_lines(looks)
     elif (out := console()).is_terminal:
-        from agent.cli.live import show
+        from agent.cli.watch_view import show
 
         show(looks, out)
     else:
@@ -84,8 +84,8 @@ def _stay(directory: str, *, raw: bool) -> None:
 
 def _looks(directory: str, interval: float = _INTERVAL) -> "Generator[str | MachineError]":
     """What the agent answers, a second after another; or why it does not, for as long as it may come back."""
-    from agent.cli.overviews import ask
-    from agent.quick.place import NoAgent
+    from agent.cli.status_client import ask
+    from agent.control_client.run_dir import NoAgent
 
     found = False
     while True:
@@ -108,11 +108,11 @@ def _print_lines(looks: "Iterator[str | MachineError]") -> None:
 
 def _print_headlines(looks: "Iterator[str | MachineError]") -> None:
     """A line whenever the answer changes."""
-    from agent.cli.overviews import read
-    from agent.cli.picture import answer
-    from agent.cli.words import second
+    from agent.cli.format import second
+    from agent.cli.status_client import read
+    from agent.cli.status_view import answer
+    from agent.control_client.client import printable
     from agent.host.clock import calendar
-    from agent.quick.client import printable
 
     said = ""
     for look in looks:

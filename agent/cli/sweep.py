@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from agent.cli.options import Decorator, option
-from agent.quick.place import chosen
+from agent.control_client.run_dir import chosen
 
 _run_dir: Decorator = option("--run-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where the agent was.")
 
@@ -18,7 +18,7 @@ def sweep(run_dir: Path | None) -> None:
     Nothing happens where an agent runs. It is what systemd calls at the end of a service.
     """
     from agent.host.run_directory import RunDirectory
-    from agent.runtime.left_behind import clear
+    from agent.processes.leftovers import clear
 
     path = Path(chosen(None if run_dir is None else str(run_dir)))
     if not path.is_dir():

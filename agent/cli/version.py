@@ -18,7 +18,7 @@ def version(proxy_bin: str) -> None:
 
 async def _describe(proxy_bin: str) -> str:
     from agent.host.binaries import find
-    from agent.runtime.programs import Programs
+    from agent.inputs.programs import Programs
 
     programs = Programs(find(proxy_bin), None)
     await programs.load()

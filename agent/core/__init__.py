@@ -1,1 +1,1 @@
-"""Pure decisions: what happened goes in, what to do comes out. Nothing here touches the machine or a clock."""
+"""Decides: events go in, effects come out. Nothing here touches the machine or a clock."""

@@ -1,72 +1,173 @@
-"""How often starting went wrong of late, and so when it may be tried again."""
+"""The ledger of attempts: what each was made for, how long each part of it took, and how it ended.
+
+It only listens: to each event, and to what was decided about it. Times are monotonic seconds.
+"""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from agent.core.policy import Policy, back_off
+from agent.core import effects as do
+from agent.core import events as on
+from agent.core.effects import Effect, Topic
+from agent.core.epochs import Epoch
+from agent.core.events import Event, Sort
+from agent.core.revision import Revision
+from agent.core.triggers import Trigger
 
-_CRASH_WINDOW = 60.0
-_URGENT_SHARE = 6  # near expiry, the longest back-off is this many times shorter
+KEPT = 100
+
+
+class Outcome(StrEnum):
+    """How an attempt ended: a closed set, fit for a metric's label."""
+
+    RUNNING = "running"
+    SERVING = "serving"
+    REFUSED = "refused"  # by a verdict
+    FAILED = "failed"  # by an accident
+    DROPPED = "dropped"  # overtaken, or wanted no more
+    SHORT = "short"  # there was not the memory for it
+
+
+_OF_FAILURES = {Sort.VERDICT: Outcome.REFUSED, Sort.ACCIDENT: Outcome.FAILED, Sort.SHORTAGE: Outcome.SHORT}
+_OF_NOTES = {Topic.REFUSED: Outcome.REFUSED, Topic.RETRY: Outcome.FAILED, Topic.SHORT: Outcome.SHORT}
 
 
 @dataclass(slots=True)
-class Attempts:
-    """The failures in a row. `jitter` gives a factor between 0 and 1 that keeps a fleet from retrying in step."""
+class Attempt:
+    """One attempt. `before`: the revision that served when it began; `phases`: what is over, in seconds.
 
-    policy: Policy
-    jitter: Callable[[], float]
-    not_before: float = float("-inf")
-    in_a_row: int = 0
-    postponed: int = 0
-    _crashes: deque[float] = field(default_factory=deque)
-    _window: deque[float] = field(default_factory=deque)
+    `mark` is when the phase under way began, `supersedes` the epoch that drains for it.
+    """
 
-    def forgive(self) -> None:
-        """Forget the row: the content changed, or an operator asked."""
-        self.in_a_row = self.postponed = 0
-        self.not_before = float("-inf")
+    epoch: int
+    trigger: Trigger
+    revision: Revision
+    before: Revision | None
+    began: float
+    mark: float
+    outcome: Outcome = Outcome.RUNNING
+    reason: str = ""
+    phases: dict[str, float] = field(default_factory=dict)
+    supersedes: int | None = None
 
-    def fail(self, at: float, *, urgent: bool) -> float:
-        """Count one failure to come to serve; return the delay until the next attempt."""
-        self._forgive_in_time(at)
-        self.in_a_row += 1
-        self._window.append(at)
-        return self._delay(self.in_a_row, at, urgent=urgent)
-
-    def postpone(self, at: float, *, urgent: bool) -> None:
-        """Count one attempt that was not even made, and so is no failure; the next is not made at once."""
-        self._forgive_in_time(at)
-        self.postponed += 1
-        self._delay(self.postponed + 1, at, urgent=urgent)
-
-    def _forgive_in_time(self, at: float) -> None:
-        if at > self.not_before + self.policy.start_timeout + self.policy.healthy_timeout:
-            self.in_a_row = self.postponed = 0  # the last attempt went well for long
-
-    def _delay(self, failures: int, at: float, *, urgent: bool) -> float:
-        limit = self.policy.retry_limit / (_URGENT_SHARE if urgent else 1)
-        delay = back_off(failures, limit) * (0.5 + self.jitter() / 2)
-        self.not_before = at + delay
-        return delay
-
-    def crash(self, at: float, *, urgent: bool) -> float:
-        """Count the death of an epoch that had served; the first few in a minute are answered without delay."""
-        self._crashes.append(at)
-        _forget_before(self._crashes, at - _CRASH_WINDOW)
-        if len(self._crashes) <= self.policy.crashes_forgiven:
-            self.not_before = at
-            return 0.0
-        return self.fail(at, urgent=urgent)
-
-    def used_up(self, at: float) -> bool:
-        """Tell whether the failures in the give-up window are as many as the operator allows."""
-        if self.policy.give_up is None:
-            return False
-        _forget_before(self._window, at - self.policy.give_up_window)
-        return len(self._window) >= self.policy.give_up
+    def ends_phase(self, name: str, at: float) -> None:
+        """A part of it is over, and the next begins."""
+        self.phases[name] = at - self.mark
+        self.mark = at
 
 
-def _forget_before(times: deque[float], limit: float) -> None:
-    while times and times[0] <= limit:
-        times.popleft()
+class Ledger:
+    """Keeps the newest attempts. `epochs` is what the reconciler knows, by number."""
+
+    def __init__(self, epochs: dict[int, Epoch]) -> None:
+        self.attempts: deque[Attempt] = deque(maxlen=KEPT)
+        self._epochs = epochs
+        self._serving: Revision | None = None
+
+    def running(self, epoch: int) -> Attempt | None:
+        """The attempt that this epoch is, while it has not ended."""
+        found = self.of(epoch)
+        return found if found is not None and found.outcome is Outcome.RUNNING else None
+
+    def of(self, epoch: int) -> Attempt | None:
+        """The attempt that this epoch is or was, if that is remembered."""
+        return next((each for each in reversed(self.attempts) if each.epoch == epoch), None)
+
+    def enter(self, event: Event, effects: Iterable[Effect]) -> list[Attempt]:
+        """Note one event and what was decided about it; return the attempts that ended by it."""
+        effects = list(effects)
+        ended = [*self._hear(event), *self._conclude(event, effects)]
+        for effect in effects:
+            self._see(effect, event.at)
+        return ended
+
+    def handed_over(self, epoch: int, at: float) -> None:
+        """The predecessor of this epoch was told to accept no more."""
+        attempt = self.of(epoch)
+        if attempt is not None and "handover" not in attempt.phases:
+            attempt.ends_phase("handover", at)
+
+    # What happened
+
+    def _hear(self, event: Event) -> list[Attempt]:
+        if isinstance(event, on.EpochExited):
+            self._buried(event)
+            return []
+        if isinstance(event, on.EpochAdopted):
+            self._adopted(event)
+            return []
+        attempt = self.running(event.epoch) if isinstance(event, on.EpochEvent) else None
+        if attempt is None:
+            return []
+        match event:
+            case on.EpochStarted():
+                attempt.ends_phase("launch", event.at)
+            case on.EpochReachedGate():
+                attempt.ends_phase("start", event.at)
+            case on.EpochJudged(failure=None):
+                attempt.ends_phase("judge", event.at)
+            case on.EpochServes():
+                attempt.ends_phase("open", event.at)
+                return [self._end(attempt, Outcome.SERVING)]
+            case _:
+                pass
+        return []
+
+    def _adopted(self, event: on.EpochAdopted) -> None:
+        known = self.of(event.epoch)
+        if known is None:
+            attempt = Attempt(event.epoch, Trigger.ADOPTION, event.revision, None, event.at, event.at)
+            attempt.outcome = Outcome.SERVING
+            self.attempts.append(attempt)
+
+    def _buried(self, event: on.EpochExited) -> None:
+        for attempt in self.attempts:
+            if attempt.supersedes == event.epoch and "drain" not in attempt.phases:
+                attempt.ends_phase("drain", event.at)
+
+    def _conclude(self, event: Event, effects: list[Effect]) -> list[Attempt]:
+        """End the attempts that came to nothing."""
+        topics = [each.topic for each in effects if isinstance(each, do.Note)]
+        outcome = next((_OF_NOTES[topic] for topic in topics if topic in _OF_NOTES), Outcome.DROPPED)
+        dropped = {each.epoch: each.reason for each in effects if isinstance(each, do.DropEpoch)}
+        running = [attempt for number in dropped if (attempt := self.running(number)) is not None]
+        ended = [self._end(attempt, outcome, dropped[attempt.epoch]) for attempt in running]
+        if isinstance(event, on.EpochExited) and (attempt := self.running(event.epoch)) is not None:
+            ended.append(self._end(attempt, _OF_FAILURES[event.failure.sort], event.failure.reason))
+        return ended
+
+    def _end(self, attempt: Attempt, outcome: Outcome, reason: str = "") -> Attempt:
+        attempt.outcome, attempt.reason = outcome, reason
+        self._forget_earlier_shortage(attempt)
+        return attempt
+
+    def _forget_earlier_shortage(self, attempt: Attempt) -> None:
+        """Attempts that find no memory are made again and again: the newest of them stands for all."""
+        if attempt.outcome is not Outcome.SHORT or len(self.attempts) < 2:
+            return
+        before = self.attempts[-2]
+        if before.outcome is Outcome.SHORT and before.revision == attempt.revision:
+            attempt.began = before.began
+            self.attempts.remove(before)
+
+    # What was decided
+
+    def _see(self, effect: Effect, at: float) -> None:
+        match effect:
+            case do.StartEpoch():
+                trigger = self._epochs[effect.epoch].trigger
+                attempt = Attempt(effect.epoch, trigger, effect.revision, self._serving, at, at)
+                self.attempts.append(attempt)
+            case do.CommitEpoch():
+                self._serving = self._epochs[effect.epoch].revision
+            case do.DrainEpoch():
+                self._supersede(effect.epoch)
+            case _:
+                pass
+
+    def _supersede(self, epoch: int) -> None:
+        newest = next((each for each in reversed(self.attempts) if each.outcome is Outcome.SERVING), None)
+        if newest is not None and newest.epoch > epoch:
+            newest.supersedes = epoch

@@ -6,7 +6,6 @@ from enum import StrEnum
 from agent.core.epochs import State
 from agent.core.revision import Revision
 from agent.core.triggers import Trigger
-from agent.core.units import Pin
 
 
 class Sort(StrEnum):
@@ -21,12 +20,12 @@ class Sort(StrEnum):
 class Failure:
     """Why an epoch did not come to serve, in words an operator can act upon.
 
-    `pins`: the groups of files at fault; without them the same revision may be good.
+    `pinned`: the groups of files at fault are held back from now on; without them the same revision may be good.
     """
 
     sort: Sort
     reason: str
-    pins: tuple[Pin, ...] = ()
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

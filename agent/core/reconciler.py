@@ -16,16 +16,16 @@ from typing import assert_never
 
 from agent.core import effects as do
 from agent.core import events as on
-from agent.core import leaving
-from agent.core.attempts import Attempts
-from agent.core.closing import Closing
+from agent.core import transitions
+from agent.core.backoff import Attempts
+from agent.core.desired import NEVER, Refused, Wish
 from agent.core.effects import Effect, Topic
 from agent.core.epochs import CANDIDATE, Epoch, State, Step
 from agent.core.events import Event, Failure, Sort
 from agent.core.policy import LowMemory, Policy, Restart
 from agent.core.revision import Revision
+from agent.core.shutdown import Closing
 from agent.core.triggers import Trigger
-from agent.core.wish import NEVER, Refused, Wish
 
 
 class Reconciler:
@@ -181,7 +181,7 @@ class Reconciler:
             return []
         if serving.revision != self.wish.wanted or candidate.revision == self.wish.wanted:
             return []
-        return [leaving.drop(candidate, "what serves is what is wanted again")]
+        return [transitions.drop(candidate, "what serves is what is wanted again")]
 
     def _hurry_overtaken(self, at: float) -> list[Effect]:
         """A candidate that does not get ready must not keep what is newer waiting for the whole of its time."""
@@ -190,7 +190,7 @@ class Reconciler:
             return []
         deadline = candidate.started_at + self.policy.overtaken_timeout
         if deadline <= at:
-            return [leaving.drop(candidate, "it does not get ready, and there is something newer")]
+            return [transitions.drop(candidate, "it does not get ready, and there is something newer")]
         candidate.deadline = min(deadline, candidate.deadline or deadline)
         return []
 
@@ -231,7 +231,7 @@ class Reconciler:
             return []  # it was told to end
         if event.failure is None:
             return [self._let_through(epoch)]
-        return [leaving.drop(epoch, event.failure.reason), *self._failed(epoch, event.failure, event.at)]
+        return [transitions.drop(epoch, event.failure.reason), *self._failed(epoch, event.failure, event.at)]
 
     def _serves(self, epoch: Epoch, at: float) -> list[Effect]:
         before = self.serving
@@ -244,7 +244,7 @@ class Reconciler:
         self._refuse_at = self._replaced = None
         if before is None:
             return [do.CommitEpoch(epoch.number)]
-        done = [do.CommitEpoch(epoch.number), leaving.drain(before, self._drained_by(at))]
+        done = [do.CommitEpoch(epoch.number), transitions.drain(before, self._drained_by(at))]
         if self.wish.now_asked:
             self.wish.now_asked = False
             done.append(self._end(before, at))
@@ -264,7 +264,7 @@ class Reconciler:
         return [self._end(epoch, event.at)]
 
     def _end(self, epoch: Epoch, at: float) -> Effect:
-        return leaving.end(epoch, at + self.policy.end_timeout)
+        return transitions.end(epoch, at + self.policy.end_timeout)
 
     # Failures
 
@@ -291,7 +291,7 @@ class Reconciler:
         if self.serving is None and self._attempts.used_up(at):
             return self._closing.end(at, do.Finish(1, f"nothing could be started: {failure.reason}"))
         if failure.sort is Sort.VERDICT and epoch.revision != self.wish.last_good:
-            self.wish.refused = Refused(epoch.revision, failure.reason, failure.pins)
+            self.wish.refused = Refused(epoch.revision, failure.reason, failure.pinned)
             return [do.Note(Topic.REFUSED, f"revision {epoch.revision.name} is refused: {failure.reason}")]
         return [do.Note(Topic.RETRY, f"{failure.reason}; next attempt {_in(delay)}")]
 
@@ -329,7 +329,7 @@ class Reconciler:
         return replaced is not None and replaced.state is State.LEAVING and replaced.deadline is not None
 
     def _ends_first_start(self, failure: Failure, code: int | None, at: float) -> list[Effect]:
-        if failure.sort is Sort.VERDICT and not failure.pins and not self.policy.wait:
+        if failure.sort is Sort.VERDICT and not failure.pinned and not self.policy.wait:
             return self._closing.end(at, do.Finish(78, failure.reason))
         if self.policy.restart is Restart.NEVER and code is not None:
             return self._closing.end(at, do.Finish(_shell_code(code), failure.reason))
@@ -356,7 +356,7 @@ class Reconciler:
         candidate = self.candidate
         if candidate is None or candidate.state is State.OPENING or candidate.revision == self.wish.last_good:
             return []
-        return [leaving.drop(candidate, "nothing serves any more, and it was not judged yet; last good starts")]
+        return [transitions.drop(candidate, "nothing serves any more, and it was not judged yet; last good starts")]
 
     # Time
 
@@ -378,7 +378,7 @@ class Reconciler:
             reason = f"epoch {epoch.number} did not serve within {self.policy.start_timeout:g} s ({epoch.state.value})"
             reason += f": {epoch.awaits}" if epoch.awaits else ""
             failure = Failure(Sort.ACCIDENT, reason)
-            return [leaving.drop(epoch, reason), *self._failed(epoch, failure, at)]
+            return [transitions.drop(epoch, reason), *self._failed(epoch, failure, at)]
         if epoch.state is State.DRAINING and epoch.is_empty:
             return [self._end(epoch, at)]
         if epoch.state is State.DRAINING:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.demo.authority import CHAIN, Authority, write_key
+from agent.demo.captions import short
 from agent.demo.journal import CANDIDATE, SERVING, Epoch, in_state
-from agent.demo.score import Kill, Rotation
-from agent.demo.story import short
+from agent.demo.results import Kill, Rotation
 from agent.demo.watch import Watch
 
 BAD_CERTIFICATE, BAD_KEY, KILL, KILLED_CANDIDATE, FREEZE = (

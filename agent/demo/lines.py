@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import click
 
+from agent.demo.captions import plural
 from agent.demo.settings import Settings
-from agent.demo.story import plural
 from agent.demo.watch import Event, Watch
 
 _INTERVAL = 1.0

@@ -24,7 +24,7 @@ from cryptography import x509
 
 from agent.demo.authority import NAME
 from agent.demo.backlog import Backlog
-from agent.demo.tally import Tally, UnexpectedAnswer, reason_of
+from agent.demo.counters import Tally, UnexpectedAnswer, reason_of
 
 REPORT_INTERVAL = 0.1
 ANSWER_TIMEOUT = 10.0

@@ -11,11 +11,11 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from agent.demo.captions import plural, short, span
 from agent.demo.digits import big
 from agent.demo.journal import CANDIDATE, DRAINING, SERVING
-from agent.demo.score import Score, histogram
+from agent.demo.results import Score, histogram
 from agent.demo.settings import Settings
-from agent.demo.story import plural, short, span
 from agent.demo.timeline import DEAD, MARKS, Life, row
 from agent.demo.watch import Event, Watch
 

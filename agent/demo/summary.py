@@ -1,8 +1,8 @@
 """How it went, in a few lines."""
 
+from agent.demo.captions import plural, span
 from agent.demo.faults import BAD_CERTIFICATE, BAD_KEY, FREEZE, KILL, KILLED_CANDIDATE
-from agent.demo.score import Score
-from agent.demo.story import plural, span
+from agent.demo.results import Score
 
 _FAULTS = (KILL, BAD_CERTIFICATE, BAD_KEY, KILLED_CANDIDATE, FREEZE)
 

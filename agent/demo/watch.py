@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agent.demo.captions import Story, short, span
+from agent.demo.environment import Scene
 from agent.demo.journal import Entry, Epoch, read_state
-from agent.demo.scene import Scene
-from agent.demo.score import Score
-from agent.demo.story import Story, short, span
+from agent.demo.results import Score
 from agent.demo.timeline import Timeline
 from agent.host.inotify import Inotify
 

@@ -4,7 +4,7 @@
 """
 
 from agent.epoch.epoch import Epoch, run
-from agent.epoch.listener import Listener
-from agent.epoch.listening import BACKLOG
+from agent.epoch.public_listener import Listener
+from agent.epoch.sockets import BACKLOG
 
 __all__ = ["BACKLOG", "Epoch", "Listener", "run"]

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from agent.core.errors import BadInput
-from agent.core.nesting import DEEPEST, first_beyond
-from agent.core.quotes import without_quotes
+from agent.core.redact import without_quotes
+from agent.core.yaml_depth import DEEPEST, first_beyond
 from agent.handoff.gate import NAME
 
 Tree = dict[str, Any]

@@ -35,14 +35,14 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from agent.core.errors import AgentError, BadInput, UsageError
-from agent.epoch import configuration, listening, shapes, statistics
+from agent.epoch import admin_documents, configuration, sockets, statistics
+from agent.epoch.admin_server import Console, Facts
 from agent.epoch.arguments import Answer, Arguments, parse
-from agent.epoch.console import Console, Facts
 from agent.epoch.gate import knock
 from agent.epoch.hot_restart import HotRestart, Part
-from agent.epoch.listener import Listener
-from agent.epoch.listening import Bound
-from agent.handoff.vault import Place
+from agent.epoch.public_listener import Listener
+from agent.epoch.sockets import Bound
+from agent.handoff.socket_store import Place
 from agent.host import clock
 from agent.stats.writer import Writer
 
@@ -192,7 +192,7 @@ class Epoch:
         Raises `AddressHeld` if somebody else listens there, `MachineError`, `UsageError`.
         """
         name = f"[{host.replace(':', '_')}]_{port}" if ":" in host else f"{host}_{port}"
-        return await self._listen(listening.tcp(host, port), name, None)
+        return await self._listen(sockets.tcp(host, port), name, None)
 
     async def listen_unix(self, path: str, mode: int | None = None) -> Listener:
         """The same at a Unix socket; `mode` is its file's, if it is bound here.
@@ -200,7 +200,7 @@ class Epoch:
         The file is the successor's too. Serve with `asyncio.start_server`: since Python 3.13 a server made by
         `start_unix_server` removes it when it closes, unless told `cleanup_socket=False`.
         """
-        return await self._listen(listening.unix(path), path.replace(":", "_"), mode)
+        return await self._listen(sockets.unix(path), path.replace(":", "_"), mode)
 
     async def _listen(self, place: Place, name: str, mode: int | None) -> Listener:
         self._expect(Stage.PREPARING)
@@ -214,7 +214,7 @@ class Epoch:
 
     async def _sockets(self, place: Place, mode: int | None) -> list[socket.socket]:
         inherited = [] if self._restart is None else await self._restart.inherit(place)
-        return inherited or [listening.bind(place, mode)]
+        return inherited or [sockets.bind(place, mode)]
 
     def tls_context(self, certificate_chain: str, private_key: str) -> ssl.SSLContext:
         """A server's context with a certificate and its key, which the agent compares with what it meant to be served.
@@ -223,12 +223,12 @@ class Epoch:
         """
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
-            pem = shapes.Pem.read(certificate_chain)
+            pem = admin_documents.Pem.read(certificate_chain)
             context.load_cert_chain(certificate_chain, private_key)
         except (OSError, ValueError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or error
             raise BadInput(f"cannot load {certificate_chain} with {private_key}: {why}") from error
-        self._facts.certificates.append(shapes.Context((pem,)))
+        self._facts.certificates.append(admin_documents.Context((pem,)))
         return context
 
     async def admitted(self) -> None:
@@ -239,7 +239,7 @@ class Epoch:
         self._expect(Stage.PREPARING)
         if self._is_validating:
             raise Validated
-        self._facts.state = shapes.INITIALIZING
+        self._facts.state = admin_documents.INITIALIZING
         if self._configuration.gate is not None:
             self._facts.waits_at_gate = True
             await knock(self._configuration.gate)
@@ -258,7 +258,7 @@ class Epoch:
         self._expect(Stage.ADMITTED)
         if not self.is_draining:  # else it was stopped on the last yards
             self._stage = Stage.SERVING
-            self._facts.state = shapes.LIVE
+            self._facts.state = admin_documents.LIVE
             if self._restart is not None:
                 self._restart.serve()
         await self._drained.wait()
@@ -289,7 +289,7 @@ class Epoch:
         if self._stage >= Stage.DRAINING or self._stage < Stage.ADMITTED:
             return
         self._stage = Stage.DRAINING
-        self._facts.state = shapes.DRAINING
+        self._facts.state = admin_documents.DRAINING
         self._drain_began = clock.monotonic()
         for listener in self._listeners:
             listener.stop()

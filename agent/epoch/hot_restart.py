@@ -20,17 +20,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.core.errors import MachineError
-from agent.epoch.addresses import Addresses
 from agent.epoch.arguments import Arguments, hot_restart_version
-from agent.epoch.mailbox import Mailbox
-from agent.epoch.outbox import Outbox
+from agent.epoch.chain_addresses import Addresses
 from agent.epoch.parent_death import end_with_parent
 from agent.epoch.predecessor import Predecessor
+from agent.epoch.receiver import Mailbox
+from agent.epoch.sender import Outbox
 from agent.epoch.shared_memory import SharedMemory
 from agent.handoff.channel import Letter
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply
 from agent.handoff.segment import HotRestartVersion
-from agent.handoff.vault import Place
+from agent.handoff.socket_store import Place
 from agent.host import clock
 
 _NOTHING = -1

@@ -6,10 +6,10 @@ import os
 import socket
 
 from agent.core.errors import MachineError
-from agent.epoch.outbox import Outbox
+from agent.epoch.sender import Outbox
 from agent.handoff.channel import Letter
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply, Request
-from agent.handoff.vault import Place
+from agent.handoff.socket_store import Place
 
 PATIENCE = 10.0
 """Seconds for a predecessor to appear, and for each of its answers: Envoy waits for ever for an answer, and as long as

@@ -13,8 +13,8 @@ from agent.core.errors import MachineError, ProtocolError
 from agent.handoff.channel import Channel, Letter
 from agent.handoff.descriptors import discard, is_socket_of
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Request
-from agent.handoff.names import Names
-from agent.handoff.vault import Place
+from agent.handoff.socket_paths import Names
+from agent.handoff.socket_store import Place
 
 
 class Child:

@@ -14,8 +14,8 @@ from agent.core.errors import AddressHeld, MachineError, ProtocolError
 from agent.handoff.channel import Channel, Letter
 from agent.handoff.descriptors import discard
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply
-from agent.handoff.names import Names
-from agent.handoff.vault import Place
+from agent.handoff.socket_paths import Names
+from agent.handoff.socket_store import Place
 
 NOTHING = -1
 _LAST_PORT = 65535

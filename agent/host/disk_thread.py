@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from agent.core.contents import Contents, Missing
+from agent.certificates.contents import Contents, Missing
 from agent.host.files import list_directory, read_stable
 from agent.host.watching import Watcher
 

@@ -7,9 +7,9 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Collection
 
-from agent.core.contents import Contents, Missing
-from agent.core.findings import Fault
-from agent.host.walks import visible_entries
+from agent.certificates.contents import Contents, Missing
+from agent.certificates.findings import Fault
+from agent.host.path_resolver import visible_entries
 
 LARGEST = 16 * 1024 * 1024
 """Bytes read of one file at most: no certificate or configuration comes near, only an accident goes beyond."""

@@ -14,7 +14,7 @@ import zlib
 import sdnotify
 
 from agent.host import clock
-from agent.host.inheritance import STORED
+from agent.host.inherited_sockets import STORED
 
 _SEND_TIMEOUT = 1.0  # a service manager that reads nothing for so long is told nothing
 _EXTENSION = 60.0  # how much longer each message asks systemd to wait

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
-from agent.host.glances import Glance, Glancing, glance
 from agent.host.inotify import Heard, Inotify, reason_of
 from agent.host.mounts import MountEvents, MountTable, read_mounts
-from agent.host.walks import Survey, join, look
+from agent.host.path_resolver import Survey, join, look
+from agent.host.stat_poller import Glance, Glancing, glance
 
 RETRY = 60.0
 """Seconds until a refused directory is tried again: limits are raised, and other programs end."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address
 
 from agent.core.errors import BadInput
+from agent.sidecar.connect import Transport
 from agent.sidecar.contexts import client_context
 from agent.sidecar.counters import ClusterCounters, TlsCounters
-from agent.sidecar.dialing import Transport
 from agent.sidecar.model import Address, Cluster, SocketAddress
 from agent.stats.writer import Writer
 

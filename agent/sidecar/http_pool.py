@@ -6,7 +6,7 @@ from collections import deque
 import h11
 
 from agent.sidecar.clusters import Upstream
-from agent.sidecar.dialing import Dial
+from agent.sidecar.connect import Dial
 from agent.sidecar.model import Address, SocketAddress
 from agent.sidecar.stream import Stream
 from agent.sidecar.wire import Wire

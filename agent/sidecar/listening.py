@@ -5,15 +5,15 @@ import ssl
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agent.sidecar.accepting import Doors
+from agent.sidecar.acceptor import Doors
 from agent.sidecar.client import Client, Filter
+from agent.sidecar.client_hello import RAW, Hello
 from agent.sidecar.clusters import original_destination
 from agent.sidecar.counters import InspectorCounters, ListenerCounters, TlsCounters, WorkerCounters, listener_scope
+from agent.sidecar.filter_chain_match import Matching
 from agent.sidecar.handshake import Handshake
-from agent.sidecar.hello import RAW, Hello
-from agent.sidecar.inspecting import HelloError, Inspection
-from agent.sidecar.matching import Matching
 from agent.sidecar.model import FilterChain, Listener
+from agent.sidecar.tls_inspector import HelloError, Inspection
 from agent.sidecar.wire import SecureWire, Wire
 from agent.stats.writer import Writer
 

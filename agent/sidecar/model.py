@@ -10,7 +10,7 @@ from ssl import TLSVersion
 from types import MappingProxyType
 from typing import NamedTuple
 
-from agent.handoff.vault import Place
+from agent.handoff.socket_store import Place
 
 
 class SocketAddress(NamedTuple):

@@ -9,9 +9,9 @@ from agent.core.errors import AgentError, UsageError
 from agent.epoch import statistics
 from agent.epoch.arguments import Answer, Arguments, parse
 from agent.host.limits import keep_standard_streams, raise_descriptor_limit
+from agent.sidecar.config.bootstrap import read
 from agent.sidecar.log import Log
 from agent.sidecar.model import Configuration
-from agent.sidecar.reading.bootstrap import read
 from agent.sidecar.server import Server
 from agent.sidecar.traffic import Traffic
 from agent.stats.writer import Writer

@@ -1,11 +1,16 @@
 """What a sidecar counts of itself, under Envoy's names: server., listener_manager., cluster_manager."""
 
-from agent.epoch import shapes
+from agent.epoch import admin_documents
 from agent.epoch.arguments import Arguments
 from agent.sidecar.model import Configuration
 from agent.stats.writer import Writer
 
-_STATES = (shapes.LIVE, shapes.DRAINING, shapes.PRE_INITIALIZING, shapes.INITIALIZING)  # server_info.proto's numbers
+_STATES = (
+    admin_documents.LIVE,
+    admin_documents.DRAINING,
+    admin_documents.PRE_INITIALIZING,
+    admin_documents.INITIALIZING,
+)  # server_info.proto's numbers
 
 
 class SelfCounters:

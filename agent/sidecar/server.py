@@ -10,14 +10,14 @@ from pathlib import Path
 
 from agent import __version__
 from agent.core.errors import MachineError
-from agent.epoch import listening, shapes, statistics
+from agent.epoch import admin_documents, sockets, statistics
 from agent.epoch.arguments import Arguments
 from agent.epoch.hot_restart import HotRestart, Part
-from agent.epoch.listening import Bound
-from agent.handoff.vault import Place
+from agent.epoch.sockets import Bound
+from agent.handoff.socket_store import Place
 from agent.host import clock
 from agent.http.server import Server as HttpServer
-from agent.sidecar.console import Console
+from agent.sidecar.admin_server import Console
 from agent.sidecar.log import Log
 from agent.sidecar.model import Address, Configuration, Listener, Pipe
 from agent.sidecar.self_counters import SelfCounters
@@ -47,7 +47,7 @@ class Server:
         self._console = HttpServer(Console(self, self).answer)
         self._console_end: asyncio.Task[None] | None = None
         self._bound: dict[str, list[Bound]] = {}
-        self._state = shapes.PRE_INITIALIZING
+        self._state = admin_documents.PRE_INITIALIZING
         self._is_failing = False
         self._late_close: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
@@ -75,7 +75,7 @@ class Server:
         for each in self.configuration.listeners:
             if each.bind_to_port:
                 self._bound[each.name] = [await self._bind(each, address) for address in each.addresses]
-        self._state = shapes.INITIALIZING
+        self._state = admin_documents.INITIALIZING
         await self._traffic.warm()
         await self._take_counts_over()
         self._serve()
@@ -106,7 +106,7 @@ class Server:
         self._traffic.start(
             {name: [each for bound in group for each in bound.sockets] for name, group in self._bound.items()}
         )
-        self._state = shapes.LIVE
+        self._state = admin_documents.LIVE
         self._counters.serving()
         if self._restart is not None:
             self._restart.serve()
@@ -133,7 +133,7 @@ class Server:
         if admin is None:
             return
         mode = (admin.address.mode or 0o600) if isinstance(admin.address, Pipe) else None
-        listener = listening.bind(admin.address.place, mode)
+        listener = sockets.bind(admin.address.place, mode)
         listener.listen(_CONSOLE_QUEUE)
         await self._console.start(listener)
         if self.arguments.admin_address_path is not None:
@@ -152,7 +152,7 @@ class Server:
 
     def state(self) -> str:
         """The state in Envoy's words."""
-        return shapes.DRAINING if self._is_failing and self._state == shapes.LIVE else self._state
+        return admin_documents.DRAINING if self._is_failing and self._state == admin_documents.LIVE else self._state
 
     def snapshot(self) -> Snapshot:
         """The statistics, with what is only known when somebody asks."""
@@ -235,8 +235,8 @@ class Server:
 
 def _bind(listener: Listener, address: Address) -> socket.socket:
     if isinstance(address, Pipe):
-        return listening.bind(address.place, address.mode or None)
-    return listening.bind(address.place, reuse_port=listener.reuse_port, dual_stack=address.dual_stack)
+        return sockets.bind(address.place, address.mode or None)
+    return sockets.bind(address.place, reuse_port=listener.reuse_port, dual_stack=address.dual_stack)
 
 
 def _tell_address(path: Path, place: Place) -> None:

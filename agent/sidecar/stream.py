@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from agent.sidecar.relay import SCRATCH
+from agent.sidecar.tcp_relay import SCRATCH
 from agent.sidecar.wire import Wire
 from agent.stats.writer import Counter
 

@@ -2,10 +2,10 @@
 
 from agent.sidecar.client import Client
 from agent.sidecar.clusters import Upstream
+from agent.sidecar.connect import Dial
 from agent.sidecar.counters import TcpCounters
-from agent.sidecar.dialing import Dial
 from agent.sidecar.model import TcpProxy
-from agent.sidecar.relay import Relay
+from agent.sidecar.tcp_relay import Relay
 from agent.sidecar.wire import Wire
 from agent.stats.writer import Counter
 

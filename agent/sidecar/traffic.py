@@ -10,8 +10,10 @@ from agent.sidecar.client import Filter
 from agent.sidecar.clusters import Upstream
 from agent.sidecar.contexts import server_context
 from agent.sidecar.counters import HttpCounters, ListenerHttpCounters, TcpCounters, listener_scope
+from agent.sidecar.dns import Resolving
 from agent.sidecar.draining import Draining
-from agent.sidecar.gated import opened
+from agent.sidecar.echo_filters import Echoing, Replying
+from agent.sidecar.gate import opened
 from agent.sidecar.http_manager import HttpServing
 from agent.sidecar.http_pool import Pool
 from agent.sidecar.listening import Chain, Listening
@@ -25,9 +27,7 @@ from agent.sidecar.model import (
     Listener,
     TcpProxy,
 )
-from agent.sidecar.resolving import Resolving
 from agent.sidecar.routing import Routing
-from agent.sidecar.small_filters import Echoing, Replying
 from agent.sidecar.tcp_proxy import TcpProxying
 from agent.stats.writer import Writer
 

@@ -1,6 +1,6 @@
 """The agent's side: a segment is read while it is written, and costs the agent nothing but a refusal when it is broken.
 
-Nothing of the file is mapped (why: `agent.stats.settling`), nothing is believed twice: the header is compared with
+Nothing of the file is mapped (why: `agent.stats.torn_reads`), nothing is believed twice: the header is compared with
 that of the opening at each read, a short read is a refusal, names must lie back to back in their table, so that what a
 reader holds is bounded by the file's size, at most 17 MiB, and the file's size by its header.
 """
@@ -13,10 +13,10 @@ from typing import Self
 
 from agent.stats.errors import Refused, Unpublished
 from agent.stats.layout import DROPPED_WORD, HEADER_SIZE, MAGIC, MAGIC_WORD, PUBLISHED_WORD, VALUES_WORD, WORD, Header
-from agent.stats.names import Names
-from agent.stats.place import opened
-from agent.stats.settling import at_least, settled
+from agent.stats.name_index import Names
+from agent.stats.segment_file import opened
 from agent.stats.snapshot import Snapshot
+from agent.stats.torn_reads import at_least, settled
 
 _LOOKS = 8
 """How often a counter is looked at until two looks agree; one that never pauses is then taken a little low."""

@@ -28,7 +28,7 @@ from agent.stats.layout import (
     check_of,
     encoded,
 )
-from agent.stats.place import claimed
+from agent.stats.segment_file import claimed
 from agent.stats.snapshot import Snapshot
 
 DEFAULT_ROOM = Room()

@@ -1,1 +1,1 @@
-"""What others may ask the agent over HTTP: its health."""
+"""The status over HTTP: pages, documents, health, orders."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.http.message import Response
-from agent.status.overview import Overview
+from agent.status.model import Overview
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from agent.core.errors import AgentError, MachineError, UsageError
 from agent.http.message import Headers, Peer, Request, Response
 from agent.http.server import Server, peer_of
 from agent.status.actions import Actions, Outcome, Progress, Timeline
-from agent.status.overview import document
+from agent.status.model import document
 
 NAME: Final = "control"
 

@@ -17,8 +17,8 @@ from itertools import cycle, islice
 
 from tests.benchmarks.restarter import Restarter
 from tests.benchmarks.table import Row, drawn
+from tests.system.agent_fixture import Bed
 from tests.system.bare import envoy_binary, first_shown
-from tests.system.bed import Bed
 from tests.system.certificates import serial
 from tests.system.counts import count
 from tests.system.eventually import eventually

@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.counts import count
 from tests.system.eventually import eventually, pass_time
-from tests.system.onlookers import ask, overview
 from tests.system.proxies import Proxy, found
 from tests.system.room import open_room
+from tests.system.status_pollers import ask, overview
 
 SECONDS = count("AGENT_SECONDS", short=30, long=120)
 MEASURED = count("AGENT_MEASURED", short=10, long=50)
@@ -34,7 +34,9 @@ MB = 1e6
 QUIET = "/var/tmp"
 EVERYTHING = ["--replace-hung", "10s", "--http-actions", "--proof"]
 LOOKED_AT = ("/", "/status", "/metrics", "/stats", "/healthz/ready")
-IMPORTS = "import agent.entry, agent.cli.run, agent.cli.settings, agent.runtime.trial, agent.runtime.supervisor"
+IMPORTS = (
+    "import agent.entry, agent.cli.run, agent.cli.settings, agent.processes.upgrade_check, agent.supervisor.supervisor"
+)
 
 
 @dataclass(frozen=True)

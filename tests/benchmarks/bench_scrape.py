@@ -22,9 +22,9 @@ import yaml
 from agent.host.run_directory import RunDirectory
 from agent.http.client import fetch
 from agent.http.message import Request
-from agent.runtime.scraping import Epochs, Scraping
+from agent.metrics.registry import Metrics
+from agent.metrics.scrape import Epochs, Scraping
 from agent.stats.snapshot import Snapshot
-from agent.status.metrics import Metrics
 from tests.status.sample import overview
 from tests.system.bare import envoy_binary
 from tests.system.counts import count

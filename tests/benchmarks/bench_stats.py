@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.stats.layout import MAGIC, VALUES_WORD, WORD, Room
-from agent.stats.place import reserve
 from agent.stats.reader import Segment
+from agent.stats.segment_file import reserve
 from agent.stats.totals import Totals
 from agent.stats.writer import Writer
 from tests.stats.programs import HALVES, running

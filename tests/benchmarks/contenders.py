@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.benchmarks.haproxy import Passage, configuration, haproxy_binary
-from tests.system.arena import allow_descriptors, anonymous
 from tests.system.bootstrap import TYPES, Json, Secured, address, http, listener, tls_chain
 from tests.system.certificates import Mint
 from tests.system.eventually import eventually
+from tests.system.hostile_clients import allow_descriptors, anonymous
 from tests.system.listening import listening
 from tests.system.proxies import Console, Proxy, found, running
 from tests.system.room import Process, Room

@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
+from tests.system.agent_fixture import Bed
 from tests.system.bare import first_answer
-from tests.system.bed import Bed
 from tests.system.room import Process
 
 

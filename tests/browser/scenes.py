@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from agent.status.overview import (
+from agent.status.model import (
     AttemptView,
     Authorities,
     Blocked,

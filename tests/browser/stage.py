@@ -9,9 +9,9 @@ from typing import Any
 
 from agent.http.message import Request, Response
 from agent.http.server import Server
-from agent.status.overview import Overview, document
+from agent.status.event_stream import Stream
+from agent.status.model import Overview, document
 from agent.status.page import Page
-from agent.status.stream import Stream
 from tests.system.eventually import PATIENCE
 
 

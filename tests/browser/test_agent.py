@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.browser.chromium import PHONE, Tab, browser, tab
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.certificates import Files, serial
 from tests.system.eventually import eventually
 from tests.system.proxies import needed

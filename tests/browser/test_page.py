@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent.status.overview import Overview
+from agent.status.model import Overview
 from tests.browser import scenes
 from tests.browser.chromium import DESK, PHONE, tab
 from tests.browser.stage import Stage

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from agent.status.overview import Facts
+from agent.status.model import Facts
 from tests.system.eventually import PATIENCE
 
 _WANTED = "-serial -subject -issuer -nameopt RFC2253 -dates -dateopt iso_8601 -fingerprint -sha256"

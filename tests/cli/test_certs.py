@@ -11,15 +11,15 @@ import click
 import pytest
 from cryptography import x509
 
+from agent.certificates.x509 import Leaf as Known
+from agent.certificates.x509 import leaf_of_chain
 from agent.cli.certs import _Days, certs
-from agent.cli.comparison import compare
-from agent.cli.inventory import Files, Inventory, Level, read_files
-from agent.cli.listeners import Answer, Kind, Listener, ask_all, chain_in
-from agent.core.certificates import Leaf as Known
-from agent.core.certificates import leaf_of_chain
-from agent.status.overview import Authorities, Blocked, CertificateSet, Facts, ListenerView, Overview, to_json
+from agent.cli.certs_compare import compare
+from agent.cli.certs_files import Files, Inventory, Level, read_files
+from agent.cli.tls_probe import Answer, Kind, Listener, ask_all, chain_in
+from agent.status.model import Authorities, Blocked, CertificateSet, Facts, ListenerView, Overview, to_json
 from tests.cli import openssl
-from tests.cli.shops import by_name, context, nobody, pair_in, shop, wanting
+from tests.cli.tls_servers import by_name, context, nobody, pair_in, shop, wanting
 from tests.cli.told import ask, telling
 from tests.pki import Algorithm, Authority, Leaf
 from tests.status.sample import overview

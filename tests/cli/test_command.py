@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from tests.cli.agents import agent
-from tests.dialects.envoys import wants_envoy
 from tests.pki import Authority
+from tests.proxies.envoy.envoys import wants_envoy
 from tests.system.eventually import eventually
 
 OPTIONS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.history import history
-from agent.status.overview import Change, Evidence, Phase, Seen, to_json
+from agent.status.model import Change, Evidence, Phase, Seen, to_json
 from tests.cli.told import ask, telling
 from tests.status.sample import overview
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agent.cli.live import Screen
-from agent.cli.overviews import read
-from agent.cli.picture import draw
-from agent.cli.sheet import Sheet, console
 from agent.cli.status import _looks, _print_headlines, _print_lines, exit_code, status
+from agent.cli.status_client import read
+from agent.cli.status_view import draw
+from agent.cli.table import Sheet, console
+from agent.cli.watch_view import Screen
+from agent.control_client.run_dir import NoAgent
 from agent.core.errors import MachineError
 from agent.http.message import Response
-from agent.quick.place import NoAgent
-from agent.status.overview import Blocked, Overview, document
+from agent.status.model import Blocked, Overview, document
 from tests.cli.told import ask, telling
 from tests.status.sample import NOW, ago, overview
 

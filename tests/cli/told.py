@@ -16,7 +16,7 @@ from agent.core.errors import AgentError, UsageError
 from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.status.control import NAME
-from agent.status.overview import Overview, document
+from agent.status.model import Overview, document
 from tests.cli.agents import Ran
 
 # click before 8.2 mixes stderr into stdout unless this option forbids it; later versions do not have the option.

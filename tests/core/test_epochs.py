@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.epochs import TRANSITIONS, Epoch, Impossible, State, Step, picture
-from tests.core.play import revision
+from tests.core.reconciler_driver import revision
 
 
 def test_every_state_has_its_row_and_its_word() -> None:

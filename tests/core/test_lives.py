@@ -8,14 +8,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agent.core import effects as do
 from agent.core import events as on
+from agent.core.desired import NEVER
 from agent.core.effects import Effect
 from agent.core.epochs import CANDIDATE, State
 from agent.core.events import Event, Failure, Sort
 from agent.core.policy import LowMemory, Policy, Restart
 from agent.core.reconciler import Reconciler
 from agent.core.revision import Revision
-from agent.core.wish import NEVER
-from tests.core.play import SHORTAGE
+from tests.core.reconciler_driver import SHORTAGE
 
 REVISIONS = [Revision(name, shape) for name in "abcd" for shape in "xy"]
 POLICY = Policy(

@@ -1,4 +1,4 @@
-from agent.core.attempts import Attempts
+from agent.core.backoff import Attempts
 from agent.core.policy import Policy, back_off
 
 

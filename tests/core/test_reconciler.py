@@ -5,7 +5,7 @@ from agent.core import events as on
 from agent.core.effects import Topic
 from agent.core.epochs import State
 from agent.core.policy import LowMemory, Policy, Restart
-from tests.core.play import ACCIDENT, VERDICT, Play, revision, serving
+from tests.core.reconciler_driver import ACCIDENT, VERDICT, Play, revision, serving
 
 # One rotation
 

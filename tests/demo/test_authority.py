@@ -5,7 +5,7 @@ import pytest
 from cryptography import x509
 
 from agent.demo.authority import CHAIN, KEY, NAME, Authority, write_key, write_pair
-from agent.demo.story import short
+from agent.demo.captions import short
 
 AUTHORITY = Authority()
 

@@ -2,9 +2,9 @@ import time
 
 import pytest
 
+from agent.demo.environment import Scene
 from agent.demo.faults import KILL_LIMIT, KILL_WINDOW, Faults
-from agent.demo.scene import Scene
-from agent.demo.score import Kill, Rotation
+from agent.demo.results import Kill, Rotation
 from agent.demo.settings import Settings
 from agent.demo.watch import Watch
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent.demo.authority import CHAIN, KEY, Authority, write_pair
+from agent.demo.counters import UnexpectedAnswer, reason_of
 from agent.demo.load import Clients
-from agent.demo.tally import UnexpectedAnswer, reason_of
 
 AUTHORITY = Authority()
 PAIR = AUTHORITY.issue()

@@ -5,9 +5,9 @@ import pytest
 from rich.console import Console
 
 from agent.demo.digits import big
+from agent.demo.environment import Scene
 from agent.demo.journal import CANDIDATE, DRAINING, SERVING, Epoch
-from agent.demo.scene import Scene
-from agent.demo.score import Kill, Rotation
+from agent.demo.results import Kill, Rotation
 from agent.demo.screen import Picture
 from agent.demo.settings import Settings
 from agent.demo.watch import Event, Watch

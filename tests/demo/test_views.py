@@ -53,5 +53,5 @@ def test_lines_tell_the_time_since_the_load_began(capsys: pytest.CaptureFixture[
 
 
 def test_rich_is_not_imported_where_nothing_is_drawn() -> None:
-    program = "import sys, agent.cli.demo, agent.demo.play, agent.demo.views; sys.exit('rich' in sys.modules)"
+    program = "import sys, agent.cli.demo, agent.demo.run, agent.demo.views; sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=PATIENCE).returncode == 0

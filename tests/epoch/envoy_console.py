@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.dialects.envoys import ENVOY
+from tests.proxies.envoy.envoys import ENVOY
 from tests.system.eventually import PATIENCE, eventually
 
 Json = dict[str, Any]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.epoch.arguments import Arguments
 from agent.epoch.hot_restart import HotRestart, Part
-from agent.handoff.vault import Place
+from agent.handoff.socket_store import Place
 from tests.handoff.handmade import datagrams, framed
 from tests.system.eventually import PATIENCE
 

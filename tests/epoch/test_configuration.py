@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import BadInput
-from agent.dialects.configuration import Configuration as Operators
 from agent.epoch.configuration import read
+from agent.proxies.envoy.configuration import Configuration as Operators
 
 APP = """\
 greeting: hello

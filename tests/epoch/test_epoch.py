@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import BadInput, MachineError
-from agent.dialects.console import EpochConsole
 from agent.epoch import Epoch
 from agent.epoch.arguments import Arguments, hot_restart_version, parse
 from agent.handoff.gate import NAME, Gate, cluster, listener
 from agent.handoff.segment import HotRestartVersion, Segment
-from agent.handoff.vault import Place
+from agent.handoff.socket_store import Place
+from agent.proxies.envoy.admin_client import EpochConsole
 from agent.stats.layout import ENVIRONMENT
-from agent.stats.place import reserve
 from agent.stats.reader import Segment as Statistics
+from agent.stats.segment_file import reserve
+from tests.epoch.minimal_epochs import answer, run, running
 from tests.epoch.neighbours import Neighbour, neighbour
-from tests.epoch.tinies import answer, run, running
 from tests.handoff import handmade
 from tests.handoff.epochs import until
 from tests.pki import Authority

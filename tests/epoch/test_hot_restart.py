@@ -19,10 +19,10 @@ from agent.epoch.hot_restart import HotRestart
 from agent.handoff.channel import Letter
 from agent.handoff.child import Child
 from agent.handoff.hot_restart_pb2 import HotRestartMessage
-from agent.handoff.names import Names
 from agent.handoff.parent import Parent, ParentEvents
 from agent.handoff.segment import HotRestartVersion, Segment
-from agent.handoff.vault import Place
+from agent.handoff.socket_paths import Names
+from agent.handoff.socket_store import Place
 from tests.epoch.neighbours import (
     Neighbour,
     Server,

@@ -5,8 +5,8 @@ import pytest
 
 from agent.epoch.statistics import NONCE, NUMBER, Deltas, number, open_writer
 from agent.stats.layout import ENVIRONMENT
-from agent.stats.place import reserve
 from agent.stats.reader import Segment
+from agent.stats.segment_file import reserve
 from agent.stats.writer import Writer
 
 NONCE_TEXT = "00112233445566778899aabbccddeeff"

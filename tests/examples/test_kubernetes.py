@@ -10,8 +10,8 @@ import yaml
 import agent
 from agent.cli.run import agent as command
 from agent.cli.settings import running
-from agent.quick import commands
-from agent.runtime.settings import Settings
+from agent.control_client import commands
+from agent.inputs.settings import Settings
 
 DIRECTORY = Path(agent.__file__).parents[1] / "examples" / "kubernetes"
 FILES = sorted(DIRECTORY.glob("*.yaml"))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import agent
-from agent.status.metrics import Metrics
+from agent.metrics.registry import Metrics
 from tests.status.sample import overview
 from tests.system.eventually import PATIENCE
 

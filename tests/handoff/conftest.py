@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.handoff.names import BASE_ID_LIMIT
 from agent.handoff.segment import Segment
+from agent.handoff.socket_paths import BASE_ID_LIMIT
 from tests.host.conftest import no_descriptor_leaks, ordinary, pytest_pyfunc_call
 
 __all__ = ["no_descriptor_leaks", "ordinary", "pytest_pyfunc_call"]

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.handoff.names import Names
+from agent.handoff.socket_paths import Names
 from tests.handoff.handmade import datagrams
 from tests.system.eventually import PATIENCE
 

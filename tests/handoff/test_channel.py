@@ -10,7 +10,7 @@ import pytest
 from agent.core.errors import MachineError, ProtocolError
 from agent.handoff.channel import Channel, Letter, bind_datagram
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply, Request
-from agent.handoff.names import Names
+from agent.handoff.socket_paths import Names
 from tests.handoff import handmade
 from tests.handoff.epochs import fake_epoch, leaked_since, open_descriptors, until
 from tests.handoff.handmade import block, datagrams, framed, request

@@ -11,8 +11,8 @@ import pytest
 
 from agent.core.errors import MachineError
 from agent.handoff.child import Child
-from agent.handoff.names import Names
-from agent.handoff.vault import Place
+from agent.handoff.socket_paths import Names
+from agent.handoff.socket_store import Place
 from tests.handoff import handmade
 from tests.handoff.epochs import Epoch, fake_epoch, open_descriptors, until
 from tests.handoff.handmade import framed

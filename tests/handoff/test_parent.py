@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import AddressHeld, ProtocolError
-from agent.handoff.names import Names
 from agent.handoff.parent import Parent, ParentEvents
-from agent.handoff.vault import Place
+from agent.handoff.socket_paths import Names
+from agent.handoff.socket_store import Place
 from tests.handoff import handmade
 from tests.handoff.epochs import Epoch, fake_epoch, until
 from tests.handoff.handmade import framed, number, reply

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from agent.host.survival import keep_children_alive
+from agent.host.parent_death_filter import keep_children_alive
 
 
 def main() -> None:

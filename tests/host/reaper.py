@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.host import survival
-from agent.host.orphans import Orphans, become_reaper
+from agent.host import parent_death_filter
 from agent.host.processes import Command, Process, owner_of
+from agent.host.reaper import Orphans, become_reaper
 from tests.system.eventually import PATIENCE
 
 OWN = 50
@@ -103,7 +103,9 @@ async def deaf(count: int) -> dict[str, object]:
 
 async def forbidden() -> dict[str, object]:
     """A sandbox does not let us take orphans in."""
-    survival._install(survival._MACHINES[os.uname().machine], _PR_SET_CHILD_SUBREAPER, answer=errno.EPERM)
+    parent_death_filter._install(
+        parent_death_filter._MACHINES[os.uname().machine], _PR_SET_CHILD_SUBREAPER, answer=errno.EPERM
+    )
     return {"failure": become_reaper()}
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.contents import Missing
-from agent.core.findings import Fault
+from agent.certificates.contents import Missing
+from agent.certificates.findings import Fault
 from agent.host import files
 from agent.host.files import list_directory, read_stable
 from agent.host.watching import Watcher

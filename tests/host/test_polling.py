@@ -12,7 +12,7 @@ from watchdog.observers.inotify_c import Mask, WatchDescriptor
 from agent.host import inotify, watching
 from agent.host.mounts import MountTable
 from agent.host.watching import Mode
-from tests.host.ear import SWAPS, publish, refuse_instance, replace, watching_paths
+from tests.host.signal_printer import SWAPS, publish, refuse_instance, replace, watching_paths
 from tests.system.eventually import PATIENCE
 
 

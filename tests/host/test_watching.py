@@ -10,7 +10,7 @@ import pytest
 
 from agent.host import inotify
 from agent.host.files import list_directory
-from tests.host.ear import SWAPS, publish, refuse_instance, replace, replace_link, watching_paths
+from tests.host.signal_printer import SWAPS, publish, refuse_instance, replace, replace_link, watching_paths
 from tests.system.eventually import PATIENCE
 
 

@@ -9,8 +9,8 @@ import pytest
 from watchdog.observers.inotify_c import inotify_rm_watch
 
 from agent.host import inotify, watching
-from agent.host.walks import Survey
-from tests.host.ear import refuse_instance, replace, replace_link, watching_paths
+from agent.host.path_resolver import Survey
+from tests.host.signal_printer import refuse_instance, replace, replace_link, watching_paths
 
 
 async def test_an_overflowing_queue_is_a_change_and_everything_is_watched_as_before(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.security.possessed import Possessed
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.conftest import (
     bed_apart,
     binary,

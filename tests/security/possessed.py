@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.eventually import eventually
 from tests.system.stand_ins import script
 

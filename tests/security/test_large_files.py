@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.system.arena import Waits, bounded
+from tests.system.agent_fixture import Bed
 from tests.system.bare import live
-from tests.system.bed import Bed
 from tests.system.conftest import MakeBed
+from tests.system.hostile_clients import Waits, bounded
 from tests.system.layouts import CHAIN, KEY
 
 pytestmark = [pytest.mark.quiet, pytest.mark.envoy]

@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.eventually import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.envoy]

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from tests.security.possessed import NOBODY, Possessed, cores
+from tests.system.agent_fixture import Bed
 from tests.system.bare import live
-from tests.system.bed import Bed
 from tests.system.eventually import PATIENCE, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.envoy]  # of one kind: the proxy is always the same sidecar

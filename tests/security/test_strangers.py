@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from tests.security.possessed import Possessed, cores, interpreter
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.eventually import PATIENCE
 
 pytestmark = [pytest.mark.root, pytest.mark.envoy]

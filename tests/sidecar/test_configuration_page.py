@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from agent import sidecar
-from agent.sidecar.reading.subset import KINDS
+from agent.sidecar.config.subset import KINDS
 from tests.sidecar.patches import (
     COMMON,
     CONTEXT,
@@ -26,8 +26,8 @@ from tests.sidecar.patches import (
     typed,
     write_files,
 )
-from tests.sidecar.test_console import ask
-from tests.sidecar.test_reading import gated, why_not
+from tests.sidecar.test_admin_server import ask
+from tests.sidecar.test_config import gated, why_not
 
 PAGE = Path(sidecar.__path__[0]) / "CONFIGURATION.md"
 

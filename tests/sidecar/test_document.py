@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.errors import BadInput
-from agent.sidecar.reading.bootstrap import read
-from agent.sidecar.reading.document import load, merge, parse
+from agent.sidecar.config.bootstrap import read
+from agent.sidecar.config.document import load, merge, parse
 from tests.mutations import damaged_keys, leaks
 from tests.sidecar import cases_texts
 

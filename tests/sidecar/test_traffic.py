@@ -14,7 +14,7 @@ import pytest
 
 from agent.core.errors import BadInput
 from agent.handoff.gate import Gate
-from agent.sidecar.accepting import Doors
+from agent.sidecar.acceptor import Doors
 from agent.sidecar.model import (
     Certificate,
     Cluster,

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.stats.layout import Room
-from agent.stats.place import reserve
 from agent.stats.reader import Segment
+from agent.stats.segment_file import reserve
 from agent.stats.writer import Writer
 
 STARTED = 1_700_000_000_000_000_000

@@ -7,8 +7,8 @@ import pytest
 from agent.stats import layout
 from agent.stats.errors import Refused, Unpublished
 from agent.stats.layout import PUBLISHED_WORD, VALUES_WORD, WORD, Room
-from agent.stats.place import reserve
 from agent.stats.reader import Segment
+from agent.stats.segment_file import reserve
 from tests.stats.programs import HALVES, running
 from tests.stats.segments import SMALL, STARTED, nonce_of, reading, written
 

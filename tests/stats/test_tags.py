@@ -1,4 +1,4 @@
-"""Envoy's tags in a statistic's name; beside Envoy itself they are compared in `tests/epoch/test_shapes.py`."""
+"""Envoy's tags in a statistic's name; `tests/epoch/test_admin_documents.py` compares them with Envoy's own."""
 
 from agent.stats.tags import extracted
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from agent.stats.errors import Malformed, Refused
 from agent.stats.layout import LARGEST_WORD, Room
-from agent.stats.place import reserve
 from agent.stats.reader import Segment
+from agent.stats.segment_file import reserve
 from agent.stats.totals import REMEMBERED, Totals
 from tests.stats.programs import running
 from tests.stats.segments import nonce_of, written

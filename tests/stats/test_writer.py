@@ -7,7 +7,7 @@ import pytest
 
 from agent.stats.errors import Unwritable
 from agent.stats.layout import LARGEST_WORD, LONGEST_NAME, Room
-from agent.stats.place import reserve
+from agent.stats.segment_file import reserve
 from agent.stats.writer import Writer
 from tests.host.conftest import NOBODY
 from tests.stats.segments import SMALL, reading, written

@@ -10,7 +10,7 @@ from agent.http import client
 from agent.http.message import Response
 from agent.status.actions import Outcome, Progress, Timeline
 from agent.status.control import NAME, Control
-from agent.status.overview import Overview
+from agent.status.model import Overview
 from tests.status import sample
 from tests.system.eventually import PATIENCE
 

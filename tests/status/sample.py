@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from agent.status.overview import (
+from agent.status.model import (
     AttemptView,
     Authorities,
     Blocked,

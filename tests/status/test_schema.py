@@ -6,9 +6,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from agent.core.findings import Fault
-from agent.status import overview as shapes
-from agent.status.overview import Blocked, Overview, document
+from agent.certificates.findings import Fault
+from agent.status import model as shapes
+from agent.status.model import Blocked, Overview, document
 from tests.status.sample import overview
 
 SCHEMA: dict[str, Any] = json.loads(Path(shapes.__file__).with_name("schema.json").read_bytes())

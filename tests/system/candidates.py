@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.eventually import eventually
 from tests.system.listening import accepts
 from tests.system.room import alive, all_threads_stopped

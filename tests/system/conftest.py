@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.agent_fixture import Bed
 from tests.system.bare import envoy_binary
-from tests.system.bed import Bed
 from tests.system.loads import Loads, loads_in
 from tests.system.namespaces import may_have_networks
 from tests.system.older import older_envoy

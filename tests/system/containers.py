@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import agent
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.room import Process, Room, alive
 from tests.system.state import State

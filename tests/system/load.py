@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.system.flight import burst
+from tests.system.concurrent_requests import burst
 from tests.system.wire import Failed, Target, closed_by_peer, connect, exchange, serial_of, tls_context
 
 KEPT_FAILURES = 200

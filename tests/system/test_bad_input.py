@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.system.agent_fixture import Bed
 from tests.system.bare import body_of, serial_served
-from tests.system.bed import Bed
 from tests.system.bootstrap import Json, Secured, replace
 from tests.system.certificates import Files, Pair, authority, serial
 from tests.system.eventually import eventually, throughout

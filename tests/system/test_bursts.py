@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.eventually import pass_time
 from tests.system.layouts import ALTERNATING, KEY_LATE
 from tests.system.loads import Loads, nothing_failed

@@ -12,13 +12,13 @@ from signal import Signals
 
 import pytest
 
+from tests.system.agent_fixture import Bed
 from tests.system.bare import serial_served
-from tests.system.bed import Bed
 from tests.system.candidates import freeze, frozen_candidate, next_candidate
 from tests.system.certificates import serial
+from tests.system.concurrent_requests import land, launched
 from tests.system.counts import count
 from tests.system.eventually import eventually, pass_time
-from tests.system.flight import land, launched
 from tests.system.listening import accepts
 from tests.system.loads import Loads, nothing_failed
 from tests.system.room import kill

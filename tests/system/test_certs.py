@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from agent.core.certificates import Leaf as Known
-from agent.status.overview import Facts
+from agent.certificates.x509 import Leaf as Known
+from agent.status.model import Facts
 from tests.cli import openssl
 from tests.cli.agents import Ran, agent
 from tests.pki import Algorithm, Leaf
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.bootstrap import Secured
 from tests.system.certificates import authority
 from tests.system.eventually import eventually

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.bed import Bed, workers
+from tests.system.agent_fixture import Bed, workers
+from tests.system.concurrent_requests import land, launched
 from tests.system.counts import count
 from tests.system.eventually import eventually
-from tests.system.flight import land, launched
 from tests.system.loads import Loads, nothing_failed
 from tests.system.proxies import needed
 from tests.system.room import stopped

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.system.bare import healthy
+from tests.system.concurrent_requests import land, launched
 from tests.system.conftest import BEDS, QUIETLY
 from tests.system.containers import KINDS, ContainedBed, installed
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually
-from tests.system.flight import land, launched
 from tests.system.loads import Loads, nothing_failed
 from tests.system.proxies import needed
 from tests.system.room import Room, alive, kill, stopped

@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
+from tests.system.agent_fixture import HOST
 from tests.system.bare import body_of
-from tests.system.bed import HOST
 from tests.system.certificates import serial
 from tests.system.conftest import Envoys, MakeSite
 from tests.system.counts import count

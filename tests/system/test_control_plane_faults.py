@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from tests.system.bare import healthy
+from tests.system.concurrent_requests import land, launched
 from tests.system.conftest import Envoys, MakeSite
 from tests.system.eventually import eventually, throughout
-from tests.system.flight import land, launched
 from tests.system.loads import Loads, nothing_failed
 from tests.system.plane.behaviour import KINDS, SECRETS
 from tests.system.plane.plane import ControlPlane

@@ -6,7 +6,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.agent_fixture import Bed
 from tests.system.bare import STARTS, healthy
-from tests.system.bed import Bed
 from tests.system.certificates import Files, serial
+from tests.system.concurrent_requests import land, launched
 from tests.system.eventually import PATIENCE, eventually, pass_time, up_to
-from tests.system.flight import land, launched
 from tests.system.layouts import IN_PLACE
 from tests.system.loads import Loads, Report
 from tests.system.room import Death, kill, stopped

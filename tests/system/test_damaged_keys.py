@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.agents import agent
 from tests.mutations import flattened, leaks
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.eventually import eventually
 from tests.system.layouts import KEY
 

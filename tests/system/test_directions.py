@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.system.bed import HOST, Bed
+from tests.system.agent_fixture import HOST, Bed
 from tests.system.bootstrap import Bootstrap, Json, http, listener
 from tests.system.eventually import eventually, throughout
 from tests.system.listening import listening

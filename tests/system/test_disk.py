@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads, nothing_failed
 from tests.system.room import Room, kill

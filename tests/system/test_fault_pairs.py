@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.agents import agent
+from tests.system.agent_fixture import Bed
 from tests.system.bare import body_of
-from tests.system.bed import Bed
 from tests.system.eventually import eventually, pass_time
 from tests.system.loads import Loads
 from tests.system.room import kill, stopped

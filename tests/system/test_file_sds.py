@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.agents import agent
+from tests.system.agent_fixture import HOST, Bed
 from tests.system.bare import serial_served
-from tests.system.bed import HOST, Bed
 from tests.system.bootstrap import Json, replace
 from tests.system.certificates import Mint, Pair, serial
 from tests.system.conftest import Envoys, MakeBed

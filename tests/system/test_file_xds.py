@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from tests.cli.agents import agent
+from tests.system.agent_fixture import HOST, Bed
 from tests.system.bare import body_of
-from tests.system.bed import HOST, Bed
 from tests.system.bootstrap import Json, Secured, address, http, listener, replace, tls_chain, write_lds
 from tests.system.certificates import Mint, authority, serial
 from tests.system.eventually import eventually, throughout

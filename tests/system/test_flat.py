@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.counts import count
 from tests.system.eventually import eventually
 from tests.system.layouts import ALTERNATING, KEY_LATE

@@ -17,19 +17,19 @@ from typing import Any
 
 import pytest
 
-from agent.status import overview as shapes
+from agent.status import model as shapes
+from tests.system.agent_fixture import Bed
 from tests.system.bare import first_shown
-from tests.system.bed import Bed
 from tests.system.bootstrap import http, listener
 from tests.system.candidates import new_candidate
 from tests.system.certificates import serial
+from tests.system.concurrent_requests import land, launched
 from tests.system.eventually import PATIENCE, eventually
-from tests.system.flight import land, launched
 from tests.system.layouts import IN_PLACE
-from tests.system.onlookers import Onlooker, Tree, overview
 from tests.system.room import kill, stopped
 from tests.system.stand_ins import script
 from tests.system.state import SERVING
+from tests.system.status_pollers import Onlooker, Tree, overview
 from tests.system.wire import Target, connect, exchange, tls_context
 
 pytestmark = pytest.mark.long

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.system.arena import GOOD, KIB, Arena, Fight, Waits, bounded, reset
 from tests.system.eventually import eventually
+from tests.system.hostile_clients import GOOD, KIB, Arena, Fight, Waits, bounded, reset
 from tests.system.origins import endless_origin, origin
 from tests.system.proxies import KINDS, Proxy, needed
 from tests.system.room import Room

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.eventually import eventually, pass_time
 from tests.system.journal import Entry
 from tests.system.loads import Loads, nothing_failed

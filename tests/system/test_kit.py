@@ -15,8 +15,8 @@ import pytest
 from tests.system.bare import bare_proxy, first_answer, serial_served
 from tests.system.bootstrap import Bootstrap, Secured
 from tests.system.certificates import Mint, serial
+from tests.system.concurrent_requests import land, launched
 from tests.system.eventually import eventually, pass_time
-from tests.system.flight import land, launched
 from tests.system.layouts import ALTERNATING, CHAIN, IN_PLACE, KEY, KEY_LATE, Layout
 from tests.system.listening import listening
 from tests.system.loads import Loads, nothing_failed

@@ -5,12 +5,12 @@ import signal
 
 import pytest
 
+from tests.system.agent_fixture import HOST, Bed
 from tests.system.bare import body_of
-from tests.system.bed import HOST, Bed
 from tests.system.bootstrap import Json, http, lds_from_file, lds_from_plane, listener, plane_cluster, write_lds
 from tests.system.certificates import serial
+from tests.system.concurrent_requests import land, launched
 from tests.system.eventually import eventually, throughout
-from tests.system.flight import land, launched
 from tests.system.loads import Loads, nothing_failed
 from tests.system.plane.plane import control_plane
 from tests.system.room import Room, stopped

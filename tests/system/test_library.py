@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.certificates import serial
 from tests.system.counts import count
 from tests.system.eventually import eventually
@@ -27,7 +27,7 @@ ROTATIONS = count("AGENT_ROTATIONS", short=3, long=50)
 
 
 class Tiny:
-    """What `tests/epoch/tiny.py` reads, written as a bed writes its bootstrap."""
+    """What `tests/epoch/minimal_epoch.py` reads, written as a bed writes its bootstrap."""
 
     def __init__(self, bed: Bed) -> None:
         chain, key = bed.bootstrap.secured[0].chain, bed.bootstrap.secured[0].key

@@ -15,7 +15,7 @@ import pytest
 
 from agent.host.memory import footprint
 from tests.cli.agents import agent
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.certificates import NAME
 from tests.system.eventually import eventually, throughout
 from tests.system.loads import Loads, nothing_failed

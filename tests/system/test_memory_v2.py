@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.certificates import NAME
 from tests.system.eventually import eventually, throughout
 from tests.system.kernels import Kernel, emulated, user_mode

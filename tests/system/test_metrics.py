@@ -17,15 +17,15 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as of_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as of_text
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.bootstrap import http, listener
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads, Report
-from tests.system.onlookers import Onlooker, ask, overview
 from tests.system.proxies import Reply
 from tests.system.room import kill
 from tests.system.stand_ins import script
+from tests.system.status_pollers import Onlooker, ask, overview
 from tests.system.wire import Target, connect, exchange, tls_context
 
 ROTATIONS = count("AGENT_ROTATIONS", short=5, long=50)

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from tests.pki import Authority, Leaf
+from tests.system.agent_fixture import HOST, Bed
 from tests.system.bare import serial_served
-from tests.system.bed import HOST, Bed
 from tests.system.bootstrap import Bootstrap, Json, Secured, listener, tls_chain, write_lds
 from tests.system.certificates import Pair, authority, serial
 from tests.system.eventually import eventually

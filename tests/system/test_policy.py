@@ -13,14 +13,14 @@ from functools import partial
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.core.window import spread
+from agent.core.schedule import spread
 from tests.pki import Leaf
+from tests.system.agent_fixture import Bed
 from tests.system.bare import STARTS, first_shown
-from tests.system.bed import Bed
 from tests.system.certificates import NAME, serial
 from tests.system.conftest import MakeBed
 from tests.system.eventually import PATIENCE, eventually, throughout, up_to
-from tests.system.onlookers import ask, overview
+from tests.system.status_pollers import ask, overview
 from tests.system.wire import Target, connect, exchange, tls_context
 
 HELD = 5

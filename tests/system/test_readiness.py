@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.agent_fixture import Bed
 from tests.system.bare import body_of
-from tests.system.bed import Bed
 from tests.system.candidates import new_candidate
 from tests.system.certificates import Files, serial
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually, throughout
 from tests.system.layouts import ALTERNATING, CHAIN, IN_PLACE, KEY
-from tests.system.onlookers import Onlooker, ask
 from tests.system.room import kill, stopped
+from tests.system.status_pollers import Onlooker, ask
 
 ROTATIONS = count("AGENT_ROTATIONS", short=20, long=200)
 EVERY = 0.02

@@ -9,12 +9,12 @@ from itertools import cycle, islice
 import pytest
 
 from tests.pki import Algorithm
+from tests.system.agent_fixture import Bed
 from tests.system.bare import STARTS, first_shown, healthy
-from tests.system.bed import Bed
 from tests.system.certificates import serial
+from tests.system.concurrent_requests import land, launched
 from tests.system.counts import count
 from tests.system.eventually import eventually, throughout
-from tests.system.flight import land, launched
 from tests.system.layouts import ALTERNATING, IN_PLACE, KUBERNETES, MOVED, RENAMED, Layout
 from tests.system.loads import Loads, nothing_failed
 from tests.system.room import all_threads_stopped, stopped

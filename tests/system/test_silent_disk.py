@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.cli.agents import agent
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.eventually import eventually
 from tests.system.loads import Loads
-from tests.system.onlookers import ask
 from tests.system.room import kill
 from tests.system.silence import Silence, silence
+from tests.system.status_pollers import ask
 
 pytestmark = [
     pytest.mark.root,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.certificates.references import Reference, Role
+from agent.certificates.selection import LastGood, weigh
 from agent.core.errors import BadInput
-from agent.core.references import Reference, Role
-from agent.core.transaction import LastGood, weigh
-from agent.dialects.configuration import Configuration
+from agent.proxies.envoy.configuration import Configuration
 from tests.pki import Authority
 from tests.system import spellings
 from tests.system.bootstrap import Bootstrap, Secured

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from agent.host.memory import resident
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads, nothing_failed
-from tests.system.onlookers import Onlooker, ask, overview
 from tests.system.proxies import Console
+from tests.system.status_pollers import Onlooker, ask, overview
 from tests.system.wire import Target
 
 ROTATIONS = count("AGENT_ROTATIONS", short=5, long=20)

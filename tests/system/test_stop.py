@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.agent_fixture import HOST, Bed
 from tests.system.bare import body_of, healthy
-from tests.system.bed import HOST, Bed
 from tests.system.bootstrap import TYPES, address, listener
+from tests.system.concurrent_requests import land, launched
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually, throughout, up_to
-from tests.system.flight import land, launched
 from tests.system.listening import listening
 from tests.system.room import Process, alive, stopped
 from tests.system.wire import Target, connect, exchange, tls_context

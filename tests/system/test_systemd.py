@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.concurrent_requests import land, launched
 from tests.system.conftest import QUIETLY, WORKERS
 from tests.system.eventually import PATIENCE, eventually
-from tests.system.flight import land, launched
 from tests.system.loads import Loads, nothing_failed
 from tests.system.proxies import Proxy
 from tests.system.room import Room, kill, stopped
 from tests.system.state import DRAINING
-from tests.system.systemd_bed import UNITS, SystemdBed, booted, installed, missing, program
+from tests.system.systemd_fixture import UNITS, SystemdBed, booted, installed, missing, program
 from tests.system.wire import connect, exchange, tls_context
 
 on_systemd = pytest.mark.skipif(bool(missing()), reason=f"wants {missing()}")

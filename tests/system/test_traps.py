@@ -74,12 +74,12 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import MachineError
-from agent.handoff.names import BASE_ID_LIMIT
 from agent.handoff.segment import Segment
+from agent.handoff.socket_paths import BASE_ID_LIMIT
 from agent.host.sockets import Endpoint, bind_for_proxy
 from agent.http import client
 from tests.pki import Authority
-from tests.runtime.theatre import Role, Theatre, alive, descriptors_of, happens, place, theatre, until
+from tests.processes.harness import Role, Theatre, alive, descriptors_of, happens, place, theatre, until
 from tests.system.bare import body_of, envoy_binary
 from tests.system.bootstrap import Bootstrap, Secured, address
 from tests.system.eventually import PATIENCE, throughout
@@ -254,7 +254,7 @@ def test_a_foreign_leftover_of_a_base_id_is_passed_by(text: str, monkeypatch: py
     leftover = Segment(taken).path
     leftover.write_bytes(b"root's")
     numbers = iter([taken, free])
-    monkeypatch.setattr("agent.runtime.living.secrets.randbelow", lambda _: next(numbers) - 1)
+    monkeypatch.setattr("agent.processes.epoch_process.secrets.randbelow", lambda _: next(numbers) - 1)
 
     async def play(stage: Theatre) -> None:
         serving = await stage.serving(text)

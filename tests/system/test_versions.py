@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.bed import Bed
+from tests.system.agent_fixture import Bed
 from tests.system.conftest import MakeBed
 from tests.system.eventually import eventually
 from tests.system.loads import Loads, nothing_failed

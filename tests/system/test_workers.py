@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.bed import Bed, workers
+from tests.system.agent_fixture import Bed, workers
 from tests.system.counts import count
 from tests.system.eventually import eventually
 from tests.system.loads import Loads, nothing_failed

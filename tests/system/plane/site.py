@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tests.cli.agents import agent
+from tests.system.agent_fixture import HOST, Bed
 from tests.system.bare import body_of
-from tests.system.bed import HOST, Bed
 from tests.system.bootstrap import Json
 from tests.system.certificates import Mint, authority, serial
 from tests.system.eventually import eventually, throughout
 from tests.system.journal import Entry
 from tests.system.layouts import CHAIN, KEY, ROOT
-from tests.system.onlookers import ask
 from tests.system.plane.plane import ControlPlane
 from tests.system.plane.sources import (
     CLUSTER,
@@ -27,6 +26,7 @@ from tests.system.plane.sources import (
     xds_cluster,
 )
 from tests.system.state import CANDIDATE, Epoch, State
+from tests.system.status_pollers import ask
 
 SECRET = "edge-secret"
 

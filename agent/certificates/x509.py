@@ -1,0 +1,308 @@
+"""Certificate chains, their leaves, keys and bundles of authorities, and whether they belong together.
+
+Issuers are matched by signature, never by name alone. Trust is not decided here: that is the business of whoever
+connects.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Self
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509 import (
+    BasicConstraints,
+    Certificate,
+    DNSName,
+    DuplicateExtension,
+    ExtensionNotFound,
+    Extensions,
+    GeneralName,
+    IPAddress,
+    RFC822Name,
+    SubjectAlternativeName,
+    UniformResourceIdentifier,
+    UnsupportedGeneralNameType,
+)
+
+from agent.certificates.findings import Fault, Unusable
+from agent.certificates.pem import PemFile, PrivateKey, public_half
+
+_NIST_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """The facts of a certificate that logs, metrics and status tell.
+
+    Names carry their kind: "DNS:a.example", "IP:192.0.2.1", "URI:spiffe://…"; they are empty where the extension cannot
+    be read. Dates are aware, UTC. `fingerprint` is SHA-256 over the DER, lower-case hex.
+
+    As the leaf of a chain its dates are those between which all of it is valid, for clients refuse it before and after:
+    `begins_by` and `ends_by` name the issuer whose date it is, and are empty where it is the leaf's own. `issuers` are
+    the fingerprints of the certificates that are sent after it, in their order.
+    """
+
+    subject: str
+    names: tuple[str, ...]
+    issuer: str
+    serial: int
+    not_before: datetime
+    not_after: datetime
+    key_type: str
+    fingerprint: str
+    begins_by: str = ""
+    ends_by: str = ""
+    issuers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, certificate: Certificate) -> Self:
+        """Read the facts; raises ValueError or TypeError where a certificate that parsed is damaged further in."""
+        # A country code of three letters is a Python warning in cryptography; nobody reads those in a supervisor.
+        with warnings.catch_warnings(action="ignore"):
+            try:
+                return cls(
+                    subject=certificate.subject.rfc4514_string(),
+                    names=tuple(_names(certificate)),
+                    issuer=certificate.issuer.rfc4514_string(),
+                    serial=certificate.serial_number,
+                    not_before=certificate.not_valid_before_utc,
+                    not_after=certificate.not_valid_after_utc,
+                    key_type=_key_type(certificate),
+                    fingerprint=certificate.fingerprint(SHA256()).hex(),
+                )
+            except KeyError as error:  # cryptography before 50 looks the ASN.1 tag of each string up in an enumeration
+                raise ValueError(f"a name in it is a string of the unknown ASN.1 type {error}") from error
+
+    @property
+    def spiffe_id(self) -> str | None:
+        """The SPIFFE ID, which is the only URI name an X.509-SVID may have (SPIFFE X509-SVID, section 2)."""
+        uris = (name.removeprefix("URI:") for name in self.names)
+        return next((uri for uri in uris if uri.startswith("spiffe://")), None)
+
+    @property
+    def serial_hex(self) -> str:
+        """The serial as Envoy and openssl print it, in whole bytes: "0abc"."""
+        return _hex(self.serial)
+
+    def within(self, issuers: Iterable[Certificate]) -> "Leaf":
+        """Return the same, bounded by the dates of those that lead from it to a root."""
+        bounded = self
+        for issuer in issuers:
+            name = f"{issuer.subject.rfc4514_string()}, serial {_hex(issuer.serial_number)}"
+            if issuer.not_valid_before_utc > bounded.not_before:
+                bounded = replace(bounded, not_before=issuer.not_valid_before_utc, begins_by=name)
+            if issuer.not_valid_after_utc < bounded.not_after:
+                bounded = replace(bounded, not_after=issuer.not_valid_after_utc, ends_by=name)
+        return bounded
+
+    def valid_at(self, now: datetime) -> bool:
+        """Whether `now` lies within both dates, which are themselves valid moments (RFC 5280, 4.1.2.5)."""
+        return self.not_before <= now <= self.not_after
+
+    def stands_in_for(self, other: "Leaf") -> bool:
+        """Whether clients that would be shown `other` may be shown this one: by its names and its kind of key."""
+        if self.key_type.split()[0] != other.key_type.split()[0]:
+            return False
+        return set(other.names) <= set(self.names) if other.names else other.subject == self.subject
+
+    @property
+    def old_from(self) -> datetime:
+        """When less than a tenth of the whole life is left."""
+        return self.not_after - (self.not_after - self.not_before) / 10
+
+    def soon_to_expire(self, now: datetime) -> bool:
+        """Whether less than a tenth of the whole life is left."""
+        return now > self.old_from
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A file of certificates whose first is served as the leaf. `in_order`: each next one issued the one before it."""
+
+    path: str
+    certificates: tuple[Certificate, ...]
+    leaf: Leaf
+    in_order: bool
+
+    @classmethod
+    def of(cls, path: str, pem: PemFile) -> Self:
+        """Take a file as a chain; raises Unusable if there is no certificate or the first one is damaged within."""
+        if not pem.certificates:
+            raise Unusable(path, Fault.INCOMPLETE, "it holds no certificate", "write the leaf and its issuers into it")
+        path_up = _path_up(pem.certificates)
+        try:
+            leaf = _leaf_of(pem.certificates, path_up)
+        except (ValueError, TypeError, KeyError) as error:
+            why = "its first certificate, or one that issued it, does not parse"
+            raise Unusable(path, Fault.UNPARSABLE, why, "write it anew from its source") from error
+        return cls(path, pem.certificates, leaf, len(path_up) == len(pem.certificates))
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A file with a private key."""
+
+    path: str
+    private: PrivateKey
+
+    @classmethod
+    def of(cls, path: str, pem: PemFile) -> Self:
+        """Take a file as a private key; raises Unusable if it holds none."""
+        if pem.key is None:
+            raise Unusable(path, Fault.INCOMPLETE, "it holds no private key", "write the key into it")
+        return cls(path, pem.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A file of certificate authorities, in no particular order."""
+
+    path: str
+    certificates: tuple[Certificate, ...]
+
+    @classmethod
+    def of(cls, path: str, pem: PemFile) -> Self:
+        """Take a file as a bundle; raises Unusable if it holds no certificate."""
+        if not pem.certificates:
+            raise Unusable(path, Fault.INCOMPLETE, "it holds no certificate", "write the authorities into it")
+        return cls(path, pem.certificates)
+
+    def expired(self, now: datetime) -> tuple[Certificate, ...]:
+        """Return the authorities that are past their date."""
+        return tuple(each for each in self.certificates if each.not_valid_after_utc < now)
+
+    def anchors(self, chain: Chain, now: datetime) -> bool:
+        """Whether an authority in here, valid now, is part of `chain` or issued a certificate of it."""
+        return any(
+            authority == certificate or issued_by(certificate, authority)
+            for authority in self.certificates
+            if authority.not_valid_before_utc <= now <= authority.not_valid_after_utc
+            for certificate in chain.certificates
+        )
+
+
+def require_fit(chain: Chain, key: Key) -> None:
+    """Raise Unusable unless the key may belong to the leaf; an encrypted key always may."""
+    if key.private.encrypted or key.private.public == public_key_of(chain.certificates[0]):
+        return
+    leaf = f"the leaf in {chain.path} (serial {chain.leaf.serial_hex})"
+    others = (public_key_of(certificate) for certificate in chain.certificates[1:])
+    if key.private.public is not None and key.private.public in others:
+        why = f"{key.path} fits another certificate in it, not {leaf}: the chain is out of order"
+        raise Unusable(chain.path, Fault.MISMATCH, why, "put the certificate of the key first")
+    raise Unusable(key.path, Fault.MISMATCH, f"it does not fit {leaf}", "write the key that belongs to it")
+
+
+def require_valid(chain: Chain, now: datetime) -> None:
+    """Raise Unusable if the chain is not valid now: EXPIRED, or NOT_YET_VALID with the moment it becomes so."""
+    leaf = chain.leaf
+    if leaf.not_after < now:
+        why = f"{_bound(leaf, leaf.ends_by)} expired at {leaf.not_after.isoformat()}"
+        remedy = "write the leaf with its issuer's new certificate" if leaf.ends_by else "write a renewed certificate"
+        raise Unusable(chain.path, Fault.EXPIRED, why, remedy)
+    if leaf.not_before > now:
+        why = f"{_bound(leaf, leaf.begins_by)} is not valid before {leaf.not_before.isoformat()}"
+        remedy = "wait until then, or set the clock right"
+        raise Unusable(chain.path, Fault.NOT_YET_VALID, why, remedy, usable_from=leaf.not_before)
+
+
+def leaf_of_chain(certificates: tuple[Certificate, ...]) -> Leaf:
+    """Return the facts of the first one, as the leaf of the others; raises ValueError or TypeError as `Leaf.of`."""
+    return _leaf_of(certificates, _path_up(certificates))
+
+
+def _leaf_of(certificates: tuple[Certificate, ...], path_up: list[Certificate]) -> Leaf:
+    """Bound the leaf by its issuers, but for a root that signed itself: a client uses its own copy of it."""
+    bounded = Leaf.of(path_up[0]).within(each for each in path_up[1:] if each.subject != each.issuer)
+    return replace(bounded, issuers=tuple(each.fingerprint(SHA256()).hex() for each in certificates[1:]))
+
+
+def _bound(leaf: Leaf, issuer: str) -> str:
+    """Name the certificate that bounds a chain: an issuer, or the leaf where none does."""
+    return f"the issuer of its leaf ({issuer})" if issuer else f"its leaf (serial {leaf.serial_hex})"
+
+
+def _path_up(certificates: tuple[Certificate, ...]) -> list[Certificate]:
+    """Return the leaf, and those after it as far as each issued the one before."""
+    path = [certificates[0]]
+    for issuer in certificates[1:]:
+        if not issued_by(path[-1], issuer):
+            break
+        path.append(issuer)
+    return path
+
+
+def _hex(serial: int) -> str:
+    digits = f"{serial:x}"
+    return digits.zfill(len(digits) + len(digits) % 2)
+
+
+def issued_by(certificate: Certificate, authority: Certificate) -> bool:
+    """Whether `authority` signed `certificate`; False where that cannot be checked, for want of the algorithm."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def is_authority(certificate: Certificate) -> bool:
+    """Whether it may issue others: by its basic constraints, or for want of them because it names itself as issuer."""
+    extensions = _extensions(certificate)
+    try:
+        return bool(extensions and extensions.get_extension_for_class(BasicConstraints).value.ca)
+    except ExtensionNotFound:
+        return issued_by(certificate, certificate)
+
+
+def public_key_of(certificate: Certificate) -> bytes | None:
+    """Return the public key as `pem.public_half`; None where the library does not know its kind, or it is damaged."""
+    try:
+        return public_half(certificate.public_key())
+    except (UnsupportedAlgorithm, ValueError):
+        return None
+
+
+def _extensions(certificate: Certificate) -> Extensions | None:
+    try:
+        return certificate.extensions
+    except (ValueError, KeyError, DuplicateExtension, UnsupportedGeneralNameType):  # KeyError: see Leaf.of
+        return None
+
+
+def _names(certificate: Certificate) -> Iterator[str]:
+    extensions = _extensions(certificate)
+    try:
+        names: Iterable[GeneralName] = (
+            extensions.get_extension_for_class(SubjectAlternativeName).value if extensions else ()
+        )
+    except ExtensionNotFound:
+        return
+    for name in names:
+        match name:
+            case DNSName():
+                yield f"DNS:{name.value}"
+            case UniformResourceIdentifier():
+                yield f"URI:{name.value}"
+            case IPAddress():
+                yield f"IP:{name.value}"
+            case RFC822Name():
+                yield f"email:{name.value}"
+
+
+def _key_type(certificate: Certificate) -> str:
+    try:
+        key = certificate.public_key()
+    except UnsupportedAlgorithm:
+        return "unknown"
+    match key:
+        case rsa.RSAPublicKey():
+            return f"RSA {key.key_size}"
+        case ec.EllipticCurvePublicKey():
+            return f"ECDSA {_NIST_NAMES.get(key.curve.name, key.curve.name)}"
+        case _:
+            return type(key).__name__.removesuffix("PublicKey")  # Ed25519, Ed448, MLDSA65 …

@@ -1,0 +1,128 @@
+"""What `agent certs` shows of an inventory: the findings first, then each set, then each listener."""
+
+from collections import defaultdict
+from datetime import datetime
+
+from agent.cli.certs_files import BundleFile, ChainFile, Inventory, Item, KeyFile, Level
+from agent.cli.format import left, moment, plural, second
+from agent.cli.table import Sheet, Styled, join
+from agent.status.model import Facts
+
+_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "red"}
+_QUIET = "dim"
+
+
+def draw(inventory: Inventory, sheet: Sheet) -> None:
+    """Write all of it."""
+    _findings(inventory, sheet)
+    for item in inventory.sets:
+        _set(item, inventory, sheet)
+    _listeners(inventory, sheet)
+
+
+def _findings(inventory: Inventory, sheet: Sheet) -> None:
+    level = Level(inventory.level)
+    if not inventory.findings:
+        sheet.say((f"ok: {_all_is_well(inventory)}", "bold green"))
+    for number, finding in enumerate(inventory.findings):
+        style = _STYLES[finding.level]
+        words = (f"{finding.level.name.lower()}: ", f"bold {_STYLES[level]}" if number == 0 else style)
+        sheet.say(join([words, f"{finding.about}: {finding.message}"]))
+
+
+def _all_is_well(inventory: Inventory) -> str:
+    """Say that all is well, and who says so."""
+    if not inventory.sets:
+        return "no certificate is in use"
+    sets = plural(len(inventory.sets), "set")
+    if any(item.shown for item in inventory.sets):
+        return f"{sets}, and what is on the disk serves"
+    return f"{sets}; the agent says that what is on the disk serves, and no listener has shown a certificate"
+
+
+def _set(item: Item, inventory: Inventory, sheet: Sheet) -> None:
+    now = inventory.at
+    sheet.title(item.name)
+    rows: list[tuple[str, Styled]] = []
+    if item.disk is not None:
+        rows += _identity(item.disk, now)
+    if item.served is not None and item.disk != item.served:
+        rows.append(("serves", (_brief(item.served, now), "yellow")))
+    rows += [("chain", _chain(item.chain))] if item.chain is not None else []
+    rows += [("key", _key(item.key))] if item.key is not None else []
+    rows += [("bundle", _bundle(bundle, now)) for bundle in item.bundles]
+    rows += _shown(item) if inventory.listeners else []
+    sheet.table([[(word, _QUIET), value] for word, value in rows])
+
+
+def _identity(facts: Facts, now: datetime) -> list[tuple[str, Styled]]:
+    others = [name for name in facts.names if name != f"URI:{facts.spiffe_id}"]
+    style = "red" if facts.not_after < now else ""
+    life = f"{second(facts.not_before)} to {second(facts.not_after)}, {left(facts.not_after, now)}"
+    rows: list[tuple[str, Styled]] = [("subject", facts.subject or "none")]
+    rows += [("names", ", ".join(others))] if others else []
+    rows += [("spiffe id", facts.spiffe_id)] if facts.spiffe_id else []
+    rows += [("issuer", facts.issuer), ("serial", facts.serial.upper()), ("valid", (life, style))]
+    return [*rows, ("key type", facts.key_type)]
+
+
+def _brief(facts: Facts, now: datetime) -> str:
+    return f"serial {facts.serial.upper()}, until {moment(facts.not_after)}, {left(facts.not_after, now)}"
+
+
+def _chain(file: ChainFile) -> Styled:
+    if file.problem:
+        return file.problem, "red" if file.unusable else "yellow"
+    order = "" if file.in_order else ", out of order"
+    return f"{file.path}: {plural(file.certificates, 'certificate')}{order}", "" if file.in_order else "yellow"
+
+
+def _key(file: KeyFile) -> Styled:
+    if file.problem:
+        return file.problem, "red" if file.unusable else "yellow"
+    return f"{file.path}: {'fits' if file.fits else 'whether it fits cannot be told'}"
+
+
+def _bundle(file: BundleFile, now: datetime) -> Styled:
+    if file.problem:
+        return file.problem, "red" if file.unusable else "yellow"
+    count = len(file.certificates)
+    ends = min(each.not_after for each in file.certificates)
+    word = "1 authority" if count == 1 else f"{count:,} authorities"
+    expired = sum(each.not_after < now for each in file.certificates)
+    gone = f", {expired:,} expired" if expired else f", {'' if count == 1 else 'the first '}until {moment(ends)}"
+    return f"{file.path}: {word}{gone}"
+
+
+def _shown(item: Item) -> list[tuple[str, Styled]]:
+    if item.chain is None:
+        return []
+    if not item.shown:
+        return [("shown by", ("no listener; perhaps it is for connections of the proxy's own", _QUIET))]
+    asked: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
+    for shown in item.shown:
+        is_leaf = item.disk is not None and item.disk.fingerprint == shown.fingerprint
+        issuers = " with other issuers" if is_leaf and not shown.matches else ""
+        asked[shown.address, f"{shown.serial.upper()}{issuers}", shown.matches].append(shown.name)
+    rows: list[tuple[str, Styled]] = []
+    for (address, serial, matches), names in asked.items():
+        verdict = "what is on the disk" if matches else f"serial {serial}, not what is on the disk"
+        rows.append(("shown by", (f"{address}{_asking(names)}: {verdict}", "green" if matches else "red")))
+    return rows
+
+
+def _asking(names: list[str]) -> str:
+    """For which server names it was shown, where that matters."""
+    return "" if "" in names else f" for {', '.join(names)}"
+
+
+def _listeners(inventory: Inventory, sheet: Sheet) -> None:
+    quiet = [each for each in inventory.listeners if each.kind != "tls"]
+    if quiet or inventory.strangers:
+        sheet.title("other listeners")
+        rows: list[list[Styled]] = [[each.address, (f"{each.kind}: {each.why}", _QUIET)] for each in quiet]
+        rows += [
+            [each.address, f"shows {each.leaf.subject}, serial {each.leaf.serial.upper()}, which is from no file here"]
+            for each in inventory.strangers
+        ]
+        sheet.table(rows)

@@ -1,0 +1,99 @@
+"""How rotations are shown: a line for each, or everything that is known of one."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from agent.cli.format import plural, second, short, span
+from agent.cli.status_view import OUTCOMES, QUIET, total
+from agent.cli.table import Sheet, Styled, join
+from agent.status.model import AttemptView, Evidence, Seen
+
+_HEAD = f"{'began':<20}  {'epoch':>5}  {'trigger':<13}  {'outcome':<7}  {'took':>7}  what"
+
+
+def rows(attempts: Sequence[AttemptView], sheet: Sheet) -> None:
+    """A line for each; a reason that is longer ends in an ellipsis."""
+    if not attempts:
+        sheet.say("no attempt that fits is known")
+        return
+    sheet.lines.append(Text(_HEAD, QUIET))
+    for each in attempts:
+        took = "" if each.outcome == "running" or not each.phases else span(total(each))
+        line = join([f"{second(each.began_at)}  {each.epoch:>5}  {each.trigger:<13}  "])
+        line.append_text(join([(f"{each.outcome:<7}", OUTCOMES.get(each.outcome, ""))]))
+        line.append_text(join([f"  {took:>7}  {'; '.join(_brief(each))}"]))
+        line.rstrip()
+        line.truncate(sheet.width, overflow="ellipsis")
+        sheet.lines.append(line)
+
+
+def _brief(attempt: AttemptView) -> Iterator[str]:
+    if attempt.reason:
+        yield attempt.reason
+    for change in attempt.changes:
+        yield f"{change.set} {short(change.before)} -> {short(change.after)}"
+    if attempt.evidence is not None:
+        yield from _losses(attempt.evidence)
+
+
+def _losses(evidence: Evidence) -> Iterator[str]:
+    """What is not as it should be."""
+    if evidence.overflows:
+        yield plural(evidence.overflows, "overflow")
+    if evidence.drops:
+        yield plural(evidence.drops, "drop")
+    if evidence.cut:
+        yield f"{evidence.cut:,} cut"
+    if evidence.cut_at_end:
+        yield f"{evidence.cut_at_end:,} of its own cut"
+    if any(not seen.matches for seen in evidence.seen):
+        yield "another certificate was seen"
+
+
+def details(attempts: Sequence[AttemptView], sheet: Sheet) -> None:
+    """Everything about each."""
+    for number, each in enumerate(attempts):
+        if number:
+            sheet.lines.append(Text())
+        outcome = (each.outcome, f"bold {OUTCOMES.get(each.outcome, '')}")
+        sheet.say(join([(f"epoch {each.epoch}: ", "bold"), outcome]))
+        if each.reason:
+            sheet.say(each.reason, indent=2, hang=0)
+        sheet.table([[(name, QUIET), value] for name, value in _facts(each)])
+
+
+def _facts(attempt: AttemptView) -> Iterator[tuple[str, Styled]]:
+    yield "began", second(attempt.began_at)
+    yield "trigger", attempt.trigger
+    yield "revision", f"{attempt.before or 'none'} -> {attempt.revision}"
+    for change in attempt.changes:
+        yield "certificate", f"{change.set}: serial {change.before or 'none'} -> {change.after or 'none'}"
+    if attempt.phases:
+        parts = ", ".join(f"{phase.name} {span(phase.seconds)}" for phase in attempt.phases)
+        yield "took", f"{span(total(attempt))}: {parts}"
+    if attempt.evidence is not None:
+        yield from _evidence(attempt.evidence, follows=attempt.before is not None)
+
+
+def _evidence(evidence: Evidence, *, follows: bool) -> Iterator[tuple[str, Styled]]:
+    yield "queued", f"{plural(evidence.queued, 'client')} waited at the commit"
+    yield "kernel", f"{_count(evidence.overflows, 'listen overflow')}, {_count(evidence.drops, 'listen drop')}"
+    if evidence.cut is not None:
+        yield "cut", (f"{plural(evidence.cut, 'connection')} at the drain deadline", "yellow" if evidence.cut else "")
+    elif follows:
+        yield "cut", "not known yet: the one before drains still"
+    if evidence.cut_at_end is not None:
+        yield "its end", (f"cut {plural(evidence.cut_at_end, 'connection')}", "yellow" if evidence.cut_at_end else "")
+    for seen in evidence.seen:
+        yield "seen", (_seen(seen), "green" if seen.matches else "red")
+
+
+def _count(count: int | None, noun: str) -> str:
+    return f"{noun}s not told" if count is None else plural(count, noun)
+
+
+def _seen(seen: Seen) -> str:
+    if seen.serial is None:
+        return f"no certificate at {seen.address}: {seen.error or 'no reason is known'}"
+    return f"serial {seen.serial} at {seen.address}, {'as it should be' if seen.matches else 'not the one expected'}"

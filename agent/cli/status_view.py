@@ -1,0 +1,264 @@
+"""What `agent status` shows of an overview: the answer first, then what is wrong and why, then the rest."""
+
+from datetime import datetime
+
+from rich.text import Text
+
+from agent.cli.format import left, moment, plural, recent, second, short, size, span
+from agent.cli.table import Sheet, Styled, join
+from agent.status.model import AttemptView, Authorities, CertificateSet, EpochView, Facts, Overview, Refused
+
+GOOD, BAD, WORRYING, BUSY, QUIET = "green", "red", "yellow", "cyan", "dim"
+OUTCOMES = {"serving": GOOD, "running": BUSY, "refused": BAD, "failed": BAD, "short": WORRYING, "dropped": QUIET}
+_STATES = {"candidate": BUSY, "serving": GOOD, "draining": WORRYING}
+_STAGES = {"waiting": "at the gate"}
+_SHOWN_ROTATIONS = 5
+_REASONS = {
+    "missing": "a file is missing",
+    "unreadable": "a file cannot be read",
+    "empty": "a file is empty",
+    "incomplete": "a file is incomplete",
+    "unparsable": "it cannot be read as PEM",
+    "mismatch": "certificate and key do not belong together",
+    "expired": "the certificate has expired",
+    "not_yet_valid": "the certificate is not valid yet",
+    "lost_own_ca": "the bundle has lost the authority of our own certificate",
+    "tied": "it waits for files that belong to it",
+    "configuration": "the configuration cannot be used",
+    "program": "the proxy's program cannot be used",
+    "proxy": "the proxy itself refuses it",
+}
+_WAITS = {
+    "refused_files": "for a file to be written anew",
+    "refused_configuration": "for the configuration to be mended",
+    "refused_program": "for another program: this one is refused",
+    "refused_by_proxy": "for other files, since the proxy refuses these; agent restart --force tries them again",
+    "retry": "to try again after an attempt that failed",
+    "drains": "for a draining epoch to end, as long as --drain-time; agent restart --now does not wait",
+    "memory": "for memory: there is not enough for a second epoch beside the one that serves",
+    "paused": "for the end of a pause; agent resume ends it",
+    "window": "for the time of day at which it may rotate (--rotate-window)",
+    "jitter": "for its turn, so that a fleet does not rotate all at once",
+}
+_HELD_BACK = {"refused_files", "refused_configuration", "refused_program"}
+
+
+def answer(overview: Overview) -> str:
+    """How it is, in a sentence; it stays the same for as long as nothing happens."""
+    if not overview.ready:
+        return f"not ready: {overview.reason or 'it does not say why'}"
+    ends = _end(overview)
+    until = "" if ends is None else f", certificate until {moment(ends)}"
+    refused = f"; {plural(len(overview.refused), 'file')} refused" if overview.refused else ""
+    hung = "; the proxy is hung" if overview.hung else ""
+    return f"ready: epoch {overview.epoch} serves{until}{refused}{hung}"
+
+
+def _headline(overview: Overview) -> str:
+    """The same without what the next lines tell, and with the time that is left."""
+    ends = _end(overview)
+    until = "" if ends is None else f", certificate until {moment(ends)} ({left(ends, overview.at)})"
+    return f"ready: epoch {overview.epoch} serves{until}" if overview.ready else answer(overview)
+
+
+def _end(overview: Overview) -> datetime | None:
+    """When the first of the certificates that serve ends."""
+    return min((each.served.not_after for each in overview.certificates if each.served), default=None)
+
+
+def draw(overview: Overview, sheet: Sheet) -> None:
+    """Write all of it."""
+    worried = overview.refused or overview.hung or overview.out_of_sync_since
+    sheet.say((_headline(overview), f"bold {(WORRYING if worried else GOOD) if overview.ready else BAD}"))
+    _worries(overview, sheet)
+    _refused(overview, sheet)
+    _waits(overview, sheet)
+    _epochs(overview, sheet)
+    _certificates(overview, sheet)
+    _listeners(overview, sheet)
+    _rotations(overview, sheet)
+    _agent(overview, sheet)
+
+
+def _worries(overview: Overview, sheet: Sheet) -> None:
+    if overview.hung:
+        sheet.say(("the serving proxy is hung: it answers nobody, and clients wait", BAD))
+    if overview.refused:
+        sheet.say((f"{plural(len(overview.refused), 'file')} refused, see below", WORRYING))
+    if overview.out_of_sync_since is not None and overview.epoch is not None:
+        since = span(overview.at - overview.out_of_sync_since)
+        sheet.say((f"for {since} what is on the disk has not been what serves", WORRYING))
+
+
+# Why something is not used
+
+
+def _refused(overview: Overview, sheet: Sheet) -> None:
+    if not overview.refused:
+        return
+    sheet.title("refused")
+    for refused in overview.refused:
+        concerned = next((each for each in overview.certificates if _concerns(refused, each)), None)
+        sheet.say(_name(refused, concerned), indent=2)
+        sheet.say(refused.message, indent=4, hang=0)
+        if concerned is not None and concerned.chain is not None:
+            sheet.table(_beside(concerned, overview.at), indent=4)
+
+
+def _concerns(refused: Refused, certificates: CertificateSet) -> bool:
+    paths = {certificates.chain, certificates.key, *(each.path for each in certificates.bundles)}
+    return refused.set == certificates.name or refused.path in paths
+
+
+def _name(refused: Refused, concerned: CertificateSet | None) -> Text:
+    name = refused.set or refused.path if concerned is None else concerned.name
+    reason = _REASONS.get(refused.reason, refused.reason.replace("_", " "))
+    return join([(f"{name}: ", "bold"), (reason, BAD)])
+
+
+def _beside(concerned: CertificateSet, now: datetime) -> list[list[Styled]]:
+    """What serves and what lies on the disk, one above the other."""
+    pair = (("serves", concerned.served), ("on disk", concerned.disk))
+    return [
+        [(word, QUIET), "nothing that can be used" if facts is None else _identity(facts, now)] for word, facts in pair
+    ]
+
+
+def _identity(facts: Facts, now: datetime) -> str:
+    return f"serial {short(facts.serial)}, until {moment(facts.not_after)}, {left(facts.not_after, now)}"
+
+
+def _waits(overview: Overview, sheet: Sheet) -> None:
+    if not overview.blocked:
+        return
+    sheet.title("the agent waits")
+    for blocked in overview.blocked:
+        sheet.say(_WAITS.get(blocked, str(blocked)) + _detail(overview, blocked), indent=2)
+
+
+def _detail(overview: Overview, blocked: str) -> str:
+    if blocked == "paused" and overview.paused_until is not None:
+        return f", {second(overview.paused_until)} at the latest"
+    if blocked in _HELD_BACK and overview.epoch is not None:
+        return "; what was good before serves on"
+    failed = next((each for each in overview.rotations if each.outcome == "failed"), None)
+    return f": {failed.reason}" if blocked == "retry" and failed is not None else ""
+
+
+# What runs
+
+
+def _epochs(overview: Overview, sheet: Sheet) -> None:
+    sheet.title("epochs")
+    if not overview.epochs:
+        sheet.say("none", indent=2)
+    for epoch in reversed(overview.epochs):
+        line = join([f"{epoch.number:>4}  ", (f"{epoch.state:<11}", _STATES.get(epoch.state, ""))])
+        sheet.say(line.append_text(_life(epoch, overview.at, sheet)), hang=17)
+        if epoch.awaits:
+            sheet.say((epoch.awaits, WORRYING), indent=6, hang=0)
+
+
+def _life(epoch: EpochView, now: datetime, sheet: Sheet) -> Text:
+    drains = epoch.state == "draining"
+    bar = sheet.bar(_gone(epoch), _STATES["draining"]) if drains else Text()
+    facts = [_drain(epoch)] if drains else [_STAGES.get(epoch.stage, epoch.stage)] * (epoch.stage != epoch.state)
+    if epoch.deadline is not None:
+        facts.append(f"{'cut' if drains else 'given up'} in {span(epoch.deadline - now)}")
+    facts.append(f"for {span(now - epoch.since)}")
+    facts += [f"pid {epoch.pid}"] if epoch.pid is not None else []
+    facts += [size(epoch.memory)] if epoch.memory is not None else []
+    return bar.append("  " if bar else "").append_text(join(facts, ", "))
+
+
+def _gone(epoch: EpochView) -> float:
+    """Which share of the connections it had is gone."""
+    if epoch.connections is None or not epoch.connections_at_first:
+        return 0.0
+    return 1 - epoch.connections / epoch.connections_at_first
+
+
+def _drain(epoch: EpochView) -> str:
+    if epoch.connections is None:
+        return "its connections are not known"
+    of = f" of {epoch.connections_at_first:,}" if epoch.connections_at_first else ""
+    return f"{epoch.connections:,}{of} connections left"
+
+
+def _certificates(overview: Overview, sheet: Sheet) -> None:
+    if not overview.certificates:
+        return
+    sheet.title("certificates")
+    width = min(24, max(len(each.name) for each in overview.certificates))
+    for each in overview.certificates:
+        line = join([f"{each.name:<{width}}  "])
+        if each.served is not None:
+            line.append_text(_served(each, each.served, overview.at, sheet))
+        else:
+            line.append_text(join([", ".join(map(_bundle, each.bundles)) or "no certificate serves"]))
+        sheet.say(line, 2, width + 2)
+
+
+def _served(each: CertificateSet, facts: Facts, now: datetime, sheet: Sheet) -> Text:
+    share = (facts.not_after - now) / (facts.not_after - facts.not_before)
+    style = GOOD if share > 1 / 3 else WORRYING if share > 1 / 10 else BAD
+    bar = sheet.bar(share, style, 10)
+    line = Text().append_text(bar).append("  " if bar else "")
+    line.append(left(facts.not_after, now), style=style)
+    line.append_text(join([", ", facts.spiffe_id or facts.subject, (f", serial {short(facts.serial)}", QUIET)]))
+    if not each.in_sync:
+        line.append_text(join([(f"; not what is on the disk{' (refused)' * bool(each.refused)}", WORRYING)]))
+    return line
+
+
+def _bundle(bundle: Authorities) -> str:
+    count = "1 authority" if bundle.certificates == 1 else f"{bundle.certificates:,} authorities"
+    return count if bundle.not_after is None else f"{count}, until {moment(bundle.not_after)}"
+
+
+def _listeners(overview: Overview, sheet: Sheet) -> None:
+    if not overview.listeners:
+        return
+    sheet.title("listeners")
+    rows: list[list[Styled]] = []
+    for each in overview.listeners:
+        queue = "queue not known" if each.queue is None else f"{plural(each.queue, 'client')} waiting"
+        queue = "nobody waiting" if each.queue == 0 else queue
+        rows.append([each.address, (queue, WORRYING if each.queue else QUIET), (plural(each.workers, "worker"), QUIET)])
+    sheet.table(rows)
+
+
+# What happened
+
+
+def _rotations(overview: Overview, sheet: Sheet) -> None:
+    if not overview.rotations:
+        return
+    sheet.title("last rotations", "all of them: agent history")
+    shown = overview.rotations[:_SHOWN_ROTATIONS]
+    moments = [recent(attempt.began_at, overview.at) for attempt in shown]
+    for attempt, began in zip(shown, moments, strict=True):
+        line = join([(f"{began:<{max(map(len, moments))}}  ", QUIET), f"{attempt.epoch:>4}  "])
+        line.append(f"{attempt.trigger:<13}  ")
+        line.append_text(join([(f"{attempt.outcome:<7}", OUTCOMES.get(attempt.outcome, ""))]))
+        ending = attempt.reason or brief(attempt)
+        sheet.say(line.append(f"  {ending}" if ending else ""), indent=2, hang=6)
+
+
+def brief(attempt: AttemptView) -> str:
+    """How long it took, and what it changed."""
+    facts = [span(total(attempt))] if attempt.phases and attempt.outcome != "running" else []
+    facts += [f"{each.set} {short(each.before)} -> {short(each.after)}" for each in attempt.changes]
+    return ", ".join(facts)
+
+
+def total(attempt: AttemptView) -> float:
+    """Seconds until it served, or until it ended; the drain of the one before comes after that."""
+    return sum(phase.seconds for phase in attempt.phases if phase.name != "drain")
+
+
+def _agent(overview: Overview, sheet: Sheet) -> None:
+    up = span(overview.at - overview.started_at)
+    watching = "" if overview.watch == "inotify" else f", files are watched by {overview.watch}"
+    sheet.lines.append(Text())
+    sheet.say((f"agent {overview.version}, pid {overview.pid}, up for {up}{watching}", QUIET))

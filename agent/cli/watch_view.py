@@ -1,0 +1,66 @@
+"""The live view of `agent status --watch`: the terminal is afterwards as it was before."""
+
+from collections.abc import Iterable
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from agent.cli.format import second, span
+from agent.cli.status_client import read
+from agent.cli.status_view import BAD, QUIET, draw
+from agent.cli.table import Sheet
+from agent.core.errors import MachineError
+from agent.host.clock import calendar
+from agent.status.model import Overview
+
+
+def show(looks: Iterable[str | MachineError], out: Console) -> None:
+    """Draw one look after another, until they end or Ctrl-C."""
+    screen, looks = Screen(out), iter(looks)
+    screen.take(next(looks))
+    with Live(screen, console=out, screen=True, auto_refresh=False) as live:
+        for look in looks:
+            screen.take(look)
+            live.refresh()
+
+
+class Screen:
+    """The last look, and whether the agent is there now."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._last: Overview | None = None
+        self._missing = ""
+
+    def take(self, look: str | MachineError) -> None:
+        """Take what the agent has answered, or why it has not; an answer that makes no sense is a `MachineError`."""
+        self._missing = str(look) if isinstance(look, MachineError) else ""
+        if not isinstance(look, MachineError):
+            self._last = read(look)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """As much as there is room for, from the top."""
+        lines, height = self.lines(), options.height or console.height
+        hidden = len(lines) - height
+        if hidden > 0:
+            lines = lines[: height - 1]
+            lines.append(Text(f"… {hidden + 1} more lines: make the terminal taller, or run agent status", QUIET))
+        for number, line in enumerate(lines):
+            line.no_wrap = True
+            line.end = "" if number == len(lines) - 1 else "\n"
+            yield line
+
+    def lines(self) -> list[Text]:
+        """All of it."""
+        sheet = Sheet(self._out)
+        if self._missing:
+            sheet.say(("no agent answers; waiting for it", f"bold {BAD}"))
+            sheet.say(self._missing)
+        if self._missing and self._last is not None:
+            sheet.lines.append(Text())
+            ago = span(calendar() - self._last.at)
+            sheet.say((f"what follows is how it was at {second(self._last.at)}, {ago} ago", QUIET))
+        if self._last is not None:
+            draw(self._last, sheet)
+        return sheet.lines

@@ -1,0 +1,1 @@
+"""What the quick commands need, which a kubelet executes: nothing here imports what it can do without."""

@@ -1,0 +1,177 @@
+"""A client of the control socket, and of health pages, on plain blocking sockets.
+
+It speaks HTTP/1.0, so that the end of an answer is the end of the connection and nothing has to be decoded. `_socket`
+is what `socket` itself is made of, without the enumerations around it: to import those takes longer than all the rest.
+"""
+
+import _socket
+import sys
+import time
+
+from agent.control_client.run_dir import NoAgent, distrusted, forbidden, is_trusted, lives, nobody_there
+from agent.core.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CHUNK = 65536
+_UPGRADE = 5.0  # seconds that an agent may take to become its new program
+_PAUSE = 0.02
+_PEER = 12  # bytes of struct ucred: pid, uid, gid
+
+
+class Exchange:
+    """One question and its answer. `deadline`, monotonic seconds, may be moved in between; None: however long it takes.
+
+    Raises `OSError` where the connection ends too early, with `TimeoutError` among them.
+    """
+
+    def __init__(self, line: _socket.socket, deadline: float | None) -> None:
+        self.deadline = deadline
+        self._line = line
+        self._data = b""
+        self._ended = False
+
+    def connect(self, address: "str | tuple[object, ...]") -> None:
+        """Connect, before the deadline."""
+        self._line.settimeout(self._patience())
+        self._line.connect(address)
+
+    @property
+    def peer(self) -> int:
+        """The pid of the process that listens at a Unix socket; 0 where it is out of sight."""
+        return self._credential(0)
+
+    @property
+    def user(self) -> int:
+        """Its user, a uid."""
+        return self._credential(4)
+
+    def _credential(self, at: int) -> int:
+        found = self._line.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _PEER)
+        return int.from_bytes(found[at : at + 4], sys.byteorder)
+
+    def ask(self, method: str, target: str, host: str = "agent") -> int:
+        """Send a request; return the answer's status as soon as it is there."""
+        self._line.settimeout(self._patience())
+        self._line.sendall(f"{method} {target} HTTP/1.0\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n".encode())
+        head = self._until(b"\r\n\r\n").split(maxsplit=2)
+        if len(head) < 2 or not head[0].startswith(b"HTTP/1.") or not head[1].isdigit():
+            message = "the answer cannot be understood"
+            raise ConnectionError(message)
+        return int(head[1])
+
+    def lines(self) -> "Iterator[str]":
+        """The lines of the answer as they come."""
+        while True:
+            line = self._until(b"\n")
+            if not line:
+                return
+            yield printable(line.decode(errors="replace").rstrip("\n"))
+
+    def text(self) -> str:
+        """The whole answer in one line."""
+        return " ".join(self.lines())
+
+    def close(self) -> None:
+        """Hang up; may be done twice."""
+        self._line.close()
+
+    def _until(self, mark: bytes) -> bytes:
+        while mark not in self._data and not self._ended:
+            self._line.settimeout(self._patience())
+            data = self._line.recv(_CHUNK)
+            self._data += data
+            self._ended = not data
+        found, mark, self._data = self._data.partition(mark)
+        return found + mark
+
+    def _patience(self) -> float | None:
+        if self.deadline is None:
+            return None
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+def at_control(directory: str, deadline: float | None) -> Exchange:
+    """Connect to the agent of a run directory; one that has no socket for a moment, as in an upgrade, is waited for.
+
+    Raises `NoAgent` if there is none, `MachineError` if we may not, or if it is not one to be believed.
+    """
+    patience = time.monotonic() + _UPGRADE
+    if deadline is not None:
+        patience = min(patience, deadline)
+    while True:
+        try:
+            return _at_control(directory, deadline)
+        except NoAgent:
+            if time.monotonic() >= patience or not lives(directory):
+                raise
+            time.sleep(_PAUSE)
+
+
+def _at_control(directory: str, deadline: float | None) -> Exchange:
+    exchange = Exchange(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM), deadline)
+    try:
+        exchange.connect(f"{directory}/control")
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        exchange.close()
+        raise nobody_there(directory) from None
+    except PermissionError:
+        exchange.close()
+        raise forbidden(directory) from None
+    except OSError as error:
+        exchange.close()
+        message = f"cannot reach the agent at {directory}: {explain(error)}"
+        raise NoAgent(message) from error
+    if not is_trusted(exchange.user, directory):
+        user = exchange.user
+        exchange.close()
+        raise distrusted(user, directory)
+    return exchange
+
+
+def at_url(url: str, deadline: float) -> tuple[Exchange, str, str]:
+    """Connect to http://host:port/path; return the exchange, the host, the path. Raises `OSError`, `UsageError`."""
+    host, port, path = split(url)
+    error: OSError = ConnectionRefusedError("no address")
+    for family, kind, protocol, _, address in _socket.getaddrinfo(host.encode(), port, type=_socket.SOCK_STREAM):
+        exchange = Exchange(_socket.socket(family, kind, protocol), deadline)
+        try:
+            exchange.connect(address)
+        except OSError as failure:
+            exchange.close()
+            error = failure
+        else:
+            return exchange, host, path
+    raise error
+
+
+def split(url: str) -> tuple[str, int, str]:
+    """The host, the port and the path of a URL. Raises `UsageError`."""
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    host, _, port = authority.rpartition(":") if authority.rpartition("]")[2].count(":") else (authority, "", "80")
+    host = host.strip("[]")
+    if scheme != "http" or not host or not port.isdecimal() or not url.isascii() or not url.isprintable():
+        message = f"cannot use the address {url}: write it like http://127.0.0.1:15020/healthz/ready"
+        raise UsageError(message)
+    return host, int(port), slash + path or "/"
+
+
+def printable(text: str) -> str:
+    """A text that cannot steer a terminal, whoever wrote it and whatever he named his files; tabs stay."""
+    return "".join(each if each.isprintable() or each == "\t" else "?" for each in text)
+
+
+def explain(error: OSError) -> str:
+    """The reason in a few words, in lower case."""
+    if isinstance(error, TimeoutError):
+        return "it does not answer in time"
+    if isinstance(error, ConnectionResetError):
+        return "it hung up"
+    reason = error.strerror or str(error)
+    return reason if reason[:2].isupper() else reason[:1].lower() + reason[1:]

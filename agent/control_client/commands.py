@@ -1,0 +1,174 @@
+"""`agent drain` and `agent wait`: what a kubelet executes before it stops and after it starts a container."""
+
+import sys
+import time
+
+from agent.control_client.client import at_control, at_url, explain
+from agent.control_client.duration import seconds
+from agent.control_client.run_dir import NoAgent, chosen
+from agent.core.errors import AgentError, MachineError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ATTEMPT_INTERVAL = 0.05  # seconds between two looks at an agent that is not there yet
+_PAGE_TIMEOUT = 1.0  # seconds that a page, which only says how it is, may take
+_GRACE = 0.5  # seconds beyond the timeout for an agent to tell why it is not ready
+
+DRAIN_HELP = """\
+Usage: agent drain [OPTIONS]
+
+  Drain the agent's listeners, and come back when no connection is left: a preStop hook.
+
+Options:
+  --run-dir DIR   The agent's run directory; by default where an agent puts it.  [env var: AGENT_RUN_DIR]
+  --no-wait       Come back at once; the drain goes on.
+  --timeout SPAN  Come back after so long with exit code 1; the drain goes on.  [default: the agent's own deadline]
+  -h, --help      Show this message and exit.
+"""
+
+WAIT_HELP = """\
+Usage: agent wait [OPTIONS]
+
+  Wait until the agent is ready, and for the agent itself if it is not there yet: a postStart hook.
+
+Options:
+  --run-dir DIR   The agent's run directory; by default where an agent puts it.  [env var: AGENT_RUN_DIR]
+  --timeout SPAN  Give up after so long, and tell with exit code 1 why it is not ready.  [default: 60s]
+  --url URL       Ask this page instead, such as http://127.0.0.1:15020/healthz/ready.
+  -h, --help      Show this message and exit.
+"""
+
+
+def run(name: str, arguments: "Sequence[str]") -> int:
+    """Run a command by its name; say what went wrong, and return the exit code."""
+    try:
+        {"drain": drain, "wait": wait}[name](arguments)
+    except AgentError as error:
+        print(f"agent: {error}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        return 1
+    return 0
+
+
+OPTIONS = {"drain": (("--run-dir", "--timeout"), ("--no-wait",)), "wait": (("--run-dir", "--timeout", "--url"), ())}
+"""Of each command, the options with a value and those without one."""
+
+
+def drain(arguments: "Sequence[str]") -> None:
+    """Drain, or begin to. Raises `UsageError`, or `MachineError` with the reason."""
+    options = _read("drain", arguments, *OPTIONS["drain"])
+    if options is None:
+        return _print(DRAIN_HELP)
+    deadline = _deadline(options.get("--timeout"))
+    exchange = at_control(chosen(options.get("--run-dir")), deadline)
+    try:
+        status = exchange.ask("POST", "/drain?wait=0" if "--no-wait" in options else "/drain")
+        text = exchange.text()
+    except TimeoutError:
+        message = f"cannot wait any longer for the drain: it is not over after {options['--timeout']}, and goes on"
+        raise MachineError(message) from None
+    except OSError as error:
+        message = f"cannot tell how the drain ended: {explain(error)}"
+        raise MachineError(message) from None
+    finally:
+        exchange.close()
+    if status not in {200, 202}:
+        raise MachineError(text or f"cannot drain: the agent answers {status}")
+    return _print(f"{text}\n")
+
+
+def wait(arguments: "Sequence[str]") -> None:
+    """Wait for readiness. Raises `UsageError`, or `MachineError` with the reason why there is none."""
+    options = _read("wait", arguments, *OPTIONS["wait"])
+    if options is None:
+        return _print(WAIT_HELP)
+    timeout = options.get("--timeout", "60s")
+    until_ready(chosen(options.get("--run-dir")), timeout, options.get("--url"))
+    return _print("ready\n")
+
+
+def until_ready(directory: str, timeout: str, url: str | None = None) -> None:
+    """Look until an agent is there and ready; raise `MachineError` with the reason after `timeout`, a span."""
+    deadline = _deadline(timeout)
+    assert deadline is not None
+    while True:
+        reason = _reason_by_url(url, deadline) if url else _reason_by_control(directory, deadline)
+        left = deadline - time.monotonic()
+        if not reason:
+            return
+        if left <= 0:
+            message = f"cannot wait any longer than {timeout} for readiness: {reason}"
+            raise MachineError(message)
+        time.sleep(min(ATTEMPT_INTERVAL, left))
+
+
+def _reason_by_control(directory: str, deadline: float) -> str:
+    """Why it is not ready, as late as possible; empty if it is."""
+    left = max(0.0, deadline - time.monotonic())
+    try:
+        exchange = at_control(directory, deadline + _GRACE)
+    except NoAgent as error:
+        return str(error)
+    try:
+        status = exchange.ask("GET", f"/ready?wait={left:.3f}")
+        return "" if status == 200 else exchange.text() or f"it answers {status}"
+    except OSError as error:
+        return f"the agent at {directory} gives no answer: {explain(error)}"
+    finally:
+        exchange.close()
+
+
+def _reason_by_url(url: str, deadline: float) -> str:
+    try:
+        exchange, host, path = at_url(url, min(deadline + _GRACE, time.monotonic() + _PAGE_TIMEOUT))
+    except OSError as error:
+        return f"cannot reach {url}: {explain(error)}"
+    try:
+        status = exchange.ask("GET", path, host)
+        return "" if status == 200 else exchange.text() or f"{url} answers {status}"
+    except OSError as error:
+        return f"cannot read {url}: {explain(error)}"
+    finally:
+        exchange.close()
+
+
+def _read(
+    command: str, arguments: "Sequence[str]", valued: tuple[str, ...], flags: tuple[str, ...]
+) -> dict[str, str] | None:
+    """Read options, `--name value` or `--name=value`; None: help is wanted. Raises `UsageError`."""
+    options: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if name in {"-h", "--help"}:
+            return None
+        if name in valued:
+            if not equals and not rest:
+                raise _usage(command, f"{name} wants a value")
+            options[name] = value if equals else rest.pop(0)
+        elif name in flags and not equals:
+            options[name] = ""
+        else:
+            raise _usage(command, f"there is no {name + equals + value} here")
+    return options
+
+
+def _usage(command: str, why: str) -> UsageError:
+    return UsageError(f"cannot run agent {command}: {why}; see agent {command} --help")
+
+
+def _deadline(timeout: str | None) -> float | None:
+    if timeout is None:
+        return None
+    try:
+        return time.monotonic() + seconds(timeout)
+    except ValueError as error:
+        message = f"cannot use --timeout: {error}"
+        raise UsageError(message) from None
+
+
+def _print(text: str) -> None:
+    print(text, end="")  # noqa: T201  # unlike sys.stdout.write, it knows what to do where there is no stdout

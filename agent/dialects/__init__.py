@@ -1,1 +1,0 @@
-"""How each kind of proxy is launched, judged ready and drained."""

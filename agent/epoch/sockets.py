@@ -1,0 +1,169 @@
+"""Listening sockets of an epoch: bound here where there was none to inherit."""
+
+import errno
+import os
+import socket
+import stat
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from agent.core.errors import AddressHeld, MachineError, UsageError
+from agent.epoch.predecessor import listens
+from agent.handoff.socket_store import Place
+
+BACKLOG = 4096
+"""How many clients may wait to be accepted; the kernel takes no more than net.core.somaxconn of them."""
+
+_UNIX = "unix://"
+
+
+def tcp(host: str, port: int) -> Place:
+    """The place of a literal address; raise `UsageError` for a name, which may be another address in the next epoch."""
+    try:
+        return Place.at("tcp", ip_address(host).compressed, str(port), "")
+    except ValueError:
+        raise UsageError(f"cannot listen on {host}: it is no literal address like 127.0.0.1 or ::1") from None
+
+
+def unix(path: str) -> Place:
+    """The place of a Unix socket, abstract with a leading `@`."""
+    return Place(f"{_UNIX}{path}")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The sockets at one place, each with a queue of its own, before anybody accepts."""
+
+    place: Place
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def actual(self) -> Place:
+        """Where it listens in fact, if the kernel has chosen the port."""
+        if not self.place.any_port or not self.sockets or self.sockets[0].fileno() == -1:
+            return self.place
+        host, port = self.sockets[0].getsockname()[:2]
+        return tcp(host, port)
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether this process listens here no more."""
+        return not any(each.fileno() != -1 for each in self.sockets)
+
+    def lend(self, place: Place) -> int | None:
+        """The descriptor for a successor's worker; a socket that is the only one of its kind is for all of them."""
+        if self.is_given_up or place.address not in {self.place.address, self.actual.address}:
+            return None
+        if place.worker < len(self.sockets):
+            return self.sockets[place.worker].fileno()
+        only = self.sockets[0]
+        shared = only.family == socket.AF_UNIX or not only.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+        return only.fileno() if shared else None
+
+    def listen(self, backlog: int = BACKLOG) -> None:
+        """Let clients queue. What does so already is left as it is, with the length of queue that it was given."""
+        for each in self.sockets:
+            if not listens(each):
+                each.listen(backlog)
+
+    def close(self) -> None:
+        """Let the sockets go: a successor that has them too accepts from the same queues."""
+        for each in self.sockets:
+            each.close()
+
+    def clients(self) -> int:
+        """How many connections this process has that came in here, by its own descriptors."""
+        return sum(_is_client_of(descriptor, self.actual) for descriptor in _descriptors())
+
+
+def bind(place: Place, mode: int | None = None, *, reuse_port: bool = True, dual_stack: bool = False) -> socket.socket:
+    """Bind, and do not listen yet; non-blocking. `mode` is for the file of a Unix socket.
+
+    A TCP port gets SO_REUSEPORT, so that a successor with several workers may add queues, but not before it is certain
+    that nobody else listens there. With `dual_stack` the address `::` takes clients of version 4 as well. Raises
+    `AddressHeld` or `MachineError`.
+    """
+    if place.address.startswith(_UNIX):
+        return _bind_unix(place.address.removeprefix(_UNIX), mode)
+    host, _, port = place.address.removeprefix("tcp://").rpartition(":")
+    name = (host.strip("[]"), int(port))
+    if name[1]:
+        _new_tcp(place, name, reuse_port=False, dual_stack=dual_stack).close()
+    return _new_tcp(place, name, reuse_port=reuse_port, dual_stack=dual_stack)
+
+
+def _new_tcp(place: Place, name: tuple[str, int], *, reuse_port: bool, dual_stack: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in name[0] else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse_port))
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not dual_stack))
+        made.bind(name)
+    except OSError as error:
+        made.close()
+        raise _refused(place, error) from error
+    return made
+
+
+def _bind_unix(path: str, mode: int | None) -> socket.socket:
+    abstract = path.startswith("@")
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if not abstract:
+            remove_stale(path)
+        made.bind(f"\0{path[1:]}" if abstract else path)
+        if mode is not None and not abstract:
+            Path(path).chmod(mode)
+    except OSError as error:
+        made.close()
+        raise _refused(unix(path), error) from error
+    return made
+
+
+def remove_stale(path: str) -> None:
+    """Remove a Unix socket that nobody listens on any more; what else there may be is left for bind(2) to refuse."""
+    if not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+        except OSError:
+            return
+
+
+def _refused(place: Place, error: OSError) -> MachineError:
+    if error.errno == errno.EADDRINUSE:
+        return AddressHeld(f"cannot listen on {place.address}: somebody else does; stop it or choose another address")
+    return MachineError(f"cannot listen on {place.address}: {error.strerror or error}")
+
+
+def _descriptors() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+
+
+def _is_client_of(descriptor: int, place: Place) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return False
+        with socket.socket(fileno=os.dup(descriptor)) as seen:
+            if seen.type != socket.SOCK_STREAM or listens(seen):
+                return False
+            seen.getpeername()
+            return _came_in_at(seen, place)
+    except OSError:
+        return False  # without a peer, or closed since it was listed
+
+
+def _came_in_at(seen: socket.socket, place: Place) -> bool:
+    """Whether its own end is the listener's: at a listener for every address, the port decides."""
+    name = seen.getsockname()
+    if seen.family == socket.AF_UNIX:
+        text = f"@{name[1:].decode()}" if isinstance(name, bytes) else name
+        return place.address == f"{_UNIX}{text}"
+    return not place.address.startswith(_UNIX) and place.address.endswith(f":{name[1]}")

@@ -1,0 +1,1 @@
+"""From files on disk to a revision: watched, read, judged, held open."""

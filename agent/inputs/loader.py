@@ -1,0 +1,478 @@
+"""From the disk to a revision: read until the files are at rest, judge each part, keep last good for a bad one."""
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from agent.certificates.contents import Contents, Missing
+from agent.certificates.discovery import Discovery, discover, strays
+from agent.certificates.findings import Fault, Refusal
+from agent.certificates.groups import Pin, Unit
+from agent.certificates.references import Reference
+from agent.certificates.selection import LastGood, Outcome, weigh
+from agent.core.errors import BadInput, MachineError
+from agent.core.revision import Revision
+from agent.host import clock
+from agent.host.disk_thread import DiskThread
+from agent.host.log import say
+from agent.host.offload import apart
+from agent.inputs.finding_log import Reports
+from agent.inputs.pairs import Pairing
+from agent.inputs.programs import Programs
+from agent.inputs.revisions import Material, Source, Storeroom
+from agent.inputs.settings import Settings
+from agent.proxies.envoy.configuration import Configuration
+
+_NAMED = 3  # so many names are told
+_SHORTAGE = 1.0  # seconds until files are looked at again that the machine could not read
+_TRY_AGAIN = 10.0  # seconds until a program that is not usable is looked at again, while there is no other
+SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes itself
+
+
+class NothingPaired(BadInput):
+    """There is no certificate with its key, and why."""
+
+    def __init__(self, where: str, refused: Sequence[Refusal]) -> None:
+        said = "; ".join(each.complaint for each in refused)
+        super().__init__(f"cannot write a configuration for {where}: {said or 'there is no certificate with its key'}")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at the disk gave. `material` is None while something is missing that nothing can stand in for.
+
+    `refused`: what is there and not usable, for whatever reason, and so not in the material.
+    """
+
+    material: Material | None
+    missing: tuple[str, ...] = ()
+    again_at: float | None = None  # monotonic: when to look again though nothing changes
+    refused: tuple[str, ...] = ()
+
+
+class Intake:
+    """Looks at the disk when asked; what it looks at is watched before it is read."""
+
+    def __init__(self, settings: Settings, programs: Programs, storeroom: Storeroom, files: DiskThread) -> None:
+        self.programs = programs
+        self.reports = Reports(settings.alarm_timeout)
+        self._settings = settings
+        self._storeroom = storeroom
+        self._files = files
+        programs.aside = files.call
+        self.newest: Revision | None = None  # made last, though perhaps not yet heard of
+        self._last_good = LastGood()
+        self._pins: dict[str, Pin] = {}  # by unit, what the proxy does not take, until other bytes are there
+        self._source: Source | None = None  # the newest that could be parsed
+        self._served: Source | None = None  # the newest that has served
+        self._refused: Source | None = None  # what the proxy does not take, until its text changes
+        self._verdict = ""  # what it says about it
+        self._is_short = False  # the machine, of something that a look needs
+        self._resources: dict[str, None] = {}  # the files of resources that the newest configuration names
+        self.silent: tuple[tuple[Path, ...], str] | None = None  # what hangs on the disk, and that it does
+        self._unreadable = ""  # why the configuration on disk cannot even be read
+        self._incomplete = ""  # what the newest configuration lacks, so that the one before it is used
+        self._unusable = ""  # why the program on disk cannot be used
+        self.outcome: Outcome | None = None  # of the newest look at the certificates
+        self._pairing = Pairing(settings.listen, settings.forward)
+
+    def serves(self, material: Material) -> None:
+        """A revision has served: from now on it is what a bad file falls back on."""
+        self._last_good = LastGood.after(material.outcome)
+        self._served = material.source
+        refused, taken = {each.unit for each in material.outcome.refused}, material.outcome.units
+        self._pins = {name: pin for name, pin in self._pins.items() if name in refused or name not in taken}
+
+    def refuse(self, material: Material, verdict: str) -> None:
+        """The proxy does not take a revision: its configuration, if that is new, makes room for the one that served.
+
+        So certificates go on being rotated. Where that one is refused as well, it was not the configuration's fault.
+        """
+        is_new = self._served is not None and not material.source.same(self._served)
+        self._refused = material.source if is_new else None
+        self._verdict = verdict
+
+    def pin(self, pins: Iterable[Pin]) -> None:
+        """The proxy does not take these groups of files: their last good ones stay, and the others go on."""
+        now = clock.calendar()
+        self._pins |= {pin.unit.name: replace(pin, since=now) for pin in pins}
+
+    def renewed(self, material: Material) -> tuple[Unit, ...]:
+        """The groups in it that are not what has served."""
+        return material.outcome.renewed(self._last_good)
+
+    def units_in(self, document: str, material: Material) -> frozenset[str]:
+        """The groups that a file of resources names; none where that file itself is new, and may be at fault."""
+        if self._served is None or self._served.resources.get(document) != material.source.resources.get(document):
+            return frozenset()
+        return material.configuration.units_in(document)
+
+    async def without(self, material: Material, held: Collection[str]) -> Material | None:
+        """Make what the same files give with these new groups held back; None if that is nothing."""
+        units = material.outcome.units
+        pins = {name: Pin(units[name], name, "it is held back") for name in held}
+        references = [each for unit in units.values() for each in unit.references]
+        source = material.source
+        if self._settings.config is None:
+            references = [each for each in references if each.unit not in held or each.unit in self._last_good.units]
+            if not references:
+                return None
+            source = await self._parsed_small(references)
+        contents = material.outcome.files
+        outcome = await apart(_size(contents), weigh, references, contents, self._last_good, clock.calendar(), pins)
+        if not outcome.complete or any(outcome.units.get(name) is units[name] for name in held):
+            return None
+        await self._prepare(source, outcome, as_json=material.program.reads_json)
+        return self._storeroom.make(source, self._settings.flags, outcome, material.program, b"")
+
+    @property
+    def configuration_name(self) -> str:
+        """The path of the operator's configuration, or what the one that is made here is called."""
+        return str(self._settings.config or SMALL)
+
+    def complaints(self) -> Iterator[tuple[str, str, str]]:
+        """Yield what is not used besides certificates: its path, the reason as one of a closed set, and why."""
+        if self.silent is not None:
+            paths, text = self.silent
+            yield from ((str(path), Fault.UNREADABLE.value, text) for path in paths)
+        if self._unreadable:
+            yield self._concerned(self._unreadable), "configuration", self._unreadable
+        elif self._refused is not None and self._newest_is_refused():
+            yield self._concerned(self._verdict), "proxy", self._verdict
+        if self._incomplete:
+            yield self.configuration_name, "configuration", self._incomplete
+        if self._unusable:
+            yield str(self.programs.path), "program", self._unusable
+
+    def _concerned(self, reason: str) -> str:
+        """The file of resources that a reason names, or else the configuration itself."""
+        return next((path for path in self._resources if path in reason), self.configuration_name)
+
+    def _newest_is_refused(self) -> bool:
+        return self._refused is not None and self._source is not None and self._source.same(self._refused)
+
+    def forgive(self) -> None:
+        """Try again what was refused: an operator asks for it, or there is another program."""
+        self._refused = None
+        self._pins.clear()
+        if self._unusable:
+            self.programs.ask_again()
+
+    async def look(self) -> Look:
+        """Read, judge and materialise. What is on the disk is said, never raised; `MachineError` is for the machine."""
+        self._is_short = False
+        look = await self._look()
+        if not self._is_short:
+            return look
+        soon = clock.monotonic() + _SHORTAGE
+        return replace(look, again_at=soon if look.again_at is None else min(soon, look.again_at))
+
+    async def _look(self) -> Look:
+        if self._source is None:
+            await self._watch()
+        await self._take_program()
+        source = await self._take_configuration()
+        if source is None or self.programs.current is None:
+            return Look(
+                None,
+                await self._what_is_missing(source),
+                self._report_nothing(),
+                self._not_usable(self._pairing.unpaired),
+            )
+        await self._watch()
+        self._say_limits(source.configuration)
+        outcome = newest = self.outcome = await self._weigh(source)
+        again_at = self._report(outcome)
+        self._incomplete = ""
+        if not outcome.complete and self._served is not None and not source.same(self._served):
+            names = ", ".join(outcome.missing)
+            self._incomplete = f"cannot use {source.configuration.name}: of what it names, {names} cannot be used"
+            source = self._served
+            outcome = await self._weigh(source)
+        refused = self._not_usable(newest.refused)
+        if not outcome.complete:
+            return Look(None, outcome.missing, again_at, refused)
+        extra = await self._digest_watched({*outcome.files, *source.resources})
+        await self._prepare(source, outcome, as_json=self.programs.current.reads_json)
+        material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
+        self.newest = material.revision
+        return Look(material, again_at=again_at, refused=refused)
+
+    async def _weigh(self, source: Source) -> Outcome:
+        """Judge what a configuration names, as it lies on the disk."""
+        references = await self._in_scope(source.configuration)
+        contents = await self._read([reference.path for reference in references])
+        now = clock.calendar()
+        return await apart(_size(contents), weigh, references, contents, self._last_good, now, self._pins)
+
+    @staticmethod
+    async def _prepare(source: Source, outcome: Outcome, *, as_json: bool) -> None:
+        """Have the copies made beside the loop; those of a revision that is known are there."""
+        copies = source.configuration.copies(outcome.files)
+        if not copies.are_made(as_json=as_json):
+            await apart(len(source.text) + _size(source.resources), copies.prepare, as_json=as_json)
+
+    def _not_usable(self, refusals: Sequence[Refusal]) -> tuple[str, ...]:
+        return (*filter(None, [self._unreadable, self._incomplete]), *(each.message for each in refusals))
+
+    # The program
+
+    async def _take_program(self) -> None:
+        if self.programs.current is not None and not self._settings.restart_on_binary:
+            return
+        if not await self._files.call(self.programs.changed):
+            return
+        try:
+            self._unusable = ""
+            if await self.programs.load() and self.programs.current is not None:
+                program = self.programs.current
+                self.forgive()
+                self.reports.once("proxy.refused", "")
+                text = f"{program.binary.path} is version {program.version}, hot restart {program.handoff}"
+                say(logging.INFO, "proxy.found", text)
+        except BadInput as error:
+            self._unusable = str(error)
+            self.reports.once("proxy.refused", self._unusable, logging.ERROR)
+
+    # The configuration
+
+    async def _take_configuration(self) -> Source | None:
+        """The configuration to use now: the one on disk, or the last usable one if that is not."""
+        newest = await self._take_newest()
+        return self._served if self._newest_is_refused() else newest
+
+    async def _take_newest(self) -> Source | None:
+        try:
+            text, name = await self._read_configuration()
+            self._source = await self._parsed(text, name)
+            self._unreadable = ""
+            self.reports.once("config.refused", "")
+        except NothingPaired:
+            self._source = None
+        except UnicodeDecodeError as error:
+            self._refuse_configuration(f"cannot read {self._settings.config}: byte {error.start} is not UTF-8")
+        except BadInput as error:
+            self._refuse_configuration(str(error))
+        return self._source
+
+    async def _parsed(self, text: bytes, name: str) -> Source:
+        """Parse it with every file of resources that it names, and that those name. Raises `BadInput`."""
+        known = self._source
+        if known is not None and known.text == text and await self._read_all(known.resources) == known.resources:
+            return known
+        resources: dict[str, bytes] = {}
+        extra = self._settings.flags.config_yaml
+        while True:
+            size = len(text) + _size(resources)
+            configuration = await apart(size, Configuration, text.decode(), name, extra, resources)
+            unread = configuration.unread
+            self._resources = dict.fromkeys([*resources, *unread])
+            if not unread:
+                return Source(configuration, text, resources)
+            await self._watch()
+            resources |= {path: _required(path, content) for path, content in (await self._read(unread)).items()}
+
+    async def _read_all(self, paths: Iterable[str]) -> Contents:
+        return await self._read([*paths]) if paths else {}
+
+    def _refuse_configuration(self, reason: str) -> None:
+        self._unreadable = reason
+        serves_on = "the last good one serves on" if self._source is not None else "nothing is started without it"
+        self.reports.once("config.refused", f"{reason}; {serves_on}", logging.ERROR)
+
+    async def _read_configuration(self) -> tuple[bytes, str]:
+        if self._settings.config is None:
+            return await self.small(), SMALL
+        path = str(self._settings.config)
+        content = _required(path, (await self._read([path]))[path])
+        if not content.strip():  # half of a write: a proxy would take it, and serve nobody
+            message = f"cannot read {path}: it is empty; write it"
+            raise BadInput(message)
+        return content, path
+
+    async def small(self) -> bytes:
+        """The small bootstrap over every pair that is there."""
+        contents, pairing = await self._read(await self._directory_files()), self._pairing
+        discovery = await self._discovered(contents)
+        pairing.choose(discovery, contents, self._last_good.units, self._pins, clock.calendar())
+        if not pairing.found:
+            raise NothingPaired(await self._where(), pairing.unpaired)
+        return pairing.text(pairing.found)
+
+    async def _parsed_small(self, references: Iterable[Reference]) -> Source:
+        text, extra = self._pairing.text(references), self._settings.flags.config_yaml
+        return Source(await apart(len(text), Configuration, text.decode(), SMALL, extra), text)
+
+    async def discover(self) -> Discovery:
+        """What the certificate directories hold, by content."""
+        return await self._discovered(await self._read(await self._directory_files()))
+
+    @staticmethod
+    async def _discovered(contents: Contents) -> Discovery:
+        return await apart(_size(contents), discover, contents, clock.calendar())
+
+    def _say_limits(self, configuration: Configuration) -> None:
+        """What this configuration has that the agent promises little of."""
+        if configuration.has_udp:
+            text = "UDP listeners are handed over as well as Envoy allows: some datagrams are lost in a rotation"
+            self.reports.once("config.udp", text)
+        if files := configuration.protobuf_sources:
+            text = f"not part of a revision, since each epoch follows them by itself: {', '.join(files)}"
+            self.reports.once("config.xds", text, logging.INFO)
+
+    # Files
+
+    async def _in_scope(self, configuration: Configuration) -> list[Reference]:
+        """The references that are watched; the others are said once, since they cannot be materialised."""
+        references = configuration.references
+        inside = await self._files.call(self._watched_references, configuration)
+        outside = sorted({reference.path for reference in references} - {reference.path for reference in inside})
+        if outside:
+            text = (
+                f"not watched, so read by each epoch at its own start: {', '.join(outside)}; add --watch to change that"
+            )
+            self.reports.once("files.unwatched", text)
+        return inside
+
+    async def _watch(self) -> None:
+        await self._files.watch(await self._files.call(self._watched_paths))
+
+    def _watched_references(self, configuration: Configuration) -> list[Reference]:
+        return [each for each in configuration.references if self._is_watched(each.path, configuration)]
+
+    def _is_watched(self, path: str, configuration: Configuration) -> bool:
+        """Whether a file lies where the operator has files watched, or a file of resources names it."""
+        if path in configuration.resource_references:
+            return True
+        written, real = Path(path).absolute(), Path(path).parent.resolve() / Path(path).name
+        scopes = self._settings.scopes
+        return any(written.is_relative_to(scope.absolute()) or real.is_relative_to(scope.resolve()) for scope in scopes)
+
+    def _watched_paths(self) -> list[str]:
+        paths = [str(path) for path in self._settings.scopes]
+        if self._settings.config is not None:
+            paths += [str(self._settings.config), *self._resources]
+        if self._settings.restart_on_binary or self.programs.current is None:
+            paths.append(str(self.programs.path))
+        for source in filter(None, (self._source, self._served)):
+            configuration = source.configuration
+            paths += source.resources
+            paths += [each.path for each in self._watched_references(configuration)]
+        return paths
+
+    async def _where(self) -> str:
+        """The certificate directories, and of one that cannot be read why."""
+        looked = [(directory, await self._files.list(str(directory))) for directory in self._settings.certificates]
+        return ", ".join(
+            f"{directory} ({entries.reason})" if isinstance(entries, Missing) else str(directory)
+            for directory, entries in looked
+        )
+
+    async def _directory_files(self) -> list[str]:
+        """The files in the certificate directories; one whose name no document could hold is left out, and said."""
+        found: list[str] = []
+        for directory in self._settings.certificates:
+            entries = await self._files.list(str(directory))
+            found += [] if isinstance(entries, Missing) else entries
+        odd = [path for path in found if not _is_text(path)]
+        names = ", ".join(ascii(path) for path in odd[:_NAMED]) + (" and others" if len(odd) > _NAMED else "")
+        self.reports.once("files.odd_name", f"left out, since its name is not UTF-8: {names}; rename it" if odd else "")
+        return [path for path in found if path not in odd]
+
+    async def _read(self, paths: Sequence[str]) -> Contents:
+        contents = await self._files.read(list(dict.fromkeys(paths)), self._settings.settle_timeout)
+        self._is_short |= any(isinstance(each, Missing) and each.passes for each in contents.values())
+        return contents
+
+    async def _digest_watched(self, judged: Collection[str]) -> bytes:
+        """The digest of everything under --watch: any change there makes a new epoch, since that is what was asked.
+
+        What is `judged` is left out: it counts by what is used of it, which may be its last good content.
+        """
+        paths: list[str] = []
+        for path in map(str, self._settings.watched):
+            entries = await self._files.list(path)
+            paths += [path] if isinstance(entries, Missing) else entries
+        paths = [path for path in paths if path not in judged]
+        digest = hashlib.sha256()
+        for path, content in sorted((await self._read(paths)).items()):
+            digest.update(os.fsencode(path) + b"\0")
+            digest.update(content if isinstance(content, bytes) else b"")
+        return digest.digest() if paths else b""
+
+    # What is said
+
+    async def _what_is_missing(self, source: Source | None) -> tuple[str, ...]:
+        missing = []
+        if source is None:
+            missing.append(str(self._settings.config or f"a certificate with its key in {await self._where()}"))
+        if self.programs.current is None:
+            missing.append(str(self.programs.path))
+        return tuple(missing)
+
+    def _report(self, outcome: Outcome) -> float | None:
+        """Say what was found; return when to look again."""
+        now = clock.monotonic()
+        again = self.reports.refuse((*outcome.refused, *self._pairing.unpaired), now)
+        stray = self.reports.caution((*outcome.cautions, *self._pairing.beside), now)
+        turns = [_monotonic_of(each) for each in (outcome.look_again, self._pairing.turn) if each is not None]
+        return min((time for time in (again, stray, *turns) if time is not None), default=None)
+
+    def _report_nothing(self) -> float | None:
+        """Say why there is nothing to run from; return when to look again."""
+        again = self.reports.refuse(self._pairing.unpaired, clock.monotonic())
+        retry = clock.monotonic() + _TRY_AGAIN if self.programs.current is None else None
+        return min((time for time in (again, retry) if time is not None), default=None)
+
+    async def report_strays(self) -> None:
+        """Warn, once, of leaves and keys beside those that the configuration uses."""
+        if self._source is not None and self._settings.config is not None:
+            configuration = self._source.configuration
+            references = configuration.references
+            used = [each.path for each in await self._in_scope(configuration)]
+            contents = await self._read([*await self._directory_files(), *used])
+            for stray in await apart(_size(contents), strays, contents, references):
+                say(logging.WARNING, "certificate.stray", stray.message)
+
+
+def _size(contents: Contents) -> int:
+    return sum(len(content) for content in contents.values() if isinstance(content, bytes))
+
+
+def _is_text(path: str) -> bool:
+    """Whether a name is one in UTF-8; of any other, Python keeps the bytes as halves of surrogate pairs."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _required(path: str, content: bytes | Missing) -> bytes:
+    """Return what a file of the configuration holds; raise `BadInput` if it cannot be read."""
+    if isinstance(content, Missing):
+        if content.passes:
+            message = f"cannot read {path}: {content.reason}"
+            raise MachineError(message)
+        message = f"cannot read {path}: {content.reason}; write it"
+        raise BadInput(message)
+    return content
+
+
+def _monotonic_of(moment: datetime) -> float:
+    """When a date comes, on the clock that never steps."""
+    return clock.monotonic() + max(0.0, (moment - clock.calendar()).total_seconds())
+
+
+async def wait_for_change(changed: asyncio.Event, again_at: float | None) -> None:
+    """Return when something watched changed, or at `again_at`."""
+    timeout = None if again_at is None else max(0.0, again_at - clock.monotonic())
+    try:
+        await asyncio.wait_for(changed.wait(), timeout)
+    except TimeoutError:
+        return

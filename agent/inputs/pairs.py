@@ -1,0 +1,69 @@
+"""The pairs that the small bootstrap serves: found in the certificate directories, when the operator names no file."""
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+
+from agent.certificates.contents import Contents
+from agent.certificates.discovery import Discovery
+from agent.certificates.findings import Caution, Meanwhile, Refusal
+from agent.certificates.groups import Pin
+from agent.certificates.references import Reference, Role
+from agent.host.sockets import Endpoint
+from agent.proxies.envoy.default_bootstrap import bootstrap
+
+_PAIR = frozenset({Role.CHAIN, Role.KEY})
+
+
+class Pairing:
+    """Chooses them look by look. `unpaired`: what should be one and is none; `beside`: what nothing uses.
+
+    `turn`: when another of the files may be the one to take.
+    """
+
+    def __init__(self, listen: str, forward: str) -> None:
+        self.found: list[Reference] = []
+        self.unpaired: tuple[Refusal, ...] = ()
+        self.beside: tuple[Caution, ...] = ()
+        self.turn: datetime | None = None
+        self._listen = listen
+        self._forward = forward
+
+    def choose(
+        self,
+        discovery: Discovery,
+        contents: Contents,
+        served: Collection[str],
+        pins: Mapping[str, Pin],
+        now: datetime,
+    ) -> None:
+        """Take every pair that is there: one that has served (a unit in `served`) and turns bad stays.
+
+        What was there only for a moment, under the names of a write under way, is forgotten with it; what the proxy
+        refused and has never served is left out for as long as its very bytes are there. A pair that is not valid `now`
+        is left out where another one stands in for it.
+        """
+        self.turn = discovery.look_again
+        pinned = [pin for name, pin in pins.items() if name not in served and pin.lies_in(contents)]
+        left_out = {pin.unit.name for pin in pinned}
+        paired = [each for each in discovery.references if each.role in _PAIR and each.unit not in left_out]
+        units = {each.unit for each in paired}
+        superseded = tuple(discovery.superseded(units, now))
+        paired = [each for each in paired if each.unit not in {refusal.unit for refusal in superseded}]
+        kept = [each for each in self.found if each.unit not in units and each.unit in served]
+        self.found = _in_order({*paired, *kept})
+        used = {name for each in self.found for name in (each.path, each.unit)}
+        # What is wrong with a pair that has served is said when it is weighed; beside it alone nothing is half of one.
+        refused = () if kept and not paired else discovery.refused
+        refused += superseded + tuple(Refusal.of(pin.unit.name, pin.fault, Meanwhile.OTHERS) for pin in pinned)
+        self.unpaired = tuple(each for each in refused if not {each.path, each.unit} & used)
+        self.beside = tuple(each for each in discovery.strays if each.path not in used)
+
+    def text(self, references: Iterable[Reference]) -> bytes:
+        """The small bootstrap over these pairs."""
+        listen, forward = Endpoint.parse(self._listen), Endpoint.parse(self._forward)
+        where, to = (listen.host, listen.port), (forward.host, forward.port)
+        return bootstrap(where, to, _in_order(references)).encode()
+
+
+def _in_order(references: Iterable[Reference]) -> list[Reference]:
+    return sorted(references, key=lambda each: (each.unit, each.role.value, each.path))

@@ -1,0 +1,116 @@
+"""The proxy's program: opened once, asked for its versions, and replaced only when an operator wants it."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar
+
+from agent.core.errors import BadInput, MachineError, UsageError
+from agent.handoff.segment import HotRestartVersion
+from agent.host.binaries import Binary, identity_of, open_binary
+from agent.host.processes import Command, User, run
+from agent.inputs.revisions import Program
+from agent.proxies.envoy.command import HANDOFF_PROBE, VERSION_PROBE
+
+_PROBE_TIMEOUT = 10.0
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_VERSION = re.compile(r"version: (?:\w+/)?(\d+\.[^/\s]+)")  # Envoy: <commit>/<version>/<state>/<build>/<library>
+
+
+class Aside(Protocol):
+    """Calls a function where nobody else waits for it."""
+
+    async def __call__(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return what it returns."""
+
+
+class Programs:
+    """The program at `path` that epochs run, and whether the file there has become another one."""
+
+    def __init__(self, path: Path, user: User | None) -> None:
+        self.path = path
+        self.current: Program | None = None
+        self.aside: Aside = asyncio.to_thread  # calls what may wait for the file system
+        self._user = user
+        self._seen: tuple[int, ...] | None = None  # the file that was looked at last, usable or not
+        self._superseded: list[Binary] = []
+
+    def adopt(self, program: Program) -> None:
+        """Go on with the program that an adopted epoch runs, if it is the one at the path that the operator names."""
+        if self.current is None and program.binary.path == self.path:
+            self.current, self._seen = program, program.binary.identity
+
+    def changed(self) -> bool:
+        """Whether the file at the path is another one than the one that was looked at last."""
+        identity = identity_of(self.path)
+        return identity is not None and identity != self._seen
+
+    def ask_again(self) -> None:
+        """Look at the same file once more."""
+        self._seen = None
+
+    async def load(self) -> bool:
+        """Take the file at the path as the program; return False if its content is what runs already.
+
+        Raises `BadInput` if it cannot be used, once for each file: the program in use stays in use.
+        """
+        try:
+            binary = await self.aside(open_binary, self.path)
+        except UsageError as error:
+            self._seen = await self.aside(identity_of, self.path)
+            raise BadInput(str(error)) from error
+        self._seen = binary.identity
+        if self.current is not None and await self.aside(self._same, self.current.binary, binary):
+            binary.close()
+            return False
+        try:
+            program = await self._probe(binary)
+        except (BadInput, MachineError) as error:
+            binary.close()
+            remedy = "install a working one"
+            if isinstance(error, MachineError):  # perhaps the machine was too busy
+                if self.current is None:
+                    self.ask_again()
+                else:
+                    remedy += ", or ask this one again by agent restart"
+            message = f"cannot use {self.path}: {error}; {remedy}"
+            raise BadInput(message) from error
+        if self.current is not None:
+            self._superseded.append(self.current.binary)
+        self.current = program
+        return True
+
+    @staticmethod
+    def _same(one: Binary, other: Binary) -> bool:
+        return one.digest == other.digest
+
+    async def _probe(self, binary: Binary) -> Program:
+        # Both are waited for: one that goes wrong does not leave the other one running.
+        questions = (self._ask(binary, VERSION_PROBE), self._ask(binary, HANDOFF_PROBE))
+        version, handoff = map(_required, await asyncio.gather(*questions, return_exceptions=True))
+        number = _VERSION.search(version)
+        known = version if number is None else number[1]
+        return Program(binary, known, HotRestartVersion.parse(handoff), reads_json=number is not None)
+
+    async def _ask(self, binary: Binary, arguments: tuple[str, ...]) -> str:
+        command = Command(binary.descriptor, [str(self.path), *arguments], user=self._user)
+        code, output = await run(command, _PROBE_TIMEOUT)
+        if code != 0:
+            message = f"{arguments[0]} ended with {code}"
+            raise BadInput(message)
+        lines = [line for line in output.splitlines() if line.strip()]
+        return lines[-1].strip() if lines else ""
+
+    def forget_unused(self, used: set[int]) -> None:
+        """Close superseded programs of which no descriptor is in `used`."""
+        for binary in [each for each in self._superseded if each.descriptor not in used]:
+            self._superseded.remove(binary)
+            binary.close()
+
+
+def _required(answer: str | BaseException) -> str:
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer

@@ -1,0 +1,59 @@
+"""When what lies on the disk may take the place of what serves: the operator's hours, and his fleet's spread."""
+
+import logging
+import socket
+from datetime import timedelta
+
+from agent.core.schedule import spread
+from agent.host import clock
+from agent.host.log import say
+from agent.inputs.revisions import Material
+from agent.inputs.settings import Settings
+from agent.status.model import Blocked
+
+
+class Timing:
+    """`blocked`: what the change that was looked at last waits for, if it waits."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.blocked = Blocked.JITTER
+        self._settings = settings
+        self._instance = f"{socket.gethostname()}:{settings.run_directory}"
+        self._seen: Material | None = None
+        self._is_stale = False
+        self._not_before = float("-inf")
+
+    def not_before(self, material: Material) -> float:
+        """When this may serve, monotonic; the same answer for as long as it is what lies on the disk."""
+        if material is not self._seen or self._is_stale:
+            first, self._seen, self._is_stale = self._seen is None, material, False
+            self._not_before = float("-inf") if first else self._choose(material)
+        return self._not_before
+
+    def clock_stepped(self) -> None:
+        """Choose anew, when asked next, what was chosen by the calendar."""
+        self._is_stale = self._not_before != float("-inf")
+
+    def _choose(self, material: Material) -> float:
+        now = clock.calendar().astimezone()
+        moment = now + self._jitter(material)
+        self.blocked = Blocked.JITTER
+        if self._settings.window is not None:
+            opened = self._settings.window.opens(moment)
+            self.blocked = Blocked.WINDOW if opened > moment else Blocked.JITTER
+            moment = opened
+        wait = (moment - now).total_seconds()
+        if wait <= 0:
+            return float("-inf")
+        why = "--rotate-window" if self.blocked is Blocked.WINDOW else "--jitter"
+        text = f"revision {material.revision.name} is taken up at {moment:%Y-%m-%d %H:%M:%S%z} ({why})"
+        say(logging.INFO, "rotation.later", text)
+        return clock.monotonic() + wait
+
+    def _jitter(self, material: Material) -> timedelta:
+        wanted = self._settings.jitter
+        if wanted == 0:
+            return timedelta()
+        lives = [leaf.not_after - leaf.not_before for leaf in material.outcome.leaves.values()]
+        limit = None if wanted is None else timedelta(seconds=wanted)
+        return spread(self._instance, min(lives, default=None), limit)

@@ -1,0 +1,297 @@
+"""The agent's own metrics: what it counts, and what an overview of it tells at the moment of a scrape.
+
+Labels are closed sets, but for the names of certificate sets and the addresses of listeners, of which there are as many
+as are configured.
+"""
+
+import platform
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.registry import Collector
+
+from agent.core.attempts import Outcome
+from agent.core.triggers import Trigger
+from agent.metrics.parser import Family, Kind
+from agent.metrics.writer import written
+from agent.status.model import AttemptView, Blocked, CertificateSet, Overview
+
+PREFIX = "proxy_agent"
+
+TRIGGERS = tuple(trigger.value for trigger in Trigger)
+OUTCOMES = tuple(outcome.value for outcome in Outcome if outcome is not Outcome.RUNNING)
+PHASES = ("launch", "start", "judge", "open", "handover", "drain")
+STATES = ("candidate", "serving", "draining")
+WATCHES = ("inotify", "polling")
+OTHER = "other"
+"""What stands for a word that is in none of these."""
+
+_FAILURES = (Outcome.REFUSED.value, Outcome.FAILED.value, Outcome.SHORT.value)
+_AFTERWARDS = {"handover", "drain"}  # phases that end once it serves
+_UNNAMED = ("configuration", "program", "proxy")  # what is refused without a certificate being concerned
+_PHASE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+_LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+_Values = dict[tuple[str, ...], float]  # by the values of the labels
+
+
+class Exit(StrEnum):
+    """Why a proxy exited."""
+
+    ASKED = "asked"
+    KILLED = "killed"  # by the agent, since it did not leave
+    CODE = "code"  # by itself
+    SIGNAL = "signal"  # by a signal that was not the agent's
+    MEMORY = "memory"  # the kernel killed it to have its memory
+
+
+class Cut(StrEnum):
+    """Why connections were closed that had not ended."""
+
+    DRAIN_DEADLINE = "drain_deadline"
+    STOP_DEADLINE = "stop_deadline"
+    RESTART_NOW = "restart_now"
+    STOP_HURRIED = "stop_hurried"
+
+
+class Source(StrEnum):
+    """Of whom metrics are asked."""
+
+    EPOCH = "epoch"
+    APPLICATION = "application"
+
+
+class Metrics:
+    """Counts, and tells. `overview` is asked at each scrape.
+
+    `beside_application`: metrics of an application are told with these. Its `process_…` keep their names then, and the
+    agent's own are called `proxy_agent_process_…`.
+    """
+
+    def __init__(self, overview: Callable[[], Overview], *, beside_application: bool = False) -> None:
+        # They would double the series, for a moment that process_start_time_seconds tells.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's, and not annotated
+        self._overview = overview
+        self._registry = registry = CollectorRegistry()
+        self._counts = _Counts(registry)
+        self._gauges = _Gauges()
+        registry.register(self._gauges)
+        ProcessCollector(namespace=PREFIX if beside_application else "", registry=registry)
+
+    def expose(self, *, openmetrics: bool) -> bytes:
+        """Everything, as OpenMetrics or in the older format of Prometheus."""
+        generate = generate_openmetrics if openmetrics else generate_latest
+        shown = self._gauges.shown = self._overview()
+        text = bytes(generate(self._registry)).removesuffix(b"# EOF\n")
+        return text + b"".join(written(_certificates(shown.certificates), openmetrics=openmetrics))
+
+    # What happens
+
+    def attempt_ended(self, attempt: AttemptView) -> None:
+        """An attempt is no longer running. Of its phases those that are over are counted, a drain by `phase_ended`."""
+        outcome = _known(attempt.outcome, OUTCOMES)
+        self._counts.rotations.labels(_known(attempt.trigger, TRIGGERS), outcome).inc()
+        phases = [phase for phase in attempt.phases if phase.name != "drain"]
+        for phase in phases:
+            self.phase_ended(phase.name, phase.seconds)
+        if outcome in _FAILURES:
+            self._counts.failures.labels(_failed_in(phases[-1].name if phases else ""), outcome).inc()
+        if outcome == Outcome.SERVING:
+            self._gauges.last_success = _served_at(attempt)
+
+    def phase_ended(self, phase: str, seconds: float) -> None:
+        """A part of an attempt took so long."""
+        self._counts.phases.labels(_known(phase, PHASES)).observe(seconds)
+
+    def epoch_exited(self, state: str, cause: Exit) -> None:
+        """A proxy exited out of this state: candidate, serving or draining."""
+        self._counts.exits.labels(_known(state, STATES), cause.value).inc()
+
+    def connections_closed(self, cause: Cut, count: int) -> None:
+        """So many connections were cut."""
+        self._counts.cut.labels(cause.value).inc(count)
+
+    def held(self, seconds: float) -> None:
+        """Nothing served for so long, and clients waited in the vault."""
+        self._counts.hold.inc(seconds)
+
+    def overflowed(self, count: int) -> None:
+        """The kernel turned so many clients away since it was asked last, as the queue was full."""
+        self._counts.overflows.inc(count)
+
+    def scrape_failed(self, source: Source) -> None:
+        """A source did not answer in time, or some of what it said could not be used."""
+        self._counts.scrapes.labels(source.value).inc()
+
+    def lagged(self, seconds: float) -> None:
+        """The loop did something so much later than it was due."""
+        self._counts.lag.observe(seconds)
+
+
+class _Counts:
+    """Every series that can be there is there from the start, at 0."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"{PREFIX}_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"{PREFIX}_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.rotations = counter("rotations", "Attempts at a new epoch that have ended.", "trigger", "outcome")
+        self.failures = counter("rotation_failures", "Attempts that failed, by where.", "phase", "reason")
+        text = "How long each part of an attempt took."
+        self.phases = histogram("rotation_phase_duration_seconds", text, _PHASE_BUCKETS, "phase")
+        self.exits = counter("proxy_exits", "Proxies that exited.", "state", "cause")
+        self.cut = counter("connections_closed", "Connections that were closed before they had ended.", "cause")
+        self.hold = counter("hold_seconds", "How long nothing served while clients were kept waiting.")
+        self.overflows = counter("listener_overflows", "Clients turned away by the kernel: the queue was full.")
+        self.scrapes = counter("scrape_failures", "Sources that were left out of a scrape, wholly or partly.", "source")
+        self.lag = histogram("event_loop_lag_seconds", "How late the agent did what was due.", _LAG_BUCKETS)
+        self._begin()
+
+    def _begin(self) -> None:
+        for trigger in TRIGGERS:
+            for outcome in OUTCOMES:
+                self.rotations.labels(trigger, outcome)
+        for phase in PHASES:
+            self.phases.labels(phase)
+            for reason in _FAILURES:
+                self.failures.labels(phase, reason)
+        for state in STATES:
+            for cause in Exit:
+                self.exits.labels(state, cause.value)
+        for cut in Cut:
+            self.cut.labels(cut.value)
+        for source in Source:
+            self.scrapes.labels(source.value)
+
+
+class _Gauges(Collector):
+    """What an overview tells: the one that is `shown`."""
+
+    def __init__(self) -> None:
+        self.shown: Overview | None = None
+        self.last_success: datetime | None = None
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry would collect before there is an overview."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Read from the overview."""
+        if (overview := self.shown) is None:
+            return
+        yield from _agent(overview)
+        yield from _epochs(overview)
+        if (last := self.last_success or _last_success(overview)) is not None:
+            text = "When an attempt last came to serve."
+            yield _gauge("last_rotation_success_timestamp_seconds", text, last.timestamp())
+        yield from _synchrony(overview)
+        yield _listeners(overview)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{PREFIX}_{name}", text, value)
+
+
+def _labelled(name: str, text: str, labels: tuple[str, ...], values: _Values) -> Metric:
+    metric = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
+    for each, value in values.items():
+        metric.add_metric(each, value)
+    return metric
+
+
+def _agent(overview: Overview) -> Iterator[Metric]:
+    build: _Values = {(overview.version, platform.python_version()): 1.0}
+    yield _labelled("build_info", "The agent's version, and its Python's.", ("version", "python"), build)
+    yield _gauge("ready", "Whether an epoch serves and the agent is not draining.", overview.ready)
+    watches: _Values = {(mode,): float(overview.watch == mode) for mode in WATCHES}
+    yield _labelled("watch_mode", "How files are watched.", ("mode",), watches)
+
+
+def _epochs(overview: Overview) -> Iterator[Metric]:
+    yield _gauge("epoch", "The number of the epoch that serves, 0 if none does.", overview.epoch or 0)
+    tally = Tally(epoch.state for epoch in overview.epochs)
+    counts: _Values = {(state,): float(tally[state]) for state in STATES}
+    yield _labelled("epochs", "Epochs that are alive.", ("state",), counts)
+    memory: _Values = dict.fromkeys(counts, 0.0)
+    for epoch in overview.epochs:
+        memory[epoch.state,] = memory.get((epoch.state,), 0.0) + (epoch.memory or 0)
+    yield _labelled("proxy_resident_memory_bytes", "Resident memory of the epochs.", ("state",), memory)
+    yield _gauge("proxy_hung", "Whether the serving proxy answers nobody.", overview.hung)
+
+
+def _synchrony(overview: Overview) -> Iterator[Metric]:
+    since = overview.out_of_sync_since
+    text = "Since when what is on the disk has not been what serves; 0 while it is."
+    yield _gauge("out_of_sync_since_timestamp_seconds", text, 0 if since is None else since.timestamp())
+    blocked: _Values = {(reason.value,): float(reason in overview.blocked) for reason in Blocked}
+    yield _labelled("rotation_blocked", "Why what is on the disk does not serve yet.", ("reason",), blocked)
+    refused: _Values = {("", reason): 0.0 for reason in _UNNAMED}
+    for each in overview.refused:
+        key = (each.set or "", each.reason)
+        refused[key] = refused.get(key, 0.0) + 1
+    yield _labelled("files_refused", "Files on the disk that are not used.", ("set", "reason"), refused)
+
+
+def _certificates(sets: tuple[CertificateSet, ...]) -> tuple[Family, Family]:
+    """Written by ourselves, since there may be thousands: thirty times as fast."""
+    text = "When a certificate ends; of authorities, the first one that does."
+    ends = Family(f"{PREFIX}_certificate_not_after_timestamp_seconds", Kind.GAUGE, text)
+    text = "Whether the certificate on the disk is the one that is served."
+    in_sync = Family(f"{PREFIX}_certificate_in_sync", Kind.GAUGE, text)
+    for each in sets:
+        name = _escaped(each.name)
+        for source, leaf in (("disk", each.disk), ("served", each.served)):
+            if leaf is not None:
+                series = f'{ends.name}{{role="leaf",set="{name}",source="{source}"}}'
+                ends.samples[series] = leaf.not_after.timestamp()
+        if bundles := [bundle.not_after.timestamp() for bundle in each.bundles if bundle.not_after is not None]:
+            ends.samples[f'{ends.name}{{role="authorities",set="{name}",source="served"}}'] = min(bundles)
+        in_sync.samples[f'{in_sync.name}{{set="{name}"}}'] = int(each.in_sync)
+    return ends, in_sync
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _listeners(overview: Overview) -> Metric:
+    queues: _Values = {}
+    for listener in overview.listeners:
+        if listener.queue is not None:
+            key = (_address(listener.address),)
+            queues[key] = queues.get(key, 0.0) + listener.queue
+    return _labelled("listener_queue_length", "Clients that wait to be accepted.", ("address",), queues)
+
+
+def _address(address: str) -> str:
+    """A listener's address as a label, which no path may be."""
+    return "unix" if address.startswith("unix:") else address
+
+
+def _last_success(overview: Overview) -> datetime | None:
+    """As the ledger tells, which outlives an agent."""
+    return next((_served_at(each) for each in overview.rotations if each.outcome == Outcome.SERVING), None)
+
+
+def _served_at(attempt: AttemptView) -> datetime:
+    return attempt.began_at + timedelta(seconds=sum(p.seconds for p in attempt.phases if p.name not in _AFTERWARDS))
+
+
+def _failed_in(last: str) -> str:
+    """The phase in which an attempt failed whose last finished one is this."""
+    if last not in PHASES:
+        return "launch"
+    return PHASES[min(PHASES.index(last) + 1, len(PHASES) - 1)]
+
+
+def _known(word: str, words: tuple[str, ...]) -> str:
+    return word if word in words else OTHER

@@ -1,0 +1,406 @@
+"""What Prometheus asks: the agent's own metrics, those of the epochs and those of the application, as one exposition.
+
+All sources are asked at the same time, each with its own limits of time and size; one that does not keep them is left
+out and counted. Who asks while others are being answered gets what they get, so that many clients cost as much as one.
+The work is done in steps of a few milliseconds, between which the agent does what it is there for.
+
+An epoch that counts in shared memory is read there (`agent.metrics.shared_counters`); any other is asked at its
+console, a last time before it ends, so that what it counted outlives it.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from agent.core.errors import MachineError
+from agent.host.log import say
+from agent.host.run_directory import RunDirectory
+from agent.http.client import UnixPlace, passed_on, stream
+from agent.http.message import Request, Response
+from agent.metrics.aggregate import OF_ALL, combined, summing
+from agent.metrics.application import Application
+from agent.metrics.parser import Exposition, Family, Kind, is_openmetrics, reading
+from agent.metrics.registry import PREFIX, Metrics, Source
+from agent.metrics.totals import Lineage
+from agent.metrics.writer import OPENMETRICS, TEXT, wants_openmetrics, written
+from agent.stats.errors import Refused, Unpublished
+from agent.stats.reader import Segment
+from agent.stats.snapshot import Snapshot
+from agent.stats.tags import extracted
+
+LAST_LOOK = 1.0  # seconds an epoch that is to end may take to tell what it has counted
+
+_MEMORY = "lineage.json"
+_CONSOLE = "/stats/prometheus"
+_STREAM_TIMEOUT = 10.0  # seconds, where it is passed on as it comes
+_PROMPTLY = 0.01
+_SHARE = 0.9  # of the time Prometheus waits, for the sources; the rest is ours
+_NO_NAME = re.compile(r"[^a-zA-Z0-9_]")
+_ACCEPT = {
+    True: "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+    False: "text/plain;version=0.0.4",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of each source: how many seconds it may take, and how many bytes it may tell."""
+
+    seconds: float = 2.0
+    size: int = 16 << 20
+
+
+class Console(Protocol):
+    """Where an epoch is asked."""
+
+    @property
+    def place(self) -> UnixPlace:
+        """A Unix socket."""
+        ...
+
+
+class Epoch(Protocol):
+    """An epoch as it is seen from here: a `Living`."""
+
+    @property
+    def number(self) -> int:
+        """Its number."""
+        ...
+
+    @property
+    def has_served(self) -> bool:
+        """Whether it is no candidate any more."""
+        ...
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether it was told to exit."""
+        ...
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it was made to exit."""
+        ...
+
+    @property
+    def home(self) -> Path:
+        """Its directory."""
+        ...
+
+    @property
+    def console(self) -> Console:
+        """Its console."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Epochs:
+    """Who is to be asked: the epochs that live, the number of the one that serves, what they count in shared memory.
+
+    `gauges` are those in shared memory of one epoch, as of the last time that `counted` was asked.
+    """
+
+    living: Callable[[], Iterable[Epoch]]
+    serving: Callable[[], int | None]
+    counted: Callable[[], Snapshot]
+    gauges: Callable[[int], Mapping[str, int]]
+
+
+@dataclass(slots=True)
+class _Round:
+    """One look at all sources. `tasks`: with what to do about one that is late; `asking`: how many wait for it."""
+
+    answered: set[int] = field(default_factory=set)
+    application: Exposition | None = None
+    tasks: dict[asyncio.Task[None], Callable[[], None]] = field(default_factory=dict)
+    texts: dict[tuple[bool, int], asyncio.Task[bytes]] = field(default_factory=dict)
+    short: set[Source] = field(default_factory=set)
+    asking: int = 0
+
+    @property
+    def left(self) -> list[asyncio.Task[None]]:
+        """Whoever has not answered yet."""
+        return [task for task in self.tasks if not task.done()]
+
+
+class Scraping:
+    """Answers `/metrics` and `/stats/prometheus`.
+
+    Without `merge` the serving epoch's answer is passed on as it comes, and that is all.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        epochs: Epochs,
+        directory: RunDirectory,
+        application: Application | None = None,
+        *,
+        merge: bool = True,
+        limits: Limits | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._epochs = epochs
+        self._directory = directory
+        self._application = application
+        self._merges = merge
+        self._limits = limits or Limits()
+        self._lineage = _recall(directory)
+        self._sharing: set[int] = set()  # epochs that count in shared memory
+        self._round = _Round()
+
+    async def answer(self, request: Request) -> Response:
+        """One request. Its query is passed on to the epoch if nothing is merged, and ignored if something is."""
+        if request.method not in {"GET", "HEAD"}:
+            return Response(405, b"method not allowed\n", (("allow", "GET, HEAD"),))
+        if not self._merges:
+            return await self._pass_on(request)
+        headers = dict(request.headers)
+        openmetrics = wants_openmetrics(headers.get("accept", ""))
+        if not self._round.left:
+            self._round = self._begin(openmetrics=openmetrics)
+        body = await self._take_part(self._round, self._patience(headers), openmetrics=openmetrics)
+        kind = OPENMETRICS if openmetrics else TEXT
+        return Response(200, body, (("content-type", kind), ("vary", "accept"), ("cache-control", "no-cache")))
+
+    async def _take_part(self, now: _Round, patience: float, *, openmetrics: bool) -> bytes:
+        """Wait for whoever answers in time, and tell; the last one who asks clears up."""
+        now.asking += 1
+        try:
+            if now.left:
+                await asyncio.wait(now.left, timeout=patience)
+            return await asyncio.shield(self._text(now, openmetrics=openmetrics))
+        finally:
+            now.asking -= 1
+            if now is self._round and not now.asking and not now.left:
+                self._round = _Round()
+
+    async def last_look(self, living: Epoch) -> None:
+        """See what an epoch has counted that is about to end, unless it counts in shared memory; within `LAST_LOOK`."""
+        if self._merges and not self._shares(living):
+            try:
+                async with asyncio.timeout(LAST_LOOK):
+                    await self._see(living)
+            except (OSError, ValueError) as error:
+                say(logging.DEBUG, "metrics.unseen", f"what epoch {living.number} counted last is not known: {error}")
+
+    def retire(self, number: int) -> None:
+        """An epoch is gone: keep what it counted."""
+        self._sharing.discard(number)
+        if self._lineage.retire(number):
+            self.remember()
+
+    def remember(self) -> None:
+        """Keep what is known in the run directory, for an agent that comes back."""
+        try:
+            self._directory.remember(self._lineage.to_state(), _MEMORY)
+        except MachineError as error:
+            say(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
+
+    async def close(self) -> None:
+        """Ask nobody any more, and keep what is known."""
+        if self._lineage.live:
+            self.remember()
+        tasks = [*self._round.tasks, *self._round.texts.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Asking
+
+    def _begin(self, *, openmetrics: bool) -> _Round:
+        """Ask everybody."""
+        fresh = _Round()
+        epochs = list(self._epochs.living())
+        for number in set(self._lineage.live) - {epoch.number for epoch in epochs}:
+            self.retire(number)
+        for epoch in epochs:
+            if not self._shares(epoch):
+                task = asyncio.create_task(self._ask_epoch(fresh, epoch), name=f"metrics of epoch {epoch.number}")
+                fresh.tasks[task] = partial(self._fail, fresh, Source.EPOCH, epoch)
+        if self._application is not None:
+            asking = self._ask_application(fresh, self._application, openmetrics=openmetrics)
+            task = asyncio.create_task(asking, name="metrics of the application")
+            fresh.tasks[task] = partial(self._fail, fresh, Source.APPLICATION)
+        fresh.tasks[asyncio.create_task(self._measure_lag(), name="lag")] = lambda: None
+        return fresh
+
+    def _shares(self, living: Epoch) -> bool:
+        """Whether an epoch counts in shared memory."""
+        if living.number not in self._sharing:
+            try:
+                Segment.open(living.home / "stats").close()
+            except (Unpublished, Refused):
+                return False
+            self._sharing.add(living.number)
+            self._lineage.forget(living.number)
+        return True
+
+    async def _ask_epoch(self, fresh: _Round, living: Epoch) -> None:
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                exposition = await self._see(living)
+        except (OSError, ValueError) as error:
+            say(logging.DEBUG, "metrics.unavailable", f"epoch {living.number} does not tell its metrics: {error}")
+            self._fail(fresh, Source.EPOCH, living)
+            return
+        fresh.answered.add(living.number)
+        if exposition.broken:
+            self._fail(fresh, Source.EPOCH, living)
+
+    async def _see(self, living: Epoch) -> Exposition:
+        request = Request("GET", _CONSOLE, (("accept", _ACCEPT[False]),))
+        async with stream(living.console.place, request) as response:
+            exposition = await self._read(response)
+        self._lineage.see(living.number, exposition)
+        return exposition
+
+    async def _ask_application(self, fresh: _Round, application: Application, *, openmetrics: bool) -> None:
+        patience = ("x-prometheus-scrape-timeout-seconds", str(self._limits.seconds))
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                async with application.ask((("accept", _ACCEPT[openmetrics]), patience)) as response:
+                    fresh.application = await self._read(response)
+        except (OSError, ValueError) as error:
+            say(logging.DEBUG, "metrics.unavailable", f"the application does not tell its metrics: {error}")
+            self._fail(fresh, Source.APPLICATION)
+            return
+        if fresh.application.broken:
+            self._fail(fresh, Source.APPLICATION)
+
+    async def _read(self, response: Response) -> Exposition:
+        """Read an answer; raise ValueError if it is none, or too long."""
+        if response.status != 200:
+            message = f"the answer is {response.status}"
+            raise ValueError(message)
+        assert not isinstance(response.body, bytes)
+        parts, size = [], 0
+        async for part in response.body:
+            parts.append(part)
+            if (size := size + len(part)) > self._limits.size:
+                message = f"the answer is longer than {self._limits.size} bytes"
+                raise ValueError(message)
+        exposition = Exposition()
+        kind = dict(response.headers).get("content-type", "")
+        await _gently(reading(exposition, b"".join(parts), openmetrics=is_openmetrics(kind)))
+        for name in [name for name in exposition.families if name.startswith(f"{PREFIX}_")]:
+            del exposition.families[name]  # the agent's own are the agent's: nobody else tells of it
+            exposition.broken += 1
+        return exposition
+
+    async def _measure_lag(self) -> None:
+        """See how late the loop is."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _PROMPTLY
+        await asyncio.sleep(_PROMPTLY)
+        self._metrics.lagged(max(0.0, loop.time() - due))
+
+    def _fail(self, now: _Round, source: Source, living: Epoch | None = None) -> None:
+        """Count a source that was left out, once in a round.
+
+        Not an epoch whose console may not be there yet, or may not be there any more.
+        """
+        excused = living is not None and (not living.has_served or living.was_asked or living.was_killed)
+        if not excused and source not in now.short:
+            now.short.add(source)
+            self._metrics.scrape_failed(source)
+
+    def _patience(self, headers: dict[str, str]) -> float:
+        """How long the sources may take, if Prometheus tells how long it waits."""
+        try:
+            told = float(headers.get("x-prometheus-scrape-timeout-seconds", "")) * _SHARE
+        except ValueError:
+            return self._limits.seconds
+        return min(self._limits.seconds, told) if told > 0 else self._limits.seconds
+
+    # Telling
+
+    def _text(self, now: _Round, *, openmetrics: bool) -> asyncio.Task[bytes]:
+        """What the sources that have answered tell; the same for all who ask at this moment."""
+        key = openmetrics, len(now.left)
+        if key not in now.texts:
+            now.texts[key] = asyncio.create_task(self._write(now, openmetrics=openmetrics), name="metrics")
+        return now.texts[key]
+
+    async def _write(self, now: _Round, *, openmetrics: bool) -> bytes:
+        for task in now.left:
+            now.tasks[task]()
+        sums = Exposition()
+        snapshot, serving = self._epochs.counted(), self._epochs.serving()
+        counted = exposition_of(snapshot, {} if serving is None else self._epochs.gauges(serving))
+        await _gently(summing(sums, self._lineage.parts(serving, now.answered, counted)))
+        own = Exposition()
+        await _gently(reading(own, self._metrics.expose(openmetrics=openmetrics), openmetrics=openmetrics))
+        sources = [("agent", own), (Source.EPOCH, sums)]
+        if now.application is not None:
+            sources.append((Source.APPLICATION, now.application))
+        families, short = combined(sources)
+        for source in short:
+            self._fail(now, Source(source))
+        parts: list[bytes] = []
+        for part in written(families, openmetrics=openmetrics):
+            parts.append(part)
+            await asyncio.sleep(0)
+        return b"".join(parts)
+
+    async def _pass_on(self, request: Request) -> Response:
+        """The serving epoch's own answer, byte by byte."""
+        serving = self._epochs.serving()
+        living = next((epoch for epoch in self._epochs.living() if epoch.number == serving), None)
+        if living is None:
+            return Response(503, b"no epoch serves\n")
+        _, mark, query = request.target.partition("?")
+        accept = tuple(pair for pair in request.headers if pair[0] == "accept")
+        asked = Request(request.method, _CONSOLE + mark + query, accept)
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                response = await passed_on(living.console.place, asked)
+        except OSError as error:
+            self._metrics.scrape_failed(Source.EPOCH)
+            return Response(503, f"the serving epoch does not answer: {error}\n".encode())
+        assert not isinstance(response.body, bytes)
+        return Response(response.status, _in_time(response.body), response.headers)
+
+
+async def _in_time(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async with asyncio.timeout(_STREAM_TIMEOUT):
+        async for part in body:
+            yield part
+
+
+async def _gently(steps: Iterator[None]) -> None:
+    """Take steps, and let others do something in between."""
+    for _ in steps:
+        await asyncio.sleep(0)
+
+
+def exposition_of(snapshot: Snapshot, serving: Mapping[str, int]) -> Exposition:
+    """What is counted in shared memory, under the names that Envoy's console gives it.
+
+    Gauges are those of the epoch that `serving` is of, if it has them, but for what every epoch has its share of.
+    """
+    exposition = Exposition()
+    for kind, values in ((Kind.COUNTER, snapshot.counters), (Kind.GAUGE, snapshot.gauges)):
+        for statistic, value in values.items():
+            bare, labels = extracted(statistic)
+            name = f"envoy_{_NO_NAME.sub('_', bare)}"
+            family = exposition.families.setdefault(name, Family(name, kind))
+            leads = kind is Kind.GAUGE and not OF_ALL.search(name)
+            family.samples[f"{name}{{{labels}}}"] = serving.get(statistic, value) if leads else value
+    return exposition
+
+
+def _recall(directory: RunDirectory) -> Lineage:
+    state = directory.recall(_MEMORY)
+    if not state:
+        return Lineage()
+    try:
+        return Lineage.from_state(state)
+    except ValueError as error:
+        say(logging.WARNING, "stats.forgotten", f"{error}; counting begins at 0")
+        return Lineage()

@@ -1,0 +1,135 @@
+"""Coming back: the epochs of an earlier agent that still live are taken over, the rest of it is cleared away.
+
+One mechanism for an agent that crashed, that was restarted and that was upgraded. An epoch whose gate was open may have
+clients: it is adopted, with its sockets and its state. One before its gate has none: it is ended, and started again if
+it is still wanted. A process is known by its pid and its start time together; a stranger is never touched.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.certificates.contents import Contents
+from agent.certificates.selection import LastGood, weigh
+from agent.core.errors import AgentError, BadInput
+from agent.handoff import binding
+from agent.handoff.segment import HotRestartVersion, Segment
+from agent.host import clock
+from agent.host.binaries import opened_binary
+from agent.host.log import say
+from agent.host.removal import remove
+from agent.host.run_directory import RunDirectory
+from agent.inputs.revisions import Material, Program, Source, Storeroom
+from agent.metrics.shared_counters import Counting
+from agent.processes.manifest import Manifest
+from agent.processes.state_file import Journal
+from agent.processes.survivor import Found, find, pid_of
+from agent.proxies.envoy.configuration import Configuration
+
+_END_TIMEOUT = 5.0
+
+
+class Adoption:
+    """Goes through what the journal remembers, once, before anything else is started."""
+
+    def __init__(self, journal: Journal, directory: RunDirectory, storeroom: Storeroom, counting: Counting) -> None:
+        self._journal = journal
+        self._directory = directory
+        self._storeroom = storeroom
+        self._counting = counting
+
+    def epochs(self) -> Iterator[tuple[Found, Material]]:
+        """Give what can be adopted, the oldest first; then end and clear away everything else.
+
+        An entry counts as settled when the caller asks for the next one.
+        """
+        rest: list[dict[str, Any]] = []
+        for entry in sorted(self._journal.inherited, key=lambda entry: str(entry.get("number")).zfill(20)):
+            found = find(entry)
+            if isinstance(found, Found) and (material := self._recover(found)) is not None:
+                yield found, material
+                self._journal.settle(entry)
+            else:
+                rest.append(entry)
+        for entry in rest:
+            self._clear(entry)
+            self._journal.settle(entry)
+        if self._journal.spare is not None:
+            Segment(self._journal.spare).release()
+
+    def sweep(self, adopted: frozenset[int]) -> None:
+        """Remove the directories of epochs that are no more, but for what those have counted, and half-made sockets."""
+        for path in [path for home in self._directory.homes for path in home.iterdir()]:
+            if path.name.startswith(binding.PREFIX):
+                remove(path)
+            elif path.name.isascii() and path.name.isdecimal() and int(path.name) not in adopted:
+                number = int(path.name)
+                self._counting.follow(number, path)
+                self._counting.retire(number)
+                self._directory.remove_epoch(number)
+
+    def _recover(self, found: Found) -> Material | None:
+        try:
+            return recover(found, self._storeroom)
+        except AgentError as error:
+            text = f"epoch {found.number} (pid {found.pid}) cannot be adopted and is ended: {error}"
+            say(logging.ERROR, "epoch.not_adopted", text)
+            return None
+
+    @staticmethod
+    def _clear(entry: Mapping[str, Any]) -> None:
+        pid = clear(entry)
+        if pid is not None:
+            text = f"epoch {entry.get('number')} (pid {pid}) outlived its agent before it had clients: it is ended"
+            say(logging.WARNING, "epoch.left_over", text)
+
+
+def clear(entry: Mapping[str, Any]) -> int | None:
+    """End the process of an entry, if it lives, and give its base id back; return the pid that was ended."""
+    base_id = entry.get("base_id")
+    pid = pid_of(entry)  # found anew: adopting the others took its time, and numbers are used again
+    if pid is not None:
+        _end(entry, pid)
+    if isinstance(base_id, int):
+        Segment(base_id).release()
+    return pid
+
+
+def recover(found: Found, storeroom: Storeroom) -> Material:
+    """What an epoch runs from, out of its own descriptors. Raises `AgentError`."""
+    manifest = Manifest.carried_by(found.pid, found.manifest)
+    contents: Contents = {path: each.read(found.pid) for path, each in manifest.files.items()}
+    resources = {path: text.encode() for path, text in manifest.resources.items()}
+    configuration = Configuration(manifest.text, manifest.name, manifest.config_yaml, resources)
+    program = _program(manifest, found.pid)
+    references = [each for each in configuration.references if each.path in contents]
+    outcome = weigh(references, contents, LastGood(), clock.calendar())
+    source = Source(configuration, manifest.text.encode(), resources)
+    return storeroom.adopt(manifest.revision, source, outcome, program)
+
+
+def _program(manifest: Manifest, pid: int) -> Program:
+    binary = opened_binary(Path(manifest.program_path), manifest.program.open(pid))
+    if binary.identity != manifest.identity:
+        binary.close()
+        message = f"cannot adopt the process {pid}: its program {manifest.program_path} has been written to since"
+        raise BadInput(message)
+    handoff = HotRestartVersion.parse(manifest.handoff)
+    return Program(binary, manifest.program_version, handoff, manifest.reads_json)
+
+
+def _end(entry: Mapping[str, Any], pid: int) -> None:
+    """Kill it: Envoy would take leave of its parent first, and wait for seconds since there is none."""
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if pid_of(entry) == pid:  # asked once the pidfd holds the number: it cannot change hands any more
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], _END_TIMEOUT)
+        finally:
+            os.close(pidfd)

@@ -1,0 +1,128 @@
+"""Which groups of certificates a proxy refuses a revision for, so that the others need not wait for them.
+
+A complaint that names a file tells it at once. Otherwise the proxy is asked again, with some of the new groups held
+back: whatever it takes together is cleared, and what it does not is halved, until single groups are left. Nothing is
+started for it, and no client notices.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+from agent.certificates.groups import Pin, Unit
+from agent.inputs.loader import Intake
+from agent.inputs.revisions import Storeroom
+from agent.inputs.settings import Settings
+from agent.processes.epoch_process import Living
+from agent.proxies.envoy.command import Complaint, Envoy
+
+Ask = Callable[[frozenset[str]], Awaitable[Complaint | None]]
+"""Ask the proxy about the revision with these units held back; raises `Unheld` where they cannot be."""
+
+
+class Unheld(Exception):
+    """There is nothing to run from without a unit that is to be held back."""
+
+
+async def blame(suspects: Sequence[Unit], complaint: Complaint, ask: Ask) -> tuple[Pin, ...]:
+    """Return the units at fault among `suspects`, which are new; none where it is not their fault, or not only.
+
+    `complaint` is what the proxy says to all of them together.
+    """
+    if named := _named(suspects, complaint):
+        return named
+    search = _Search(ask, frozenset(unit.name for unit in suspects))
+    try:
+        if await ask(search.uncleared) is not None:
+            return ()
+        await search.among(suspects)
+    except Unheld:
+        return ()
+    return tuple(search.found)
+
+
+def _named(suspects: Collection[Unit], complaint: Complaint) -> tuple[Pin, ...]:
+    """The units that have a file which the complaint names, or the same bytes under another name."""
+    contents = {unit.files[path]: path for path in complaint.paths for unit in suspects if path in unit.files}
+    return tuple(
+        _pin(unit, complaint, next(path for path, content in unit.files.items() if content in contents))
+        for unit in suspects
+        if not contents.keys().isdisjoint(unit.files.values())
+    )
+
+
+@dataclass(slots=True)
+class _Search:
+    """One search under way. `uncleared`: the units that are held back unless it is their turn."""
+
+    ask: Ask
+    uncleared: frozenset[str]
+    found: list[Pin] = field(default_factory=list)
+
+    async def among(self, units: Sequence[Unit]) -> None:
+        """Clear these units, or find the culprits among them."""
+        names = frozenset(unit.name for unit in units)
+        complaint = await self.ask(self.uncleared - names)
+        if complaint is None:
+            self.uncleared -= names
+        elif len(units) == 1:
+            self.found.append(_pin(units[0], complaint))
+        elif named := _named(units, complaint):
+            self.found += named
+            culprits = {pin.unit.name for pin in named}
+            if rest := [unit for unit in units if unit.name not in culprits]:
+                await self.among(rest)
+        else:
+            half = len(units) // 2
+            await self.among(units[:half])
+            await self.among(units[half:])
+
+
+def _pin(unit: Unit, complaint: Complaint, path: str | None = None) -> Pin:
+    """Accuse a file of the unit: the one that is named, or else its chain."""
+    first = unit.chains[0].path if unit.chains else min(unit.files)
+    return Pin(unit, path or first, complaint.text)
+
+
+class Accuser:
+    """Pins the groups at fault where the proxy of an epoch refused what it was to run from."""
+
+    def __init__(self, settings: Settings, intake: Intake, storeroom: Storeroom) -> None:
+        self._envoy = Envoy(settings.flags, settings.drain_time)
+        self._timeout = settings.policy.start_timeout
+        self._intake = intake
+        self._storeroom = storeroom
+
+    async def accuse(self, refused: Living, complaint: Complaint) -> tuple[Pin, ...]:
+        """Pin the groups of files at fault, if it is theirs. Raises `MachineError` if the proxy does not answer."""
+        material = refused.material
+
+        program = material.program.binary.path.name
+
+        def said(complaint: Complaint) -> Complaint:
+            return replace(complaint, text=f"{program} says: {complaint.text}")
+
+        async def ask(held: frozenset[str]) -> Complaint | None:
+            variant = await self._intake.without(material, held)
+            if variant is None:
+                raise Unheld
+            with self._storeroom.trying(variant):
+                answer = await refused.validate(self._envoy, self._timeout, variant)
+            return None if answer is None else said(answer)
+
+        pins = await blame(self._intake.renewed(material), said(complaint), ask)
+        self._intake.pin(pins)
+        return pins
+
+    def accuse_in(self, document: str, refused: Living, complaint: Complaint) -> tuple[Pin, ...]:
+        """Pin the groups at fault where a proxy that runs refused what is in a file of resources.
+
+        It validates no such file, so nothing can be asked again. Where it names none, they are all that are new there.
+        """
+        material = refused.material
+        suspects = self._intake.renewed(material)
+        pins = _named(suspects, complaint)
+        if not pins:
+            units = self._intake.units_in(document, material)
+            pins = tuple(_pin(unit, complaint) for unit in suspects if unit.name in units)
+        self._intake.pin(pins)
+        return pins

@@ -1,0 +1,78 @@
+"""One look at the operator's files without running anything: what `agent check` and `agent bootstrap` say."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from agent.certificates.x509 import Leaf
+from agent.host.binaries import find
+from agent.host.disk_thread import DiskThread
+from agent.host.run_directory import RunDirectory
+from agent.inputs.loader import Intake
+from agent.inputs.programs import Programs
+from agent.inputs.revisions import Material, Storeroom
+from agent.inputs.settings import Settings
+from agent.processes.epoch_process import Listeners, Living
+from agent.proxies.envoy.command import Complaint, Envoy
+
+_TIMEOUT = 30.0
+_DEAF = Listeners(
+    reached_gate=lambda _: None,
+    serves=lambda _: None,
+    exited=lambda _, __: None,
+    held=lambda _, __: None,
+    broken=lambda _, __: None,
+    lend=lambda _, __: None,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found, in lines for people, and whether a start would go well. Refusals are in the log."""
+
+    lines: tuple[str, ...]
+    good: bool
+
+
+async def inspect(settings: Settings) -> Report:
+    """Judge the files as the agent would, and ask the proxy for its opinion."""
+    async with _intake(settings) as intake:
+        look = await intake.look()
+        await intake.report_strays()
+    if look.material is None:
+        return Report((f"not usable: {', '.join(look.missing)}",), good=False)
+    leaves = tuple(_line(unit, leaf) for unit, leaf in look.material.outcome.leaves.items())
+    complaint = await _complaint(settings, look.material)
+    refusal = None if complaint is None else f"{look.material.program.binary.path} refuses it: {complaint.text}"
+    verdict = refusal or "the proxy accepts it"
+    return Report((*leaves, verdict), good=complaint is None and not intake.reports.refusals)
+
+
+async def small_bootstrap(settings: Settings) -> str:
+    """The configuration that is made when the operator brings none."""
+    async with _intake(settings) as intake:
+        return (await intake.small()).decode()
+
+
+@asynccontextmanager
+async def _intake(settings: Settings) -> AsyncIterator[Intake]:
+    files = DiskThread(lambda: None, notice=lambda _: None)
+    try:
+        yield Intake(settings, Programs(find(settings.proxy), settings.user), Storeroom(), files)
+    finally:
+        await files.close()
+
+
+async def _complaint(settings: Settings, material: Material) -> Complaint | None:
+    directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
+    living = Living(1, material, directory, settings.user, _DEAF)
+    try:
+        return await living.validate(Envoy(settings.flags, settings.drain_time), _TIMEOUT)
+    finally:
+        await living.bury()
+        directory.close()
+
+
+def _line(unit: str, leaf: Leaf) -> str:
+    names = ", ".join(leaf.names) or leaf.subject
+    return f"{unit}: {names}; serial {leaf.serial_hex}, {leaf.key_type}, until {leaf.not_after:%Y-%m-%d %H:%M}Z"

@@ -1,0 +1,233 @@
+"""One living epoch: its process, and everything that was made for it and goes with it."""
+
+import secrets
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from agent.core.epochs import State
+from agent.core.errors import AddressHeld, MachineError, ProtocolError
+from agent.handoff.child import Child
+from agent.handoff.gate import Gate
+from agent.handoff.parent import Parent, ParentEvents
+from agent.handoff.segment import Segment
+from agent.handoff.socket_paths import Names
+from agent.handoff.socket_store import Place
+from agent.handoff.udp_relay import Relay
+from agent.host.carried import Carried
+from agent.host.memfds import Memfds
+from agent.host.processes import Command, Process, User, created_at, run
+from agent.host.run_directory import RunDirectory
+from agent.inputs.revisions import Material
+from agent.metrics.shared_counters import make_room
+from agent.processes.manifest import Manifest
+from agent.processes.reserved_segments import Segments
+from agent.processes.survivor import Found
+from agent.proxies.envoy.admin_client import EpochConsole
+from agent.proxies.envoy.command import Complaint, Envoy, complaint
+
+_ANSWER_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Whom a living epoch tells what. Each gets the epoch's number first."""
+
+    reached_gate: Callable[[int], None]
+    serves: Callable[[int], None]
+    exited: Callable[[int, int | None], None]
+    held: Callable[[int, AddressHeld], None]
+    broken: Callable[[int, ProtocolError], None]
+    lend: Callable[[int, Place], int | None]
+
+
+class Living:
+    """An epoch from its launch to its burial. `started_at` is calendar seconds: since when the service is up."""
+
+    def __init__(
+        self,
+        number: int,
+        material: Material,
+        directory: RunDirectory,
+        user: User | None,
+        listeners: Listeners,
+        found: Found | None = None,
+        segments: Segments | None = None,
+    ) -> None:
+        """Make what the epoch will need; or, where an earlier agent made it, find it."""
+        self.number = number
+        self.material = material
+        self.nonce = secrets.token_hex(16) if found is None else found.nonce
+        self.found = found
+        self.process: Process | None = None
+        self.created: int | None = None  # when the process began
+        self.has_served = False
+        self.clients: int | None = None  # as counted last, while it drains
+        self.clients_at_first: int | None = None  # as its drain began
+        self.drains = False  # it was told to accept no more
+        self.was_asked = False  # to exit
+        self.was_killed = False  # by this agent
+        self.was_starved = False  # killed by the kernel to have its memory
+        self._run_directory = directory
+        self._user = user
+        self._owner = None if user is None else user.owner
+        self._listeners = listeners
+        self._memory = Memfds()
+        binary = material.program.binary
+        name = f"bin/{binary.path.name}"  # to the opened binary by its own name, which `ps`, `ss` and the like show
+        if found is None:
+            self.home = directory.make_epoch(number, self._owner, {name: f"/proc/self/fd/{binary.descriptor}"})
+            self._room = make_room(self.home, self._owner)
+            self.manifest = Carried.in_memory(self._memory.hold(f"epoch {number}", Manifest.of(material).to_bytes()))
+            try:
+                self.segment = (segments or Segments(self._owner)).claim(material.program.handoff)
+            except MachineError:
+                self._memory.close()
+                raise
+        else:
+            self.home = directory.epoch(number)
+            self._room = {}
+            self.segment = Segment(found.base_id)
+            self.manifest = found.manifest
+        self._program = self.home / name
+        self.names = Names(self.home, self.segment.base_id)
+        self.console = EpochConsole(self.home / "admin")
+        reached = partial(listeners.reached_gate, number)
+        self.gate = Gate(self.home / "gate", reached, reached_before=found is not None)
+        self.child: Child | None = None
+        self.parent: Parent | None = None
+        self.relay: Relay | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number, once there is one."""
+        return None if self.process is None else self.process.pid
+
+    @property
+    def asked(self) -> set[Place]:
+        """Every place it asked its parent for."""
+        return set() if self.parent is None else self.parent.asked
+
+    def is_adopted(self) -> bool:
+        """Whether an earlier agent started it."""
+        return self.found is not None
+
+    @property
+    def bound_itself(self) -> set[Place]:
+        """The places for which there was no socket to give."""
+        return set() if self.parent is None else self.parent.bound_itself
+
+    # Life
+
+    async def validate(self, envoy: Envoy, timeout: float, material: Material | None = None) -> Complaint | None:
+        """Ask the proxy whether it can use the configuration, or that of another material; return its complaint."""
+        material = material or self.material
+        copy, extra = self._copy(material)
+        arguments = envoy.validate(copy, extra, material.configuration)
+        code, output = await run(self._command(arguments, material), timeout)
+        return None if code == 0 else complaint(output, {**material.paths, copy: material.configuration.name})
+
+    async def launch(self, envoy: Envoy, started_at: int, overlap: int = 0, *, dumps_core: bool = False) -> int:
+        """Start the process with everything around it in place; return its pid. Raises `MachineError`.
+
+        For `overlap` seconds after it serves it leaves UDP sockets to its predecessor.
+        """
+        await self._stand_around(started_at)
+        copy, extra = self._copy(self.material)
+        arguments = envoy.launch(self.names, copy, extra, self.number, self.material.configuration, overlap)
+        command = replace(self._command(arguments, self.material), dumps_core=dumps_core)
+        process = Process.start(command, self._exited)
+        self.created = created_at(process.pid)
+        self._attend(process)
+        return process.pid
+
+    async def take_over(self, found: Found, started_at: int) -> None:
+        """Stand around a process that an earlier agent left. Raises `MachineError` if it is gone."""
+        process = Process.adopt(found.pid, found.created, self._exited)
+        self.created = found.created
+        self.has_served = found.state is not State.OPENING
+        await self._stand_around(started_at)
+        self._attend(process)
+
+    async def _stand_around(self, started_at: int) -> None:
+        """Be its parent, its child and its gate."""
+        number, tell, found = self.number, self._listeners, self.found
+        events = ParentEvents(
+            lend=lambda place: tell.lend(number, place),
+            serves=lambda: tell.serves(number),
+            held=lambda error: tell.held(number, error),
+            broken=lambda error: tell.broken(number, error),
+        )
+        asked = () if found is None else found.places
+        self.parent = Parent(self.names, started_at, events, asked, serves=self.has_served, owner=self._owner)
+        self.parent.bound_itself.update(asked)  # nobody knows any more which of them it did
+        self.child = Child(self.names, self._owner)
+        if self.material.configuration.has_udp:
+            self.relay = Relay(self.names, self._owner)
+        await self.gate.shut(self._owner)
+
+    def _attend(self, process: Process) -> None:
+        """Listen to this process and to no other."""
+        assert self.parent is not None
+        assert self.child is not None
+        self.process = process
+        self.parent.channel.pid = self.child.channel.pid = self.gate.pid = self.console.pid = process.pid
+        if self.relay is not None:
+            self.relay.pid = process.pid
+
+    def _exited(self, code: int | None) -> None:
+        self._listeners.exited(self.number, code)
+
+    def _copy(self, material: Material) -> tuple[int, str | None]:
+        """The private copy, in memory: where it is held, and the extra document's text."""
+        as_json = material.program.reads_json
+        main, extra = material.copies.fill(str(self.home), self.number, material.descriptors, as_json=as_json)
+        return self._memory.hold(material.configuration.name, main.encode()), extra
+
+    def _command(self, arguments: list[str], material: Material) -> Command:
+        return Command(
+            binary=self.material.program.binary.descriptor,
+            executable=str(self._program),
+            arguments=[str(self.material.program.binary.path), *arguments],
+            descriptors={*material.descriptors.values(), *self._memory.descriptors},
+            environment=self._environment(),
+            user=self._user,
+        )
+
+    def _environment(self) -> Mapping[str, str]:
+        return {"PROXY_AGENT_EPOCH": str(self.number), "PROXY_AGENT_NONCE": self.nonce, **self._room}
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it ever ran and is not dead."""
+        self.was_asked |= number is signal.SIGTERM
+        self.was_killed |= number is signal.SIGKILL
+        if self.process is not None:
+            self.process.signal(number)
+
+    def clear(self) -> None:
+        """Remove everything that was the epoch's own, but for the gate."""
+        for part in (self.parent, self.child, self.relay):
+            if part is not None:
+                part.close()
+        self.segment.release()
+        self._memory.close()
+        self._run_directory.remove_epoch(self.number)
+
+    async def bury(self) -> None:
+        """Remove everything that was the epoch's own."""
+        self.clear()
+        await self.gate.close()
+
+    # Sockets
+
+    async def duplicate(self, place: Place) -> int | None:
+        """A duplicate of its socket at a place, which the caller owns. Raises `MachineError`."""
+        if self.child is None:
+            return None
+        return await self.child.ask(place, timeout=_ANSWER_TIMEOUT)
+
+    def stop_accepting(self) -> None:
+        """Tell it to drain: it closes its listeners and asks its clients to leave. Raises `MachineError`."""
+        if self.child is not None:
+            self.child.drain_listeners()

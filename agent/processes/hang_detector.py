@@ -1,0 +1,270 @@
+"""Whether the serving proxy answers anybody: noticed by the clients that wait for it, and by nothing else.
+
+The vault's sockets are those that the proxy accepts on, so the kernel can tell the agent when a client comes. While
+nobody comes, nothing wakes the agent; while clients come, it looks at the queues once in a few seconds, and less often
+the longer all is well. A proxy hangs when clients wait, none of them is accepted and its console is silent, all for
+as long as a `Pace` says. One that is busy always has something in a queue, and one whose console is slow still takes
+clients: neither hangs. Nor does one of several workers that is stuck alone, since the console and the other
+workers go on: that is not noticed here.
+"""
+
+import asyncio
+import errno
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.handoff.socket_store import Place, Vault
+from agent.host import clock, throttling
+from agent.host.log import say
+from agent.host.tasks import Tasks
+from agent.host.throttling import Throttled
+from agent.http import client
+from agent.processes.queue_progress import Queues, is_anybody_waiting, look_at, opened
+from agent.proxies.envoy.admin_client import EpochConsole
+
+_QUESTION = "/ready"
+_NOBODY = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.EACCES})  # the console cannot be asked at all
+_SHOWN = 3
+
+
+class Serving(Protocol):
+    """What is to be known of the epoch that serves."""
+
+    @property
+    def number(self) -> int:
+        """Its number."""
+        ...
+
+    @property
+    def pid(self) -> int | None:
+        """Its process."""
+        ...
+
+    @property
+    def console(self) -> EpochConsole:
+        """Its console."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Spans in seconds.
+
+    `first`: from a client's coming to the look at the queue. It doubles up to `longest` while clients keep coming and
+    all is well. `interval`: between two looks under suspicion. `report_after`: how long both must be silent. `lag`: a
+    look that comes later than it should by more than this tells of the agent's own sleep, not of the proxy's.
+    """
+
+    first: float = 1.0
+    longest: float = 4.0
+    interval: float = 1.0
+    report_after: float = 5.0
+    lag: float = 2.0
+
+
+class Watch:
+    """Watches the epoch that `serving` gives, if any.
+
+    `report` is told True and a sentence when it hangs, and False and a sentence when it answers again or another one
+    serves in its place. `replace` is told why, once, when it has been silent for `replace_after` seconds (None: never).
+    It is never replaced before it is reported. All these seconds start anew after the control group was throttled, and
+    after the agent itself stood still.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        serving: Callable[[], Serving | None],
+        report: Callable[[bool, str], None],
+        replace: Callable[[str], None],
+        replace_after: float | None,
+        *,
+        pace: Pace | None = None,
+        throttled: Callable[[], Throttled] = throttling.read,
+    ) -> None:
+        self._vault = vault
+        self._serving = serving
+        self._report = report
+        self._replace = replace
+        self._replace_after = replace_after
+        self._pace = pace or Pace()
+        self._throttled = throttled
+        self._tasks = Tasks()
+        self._task: asyncio.Task[None] | None = None
+        self._watched: int | None = None
+        self._hung: int | None = None
+        self._look: asyncio.Future[None] | None = None  # done: somebody came, or the vault is another
+
+    @property
+    def hung(self) -> bool:
+        """Whether the epoch that serves is known to hang."""
+        serving = self._serving()
+        return serving is not None and serving.number == self._hung
+
+    def follow(self) -> None:
+        """Another epoch serves, or the vault holds other sockets than before."""
+        serving = self._serving()
+        if serving is not None and serving.number == self._watched and self._is_watching():
+            self._look_soon()
+            return
+        if self._hung is not None and serving is not None and serving.number != self._hung:
+            self._calm(f"epoch {serving.number} serves in the place of {self._hung}, which hung")
+        if self._task is not None:
+            self._task.cancel()
+        self._task = self._watched = None
+        if serving is not None:
+            self._watched = serving.number
+            self._task = self._tasks.spawn(self._watch(serving), f"watch over {serving.number}")
+
+    async def close(self) -> None:
+        """Watch no more."""
+        await self._tasks.close()
+
+    def _is_watching(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def _still_serves(self, epoch: Serving) -> bool:
+        serving = self._serving()
+        return serving is not None and serving.number == epoch.number
+
+    # While all is well
+
+    async def _watch(self, epoch: Serving) -> None:
+        pause = self._pace.first
+        try:
+            while self._still_serves(epoch):
+                armed_at = clock.monotonic()
+                await self._somebody_comes()
+                quiet = clock.monotonic() - armed_at > pause
+                pause = self._pace.first if quiet else min(2 * pause, self._pace.longest)
+                await asyncio.sleep(pause)  # whoever accepts at all does so meanwhile
+                if is_anybody_waiting(self._vault):
+                    await self._suspect(epoch)
+        except OSError as error:
+            text = f"cannot watch the queues of epoch {epoch.number}: {error.strerror}; if it hangs, nobody says so"
+            say(logging.WARNING, "hung.unwatched", text)
+
+    async def _somebody_comes(self) -> None:
+        """Return when a queue is not empty. Nothing runs until then, and the kernel is asked for no more after it."""
+        loop = asyncio.get_running_loop()
+        self._look = loop.create_future()
+        with opened(self._vault) as (queues, _):
+            loop.add_reader(queues.fileno(), self._look_soon)
+            try:
+                await self._look
+            finally:
+                loop.remove_reader(queues.fileno())
+
+    def _look_soon(self) -> None:
+        if self._look is not None and not self._look.done():
+            self._look.set_result(None)
+
+    # Under suspicion
+
+    async def _suspect(self, epoch: Serving) -> None:
+        """Return when the epoch shows a sign of life, or serves no more."""
+        waiting = look_at(self._vault, by_name=False)
+        question: asyncio.Task[bool] | None = None
+        spell = _Spell(self._throttled())
+        try:
+            while True:
+                await _pass(question, self._pace.interval)
+                before, waiting = waiting, look_at(self._vault, by_name=question is not None)
+                if (
+                    not self._still_serves(epoch)
+                    or waiting.moved_since(before)
+                    or (question and _is_answered(question))
+                ):
+                    break
+                if question is None or question.done():
+                    question = asyncio.create_task(_ask(epoch.console))
+                spell.look(self._throttled(), self._pace.interval + self._pace.lag)
+                self._judge(epoch, spell, waiting)
+        finally:
+            if question is not None:
+                question.cancel()
+        if self.hung:
+            self._calm(f"{_name(epoch)} answers again")
+
+    def _judge(self, epoch: Serving, spell: "_Spell", waiting: Queues) -> None:
+        if spell.seconds >= self._pace.report_after and self._hung is None:
+            self._hung = epoch.number
+            self._report(True, self._complaint(epoch, spell, waiting))
+        after = self._replace_after
+        if self._hung is not None and after is not None and spell.seconds >= after and not spell.is_replaced:
+            spell.is_replaced = True
+            self._replace(f"{_name(epoch)} has answered nobody for {spell.seconds:.0f} s")
+
+    def _complaint(self, epoch: Serving, spell: "_Spell", waiting: Queues) -> str:
+        after = self._replace_after
+        step = "replace it by `agent restart`" if after is None else f"it is replaced after {after:g} s of this"
+        return (
+            f"{_name(epoch)} hangs: {_describe(waiting.lengths)}, and for {spell.seconds:.0f} s it has accepted nobody"
+            f" and its console has not answered; {step}"
+        )
+
+    def _calm(self, text: str) -> None:
+        self._hung = None
+        self._report(False, text)
+
+
+class _Spell:
+    """How long nothing has been heard."""
+
+    def __init__(self, throttled: Throttled) -> None:
+        self.seconds = 0.0
+        self.is_replaced = False
+        self._since: float | None = None  # counted from the first look that found no change, when the console is asked
+        self._looked_at = clock.monotonic()
+        self._throttled = throttled
+
+    def look(self, throttled: Throttled, longest: float) -> None:
+        """Count on, or anew where more than `longest` seconds are gone or the proxy may not have been let run."""
+        now = clock.monotonic()
+        if self._since is None or now - self._looked_at > longest or throttled != self._throttled:
+            self._since = now
+        self._looked_at, self._throttled = now, throttled
+        self.seconds = now - self._since
+
+
+async def _ask(console: EpochConsole) -> bool:
+    """Return whether it is well as far as it can be asked: it answered, or nobody is there to ask.
+
+    Waits for ever otherwise: this one question is answered when the proxy goes on.
+    """
+    try:
+        await client.fetch(console.place, _QUESTION, timeout=math.inf)
+    except OSError as error:
+        return error.errno in _NOBODY
+    return True
+
+
+async def _pass(question: "asyncio.Task[bool] | None", span: float) -> None:
+    """Let the time pass, and no more of it once the question is answered."""
+    if question is None or question.done():
+        await asyncio.sleep(span)
+    else:
+        await asyncio.wait([question], timeout=span)
+
+
+def _is_answered(question: "asyncio.Task[bool]") -> bool:
+    return question.done() and question.result()
+
+
+def _name(epoch: Serving) -> str:
+    return f"epoch {epoch.number} (pid {epoch.pid})"
+
+
+def _describe(waiting: Mapping[Place, int]) -> str:
+    """Name listeners, the longest queues first."""
+    listeners: dict[str, int] = {}
+    for place, length in waiting.items():
+        listeners[place.address] = listeners.get(place.address, 0) + length
+    longest = sorted(listeners, key=lambda address: -listeners[address])
+    more = f" and {len(longest) - _SHOWN} more" if len(longest) > _SHOWN else ""
+    clients = sum(listeners.values())
+    who = "a client waits" if clients == 1 else f"{clients} clients wait"
+    return f"{who} at {', '.join(longest[:_SHOWN])}{more}"

@@ -1,0 +1,21 @@
+"""What an agent leaves behind that was killed for good: ended and removed, since nobody will adopt it."""
+
+from collections.abc import Iterator
+
+from agent.handoff.segment import Segment
+from agent.host.run_directory import RunDirectory
+from agent.processes import adoption
+from agent.processes.state_file import Journal
+
+
+def clear(directory: RunDirectory) -> Iterator[tuple[int, int]]:
+    """Kill the epochs that the state names, and remove what was theirs; give the number and pid of each that lived."""
+    journal = Journal(directory)
+    if journal.spare is not None:
+        Segment(journal.spare).release()
+    for entry in journal.inherited:
+        number, pid = entry.get("number"), adoption.clear(entry)
+        if pid is not None:
+            yield int(str(number)), pid
+        if isinstance(number, int):
+            directory.remove_epoch(number)

@@ -1,0 +1,198 @@
+"""Who gets which socket: what a candidate asks for, what the vault keeps, and what becomes of both at the commit."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+
+from agent.core.errors import MachineError
+from agent.handoff.reuseport_filter import steer, unsteer
+from agent.handoff.socket_store import Place, Vault
+from agent.host.inherited_sockets import Heir, address_of
+from agent.host.log import say
+from agent.host.processes import User
+from agent.host.sockets import Endpoint, bind_for_proxy, check_free, may_bind_for_others
+from agent.processes.epoch_process import Living
+from agent.proxies.envoy.configuration import Configuration
+from agent.proxies.envoy.document import StaticListener
+
+_SPARE_TIMEOUT = 1.0  # how long a superseded epoch gets to empty the queues that its successor will not have
+_SPARE_INTERVAL = 0.005  # the kernel does not tell when an accept queue is empty
+_WORKERS_LIMIT = 1024
+
+
+class Ports:
+    """Moves sockets between the vault and the epochs. `ours` tells the pids of all epochs alive.
+
+    Where the agent has a privilege that the proxy lacks, it binds for it what the configuration names, and on the ports
+    in `allowed` what else it asks for.
+    """
+
+    def __init__(self, user: User | None, ours: Callable[[], Collection[int]], allowed: Collection[int] = ()) -> None:
+        self.vault = Vault()
+        self._user = user
+        self._ours = ours
+        self._allowed = allowed
+        self._staged = Vault()  # what is new with a candidate that has not committed: bound by it, or for it
+
+    def inherit(self, heirs: Iterable[Heir]) -> None:
+        """Put what listened before this program began into the vault, and close what is no listener."""
+        workers: dict[str, int] = {}
+        for heir in heirs:
+            address = address_of(heir.descriptor)
+            if address is None:
+                os.close(heir.descriptor)
+                continue
+            place = Place(*json.loads(heir.name)) if heir.name else Place(address, worker=workers.get(address, 0))
+            workers[address] = place.worker + 1
+            self.vault.keep(place, heir.descriptor)
+
+    def bequest(self) -> dict[str, int]:
+        """Copies of everything in the vault, for the program that this one becomes."""
+        lent = ((place, self.vault.lend(place)) for place in self.vault.places())
+        named = ((json.dumps([each.address, each.namespace, each.worker]), held) for each, held in lent)
+        return {name: os.dup(held) for name, held in named if held is not None}
+
+    async def regain(self, epoch: Living) -> None:
+        """Fill the vault with duplicates of what an adopted epoch serves on. Raises `MachineError`."""
+        for place in sorted(epoch.asked):
+            if not _is_fleeting(place.listener, epoch):
+                descriptor = await epoch.duplicate(place)
+                if descriptor is not None:
+                    self.vault.keep(place, descriptor)
+
+    def inodes(self, listeners: Collection[Place]) -> set[int]:
+        """The inodes of what accepts connections at these listeners and is in the vault."""
+        places = [each for each in self.vault.places() if each.listener in listeners]
+        lent = [self.vault.lend(each) for each in places if not each.address.startswith("udp://")]
+        return {os.fstat(descriptor).st_ino for descriptor in lent if descriptor is not None}
+
+    # Before the commit
+
+    def lend(self, place: Place, configuration: Configuration) -> int | None:
+        """The socket to hand over for a place; None lets the proxy bind. Raises `AddressHeld` or `MachineError`."""
+        lent = self.vault.lend(place)
+        if lent is None:
+            lent = self._staged.lend(place)
+        if lent is not None or place.namespace or place.address.startswith("udp://"):
+            return lent
+        endpoint = Endpoint.parse(place.address)
+        known = next((each for each in configuration.listeners if each.place == place.listener), None)
+        # Another user's proxy must not have the agent try with its own rights what it has thought of itself.
+        may_ask = (self._user is None or known is not None) and (endpoint.port or endpoint.path)
+        if may_ask and place.listener not in self.vault.listeners() | self._staged.listeners():
+            check_free(endpoint, self._ours())
+        if self._user is None or not may_bind_for_others(endpoint.port):
+            return None
+        return self._bind(place, endpoint, known)
+
+    def _bind(self, place: Place, endpoint: Endpoint, known: StaticListener | None) -> int | None:
+        if known is None and endpoint.port not in self._allowed:
+            text = f"no configuration names {place.address}, so the agent does not bind it for the proxy"
+            say(logging.WARNING, "handoff.refused", f"{text}; --allow-listen {endpoint.port} lets it")
+            return None
+        reuse, dual = (True, False) if known is None else (known.reuse_port, known.dual_stack)
+        self._staged.keep(place, bind_for_proxy(endpoint, reuse_port=reuse, dual_stack=dual).detach())
+        return self._staged.lend(place)
+
+    async def stage(self, candidate: Living) -> None:
+        """Take a duplicate of every socket that a candidate bound itself. Raises `MachineError`."""
+        for place in sorted(candidate.bound_itself):
+            if place not in self.vault and not _is_fleeting(place.listener, candidate):
+                descriptor = await candidate.duplicate(place)
+                if descriptor is not None:
+                    self._staged.keep(place, descriptor)
+
+    def unstage(self) -> None:
+        """The candidate is no more, and what was new with it goes as well."""
+        self._staged.let_go_all()
+
+    def missing(self, candidate: Living, before: Configuration | None) -> list[Place]:
+        """Listeners that serve now and that a candidate did not ask for, though the configuration still has them."""
+        now = candidate.material.configuration
+        static_before = set() if before is None else {listener.place for listener in before.listeners}
+        static_now = {listener.place for listener in now.listeners}
+        asked = {place.listener for place in candidate.asked}
+        missing = self.vault.listeners() - asked - (static_before - static_now)
+        if not now.has_dynamic_listeners:
+            missing &= static_now
+        return sorted(listener for listener in missing if _with_any_port(listener) not in asked)
+
+    # At the commit
+
+    def adopt(self) -> None:
+        """What was new with the candidate is in the vault from now on."""
+        self.vault.take_all(self._staged)
+
+    async def hand_over(self, epoch: Living, before: Living | None) -> None:
+        """`epoch` serves in the place of `before`, which is told to accept no more; the vault follows."""
+        self._steer(epoch)
+        asked = {place.listener for place in epoch.asked}
+        given_up = [place for place in self.vault.places() if place not in epoch.asked]
+        if before is not None:
+            await self._emptied([place for place in given_up if place.listener in asked])
+            with contextlib.suppress(MachineError):  # it died meanwhile; its pidfd tells
+                before.stop_accepting()
+        for place in given_up:
+            self.vault.let_go(place)
+
+    def _steer(self, epoch: Living) -> None:
+        """Keep new clients away from the queues of workers that there will be no more."""
+        for listener, (here, used) in self.vault.groups(epoch.asked).items():
+            member = self.vault.member(listener)
+            try:
+                steer(member, used) if used < here else unsteer(member)
+            except OSError as error:
+                say(logging.WARNING, "handoff.steering", f"cannot steer clients of {listener}: {error.strerror}")
+
+    async def _emptied(self, places: Collection[Place]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SPARE_TIMEOUT):
+                while any(self.vault.queued(place) for place in places):  # noqa: ASYNC110
+                    await asyncio.sleep(_SPARE_INTERVAL)
+
+    # While it serves
+
+    async def follow(self, epoch: Living) -> set[Place]:
+        """Make the vault hold exactly what `epoch` listens on, and return that.
+
+        Raises `MachineError` if it does not answer.
+        """
+        listeners = await epoch.console.listeners()
+        for listener in sorted(listeners):
+            if not _is_fleeting(listener, epoch):
+                await self._follow_workers(epoch, listener)
+        for place in self.vault.places():
+            if place.listener not in listeners:
+                self.vault.let_go(place)
+        return listeners
+
+    async def _follow_workers(self, epoch: Living, listener: Place) -> None:
+        """Hold a duplicate for each worker; of a listener with one socket for all of them, only that one."""
+        held: set[Place] = set()
+        for worker in range(_WORKERS_LIMIT):
+            place = replace(listener, worker=worker)
+            descriptor = await epoch.duplicate(place)
+            if descriptor is None:
+                break
+            if worker and self.vault.same(listener, descriptor):
+                os.close(descriptor)
+                break
+            self.vault.keep(place, descriptor)
+            held.add(place)
+        for place in self.vault.places():
+            if place.listener == listener and place not in held:
+                self.vault.let_go(place)
+
+
+def _is_fleeting(listener: Place, epoch: Living) -> bool:
+    """Whether the kernel chose its port, so that the next epoch will not ask for it."""
+    return listener.any_port or (listener not in epoch.asked and _with_any_port(listener) in epoch.asked)
+
+
+def _with_any_port(listener: Place) -> Place:
+    """The address as a configuration names it that leaves the port to the kernel."""
+    return replace(listener, address=f"{listener.address.rpartition(':')[0]}:0")

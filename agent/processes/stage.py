@@ -1,0 +1,436 @@
+"""The stage: every living epoch, and what is done to them. What comes of it is posted as an event."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Collection, Iterable
+
+from agent.core import events as on
+from agent.core.epochs import State
+from agent.core.errors import AddressHeld, MachineError, ProtocolError
+from agent.core.events import Event, Failure, Sort
+from agent.core.revision import Revision
+from agent.handoff.socket_store import Place
+from agent.host import clock
+from agent.host.listening import accepting
+from agent.host.log import say
+from agent.host.processes import describe_exit, has_socket
+from agent.host.run_directory import RunDirectory
+from agent.host.tasks import Tasks
+from agent.inputs.revisions import Material, Storeroom
+from agent.inputs.settings import Settings
+from agent.metrics.shared_counters import Counting
+from agent.processes.admission import Admission
+from agent.processes.bisection import Accuser
+from agent.processes.candidate_status import observe
+from agent.processes.draining import emptied
+from agent.processes.epoch_process import Listeners, Living
+from agent.processes.listeners import Ports
+from agent.processes.memory_check import Room
+from agent.processes.reserved_segments import Segments
+from agent.processes.survivor import Found
+from agent.proxies.envoy.admin_client import Inbound
+from agent.proxies.envoy.command import UDP_OVERLAP, Complaint, Envoy
+
+Post = Callable[[Event], None]
+
+_QUEUE_INTERVAL, _QUEUE_LOOKS = 0.01, 100  # at the end: a second for the clients that wait in the accept queues
+_RESUME_INTERVAL = 0.02  # until an adopted epoch that opens is asked again: it tells nobody but its console
+
+
+class Stage:
+    """Launches, judges, drains and buries. `post` takes what happened; `record` writes the state before a launch.
+
+    `handed_over` is told of each epoch whose predecessor accepts no more, `followed` of listeners that came or went;
+    `last_look` may look at each epoch that is to end.
+    """
+
+    def __init__(
+        self, settings: Settings, directory: RunDirectory, storeroom: Storeroom, post: Post, record: Callable[[], None]
+    ) -> None:
+        self.handed_over: Callable[[Living], None] = lambda _: None
+        self.followed: Callable[[], None] = lambda: None
+        self.last_look: Callable[[Living], Awaitable[None]] | None = None
+        self.accuser: Accuser | None = None
+        self.living: dict[int, Living] = {}
+        self.serving: Living | None = None
+        self.ports = Ports(settings.user, self._pids, settings.allowed_ports)
+        self.counting = Counting(directory)
+        self.segments = Segments(None if settings.user is None else settings.user.owner)
+        self._settings = settings
+        self._directory = directory
+        self._storeroom = storeroom
+        self._post = post
+        self._record = record
+        self._room = Room()
+        self._envoy = Envoy(settings.flags, settings.drain_time)
+        self.served_since = int(clock.calendar().timestamp())  # of the service as a whole
+        self._tasks = Tasks()
+        self._starts: dict[int, asyncio.Task[None]] = {}
+        self.unserved = ""  # why the serving epoch serves nobody any more, though it lives
+        self._had_dynamic = False  # listeners that came by a control plane have served
+        self._handover: asyncio.Task[None] | None = None
+        self._follower: asyncio.Task[None] | None = None
+
+    def _pids(self) -> list[int]:
+        return [each.pid for each in self.living.values() if each.pid is not None]
+
+    async def close(self) -> None:
+        """Let everything go; the processes must be dead."""
+        await self._tasks.close()
+        for living in tuple(self.living.values()):
+            self.counting.retire(living.number)
+            await living.bury()
+        self.counting.close()
+        self.segments.close()
+        self.ports.vault.let_go_all()
+
+    # Launching
+
+    def start(self, number: int, revision: Revision, *, validate: bool) -> None:
+        """Launch an epoch; `EpochStarted` or `EpochExited` follows."""
+        self._starts[number] = self._tasks.spawn(self._start(number, revision, validate=validate), f"start of {number}")
+
+    async def _start(self, number: int, revision: Revision, *, validate: bool) -> None:
+        try:
+            failure = await self._launch(number, revision, validate=validate)
+        except (MachineError, OSError) as error:
+            failure = Failure(Sort.ACCIDENT, f"epoch {number} could not be started: {error}")
+        del self._starts[number]
+        if failure is not None:
+            self._never_ran(number, failure)
+
+    def _never_ran(self, number: int, failure: Failure) -> None:
+        self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=None, failure=failure))
+
+    async def _launch(self, number: int, revision: Revision, *, validate: bool) -> Failure | None:
+        if self.serving is not None and self.serving.pid is not None:
+            shortage = self._room.shortage(self.serving.pid)
+            if shortage is not None:
+                return Failure(Sort.SHORTAGE, f"epoch {number} cannot start beside {self.serving.number}: {shortage}")
+        material, user = self._storeroom[revision], self._settings.user
+        living = Living(number, material, self._directory, user, self._listeners(), segments=self.segments)
+        self.living[number] = living
+        self._record()  # whatever runs for it from now on can be found by its manifest
+        if validate and (complaint := await living.validate(self._envoy, self._settings.policy.start_timeout)):
+            return await self._verdict(living, complaint)
+        overlap = UDP_OVERLAP if self.serving is not None and living.material.configuration.has_udp else 0
+        core = self._settings.core_dumps
+        pid = await living.launch(self._envoy, self.served_since, overlap, dumps_core=core)
+        self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
+        self._tasks.spawn(self._observe(living), f"reasons of {number}")
+        return None
+
+    async def _observe(self, candidate: Living) -> None:
+        number = candidate.number
+
+        def tell(reason: str) -> None:
+            self._post(on.EpochAwaits(at=clock.monotonic(), epoch=number, reason=reason))
+
+        await observe(self._admission(candidate), lambda: number in self.living, tell)
+
+    async def adopt(self, found: Found, material: Material) -> None:
+        """Take over what an earlier agent left; the sockets of the one that serves are in the vault again after it.
+
+        Raises `MachineError` if it is gone meanwhile.
+        """
+        living = Living(found.number, material, self._directory, self._settings.user, self._listeners(), found)
+        self.living[found.number] = living
+        try:
+            await living.take_over(found, self.served_since)
+        except (MachineError, OSError):
+            if living.process is None:
+                self.bury(found.number)
+            living.signal(signal.SIGKILL)  # it cannot be steered; its end is heard of, and it is buried then
+            raise
+        self.counting.follow(found.number, living.home)
+        if found.state is State.SERVING:
+            try:
+                await self.ports.regain(living)
+            except MachineError as error:
+                text = f"{error}; a crash of epoch {found.number} may refuse clients"
+                say(logging.WARNING, "vault.incomplete", text)
+
+    def _listeners(self) -> Listeners:
+        return Listeners(
+            reached_gate=lambda number: self._post(on.EpochReachedGate(at=clock.monotonic(), epoch=number)),
+            serves=lambda number: self._post(on.EpochServes(at=clock.monotonic(), epoch=number)),
+            exited=self._heard_exit,
+            held=self._heard_held,
+            broken=self._heard_broken,
+            lend=self._lend,
+        )
+
+    def _lend(self, number: int, place: Place) -> int | None:
+        try:
+            return self.ports.lend(place, self.living[number].material.configuration)
+        except AddressHeld:
+            raise
+        except MachineError as error:
+            say(logging.WARNING, "handoff.bind", f"{error}; epoch {number} has to bind it itself")
+            return None
+
+    def _heard_held(self, number: int, error: AddressHeld) -> None:
+        self._post(on.EpochJudged(at=clock.monotonic(), epoch=number, failure=Failure(Sort.ACCIDENT, str(error))))
+
+    def _heard_broken(self, number: int, error: ProtocolError) -> None:
+        say(logging.ERROR, "handoff.broken", f"epoch {number} is not listened to any more: {error}")
+
+    # Judging
+
+    def judge(self, number: int) -> None:
+        """Examine a candidate; `EpochJudged` follows."""
+        self._tasks.spawn(self._judge(self.living[number]), f"judgement of {number}")
+
+    def _admission(self, candidate: Living) -> Admission:
+        return Admission(candidate, lambda: self.serving, self.ports, self.accuser)
+
+    async def _judge(self, candidate: Living) -> None:
+        failure: Failure | None
+        try:
+            failure = await self._admission(candidate).check()
+        except MachineError as error:
+            failure = Failure(Sort.ACCIDENT, f"epoch {candidate.number} could not be judged: {error}")
+        self._post(on.EpochJudged(at=clock.monotonic(), epoch=candidate.number, failure=failure))
+
+    def open_gate(self, number: int) -> None:
+        """Let a candidate serve; `EpochServes` follows."""
+        self._tasks.spawn(self._open_gate(self.living[number]), f"gate of {number}")
+
+    async def _open_gate(self, candidate: Living) -> None:
+        """From its first connection on, a crash must find what it bound in the vault: so that is taken before."""
+        try:
+            await self.ports.stage(candidate)
+        except MachineError as error:
+            say(logging.WARNING, "vault.incomplete", f"{error}; a crash of epoch {candidate.number} may refuse clients")
+        self.counting.follow(candidate.number, candidate.home)
+        candidate.gate.open()
+        if candidate.is_adopted():
+            await self._resume(candidate)
+
+    async def _resume(self, candidate: Living) -> None:
+        """Find out how far an adopted epoch got whose gate was to be open; its start deadline ends the questions.
+
+        The killed agent may have taken two messages with it. Without the answer to its Stats question, Envoy's main
+        thread blocks in recvmsg(2) while its workers serve: the answer is sent unasked. Without the answer of the
+        gate, Envoy stays there and does not ask again (see `gate.listener`): no worker runs, and it is started anew.
+        Another proxy may ask again, and goes on.
+        """
+        assert candidate.parent is not None
+        candidate.parent.answer_stats()
+        while candidate.number in self.living:
+            with contextlib.suppress(MachineError):  # busy, or dying: it is asked again, or its pidfd tells
+                if await candidate.console.waits_at_gate() and not candidate.gate.was_asked:
+                    text = f"epoch {candidate.number} stood at its gate when the agent ended: it is started anew"
+                    say(logging.INFO, "epoch.dropped", text)
+                    candidate.signal(signal.SIGKILL)
+                    return
+                if await candidate.console.is_live():
+                    candidate.parent.hear_that_it_serves()
+                    return
+            await asyncio.sleep(_RESUME_INTERVAL)
+
+    # Serving and draining
+
+    def commit(self, number: int) -> Living:
+        """Hand over to an epoch that serves, and follow its listeners from now on."""
+        before, after = self.serving, self.living[number]
+        self.serving = after
+        after.has_served = True
+        self.segments.keep_one(after.material.program.handoff)
+        self.counting.follow(number, after.home)
+        self.ports.adopt()
+        for living in self.living.values():
+            if living.relay is not None:
+                living.relay.aim(after.names)
+        self._handover = self._tasks.spawn(self._hand_over(after, before), f"handover to {number}")
+        return after
+
+    async def _hand_over(self, after: Living, before: Living | None) -> None:
+        if self._follower is not None:
+            self._follower.cancel()
+        await self.ports.hand_over(after, before)
+        self.handed_over(after)
+        if not after.material.configuration.has_dynamic_listeners:
+            self._had_dynamic = False
+            self._tell_unserved("")
+        else:
+            self._had_dynamic |= bool(_dynamic(after, [place.listener for place in after.asked]))
+            self._follower = self._tasks.spawn(self._follow(after), f"listeners of {after.number}")
+
+    async def _follow(self, serving: Living) -> None:
+        """Keep the vault in step with listeners that come and go: a socket nobody accepts on hangs clients."""
+        seen = ""
+        while True:
+            with contextlib.suppress(MachineError):  # busy, or dying: asked again, or its pidfd tells
+                changes = await serving.console.listener_changes()
+                if changes != seen:
+                    self._note_dynamic(serving, await self.ports.follow(serving))
+                    self.followed()
+                    seen = changes
+            await asyncio.sleep(self._settings.sync_interval)
+
+    def _note_dynamic(self, serving: Living, listeners: Collection[Place]) -> None:
+        """A control plane that takes every listener away is a fault more often than a wish: readiness tells of it."""
+        dynamic = _dynamic(serving, listeners)
+        self._had_dynamic |= bool(dynamic)
+        planes = " or ".join(serving.material.configuration.control_planes) or "its source"
+        lost = f"epoch {serving.number} has only its own listeners: {planes} took all others away"
+        self._tell_unserved(lost if self._had_dynamic and not dynamic else "")
+
+    def _tell_unserved(self, reason: str) -> None:
+        if reason and not self.unserved:
+            say(logging.ERROR, "service.emptied", f"{reason}; clients of those are refused until it sends them again")
+        elif self.unserved and not reason:
+            say(logging.INFO, "service.filled", "listeners of the control plane are there again")
+        self.unserved = reason
+
+    def drain(self, number: int, *, stopping: bool) -> None:
+        """Have an epoch finish what it has; `EpochEmptied` follows, unless its deadline comes first."""
+        self.living[number].drains = True
+        self._tasks.spawn(self._drain(self.living[number], stopping=stopping), f"drain of {number}")
+
+    async def _drain(self, epoch: Living, *, stopping: bool) -> None:
+        inodes = self.ports.vault.inodes()
+        inbound = None
+        if stopping:
+            inodes, inbound = await self._close_doors(epoch, inodes)
+        elif self._handover is not None:
+            await asyncio.wait([self._handover])
+        if epoch.is_adopted() and not stopping and epoch.pid is not None:
+            inodes |= await asyncio.to_thread(accepting, epoch.pid, besides=epoch.home)
+            if await asyncio.to_thread(has_socket, epoch.pid, inodes) is not False:  # perhaps nobody told it before
+                self._stop_accepting(epoch)
+        await emptied(epoch, inodes, self._record, inbound, at_the_end=stopping)
+        self._post(on.EpochEmptied(at=clock.monotonic(), epoch=epoch.number))
+
+    async def _close_doors(self, epoch: Living, inodes: set[int]) -> tuple[set[int], Inbound | None]:
+        """Nothing will serve after this one: the vault goes when the proxy stops accepting, so clients are refused.
+
+        Returns the sockets that it closes, and its inbound listeners where only those close. An outbound one needs no
+        copy in the vault either: whoever came to a copy would wait for nobody.
+        """
+        if self._follower is not None:
+            self._follower.cancel()
+        await self._empty_queues()
+        inbound = await self._close_inbound(epoch) if self._settings.inbound_only else None
+        if inbound is None:
+            self._stop_accepting(epoch)
+        else:
+            inodes = self.ports.inodes(inbound.places)
+        self.ports.vault.let_go_all()
+        return inodes, inbound
+
+    async def _empty_queues(self) -> None:
+        """Give the proxy a moment for those who wait for it already: who is in a queue that is closed is reset."""
+        self.ports.vault.narrow()
+        for _ in range(_QUEUE_LOOKS):
+            if not self.ports.vault.waiting():
+                return
+            await asyncio.sleep(_QUEUE_INTERVAL)
+
+    @staticmethod
+    async def _close_inbound(epoch: Living) -> Inbound | None:
+        try:
+            inbound = await epoch.console.inbound()
+            await epoch.console.close_inbound()
+        except MachineError as error:
+            text = f"{error}; epoch {epoch.number} closes its outbound listeners as well"
+            say(logging.WARNING, "drain.both_directions", text)
+            return None
+        return inbound
+
+    @staticmethod
+    def _stop_accepting(epoch: Living) -> None:
+        with contextlib.suppress(MachineError):  # dying; its pidfd tells
+            epoch.stop_accepting()
+
+    def refuse_clients(self) -> None:
+        """Refuse instead of keeping them waiting; whoever listens again ends this."""
+        self.ports.vault.refuse()
+
+    # Ending
+
+    def drop(self, number: int) -> None:
+        """Kill a candidate, or stop launching it."""
+        self._leave(number, signal.SIGKILL)
+
+    def end(self, number: int) -> None:
+        """Ask an epoch to exit."""
+        living = self.living.get(number)
+        if living is None or number in self._starts or self.last_look is None:
+            self._leave(number, signal.SIGTERM)
+            return
+        if self.serving is living:
+            self.serving = None
+        self._tasks.spawn(self._end(living, self.last_look), f"end of {number}")
+
+    @staticmethod
+    async def _end(living: Living, look: Callable[[Living], Awaitable[None]]) -> None:
+        await look(living)
+        living.signal(signal.SIGTERM)
+
+    def kill(self, number: int) -> None:
+        """End an epoch that did not exit when asked."""
+        self._leave(number, signal.SIGKILL)
+
+    def _leave(self, number: int, how: signal.Signals) -> None:
+        if (start := self._starts.pop(number, None)) is not None:
+            start.cancel()
+            failure = Failure(Sort.ACCIDENT, f"epoch {number} was dropped before it ran")
+            self._never_ran(number, failure)
+        elif (living := self.living.get(number)) is not None:
+            if self.serving is living:
+                self.serving = None
+            living.signal(how)
+
+    def _heard_exit(self, number: int, code: int | None) -> None:
+        if self.serving is not None and self.serving.number == number:
+            self.serving = None
+        self._tasks.spawn(self._exited(number, code), f"exit of {number}")
+
+    async def _exited(self, number: int, code: int | None) -> None:
+        living = self.living[number]
+        memory = self._room.describe_death(code, by_agent=living.was_killed)
+        living.was_starved = bool(memory) and code == -signal.SIGKILL
+        reason = f"epoch {number} (pid {living.pid}) {describe_exit(code)}{memory}"
+        failure = Failure(Sort.ACCIDENT, reason)
+        if code is not None and code > 0 and not living.has_served:
+            failure = await self._diagnose(living, failure)
+        self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=code, failure=failure))
+
+    async def _diagnose(self, candidate: Living, accident: Failure) -> Failure:
+        """Why a candidate gave up by itself: a proxy that also refuses to validate has a complaint, and a verdict."""
+        try:
+            complaint = await candidate.validate(self._envoy, self._settings.policy.start_timeout)
+            return accident if complaint is None else await self._verdict(candidate, complaint)
+        except MachineError:
+            return accident
+
+    async def _verdict(self, refused: Living, complaint: Complaint) -> Failure:
+        """A proxy's refusal, with the groups of files that are at fault, if it is theirs."""
+        pins = () if self.accuser is None else await self.accuser.accuse(refused, complaint)
+        program, name = refused.material.program.binary.path.name, refused.material.configuration.name
+        reason = "; ".join(str(pin.fault) for pin in pins) or f"cannot use {name}: {program} says: {complaint.text}"
+        return Failure(Sort.VERDICT, reason, pinned=bool(pins))
+
+    def bury(self, number: int) -> None:
+        """Remove what was an epoch's own, once everybody has heard of its death."""
+        living = self.living.pop(number, None)
+        if living is None:  # it was dropped before it was whole
+            self._directory.remove_epoch(number)
+            return
+        if not living.has_served:
+            self.ports.unstage()
+        if self.serving is living:
+            self.serving = None
+        self.counting.retire(number)
+        living.clear()
+        self._tasks.spawn(living.gate.close(), f"burial of {number}")
+
+
+def _dynamic(epoch: Living, listeners: Iterable[Place]) -> list[Place]:
+    """Those that its own configuration does not name."""
+    static = {listener.place for listener in epoch.material.configuration.listeners}
+    return [place for place in listeners if place not in static]

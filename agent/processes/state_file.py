@@ -1,0 +1,127 @@
+"""What the agent would need to know if it came back: written before a start and after every event.
+
+The file is `state.json` in the run directory: who the agent is, which epochs there are with pid, start time and
+manifest, and what is wanted. Numbers of epochs are never reused. What an earlier agent wrote of its epochs stays in it
+until each of them is adopted or gone.
+"""
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from agent.core.epochs import Epoch
+from agent.core.errors import MachineError
+from agent.core.reconciler import Reconciler
+from agent.handoff.segment import Segment
+from agent.host.clock import calendar
+from agent.host.log import say
+from agent.host.processes import boot
+from agent.host.run_directory import RunDirectory
+from agent.processes.epoch_process import Living
+from agent.processes.survivor import described
+
+_FORMAT = 2
+
+
+class Journal:
+    """Writes the state when it changed. A disk that does not take it is reported once, and is to be tried again.
+
+    `last`: the state as it is; `behind`: whether the file tells of an older one. `inherited`: the entries of an earlier
+    agent's epochs that nobody has dealt with yet.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self.last: dict[str, Any] = {}
+        self._written: dict[str, Any] = {}
+        self._boot = boot()
+        self._before = directory.recall()
+        self._started_at = calendar().isoformat()
+        self._is_failing = False
+        epochs = self._before.get("epochs", []) if self._before.get("boot", self._boot) == self._boot else []
+        self.inherited = [each for each in epochs if isinstance(each, dict)] if isinstance(epochs, list) else []
+
+    @property
+    def first_epoch(self) -> int:
+        """The first number that no epoch of this run directory has had."""
+        number = self._before.get("next_epoch", 1)
+        return number if isinstance(number, int) and number > 0 else 1
+
+    @property
+    def served_since(self) -> int | None:
+        """Since when the service as a whole is up, in calendar seconds, if an earlier agent began it."""
+        since = self._before.get("served_since")
+        return since if isinstance(since, int) and self.inherited else None
+
+    def settle(self, entry: dict[str, Any]) -> None:
+        """An epoch of an earlier agent is adopted, or gone."""
+        self.inherited.remove(entry)
+
+    @property
+    def spare(self) -> int | None:
+        """The base id that an earlier agent kept for the next epoch."""
+        base_id = self._before.get("spare")
+        return base_id if isinstance(base_id, int) and self._before.get("boot") == self._boot else None
+
+    def write(
+        self, reconciler: Reconciler, living: Iterable[Living], served_since: int, spare: Segment | None = None
+    ) -> None:
+        """Write the present state, if it is another one than was written last."""
+        known = {epoch.number: epoch for epoch in living}
+        epochs = [_describe(epoch, known.get(epoch.number)) for epoch in reconciler.epochs.values()]
+        state = {
+            "format": _FORMAT,
+            "boot": self._boot,
+            "agent": {"pid": os.getpid(), "started_at": self._started_at},
+            "served_since": served_since,
+            "ready": reconciler.serving is not None and not reconciler.stopping,
+            "epochs": epochs + [each for each in self.inherited if each.get("number") not in reconciler.epochs],
+            "next_epoch": reconciler.next_epoch,
+            "spare": None if spare is None else spare.base_id,
+            "wanted": None if reconciler.wish.wanted is None else reconciler.wish.wanted.digest,
+            "last_good": None if reconciler.wish.last_good is None else reconciler.wish.last_good.digest,
+            "refused": None if reconciler.wish.refused is None else reconciler.wish.refused.reason,
+            "last_failure": None if reconciler.last_failure is None else reconciler.last_failure.reason,
+        }
+        self.last = state
+        if self.behind:
+            self._write()
+
+    @property
+    def behind(self) -> bool:
+        """Whether the next agent would find an older state than this."""
+        return self.last != self._written
+
+    def _write(self) -> None:
+        try:
+            self._directory.remember(self.last)
+        except MachineError as error:
+            if not self._is_failing:
+                say(logging.ERROR, "state.unwritable", f"{error}; the agent goes on without a memory, and tries again")
+            self._is_failing = True
+            return
+        if self._is_failing:
+            say(logging.INFO, "state.written", "the state can be written again")
+        self._is_failing = False
+        self._written = self.last
+
+
+def _describe(epoch: Epoch, living: Living | None) -> dict[str, Any]:
+    described_epoch = {
+        "number": epoch.number,
+        "state": epoch.state.word,
+        "stage": epoch.state.value,
+        "revision": epoch.revision.digest,
+        "pid": epoch.pid,
+    }
+    if living is None:
+        return described_epoch
+    return described_epoch | {
+        "nonce": living.nonce,
+        "base_id": living.segment.base_id,
+        "created": living.created,
+        "manifest": asdict(living.manifest),
+        "places": described(living.asked),
+    }

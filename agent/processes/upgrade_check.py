@@ -1,0 +1,45 @@
+"""Whether this program could take over from the agent that runs: it looks at everything and touches nothing."""
+
+import json
+from typing import Any
+
+from agent.core.errors import BadInput
+from agent.host.binaries import find
+from agent.inputs.revisions import Storeroom
+from agent.inputs.settings import Settings
+from agent.processes.adoption import recover
+from agent.processes.survivor import ADOPTED, Found
+from agent.processes.survivor import find as find_epoch
+
+VARIABLE = "AGENT_TRIAL"
+"""The environment variable that asks a new program for this and nothing else."""
+
+
+def attempt(settings: Settings) -> str:
+    """Read the state and what each epoch runs from, as an adoption would; return what was found, in words.
+
+    Raises `AgentError` if something of it cannot be understood.
+    """
+    find(settings.proxy)
+    storeroom = Storeroom()
+    numbers = []
+    for entry in _entries(settings):
+        found = find_epoch(entry)
+        if isinstance(found, Found):
+            recover(found, storeroom)
+            numbers.append(found.number)
+        elif found is not None and entry.get("stage") in ADOPTED:
+            message = f"cannot take over epoch {entry.get('number')}: the state tells of it in another way"
+            raise BadInput(message)
+    epochs = " and ".join(map(str, sorted(numbers)))
+    return f"the new program can take over epoch {epochs}" if numbers else "the new program can take over"
+
+
+def _entries(settings: Settings) -> list[dict[str, Any]]:
+    path = settings.run_directory / "state.json"
+    try:
+        entries = json.loads(path.read_text())["epochs"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"cannot read {path}: {error}"
+        raise BadInput(message) from error
+    return [entry for entry in entries if isinstance(entry, dict)]

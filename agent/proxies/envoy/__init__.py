@@ -1,0 +1,1 @@
+"""Envoy, and what reads its configuration: command line, bootstrap, admin interface."""

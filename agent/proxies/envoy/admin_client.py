@@ -1,0 +1,293 @@
+"""One epoch's private console: what a candidate has loaded, where a serving one listens, what a draining one has."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from agent.core.errors import MachineError
+from agent.handoff import gate
+from agent.handoff.socket_store import Place
+from agent.http import client
+from agent.http.client import Owned, UnixPlace
+from agent.proxies.envoy import subscriptions
+from agent.proxies.envoy.subscriptions import Fetch, Fetches
+
+_TIMEOUT = 5.0
+_MUCH = 256 << 10  # bytes of an answer that are read beside the loop
+_CHANGES = "/stats?filter=^listener_manager.listener_(added|modified|removed|in_place_updated)$"
+_CONNECTIONS = "/stats?filter=^listener..*downstream_cx_active$"
+_CLOSE_INBOUND = "/drain_listeners?inboundonly"
+_ASK_INBOUND_TO_LEAVE = "/drain_listeners?graceful&skip_exit&inboundonly"
+STATIC, DYNAMIC = "/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_listeners"
+_SECRETS = "/config_dump?resource=dynamic_active_secrets"
+_NO_VERSION = frozenset({None, "", "uninitialized"})
+_REJECTED = (DYNAMIC, *(f"/config_dump?resource=dynamic_{kind}_clusters" for kind in ("warming", "active")))
+_INBOUND = frozenset({"INBOUND", 1})  # as protobuf's JSON has it
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A certificate that the epoch has loaded, as its console tells: from which path, and its serial number."""
+
+    path: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """The listeners that clients come in by: where they are, and what their statistics are called."""
+
+    places: frozenset[Place]
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An endpoint of a cluster: its address, and how many connections to it are open, and failed to open."""
+
+    address: str
+    active: int
+    failed: int
+
+
+_Q = TypeVar("_Q", bound=Callable[..., Any])
+
+
+def _sensible(question: _Q) -> _Q:
+    """Have a question raise `MachineError` where the answer has another shape: whoever took the proxy over answers."""
+
+    @wraps(question)
+    async def asked(console: "EpochConsole", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever it takes
+        with understanding(console.path):
+            return await question(console, *args, **kwargs)
+
+    return cast("_Q", asked)
+
+
+@contextmanager
+def understanding(console: UnixPlace) -> Iterator[None]:
+    """Raise `MachineError` where what is read of an answer fails for its shape."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        message = f"cannot understand what {console} answers ({type(error).__name__})"
+        raise MachineError(message) from error
+
+
+async def tree(body: bytes) -> dict[str, Any]:
+    """The JSON object that a console answered. Raises ValueError for anything else."""
+    try:
+        found = await asyncio.to_thread(json.loads, body) if len(body) > _MUCH else json.loads(body)
+    except RecursionError as error:
+        message = "it is nested too deep"
+        raise ValueError(message) from error
+    if not isinstance(found, dict):
+        message = "it is no object"
+        raise ValueError(message)  # noqa: TRY004  # as for any other text that is none
+    return found
+
+
+class EpochConsole:
+    """Asks the console at a Unix socket. Every question raises `MachineError` if there is no sensible answer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pid: int | None = None  # the only process that may answer there, once it is known
+
+    @property
+    def place(self) -> UnixPlace:
+        """Where it is asked."""
+        return self.path if self.pid is None else Owned(self.path, self.pid)
+
+    async def waits_only_for_gate(self) -> bool:
+        """Whether everything else that it loads, clusters and listeners by xDS among it, is there."""
+        return not await self.waits_for()
+
+    async def waits_at_gate(self) -> bool:
+        """Whether its gate has not answered it yet."""
+        return any(gate.NAME in name for name in await self._unready())
+
+    @_sensible
+    async def fetches(self) -> Fetches:
+        """Return its subscriptions by scope; none where the operator hides their counters."""
+        return subscriptions.parse((await self._get(subscriptions.FILTER)).decode())
+
+    @_sensible
+    async def state(self) -> str:
+        """LIVE, PRE_INITIALIZING, INITIALIZING or DRAINING (envoy.admin.v3.ServerInfo.State)."""
+        return str((await self._json("/server_info")).get("state", ""))
+
+    async def waits_for(self) -> list[str]:
+        """Return the init targets it waits for besides the gate, in its own words."""
+        return [name for name in await self._unready() if gate.NAME not in name]
+
+    @_sensible
+    async def rejections(self) -> list[str]:
+        """Return why it refused what a control plane or a file brought, as far as it tells."""
+        found = []
+        for target in _REJECTED:
+            configs = (await self._json_or_nothing(target)).get("configs", [])
+            found += [text for each in configs if (text := each.get("error_state", {}).get("details"))]
+        return found
+
+    @_sensible
+    async def unseen(self) -> list[Fetch]:
+        """Return the subscriptions that have no update, found without counters; a refused secret may look well.
+
+        An empty set of listeners cannot be told from one that has not come.
+        """
+        listeners = (await self._json_or_nothing(DYNAMIC)).get("configs", [])
+        secrets = (await self._json_or_nothing(_SECRETS)).get("configs", [])
+        pending = [each.get("name", "") for each in secrets if each.get("version_info") in _NO_VERSION]
+        missing = [subscriptions.scope_of(name) for name in pending] + ([] if listeners else [subscriptions.LISTENERS])
+        return [Fetch(scope, 0, 0, 0) for scope in missing]
+
+    @_sensible
+    async def upstreams(self) -> dict[str, list[Upstream]]:
+        """The endpoints of each of its clusters, by name."""
+        answer = await self._json("/clusters?format=json")
+        return {
+            str(each.get("name", "")): [_upstream(host) for host in each.get("host_statuses", [])]
+            for each in answer.get("cluster_statuses", [])
+        }
+
+    @_sensible
+    async def _unready(self) -> list[str]:
+        """The names of what it still waits for before its workers start (init targets)."""
+        waiting = await self._json("/init_dump")
+        return [name for each in waiting.get("unready_targets_dumps", []) for name in each.get("target_names", [])]
+
+    async def is_live(self) -> bool:
+        """Whether its workers serve."""
+        return await self.state() == "LIVE"
+
+    @_sensible
+    async def certificates(self) -> list[Loaded]:
+        """The leaf of every chain it has loaded."""
+        answer = await self._json("/certs")
+        chains = [chain for each in answer.get("certificates", []) for chain in each.get("cert_chain", [])]
+        return [Loaded(chain.get("path", ""), int(chain.get("serial_number", "0"), 16)) for chain in chains]
+
+    @_sensible
+    async def listeners(self) -> set[Place]:
+        """Every address that it listens on now."""
+        answer = await self._json("/listeners?format=json")
+        found = set()
+        for status in answer.get("listener_statuses", []):
+            if status.get("name") != gate.NAME:
+                addresses = [status.get("local_address", {}), *status.get("additional_local_addresses", [])]
+                found |= {place for each in addresses if (place := _place(each)) is not None}
+        return found
+
+    @_sensible
+    async def listener_changes(self) -> str:
+        """What moves when the set of listeners does: counters, or the set where the operator leaves those out.
+
+        Only whether two answers are the same matters.
+        """
+        counters = await self._get(_CHANGES)
+        return (counters or await self._get("/listeners?format=json")).decode()
+
+    @_sensible
+    async def connections(self, inbound: Inbound | None = None) -> int | None:
+        """How many clients it has, admin's own not counted; None where the operator's statistics do not tell.
+
+        With `inbound`, only those that came by these listeners.
+        """
+        lines = (await self._get(_CONNECTIONS)).decode().splitlines()
+        counts = [int(line.rpartition(":")[2]) for line in lines if _counts_clients(line) and _is_of(line, inbound)]
+        return sum(counts) if counts else None
+
+    @_sensible
+    async def inbound(self) -> Inbound:
+        """Find its listeners whose traffic_direction is INBOUND."""
+        static, dynamic = await self._json(STATIC), await self._json_or_nothing(DYNAMIC)
+        found = [each.get("listener", {}) for each in static.get("configs", [])]
+        found += [each.get("active_state", {}).get("listener", {}) for each in dynamic.get("configs", [])]
+        inward = [each for each in found if each.get("traffic_direction") in _INBOUND]
+        return Inbound(
+            frozenset(place for each in inward for place in _addresses(each)),
+            frozenset(scope for each in inward if (scope := _scope(each)) is not None),
+        )
+
+    async def close_inbound(self) -> None:
+        """Have it close its inbound listeners now and ask their clients to leave; the others go on as before."""
+        await self._get(_CLOSE_INBOUND, method="POST")
+        await self._get(_ASK_INBOUND_TO_LEAVE, method="POST")
+
+    async def _json_or_nothing(self, target: str) -> dict[str, Any]:
+        """Without any resource of that kind, Envoy does not know the name."""
+        try:
+            return await self._json(target)
+        except _Refused:
+            return {}
+
+    async def _get(self, target: str, method: str = "GET") -> bytes:
+        try:
+            status, body = await client.fetch(self.place, target, method=method, timeout=_TIMEOUT)
+        except OSError as error:
+            message = f"cannot ask {self.path}{target}: {str(error) or 'no answer in time'}"
+            raise MachineError(message) from error
+        if status != 200:
+            message = f"cannot ask {self.path}{target}: status {status}"
+            raise _Refused(message)
+        return body
+
+    async def _json(self, target: str) -> dict[str, Any]:
+        try:
+            return await tree(await self._get(target))
+        except ValueError as error:
+            message = f"cannot read the answer of {self.path}{target}: {error}"
+            raise MachineError(message) from error
+
+
+def _upstream(host: dict[str, Any]) -> Upstream:
+    address = host.get("address", {})
+    inner = address.get("socket_address", {})
+    where = address.get("pipe", {}).get("path") or f"{inner.get('address', '')}:{inner.get('port_value', '')}"
+    counts = {each.get("name"): int(each.get("value", 0)) for each in host.get("stats", [])}
+    return Upstream(where, counts.get("cx_active", 0), counts.get("cx_connect_fail", 0))
+
+
+def _counts_clients(line: str) -> bool:
+    """One total for each listener, but neither admin's nor a worker's share of it."""
+    return line.startswith("listener.") and not line.startswith("listener.admin.") and ".worker_" not in line
+
+
+class _Refused(MachineError):
+    """It answered, and not by what was asked for."""
+
+
+def _is_of(line: str, inbound: Inbound | None) -> bool:
+    return inbound is None or line.removeprefix("listener.").rpartition(".")[0] in inbound.scopes
+
+
+def _addresses(listener: dict[str, Any]) -> list[Place]:
+    more = [each.get("address", {}) for each in listener.get("additional_addresses", [])]
+    return [place for each in [listener.get("address", {}), *more] if (place := _place(each)) is not None]
+
+
+def _scope(listener: dict[str, Any]) -> str | None:
+    """What stands between `listener.` and the counter's name: the prefix given, or the address without its scheme."""
+    if prefix := listener.get("stat_prefix"):
+        return str(prefix).replace(":", "_")
+    place = _place(listener.get("address", {}))
+    return None if place is None else place.address.partition("://")[2].replace(":", "_")
+
+
+def _place(address: dict[str, Any]) -> Place | None:
+    """An address as the console spells it, in the protocol's spelling."""
+    if "pipe" in address:
+        return Place(f"unix://{address['pipe'].get('path', '')}")
+    inner = address.get("socket_address")
+    if inner is None:
+        return None
+    host, port = str(inner.get("address", "")), str(inner.get("port_value", 0))
+    scheme = str(inner.get("protocol", "TCP")).lower()
+    namespace = str(inner.get("network_namespace_filepath", ""))
+    return Place.at(scheme, host, port, namespace)

@@ -1,0 +1,105 @@
+"""An Envoy bootstrap as the agent sees it: where it listens, what it adds, and the copy an epoch runs from.
+
+Beside what holds for every document, the copy differs from the operator's file in this: the console listens on a
+socket of the epoch, the gate is added, and log lines name the epoch.
+"""
+
+from dataclasses import dataclass
+
+from yaml.nodes import MappingNode, Node, ScalarNode
+
+from agent.handoff import gate
+from agent.proxies.envoy import subscriptions, yaml_nodes
+from agent.proxies.envoy.document import DIRECTORY, NUMBER, Document, is_protobuf, place_of
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """The admin address that the bootstrap names, and the paths it allows (none: all)."""
+
+    address: str
+    allowed: tuple[Node, ...]
+
+
+class Bootstrap(Document):
+    """The bootstrap, or what `--config-yaml` adds to it; only the first has the `gated` copy."""
+
+    def __init__(self, text: str, name: str, *, gated: bool = True) -> None:
+        self._gated = gated
+        super().__init__(text, name, is_json=name.endswith(".json"))
+
+    def _listener_nodes(self, root: MappingNode) -> list[Node]:
+        return yaml_nodes.items(yaml_nodes.get(root, "static_resources", "listeners"))
+
+    def _look_through(self, root: MappingNode) -> None:
+        self.sets = _sets(root)
+        """The sets that it fetches before it is whole, by scope, and from which file; None for a control plane."""
+        place = place_of(yaml_nodes.get(root, "admin", "address"))
+        self.console_address = None if place is None else place.address
+        """Where the operator wants the admin console, if anywhere."""
+        self.allowed_paths = [
+            yaml_nodes.copied(each) for each in yaml_nodes.items(yaml_nodes.get(root, "admin", "allow_paths"))
+        ]
+        """The paths that the admin console may answer; none named means all."""
+        self.node = (
+            yaml_nodes.text(yaml_nodes.get(root, "node", "id")),
+            yaml_nodes.text(yaml_nodes.get(root, "node", "cluster")),
+        )
+        """The node's id and cluster, which REST xDS cannot do without."""
+        self.has_log_format = yaml_nodes.get(root, "application_log_config", "log_format") is not None
+        """Whether it names a format for the application log, which then may not be named by a flag."""
+
+    @property
+    def has_dynamic_listeners(self) -> bool:
+        """Whether listeners come and go by LDS while it runs; those in a file that is materialised do not."""
+        path = self.sets.get(subscriptions.LISTENERS, "")
+        return path is None or is_protobuf(path)
+
+    def _change(self, root: MappingNode) -> None:
+        _name_epoch(root)
+        if self._gated:
+            _add_gate(root)
+            _move_console(root)
+        else:
+            _forget_console(root)
+
+
+def _sets(root: MappingNode) -> dict[str, str | None]:
+    sources = {
+        scope: yaml_nodes.get(root, "dynamic_resources", key)
+        for key, scope in (("lds_config", subscriptions.LISTENERS), ("cds_config", subscriptions.CLUSTERS))
+    }
+    return {
+        scope: yaml_nodes.text(yaml_nodes.get(source, "path_config_source", "path") or yaml_nodes.get(source, "path"))
+        for scope, source in sources.items()
+        if source is not None
+    }
+
+
+def _name_epoch(root: MappingNode) -> None:
+    log_format = yaml_nodes.get(root, "application_log_config", "log_format")
+    line = yaml_nodes.get(log_format, "text_format")
+    if isinstance(line, ScalarNode):
+        line.value = f"[epoch {NUMBER}] {line.value}"
+    members = yaml_nodes.get(log_format, "json_format")
+    if isinstance(members, MappingNode) and yaml_nodes.get(members, "epoch") is None:
+        yaml_nodes.put(members, "epoch", yaml_nodes.compose(NUMBER))
+
+
+def _add_gate(root: MappingNode) -> None:
+    resources = yaml_nodes.child_mapping(root, "static_resources")
+    yaml_nodes.append(resources, "clusters", yaml_nodes.compose(gate.cluster(f"{DIRECTORY}/gate")))
+    yaml_nodes.append(resources, "listeners", yaml_nodes.compose(gate.listener()))
+
+
+def _move_console(root: MappingNode) -> None:
+    admin = yaml_nodes.child_mapping(root, "admin")
+    yaml_nodes.put(admin, "address", yaml_nodes.compose({"pipe": {"path": f"{DIRECTORY}/admin", "mode": 0o600}}))
+    yaml_nodes.remove(admin, "allow_paths")  # the agent keeps to them at the address that others use
+
+
+def _forget_console(root: MappingNode) -> None:
+    admin = yaml_nodes.get(root, "admin")
+    if isinstance(admin, MappingNode):
+        yaml_nodes.remove(admin, "address")
+        yaml_nodes.remove(admin, "allow_paths")

@@ -1,0 +1,186 @@
+"""The operator's whole configuration: the bootstrap, what `--config-yaml` adds to it, and the files of resources.
+
+A file of resources is one that a document names as a source (`path_config_source`): listeners, clusters, secrets …
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
+from pathlib import PurePath
+from typing import TypeVar
+
+from agent.certificates.references import Reference
+from agent.core.errors import BadInput
+from agent.proxies.envoy.bootstrap import Bootstrap, Console
+from agent.proxies.envoy.document import Document, ResourceFile, StaticListener, Template
+from agent.proxies.envoy.subscriptions import Fetch, scope_of
+
+_T = TypeVar("_T", str, Reference, StaticListener)
+_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+
+
+class Configuration:
+    """The file's text, the extra document's and those of the files of resources, parsed and looked through.
+
+    `resources` is path to content, as far as the files are read yet: see `unread`. Raises `BadInput` naming the file,
+    the line and the next step. Envoy itself merges bootstrap and extra document, by protobuf's rules; the agent only
+    has to know what all of them say.
+    """
+
+    def __init__(
+        self, text: str, name: str, extra: str | None = None, resources: Mapping[str, bytes] | None = None
+    ) -> None:
+        suffix = PurePath(name).suffix
+        if suffix not in _SUFFIXES:
+            message = f"cannot read {name}: its suffix is {suffix or 'missing'}; the agent reads .yaml, .yml and .json"
+            raise BadInput(message)
+        self.name = name
+        self.extra = extra
+        self._copies: dict[frozenset[str], Copies] = {}
+        self._bootstraps = [Bootstrap(text, name)]
+        if extra is not None:
+            self._bootstraps.append(Bootstrap(extra, "--config-yaml", gated=False))
+        self._resources = {path: ResourceFile(_decoded(data, path), path) for path, data in (resources or {}).items()}
+        self._order = tuple(self._innermost_first())
+        self.references = self._found(lambda document: document.references)
+        """Every file that a document names."""
+        self.listeners = self._found(lambda document: document.listeners)
+        """Every listener that binds and that a document names."""
+        self.protobuf_sources = sorted(self._found(lambda document: document.protobuf_sources))
+        """The files of resources that only Envoy can read, and so follows by itself."""
+        self.control_planes = self._found(lambda document: document.control_planes)
+        """The control planes that resources come from: names of clusters, or the targets of Google's gRPC."""
+        self.secret_sources = {name: path for each in self._documents for name, path in each.secret_sources.items()}
+        """The names of secrets that come from files of resources, and from which."""
+
+    @property
+    def _documents(self) -> list[Document]:
+        return [*self._bootstraps, *self._resources.values()]
+
+    def _found(self, look: Callable[[Document], list[_T]]) -> list[_T]:
+        """Return what the documents have, each once, in their order."""
+        return list(dict.fromkeys(each for document in self._documents for each in look(document)))
+
+    @cached_property
+    def resource_references(self) -> frozenset[str]:
+        """The paths that files of resources name."""
+        return frozenset(each.path for document in self._resources.values() for each in document.references)
+
+    def units_in(self, path: str) -> frozenset[str]:
+        """The units that one file of resources names."""
+        return frozenset(each.unit for each in self._resources[path].references)
+
+    @property
+    def unread(self) -> list[str]:
+        """The files of resources that are named and were not given."""
+        named = [path for document in self._documents for path in document.sources]
+        return [path for path in dict.fromkeys(named) if path not in self._resources]
+
+    @property
+    def has_dynamic_listeners(self) -> bool:
+        """Whether listeners come and go while it runs."""
+        return any(document.has_dynamic_listeners for document in self._bootstraps)
+
+    @cached_property
+    def sets(self) -> dict[str, str | None]:
+        """The sets of resources that an epoch fetches, by scope, and from which file; None for a control plane."""
+        return {scope: path for document in self._bootstraps for scope, path in document.sets.items()}
+
+    def source_of(self, fetch: Fetch) -> str | None:
+        """Return the file that something fetched comes from; None for a control plane."""
+        secrets = {scope_of(name): path for name, path in self.secret_sources.items()}
+        return secrets.get(fetch.scope) or self.sets.get(fetch.scope)
+
+    @cached_property
+    def is_static(self) -> bool:
+        """Whether an epoch fetches nothing before it is whole."""
+        return not (self.sets or self.control_planes or self._resources or self.protobuf_sources)
+
+    @cached_property
+    def has_udp(self) -> bool:
+        """Whether a listener takes datagrams."""
+        return any(listener.is_udp for listener in self.listeners)
+
+    @property
+    def console(self) -> Console | None:
+        """The admin address, the later document's first, with the paths that either allows: as Envoy merges them."""
+        addresses = [address for document in self._bootstraps if (address := document.console_address) is not None]
+        allowed = [path for document in self._bootstraps for path in document.allowed_paths]
+        return Console(addresses[-1], tuple(allowed)) if addresses else None
+
+    @property
+    def node(self) -> tuple[str | None, str | None]:
+        """The node's id and cluster."""
+        ids, clusters = zip(*(document.node for document in self._bootstraps), strict=True)
+        return next(filter(None, ids), None), next(filter(None, clusters), None)
+
+    @property
+    def has_log_format(self) -> bool:
+        """Whether the application log's format stands in a document, so that a flag for it would be an error."""
+        return any(document.has_log_format for document in self._bootstraps)
+
+    def copies(self, materialised: Collection[str]) -> "Copies":
+        """The private copies in which these paths and the files of resources are descriptors; made once for each."""
+        key = frozenset({*materialised, *self._resources})
+        if key not in self._copies:
+            main, *extra = (document.template(key) for document in self._bootstraps)
+            resources = {path: self._resources[path].template(key) for path in self._order}
+            self._copies[key] = Copies(main, extra[0] if extra else None, resources)
+        return self._copies[key]
+
+    def _innermost_first(self) -> Iterator[str]:
+        """The files of resources in an order in which none names a later one. Raises `BadInput` where there is none."""
+        left = dict(self._resources)
+        while left:
+            free = [path for path, each in left.items() if not any(source in left for source in each.sources)]
+            if not free:
+                message = f"cannot use {next(iter(left))}: it takes resources from itself; name another file"
+                raise BadInput(message)
+            yield from free
+            for path in free:
+                del left[path]
+
+
+class Copies:
+    """The private copies: of the file, of the extra document, and of each file of resources; made when first used."""
+
+    def __init__(self, main: Template, extra: Template | None, resources: Mapping[str, Template]) -> None:
+        self._main = main
+        self._extra = extra
+        self._resources = resources
+
+    def fill(
+        self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool = False
+    ) -> tuple[str, str | None]:
+        """Both texts for one epoch, YAML or, where a proxy tells by a name that a descriptor lacks, JSON."""
+        extra = None if self._extra is None else self._extra.fill(directory, number, descriptors)
+        return self._main.fill(directory, number, descriptors, as_json=as_json), extra
+
+    def prepare(self, *, as_json: bool) -> None:
+        """Make them now, so that nobody waits for it later."""
+        for template, form in self._forms(as_json=as_json):
+            template.text(as_json=form)
+
+    def are_made(self, *, as_json: bool) -> bool:
+        """Tell whether there is nothing to prepare any more."""
+        return all(template.is_made(as_json=form) for template, form in self._forms(as_json=as_json))
+
+    def _forms(self, *, as_json: bool) -> Iterator[tuple[Template, bool]]:
+        """Yield each template and whether it is filled in as JSON."""
+        yield self._main, as_json
+        if self._extra is not None:
+            yield self._extra, False
+        for template in self._resources.values():
+            yield template, True
+
+    def hold_resources(self, descriptors: dict[str, int], hold: Callable[[str, bytes], int]) -> None:
+        """Add the files of resources to `descriptors` (path to number), the innermost first, by what `hold` returns."""
+        for path, template in self._resources.items():
+            descriptors[path] = hold(path, template.fill("", 0, descriptors, as_json=True).encode())
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        message = f"cannot read {name}: byte {error.start} is not UTF-8; save it as UTF-8"
+        raise BadInput(message) from error

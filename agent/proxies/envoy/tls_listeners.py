@@ -1,0 +1,117 @@
+"""Where a client can see a certificate of a running epoch: found in what its console tells of its listeners.
+
+Only what is known to be TLS counts. Left out is every listener that could take a handshake for data: one with a plain
+filter chain that more than raw_buffer leads to, with listener filters that are not understood here (PROXY protocol
+among them), a port that the kernel chose, another network namespace, datagrams.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from agent.handoff.socket_store import Place
+
+_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+_INSPECTORS = frozenset({"TlsInspector", "HttpInspector"})  # they look at what comes and leave it
+_MATERIALISED = "/dev/fd/"
+_CRITERIA = frozenset({"server_names", "transport_protocol"})
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsListener:
+    """One filter chain at one address, with a certificate of the epoch's own files behind it.
+
+    `place` is what it is bound to, perhaps every address. `server_name` is one that leads to this chain, None where
+    any does.
+    """
+
+    place: Place
+    server_name: str | None
+
+
+def find(listeners: Iterable[Tree]) -> list[TlsListener]:
+    """Look through listeners as /config_dump has them; each one's first chain first."""
+    ranked = [
+        (rank, TlsListener(place, server_name))
+        for listener in listeners
+        if _is_understood(listener)
+        for rank, server_name in enumerate(_server_names(listener))
+        for place in _places(listener)
+    ]
+    ranked.sort(key=lambda each: each[0])
+    return list(dict.fromkeys(found for _, found in ranked))
+
+
+def _is_understood(listener: Tree) -> bool:
+    binds = listener.get("bind_to_port", True) and not listener.get("use_original_dst")
+    filters = (_kind(each.get("typed_config")) for each in listener.get("listener_filters", []))
+    return bool(binds) and all(kind in _INSPECTORS for kind in filters) and all(map(_is_told_apart, _chains(listener)))
+
+
+def _is_told_apart(chain: Tree) -> bool:
+    """Whether a handshake that comes here finds TLS, or does not come here."""
+    return _context(chain) is not None or _match(chain).get("transport_protocol") == "raw_buffer"
+
+
+def _server_names(listener: Tree) -> Iterator[str | None]:
+    for chain in _chains(listener):
+        match = _match(chain)
+        if match.keys() <= _CRITERIA and _is_materialised(chain) and match.get("transport_protocol") != "raw_buffer":
+            names = match.get("server_names", [])
+            yield names[0].replace("*", "proof", 1) if names else None
+
+
+def _is_materialised(chain: Tree) -> bool:
+    """Whether its certificates are the epoch's files; of any others the agent does not know what they should be."""
+    common = (_context(chain) or {}).get("common_tls_context", {})
+    sources = [each.get("certificate_chain", {}) for each in common.get("tls_certificates", [])]
+    names = [str(source.get("filename", "")) for source in sources]
+    return bool(names) and all(name.startswith(_MATERIALISED) for name in names)
+
+
+def _chains(listener: Tree) -> list[Tree]:
+    default = listener.get("default_filter_chain")
+    return [*listener.get("filter_chains", []), *([] if default is None else [default])]
+
+
+def _match(chain: Tree) -> Tree:
+    """Its criteria; one that is there and empty is none."""
+    return {name: value for name, value in chain.get("filter_chain_match", {}).items() if value}
+
+
+def _context(chain: Tree) -> Tree | None:
+    typed: Tree = chain.get("transport_socket", {}).get("typed_config", {})
+    return typed if typed.get("@type") == _TLS else None
+
+
+def _kind(typed: Tree | None) -> str:
+    return str((typed or {}).get("@type", "")).rpartition(".")[2]
+
+
+def _places(listener: Tree) -> Iterator[Place]:
+    """The addresses that a client on this machine can connect to."""
+    more = [each.get("address", {}) for each in listener.get("additional_addresses", [])]
+    for address in [listener.get("address", {}), *more]:
+        inner = address.get("socket_address", {})
+        if "pipe" in address:
+            yield Place(f"unix://{address['pipe'].get('path', '')}")
+        elif _is_plain_tcp(inner):
+            yield Place.at("tcp", str(inner["address"]), str(inner["port_value"]), "")
+
+
+def _is_plain_tcp(address: Tree) -> bool:
+    protocol = address.get("protocol", "TCP")
+    elsewhere = address.get("network_namespace_filepath")
+    return protocol in {"TCP", 0} and not elsewhere and bool(address.get("port_value")) and _is_literal(address)
+
+
+def _is_literal(address: Tree) -> bool:
+    """Whether it is an address and no name: names are not looked up for a proof."""
+    try:
+        ip_address(str(address.get("address", "")))
+    except ValueError:
+        return False
+    return True

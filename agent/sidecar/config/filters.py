@@ -1,0 +1,125 @@
+"""Network filters, which end a filter chain."""
+
+from collections.abc import Callable
+
+from agent.handoff import gate
+from agent.sidecar.config.addresses import content
+from agent.sidecar.config.fields import NOT_SUPPORTED, Message
+from agent.sidecar.config.routes import virtual_hosts
+from agent.sidecar.model import DirectResponse, Echo, HttpManager, NetworkFilter, TcpProxy
+
+_NETWORK = "envoy.extensions.filters.network"
+TCP_PROXY = f"{_NETWORK}.tcp_proxy.v3.TcpProxy"
+ECHO = f"{_NETWORK}.echo.v3.Echo"
+DIRECT_RESPONSE = f"{_NETWORK}.direct_response.v3.Config"
+MANAGER = f"{_NETWORK}.http_connection_manager.v3.HttpConnectionManager"
+ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+
+_CODECS = {"AUTO": 0, "HTTP1": 1, "HTTP2": 2, "HTTP3": 3}
+_API_TYPES = {
+    "DEPRECATED_AND_UNAVAILABLE_DO_NOT_USE": 0,
+    "REST": 1,
+    "GRPC": 2,
+    "DELTA_GRPC": 3,
+    "AGGREGATED_GRPC": 5,
+    "AGGREGATED_DELTA_GRPC": 6,
+}
+_API_VERSIONS = {"AUTO": 0, "V2": 1, "V3": 2}
+
+
+def network_filter(message: Message) -> NetworkFilter:
+    """The one filter of a chain."""
+    message.text("name", required=True)
+    typed = message.typed(_READERS)
+    return Echo() if typed is None else _READERS[typed[0]](typed[1])
+
+
+def _tcp_proxy(message: Message) -> TcpProxy:
+    return TcpProxy(
+        stat_prefix=message.text("stat_prefix", required=True),
+        cluster=_cluster(message),
+        idle_timeout=message.span("idle_timeout", 3600.0),
+        max_connect_attempts=message.number("max_connect_attempts", 1, low=1),
+    )
+
+
+def _cluster(message: Message) -> str:
+    name = message.text("cluster")
+    if not message.has("cluster"):
+        message.missing("cluster")
+    elif not name:
+        message.refuse("cluster", f"an empty name is {NOT_SUPPORTED}")
+    return name
+
+
+def _echo(_message: Message) -> Echo:
+    return Echo()
+
+
+def _direct_response(message: Message) -> DirectResponse:
+    return DirectResponse(content(message, "response"))
+
+
+def _manager(message: Message) -> HttpManager:
+    message.choice("codec_type", _CODECS, {"AUTO": None, "HTTP1": None}, None)
+    message.only("generate_request_id", value=False)
+    message.only("use_remote_address", value=False)
+    _require_router(message)
+    routes = message.one_of("rds", "route_config")
+    options = message.message("common_http_protocol_options", "envoy.config.core.v3.HttpProtocolOptions")
+    return HttpManager(
+        stat_prefix=message.text("stat_prefix", required=True),
+        hosts=virtual_hosts(message) if routes == "route_config" else (),
+        gate=_gate(message) if routes == "rds" else None,
+        server_name=message.header("server_name") or "envoy",
+        max_request_headers=message.number("max_request_headers_kb", 60, low=1, high=8192) << 10,
+        request_headers_timeout=message.span("request_headers_timeout", 60.0),
+        stream_idle_timeout=message.span("stream_idle_timeout", 300.0),
+        request_timeout=message.span("request_timeout", 0.0),
+        idle_timeout=3600.0 if options is None else options.span("idle_timeout", 3600.0),
+    )
+
+
+def _require_router(message: Message) -> None:
+    filters = message.messages("http_filters", "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter")
+    if len(filters) != 1:
+        message.refuse("http_filters", f"anything but one filter, the router, is {NOT_SUPPORTED}")
+    for each in filters:
+        each.text("name", required=True)
+        each.typed((ROUTER,))
+
+
+def _gate(manager: Message) -> str | None:
+    """The cluster behind which the agent's gate is. No other source of routes is heeded."""
+    rds = manager.message("rds", f"{_NETWORK}.http_connection_manager.v3.Rds")
+    source = None if rds is None else rds.message("config_source", "envoy.config.core.v3.ConfigSource", required=True)
+    if rds is None or source is None:
+        return None
+    if rds.text("route_config_name") != gate.NAME:
+        rds.refuse("route_config_name", f"routes from elsewhere than the agent's gate are {NOT_SUPPORTED}")
+    source.choice("resource_api_version", _API_VERSIONS, {"V3": None}, None)
+    if source.span("initial_fetch_timeout", 15.0):
+        source.refuse("initial_fetch_timeout", f"a gate that is not waited for is {NOT_SUPPORTED}: it has to be 0s")
+    api = source.message("api_config_source", "envoy.config.core.v3.ApiConfigSource", required=True)
+    return None if api is None else _gate_cluster(api)
+
+
+def _gate_cluster(api: Message) -> str | None:
+    if not api.has("api_type"):
+        api.missing("api_type")
+    api.choice("api_type", _API_TYPES, {"REST": None}, None)
+    api.choice("transport_api_version", _API_VERSIONS, {"V3": None}, None)
+    api.span("refresh_delay", 1.0, positive=True)
+    api.span("request_timeout", 1.0, positive=True)
+    names = api.texts("cluster_names")
+    if len(names) != 1:
+        api.refuse("cluster_names", "a gate is behind one cluster")
+    return names[0] if names else None
+
+
+_READERS: dict[str, Callable[[Message], NetworkFilter]] = {
+    TCP_PROXY: _tcp_proxy,
+    ECHO: _echo,
+    DIRECT_RESPONSE: _direct_response,
+    MANAGER: _manager,
+}

@@ -1,0 +1,135 @@
+"""The status server's addresses: who answers what, and the two that act.
+
+GET  /                        the page, and what belongs to it
+GET  /healthz/live, /ready    for kubelets and load balancers
+GET  /status                  the overview as JSON; /status/schema.json describes it, /events tells it as it changes
+GET  /metrics                 everybody's metrics; /stats/prometheus is the same
+GET  /stats                   the proxies' statistics, summed up, a line each
+POST /drain, /quitquitquit    only where the operator allows it, from this machine, and not from a browser's page
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from agent.core.errors import AgentError
+from agent.http.hosts import Handler, is_loopback
+from agent.http.message import Headers, Request, Response
+from agent.http.server import affordable_clients
+from agent.status.actions import Actions
+from agent.status.event_stream import WATCHERS_LIMIT, Stream
+from agent.status.health import Health
+from agent.status.model import Overview, document
+from agent.status.page import Page
+from agent.status.statistics import Statistics
+
+_FRESH: Final = 0.1  # seconds
+_BROWSERS: Final = frozenset({"origin", "sec-fetch-site"})  # headers that no page can leave out or make up
+_JSON: Final[Headers] = (("content-type", "application/json"), ("cache-control", "no-store"))
+
+
+class Doors:
+    """Answers each request by whoever knows. `metrics` answers for the metrics.
+
+    `actions`: None where none is taken; `note` is told of each that is.
+    """
+
+    def __init__(
+        self,
+        overview: Callable[[], Overview],
+        health: Health,
+        statistics: Statistics,
+        metrics: Handler,
+        actions: Actions | None,
+        note: Callable[[str], None],
+    ) -> None:
+        # Where there are few descriptors, those who watch leave room for those who probe.
+        self.stream = Stream(overview, max(1, min(WATCHERS_LIMIT, affordable_clients() // 4)))
+        self._overview = overview
+        self._document: bytes | None = None  # as it was just made
+        self._actions = actions
+        self._note = note
+        self._begun: set[asyncio.Task[None]] = set()
+        page = Page()
+        self._rooms: dict[str, Handler] = {
+            **dict.fromkeys(page.paths, page.answer),
+            "/events": self.stream.answer,
+            "/healthz/live": health.answer,
+            "/healthz/ready": health.answer,
+            "/status": self._status,
+            "/stats": statistics.answer,
+            "/metrics": metrics,
+            "/stats/prometheus": metrics,
+            "/drain": self._drain,
+            "/quitquitquit": self._quit,
+        }
+
+    def changed(self) -> None:
+        """Something may look different now."""
+        self._document = None
+        self.stream.changed()
+
+    async def answer(self, request: Request) -> Response:
+        """One request."""
+        room = self._rooms.get(request.path)
+        if room is None:
+            return Response(404, f"there is no {request.path} here: see / or /status\n".encode(errors="replace"))
+        return await room(request)
+
+    async def close(self) -> None:
+        """End what was begun."""
+        for task in self._begun:
+            task.cancel()
+        await asyncio.gather(*self._begun, return_exceptions=True)
+
+    async def _status(self, request: Request) -> Response:
+        if request.method not in {"GET", "HEAD"}:
+            return _not_allowed("GET, HEAD")
+        return Response(200, self._newest(), _JSON)
+
+    def _newest(self) -> bytes:
+        """Whoever asks again and again gets the same for a moment, unless something has changed."""
+        if self._document is None:
+            self._document = document(self._overview())
+            asyncio.get_running_loop().call_later(_FRESH, self._forget)
+        return self._document
+
+    def _forget(self) -> None:
+        self._document = None
+
+    # What acts
+
+    async def _drain(self, request: Request) -> Response:
+        return self._act(request, "draining", lambda actions: actions.drain())
+
+    async def _quit(self, request: Request) -> Response:
+        return self._act(request, "stopping", lambda actions: actions.stop())
+
+    def _act(self, request: Request, word: str, action: Callable[[Actions], Coroutine[Any, Any, object]]) -> Response:
+        if request.method != "POST":
+            return _not_allowed("POST")
+        if self._actions is None:
+            return _forbidden("actions by HTTP are off; start the agent with --http-actions, or ask its control socket")
+        if any(name in _BROWSERS for name, _ in request.headers):
+            return _forbidden("a page in a browser asks; ask from a program")
+        if not is_loopback(request.address):
+            return _forbidden("actions are taken from this machine only")
+        self._note(f"{request.path.removeprefix('/')} was asked for by HTTP from {request.address}")
+        task = asyncio.get_running_loop().create_task(_unheard(action(self._actions)))
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+        return Response(202, f"{word}\n".encode())
+
+
+async def _unheard(action: Coroutine[Any, Any, object]) -> None:
+    with contextlib.suppress(AgentError):  # it is in the log
+        await action
+
+
+def _not_allowed(methods: str) -> Response:
+    return Response(405, b"method not allowed\n", (("allow", methods), ("content-type", "text/plain")))
+
+
+def _forbidden(why: str) -> Response:
+    return Response(403, f"{why}\n".encode())

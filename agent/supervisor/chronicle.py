@@ -1,0 +1,173 @@
+"""What is kept of what happens: an entry in the history with its evidence, a line in the log, and the metrics."""
+
+import logging
+from collections.abc import Iterable
+
+from agent.core import effects as do
+from agent.core import events as on
+from agent.core.attempts import Outcome
+from agent.core.effects import Effect, Topic
+from agent.core.epochs import State
+from agent.core.errors import MachineError
+from agent.core.events import Event
+from agent.host import listen_counters
+from agent.host.log import say
+from agent.host.tasks import Tasks
+from agent.metrics.registry import Cut, Exit, Metrics
+from agent.processes.draining import connections_left
+from agent.processes.epoch_process import Living
+from agent.processes.stage import Stage
+from agent.processes.verify_served import prove
+from agent.status.model import AttemptView, Evidence, Seen
+from agent.supervisor.history import History
+
+_SERIAL = 12  # digits of a serial in a line for people
+
+
+class Chronicle:
+    """Listens to everything. `proves`: whether it looks at what is served as a client would."""
+
+    def __init__(self, history: History, stage: Stage, metrics: Metrics, *, proves: bool) -> None:
+        self._history = history
+        self._stage = stage
+        self._metrics = metrics
+        self._proves = proves
+        self._tasks = Tasks()
+        self._held_since: float | None = None
+        self._queued = 0  # clients that waited as the last gate was opened
+        self._counters = listen_counters.read()
+
+    async def close(self) -> None:
+        """Look at nothing any more."""
+        await self._tasks.close()
+
+    def enter(self, event: Event, effects: Iterable[Effect], *, stopping: bool) -> None:
+        """Note what happened and what was decided about it, before that is done."""
+        effects = list(effects)
+        for attempt in self._history.enter(event, effects):
+            if attempt.outcome != Outcome.SERVING.value:
+                self._metrics.attempt_ended(attempt)
+        if isinstance(event, on.EpochExited):
+            self._exited(event)
+        for effect in effects:
+            self._see(effect, event, stopping=stopping)
+
+    def _see(self, effect: Effect, event: Event, *, stopping: bool) -> None:
+        match effect:
+            case do.Note(topic=Topic.DRAIN_CUT, epoch=int(epoch)):
+                self._cut(epoch, Cut.STOP_DEADLINE if stopping else Cut.DRAIN_DEADLINE)
+            case do.EndEpoch() if isinstance(event, on.EpochServes):
+                self._cut(effect.epoch, Cut.RESTART_NOW)
+            case do.EndEpoch() if isinstance(event, on.StopAsked):
+                self._cut(effect.epoch, Cut.STOP_HURRIED)
+            case do.Note(topic=Topic.DOWN | Topic.REPLACED):
+                self._held_since = event.at
+            case do.RefuseClients():
+                self._held_until(event.at)
+            case do.OpenGate():
+                vault = self._stage.ports.vault
+                self._queued = sum(map(vault.queued, vault.places()))
+            case do.CommitEpoch():
+                self._held_until(event.at)
+                self._history.committed(effect.epoch, self._queued)
+            case _:
+                pass
+
+    def _held_until(self, at: float) -> None:
+        if self._held_since is not None:
+            self._metrics.held(at - self._held_since)
+        self._held_since = None
+
+    # Ends
+
+    def _cut(self, number: int, cause: Cut) -> None:
+        living = self._stage.living.get(number)
+        left = None
+        if living is not None:
+            counted = connections_left(living)
+            left = living.clients = living.clients if counted is None else counted
+        self._history.cut(number, left)
+        self._metrics.connections_closed(cause, left or 0)
+
+    def _exited(self, event: on.EpochExited) -> None:
+        living = self._stage.living.get(event.epoch)
+        if living is None or living.pid is None:
+            return
+        self._metrics.epoch_exited(self._state(living), _cause(living, event))
+        if (seconds := self._history.drained(event.epoch)) is not None:
+            self._metrics.phase_ended("drain", seconds)
+
+    def _state(self, living: Living) -> str:
+        """What it was before its end began."""
+        if not living.has_served:
+            return State.STARTING.word
+        return (State.DRAINING if living.drains else State.SERVING).word
+
+    # A rotation
+
+    def handed_over(self, living: Living) -> None:
+        """An epoch has taken the place of its predecessor."""
+        self._history.handed_over(living.number)
+        if (view := self._history.view(living.number)) is not None:
+            self._metrics.attempt_ended(view)
+        self._tasks.spawn(self._conclude(living), f"proof of {living.number}")
+
+    async def _conclude(self, living: Living) -> None:
+        seen: tuple[Seen, ...] = ()
+        if self._proves:
+            try:
+                units = living.material.outcome.units.values()
+                leaves = [chain.leaf for unit in units for chain in unit.chains]
+                named = [each.place for each in living.material.configuration.listeners]
+                seen = await prove(living.console.place, leaves, named)
+            except MachineError as error:
+                say(logging.DEBUG, "rotation.unproved", str(error))
+        self._history.proved(living.number, seen)
+        view = self._history.view(living.number)
+        if view is not None:
+            level = logging.INFO if all(each.matches for each in seen) else logging.WARNING
+            say(level, "rotation.done", _line(view), epoch=living.number)
+
+    # What the kernel counts
+
+    def count_overflows(self) -> None:
+        """Count what the kernel has turned away since the last time."""
+        now = listen_counters.read()
+        if now is not None and self._counters is not None:
+            self._metrics.overflowed((now - self._counters).overflows)
+        self._counters = now
+
+
+def _cause(living: Living, event: on.EpochExited) -> Exit:
+    if living.was_killed:
+        return Exit.KILLED
+    if living.was_starved:
+        return Exit.MEMORY
+    if living.was_asked:
+        return Exit.ASKED
+    return Exit.SIGNAL if event.code is not None and event.code < 0 else Exit.CODE
+
+
+def _line(view: AttemptView) -> str:
+    """One rotation in one line."""
+    changes = [f"{each.set} {_short(each.before)} -> {_short(each.after)}" for each in view.changes]
+    phases = [f"{each.name} {each.seconds:.3f}" for each in view.phases]
+    total = sum(each.seconds for each in view.phases if each.name != "drain")
+    told = [f"by {view.trigger}", *changes, ", ".join(phases), *_evidence(view.evidence)]
+    return f"epoch {view.epoch} took over after {total:.3f} s ({'; '.join(told)})"
+
+
+def _short(serial: str | None) -> str:
+    return "none" if serial is None else serial[:_SERIAL]
+
+
+def _evidence(evidence: Evidence | None) -> list[str]:
+    if evidence is None:
+        return []
+    lost = f", {evidence.drops} lost by the kernel" if evidence.drops else ""
+    told = [f"{evidence.queued} clients waited{lost}"]
+    right = sum(each.matches for each in evidence.seen)
+    if evidence.seen:
+        told.append(f"seen by a client at {right} of {len(evidence.seen)} listeners")
+    wrong = [f"{each.address}: {each.error or f'serial {each.serial}'}" for each in evidence.seen if not each.matches]
+    return [*told, *wrong]

@@ -1,0 +1,145 @@
+"""What the core decided is said, and done on the stage."""
+
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+from agent.core import effects as do
+from agent.core import events as on
+from agent.core.effects import Effect, Topic
+from agent.core.epochs import Epoch
+from agent.core.events import Event
+from agent.core.reconciler import Reconciler
+from agent.host import clock
+from agent.host.tasks import Tasks
+from agent.inputs.revisions import Material, Storeroom
+from agent.inputs.watch import Disk
+from agent.processes.epoch_process import Living
+from agent.processes.stage import Stage
+from agent.supervisor.endpoints import Front
+from agent.supervisor.event_log import Bulletin
+
+_URGENT_SHARE = 10  # a leaf with less than a tenth of its life left makes a rotation urgent
+_LEVELS = {
+    Topic.REFUSED: logging.ERROR,
+    Topic.DOWN: logging.ERROR,
+    Topic.REPLACED: logging.ERROR,
+    Topic.RETRY: logging.WARNING,
+    Topic.SHORT: logging.WARNING,
+    Topic.AWAITED: logging.WARNING,
+}
+
+
+class Director:
+    """Carries out one effect after the other. `post` takes what comes of it at once."""
+
+    def __init__(
+        self, core: Reconciler, stage: Stage, disk: Disk, storeroom: Storeroom, front: Front, bulletin: Bulletin
+    ) -> None:
+        self.post: Callable[[Event], None] = lambda _: None
+        self._core = core
+        self._stage = stage
+        self._disk = disk
+        self._storeroom = storeroom
+        self._front = front
+        self._bulletin = bulletin
+        self._tasks = Tasks()
+
+    async def close(self) -> None:
+        """Do no more."""
+        await self._tasks.close()
+
+    def act(self, effect: Effect) -> None:  # noqa: C901  # one line for each kind of effect
+        """Say it where that is worth a line, and do it."""
+        match effect:
+            case do.StartEpoch(epoch, revision):
+                level = logging.DEBUG if effect.again else logging.INFO
+                self._say(level, "epoch.starting", f"epoch {epoch} starts from revision {revision.name}", epoch)
+                self._stage.start(epoch, revision, validate=effect.validate)
+            case do.JudgeEpoch():
+                self._stage.judge(effect.epoch)
+            case do.OpenGate():
+                self._stage.open_gate(effect.epoch)
+            case do.DropEpoch(epoch, reason):
+                self._say(logging.INFO, "epoch.dropped", f"epoch {epoch} is dropped: {reason}", epoch)
+                self._stage.drop(epoch)
+            case do.CommitEpoch():
+                self._commit(effect.epoch)
+            case do.DrainEpoch(epoch):
+                self._say(logging.INFO, "epoch.draining", f"epoch {epoch} drains", epoch)
+                self._stage.drain(epoch, stopping=self._core.stopping)
+            case do.EndEpoch():
+                self._stage.end(effect.epoch)
+            case do.KillEpoch(epoch):
+                text = f"epoch {epoch} did not exit when asked: it is killed"
+                self._say(logging.WARNING, "epoch.killed", text, epoch)
+                self._stage.kill(epoch)
+            case do.RefuseClients():
+                text = "nothing serves yet: clients are refused until something does"
+                self._say(logging.ERROR, "service.refused", text)
+                self._stage.refuse_clients()
+            case do.Note():
+                level = _LEVELS.get(effect.topic, logging.INFO)
+                self._say(level, effect.topic.value, f"{effect.text}{self._how_many(effect)}", effect.epoch)
+                self._heed(effect.topic)
+            case do.Finish():
+                raise AssertionError(effect)  # handled by the loop
+            case _:
+                assert_never(effect)
+
+    def _say(self, level: int, event: str, text: str, epoch: int | None = None) -> None:
+        self._bulletin.say(level, event, text, epoch=epoch)
+
+    def _how_many(self, note: do.Note) -> str:
+        """Return how many connections are cut, where it is known."""
+        living = None if note.epoch is None else self._stage.living.get(note.epoch)
+        if note.topic is not Topic.DRAIN_CUT or living is None or living.clients is None:
+            return ""
+        return f" ({living.clients:,} connection{'' if living.clients == 1 else 's'})"
+
+    def _heed(self, topic: Topic) -> None:
+        """Have a refused configuration known to the intake before it looks at the disk again."""
+        refused = self._core.wish.refused
+        if topic is not Topic.REFUSED or refused is None:
+            return
+        if not refused.pinned:
+            self._disk.intake.refuse(self._storeroom[refused.revision], refused.reason)
+        self._disk.look_soon()
+
+    def _commit(self, number: int) -> None:
+        epoch = self._core.epochs[number]
+        serving = self._stage.commit(number)
+        self._disk.intake.serves(serving.material)
+        self._tasks.spawn(self._front.lead_to(serving), "console")
+        self._foresee_expiry(serving.material)
+        self._say(logging.INFO, "epoch.serving", _describe(epoch, serving), number)
+
+    def clock_stepped(self) -> None:
+        """Work out anew what depends on the calendar."""
+        self._disk.timing.clock_stepped()
+        self._disk.look_soon()
+        if self._stage.serving is not None:
+            self._foresee_expiry(self._stage.serving.material)
+
+    def _foresee_expiry(self, material: Material) -> None:
+        """Tell the core when the first of the leaves that serve now grows old; it decides with monotonic time only."""
+        now, at = clock.calendar(), clock.monotonic()
+        leaves = material.outcome.leaves.values()
+        ends = [
+            ((leaf.not_after - now).total_seconds(), (leaf.not_after - leaf.not_before).total_seconds())
+            for leaf in leaves
+        ]
+        expires_at = min((at + left for left, _ in ends), default=None)
+        urgent_at = min((at + left - life / _URGENT_SHARE for left, life in ends), default=None)
+        self.post(on.ExpiryForeseen(at=at, urgent_at=urgent_at, expires_at=expires_at))
+
+
+def _describe(epoch: Epoch, serving: Living) -> str:
+    leaves = [
+        f"serial {leaf.serial_hex} until {leaf.not_after:%Y-%m-%d %H:%M}Z"
+        for leaf in serving.material.outcome.leaves.values()
+    ]
+    shown = "; ".join(leaves[:2]) + (f" and {len(leaves) - 2} more" if len(leaves) > 2 else "")
+    took = f"{(clock.monotonic() - epoch.started_at) * 1000:.0f} ms after its start"
+    how = "adopted from an earlier agent" if serving.is_adopted() else took
+    return f"epoch {epoch.number} (pid {epoch.pid}) serves, {how}" + (f"; {shown}" if shown else "")

@@ -1,0 +1,93 @@
+"""The agent's own addresses: the console that leads to the serving epoch, and the status server."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Collection
+
+from agent.core.errors import MachineError, UsageError
+from agent.host.log import say
+from agent.host.sockets import Endpoint, listen
+from agent.http.hosts import guarded
+from agent.http.server import Server
+from agent.processes.epoch_process import Living
+from agent.proxies.envoy.admin_forwarder import Forwarder
+from agent.proxies.envoy.bootstrap import Console
+from agent.status.routes import Doors
+
+STATUS = "status"
+"""What the status server's listener is called where it is passed on."""
+
+
+class Front:
+    """`doors` answers at the status server. `names`: by which that may be asked at a loopback address."""
+
+    def __init__(self, doors: Doors, names: Collection[str]) -> None:
+        self._doors = doors
+        self._names = names
+        self._status = Server(guarded(doors.answer, names), body_limit=0)
+        self._status_listener: socket.socket | None = None
+        self._console: Server | None = None
+        self._forwarder: Forwarder | None = None
+        self._named: Console | None = None
+        self._moving = asyncio.Lock()
+
+    async def open_status(self, host: str, port: int, inherited: int | None = None) -> None:
+        """Answer probes and whoever wants statistics, at a listening socket that was here before if there is one.
+
+        Raises `AddressHeld` or `MachineError`.
+        """
+        listener = _reuse(inherited, port) or listen(Endpoint(host, port))
+        self._status_listener = listener.dup()
+        await self._status.start(listener)
+
+    def bequest(self) -> dict[str, int]:
+        """A copy of the status listener, for the program that this one becomes."""
+        return {} if self._status_listener is None else {STATUS: os.dup(self._status_listener.fileno())}
+
+    async def lead_to(self, serving: Living) -> None:
+        """Lead the console's address, if the configuration names one, to this epoch."""
+        named = serving.material.configuration.console
+        async with self._moving:
+            if self._forwarder is None or named != self._named:
+                await self._move(named)
+        if self._forwarder is not None:
+            self._forwarder.target = serving.console.place
+
+    async def _move(self, named: Console | None) -> None:
+        """Open the console at another address. Where that fails it is said, and the proxy serves all the same."""
+        if self._console is not None:
+            await self._console.close()
+        self._console = self._forwarder = None
+        self._named = named
+        if named is None:
+            return
+        try:
+            listener = listen(Endpoint.parse(named.address))
+        except (MachineError, UsageError) as error:
+            say(logging.ERROR, "admin.unavailable", f"there is no admin console: {error}")
+            return
+        self._forwarder = Forwarder(named.allowed)
+        self._console = Server(guarded(self._forwarder.answer, self._names))
+        await self._console.start(listener)
+
+    async def close(self) -> None:
+        """Close every address."""
+        await self._status.close()
+        await self._doors.close()
+        if self._status_listener is not None:
+            self._status_listener.close()
+        if self._console is not None:
+            await self._console.close()
+
+
+def _reuse(inherited: int | None, port: int) -> socket.socket | None:
+    """The listener that was here before, if it is the one that is wanted now."""
+    if inherited is None:
+        return None
+    found = socket.socket(fileno=inherited)
+    if found.getsockname()[1] == port:
+        return found
+    found.close()
+    return None

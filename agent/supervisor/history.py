@@ -1,0 +1,201 @@
+"""The ledger of rotations with its evidence, in the words of the status; kept in the run directory over restarts."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from agent.certificates.names import named
+from agent.certificates.x509 import Leaf
+from agent.core.attempts import KEPT, Attempt, Ledger, Outcome
+from agent.core.effects import Effect
+from agent.core.epochs import Epoch
+from agent.core.errors import MachineError
+from agent.core.events import Event
+from agent.core.revision import Revision
+from agent.host import clock, listen_counters
+from agent.host.listen_counters import ListenCounters
+from agent.host.log import say
+from agent.host.run_directory import RunDirectory
+from agent.status.model import AttemptView, Change, Evidence, Phase, Seen, to_json
+
+_FILE = "history.json"
+
+Leaves = Callable[[Revision], Mapping[str, Leaf]]
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is known of an attempt besides how long it took."""
+
+    attempt: Attempt
+    began_at: datetime
+    changes: tuple[Change, ...]
+    counters: ListenCounters | None  # as it began
+    evidence: Evidence | None = None
+    row: Any = None  # its JSON, once nothing of it changes any more
+
+    @property
+    def is_settled(self) -> bool:
+        if self.attempt.outcome is Outcome.SERVING:
+            return self.evidence is not None and self.evidence.cut is not None
+        return self.attempt.outcome is not Outcome.RUNNING
+
+    def to_json(self) -> Any:  # noqa: ANN401  # whatever JSON takes
+        row = self.row or to_json(self.view())
+        self.row = row if self.is_settled else None
+        return row
+
+    def view(self) -> AttemptView:
+        attempt = self.attempt
+        return AttemptView(
+            epoch=attempt.epoch,
+            trigger=attempt.trigger.value,
+            outcome=attempt.outcome.value,
+            reason=attempt.reason,
+            began_at=self.began_at,
+            revision=attempt.revision.name,
+            before=None if attempt.before is None else attempt.before.name,
+            changes=self.changes,
+            phases=tuple(Phase(name, round(seconds, 6)) for name, seconds in attempt.phases.items()),
+            evidence=self.evidence,
+        )
+
+
+class History:
+    """Knows every attempt of this agent, and the last ones of those before it. `leaves`: what a revision serves."""
+
+    def __init__(self, epochs: dict[int, Epoch], directory: RunDirectory, leaves: Leaves) -> None:
+        self._ledger = Ledger(epochs)
+        self._directory = directory
+        self._leaves = leaves
+        self._records: dict[int, _Record] = {}
+        self._past = _recall(directory)
+        self._past_rows = [to_json(each) for each in self._past]
+
+    def views(self) -> tuple[AttemptView, ...]:
+        """The attempts, newest first."""
+        own = [record.view() for record in self._records.values()]
+        return tuple(reversed([*self._past, *own][-KEPT:]))
+
+    def view(self, epoch: int) -> AttemptView | None:
+        """The attempt that this epoch is or was."""
+        record = self._records.get(epoch)
+        return None if record is None else record.view()
+
+    def enter(self, event: Event, effects: Iterable[Effect]) -> list[AttemptView]:
+        """Note what happened and was decided; return the attempts that ended by it."""
+        ended = self._ledger.enter(event, effects)
+        self._follow()
+        if any(each.outcome is not Outcome.SERVING for each in ended):  # one that serves is written with its evidence
+            self.keep()
+        return [view for each in ended if (view := self.view(each.epoch)) is not None]
+
+    def _follow(self) -> None:
+        """Have a record of each attempt in the ledger, and of no other."""
+        attempts = {each.epoch: each for each in self._ledger.attempts}
+        for gone in self._records.keys() - attempts.keys():
+            del self._records[gone]
+        for new in attempts.keys() - self._records.keys():
+            self._records[new] = self._begin(attempts[new])
+
+    def _begin(self, attempt: Attempt) -> _Record:
+        began_at = clock.calendar() - timedelta(seconds=clock.monotonic() - attempt.began)
+        began_at = began_at.replace(microsecond=began_at.microsecond // 1000 * 1000)  # as it is written
+        return _Record(attempt, began_at, self._changes(attempt), listen_counters.read())
+
+    def _changes(self, attempt: Attempt) -> tuple[Change, ...]:
+        before = {} if attempt.before is None else self._leaves(attempt.before)
+        after = self._leaves(attempt.revision)
+        names = named({*before, *after})
+        changed = [unit for unit in sorted(names) if before.get(unit) != after.get(unit)]
+        return tuple(Change(names[unit], _serial(before.get(unit)), _serial(after.get(unit))) for unit in changed)
+
+    # Evidence
+
+    def committed(self, epoch: int, queued: int) -> None:
+        """This epoch serves; so many clients waited when its gate was opened."""
+        if (record := self._records.get(epoch)) is not None:
+            record.evidence = Evidence(queued, None, None)
+
+    def handed_over(self, epoch: int) -> None:
+        """Its predecessor accepts no more: what the kernel has counted up to here is of this attempt."""
+        self._ledger.handed_over(epoch, clock.monotonic())
+        record = self._records.get(epoch)
+        now = listen_counters.read()
+        if record is None or record.evidence is None or record.counters is None or now is None:
+            return
+        window = now - record.counters
+        record.evidence = replace(record.evidence, overflows=window.overflows, drops=window.drops)
+
+    def proved(self, epoch: int, seen: tuple[Seen, ...]) -> None:
+        """A client has looked at what it serves; the attempt is complete but for its predecessor's drain."""
+        record = self._records.get(epoch)
+        if record is not None and record.evidence is not None:
+            record.evidence = replace(record.evidence, seen=seen)
+            self.keep()
+
+    def cut(self, drained: int, connections: int | None) -> None:
+        """An epoch's drain was ended with so many connections left."""
+        successor, own = self._successor(drained), self._records.get(drained)
+        if successor is not None and successor.evidence is not None:
+            successor.evidence = replace(successor.evidence, cut=connections)
+        if own is not None and own.evidence is not None:
+            own.evidence, own.row = replace(own.evidence, cut_at_end=connections), None
+        self.keep()
+
+    def drained(self, epoch: int) -> float | None:
+        """An epoch is gone: for how many seconds it has drained, if another took its place."""
+        record = self._successor(epoch)
+        if record is None:
+            return None
+        if record.evidence is not None and record.evidence.cut is None:
+            record.evidence = replace(record.evidence, cut=0)
+        self.keep()
+        return record.attempt.phases.get("drain")
+
+    def _successor(self, epoch: int) -> _Record | None:
+        return next((each for each in self._records.values() if each.attempt.supersedes == epoch), None)
+
+    # Memory
+
+    def keep(self) -> None:
+        """Write it to the run directory; a disk that does not take it costs nothing else."""
+        rows = [*self._past_rows, *(record.to_json() for record in self._records.values())]
+        try:
+            self._directory.remember({"attempts": rows[-KEPT:]}, _FILE)
+        except MachineError as error:
+            say(logging.DEBUG, "history.unwritable", str(error))  # the journal says it out loud
+
+
+def _serial(leaf: Leaf | None) -> str | None:
+    return None if leaf is None else leaf.serial_hex
+
+
+def _recall(directory: RunDirectory) -> list[AttemptView]:
+    rows = directory.recall(_FILE).get("attempts", [])
+    found = []
+    for row in rows if isinstance(rows, list) else []:
+        try:
+            found.append(_read(row))
+        except (KeyError, TypeError, ValueError):
+            continue  # an earlier format, or somebody's hand: it is only history
+    return found
+
+
+def _read(row: dict[str, Any]) -> AttemptView:
+    """The inverse of `to_json`; what was running when its agent ended has an end that nobody saw."""
+    evidence = row["evidence"]
+    return AttemptView(
+        epoch=int(row["epoch"]),
+        trigger=str(row["trigger"]),
+        outcome=Outcome.DROPPED.value if row["outcome"] == Outcome.RUNNING.value else str(row["outcome"]),
+        reason=str(row["reason"]),
+        began_at=datetime.fromisoformat(row["began_at"]),
+        revision=str(row["revision"]),
+        before=row["before"],
+        changes=tuple(Change(**each) for each in row["changes"]),
+        phases=tuple(Phase(**each) for each in row["phases"]),
+        evidence=evidence and Evidence(**{**evidence, "seen": tuple(Seen(**each) for each in evidence["seen"])}),
+    )

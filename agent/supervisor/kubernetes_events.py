@@ -1,0 +1,265 @@
+"""What the log warns of, as events of the pod: `kubectl describe pod` shows it while the container runs.
+
+An event of the same words is the same event (core/v1): it is made once and counted up after that, so a fault that
+comes again and again is one line. What still stands is told again before the cluster forgets it, by default an hour
+later, and what could not be told is tried again. Like the clients of Kubernetes' own, this one tells 25 at once and
+then one in five minutes.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from agent.core.errors import MachineError
+from agent.host import clock
+from agent.host.log import LOGGER, say
+from agent.host.service_account import Pod, ServiceAccount
+from agent.host.tasks import Tasks
+from agent.http.client import stream
+from agent.http.message import Request
+
+AGAIN = 1800.0  # seconds until what still stands is told again
+AT_ONCE, SOON, LATER = 0.1, 30.0, 120.0  # and until what could not be told is: while that works, and while it does not
+_TIMEOUT = 10.0  # seconds for one request
+_LAST_WORDS = 1.0  # seconds that the end waits for what is not told yet
+_BURST, _REFILL = 25, 300.0  # events at once, and seconds until one more
+_WAITING = 100  # events that may wait to be told; more are lost
+_KNOWN = 100  # events that are counted
+_TEXT_LIMIT = 1024  # characters of a message
+_GOOD_NEWS = frozenset({"certificate.repaired", "service.answers"})
+_OWN = "events."  # the names of what is said here of itself
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something to tell. `name` is the log's, such as `certificate.refused`."""
+
+    name: str
+    text: str
+    warns: bool
+
+    @classmethod
+    def of(cls, record: logging.LogRecord) -> "News | None":
+        """What a line of the log is to the cluster, if anything."""
+        name: str = getattr(record, "event", "")
+        warns = record.levelno >= logging.WARNING
+        if not name or name.startswith(_OWN) or not (warns or name in _GOOD_NEWS):
+            return None
+        return cls(name, record.getMessage()[:_TEXT_LIMIT], warns)
+
+    @property
+    def reason(self) -> str:
+        """The name as Kubernetes writes one: CertificateRefused."""
+        return "".join(word.capitalize() for word in self.name.replace("_", ".").split("."))
+
+    def key(self, pod: Pod) -> str:
+        """The name of its event: another pod of the same name has others."""
+        digest = hashlib.sha256(repr((pod.uid, self.reason, self.text)).encode()).hexdigest()
+        return f"{pod.name[:200]}.{digest[:16]}"
+
+    def event(self, pod: Pod, at: datetime) -> dict[str, object]:
+        """The whole event, as it is when it happens for the first time."""
+        involved = {"apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid}
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": self.key(pod), "namespace": pod.namespace},
+            "involvedObject": involved,
+            "type": "Warning" if self.warns else "Normal",
+            "reason": self.reason,
+            "message": self.text,
+            "source": {"component": "proxy-agent"},
+            "reportingComponent": "proxy-agent",
+            "reportingInstance": pod.name,
+            "firstTimestamp": _stamp(at),
+            "lastTimestamp": _stamp(at),
+            "count": 1,
+        }
+
+
+class Announcer:
+    """Tells events, one after the other, for as long as it is open. `standing` is what is wrong now, in sentences."""
+
+    def __init__(self, standing: Callable[[], Collection[str]]) -> None:
+        self._standing = standing
+        self._loop = asyncio.get_running_loop()
+        self._tasks = Tasks()
+        self._news: asyncio.Queue[News] = asyncio.Queue(_WAITING)
+        self._counts: dict[News, int] = {}  # how often each was told; 0: it could not be
+        self._tokens, self._filled_at = float(_BURST), clock.monotonic()
+        self._works = True
+        self._cut = False
+        self._patience = AT_ONCE
+        self._handler = _Ear(self._hear)
+
+    def begin(self, find: Callable[[], ServiceAccount] = ServiceAccount.find) -> None:
+        """Listen to the log from now on; where there is no cluster to tell, say so."""
+        try:
+            account = find()
+        except MachineError as error:
+            say(logging.WARNING, "events.unavailable", f"{error}; the cluster is told nothing, the log has it all")
+            return
+        LOGGER.addHandler(self._handler)
+        self._tasks.spawn(self._turn(account), "events")
+
+    async def close(self) -> None:
+        """Tell what is left, if that is quick."""
+        LOGGER.removeHandler(self._handler)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS):
+                await self._news.join()
+        await self._tasks.close()
+
+    def _hear(self, news: News) -> None:
+        """Called by whichever thread logs."""
+        self._loop.call_soon_threadsafe(self._put, news)
+
+    def _put(self, news: News) -> None:
+        with contextlib.suppress(asyncio.QueueFull):
+            self._news.put_nowait(news)
+
+    async def _turn(self, account: ServiceAccount) -> None:
+        remind_at = self._loop.time() + AGAIN
+        while True:
+            untold = 0 in self._counts.values()
+            wake_at = min(remind_at, self._loop.time() + self._patience) if untold else remind_at
+            try:
+                async with asyncio.timeout_at(wake_at):
+                    news = await self._news.get()
+            except TimeoutError:
+                if wake_at == remind_at:
+                    remind_at += AGAIN
+                    self._remind()
+                else:
+                    self._try_again()
+                continue
+            try:
+                await self._take(account, news)
+            finally:
+                self._news.task_done()
+
+    def _remind(self) -> None:
+        """Tell again what still stands."""
+        standing = self._standing()
+        for news in [news for news in self._counts if any(text in news.text for text in standing)]:
+            self._put(news)
+
+    def _try_again(self) -> None:
+        """Tell the newest of what is not told; the others follow when it works."""
+        self._put(next(news for news, count in reversed(self._counts.items()) if not count))
+
+    async def _take(self, account: ServiceAccount, news: News) -> None:
+        if self._may_tell():
+            await self._tell(account, news)
+            return
+        self._put_off(news)
+        if not self._cut:
+            say(logging.WARNING, "events.cut", f"{_BURST} events were told at once: the others follow slowly")
+        self._cut = True
+
+    def _may_tell(self) -> bool:
+        now = clock.monotonic()
+        self._tokens = min(_BURST, self._tokens + (now - self._filled_at) / _REFILL)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        self._cut = self._cut and self._tokens < 1
+        return True
+
+    async def _tell(self, account: ServiceAccount, news: News) -> None:
+        """Make the event, or count it up; what goes wrong is said once, until something goes well."""
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(OSError),
+            wait=wait_exponential(max=60),
+            stop=stop_after_attempt(5),
+            reraise=True,
+        )
+        try:
+            await attempts(self._send, account, news)
+        except (OSError, MachineError, ValueError) as error:  # ValueError: a host's name that is none
+            if self._works:
+                why = str(error) or f"{account.authority} does not answer"
+                say(logging.WARNING, "events.untold", f"cannot tell the cluster: {why}; the log has it all")
+            self._works = False
+            self._tokens += 1  # the server has counted nothing, and is asked later and later
+            self._put_off(news)
+        else:
+            self._works, self._patience = True, AT_ONCE
+            self._note(news, self._counts.get(news, 0) + 1)
+
+    def _put_off(self, news: News) -> None:
+        """It is not told now; the longer that goes on, the later it is tried again."""
+        self._note(news, 0)
+        self._patience = min(max(SOON, 2 * self._patience), LATER)
+
+    def _note(self, news: News, count: int) -> None:
+        """Remember what was told how often, the newest of it."""
+        self._counts.pop(news, None)
+        self._counts[news] = count
+        if len(self._counts) > _KNOWN:
+            del self._counts[next(iter(self._counts))]
+
+    async def _send(self, account: ServiceAccount, news: News) -> None:
+        """Raises `OSError` if it is worth another attempt, `MachineError` if not."""
+        known = bool(self._counts.get(news))
+        status: int = await self._count_up(account, news) if known else HTTPStatus.NOT_FOUND
+        if status == HTTPStatus.NOT_FOUND:  # the cluster has forgotten it, or never knew it
+            self._note(news, 0)
+            status = await _ask(account, "POST", "", news.event(account.pod, clock.calendar()))
+        if status == HTTPStatus.CONFLICT:  # an agent before this one has told it
+            status = await self._count_up(account, news)
+        if status not in range(200, 300):
+            raise _failure(status, account)
+
+    async def _count_up(self, account: ServiceAccount, news: News) -> int:
+        change: dict[str, object] = {"lastTimestamp": _stamp(clock.calendar())}
+        if count := self._counts.get(news):
+            change["count"] = count + 1
+        return await _ask(account, "PATCH", f"/{news.key(account.pod)}", change)
+
+
+class _Ear(logging.Handler):
+    """Hears what the log is told."""
+
+    def __init__(self, hear: Callable[[News], None]) -> None:
+        super().__init__()
+        self._hear = hear
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass on what is worth telling."""
+        if (news := News.of(record)) is not None:
+            self._hear(news)
+
+
+async def _ask(account: ServiceAccount, method: str, path: str, body: Mapping[str, object]) -> int:
+    """Make one request about the events of the pod's namespace; return the status."""
+    kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+    headers = (("authorization", f"Bearer {account.token}"), ("content-type", kind), ("accept", "application/json"))
+    target = f"/api/v1/namespaces/{account.pod.namespace}/events{path}"
+    request = Request(method, target, headers, json.dumps(body).encode())
+    async with asyncio.timeout(_TIMEOUT):
+        async with stream((account.host, account.port), request, account.authority, account.trust()) as response:
+            return response.status
+
+
+def _failure(status: int, account: ServiceAccount) -> Exception:
+    """What to make of a status that is none of success."""
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        where = f"namespace {account.pod.namespace}"
+        return MachineError(f"it answers {status}; let the pod's service account create and patch events in {where}")
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ConnectionError(f"it answers {status}")
+    return MachineError(f"it answers {status}")
+
+
+def _stamp(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

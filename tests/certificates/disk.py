@@ -1,0 +1,78 @@
+"""A disk with certificates on it, for plays about the certificate transaction."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+from agent.certificates.contents import Missing
+from agent.certificates.findings import Fault, Worry
+from agent.certificates.references import Reference, Role
+from agent.certificates.selection import LastGood, Outcome, weigh
+from tests.pki import Authority, Leaf
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+GONE = Missing("it does not exist")
+PAIR = (Reference("chain", Role.CHAIN, "a"), Reference("key", Role.KEY, "a"))
+BUNDLE = Reference("bundle", Role.BUNDLE, "bundle")
+
+
+@cache
+def root() -> Authority:
+    return Authority.create("root")
+
+
+@cache
+def other_root() -> Authority:
+    return Authority.create("other root")
+
+
+def leaf(first_day: int = -10, last_day: int = 100, by: Authority | None = None) -> Leaf:
+    """A leaf whose days count from NOW."""
+    issuer = by or root()
+    return issuer.issue(["a.example"], not_before=NOW + first_day * DAY, not_after=NOW + last_day * DAY)
+
+
+@cache
+def old() -> Leaf:
+    return leaf(-10, 100)
+
+
+@cache
+def new() -> Leaf:
+    return leaf(-1, 109)
+
+
+@dataclass
+class Disk:
+    """What lies on disk and what has served, weighed again and again."""
+
+    references: tuple[Reference, ...] = PAIR
+    contents: dict[str, bytes | Missing] = field(default_factory=dict)
+    last_good: LastGood = field(default_factory=LastGood)
+    now: datetime = NOW
+
+    def weigh(self, **written: bytes | Missing) -> Outcome:
+        self.contents.update(written)
+        return weigh(self.references, self.contents, self.last_good, self.now)
+
+    def serve(self, **written: bytes | Missing) -> Outcome:
+        outcome = self.weigh(**written)
+        self.last_good = LastGood.after(outcome)
+        return outcome
+
+
+def serving(pair: Leaf | None = None) -> Disk:
+    """A disk whose pair has served."""
+    disk = Disk()
+    pair = pair or old()
+    assert disk.serve(chain=pair.chain_pem, key=pair.key_pem).complete
+    return disk
+
+
+def faults(outcome: Outcome) -> list[tuple[str, Fault]]:
+    return [(refusal.path, refusal.fault) for refusal in outcome.refused]
+
+
+def worries(outcome: Outcome) -> list[Worry]:
+    return [caution.worry for caution in outcome.cautions]

@@ -1,0 +1,268 @@
+"""Pairs, bundles and strays, found by content."""
+
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.certificates.contents import Contents, Missing
+from agent.certificates.discovery import discover, strays
+from agent.certificates.findings import Fault, Meanwhile, Worry
+from agent.certificates.pem import parse
+from agent.certificates.references import Reference, Role
+from tests.certificates.disk import DAY, NOW
+from tests.pki import FROM, Authority, Leaf
+
+
+@cache
+def root() -> Authority:
+    return Authority.create("root")
+
+
+@cache
+def middle() -> Authority:
+    return root().intermediate("middle")
+
+
+@cache
+def leaf(name: str = "a.example") -> Leaf:
+    return middle().issue([name])
+
+
+def pair(chain: str, key: str) -> list[Reference]:
+    return [Reference(chain, Role.CHAIN, chain), Reference(key, Role.KEY, chain)]
+
+
+def found(contents: Contents) -> list[Reference]:
+    return list(discover(contents, NOW).references)
+
+
+def refused(contents: Contents) -> list[tuple[str, Fault]]:
+    return [(each.path, each.fault) for each in discover(contents, NOW).refused]
+
+
+def stray_paths(contents: Contents) -> list[str]:
+    return [caution.path for caution in discover(contents, NOW).strays]
+
+
+@pytest.mark.parametrize(
+    ("chain", "key", "authorities"),
+    [
+        ("cert-chain.pem", "key.pem", "root-cert.pem"),
+        ("tls.crt", "tls.key", "ca.crt"),
+        ("svid.0.pem", "svid_key.0.pem", "svid_bundle.0.pem"),
+    ],
+)
+def test_the_usual_names_make_a_pair_and_a_bundle(chain: str, key: str, authorities: str) -> None:
+    contents = {chain: leaf().chain_pem, key: leaf().key_pem, authorities: root().pem}
+    assert found(contents) == [*pair(chain, key), Reference(authorities, Role.BUNDLE, authorities)]
+    assert discover(contents, NOW).strays == ()
+
+
+def test_certbot_serves_its_full_chain_and_nothing_there_is_stray() -> None:
+    contents = {
+        "cert.pem": leaf().certificate_pem,
+        "chain.pem": middle().pem,
+        "fullchain.pem": leaf().chain_pem,
+        "privkey.pem": leaf().key_pem,
+    }
+    assert found(contents) == pair("fullchain.pem", "privkey.pem")
+    assert discover(contents, NOW).strays == ()
+
+
+def test_everything_may_be_in_one_file() -> None:
+    assert found({"all.pem": leaf().key_pem + leaf().chain_pem}) == pair("all.pem", "all.pem")
+
+
+def test_of_two_certificates_for_one_key_the_newer_is_served_and_the_older_is_stray() -> None:
+    newer = root().issue(["a.example"], leaf().key, not_before=FROM.replace(year=2021))
+    contents = {"1.pem": leaf().chain_pem, "2.pem": newer.chain_pem, "key.pem": leaf().key_pem}
+    assert found(contents) == pair("2.pem", "key.pem")
+    assert stray_paths(contents) == ["1.pem"]
+
+
+def test_a_key_is_taken_from_beside_its_chain() -> None:
+    contents = {"/a/key.pem": leaf().key_pem, "/b/chain.pem": leaf().chain_pem, "/b/key.pem": leaf().key_pem}
+    assert found(contents) == pair("/b/chain.pem", "/b/key.pem")
+    assert stray_paths(contents) == []
+
+
+def test_an_authority_with_its_key_beside_what_it_issued_is_a_bundle_and_its_key_a_stray() -> None:
+    lone = root().issue(["b.example"])
+    ca_key = Leaf(root().certificate, root().pem, root().key).key_pem
+    contents = {"ca.crt": root().pem, "ca.key": ca_key, "tls.crt": lone.chain_pem, "tls.key": lone.key_pem}
+    assert found(contents) == [*pair("tls.crt", "tls.key"), Reference("ca.crt", Role.BUNDLE, "ca.crt")]
+    assert stray_paths(contents) == ["ca.key"]
+
+
+def test_a_self_signed_certificate_with_its_key_is_a_pair() -> None:
+    contents = {"a.crt": root().pem, "a.key": Leaf(root().certificate, root().pem, root().key).key_pem}
+    assert found(contents) == pair("a.crt", "a.key")
+
+
+def test_halves_without_their_other_half_are_strays() -> None:
+    contents = {"a.crt": leaf().chain_pem, "b.key": leaf("b.example").key_pem, "c.key": leaf().encrypted_key_pem()}
+    assert found(contents) == []
+    assert [each.path for each in strays(contents, ())] == ["a.crt", "b.key", "c.key"]
+    assert "encrypted" in strays(contents, ())[2].message
+
+
+def test_what_cannot_be_read_is_told_before_what_never_was_pem() -> None:
+    contents: Contents = {
+        "README": b"hello",
+        "a.der": b"\x30\x82\x01\x00",
+        "b.pem": leaf().chain_pem[:200],
+        "c.pem": b"",
+        "d.pem": Missing("it does not exist"),
+    }
+    assert refused(contents) == [
+        ("b.pem", Fault.INCOMPLETE),
+        ("c.pem", Fault.EMPTY),
+        ("d.pem", Fault.MISSING),
+    ]
+    only_foreign = {path: contents[path] for path in ("README", "a.der")}
+    assert refused(only_foreign) == [("README", Fault.UNPARSABLE), ("a.der", Fault.UNPARSABLE)]
+
+
+def test_files_the_configuration_does_not_name_are_strays_if_they_hold_something_new() -> None:
+    contents: dict[str, bytes | Missing] = {
+        "chain.pem": leaf().chain_pem,
+        "key.pem": leaf().key_pem,
+        "copy.pem": leaf().certificate_pem,
+        "ca.pem": root().pem,
+        "README": b"hello",
+        "new.pem": leaf("b.example").chain_pem,
+    }
+    (stray,) = strays(contents, pair("chain.pem", "key.pem"))
+    assert (stray.path, stray.worry) == ("new.pem", Worry.STRAY)
+
+
+PAIRS = (leaf(), leaf("b.example"))
+PARTS = st.sampled_from([root().pem, *(part for one in PAIRS for part in (one.chain_pem, one.key_pem))])
+CONTENTS = st.dictionaries(st.sampled_from("abcdef"), st.lists(PARTS, max_size=3).map(b"".join) | st.binary(max_size=9))
+
+
+@given(CONTENTS)
+def test_any_directory_gives_the_same_result_in_any_order(contents: dict[str, bytes]) -> None:
+    assert discover(dict(reversed(contents.items())), NOW) == discover(contents, NOW)
+
+
+@given(CONTENTS)
+def test_every_pair_found_is_one(contents: dict[str, bytes]) -> None:
+    pairs: dict[str, dict[Role, bytes]] = {}
+    for reference in found(contents):
+        pairs.setdefault(reference.unit, {})[reference.role] = contents[reference.path]
+    for files in pairs.values():
+        if Role.BUNDLE not in files:
+            begins = [one for one in PAIRS if parse("", files[Role.CHAIN]).certificates[0] == one.certificate]
+            assert [one for one in begins if one.key_pem in files[Role.KEY]]
+
+
+# Why there is no pair
+
+
+def test_a_key_that_does_not_fit_is_named_with_its_leaf() -> None:
+    (found,) = discover({"tls.crt": leaf().chain_pem, "tls.key": leaf("b.example").key_pem}, NOW).refused
+    assert (found.path, found.fault, found.meanwhile) == ("tls.key", Fault.MISMATCH, Meanwhile.NOTHING)
+    assert "the leaf in tls.crt" in found.why
+
+
+def test_of_several_keys_the_one_of_the_most_similar_name_was_meant() -> None:
+    strangers = {f"{name}.key": leaf(f"other-{name}").key_pem for name in ("a", "b")}
+    found = refused({"b.crt": leaf("b.example").chain_pem, "a.crt": leaf().chain_pem, **strangers})
+    assert [path for path, _ in found] == ["a.key", "b.key"]
+
+
+def test_the_half_of_a_pair_that_is_not_there_is_asked_for() -> None:
+    assert refused({"tls.crt": leaf().chain_pem, "ca.crt": root().pem}) == [("tls.crt", Fault.MISSING)]
+    assert refused({"tls.key": leaf().key_pem}) == [("tls.key", Fault.MISSING)]
+    assert refused({"tls.key": leaf().key_pem, "README": b"hello"}) == [("tls.key", Fault.MISSING)]
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [b"\x30\x82\x01\x00", b"garbage", b"", leaf().chain_pem[:200], Missing("no right")],
+    ids=["DER", "garbage", "empty", "half a PEM block", "unreadable"],  # a PEM block differs from process to process
+)
+def test_the_half_that_cannot_be_read_is_not_called_missing_too(spoilt: bytes | Missing) -> None:
+    assert [path for path, _ in refused({"tls.crt": spoilt, "tls.key": leaf().key_pem})] == ["tls.crt"]
+    assert [path for path, _ in refused({"tls.crt": leaf().chain_pem, "tls.key": spoilt})] == ["tls.key"]
+
+
+def test_an_authority_alone_is_asked_for_its_key() -> None:
+    """`openssl req -x509` makes such a certificate to be served."""
+    assert refused({"tls.crt": root().pem, "tls.key": leaf().key_pem}) == [("tls.key", Fault.MISMATCH)]
+
+
+def test_an_encrypted_key_is_named() -> None:
+    (found,) = discover({"tls.crt": leaf().chain_pem, "tls.key": leaf().encrypted_key_pem()}, NOW).refused
+    assert (found.path, found.why) == ("tls.key", "it is encrypted")
+
+
+# A broken pair beside a good one
+
+
+GOOD = {"a.crt": leaf().chain_pem, "a.key": leaf().key_pem}
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"b.crt": leaf("b.example").chain_pem, "b.key": leaf("c.example").key_pem}, "b.key"),
+        ({"b.crt": leaf("b.example").chain_pem, "b.key": b"garbage"}, "b.key"),
+        ({"b.crt": b"\x30\x82\x01\x00", "b.key": leaf("b.example").key_pem}, "b.crt"),
+        ({"b.crt": leaf("b.example").chain_pem[:200], "b.key": leaf("b.example").key_pem}, "b.crt"),
+    ],
+)
+def test_what_its_name_makes_half_of_a_pair_is_refused_and_nothing_of_it_stray(
+    files: dict[str, bytes], named: str
+) -> None:
+    found = discover({**GOOD, **files}, NOW)
+    assert [(each.path, each.meanwhile) for each in found.refused] == [(named, Meanwhile.OTHERS)]
+    assert found.strays == ()
+    assert [each.path for each in found.references] == ["a.crt", "a.key"]
+
+
+@pytest.mark.parametrize(
+    ("files", "stray"),
+    [
+        ({"tls.crt.old": leaf("b.example").chain_pem}, ["tls.crt.old"]),
+        ({"b.key": leaf("b.example").key_pem}, ["b.key"]),
+        ({"b.crt": leaf("b.example").chain_pem[:200]}, ["b.crt"]),
+        ({"README": b"hello", "a.p12": b"\x30\x82\x01\x00", "a.srl": b"01"}, []),
+    ],
+)
+def test_what_may_lie_there_on_purpose_is_not_refused(files: dict[str, bytes], stray: list[str]) -> None:
+    found = discover({**GOOD, **files}, NOW)
+    assert found.refused == ()
+    assert [each.path for each in found.strays] == stray
+
+
+def test_an_authority_with_its_key_and_its_serial_numbers_is_no_broken_pair() -> None:
+    authority = {"ca.crt": root().pem, "ca.key": pem_of(root()), "ca.srl": b"01"}
+    assert discover({**GOOD, **authority}, NOW).refused == ()
+
+
+def pem_of(authority: Authority) -> bytes:
+    """The key of an authority."""
+    return Leaf(authority.certificate, authority.pem, authority.key).key_pem
+
+
+@pytest.mark.parametrize("days", [(1, 400), (-400, -1)], ids=["from tomorrow", "until yesterday"])
+def test_of_two_chains_for_one_key_the_one_that_is_valid_is_taken(days: tuple[int, int]) -> None:
+    """The newer one would be shown to clients who refuse it, in the place of one that serves."""
+    good = root().issue(["a.example"], not_before=NOW - 10 * DAY, not_after=NOW + 10 * DAY)
+    other = root().issue(["a.example"], good.key, not_before=NOW + days[0] * DAY, not_after=NOW + days[1] * DAY)
+    contents = {"a.crt": good.chain_pem, "b.crt": other.chain_pem, "tls.key": good.key_pem}
+    assert [each.path for each in discover(contents, NOW).references] == ["a.crt", "tls.key"]
+    later = discover(contents, NOW + 2 * DAY)
+    assert later.references[0].path == ("b.crt" if days[0] > 0 else "a.crt")
+
+
+def test_when_another_one_becomes_valid_it_is_looked_at_again() -> None:
+    good = root().issue(["a.example"], not_before=NOW - 10 * DAY, not_after=NOW + 10 * DAY)
+    coming = root().issue(["a.example"], good.key, not_before=NOW + DAY, not_after=NOW + 9 * DAY)
+    contents = {"a.crt": good.chain_pem, "b.crt": coming.chain_pem, "tls.key": good.key_pem}
+    assert discover(contents, NOW).look_again == NOW + DAY
+    assert discover(contents, NOW + 2 * DAY).look_again is None

@@ -1,0 +1,185 @@
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.control_client.client import Exchange, at_control, at_url, explain, split
+from agent.control_client.run_dir import NoAgent
+from agent.core.errors import MachineError, UsageError
+
+
+@contextmanager
+def answering(listener: socket.socket, *parts: bytes) -> Iterator[list[bytes]]:
+    """Answer one client with these parts, and hang up."""
+    heard: list[bytes] = []
+
+    def talk() -> None:
+        client, _ = listener.accept()
+        with client:
+            heard.append(client.recv(65536))
+            for part in parts:
+                client.sendall(part)
+
+    with listener:
+        thread = threading.Thread(target=talk)
+        thread.start()
+        try:
+            yield heard
+        finally:
+            thread.join()
+
+
+def at_path(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener
+
+
+def soon() -> float:
+    return time.monotonic() + 5
+
+
+@contextmanager
+def exchange(directory: Path, deadline: float | None = None) -> Iterator[Exchange]:
+    made = at_control(str(directory), soon() if deadline is None else deadline)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_an_answer_is_read_line_by_line_however_it_comes(tmp_path: Path) -> None:
+    parts = (b"HTTP/1.1 2", b"00 OK\r\nx: y\r", b"\n\r\nfirst\nsec", b"ond\nth", b"ird")
+    with answering(at_path(tmp_path / "control"), *parts) as heard, exchange(tmp_path) as one:
+        assert one.ask("POST", "/restart") == 200
+        assert list(one.lines()) == ["first", "second", "third"]
+    assert heard == [b"POST /restart HTTP/1.0\r\nhost: agent\r\ncontent-length: 0\r\n\r\n"]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"garbage\r\n\r\n", b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 ok\r\n\r\n", b"SSH-2.0 200 x\r\n\r\n", b"HT"]
+)
+def test_what_is_no_answer_is_an_os_error(answer: bytes, tmp_path: Path) -> None:
+    with answering(at_path(tmp_path / "control"), answer), exchange(tmp_path) as one:  # noqa: SIM117
+        with pytest.raises(ConnectionError, match="cannot be understood"):
+            one.ask("GET", "/")
+
+
+def test_an_agent_that_says_nothing_is_not_waited_for_beyond_the_deadline(tmp_path: Path) -> None:
+    with at_path(tmp_path / "control"), exchange(tmp_path, time.monotonic() + 0.05) as one:  # noqa: SIM117
+        with pytest.raises(TimeoutError):
+            one.ask("GET", "/")
+
+
+def test_what_comes_after_the_deadline_is_not_read(tmp_path: Path) -> None:
+    with answering(at_path(tmp_path / "control"), b"HTTP/1.1 200 OK\r\n\r\n"), exchange(tmp_path) as one:
+        one.ask("GET", "/")
+        one.deadline = time.monotonic()
+        with pytest.raises(TimeoutError):
+            one.text()
+
+
+def test_the_listening_process_is_known(tmp_path: Path) -> None:
+    with at_path(tmp_path / "control"), exchange(tmp_path) as one:
+        assert (one.peer, one.user) == (os.getpid(), os.getuid())
+
+
+def test_what_steers_a_terminal_does_not_get_there(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 200 OK\r\n\r\n\x1b[2Jyou are\x07 root\tnow\x9b\n"
+    with answering(at_path(tmp_path / "control"), answer), exchange(tmp_path) as one:
+        one.ask("GET", "/")
+        assert one.text() == "?[2Jyou are? root\tnow\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_socket_without_an_agent_is_told(tmp_path: Path) -> None:
+    at_path(tmp_path / "control").close()
+    with pytest.raises(NoAgent, match="it is no agent's run directory"):
+        at_control(str(tmp_path), soon())
+
+
+def test_a_path_that_is_too_long_is_no_agent(tmp_path: Path) -> None:
+    with pytest.raises(NoAgent, match="too long"):
+        at_control(str(tmp_path / ("x" * 100)), soon())
+
+
+def test_who_may_not_ask_is_told_whom_to_be(ordinary: Path) -> None:
+    with at_path(ordinary / "control"):
+        (ordinary / "control").chmod(0)
+        with pytest.raises(MachineError, match="permission denied; ask as root or as the user it runs as") as caught:
+            at_control(str(ordinary), soon())
+    assert not isinstance(caught.value, NoAgent)
+
+
+# Pages
+
+
+def test_a_page_is_asked_for_over_tcp() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/healthz/ready?verbose"
+    with answering(listener, b"HTTP/1.1 503 no\r\n\r\nno epoch serves\n") as heard:
+        one, host, path = at_url(url, soon())
+        assert one.ask("GET", path, host) == 503
+        assert one.text() == "no epoch serves"
+        one.close()
+    assert heard[0].startswith(b"GET /healthz/ready?verbose HTTP/1.0\r\nhost: 127.0.0.1\r\n")
+
+
+def test_a_page_that_nobody_serves_is_an_os_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(OSError, match="refused"):
+        at_url(f"http://127.0.0.1:{port}", soon())
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("http://127.0.0.1:15020/healthz/ready", ("127.0.0.1", 15020, "/healthz/ready")),
+        ("http://localhost:1", ("localhost", 1, "/")),
+        ("http://localhost/x", ("localhost", 80, "/x")),
+        ("http://[::1]:15020/a/b?c=d", ("::1", 15020, "/a/b?c=d")),
+        ("http://[::1]/", ("::1", 80, "/")),
+    ],
+)
+def test_a_url_is_taken_apart(url: str, parts: tuple[str, int, str]) -> None:
+    assert split(url) == parts
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:15020", "https://a/", "http://", "http://:80/", "http://a:b/", "http://ä/",
+                                 "http://a/\r\nx: y"])  # fmt: skip
+def test_what_is_no_url_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(UsageError, match=r"write it like http://127\.0\.0\.1:15020/healthz/ready"):
+        split(url)
+
+
+@given(st.text(max_size=30))
+def test_whatever_is_written_is_a_url_or_refused(url: str) -> None:
+    try:
+        host, port, path = split(f"http://{url}")
+    except UsageError:
+        return
+    assert host
+    assert port >= 0
+    assert path.startswith("/")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TimeoutError(), "it does not answer in time"),
+        (ConnectionResetError(), "it hung up"),
+        (ConnectionRefusedError(111, "Connection refused"), "connection refused"),
+        (ConnectionError("the answer cannot be understood"), "the answer cannot be understood"),
+        (OSError("AF_UNIX path too long"), "AF_UNIX path too long"),
+    ],
+)
+def test_an_error_is_explained(error: OSError, said: str) -> None:
+    assert explain(error) == said

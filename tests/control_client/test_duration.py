@@ -1,0 +1,14 @@
+import pytest
+
+from agent.control_client.duration import seconds
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("30s", 30), ("1h30m", 5400), ("250ms", 0.25), ("1.5m1ms", 90.001)])
+def test_a_span_is_read(text: str, wanted: float) -> None:
+    assert seconds(text) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("text", ["", "5", "s", "1.s", ".5s", "1..5s", "1 h", "1sm", "-1s", "0s", "\u0661s"])
+def test_what_is_no_span_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no"):
+        seconds(text)

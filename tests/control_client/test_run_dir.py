@@ -1,0 +1,138 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.control_client import run_dir
+from agent.control_client.run_dir import NoAgent, chosen, nobody_there
+from agent.core.errors import MachineError
+from agent.host.run_directory import RunDirectory
+
+_DYING = """
+import os, sys
+from pathlib import Path
+from agent.host.run_directory import RunDirectory
+RunDirectory(Path(sys.argv[1]))
+print(os.getpid(), flush=True)
+os._exit(9)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "writable", "wanted"),
+    [
+        ({}, "/run", "/run/proxy-agent"),
+        ({"RUNTIME_DIRECTORY": "/run/one:/run/two"}, "/run", "/run/one"),
+        ({"XDG_RUNTIME_DIR": "/tmp"}, "/run", "/run/proxy-agent"),
+        ({"XDG_RUNTIME_DIR": "/tmp"}, "/tmp", "/tmp/proxy-agent"),
+        ({"XDG_RUNTIME_DIR": "/nowhere"}, "", f"/dev/shm/proxy-agent-{os.getuid()}"),
+        ({}, "", f"/dev/shm/proxy-agent-{os.getuid()}"),
+    ],
+    ids=str,
+)
+def test_where_it_lies_if_nobody_says(
+    variables: dict[str, str], writable: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "access", lambda path, _: path == writable)
+    assert run_dir.default() == wanted
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="wants root")
+def test_a_directory_that_somebody_else_made_first_is_passed_over(tmp_path: Path) -> None:
+    wanted = str(tmp_path / "proxy-agent-0")
+    assert run_dir._first_own(wanted) == wanted
+    Path(wanted).mkdir()
+    os.chown(wanted, 65534, 65534)
+    (tmp_path / "proxy-agent-0.1").symlink_to("/proc/self")
+    os.chown(tmp_path / "proxy-agent-0.1", 65534, 65534, follow_symlinks=False)
+    assert run_dir._first_own(wanted) == f"{wanted}.2"
+    Path(f"{wanted}.2").mkdir()
+    assert run_dir._first_own(wanted) == f"{wanted}.2", "the agent's own, where its clients look too"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="wants root")
+def test_where_others_made_all_of_them_nobody_is_led_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_dir, "_NAMES", 3)
+    for name in ("mine", "mine.1", "mine.2"):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, 65534, 65534)
+    with pytest.raises(MachineError, match=r"other users have made .* choose a --run-dir"):
+        run_dir._first_own(str(tmp_path / "mine"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="wants root")
+@pytest.mark.parametrize(("mode", "trusted"), [(0o755, True), (0o1777, False), (0o775, False)])
+def test_the_owner_of_a_directory_is_believed_where_only_root_can_have_put_it(
+    tmp_path: Path, mode: int, trusted: bool
+) -> None:
+    """As systemd makes one in /run for a unit with `User=`; in /tmp anybody makes one."""
+    tmp_path.chmod(mode)
+    directory = tmp_path / "proxy-agent"
+    directory.mkdir()
+    os.chown(directory, 65534, 65534)
+    assert run_dir.is_trusted(65534, str(directory)) is trusted
+    assert run_dir.is_trusted(0, str(directory))
+    assert not run_dir.is_trusted(1000, str(directory))
+
+
+def test_nobody_but_root_and_ourselves_is_believed_where_there_is_no_directory(tmp_path: Path) -> None:
+    assert run_dir.is_trusted(os.getuid(), str(tmp_path / "nowhere"))
+    assert not run_dir.is_trusted(os.getuid() + 1, str(tmp_path / "nowhere"))
+
+
+def test_what_is_said_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_RUN_DIR", "/from/environment")
+    assert chosen("/given") == "/given"
+    assert chosen(None) == "/from/environment"
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert str(nobody_there(f"{tmp_path}/gone")) == (
+        f"cannot reach an agent at {tmp_path}/gone: there is no such directory; "
+        "start one, or name its directory by --run-dir"
+    )
+
+
+def test_a_file_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "not a directory" in str(nobody_there(f"{tmp_path}/file")).lower()
+
+
+def test_a_strangers_directory_is_told_from_an_agents(tmp_path: Path) -> None:
+    assert "it is no agent's run directory" in str(nobody_there(str(tmp_path)))
+
+
+def test_a_dead_agent_is_told_with_its_pid(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _DYING, str(tmp_path / "r")]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    pid = made.stdout.strip()
+    found = nobody_there(f"{tmp_path}/r")
+    assert isinstance(found, NoAgent)
+    assert str(found) == f"cannot reach the agent at {tmp_path}/r: the last one there (pid {pid}) is gone; start one"
+
+
+def test_an_agent_that_takes_no_orders_yet_is_there(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "r")
+    try:
+        said = str(nobody_there(f"{tmp_path}/r"))
+    finally:
+        directory.close()
+    assert said == f"cannot reach the agent at {tmp_path}/r: it is there (pid {os.getpid()}), but takes no orders yet"
+
+
+def test_who_may_not_look_is_told_whom_to_be(ordinary: Path) -> None:
+    closed = ordinary / "closed"
+    closed.mkdir(mode=0)
+    try:
+        found = nobody_there(str(closed))
+    finally:
+        closed.chmod(0o700)
+    assert isinstance(found, MachineError)
+    assert not isinstance(found, NoAgent)
+    assert "permission denied; ask as root or as the user it runs as" in str(found)

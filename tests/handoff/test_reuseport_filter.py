@@ -1,0 +1,83 @@
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from agent.handoff.reuseport_filter import steer, unsteer
+
+CLIENTS = 60
+BACKLOG = 256  # more than all clients: one that finds its queue full waits for ever
+
+
+@contextmanager
+def group(size: int) -> Iterator[list[socket.socket]]:
+    """Make listening sockets that share a port, each with a queue of its own."""
+    with ExitStack() as stack:
+        first = stack.enter_context(socket.create_server(("127.0.0.1", 0), reuse_port=True, backlog=BACKLOG))
+        members = [first]
+        for _ in range(size - 1):
+            name = first.getsockname()
+            members.append(stack.enter_context(socket.create_server(name, reuse_port=True, backlog=BACKLOG)))
+        for member in members:
+            member.setblocking(False)
+        yield members
+
+
+def arrivals(members: list[socket.socket], clients: int = CLIENTS) -> list[int]:
+    """Connect that many clients; count whom each member gets."""
+    with ExitStack() as stack:
+        for _ in range(clients):
+            stack.enter_context(socket.create_connection(members[0].getsockname()))
+        return [accepted(member) for member in members]
+
+
+def accepted(member: socket.socket) -> int:
+    count = 0
+    while True:
+        try:
+            member.accept()[0].close()
+        except BlockingIOError:
+            return count
+        count += 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("by", [0, 3])
+def test_new_clients_come_to_the_first_workers_only_and_to_each_of_them(workers: int, by: int) -> None:
+    with group(4) as members:
+        steer(members[by], workers)
+        counts = arrivals(members)
+        assert sum(counts) == CLIENTS
+        assert counts[workers:] == [0] * (4 - workers)
+        assert all(counts[:workers])
+
+
+def test_without_steering_everybody_gets_some_again() -> None:
+    with group(4) as members:
+        steer(members[0], 1)
+        unsteer(members[0])
+        assert all(arrivals(members, 200))
+
+
+def test_ending_what_never_began_is_nothing() -> None:
+    with group(2) as members:
+        unsteer(members[0])
+
+
+def test_the_spare_sockets_may_be_closed_without_losing_a_client() -> None:
+    """Four workers become two: those that are steered stay, whatever becomes of the others."""
+    with group(4) as members:
+        steer(members[0], 2)
+        with ExitStack() as stack:
+            for number in range(CLIENTS):
+                if number == CLIENTS // 2:
+                    members[2].close()
+                    members[3].close()
+                stack.enter_context(socket.create_connection(members[0].getsockname()))
+            assert sum(accepted(member) for member in members[:2]) == CLIENTS
+
+
+def test_a_socket_outside_a_group_is_refused_by_the_kernel() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as alone, pytest.raises(OSError, match="Invalid argument"):
+        steer(alone, 1)

@@ -1,0 +1,203 @@
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.handoff.socket_store import Place, Vault
+from tests.system.eventually import PATIENCE
+
+PLACE = Place("tcp://127.0.0.1:1")
+REUSE = socket.SO_REUSEPORT
+
+
+@pytest.fixture
+def vault() -> Iterator[Vault]:
+    made = Vault()
+    yield made
+    made.let_go_all()
+
+
+def server() -> socket.socket:
+    """Listen on a port that was asked for by number: one that the kernel chose is given up with the listening."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, REUSE, 1)
+        reserved.bind(("127.0.0.1", 0))
+        made = socket.create_server(reserved.getsockname(), reuse_port=True, backlog=16)
+    made.setblocking(False)
+    return made
+
+
+def keep(vault: Vault, place: Place, listening: socket.socket) -> None:
+    vault.keep(place, os.dup(listening.fileno()))
+
+
+@contextmanager
+def client(name: object) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX if isinstance(name, str) else socket.AF_INET) as made:
+        made.settimeout(PATIENCE)
+        made.connect(name)  # type: ignore[arg-type]
+        yield made
+
+
+def test_a_queue_survives_the_proxy_that_filled_it(vault: Vault) -> None:
+    with server() as listening:
+        name = listening.getsockname()
+        keep(vault, PLACE, listening)
+    with client(name) as first:
+        first.sendall(b"hello")
+        assert vault.queued(PLACE) == 1
+        lent = vault.lend(PLACE)
+        assert lent is not None
+        with socket.socket(fileno=os.dup(lent)) as successor:
+            accepted, _ = successor.accept()
+            with accepted:
+                accepted.settimeout(PATIENCE)
+                assert accepted.recv(5) == b"hello"
+    assert vault.queued(PLACE) == 0
+
+
+def test_lending_gives_nothing_away(vault: Vault) -> None:
+    with server() as listening:
+        keep(vault, PLACE, listening)
+    assert vault.lend(PLACE) == vault.lend(PLACE)
+    assert PLACE in vault
+    assert vault.lend(Place("tcp://127.0.0.1:2")) is None
+
+
+def test_a_flag_of_a_socket_in_use_is_never_changed(vault: Vault) -> None:
+    """O_NONBLOCK is shared by every duplicate: a blocking one hangs a worker in accept."""
+    with server() as listening:
+        keep(vault, PLACE, listening)
+        vault.same(PLACE, listening.fileno())
+        vault.queued(PLACE)
+        vault.member(PLACE)
+        vault.inodes()
+        assert not os.get_blocking(listening.fileno())
+        assert not os.get_blocking(vault.lend(PLACE) or -1)
+
+
+def test_refused_clients_are_refused_at_once_and_those_that_wait_are_reset(vault: Vault) -> None:
+    with server() as listening:
+        name = listening.getsockname()
+        keep(vault, PLACE, listening)
+    with client(name) as waiting:
+        vault.refuse()
+        with pytest.raises(ConnectionRefusedError), client(name):
+            pass
+        with pytest.raises(ConnectionResetError):
+            waiting.recv(1)
+
+
+def test_whoever_listens_again_ends_the_refusal(vault: Vault) -> None:
+    with server() as listening:
+        name = listening.getsockname()
+        keep(vault, PLACE, listening)
+    vault.refuse()
+    with socket.socket(fileno=os.dup(vault.lend(PLACE) or -1)) as successor:
+        successor.listen(16)
+        with client(name) as again:
+            again.sendall(b"x")
+            accepted, _ = successor.accept()
+            accepted.close()
+
+
+def test_refusing_twice_is_refusing(vault: Vault) -> None:
+    with server() as listening:
+        keep(vault, PLACE, listening)
+    vault.refuse()
+    vault.refuse()
+
+
+def test_a_socket_that_nobody_ever_listened_on_can_be_refused(vault: Vault) -> None:
+    """Bound by the agent for a proxy that died before it listened."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        keep(vault, PLACE, bound)
+    vault.refuse()
+
+
+def test_a_unix_socket_is_let_go_since_a_refusal_there_could_not_be_undone(vault: Vault) -> None:
+    """`shutdown` of a listening Unix socket is for ever: the next proxy's `listen` would not revive it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        path = str(Path(directory) / "s")
+        place = Place(f"unix://{path}")
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(path)
+            listening.listen(16)
+            keep(vault, place, listening)
+        with client(path):
+            pass
+        vault.refuse()
+        assert place not in vault
+        with pytest.raises(ConnectionRefusedError), client(path):
+            pass
+
+
+def test_datagram_sockets_are_not_refused(vault: Vault) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.bind(("127.0.0.1", 0))
+        keep(vault, Place("udp://127.0.0.1:1"), bound)
+        vault.refuse()
+        bound.sendto(b"x", bound.getsockname())
+        assert bound.recv(1) == b"x"
+
+
+def test_the_same_socket_is_known_by_any_duplicate(vault: Vault) -> None:
+    with server() as listening, server() as another:
+        keep(vault, PLACE, listening)
+        assert vault.same(PLACE, listening.fileno())
+        assert not vault.same(PLACE, another.fileno())
+        assert not vault.same(Place("tcp://127.0.0.1:2"), listening.fileno())
+
+
+def test_a_new_socket_takes_the_place_of_the_old_one(vault: Vault) -> None:
+    with server() as old, server() as new:
+        keep(vault, PLACE, old)
+        keep(vault, PLACE, new)
+        assert vault.same(PLACE, new.fileno())
+        assert vault.inodes() == {os.fstat(new.fileno()).st_ino}
+
+
+def test_what_is_let_go_refuses_clients(vault: Vault) -> None:
+    with server() as listening:
+        name = listening.getsockname()
+        keep(vault, PLACE, listening)
+    vault.let_go(PLACE)
+    vault.let_go(PLACE)
+    assert PLACE not in vault
+    with pytest.raises(ConnectionRefusedError), client(name):
+        pass
+
+
+def test_places_workers_and_listeners_are_told_apart(vault: Vault) -> None:
+    places = [Place("tcp://a:1", worker=1), Place("tcp://a:1"), Place("tcp://a:1", "/run/netns/n"), Place("udp://a:1")]
+    for place in places:
+        with server() as listening:
+            keep(vault, place, listening)
+    assert vault.places() == [places[1], places[0], places[2], places[3]]
+    assert vault.listeners() == {places[1], places[2], places[3]}
+    assert vault.workers(Place("tcp://a:1")) == [0, 1]
+    assert str(places[0]) == "tcp://a:1 (worker 1)"
+
+
+def test_groups_count_what_is_here_and_what_is_asked_for(vault: Vault) -> None:
+    many = [Place("tcp://a:1", worker=worker) for worker in range(4)]
+    alone, datagrams = Place("tcp://b:1"), [Place("udp://a:1", worker=worker) for worker in range(2)]
+    for place in [*many, alone, *datagrams]:
+        with server() as listening:
+            keep(vault, place, listening)
+    assert vault.groups([*many[:2], alone, *datagrams]) == {many[0]: (4, 2)}
+    assert vault.groups(many) == {many[0]: (4, 4)}
+    assert vault.groups([]) == {}
+
+
+def test_what_cannot_tell_its_queue_has_none(vault: Vault) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("\0agent-test-queue")
+        keep(vault, Place("unix://@agent-test-queue"), listening)
+    assert vault.queued(Place("unix://@agent-test-queue")) == 0
+    assert vault.queued(PLACE) == 0

@@ -1,0 +1,82 @@
+import os
+import socket
+from pathlib import Path
+
+from agent.handoff.framing import cut
+from agent.handoff.hot_restart_pb2 import HotRestartMessage, Request
+from agent.handoff.socket_paths import Names
+from agent.handoff.udp_relay import Relay
+from tests.handoff.epochs import until
+from tests.handoff.handmade import datagrams
+from tests.system.eventually import PATIENCE
+
+PACKET = HotRestartMessage(request=Request(forwarded_udp_packet=Request.ForwardedUdpPacket(payload=b"x" * 9000)))
+
+
+def names(directory: Path, number: int) -> Names:
+    home = directory / str(number)
+    home.mkdir()
+    return Names(home, number)
+
+
+def forward(relay: Relay, *parts: bytes) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as draining:
+        for part in parts:
+            draining.sendto(part, str(relay.path))
+
+
+async def test_what_the_draining_epoch_forwards_reaches_the_serving_one_unchanged(tmp_path: Path) -> None:
+    old, new = names(tmp_path, 1), names(tmp_path, 2)
+    relay = Relay(old)
+    relay.pid = os.getpid()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as serving:
+        serving.settimeout(PATIENCE)
+        serving.bind(str(new.udp_epoch_as_child))
+        relay.aim(new)
+        parts = cut(PACKET)
+        assert parts == datagrams(PACKET.SerializeToString())
+        forward(relay, *parts)
+        await until(lambda: relay.relayed == len(parts))
+        assert [serving.recv(5000) for _ in parts] == parts
+    relay.close()
+    assert not old.udp_agent_as_child.exists()
+
+
+async def test_what_cannot_be_delivered_is_lost_and_harms_nobody(tmp_path: Path) -> None:
+    old, new = names(tmp_path, 1), names(tmp_path, 2)
+    relay = Relay(old)
+    relay.pid = os.getpid()
+    forward(relay, b"to nobody")
+    await until(lambda: not _waits(relay))
+    relay.aim(new)  # nobody is there
+    forward(relay, b"to one who is gone")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as serving:
+        serving.setblocking(False)
+        serving.bind(str(new.udp_epoch_as_child))
+        forward(relay, b"arrives")
+        await until(lambda: relay.relayed >= 1)
+        got = serving.recv(100)
+    relay.close()
+    assert got in {b"to one who is gone", b"arrives"}
+
+
+async def test_an_epoch_that_does_not_read_costs_datagrams_and_no_time(tmp_path: Path) -> None:
+    old, new = names(tmp_path, 1), names(tmp_path, 2)
+    relay = Relay(old)
+    relay.pid = os.getpid()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hung:
+        hung.bind(str(new.udp_epoch_as_child))
+        relay.aim(new)
+        for _ in range(100):
+            forward(relay, b"x")
+            await until(lambda: not _waits(relay))
+        assert relay.relayed < 100
+    relay.close()
+
+
+def _waits(relay: Relay) -> bool:
+    try:
+        relay._receiver.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    return True

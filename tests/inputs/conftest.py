@@ -1,0 +1,6 @@
+"""The same rules as for the host, and a run directory."""
+
+from tests.host.conftest import no_descriptor_leaks, ordinary, pytest_pyfunc_call
+from tests.processes.conftest import directory
+
+__all__ = ["directory", "no_descriptor_leaks", "ordinary", "pytest_pyfunc_call"]

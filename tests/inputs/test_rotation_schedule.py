@@ -1,0 +1,98 @@
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from agent.core.revision import Revision
+from agent.core.schedule import Window
+from agent.host import clock
+from agent.inputs.revisions import Material
+from agent.inputs.rotation_schedule import Timing
+from agent.inputs.settings import Settings
+from agent.status.model import Blocked
+
+NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+AT_ONCE = float("-inf")
+
+
+@pytest.fixture(autouse=True)
+def noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "calendar", lambda: NOON)
+    monkeypatch.setattr(clock, "monotonic", lambda: 1000.0)
+
+
+def settings(directory: Path, **more: object) -> Settings:
+    plain = Settings("sidecar", (), None, (), directory, "tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
+    return replace(plain, **more)  # type: ignore[arg-type]
+
+
+def material(name: str, life: timedelta = timedelta(hours=10)) -> Material:
+    leaf = SimpleNamespace(not_before=NOON, not_after=NOON + life)
+    outcome = SimpleNamespace(leaves={"a": leaf})
+    return cast("Material", SimpleNamespace(revision=Revision(name, "shape"), outcome=outcome))
+
+
+def local(hour: int) -> Window:
+    """An hour of this machine's clock, `hour` hours after noon in UTC."""
+    begin = (NOON + timedelta(hours=hour)).astimezone()
+    return Window(begin.timetz().replace(tzinfo=None), (begin + timedelta(hours=1)).timetz().replace(tzinfo=None))
+
+
+def test_without_a_wish_everything_goes_on_at_once(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path))
+    assert [timing.not_before(material(name)) for name in "ab"] == [AT_ONCE, AT_ONCE]
+
+
+def test_the_first_one_waits_for_nothing(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path, window=local(2), jitter=60.0))
+    assert timing.not_before(material("a")) == AT_ONCE
+
+
+def test_what_comes_outside_the_window_waits_for_it(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path, window=local(2)))
+    timing.not_before(material("a"))
+    second = material("b")
+    assert timing.not_before(second) == 1000.0 + 7200
+    assert timing.not_before(second) == 1000.0 + 7200
+    assert timing.blocked is Blocked.WINDOW
+
+
+def test_a_fleet_is_spread_by_the_life_of_the_certificate(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path, jitter=None))
+    timing.not_before(material("a"))
+    waits = timing.not_before(material("b")) - 1000.0
+    assert 0 < waits < 360
+    assert timing.blocked is Blocked.JITTER
+    other = Timing(settings(tmp_path / "another", jitter=None))
+    other.not_before(material("a"))
+    assert other.not_before(material("b")) - 1000.0 != waits
+
+
+def test_the_window_is_open_at_its_first_moment(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path, window=local(0)))
+    timing.not_before(material("a"))
+    assert timing.not_before(material("b")) == AT_ONCE
+
+
+def test_what_was_chosen_by_the_calendar_is_chosen_anew_when_that_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timing = Timing(settings(tmp_path, window=local(2)))
+    first, second = material("a"), material("b")
+    timing.not_before(first)
+    assert timing.not_before(second) == pytest.approx(1000.0 + 2 * 3600)
+    monkeypatch.setattr(clock, "calendar", lambda: NOON + timedelta(hours=1))
+    assert timing.not_before(second) == pytest.approx(1000.0 + 2 * 3600), "time has only passed, as far as it knows"
+    timing.clock_stepped()
+    assert timing.not_before(second) == pytest.approx(1000.0 + 3600)
+
+
+def test_what_waits_for_nothing_does_not_begin_to_when_the_calendar_is_set(tmp_path: Path) -> None:
+    timing = Timing(settings(tmp_path, window=local(2)))
+    only = material("a")
+    timing.not_before(only)
+    timing.clock_stepped()
+    assert timing.not_before(only) == AT_ONCE

@@ -1,0 +1,186 @@
+"""A stage for single epochs: the real proxy, driven by the agent's own classes, without the loop that decides."""
+
+import asyncio
+import contextlib
+import inspect
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from agent.certificates.contents import Contents
+from agent.certificates.selection import LastGood, weigh
+from agent.core.errors import AddressHeld, ProtocolError
+from agent.handoff.socket_store import Place
+from agent.host import clock
+from agent.host.run_directory import RunDirectory
+from agent.inputs.programs import Programs
+from agent.inputs.revisions import Material, Source, Storeroom
+from agent.processes.epoch_process import Listeners, Living
+from agent.processes.listeners import Ports
+from agent.proxies.envoy.command import Envoy
+from agent.proxies.envoy.configuration import Configuration
+from agent.proxies.envoy.options import Flags
+from tests.proxies.envoy.envoys import ENVOY
+from tests.system.eventually import PATIENCE
+
+QUIET = ("-l", "warning", "--concurrency", "2")
+
+
+class Role:
+    """One epoch on the stage, and what it has said so far."""
+
+    def __init__(self, theatre: "Theatre", material: Material) -> None:
+        self.reached_gate, self.serves, self.exited = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.code: int | None = None
+        self.theatre_ports = theatre.ports
+        self._buried = False
+        self.held: list[AddressHeld] = []
+        self.broken: list[ProtocolError] = []
+        theatre.number += 1
+        listeners = Listeners(
+            reached_gate=lambda _: self.reached_gate.set(),
+            serves=lambda _: self.serves.set(),
+            exited=lambda _, code: self._exit(code),
+            held=lambda _, error: self.held.append(error),
+            broken=lambda _, error: self.broken.append(error),
+            lend=lambda _, place: theatre.ports.lend(place, material.configuration),
+        )
+        self.living = Living(theatre.number, material, theatre.directory, None, listeners)
+
+    def _exit(self, code: int | None) -> None:
+        self.code = code
+        self.exited.set()
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        assert self.living.pid is not None
+        return self.living.pid
+
+    @property
+    def asked(self) -> set[str]:
+        """The addresses it asked for."""
+        return {place.address for place in self.living.asked}
+
+    async def reach_gate(self) -> None:
+        """Launch it and wait until it stands at the gate."""
+        await self.living.launch(Envoy(Flags(rest=QUIET), 1.0), 1_700_000_000)
+        await happens(self.reached_gate)
+
+    async def serve(self, before: "Role | None" = None) -> None:
+        """Have it take over."""
+        if self.living.pid is None:
+            await self.reach_gate()
+        await self.theatre_ports.stage(self.living)
+        self.living.gate.open()
+        await happens(self.serves)
+        self.theatre_ports.adopt()
+        await self.theatre_ports.hand_over(self.living, None if before is None else before.living)
+
+    async def bury(self) -> None:
+        """Remove what it left, once."""
+        if not self._buried:
+            self._buried = True
+            await self.living.bury()
+
+
+class Theatre:
+    """What the epochs share: a run directory, a vault, the program."""
+
+    def __init__(self, directory: RunDirectory, programs: Programs) -> None:
+        self.directory, self.programs = directory, programs
+        self.number = 0
+        self.roles: list[Role] = []
+        self.ports = Ports(None, lambda: [role.living.pid for role in self.roles if role.living.pid is not None])
+        self._storeroom = Storeroom()
+
+    def cast(self, text: str, contents: Contents | None = None) -> Role:
+        """Make an epoch of this configuration."""
+        assert self.programs.current is not None
+        configuration = Configuration(text, "envoy.yaml")
+        references = configuration.references if contents else []
+        outcome = weigh(references, contents or {}, LastGood(), clock.calendar())
+        assert outcome.complete, outcome
+        source = Source(configuration, text.encode())
+        material = self._storeroom.make(source, Flags(), outcome, self.programs.current, b"")
+        role = Role(self, material)
+        self.roles.append(role)
+        return role
+
+    async def serving(self, text: str) -> Role:
+        """Have an epoch of this configuration serve."""
+        role = self.cast(text)
+        await role.serve()
+        return role
+
+    async def close(self) -> None:
+        """End everybody."""
+        for role in self.roles:
+            if role.living.process is not None and role.code is None:
+                with contextlib.suppress(ProcessLookupError):
+                    role.living.signal(signal.SIGCONT)
+                    role.living.signal(signal.SIGKILL)
+                await happens(role.exited)
+            await role.bury()
+        self.ports.unstage()
+        self.ports.vault.let_go_all()
+        self._storeroom.keep_only([])
+        if self.programs.current is not None:
+            self.programs.current.binary.close()
+        self.directory.close()
+
+
+@asynccontextmanager
+async def theatre(binary: Path | None = None) -> AsyncIterator[Theatre]:
+    """Open a theatre in a short directory of its own; everything is gone at the end."""
+    path = binary or ENVOY
+    assert path is not None
+    directory = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    programs = Programs(path, None)
+    await programs.load()
+    made = Theatre(RunDirectory(directory), programs)
+    try:
+        yield made
+    finally:
+        await made.close()
+        shutil.rmtree(directory)
+
+
+async def happens(event: asyncio.Event) -> None:
+    """Wait for what must come."""
+    async with asyncio.timeout(PATIENCE):
+        await event.wait()
+
+
+async def until(check: object) -> None:
+    """Wait until `check` says so; for what only the kernel or a console can tell."""
+    assert callable(check)
+    async with asyncio.timeout(PATIENCE):
+        while not (await check() if inspect.iscoroutinefunction(check) else check()):  # noqa: ASYNC110  # neither the kernel nor a console tells by itself
+            await asyncio.sleep(0.01)
+
+
+def descriptors_of(pid: int) -> dict[int, str]:
+    """List what a process has open, each by what it leads to."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found[int(entry.name)] = str(entry.readlink())
+    return found
+
+
+def place(port: int, worker: int = 0) -> Place:
+    """A place on loopback."""
+    return Place(f"tcp://127.0.0.1:{port}", worker=worker)
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process of ours still runs; a zombie does not."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False

@@ -1,0 +1,124 @@
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from agent.core.errors import MachineError
+from agent.handoff.segment import HotRestartVersion, Segment
+from agent.handoff.socket_paths import BASE_ID_LIMIT
+from agent.proxies.envoy.command import Envoy
+from agent.proxies.envoy.options import Flags
+from tests.processes.harness import Role, happens, theatre, until
+from tests.proxies.envoy.envoys import wants_envoy
+
+pytestmark = wants_envoy
+ENVOY = Envoy(Flags(), 1.0)
+
+
+async def test_a_validation_says_what_is_wrong_in_the_operators_names_and_leaves_no_file() -> None:
+    async with theatre() as stage:
+        assert await stage.cast("{}").living.validate(ENVOY, 10) is None
+        role = stage.cast("nonsense: 1")
+        complaint = await role.living.validate(ENVOY, 10)
+        assert complaint is not None
+        assert "nonsense" in complaint.text
+        assert {path.name for path in role.living.names.directory.iterdir()} == {"bin", "stats"}
+
+
+async def test_an_epoch_that_gave_up_can_be_asked_why() -> None:
+    async with theatre() as stage:
+        role = stage.cast("nonsense: 1")
+        await role.living.launch(ENVOY, 0)
+        await happens(role.exited)
+        assert role.code == 1
+        assert "nonsense" in str(await role.living.validate(ENVOY, 10))
+
+
+async def test_burial_removes_everything_that_was_its_own() -> None:
+    async with theatre() as stage:
+        role = stage.cast("{}")
+        await role.serve()
+        role.living.signal(signal.SIGTERM)
+        await happens(role.exited)
+        assert role.code == 0
+        await role.bury()
+        assert not role.living.segment.path.exists()
+        assert not role.living.names.directory.exists()
+
+
+async def test_an_epoch_that_broke_its_channel_is_buried_like_any_other() -> None:
+    async with theatre() as stage:
+        role = stage.cast("{}")
+        await role.reach_gate()
+        _say(role, b"abc")
+        await until(lambda: role.broken)
+        role.living.signal(signal.SIGKILL)
+        await happens(role.exited)
+        try:
+            await role.bury()
+        finally:
+            await _tidy(role)
+
+
+def _say(role: Role, data: bytes) -> None:
+    """Say something in the epoch's place: its own pid is what the channel looks at."""
+    assert role.living.parent is not None
+    role.living.parent.channel.pid = os.getpid()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(data, str(role.living.parent.channel.path))
+
+
+async def _tidy(role: Role) -> None:
+    """Bury what a burial that failed half-way left."""
+    role.living.parent = None
+    if role.living.segment.path.exists():
+        await role.living.bury()
+
+
+async def test_a_base_id_that_is_taken_is_passed_by(monkeypatch: pytest.MonkeyPatch, base_id: int) -> None:
+    taken, free = Segment(base_id), base_id % (BASE_ID_LIMIT - 1) + 1
+    assert taken.claim(HotRestartVersion(11, 104))
+    numbers = iter([base_id, free])
+    monkeypatch.setattr("agent.processes.epoch_process.secrets.randbelow", lambda _: next(numbers) - 1)
+    try:
+        async with theatre() as stage:
+            assert stage.cast("{}").living.segment.base_id == free
+    finally:
+        taken.release()
+
+
+async def test_where_every_base_id_is_taken_that_is_said(monkeypatch: pytest.MonkeyPatch, base_id: int) -> None:
+    taken = Segment(base_id)
+    assert taken.claim(HotRestartVersion(11, 104))
+    monkeypatch.setattr("agent.processes.epoch_process.secrets.randbelow", lambda _: base_id - 1)
+    try:
+        async with theatre() as stage:
+            with pytest.raises(MachineError, match="cannot claim a base id"):
+                stage.cast("{}")
+            stage.roles.clear()
+    finally:
+        taken.release()
+
+
+async def test_an_epoch_is_a_child_of_the_main_thread() -> None:
+    """PR_SET_PDEATHSIG follows the thread: started from another one, Envoy ends with it."""
+    assert threading.current_thread() is threading.main_thread()
+    async with theatre() as stage:
+        role = stage.cast("{}")
+        await role.reach_gate()
+        parent = Path(f"/proc/{role.pid}/stat").read_text().rpartition(")")[2].split()[1]
+        assert int(parent) == os.getpid()
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        assert str(role.pid) in children
+
+
+async def test_an_epoch_knows_its_number_and_its_nonce() -> None:
+    async with theatre() as stage:
+        role = stage.cast("{}")
+        await role.reach_gate()
+        environment = Path(f"/proc/{role.pid}/environ").read_bytes().split(b"\0")
+        assert b"PROXY_AGENT_EPOCH=1" in environment
+        assert f"PROXY_AGENT_NONCE={role.living.nonce}".encode() in environment

@@ -1,0 +1,419 @@
+import asyncio
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agent.handoff.socket_store import Place, Vault
+from agent.host import clock
+from agent.host.throttling import Throttled
+from agent.http.message import Request, Response
+from agent.http.server import Server
+from agent.processes.hang_detector import Pace, Watch
+from agent.proxies.envoy.admin_client import EpochConsole
+from tests.processes.harness import happens, until
+
+PACE = Pace(first=0.005, longest=0.01, interval=0.005, report_after=0.02, lag=5.0)
+PATIENT = replace(PACE, report_after=0.25)
+LONG_ENOUGH = 0.6  # in which a patient watch finds that a proxy hangs
+LOOKS = 8  # more than it takes to find that a proxy hangs
+
+
+@dataclass
+class Epoch:
+    """What serves, as far as it is watched."""
+
+    number: int
+    console: EpochConsole
+    pid: int | None = 4711
+
+
+class Scene:
+    """A vault with listeners that nobody accepts at, an epoch, and everything that the watch says of it."""
+
+    def __init__(self, directory: Path, replace_after: float | None, pace: Pace) -> None:
+        self.directory = directory
+        self.vault = Vault()
+        self.epoch: Epoch | None = Epoch(7, EpochConsole(directory / "admin"))
+        self.said: list[tuple[bool, str]] = []
+        self.replaced: list[str] = []
+        self.looks = 0
+        self.throttled: Callable[[int], Throttled] = lambda _: Throttled()
+        self.when_said: Callable[[], None] = lambda: None
+        self.watch = Watch(
+            self.vault,
+            lambda: self.epoch,
+            self._say,
+            self.replaced.append,
+            replace_after,
+            pace=pace,
+            throttled=self._look,
+        )
+
+    def _say(self, hung: bool, text: str) -> None:  # as the watch says it
+        self.said.append((hung, text))
+        self.when_said()
+
+    def _look(self) -> Throttled:
+        self.looks += 1
+        return self.throttled(self.looks)
+
+    @contextmanager
+    def listener(self, name: str | None = None) -> Iterator[socket.socket]:
+        """Listen, as the proxy, with a duplicate in the vault."""
+        family = socket.AF_INET if name is None else socket.AF_UNIX
+        with socket.socket(family) as made:
+            made.bind(("127.0.0.1", 0) if name is None else str(self.directory / name))
+            made.listen(16)
+            made.setblocking(False)
+            address = f"tcp://127.0.0.1:{made.getsockname()[1]}" if name is None else f"unix://{self.directory / name}"
+            self.vault.keep(Place(address), os.dup(made.fileno()))
+            yield made
+
+    @contextmanager
+    def deaf_console(self) -> Iterator[None]:
+        """A console that takes questions and answers none, as that of a stopped process."""
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(self.directory / "admin"))
+            made.listen(16)
+            yield
+
+    @asynccontextmanager
+    async def console(self) -> AsyncIterator[list[str]]:
+        """A console that answers; gives what it was asked. One that was deaf answers what it was asked meanwhile."""
+        asked: list[str] = []
+
+        async def answer(request: Request) -> Response:
+            asked.append(request.path)
+            return Response(503, b"")
+
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.directory / "admin"))
+        server = Server(answer)
+        await server.start(listener)
+        try:
+            yield asked
+        finally:
+            await server.close()
+
+    async def looked(self, times: int = LOOKS) -> None:
+        """Wait until it was looked at under suspicion so many times more."""
+        wanted = self.looks + times
+        await until(lambda: self.looks >= wanted)
+
+    async def hangs(self) -> str:
+        """Wait until it is said that it hangs; the sentence."""
+        await until(lambda: self.said)
+        assert self.said[-1][0]
+        return self.said[-1][1]
+
+
+@asynccontextmanager
+async def scene(replace_after: float | None = None, pace: Pace = PACE) -> AsyncIterator[Scene]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        made = Scene(Path(directory), replace_after, pace)
+        try:
+            yield made
+        finally:
+            await made.watch.close()
+            made.vault.let_go_all()
+
+
+@contextmanager
+def client(listening: socket.socket) -> Iterator[socket.socket]:
+    with socket.socket(listening.family) as made:
+        made.connect(listening.getsockname())
+        yield made
+
+
+def timers() -> int:
+    """How many reasons the loop has to wake up by itself."""
+    scheduled = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    return sum(not handle.cancelled() for handle in scheduled)
+
+
+async def test_a_proxy_that_neither_accepts_nor_answers_hangs() -> None:
+    async with scene() as play:
+        with play.listener() as listening, play.deaf_console(), client(listening), client(listening):
+            play.watch.follow()
+            port = listening.getsockname()[1]
+            sentence = await play.hangs()
+            assert sentence.startswith(f"epoch 7 (pid 4711) hangs: 2 clients wait at tcp://127.0.0.1:{port}, and for ")
+            assert sentence.endswith("its console has not answered; replace it by `agent restart`")
+            assert play.watch.hung
+            await play.looked()
+            assert len(play.said) == 1
+            assert play.replaced == []
+
+
+async def test_a_client_that_comes_later_is_noticed_too() -> None:
+    async with scene() as play:
+        with play.listener("in") as listening, play.deaf_console():
+            play.watch.follow()
+            await asyncio.sleep(0)
+            with client(listening):
+                assert "a client waits at unix://" in await play.hangs()
+
+
+async def test_while_nobody_comes_nothing_wakes_the_agent() -> None:
+    async with scene() as play:
+        with play.listener() as listening, play.deaf_console():
+            before = timers()
+            play.watch.follow()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert timers() == before
+            with client(listening):
+                await happens(event_at(listening))
+                assert timers() > before, "it looks again"
+                listening.accept()[0].close()
+            await until(lambda: timers() == before + 1)  # its own
+            assert play.said == []
+
+
+def event_at(listening: socket.socket) -> asyncio.Event:
+    """Tell when the loop has seen a client there; the watch has seen it in the same turn."""
+    seen = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    duplicate = os.dup(listening.fileno())
+
+    def see() -> None:
+        loop.remove_reader(duplicate)
+        os.close(duplicate)
+        loop.call_soon(loop.call_soon, seen.set)
+
+    loop.add_reader(duplicate, see)
+    return seen
+
+
+async def test_a_proxy_whose_console_answers_is_busy_however_long_its_queue_stands() -> None:
+    began = clock.monotonic()
+    async with scene(pace=PATIENT) as play, play.console() as asked:
+        with play.listener() as listening, client(listening):
+            play.watch.follow()
+            await until(lambda: len(asked) > 5 and clock.monotonic() > began + LONG_ENOUGH)
+            assert play.said == []
+
+
+async def test_a_proxy_whose_queue_moves_is_busy_however_long_its_console_is_silent() -> None:
+    began = clock.monotonic()
+    async with scene(pace=PATIENT) as play:
+        with play.listener() as listening, play.deaf_console(), contextlib.ExitStack() as clients:
+            play.watch.follow()
+            for _ in range(3):
+                clients.enter_context(client(listening))
+            while clock.monotonic() < began + LONG_ENOUGH:  # one comes, one is taken: all the looks find as many
+                await play.looked(1)
+                clients.enter_context(client(listening))
+                listening.accept()[0].close()
+            assert play.said == []
+
+
+async def test_where_clients_have_no_names_a_queue_that_gets_shorter_is_a_sign_of_life() -> None:
+    """So it is in another network namespace."""
+    async with scene() as play:
+        with play.listener() as listening, play.deaf_console(), contextlib.ExitStack() as clients:
+            held = play.vault.lend(play.vault.places()[0])
+            assert held is not None
+            play.vault.keep(Place("tcp://192.0.2.1:9", "/run/netns/other"), os.dup(held))
+            play.vault.let_go(play.vault.places()[0])
+            for _ in range(2 * LOOKS):
+                clients.enter_context(client(listening))
+            play.watch.follow()
+            for _ in range(2 * LOOKS - 1):
+                await play.looked(1)
+                listening.accept()[0].close()
+            assert play.said == []
+
+
+async def test_clients_that_give_up_are_no_sign_of_life() -> None:
+    """What they waited on keeps its place in the queue."""
+    async with scene() as play:
+        with play.listener() as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            while not play.said:
+                with client(listening) as impatient:
+                    await play.looked(1)
+                    impatient.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                assert play.looks < 3 * LOOKS
+            assert play.said[0][0]
+
+
+async def test_a_queue_that_grows_is_no_sign_of_life() -> None:
+    async with scene() as play:
+        with play.listener() as listening, play.deaf_console(), contextlib.ExitStack() as clients:
+            play.watch.follow()
+            while not play.said:
+                clients.enter_context(client(listening))
+                await play.looked(1)
+            assert play.said[0][0]
+
+
+async def test_a_proxy_without_a_console_cannot_be_judged() -> None:
+    async with scene() as play:
+        with play.listener() as listening, client(listening):
+            play.watch.follow()
+            await play.looked()
+            assert play.said == []
+
+
+async def test_a_console_whose_own_queue_is_full_is_silent() -> None:
+    async with scene() as play:
+        with play.listener() as listening, client(listening), socket.socket(socket.AF_UNIX) as console:
+            console.bind(str(play.directory / "admin"))
+            console.listen(0)
+            with client(console):
+                play.watch.follow()
+                await play.hangs()
+
+
+async def test_it_is_said_once_that_it_answers_again() -> None:
+    async with scene() as play:
+        with play.listener() as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await play.hangs()
+            listening.accept()[0].close()
+            await until(lambda: len(play.said) == 2)
+            assert play.said[1] == (False, "epoch 7 (pid 4711) answers again")
+            assert not play.watch.hung
+            with client(listening):
+                await until(lambda: len(play.said) == 3)
+                assert play.said[2][0], "and hangs again"
+
+
+async def test_a_console_that_answers_at_last_is_a_sign_of_life() -> None:
+    async with scene() as play:
+        with play.listener() as listening, socket.socket(socket.AF_UNIX) as console, client(listening):
+            console.bind(str(play.directory / "admin"))
+            console.listen(16)
+            play.watch.follow()
+            await play.hangs()
+            server = Server(_well)
+            await server.start(console.dup())
+            await until(lambda: len(play.said) == 2)
+            assert not play.said[1][0]
+            await server.close()
+
+
+async def _well(_: Request) -> Response:
+    return Response(200, b"LIVE\n")
+
+
+async def test_another_epoch_in_its_place_is_watched_by_itself() -> None:
+    async with scene() as play:
+        with play.listener() as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await play.hangs()
+            play.epoch = Epoch(8, EpochConsole(play.directory / "admin"))
+            assert not play.watch.hung
+            play.watch.follow()
+            assert play.said[1] == (False, "epoch 8 serves in the place of 7, which hung")
+            await until(lambda: len(play.said) == 3)
+            assert play.said[2][1].startswith("epoch 8 ")
+
+
+async def test_what_comes_into_the_vault_later_is_watched_after_it_is_followed() -> None:
+    async with scene() as play:
+        with play.listener() as first, play.deaf_console():
+            play.watch.follow()
+            await asyncio.sleep(0)
+            with play.listener() as second, client(second):
+                play.vault.let_go(Place(f"tcp://127.0.0.1:{first.getsockname()[1]}"))
+                play.watch.follow()
+                assert f":{second.getsockname()[1]}," in await play.hangs()
+
+
+async def test_to_follow_again_forgets_nothing_of_an_epoch_that_hangs() -> None:
+    async with scene(replace_after=0.3) as play:
+        with play.listener() as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await play.hangs()
+            while not play.replaced:
+                play.watch.follow()
+                assert play.watch.hung
+                await play.looked(1)
+            assert len(play.said) == 1
+
+
+async def test_while_nothing_serves_nothing_is_watched() -> None:
+    async with scene() as play:
+        with play.listener() as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await play.looked(1)
+            play.epoch = None
+            await until(lambda: not play.watch._is_watching())
+            assert play.said == []
+            play.watch.follow()
+            assert not play.watch._is_watching()
+
+
+async def test_clients_are_refused_while_nothing_serves_without_waking_anybody() -> None:
+    """A socket that was shut down is readable for ever, and so is one that never listened."""
+    async with scene() as play:
+        with play.listener(), play.deaf_console(), socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            play.vault.keep(Place("tcp://bound"), os.dup(bound.fileno()))
+            play.vault.refuse()
+            before = timers()
+            play.watch.follow()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert timers() == before
+
+
+async def test_a_replacement_is_asked_for_once() -> None:
+    async with scene(replace_after=0.3) as play:
+        with play.listener() as listening, play.deaf_console(), client(listening):
+            replaced: list[str] = ["something"]
+            play.when_said = lambda: replaced.__setitem__(slice(None), play.replaced)
+            play.watch.follow()
+            assert (await play.hangs()).endswith("; it is replaced after 0.3 s of this")
+            assert replaced == [], "not when it is said"
+            await until(lambda: play.replaced)
+            await play.looked()
+            assert [text.startswith("epoch 7 (pid 4711) has answered nobody for ") for text in play.replaced] == [True]
+
+
+async def test_it_may_be_replaced_as_soon_as_it_is_found_to_hang() -> None:
+    async with scene(replace_after=0.001) as play:
+        with play.listener() as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await until(lambda: play.replaced)
+            assert play.watch.hung
+
+
+async def test_a_group_that_is_throttled_hangs_only_when_it_may_run_again() -> None:
+    async with scene() as play:
+        play.throttled = Throttled
+        with play.listener() as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await play.looked()
+            assert play.said == []
+            play.throttled = lambda _: Throttled()
+            await play.hangs()
+
+
+async def test_an_epoch_that_hangs_is_not_replaced_while_the_group_is_throttled() -> None:
+    async with scene(replace_after=0.3) as play:
+        with play.listener() as listening, play.deaf_console(), client(listening):
+            play.when_said = lambda: setattr(play, "throttled", Throttled)
+            play.watch.follow()
+            await play.hangs()
+            await play.looked()
+            assert play.replaced == []
+            assert play.watch.hung
+            play.throttled = lambda _: Throttled()
+            await until(lambda: play.replaced)
+
+
+async def test_after_the_agent_itself_stood_still_the_seconds_start_anew() -> None:
+    always_late = Pace(first=0.005, longest=0.01, interval=0.005, report_after=0.02, lag=-1.0)
+    async with scene(pace=always_late) as play:
+        with play.listener() as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await play.looked()
+            assert play.said == []

@@ -1,0 +1,71 @@
+import os
+import signal
+
+import pytest
+
+from agent.host.memory import Footprint, Free, OomWatch
+from agent.processes.memory_check import Room
+
+MIB = 1 << 20
+LIMIT = "/sys/fs/cgroup/memory.max"
+PROXY = Footprint(peak=100 * MIB, anonymous=40 * MIB, mapped_files=20 * MIB, shared_memory=0)  # one more: 80 MiB
+NEEDED = 94
+
+
+class Watch(OomWatch):
+    """Counts what the test says."""
+
+    def __init__(self, *kills: int) -> None:
+        self.left = list(kills)
+
+    def kills(self) -> int:
+        return self.left.pop(0)
+
+
+def room(free: int, footprint: Footprint | None = PROXY) -> Room:
+    return Room(lambda: Free(free, LIMIT), lambda _: footprint)
+
+
+def test_there_is_room_for_what_a_second_proxy_takes_at_its_peak_with_an_eighth_and_four_mib_more() -> None:
+    assert room(NEEDED * MIB).shortage(1) is None
+    assert room(NEEDED * MIB - 1).shortage(1) is not None
+
+
+def test_a_shortage_tells_how_much_is_free_of_which_limit_and_how_much_is_needed() -> None:
+    told = room(12 * MIB).shortage(1)
+    assert told == f"12 MiB are free by {LIMIT}, and a second proxy takes up to {NEEDED} MiB"
+
+
+def test_a_proxy_that_is_gone_meanwhile_asks_for_nothing() -> None:
+    assert room(0, None).shortage(1) is None
+
+
+def test_this_machine_has_room_for_one_more_of_this_process() -> None:
+    assert Room().shortage(os.getpid()) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "kills", "told"),
+    [
+        (-signal.SIGKILL, 1, ": out of memory"),
+        (-signal.SIGKILL, 0, ""),
+        (-signal.SIGSEGV, 1, ""),
+        (1, 1, ""),
+        (None, 1, "; the kernel has killed for want of memory meanwhile"),
+        (None, 0, ""),
+    ],
+)
+def test_a_death_is_told_to_be_for_want_of_memory_where_the_kernel_counts_one(
+    code: int | None, kills: int, told: str
+) -> None:
+    assert Room(watch=Watch(kills)).describe_death(code, by_agent=False) == told
+
+
+def test_what_the_agent_killed_itself_did_not_die_for_want_of_memory() -> None:
+    assert Room(watch=Watch(1)).describe_death(-signal.SIGKILL, by_agent=True) == ""
+
+
+def test_a_kill_counts_for_the_death_that_it_was_and_for_no_later_one() -> None:
+    counted = Room(watch=Watch(1, 0))
+    counted.describe_death(1, by_agent=False)
+    assert counted.describe_death(-signal.SIGKILL, by_agent=False) == ""

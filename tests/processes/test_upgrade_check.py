@@ -1,0 +1,42 @@
+"""Whether a new program could take over is said before the old one gives anything up."""
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agent.core.errors import BadInput
+from agent.host.processes import created_at
+from agent.host.run_directory import RunDirectory
+from agent.processes import upgrade_check
+
+
+def attempt(directory: RunDirectory, *epochs: object) -> str:
+    directory.remember({"epochs": list(epochs)})
+    settings: Any = SimpleNamespace(proxy="/bin/true", run_directory=Path(directory.path))
+    return upgrade_check.attempt(settings)
+
+
+def test_where_nothing_runs_it_can(directory: RunDirectory) -> None:
+    assert attempt(directory) == "the new program can take over"
+
+
+def test_an_epoch_that_serves_and_is_told_of_in_another_way_is_not_given_up(directory: RunDirectory) -> None:
+    """Adoption would end it as a leftover, with its clients."""
+    with subprocess.Popen(["/bin/sleep", "1000"]) as process:
+        try:
+            created = created_at(process.pid)
+            older = {"number": 7, "stage": "serving", "pid": process.pid, "created": created, "manifest": 5}
+            with pytest.raises(BadInput, match="cannot take over epoch 7"):
+                attempt(directory, older)
+            assert attempt(directory, older | {"stage": "starting"}) == "the new program can take over"
+        finally:
+            process.kill()
+
+
+def test_a_state_that_cannot_be_read_is_said(directory: RunDirectory) -> None:
+    settings: Any = SimpleNamespace(proxy="/bin/true", run_directory=Path(directory.path))
+    with pytest.raises(BadInput, match="cannot read"):
+        upgrade_check.attempt(settings)

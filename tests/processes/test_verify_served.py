@@ -1,0 +1,279 @@
+import asyncio
+import json
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.certificates.x509 import Leaf
+from agent.core.errors import MachineError
+from agent.handoff.socket_store import Place
+from agent.http.message import Request, Response
+from agent.http.server import Server
+from agent.processes import verify_served
+from agent.processes.verify_served import LIMIT, prove
+from agent.status.model import Seen
+from tests import pki
+from tests.proxies.envoy.test_tls_listeners import listener, tls
+
+AUTHORITY = pki.Authority.create("proof")
+OURS, OTHER = (AUTHORITY.issue([name], serial=serial) for name, serial in (("ours", 0xABC), ("other", 0xDEF)))
+
+LOOKING = """
+import asyncio, pathlib, sys, types
+from agent.processes.verify_served import prove
+
+async def main():
+    known = set(sys.modules)
+    (seen,) = await prove(pathlib.Path(sys.argv[1]), [types.SimpleNamespace(fingerprint="")], again=())
+    print(seen.serial)
+    print(*sys.modules.keys() - known, end="")
+
+asyncio.run(main())
+"""
+
+Tree = dict[str, Any]
+
+
+def leaf(issued: pki.Leaf) -> Leaf:
+    return Leaf.of(issued.certificate)
+
+
+class Door:
+    """A TLS server that shows these, one to each who comes, and the last of them to everybody after."""
+
+    def __init__(self, directory: Path, *shown: pki.Leaf) -> None:
+        self._contexts = [_context(directory / "pair.pem", each) for each in shown]
+        self.context = self._contexts[0]
+        self.context.sni_callback = self._come
+        self.asked_for: list[str | None] = []
+        self.finished = 0
+
+    def _come(self, handshake: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        handshake.context = self._contexts[min(len(self.asked_for), len(self._contexts) - 1)]
+        self.asked_for.append(name)
+
+    async def greet(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Somebody who finished the handshake."""
+        self.finished += 1
+        writer.close()
+
+    @asynccontextmanager
+    async def open(self, host: str = "127.0.0.1", path: str = "") -> AsyncIterator[Tree]:
+        """Serve; gives the address as a console tells it."""
+        if path:
+            server = await asyncio.start_unix_server(self.greet, path, ssl=self.context)
+            name: Tree = {"pipe": {"path": path}}
+        else:
+            server = await asyncio.start_server(self.greet, host, 0, ssl=self.context)
+            name = address(host, server.sockets[0].getsockname()[1])
+        async with server:
+            yield name
+
+
+def _context(path: Path, shown: pki.Leaf) -> ssl.SSLContext:
+    path.write_bytes(shown.chain_pem + shown.key_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return context
+
+
+def address(host: str, port: int) -> Tree:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+@asynccontextmanager
+async def console(
+    directory: Path, *static: Tree, dynamic: Sequence[Tree] = (), status: int = 200
+) -> AsyncIterator[Path]:
+    """A console that tells of these listeners; it knows no dynamic ones if there are none, as Envoy."""
+
+    async def answer(request: Request) -> Response:
+        if "static" in request.target:
+            return Response(status, json.dumps({"configs": [{"listener": each} for each in static]}).encode())
+        if not dynamic:
+            return Response(400, b"dynamic_listeners not found in config dump")
+        return Response(
+            200, json.dumps({"configs": [{"active_state": {"listener": each}} for each in dynamic]}).encode()
+        )
+
+    bound = socket.socket(socket.AF_UNIX)
+    path = directory / "admin"
+    bound.bind(str(path))
+    server = Server(answer)
+    await server.start(bound)
+    try:
+        yield path
+    finally:
+        await server.close()
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Door:
+    return Door(tmp_path, OURS)
+
+
+def spelled(name: Tree) -> str:
+    inner = name["socket_address"]
+    return Place.at("tcp", inner["address"], str(inner["port_value"]), "").address
+
+
+async def test_the_certificate_that_a_client_sees_is_told(tmp_path: Path, door: Door) -> None:
+    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+        assert await prove(asked, [leaf(OTHER), leaf(OURS)]) == (Seen(spelled(name), "0abc", matches=True),)
+
+
+async def test_the_handshake_is_left_before_it_is_finished(tmp_path: Path, door: Door) -> None:
+    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+        await prove(asked, [leaf(OURS)])
+    assert (len(door.asked_for), door.finished) == (1, 0)
+
+
+async def test_a_server_that_wants_a_certificate_of_its_client_shows_its_own_first(tmp_path: Path, door: Door) -> None:
+    door.context.verify_mode = ssl.CERT_REQUIRED
+    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+        assert (await prove(asked, [leaf(OURS)]))[0].matches
+
+
+@pytest.mark.parametrize("verify", [ssl.CERT_NONE, ssl.CERT_REQUIRED])
+async def test_before_tls_13_it_shows_its_own_only_to_a_whole_handshake(
+    tmp_path: Path, door: Door, verify: ssl.VerifyMode
+) -> None:
+    door.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    door.context.verify_mode = verify
+    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+        (seen,) = await prove(asked, [leaf(OURS)])
+    assert seen.matches == (verify is ssl.CERT_NONE)
+    assert ("handshake failed" in seen.error) == (verify is ssl.CERT_REQUIRED)
+
+
+async def test_the_name_of_a_chain_is_asked_for(tmp_path: Path, door: Door) -> None:
+    chains = listener(tls(server_names=["*.a.example"]), tls(server_names=["b.example"]))
+    async with door.open() as name, console(tmp_path, chains | {"address": name}) as asked:
+        seen = await prove(asked, [leaf(OURS)])
+    assert sorted(map(str, door.asked_for)) == ["b.example", "proof.a.example"]
+    assert [each.address for each in seen] == [f"{spelled(name)} proof.a.example", f"{spelled(name)} b.example"]
+
+
+async def test_another_certificate_is_not_what_the_epoch_runs_from(tmp_path: Path, door: Door) -> None:
+    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+        assert await prove(asked, [leaf(OTHER)], again=[0.0]) == (Seen(spelled(name), "0abc", matches=False),)
+    assert len(door.asked_for) == 2
+
+
+async def test_it_looks_again_since_the_epoch_before_may_have_shown_it(tmp_path: Path) -> None:
+    door = Door(tmp_path, OTHER, OTHER, OURS)
+    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+        assert await prove(asked, [leaf(OURS)], again=[0.0, 0.0, 3600.0]) == (
+            Seen(spelled(name), "0abc", matches=True),
+        )
+    assert len(door.asked_for) == 3, "and no more often than it takes"
+
+
+@pytest.mark.parametrize(("host", "told"), [("127.0.0.1", "0.0.0.0"), ("::1", "::")])
+async def test_a_listener_at_every_address_is_reached_by_loopback(
+    tmp_path: Path, door: Door, host: str, told: str
+) -> None:
+    async with door.open(host) as name:
+        name["socket_address"]["address"] = told
+        async with console(tmp_path, listener(tls()) | {"address": name}) as asked:
+            assert await prove(asked, [leaf(OURS)]) == (Seen(spelled(name), "0abc", matches=True),)
+
+
+async def test_a_unix_socket_is_reached_too(tmp_path: Path, door: Door) -> None:
+    path = str(tmp_path / "in")
+    async with door.open(path=path) as name, console(tmp_path, dynamic=[listener(tls()) | {"address": name}]) as asked:
+        seen = await prove(asked, [leaf(OURS)], [Place(f"unix://{path}")])
+        assert seen == (Seen(f"unix://{path}", "0abc", matches=True),)
+
+
+async def test_a_unix_socket_that_only_the_console_names_is_left_alone(tmp_path: Path) -> None:
+    """It learns that root greets it; whoever took the proxy over could lead the agent to any."""
+    with socket.socket(socket.AF_UNIX) as victim:
+        victim.bind(str(tmp_path / "victim"))
+        victim.listen()
+        victim.setblocking(False)
+        name = {"pipe": {"path": str(tmp_path / "victim")}}
+        async with console(tmp_path, dynamic=[listener(tls()) | {"address": name}]) as asked:
+            assert await prove(asked, [leaf(OURS)], [Place("unix:///another")]) == ()
+        with pytest.raises(BlockingIOError):
+            victim.accept()
+
+
+async def test_who_does_not_answer_is_told_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_served, "_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as deaf, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        names = [address(*each.getsockname()) for each in (deaf, nobody)]
+        async with console(tmp_path, *(listener(tls()) | {"address": name} for name in names)) as asked:
+            silent, refused = await prove(asked, [leaf(OURS)])
+    assert (silent.serial, silent.matches, silent.error) == (None, False, "no answer within 0.2 s")
+    assert refused.error.startswith("no connection: [Errno 111]")
+
+
+async def test_who_hangs_up_or_talks_nonsense_is_told_with_the_reason(tmp_path: Path) -> None:
+    came = 0
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        writer.close()
+
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example ready\r\n")
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    servers = [await asyncio.start_server(each, "127.0.0.1", 0) for each in (hang_up, babble)]
+    names = [address(*server.sockets[0].getsockname()) for server in servers]
+    async with console(tmp_path, *(listener(tls()) | {"address": name} for name in names)) as asked:
+        for seen in await prove(asked, [leaf(OURS)]):
+            assert (seen.serial, seen.matches) == (None, False)
+            assert seen.error.startswith(("the handshake failed: ", "no connection: "))
+    assert came == 1, "it is not looked at again"
+    for server in servers:
+        server.close()
+
+
+async def test_there_are_no_more_connections_than_the_limit(tmp_path: Path, door: Door) -> None:
+    chains = listener(*(tls(server_names=[f"n{number}.example"]) for number in range(LIMIT + 3)))
+    async with door.open() as name, console(tmp_path, chains | {"address": name}) as asked:
+        assert len(await prove(asked, [leaf(OURS)])) == LIMIT
+    assert len(door.asked_for) == LIMIT
+
+
+async def test_nobody_connects_to_a_plain_listener_or_for_want_of_anything_to_compare(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        name = {"address": address(*server.getsockname())}
+        async with console(tmp_path, {"filter_chains": [{"filters": []}], **name}) as asked:
+            assert await prove(asked, [leaf(OURS)]) == ()
+        (tmp_path / "admin").unlink()
+        async with console(tmp_path, listener(tls()) | name) as asked:
+            assert await prove(asked, []) == ()
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+async def test_a_console_that_does_not_tell_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match=r"cannot ask .*/config_dump"):
+        await prove(tmp_path / "admin", [leaf(OURS)])
+
+
+async def test_a_proof_imports_nothing(tmp_path: Path) -> None:
+    """A running agent may not: an upgrade may have replaced what it would find."""
+    shown = Door(tmp_path, OURS)
+    async with (
+        shown.open() as name,
+        console(tmp_path, listener(tls(server_names=["a.example"])) | {"address": name}) as asked,
+    ):
+        command = [sys.executable, "-c", LOOKING, str(asked)]
+        child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        told, _ = await child.communicate()
+    assert told.decode().split("\n") == ["0abc", ""]

@@ -1,0 +1,157 @@
+"""Each address is answered by its room; what acts does so only for whoever may."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from agent.http.message import Request, Response
+from agent.http.server import Server
+from agent.stats.snapshot import Snapshot
+from agent.status.health import Health
+from agent.status.routes import Doors
+from agent.status.statistics import Statistics
+from tests.status.acting import Acting
+from tests.status.sample import overview
+
+HERE = "127.0.0.1"
+
+
+async def metrics(_: Request) -> Response:
+    return Response(200, b"proxy_agent_ready 1\n")
+
+
+@asynccontextmanager
+async def doors(actions: Acting | None, notes: list[str] | None = None) -> AsyncIterator[Doors]:
+    made = Doors(
+        overview,
+        Health(lambda: ""),
+        Statistics(lambda: Snapshot({"a.b": 1})),
+        metrics,
+        actions,
+        (notes if notes is not None else []).append,
+    )
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/", b"<!doctype html>"),
+        ("/healthz/ready", b"ready"),
+        ("/healthz/live", b"the loop turns"),
+        ("/stats", b"a.b: 1"),
+        ("/metrics", b"proxy_agent_ready 1"),
+        ("/stats/prometheus", b"proxy_agent_ready 1"),
+        ("/status/schema.json", b"schema"),
+    ],
+)
+async def test_each_address_has_its_room(path: str, says: bytes) -> None:
+    async with doors(None) as made:
+        response = await made.answer(Request("GET", path))
+    assert response.status == 200
+    assert isinstance(response.body, bytes)
+    assert says in response.body
+
+
+async def test_the_status_is_the_overview() -> None:
+    async with doors(None) as made:
+        response = await made.answer(Request("GET", "/status?pretty"))
+        refused = await made.answer(Request("POST", "/status"))
+    assert isinstance(response.body, bytes)
+    assert json.loads(response.body)["epoch"] == 7
+    assert refused.status == 405
+
+
+async def test_who_asks_again_gets_the_same_until_something_has_changed() -> None:
+    epochs = iter(range(1, 10))
+    made = Doors(
+        lambda: replace(overview(), epoch=next(epochs)),
+        Health(str),
+        Statistics(Snapshot),
+        metrics,
+        None,
+        lambda _: None,
+    )
+    ask = Request("GET", "/status")
+    assert await told(made, ask) == await told(made, ask) == 1
+    made.changed()
+    assert await told(made, ask) == 2
+    await made.close()
+
+
+async def told(made: Doors, request: Request) -> int:
+    """The epoch that the status tells of."""
+    response = await made.answer(request)
+    assert isinstance(response.body, bytes)
+    epoch: int = json.loads(response.body)["epoch"]
+    return epoch
+
+
+async def test_another_address_says_where_to_look() -> None:
+    async with doors(None) as made:
+        response = await made.answer(Request("GET", "/nowhere"))
+    assert (response.status, response.body) == (404, b"there is no /nowhere here: see / or /status\n")
+
+
+@pytest.mark.parametrize(("path", "asked"), [("/drain", "drain"), ("/quitquitquit", "stop")])
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
+async def test_what_acts_does_so_for_this_machine(path: str, asked: str, address: str) -> None:
+    acting, notes = Acting(), list[str]()
+    async with doors(acting, notes) as made:
+        response = await made.answer(Request("POST", path, address=address))
+        while not acting.asked:  # noqa: ASYNC110  # one turn of the loop
+            await asyncio.sleep(0)
+    assert (response.status, acting.asked) == (202, [asked])
+    assert notes == [f"{path[1:]} was asked for by HTTP from {address}"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (Request("GET", "/drain", address=HERE), 405),
+        (Request("POST", "/drain", address="192.0.2.1"), 403),
+        (Request("POST", "/drain", address="fe80::1%eth0"), 403),
+        (Request("POST", "/drain", (("origin", "http://127.0.0.1:15020"),), address=HERE), 403),
+        (Request("POST", "/drain", (("sec-fetch-site", "cross-site"),), address=HERE), 403),
+        (Request("POST", "/quitquitquit"), 403),
+    ],
+    ids=["get", "elsewhere", "link-local", "browser", "browser without an origin", "nobody"],
+)
+async def test_what_acts_does_not_for_anybody_else(request_: Request, status: int) -> None:
+    acting = Acting()
+    async with doors(acting) as made:
+        assert (await made.answer(request_)).status == status
+    assert acting.asked == []
+
+
+async def test_what_acts_does_not_unless_the_operator_allows_it() -> None:
+    async with doors(None) as made:
+        response = await made.answer(Request("POST", "/drain", address=HERE))
+    assert response.status == 403
+    assert b"--http-actions" in (response.body if isinstance(response.body, bytes) else b"")
+
+
+async def test_the_server_tells_whence_a_request_came() -> None:
+    seen: list[str | None] = []
+
+    async def answer(request: Request) -> Response:
+        seen.append(request.address)
+        return Response(200)
+
+    server, listener = Server(answer), socket.create_server((HERE, 0))
+    address = listener.getsockname()
+    await server.start(listener)
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    await reader.read()
+    writer.close()
+    await server.close()
+    assert seen == [HERE]
