@@ -7,7 +7,7 @@ from agent.certificates.findings import Fault, Unusable
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class Unreadable:
     """There are no bytes: the file is not there, or cannot be read.
 
     `reason` ends the sentence `cannot use <path>: …` for an operator: "no such file or directory". `passes`: it is the
@@ -19,14 +19,14 @@ class Missing:
     passes: bool = False
 
 
-Contents = Mapping[str, bytes | Missing]
+Contents = Mapping[str, bytes | Unreadable]
 """Path to what one consistent look found there."""
 
 
-def present(contents: Contents, path: str) -> bytes:
+def require(contents: Contents, path: str) -> bytes:
     """Return the bytes at `path`, which was looked at; raises Unusable if there are none."""
     content = contents[path]
-    if isinstance(content, Missing):
+    if isinstance(content, Unreadable):
         remedy = "write it where the agent can read it, or name another file"
         if content.passes:
             remedy = "the agent tries again"

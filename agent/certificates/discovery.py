@@ -13,8 +13,8 @@ from itertools import takewhile
 from pathlib import PurePath
 from typing import Self
 
-from agent.certificates.contents import Contents, Missing, present
-from agent.certificates.findings import Caution, Fault, Meanwhile, Refusal, Unusable, Worry
+from agent.certificates.contents import Contents, Unreadable, require
+from agent.certificates.findings import Fallback, Fault, FileWarning, Rejection, Unusable, WarningKind
 from agent.certificates.pem import PemFile, parse
 from agent.certificates.references import Reference, Role
 from agent.certificates.x509 import Chain, Key, is_authority, issued_by, public_key_of, require_fit, require_valid
@@ -46,12 +46,12 @@ class Discovery:
     """
 
     references: tuple[Reference, ...]
-    refused: tuple[Refusal, ...]
-    strays: tuple[Caution, ...]
+    refused: tuple[Rejection, ...]
+    strays: tuple[FileWarning, ...]
     look_again: datetime | None = None
     chains: Mapping[str, Chain] = field(default_factory=dict)
 
-    def superseded(self, units: Collection[str], now: datetime) -> Iterator[Refusal]:
+    def superseded(self, units: Collection[str], now: datetime) -> Iterator[Rejection]:
         """Yield why those of these pairs are not to be served that clients refuse `now`, and do not need.
 
         Another pair, which is valid, has their names and their kind of key: a proxy that has both may show either.
@@ -63,7 +63,7 @@ class Discovery:
                 try:
                     require_valid(chain, now)
                 except Unusable as unusable:
-                    yield Refusal.of(chain.path, unusable, Meanwhile.OTHERS)
+                    yield Rejection.of(chain.path, unusable, Fallback.OTHERS)
 
 
 def discover(contents: Contents, now: datetime) -> Discovery:
@@ -80,7 +80,7 @@ def discover(contents: Contents, now: datetime) -> Discovery:
     references += [Reference(path, Role.BUNDLE, path) for path in bundles]
     refused = tuple(_broken_pairs(files, broken, paired) if paired else _why_no_pair(files, broken))
     told = {_stem(each.path) for each in refused}
-    strays = [*_strays(files, {each.path for each in references}), *map(Caution.of, broken.damaged)]
+    strays = [*_strays(files, {each.path for each in references}), *map(FileWarning.of, broken.damaged)]
     beside = tuple(each for each in strays if _stem(each.path) not in told)
     chains = {path: chain for path in paired if (chain := files[path].chain) is not None}
     return Discovery(tuple(references), refused, beside, min(_turns(files, now), default=None), chains)
@@ -92,7 +92,7 @@ def _turns(files: _Files, now: datetime) -> Iterator[datetime]:
     return (each for each in begins if each > now)
 
 
-def strays(contents: Contents, references: Iterable[Reference]) -> tuple[Caution, ...]:
+def strays(contents: Contents, references: Iterable[Reference]) -> tuple[FileWarning, ...]:
     """Find the files of a certificate directory that hold a leaf or a key which no referenced file holds.
 
     Copies (certbot's `cert.pem` beside its `fullchain.pem`), authorities and files without PEM are no strays.
@@ -106,22 +106,22 @@ def strays(contents: Contents, references: Iterable[Reference]) -> tuple[Caution
 class _Broken:
     """What cannot be read: `foreign` are files without any PEM, which may well lie there, `damaged` all others."""
 
-    damaged: tuple[Refusal, ...]
-    foreign: tuple[Refusal, ...]
+    damaged: tuple[Rejection, ...]
+    foreign: tuple[Rejection, ...]
 
 
 def _readable(contents: Contents) -> tuple[_Files, _Broken]:
     files: dict[str, _File] = {}
-    damaged, foreign = list[Refusal](), list[Refusal]()
+    damaged, foreign = list[Rejection](), list[Rejection]()
     for path in sorted(contents):
         try:
-            files[path] = _File.of(path, present(contents, path))
+            files[path] = _File.of(path, require(contents, path))
         except Unusable as unusable:
-            (foreign if _is_foreign(contents[path]) else damaged).append(Refusal.of(path, unusable))
+            (foreign if _is_foreign(contents[path]) else damaged).append(Rejection.of(path, unusable))
     return files, _Broken(tuple(damaged), tuple(foreign))
 
 
-def _is_foreign(content: bytes | Missing) -> bool:
+def _is_foreign(content: bytes | Unreadable) -> bool:
     return isinstance(content, bytes) and bool(content.strip()) and b"-----BEGIN" not in content
 
 
@@ -172,7 +172,7 @@ def _issued(authority: Chain, other: Chain) -> bool:
     return any(issued_by(certificate, authority.certificates[0]) for certificate in other.certificates)
 
 
-def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Refusal]:
+def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Rejection]:
     """Tell whatever keeps there from being a pair, the likeliest first.
 
     Authorities, which need no key, are asked for one only where there is no other certificate. A half is not called
@@ -180,10 +180,10 @@ def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Refusal]:
     """
     chains, keys = _halves(files, ())
     leaves = _leaves(chains)
-    lonely = [Refusal.of(chain.path, _why_alone(chain, keys)) for chain in leaves or chains]
+    lonely = [Rejection.of(chain.path, _why_alone(chain, keys)) for chain in leaves or chains]
     if not chains:
         why = "the certificate that belongs to it is not here"
-        lonely = [Refusal.of(key.path, Unusable(key.path, Fault.MISSING, why, "write it")) for key in keys]
+        lonely = [Rejection.of(key.path, Unusable(key.path, Fault.MISSING, why, "write it")) for key in keys]
     stems = {_stem(path) for path in (*files, *(each.path for each in broken.damaged))}
     near = [each for each in broken.foreign if _stem(each.path) in stems]
     unreadable = {_stem(each.path) for each in near}
@@ -195,20 +195,20 @@ def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Refusal]:
         yield from broken.foreign
 
 
-def _broken_pairs(files: _Files, broken: _Broken, paired: Collection[str]) -> Iterator[Refusal]:
+def _broken_pairs(files: _Files, broken: _Broken, paired: Collection[str]) -> Iterator[Rejection]:
     """Tell of the files whose names make them a pair beside the others, why they are none."""
     chains, keys = _halves(files, paired)
     leaves = _leaves(chains)
     for chain in leaves:
         own = [key for key in keys if _stem(key.path) == _stem(chain.path)]
         if own:
-            yield Refusal.of(chain.path, _why_alone(chain, own), Meanwhile.OTHERS)
+            yield Rejection.of(chain.path, _why_alone(chain, own), Fallback.OTHERS)
     paths = (*(leaf.path for leaf in leaves), *(key.path for key in keys), *(each.path for each in broken.damaged))
     stems = Counter(map(_stem, paths))
     for each in broken.damaged:
         if stems[_stem(each.path)] > 1:
-            yield replace(each, meanwhile=Meanwhile.OTHERS)
-    yield from (replace(each, meanwhile=Meanwhile.OTHERS) for each in broken.foreign if stems[_stem(each.path)])
+            yield replace(each, meanwhile=Fallback.OTHERS)
+    yield from (replace(each, meanwhile=Fallback.OTHERS) for each in broken.foreign if stems[_stem(each.path)])
 
 
 def _halves(files: _Files, paired: Collection[str]) -> tuple[list[Chain], list[Key]]:
@@ -254,7 +254,7 @@ def _is_bundle(pem: PemFile) -> bool:
     return authorities and any(issued_by(certificate, certificate) for certificate in pem.certificates)
 
 
-def _strays(files: _Files, used: Collection[str]) -> Iterator[Caution]:
+def _strays(files: _Files, used: Collection[str]) -> Iterator[FileWarning]:
     known = [files[path].pem for path in used if path in files]
     certificates = {certificate for pem in known for certificate in pem.certificates}
     keys = {pem.key.public for pem in known if pem.key is not None}
@@ -265,6 +265,6 @@ def _strays(files: _Files, used: Collection[str]) -> Iterator[Caution]:
             yield _stray(path, "a certificate")
 
 
-def _stray(path: str, what: str) -> Caution:
+def _stray(path: str, what: str) -> FileWarning:
     message = f"nothing uses {path}: it holds {what} that no file in use holds"
-    return Caution(path, path, Worry.STRAY, f"{message}; remove it, or write or name what belongs to it")
+    return FileWarning(path, path, WarningKind.STRAY, f"{message}; remove it, or write or name what belongs to it")

@@ -42,7 +42,7 @@ _HALF_WRITTEN = frozenset(
 )
 
 
-class Worry(StrEnum):
+class WarningKind(StrEnum):
     """Why a file that is used deserves a look: a closed set, fit for a metric's label."""
 
     CHAIN_ORDER = "chain_order"
@@ -66,7 +66,7 @@ class Unusable(BadInput):
         self.usable_from = usable_from
 
 
-class Meanwhile(StrEnum):
+class Fallback(StrEnum):
     """What happens until a refused file is mended."""
 
     LAST_GOOD = "the last good files serve on"
@@ -75,7 +75,7 @@ class Meanwhile(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Rejection:
     """A unit is held back because of `path`."""
 
     unit: str
@@ -83,11 +83,11 @@ class Refusal:
     fault: Fault
     why: str
     remedy: str
-    meanwhile: Meanwhile
+    meanwhile: Fallback
     usable_from: datetime | None = None
 
     @classmethod
-    def of(cls, unit: str, unusable: Unusable, meanwhile: Meanwhile = Meanwhile.NOTHING) -> Self:
+    def of(cls, unit: str, unusable: Unusable, meanwhile: Fallback = Fallback.NOTHING) -> Self:
         """Say of `unit` what was found about one of its files."""
         fault, why, remedy = unusable.fault, unusable.why, unusable.remedy
         return cls(unit, unusable.path, fault, why, remedy, meanwhile, unusable.usable_from)
@@ -109,16 +109,16 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Caution:
+class FileWarning:
     """Something about a file that is no reason to refuse it; `message` is the line for the log."""
 
     unit: str
     path: str
-    worry: Worry
+    worry: WarningKind
     message: str
 
     @classmethod
-    def of(cls, refusal: Refusal) -> Self:
+    def of(cls, refusal: Rejection) -> Self:
         """Only worry about what could be refused: others are served without it."""
         message = f"nothing uses {refusal.path}: {refusal.why}; {refusal.remedy}, or remove it"
-        return cls(refusal.unit, refusal.path, Worry.STRAY, message)
+        return cls(refusal.unit, refusal.path, WarningKind.STRAY, message)

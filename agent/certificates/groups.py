@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import product
 
-from agent.certificates.contents import Contents, present
-from agent.certificates.findings import Caution, Fault, Unusable, Worry
+from agent.certificates.contents import Contents, require
+from agent.certificates.findings import Fault, FileWarning, Unusable, WarningKind
 from agent.certificates.pem import PemFile, parse
 from agent.certificates.references import Reference, Role
 from agent.certificates.x509 import Bundle, Chain, Key, Leaf, require_fit, require_valid
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class CertificateGroup:
     """The files of one unit as an epoch runs, or may run, from them, and what was read out of them.
 
     `files` holds exactly the paths of `references`. Private keys are nowhere but in there, so it stays out of the repr.
@@ -32,13 +32,13 @@ class Unit:
         """The facts of what is served; None for a unit without a chain."""
         return self.chains[0].leaf if self.chains else None
 
-    def narrowed_to(self, references: frozenset[Reference]) -> "Unit | None":
+    def narrowed_to(self, references: frozenset[Reference]) -> "CertificateGroup | None":
         """Return the part that `references` mention; None if some of them are not in here."""
         if references == self.references:
             return self
         if not references <= self.references:
             return None
-        return Unit(
+        return CertificateGroup(
             self.name,
             references,
             {reference.path: self.files[reference.path] for reference in references},
@@ -46,14 +46,14 @@ class Unit:
             tuple(bundle for bundle in self.bundles if Reference(bundle.path, Role.BUNDLE, self.name) in references),
         )
 
-    def cautions(self, now: datetime) -> Iterator[Caution]:
+    def cautions(self, now: datetime) -> Iterator[FileWarning]:
         """Say what is worth a look in files that are used."""
         for chain in self.chains:
             yield from _about_chain(self.name, chain, now)
         for bundle in self.bundles:
             yield from _about_bundle(self.name, bundle, now)
 
-    def cautions_after(self, served: "Unit") -> Iterator[Caution]:
+    def cautions_after(self, served: "CertificateGroup") -> Iterator[FileWarning]:
         """Say where this unit goes back in time against the one that served up to now."""
         if self is served or self.leaf is None or served.leaf is None:
             return
@@ -61,7 +61,7 @@ class Unit:
         if new.not_before < old.not_before and new.not_after < old.not_after:
             message = f"the leaf in {self.chains[0].path} (serial {new.serial_hex}) is older than the one it replaces"
             message += f" (serial {old.serial_hex}) in both its dates; see whether an old copy was put back"
-            yield Caution(self.name, self.chains[0].path, Worry.OLDER, message)
+            yield FileWarning(self.name, self.chains[0].path, WarningKind.OLDER, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +71,16 @@ class Pin:
     `since`: when that was.
     """
 
-    unit: Unit
+    unit: CertificateGroup
     path: str
     why: str
     since: datetime | None = None
 
-    def holds(self, unit: Unit) -> bool:
+    def holds(self, unit: CertificateGroup) -> bool:
         """Whether it is this very unit: other bytes, or the same in another part, may be taken."""
         return (unit.files, unit.references) == (self.unit.files, self.unit.references)
 
-    def is_tried_again(self, served: Unit | None, now: datetime) -> bool:
+    def is_tried_again(self, served: CertificateGroup | None, now: datetime) -> bool:
         """Whether what serves meanwhile has grown old since: then the proxy is asked once more."""
         if self.since is None or served is None or served.leaf is None:
             return False
@@ -103,13 +103,13 @@ class Judgement:
     `found`: the facts of the leaf in its files, usable or not; None where none can be read.
     """
 
-    unit: Unit | None
+    unit: CertificateGroup | None
     faults: tuple[Unusable, ...]
     found: Leaf | None
 
 
 def judge(
-    name: str, references: Sequence[Reference], contents: Contents, served: Unit | None, now: datetime
+    name: str, references: Sequence[Reference], contents: Contents, served: CertificateGroup | None, now: datetime
 ) -> Judgement:
     """Judge the files of one unit as found in `contents`, which holds every path of `references`.
 
@@ -118,24 +118,24 @@ def judge(
     """
     if served is not None and _unchanged(references, contents, served):
         return Judgement(served, (), served.leaf)
-    bench = _Bench()
+    bench = _GroupBuilder()
     bench.read(references, contents)
     bench.compare()
     if served is not None and served.leaf is not None and served.leaf.valid_at(now):
         bench.ask_dates(now)
     if bench.faults:
         return Judgement(None, tuple(bench.faults), bench.leaf)
-    unit = Unit(name, frozenset(references), bench.files, tuple(bench.chains), tuple(bench.bundles))
+    unit = CertificateGroup(name, frozenset(references), bench.files, tuple(bench.chains), tuple(bench.bundles))
     return Judgement(unit, (), bench.leaf)
 
 
-def _unchanged(references: Sequence[Reference], contents: Contents, served: Unit) -> bool:
+def _unchanged(references: Sequence[Reference], contents: Contents, served: CertificateGroup) -> bool:
     same_bytes = all(contents[reference.path] == served.files.get(reference.path) for reference in references)
     return same_bytes and frozenset(references) == served.references
 
 
 @dataclass(slots=True)
-class _Bench:
+class _GroupBuilder:
     """Where the files of one unit are laid out; one that is no good is noted, and the others are looked at as well."""
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -159,7 +159,7 @@ class _Bench:
         for path in dict.fromkeys(reference.path for reference in references):
             roles = [role for role in Role if Reference(path, role, references[0].unit) in references]
             with self._noting():
-                self.files[path] = present(contents, path)
+                self.files[path] = require(contents, path)
                 self._take(path, roles)
 
     def _take(self, path: str, roles: list[Role]) -> None:
@@ -191,29 +191,29 @@ class _Bench:
                 require_valid(chain, now)
 
 
-def _about_chain(unit: str, chain: Chain, now: datetime) -> Iterator[Caution]:
+def _about_chain(unit: str, chain: Chain, now: datetime) -> Iterator[FileWarning]:
     leaf = chain.leaf
     named = f"the leaf in {chain.path} (serial {leaf.serial_hex})"
     ends = f"the issuer in {chain.path} ({leaf.ends_by})" if leaf.ends_by else named
     begins = f"the issuer in {chain.path} ({leaf.begins_by})" if leaf.begins_by else named
     if leaf.not_after < now:
         message = f"{ends} expired at {leaf.not_after.isoformat()}; clients refuse it: write a renewed certificate"
-        yield Caution(unit, chain.path, Worry.EXPIRED, message)
+        yield FileWarning(unit, chain.path, WarningKind.EXPIRED, message)
     elif leaf.not_before > now:
         message = f"{begins} is not valid before {leaf.not_before.isoformat()}; clients refuse it until then"
-        yield Caution(unit, chain.path, Worry.NOT_YET_VALID, message)
+        yield FileWarning(unit, chain.path, WarningKind.NOT_YET_VALID, message)
     elif leaf.soon_to_expire(now):
         message = f"{ends} expires at {leaf.not_after.isoformat()}, in the last tenth of its life; renew it now"
-        yield Caution(unit, chain.path, Worry.SOON_TO_EXPIRE, message)
+        yield FileWarning(unit, chain.path, WarningKind.SOON_TO_EXPIRE, message)
     if not chain.in_order:
         message = f"the certificates in {chain.path} are out of order; after the leaf, put each one's issuer next"
-        yield Caution(unit, chain.path, Worry.CHAIN_ORDER, message)
+        yield FileWarning(unit, chain.path, WarningKind.CHAIN_ORDER, message)
 
 
-def _about_bundle(unit: str, bundle: Bundle, now: datetime) -> Iterator[Caution]:
+def _about_bundle(unit: str, bundle: Bundle, now: datetime) -> Iterator[FileWarning]:
     expired = bundle.expired(now)
     if expired:
         first = f"serial {expired[0].serial_number:x}, at {expired[0].not_valid_after_utc.isoformat()}"
         message = f"{len(expired)} of {len(bundle.certificates)} authorities in {bundle.path} have expired"
         message += f" (the first: {first}); take them out"
-        yield Caution(unit, bundle.path, Worry.EXPIRED_ROOT, message)
+        yield FileWarning(unit, bundle.path, WarningKind.EXPIRED_ROOT, message)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from agent.certificates.contents import Contents
-from agent.certificates.findings import Caution, Fault, Meanwhile, Refusal, Unusable
-from agent.certificates.groups import Pin, Unit, judge
+from agent.certificates.findings import Fallback, Fault, FileWarning, Rejection, Unusable
+from agent.certificates.groups import CertificateGroup, Pin, judge
 from agent.certificates.references import Reference
 from agent.certificates.x509 import Bundle, Chain, Leaf
 
@@ -26,16 +26,16 @@ class LastGood:
     An agent that adopts a running epoch rebuilds it by weighing that epoch's own files against an empty one.
     """
 
-    units: Mapping[str, Unit] = field(default_factory=dict)
+    units: Mapping[str, CertificateGroup] = field(default_factory=dict)
 
     @classmethod
-    def after(cls, outcome: "Outcome") -> "LastGood":
+    def after(cls, outcome: "Selection") -> "LastGood":
         """Return what is last good once a revision made from `outcome` has served, and not before."""
         return cls(outcome.units)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Selection:
     """What to run from, and what was found on the way.
 
     `units` lacks those that have nothing usable, neither new nor last good; `missing` names them. `look_again` is the
@@ -43,14 +43,14 @@ class Outcome:
     for worry. `found`: what leaf lies on the disk for each unit, used or not, where one can be read.
     """
 
-    units: Mapping[str, Unit]
+    units: Mapping[str, CertificateGroup]
     missing: tuple[str, ...]
-    refused: tuple[Refusal, ...]
-    cautions: tuple[Caution, ...]
+    refused: tuple[Rejection, ...]
+    cautions: tuple[FileWarning, ...]
     look_again: datetime | None
     found: Mapping[str, Leaf] = field(default_factory=dict)
 
-    def renewed(self, last_good: LastGood) -> tuple[Unit, ...]:
+    def renewed(self, last_good: LastGood) -> tuple[CertificateGroup, ...]:
         """The units that are not what has served, and that could be held back."""
         return tuple(unit for name, unit in self.units.items() if unit is not last_good.units.get(name))
 
@@ -70,20 +70,20 @@ class Outcome:
         return {name: unit.leaf for name, unit in self.units.items() if unit.leaf is not None}
 
 
-def weigh(
+def select_files(
     references: Iterable[Reference],
     contents: Contents,
     last_good: LastGood,
     now: datetime,
     pins: Mapping[str, Pin] = _NONE,
-) -> Outcome:
+) -> Selection:
     """Choose for each unit of `references` the files in `contents` or the last good ones.
 
     `contents` comes from one consistent look and holds every referenced path; `now` is aware. Nothing is parsed of a
     unit whose bytes are the last good ones. `last_good` stays what it is: see `LastGood.after`. `pins`: what the proxy
     refused, by unit.
     """
-    scales = _Scales(last_good, now, pins)
+    scales = _Selection(last_good, now, pins)
     for name, members in _by_unit(references).items():
         scales.put(name, members, contents)
     scales.settle()
@@ -97,7 +97,7 @@ def _by_unit(references: Iterable[Reference]) -> dict[str, list[Reference]]:
     return units
 
 
-class _Scales:
+class _Selection:
     """One weighing under way.
 
     `_before` is what a unit falls back on, `_chosen` what it runs from as far as is known; the same object in both is a
@@ -108,9 +108,9 @@ class _Scales:
         self._served = last_good.units
         self._pins = pins
         self._now = now
-        self._before: dict[str, Unit | None] = {}
-        self._chosen: dict[str, Unit | None] = {}
-        self._refused: list[Refusal] = []
+        self._before: dict[str, CertificateGroup | None] = {}
+        self._chosen: dict[str, CertificateGroup | None] = {}
+        self._refused: list[Rejection] = []
         self._found: dict[str, Leaf] = {}
 
     def put(self, name: str, members: Sequence[Reference], contents: Contents) -> None:
@@ -123,7 +123,7 @@ class _Scales:
         for fault in (*judgement.faults, *self._pinned(judgement.unit)):
             self._hold(name, fault)
 
-    def _pinned(self, unit: Unit | None) -> Iterator[Unusable]:
+    def _pinned(self, unit: CertificateGroup | None) -> Iterator[Unusable]:
         """Say what the proxy has against these very files, unless they serve."""
         if unit is None or (pin := self._pins.get(unit.name)) is None or not pin.holds(unit):
             return
@@ -134,8 +134,8 @@ class _Scales:
     def _hold(self, name: str, fault: Unusable) -> None:
         before = self._before[name]
         self._chosen[name] = before
-        meanwhile = Meanwhile.NOTHING if before is None else Meanwhile.LAST_GOOD
-        self._refused.append(Refusal.of(name, fault, meanwhile))
+        meanwhile = Fallback.NOTHING if before is None else Fallback.LAST_GOOD
+        self._refused.append(Rejection.of(name, fault, meanwhile))
 
     def settle(self) -> None:
         """Hold units back until no bond between them is broken; each round holds at least one, so it ends."""
@@ -147,7 +147,7 @@ class _Scales:
         yield from self._torn_files()
         yield from self._lost_authorities()
 
-    def _renewed(self) -> Iterator[Unit]:
+    def _renewed(self) -> Iterator[CertificateGroup]:
         return (unit for name, unit in self._chosen.items() if unit and unit is not self._before[name])
 
     def _torn_files(self) -> Iterator[tuple[str, Unusable]]:
@@ -181,9 +181,9 @@ class _Scales:
         own = (chain for chain in chains if old.anchors(chain, self._now))
         return next((chain for chain in own if not new.anchors(chain, self._now)), None)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Selection:
         units = {name: unit for name, unit in self._chosen.items() if unit}
-        return Outcome(
+        return Selection(
             units=units,
             missing=tuple(name for name, unit in self._chosen.items() if unit is None),
             refused=tuple(self._refused),
@@ -192,13 +192,13 @@ class _Scales:
             found=self._found,
         )
 
-    def _turns(self, units: Iterable[Unit]) -> Iterator[datetime]:
+    def _turns(self, units: Iterable[CertificateGroup]) -> Iterator[datetime]:
         """When time alone changes the judgement."""
         yield from (each.usable_from for each in self._refused if each.usable_from)
         for leaf in (unit.leaf for unit in units if unit.leaf is not None):
             yield from (turn for turn in (leaf.old_from, leaf.not_after) if turn > self._now)
 
-    def _cautions(self, units: Iterable[Unit]) -> Iterator[Caution]:
+    def _cautions(self, units: Iterable[CertificateGroup]) -> Iterator[FileWarning]:
         for unit in units:
             yield from unit.cautions(self._now)
             served = self._served.get(unit.name)

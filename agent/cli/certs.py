@@ -99,8 +99,8 @@ def _take(directory: str, least: timedelta | None) -> "Inventory":
 
 def _print(inventory: "Inventory") -> None:
     from agent.cli.certs_view import draw
-    from agent.cli.table import Sheet, console
+    from agent.cli.table import Table, console
 
-    sheet = Sheet(console())
+    sheet = Table(console())
     draw(inventory, sheet)
     sheet.print()

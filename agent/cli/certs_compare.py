@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from agent.cli.certs_files import Files, Finding, Inventory, Item, Level, ListenerItem, Shown, Stranger
 from agent.cli.format import left, moment
 from agent.cli.tls_probe import Kind, Listener
-from agent.status.model import CertificateSet, Facts, Overview
+from agent.status.model import CertificateSet, Facts, Status
 
 _SHARE = 10  # without --min-days: a warning when less than this part of the whole life is left
 
@@ -26,7 +26,7 @@ class _Leaf:
 
 
 def compare(
-    overview: Overview, files: Mapping[str, Files], listeners: Sequence[Listener], least: timedelta | None
+    overview: Status, files: Mapping[str, Files], listeners: Sequence[Listener], least: timedelta | None
 ) -> Inventory:
     """Put it all beside one another. `least`: the life that should be left; None: a tenth of the whole."""
     leaves = [_Leaf(each.address, one.name, Facts.of(one.leaf)) for each in listeners for one in each.answers]
@@ -97,7 +97,7 @@ def _is(shown: Facts, known: Facts | None) -> bool:
 
 
 def _findings(
-    overview: Overview, items: Sequence[Item], listeners: Sequence[Listener], least: timedelta | None
+    overview: Status, items: Sequence[Item], listeners: Sequence[Listener], least: timedelta | None
 ) -> Iterator[Finding]:
     for item in items:
         yield from _of_life(item, overview.at, least)
@@ -140,7 +140,7 @@ def _of_files(item: Item) -> Iterator[Finding]:
     yield from (Finding(Level.WARNING, item.name, problem) for problem in problems)
 
 
-def _of_what_is_shown(item: Item, overview: Overview) -> Iterator[Finding]:
+def _of_what_is_shown(item: Item, overview: Status) -> Iterator[Finding]:
     behind = [shown for shown in item.shown if not shown.matches]
     reason = item.refused or _reason(overview)
     for shown in {(each.address, each.serial): each for each in behind}.values():
@@ -168,7 +168,7 @@ def _told(item: Item) -> str:
     return "nothing" if item.served is None else f"serial {item.served.serial}"
 
 
-def _reason(overview: Overview) -> str:
+def _reason(overview: Status) -> str:
     """Why something on the disk does not serve yet, as far as the agent says."""
     if overview.blocked:
         return ", ".join(each.replace("_", " ") for each in overview.blocked)

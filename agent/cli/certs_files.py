@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 
-from agent.certificates.contents import Missing, present
+from agent.certificates.contents import Unreadable, require
 from agent.certificates.findings import Fault, Unusable
 from agent.certificates.pem import parse
 from agent.certificates.x509 import Bundle, Chain, Key, Leaf, require_fit
@@ -185,11 +185,11 @@ class _Unreadable(Exception):
 def _content(path: str) -> bytes:
     """What a file holds; Unusable where the agent cannot read it either."""
     content = read_file(path)
-    if isinstance(content, Missing) and content.fault is Fault.UNREADABLE:
+    if isinstance(content, Unreadable) and content.fault is Fault.UNREADABLE:
         if content.passes:
             message = f"cannot read {path}: {content.reason}; try again"
             raise _Unreadable(message)
         if not os.access(path, os.R_OK, effective_ids=True):
             message = f"cannot read {path}: {content.reason}; ask as root or as the user the agent runs as"
             raise _Unreadable(message)
-    return present({path: content}, path)
+    return require({path: content}, path)

@@ -5,14 +5,14 @@ from datetime import datetime
 
 from agent.cli.certs_files import BundleFile, ChainFile, Inventory, Item, KeyFile, Level
 from agent.cli.format import left, moment, plural, second
-from agent.cli.table import Sheet, Styled, join
+from agent.cli.table import Styled, Table, join
 from agent.status.model import Facts
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "red"}
 _QUIET = "dim"
 
 
-def draw(inventory: Inventory, sheet: Sheet) -> None:
+def draw(inventory: Inventory, sheet: Table) -> None:
     """Write all of it."""
     _findings(inventory, sheet)
     for item in inventory.sets:
@@ -20,7 +20,7 @@ def draw(inventory: Inventory, sheet: Sheet) -> None:
     _listeners(inventory, sheet)
 
 
-def _findings(inventory: Inventory, sheet: Sheet) -> None:
+def _findings(inventory: Inventory, sheet: Table) -> None:
     level = Level(inventory.level)
     if not inventory.findings:
         sheet.say((f"ok: {_all_is_well(inventory)}", "bold green"))
@@ -40,7 +40,7 @@ def _all_is_well(inventory: Inventory) -> str:
     return f"{sets}; the agent says that what is on the disk serves, and no listener has shown a certificate"
 
 
-def _set(item: Item, inventory: Inventory, sheet: Sheet) -> None:
+def _set(item: Item, inventory: Inventory, sheet: Table) -> None:
     now = inventory.at
     sheet.title(item.name)
     rows: list[tuple[str, Styled]] = []
@@ -116,7 +116,7 @@ def _asking(names: list[str]) -> str:
     return "" if "" in names else f" for {', '.join(names)}"
 
 
-def _listeners(inventory: Inventory, sheet: Sheet) -> None:
+def _listeners(inventory: Inventory, sheet: Table) -> None:
     quiet = [each for each in inventory.listeners if each.kind != "tls"]
     if quiet or inventory.strangers:
         sheet.title("other listeners")

@@ -20,7 +20,7 @@ def demo(**options: Any) -> int:  # noqa: ANN401  # click's own values
     certificate on disk is garbage, a key does not fit, a proxy is killed or frozen; what happens is told as it does.
     Exit 1 if a request failed, other than in a proxy that was killed, or if nothing was proved.
     """
-    from agent.demo.run import Play
+    from agent.demo.run import Run
     from agent.demo.settings import Settings
     from agent.demo.views import view
     from agent.host.binaries import find
@@ -30,7 +30,7 @@ def demo(**options: Any) -> int:  # noqa: ANN401  # click's own values
     settings = Settings(str(found.absolute()) if "/" in proxy else proxy, options["every"], options["for"])
 
     async def play() -> bool:
-        return await Play(settings, view()).run()
+        return await Run(settings, view()).run()
 
     try:
         return 0 if asyncio.run(play()) else 1

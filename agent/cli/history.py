@@ -64,8 +64,8 @@ def _print_lines(attempts: "Sequence[AttemptView]") -> None:
 
 def _print(attempts: "Sequence[AttemptView]", *, whole: bool) -> None:
     from agent.cli.history_view import details, rows
-    from agent.cli.table import Sheet, console
+    from agent.cli.table import Table, console
 
-    sheet = Sheet(console(), least=100)
+    sheet = Table(console(), least=100)
     (details if whole else rows)(attempts, sheet)
     sheet.print()

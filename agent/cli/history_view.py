@@ -6,13 +6,13 @@ from rich.text import Text
 
 from agent.cli.format import plural, second, short, span
 from agent.cli.status_view import OUTCOMES, QUIET, total
-from agent.cli.table import Sheet, Styled, join
-from agent.status.model import AttemptView, Evidence, Seen
+from agent.cli.table import Styled, Table, join
+from agent.status.model import AttemptView, Evidence, ProbeResult
 
 _HEAD = f"{'began':<20}  {'epoch':>5}  {'trigger':<13}  {'outcome':<7}  {'took':>7}  what"
 
 
-def rows(attempts: Sequence[AttemptView], sheet: Sheet) -> None:
+def rows(attempts: Sequence[AttemptView], sheet: Table) -> None:
     """A line for each; a reason that is longer ends in an ellipsis."""
     if not attempts:
         sheet.say("no attempt that fits is known")
@@ -51,7 +51,7 @@ def _losses(evidence: Evidence) -> Iterator[str]:
         yield "another certificate was seen"
 
 
-def details(attempts: Sequence[AttemptView], sheet: Sheet) -> None:
+def details(attempts: Sequence[AttemptView], sheet: Table) -> None:
     """Everything about each."""
     for number, each in enumerate(attempts):
         if number:
@@ -93,7 +93,7 @@ def _count(count: int | None, noun: str) -> str:
     return f"{noun}s not told" if count is None else plural(count, noun)
 
 
-def _seen(seen: Seen) -> str:
+def _seen(seen: ProbeResult) -> str:
     if seen.serial is None:
         return f"no certificate at {seen.address}: {seen.error or 'no reason is known'}"
     return f"serial {seen.serial} at {seen.address}, {'as it should be' if seen.matches else 'not the one expected'}"

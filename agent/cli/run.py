@@ -75,14 +75,14 @@ def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
     """Be the agent, and whatever the agent becomes, until it has an exit code."""
     from agent.core.errors import AgentError, MachineError
     from agent.host.limits import forbid_core_dumps, raise_descriptor_limit
-    from agent.host.log import say
+    from agent.host.log import log_event
     from agent.host.parent_death_filter import keep_children_alive
     from agent.host.termination import leave_reason
     from agent.processes import upgrade_check
     from agent.supervisor.supervisor import EXECUTE
 
     if upgrade_check.VARIABLE in os.environ:
-        click.echo(upgrade_check.attempt(settings))
+        click.echo(upgrade_check.dry_run(settings))
         return 0
     raise_descriptor_limit()
     forbid_core_dumps()
@@ -90,13 +90,15 @@ def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
         try:
             keep_children_alive()
         except MachineError as error:
-            say(logging.WARNING, "agent.not_surviving", str(error))
+            log_event(logging.WARNING, "agent.not_surviving", str(error))
     try:
         while (code := asyncio.run(_supervise(settings))) == EXECUTE:
             try:
                 os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # our own command line, once more
             except OSError as error:
-                say(logging.ERROR, "agent.not_executed", f"cannot become the program on disk: {error}; it goes on")
+                log_event(
+                    logging.ERROR, "agent.not_executed", f"cannot become the program on disk: {error}; it goes on"
+                )
     except AgentError as error:
         leave_reason(str(error))
         raise

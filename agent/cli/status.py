@@ -12,7 +12,7 @@ from agent.core.errors import MachineError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from agent.status.model import Overview
+    from agent.status.model import Status
 
 _INTERVAL = 1.0  # seconds between two looks
 _NOT_READY, _WORRIED = 1, 3
@@ -51,7 +51,7 @@ def _once(directory: str, *, raw: bool) -> int:
     return exit_code(overview)
 
 
-def exit_code(overview: "Overview") -> int:
+def exit_code(overview: "Status") -> int:
     """0, 1 or 3, as --help tells."""
     if not overview.ready:
         return _NOT_READY
@@ -59,11 +59,11 @@ def exit_code(overview: "Overview") -> int:
     return _WORRIED if worried or not all(each.in_sync for each in overview.certificates) else 0
 
 
-def _print(overview: "Overview") -> None:
+def _print(overview: "Status") -> None:
     from agent.cli.status_view import draw
-    from agent.cli.table import Sheet, console
+    from agent.cli.table import Table, console
 
-    sheet = Sheet(console())
+    sheet = Table(console())
     draw(overview, sheet)
     sheet.print()
 

@@ -18,7 +18,7 @@ from agent.control_client.run_dir import chosen
 from agent.core.errors import MachineError
 
 if TYPE_CHECKING:
-    from agent.status.model import Overview
+    from agent.status.model import Status
 
 _TIMEOUT = 10.0  # seconds for an agent whose loop turns
 
@@ -56,19 +56,19 @@ def ask(directory: str, timeout: float = _TIMEOUT) -> str:
     return text
 
 
-def read(text: str) -> "Overview":
+def read(text: str) -> "Status":
     """The overview that JSON tells of; fields of a newer agent are passed over. Raises `MachineError`."""
-    from agent.status.model import Overview
+    from agent.status.model import Status
 
     try:
-        overview: Overview = _value(Overview, json.loads(text))
+        overview: Status = _value(Status, json.loads(text))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         message = f"cannot understand the agent's answer: {error}; is it as new as this command? see agent version"
         raise MachineError(message) from error
     return overview
 
 
-def look(directory: str) -> "Overview":
+def look(directory: str) -> "Status":
     """Ask and read."""
     return read(ask(directory))
 

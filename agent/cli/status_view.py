@@ -5,8 +5,8 @@ from datetime import datetime
 from rich.text import Text
 
 from agent.cli.format import left, moment, plural, recent, second, short, size, span
-from agent.cli.table import Sheet, Styled, join
-from agent.status.model import AttemptView, Authorities, CertificateSet, EpochView, Facts, Overview, Refused
+from agent.cli.table import Styled, Table, join
+from agent.status.model import AttemptView, Authorities, CertificateSet, EpochView, Facts, RejectedFile, Status
 
 GOOD, BAD, WORRYING, BUSY, QUIET = "green", "red", "yellow", "cyan", "dim"
 OUTCOMES = {"serving": GOOD, "running": BUSY, "refused": BAD, "failed": BAD, "short": WORRYING, "dropped": QUIET}
@@ -43,7 +43,7 @@ _WAITS = {
 _HELD_BACK = {"refused_files", "refused_configuration", "refused_program"}
 
 
-def answer(overview: Overview) -> str:
+def answer(overview: Status) -> str:
     """How it is, in a sentence; it stays the same for as long as nothing happens."""
     if not overview.ready:
         return f"not ready: {overview.reason or 'it does not say why'}"
@@ -54,19 +54,19 @@ def answer(overview: Overview) -> str:
     return f"ready: epoch {overview.epoch} serves{until}{refused}{hung}"
 
 
-def _headline(overview: Overview) -> str:
+def _headline(overview: Status) -> str:
     """The same without what the next lines tell, and with the time that is left."""
     ends = _end(overview)
     until = "" if ends is None else f", certificate until {moment(ends)} ({left(ends, overview.at)})"
     return f"ready: epoch {overview.epoch} serves{until}" if overview.ready else answer(overview)
 
 
-def _end(overview: Overview) -> datetime | None:
+def _end(overview: Status) -> datetime | None:
     """When the first of the certificates that serve ends."""
     return min((each.served.not_after for each in overview.certificates if each.served), default=None)
 
 
-def draw(overview: Overview, sheet: Sheet) -> None:
+def draw(overview: Status, sheet: Table) -> None:
     """Write all of it."""
     worried = overview.refused or overview.hung or overview.out_of_sync_since
     sheet.say((_headline(overview), f"bold {(WORRYING if worried else GOOD) if overview.ready else BAD}"))
@@ -80,7 +80,7 @@ def draw(overview: Overview, sheet: Sheet) -> None:
     _agent(overview, sheet)
 
 
-def _worries(overview: Overview, sheet: Sheet) -> None:
+def _worries(overview: Status, sheet: Table) -> None:
     if overview.hung:
         sheet.say(("the serving proxy is hung: it answers nobody, and clients wait", BAD))
     if overview.refused:
@@ -93,7 +93,7 @@ def _worries(overview: Overview, sheet: Sheet) -> None:
 # Why something is not used
 
 
-def _refused(overview: Overview, sheet: Sheet) -> None:
+def _refused(overview: Status, sheet: Table) -> None:
     if not overview.refused:
         return
     sheet.title("refused")
@@ -105,12 +105,12 @@ def _refused(overview: Overview, sheet: Sheet) -> None:
             sheet.table(_beside(concerned, overview.at), indent=4)
 
 
-def _concerns(refused: Refused, certificates: CertificateSet) -> bool:
+def _concerns(refused: RejectedFile, certificates: CertificateSet) -> bool:
     paths = {certificates.chain, certificates.key, *(each.path for each in certificates.bundles)}
     return refused.set == certificates.name or refused.path in paths
 
 
-def _name(refused: Refused, concerned: CertificateSet | None) -> Text:
+def _name(refused: RejectedFile, concerned: CertificateSet | None) -> Text:
     name = refused.set or refused.path if concerned is None else concerned.name
     reason = _REASONS.get(refused.reason, refused.reason.replace("_", " "))
     return join([(f"{name}: ", "bold"), (reason, BAD)])
@@ -128,7 +128,7 @@ def _identity(facts: Facts, now: datetime) -> str:
     return f"serial {short(facts.serial)}, until {moment(facts.not_after)}, {left(facts.not_after, now)}"
 
 
-def _waits(overview: Overview, sheet: Sheet) -> None:
+def _waits(overview: Status, sheet: Table) -> None:
     if not overview.blocked:
         return
     sheet.title("the agent waits")
@@ -136,7 +136,7 @@ def _waits(overview: Overview, sheet: Sheet) -> None:
         sheet.say(_WAITS.get(blocked, str(blocked)) + _detail(overview, blocked), indent=2)
 
 
-def _detail(overview: Overview, blocked: str) -> str:
+def _detail(overview: Status, blocked: str) -> str:
     if blocked == "paused" and overview.paused_until is not None:
         return f", {second(overview.paused_until)} at the latest"
     if blocked in _HELD_BACK and overview.epoch is not None:
@@ -148,7 +148,7 @@ def _detail(overview: Overview, blocked: str) -> str:
 # What runs
 
 
-def _epochs(overview: Overview, sheet: Sheet) -> None:
+def _epochs(overview: Status, sheet: Table) -> None:
     sheet.title("epochs")
     if not overview.epochs:
         sheet.say("none", indent=2)
@@ -159,7 +159,7 @@ def _epochs(overview: Overview, sheet: Sheet) -> None:
             sheet.say((epoch.awaits, WORRYING), indent=6, hang=0)
 
 
-def _life(epoch: EpochView, now: datetime, sheet: Sheet) -> Text:
+def _life(epoch: EpochView, now: datetime, sheet: Table) -> Text:
     drains = epoch.state == "draining"
     bar = sheet.bar(_gone(epoch), _STATES["draining"]) if drains else Text()
     facts = [_drain(epoch)] if drains else [_STAGES.get(epoch.stage, epoch.stage)] * (epoch.stage != epoch.state)
@@ -185,7 +185,7 @@ def _drain(epoch: EpochView) -> str:
     return f"{epoch.connections:,}{of} connections left"
 
 
-def _certificates(overview: Overview, sheet: Sheet) -> None:
+def _certificates(overview: Status, sheet: Table) -> None:
     if not overview.certificates:
         return
     sheet.title("certificates")
@@ -199,7 +199,7 @@ def _certificates(overview: Overview, sheet: Sheet) -> None:
         sheet.say(line, 2, width + 2)
 
 
-def _served(each: CertificateSet, facts: Facts, now: datetime, sheet: Sheet) -> Text:
+def _served(each: CertificateSet, facts: Facts, now: datetime, sheet: Table) -> Text:
     share = (facts.not_after - now) / (facts.not_after - facts.not_before)
     style = GOOD if share > 1 / 3 else WORRYING if share > 1 / 10 else BAD
     bar = sheet.bar(share, style, 10)
@@ -216,7 +216,7 @@ def _bundle(bundle: Authorities) -> str:
     return count if bundle.not_after is None else f"{count}, until {moment(bundle.not_after)}"
 
 
-def _listeners(overview: Overview, sheet: Sheet) -> None:
+def _listeners(overview: Status, sheet: Table) -> None:
     if not overview.listeners:
         return
     sheet.title("listeners")
@@ -231,7 +231,7 @@ def _listeners(overview: Overview, sheet: Sheet) -> None:
 # What happened
 
 
-def _rotations(overview: Overview, sheet: Sheet) -> None:
+def _rotations(overview: Status, sheet: Table) -> None:
     if not overview.rotations:
         return
     sheet.title("last rotations", "all of them: agent history")
@@ -257,7 +257,7 @@ def total(attempt: AttemptView) -> float:
     return sum(phase.seconds for phase in attempt.phases if phase.name != "drain")
 
 
-def _agent(overview: Overview, sheet: Sheet) -> None:
+def _agent(overview: Status, sheet: Table) -> None:
     up = span(overview.at - overview.started_at)
     watching = "" if overview.watch == "inotify" else f", files are watched by {overview.watch}"
     sheet.lines.append(Text())

@@ -18,14 +18,14 @@ def sweep(run_dir: Path | None) -> None:
     Nothing happens where an agent runs. It is what systemd calls at the end of a service.
     """
     from agent.host.run_directory import RunDirectory
-    from agent.processes.leftovers import clear
+    from agent.processes.leftovers import kill_leftovers
 
     path = Path(chosen(None if run_dir is None else str(run_dir)))
     if not path.is_dir():
         return
     directory = RunDirectory(path)
     try:
-        for number, pid in clear(directory):
+        for number, pid in kill_leftovers(directory):
             click.echo(f"epoch {number} (pid {pid}) outlived its agent: it is ended")
     finally:
         directory.close()

@@ -33,7 +33,7 @@ def join(parts: Iterable[Styled], between: str = "") -> Text:
     return line
 
 
-class Sheet:
+class Table:
     """Lines, each no longer than `width`: what is longer goes on in the next one. `least`: columns in a pipe."""
 
     def __init__(self, out: Console, least: int = 0) -> None:

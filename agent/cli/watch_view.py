@@ -9,10 +9,10 @@ from rich.text import Text
 from agent.cli.format import second, span
 from agent.cli.status_client import read
 from agent.cli.status_view import BAD, QUIET, draw
-from agent.cli.table import Sheet
+from agent.cli.table import Table
 from agent.core.errors import MachineError
 from agent.host.clock import calendar
-from agent.status.model import Overview
+from agent.status.model import Status
 
 
 def show(looks: Iterable[str | MachineError], out: Console) -> None:
@@ -30,7 +30,7 @@ class Screen:
 
     def __init__(self, out: Console) -> None:
         self._out = out
-        self._last: Overview | None = None
+        self._last: Status | None = None
         self._missing = ""
 
     def take(self, look: str | MachineError) -> None:
@@ -53,7 +53,7 @@ class Screen:
 
     def lines(self) -> list[Text]:
         """All of it."""
-        sheet = Sheet(self._out)
+        sheet = Table(self._out)
         if self._missing:
             sheet.say(("no agent answers; waiting for it", f"bold {BAD}"))
             sheet.say(self._missing)

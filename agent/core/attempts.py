@@ -10,16 +10,16 @@ from enum import StrEnum
 
 from agent.core import effects as do
 from agent.core import events as on
-from agent.core.effects import Effect, Topic
+from agent.core.effects import Effect, LogTopic
 from agent.core.epochs import Epoch
-from agent.core.events import Event, Sort
+from agent.core.events import Event, FailureKind
 from agent.core.revision import Revision
 from agent.core.triggers import Trigger
 
 KEPT = 100
 
 
-class Outcome(StrEnum):
+class AttemptResult(StrEnum):
     """How an attempt ended: a closed set, fit for a metric's label."""
 
     RUNNING = "running"
@@ -30,8 +30,16 @@ class Outcome(StrEnum):
     SHORT = "short"  # there was not the memory for it
 
 
-_OF_FAILURES = {Sort.VERDICT: Outcome.REFUSED, Sort.ACCIDENT: Outcome.FAILED, Sort.SHORTAGE: Outcome.SHORT}
-_OF_NOTES = {Topic.REFUSED: Outcome.REFUSED, Topic.RETRY: Outcome.FAILED, Topic.SHORT: Outcome.SHORT}
+_OF_FAILURES = {
+    FailureKind.VERDICT: AttemptResult.REFUSED,
+    FailureKind.ACCIDENT: AttemptResult.FAILED,
+    FailureKind.SHORTAGE: AttemptResult.SHORT,
+}
+_OF_NOTES = {
+    LogTopic.REFUSED: AttemptResult.REFUSED,
+    LogTopic.RETRY: AttemptResult.FAILED,
+    LogTopic.SHORT: AttemptResult.SHORT,
+}
 
 
 @dataclass(slots=True)
@@ -47,7 +55,7 @@ class Attempt:
     before: Revision | None
     began: float
     mark: float
-    outcome: Outcome = Outcome.RUNNING
+    outcome: AttemptResult = AttemptResult.RUNNING
     reason: str = ""
     phases: dict[str, float] = field(default_factory=dict)
     supersedes: int | None = None
@@ -58,7 +66,7 @@ class Attempt:
         self.mark = at
 
 
-class Ledger:
+class AttemptLog:
     """Keeps the newest attempts. `epochs` is what the reconciler knows, by number."""
 
     def __init__(self, epochs: dict[int, Epoch]) -> None:
@@ -69,7 +77,7 @@ class Ledger:
     def running(self, epoch: int) -> Attempt | None:
         """The attempt that this epoch is, while it has not ended."""
         found = self.of(epoch)
-        return found if found is not None and found.outcome is Outcome.RUNNING else None
+        return found if found is not None and found.outcome is AttemptResult.RUNNING else None
 
     def of(self, epoch: int) -> Attempt | None:
         """The attempt that this epoch is or was, if that is remembered."""
@@ -110,7 +118,7 @@ class Ledger:
                 attempt.ends_phase("judge", event.at)
             case on.EpochServes():
                 attempt.ends_phase("open", event.at)
-                return [self._end(attempt, Outcome.SERVING)]
+                return [self._end(attempt, AttemptResult.SERVING)]
             case _:
                 pass
         return []
@@ -119,7 +127,7 @@ class Ledger:
         known = self.of(event.epoch)
         if known is None:
             attempt = Attempt(event.epoch, Trigger.ADOPTION, event.revision, None, event.at, event.at)
-            attempt.outcome = Outcome.SERVING
+            attempt.outcome = AttemptResult.SERVING
             self.attempts.append(attempt)
 
     def _buried(self, event: on.EpochExited) -> None:
@@ -129,8 +137,8 @@ class Ledger:
 
     def _conclude(self, event: Event, effects: list[Effect]) -> list[Attempt]:
         """End the attempts that came to nothing."""
-        topics = [each.topic for each in effects if isinstance(each, do.Note)]
-        outcome = next((_OF_NOTES[topic] for topic in topics if topic in _OF_NOTES), Outcome.DROPPED)
+        topics = [each.topic for each in effects if isinstance(each, do.LogMessage)]
+        outcome = next((_OF_NOTES[topic] for topic in topics if topic in _OF_NOTES), AttemptResult.DROPPED)
         dropped = {each.epoch: each.reason for each in effects if isinstance(each, do.DropEpoch)}
         running = [attempt for number in dropped if (attempt := self.running(number)) is not None]
         ended = [self._end(attempt, outcome, dropped[attempt.epoch]) for attempt in running]
@@ -138,17 +146,17 @@ class Ledger:
             ended.append(self._end(attempt, _OF_FAILURES[event.failure.sort], event.failure.reason))
         return ended
 
-    def _end(self, attempt: Attempt, outcome: Outcome, reason: str = "") -> Attempt:
+    def _end(self, attempt: Attempt, outcome: AttemptResult, reason: str = "") -> Attempt:
         attempt.outcome, attempt.reason = outcome, reason
         self._forget_earlier_shortage(attempt)
         return attempt
 
     def _forget_earlier_shortage(self, attempt: Attempt) -> None:
         """Attempts that find no memory are made again and again: the newest of them stands for all."""
-        if attempt.outcome is not Outcome.SHORT or len(self.attempts) < 2:
+        if attempt.outcome is not AttemptResult.SHORT or len(self.attempts) < 2:
             return
         before = self.attempts[-2]
-        if before.outcome is Outcome.SHORT and before.revision == attempt.revision:
+        if before.outcome is AttemptResult.SHORT and before.revision == attempt.revision:
             attempt.began = before.began
             self.attempts.remove(before)
 
@@ -168,6 +176,6 @@ class Ledger:
                 pass
 
     def _supersede(self, epoch: int) -> None:
-        newest = next((each for each in reversed(self.attempts) if each.outcome is Outcome.SERVING), None)
+        newest = next((each for each in reversed(self.attempts) if each.outcome is AttemptResult.SERVING), None)
         if newest is not None and newest.epoch > epoch:
             newest.supersedes = epoch

@@ -11,7 +11,7 @@ _URGENT_SHARE = 6  # near expiry, the longest back-off is this many times shorte
 
 
 @dataclass(slots=True)
-class Attempts:
+class Backoff:
     """The failures in a row. `jitter` gives a factor between 0 and 1 that keeps a fleet from retrying in step."""
 
     policy: Policy

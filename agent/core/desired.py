@@ -10,7 +10,7 @@ NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RejectedRevision:
     """The revision that a verdict keeps from being tried again, and why. `pinned`: see `Failure`."""
 
     revision: Revision
@@ -19,7 +19,7 @@ class Refused:
 
 
 @dataclass(slots=True)
-class Wish:
+class DesiredState:
     """Times are monotonic seconds.
 
     `tried` is what the last candidate ran from. Little of the served leaf's life is left from `urgent_at` on: then a
@@ -29,7 +29,7 @@ class Wish:
     policy: Policy
     wanted: Revision | None = None
     last_good: Revision | None = None
-    refused: Refused | None = None
+    refused: RejectedRevision | None = None
     tried: Revision | None = None
     restart_asked: bool = False
     asked_for: Trigger = Trigger.OPERATOR  # by whom, if it is

@@ -82,7 +82,7 @@ class Finish:
     reason: str
 
 
-class Topic(StrEnum):
+class LogTopic(StrEnum):
     """The decisions worth a line in the log that no other effect shows."""
 
     REFUSED = "revision.refused"
@@ -96,10 +96,10 @@ class Topic(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class LogMessage:
     """Say what was decided and why; `epoch` is the one that it is about, where that is to be known."""
 
-    topic: Topic
+    topic: LogTopic
     text: str
     epoch: int | None = None
 
@@ -115,5 +115,5 @@ Effect = (
     | KillEpoch
     | RefuseClients
     | Finish
-    | Note
+    | LogMessage
 )

@@ -1,8 +1,8 @@
 """The life of one epoch, as a table.
 
 Everything that may happen to an epoch, in every state it can be in, stands in `TRANSITIONS`. A cell that is missing
-cannot happen: asking for it raises `Impossible`, which is a bug and not an operator's mistake. The picture of the
-states in the README is drawn from this table and from nothing else.
+cannot happen: asking for it raises `InvalidTransition`, which is a bug and not an operator's mistake. The picture of
+the states in the README is drawn from this table and from nothing else.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from agent.core.revision import Revision
 from agent.core.triggers import Trigger
 
 
-class Impossible(Exception):
+class InvalidTransition(Exception):
     """A step that the table does not know: a bug in this program."""
 
 
@@ -93,12 +93,12 @@ class Epoch:
     awaits: str = ""  # why a candidate that lives is not whole yet
 
     def take(self, step: Step) -> None:
-        """Go where the table says; raise `Impossible` where it says nothing."""
+        """Go where the table says; raise `InvalidTransition` where it says nothing."""
         try:
             self.state = TRANSITIONS[self.state][step]
         except KeyError:
             message = f"epoch {self.number} {step.value} while it is {self.state.value}"
-            raise Impossible(message) from None
+            raise InvalidTransition(message) from None
 
 
 def picture() -> str:

@@ -8,7 +8,7 @@ from agent.core.revision import Revision
 from agent.core.triggers import Trigger
 
 
-class Sort(StrEnum):
+class FailureKind(StrEnum):
     """How a failure is sorted."""
 
     VERDICT = "verdict"  # a deterministic refusal: the same bytes would fail again
@@ -23,7 +23,7 @@ class Failure:
     `pinned`: the groups of files at fault are held back from now on; without them the same revision may be good.
     """
 
-    sort: Sort
+    sort: FailureKind
     reason: str
     pinned: bool = False
 

@@ -17,14 +17,14 @@ from typing import assert_never
 from agent.core import effects as do
 from agent.core import events as on
 from agent.core import transitions
-from agent.core.backoff import Attempts
-from agent.core.desired import NEVER, Refused, Wish
-from agent.core.effects import Effect, Topic
+from agent.core.backoff import Backoff
+from agent.core.desired import NEVER, DesiredState, RejectedRevision
+from agent.core.effects import Effect, LogTopic
 from agent.core.epochs import CANDIDATE, Epoch, State, Step
-from agent.core.events import Event, Failure, Sort
+from agent.core.events import Event, Failure, FailureKind
 from agent.core.policy import LowMemory, Policy, Restart
 from agent.core.revision import Revision
-from agent.core.shutdown import Closing
+from agent.core.shutdown import Shutdown
 from agent.core.triggers import Trigger
 
 
@@ -34,17 +34,17 @@ class Reconciler:
     def __init__(self, policy: Policy, *, jitter: Callable[[], float], first_epoch: int = 1) -> None:
         self.policy = policy
         self.epochs: dict[int, Epoch] = {}
-        self.wish = Wish(policy)
+        self.wish = DesiredState(policy)
         self.last_failure: Failure | None = None
         self._next_number = first_epoch
-        self._attempts = Attempts(policy, jitter)
+        self._attempts = Backoff(policy, jitter)
         self._start_at = NEVER  # when the start that is due may happen
         self._waits_for_drains = False
         self._expires_at: float | None = None  # when the leaf that serves ends
         self._refuse_at: float | None = None  # when clients are held no longer
         self._is_short = False  # the last attempt found no memory, and that was said
         self._replaced: Epoch | None = None  # what was ended to make room, and must be gone before anything starts
-        self._closing = Closing(policy, self.epochs)
+        self._closing = Shutdown(policy, self.epochs)
 
     # What is there
 
@@ -218,7 +218,7 @@ class Reconciler:
             return []
         epoch.awaits = reason
         text = f"epoch {epoch.number} is not whole yet: {reason}"
-        return [do.Note(Topic.AWAITED, text, epoch.number)] if reason else []
+        return [do.LogMessage(LogTopic.AWAITED, text, epoch.number)] if reason else []
 
     def _let_through(self, epoch: Epoch) -> Effect:
         epoch.take(Step.PASS)
@@ -282,7 +282,7 @@ class Reconciler:
 
     def _failed(self, epoch: Epoch, failure: Failure, at: float, code: int | None = None) -> list[Effect]:
         """A candidate will not serve: sort the failure, and say what follows from it."""
-        if failure.sort is Sort.SHORTAGE:
+        if failure.sort is FailureKind.SHORTAGE:
             return self._found_no_memory(epoch, failure, at)
         self.last_failure = failure
         delay = self._attempts.fail(at, urgent=self.wish.is_urgent(at))
@@ -290,10 +290,10 @@ class Reconciler:
             return ending
         if self.serving is None and self._attempts.used_up(at):
             return self._closing.end(at, do.Finish(1, f"nothing could be started: {failure.reason}"))
-        if failure.sort is Sort.VERDICT and epoch.revision != self.wish.last_good:
-            self.wish.refused = Refused(epoch.revision, failure.reason, failure.pinned)
-            return [do.Note(Topic.REFUSED, f"revision {epoch.revision.name} is refused: {failure.reason}")]
-        return [do.Note(Topic.RETRY, f"{failure.reason}; next attempt {_in(delay)}")]
+        if failure.sort is FailureKind.VERDICT and epoch.revision != self.wish.last_good:
+            self.wish.refused = RejectedRevision(epoch.revision, failure.reason, failure.pinned)
+            return [do.LogMessage(LogTopic.REFUSED, f"revision {epoch.revision.name} is refused: {failure.reason}")]
+        return [do.LogMessage(LogTopic.RETRY, f"{failure.reason}; next attempt {_in(delay)}")]
 
     def _found_no_memory(self, epoch: Epoch, failure: Failure, at: float) -> list[Effect]:
         """What serves goes on serving, and it is said once; unless it may be replaced, or is dead by now."""
@@ -306,7 +306,7 @@ class Reconciler:
         self.wish.restart_asked |= epoch.revision == serving.revision
         self._attempts.postpone(at, urgent=self.wish.is_urgent(at))
         before, self._is_short = self._is_short, True
-        return [] if before else [do.Note(Topic.SHORT, f"{failure.reason}; it waits until there is")]
+        return [] if before else [do.LogMessage(LogTopic.SHORT, f"{failure.reason}; it waits until there is")]
 
     def _may_replace(self, serving: Epoch, revision: Revision, at: float) -> bool:
         """Only near expiry, and not what serves by the same, nor by what is known not to serve."""
@@ -321,7 +321,7 @@ class Reconciler:
         self._attempts.forgive()
         self.wish.prefer_wanted()
         text = f"{failure.reason}; epoch {serving.number} is stopped for it, since its certificate is about to end"
-        return [do.Note(Topic.REPLACED, text), self._end(serving, at)]
+        return [do.LogMessage(LogTopic.REPLACED, text), self._end(serving, at)]
 
     def _makes_room(self) -> bool:
         """Whether what was stopped to make room has still the time to leave by itself."""
@@ -329,7 +329,7 @@ class Reconciler:
         return replaced is not None and replaced.state is State.LEAVING and replaced.deadline is not None
 
     def _ends_first_start(self, failure: Failure, code: int | None, at: float) -> list[Effect]:
-        if failure.sort is Sort.VERDICT and not failure.pinned and not self.policy.wait:
+        if failure.sort is FailureKind.VERDICT and not failure.pinned and not self.policy.wait:
             return self._closing.end(at, do.Finish(78, failure.reason))
         if self.policy.restart is Restart.NEVER and code is not None:
             return self._closing.end(at, do.Finish(_shell_code(code), failure.reason))
@@ -343,7 +343,7 @@ class Reconciler:
         delay = self._attempts.crash(event.at, urgent=self.wish.is_urgent(event.at))
         self._refuse_at = event.at + self.policy.hold_timeout
         self.wish.tried = None  # last good is tried first
-        note = do.Note(Topic.DOWN, f"nothing serves: {event.failure.reason}; last good starts {_in(delay)}")
+        note = do.LogMessage(LogTopic.DOWN, f"nothing serves: {event.failure.reason}; last good starts {_in(delay)}")
         return [note, *self._settle_candidate()]
 
     def _restart_is_over(self, code: int | None) -> bool:
@@ -377,13 +377,13 @@ class Reconciler:
                 return []
             reason = f"epoch {epoch.number} did not serve within {self.policy.start_timeout:g} s ({epoch.state.value})"
             reason += f": {epoch.awaits}" if epoch.awaits else ""
-            failure = Failure(Sort.ACCIDENT, reason)
+            failure = Failure(FailureKind.ACCIDENT, reason)
             return [transitions.drop(epoch, reason), *self._failed(epoch, failure, at)]
         if epoch.state is State.DRAINING and epoch.is_empty:
             return [self._end(epoch, at)]
         if epoch.state is State.DRAINING:
             text = f"epoch {epoch.number} is not empty at its deadline: what it has is cut"
-            return [do.Note(Topic.DRAIN_CUT, text, epoch.number), self._end(epoch, at)]
+            return [do.LogMessage(LogTopic.DRAIN_CUT, text, epoch.number), self._end(epoch, at)]
         epoch.deadline = None
         return [do.KillEpoch(epoch.number)]
 
@@ -445,7 +445,7 @@ class Reconciler:
         numbers = ", ".join(str(epoch.number) for epoch in self.draining)
         left = self.wish.waits_for_drains_until - at
         text = f"the next rotation waits, for {left:.0f} s at the longest: epochs {numbers} still drain"
-        return [do.Note(Topic.HELD_BY_DRAINS, text)]
+        return [do.LogMessage(LogTopic.HELD_BY_DRAINS, text)]
 
     def _start(self, revision: Revision, at: float) -> Effect:
         number, self._next_number = self._next_number, self._next_number + 1

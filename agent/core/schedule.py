@@ -46,7 +46,7 @@ class Window:
         return opening if opening > now else opening + timedelta(days=1)
 
 
-def spread(instance: str, life: timedelta | None, limit: timedelta | None = None) -> timedelta:
+def jitter_offset(instance: str, life: timedelta | None, limit: timedelta | None = None) -> timedelta:
     """Return by how much this instance of a fleet waits, always the same: its share of what all of them take.
 
     All of them together take `limit`, or else a hundredth of the certificate's `life`, ten minutes at most.

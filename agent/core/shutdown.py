@@ -12,7 +12,7 @@ from agent.core.epochs import CANDIDATE, Epoch, State
 from agent.core.policy import Policy
 
 
-class Closing:
+class Shutdown:
     """Whether the end has begun, and how far it is. `epochs` is what the reconciler knows, by number."""
 
     def __init__(self, policy: Policy, epochs: dict[int, Epoch]) -> None:

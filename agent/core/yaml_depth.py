@@ -13,14 +13,14 @@ DEEPEST = 200  # levels; no bootstrap is nested deeper
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """A place in a text; both numbers begin at 0, as in YAML's own marks."""
 
     line: int
     column: int
 
 
-def first_beyond(deepest: int, text: str) -> Place | None:
+def first_beyond(deepest: int, text: str) -> Position | None:
     """The start of the first collection below `deepest` levels; None if there is none before the first error."""
     try:
         return _first_beyond(deepest, text)
@@ -32,7 +32,7 @@ def first_beyond(deepest: int, text: str) -> Place | None:
     return None
 
 
-def _first_beyond(deepest: int, text: str) -> Place | None:
+def _first_beyond(deepest: int, text: str) -> Position | None:
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -41,5 +41,5 @@ def _first_beyond(deepest: int, text: str) -> Place | None:
             depth -= 1
         if depth > deepest:
             assert event.start_mark is not None
-            return Place(event.start_mark.line, event.start_mark.column)
+            return Position(event.start_mark.line, event.start_mark.column)
     return None

@@ -25,7 +25,7 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-class Story:
+class Captions:
     """Turns entries into words. It remembers what served: a new certificate is told by the clients that see it."""
 
     def __init__(self) -> None:

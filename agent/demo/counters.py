@@ -19,7 +19,7 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """What all clients saw; `lock` guards it."""
 
     served: int = 0

@@ -29,7 +29,7 @@ _END_TIMEOUT = 1.0  # of the service and of the clients, which have finished by 
 _PR_SET_PDEATHSIG = 1
 
 
-class Scene:
+class Environment:
     """A directory with what an operator would have in it, and the processes. `async with` begins and ends it all."""
 
     def __init__(self, settings: Settings) -> None:

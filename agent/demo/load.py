@@ -24,7 +24,7 @@ from cryptography import x509
 
 from agent.demo.authority import NAME
 from agent.demo.backlog import Backlog
-from agent.demo.counters import Tally, UnexpectedAnswer, reason_of
+from agent.demo.counters import Counters, UnexpectedAnswer, reason_of
 
 REPORT_INTERVAL = 0.1
 ANSWER_TIMEOUT = 10.0
@@ -43,7 +43,7 @@ class Clients:
     """All of them, and what they share."""
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
-        self.tally = Tally()
+        self.tally = Counters()
         self.over = threading.Event()
         self._port = port
         self._context = context

@@ -45,7 +45,7 @@ class Rotation:
 
 
 @dataclass(slots=True)
-class Score:
+class Results:
     """Everything that is counted. Times are monotonic seconds."""
 
     served: int = 0

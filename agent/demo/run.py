@@ -11,7 +11,7 @@ from typing import Any
 from agent.core.errors import MachineError
 from agent.demo.authority import write_pair
 from agent.demo.captions import plural
-from agent.demo.environment import Scene
+from agent.demo.environment import Environment
 from agent.demo.faults import Faults
 from agent.demo.journal import SERVING, in_state
 from agent.demo.load import CLIENTS
@@ -30,7 +30,7 @@ _LOG_LINES = 12
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Play:
+class Run:
     """One demonstration. `run` returns whether it proved what it is there to prove."""
 
     def __init__(self, settings: Settings, view: View) -> None:
@@ -41,7 +41,7 @@ class Play:
     async def run(self) -> bool:
         """Play it to its end, which may come early by a signal. Raises `MachineError` if it cannot be played."""
         with self._heeding_signals():
-            async with Scene(self._settings) as scene:
+            async with Environment(self._settings) as scene:
                 watch = Watch(scene, self._view.event)
                 watch.start()
                 try:
@@ -72,7 +72,7 @@ class Play:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
 
-    async def _play(self, scene: Scene, watch: Watch) -> None:
+    async def _play(self, scene: Environment, watch: Watch) -> None:
         needed = {"agent": scene.agent, "service behind the proxy": scene.origin}
         lives = [_outlives(process, name, scene) for name, process in needed.items() if process is not None]
         draws = self._view.draw(self._settings, watch)
@@ -85,7 +85,7 @@ class Play:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
 
-    async def _under_load(self, scene: Scene, watch: Watch, beside: "list[asyncio.Task[Any]]") -> None:
+    async def _under_load(self, scene: Environment, watch: Watch, beside: "list[asyncio.Task[Any]]") -> None:
         follower = asyncio.create_task(watch.follow(await scene.start_clients()))
         beside.append(follower)
         await _unless(beside, self._rotations(watch))
@@ -148,14 +148,14 @@ class _Turn:
         return self._last is None or self._last.seen is not None
 
 
-async def _outlives(process: Process, name: str, scene: Scene) -> None:
+async def _outlives(process: Process, name: str, scene: Environment) -> None:
     """Wait for the end of something that is needed to the end, which is an error."""
     code = await process.wait()
     message = f"cannot go on: the {name} ended with {code}; {_story_of(scene)}"
     raise MachineError(message)
 
 
-def _story_of(scene: Scene) -> str:
+def _story_of(scene: Environment) -> str:
     """The end of the agent's log, for an error."""
     return "\n  ".join(["the agent's log ends with", *scene.log.tail(_LOG_LINES)])
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from agent.demo.captions import plural, short, span
 from agent.demo.digits import big
 from agent.demo.journal import CANDIDATE, DRAINING, SERVING
-from agent.demo.results import Score, histogram
+from agent.demo.results import Results, histogram
 from agent.demo.settings import Settings
 from agent.demo.timeline import DEAD, MARKS, Life, row
 from agent.demo.watch import Event, Watch
@@ -187,7 +187,7 @@ class Picture:
         return [moment, *(Text(" " * _STAMP + other) for other in others)]
 
 
-def _failed(score: Score) -> list[Text]:
+def _failed(score: Results) -> list[Text]:
     """How many requests failed, in large figures, and how many were cut."""
     style = "bold red" if score.failed else "bold green"
     figures = [_styled(line, style) for line in big(score.failed)]
@@ -200,7 +200,7 @@ def _fact(name: str, value: str) -> Text:
     return _apart(_styled(name, _QUIET), Text(value), _FACTS)
 
 
-def _spans(score: Score, rows: int) -> list[Text]:
+def _spans(score: Results, rows: int) -> list[Text]:
     """The histogram of the time from write to first handshake."""
     buckets = histogram(score.spans, rows)
     most = max(1, *(bucket.count for bucket in buckets))

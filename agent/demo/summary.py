@@ -2,12 +2,12 @@
 
 from agent.demo.captions import plural, span
 from agent.demo.faults import BAD_CERTIFICATE, BAD_KEY, FREEZE, KILL, KILLED_CANDIDATE
-from agent.demo.results import Score
+from agent.demo.results import Results
 
 _FAULTS = (KILL, BAD_CERTIFICATE, BAD_KEY, KILLED_CANDIDATE, FREEZE)
 
 
-def summary(score: Score) -> tuple[list[str], bool]:
+def summary(score: Results) -> tuple[list[str], bool]:
     """The lines, and whether the demonstration proved that nothing fails."""
     lines = [f"{plural(score.served, 'request')} on {plural(score.connections, 'connection')}, failed: {score.failed}"]
     if score.failed:
@@ -26,7 +26,7 @@ def _the_proxy(kills: int) -> str:
     return "the proxy that was killed" if kills == 1 else f"the {kills} proxies that were killed"
 
 
-def _rotations(score: Score) -> str:
+def _rotations(score: Results) -> str:
     if score.typical is None:
         return f"{plural(len(score.rotations), 'rotation')}, none of them seen by a client"
     overtaken = f", {score.overtaken} overtaken by the next" if score.overtaken else ""
@@ -34,10 +34,10 @@ def _rotations(score: Score) -> str:
     return f"{plural(len(score.rotations), 'rotation')}{overtaken}: {spans}"
 
 
-def _faults(score: Score) -> str:
+def _faults(score: Results) -> str:
     return ", ".join(plural(score.faults[name], name) for name in _FAULTS if score.faults[name])
 
 
-def _waits(score: Score) -> str:
+def _waits(score: Results) -> str:
     deepest = "" if score.deepest is None else f", deepest accept queue {plural(score.deepest, 'client')}"
     return f"longest wait {span(score.longest)}{deepest}"

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.demo.captions import Story, short, span
-from agent.demo.environment import Scene
+from agent.demo.captions import Captions, short, span
+from agent.demo.environment import Environment
 from agent.demo.journal import Entry, Epoch, read_state
-from agent.demo.results import Score
+from agent.demo.results import Results
 from agent.demo.timeline import Timeline
 from agent.host.inotify import Inotify
 
@@ -26,12 +26,12 @@ class Event:
 class Watch:
     """What is known by now. `tell` passes every event on."""
 
-    def __init__(self, scene: Scene, listener: Callable[[Event], None]) -> None:
+    def __init__(self, scene: Environment, listener: Callable[[Event], None]) -> None:
         self.scene = scene
-        self.score = Score()
+        self.score = Results()
         self.timeline = Timeline()
         self.epochs: list[Epoch] = []
-        self._story = Story()
+        self._story = Captions()
         self._listener = listener
         self._inotify: Inotify | None = None
         self._changed = asyncio.Event()

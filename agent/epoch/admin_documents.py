@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl
 
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.http.message import Response
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _alternative_names(certificate: "Certificate") -> list[Json]:
 # /listeners
 
 
-def listeners(bound: Iterable[tuple[str, Sequence[Place]]], form: str = "text") -> Response:
+def listeners(bound: Iterable[tuple[str, Sequence[ListenAddress]]], form: str = "text") -> Response:
     """/listeners: each listener's name and where it listens in fact; in JSON where `form` is `json`."""
     if form == "json":
         statuses = [_status(name, places) for name, places in bound if places]
@@ -159,18 +159,18 @@ def listeners(bound: Iterable[tuple[str, Sequence[Place]]], form: str = "text") 
     return text("".join(f"{name}::{_spelled(place)}\n" for name, places in bound for place in places))
 
 
-def _spelled(place: Place) -> str:
+def _spelled(place: ListenAddress) -> str:
     return place.address.removeprefix("unix://").removeprefix("tcp://").removeprefix("udp://")
 
 
-def _status(name: str, places: Sequence[Place]) -> Json:
+def _status(name: str, places: Sequence[ListenAddress]) -> Json:
     status: Json = {"name": name, "local_address": _address(places[0])}
     if len(places) > 1:
         status["additional_local_addresses"] = [_address(place) for place in places[1:]]
     return status
 
 
-def _address(place: Place) -> Json:
+def _address(place: ListenAddress) -> Json:
     if place.address.startswith("unix://"):
         return {"pipe": {"path": _spelled(place)}}
     host, _, port = _spelled(place).rpartition(":")

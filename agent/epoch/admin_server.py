@@ -12,7 +12,7 @@ from agent.epoch import admin_documents, stats_format
 from agent.epoch.arguments import Arguments, hot_restart_version
 from agent.epoch.sockets import Bound, bind, tcp, unix
 from agent.handoff.gate import NAME
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.host import clock
 from agent.http.message import Request, Response
 from agent.http.server import Server
@@ -23,7 +23,7 @@ _QUEUE = 128
 
 
 @dataclass
-class Facts:
+class EpochFacts:
     """What there is to tell; the epoch keeps it true."""
 
     program: str
@@ -43,10 +43,10 @@ class Facts:
             self.stats.gauge(f"listener.{name}.downstream_cx_active").set(bound.clients())
 
 
-class Console:
+class AdminServer:
     """Answers at one address until it is closed."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: EpochFacts) -> None:
         self._facts = facts
         self._server = Server(self._answer)
         self._path: str | None = None
@@ -99,11 +99,11 @@ class Console:
         return stats_format.stats(self._facts.stats.read(), asked)
 
 
-def _bound(facts: Facts) -> list[tuple[str, list[Place]]]:
+def _bound(facts: EpochFacts) -> list[tuple[str, list[ListenAddress]]]:
     return [(name, [bound.actual]) for name, bound in facts.listeners.items() if not bound.is_given_up]
 
 
-def _server(facts: Facts) -> admin_documents.Server:
+def _server(facts: EpochFacts) -> admin_documents.Server:
     arguments = facts.arguments
     options = {
         "base_id": str(arguments.base_id),
@@ -123,7 +123,7 @@ def _server(facts: Facts) -> admin_documents.Server:
     )
 
 
-def _place(address: Mapping[str, Any]) -> tuple[Place, int | None]:
+def _place(address: Mapping[str, Any]) -> tuple[ListenAddress, int | None]:
     pipe, internet = address.get("pipe"), address.get("socket_address")
     if isinstance(pipe, dict) and "path" in pipe:
         return unix(str(pipe["path"])), int(pipe.get("mode", 0o600))

@@ -15,7 +15,7 @@ _SUN_PATH = PATH_LIMIT + 1
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class ChainAddresses:
     """The addresses that epoch `epoch` binds, and those of its neighbours, each as text: a path, or `@name`."""
 
     prefix: str

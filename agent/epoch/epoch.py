@@ -36,13 +36,13 @@ from typing import Any, NoReturn, Self
 
 from agent.core.errors import AgentError, BadInput, UsageError
 from agent.epoch import admin_documents, configuration, sockets, statistics
-from agent.epoch.admin_server import Console, Facts
+from agent.epoch.admin_server import AdminServer, EpochFacts
 from agent.epoch.arguments import Answer, Arguments, parse
-from agent.epoch.gate import knock
-from agent.epoch.hot_restart import HotRestart, Part
+from agent.epoch.gate import wait_at_gate
+from agent.epoch.hot_restart import HotRestart, ServerHooks
 from agent.epoch.public_listener import Listener
 from agent.epoch.sockets import Bound
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.host import clock
 from agent.stats.writer import Writer
 
@@ -74,10 +74,10 @@ class Epoch:
         """Counters and gauges, which the console tells, the agent adds up over all epochs, and a successor hears of."""
         self._configuration = configuration.Configuration()
         self._stage = Stage.MADE
-        self._facts = Facts(program, arguments, self.stats)
+        self._facts = EpochFacts(program, arguments, self.stats)
         self._listeners: list[Listener] = []
         self._restart: HotRestart | None = None
-        self._console: Console | None = None
+        self._console: AdminServer | None = None
         self._console_end: asyncio.Task[None] | None = None
         self._owner: asyncio.Task[Any] | None = None
         self._was_stopped = False
@@ -155,7 +155,7 @@ class Epoch:
             await self._restart.join()
             self._facts.chain_began = self._restart.started_at
         if self._configuration.console is not None:
-            self._console = Console(self._facts)
+            self._console = AdminServer(self._facts)
             await self._console.open(self._configuration.console)
 
     async def __aexit__(
@@ -202,7 +202,7 @@ class Epoch:
         """
         return await self._listen(sockets.unix(path), path.replace(":", "_"), mode)
 
-    async def _listen(self, place: Place, name: str, mode: int | None) -> Listener:
+    async def _listen(self, place: ListenAddress, name: str, mode: int | None) -> Listener:
         self._expect(Stage.PREPARING)
         bound = Bound(place)
         listener = Listener(bound)
@@ -212,7 +212,7 @@ class Epoch:
             self._listeners.append(listener)
         return listener
 
-    async def _sockets(self, place: Place, mode: int | None) -> list[socket.socket]:
+    async def _sockets(self, place: ListenAddress, mode: int | None) -> list[socket.socket]:
         inherited = [] if self._restart is None else await self._restart.inherit(place)
         return inherited or [sockets.bind(place, mode)]
 
@@ -242,7 +242,7 @@ class Epoch:
         self._facts.state = admin_documents.INITIALIZING
         if self._configuration.gate is not None:
             self._facts.waits_at_gate = True
-            await knock(self._configuration.gate)
+            await wait_at_gate(self._configuration.gate)
             self._facts.waits_at_gate = False
         self._stage = Stage.ADMITTED
         for listener in self._listeners:
@@ -270,7 +270,7 @@ class Epoch:
 
     # Being told
 
-    def _part(self) -> Part:
+    def _part(self) -> ServerHooks:
         deltas: list[statistics.Deltas] = []
 
         def stats() -> tuple[dict[str, int], dict[str, int]]:
@@ -279,9 +279,9 @@ class Epoch:
             self._facts.count_clients()
             return deltas[0].take()
 
-        return Part(self._lend, self._drain, self._shut_console, self._terminate, stats)
+        return ServerHooks(self._lend, self._drain, self._shut_console, self._terminate, stats)
 
-    def _lend(self, place: Place) -> int | None:
+    def _lend(self, place: ListenAddress) -> int | None:
         found = (bound.lend(place) for bound in self._facts.listeners.values())
         return next((descriptor for descriptor in found if descriptor is not None), None)
 

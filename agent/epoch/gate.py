@@ -12,7 +12,7 @@ _ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _ASKED = json.dumps({"resource_names": [NAME], "type_url": _ROUTES}).encode()
 
 
-async def knock(path: Path) -> None:
+async def wait_at_gate(path: Path) -> None:
     """Return when the gate at this Unix socket opens, however long that takes.
 
     What is asked is what Envoy asks: its routes, by REST. Raises `MachineError` if there is no gate, if it is taken

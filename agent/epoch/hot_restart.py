@@ -21,16 +21,16 @@ from dataclasses import dataclass
 
 from agent.core.errors import MachineError
 from agent.epoch.arguments import Arguments, hot_restart_version
-from agent.epoch.chain_addresses import Addresses
+from agent.epoch.chain_addresses import ChainAddresses
 from agent.epoch.parent_death import end_with_parent
 from agent.epoch.predecessor import Predecessor
-from agent.epoch.receiver import Mailbox
-from agent.epoch.sender import Outbox
+from agent.epoch.receiver import MessageReceiver
+from agent.epoch.sender import MessageSender
 from agent.epoch.shared_memory import SharedMemory
-from agent.handoff.channel import Letter
+from agent.handoff.channel import Message
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply
 from agent.handoff.segment import HotRestartVersion
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.host import clock
 
 _NOTHING = -1
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ServerHooks:
     """What the server gives to its successor, and hears of it.
 
     `share`: the descriptor for a place, which stays the server's; None: there is none. `drain`: stop accepting, ask
@@ -46,7 +46,7 @@ class Part:
     counters grew since the last question, and gauges.
     """
 
-    share: Callable[[Place], int | None]
+    share: Callable[[ListenAddress], int | None]
     drain: Callable[[], None]
     shutdown_admin: Callable[[], None]
     terminate: Callable[[], None]
@@ -56,16 +56,16 @@ class Part:
 class HotRestart:
     """This process's place in a chain. To be used from within one running loop."""
 
-    def __init__(self, arguments: Arguments, part: Part) -> None:
+    def __init__(self, arguments: Arguments, part: ServerHooks) -> None:
         self.started_at = int(clock.calendar().timestamp())
         """When the first epoch of the chain was started, in calendar seconds; known after `join`."""
         self._arguments = arguments
         self._part = part
-        self._addresses = Addresses(arguments.socket_path, arguments.base_id, arguments.restart_epoch)
-        self._mailboxes: list[Mailbox] = []
+        self._addresses = ChainAddresses(arguments.socket_path, arguments.base_id, arguments.restart_epoch)
+        self._mailboxes: list[MessageReceiver] = []
         self._memory: SharedMemory | None = None
         self._predecessor = Predecessor(self._addresses.predecessor) if arguments.restart_epoch else None
-        self._successor = Outbox(self._addresses.successor)
+        self._successor = MessageSender(self._addresses.successor)
         self._has_successor = False
         self._serves = False
         self._farewell: asyncio.TimerHandle | None = None
@@ -92,12 +92,12 @@ class HotRestart:
     def _bind(self) -> None:
         names, mode = self._addresses, self._arguments.socket_mode
         take = None if self._predecessor is None else self._predecessor.take
-        self._mailboxes.append(Mailbox(names.replies, mode, take))
-        self._mailboxes.append(Mailbox(names.requests, mode, self._hear))
+        self._mailboxes.append(MessageReceiver(names.replies, mode, take))
+        self._mailboxes.append(MessageReceiver(names.requests, mode, self._hear))
         for name in names.datagrams:  # a predecessor that forwards UDP would wait for a reader
-            self._mailboxes.append(Mailbox(name, mode))
+            self._mailboxes.append(MessageReceiver(name, mode))
 
-    async def inherit(self, place: Place) -> list[socket.socket]:
+    async def inherit(self, place: ListenAddress) -> list[socket.socket]:
         """The predecessor's sockets at a place, one for each worker that has one; none: bind yourself.
 
         They are non-blocking, closed on exec, and mostly listen already: then they are not to be told again. One that
@@ -150,7 +150,7 @@ class HotRestart:
 
     # The successor
 
-    def _hear(self, letter: Letter) -> None:
+    def _hear(self, letter: Message) -> None:
         """Take a request. A descriptor that came with it was asked for by nobody."""
         if letter.descriptor is not None:
             os.close(letter.descriptor)
@@ -160,7 +160,7 @@ class HotRestart:
                 self._give_console_up()
             case "pass_listen_socket":
                 request = message.request.pass_listen_socket
-                self._share(Place(request.address, request.network_namespace, request.worker_index))
+                self._share(ListenAddress(request.address, request.network_namespace, request.worker_index))
             case "stats":
                 self._tell_stats()
             case "drain_listeners":
@@ -183,7 +183,7 @@ class HotRestart:
         if self._predecessor is not None:
             self._predecessor.terminate()
 
-    def _share(self, place: Place) -> None:
+    def _share(self, place: ListenAddress) -> None:
         """Answer in any case: an Envoy that waits for a socket waits for ever."""
         descriptor = None
         try:

@@ -6,10 +6,10 @@ import os
 import socket
 
 from agent.core.errors import MachineError
-from agent.epoch.sender import Outbox
-from agent.handoff.channel import Letter
+from agent.epoch.sender import MessageSender
+from agent.handoff.channel import Message
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply, Request
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 
 PATIENCE = 10.0
 """Seconds for a predecessor to appear, and for each of its answers: Envoy waits for ever for an answer, and as long as
@@ -27,10 +27,10 @@ class Predecessor:
     """
 
     def __init__(self, address: str) -> None:
-        self._outbox = Outbox(address)
+        self._outbox = MessageSender(address)
         self._turn = asyncio.Lock()
         self._asked = ""
-        self._answer: asyncio.Future[Letter] | None = None
+        self._answer: asyncio.Future[Message] | None = None
         self._failure: str | None = None
         self._is_terminated = False
 
@@ -44,7 +44,7 @@ class Predecessor:
         reply = await self._ask(Request(shutdown_admin=Request.ShutdownAdmin()), waiting=True)
         return reply.message.reply.shutdown_admin.original_start_time_unix_seconds
 
-    async def inherit(self, place: Place) -> list[socket.socket]:
+    async def inherit(self, place: ListenAddress) -> list[socket.socket]:
         """Duplicates of what it has at a place, one for each worker that accepts by itself; none: nobody listens.
 
         Each is non-blocking and closed on exec. They stop at the first that is no queue of its own: a place whose
@@ -53,7 +53,7 @@ class Predecessor:
         inherited: list[socket.socket] = []
         try:
             for worker in range(_WORKERS_LIMIT):
-                descriptor = await self._socket(Place(place.address, place.namespace, worker))
+                descriptor = await self._socket(ListenAddress(place.address, place.namespace, worker))
                 if descriptor is None:
                     break
                 received = socket.socket(fileno=descriptor)
@@ -70,7 +70,7 @@ class Predecessor:
             raise
         return inherited
 
-    async def _socket(self, place: Place) -> int | None:
+    async def _socket(self, place: ListenAddress) -> int | None:
         request = Request.PassListenSocket(
             address=place.address, worker_index=place.worker, network_namespace=place.namespace
         )
@@ -81,15 +81,15 @@ class Predecessor:
         stats = (await self._ask(Request(stats=Request.Stats()))).message.reply.stats
         return dict(stats.counter_deltas), dict(stats.gauges)
 
-    async def _ask(self, request: Request, *, waiting: bool = False) -> Letter:
+    async def _ask(self, request: Request, *, waiting: bool = False) -> Message:
         async with self._turn:
             if self._failure is not None:
                 raise MachineError(self._failure)
             return await self._answered(request, waiting=waiting)
 
-    async def _answered(self, request: Request, *, waiting: bool) -> Letter:
+    async def _answered(self, request: Request, *, waiting: bool) -> Message:
         self._asked = request.WhichOneof("request") or ""
-        answer: asyncio.Future[Letter] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._answer = answer
         try:
             async with asyncio.timeout(PATIENCE):
@@ -119,7 +119,7 @@ class Predecessor:
 
     # Answers
 
-    def take(self, letter: Letter) -> None:
+    def take(self, letter: Message) -> None:
         """Give it an answer. One that fits no question, and a descriptor on it, counts for nothing."""
         kind = _kind(letter.message)
         if self._answer is None or self._answer.done() or kind not in {self._asked, "not understood"}:
@@ -128,10 +128,10 @@ class Predecessor:
             _close(letter.descriptor)
             self._answer.set_exception(MachineError(f"cannot go on: {self._outbox.address} knows no {self._asked}"))
         elif kind == "pass_listen_socket":
-            self._answer.set_result(Letter(letter.message, _wanted(letter)))
+            self._answer.set_result(Message(letter.message, _wanted(letter)))
         else:
             _close(letter.descriptor)
-            self._answer.set_result(Letter(letter.message, None))
+            self._answer.set_result(Message(letter.message, None))
 
     # Orders
 
@@ -174,7 +174,7 @@ def _kind(message: HotRestartMessage) -> str:
     return reply.WhichOneof("reply") or "" if message.HasField("reply") else ""
 
 
-def _wanted(letter: Letter) -> int | None:
+def _wanted(letter: Message) -> int | None:
     """The descriptor of an answer that says it brings one."""
     if letter.message.reply.pass_listen_socket.fd >= 0:
         return letter.descriptor

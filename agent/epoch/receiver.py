@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agent.core.errors import MachineError, ProtocolError
 from agent.epoch.chain_addresses import is_abstract, to_kernel
-from agent.handoff.channel import ANCILLARY, Letter, Sender, bind_datagram, open_signed_envelope
+from agent.handoff.channel import ANCILLARY, Message, Sender, bind_datagram, parse_signed_ancillary
 from agent.handoff.descriptors import discard
 from agent.handoff.framing import DATAGRAM_LIMIT, Assembler
 
@@ -30,14 +30,14 @@ _HELD = (
 _log = logging.getLogger(__name__)
 
 
-class Mailbox:
+class MessageReceiver:
     """Receives at `address`, of file mode `mode` where that is a path.
 
     `on_letter` gets each whole message and owns its descriptor; without it everything is read and dropped. To be made
     inside a running loop. Raises `MachineError` if the name cannot be had.
     """
 
-    def __init__(self, address: str, mode: int, on_letter: Callable[[Letter], None] | None = None) -> None:
+    def __init__(self, address: str, mode: int, on_letter: Callable[[Message], None] | None = None) -> None:
         self.address = address
         self._on_letter = on_letter
         self._assemblers: OrderedDict[int, Assembler] = OrderedDict()
@@ -70,7 +70,7 @@ class Mailbox:
             except OSError as error:
                 _log.warning("cannot receive at %s: %s", self.address, error.strerror)
                 return
-            self._open(data, flags, *open_signed_envelope(ancillary))
+            self._open(data, flags, *parse_signed_ancillary(ancillary))
 
     def _open(self, data: bytes, flags: int, sender: Sender | None, descriptors: list[int]) -> None:
         letter = None
@@ -85,7 +85,7 @@ class Mailbox:
         elif self._on_letter is not None:
             self._on_letter(letter)
 
-    def _read(self, data: bytes, flags: int, sender: Sender, descriptors: list[int]) -> Letter | None:
+    def _read(self, data: bytes, flags: int, sender: Sender, descriptors: list[int]) -> Message | None:
         if flags & _BROKEN or len(descriptors) > 1:
             message = f"cannot read it: it is truncated or brings {len(descriptors)} descriptors"
             raise ProtocolError(message)
@@ -93,7 +93,7 @@ class Mailbox:
         if whole is None:
             return None
         self._assemblers.pop(sender.pid)
-        return Letter(whole, descriptors[0] if descriptors else None)
+        return Message(whole, descriptors[0] if descriptors else None)
 
     def _assembler(self, pid: int) -> Assembler:
         if pid not in self._assemblers and len(self._assemblers) == _SENDERS_LIMIT:

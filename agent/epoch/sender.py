@@ -16,7 +16,7 @@ from agent.handoff.hot_restart_pb2 import HotRestartMessage
 _BACKLOG_LIMIT = 4096  # datagrams kept for a peer that does not read; a honest one has one question open
 
 
-class Outbox:
+class MessageSender:
     """Sends to whoever has the name at that moment: a neighbour may die, and another take its place."""
 
     def __init__(self, address: str) -> None:

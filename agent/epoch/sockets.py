@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.core.errors import AddressHeld, MachineError, UsageError
 from agent.epoch.predecessor import listens
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 
 BACKLOG = 4096
 """How many clients may wait to be accepted; the kernel takes no more than net.core.somaxconn of them."""
@@ -18,28 +18,28 @@ BACKLOG = 4096
 _UNIX = "unix://"
 
 
-def tcp(host: str, port: int) -> Place:
+def tcp(host: str, port: int) -> ListenAddress:
     """The place of a literal address; raise `UsageError` for a name, which may be another address in the next epoch."""
     try:
-        return Place.at("tcp", ip_address(host).compressed, str(port), "")
+        return ListenAddress.at("tcp", ip_address(host).compressed, str(port), "")
     except ValueError:
         raise UsageError(f"cannot listen on {host}: it is no literal address like 127.0.0.1 or ::1") from None
 
 
-def unix(path: str) -> Place:
+def unix(path: str) -> ListenAddress:
     """The place of a Unix socket, abstract with a leading `@`."""
-    return Place(f"{_UNIX}{path}")
+    return ListenAddress(f"{_UNIX}{path}")
 
 
 @dataclass(frozen=True)
 class Bound:
     """The sockets at one place, each with a queue of its own, before anybody accepts."""
 
-    place: Place
+    place: ListenAddress
     sockets: list[socket.socket] = field(default_factory=list)
 
     @property
-    def actual(self) -> Place:
+    def actual(self) -> ListenAddress:
         """Where it listens in fact, if the kernel has chosen the port."""
         if not self.place.any_port or not self.sockets or self.sockets[0].fileno() == -1:
             return self.place
@@ -51,7 +51,7 @@ class Bound:
         """Whether this process listens here no more."""
         return not any(each.fileno() != -1 for each in self.sockets)
 
-    def lend(self, place: Place) -> int | None:
+    def lend(self, place: ListenAddress) -> int | None:
         """The descriptor for a successor's worker; a socket that is the only one of its kind is for all of them."""
         if self.is_given_up or place.address not in {self.place.address, self.actual.address}:
             return None
@@ -77,7 +77,9 @@ class Bound:
         return sum(_is_client_of(descriptor, self.actual) for descriptor in _descriptors())
 
 
-def bind(place: Place, mode: int | None = None, *, reuse_port: bool = True, dual_stack: bool = False) -> socket.socket:
+def bind(
+    place: ListenAddress, mode: int | None = None, *, reuse_port: bool = True, dual_stack: bool = False
+) -> socket.socket:
     """Bind, and do not listen yet; non-blocking. `mode` is for the file of a Unix socket.
 
     A TCP port gets SO_REUSEPORT, so that a successor with several workers may add queues, but not before it is certain
@@ -93,7 +95,7 @@ def bind(place: Place, mode: int | None = None, *, reuse_port: bool = True, dual
     return _new_tcp(place, name, reuse_port=reuse_port, dual_stack=dual_stack)
 
 
-def _new_tcp(place: Place, name: tuple[str, int], *, reuse_port: bool, dual_stack: bool) -> socket.socket:
+def _new_tcp(place: ListenAddress, name: tuple[str, int], *, reuse_port: bool, dual_stack: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in name[0] else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -137,7 +139,7 @@ def remove_stale(path: str) -> None:
             return
 
 
-def _refused(place: Place, error: OSError) -> MachineError:
+def _refused(place: ListenAddress, error: OSError) -> MachineError:
     if error.errno == errno.EADDRINUSE:
         return AddressHeld(f"cannot listen on {place.address}: somebody else does; stop it or choose another address")
     return MachineError(f"cannot listen on {place.address}: {error.strerror or error}")
@@ -147,7 +149,7 @@ def _descriptors() -> list[int]:
     return [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
 
 
-def _is_client_of(descriptor: int, place: Place) -> bool:
+def _is_client_of(descriptor: int, place: ListenAddress) -> bool:
     try:
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             return False
@@ -160,7 +162,7 @@ def _is_client_of(descriptor: int, place: Place) -> bool:
         return False  # without a peer, or closed since it was listed
 
 
-def _came_in_at(seen: socket.socket, place: Place) -> bool:
+def _came_in_at(seen: socket.socket, place: ListenAddress) -> bool:
     """Whether its own end is the listener's: at a listener for every address, the port decides."""
     name = seen.getsockname()
     if seen.family == socket.AF_UNIX:

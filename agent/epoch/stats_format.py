@@ -23,7 +23,7 @@ _NO_NAME = re.compile(r"[^a-zA-Z0-9_]")
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class StatsFilter:
     """Which statistics are asked for."""
 
     pattern: re.Pattern[str] | None = None
@@ -75,7 +75,7 @@ def stats(snapshot: Snapshot, asked: Mapping[str, str]) -> Response:
     if form == "prometheus":
         return prometheus(snapshot, asked)
     try:
-        chosen = Selection.of(asked)
+        chosen = StatsFilter.of(asked)
     except ValueError as error:
         return text(str(error), 400)
     values = dict(sorted({**chosen.counters(snapshot), **chosen.gauges(snapshot)}.items()))
@@ -88,7 +88,7 @@ def stats(snapshot: Snapshot, asked: Mapping[str, str]) -> Response:
 def prometheus(snapshot: Snapshot, asked: Mapping[str, str]) -> Response:
     """/stats/prometheus with these query parameters: `filter`, `invert_filter`, and `usedonly`. Every type is told."""
     try:
-        chosen = Selection.of({name: value for name, value in asked.items() if name != "type"})
+        chosen = StatsFilter.of({name: value for name, value in asked.items() if name != "type"})
     except ValueError as error:
         return text(str(error), 400)
     counters = _families(chosen.counters(snapshot), "counter")

@@ -27,7 +27,7 @@ ANCILLARY = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MAX_DESCRI
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class Message:
     """A whole message, and the descriptor that came with it (None without). The receiver owns the descriptor."""
 
     message: HotRestartMessage
@@ -44,7 +44,7 @@ class Channel:
     def __init__(
         self,
         path: Path,
-        on_letter: Callable[[Letter], None],
+        on_letter: Callable[[Message], None],
         on_error: Callable[[ProtocolError], None],
         owner: tuple[int, int] | None = None,
     ) -> None:
@@ -92,7 +92,7 @@ class Channel:
             except OSError as error:
                 self._fail(ProtocolError(f"cannot receive at {self.path}: {error.strerror}"))
                 return
-            pid, descriptors = open_envelope(ancillary)
+            pid, descriptors = parse_ancillary(ancillary)
             try:
                 self._take(data, flags, pid, descriptors)
             except ProtocolError as error:
@@ -117,7 +117,7 @@ class Channel:
         if message_or_none is None:
             discard(descriptors)
             return
-        self._on_letter(Letter(message_or_none, descriptors[0] if descriptors else None))
+        self._on_letter(Message(message_or_none, descriptors[0] if descriptors else None))
 
     def _fail(self, error: ProtocolError) -> None:
         self.close()
@@ -212,13 +212,13 @@ class Sender:
     uid: int
 
 
-def open_envelope(ancillary: list[tuple[int, int, bytes]]) -> tuple[int | None, list[int]]:
+def parse_ancillary(ancillary: list[tuple[int, int, bytes]]) -> tuple[int | None, list[int]]:
     """Return the sender's pid and the descriptors it sent."""
-    sender, descriptors = open_signed_envelope(ancillary)
+    sender, descriptors = parse_signed_ancillary(ancillary)
     return None if sender is None else sender.pid, descriptors
 
 
-def open_signed_envelope(ancillary: list[tuple[int, int, bytes]]) -> tuple[Sender | None, list[int]]:
+def parse_signed_ancillary(ancillary: list[tuple[int, int, bytes]]) -> tuple[Sender | None, list[int]]:
     """Return the sender (None if the kernel does not tell) and the descriptors it sent."""
     sender: Sender | None = None
     descriptors = array.array("i")

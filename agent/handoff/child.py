@@ -10,17 +10,17 @@ import asyncio
 import os
 
 from agent.core.errors import MachineError, ProtocolError
-from agent.handoff.channel import Channel, Letter
+from agent.handoff.channel import Channel, Message
 from agent.handoff.descriptors import discard, is_socket_of
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Request
-from agent.handoff.socket_paths import Names
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_paths import SocketPaths
+from agent.handoff.socket_store import ListenAddress
 
 
 class Child:
     """Asks one epoch. Requests are answered in order, so they are made one at a time."""
 
-    def __init__(self, names: Names, owner: tuple[int, int] | None = None) -> None:
+    def __init__(self, names: SocketPaths, owner: tuple[int, int] | None = None) -> None:
         self.names = names
         self.channel = Channel(names.agent_as_child, self._take, self._break, owner)
         self._turn = asyncio.Lock()
@@ -32,7 +32,7 @@ class Child:
         self._break(ProtocolError("the epoch is gone"))
         self.channel.close()
 
-    async def ask(self, place: Place, timeout: float) -> int | None:
+    async def ask(self, place: ListenAddress, timeout: float) -> int | None:
         """Return a duplicate of the epoch's socket at this place, which the caller owns; None if it has none.
 
         Raises `MachineError` if the epoch does not answer within `timeout` seconds, is gone, or gives something else.
@@ -65,7 +65,7 @@ class Child:
         self.channel.connect(self.names.epoch_as_parent)
         self.channel.send(HotRestartMessage(request=request))
 
-    def _take(self, letter: Letter) -> None:
+    def _take(self, letter: Message) -> None:
         if self._late or self._answer is None or self._answer.done():
             self._late = max(0, self._late - 1)
             discard([] if letter.descriptor is None else [letter.descriptor])
@@ -77,7 +77,7 @@ class Child:
             self._answer.set_exception(MachineError(str(error)))
 
 
-def _checked(place: Place, descriptor: int | None) -> int | None:
+def _checked(place: ListenAddress, descriptor: int | None) -> int | None:
     """What an epoch gives is handed to the next one, and clients queue in it: it must be what was asked for."""
     if descriptor is None or is_socket_of(descriptor, place.address):
         return descriptor
@@ -86,5 +86,5 @@ def _checked(place: Place, descriptor: int | None) -> int | None:
     raise MachineError(message)
 
 
-def _request(place: Place) -> Request.PassListenSocket:
+def _request(place: ListenAddress) -> Request.PassListenSocket:
     return Request.PassListenSocket(address=place.address, worker_index=place.worker, network_namespace=place.namespace)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
-from agent.handoff.channel import Channel, Letter
+from agent.handoff.channel import Channel, Message
 from agent.handoff.descriptors import discard
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply
-from agent.handoff.socket_paths import Names
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_paths import SocketPaths
+from agent.handoff.socket_store import ListenAddress
 
 NOTHING = -1
 _LAST_PORT = 65535
@@ -23,7 +23,7 @@ _PLACES_LIMIT = 1 << 16  # listeners times workers
 _LITERAL = re.compile(r"(?:tcp|udp)://(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)]|(?P<four>[0-9.]+)):(?P<port>\d{1,5})")
 
 
-def require_literal(place: Place) -> None:
+def require_literal(place: ListenAddress) -> None:
     """Raise `ProtocolError` unless a place is a Unix path or an IP address with a port, as Envoy always writes it.
 
     A host name would be looked up, and the agent would wait for the answer.
@@ -48,7 +48,7 @@ class ParentEvents:
     somebody else listens, and the proxy gets no answer, since any answer would let it share the port.
     """
 
-    lend: Callable[[Place], int | None]
+    lend: Callable[[ListenAddress], int | None]
     serves: Callable[[], None]
     held: Callable[[AddressHeld], None]
     broken: Callable[[ProtocolError], None]
@@ -62,17 +62,17 @@ class Parent:
 
     def __init__(
         self,
-        names: Names,
+        names: SocketPaths,
         started_at: int,
         events: ParentEvents,
-        asked: Collection[Place] = (),
+        asked: Collection[ListenAddress] = (),
         *,
         serves: bool = False,
         owner: tuple[int, int] | None = None,
     ) -> None:
         self.names = names
         self.asked = set(asked)  # every place the epoch asked for
-        self.bound_itself: set[Place] = set()  # those that it had to bind
+        self.bound_itself: set[ListenAddress] = set()  # those that it had to bind
         self.channel = Channel(names.agent_as_parent, self._answer, events.broken, owner)
         self._started_at = started_at
         self._events = events
@@ -82,7 +82,7 @@ class Parent:
         """Stop answering and remove the socket."""
         self.channel.close()
 
-    def _answer(self, letter: Letter) -> None:
+    def _answer(self, letter: Message) -> None:
         if letter.descriptor is not None:
             discard([letter.descriptor])  # nobody asked for it
         kind = letter.message.request.WhichOneof("request") if letter.message.HasField("request") else None
@@ -107,7 +107,7 @@ class Parent:
 
     def _lend(self, message: HotRestartMessage) -> None:
         request = message.request.pass_listen_socket
-        place = Place(request.address, request.network_namespace, request.worker_index)
+        place = ListenAddress(request.address, request.network_namespace, request.worker_index)
         require_literal(place)
         if len(self.asked) >= _PLACES_LIMIT and place not in self.asked:
             raise ProtocolError(f"cannot hand over more than {_PLACES_LIMIT} sockets to one epoch")

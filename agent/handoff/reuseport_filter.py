@@ -17,7 +17,7 @@ _RETURN_A = (0x16, 0, 0, 0)  # BPF_RET | BPF_A
 _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter, linux/filter.h
 
 
-def steer(member: socket.socket, workers: int) -> None:
+def attach(member: socket.socket, workers: int) -> None:
     """Send new connections of the group to its first `workers` sockets only, evenly. Raises `OSError`."""
     program = b"".join(_INSTRUCTION.pack(*line) for line in (_LOAD_RANDOM, (_MODULO, 0, 0, workers), _RETURN_A))
     buffer = ctypes.create_string_buffer(program, len(program))
@@ -26,7 +26,7 @@ def steer(member: socket.socket, workers: int) -> None:
     member.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, header)
 
 
-def unsteer(member: socket.socket) -> None:
+def detach(member: socket.socket) -> None:
     """Let the kernel choose among all sockets of the group again; nothing happens if it already does."""
     try:
         member.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 0)

@@ -18,7 +18,7 @@ _LONGEST_NAME = len("/4294967295/hr_udp_parent_") + len(str(BASE_ID_LIMIT * 10))
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class SocketPaths:
     """The paths of one epoch's sockets, in a directory of its own."""
 
     directory: Path

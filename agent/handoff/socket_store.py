@@ -17,7 +17,7 @@ _TCP_INFO_BACKLOG = slice(24, 28)  # tcpi_unacked: for a listening socket, the l
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class ListenAddress:
     """Where an epoch listens: `tcp://1.2.3.4:5`, `unix:///path` …, its network namespace, and which worker."""
 
     address: str
@@ -25,7 +25,7 @@ class Place:
     worker: int = 0
 
     @classmethod
-    def at(cls, scheme: str, host: str, port: str, namespace: str) -> "Place":
+    def at(cls, scheme: str, host: str, port: str, namespace: str) -> "ListenAddress":
         """An internet address in the protocol's spelling, which puts one of version 6 into brackets."""
         return cls(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}", namespace)
 
@@ -38,54 +38,54 @@ class Place:
         return self.address.endswith(":0") and not self.address.startswith("unix://")
 
     @property
-    def listener(self) -> "Place":
+    def listener(self) -> "ListenAddress":
         """The same for all its workers."""
         return replace(self, worker=0)
 
 
-class Vault:
+class SocketStore:
     """Owns its descriptors. A place it has none for simply is not here."""
 
     def __init__(self) -> None:
-        self._sockets: dict[Place, socket.socket] = {}
+        self._sockets: dict[ListenAddress, socket.socket] = {}
 
-    def __contains__(self, place: Place) -> bool:
+    def __contains__(self, place: ListenAddress) -> bool:
         return place in self._sockets
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[ListenAddress]:
         """Every place, in order."""
         return sorted(self._sockets)
 
-    def listeners(self) -> set[Place]:
+    def listeners(self) -> set[ListenAddress]:
         """Every listener, whatever the number of its workers."""
         return {place.listener for place in self._sockets}
 
-    def workers(self, listener: Place) -> list[int]:
+    def workers(self, listener: ListenAddress) -> list[int]:
         """The workers of a listener that have a socket here."""
         return sorted(place.worker for place in self._sockets if place.listener == listener)
 
-    def lend(self, place: Place) -> int | None:
+    def lend(self, place: ListenAddress) -> int | None:
         """The descriptor to send for a place; the vault keeps it."""
         held = self._sockets.get(place)
         return None if held is None else held.fileno()
 
-    def keep(self, place: Place, descriptor: int) -> None:
+    def keep(self, place: ListenAddress, descriptor: int) -> None:
         """Take ownership of a duplicate, in place of the one that was there."""
         self.let_go(place)
         self._sockets[place] = socket.socket(fileno=descriptor)
 
-    def take_all(self, other: "Vault") -> None:
+    def take_all(self, other: "SocketStore") -> None:
         """Take everything that another vault holds, which is empty then."""
         for place, held in other._sockets.items():  # noqa: SLF001  # one of our own kind
             self.keep(place, held.detach())
         other._sockets.clear()  # noqa: SLF001
 
-    def same(self, place: Place, descriptor: int) -> bool:
+    def same(self, place: ListenAddress, descriptor: int) -> bool:
         """Tell whether a descriptor is the very socket that is here."""
         held = self._sockets.get(place)
         return held is not None and os.path.sameopenfile(held.fileno(), descriptor)
 
-    def let_go(self, place: Place) -> None:
+    def let_go(self, place: ListenAddress) -> None:
         """Close what is here, if anything is. Clients still queued in it are lost if nobody else holds it."""
         held = self._sockets.pop(place, None)
         if held is not None:
@@ -124,7 +124,7 @@ class Vault:
         """How many clients wait in all the accept queues whose length can be told."""
         return sum(map(self.queued, self._sockets))
 
-    def queued(self, place: Place) -> int:
+    def queued(self, place: ListenAddress) -> int:
         """How many clients wait in the accept queue of a TCP place; 0 where that cannot be told."""
         held = self._sockets.get(place)
         if held is None or held.family not in {socket.AF_INET, socket.AF_INET6} or held.type != socket.SOCK_STREAM:
@@ -137,16 +137,16 @@ class Vault:
         streams = (held for held in self._sockets.values() if held.type == socket.SOCK_STREAM)
         return {os.fstat(held.fileno()).st_ino for held in streams}
 
-    def groups(self, asked: Iterable[Place]) -> dict[Place, tuple[int, int]]:
+    def groups(self, asked: Iterable[ListenAddress]) -> dict[ListenAddress, tuple[int, int]]:
         """Of each TCP listener with several workers: how many sockets are here, and how many of them were asked for."""
         wanted = set(asked)
-        counts: dict[Place, list[int]] = defaultdict(lambda: [0, 0])
+        counts: dict[ListenAddress, list[int]] = defaultdict(lambda: [0, 0])
         for place in self._sockets:
             if place.address.startswith("tcp://"):
                 counts[place.listener][0] += 1
                 counts[place.listener][1] += place in wanted
         return {listener: (here, used) for listener, (here, used) in counts.items() if here > 1 and used}
 
-    def member(self, listener: Place) -> socket.socket:
+    def member(self, listener: ListenAddress) -> socket.socket:
         """One socket of a listener, to set an option that holds for its whole reuse_port group."""
         return self._sockets[replace(listener, worker=self.workers(listener)[0])]

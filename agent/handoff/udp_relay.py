@@ -11,16 +11,16 @@ from pathlib import Path
 
 from agent.core.errors import MachineError
 from agent.handoff import binding
-from agent.handoff.channel import ANCILLARY, open_envelope
+from agent.handoff.channel import ANCILLARY, parse_ancillary
 from agent.handoff.descriptors import discard
 from agent.handoff.framing import DATAGRAM_LIMIT
-from agent.handoff.socket_paths import Names
+from agent.handoff.socket_paths import SocketPaths
 
 
-class Relay:
+class UdpRelay:
     """Takes what one epoch forwards to its child, and sends it to whichever epoch is the target."""
 
-    def __init__(self, names: Names, owner: tuple[int, int] | None = None) -> None:
+    def __init__(self, names: SocketPaths, owner: tuple[int, int] | None = None) -> None:
         self.path = names.udp_agent_as_child
         self.pid: int | None = None  # whose datagrams are passed on
         self._receiver = binding.bind(socket.SOCK_DGRAM, self.path, owner)
@@ -30,7 +30,7 @@ class Relay:
         self._target: Path | None = None
         asyncio.get_running_loop().add_reader(self._receiver, self._pass_on)
 
-    def aim(self, target: Names) -> None:
+    def aim(self, target: SocketPaths) -> None:
         """Send to this epoch from now on."""
         self._hang_up()
         self._target = target.udp_epoch_as_child
@@ -47,7 +47,7 @@ class Relay:
         with contextlib.suppress(BlockingIOError, InterruptedError):
             while True:
                 data, ancillary, _, _ = self._receiver.recvmsg(DATAGRAM_LIMIT, ANCILLARY, socket.MSG_CMSG_CLOEXEC)
-                pid, descriptors = open_envelope(ancillary)
+                pid, descriptors = parse_ancillary(ancillary)
                 discard(descriptors)
                 if self._target is not None and pid == self.pid:
                     self._send(data, self._target)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from agent.certificates.contents import Contents, Missing
+from agent.certificates.contents import Contents, Unreadable
 from agent.host.files import list_directory, read_stable
 from agent.host.watching import Watcher
 
@@ -66,7 +66,7 @@ class DiskThread:
         """Read files until they are at rest, see `read_stable`."""
         return await self._do(read_stable(paths, settled=self._watcher.settled, settle_timeout=settle_timeout))
 
-    async def list(self, path: str) -> list[str] | Missing:
+    async def list(self, path: str) -> list[str] | Unreadable:
         """List the files in a directory."""
         return await self.call(list_directory, path)
 

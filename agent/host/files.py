@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Collection
 
-from agent.certificates.contents import Contents, Missing
+from agent.certificates.contents import Contents, Unreadable
 from agent.certificates.findings import Fault
 from agent.host.path_resolver import visible_entries
 
@@ -65,7 +65,7 @@ async def read_stable(
     return contents
 
 
-def list_directory(path: str) -> list[str] | Missing:
+def list_directory(path: str) -> list[str] | Unreadable:
     """List the regular files in a directory, and the links to such, in order; no hidden ones, no sub-directories."""
     try:
         return sorted(entry.path for entry in visible_entries(path) if _is_file(entry))
@@ -74,7 +74,7 @@ def list_directory(path: str) -> list[str] | Missing:
 
 
 async def _read_all(paths: Collection[str]) -> Contents:
-    contents: dict[str, bytes | Missing] = {}
+    contents: dict[str, bytes | Unreadable] = {}
     for number, path in enumerate(paths):
         if number % _BATCH == 0:
             await asyncio.sleep(0)  # also lets the watcher hear of writers before the next read
@@ -82,7 +82,7 @@ async def _read_all(paths: Collection[str]) -> Contents:
     return contents
 
 
-def read_file(path: str) -> bytes | Missing:
+def read_file(path: str) -> bytes | Unreadable:
     """Read a regular file; O_NONBLOCK because opening a fifo would wait for its writer."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -96,19 +96,19 @@ def read_file(path: str) -> bytes | Missing:
         os.close(descriptor)
 
 
-def _read_regular(descriptor: int) -> bytes | Missing:
+def _read_regular(descriptor: int) -> bytes | Unreadable:
     status = os.fstat(descriptor)
     if stat.S_ISDIR(status.st_mode):
-        return Missing("a directory, not a file", Fault.UNREADABLE)
+        return Unreadable("a directory, not a file", Fault.UNREADABLE)
     if not stat.S_ISREG(status.st_mode):
-        return Missing("not a regular file", Fault.UNREADABLE)
+        return Unreadable("not a regular file", Fault.UNREADABLE)
     content = bytearray()
     while len(content) <= LARGEST:
         piece = os.read(descriptor, _PIECE)
         if not piece:
             return bytes(content)
         content += piece
-    return Missing(f"larger than {LARGEST // 1024**2} MiB", Fault.UNREADABLE)
+    return Unreadable(f"larger than {LARGEST // 1024**2} MiB", Fault.UNREADABLE)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -118,14 +118,14 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _missing(path: str, error: OSError | ValueError) -> Missing:
+def _missing(path: str, error: OSError | ValueError) -> Unreadable:
     """Say why there are no bytes; a ValueError is Python's word for a NUL in a name, which configurations may hold."""
     if isinstance(error, ValueError):
-        return Missing("its name contains a NUL byte")  # Python's wording differs from version to version
+        return Unreadable("its name contains a NUL byte")  # Python's wording differs from version to version
     reason = (error.strerror or str(error)).lower()
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-        return Missing(_why_not_there(path) or reason)
-    return Missing(reason, Fault.UNREADABLE, passes=error.errno in _PASSING)
+        return Unreadable(_why_not_there(path) or reason)
+    return Unreadable(reason, Fault.UNREADABLE, passes=error.errno in _PASSING)
 
 
 def _why_not_there(path: str) -> str:

@@ -20,21 +20,21 @@ _FIRST = 3  # SD_LISTEN_FDS_START
 
 
 @dataclass(frozen=True, slots=True)
-class Heir:
+class InheritedSocket:
     """A listening socket that is ours now. `name`: what an agent called it; empty for one from systemd."""
 
     descriptor: int
     name: str = ""
 
 
-def bequeath(descriptors: Mapping[str, int]) -> None:
+def pass_on_exec(descriptors: Mapping[str, int]) -> None:
     """Leave these open for the program that this process is about to become."""
     for descriptor in descriptors.values():
         os.set_inheritable(descriptor, True)
     os.environ[OWN] = json.dumps(dict(descriptors))
 
 
-def claim() -> list[Heir]:
+def take_inherited() -> list[InheritedSocket]:
     """Take what was left here; nothing is inherited any further, and nobody takes it twice."""
     return [*_claim_own(), *_claim_from_systemd()]
 
@@ -54,15 +54,15 @@ def address_of(descriptor: int) -> str | None:
         return None
 
 
-def _claim_own() -> list[Heir]:
+def _claim_own() -> list[InheritedSocket]:
     try:
         named = json.loads(os.environ.pop(OWN, "{}"))
-        return [Heir(_own(int(number)), str(name)) for name, number in named.items()]
+        return [InheritedSocket(_own(int(number)), str(name)) for name, number in named.items()]
     except (ValueError, AttributeError, OSError):
         return []
 
 
-def _claim_from_systemd() -> list[Heir]:
+def _claim_from_systemd() -> list[InheritedSocket]:
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdecimal():
@@ -79,7 +79,7 @@ def _rank(named: tuple[int, str]) -> str:
     return stored[0] if stored else ""
 
 
-def _take_over(number: int, seen: set[int]) -> Heir | None:
+def _take_over(number: int, seen: set[int]) -> InheritedSocket | None:
     """Own a descriptor; None: it is not open, or a socket that came before (from a socket unit, and stored as well)."""
     try:
         inode = os.fstat(number).st_ino
@@ -88,7 +88,7 @@ def _take_over(number: int, seen: set[int]) -> Heir | None:
             return None
         seen.add(inode)
         os.set_blocking(number, False)  # whoever accepts there shares the flag
-        return Heir(_own(number))
+        return InheritedSocket(_own(number))
     except OSError:
         return None
 

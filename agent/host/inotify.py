@@ -39,7 +39,7 @@ def reason_of(error: OSError) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class DirectoryEvent:
     """Something happened to `name` in `directory`; without a name, to the directory itself; with neither, anywhere."""
 
     directory: str
@@ -77,7 +77,7 @@ class Inotify(InotifyFD):
         os.set_inheritable(self._inotify_fd, False)
         self._is_reading = False  # no thread reads: close() is to close, not to wake one
         self._directories: dict[WatchDescriptor, list[str]] = {}
-        self._heard: list[Heard] = []
+        self._heard: list[DirectoryEvent] = []
 
     def fileno(self) -> int:
         """Give the descriptor that becomes readable when there is something to read()."""
@@ -103,7 +103,7 @@ class Inotify(InotifyFD):
         self._directories = armed
         return refused
 
-    def read(self) -> list[Heard]:
+    def read(self) -> list[DirectoryEvent]:
         """Give what has been heard, in order; call it only when the descriptor is readable, or it waits."""
         self._heard = []
         for event in self.read_events():
@@ -113,16 +113,18 @@ class Inotify(InotifyFD):
     def on_event(self, event: InotifyEvent) -> None:
         """Take an event from watchdog."""
         name = os.fsdecode(event.name)
-        self._heard += [Heard(directory, name, event.mask) for directory in self._directories.get(event.wd, ())]
+        self._heard += [
+            DirectoryEvent(directory, name, event.mask) for directory in self._directories.get(event.wd, ())
+        ]
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         """Take the end of a watch from watchdog: its directory was removed or unmounted."""
         gone = self._directories.pop(wd, ())
-        self._heard += [Heard(directory, "", InotifyConstants.IN_IGNORED) for directory in gone]
+        self._heard += [DirectoryEvent(directory, "", InotifyConstants.IN_IGNORED) for directory in gone]
 
     def on_queue_overflow(self) -> None:
         """Take from watchdog that events were lost: anything may have happened anywhere."""
-        self._heard.append(Heard("", "", InotifyConstants.IN_Q_OVERFLOW))
+        self._heard.append(DirectoryEvent("", "", InotifyConstants.IN_Q_OVERFLOW))
 
     def _watch(self, directory: str, mask: Mask) -> WatchDescriptor:
         descriptor = self._get_or_create_watch(os.fsencode(directory), mask)

@@ -22,14 +22,14 @@ _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -> None:
     """Write to a descriptor, standard error, from now on."""
-    handler = Patient(descriptor)
+    handler = NonBlockingHandler(descriptor)
     handler.setFormatter(_Json() if style == "json" else _Text())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
 
 
-def say(level: int, event: str, text: str, error: BaseException | None = None, **facts: object) -> None:
+def log_event(level: int, event: str, text: str, error: BaseException | None = None, **facts: object) -> None:
     """Log one event: its dotted name, a sentence, and its facts; with the whole story of `error`, if there is one."""
     LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": facts})
 
@@ -38,12 +38,12 @@ def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Take what a loop has to complain about: what the machine is short of is an event, anything else a bug."""
     error = context.get("exception")
     if isinstance(error, OSError) and error.errno in _SHORT:
-        say(logging.WARNING, "machine.short", f"{context['message']}: {error.strerror}; it is tried again")
+        log_event(logging.WARNING, "machine.short", f"{context['message']}: {error.strerror}; it is tried again")
     else:
         loop.default_exception_handler(context)
 
 
-class Patient(logging.Handler):
+class NonBlockingHandler(logging.Handler):
     """Never waits for whoever reads the log: a pipe that is full loses lines, and is told how many when it is read.
 
     Its flags stay as they are, since the proxies share the descriptor. poll(2) promises room for PIPE_BUF bytes.

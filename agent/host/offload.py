@@ -25,7 +25,7 @@ _busy = 0
 _usual = sys.getswitchinterval()
 
 
-async def apart(size: int, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+async def offload(size: int, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Return what `work` makes of files of so many bytes in all."""
     if size < _MUCH:
         return await asyncio.to_thread(work, *args, **kwargs)

@@ -62,7 +62,7 @@ def visible_entries(directory: str) -> list[os.DirEntry[str]]:
 
 
 @dataclass(slots=True)
-class Survey:
+class PathResolver:
     """The walks of a set of paths, and of every entry in those that are directories, as they were at one time.
 
     Two equal surveys mean that every path still leads through the same directories and links. Directories are named by
@@ -77,7 +77,7 @@ class Survey:
     """Real path of a file, be it there or not: the watched paths that led to it."""
 
     @classmethod
-    def of(cls, paths: Iterable[str]) -> "Survey":
+    def of(cls, paths: Iterable[str]) -> "PathResolver":
         """Walk all `paths` now; none of them needs to exist."""
         survey = cls()
         for path in paths:

@@ -40,7 +40,7 @@ def become_reaper() -> str | None:
     return os.strerror(ctypes.get_errno()).lower()
 
 
-class Orphans:
+class Reaper:
     """Reaps whatever ends here and is nobody's, a batch in each turn of the loop; `reaped` is how many.
 
     To be started in the main thread, after all other signal handlers of the loop are in place.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.core.errors import MachineError, RunDirectoryHeld
-from agent.host.log import say
+from agent.host.log import log_event
 from agent.host.removal import remove
 from agent.host.substitutes import Substitutes
 
@@ -108,7 +108,9 @@ class RunDirectory:
             except OSError:
                 remove(path)
                 continue
-            say(logging.ERROR, "run_directory.unusable", f"{problem}; epoch {number} lives in {path}", epoch=number)
+            log_event(
+                logging.ERROR, "run_directory.unusable", f"{problem}; epoch {number} lives in {path}", epoch=number
+            )
             return path
         raise MachineError(problem)
 

@@ -16,7 +16,7 @@ def glance(places: Iterable[str]) -> Glance:
     return {place: _status(place) for place in places}
 
 
-class Glancing:
+class StatPoller:
     """Calls `on_change` when two glances, `every` seconds apart, differ; keeps still until it is started.
 
     What `look` looks at may change on the way; that counts as a difference too, so that nothing slips through.

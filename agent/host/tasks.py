@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 
-from agent.host.log import say
+from agent.host.log import log_event
 
 
 class Tasks:
@@ -29,4 +29,4 @@ class Tasks:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            say(logging.ERROR, "bug", f"{task.get_name()} failed: please report this", error=error)
+            log_event(logging.ERROR, "bug", f"{task.get_name()} failed: please report this", error=error)

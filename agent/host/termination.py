@@ -12,7 +12,7 @@ _LIMIT = 4096  # bytes that kubelet reads
 _FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
 
-class LastWords:
+class TerminationLog:
     """Keeps there what is wrong now: whoever ends this process, and however, it can be read."""
 
     def __init__(self) -> None:

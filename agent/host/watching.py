@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
-from agent.host.inotify import Heard, Inotify, reason_of
+from agent.host.inotify import DirectoryEvent, Inotify, reason_of
 from agent.host.mounts import MountEvents, MountTable, read_mounts
-from agent.host.path_resolver import Survey, join, look
-from agent.host.stat_poller import Glance, Glancing, glance
+from agent.host.path_resolver import PathResolver, join, look
+from agent.host.stat_poller import Glance, StatPoller, glance
 
 RETRY = 60.0
 """Seconds until a refused directory is tried again: limits are raised, and other programs end."""
@@ -85,14 +85,14 @@ class Watcher:
         self._poll_every = poll_every
         self._mounts = mounts
         self._paths: frozenset[str] = frozenset()
-        self._survey = Survey()
+        self._survey = PathResolver()
         self._unheard: dict[str, str] = {}  # directory: why its events do not reach us
         self._lone: dict[str, str] = {}  # file that is a mount of its own: the name it is watched by
         self._being_written: set[tuple[str, str]] = set()
         self._said: set[str] = set()
         self._moved = asyncio.Event()
         self._later: asyncio.TimerHandle | None = None
-        self._glancing = Glancing(self._glance, self._see, every=poll_every, loop=loop)
+        self._glancing = StatPoller(self._glance, self._see, every=poll_every, loop=loop)
         self._inotify: Inotify | None = None
         self._mount_events = self._hear_mounts()
 
@@ -150,7 +150,7 @@ class Watcher:
         if heard:
             self._report()
 
-    def _note_writer(self, heard: Heard) -> None:
+    def _note_writer(self, heard: DirectoryEvent) -> None:
         place = (heard.directory, heard.name)
         if not heard.name:  # a directory gone, or events lost: what was known of its writers is of no use any more
             self._being_written = {one for one in self._being_written if heard.directory not in {"", one[0]}}
@@ -184,11 +184,11 @@ class Watcher:
     def _follow(self) -> None:
         """Walk, watch what was passed, and walk again: what was exchanged before it was watched shows then."""
         self._walk_later(None)
-        survey = Survey.of(self._paths)
+        survey = PathResolver.of(self._paths)
         for _ in range(_ROUNDS):
             self._survey = survey
             self._arm()
-            survey = Survey.of(self._paths)
+            survey = PathResolver.of(self._paths)
             if survey == self._survey:
                 return
         self._walk_later(0)
@@ -269,7 +269,7 @@ def _silent(directories: Iterable[str], table: MountTable) -> dict[str, str]:
     }
 
 
-def _lone_files(survey: Survey, table: MountTable) -> dict[str, str]:
+def _lone_files(survey: PathResolver, table: MountTable) -> dict[str, str]:
     """Find the watched files that are mounts of their own: writes reach them from a directory that we do not see."""
     lone: dict[str, str] = {}
     for point in table.points:

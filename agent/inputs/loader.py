@@ -9,22 +9,22 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from agent.certificates.contents import Contents, Missing
+from agent.certificates.contents import Contents, Unreadable
 from agent.certificates.discovery import Discovery, discover, strays
-from agent.certificates.findings import Fault, Refusal
-from agent.certificates.groups import Pin, Unit
+from agent.certificates.findings import Fault, Rejection
+from agent.certificates.groups import CertificateGroup, Pin
 from agent.certificates.references import Reference
-from agent.certificates.selection import LastGood, Outcome, weigh
+from agent.certificates.selection import LastGood, Selection, select_files
 from agent.core.errors import BadInput, MachineError
 from agent.core.revision import Revision
 from agent.host import clock
 from agent.host.disk_thread import DiskThread
-from agent.host.log import say
-from agent.host.offload import apart
-from agent.inputs.finding_log import Reports
-from agent.inputs.pairs import Pairing
+from agent.host.log import log_event
+from agent.host.offload import offload
+from agent.inputs.finding_log import FindingLog
+from agent.inputs.pairs import DirectoryPairs
 from agent.inputs.programs import Programs
-from agent.inputs.revisions import Material, Source, Storeroom
+from agent.inputs.revisions import LoadedRevision, RevisionStore, Source
 from agent.inputs.settings import Settings
 from agent.proxies.envoy.configuration import Configuration
 
@@ -34,33 +34,33 @@ _TRY_AGAIN = 10.0  # seconds until a program that is not usable is looked at aga
 SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes itself
 
 
-class NothingPaired(BadInput):
+class NoPairError(BadInput):
     """There is no certificate with its key, and why."""
 
-    def __init__(self, where: str, refused: Sequence[Refusal]) -> None:
+    def __init__(self, where: str, refused: Sequence[Rejection]) -> None:
         said = "; ".join(each.complaint for each in refused)
         super().__init__(f"cannot write a configuration for {where}: {said or 'there is no certificate with its key'}")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class LoadResult:
     """What one look at the disk gave. `material` is None while something is missing that nothing can stand in for.
 
     `refused`: what is there and not usable, for whatever reason, and so not in the material.
     """
 
-    material: Material | None
+    material: LoadedRevision | None
     missing: tuple[str, ...] = ()
     again_at: float | None = None  # monotonic: when to look again though nothing changes
     refused: tuple[str, ...] = ()
 
 
-class Intake:
+class Loader:
     """Looks at the disk when asked; what it looks at is watched before it is read."""
 
-    def __init__(self, settings: Settings, programs: Programs, storeroom: Storeroom, files: DiskThread) -> None:
+    def __init__(self, settings: Settings, programs: Programs, storeroom: RevisionStore, files: DiskThread) -> None:
         self.programs = programs
-        self.reports = Reports(settings.alarm_timeout)
+        self.reports = FindingLog(settings.alarm_timeout)
         self._settings = settings
         self._storeroom = storeroom
         self._files = files
@@ -78,17 +78,17 @@ class Intake:
         self._unreadable = ""  # why the configuration on disk cannot even be read
         self._incomplete = ""  # what the newest configuration lacks, so that the one before it is used
         self._unusable = ""  # why the program on disk cannot be used
-        self.outcome: Outcome | None = None  # of the newest look at the certificates
-        self._pairing = Pairing(settings.listen, settings.forward)
+        self.outcome: Selection | None = None  # of the newest look at the certificates
+        self._pairing = DirectoryPairs(settings.listen, settings.forward)
 
-    def serves(self, material: Material) -> None:
+    def serves(self, material: LoadedRevision) -> None:
         """A revision has served: from now on it is what a bad file falls back on."""
         self._last_good = LastGood.after(material.outcome)
         self._served = material.source
         refused, taken = {each.unit for each in material.outcome.refused}, material.outcome.units
         self._pins = {name: pin for name, pin in self._pins.items() if name in refused or name not in taken}
 
-    def refuse(self, material: Material, verdict: str) -> None:
+    def refuse(self, material: LoadedRevision, verdict: str) -> None:
         """The proxy does not take a revision: its configuration, if that is new, makes room for the one that served.
 
         So certificates go on being rotated. Where that one is refused as well, it was not the configuration's fault.
@@ -102,17 +102,17 @@ class Intake:
         now = clock.calendar()
         self._pins |= {pin.unit.name: replace(pin, since=now) for pin in pins}
 
-    def renewed(self, material: Material) -> tuple[Unit, ...]:
+    def renewed(self, material: LoadedRevision) -> tuple[CertificateGroup, ...]:
         """The groups in it that are not what has served."""
         return material.outcome.renewed(self._last_good)
 
-    def units_in(self, document: str, material: Material) -> frozenset[str]:
+    def units_in(self, document: str, material: LoadedRevision) -> frozenset[str]:
         """The groups that a file of resources names; none where that file itself is new, and may be at fault."""
         if self._served is None or self._served.resources.get(document) != material.source.resources.get(document):
             return frozenset()
         return material.configuration.units_in(document)
 
-    async def without(self, material: Material, held: Collection[str]) -> Material | None:
+    async def without(self, material: LoadedRevision, held: Collection[str]) -> LoadedRevision | None:
         """Make what the same files give with these new groups held back; None if that is nothing."""
         units = material.outcome.units
         pins = {name: Pin(units[name], name, "it is held back") for name in held}
@@ -124,7 +124,9 @@ class Intake:
                 return None
             source = await self._parsed_small(references)
         contents = material.outcome.files
-        outcome = await apart(_size(contents), weigh, references, contents, self._last_good, clock.calendar(), pins)
+        outcome = await offload(
+            _size(contents), select_files, references, contents, self._last_good, clock.calendar(), pins
+        )
         if not outcome.complete or any(outcome.units.get(name) is units[name] for name in held):
             return None
         await self._prepare(source, outcome, as_json=material.program.reads_json)
@@ -163,7 +165,7 @@ class Intake:
         if self._unusable:
             self.programs.ask_again()
 
-    async def look(self) -> Look:
+    async def look(self) -> LoadResult:
         """Read, judge and materialise. What is on the disk is said, never raised; `MachineError` is for the machine."""
         self._is_short = False
         look = await self._look()
@@ -172,13 +174,13 @@ class Intake:
         soon = clock.monotonic() + _SHORTAGE
         return replace(look, again_at=soon if look.again_at is None else min(soon, look.again_at))
 
-    async def _look(self) -> Look:
+    async def _look(self) -> LoadResult:
         if self._source is None:
             await self._watch()
         await self._take_program()
         source = await self._take_configuration()
         if source is None or self.programs.current is None:
-            return Look(
+            return LoadResult(
                 None,
                 await self._what_is_missing(source),
                 self._report_nothing(),
@@ -196,28 +198,28 @@ class Intake:
             outcome = await self._weigh(source)
         refused = self._not_usable(newest.refused)
         if not outcome.complete:
-            return Look(None, outcome.missing, again_at, refused)
+            return LoadResult(None, outcome.missing, again_at, refused)
         extra = await self._digest_watched({*outcome.files, *source.resources})
         await self._prepare(source, outcome, as_json=self.programs.current.reads_json)
         material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
         self.newest = material.revision
-        return Look(material, again_at=again_at, refused=refused)
+        return LoadResult(material, again_at=again_at, refused=refused)
 
-    async def _weigh(self, source: Source) -> Outcome:
+    async def _weigh(self, source: Source) -> Selection:
         """Judge what a configuration names, as it lies on the disk."""
         references = await self._in_scope(source.configuration)
         contents = await self._read([reference.path for reference in references])
         now = clock.calendar()
-        return await apart(_size(contents), weigh, references, contents, self._last_good, now, self._pins)
+        return await offload(_size(contents), select_files, references, contents, self._last_good, now, self._pins)
 
     @staticmethod
-    async def _prepare(source: Source, outcome: Outcome, *, as_json: bool) -> None:
+    async def _prepare(source: Source, outcome: Selection, *, as_json: bool) -> None:
         """Have the copies made beside the loop; those of a revision that is known are there."""
         copies = source.configuration.copies(outcome.files)
         if not copies.are_made(as_json=as_json):
-            await apart(len(source.text) + _size(source.resources), copies.prepare, as_json=as_json)
+            await offload(len(source.text) + _size(source.resources), copies.prepare, as_json=as_json)
 
-    def _not_usable(self, refusals: Sequence[Refusal]) -> tuple[str, ...]:
+    def _not_usable(self, refusals: Sequence[Rejection]) -> tuple[str, ...]:
         return (*filter(None, [self._unreadable, self._incomplete]), *(each.message for each in refusals))
 
     # The program
@@ -234,7 +236,7 @@ class Intake:
                 self.forgive()
                 self.reports.once("proxy.refused", "")
                 text = f"{program.binary.path} is version {program.version}, hot restart {program.handoff}"
-                say(logging.INFO, "proxy.found", text)
+                log_event(logging.INFO, "proxy.found", text)
         except BadInput as error:
             self._unusable = str(error)
             self.reports.once("proxy.refused", self._unusable, logging.ERROR)
@@ -252,7 +254,7 @@ class Intake:
             self._source = await self._parsed(text, name)
             self._unreadable = ""
             self.reports.once("config.refused", "")
-        except NothingPaired:
+        except NoPairError:
             self._source = None
         except UnicodeDecodeError as error:
             self._refuse_configuration(f"cannot read {self._settings.config}: byte {error.start} is not UTF-8")
@@ -269,7 +271,7 @@ class Intake:
         extra = self._settings.flags.config_yaml
         while True:
             size = len(text) + _size(resources)
-            configuration = await apart(size, Configuration, text.decode(), name, extra, resources)
+            configuration = await offload(size, Configuration, text.decode(), name, extra, resources)
             unread = configuration.unread
             self._resources = dict.fromkeys([*resources, *unread])
             if not unread:
@@ -301,12 +303,12 @@ class Intake:
         discovery = await self._discovered(contents)
         pairing.choose(discovery, contents, self._last_good.units, self._pins, clock.calendar())
         if not pairing.found:
-            raise NothingPaired(await self._where(), pairing.unpaired)
+            raise NoPairError(await self._where(), pairing.unpaired)
         return pairing.text(pairing.found)
 
     async def _parsed_small(self, references: Iterable[Reference]) -> Source:
         text, extra = self._pairing.text(references), self._settings.flags.config_yaml
-        return Source(await apart(len(text), Configuration, text.decode(), SMALL, extra), text)
+        return Source(await offload(len(text), Configuration, text.decode(), SMALL, extra), text)
 
     async def discover(self) -> Discovery:
         """What the certificate directories hold, by content."""
@@ -314,7 +316,7 @@ class Intake:
 
     @staticmethod
     async def _discovered(contents: Contents) -> Discovery:
-        return await apart(_size(contents), discover, contents, clock.calendar())
+        return await offload(_size(contents), discover, contents, clock.calendar())
 
     def _say_limits(self, configuration: Configuration) -> None:
         """What this configuration has that the agent promises little of."""
@@ -369,7 +371,7 @@ class Intake:
         """The certificate directories, and of one that cannot be read why."""
         looked = [(directory, await self._files.list(str(directory))) for directory in self._settings.certificates]
         return ", ".join(
-            f"{directory} ({entries.reason})" if isinstance(entries, Missing) else str(directory)
+            f"{directory} ({entries.reason})" if isinstance(entries, Unreadable) else str(directory)
             for directory, entries in looked
         )
 
@@ -378,7 +380,7 @@ class Intake:
         found: list[str] = []
         for directory in self._settings.certificates:
             entries = await self._files.list(str(directory))
-            found += [] if isinstance(entries, Missing) else entries
+            found += [] if isinstance(entries, Unreadable) else entries
         odd = [path for path in found if not _is_text(path)]
         names = ", ".join(ascii(path) for path in odd[:_NAMED]) + (" and others" if len(odd) > _NAMED else "")
         self.reports.once("files.odd_name", f"left out, since its name is not UTF-8: {names}; rename it" if odd else "")
@@ -386,7 +388,7 @@ class Intake:
 
     async def _read(self, paths: Sequence[str]) -> Contents:
         contents = await self._files.read(list(dict.fromkeys(paths)), self._settings.settle_timeout)
-        self._is_short |= any(isinstance(each, Missing) and each.passes for each in contents.values())
+        self._is_short |= any(isinstance(each, Unreadable) and each.passes for each in contents.values())
         return contents
 
     async def _digest_watched(self, judged: Collection[str]) -> bytes:
@@ -397,7 +399,7 @@ class Intake:
         paths: list[str] = []
         for path in map(str, self._settings.watched):
             entries = await self._files.list(path)
-            paths += [path] if isinstance(entries, Missing) else entries
+            paths += [path] if isinstance(entries, Unreadable) else entries
         paths = [path for path in paths if path not in judged]
         digest = hashlib.sha256()
         for path, content in sorted((await self._read(paths)).items()):
@@ -415,7 +417,7 @@ class Intake:
             missing.append(str(self.programs.path))
         return tuple(missing)
 
-    def _report(self, outcome: Outcome) -> float | None:
+    def _report(self, outcome: Selection) -> float | None:
         """Say what was found; return when to look again."""
         now = clock.monotonic()
         again = self.reports.refuse((*outcome.refused, *self._pairing.unpaired), now)
@@ -436,8 +438,8 @@ class Intake:
             references = configuration.references
             used = [each.path for each in await self._in_scope(configuration)]
             contents = await self._read([*await self._directory_files(), *used])
-            for stray in await apart(_size(contents), strays, contents, references):
-                say(logging.WARNING, "certificate.stray", stray.message)
+            for stray in await offload(_size(contents), strays, contents, references):
+                log_event(logging.WARNING, "certificate.stray", stray.message)
 
 
 def _size(contents: Contents) -> int:
@@ -453,9 +455,9 @@ def _is_text(path: str) -> bool:
     return True
 
 
-def _required(path: str, content: bytes | Missing) -> bytes:
+def _required(path: str, content: bytes | Unreadable) -> bytes:
     """Return what a file of the configuration holds; raise `BadInput` if it cannot be read."""
-    if isinstance(content, Missing):
+    if isinstance(content, Unreadable):
         if content.passes:
             message = f"cannot read {path}: {content.reason}"
             raise MachineError(message)

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from agent.certificates.contents import Contents
 from agent.certificates.discovery import Discovery
-from agent.certificates.findings import Caution, Meanwhile, Refusal
+from agent.certificates.findings import Fallback, FileWarning, Rejection
 from agent.certificates.groups import Pin
 from agent.certificates.references import Reference, Role
 from agent.host.sockets import Endpoint
@@ -14,7 +14,7 @@ from agent.proxies.envoy.default_bootstrap import bootstrap
 _PAIR = frozenset({Role.CHAIN, Role.KEY})
 
 
-class Pairing:
+class DirectoryPairs:
     """Chooses them look by look. `unpaired`: what should be one and is none; `beside`: what nothing uses.
 
     `turn`: when another of the files may be the one to take.
@@ -22,8 +22,8 @@ class Pairing:
 
     def __init__(self, listen: str, forward: str) -> None:
         self.found: list[Reference] = []
-        self.unpaired: tuple[Refusal, ...] = ()
-        self.beside: tuple[Caution, ...] = ()
+        self.unpaired: tuple[Rejection, ...] = ()
+        self.beside: tuple[FileWarning, ...] = ()
         self.turn: datetime | None = None
         self._listen = listen
         self._forward = forward
@@ -54,7 +54,7 @@ class Pairing:
         used = {name for each in self.found for name in (each.path, each.unit)}
         # What is wrong with a pair that has served is said when it is weighed; beside it alone nothing is half of one.
         refused = () if kept and not paired else discovery.refused
-        refused += superseded + tuple(Refusal.of(pin.unit.name, pin.fault, Meanwhile.OTHERS) for pin in pinned)
+        refused += superseded + tuple(Rejection.of(pin.unit.name, pin.fault, Fallback.OTHERS) for pin in pinned)
         self.unpaired = tuple(each for each in refused if not {each.path, each.unit} & used)
         self.beside = tuple(each for each in discovery.strays if each.path not in used)
 

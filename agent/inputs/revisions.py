@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from agent.certificates.selection import Outcome
+from agent.certificates.selection import Selection
 from agent.core.errors import AgentError
 from agent.core.revision import Revision
 from agent.handoff.segment import HotRestartVersion
@@ -39,13 +39,13 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class LoadedRevision:
     """One revision. `descriptors`: the sealed memory behind each materialised path; `held`: what is in there."""
 
     revision: Revision
     source: Source
     copies: Copies
-    outcome: Outcome
+    outcome: Selection
     program: Program
     descriptors: Mapping[str, int]
     held: tuple[bytes, ...]
@@ -61,30 +61,30 @@ class Material:
         return {descriptor: path for path, descriptor in self.descriptors.items()}
 
 
-class Storeroom:
+class RevisionStore:
     """Keeps the materials in use, and lets the memory of the others go."""
 
     def __init__(self) -> None:
         self._memfds = Memfds()
-        self._materials: dict[Revision, Material] = {}
+        self._materials: dict[Revision, LoadedRevision] = {}
         self._tried: set[Revision] = set()
 
-    def __getitem__(self, revision: Revision) -> Material:
+    def __getitem__(self, revision: Revision) -> LoadedRevision:
         return self._materials[revision]
 
-    def make(self, source: Source, flags: Flags, outcome: Outcome, program: Program, extra: bytes) -> Material:
+    def make(self, source: Source, flags: Flags, outcome: Selection, program: Program, extra: bytes) -> LoadedRevision:
         """Materialise; the same bytes give the material that is already here. Raises `MachineError`.
 
         `extra` is the digest of whatever else shall make a new revision.
         """
         return self.adopt(_identify(source, flags, outcome.files, program.binary, extra), source, outcome, program)
 
-    def adopt(self, revision: Revision, source: Source, outcome: Outcome, program: Program) -> Material:
+    def adopt(self, revision: Revision, source: Source, outcome: Selection, program: Program) -> LoadedRevision:
         """Keep what an epoch of an earlier agent runs from, under the name it has. Raises `MachineError`."""
         if revision not in self._materials:
             copies = source.configuration.copies(outcome.files)
             descriptors, held = self._hold(outcome.files, copies)
-            self._materials[revision] = Material(revision, source, copies, outcome, program, descriptors, held)
+            self._materials[revision] = LoadedRevision(revision, source, copies, outcome, program, descriptors, held)
         return self._materials[revision]
 
     def _hold(self, files: Mapping[str, bytes], copies: Copies) -> tuple[dict[str, int], tuple[bytes, ...]]:
@@ -108,7 +108,7 @@ class Storeroom:
             self._memfds.release(data)
 
     @contextmanager
-    def trying(self, material: Material) -> Iterator[Material]:
+    def trying(self, material: LoadedRevision) -> Iterator[LoadedRevision]:
         """Keep a material that no epoch runs from for as long as something is tried with it."""
         self._tried.add(material.revision)
         try:

@@ -4,26 +4,26 @@ import logging
 import socket
 from datetime import timedelta
 
-from agent.core.schedule import spread
+from agent.core.schedule import jitter_offset
 from agent.host import clock
-from agent.host.log import say
-from agent.inputs.revisions import Material
+from agent.host.log import log_event
+from agent.inputs.revisions import LoadedRevision
 from agent.inputs.settings import Settings
 from agent.status.model import Blocked
 
 
-class Timing:
+class RotationSchedule:
     """`blocked`: what the change that was looked at last waits for, if it waits."""
 
     def __init__(self, settings: Settings) -> None:
         self.blocked = Blocked.JITTER
         self._settings = settings
         self._instance = f"{socket.gethostname()}:{settings.run_directory}"
-        self._seen: Material | None = None
+        self._seen: LoadedRevision | None = None
         self._is_stale = False
         self._not_before = float("-inf")
 
-    def not_before(self, material: Material) -> float:
+    def not_before(self, material: LoadedRevision) -> float:
         """When this may serve, monotonic; the same answer for as long as it is what lies on the disk."""
         if material is not self._seen or self._is_stale:
             first, self._seen, self._is_stale = self._seen is None, material, False
@@ -34,7 +34,7 @@ class Timing:
         """Choose anew, when asked next, what was chosen by the calendar."""
         self._is_stale = self._not_before != float("-inf")
 
-    def _choose(self, material: Material) -> float:
+    def _choose(self, material: LoadedRevision) -> float:
         now = clock.calendar().astimezone()
         moment = now + self._jitter(material)
         self.blocked = Blocked.JITTER
@@ -47,13 +47,13 @@ class Timing:
             return float("-inf")
         why = "--rotate-window" if self.blocked is Blocked.WINDOW else "--jitter"
         text = f"revision {material.revision.name} is taken up at {moment:%Y-%m-%d %H:%M:%S%z} ({why})"
-        say(logging.INFO, "rotation.later", text)
+        log_event(logging.INFO, "rotation.later", text)
         return clock.monotonic() + wait
 
-    def _jitter(self, material: Material) -> timedelta:
+    def _jitter(self, material: LoadedRevision) -> timedelta:
         wanted = self._settings.jitter
         if wanted == 0:
             return timedelta()
         lives = [leaf.not_after - leaf.not_before for leaf in material.outcome.leaves.values()]
         limit = None if wanted is None else timedelta(seconds=wanted)
-        return spread(self._instance, min(lives, default=None), limit)
+        return jitter_offset(self._instance, min(lives, default=None), limit)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from agent.metrics.parser import SUFFIXES, Exposition, Family, Kind, Number, number
 
-OF_ALL = re.compile(
+SUMMED_GAUGES = re.compile(
     r"_(?:cx|rq|sess|sessions?|streams?|connections?)(?:_[a-z0-9_]+)?_(?:active|buffered|soft_drain)$"
     r"|_write_total_buffered$|_server_total_connections$"
 )
@@ -33,7 +33,7 @@ Samples = Mapping[str, Number | str]
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Sources:
     """The expositions of one lineage. `first` leads: its gauges are shown. Of `silent` ones only counts are taken."""
 
     first: Exposition | None
@@ -41,15 +41,15 @@ class Parts:
     silent: tuple[Exposition, ...] = ()
 
 
-def summed(parts: Parts) -> Exposition:
+def summed(parts: Sources) -> Exposition:
     """Add up what epochs have told, at once."""
     sums = Exposition()
-    for _ in summing(sums, parts):
+    for _ in aggregate(sums, parts):
         pass
     return sums
 
 
-def summing(sums: Exposition, parts: Parts) -> Iterator[None]:
+def aggregate(sums: Exposition, parts: Sources) -> Iterator[None]:
     """Add up what epochs have told, step by step: what iterates may do something else in between.
 
     A family that is of another kind here and there is as with the one that leads. What has been told is not changed.
@@ -64,7 +64,7 @@ def summing(sums: Exposition, parts: Parts) -> Iterator[None]:
         talking = _same(told, family)
         if family.kind is Kind.COUNTER or family.kind in SUFFIXES:
             sums.families[name] = _counted(family, [*talking, *_same(parts.silent, family)])
-        elif family.kind is Kind.GAUGE and OF_ALL.search(name):
+        elif family.kind is Kind.GAUGE and SUMMED_GAUGES.search(name):
             if talking:
                 sums.families[name] = Family(name, family.kind, family.help, _sum([each.samples for each in talking]))
         elif parts.first is not None and name in parts.first.families:

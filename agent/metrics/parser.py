@@ -82,12 +82,12 @@ def is_openmetrics(content_type: str) -> bool:
 def read(text: bytes, *, openmetrics: bool = False) -> Exposition:
     """Read a whole exposition at once."""
     exposition = Exposition()
-    for _ in reading(exposition, text, openmetrics=openmetrics):
+    for _ in parse(exposition, text, openmetrics=openmetrics):
         pass
     return exposition
 
 
-def reading(exposition: Exposition, text: bytes, *, openmetrics: bool = False) -> Iterator[None]:
+def parse(exposition: Exposition, text: bytes, *, openmetrics: bool = False) -> Iterator[None]:
     """Read an exposition step by step: what iterates may do something else in between."""
     reader = _Reader(exposition, openmetrics=openmetrics)
     start = 0

@@ -16,23 +16,23 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from agent.core.attempts import Outcome
+from agent.core.attempts import AttemptResult
 from agent.core.triggers import Trigger
 from agent.metrics.parser import Family, Kind
-from agent.metrics.writer import written
-from agent.status.model import AttemptView, Blocked, CertificateSet, Overview
+from agent.metrics.writer import format_families
+from agent.status.model import AttemptView, Blocked, CertificateSet, Status
 
 PREFIX = "proxy_agent"
 
 TRIGGERS = tuple(trigger.value for trigger in Trigger)
-OUTCOMES = tuple(outcome.value for outcome in Outcome if outcome is not Outcome.RUNNING)
+OUTCOMES = tuple(outcome.value for outcome in AttemptResult if outcome is not AttemptResult.RUNNING)
 PHASES = ("launch", "start", "judge", "open", "handover", "drain")
 STATES = ("candidate", "serving", "draining")
 WATCHES = ("inotify", "polling")
 OTHER = "other"
 """What stands for a word that is in none of these."""
 
-_FAILURES = (Outcome.REFUSED.value, Outcome.FAILED.value, Outcome.SHORT.value)
+_FAILURES = (AttemptResult.REFUSED.value, AttemptResult.FAILED.value, AttemptResult.SHORT.value)
 _AFTERWARDS = {"handover", "drain"}  # phases that end once it serves
 _UNNAMED = ("configuration", "program", "proxy")  # what is refused without a certificate being concerned
 _PHASE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
@@ -74,7 +74,7 @@ class Metrics:
     agent's own are called `proxy_agent_process_…`.
     """
 
-    def __init__(self, overview: Callable[[], Overview], *, beside_application: bool = False) -> None:
+    def __init__(self, overview: Callable[[], Status], *, beside_application: bool = False) -> None:
         # They would double the series, for a moment that process_start_time_seconds tells.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's, and not annotated
         self._overview = overview
@@ -89,7 +89,7 @@ class Metrics:
         generate = generate_openmetrics if openmetrics else generate_latest
         shown = self._gauges.shown = self._overview()
         text = bytes(generate(self._registry)).removesuffix(b"# EOF\n")
-        return text + b"".join(written(_certificates(shown.certificates), openmetrics=openmetrics))
+        return text + b"".join(format_families(_certificates(shown.certificates), openmetrics=openmetrics))
 
     # What happens
 
@@ -102,7 +102,7 @@ class Metrics:
             self.phase_ended(phase.name, phase.seconds)
         if outcome in _FAILURES:
             self._counts.failures.labels(_failed_in(phases[-1].name if phases else ""), outcome).inc()
-        if outcome == Outcome.SERVING:
+        if outcome == AttemptResult.SERVING:
             self._gauges.last_success = _served_at(attempt)
 
     def phase_ended(self, phase: str, seconds: float) -> None:
@@ -177,7 +177,7 @@ class _Gauges(Collector):
     """What an overview tells: the one that is `shown`."""
 
     def __init__(self) -> None:
-        self.shown: Overview | None = None
+        self.shown: Status | None = None
         self.last_success: datetime | None = None
 
     def describe(self) -> list[Metric]:
@@ -208,7 +208,7 @@ def _labelled(name: str, text: str, labels: tuple[str, ...], values: _Values) ->
     return metric
 
 
-def _agent(overview: Overview) -> Iterator[Metric]:
+def _agent(overview: Status) -> Iterator[Metric]:
     build: _Values = {(overview.version, platform.python_version()): 1.0}
     yield _labelled("build_info", "The agent's version, and its Python's.", ("version", "python"), build)
     yield _gauge("ready", "Whether an epoch serves and the agent is not draining.", overview.ready)
@@ -216,7 +216,7 @@ def _agent(overview: Overview) -> Iterator[Metric]:
     yield _labelled("watch_mode", "How files are watched.", ("mode",), watches)
 
 
-def _epochs(overview: Overview) -> Iterator[Metric]:
+def _epochs(overview: Status) -> Iterator[Metric]:
     yield _gauge("epoch", "The number of the epoch that serves, 0 if none does.", overview.epoch or 0)
     tally = Tally(epoch.state for epoch in overview.epochs)
     counts: _Values = {(state,): float(tally[state]) for state in STATES}
@@ -228,7 +228,7 @@ def _epochs(overview: Overview) -> Iterator[Metric]:
     yield _gauge("proxy_hung", "Whether the serving proxy answers nobody.", overview.hung)
 
 
-def _synchrony(overview: Overview) -> Iterator[Metric]:
+def _synchrony(overview: Status) -> Iterator[Metric]:
     since = overview.out_of_sync_since
     text = "Since when what is on the disk has not been what serves; 0 while it is."
     yield _gauge("out_of_sync_since_timestamp_seconds", text, 0 if since is None else since.timestamp())
@@ -263,7 +263,7 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def _listeners(overview: Overview) -> Metric:
+def _listeners(overview: Status) -> Metric:
     queues: _Values = {}
     for listener in overview.listeners:
         if listener.queue is not None:
@@ -277,9 +277,9 @@ def _address(address: str) -> str:
     return "unix" if address.startswith("unix:") else address
 
 
-def _last_success(overview: Overview) -> datetime | None:
+def _last_success(overview: Status) -> datetime | None:
     """As the ledger tells, which outlives an agent."""
-    return next((_served_at(each) for each in overview.rotations if each.outcome == Outcome.SERVING), None)
+    return next((_served_at(each) for each in overview.rotations if each.outcome == AttemptResult.SERVING), None)
 
 
 def _served_at(attempt: AttemptView) -> datetime:

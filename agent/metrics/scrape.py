@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.core.errors import MachineError
-from agent.host.log import say
+from agent.host.log import log_event
 from agent.host.run_directory import RunDirectory
 from agent.http.client import UnixPlace, passed_on, stream
 from agent.http.message import Request, Response
-from agent.metrics.aggregate import OF_ALL, combined, summing
+from agent.metrics.aggregate import SUMMED_GAUGES, aggregate, combined
 from agent.metrics.application import Application
-from agent.metrics.parser import Exposition, Family, Kind, is_openmetrics, reading
+from agent.metrics.parser import Exposition, Family, Kind, is_openmetrics, parse
 from agent.metrics.registry import PREFIX, Metrics, Source
-from agent.metrics.totals import Lineage
-from agent.metrics.writer import OPENMETRICS, TEXT, wants_openmetrics, written
-from agent.stats.errors import Refused, Unpublished
+from agent.metrics.totals import EpochTotals
+from agent.metrics.writer import OPENMETRICS, TEXT, format_families, wants_openmetrics
+from agent.stats.errors import InvalidSegment, Unpublished
 from agent.stats.reader import Segment
 from agent.stats.snapshot import Snapshot
 from agent.stats.tags import extracted
@@ -128,7 +128,7 @@ class _Round:
         return [task for task in self.tasks if not task.done()]
 
 
-class Scraping:
+class Scraper:
     """Answers `/metrics` and `/stats/prometheus`.
 
     Without `merge` the serving epoch's answer is passed on as it comes, and that is all.
@@ -187,7 +187,9 @@ class Scraping:
                 async with asyncio.timeout(LAST_LOOK):
                     await self._see(living)
             except (OSError, ValueError) as error:
-                say(logging.DEBUG, "metrics.unseen", f"what epoch {living.number} counted last is not known: {error}")
+                log_event(
+                    logging.DEBUG, "metrics.unseen", f"what epoch {living.number} counted last is not known: {error}"
+                )
 
     def retire(self, number: int) -> None:
         """An epoch is gone: keep what it counted."""
@@ -200,7 +202,7 @@ class Scraping:
         try:
             self._directory.remember(self._lineage.to_state(), _MEMORY)
         except MachineError as error:
-            say(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
+            log_event(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
 
     async def close(self) -> None:
         """Ask nobody any more, and keep what is known."""
@@ -235,7 +237,7 @@ class Scraping:
         if living.number not in self._sharing:
             try:
                 Segment.open(living.home / "stats").close()
-            except (Unpublished, Refused):
+            except (Unpublished, InvalidSegment):
                 return False
             self._sharing.add(living.number)
             self._lineage.forget(living.number)
@@ -246,7 +248,7 @@ class Scraping:
             async with asyncio.timeout(self._limits.seconds):
                 exposition = await self._see(living)
         except (OSError, ValueError) as error:
-            say(logging.DEBUG, "metrics.unavailable", f"epoch {living.number} does not tell its metrics: {error}")
+            log_event(logging.DEBUG, "metrics.unavailable", f"epoch {living.number} does not tell its metrics: {error}")
             self._fail(fresh, Source.EPOCH, living)
             return
         fresh.answered.add(living.number)
@@ -267,7 +269,7 @@ class Scraping:
                 async with application.ask((("accept", _ACCEPT[openmetrics]), patience)) as response:
                     fresh.application = await self._read(response)
         except (OSError, ValueError) as error:
-            say(logging.DEBUG, "metrics.unavailable", f"the application does not tell its metrics: {error}")
+            log_event(logging.DEBUG, "metrics.unavailable", f"the application does not tell its metrics: {error}")
             self._fail(fresh, Source.APPLICATION)
             return
         if fresh.application.broken:
@@ -287,7 +289,7 @@ class Scraping:
                 raise ValueError(message)
         exposition = Exposition()
         kind = dict(response.headers).get("content-type", "")
-        await _gently(reading(exposition, b"".join(parts), openmetrics=is_openmetrics(kind)))
+        await _gently(parse(exposition, b"".join(parts), openmetrics=is_openmetrics(kind)))
         for name in [name for name in exposition.families if name.startswith(f"{PREFIX}_")]:
             del exposition.families[name]  # the agent's own are the agent's: nobody else tells of it
             exposition.broken += 1
@@ -333,9 +335,9 @@ class Scraping:
         sums = Exposition()
         snapshot, serving = self._epochs.counted(), self._epochs.serving()
         counted = exposition_of(snapshot, {} if serving is None else self._epochs.gauges(serving))
-        await _gently(summing(sums, self._lineage.parts(serving, now.answered, counted)))
+        await _gently(aggregate(sums, self._lineage.parts(serving, now.answered, counted)))
         own = Exposition()
-        await _gently(reading(own, self._metrics.expose(openmetrics=openmetrics), openmetrics=openmetrics))
+        await _gently(parse(own, self._metrics.expose(openmetrics=openmetrics), openmetrics=openmetrics))
         sources = [("agent", own), (Source.EPOCH, sums)]
         if now.application is not None:
             sources.append((Source.APPLICATION, now.application))
@@ -343,7 +345,7 @@ class Scraping:
         for source in short:
             self._fail(now, Source(source))
         parts: list[bytes] = []
-        for part in written(families, openmetrics=openmetrics):
+        for part in format_families(families, openmetrics=openmetrics):
             parts.append(part)
             await asyncio.sleep(0)
         return b"".join(parts)
@@ -390,17 +392,17 @@ def exposition_of(snapshot: Snapshot, serving: Mapping[str, int]) -> Exposition:
             bare, labels = extracted(statistic)
             name = f"envoy_{_NO_NAME.sub('_', bare)}"
             family = exposition.families.setdefault(name, Family(name, kind))
-            leads = kind is Kind.GAUGE and not OF_ALL.search(name)
+            leads = kind is Kind.GAUGE and not SUMMED_GAUGES.search(name)
             family.samples[f"{name}{{{labels}}}"] = serving.get(statistic, value) if leads else value
     return exposition
 
 
-def _recall(directory: RunDirectory) -> Lineage:
+def _recall(directory: RunDirectory) -> EpochTotals:
     state = directory.recall(_MEMORY)
     if not state:
-        return Lineage()
+        return EpochTotals()
     try:
-        return Lineage.from_state(state)
+        return EpochTotals.from_state(state)
     except ValueError as error:
-        say(logging.WARNING, "stats.forgotten", f"{error}; counting begins at 0")
-        return Lineage()
+        log_event(logging.WARNING, "stats.forgotten", f"{error}; counting begins at 0")
+        return EpochTotals()

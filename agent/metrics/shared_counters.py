@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.core.errors import MachineError
-from agent.host.log import say
+from agent.host.log import log_event
 from agent.host.run_directory import RunDirectory
-from agent.stats.errors import Malformed, Refused, Unpublished, Unwritable
+from agent.stats.errors import InvalidSegment, Malformed, Unpublished, Unwritable
 from agent.stats.layout import ENVIRONMENT
 from agent.stats.reader import Segment
 from agent.stats.segment_file import reserve
@@ -18,7 +18,7 @@ _MEMORY = "totals.json"
 _SEGMENT = "stats"
 
 
-class Counting:
+class SharedCounters:
     """Keeps the totals, and keeps them in the run directory. Statistics that fail cost nothing but themselves."""
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -32,14 +32,14 @@ class Counting:
             segment = Segment.open(home / _SEGMENT)
         except Unpublished:
             return  # it keeps its statistics to itself, as Envoy does
-        except Refused as error:
-            say(logging.WARNING, "stats.refused", f"{error}; what epoch {epoch} counts is left out")
+        except InvalidSegment as error:
+            log_event(logging.WARNING, "stats.refused", f"{error}; what epoch {epoch} counts is left out")
             return
         try:
             self._totals.attach(epoch, segment)
-        except Refused as error:
+        except InvalidSegment as error:
             segment.close()
-            say(logging.WARNING, "stats.refused", f"{error}; what it counts is left out")
+            log_event(logging.WARNING, "stats.refused", f"{error}; what it counts is left out")
 
     def retire(self, epoch: int) -> None:
         """Look at an epoch a last time, while its directory is still there, and keep what it counted."""
@@ -51,7 +51,7 @@ class Counting:
             self._directory.remember(state, _MEMORY)
             self._remembered = state
         except MachineError as error:
-            say(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
+            log_event(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
 
     def read(self) -> Snapshot:
         """The totals as of now: counters over all epochs ever, gauges of those that are there."""
@@ -75,7 +75,7 @@ def make_room(home: Path, owner: tuple[int, int] | None) -> dict[str, str]:
     try:
         reserve(path, owner)
     except Unwritable as error:
-        say(logging.WARNING, "stats.unavailable", f"{error}; what this epoch counts is lost with it")
+        log_event(logging.WARNING, "stats.unavailable", f"{error}; what this epoch counts is lost with it")
         return {}
     return {ENVIRONMENT: str(path)}
 
@@ -87,5 +87,5 @@ def _recall(directory: RunDirectory) -> Totals:
     try:
         return Totals.from_state(state)
     except Malformed as error:
-        say(logging.WARNING, "stats.forgotten", f"{error}; counting begins at 0")
+        log_event(logging.WARNING, "stats.forgotten", f"{error}; counting begins at 0")
         return Totals()

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Self
 
-from agent.metrics.aggregate import Parts, summed
+from agent.metrics.aggregate import Sources, summed
 from agent.metrics.parser import SUFFIXES, Exposition, Family, Kind, Number, number
 
 LIMIT = 32 << 20
@@ -20,7 +20,7 @@ _REMEMBERED = 64
 """Epochs that are known to be gone, so that a late word of them is not counted twice."""
 
 
-class Lineage:
+class EpochTotals:
     """Epochs by number. `dropped`: how many series there was no room for."""
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -63,7 +63,7 @@ class Lineage:
         """Let go of what an epoch told: it is counted elsewhere."""
         self._live.pop(epoch, None)
 
-    def parts(self, serving: int | None, answered: Collection[int], counted: Exposition | None = None) -> Parts:
+    def parts(self, serving: int | None, answered: Collection[int], counted: Exposition | None = None) -> Sources:
         """What is to be summed up. `answered` have been seen just now; `counted` is of others, already summed up.
 
         Gauges are those of the serving epoch if it has answered; if it is none of these, of `counted`.
@@ -74,7 +74,7 @@ class Lineage:
             first, counted = counted, None
         others = (*told.values(), *(() if counted is None else (counted,)))
         silent = (each for epoch, each in self._live.items() if epoch not in answered)
-        return Parts(first, others, (*silent, self._gone))
+        return Sources(first, others, (*silent, self._gone))
 
     def _keep(self, families: Collection[Family] | Iterator[Family]) -> None:
         kept = Exposition()
@@ -90,7 +90,7 @@ class Lineage:
             room -= size
             kept.families[family.name] = worth
         if kept.families:
-            self._gone = summed(Parts(None, silent=(self._gone, kept)))
+            self._gone = summed(Sources(None, silent=(self._gone, kept)))
 
     # Memory
 

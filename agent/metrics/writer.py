@@ -43,7 +43,7 @@ def _is_version_2(parameter: str) -> bool:
     return name.strip() == "version" and value.strip(' "').split(".")[0] not in {"0", "1"}
 
 
-def written(families: Iterable[Family], *, openmetrics: bool) -> Iterator[bytes]:
+def format_families(families: Iterable[Family], *, openmetrics: bool) -> Iterator[bytes]:
     """Write families part by part: what iterates may do something else in between."""
     known = {family.name: family for family in families}
     lines: list[str] = []

@@ -9,11 +9,11 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
 from agent.certificates.groups import Pin
 from agent.core.errors import MachineError
-from agent.core.events import Failure, Sort
-from agent.handoff.socket_store import Place
-from agent.processes.bisection import Accuser
-from agent.processes.epoch_process import Living
-from agent.processes.listeners import Ports
+from agent.core.events import Failure, FailureKind
+from agent.handoff.socket_store import ListenAddress
+from agent.processes.bisection import Bisection
+from agent.processes.epoch_process import EpochProcess
+from agent.processes.listeners import Listeners
 from agent.proxies.envoy import subscriptions
 from agent.proxies.envoy.admin_client import Loaded
 from agent.proxies.envoy.command import Complaint
@@ -35,10 +35,10 @@ _RETRYING = AsyncRetrying(
 class Admission:
     """Examines one candidate. `serving` returns the epoch that serves now, if any; `accuser` finds groups at fault."""
 
-    candidate: Living
-    serving: Callable[[], Living | None]
-    ports: Ports
-    accuser: Accuser | None = None
+    candidate: EpochProcess
+    serving: Callable[[], EpochProcess | None]
+    ports: Listeners
+    accuser: Bisection | None = None
 
     async def check(self) -> Failure | None:
         """Wait until the candidate is whole; None if it is good. Raises `MachineError` if it does not answer.
@@ -117,7 +117,7 @@ class Admission:
         why = await self.why_refused()
         planes = self.candidate.material.configuration.control_planes
         plane = f" of the control plane {' or '.join(planes)}" if planes else ""
-        return Failure(Sort.ACCIDENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
+        return Failure(FailureKind.ACCIDENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
 
     async def _verdict(self, source: str, refused: Fetch) -> Failure:
         """Blame the groups of certificates at fault for what a file of resources brought, or else the file."""
@@ -129,7 +129,7 @@ class Admission:
             pins = self.accuser.accuse_in(source, self.candidate, replace(complaint, text=said))
         named = "; ".join(str(pin.fault) for pin in pins)
         reason = named or f"cannot use {source}: {program} refuses {refused} in it{_behind(complaint)}"
-        return Failure(Sort.VERDICT, reason, pinned=bool(pins))
+        return Failure(FailureKind.VERDICT, reason, pinned=bool(pins))
 
     async def why_refused(self) -> str:
         """Return the candidate's reasons for a refusal, to be put behind a statement; of secrets it gives none."""
@@ -152,7 +152,7 @@ class Admission:
             chain = expected.get(certificate.path)
             if chain is not None and certificate.serial not in {each.serial_number for each in chain.certificates}:
                 reason = f"it loaded serial {certificate.serial:x} where {chain.path} has {chain.leaf.serial_hex}"
-                return Failure(Sort.ACCIDENT, f"epoch {self.candidate.number} is not what was judged: {reason}")
+                return Failure(FailureKind.ACCIDENT, f"epoch {self.candidate.number} is not what was judged: {reason}")
         return None
 
     async def _missing_listener(self) -> Failure | None:
@@ -162,13 +162,13 @@ class Admission:
             return None
         if not self.candidate.material.configuration.has_dynamic_listeners:
             reason = f"epoch {self.candidate.number} does not listen on {self.described_listeners()}, which serves now"
-            return Failure(Sort.ACCIDENT, reason)
+            return Failure(FailureKind.ACCIDENT, reason)
         await self.ports.follow(serving)  # its control plane may have taken a listener away, or be about to add one
         if self.missing_listeners():
             raise _NotYet
         return None
 
-    def missing_listeners(self) -> list[Place]:
+    def missing_listeners(self) -> list[ListenAddress]:
         """The listeners that the serving epoch has and the candidate has not, though it should."""
         serving = self.serving()
         return [] if serving is None else self.ports.missing(self.candidate, serving.material.configuration)

@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from agent.certificates.contents import Contents
-from agent.certificates.selection import LastGood, weigh
+from agent.certificates.selection import LastGood, select_files
 from agent.core.errors import AgentError, BadInput
 from agent.handoff import binding
 from agent.handoff.segment import HotRestartVersion, Segment
 from agent.host import clock
 from agent.host.binaries import opened_binary
-from agent.host.log import say
+from agent.host.log import log_event
 from agent.host.removal import remove
 from agent.host.run_directory import RunDirectory
-from agent.inputs.revisions import Material, Program, Source, Storeroom
-from agent.metrics.shared_counters import Counting
+from agent.inputs.revisions import LoadedRevision, Program, RevisionStore, Source
+from agent.metrics.shared_counters import SharedCounters
 from agent.processes.manifest import Manifest
-from agent.processes.state_file import Journal
-from agent.processes.survivor import Found, find, pid_of
+from agent.processes.state_file import StateFile
+from agent.processes.survivor import Survivor, find_survivor, pid_of
 from agent.proxies.envoy.configuration import Configuration
 
 _END_TIMEOUT = 5.0
@@ -37,21 +37,23 @@ _END_TIMEOUT = 5.0
 class Adoption:
     """Goes through what the journal remembers, once, before anything else is started."""
 
-    def __init__(self, journal: Journal, directory: RunDirectory, storeroom: Storeroom, counting: Counting) -> None:
+    def __init__(
+        self, journal: StateFile, directory: RunDirectory, storeroom: RevisionStore, counting: SharedCounters
+    ) -> None:
         self._journal = journal
         self._directory = directory
         self._storeroom = storeroom
         self._counting = counting
 
-    def epochs(self) -> Iterator[tuple[Found, Material]]:
+    def epochs(self) -> Iterator[tuple[Survivor, LoadedRevision]]:
         """Give what can be adopted, the oldest first; then end and clear away everything else.
 
         An entry counts as settled when the caller asks for the next one.
         """
         rest: list[dict[str, Any]] = []
         for entry in sorted(self._journal.inherited, key=lambda entry: str(entry.get("number")).zfill(20)):
-            found = find(entry)
-            if isinstance(found, Found) and (material := self._recover(found)) is not None:
+            found = find_survivor(entry)
+            if isinstance(found, Survivor) and (material := self._recover(found)) is not None:
                 yield found, material
                 self._journal.settle(entry)
             else:
@@ -73,12 +75,12 @@ class Adoption:
                 self._counting.retire(number)
                 self._directory.remove_epoch(number)
 
-    def _recover(self, found: Found) -> Material | None:
+    def _recover(self, found: Survivor) -> LoadedRevision | None:
         try:
             return recover(found, self._storeroom)
         except AgentError as error:
             text = f"epoch {found.number} (pid {found.pid}) cannot be adopted and is ended: {error}"
-            say(logging.ERROR, "epoch.not_adopted", text)
+            log_event(logging.ERROR, "epoch.not_adopted", text)
             return None
 
     @staticmethod
@@ -86,7 +88,7 @@ class Adoption:
         pid = clear(entry)
         if pid is not None:
             text = f"epoch {entry.get('number')} (pid {pid}) outlived its agent before it had clients: it is ended"
-            say(logging.WARNING, "epoch.left_over", text)
+            log_event(logging.WARNING, "epoch.left_over", text)
 
 
 def clear(entry: Mapping[str, Any]) -> int | None:
@@ -100,7 +102,7 @@ def clear(entry: Mapping[str, Any]) -> int | None:
     return pid
 
 
-def recover(found: Found, storeroom: Storeroom) -> Material:
+def recover(found: Survivor, storeroom: RevisionStore) -> LoadedRevision:
     """What an epoch runs from, out of its own descriptors. Raises `AgentError`."""
     manifest = Manifest.carried_by(found.pid, found.manifest)
     contents: Contents = {path: each.read(found.pid) for path, each in manifest.files.items()}
@@ -108,7 +110,7 @@ def recover(found: Found, storeroom: Storeroom) -> Material:
     configuration = Configuration(manifest.text, manifest.name, manifest.config_yaml, resources)
     program = _program(manifest, found.pid)
     references = [each for each in configuration.references if each.path in contents]
-    outcome = weigh(references, contents, LastGood(), clock.calendar())
+    outcome = select_files(references, contents, LastGood(), clock.calendar())
     source = Source(configuration, manifest.text.encode(), resources)
     return storeroom.adopt(manifest.revision, source, outcome, program)
 

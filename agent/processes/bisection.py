@@ -8,22 +8,22 @@ started for it, and no client notices.
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from agent.certificates.groups import Pin, Unit
-from agent.inputs.loader import Intake
-from agent.inputs.revisions import Storeroom
+from agent.certificates.groups import CertificateGroup, Pin
+from agent.inputs.loader import Loader
+from agent.inputs.revisions import RevisionStore
 from agent.inputs.settings import Settings
-from agent.processes.epoch_process import Living
+from agent.processes.epoch_process import EpochProcess
 from agent.proxies.envoy.command import Complaint, Envoy
 
 Ask = Callable[[frozenset[str]], Awaitable[Complaint | None]]
-"""Ask the proxy about the revision with these units held back; raises `Unheld` where they cannot be."""
+"""Ask the proxy about the revision with these units held back; raises `NothingToRunError` where they cannot be."""
 
 
-class Unheld(Exception):
+class NothingToRunError(Exception):
     """There is nothing to run from without a unit that is to be held back."""
 
 
-async def blame(suspects: Sequence[Unit], complaint: Complaint, ask: Ask) -> tuple[Pin, ...]:
+async def bisect(suspects: Sequence[CertificateGroup], complaint: Complaint, ask: Ask) -> tuple[Pin, ...]:
     """Return the units at fault among `suspects`, which are new; none where it is not their fault, or not only.
 
     `complaint` is what the proxy says to all of them together.
@@ -35,12 +35,12 @@ async def blame(suspects: Sequence[Unit], complaint: Complaint, ask: Ask) -> tup
         if await ask(search.uncleared) is not None:
             return ()
         await search.among(suspects)
-    except Unheld:
+    except NothingToRunError:
         return ()
     return tuple(search.found)
 
 
-def _named(suspects: Collection[Unit], complaint: Complaint) -> tuple[Pin, ...]:
+def _named(suspects: Collection[CertificateGroup], complaint: Complaint) -> tuple[Pin, ...]:
     """The units that have a file which the complaint names, or the same bytes under another name."""
     contents = {unit.files[path]: path for path in complaint.paths for unit in suspects if path in unit.files}
     return tuple(
@@ -58,7 +58,7 @@ class _Search:
     uncleared: frozenset[str]
     found: list[Pin] = field(default_factory=list)
 
-    async def among(self, units: Sequence[Unit]) -> None:
+    async def among(self, units: Sequence[CertificateGroup]) -> None:
         """Clear these units, or find the culprits among them."""
         names = frozenset(unit.name for unit in units)
         complaint = await self.ask(self.uncleared - names)
@@ -77,22 +77,22 @@ class _Search:
             await self.among(units[half:])
 
 
-def _pin(unit: Unit, complaint: Complaint, path: str | None = None) -> Pin:
+def _pin(unit: CertificateGroup, complaint: Complaint, path: str | None = None) -> Pin:
     """Accuse a file of the unit: the one that is named, or else its chain."""
     first = unit.chains[0].path if unit.chains else min(unit.files)
     return Pin(unit, path or first, complaint.text)
 
 
-class Accuser:
+class Bisection:
     """Pins the groups at fault where the proxy of an epoch refused what it was to run from."""
 
-    def __init__(self, settings: Settings, intake: Intake, storeroom: Storeroom) -> None:
+    def __init__(self, settings: Settings, intake: Loader, storeroom: RevisionStore) -> None:
         self._envoy = Envoy(settings.flags, settings.drain_time)
         self._timeout = settings.policy.start_timeout
         self._intake = intake
         self._storeroom = storeroom
 
-    async def accuse(self, refused: Living, complaint: Complaint) -> tuple[Pin, ...]:
+    async def accuse(self, refused: EpochProcess, complaint: Complaint) -> tuple[Pin, ...]:
         """Pin the groups of files at fault, if it is theirs. Raises `MachineError` if the proxy does not answer."""
         material = refused.material
 
@@ -104,16 +104,16 @@ class Accuser:
         async def ask(held: frozenset[str]) -> Complaint | None:
             variant = await self._intake.without(material, held)
             if variant is None:
-                raise Unheld
+                raise NothingToRunError
             with self._storeroom.trying(variant):
                 answer = await refused.validate(self._envoy, self._timeout, variant)
             return None if answer is None else said(answer)
 
-        pins = await blame(self._intake.renewed(material), said(complaint), ask)
+        pins = await bisect(self._intake.renewed(material), said(complaint), ask)
         self._intake.pin(pins)
         return pins
 
-    def accuse_in(self, document: str, refused: Living, complaint: Complaint) -> tuple[Pin, ...]:
+    def accuse_in(self, document: str, refused: EpochProcess, complaint: Complaint) -> tuple[Pin, ...]:
         """Pin the groups at fault where a proxy that runs refused what is in a file of resources.
 
         It validates no such file, so nothing can be asked again. Where it names none, they are all that are new there.

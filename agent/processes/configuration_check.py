@@ -8,15 +8,15 @@ from agent.certificates.x509 import Leaf
 from agent.host.binaries import find
 from agent.host.disk_thread import DiskThread
 from agent.host.run_directory import RunDirectory
-from agent.inputs.loader import Intake
+from agent.inputs.loader import Loader
 from agent.inputs.programs import Programs
-from agent.inputs.revisions import Material, Storeroom
+from agent.inputs.revisions import LoadedRevision, RevisionStore
 from agent.inputs.settings import Settings
-from agent.processes.epoch_process import Listeners, Living
+from agent.processes.epoch_process import EpochProcess, ListenerAccess
 from agent.proxies.envoy.command import Complaint, Envoy
 
 _TIMEOUT = 30.0
-_DEAF = Listeners(
+_DEAF = ListenerAccess(
     reached_gate=lambda _: None,
     serves=lambda _: None,
     exited=lambda _, __: None,
@@ -55,17 +55,17 @@ async def small_bootstrap(settings: Settings) -> str:
 
 
 @asynccontextmanager
-async def _intake(settings: Settings) -> AsyncIterator[Intake]:
+async def _intake(settings: Settings) -> AsyncIterator[Loader]:
     files = DiskThread(lambda: None, notice=lambda _: None)
     try:
-        yield Intake(settings, Programs(find(settings.proxy), settings.user), Storeroom(), files)
+        yield Loader(settings, Programs(find(settings.proxy), settings.user), RevisionStore(), files)
     finally:
         await files.close()
 
 
-async def _complaint(settings: Settings, material: Material) -> Complaint | None:
+async def _complaint(settings: Settings, material: LoadedRevision) -> Complaint | None:
     directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
-    living = Living(1, material, directory, settings.user, _DEAF)
+    living = EpochProcess(1, material, directory, settings.user, _DEAF)
     try:
         return await living.validate(Envoy(settings.flags, settings.drain_time), _TIMEOUT)
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from agent.core.errors import MachineError
 from agent.host.processes import connections_at, has_socket
-from agent.processes.epoch_process import Living
+from agent.processes.epoch_process import EpochProcess
 from agent.proxies.envoy.admin_client import Inbound
 from agent.proxies.envoy.command import UDP_OVERLAP
 
@@ -17,7 +17,7 @@ _LAST_INTERVAL = 0.25  # at the end the agent exits right after the last connect
 
 
 async def emptied(
-    epoch: Living,
+    epoch: EpochProcess,
     inodes: Collection[int],
     counted: Callable[[], None],
     inbound: Inbound | None = None,
@@ -52,7 +52,7 @@ async def emptied(
             return
 
 
-async def _is_silent(epoch: Living) -> bool:
+async def _is_silent(epoch: EpochProcess) -> bool:
     try:
         await epoch.console.state()
     except MachineError:
@@ -60,7 +60,7 @@ async def _is_silent(epoch: Living) -> bool:
     return False
 
 
-async def _is_empty(epoch: Living, inbound: Inbound | None) -> bool:
+async def _is_empty(epoch: EpochProcess, inbound: Inbound | None) -> bool:
     if inbound is not None and not inbound.places:
         return True
     try:
@@ -75,7 +75,7 @@ async def _is_empty(epoch: Living, inbound: Inbound | None) -> bool:
     return epoch.clients == 0
 
 
-def connections_left(epoch: Living, inbound: Inbound | None = None) -> int | None:
+def connections_left(epoch: EpochProcess, inbound: Inbound | None = None) -> int | None:
     """How many it has, from the kernel, which knows whose a TCP connection is and not on which Unix socket one came."""
     places = epoch.asked if inbound is None else inbound.places
     if epoch.pid is None or not all(place.address.startswith("tcp://") for place in places):

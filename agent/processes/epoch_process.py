@@ -12,26 +12,26 @@ from agent.handoff.child import Child
 from agent.handoff.gate import Gate
 from agent.handoff.parent import Parent, ParentEvents
 from agent.handoff.segment import Segment
-from agent.handoff.socket_paths import Names
-from agent.handoff.socket_store import Place
-from agent.handoff.udp_relay import Relay
+from agent.handoff.socket_paths import SocketPaths
+from agent.handoff.socket_store import ListenAddress
+from agent.handoff.udp_relay import UdpRelay
 from agent.host.carried import Carried
 from agent.host.memfds import Memfds
 from agent.host.processes import Command, Process, User, created_at, run
 from agent.host.run_directory import RunDirectory
-from agent.inputs.revisions import Material
+from agent.inputs.revisions import LoadedRevision
 from agent.metrics.shared_counters import make_room
 from agent.processes.manifest import Manifest
-from agent.processes.reserved_segments import Segments
-from agent.processes.survivor import Found
-from agent.proxies.envoy.admin_client import EpochConsole
+from agent.processes.reserved_segments import ReservedSegments
+from agent.processes.survivor import Survivor
+from agent.proxies.envoy.admin_client import AdminClient
 from agent.proxies.envoy.command import Complaint, Envoy, complaint
 
 _ANSWER_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Listeners:
+class ListenerAccess:
     """Whom a living epoch tells what. Each gets the epoch's number first."""
 
     reached_gate: Callable[[int], None]
@@ -39,21 +39,21 @@ class Listeners:
     exited: Callable[[int, int | None], None]
     held: Callable[[int, AddressHeld], None]
     broken: Callable[[int, ProtocolError], None]
-    lend: Callable[[int, Place], int | None]
+    lend: Callable[[int, ListenAddress], int | None]
 
 
-class Living:
+class EpochProcess:
     """An epoch from its launch to its burial. `started_at` is calendar seconds: since when the service is up."""
 
     def __init__(
         self,
         number: int,
-        material: Material,
+        material: LoadedRevision,
         directory: RunDirectory,
         user: User | None,
-        listeners: Listeners,
-        found: Found | None = None,
-        segments: Segments | None = None,
+        listeners: ListenerAccess,
+        found: Survivor | None = None,
+        segments: ReservedSegments | None = None,
     ) -> None:
         """Make what the epoch will need; or, where an earlier agent made it, find it."""
         self.number = number
@@ -81,7 +81,7 @@ class Living:
             self._room = make_room(self.home, self._owner)
             self.manifest = Carried.in_memory(self._memory.hold(f"epoch {number}", Manifest.of(material).to_bytes()))
             try:
-                self.segment = (segments or Segments(self._owner)).claim(material.program.handoff)
+                self.segment = (segments or ReservedSegments(self._owner)).claim(material.program.handoff)
             except MachineError:
                 self._memory.close()
                 raise
@@ -91,13 +91,13 @@ class Living:
             self.segment = Segment(found.base_id)
             self.manifest = found.manifest
         self._program = self.home / name
-        self.names = Names(self.home, self.segment.base_id)
-        self.console = EpochConsole(self.home / "admin")
+        self.names = SocketPaths(self.home, self.segment.base_id)
+        self.console = AdminClient(self.home / "admin")
         reached = partial(listeners.reached_gate, number)
         self.gate = Gate(self.home / "gate", reached, reached_before=found is not None)
         self.child: Child | None = None
         self.parent: Parent | None = None
-        self.relay: Relay | None = None
+        self.relay: UdpRelay | None = None
 
     @property
     def pid(self) -> int | None:
@@ -105,7 +105,7 @@ class Living:
         return None if self.process is None else self.process.pid
 
     @property
-    def asked(self) -> set[Place]:
+    def asked(self) -> set[ListenAddress]:
         """Every place it asked its parent for."""
         return set() if self.parent is None else self.parent.asked
 
@@ -114,13 +114,13 @@ class Living:
         return self.found is not None
 
     @property
-    def bound_itself(self) -> set[Place]:
+    def bound_itself(self) -> set[ListenAddress]:
         """The places for which there was no socket to give."""
         return set() if self.parent is None else self.parent.bound_itself
 
     # Life
 
-    async def validate(self, envoy: Envoy, timeout: float, material: Material | None = None) -> Complaint | None:
+    async def validate(self, envoy: Envoy, timeout: float, material: LoadedRevision | None = None) -> Complaint | None:
         """Ask the proxy whether it can use the configuration, or that of another material; return its complaint."""
         material = material or self.material
         copy, extra = self._copy(material)
@@ -142,7 +142,7 @@ class Living:
         self._attend(process)
         return process.pid
 
-    async def take_over(self, found: Found, started_at: int) -> None:
+    async def take_over(self, found: Survivor, started_at: int) -> None:
         """Stand around a process that an earlier agent left. Raises `MachineError` if it is gone."""
         process = Process.adopt(found.pid, found.created, self._exited)
         self.created = found.created
@@ -164,7 +164,7 @@ class Living:
         self.parent.bound_itself.update(asked)  # nobody knows any more which of them it did
         self.child = Child(self.names, self._owner)
         if self.material.configuration.has_udp:
-            self.relay = Relay(self.names, self._owner)
+            self.relay = UdpRelay(self.names, self._owner)
         await self.gate.shut(self._owner)
 
     def _attend(self, process: Process) -> None:
@@ -179,13 +179,13 @@ class Living:
     def _exited(self, code: int | None) -> None:
         self._listeners.exited(self.number, code)
 
-    def _copy(self, material: Material) -> tuple[int, str | None]:
+    def _copy(self, material: LoadedRevision) -> tuple[int, str | None]:
         """The private copy, in memory: where it is held, and the extra document's text."""
         as_json = material.program.reads_json
         main, extra = material.copies.fill(str(self.home), self.number, material.descriptors, as_json=as_json)
         return self._memory.hold(material.configuration.name, main.encode()), extra
 
-    def _command(self, arguments: list[str], material: Material) -> Command:
+    def _command(self, arguments: list[str], material: LoadedRevision) -> Command:
         return Command(
             binary=self.material.program.binary.descriptor,
             executable=str(self._program),
@@ -221,7 +221,7 @@ class Living:
 
     # Sockets
 
-    async def duplicate(self, place: Place) -> int | None:
+    async def duplicate(self, place: ListenAddress) -> int | None:
         """A duplicate of its socket at a place, which the caller owns. Raises `MachineError`."""
         if self.child is None:
             return None

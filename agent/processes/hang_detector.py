@@ -3,8 +3,8 @@
 The vault's sockets are those that the proxy accepts on, so the kernel can tell the agent when a client comes. While
 nobody comes, nothing wakes the agent; while clients come, it looks at the queues once in a few seconds, and less often
 the longer all is well. A proxy hangs when clients wait, none of them is accepted and its console is silent, all for
-as long as a `Pace` says. One that is busy always has something in a queue, and one whose console is slow still takes
-clients: neither hangs. Nor does one of several workers that is stuck alone, since the console and the other
+as long as `Intervals` says. One that is busy always has something in a queue, and one whose console is slow still
+takes clients: neither hangs. Nor does one of several workers that is stuck alone, since the console and the other
 workers go on: that is not noticed here.
 """
 
@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.handoff.socket_store import Place, Vault
+from agent.handoff.socket_store import ListenAddress, SocketStore
 from agent.host import clock, throttling
-from agent.host.log import say
+from agent.host.log import log_event
 from agent.host.tasks import Tasks
 from agent.host.throttling import Throttled
 from agent.http import client
-from agent.processes.queue_progress import Queues, is_anybody_waiting, look_at, opened
-from agent.proxies.envoy.admin_client import EpochConsole
+from agent.processes.queue_progress import QueueProgress, is_anybody_waiting, look_at, opened
+from agent.proxies.envoy.admin_client import AdminClient
 
 _QUESTION = "/ready"
 _NOBODY = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.EACCES})  # the console cannot be asked at all
@@ -44,13 +44,13 @@ class Serving(Protocol):
         ...
 
     @property
-    def console(self) -> EpochConsole:
+    def console(self) -> AdminClient:
         """Its console."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Intervals:
     """Spans in seconds.
 
     `first`: from a client's coming to the look at the queue. It doubles up to `longest` while clients keep coming and
@@ -65,7 +65,7 @@ class Pace:
     lag: float = 2.0
 
 
-class Watch:
+class HangDetector:
     """Watches the epoch that `serving` gives, if any.
 
     `report` is told True and a sentence when it hangs, and False and a sentence when it answers again or another one
@@ -76,13 +76,13 @@ class Watch:
 
     def __init__(
         self,
-        vault: Vault,
+        vault: SocketStore,
         serving: Callable[[], Serving | None],
         report: Callable[[bool, str], None],
         replace: Callable[[str], None],
         replace_after: float | None,
         *,
-        pace: Pace | None = None,
+        pace: Intervals | None = None,
         throttled: Callable[[], Throttled] = throttling.read,
     ) -> None:
         self._vault = vault
@@ -90,7 +90,7 @@ class Watch:
         self._report = report
         self._replace = replace
         self._replace_after = replace_after
-        self._pace = pace or Pace()
+        self._pace = pace or Intervals()
         self._throttled = throttled
         self._tasks = Tasks()
         self._task: asyncio.Task[None] | None = None
@@ -145,7 +145,7 @@ class Watch:
                     await self._suspect(epoch)
         except OSError as error:
             text = f"cannot watch the queues of epoch {epoch.number}: {error.strerror}; if it hangs, nobody says so"
-            say(logging.WARNING, "hung.unwatched", text)
+            log_event(logging.WARNING, "hung.unwatched", text)
 
     async def _somebody_comes(self) -> None:
         """Return when a queue is not empty. Nothing runs until then, and the kernel is asked for no more after it."""
@@ -168,7 +168,7 @@ class Watch:
         """Return when the epoch shows a sign of life, or serves no more."""
         waiting = look_at(self._vault, by_name=False)
         question: asyncio.Task[bool] | None = None
-        spell = _Spell(self._throttled())
+        spell = _Suspicion(self._throttled())
         try:
             while True:
                 await _pass(question, self._pace.interval)
@@ -189,7 +189,7 @@ class Watch:
         if self.hung:
             self._calm(f"{_name(epoch)} answers again")
 
-    def _judge(self, epoch: Serving, spell: "_Spell", waiting: Queues) -> None:
+    def _judge(self, epoch: Serving, spell: "_Suspicion", waiting: QueueProgress) -> None:
         if spell.seconds >= self._pace.report_after and self._hung is None:
             self._hung = epoch.number
             self._report(True, self._complaint(epoch, spell, waiting))
@@ -198,7 +198,7 @@ class Watch:
             spell.is_replaced = True
             self._replace(f"{_name(epoch)} has answered nobody for {spell.seconds:.0f} s")
 
-    def _complaint(self, epoch: Serving, spell: "_Spell", waiting: Queues) -> str:
+    def _complaint(self, epoch: Serving, spell: "_Suspicion", waiting: QueueProgress) -> str:
         after = self._replace_after
         step = "replace it by `agent restart`" if after is None else f"it is replaced after {after:g} s of this"
         return (
@@ -211,7 +211,7 @@ class Watch:
         self._report(False, text)
 
 
-class _Spell:
+class _Suspicion:
     """How long nothing has been heard."""
 
     def __init__(self, throttled: Throttled) -> None:
@@ -230,7 +230,7 @@ class _Spell:
         self.seconds = now - self._since
 
 
-async def _ask(console: EpochConsole) -> bool:
+async def _ask(console: AdminClient) -> bool:
     """Return whether it is well as far as it can be asked: it answered, or nobody is there to ask.
 
     Waits for ever otherwise: this one question is answered when the proxy goes on.
@@ -258,7 +258,7 @@ def _name(epoch: Serving) -> str:
     return f"epoch {epoch.number} (pid {epoch.pid})"
 
 
-def _describe(waiting: Mapping[Place, int]) -> str:
+def _describe(waiting: Mapping[ListenAddress, int]) -> str:
     """Name listeners, the longest queues first."""
     listeners: dict[str, int] = {}
     for place, length in waiting.items():

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from agent.handoff.segment import Segment
 from agent.host.run_directory import RunDirectory
 from agent.processes import adoption
-from agent.processes.state_file import Journal
+from agent.processes.state_file import StateFile
 
 
-def clear(directory: RunDirectory) -> Iterator[tuple[int, int]]:
+def kill_leftovers(directory: RunDirectory) -> Iterator[tuple[int, int]]:
     """Kill the epochs that the state names, and remove what was theirs; give the number and pid of each that lived."""
-    journal = Journal(directory)
+    journal = StateFile(directory)
     if journal.spare is not None:
         Segment(journal.spare).release()
     for entry in journal.inherited:

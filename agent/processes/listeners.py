@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from agent.core.errors import MachineError
-from agent.handoff.reuseport_filter import steer, unsteer
-from agent.handoff.socket_store import Place, Vault
-from agent.host.inherited_sockets import Heir, address_of
-from agent.host.log import say
+from agent.handoff.reuseport_filter import attach, detach
+from agent.handoff.socket_store import ListenAddress, SocketStore
+from agent.host.inherited_sockets import InheritedSocket, address_of
+from agent.host.log import log_event
 from agent.host.processes import User
 from agent.host.sockets import Endpoint, bind_for_proxy, check_free, may_bind_for_others
-from agent.processes.epoch_process import Living
+from agent.processes.epoch_process import EpochProcess
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.document import StaticListener
 
@@ -24,7 +24,7 @@ _SPARE_INTERVAL = 0.005  # the kernel does not tell when an accept queue is empt
 _WORKERS_LIMIT = 1024
 
 
-class Ports:
+class Listeners:
     """Moves sockets between the vault and the epochs. `ours` tells the pids of all epochs alive.
 
     Where the agent has a privilege that the proxy lacks, it binds for it what the configuration names, and on the ports
@@ -32,13 +32,13 @@ class Ports:
     """
 
     def __init__(self, user: User | None, ours: Callable[[], Collection[int]], allowed: Collection[int] = ()) -> None:
-        self.vault = Vault()
+        self.vault = SocketStore()
         self._user = user
         self._ours = ours
         self._allowed = allowed
-        self._staged = Vault()  # what is new with a candidate that has not committed: bound by it, or for it
+        self._staged = SocketStore()  # what is new with a candidate that has not committed: bound by it, or for it
 
-    def inherit(self, heirs: Iterable[Heir]) -> None:
+    def inherit(self, heirs: Iterable[InheritedSocket]) -> None:
         """Put what listened before this program began into the vault, and close what is no listener."""
         workers: dict[str, int] = {}
         for heir in heirs:
@@ -46,7 +46,11 @@ class Ports:
             if address is None:
                 os.close(heir.descriptor)
                 continue
-            place = Place(*json.loads(heir.name)) if heir.name else Place(address, worker=workers.get(address, 0))
+            place = (
+                ListenAddress(*json.loads(heir.name))
+                if heir.name
+                else ListenAddress(address, worker=workers.get(address, 0))
+            )
             workers[address] = place.worker + 1
             self.vault.keep(place, heir.descriptor)
 
@@ -56,7 +60,7 @@ class Ports:
         named = ((json.dumps([each.address, each.namespace, each.worker]), held) for each, held in lent)
         return {name: os.dup(held) for name, held in named if held is not None}
 
-    async def regain(self, epoch: Living) -> None:
+    async def regain(self, epoch: EpochProcess) -> None:
         """Fill the vault with duplicates of what an adopted epoch serves on. Raises `MachineError`."""
         for place in sorted(epoch.asked):
             if not _is_fleeting(place.listener, epoch):
@@ -64,7 +68,7 @@ class Ports:
                 if descriptor is not None:
                     self.vault.keep(place, descriptor)
 
-    def inodes(self, listeners: Collection[Place]) -> set[int]:
+    def inodes(self, listeners: Collection[ListenAddress]) -> set[int]:
         """The inodes of what accepts connections at these listeners and is in the vault."""
         places = [each for each in self.vault.places() if each.listener in listeners]
         lent = [self.vault.lend(each) for each in places if not each.address.startswith("udp://")]
@@ -72,7 +76,7 @@ class Ports:
 
     # Before the commit
 
-    def lend(self, place: Place, configuration: Configuration) -> int | None:
+    def lend(self, place: ListenAddress, configuration: Configuration) -> int | None:
         """The socket to hand over for a place; None lets the proxy bind. Raises `AddressHeld` or `MachineError`."""
         lent = self.vault.lend(place)
         if lent is None:
@@ -89,16 +93,16 @@ class Ports:
             return None
         return self._bind(place, endpoint, known)
 
-    def _bind(self, place: Place, endpoint: Endpoint, known: StaticListener | None) -> int | None:
+    def _bind(self, place: ListenAddress, endpoint: Endpoint, known: StaticListener | None) -> int | None:
         if known is None and endpoint.port not in self._allowed:
             text = f"no configuration names {place.address}, so the agent does not bind it for the proxy"
-            say(logging.WARNING, "handoff.refused", f"{text}; --allow-listen {endpoint.port} lets it")
+            log_event(logging.WARNING, "handoff.refused", f"{text}; --allow-listen {endpoint.port} lets it")
             return None
         reuse, dual = (True, False) if known is None else (known.reuse_port, known.dual_stack)
         self._staged.keep(place, bind_for_proxy(endpoint, reuse_port=reuse, dual_stack=dual).detach())
         return self._staged.lend(place)
 
-    async def stage(self, candidate: Living) -> None:
+    async def stage(self, candidate: EpochProcess) -> None:
         """Take a duplicate of every socket that a candidate bound itself. Raises `MachineError`."""
         for place in sorted(candidate.bound_itself):
             if place not in self.vault and not _is_fleeting(place.listener, candidate):
@@ -110,7 +114,7 @@ class Ports:
         """The candidate is no more, and what was new with it goes as well."""
         self._staged.let_go_all()
 
-    def missing(self, candidate: Living, before: Configuration | None) -> list[Place]:
+    def missing(self, candidate: EpochProcess, before: Configuration | None) -> list[ListenAddress]:
         """Listeners that serve now and that a candidate did not ask for, though the configuration still has them."""
         now = candidate.material.configuration
         static_before = set() if before is None else {listener.place for listener in before.listeners}
@@ -127,7 +131,7 @@ class Ports:
         """What was new with the candidate is in the vault from now on."""
         self.vault.take_all(self._staged)
 
-    async def hand_over(self, epoch: Living, before: Living | None) -> None:
+    async def hand_over(self, epoch: EpochProcess, before: EpochProcess | None) -> None:
         """`epoch` serves in the place of `before`, which is told to accept no more; the vault follows."""
         self._steer(epoch)
         asked = {place.listener for place in epoch.asked}
@@ -139,16 +143,16 @@ class Ports:
         for place in given_up:
             self.vault.let_go(place)
 
-    def _steer(self, epoch: Living) -> None:
+    def _steer(self, epoch: EpochProcess) -> None:
         """Keep new clients away from the queues of workers that there will be no more."""
         for listener, (here, used) in self.vault.groups(epoch.asked).items():
             member = self.vault.member(listener)
             try:
-                steer(member, used) if used < here else unsteer(member)
+                attach(member, used) if used < here else detach(member)
             except OSError as error:
-                say(logging.WARNING, "handoff.steering", f"cannot steer clients of {listener}: {error.strerror}")
+                log_event(logging.WARNING, "handoff.steering", f"cannot steer clients of {listener}: {error.strerror}")
 
-    async def _emptied(self, places: Collection[Place]) -> None:
+    async def _emptied(self, places: Collection[ListenAddress]) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SPARE_TIMEOUT):
                 while any(self.vault.queued(place) for place in places):  # noqa: ASYNC110
@@ -156,7 +160,7 @@ class Ports:
 
     # While it serves
 
-    async def follow(self, epoch: Living) -> set[Place]:
+    async def follow(self, epoch: EpochProcess) -> set[ListenAddress]:
         """Make the vault hold exactly what `epoch` listens on, and return that.
 
         Raises `MachineError` if it does not answer.
@@ -170,9 +174,9 @@ class Ports:
                 self.vault.let_go(place)
         return listeners
 
-    async def _follow_workers(self, epoch: Living, listener: Place) -> None:
+    async def _follow_workers(self, epoch: EpochProcess, listener: ListenAddress) -> None:
         """Hold a duplicate for each worker; of a listener with one socket for all of them, only that one."""
-        held: set[Place] = set()
+        held: set[ListenAddress] = set()
         for worker in range(_WORKERS_LIMIT):
             place = replace(listener, worker=worker)
             descriptor = await epoch.duplicate(place)
@@ -188,11 +192,11 @@ class Ports:
                 self.vault.let_go(place)
 
 
-def _is_fleeting(listener: Place, epoch: Living) -> bool:
+def _is_fleeting(listener: ListenAddress, epoch: EpochProcess) -> bool:
     """Whether the kernel chose its port, so that the next epoch will not ask for it."""
     return listener.any_port or (listener not in epoch.asked and _with_any_port(listener) in epoch.asked)
 
 
-def _with_any_port(listener: Place) -> Place:
+def _with_any_port(listener: ListenAddress) -> ListenAddress:
     """The address as a configuration names it that leaves the port to the kernel."""
     return replace(listener, address=f"{listener.address.rpartition(':')[0]}:0")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from agent.core.errors import BadInput
 from agent.core.revision import Revision
 from agent.host.carried import Carried
-from agent.inputs.revisions import Material
+from agent.inputs.revisions import LoadedRevision
 
 _FORMAT = 2
 
@@ -40,7 +40,7 @@ class Manifest:
     resources: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, material: Material) -> "Manifest":
+    def of(cls, material: LoadedRevision) -> "Manifest":
         """What an epoch of this material will carry."""
         program = material.program
         return cls(

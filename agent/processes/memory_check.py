@@ -11,7 +11,7 @@ _SHARE = 8  # an eighth of a proxy more, for what the one that serves grows by m
 _FIXED = 4 * _MIB  # what the kernel keeps for a process, and what the agent takes for a rotation: measured 0.7 to 3.5
 
 
-class Room:
+class MemoryCheck:
     """Holds what is free against what the serving proxy took at its peak."""
 
     def __init__(

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from agent.handoff.socket_store import Place, Vault
+from agent.handoff.socket_store import ListenAddress, SocketStore
 from agent.host import accept_queues
 
 
 @dataclass(frozen=True, slots=True)
-class Queues:
+class QueueProgress:
     """Where clients wait, and how many: at least one, where the kernel does not tell. `clients` are those it names."""
 
-    lengths: Mapping[Place, int]
+    lengths: Mapping[ListenAddress, int]
     clients: frozenset[int]
 
-    def moved_since(self, before: "Queues") -> bool:
+    def moved_since(self, before: "QueueProgress") -> bool:
         """Whether somebody was accepted meanwhile.
 
         A queue that grows says nothing: new clients come to one that hangs, too. Nor does one whose name is gone
@@ -34,7 +34,7 @@ class Queues:
 
 
 @contextmanager
-def opened(vault: Vault) -> Iterator[tuple[select.epoll, dict[int, Place]]]:
+def opened(vault: SocketStore) -> Iterator[tuple[select.epoll, dict[int, ListenAddress]]]:
     """Everything in the vault that accepts, readable as one: made anew each time.
 
     A socket that the vault has closed while a proxy still has it would stay in an older one for ever.
@@ -58,16 +58,16 @@ def _accepts(descriptor: int) -> bool:
         held.detach()
 
 
-def is_anybody_waiting(vault: Vault) -> bool:
+def is_anybody_waiting(vault: SocketStore) -> bool:
     """Ask for no more than that."""
     with opened(vault) as (queues, _):
         return bool(queues.poll(0, 1))
 
 
-def look_at(vault: Vault, *, by_name: bool) -> Queues:
+def look_at(vault: SocketStore, *, by_name: bool) -> QueueProgress:
     """Look at all of them; names cost the kernel a walk through all its connections."""
     with opened(vault) as (queues, places):
         ready = [places[descriptor] for descriptor, _ in queues.poll(0, max(1, len(places)))]
     ports = {int(place.address.rpartition(":")[2]) for place in ready if place.address.startswith("tcp://")}
     lengths = {place: max(1, vault.queued(place)) for place in ready}
-    return Queues(lengths, accept_queues.clients(ports) if by_name and ports else frozenset())
+    return QueueProgress(lengths, accept_queues.clients(ports) if by_name and ports else frozenset())

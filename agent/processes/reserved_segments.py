@@ -10,7 +10,7 @@ from agent.handoff.socket_paths import BASE_ID_LIMIT
 _CLAIMS = 100  # base ids tried before something must be wrong
 
 
-class Segments:
+class ReservedSegments:
     """Claims base ids for the epochs of one user, `owner` (uid, gid). `spare`: what is kept for the next epoch."""
 
     def __init__(self, owner: tuple[int, int] | None) -> None:

@@ -9,27 +9,27 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from agent.core import events as on
 from agent.core.epochs import State
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
-from agent.core.events import Event, Failure, Sort
+from agent.core.events import Event, Failure, FailureKind
 from agent.core.revision import Revision
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.host import clock
 from agent.host.listening import accepting
-from agent.host.log import say
+from agent.host.log import log_event
 from agent.host.processes import describe_exit, has_socket
 from agent.host.run_directory import RunDirectory
 from agent.host.tasks import Tasks
-from agent.inputs.revisions import Material, Storeroom
+from agent.inputs.revisions import LoadedRevision, RevisionStore
 from agent.inputs.settings import Settings
-from agent.metrics.shared_counters import Counting
+from agent.metrics.shared_counters import SharedCounters
 from agent.processes.admission import Admission
-from agent.processes.bisection import Accuser
+from agent.processes.bisection import Bisection
 from agent.processes.candidate_status import observe
 from agent.processes.draining import emptied
-from agent.processes.epoch_process import Listeners, Living
-from agent.processes.listeners import Ports
-from agent.processes.memory_check import Room
-from agent.processes.reserved_segments import Segments
-from agent.processes.survivor import Found
+from agent.processes.epoch_process import EpochProcess, ListenerAccess
+from agent.processes.listeners import Listeners
+from agent.processes.memory_check import MemoryCheck
+from agent.processes.reserved_segments import ReservedSegments
+from agent.processes.survivor import Survivor
 from agent.proxies.envoy.admin_client import Inbound
 from agent.proxies.envoy.command import UDP_OVERLAP, Complaint, Envoy
 
@@ -39,7 +39,7 @@ _QUEUE_INTERVAL, _QUEUE_LOOKS = 0.01, 100  # at the end: a second for the client
 _RESUME_INTERVAL = 0.02  # until an adopted epoch that opens is asked again: it tells nobody but its console
 
 
-class Stage:
+class ProcessTable:
     """Launches, judges, drains and buries. `post` takes what happened; `record` writes the state before a launch.
 
     `handed_over` is told of each epoch whose predecessor accepts no more, `followed` of listeners that came or went;
@@ -47,23 +47,28 @@ class Stage:
     """
 
     def __init__(
-        self, settings: Settings, directory: RunDirectory, storeroom: Storeroom, post: Post, record: Callable[[], None]
+        self,
+        settings: Settings,
+        directory: RunDirectory,
+        storeroom: RevisionStore,
+        post: Post,
+        record: Callable[[], None],
     ) -> None:
-        self.handed_over: Callable[[Living], None] = lambda _: None
+        self.handed_over: Callable[[EpochProcess], None] = lambda _: None
         self.followed: Callable[[], None] = lambda: None
-        self.last_look: Callable[[Living], Awaitable[None]] | None = None
-        self.accuser: Accuser | None = None
-        self.living: dict[int, Living] = {}
-        self.serving: Living | None = None
-        self.ports = Ports(settings.user, self._pids, settings.allowed_ports)
-        self.counting = Counting(directory)
-        self.segments = Segments(None if settings.user is None else settings.user.owner)
+        self.last_look: Callable[[EpochProcess], Awaitable[None]] | None = None
+        self.accuser: Bisection | None = None
+        self.living: dict[int, EpochProcess] = {}
+        self.serving: EpochProcess | None = None
+        self.ports = Listeners(settings.user, self._pids, settings.allowed_ports)
+        self.counting = SharedCounters(directory)
+        self.segments = ReservedSegments(None if settings.user is None else settings.user.owner)
         self._settings = settings
         self._directory = directory
         self._storeroom = storeroom
         self._post = post
         self._record = record
-        self._room = Room()
+        self._room = MemoryCheck()
         self._envoy = Envoy(settings.flags, settings.drain_time)
         self.served_since = int(clock.calendar().timestamp())  # of the service as a whole
         self._tasks = Tasks()
@@ -96,7 +101,7 @@ class Stage:
         try:
             failure = await self._launch(number, revision, validate=validate)
         except (MachineError, OSError) as error:
-            failure = Failure(Sort.ACCIDENT, f"epoch {number} could not be started: {error}")
+            failure = Failure(FailureKind.ACCIDENT, f"epoch {number} could not be started: {error}")
         del self._starts[number]
         if failure is not None:
             self._never_ran(number, failure)
@@ -108,9 +113,11 @@ class Stage:
         if self.serving is not None and self.serving.pid is not None:
             shortage = self._room.shortage(self.serving.pid)
             if shortage is not None:
-                return Failure(Sort.SHORTAGE, f"epoch {number} cannot start beside {self.serving.number}: {shortage}")
+                return Failure(
+                    FailureKind.SHORTAGE, f"epoch {number} cannot start beside {self.serving.number}: {shortage}"
+                )
         material, user = self._storeroom[revision], self._settings.user
-        living = Living(number, material, self._directory, user, self._listeners(), segments=self.segments)
+        living = EpochProcess(number, material, self._directory, user, self._listeners(), segments=self.segments)
         self.living[number] = living
         self._record()  # whatever runs for it from now on can be found by its manifest
         if validate and (complaint := await living.validate(self._envoy, self._settings.policy.start_timeout)):
@@ -122,7 +129,7 @@ class Stage:
         self._tasks.spawn(self._observe(living), f"reasons of {number}")
         return None
 
-    async def _observe(self, candidate: Living) -> None:
+    async def _observe(self, candidate: EpochProcess) -> None:
         number = candidate.number
 
         def tell(reason: str) -> None:
@@ -130,12 +137,12 @@ class Stage:
 
         await observe(self._admission(candidate), lambda: number in self.living, tell)
 
-    async def adopt(self, found: Found, material: Material) -> None:
+    async def adopt(self, found: Survivor, material: LoadedRevision) -> None:
         """Take over what an earlier agent left; the sockets of the one that serves are in the vault again after it.
 
         Raises `MachineError` if it is gone meanwhile.
         """
-        living = Living(found.number, material, self._directory, self._settings.user, self._listeners(), found)
+        living = EpochProcess(found.number, material, self._directory, self._settings.user, self._listeners(), found)
         self.living[found.number] = living
         try:
             await living.take_over(found, self.served_since)
@@ -150,10 +157,10 @@ class Stage:
                 await self.ports.regain(living)
             except MachineError as error:
                 text = f"{error}; a crash of epoch {found.number} may refuse clients"
-                say(logging.WARNING, "vault.incomplete", text)
+                log_event(logging.WARNING, "vault.incomplete", text)
 
-    def _listeners(self) -> Listeners:
-        return Listeners(
+    def _listeners(self) -> ListenerAccess:
+        return ListenerAccess(
             reached_gate=lambda number: self._post(on.EpochReachedGate(at=clock.monotonic(), epoch=number)),
             serves=lambda number: self._post(on.EpochServes(at=clock.monotonic(), epoch=number)),
             exited=self._heard_exit,
@@ -162,20 +169,22 @@ class Stage:
             lend=self._lend,
         )
 
-    def _lend(self, number: int, place: Place) -> int | None:
+    def _lend(self, number: int, place: ListenAddress) -> int | None:
         try:
             return self.ports.lend(place, self.living[number].material.configuration)
         except AddressHeld:
             raise
         except MachineError as error:
-            say(logging.WARNING, "handoff.bind", f"{error}; epoch {number} has to bind it itself")
+            log_event(logging.WARNING, "handoff.bind", f"{error}; epoch {number} has to bind it itself")
             return None
 
     def _heard_held(self, number: int, error: AddressHeld) -> None:
-        self._post(on.EpochJudged(at=clock.monotonic(), epoch=number, failure=Failure(Sort.ACCIDENT, str(error))))
+        self._post(
+            on.EpochJudged(at=clock.monotonic(), epoch=number, failure=Failure(FailureKind.ACCIDENT, str(error)))
+        )
 
     def _heard_broken(self, number: int, error: ProtocolError) -> None:
-        say(logging.ERROR, "handoff.broken", f"epoch {number} is not listened to any more: {error}")
+        log_event(logging.ERROR, "handoff.broken", f"epoch {number} is not listened to any more: {error}")
 
     # Judging
 
@@ -183,33 +192,35 @@ class Stage:
         """Examine a candidate; `EpochJudged` follows."""
         self._tasks.spawn(self._judge(self.living[number]), f"judgement of {number}")
 
-    def _admission(self, candidate: Living) -> Admission:
+    def _admission(self, candidate: EpochProcess) -> Admission:
         return Admission(candidate, lambda: self.serving, self.ports, self.accuser)
 
-    async def _judge(self, candidate: Living) -> None:
+    async def _judge(self, candidate: EpochProcess) -> None:
         failure: Failure | None
         try:
             failure = await self._admission(candidate).check()
         except MachineError as error:
-            failure = Failure(Sort.ACCIDENT, f"epoch {candidate.number} could not be judged: {error}")
+            failure = Failure(FailureKind.ACCIDENT, f"epoch {candidate.number} could not be judged: {error}")
         self._post(on.EpochJudged(at=clock.monotonic(), epoch=candidate.number, failure=failure))
 
     def open_gate(self, number: int) -> None:
         """Let a candidate serve; `EpochServes` follows."""
         self._tasks.spawn(self._open_gate(self.living[number]), f"gate of {number}")
 
-    async def _open_gate(self, candidate: Living) -> None:
+    async def _open_gate(self, candidate: EpochProcess) -> None:
         """From its first connection on, a crash must find what it bound in the vault: so that is taken before."""
         try:
             await self.ports.stage(candidate)
         except MachineError as error:
-            say(logging.WARNING, "vault.incomplete", f"{error}; a crash of epoch {candidate.number} may refuse clients")
+            log_event(
+                logging.WARNING, "vault.incomplete", f"{error}; a crash of epoch {candidate.number} may refuse clients"
+            )
         self.counting.follow(candidate.number, candidate.home)
         candidate.gate.open()
         if candidate.is_adopted():
             await self._resume(candidate)
 
-    async def _resume(self, candidate: Living) -> None:
+    async def _resume(self, candidate: EpochProcess) -> None:
         """Find out how far an adopted epoch got whose gate was to be open; its start deadline ends the questions.
 
         The killed agent may have taken two messages with it. Without the answer to its Stats question, Envoy's main
@@ -223,7 +234,7 @@ class Stage:
             with contextlib.suppress(MachineError):  # busy, or dying: it is asked again, or its pidfd tells
                 if await candidate.console.waits_at_gate() and not candidate.gate.was_asked:
                     text = f"epoch {candidate.number} stood at its gate when the agent ended: it is started anew"
-                    say(logging.INFO, "epoch.dropped", text)
+                    log_event(logging.INFO, "epoch.dropped", text)
                     candidate.signal(signal.SIGKILL)
                     return
                 if await candidate.console.is_live():
@@ -233,7 +244,7 @@ class Stage:
 
     # Serving and draining
 
-    def commit(self, number: int) -> Living:
+    def commit(self, number: int) -> EpochProcess:
         """Hand over to an epoch that serves, and follow its listeners from now on."""
         before, after = self.serving, self.living[number]
         self.serving = after
@@ -247,7 +258,7 @@ class Stage:
         self._handover = self._tasks.spawn(self._hand_over(after, before), f"handover to {number}")
         return after
 
-    async def _hand_over(self, after: Living, before: Living | None) -> None:
+    async def _hand_over(self, after: EpochProcess, before: EpochProcess | None) -> None:
         if self._follower is not None:
             self._follower.cancel()
         await self.ports.hand_over(after, before)
@@ -259,7 +270,7 @@ class Stage:
             self._had_dynamic |= bool(_dynamic(after, [place.listener for place in after.asked]))
             self._follower = self._tasks.spawn(self._follow(after), f"listeners of {after.number}")
 
-    async def _follow(self, serving: Living) -> None:
+    async def _follow(self, serving: EpochProcess) -> None:
         """Keep the vault in step with listeners that come and go: a socket nobody accepts on hangs clients."""
         seen = ""
         while True:
@@ -271,7 +282,7 @@ class Stage:
                     seen = changes
             await asyncio.sleep(self._settings.sync_interval)
 
-    def _note_dynamic(self, serving: Living, listeners: Collection[Place]) -> None:
+    def _note_dynamic(self, serving: EpochProcess, listeners: Collection[ListenAddress]) -> None:
         """A control plane that takes every listener away is a fault more often than a wish: readiness tells of it."""
         dynamic = _dynamic(serving, listeners)
         self._had_dynamic |= bool(dynamic)
@@ -281,9 +292,11 @@ class Stage:
 
     def _tell_unserved(self, reason: str) -> None:
         if reason and not self.unserved:
-            say(logging.ERROR, "service.emptied", f"{reason}; clients of those are refused until it sends them again")
+            log_event(
+                logging.ERROR, "service.emptied", f"{reason}; clients of those are refused until it sends them again"
+            )
         elif self.unserved and not reason:
-            say(logging.INFO, "service.filled", "listeners of the control plane are there again")
+            log_event(logging.INFO, "service.filled", "listeners of the control plane are there again")
         self.unserved = reason
 
     def drain(self, number: int, *, stopping: bool) -> None:
@@ -291,7 +304,7 @@ class Stage:
         self.living[number].drains = True
         self._tasks.spawn(self._drain(self.living[number], stopping=stopping), f"drain of {number}")
 
-    async def _drain(self, epoch: Living, *, stopping: bool) -> None:
+    async def _drain(self, epoch: EpochProcess, *, stopping: bool) -> None:
         inodes = self.ports.vault.inodes()
         inbound = None
         if stopping:
@@ -305,7 +318,7 @@ class Stage:
         await emptied(epoch, inodes, self._record, inbound, at_the_end=stopping)
         self._post(on.EpochEmptied(at=clock.monotonic(), epoch=epoch.number))
 
-    async def _close_doors(self, epoch: Living, inodes: set[int]) -> tuple[set[int], Inbound | None]:
+    async def _close_doors(self, epoch: EpochProcess, inodes: set[int]) -> tuple[set[int], Inbound | None]:
         """Nothing will serve after this one: the vault goes when the proxy stops accepting, so clients are refused.
 
         Returns the sockets that it closes, and its inbound listeners where only those close. An outbound one needs no
@@ -331,18 +344,18 @@ class Stage:
             await asyncio.sleep(_QUEUE_INTERVAL)
 
     @staticmethod
-    async def _close_inbound(epoch: Living) -> Inbound | None:
+    async def _close_inbound(epoch: EpochProcess) -> Inbound | None:
         try:
             inbound = await epoch.console.inbound()
             await epoch.console.close_inbound()
         except MachineError as error:
             text = f"{error}; epoch {epoch.number} closes its outbound listeners as well"
-            say(logging.WARNING, "drain.both_directions", text)
+            log_event(logging.WARNING, "drain.both_directions", text)
             return None
         return inbound
 
     @staticmethod
-    def _stop_accepting(epoch: Living) -> None:
+    def _stop_accepting(epoch: EpochProcess) -> None:
         with contextlib.suppress(MachineError):  # dying; its pidfd tells
             epoch.stop_accepting()
 
@@ -367,7 +380,7 @@ class Stage:
         self._tasks.spawn(self._end(living, self.last_look), f"end of {number}")
 
     @staticmethod
-    async def _end(living: Living, look: Callable[[Living], Awaitable[None]]) -> None:
+    async def _end(living: EpochProcess, look: Callable[[EpochProcess], Awaitable[None]]) -> None:
         await look(living)
         living.signal(signal.SIGTERM)
 
@@ -378,7 +391,7 @@ class Stage:
     def _leave(self, number: int, how: signal.Signals) -> None:
         if (start := self._starts.pop(number, None)) is not None:
             start.cancel()
-            failure = Failure(Sort.ACCIDENT, f"epoch {number} was dropped before it ran")
+            failure = Failure(FailureKind.ACCIDENT, f"epoch {number} was dropped before it ran")
             self._never_ran(number, failure)
         elif (living := self.living.get(number)) is not None:
             if self.serving is living:
@@ -395,12 +408,12 @@ class Stage:
         memory = self._room.describe_death(code, by_agent=living.was_killed)
         living.was_starved = bool(memory) and code == -signal.SIGKILL
         reason = f"epoch {number} (pid {living.pid}) {describe_exit(code)}{memory}"
-        failure = Failure(Sort.ACCIDENT, reason)
+        failure = Failure(FailureKind.ACCIDENT, reason)
         if code is not None and code > 0 and not living.has_served:
             failure = await self._diagnose(living, failure)
         self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=code, failure=failure))
 
-    async def _diagnose(self, candidate: Living, accident: Failure) -> Failure:
+    async def _diagnose(self, candidate: EpochProcess, accident: Failure) -> Failure:
         """Why a candidate gave up by itself: a proxy that also refuses to validate has a complaint, and a verdict."""
         try:
             complaint = await candidate.validate(self._envoy, self._settings.policy.start_timeout)
@@ -408,12 +421,12 @@ class Stage:
         except MachineError:
             return accident
 
-    async def _verdict(self, refused: Living, complaint: Complaint) -> Failure:
+    async def _verdict(self, refused: EpochProcess, complaint: Complaint) -> Failure:
         """A proxy's refusal, with the groups of files that are at fault, if it is theirs."""
         pins = () if self.accuser is None else await self.accuser.accuse(refused, complaint)
         program, name = refused.material.program.binary.path.name, refused.material.configuration.name
         reason = "; ".join(str(pin.fault) for pin in pins) or f"cannot use {name}: {program} says: {complaint.text}"
-        return Failure(Sort.VERDICT, reason, pinned=bool(pins))
+        return Failure(FailureKind.VERDICT, reason, pinned=bool(pins))
 
     def bury(self, number: int) -> None:
         """Remove what was an epoch's own, once everybody has heard of its death."""
@@ -430,7 +443,7 @@ class Stage:
         self._tasks.spawn(living.gate.close(), f"burial of {number}")
 
 
-def _dynamic(epoch: Living, listeners: Iterable[Place]) -> list[Place]:
+def _dynamic(epoch: EpochProcess, listeners: Iterable[ListenAddress]) -> list[ListenAddress]:
     """Those that its own configuration does not name."""
     static = {listener.place for listener in epoch.material.configuration.listeners}
     return [place for place in listeners if place not in static]

@@ -16,16 +16,16 @@ from agent.core.errors import MachineError
 from agent.core.reconciler import Reconciler
 from agent.handoff.segment import Segment
 from agent.host.clock import calendar
-from agent.host.log import say
+from agent.host.log import log_event
 from agent.host.processes import boot
 from agent.host.run_directory import RunDirectory
-from agent.processes.epoch_process import Living
+from agent.processes.epoch_process import EpochProcess
 from agent.processes.survivor import described
 
 _FORMAT = 2
 
 
-class Journal:
+class StateFile:
     """Writes the state when it changed. A disk that does not take it is reported once, and is to be tried again.
 
     `last`: the state as it is; `behind`: whether the file tells of an older one. `inherited`: the entries of an earlier
@@ -66,7 +66,7 @@ class Journal:
         return base_id if isinstance(base_id, int) and self._before.get("boot") == self._boot else None
 
     def write(
-        self, reconciler: Reconciler, living: Iterable[Living], served_since: int, spare: Segment | None = None
+        self, reconciler: Reconciler, living: Iterable[EpochProcess], served_since: int, spare: Segment | None = None
     ) -> None:
         """Write the present state, if it is another one than was written last."""
         known = {epoch.number: epoch for epoch in living}
@@ -99,16 +99,18 @@ class Journal:
             self._directory.remember(self.last)
         except MachineError as error:
             if not self._is_failing:
-                say(logging.ERROR, "state.unwritable", f"{error}; the agent goes on without a memory, and tries again")
+                log_event(
+                    logging.ERROR, "state.unwritable", f"{error}; the agent goes on without a memory, and tries again"
+                )
             self._is_failing = True
             return
         if self._is_failing:
-            say(logging.INFO, "state.written", "the state can be written again")
+            log_event(logging.INFO, "state.written", "the state can be written again")
         self._is_failing = False
         self._written = self.last
 
 
-def _describe(epoch: Epoch, living: Living | None) -> dict[str, Any]:
+def _describe(epoch: Epoch, living: EpochProcess | None) -> dict[str, Any]:
     described_epoch = {
         "number": epoch.number,
         "state": epoch.state.word,

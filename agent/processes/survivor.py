@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 
 from agent.core.epochs import State
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.host.carried import Carried
 from agent.host.processes import created_at
 
@@ -17,7 +17,7 @@ ADOPTED = frozenset({State.OPENING, State.SERVING, State.DRAINING})
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Survivor:
     """An epoch that lives. `created`: clock ticks since boot; `places`: what it asked for."""
 
     number: int
@@ -27,10 +27,10 @@ class Found:
     nonce: str
     base_id: int
     manifest: Carried
-    places: frozenset[Place]
+    places: frozenset[ListenAddress]
 
 
-def find(entry: Mapping[str, Any]) -> Found | int | None:
+def find_survivor(entry: Mapping[str, Any]) -> Survivor | int | None:
     """Look for the process of an entry in the state: what can be adopted, the pid of what cannot, None if it is dead.
 
     An agent that was killed just after a launch could not note the pid: then it is the process with the manifest.
@@ -39,7 +39,7 @@ def find(entry: Mapping[str, Any]) -> Found | int | None:
     if pid is None:
         return None
     try:
-        found = Found(
+        found = Survivor(
             number=int(entry["number"]),
             state=State(entry["stage"]),
             pid=pid,
@@ -47,14 +47,14 @@ def find(entry: Mapping[str, Any]) -> Found | int | None:
             nonce=entry["nonce"],
             base_id=int(entry["base_id"]),
             manifest=Carried(**entry["manifest"]),
-            places=frozenset(Place(*place) for place in entry["places"]),
+            places=frozenset(ListenAddress(*place) for place in entry["places"]),
         )
     except (KeyError, TypeError, ValueError):
         return pid
     return found if found.state in ADOPTED else pid
 
 
-def described(places: Iterable[Place]) -> list[tuple[str, str, int]]:
+def described(places: Iterable[ListenAddress]) -> list[tuple[str, str, int]]:
     """Places as they stand in the state."""
     return [(place.address, place.namespace, place.worker) for place in sorted(places)]
 

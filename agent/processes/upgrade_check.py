@@ -5,27 +5,27 @@ from typing import Any
 
 from agent.core.errors import BadInput
 from agent.host.binaries import find
-from agent.inputs.revisions import Storeroom
+from agent.inputs.revisions import RevisionStore
 from agent.inputs.settings import Settings
 from agent.processes.adoption import recover
-from agent.processes.survivor import ADOPTED, Found
-from agent.processes.survivor import find as find_epoch
+from agent.processes.survivor import ADOPTED, Survivor
+from agent.processes.survivor import find_survivor as find_epoch
 
 VARIABLE = "AGENT_TRIAL"
 """The environment variable that asks a new program for this and nothing else."""
 
 
-def attempt(settings: Settings) -> str:
+def dry_run(settings: Settings) -> str:
     """Read the state and what each epoch runs from, as an adoption would; return what was found, in words.
 
     Raises `AgentError` if something of it cannot be understood.
     """
     find(settings.proxy)
-    storeroom = Storeroom()
+    storeroom = RevisionStore()
     numbers = []
     for entry in _entries(settings):
         found = find_epoch(entry)
-        if isinstance(found, Found):
+        if isinstance(found, Survivor):
             recover(found, storeroom)
             numbers.append(found.number)
         elif found is not None and entry.get("stage") in ADOPTED:

@@ -22,14 +22,14 @@ from cryptography import x509
 
 from agent.certificates.x509 import Leaf
 from agent.core.errors import MachineError
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.host.sockets import Endpoint
 from agent.http import client
 from agent.http.client import UnixPlace
 from agent.proxies.envoy import tls_listeners
 from agent.proxies.envoy.admin_client import DYNAMIC, STATIC, tree, understanding
 from agent.proxies.envoy.tls_listeners import TlsListener
-from agent.status.model import Seen
+from agent.status.model import ProbeResult
 
 LIMIT = 16
 """How many connections a proof makes at most; all of them at the same time."""
@@ -51,9 +51,13 @@ def _client() -> ssl.SSLContext:
 _CONTEXT = _client()
 
 
-async def prove(
-    console: UnixPlace, leaves: Collection[Leaf], named: Collection[Place] = (), *, again: Collection[float] = _AGAIN
-) -> tuple[Seen, ...]:
+async def verify_served(
+    console: UnixPlace,
+    leaves: Collection[Leaf],
+    named: Collection[ListenAddress] = (),
+    *,
+    again: Collection[float] = _AGAIN,
+) -> tuple[ProbeResult, ...]:
     """Connect once to each place where a client can see one of `leaves`, at most `LIMIT`.
 
     Unix sockets count only if the configuration has `named` them: they learn who connects, and a proxy must not choose
@@ -74,7 +78,7 @@ async def prove(
     return tuple(seen)
 
 
-def _may_be_greeted(place: Place, named: Collection[Place]) -> bool:
+def _may_be_greeted(place: ListenAddress, named: Collection[ListenAddress]) -> bool:
     return not place.address.startswith("unix://") or place in named
 
 
@@ -97,11 +101,11 @@ async def _dump(console: UnixPlace, target: str) -> list[dict[str, Any]]:
     return configs
 
 
-async def _look(listeners: Collection[TlsListener], fingerprints: Collection[str]) -> list[Seen]:
+async def _look(listeners: Collection[TlsListener], fingerprints: Collection[str]) -> list[ProbeResult]:
     return list(await asyncio.gather(*(_see(listener, fingerprints) for listener in listeners)))
 
 
-async def _see(listener: TlsListener, fingerprints: Collection[str]) -> Seen:
+async def _see(listener: TlsListener, fingerprints: Collection[str]) -> ProbeResult:
     name = (
         listener.place.address if listener.server_name is None else f"{listener.place.address} {listener.server_name}"
     )
@@ -109,10 +113,10 @@ async def _see(listener: TlsListener, fingerprints: Collection[str]) -> Seen:
         async with asyncio.timeout(_TIMEOUT):
             certificate = await _certificate(listener)
     except TimeoutError:
-        return Seen(name, None, matches=False, error=f"no answer within {_TIMEOUT:g} s")
+        return ProbeResult(name, None, matches=False, error=f"no answer within {_TIMEOUT:g} s")
     except (OSError, ValueError) as error:
-        return Seen(name, None, matches=False, error=_why(error))
-    return Seen(name, _serial(certificate), matches=hashlib.sha256(certificate).hexdigest() in fingerprints)
+        return ProbeResult(name, None, matches=False, error=_why(error))
+    return ProbeResult(name, _serial(certificate), matches=hashlib.sha256(certificate).hexdigest() in fingerprints)
 
 
 async def _certificate(listener: TlsListener) -> bytes:

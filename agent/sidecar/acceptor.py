@@ -10,7 +10,7 @@ _PAUSE = 0.1  # seconds, when there is no descriptor left: the kernel does not t
 _FULL = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
 
 
-class Doors:
+class Acceptor:
     """Accepts from all of them until closed. `full` is called when the machine has no room for another connection."""
 
     def __init__(

@@ -1,6 +1,6 @@
 """The admin console: Envoy's paths, methods, shapes and status codes, as far as the sidecar has something to tell.
 
-`Console.answer` is the handler of an `agent.http.server.Server`. A path that changes something wants POST, and is
+`AdminServer.answer` is the handler of an `agent.http.server.Server`. A path that changes something wants POST, and is
 refused to a page of another origin.
 """
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from agent.epoch import admin_documents, stats_format
 from agent.epoch.arguments import Arguments, hot_restart_version
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.http.message import Request, Response
 from agent.sidecar import admin_documents as documents
 from agent.sidecar.admin_page import page
@@ -42,7 +42,7 @@ class View(Protocol):
     def snapshot(self) -> Snapshot:
         """The statistics."""
 
-    def bound(self) -> Sequence[tuple[str, Sequence[Place]]]:
+    def bound(self) -> Sequence[tuple[str, Sequence[ListenAddress]]]:
         """Each listener's name and where it listens in fact: the kernel's port where the configuration has 0."""
 
     def waiting(self) -> Mapping[str, Sequence[str]]:
@@ -67,12 +67,12 @@ class _Command:
     """One path of the console."""
 
     about: str
-    answer: "Callable[[Console, Request], Response]"
+    answer: "Callable[[AdminServer, Request], Response]"
     mutates: bool = False
     parameters: tuple[tuple[str, str], ...] = ()
 
 
-class Console:
+class AdminServer:
     """Answers requests about one server. Certificates are told as they were when it was made."""
 
     def __init__(self, view: View, actions: Actions, now: Callable[[], float] = time.time) -> None:
@@ -211,11 +211,11 @@ _FILTER = (
     ("invert_filter", "take those that the filter does not find"),
 )
 _COMMANDS = {
-    "/": _Command("this server at a glance", Console.index),
-    "/certs": _Command("certificates in use", Console.certs),
+    "/": _Command("this server at a glance", AdminServer.index),
+    "/certs": _Command("certificates in use", AdminServer.certs),
     "/config_dump": _Command(
         "configuration in use",
-        Console.config_dump,
+        AdminServer.config_dump,
         parameters=(
             ("resource", "one list of it: static_listeners, static_clusters or static_route_configs"),
             ("name_regex", "a regular expression that is the whole name of what is told"),
@@ -223,7 +223,7 @@ _COMMANDS = {
     ),
     "/drain_listeners": _Command(
         "close the listeners",
-        Console.drain_listeners,
+        AdminServer.drain_listeners,
         mutates=True,
         parameters=(
             ("graceful", "ask clients to leave first, and close after the drain time"),
@@ -231,27 +231,27 @@ _COMMANDS = {
             ("inboundonly", "only those whose traffic_direction is INBOUND"),
         ),
     ),
-    "/healthcheck/fail": _Command("be unhealthy", Console.fail_health, mutates=True),
-    "/healthcheck/ok": _Command("be healthy again", Console.restore_health, mutates=True),
-    "/help": _Command("this list", Console.help),
-    "/hot_restart_version": _Command("version of the hot-restart protocol", Console.hot_restart_version),
-    "/init_dump": _Command("what is waited for before it serves", Console.init_dump),
+    "/healthcheck/fail": _Command("be unhealthy", AdminServer.fail_health, mutates=True),
+    "/healthcheck/ok": _Command("be healthy again", AdminServer.restore_health, mutates=True),
+    "/help": _Command("this list", AdminServer.help),
+    "/hot_restart_version": _Command("version of the hot-restart protocol", AdminServer.hot_restart_version),
+    "/init_dump": _Command("what is waited for before it serves", AdminServer.init_dump),
     "/listeners": _Command(
-        "listeners and their addresses", Console.listeners, parameters=(("format", "one of text, json"),)
+        "listeners and their addresses", AdminServer.listeners, parameters=(("format", "one of text, json"),)
     ),
-    "/quitquitquit": _Command("end the process", Console.quit, mutates=True),
-    "/ready": _Command("state in one word, 200 if it is LIVE and 503 otherwise", Console.ready),
-    "/server_info": _Command("version, state, command line and node", Console.server_info),
+    "/quitquitquit": _Command("end the process", AdminServer.quit, mutates=True),
+    "/ready": _Command("state in one word, 200 if it is LIVE and 503 otherwise", AdminServer.ready),
+    "/server_info": _Command("version, state, command line and node", AdminServer.server_info),
     "/stats": _Command(
         "statistics",
-        Console.stats,
+        AdminServer.stats,
         parameters=(
             *_FILTER,
             ("format", "one of text, json, prometheus"),
             ("type", "one of All, Counters, Gauges"),
         ),
     ),
-    "/stats/prometheus": _Command("statistics for Prometheus", Console.prometheus, parameters=_FILTER),
+    "/stats/prometheus": _Command("statistics for Prometheus", AdminServer.prometheus, parameters=_FILTER),
 }
 
 

@@ -17,7 +17,7 @@ _FAMILIES = {
 }
 
 
-class Resolving:
+class Resolver:
     """Keeps one cluster's endpoints fresh."""
 
     def __init__(self, upstream: Upstream) -> None:

@@ -19,7 +19,7 @@ class _Counting:
         """Nothing is counted."""
 
 
-class Echoing(_Counting):
+class EchoFilter(_Counting):
     """What comes in goes out, and an end is answered by an end."""
 
     def __init__(self, limit: int) -> None:
@@ -30,7 +30,7 @@ class Echoing(_Counting):
         _Writing(client, b"", self._limit)
 
 
-class Replying(_Counting):
+class DirectResponseFilter(_Counting):
     """Every client gets the same bytes and is closed."""
 
     def __init__(self, settings: DirectResponse) -> None:

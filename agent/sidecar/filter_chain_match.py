@@ -13,7 +13,7 @@ from agent.sidecar.model import Match
 Chain = TypeVar("Chain")
 
 
-class Matching(Generic[Chain]):
+class FilterChainMatcher(Generic[Chain]):
     """Chains by their matches. Raises ValueError if two of them say the same."""
 
     def __init__(self, chains: Sequence[tuple[Match, Chain]], default: Chain | None) -> None:

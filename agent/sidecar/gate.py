@@ -8,7 +8,7 @@ import json
 
 import h11
 
-from agent.sidecar.http_pool import Line, Pool, Unreachable
+from agent.sidecar.http_pool import Pool, Unreachable, UpstreamConnection
 
 _ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _AGAIN = 0.5  # seconds between two tries at a gate that is not there
@@ -33,7 +33,7 @@ async def _asked(pool: Pool, name: str) -> bool:
         line.close(by_us=True, busy=True)
 
 
-async def _status(line: Line, name: str) -> int:
+async def _status(line: UpstreamConnection, name: str) -> int:
     body = json.dumps({"type_url": _ROUTES, "resource_names": [name]}).encode()
     headers = [("host", "gate"), ("content-type", "application/json"), ("content-length", str(len(body)))]
     request = h11.Request(method="POST", target="/v3/discovery:routes", headers=headers)

@@ -11,7 +11,7 @@ from http import HTTPStatus
 import h11
 
 from agent.sidecar.client import Client
-from agent.sidecar.http_exchange import ClientGone, Exchange, Refused
+from agent.sidecar.http_exchange import ClientGone, HttpError, UpstreamRequest
 from agent.sidecar.http_headers import LIMIT, nominated, own, upgrade_of, values
 from agent.sidecar.http_service import Service
 from agent.sidecar.model import Reply, Route
@@ -20,7 +20,7 @@ from agent.sidecar.stream import Stream
 _LINGER = 1.0  # seconds for a client to take its last answer before the connection is closed, as in Envoy
 
 
-class Conversation:
+class ServerConnection:
     """Owns the client's wire."""
 
     def __init__(self, service: Service, client: Client) -> None:
@@ -62,7 +62,7 @@ class Conversation:
         counters.downstream_rq_active.add()
         try:
             await self._serve()
-        except Refused as refusal:
+        except HttpError as refusal:
             await self._refuse(refusal)
         except (OSError, asyncio.CancelledError):
             counters.downstream_rq_rx_reset.add()
@@ -99,10 +99,10 @@ class Conversation:
         if upgrade_of(request.headers):
             self.service.counters.downstream_rq_ws_on_non_ws_route.add()
             self.must_close = True
-            raise Refused(403, "")
+            raise HttpError(403, "")
         self.must_close = b"close" in nominated(request.headers)
         if request.method == b"CONNECT":
-            raise Refused(404, "")
+            raise HttpError(404, "")
         authority, target = _place(request)
         if target != request.target:
             self.service.counters.downstream_rq_non_relative_path.add()
@@ -115,7 +115,7 @@ class Conversation:
             self.service.counters.rq_direct_response.add()
             await self._reply_directly(route.action)
         else:
-            await Exchange(self, request, authority, target, route).run(self.service.pools[route.action])
+            await UpstreamRequest(self, request, authority, target, route).run(self.service.pools[route.action])
 
     def _route(self, authority: bytes, target: bytes) -> Route | None:
         return self.service.routing.find(authority.decode("latin-1"), target.decode("latin-1"))
@@ -130,7 +130,7 @@ class Conversation:
                 data = await self.stream.read(left)
             except TimeoutError as error:
                 self.service.counters.downstream_rq_header_timeout.add()
-                raise Refused(408, "request header timeout") from error
+                raise HttpError(408, "request header timeout") from error
             if not data:
                 raise ClientGone("the client has left in the middle of its request")
             self.machine.receive_data(data)
@@ -142,12 +142,12 @@ class Conversation:
         try:
             return self.machine.next_event()
         except h11.RemoteProtocolError as error:
-            raise Refused(error.error_status_hint, None) from error
+            raise HttpError(error.error_status_hint, None) from error
 
     async def body(self, until: float | None) -> bytes:
         """Return the next part of the request's body; empty at its end, which `is_complete` tells from then on.
 
-        `until`: by when the whole request must be here, on the loop's clock. Raises `Refused` where the client must
+        `until`: by when the whole request must be here, on the loop's clock. Raises `HttpError` where the client must
         be told what is wrong with it, ClientGone or OSError where it is gone.
         """
         while (event := self._next_event()) is h11.NEED_DATA:
@@ -170,9 +170,9 @@ class Conversation:
         except TimeoutError as error:
             if left is not None and (not idle or left <= idle):
                 self.service.counters.downstream_rq_timeout.add()
-                raise Refused(408, "request timeout") from error
+                raise HttpError(408, "request timeout") from error
             self.service.counters.downstream_rq_idle_timeout.add()
-            raise Refused(408, "stream timeout") from error
+            raise HttpError(408, "stream timeout") from error
 
     async def _continue(self) -> None:
         self.service.answered(100)
@@ -186,7 +186,7 @@ class Conversation:
             await self._continue()
         await self.reply(reply.status, reply.body)
 
-    async def _refuse(self, refusal: Refused) -> None:
+    async def _refuse(self, refusal: HttpError) -> None:
         text = refusal.text
         if text is None:  # the client does not speak as it should
             text = HTTPStatus(refusal.status).phrase if refusal.status != 400 else "Bad Request"
@@ -243,11 +243,11 @@ class Conversation:
 
 def _check(request: h11.Request) -> None:
     if request.http_version != b"1.1":
-        raise Refused(426 if request.http_version < b"1.1" else 400, None)
+        raise HttpError(426 if request.http_version < b"1.1" else 400, None)
     if len(list(request.headers)) > LIMIT:
-        raise Refused(431, None)
+        raise HttpError(431, None)
     if values(request.headers, b"transfer-encoding") and values(request.headers, b"content-length"):
-        raise Refused(400, None)
+        raise HttpError(400, None)
 
 
 def _place(request: h11.Request) -> tuple[bytes, bytes]:

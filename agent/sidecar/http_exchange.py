@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import h11
 
 from agent.sidecar.http_headers import to_client, to_upstream, values
-from agent.sidecar.http_pool import Closed, Line, Pool, Unreachable
+from agent.sidecar.http_pool import Closed, Pool, Unreachable, UpstreamConnection
 from agent.sidecar.model import Route
 
 if TYPE_CHECKING:
-    from agent.sidecar.http_conversation import Conversation
+    from agent.sidecar.http_conversation import ServerConnection
 
 _REPLAYABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})  # RFC 9110, 9.2.2
 _TOGETHER = 64 << 10  # bytes of an answer that may go out in one piece
@@ -22,7 +22,7 @@ class ClientGone(ConnectionError):
     """There is nobody left to answer."""
 
 
-class Refused(Exception):
+class HttpError(Exception):
     """What the client gets instead. A text of None: it broke the protocol's rules, and gets the status's own words."""
 
     def __init__(self, status: int, text: str | None, *, closes: bool = True) -> None:
@@ -32,11 +32,11 @@ class Refused(Exception):
         self.closes = closes
 
 
-class Exchange:
+class UpstreamRequest:
     """Sends the request on and the answer back."""
 
     def __init__(
-        self, conversation: "Conversation", request: h11.Request, authority: bytes, target: bytes, route: Route
+        self, conversation: "ServerConnection", request: h11.Request, authority: bytes, target: bytes, route: Route
     ) -> None:
         self._conversation = conversation
         self._service = conversation.service
@@ -50,15 +50,15 @@ class Exchange:
         chunked = values(request.headers, b"transfer-encoding")
         self._has_body = bool(chunked) or values(request.headers, b"content-length") not in ([], [b"0"])
         self._began_at = self._sent_at = self._loop.time()
-        self._line: Line | None = None
-        self._trouble: Refused | OSError | None = None  # what the client's side ran into while the request was read
+        self._line: UpstreamConnection | None = None
+        self._trouble: HttpError | OSError | None = None  # what the client's side ran into while the request was read
 
     async def run(self, pool: Pool) -> None:
-        """Answer the request; raise `Refused` as long as nothing of the answer is sent, OSError for a broken client."""
+        """Answer the request; raise `HttpError` while nothing of the answer is sent, OSError for a broken client."""
         counters = pool.upstream.counters
         try:
             await self._run(pool)
-        except Refused as refusal:
+        except HttpError as refusal:
             if refusal.text is not None and refusal.status in {502, 503, 504}:
                 counters.answered(refusal.status)
             raise
@@ -78,7 +78,7 @@ class Exchange:
             pool.upstream.counters.upstream_rq_timeout.add()
             if self._conversation.is_answering:
                 raise ClientGone("the answer took too long") from error
-            raise Refused(504, "upstream request timeout", closes=False) from error
+            raise HttpError(504, "upstream request timeout", closes=False) from error
         finally:
             self._conversation.stream.unwatch()
 
@@ -109,19 +109,19 @@ class Exchange:
                 raise self._failure(error, pool) from error
             return
 
-    async def _connect(self, pool: Pool) -> Line:
+    async def _connect(self, pool: Pool) -> UpstreamConnection:
         try:
             line = await pool.line(self._conversation.client.original)
         except Unreachable as error:
             reason = str(error)
             text = reason if reason == "no healthy upstream" else _RESET + reason
-            raise Refused(503, text, closes=False) from error
+            raise HttpError(503, text, closes=False) from error
         if self._trouble is not None:
             pool.release(line)
             raise self._trouble
         return line
 
-    def _failure(self, error: Exception, pool: Pool) -> Refused | OSError:
+    def _failure(self, error: Exception, pool: Pool) -> HttpError | OSError:
         """Return what the client is to get for a failure on the way."""
         if self._trouble is not None:
             return self._trouble
@@ -134,12 +134,12 @@ class Exchange:
             return ClientGone("the answer broke off")
         if is_timeout:
             self._service.counters.downstream_rq_idle_timeout.add()
-            return Refused(504, "stream timeout", closes=False)
+            return HttpError(504, "stream timeout", closes=False)
         if isinstance(error, h11.RemoteProtocolError):
-            return Refused(502, f"{_RESET}protocol error", closes=False)
-        return Refused(503, f"{_RESET}connection termination", closes=False)
+            return HttpError(502, f"{_RESET}protocol error", closes=False)
+        return HttpError(503, f"{_RESET}connection termination", closes=False)
 
-    async def _talk(self, pool: Pool, line: Line) -> None:
+    async def _talk(self, pool: Pool, line: UpstreamConnection) -> None:
         counters = pool.upstream.counters
         counters.upstream_rq_total.add()
         counters.upstream_rq_active.add()
@@ -171,7 +171,7 @@ class Exchange:
     def _idle(self) -> float:
         return self._service.settings.stream_idle_timeout
 
-    async def _upload(self, line: Line) -> None:
+    async def _upload(self, line: UpstreamConnection) -> None:
         limit = self._service.settings.request_timeout
         until = self._began_at + limit if limit else None
         try:
@@ -181,7 +181,7 @@ class Exchange:
                     await line.stream.write(packed, self._idle)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 await line.stream.write(line.pack(h11.EndOfMessage()), self._idle)
-        except (Refused, OSError) as error:
+        except (HttpError, OSError) as error:
             self._trouble = error
             line.stream.break_off(ConnectionAbortedError("the request broke off"))
         except h11.LocalProtocolError:  # the answer came first, and was an error: h11 sends no more of the request
@@ -191,7 +191,7 @@ class Exchange:
             self._start_clock()
             self._conversation.stream.watch(self._client_left)
 
-    async def _download(self, pool: Pool, line: Line) -> None:
+    async def _download(self, pool: Pool, line: UpstreamConnection) -> None:
         response = await self._next(line)
         while isinstance(response, h11.InformationalResponse):
             response = await self._next(line)
@@ -210,11 +210,11 @@ class Exchange:
         out += machine.send(h11.EndOfMessage()) or b""
         await self._flush(out)
 
-    async def _more(self, line: Line, out: bytearray) -> h11.Event:
+    async def _more(self, line: UpstreamConnection, out: bytearray) -> h11.Event:
         await self._flush(out)
         return await self._next(line)
 
-    async def _next(self, line: Line) -> h11.Event:
+    async def _next(self, line: UpstreamConnection) -> h11.Event:
         """Return the next part of the answer; the time a request takes to come is not the upstream's."""
         while True:
             try:

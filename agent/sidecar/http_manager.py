@@ -7,14 +7,14 @@ from functools import partial
 from agent.sidecar.client import Client
 from agent.sidecar.counters import HttpCounters, ListenerHttpCounters
 from agent.sidecar.draining import Draining
-from agent.sidecar.http_conversation import Conversation
+from agent.sidecar.http_conversation import ServerConnection
 from agent.sidecar.http_pool import Pool
 from agent.sidecar.http_service import Service
 from agent.sidecar.model import HttpManager
 from agent.sidecar.routing import Routing
 
 
-class HttpServing:
+class HttpConnectionManager:
     """Serves each client by a task of its own."""
 
     def __init__(
@@ -47,7 +47,7 @@ class HttpServing:
 
     def serve(self, client: Client) -> None:
         """Serve it from here on."""
-        conversation = Conversation(self._service, client)
+        conversation = ServerConnection(self._service, client)
         task = asyncio.get_running_loop().create_task(conversation.run())
         client.session = _Session(task)
         self._tasks.add(task)
@@ -57,7 +57,7 @@ class HttpServing:
         """Wait until the tasks of all sessions that were aborted are over."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _over(self, conversation: Conversation, client: Client, task: asyncio.Task[None]) -> None:
+    def _over(self, conversation: ServerConnection, client: Client, task: asyncio.Task[None]) -> None:
         """Sweep up, even after a task that was cancelled before it ran."""
         self._tasks.discard(task)
         conversation.close()

@@ -24,7 +24,7 @@ class Closed(ConnectionError):
     """The connection ended before one byte of an answer."""
 
 
-class Line:
+class UpstreamConnection:
     """One connection to an endpoint, and h11's view of it. `uses`: how many requests it has had before this one."""
 
     def __init__(self, stream: Stream, address: Address, upstream: Upstream) -> None:
@@ -83,9 +83,9 @@ class Pool:
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
-        self._idle: dict[Address, deque[Line]] = {}
+        self._idle: dict[Address, deque[UpstreamConnection]] = {}
 
-    async def line(self, original: SocketAddress | None) -> Line:
+    async def line(self, original: SocketAddress | None) -> UpstreamConnection:
         """Return a connection to the next endpoint, kept or new; raise `Unreachable`."""
         address = self.upstream.choose(original)
         if address is None:
@@ -99,7 +99,7 @@ class Pool:
             return line
         return await self._new(address)
 
-    def release(self, line: Line) -> None:
+    def release(self, line: UpstreamConnection) -> None:
         """Take a connection back, or close it."""
         kept = self._idle.setdefault(line.address, deque())
         if not line.is_reusable or len(kept) >= _KEPT or line.address not in self._current(line.address):
@@ -120,24 +120,24 @@ class Pool:
     def _current(self, address: Address) -> tuple[Address, ...]:
         return (address,) if self.upstream.settings.kind == "ORIGINAL_DST" else self.upstream.endpoints
 
-    def _take(self, line: Line) -> None:
+    def _take(self, line: UpstreamConnection) -> None:
         line.stream.unwatch()
         if line.timer is not None:
             line.timer.cancel()
             line.timer = None
 
-    def _expire(self, line: Line) -> None:
+    def _expire(self, line: UpstreamConnection) -> None:
         self.upstream.counters.upstream_cx_idle_timeout.add()
         self._drop(line, by_us=True)
 
-    def _drop(self, line: Line, *, by_us: bool) -> None:
+    def _drop(self, line: UpstreamConnection, *, by_us: bool) -> None:
         kept = self._idle[line.address]
         kept.remove(line)
         if not kept:
             del self._idle[line.address]
         line.close(by_us=by_us, busy=False)
 
-    async def _new(self, address: Address) -> Line:
+    async def _new(self, address: Address) -> UpstreamConnection:
         counters = self.upstream.counters
         counters.upstream_cx_total.add()
         counters.upstream_cx_http1_total.add()
@@ -160,7 +160,7 @@ class Pool:
         finally:
             counters.upstream_rq_pending_active.sub()
         stream = Stream(wire, counters.upstream_cx_rx_bytes_total, counters.upstream_cx_tx_bytes_total)
-        return Line(stream, address, self.upstream)
+        return UpstreamConnection(stream, address, self.upstream)
 
     async def _dial(self, address: Address) -> Wire:
         future: asyncio.Future[Wire] = asyncio.get_running_loop().create_future()

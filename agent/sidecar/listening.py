@@ -5,12 +5,12 @@ import ssl
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agent.sidecar.acceptor import Doors
+from agent.sidecar.acceptor import Acceptor
 from agent.sidecar.client import Client, Filter
 from agent.sidecar.client_hello import RAW, Hello
 from agent.sidecar.clusters import original_destination
 from agent.sidecar.counters import InspectorCounters, ListenerCounters, TlsCounters, WorkerCounters, listener_scope
-from agent.sidecar.filter_chain_match import Matching
+from agent.sidecar.filter_chain_match import FilterChainMatcher
 from agent.sidecar.handshake import Handshake
 from agent.sidecar.model import FilterChain, Listener
 from agent.sidecar.tls_inspector import HelloError, Inspection
@@ -36,16 +36,16 @@ class Listening:
         self.worker = WorkerCounters(stats, f"{scope}worker_0.")
         self.inspector: InspectorCounters | None = None
         self.clients: set[Client] = set()
-        self._matching = Matching([(chain.settings.match, chain) for chain in chains], default)
+        self._matching = FilterChainMatcher([(chain.settings.match, chain) for chain in chains], default)
         if settings.inspects_tls or self._matching.needs_hello:
             self.inspector = InspectorCounters(stats, "tls_inspector.")
         secure = any(chain.context for chain in (*chains, *([default] if default else ())))
         self.tls = TlsCounters(stats, scope) if secure else None
-        self._doors: Doors | None = None
+        self._doors: Acceptor | None = None
 
     def open(self, sockets: Sequence[socket.socket]) -> None:
         """Accept on these, and own them."""
-        self._doors = Doors(sockets, self._accepted, self.counters.downstream_cx_overload_reject.add)
+        self._doors = Acceptor(sockets, self._accepted, self.counters.downstream_cx_overload_reject.add)
 
     def close(self) -> None:
         """Accept no more; clients stay."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from agent.core.errors import UsageError
-from agent.host.log import Patient
+from agent.host.log import NonBlockingHandler
 
 DEFAULT_FORMAT = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v"
 LEVELS = {
@@ -40,7 +40,7 @@ class Log:
             raise UsageError(message)
         self._path = path
         self._descriptor = 2 if path is None else _open(path)
-        self._handler = Patient(self._descriptor)
+        self._handler = NonBlockingHandler(self._descriptor)
         self.use(DEFAULT_FORMAT if pattern is None else pattern)
         root = logging.getLogger()
         root.handlers[:] = [self._handler]

@@ -10,7 +10,7 @@ from ssl import TLSVersion
 from types import MappingProxyType
 from typing import NamedTuple
 
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 
 
 class SocketAddress(NamedTuple):
@@ -24,9 +24,9 @@ class SocketAddress(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ListenAddress:
         """The address as the hot-restart protocol spells it."""
-        return Place.at("tcp", self.host, str(self.port), "")
+        return ListenAddress.at("tcp", self.host, str(self.port), "")
 
 
 class Pipe(NamedTuple):
@@ -39,9 +39,9 @@ class Pipe(NamedTuple):
         return self.path
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ListenAddress:
         """The address as the hot-restart protocol spells it."""
-        return Place(f"unix://{self.path}")
+        return ListenAddress(f"unix://{self.path}")
 
 
 Address = SocketAddress | Pipe

@@ -13,7 +13,7 @@ from agent.sidecar.config.bootstrap import read
 from agent.sidecar.log import Log
 from agent.sidecar.model import Configuration
 from agent.sidecar.server import Server
-from agent.sidecar.traffic import Traffic
+from agent.sidecar.traffic import DataPlane
 from agent.stats.writer import Writer
 
 _NAME = "sidecar"
@@ -67,6 +67,6 @@ async def _run(arguments: Arguments, configuration: Configuration, stats: Writer
     await Server(arguments, configuration, _load(arguments, configuration, stats), stats, log).run()
 
 
-def _load(arguments: Arguments, configuration: Configuration, stats: Writer) -> Traffic:
+def _load(arguments: Arguments, configuration: Configuration, stats: Writer) -> DataPlane:
     immediate = arguments.drain_strategy == "immediate"
-    return Traffic(configuration, stats, drain_time=arguments.drain_time, drain_immediately=immediate)
+    return DataPlane(configuration, stats, drain_time=arguments.drain_time, drain_immediately=immediate)

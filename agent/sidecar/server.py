@@ -12,16 +12,16 @@ from agent import __version__
 from agent.core.errors import MachineError
 from agent.epoch import admin_documents, sockets, statistics
 from agent.epoch.arguments import Arguments
-from agent.epoch.hot_restart import HotRestart, Part
+from agent.epoch.hot_restart import HotRestart, ServerHooks
 from agent.epoch.sockets import Bound
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.host import clock
 from agent.http.server import Server as HttpServer
-from agent.sidecar.admin_server import Console
+from agent.sidecar.admin_server import AdminServer
 from agent.sidecar.log import Log
 from agent.sidecar.model import Address, Configuration, Listener, Pipe
 from agent.sidecar.self_counters import SelfCounters
-from agent.sidecar.traffic import Traffic
+from agent.sidecar.traffic import DataPlane
 from agent.stats.snapshot import Snapshot
 from agent.stats.writer import Writer
 
@@ -33,7 +33,7 @@ class Server:
     """Runs until it is told to exit. `traffic` is loaded and counts in `stats`."""
 
     def __init__(
-        self, arguments: Arguments, configuration: Configuration, traffic: Traffic, stats: Writer, log: Log
+        self, arguments: Arguments, configuration: Configuration, traffic: DataPlane, stats: Writer, log: Log
     ) -> None:
         self.arguments = arguments
         self.configuration = configuration
@@ -44,7 +44,7 @@ class Server:
         self._counters = SelfCounters(stats, arguments, configuration)
         self._deltas = statistics.Deltas(stats)
         self._restart = None if arguments.disable_hot_restart else HotRestart(arguments, self._part())
-        self._console = HttpServer(Console(self, self).answer)
+        self._console = HttpServer(AdminServer(self, self).answer)
         self._console_end: asyncio.Task[None] | None = None
         self._bound: dict[str, list[Bound]] = {}
         self._state = admin_documents.PRE_INITIALIZING
@@ -159,11 +159,11 @@ class Server:
         self._counters.update(self.state(), self._traffic.connections, clock.calendar().timestamp() - self.started_at)
         return self._stats.read()
 
-    def bound(self) -> Sequence[tuple[str, Sequence[Place]]]:
+    def bound(self) -> Sequence[tuple[str, Sequence[ListenAddress]]]:
         """Each listener's name and where it listens in fact; as in Envoy, those that are closed already as well."""
         return [(each.name, self._actual(each)) for each in self.configuration.listeners]
 
-    def _actual(self, listener: Listener) -> list[Place]:
+    def _actual(self, listener: Listener) -> list[ListenAddress]:
         """One that does not bind has the address that it is given: so does one before it is bound."""
         bound = self._bound.get(listener.name)
         return [each.place for each in listener.addresses] if bound is None else [each.actual for each in bound]
@@ -195,10 +195,10 @@ class Server:
         """Exit."""
         self._ended.set()
 
-    def _part(self) -> Part:
-        return Part(self._share, self._drain, self._shut_console, self.quit, self._deltas_for_successor)
+    def _part(self) -> ServerHooks:
+        return ServerHooks(self._share, self._drain, self._shut_console, self.quit, self._deltas_for_successor)
 
-    def _share(self, place: Place) -> int | None:
+    def _share(self, place: ListenAddress) -> int | None:
         found = (bound.lend(place) for group in self._bound.values() for bound in group)
         return next((descriptor for descriptor in found if descriptor is not None), None)
 
@@ -239,7 +239,7 @@ def _bind(listener: Listener, address: Address) -> socket.socket:
     return sockets.bind(address.place, reuse_port=listener.reuse_port, dual_stack=address.dual_stack)
 
 
-def _tell_address(path: Path, place: Place) -> None:
+def _tell_address(path: Path, place: ListenAddress) -> None:
     try:
         path.write_text(place.address.partition("://")[2])
     except OSError as error:

@@ -10,11 +10,11 @@ from agent.sidecar.client import Filter
 from agent.sidecar.clusters import Upstream
 from agent.sidecar.contexts import server_context
 from agent.sidecar.counters import HttpCounters, ListenerHttpCounters, TcpCounters, listener_scope
-from agent.sidecar.dns import Resolving
+from agent.sidecar.dns import Resolver
 from agent.sidecar.draining import Draining
-from agent.sidecar.echo_filters import Echoing, Replying
+from agent.sidecar.echo_filters import DirectResponseFilter, EchoFilter
 from agent.sidecar.gate import opened
-from agent.sidecar.http_manager import HttpServing
+from agent.sidecar.http_manager import HttpConnectionManager
 from agent.sidecar.http_pool import Pool
 from agent.sidecar.listening import Chain, Listening
 from agent.sidecar.model import (
@@ -32,7 +32,7 @@ from agent.sidecar.tcp_proxy import TcpProxying
 from agent.stats.writer import Writer
 
 
-class Traffic:
+class DataPlane:
     """Everything between clients and clusters. `drain_time` in seconds."""
 
     def __init__(
@@ -46,8 +46,8 @@ class Traffic:
         self._upstreams = {each.name: Upstream(each, stats) for each in configuration.clusters}
         self._pools = {name: Pool(upstream) for name, upstream in self._upstreams.items()}
         dns = [each for each in self._upstreams.values() if each.settings.kind == "STRICT_DNS"]
-        self._resolving = {each.settings.name: Resolving(each) for each in dns}
-        self._http_servings: list[HttpServing] = []
+        self._resolving = {each.settings.name: Resolver(each) for each in dns}
+        self._http_servings: list[HttpConnectionManager] = []
         self._listenings = {each.name: self._listening(each) for each in configuration.listeners}
         self._gates = [
             (listener.name, chain.filter.gate)
@@ -101,7 +101,7 @@ class Traffic:
         for pool in self._pools.values():
             pool.close()
 
-    async def _resolve(self, name: str, resolving: Resolving) -> None:
+    async def _resolve(self, name: str, resolving: Resolver) -> None:
         await resolving.first()
         self.unready.discard(name)
 
@@ -136,18 +136,18 @@ class Traffic:
                 counters = TcpCounters(self._stats, f"tcp.{settings.stat_prefix}.")
                 return TcpProxying(settings, self._upstream(settings.cluster), counters, listener.buffer_limit)
             case Echo():
-                return Echoing(listener.buffer_limit)
+                return EchoFilter(listener.buffer_limit)
             case DirectResponse() as settings:
-                return Replying(settings)
+                return DirectResponseFilter(settings)
             case HttpManager() as settings:
                 return self._http(listener, settings)
 
-    def _http(self, listener: Listener, settings: HttpManager) -> HttpServing:
+    def _http(self, listener: Listener, settings: HttpManager) -> HttpConnectionManager:
         named = {r.action for host in settings.hosts for r in host.routes if isinstance(r.action, str)}
         gate = [] if settings.gate is None else [settings.gate]
         pools = {name: self._pool(name) for name in sorted({*named, *gate})}
         scope = f"http.{settings.stat_prefix}."
-        serving = HttpServing(
+        serving = HttpConnectionManager(
             settings,
             Routing(settings.hosts),
             pools,

@@ -16,7 +16,7 @@ class Unwritable(StatsError):
     """The file cannot be made, or cannot become this writer's segment."""
 
 
-class Refused(StatsError):
+class InvalidSegment(StatsError):
     """What lies at a path is no segment that fits; `reason` says in which way."""
 
     def __init__(self, path: object, reason: str) -> None:
@@ -24,7 +24,7 @@ class Refused(StatsError):
         self.reason = reason
 
 
-class Unpublished(Refused):
+class Unpublished(InvalidSegment):
     """There is no magic yet: its writer has not come so far, or never will."""
 
 

@@ -92,7 +92,7 @@ def abi_hash() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class SegmentLayout:
     """How many slots a segment has, and how many bytes for their names; raises ValueError beyond the limits."""
 
     slots: int = 4096
@@ -128,7 +128,7 @@ class Header:
     pid: int
     started_at: int
     nonce: bytes
-    room: Room
+    room: SegmentLayout
 
     def image(self) -> bytes:
         """The first 128 bytes of the file, with zero for the magic, which is stored last."""
@@ -147,7 +147,7 @@ class Header:
             raise ValueError(f"layout version {version}, not {VERSION}")
         if abi != abi_hash():
             raise ValueError(f"ABI hash {abi:016x}, not {abi_hash():016x}")
-        header = cls(epoch, pid, started_at, nonce, Room(slots, strings))
+        header = cls(epoch, pid, started_at, nonce, SegmentLayout(slots, strings))
         if size != header.room.size:
             raise ValueError(f"says it has {size} bytes, where its room makes {header.room.size}")
         if header.image()[WORD:] != image[WORD:]:

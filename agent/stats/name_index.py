@@ -2,13 +2,13 @@
 
 import os
 
-from agent.stats.layout import LONGEST_NAME, WORD, Entry, Kind, Room, check_of, decoded
+from agent.stats.layout import LONGEST_NAME, WORD, Entry, Kind, SegmentLayout, check_of, decoded
 
 
-class Names:
+class NameIndex:
     """Names by kind in the order of their slots, with two masks that tell the slots of one kind from the others'."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: SegmentLayout) -> None:
         self.counters: dict[str, None] = {}
         self.gauges: dict[str, None] = {}
         self.are_counters: list[bool] = []

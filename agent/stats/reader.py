@@ -11,9 +11,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Self
 
-from agent.stats.errors import Refused, Unpublished
+from agent.stats.errors import InvalidSegment, Unpublished
 from agent.stats.layout import DROPPED_WORD, HEADER_SIZE, MAGIC, MAGIC_WORD, PUBLISHED_WORD, VALUES_WORD, WORD, Header
-from agent.stats.name_index import Names
+from agent.stats.name_index import NameIndex
 from agent.stats.segment_file import opened
 from agent.stats.snapshot import Snapshot
 from agent.stats.torn_reads import at_least, settled
@@ -31,7 +31,7 @@ class Segment:
         self.header = header
         self._descriptor = descriptor
         self._image = header.image()[WORD:]
-        self._names = Names(header.room)
+        self._names = NameIndex(header.room)
         self._values: list[int] = []
         self._copies = [_Copy(descriptor, (VALUES_WORD + header.room.slots) * WORD) for _ in range(2)]
 
@@ -39,21 +39,21 @@ class Segment:
     def open(cls, path: Path) -> Self:
         """Open the segment at `path`.
 
-        Raises `Unpublished` as long as its writer has not got so far, `Refused` for everything else: a link, another
-        mode than 0600, a header that does not fit, a file longer or shorter than its header says.
+        Raises `Unpublished` as long as its writer has not got so far, `InvalidSegment` for everything else: a link,
+        another mode than 0600, a header that does not fit, a file longer or shorter than its header says.
         """
         descriptor = opened(path)
         try:
             return cls(path, descriptor, _header(path, descriptor))
         except OSError as error:
             os.close(descriptor)
-            raise Refused(path, str(error.strerror).lower()) from error
-        except Refused:
+            raise InvalidSegment(path, str(error.strerror).lower()) from error
+        except InvalidSegment:
             os.close(descriptor)
             raise
 
     def read(self) -> Snapshot:
-        """Return all values as of now; raise `Refused`, whereupon the next read may succeed again.
+        """Return all values as of now; raise `InvalidSegment`, whereupon the next read may succeed again.
 
         A counter is what it was at some moment of the read. One that moved between all of eight looks is what it has
         reached for sure, which is never too much, and not below what was read before. A gauge is what
@@ -62,7 +62,7 @@ class Segment:
         try:
             return self._read()
         except OSError as error:
-            raise Refused(self.path, str(error.strerror).lower()) from error
+            raise InvalidSegment(self.path, str(error.strerror).lower()) from error
 
     def close(self) -> None:
         """Give descriptor and memory back; a second time does nothing."""
@@ -88,19 +88,19 @@ class Segment:
         )
 
     def _fill(self, copy: "_Copy", slots: int) -> None:
-        """Copy header and values; raise `Refused` if it is not the segment any more that was opened."""
+        """Copy header and values; raise `InvalidSegment` if it is not the segment any more that was opened."""
         size = (VALUES_WORD + slots) * WORD
         if copy.take(0, size) != size:
-            raise Refused(self.path, "it has become shorter")
+            raise InvalidSegment(self.path, "it has become shorter")
         if copy.words[MAGIC_WORD] != MAGIC or copy.bytes[WORD:HEADER_SIZE] != self._image:
-            raise Refused(self.path, "its header has changed")
+            raise InvalidSegment(self.path, "its header has changed")
 
     def _learn(self, published: int) -> None:
         """Read the index and the names that are new."""
         try:
             self._names.learn(self._descriptor, published)
         except ValueError as error:
-            raise Refused(self.path, str(error)) from error
+            raise InvalidSegment(self.path, str(error)) from error
 
     def _agreed(self, slots: int) -> list[int]:
         """Return the values on which both copies agree, or are made to."""
@@ -120,7 +120,7 @@ class Segment:
                 return first
             at = VALUES_WORD + slot
             if self._copies[1].take(at * WORD, WORD) != WORD:
-                raise Refused(self.path, "it has become shorter")
+                raise InvalidSegment(self.path, "it has become shorter")
             first, second = second, self._copies[1].words[at]
         return at_least(first, second)
 
@@ -159,8 +159,8 @@ def _header(path: Path, descriptor: int) -> Header:
     try:
         header = Header.parse(image)
     except ValueError as error:
-        raise Refused(path, str(error)) from error
+        raise InvalidSegment(path, str(error)) from error
     size = os.fstat(descriptor).st_size
     if size != header.room.size:
-        raise Refused(path, f"{size} bytes, not {header.room.size}")
+        raise InvalidSegment(path, f"{size} bytes, not {header.room.size}")
     return header

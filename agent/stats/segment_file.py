@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.stats.errors import Refused, Unwritable
+from agent.stats.errors import InvalidSegment, Unwritable
 
 
 def reserve(path: Path, owner: tuple[int, int] | None = None) -> None:
@@ -67,16 +67,18 @@ def _grow(descriptor: int, path: Path, size: int) -> None:
 
 
 def opened(path: Path) -> int:
-    """Open for reading; raise `Refused` unless it is a regular file that is closed to group and others."""
+    """Open for reading; raise `InvalidSegment` unless it is a regular file that is closed to group and others."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as error:
-        raise Refused(path, _why(error)) from error
+        raise InvalidSegment(path, _why(error)) from error
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode) and not mode & 0o077:
         return descriptor
     os.close(descriptor)
-    raise Refused(path, f"mode {stat.S_IMODE(mode):04o}, not 0600" if stat.S_ISREG(mode) else "not a regular file")
+    raise InvalidSegment(
+        path, f"mode {stat.S_IMODE(mode):04o}, not 0600" if stat.S_ISREG(mode) else "not a regular file"
+    )
 
 
 def _why(error: OSError | ValueError) -> str:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Self
 
-from agent.stats.errors import Malformed, Refused
+from agent.stats.errors import InvalidSegment, Malformed
 from agent.stats.layout import LARGEST_WORD
 from agent.stats.reader import Segment
 from agent.stats.snapshot import Snapshot
@@ -36,10 +36,10 @@ class Totals:
         """Count this segment from now on, and own it.
 
         An epoch that a state has brought back goes on where it was; a segment that was retired is closed and not
-        counted again. Raises `Refused`, and leaves the segment to its owner, if it calls itself another epoch's.
+        counted again. Raises `InvalidSegment`, and leaves the segment to its owner, if it calls itself another epoch's.
         """
         if segment.header.epoch != epoch:
-            raise Refused(segment.path, f"of epoch {segment.header.epoch}, not {epoch}")
+            raise InvalidSegment(segment.path, f"of epoch {segment.header.epoch}, not {epoch}")
         nonce = segment.header.nonce.hex()
         if nonce in self._retired:
             segment.close()
@@ -154,7 +154,7 @@ class _Epoch:
             return
         try:
             snapshot = self._segment.read()
-        except Refused:
+        except InvalidSegment:
             return
         self.account.see(snapshot)
         self.gauges = snapshot.gauges

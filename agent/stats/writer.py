@@ -24,14 +24,14 @@ from agent.stats.layout import (
     Entry,
     Header,
     Kind,
-    Room,
+    SegmentLayout,
     check_of,
     encoded,
 )
 from agent.stats.segment_file import claimed
 from agent.stats.snapshot import Snapshot
 
-DEFAULT_ROOM = Room()
+DEFAULT_ROOM = SegmentLayout()
 
 
 class _Slot:
@@ -106,7 +106,7 @@ class Writer:
 
     @classmethod
     def create(
-        cls, path: Path, *, epoch: int, pid: int, started_at: int, nonce: bytes, room: Room = DEFAULT_ROOM
+        cls, path: Path, *, epoch: int, pid: int, started_at: int, nonce: bytes, room: SegmentLayout = DEFAULT_ROOM
     ) -> Self:
         """Size and fill the empty file that the agent has made at `path`, and publish it.
 
@@ -122,7 +122,7 @@ class Writer:
         return cls(memory, header)
 
     @classmethod
-    def private(cls, room: Room = DEFAULT_ROOM) -> Self:
+    def private(cls, room: SegmentLayout = DEFAULT_ROOM) -> Self:
         """Count without a file, for nobody but this process: for a proxy that no agent has started."""
         return cls(mmap.mmap(-1, room.size), Header(0, 0, 0, bytes(16), room))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.http.message import Response
-from agent.status.model import Overview
+from agent.status.model import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OperationResult:
     """How an attempt ended: `serving` is the one good end, every other word (`refused`, `failed` ...) has a reason.
 
     `executing` is said by an upgrade that is about to become the new program: whoever asked hears no more from this
@@ -29,7 +29,7 @@ class Outcome:
     reason: str = ""
 
 
-Timeline = AsyncIterator[Progress | Outcome]
+Timeline = AsyncIterator[Progress | OperationResult]
 
 
 class Actions(Protocol):
@@ -66,7 +66,7 @@ class Actions(Protocol):
     async def state(self) -> Mapping[str, object]:
         """The state, as JSON takes it."""
 
-    def overview(self) -> Overview:
+    def overview(self) -> Status:
         """Everything that can be shown."""
 
     async def request(self, method: str, target: str, epoch: int | None) -> Response:

@@ -31,7 +31,7 @@ from urllib.parse import parse_qsl, urlsplit
 from agent.core.errors import AgentError, MachineError, UsageError
 from agent.http.message import Headers, Peer, Request, Response
 from agent.http.server import Server, peer_of
-from agent.status.actions import Actions, Outcome, Progress, Timeline
+from agent.status.actions import Actions, OperationResult, Progress, Timeline
 from agent.status.model import document
 
 NAME: Final = "control"
@@ -237,11 +237,11 @@ async def _follow(timeline: Timeline, told: "asyncio.Queue[bytes | None]") -> No
     try:
         async for item in timeline:
             told.put_nowait(_line(item))
-            if isinstance(item, Outcome) and item.word == "executing":
+            if isinstance(item, OperationResult) and item.word == "executing":
                 with contextlib.suppress(TimeoutError):  # nobody hears it
                     await asyncio.wait_for(told.join(), _HEARING)
     except AgentError as error:
-        told.put_nowait(_line(Outcome("refused", reason=str(error))))
+        told.put_nowait(_line(OperationResult("refused", reason=str(error))))
     finally:
         told.put_nowait(None)
 
@@ -253,7 +253,7 @@ async def _hear(told: "asyncio.Queue[bytes | None]", task: "asyncio.Task[None]")
     await task  # a bug in it is one of this connection
 
 
-def _line(item: Progress | Outcome) -> bytes:
+def _line(item: Progress | OperationResult) -> bytes:
     if isinstance(item, Progress):
         row: dict[str, object] = {"at": round(item.at, 6), "text": item.text}
     else:

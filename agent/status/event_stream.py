@@ -10,7 +10,7 @@ from typing import Final
 from weakref import WeakSet
 
 from agent.http.message import Headers, Request, Response
-from agent.status.model import Overview, document
+from agent.status.model import Status, document
 
 WATCHERS_LIMIT: Final = 32
 
@@ -28,7 +28,7 @@ _HEADERS: Final[Headers] = (
 class Stream:
     """Answers `/events`. `read` is called only for somebody who watches, and once for all of them."""
 
-    def __init__(self, read: Callable[[], Overview], watchers_limit: int = WATCHERS_LIMIT) -> None:
+    def __init__(self, read: Callable[[], Status], watchers_limit: int = WATCHERS_LIMIT) -> None:
         self._read = read
         self._watchers_limit = watchers_limit
         self._watchers: WeakSet[_Watcher] = WeakSet()  # the server closes one with its connection

@@ -93,7 +93,7 @@ class CertificateSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RejectedFile:
     """Something on the disk that is not used.
 
     `reason` is one of a closed set: those of `agent.certificates.findings.Fault`, `configuration`, `program`, or
@@ -162,7 +162,7 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProbeResult:
     """What a client connection found at a listener after the commit. `error`: why it found nothing."""
 
     address: str
@@ -184,7 +184,7 @@ class Evidence:
     queued: int
     overflows: int | None
     drops: int | None
-    seen: tuple[Seen, ...] = ()
+    seen: tuple[ProbeResult, ...] = ()
     cut: int | None = None
     cut_at_end: int | None = None
 
@@ -210,7 +210,7 @@ class AttemptView:
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
+class Status:
     """The whole. `reason` is empty while it is ready; `sentence` is what the service manager shows.
 
     `epochs` oldest first; `rotations` newest first, bounded. `out_of_sync_since`: since when what is on the disk has
@@ -227,7 +227,7 @@ class Overview:
     epoch: int | None
     epochs: tuple[EpochView, ...] = ()
     certificates: tuple[CertificateSet, ...] = ()
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[RejectedFile, ...] = ()
     blocked: tuple[Blocked, ...] = ()
     listeners: tuple[ListenerView, ...] = ()
     rotations: tuple[AttemptView, ...] = ()
@@ -248,6 +248,6 @@ def to_json(value: Any) -> Any:  # noqa: ANN401  # whatever JSON takes
     return {name: to_json(getattr(value, name)) for name in type(value).__dataclass_fields__}
 
 
-def document(overview: Overview) -> bytes:
+def document(overview: Status) -> bytes:
     """The whole as a line of JSON."""
     return json.dumps(to_json(overview), separators=(",", ":")).encode() + b"\n"

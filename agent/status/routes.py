@@ -20,7 +20,7 @@ from agent.http.server import affordable_clients
 from agent.status.actions import Actions
 from agent.status.event_stream import WATCHERS_LIMIT, Stream
 from agent.status.health import Health
-from agent.status.model import Overview, document
+from agent.status.model import Status, document
 from agent.status.page import Page
 from agent.status.statistics import Statistics
 
@@ -29,7 +29,7 @@ _BROWSERS: Final = frozenset({"origin", "sec-fetch-site"})  # headers that no pa
 _JSON: Final[Headers] = (("content-type", "application/json"), ("cache-control", "no-store"))
 
 
-class Doors:
+class Routes:
     """Answers each request by whoever knows. `metrics` answers for the metrics.
 
     `actions`: None where none is taken; `note` is told of each that is.
@@ -37,7 +37,7 @@ class Doors:
 
     def __init__(
         self,
-        overview: Callable[[], Overview],
+        overview: Callable[[], Status],
         health: Health,
         statistics: Statistics,
         metrics: Handler,

@@ -5,20 +5,20 @@ from collections.abc import Iterable
 
 from agent.core import effects as do
 from agent.core import events as on
-from agent.core.attempts import Outcome
-from agent.core.effects import Effect, Topic
+from agent.core.attempts import AttemptResult
+from agent.core.effects import Effect, LogTopic
 from agent.core.epochs import State
 from agent.core.errors import MachineError
 from agent.core.events import Event
 from agent.host import listen_counters
-from agent.host.log import say
+from agent.host.log import log_event
 from agent.host.tasks import Tasks
 from agent.metrics.registry import Cut, Exit, Metrics
 from agent.processes.draining import connections_left
-from agent.processes.epoch_process import Living
-from agent.processes.stage import Stage
-from agent.processes.verify_served import prove
-from agent.status.model import AttemptView, Evidence, Seen
+from agent.processes.epoch_process import EpochProcess
+from agent.processes.stage import ProcessTable
+from agent.processes.verify_served import verify_served
+from agent.status.model import AttemptView, Evidence, ProbeResult
 from agent.supervisor.history import History
 
 _SERIAL = 12  # digits of a serial in a line for people
@@ -27,7 +27,7 @@ _SERIAL = 12  # digits of a serial in a line for people
 class Chronicle:
     """Listens to everything. `proves`: whether it looks at what is served as a client would."""
 
-    def __init__(self, history: History, stage: Stage, metrics: Metrics, *, proves: bool) -> None:
+    def __init__(self, history: History, stage: ProcessTable, metrics: Metrics, *, proves: bool) -> None:
         self._history = history
         self._stage = stage
         self._metrics = metrics
@@ -45,7 +45,7 @@ class Chronicle:
         """Note what happened and what was decided about it, before that is done."""
         effects = list(effects)
         for attempt in self._history.enter(event, effects):
-            if attempt.outcome != Outcome.SERVING.value:
+            if attempt.outcome != AttemptResult.SERVING.value:
                 self._metrics.attempt_ended(attempt)
         if isinstance(event, on.EpochExited):
             self._exited(event)
@@ -54,13 +54,13 @@ class Chronicle:
 
     def _see(self, effect: Effect, event: Event, *, stopping: bool) -> None:
         match effect:
-            case do.Note(topic=Topic.DRAIN_CUT, epoch=int(epoch)):
+            case do.LogMessage(topic=LogTopic.DRAIN_CUT, epoch=int(epoch)):
                 self._cut(epoch, Cut.STOP_DEADLINE if stopping else Cut.DRAIN_DEADLINE)
             case do.EndEpoch() if isinstance(event, on.EpochServes):
                 self._cut(effect.epoch, Cut.RESTART_NOW)
             case do.EndEpoch() if isinstance(event, on.StopAsked):
                 self._cut(effect.epoch, Cut.STOP_HURRIED)
-            case do.Note(topic=Topic.DOWN | Topic.REPLACED):
+            case do.LogMessage(topic=LogTopic.DOWN | LogTopic.REPLACED):
                 self._held_since = event.at
             case do.RefuseClients():
                 self._held_until(event.at)
@@ -97,7 +97,7 @@ class Chronicle:
         if (seconds := self._history.drained(event.epoch)) is not None:
             self._metrics.phase_ended("drain", seconds)
 
-    def _state(self, living: Living) -> str:
+    def _state(self, living: EpochProcess) -> str:
         """What it was before its end began."""
         if not living.has_served:
             return State.STARTING.word
@@ -105,28 +105,28 @@ class Chronicle:
 
     # A rotation
 
-    def handed_over(self, living: Living) -> None:
+    def handed_over(self, living: EpochProcess) -> None:
         """An epoch has taken the place of its predecessor."""
         self._history.handed_over(living.number)
         if (view := self._history.view(living.number)) is not None:
             self._metrics.attempt_ended(view)
         self._tasks.spawn(self._conclude(living), f"proof of {living.number}")
 
-    async def _conclude(self, living: Living) -> None:
-        seen: tuple[Seen, ...] = ()
+    async def _conclude(self, living: EpochProcess) -> None:
+        seen: tuple[ProbeResult, ...] = ()
         if self._proves:
             try:
                 units = living.material.outcome.units.values()
                 leaves = [chain.leaf for unit in units for chain in unit.chains]
                 named = [each.place for each in living.material.configuration.listeners]
-                seen = await prove(living.console.place, leaves, named)
+                seen = await verify_served(living.console.place, leaves, named)
             except MachineError as error:
-                say(logging.DEBUG, "rotation.unproved", str(error))
+                log_event(logging.DEBUG, "rotation.unproved", str(error))
         self._history.proved(living.number, seen)
         view = self._history.view(living.number)
         if view is not None:
             level = logging.INFO if all(each.matches for each in seen) else logging.WARNING
-            say(level, "rotation.done", _line(view), epoch=living.number)
+            log_event(level, "rotation.done", _line(view), epoch=living.number)
 
     # What the kernel counts
 
@@ -138,7 +138,7 @@ class Chronicle:
         self._counters = now
 
 
-def _cause(living: Living, event: on.EpochExited) -> Exit:
+def _cause(living: EpochProcess, event: on.EpochExited) -> Exit:
     if living.was_killed:
         return Exit.KILLED
     if living.was_starved:

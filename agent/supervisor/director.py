@@ -6,35 +6,41 @@ from typing import assert_never
 
 from agent.core import effects as do
 from agent.core import events as on
-from agent.core.effects import Effect, Topic
+from agent.core.effects import Effect, LogTopic
 from agent.core.epochs import Epoch
 from agent.core.events import Event
 from agent.core.reconciler import Reconciler
 from agent.host import clock
 from agent.host.tasks import Tasks
-from agent.inputs.revisions import Material, Storeroom
-from agent.inputs.watch import Disk
-from agent.processes.epoch_process import Living
-from agent.processes.stage import Stage
-from agent.supervisor.endpoints import Front
-from agent.supervisor.event_log import Bulletin
+from agent.inputs.revisions import LoadedRevision, RevisionStore
+from agent.inputs.watch import InputWatcher
+from agent.processes.epoch_process import EpochProcess
+from agent.processes.stage import ProcessTable
+from agent.supervisor.endpoints import Endpoints
+from agent.supervisor.event_log import EventLog
 
 _URGENT_SHARE = 10  # a leaf with less than a tenth of its life left makes a rotation urgent
 _LEVELS = {
-    Topic.REFUSED: logging.ERROR,
-    Topic.DOWN: logging.ERROR,
-    Topic.REPLACED: logging.ERROR,
-    Topic.RETRY: logging.WARNING,
-    Topic.SHORT: logging.WARNING,
-    Topic.AWAITED: logging.WARNING,
+    LogTopic.REFUSED: logging.ERROR,
+    LogTopic.DOWN: logging.ERROR,
+    LogTopic.REPLACED: logging.ERROR,
+    LogTopic.RETRY: logging.WARNING,
+    LogTopic.SHORT: logging.WARNING,
+    LogTopic.AWAITED: logging.WARNING,
 }
 
 
-class Director:
+class Executor:
     """Carries out one effect after the other. `post` takes what comes of it at once."""
 
     def __init__(
-        self, core: Reconciler, stage: Stage, disk: Disk, storeroom: Storeroom, front: Front, bulletin: Bulletin
+        self,
+        core: Reconciler,
+        stage: ProcessTable,
+        disk: InputWatcher,
+        storeroom: RevisionStore,
+        front: Endpoints,
+        bulletin: EventLog,
     ) -> None:
         self.post: Callable[[Event], None] = lambda _: None
         self._core = core
@@ -78,7 +84,7 @@ class Director:
                 text = "nothing serves yet: clients are refused until something does"
                 self._say(logging.ERROR, "service.refused", text)
                 self._stage.refuse_clients()
-            case do.Note():
+            case do.LogMessage():
                 level = _LEVELS.get(effect.topic, logging.INFO)
                 self._say(level, effect.topic.value, f"{effect.text}{self._how_many(effect)}", effect.epoch)
                 self._heed(effect.topic)
@@ -90,17 +96,17 @@ class Director:
     def _say(self, level: int, event: str, text: str, epoch: int | None = None) -> None:
         self._bulletin.say(level, event, text, epoch=epoch)
 
-    def _how_many(self, note: do.Note) -> str:
+    def _how_many(self, note: do.LogMessage) -> str:
         """Return how many connections are cut, where it is known."""
         living = None if note.epoch is None else self._stage.living.get(note.epoch)
-        if note.topic is not Topic.DRAIN_CUT or living is None or living.clients is None:
+        if note.topic is not LogTopic.DRAIN_CUT or living is None or living.clients is None:
             return ""
         return f" ({living.clients:,} connection{'' if living.clients == 1 else 's'})"
 
-    def _heed(self, topic: Topic) -> None:
+    def _heed(self, topic: LogTopic) -> None:
         """Have a refused configuration known to the intake before it looks at the disk again."""
         refused = self._core.wish.refused
-        if topic is not Topic.REFUSED or refused is None:
+        if topic is not LogTopic.REFUSED or refused is None:
             return
         if not refused.pinned:
             self._disk.intake.refuse(self._storeroom[refused.revision], refused.reason)
@@ -121,7 +127,7 @@ class Director:
         if self._stage.serving is not None:
             self._foresee_expiry(self._stage.serving.material)
 
-    def _foresee_expiry(self, material: Material) -> None:
+    def _foresee_expiry(self, material: LoadedRevision) -> None:
         """Tell the core when the first of the leaves that serve now grows old; it decides with monotonic time only."""
         now, at = clock.calendar(), clock.monotonic()
         leaves = material.outcome.leaves.values()
@@ -134,7 +140,7 @@ class Director:
         self.post(on.ExpiryForeseen(at=at, urgent_at=urgent_at, expires_at=expires_at))
 
 
-def _describe(epoch: Epoch, serving: Living) -> str:
+def _describe(epoch: Epoch, serving: EpochProcess) -> str:
     leaves = [
         f"serial {leaf.serial_hex} until {leaf.not_after:%Y-%m-%d %H:%M}Z"
         for leaf in serving.material.outcome.leaves.values()

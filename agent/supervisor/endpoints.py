@@ -7,23 +7,23 @@ import socket
 from collections.abc import Collection
 
 from agent.core.errors import MachineError, UsageError
-from agent.host.log import say
+from agent.host.log import log_event
 from agent.host.sockets import Endpoint, listen
 from agent.http.hosts import guarded
 from agent.http.server import Server
-from agent.processes.epoch_process import Living
+from agent.processes.epoch_process import EpochProcess
 from agent.proxies.envoy.admin_forwarder import Forwarder
 from agent.proxies.envoy.bootstrap import Console
-from agent.status.routes import Doors
+from agent.status.routes import Routes
 
 STATUS = "status"
 """What the status server's listener is called where it is passed on."""
 
 
-class Front:
+class Endpoints:
     """`doors` answers at the status server. `names`: by which that may be asked at a loopback address."""
 
-    def __init__(self, doors: Doors, names: Collection[str]) -> None:
+    def __init__(self, doors: Routes, names: Collection[str]) -> None:
         self._doors = doors
         self._names = names
         self._status = Server(guarded(doors.answer, names), body_limit=0)
@@ -46,7 +46,7 @@ class Front:
         """A copy of the status listener, for the program that this one becomes."""
         return {} if self._status_listener is None else {STATUS: os.dup(self._status_listener.fileno())}
 
-    async def lead_to(self, serving: Living) -> None:
+    async def lead_to(self, serving: EpochProcess) -> None:
         """Lead the console's address, if the configuration names one, to this epoch."""
         named = serving.material.configuration.console
         async with self._moving:
@@ -66,7 +66,7 @@ class Front:
         try:
             listener = listen(Endpoint.parse(named.address))
         except (MachineError, UsageError) as error:
-            say(logging.ERROR, "admin.unavailable", f"there is no admin console: {error}")
+            log_event(logging.ERROR, "admin.unavailable", f"there is no admin console: {error}")
             return
         self._forwarder = Forwarder(named.allowed)
         self._console = Server(guarded(self._forwarder.answer, self._names))

@@ -9,7 +9,7 @@ from agent.host import log
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class LogEvent:
     """One thing that happened: its dotted name, a sentence, and the epoch that it is about, if any."""
 
     event: str
@@ -17,22 +17,22 @@ class Notice:
     epoch: int | None = None
 
 
-class Bulletin:
+class EventLog:
     """Says things, and passes them on."""
 
     def __init__(self) -> None:
-        self._followers: set[asyncio.Queue[Notice]] = set()
+        self._followers: set[asyncio.Queue[LogEvent]] = set()
 
     def say(self, level: int, event: str, text: str, *, epoch: int | None = None, **facts: object) -> None:
         """Log one event and tell everybody who follows."""
-        log.say(level, event, text, None, epoch=epoch, **facts)
+        log.log_event(level, event, text, None, epoch=epoch, **facts)
         for follower in self._followers:
-            follower.put_nowait(Notice(event, text, epoch))
+            follower.put_nowait(LogEvent(event, text, epoch))
 
     @contextmanager
-    def follow(self) -> "Iterator[asyncio.Queue[Notice]]":
+    def follow(self) -> "Iterator[asyncio.Queue[LogEvent]]":
         """Give a queue of everything that is said from now on."""
-        queue: asyncio.Queue[Notice] = asyncio.Queue()
+        queue: asyncio.Queue[LogEvent] = asyncio.Queue()
         self._followers.add(queue)
         try:
             yield queue

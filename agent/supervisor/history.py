@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.certificates.names import named
 from agent.certificates.x509 import Leaf
-from agent.core.attempts import KEPT, Attempt, Ledger, Outcome
+from agent.core.attempts import KEPT, Attempt, AttemptLog, AttemptResult
 from agent.core.effects import Effect
 from agent.core.epochs import Epoch
 from agent.core.errors import MachineError
@@ -16,9 +16,9 @@ from agent.core.events import Event
 from agent.core.revision import Revision
 from agent.host import clock, listen_counters
 from agent.host.listen_counters import ListenCounters
-from agent.host.log import say
+from agent.host.log import log_event
 from agent.host.run_directory import RunDirectory
-from agent.status.model import AttemptView, Change, Evidence, Phase, Seen, to_json
+from agent.status.model import AttemptView, Change, Evidence, Phase, ProbeResult, to_json
 
 _FILE = "history.json"
 
@@ -38,9 +38,9 @@ class _Record:
 
     @property
     def is_settled(self) -> bool:
-        if self.attempt.outcome is Outcome.SERVING:
+        if self.attempt.outcome is AttemptResult.SERVING:
             return self.evidence is not None and self.evidence.cut is not None
-        return self.attempt.outcome is not Outcome.RUNNING
+        return self.attempt.outcome is not AttemptResult.RUNNING
 
     def to_json(self) -> Any:  # noqa: ANN401  # whatever JSON takes
         row = self.row or to_json(self.view())
@@ -67,7 +67,7 @@ class History:
     """Knows every attempt of this agent, and the last ones of those before it. `leaves`: what a revision serves."""
 
     def __init__(self, epochs: dict[int, Epoch], directory: RunDirectory, leaves: Leaves) -> None:
-        self._ledger = Ledger(epochs)
+        self._ledger = AttemptLog(epochs)
         self._directory = directory
         self._leaves = leaves
         self._records: dict[int, _Record] = {}
@@ -88,7 +88,9 @@ class History:
         """Note what happened and was decided; return the attempts that ended by it."""
         ended = self._ledger.enter(event, effects)
         self._follow()
-        if any(each.outcome is not Outcome.SERVING for each in ended):  # one that serves is written with its evidence
+        if any(
+            each.outcome is not AttemptResult.SERVING for each in ended
+        ):  # one that serves is written with its evidence
             self.keep()
         return [view for each in ended if (view := self.view(each.epoch)) is not None]
 
@@ -129,7 +131,7 @@ class History:
         window = now - record.counters
         record.evidence = replace(record.evidence, overflows=window.overflows, drops=window.drops)
 
-    def proved(self, epoch: int, seen: tuple[Seen, ...]) -> None:
+    def proved(self, epoch: int, seen: tuple[ProbeResult, ...]) -> None:
         """A client has looked at what it serves; the attempt is complete but for its predecessor's drain."""
         record = self._records.get(epoch)
         if record is not None and record.evidence is not None:
@@ -166,7 +168,7 @@ class History:
         try:
             self._directory.remember({"attempts": rows[-KEPT:]}, _FILE)
         except MachineError as error:
-            say(logging.DEBUG, "history.unwritable", str(error))  # the journal says it out loud
+            log_event(logging.DEBUG, "history.unwritable", str(error))  # the journal says it out loud
 
 
 def _serial(leaf: Leaf | None) -> str | None:
@@ -190,12 +192,12 @@ def _read(row: dict[str, Any]) -> AttemptView:
     return AttemptView(
         epoch=int(row["epoch"]),
         trigger=str(row["trigger"]),
-        outcome=Outcome.DROPPED.value if row["outcome"] == Outcome.RUNNING.value else str(row["outcome"]),
+        outcome=AttemptResult.DROPPED.value if row["outcome"] == AttemptResult.RUNNING.value else str(row["outcome"]),
         reason=str(row["reason"]),
         began_at=datetime.fromisoformat(row["began_at"]),
         revision=str(row["revision"]),
         before=row["before"],
         changes=tuple(Change(**each) for each in row["changes"]),
         phases=tuple(Phase(**each) for each in row["phases"]),
-        evidence=evidence and Evidence(**{**evidence, "seen": tuple(Seen(**each) for each in evidence["seen"])}),
+        evidence=evidence and Evidence(**{**evidence, "seen": tuple(ProbeResult(**each) for each in evidence["seen"])}),
     )

@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from agent.core.errors import MachineError
 from agent.host import clock
-from agent.host.log import LOGGER, say
+from agent.host.log import LOGGER, log_event
 from agent.host.service_account import Pod, ServiceAccount
 from agent.host.tasks import Tasks
 from agent.http.client import stream
@@ -39,7 +39,7 @@ _OWN = "events."  # the names of what is said here of itself
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class PodEvent:
     """Something to tell. `name` is the log's, such as `certificate.refused`."""
 
     name: str
@@ -47,7 +47,7 @@ class News:
     warns: bool
 
     @classmethod
-    def of(cls, record: logging.LogRecord) -> "News | None":
+    def of(cls, record: logging.LogRecord) -> "PodEvent | None":
         """What a line of the log is to the cluster, if anything."""
         name: str = getattr(record, "event", "")
         warns = record.levelno >= logging.WARNING
@@ -85,27 +85,29 @@ class News:
         }
 
 
-class Announcer:
+class KubernetesEvents:
     """Tells events, one after the other, for as long as it is open. `standing` is what is wrong now, in sentences."""
 
     def __init__(self, standing: Callable[[], Collection[str]]) -> None:
         self._standing = standing
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
-        self._news: asyncio.Queue[News] = asyncio.Queue(_WAITING)
-        self._counts: dict[News, int] = {}  # how often each was told; 0: it could not be
+        self._news: asyncio.Queue[PodEvent] = asyncio.Queue(_WAITING)
+        self._counts: dict[PodEvent, int] = {}  # how often each was told; 0: it could not be
         self._tokens, self._filled_at = float(_BURST), clock.monotonic()
         self._works = True
         self._cut = False
         self._patience = AT_ONCE
-        self._handler = _Ear(self._hear)
+        self._handler = _LogTap(self._hear)
 
     def begin(self, find: Callable[[], ServiceAccount] = ServiceAccount.find) -> None:
         """Listen to the log from now on; where there is no cluster to tell, say so."""
         try:
             account = find()
         except MachineError as error:
-            say(logging.WARNING, "events.unavailable", f"{error}; the cluster is told nothing, the log has it all")
+            log_event(
+                logging.WARNING, "events.unavailable", f"{error}; the cluster is told nothing, the log has it all"
+            )
             return
         LOGGER.addHandler(self._handler)
         self._tasks.spawn(self._turn(account), "events")
@@ -118,11 +120,11 @@ class Announcer:
                 await self._news.join()
         await self._tasks.close()
 
-    def _hear(self, news: News) -> None:
+    def _hear(self, news: PodEvent) -> None:
         """Called by whichever thread logs."""
         self._loop.call_soon_threadsafe(self._put, news)
 
-    def _put(self, news: News) -> None:
+    def _put(self, news: PodEvent) -> None:
         with contextlib.suppress(asyncio.QueueFull):
             self._news.put_nowait(news)
 
@@ -156,13 +158,13 @@ class Announcer:
         """Tell the newest of what is not told; the others follow when it works."""
         self._put(next(news for news, count in reversed(self._counts.items()) if not count))
 
-    async def _take(self, account: ServiceAccount, news: News) -> None:
+    async def _take(self, account: ServiceAccount, news: PodEvent) -> None:
         if self._may_tell():
             await self._tell(account, news)
             return
         self._put_off(news)
         if not self._cut:
-            say(logging.WARNING, "events.cut", f"{_BURST} events were told at once: the others follow slowly")
+            log_event(logging.WARNING, "events.cut", f"{_BURST} events were told at once: the others follow slowly")
         self._cut = True
 
     def _may_tell(self) -> bool:
@@ -175,7 +177,7 @@ class Announcer:
         self._cut = self._cut and self._tokens < 1
         return True
 
-    async def _tell(self, account: ServiceAccount, news: News) -> None:
+    async def _tell(self, account: ServiceAccount, news: PodEvent) -> None:
         """Make the event, or count it up; what goes wrong is said once, until something goes well."""
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(OSError),
@@ -188,7 +190,7 @@ class Announcer:
         except (OSError, MachineError, ValueError) as error:  # ValueError: a host's name that is none
             if self._works:
                 why = str(error) or f"{account.authority} does not answer"
-                say(logging.WARNING, "events.untold", f"cannot tell the cluster: {why}; the log has it all")
+                log_event(logging.WARNING, "events.untold", f"cannot tell the cluster: {why}; the log has it all")
             self._works = False
             self._tokens += 1  # the server has counted nothing, and is asked later and later
             self._put_off(news)
@@ -196,19 +198,19 @@ class Announcer:
             self._works, self._patience = True, AT_ONCE
             self._note(news, self._counts.get(news, 0) + 1)
 
-    def _put_off(self, news: News) -> None:
+    def _put_off(self, news: PodEvent) -> None:
         """It is not told now; the longer that goes on, the later it is tried again."""
         self._note(news, 0)
         self._patience = min(max(SOON, 2 * self._patience), LATER)
 
-    def _note(self, news: News, count: int) -> None:
+    def _note(self, news: PodEvent, count: int) -> None:
         """Remember what was told how often, the newest of it."""
         self._counts.pop(news, None)
         self._counts[news] = count
         if len(self._counts) > _KNOWN:
             del self._counts[next(iter(self._counts))]
 
-    async def _send(self, account: ServiceAccount, news: News) -> None:
+    async def _send(self, account: ServiceAccount, news: PodEvent) -> None:
         """Raises `OSError` if it is worth another attempt, `MachineError` if not."""
         known = bool(self._counts.get(news))
         status: int = await self._count_up(account, news) if known else HTTPStatus.NOT_FOUND
@@ -220,23 +222,23 @@ class Announcer:
         if status not in range(200, 300):
             raise _failure(status, account)
 
-    async def _count_up(self, account: ServiceAccount, news: News) -> int:
+    async def _count_up(self, account: ServiceAccount, news: PodEvent) -> int:
         change: dict[str, object] = {"lastTimestamp": _stamp(clock.calendar())}
         if count := self._counts.get(news):
             change["count"] = count + 1
         return await _ask(account, "PATCH", f"/{news.key(account.pod)}", change)
 
 
-class _Ear(logging.Handler):
+class _LogTap(logging.Handler):
     """Hears what the log is told."""
 
-    def __init__(self, hear: Callable[[News], None]) -> None:
+    def __init__(self, hear: Callable[[PodEvent], None]) -> None:
         super().__init__()
         self._hear = hear
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pass on what is worth telling."""
-        if (news := News.of(record)) is not None:
+        if (news := PodEvent.of(record)) is not None:
             self._hear(news)
 
 

@@ -15,18 +15,18 @@ from agent.core.events import Event
 from agent.core.reconciler import Reconciler
 from agent.host import clock
 from agent.host.limits import WAITING_SIGNALS
-from agent.host.log import say
+from agent.host.log import log_event
 from agent.host.processes import Command, run
 from agent.http.message import Request, Response
 from agent.inputs.programs import Programs
-from agent.inputs.watch import Disk
+from agent.inputs.watch import InputWatcher
 from agent.processes import upgrade_check
-from agent.processes.memory_check import Room
-from agent.processes.stage import Stage
+from agent.processes.memory_check import MemoryCheck
+from agent.processes.stage import ProcessTable
 from agent.proxies.envoy.admin_forwarder import Forwarder
-from agent.status.actions import Outcome, Progress
-from agent.status.model import Overview
-from agent.supervisor.event_log import Bulletin, Notice
+from agent.status.actions import OperationResult, Progress
+from agent.status.model import Status
+from agent.supervisor.event_log import EventLog, LogEvent
 
 _TRIAL_TIMEOUT = 30.0
 _ENDINGS = {"revision.refused": "refused", "start.retry": "failed", "agent.gone": "stopped"}
@@ -40,11 +40,11 @@ class Agent(Protocol):
         """Who decides."""
 
     @property
-    def bulletin(self) -> Bulletin:
+    def bulletin(self) -> EventLog:
         """What is said."""
 
     @property
-    def disk(self) -> Disk:
+    def disk(self) -> InputWatcher:
         """What is looked at."""
 
     @property
@@ -58,17 +58,17 @@ class Agent(Protocol):
         """Drain and end."""
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> ProcessTable:
         """The epochs alive."""
 
     def state(self) -> dict[str, object]:
         """The state as it was recorded last."""
 
-    def overview(self) -> Overview:
+    def overview(self) -> Status:
         """Everything that can be shown."""
 
 
-class Orders:
+class Operations:
     """Takes orders. `leaves`: the agent goes and its epochs stay; `executes`: for its own successor in this process."""
 
     def __init__(self, agent: Agent) -> None:
@@ -81,20 +81,20 @@ class Orders:
 
     # A new epoch
 
-    async def restart(self, *, binary: bool, force: bool, now: bool) -> AsyncIterator[Progress | Outcome]:
+    async def restart(self, *, binary: bool, force: bool, now: bool) -> AsyncIterator[Progress | OperationResult]:
         """Make a new epoch of what is on the disk; of something that cannot be used whole, only by force."""
         began = clock.monotonic()
         core = self._agent.core
         if core.stopping:
-            yield Outcome("refused", reason="the agent is stopping")
+            yield OperationResult("refused", reason="the agent is stopping")
             return
         if binary and (why := await self._load_program()):
-            yield Outcome("refused", reason=why)
+            yield OperationResult("refused", reason=why)
             return
         self._agent.disk.intake.forgive()
         look = await self._agent.disk.look()
         if look.refused and not force:
-            yield Outcome("refused", reason="; ".join(look.refused))
+            yield OperationResult("refused", reason="; ".join(look.refused))
             return
         with self._agent.bulletin.follow() as notices:
             wanted = None if look.material is None else look.material.revision
@@ -120,24 +120,24 @@ class Orders:
 
     # A new agent
 
-    async def upgrade(self) -> AsyncIterator[Progress | Outcome]:
+    async def upgrade(self) -> AsyncIterator[Progress | OperationResult]:
         """Try the program on disk on a copy of what there is; if it can take over, become it."""
         began = clock.monotonic()
-        if (shortage := Room().shortage(os.getpid(), "agent")) is not None:
+        if (shortage := MemoryCheck().shortage(os.getpid(), "agent")) is not None:
             reason = f"there is no memory to try the new program beside this one: {shortage}; free some and ask again"
-            yield Outcome("refused", reason=reason)
+            yield OperationResult("refused", reason=reason)
             return
         try:
             code, said = await _try_program()
         except MachineError as error:
-            yield Outcome("refused", reason=str(error))
+            yield OperationResult("refused", reason=str(error))
             return
         lines = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
         if code != 0:
-            yield Outcome("refused", reason=f"the new program cannot take over: {lines[-1]}")
+            yield OperationResult("refused", reason=f"the new program cannot take over: {lines[-1]}")
             return
         yield Progress(clock.monotonic() - began, lines[-1])
-        yield Outcome("executing")
+        yield OperationResult("executing")
         self.executes = True
         self.leave("upgrade")
 
@@ -145,7 +145,7 @@ class Orders:
         """Go, and leave the epochs to whoever comes next. Signals wait from now on: nobody may hear them in between."""
         signal.pthread_sigmask(signal.SIG_BLOCK, WAITING_SIGNALS)
         how = "becomes its program on disk" if self.executes else "leaves its epochs to the next one"
-        say(logging.INFO, "agent.leaving", f"{who}: the agent {how}")
+        log_event(logging.INFO, "agent.leaving", f"{who}: the agent {how}")
         self.leaves = True
         self._agent.post(on.TimePassed(at=clock.monotonic()))
 
@@ -185,7 +185,7 @@ class Orders:
         """What was recorded last."""
         return self._agent.state()
 
-    def overview(self) -> Overview:
+    def overview(self) -> Status:
         """Everything that can be shown."""
         return self._agent.overview()
 
@@ -210,12 +210,12 @@ class Orders:
             self._ready.set()
 
 
-def _outcome(notice: Notice, first: int) -> Outcome | None:
+def _outcome(notice: LogEvent, first: int) -> OperationResult | None:
     """Whether this notice ends the attempt whose first epoch has this number, or a higher one."""
     if notice.event == "epoch.serving" and notice.epoch is not None and notice.epoch >= first:
-        return Outcome("serving", notice.epoch)
+        return OperationResult("serving", notice.epoch)
     if notice.event in _ENDINGS:
-        return Outcome(_ENDINGS[notice.event], reason=notice.text)
+        return OperationResult(_ENDINGS[notice.event], reason=notice.text)
     return None
 
 

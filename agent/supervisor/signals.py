@@ -6,7 +6,7 @@ import signal
 from typing import Protocol
 
 from agent.host.limits import WAITING_SIGNALS
-from agent.host.log import say
+from agent.host.log import log_event
 
 
 class Obedient(Protocol):
@@ -28,7 +28,7 @@ class Obedient(Protocol):
         """Write the state to the log."""
 
 
-def hear(agent: Obedient) -> None:
+def install_signal_handlers(agent: Obedient) -> None:
     """Take signals from now on, those that came before among them."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -42,5 +42,5 @@ def hear(agent: Obedient) -> None:
 
 def _reopen_logs(agent: Obedient) -> None:
     """The agent writes to standard error only; the proxies may have files."""
-    say(logging.INFO, "logs.reopened", "SIGUSR1: passed on to every epoch")
+    log_event(logging.INFO, "logs.reopened", "SIGUSR1: passed on to every epoch")
     agent.pass_on(signal.SIGUSR1)

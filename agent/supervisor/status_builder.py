@@ -6,20 +6,20 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from agent.certificates.findings import Refusal
-from agent.certificates.groups import Unit
+from agent.certificates.findings import Rejection
+from agent.certificates.groups import CertificateGroup
 from agent.certificates.names import named
 from agent.certificates.references import Role
-from agent.certificates.selection import Outcome
+from agent.certificates.selection import Selection
 from agent.certificates.x509 import Bundle, Leaf
 from agent.core.epochs import Epoch, State
-from agent.core.events import Sort
+from agent.core.events import FailureKind
 from agent.core.policy import Policy
 from agent.core.reconciler import Reconciler
 from agent.host import clock
 from agent.host.memory import resident
-from agent.inputs.watch import Disk
-from agent.processes.stage import Stage
+from agent.inputs.watch import InputWatcher
+from agent.processes.stage import ProcessTable
 from agent.status.model import (
     Authorities,
     Blocked,
@@ -27,8 +27,8 @@ from agent.status.model import (
     EpochView,
     Facts,
     ListenerView,
-    Overview,
-    Refused,
+    RejectedFile,
+    Status,
 )
 from agent.supervisor.history import History
 
@@ -41,11 +41,11 @@ class Sights(Protocol):
         """Who decides."""
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> ProcessTable:
         """The epochs alive."""
 
     @property
-    def disk(self) -> Disk:
+    def disk(self) -> InputWatcher:
         """What lies there."""
 
     @property
@@ -63,7 +63,7 @@ class Sights(Protocol):
         """What goes on."""
 
 
-class Lookout:
+class StatusBuilder:
     """Makes overviews; remembers since when things have been as they are, for which it is told of every change."""
 
     def __init__(self, sights: Sights, policy: Policy, version: str) -> None:
@@ -93,13 +93,13 @@ class Lookout:
             return True
         return bool(intake.reports.refusals) or any(intake.complaints())
 
-    def overview(self) -> Overview:
+    def overview(self) -> Status:
         """Look at everything."""
         core, reason = self._sights.core, self._sights.why_not_ready()
         self.note()
         names = self._names()
         refused = self._refused(names)
-        return Overview(
+        return Status(
             at=clock.calendar(),
             version=self._version,
             pid=os.getpid(),
@@ -161,7 +161,7 @@ class Lookout:
         for unit in sorted(names):
             yield _set(names[unit], units.get(unit), served.get(unit), _found(disk, unit), refused.get(unit))
 
-    def _served(self) -> Mapping[str, Unit]:
+    def _served(self) -> Mapping[str, CertificateGroup]:
         serving = self._sights.stage.serving
         return {} if serving is None else serving.material.outcome.units
 
@@ -170,17 +170,17 @@ class Lookout:
         disk = self._sights.disk.intake.outcome
         return named({*self._served(), *({} if disk is None else disk.units), *self._refusals()})
 
-    def _refusals(self) -> dict[str, Refusal]:
+    def _refusals(self) -> dict[str, Rejection]:
         return {each.unit: each for each in reversed(self._sights.disk.intake.reports.refusals)}
 
-    def _refused(self, names: Mapping[str, str]) -> list[Refused]:
+    def _refused(self, names: Mapping[str, str]) -> list[RejectedFile]:
         intake, wish = self._sights.disk.intake, self._sights.core.wish
         refusals = intake.reports.refusals
-        found = [Refused(each.path, each.fault.value, each.message, names[each.unit]) for each in refusals]
-        found += [Refused(path, reason, message) for path, reason, message in intake.complaints()]
+        found = [RejectedFile(each.path, each.fault.value, each.message, names[each.unit]) for each in refusals]
+        found += [RejectedFile(path, reason, message) for path, reason, message in intake.complaints()]
         said = {each.message for each in found}
         if wish.refused is not None and wish.refused.reason not in said:
-            found.append(Refused(intake.configuration_name, "proxy", wish.refused.reason))
+            found.append(RejectedFile(intake.configuration_name, "proxy", wish.refused.reason))
         return found
 
     # What is waited for
@@ -188,14 +188,14 @@ class Lookout:
     def _is_paused(self) -> bool:
         return self._sights.core.wish.paused_until > clock.monotonic()
 
-    def _blocked(self, refused: Iterable[Refused]) -> Iterator[Blocked]:
+    def _blocked(self, refused: Iterable[RejectedFile]) -> Iterator[Blocked]:
         for each in refused:
             yield _REASONS.get(each.reason, Blocked.REFUSED_FILES)
         core = self._sights.core
         if core.serving is None or core.serving.revision == core.wish.wanted or core.candidate is not None:
             return
-        if core.last_failure is not None and core.last_failure.sort is not Sort.VERDICT:
-            yield Blocked.MEMORY if core.last_failure.sort is Sort.SHORTAGE else Blocked.RETRY
+        if core.last_failure is not None and core.last_failure.sort is not FailureKind.VERDICT:
+            yield Blocked.MEMORY if core.last_failure.sort is FailureKind.SHORTAGE else Blocked.RETRY
         if len(core.draining) >= self._policy.drains:
             yield Blocked.DRAINS
         if self._is_paused():
@@ -211,12 +211,16 @@ _REASONS = {
 }
 
 
-def _found(disk: Outcome | None, unit: str) -> Leaf | None:
+def _found(disk: Selection | None, unit: str) -> Leaf | None:
     return None if disk is None else disk.found.get(unit)
 
 
 def _set(
-    name: str, unit: Unit | None, served: Unit | None, found: Leaf | None, refusal: Refusal | None
+    name: str,
+    unit: CertificateGroup | None,
+    served: CertificateGroup | None,
+    found: Leaf | None,
+    refusal: Rejection | None,
 ) -> CertificateSet:
     leaf = None if served is None else served.leaf
     return CertificateSet(
@@ -231,7 +235,7 @@ def _set(
     )
 
 
-def _path(unit: Unit | None, role: Role) -> str | None:
+def _path(unit: CertificateGroup | None, role: Role) -> str | None:
     found: Iterable[str] = () if unit is None else sorted(each.path for each in unit.references if each.role is role)
     return next(map(_whole, found), None)
 

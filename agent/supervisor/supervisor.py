@@ -19,41 +19,41 @@ from agent.core.triggers import Trigger
 from agent.host import clock
 from agent.host.binaries import find
 from agent.host.clock_steps import ClockSteps
-from agent.host.inherited_sockets import bequeath, claim
-from agent.host.log import say, tell
+from agent.host.inherited_sockets import pass_on_exec, take_inherited
+from agent.host.log import log_event, tell
 from agent.host.processes import owner_of
-from agent.host.reaper import Orphans, become_reaper
+from agent.host.reaper import Reaper, become_reaper
 from agent.host.run_directory import RunDirectory
 from agent.host.tasks import Tasks
-from agent.host.termination import LastWords
+from agent.host.termination import TerminationLog
 from agent.http.message import Request, Response
 from agent.inputs.programs import Programs
-from agent.inputs.revisions import Storeroom
+from agent.inputs.revisions import RevisionStore
 from agent.inputs.settings import Settings
-from agent.inputs.watch import Disk
+from agent.inputs.watch import InputWatcher
 from agent.metrics.registry import Metrics
-from agent.metrics.scrape import Epochs, Scraping
+from agent.metrics.scrape import Epochs, Scraper
 from agent.processes.adoption import Adoption
-from agent.processes.bisection import Accuser
-from agent.processes.epoch_process import Living
-from agent.processes.hang_detector import Watch
-from agent.processes.stage import Stage
-from agent.processes.state_file import Journal
+from agent.processes.bisection import Bisection
+from agent.processes.epoch_process import EpochProcess
+from agent.processes.hang_detector import HangDetector
+from agent.processes.stage import ProcessTable
+from agent.processes.state_file import StateFile
 from agent.status.control import Control
 from agent.status.health import Health
-from agent.status.model import Overview
-from agent.status.routes import Doors
+from agent.status.model import Status
+from agent.status.routes import Routes
 from agent.status.statistics import Statistics
 from agent.supervisor.chronicle import Chronicle
-from agent.supervisor.director import Director
-from agent.supervisor.endpoints import STATUS, Front
-from agent.supervisor.event_log import Bulletin
+from agent.supervisor.director import Executor
+from agent.supervisor.endpoints import STATUS, Endpoints
+from agent.supervisor.event_log import EventLog
 from agent.supervisor.history import History
-from agent.supervisor.kubernetes_events import Announcer
-from agent.supervisor.operations import Orders
-from agent.supervisor.signals import hear
-from agent.supervisor.status_builder import Lookout
-from agent.supervisor.systemd import Service
+from agent.supervisor.kubernetes_events import KubernetesEvents
+from agent.supervisor.operations import Operations
+from agent.supervisor.signals import install_signal_handlers
+from agent.supervisor.status_builder import StatusBuilder
+from agent.supervisor.systemd import SystemdNotifier
 
 EXECUTE = -1
 """What `run` returns instead of an exit code where this process is to become the agent's program as it is on disk."""
@@ -70,36 +70,36 @@ class Supervisor:
         self._directory = directory
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._tasks = Tasks()
-        self._storeroom = Storeroom()
-        self._bulletin = Bulletin()
-        self._journal = Journal(directory)
+        self._storeroom = RevisionStore()
+        self._bulletin = EventLog()
+        self._journal = StateFile(directory)
         self._core = Reconciler(settings.policy, jitter=random.random, first_epoch=self._journal.first_epoch)
-        self._stage = Stage(settings, directory, self._storeroom, self._events.put_nowait, self._record)
+        self._stage = ProcessTable(settings, directory, self._storeroom, self._events.put_nowait, self._record)
         self._programs = Programs(find(settings.proxy), settings.user)
-        self._disk = Disk(settings, self._programs, self._storeroom, self._events.put_nowait)
+        self._disk = InputWatcher(settings, self._programs, self._storeroom, self._events.put_nowait)
         self._disk.spoke = self._record
-        self._stage.accuser = Accuser(settings, self._disk.intake, self._storeroom)
+        self._stage.accuser = Bisection(settings, self._disk.intake, self._storeroom)
         self._history = History(self._core.epochs, directory, lambda each: self._storeroom[each].outcome.leaves)
-        self._lookout = Lookout(self, settings.policy, __version__)
+        self._lookout = StatusBuilder(self, settings.policy, __version__)
         self._metrics = Metrics(self.overview, beside_application=settings.application is not None)
         self._chronicle = Chronicle(self._history, self._stage, self._metrics, proves=settings.prove)
-        self._orders = Orders(self)
+        self._orders = Operations(self)
         self._scraping = self._make_scraping()
         if settings.status_port:
             self._stage.last_look = self._scraping.last_look
         self._doors = self._make_doors()
         self._rewriting: asyncio.TimerHandle | None = None
-        self._front = Front(self._doors, settings.status_names)
+        self._front = Endpoints(self._doors, settings.status_names)
         self._control = Control(self._orders, _note_order)
-        self._orphans = Orphans(owner_of, loop=asyncio.get_running_loop())
-        self._service = Service(self._core, self._stage, self._disk.intake)
-        self._announcer = Announcer(self._service.standing)
-        self._last_words = LastWords()
-        self._watch = Watch(
+        self._orphans = Reaper(owner_of, loop=asyncio.get_running_loop())
+        self._service = SystemdNotifier(self._core, self._stage, self._disk.intake)
+        self._announcer = KubernetesEvents(self._service.standing)
+        self._last_words = TerminationLog()
+        self._watch = HangDetector(
             self._stage.ports.vault, lambda: self._stage.serving, self._hangs, self._replace, settings.replace_hung
         )
         self._stage.handed_over, self._stage.followed = self._handed_over, self._followed
-        self._director = Director(self._core, self._stage, self._disk, self._storeroom, self._front, self._bulletin)
+        self._director = Executor(self._core, self._stage, self._disk, self._storeroom, self._front, self._bulletin)
         self._director.post = self.post
 
     # What the orders and the status look at
@@ -110,12 +110,12 @@ class Supervisor:
         return self._core
 
     @property
-    def bulletin(self) -> Bulletin:
+    def bulletin(self) -> EventLog:
         """What is said."""
         return self._bulletin
 
     @property
-    def disk(self) -> Disk:
+    def disk(self) -> InputWatcher:
         """What is looked at."""
         return self._disk
 
@@ -125,7 +125,7 @@ class Supervisor:
         return self._programs
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> ProcessTable:
         """The epochs alive."""
         return self._stage
 
@@ -139,7 +139,7 @@ class Supervisor:
         """Whether what serves answers nobody."""
         return self._watch.hung
 
-    def overview(self) -> Overview:
+    def overview(self) -> Status:
         """Everything that can be shown."""
         return self._lookout.overview()
 
@@ -158,9 +158,9 @@ class Supervisor:
     async def run(self) -> int:
         """Supervise until the end; return the exit code, or `EXECUTE`. Raises `AgentError` if it cannot even begin."""
         asyncio.get_running_loop().set_exception_handler(tell)
-        heirs = claim()
+        heirs = take_inherited()
         self._stage.ports.inherit(heir for heir in heirs if heir.name != STATUS)
-        hear(self)
+        install_signal_handlers(self)
         if self._settings.kubernetes_events:
             self._announcer.begin()
         await self._adopt()
@@ -180,7 +180,7 @@ class Supervisor:
         try:
             await self._close_all()
         except OSError as error:
-            say(logging.WARNING, "agent.uncleared", f"something of this agent is left behind: {error}")
+            log_event(logging.WARNING, "agent.uncleared", f"something of this agent is left behind: {error}")
         finally:
             if self._rewriting is not None:  # last: to end an epoch is recorded as well
                 self._rewriting.cancel()
@@ -197,7 +197,7 @@ class Supervisor:
             for closing in (self._scraping, self._chronicle, self._watch, self._director, self._front, self._control):
                 rest.push_async_callback(closing.close)
 
-    def _make_scraping(self) -> Scraping:
+    def _make_scraping(self) -> Scraper:
         settings, stage = self._settings, self._stage
         epochs = Epochs(
             living=stage.living.values,
@@ -205,12 +205,12 @@ class Supervisor:
             counted=stage.counting.read,
             gauges=stage.counting.gauges,
         )
-        return Scraping(self._metrics, epochs, self._directory, settings.application, merge=settings.merge_metrics)
+        return Scraper(self._metrics, epochs, self._directory, settings.application, merge=settings.merge_metrics)
 
-    def _make_doors(self) -> Doors:
+    def _make_doors(self) -> Routes:
         health, statistics = Health(self.why_not_ready), Statistics(self._stage.counting.read)
         actions = self._orders if self._settings.http_actions else None
-        return Doors(self.overview, health, statistics, self._tell_metrics, actions, _note_order)
+        return Routes(self.overview, health, statistics, self._tell_metrics, actions, _note_order)
 
     async def _tell_metrics(self, request: Request) -> Response:
         self._chronicle.count_overflows()
@@ -223,11 +223,11 @@ class Supervisor:
         try:
             await self._control.open(self._directory.path)
         except MachineError as error:
-            say(logging.WARNING, "control.unavailable", f"{error}; the agent takes no orders")
+            log_event(logging.WARNING, "control.unavailable", f"{error}; the agent takes no orders")
 
     def _reap_orphans(self) -> None:
         if (why := become_reaper()) is not None:
-            say(logging.WARNING, "orphans.elsewhere", f"what the proxies leave behind is not reaped here: {why}")
+            log_event(logging.WARNING, "orphans.elsewhere", f"what the proxies leave behind is not reaped here: {why}")
         self._orphans.start()
 
     async def _adopt(self) -> None:
@@ -238,7 +238,7 @@ class Supervisor:
             try:
                 await self._stage.adopt(found, material)
             except (MachineError, OSError) as error:
-                say(logging.WARNING, "epoch.not_adopted", f"epoch {found.number}: {error}")
+                log_event(logging.WARNING, "epoch.not_adopted", f"epoch {found.number}: {error}")
                 continue
             self._programs.adopt(material.program)
             event = on.EpochAdopted(
@@ -251,13 +251,13 @@ class Supervisor:
 
     def stop(self, who: str) -> None:
         """Drain and end; the second time, hurry."""
-        say(logging.INFO, "agent.stopping", f"{who}: {'hurrying' if self._core.stopping else 'draining'}")
+        log_event(logging.INFO, "agent.stopping", f"{who}: {'hurrying' if self._core.stopping else 'draining'}")
         self._service.stopping()
         self.post(on.StopAsked(at=clock.monotonic()))
 
     def restart(self, who: str) -> None:
         """Make a new epoch of what is on the disk."""
-        say(logging.INFO, "agent.restarting", f"{who}: a new epoch is wanted")
+        log_event(logging.INFO, "agent.restarting", f"{who}: a new epoch is wanted")
         self._service.restarting()
         self._disk.intake.forgive()
         self._disk.look_soon()
@@ -274,7 +274,7 @@ class Supervisor:
 
     def tell_state(self) -> None:
         """Write the state to the log."""
-        say(logging.INFO, "agent.state", self._service.sentence(), None, **self.state())
+        log_event(logging.INFO, "agent.state", self._service.sentence(), None, **self.state())
 
     # The loop
 
@@ -286,7 +286,9 @@ class Supervisor:
             try:
                 finish = self._take(event)
             except Exception as error:  # noqa: BLE001  # a bug: it is told whole, and what serves goes on serving
-                say(logging.ERROR, "bug", f"{type(event).__name__} was not taken: please report this", error=error)
+                log_event(
+                    logging.ERROR, "bug", f"{type(event).__name__} was not taken: please report this", error=error
+                )
                 continue
             if finish is not None:
                 level = logging.ERROR if finish.code else logging.INFO
@@ -300,7 +302,7 @@ class Supervisor:
         if not self._orders.executes:
             return 0
         self._service.executing()
-        bequeath({**self._stage.ports.bequest(), **self._front.bequest()})
+        pass_on_exec({**self._stage.ports.bequest(), **self._front.bequest()})
         return EXECUTE
 
     def _take(self, event: Event) -> do.Finish | None:
@@ -344,7 +346,7 @@ class Supervisor:
 
     # What happens besides
 
-    def _handed_over(self, living: Living) -> None:
+    def _handed_over(self, living: EpochProcess) -> None:
         self._chronicle.handed_over(living)
         self._watch.follow()
         self._doors.changed()
@@ -354,7 +356,7 @@ class Supervisor:
         self._record()
 
     def _clock_stepped(self) -> None:
-        say(logging.INFO, "clock.stepped", "the clock was set: what depends on the date is worked out anew")
+        log_event(logging.INFO, "clock.stepped", "the clock was set: what depends on the date is worked out anew")
         self._director.clock_stepped()
 
     def _hangs(self, hangs: bool, text: str) -> None:
@@ -414,4 +416,4 @@ class Supervisor:
 
 
 def _note_order(text: str) -> None:
-    say(logging.INFO, "control.asked", text)
+    log_event(logging.INFO, "control.asked", text)

@@ -5,16 +5,16 @@ from collections.abc import Iterable
 from agent.certificates.x509 import Leaf
 from agent.core.epochs import CANDIDATE, Epoch, State
 from agent.core.reconciler import Reconciler
-from agent.handoff.socket_store import Place, Vault
+from agent.handoff.socket_store import ListenAddress, SocketStore
 from agent.host.service_manager import ServiceManager
-from agent.inputs.loader import Intake
-from agent.inputs.revisions import Material
-from agent.processes.stage import Stage
+from agent.inputs.loader import Loader
+from agent.inputs.revisions import LoadedRevision
+from agent.processes.stage import ProcessTable
 
 _REFUSALS_SHOWN = 2
 
 
-class KeptTwice(Vault):
+class SystemdSocketStore(SocketStore):
     """A vault whose listening sockets the service manager holds as well, so that they outlive the agent and the proxy.
 
     It lets go together with the vault: a socket that nobody accepts on keeps clients waiting for nothing.
@@ -24,12 +24,12 @@ class KeptTwice(Vault):
         super().__init__()
         self._manager = manager
 
-    def keep(self, place: Place, descriptor: int) -> None:
+    def keep(self, place: ListenAddress, descriptor: int) -> None:
         """Take ownership of a duplicate; one more goes to the service manager."""
         super().keep(place, descriptor)
         self._manager.store(_name(place), descriptor)
 
-    def let_go(self, place: Place) -> None:
+    def let_go(self, place: ListenAddress) -> None:
         """Close what is here and there, if anything is."""
         super().let_go(place)
         self._manager.remove(_name(place))
@@ -42,15 +42,15 @@ class KeptTwice(Vault):
                 self._manager.store(_name(place), held)
 
 
-class Service:
+class SystemdNotifier:
     """Tells the service manager what the core has decided, whenever something may have changed."""
 
-    def __init__(self, core: Reconciler, stage: Stage, intake: Intake) -> None:
+    def __init__(self, core: Reconciler, stage: ProcessTable, intake: Loader) -> None:
         self._manager = ServiceManager()
         self._core = core
         self._stage = stage
         self._intake = intake
-        self._vault = KeptTwice(self._manager)
+        self._vault = SystemdSocketStore(self._manager)
         self._stage.ports.vault = self._vault
         self._has_served: int | None = None
 
@@ -133,10 +133,10 @@ class Service:
             yield failure.reason
 
 
-def _leaves(material: Material) -> Iterable[Leaf]:
+def _leaves(material: LoadedRevision) -> Iterable[Leaf]:
     return material.outcome.leaves.values()
 
 
-def _name(place: Place) -> str:
+def _name(place: ListenAddress) -> str:
     """By it the next agent brings the workers of a listener in their order."""
     return f"{place.worker:04d}.{place.address}{place.namespace and '@'}{place.namespace}"

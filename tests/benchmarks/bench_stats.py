@@ -12,7 +12,7 @@ import timeit
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.stats.layout import MAGIC, VALUES_WORD, WORD, Room
+from agent.stats.layout import MAGIC, VALUES_WORD, WORD, SegmentLayout
 from agent.stats.reader import Segment
 from agent.stats.segment_file import reserve
 from agent.stats.totals import Totals
@@ -50,7 +50,7 @@ def adds() -> None:
 
 def reads(place: Path) -> None:
     """Measure reads of 10,000 counters."""
-    room = Room(16_384, 16_384 * 64)
+    room = SegmentLayout(16_384, 16_384 * 64)
     reserve(place / "many")
     writer = Writer.create(place / "many", epoch=1, pid=1, started_at=0, nonce=bytes(16), room=room)
     counters = [writer.counter(f"cluster.outbound_{number}.upstream_rq_total") for number in range(COUNTERS)]

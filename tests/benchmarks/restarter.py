@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import first_answer
 from tests.system.room import Process
 
@@ -11,7 +11,7 @@ from tests.system.room import Process
 class Restarter:
     """Runs a bare Envoy on the configuration of a bed and replaces it by the means Envoy's users have."""
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: AgentFixture) -> None:
         self._bed = bed
         self._process = self._exec()
         first_answer(bed.tls)

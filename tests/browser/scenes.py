@@ -13,10 +13,10 @@ from agent.status.model import (
     Evidence,
     Facts,
     ListenerView,
-    Overview,
     Phase,
-    Refused,
-    Seen,
+    ProbeResult,
+    RejectedFile,
+    Status,
 )
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -67,16 +67,16 @@ def attempt(number: int, seconds: float, before: str, after: str, cut: int | Non
     """One that has succeeded, so long ago."""
     spans = {"launch": 0.004, "start": 0.081, "judge": 0.004, "open": 0.006, "handover": 0.003}
     phases = tuple(Phase(*one) for one in spans.items())
-    found = Evidence(3, 0, 0, (Seen("tcp://0.0.0.0:15443", after, matches=True),), cut)
+    found = Evidence(3, 0, 0, (ProbeResult("tcp://0.0.0.0:15443", after, matches=True),), cut)
     change = (Change("web", before, after),)
     digests = f"{number}d1e2f3a4b5c", f"{number - 1}d1e2f3a4b5c"
     return AttemptView(number, "certificate", "serving", "", _ago(seconds), *digests, change, phases, found)
 
 
-def calm() -> Overview:
+def calm() -> Status:
     """All is well."""
     first = AttemptView(7, "start", "serving", "", _ago(86_000), "7d1e2f3a4b5c", None, (), (Phase("start", 0.12),))
-    return Overview(
+    return Status(
         at=_ago(0),
         version="0.1.0",
         pid=1,
@@ -92,14 +92,14 @@ def calm() -> Overview:
     )
 
 
-def tried() -> Overview:
+def tried() -> Status:
     """A new certificate has come, and a candidate is at the gate."""
     run = replace(attempt(8, 0.1, "1f01", "1f02"), outcome="running", phases=(Phase("start", 0.081),), evidence=None)
     base = calm()
     return replace(base, epochs=(*base.epochs, candidate(8)), rotations=(run, *base.rotations))
 
 
-def rotated(seconds: float = 5, left: int = 40) -> Overview:
+def rotated(seconds: float = 5, left: int = 40) -> Status:
     """It serves, and the one before drains."""
     base = calm()
     return replace(
@@ -112,7 +112,7 @@ def rotated(seconds: float = 5, left: int = 40) -> Overview:
     )
 
 
-def rotated_again() -> Overview:
+def rotated_again() -> Status:
     """Another rotation: two drain beside the one that serves."""
     base = rotated(125, 12)
     return replace(
@@ -124,7 +124,7 @@ def rotated_again() -> Overview:
     )
 
 
-def refused(why: str = WHY, path: str = "/etc/certs/api/tls.crt") -> Overview:
+def refused(why: str = WHY, path: str = "/etc/certs/api/tls.crt") -> Status:
     """A pair on the disk does not fit, while the two drain."""
     base = rotated_again()
     web, api = base.certificates
@@ -132,13 +132,13 @@ def refused(why: str = WHY, path: str = "/etc/certs/api/tls.crt") -> Overview:
     return replace(
         base,
         certificates=(web, api),
-        refused=(Refused(path, "mismatch", why, "api"),),
+        refused=(RejectedFile(path, "mismatch", why, "api"),),
         blocked=(Blocked.REFUSED_FILES,),
         out_of_sync_since=_ago(30),
     )
 
 
-def hostile() -> Overview:
+def hostile() -> Status:
     """Whoever names files writes markup."""
     base = refused(f"cannot use it: {HOSTILE}", f"/etc/{HOSTILE}.crt")
     bad = replace(base.rotations[0], outcome="refused", reason=HOSTILE, trigger=HOSTILE, evidence=None)
@@ -149,7 +149,7 @@ def hostile() -> Overview:
     )
 
 
-def broken() -> Overview:
+def broken() -> Status:
     """Nothing serves."""
     base = refused()
     return replace(base, ready=False, reason="no epoch serves", epoch=None, epochs=(), blocked=(Blocked.RETRY,))

@@ -10,7 +10,7 @@ from typing import Any
 from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.status.event_stream import Stream
-from agent.status.model import Overview, document
+from agent.status.model import Status, document
 from agent.status.page import Page
 from tests.system.eventually import PATIENCE
 
@@ -18,7 +18,7 @@ from tests.system.eventually import PATIENCE
 class Stage:
     """Shows one overview until the next one is shown. Between `close` and `open` nobody answers at its address."""
 
-    def __init__(self, first: Overview) -> None:
+    def __init__(self, first: Status) -> None:
         self._shown = first
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -34,7 +34,7 @@ class Stage:
         """Where the page is."""
         return f"http://127.0.0.1:{self._port}/"
 
-    def show(self, overview: Overview) -> None:
+    def show(self, overview: Status) -> None:
         """Show this one."""
         self._shown = overview
         self._loop.call_soon_threadsafe(self.stream.changed)
@@ -70,7 +70,7 @@ class Stage:
 
 
 @contextmanager
-def staged(first: Overview) -> Iterator[Stage]:
+def staged(first: Status) -> Iterator[Stage]:
     """A stage that is there for a while."""
     made = Stage(first)
     try:

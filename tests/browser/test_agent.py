@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.browser.chromium import PHONE, Tab, browser, tab
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.certificates import Files, serial
 from tests.system.eventually import eventually
 from tests.system.proxies import needed
@@ -18,10 +18,10 @@ DRAINS = ["--drain-time", "20s", "--drain-deadline", "40s"]
 
 
 @contextmanager
-def running() -> Iterator[Bed]:
+def running() -> Iterator[AgentFixture]:
     """An agent that is ready, in a room of its own."""
     with open_room() as room:
-        bed = Bed(room=room, name="b", binary=needed("sidecar").binary, proxy_args=[], more_flags=DRAINS)
+        bed = AgentFixture(room=room, name="b", binary=needed("sidecar").binary, proxy_args=[], more_flags=DRAINS)
         try:
             bed.start()
             yield bed
@@ -33,7 +33,7 @@ def running() -> Iterator[Bed]:
 
 
 @contextmanager
-def clients(bed: Bed, count: int) -> Iterator[list[socket.socket]]:
+def clients(bed: AgentFixture, count: int) -> Iterator[list[socket.socket]]:
     """So many clients, each in the middle of a request."""
     with ExitStack() as stack:
         made = [stack.enter_context(connect(bed.tls, tls_context())) for _ in range(count)]
@@ -82,7 +82,7 @@ def _leave(clients: list[socket.socket], count: int) -> None:
         clients.pop().close()
 
 
-def _refuse(bed: Bed, seen: Tab) -> None:
+def _refuse(bed: AgentFixture, seen: Tab) -> None:
     """Write two files that do not fit."""
     one, other = bed.mint.spare(), bed.mint.spare()
     bed.layout.again(bed.certs, Files(one.chain_pem, other.key_pem))

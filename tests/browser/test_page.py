@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent.status.model import Overview
+from agent.status.model import Status
 from tests.browser import scenes
 from tests.browser.chromium import DESK, PHONE, tab
 from tests.browser.stage import Stage
@@ -92,7 +92,7 @@ def test_everybody_can_read_it(
     scene: Any,  # noqa: ANN401
     tmp_path: Path,
 ) -> None:
-    shown: Overview = scene()
+    shown: Status = scene()
     stage.show(shown)
     with tab(chromium, stage.url, size, color_scheme=scheme) as seen:
         seen.has("#contact", "live")

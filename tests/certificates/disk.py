@@ -4,15 +4,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
-from agent.certificates.contents import Missing
-from agent.certificates.findings import Fault, Worry
+from agent.certificates.contents import Unreadable
+from agent.certificates.findings import Fault, WarningKind
 from agent.certificates.references import Reference, Role
-from agent.certificates.selection import LastGood, Outcome, weigh
+from agent.certificates.selection import LastGood, Selection, select_files
 from tests.pki import Authority, Leaf
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
-GONE = Missing("it does not exist")
+GONE = Unreadable("it does not exist")
 PAIR = (Reference("chain", Role.CHAIN, "a"), Reference("key", Role.KEY, "a"))
 BUNDLE = Reference("bundle", Role.BUNDLE, "bundle")
 
@@ -48,16 +48,16 @@ class Disk:
     """What lies on disk and what has served, weighed again and again."""
 
     references: tuple[Reference, ...] = PAIR
-    contents: dict[str, bytes | Missing] = field(default_factory=dict)
+    contents: dict[str, bytes | Unreadable] = field(default_factory=dict)
     last_good: LastGood = field(default_factory=LastGood)
     now: datetime = NOW
 
-    def weigh(self, **written: bytes | Missing) -> Outcome:
+    def select(self, **written: bytes | Unreadable) -> Selection:
         self.contents.update(written)
-        return weigh(self.references, self.contents, self.last_good, self.now)
+        return select_files(self.references, self.contents, self.last_good, self.now)
 
-    def serve(self, **written: bytes | Missing) -> Outcome:
-        outcome = self.weigh(**written)
+    def serve(self, **written: bytes | Unreadable) -> Selection:
+        outcome = self.select(**written)
         self.last_good = LastGood.after(outcome)
         return outcome
 
@@ -70,9 +70,9 @@ def serving(pair: Leaf | None = None) -> Disk:
     return disk
 
 
-def faults(outcome: Outcome) -> list[tuple[str, Fault]]:
+def faults(outcome: Selection) -> list[tuple[str, Fault]]:
     return [(refusal.path, refusal.fault) for refusal in outcome.refused]
 
 
-def worries(outcome: Outcome) -> list[Worry]:
+def worries(outcome: Selection) -> list[WarningKind]:
     return [caution.worry for caution in outcome.cautions]

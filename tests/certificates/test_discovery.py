@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.certificates.contents import Contents, Missing
+from agent.certificates.contents import Contents, Unreadable
 from agent.certificates.discovery import discover, strays
-from agent.certificates.findings import Fault, Meanwhile, Worry
+from agent.certificates.findings import Fallback, Fault, WarningKind
 from agent.certificates.pem import parse
 from agent.certificates.references import Reference, Role
 from tests.certificates.disk import DAY, NOW
@@ -114,7 +114,7 @@ def test_what_cannot_be_read_is_told_before_what_never_was_pem() -> None:
         "a.der": b"\x30\x82\x01\x00",
         "b.pem": leaf().chain_pem[:200],
         "c.pem": b"",
-        "d.pem": Missing("it does not exist"),
+        "d.pem": Unreadable("it does not exist"),
     }
     assert refused(contents) == [
         ("b.pem", Fault.INCOMPLETE),
@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_told_before_what_never_was_pem() -> None:
 
 
 def test_files_the_configuration_does_not_name_are_strays_if_they_hold_something_new() -> None:
-    contents: dict[str, bytes | Missing] = {
+    contents: dict[str, bytes | Unreadable] = {
         "chain.pem": leaf().chain_pem,
         "key.pem": leaf().key_pem,
         "copy.pem": leaf().certificate_pem,
@@ -135,7 +135,7 @@ def test_files_the_configuration_does_not_name_are_strays_if_they_hold_something
         "new.pem": leaf("b.example").chain_pem,
     }
     (stray,) = strays(contents, pair("chain.pem", "key.pem"))
-    assert (stray.path, stray.worry) == ("new.pem", Worry.STRAY)
+    assert (stray.path, stray.worry) == ("new.pem", WarningKind.STRAY)
 
 
 PAIRS = (leaf(), leaf("b.example"))
@@ -164,7 +164,7 @@ def test_every_pair_found_is_one(contents: dict[str, bytes]) -> None:
 
 def test_a_key_that_does_not_fit_is_named_with_its_leaf() -> None:
     (found,) = discover({"tls.crt": leaf().chain_pem, "tls.key": leaf("b.example").key_pem}, NOW).refused
-    assert (found.path, found.fault, found.meanwhile) == ("tls.key", Fault.MISMATCH, Meanwhile.NOTHING)
+    assert (found.path, found.fault, found.meanwhile) == ("tls.key", Fault.MISMATCH, Fallback.NOTHING)
     assert "the leaf in tls.crt" in found.why
 
 
@@ -182,10 +182,10 @@ def test_the_half_of_a_pair_that_is_not_there_is_asked_for() -> None:
 
 @pytest.mark.parametrize(
     "spoilt",
-    [b"\x30\x82\x01\x00", b"garbage", b"", leaf().chain_pem[:200], Missing("no right")],
+    [b"\x30\x82\x01\x00", b"garbage", b"", leaf().chain_pem[:200], Unreadable("no right")],
     ids=["DER", "garbage", "empty", "half a PEM block", "unreadable"],  # a PEM block differs from process to process
 )
-def test_the_half_that_cannot_be_read_is_not_called_missing_too(spoilt: bytes | Missing) -> None:
+def test_the_half_that_cannot_be_read_is_not_called_missing_too(spoilt: bytes | Unreadable) -> None:
     assert [path for path, _ in refused({"tls.crt": spoilt, "tls.key": leaf().key_pem})] == ["tls.crt"]
     assert [path for path, _ in refused({"tls.crt": leaf().chain_pem, "tls.key": spoilt})] == ["tls.key"]
 
@@ -219,7 +219,7 @@ def test_what_its_name_makes_half_of_a_pair_is_refused_and_nothing_of_it_stray(
     files: dict[str, bytes], named: str
 ) -> None:
     found = discover({**GOOD, **files}, NOW)
-    assert [(each.path, each.meanwhile) for each in found.refused] == [(named, Meanwhile.OTHERS)]
+    assert [(each.path, each.meanwhile) for each in found.refused] == [(named, Fallback.OTHERS)]
     assert found.strays == ()
     assert [each.path for each in found.references] == ["a.crt", "a.key"]
 

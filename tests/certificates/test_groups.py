@@ -2,8 +2,8 @@
 
 import pytest
 
-from agent.certificates.contents import Missing
-from agent.certificates.findings import Fault, Worry
+from agent.certificates.contents import Unreadable
+from agent.certificates.findings import Fault, WarningKind
 from agent.certificates.pem import parse
 from agent.certificates.references import Reference, Role
 from tests import pki
@@ -12,7 +12,7 @@ from tests.pki import Authority
 
 
 def test_a_good_pair_is_run_from_at_once() -> None:
-    outcome = Disk().weigh(chain=old().chain_pem, key=old().key_pem)
+    outcome = Disk().select(chain=old().chain_pem, key=old().key_pem)
     assert outcome.files == {"chain": old().chain_pem, "key": old().key_pem}
     assert outcome.leaves["a"].serial == old().certificate.serial_number
     assert (outcome.complete, outcome.refused, outcome.cautions) == (True, (), ())
@@ -20,42 +20,42 @@ def test_a_good_pair_is_run_from_at_once() -> None:
 
 def test_a_leaf_is_looked_at_again_when_it_grows_old_and_when_it_ends() -> None:
     disk = Disk()
-    young = disk.weigh(chain=old().chain_pem, key=old().key_pem)
+    young = disk.select(chain=old().chain_pem, key=old().key_pem)
     assert young.look_again == young.leaves["a"].old_from
     disk.now = young.leaves["a"].old_from + DAY / 100
-    aged = disk.weigh()
-    assert worries(aged) == [Worry.SOON_TO_EXPIRE]
+    aged = disk.select()
+    assert worries(aged) == [WarningKind.SOON_TO_EXPIRE]
     assert aged.look_again == aged.leaves["a"].not_after
     disk.now = aged.leaves["a"].not_after + DAY
-    assert (worries(disk.weigh()), disk.weigh().look_again) == ([Worry.EXPIRED], None)
+    assert (worries(disk.select()), disk.select().look_again) == ([WarningKind.EXPIRED], None)
 
 
 def test_what_lies_on_the_disk_is_known_though_it_is_refused() -> None:
-    outcome = serving().weigh(chain=new().chain_pem)
+    outcome = serving().select(chain=new().chain_pem)
     assert faults(outcome) == [("key", Fault.MISMATCH)]
     assert outcome.found["a"].serial == new().certificate.serial_number
     assert outcome.leaves["a"].serial == old().certificate.serial_number
 
 
 def test_a_renewed_pair_takes_over() -> None:
-    outcome = serving().weigh(chain=new().chain_pem, key=new().key_pem)
+    outcome = serving().select(chain=new().chain_pem, key=new().key_pem)
     assert outcome.files == {"chain": new().chain_pem, "key": new().key_pem}
     assert outcome.leaves["a"].serial == new().certificate.serial_number
 
 
 def test_a_weighing_never_advances_what_is_last_good() -> None:
     disk = serving()
-    disk.weigh(chain=new().chain_pem, key=new().key_pem)
-    assert disk.weigh(chain=b"garbage").files["chain"] == old().chain_pem
+    disk.select(chain=new().chain_pem, key=new().key_pem)
+    assert disk.select(chain=b"garbage").files["chain"] == old().chain_pem
 
 
 def test_a_chain_whose_key_has_not_come_yet_is_waited_for() -> None:
     disk = serving()
-    half = disk.weigh(chain=new().chain_pem)
+    half = disk.select(chain=new().chain_pem)
     assert faults(half) == [("key", Fault.MISMATCH)]
     assert half.refused[0].may_resolve
     assert half.files == {"chain": old().chain_pem, "key": old().key_pem}
-    assert disk.weigh(key=new().key_pem).files == {"chain": new().chain_pem, "key": new().key_pem}
+    assert disk.select(key=new().key_pem).files == {"chain": new().chain_pem, "key": new().key_pem}
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_a_chain_whose_key_has_not_come_yet_is_waited_for() -> None:
         (b"garbage", Fault.UNPARSABLE, False),
     ],
 )
-def test_a_bad_file_holds_back_its_pair(content: bytes | Missing, fault: Fault, may_resolve: bool) -> None:
-    outcome = serving().weigh(chain=content, key=new().key_pem)
+def test_a_bad_file_holds_back_its_pair(content: bytes | Unreadable, fault: Fault, may_resolve: bool) -> None:
+    outcome = serving().select(chain=content, key=new().key_pem)
     assert faults(outcome) == [("chain", fault)]
     assert outcome.refused[0].may_resolve is may_resolve
     assert outcome.files == {"chain": old().chain_pem, "key": old().key_pem}
@@ -76,21 +76,21 @@ def test_a_bad_file_holds_back_its_pair(content: bytes | Missing, fault: Fault, 
 
 
 def test_every_bad_file_of_a_pair_is_named() -> None:
-    assert faults(serving().weigh(chain=b"garbage", key=GONE)) == [
+    assert faults(serving().select(chain=b"garbage", key=GONE)) == [
         ("chain", Fault.UNPARSABLE),
         ("key", Fault.MISSING),
     ]
 
 
 def test_without_last_good_a_bad_pair_leaves_the_outcome_incomplete() -> None:
-    outcome = Disk().weigh(chain=old().chain_pem, key=GONE)
+    outcome = Disk().select(chain=old().chain_pem, key=GONE)
     assert (outcome.complete, outcome.missing, outcome.files) == (False, ("a",), {})
     assert outcome.refused[0].message.endswith("nothing is started without it")
 
 
 def test_a_refusal_says_what_cannot_be_used_why_and_what_next() -> None:
     pair = root().issue(["a.example"], serial=0xABC)
-    assert serving().weigh(chain=pair.chain_pem).refused[0].message == (
+    assert serving().select(chain=pair.chain_pem).refused[0].message == (
         "cannot use key: it does not fit the leaf in chain (serial 0abc);"
         " write the key that belongs to it, the last good files serve on"
     )
@@ -98,7 +98,7 @@ def test_a_refusal_says_what_cannot_be_used_why_and_what_next() -> None:
 
 def test_an_expired_leaf_does_not_replace_a_valid_one() -> None:
     late = leaf(-20, -10)
-    outcome = serving().weigh(chain=late.chain_pem, key=late.key_pem)
+    outcome = serving().select(chain=late.chain_pem, key=late.key_pem)
     assert faults(outcome) == [("chain", Fault.EXPIRED)]
     assert not outcome.refused[0].may_resolve
     assert outcome.files["chain"] == old().chain_pem
@@ -106,89 +106,91 @@ def test_an_expired_leaf_does_not_replace_a_valid_one() -> None:
 
 def test_a_leaf_of_tomorrow_is_looked_at_again_tomorrow() -> None:
     disk, early = serving(), leaf(1, 200)
-    outcome = disk.weigh(chain=early.chain_pem, key=early.key_pem)
+    outcome = disk.select(chain=early.chain_pem, key=early.key_pem)
     assert faults(outcome) == [("chain", Fault.NOT_YET_VALID)]
     assert outcome.look_again == NOW + DAY
     disk.now = NOW + DAY
-    assert disk.weigh().files["chain"] == early.chain_pem
+    assert disk.select().files["chain"] == early.chain_pem
 
 
-@pytest.mark.parametrize(("days", "worry"), [((-20, -10), Worry.EXPIRED), ((1, 200), Worry.NOT_YET_VALID)])
-def test_at_the_very_first_start_a_leaf_out_of_its_dates_is_only_a_worry(days: tuple[int, int], worry: Worry) -> None:
+@pytest.mark.parametrize(("days", "worry"), [((-20, -10), WarningKind.EXPIRED), ((1, 200), WarningKind.NOT_YET_VALID)])
+def test_at_the_very_first_start_a_leaf_out_of_its_dates_is_only_a_worry(
+    days: tuple[int, int], worry: WarningKind
+) -> None:
     pair = leaf(*days)
-    outcome = Disk().weigh(chain=pair.chain_pem, key=pair.key_pem)
+    outcome = Disk().select(chain=pair.chain_pem, key=pair.key_pem)
     assert (outcome.complete, worries(outcome)) == (True, [worry])
 
 
 def test_an_expired_leaf_may_replace_an_expired_one() -> None:
     disk, late = serving(), leaf(0, 150)
     disk.now = NOW + 200 * DAY
-    outcome = disk.weigh(chain=late.chain_pem, key=late.key_pem)
+    outcome = disk.select(chain=late.chain_pem, key=late.key_pem)
     assert outcome.files["chain"] == late.chain_pem
-    assert worries(outcome) == [Worry.EXPIRED]
+    assert worries(outcome) == [WarningKind.EXPIRED]
 
 
 def test_an_unchanged_leaf_is_never_refused_for_its_age_but_worried_about() -> None:
     disk = serving()
     disk.now = NOW + 95 * DAY
-    assert worries(disk.weigh()) == [Worry.SOON_TO_EXPIRE]
+    assert worries(disk.select()) == [WarningKind.SOON_TO_EXPIRE]
     disk.now = NOW + 200 * DAY
-    outcome = disk.weigh()
-    assert (outcome.refused, worries(outcome)) == ((), [Worry.EXPIRED])
+    outcome = disk.select()
+    assert (outcome.refused, worries(outcome)) == ((), [WarningKind.EXPIRED])
 
 
 def test_going_back_in_both_dates_is_a_worry() -> None:
-    outcome = serving(new()).weigh(chain=old().chain_pem, key=old().key_pem)
-    assert (outcome.files["chain"], worries(outcome)) == (old().chain_pem, [Worry.OLDER])
+    outcome = serving(new()).select(chain=old().chain_pem, key=old().key_pem)
+    assert (outcome.files["chain"], worries(outcome)) == (old().chain_pem, [WarningKind.OLDER])
 
 
 def test_issuers_out_of_order_are_a_worry() -> None:
     upper = root().intermediate("upper")
     pair = upper.intermediate("lower").issue(["a.example"])
     first, lower, top = parse("chain", pair.chain_pem).certificates
-    outcome = Disk().weigh(chain=pki.pem(first, top, lower), key=pair.key_pem)
-    assert (outcome.complete, worries(outcome)) == (True, [Worry.CHAIN_ORDER])
+    outcome = Disk().select(chain=pki.pem(first, top, lower), key=pair.key_pem)
+    assert (outcome.complete, worries(outcome)) == (True, [WarningKind.CHAIN_ORDER])
 
 
 def test_an_encrypted_key_is_left_to_the_proxy() -> None:
-    outcome = Disk().weigh(chain=old().chain_pem, key=old().encrypted_key_pem())
+    outcome = Disk().select(chain=old().chain_pem, key=old().encrypted_key_pem())
     assert (outcome.complete, outcome.refused) == (True, ())
 
 
 def test_a_file_may_be_a_chain_and_something_else_too() -> None:
     disk = Disk((*PAIR, Reference("chain", Role.OTHER, "a")))
-    assert disk.weigh(chain=old().chain_pem, key=old().key_pem).complete
+    assert disk.select(chain=old().chain_pem, key=old().key_pem).complete
 
 
 def test_chain_and_key_may_be_one_file() -> None:
     disk = Disk((Reference("all", Role.CHAIN, "all"), Reference("all", Role.KEY, "all")))
     assert disk.serve(all=old().chain_pem + old().key_pem).complete
-    assert faults(disk.weigh(all=new().chain_pem + old().key_pem)) == [("all", Fault.MISMATCH)]
+    assert faults(disk.select(all=new().chain_pem + old().key_pem)) == [("all", Fault.MISMATCH)]
 
 
 def test_other_files_are_only_bytes() -> None:
     disk = Disk((Reference("secret", Role.OTHER, "secret"),))
     assert disk.serve(secret=b"").files == {"secret": b""}
-    assert faults(disk.weigh(secret=GONE)) == [("secret", Fault.MISSING)]
+    assert faults(disk.select(secret=GONE)) == [("secret", Fault.MISSING)]
 
 
 def test_an_expired_root_in_a_bundle_is_a_worry() -> None:
     disk = Disk((BUNDLE,))
     expired = Authority.create("expired", not_after=NOW - DAY)
-    assert worries(disk.weigh(bundle=root().pem + expired.pem)) == [Worry.EXPIRED_ROOT]
+    assert worries(disk.select(bundle=root().pem + expired.pem)) == [WarningKind.EXPIRED_ROOT]
 
 
 def test_a_unit_that_gains_a_file_has_no_last_good_until_it_is_whole() -> None:
     disk = serving()
     disk.references = (*PAIR, Reference("bundle", Role.BUNDLE, "a"))
-    assert disk.weigh(bundle=GONE).missing == ("a",)
-    assert disk.weigh(bundle=root().pem).complete
+    assert disk.select(bundle=GONE).missing == ("a",)
+    assert disk.select(bundle=root().pem).complete
 
 
 def test_a_unit_that_loses_a_file_falls_back_on_the_rest() -> None:
     disk = Disk((*PAIR, Reference("bundle", Role.BUNDLE, "a")))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem)
     disk.references = PAIR
-    outcome = disk.weigh(chain=GONE)
+    outcome = disk.select(chain=GONE)
     assert outcome.files == {"chain": old().chain_pem, "key": old().key_pem}
     assert outcome.units["a"].bundles == ()

@@ -9,7 +9,7 @@ from agent.certificates.discovery import discover, strays
 from agent.certificates.findings import Unusable
 from agent.certificates.pem import parse
 from agent.certificates.references import Reference, Role
-from agent.certificates.selection import LastGood, weigh
+from agent.certificates.selection import LastGood, select_files
 from agent.core.redact import field_name, without_quotes
 from tests.certificates.test_pem import leaf
 from tests.mutations import damaged_keys, flattened, key_pem, leaks
@@ -22,7 +22,7 @@ def said_of(content: bytes) -> str:
     contents = {"/c/tls.key": content, "/c/tls.crt": leaf().chain_pem, "/c/all.pem": leaf("rsa").key_pem}
     roles = [Reference("/c/tls.crt", Role.CHAIN, "/c/tls.crt"), Reference("/c/tls.key", Role.KEY, "/c/tls.crt")]
     others = [Reference("/c/tls.key", role, f"as {role}") for role in (Role.CHAIN, Role.BUNDLE)]
-    found, outcome = discover(contents, NOW), weigh([*roles, *others], contents, LastGood(), NOW)
+    found, outcome = discover(contents, NOW), select_files([*roles, *others], contents, LastGood(), NOW)
     said = [each.message for each in (*found.refused, *outcome.refused)]
     said += [each.message for each in (*found.strays, *strays(contents, roles), *outcome.cautions)]
     try:

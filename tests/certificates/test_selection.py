@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.certificates import groups
-from agent.certificates.contents import Missing
+from agent.certificates.contents import Unreadable
 from agent.certificates.findings import Fault
 from agent.certificates.groups import Pin
 from agent.certificates.pem import PemFile, parse
 from agent.certificates.references import Reference, Role
-from agent.certificates.selection import LastGood, weigh
+from agent.certificates.selection import LastGood, select_files
 from tests.certificates.disk import (
     BUNDLE,
     DAY,
@@ -36,7 +36,7 @@ def test_a_bundle_that_lost_the_authority_of_our_own_leaf_is_held_back() -> None
     disk = Disk((*PAIR, BUNDLE))
     both = root().pem + other_root().pem
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=both)
-    outcome = disk.weigh(bundle=other_root().pem)
+    outcome = disk.select(bundle=other_root().pem)
     assert faults(outcome) == [("bundle", Fault.LOST_OWN_CA)]
     assert outcome.files["bundle"] == both
 
@@ -44,28 +44,28 @@ def test_a_bundle_that_lost_the_authority_of_our_own_leaf_is_held_back() -> None
 def test_a_bundle_may_lose_what_never_issued_our_leaf() -> None:
     disk = Disk((*PAIR, BUNDLE))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem + other_root().pem)
-    assert disk.weigh(bundle=root().pem).files["bundle"] == root().pem
+    assert disk.select(bundle=root().pem).files["bundle"] == root().pem
 
 
 def test_a_bundle_that_never_held_our_authority_is_not_judged_by_it() -> None:
     disk = Disk((*PAIR, BUNDLE))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=other_root().pem)
     third = Authority.create("third")
-    assert disk.weigh(bundle=third.pem).files["bundle"] == third.pem
+    assert disk.select(bundle=third.pem).files["bundle"] == third.pem
 
 
 def test_an_authority_may_go_together_with_the_last_leaf_it_issued() -> None:
     disk = Disk((*PAIR, BUNDLE))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem)
     moved = leaf(by=other_root())
-    outcome = disk.weigh(bundle=other_root().pem, chain=moved.chain_pem, key=moved.key_pem)
+    outcome = disk.select(bundle=other_root().pem, chain=moved.chain_pem, key=moved.key_pem)
     assert (outcome.refused, outcome.files["bundle"]) == ((), other_root().pem)
 
 
 def test_an_authority_stays_while_the_leaf_that_moves_away_is_held_back() -> None:
     disk = Disk((*PAIR, BUNDLE))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem)
-    outcome = disk.weigh(bundle=other_root().pem, chain=leaf(by=other_root()).chain_pem, key=GONE)
+    outcome = disk.select(bundle=other_root().pem, chain=leaf(by=other_root()).chain_pem, key=GONE)
     assert faults(outcome) == [("key", Fault.MISSING), ("bundle", Fault.LOST_OWN_CA)]
     assert outcome.files["bundle"] == root().pem
 
@@ -73,7 +73,7 @@ def test_an_authority_stays_while_the_leaf_that_moves_away_is_held_back() -> Non
 def test_a_bundle_in_the_unit_of_a_pair_changes_only_with_it() -> None:
     disk = Disk((*PAIR, Reference("bundle", Role.BUNDLE, "a")))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem)
-    outcome = disk.weigh(bundle=root().pem + other_root().pem, chain=new().chain_pem)
+    outcome = disk.select(bundle=root().pem + other_root().pem, chain=new().chain_pem)
     assert outcome.files == {"chain": old().chain_pem, "key": old().key_pem, "bundle": root().pem}
 
 
@@ -81,7 +81,7 @@ def test_units_that_share_a_file_keep_the_same_bytes_of_it() -> None:
     twin = (Reference("twin", Role.CHAIN, "b"), Reference("key", Role.KEY, "b"))
     disk = Disk((*PAIR, *twin))
     disk.serve(chain=old().chain_pem, twin=old().chain_pem, key=old().key_pem)
-    outcome = disk.weigh(chain=new().chain_pem, key=new().key_pem)
+    outcome = disk.select(chain=new().chain_pem, key=new().key_pem)
     assert sorted(faults(outcome)) == [("key", Fault.MISMATCH), ("key", Fault.TIED)]
     assert outcome.files == {"chain": old().chain_pem, "twin": old().chain_pem, "key": old().key_pem}
 
@@ -91,7 +91,7 @@ def test_a_shared_file_holds_back_as_far_as_the_sharing_goes() -> None:
     third = (Reference("chain2", Role.OTHER, "c"), Reference("other", Role.OTHER, "c"))
     disk = Disk((*PAIR, *second, *third))
     served = disk.serve(chain=old().chain_pem, key=old().key_pem, chain2=old().chain_pem, other=b"1").files
-    outcome = disk.weigh(chain=b"garbage", key=new().key_pem, chain2=new().chain_pem, other=b"2")
+    outcome = disk.select(chain=b"garbage", key=new().key_pem, chain2=new().chain_pem, other=b"2")
     assert [refusal.unit for refusal in outcome.refused] == ["a", "b", "c"]
     assert outcome.files == served
 
@@ -101,15 +101,15 @@ def many(count: int) -> tuple[Reference, ...]:
     return tuple(Reference(f"{role.name}{name}", role, name) for name in names for role in (Role.CHAIN, Role.KEY))
 
 
-def written(pair: Leaf, count: int) -> dict[str, bytes | Missing]:
-    chains: dict[str, bytes | Missing] = {f"CHAIN{number}": pair.chain_pem for number in range(count)}
+def written(pair: Leaf, count: int) -> dict[str, bytes | Unreadable]:
+    chains: dict[str, bytes | Unreadable] = {f"CHAIN{number}": pair.chain_pem for number in range(count)}
     return chains | {f"KEY{number}": pair.key_pem for number in range(count)}
 
 
 def test_one_bad_pair_among_fifty_keeps_its_last_good_and_the_others_go_on() -> None:
     disk = Disk(many(50))
     disk.serve(**written(old(), 50))
-    outcome = disk.weigh(**written(new(), 50) | {"KEY7": b"garbage"})
+    outcome = disk.select(**written(new(), 50) | {"KEY7": b"garbage"})
     assert [refusal.unit for refusal in outcome.refused] == ["7"]
     assert outcome.files["CHAIN7"] == old().chain_pem
     assert sum(content == new().chain_pem for content in outcome.files.values()) == 49
@@ -126,13 +126,13 @@ def test_only_what_changed_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(many(5000))
     disk.serve(**written(old(), 5000))
     parsed.clear()
-    outcome = disk.weigh(CHAIN7=new().chain_pem, KEY7=new().key_pem, CHAIN8=GONE)
+    outcome = disk.select(CHAIN7=new().chain_pem, KEY7=new().key_pem, CHAIN8=GONE)
     assert parsed == ["CHAIN7", "KEY7", "KEY8"]
     assert len(outcome.leaves) == 5000
 
 
 def test_private_keys_stay_out_of_what_may_be_printed() -> None:
-    outcome = serving().weigh()
+    outcome = serving().select()
     assert "PRIVATE" not in repr(outcome)
     assert "PRIVATE" not in repr(serving().last_good)
 
@@ -144,7 +144,7 @@ def test_a_damaged_file_never_makes_a_pair_that_does_not_fit(path: str, data: st
     damaged = bytearray(whole[path])
     damaged[position] ^= data.draw(st.integers(1, 255))
     cut = data.draw(st.sampled_from([len(damaged), position]))
-    outcome = serving().weigh(**whole | {path: bytes(damaged[:cut])})
+    outcome = serving().select(**whole | {path: bytes(damaged[:cut])})
     assert outcome.files["key"] == old().key_pem or _same_leaf(outcome.files["chain"], new())
 
 
@@ -173,14 +173,14 @@ STEPS = st.lists(
 
 
 @cache
-def states() -> dict[str, dict[str, bytes | Missing]]:
+def states() -> dict[str, dict[str, bytes | Unreadable]]:
     """State to the content of chain and key in it."""
     pairs = {"old": old(), "new": new(), "late": leaf(-20, -10)}
-    whole: dict[str, dict[str, bytes | Missing]] = {
+    whole: dict[str, dict[str, bytes | Unreadable]] = {
         name: {"chain": pair.chain_pem, "key": pair.key_pem} for name, pair in pairs.items()
     }
-    cut: dict[str, bytes | Missing] = {"chain": new().chain_pem[:200], "key": new().key_pem[:100]}
-    noise: dict[str, bytes | Missing] = {"chain": b"noise", "key": b"noise"}
+    cut: dict[str, bytes | Unreadable] = {"chain": new().chain_pem[:200], "key": new().key_pem[:100]}
+    noise: dict[str, bytes | Unreadable] = {"chain": b"noise", "key": b"noise"}
     return {**whole, "cut": cut, "gone": {"chain": GONE, "key": GONE}, "noise": noise}
 
 
@@ -191,7 +191,7 @@ def test_whatever_happens_on_disk_a_unit_runs_from_a_whole_pair_or_its_last_good
     for step in steps:
         disk.now = NOW + step.day * DAY
         written = {"chain": step.chain, "key": step.key}
-        outcome = disk.weigh(**{path: states()[state][path] for path, state in written.items() if state})
+        outcome = disk.select(**{path: states()[state][path] for path, state in written.items() if state})
         before = disk.last_good.units.get("a")
         assert outcome.complete or not before, "what has served is never lost"
         assert not outcome.files or outcome.files in whole
@@ -204,17 +204,17 @@ def test_whatever_happens_on_disk_a_unit_runs_from_a_whole_pair_or_its_last_good
 def test_what_the_proxy_refused_keeps_its_last_good_until_other_bytes_are_there() -> None:
     disk = Disk(many(3))
     disk.serve(**written(old(), 3))
-    first = disk.weigh(**written(new(), 3))
+    first = disk.select(**written(new(), 3))
     pins = {"1": Pin(first.units["1"], "CHAIN1", "it is too short")}
-    outcome = weigh(disk.references, disk.contents, disk.last_good, disk.now, pins)
+    outcome = select_files(disk.references, disk.contents, disk.last_good, disk.now, pins)
     assert faults(outcome) == [("CHAIN1", Fault.PROXY)]
     assert [outcome.files[f"CHAIN{number}"] for number in range(3)] == [
         new().chain_pem,
         old().chain_pem,
         new().chain_pem,
     ]
-    disk.weigh(**written(leaf(-1, 50), 3))
-    assert faults(weigh(disk.references, disk.contents, disk.last_good, disk.now, pins)) == []
+    disk.select(**written(leaf(-1, 50), 3))
+    assert faults(select_files(disk.references, disk.contents, disk.last_good, disk.now, pins)) == []
 
 
 @pytest.mark.parametrize(("refused", "looked", "held"), [(0, 88, True), (0, 90, False), (90, 95, True)])
@@ -223,9 +223,9 @@ def test_what_the_proxy_refused_is_tried_once_more_when_the_last_good_grows_old(
 ) -> None:
     """The last tenth of its life begins after 89 days."""
     disk = serving()
-    unit = disk.weigh(chain=new().chain_pem, key=new().key_pem).units["a"]
+    unit = disk.select(chain=new().chain_pem, key=new().key_pem).units["a"]
     pin = Pin(unit, "chain", "it is too short", since=NOW + refused * DAY)
-    outcome = weigh(disk.references, disk.contents, disk.last_good, NOW + looked * DAY, {"a": pin})
+    outcome = select_files(disk.references, disk.contents, disk.last_good, NOW + looked * DAY, {"a": pin})
     assert faults(outcome) == ([("chain", Fault.PROXY)] if held else [])
     assert (outcome.units["a"] is disk.last_good.units["a"]) is held
 
@@ -233,4 +233,4 @@ def test_what_the_proxy_refused_is_tried_once_more_when_the_last_good_grows_old(
 def test_what_serves_is_not_refused_for_what_the_proxy_said_once() -> None:
     disk = serving()
     pin = Pin(disk.last_good.units["a"], "chain", "it is too short")
-    assert faults(weigh(disk.references, disk.contents, disk.last_good, disk.now, {"a": pin})) == []
+    assert faults(select_files(disk.references, disk.contents, disk.last_good, disk.now, {"a": pin})) == []

@@ -17,7 +17,7 @@ from agent.cli.certs import _Days, certs
 from agent.cli.certs_compare import compare
 from agent.cli.certs_files import Files, Inventory, Level, read_files
 from agent.cli.tls_probe import Answer, Kind, Listener, ask_all, chain_in
-from agent.status.model import Authorities, Blocked, CertificateSet, Facts, ListenerView, Overview, to_json
+from agent.status.model import Authorities, Blocked, CertificateSet, Facts, ListenerView, Status, to_json
 from tests.cli import openssl
 from tests.cli.tls_servers import by_name, context, nobody, pair_in, shop, wanting
 from tests.cli.told import ask, telling
@@ -51,11 +51,11 @@ def written(directory: Path, leaf: Leaf, key: Leaf | None = None) -> Certificate
     )  # fmt: skip
 
 
-def of(*sets: CertificateSet, listeners: tuple[str, ...] = ()) -> Overview:
+def of(*sets: CertificateSet, listeners: tuple[str, ...] = ()) -> Status:
     """A calm agent with these sets."""
     views = tuple(ListenerView(address, 1, 0) for address in listeners)
     serving = tuple(each for each in overview().epochs if each.state == "serving")
-    return Overview(NOW, "1", 1, NOW, True, "", "", 7, serving, sets, listeners=views)
+    return Status(NOW, "1", 1, NOW, True, "", "", 7, serving, sets, listeners=views)
 
 
 # The same facts as openssl's
@@ -219,7 +219,7 @@ WEB = "tcp://192.0.2.1:443"
 
 
 def judged(
-    told: Overview, *answers: tuple[str, Leaf], least: timedelta | None = None, kind: Kind = Kind.TLS
+    told: Status, *answers: tuple[str, Leaf], least: timedelta | None = None, kind: Kind = Kind.TLS
 ) -> Inventory:
     """An inventory whose files are what the overview says of them."""
     listener = Listener(WEB, kind, tuple(Answer(name, facts(leaf)) for name, leaf in answers), "no answer in time")
@@ -240,15 +240,15 @@ def test_what_serves_as_it_lies_on_the_disk_is_fine() -> None:
     ]  # fmt: skip
 
 
-def refused() -> Overview:
+def refused() -> Status:
     return of(a_set(OLD, NEW, refused="cannot use /c/tls.key: it does not fit; write the other one"))
 
 
-def waiting() -> Overview:
+def waiting() -> Status:
     return replace(of(a_set(OLD, NEW)), blocked=(Blocked.JITTER,))
 
 
-def coming() -> Overview:
+def coming() -> Status:
     return replace(of(a_set(OLD, NEW)), epochs=overview().epochs)
 
 
@@ -291,7 +291,7 @@ def coming() -> Overview:
     ],
 )
 def test_another_certificate_than_the_disk_s_needs_a_reason(
-    told: Overview, shows: Leaf, level: Level, message: str
+    told: Status, shows: Leaf, level: Level, message: str
 ) -> None:
     inventory = judged(told, ("", shows))
     assert inventory.level == level

@@ -10,7 +10,7 @@ import pytest
 
 from agent.cli import control
 from agent.core.errors import MachineError
-from agent.status.actions import Outcome, Progress
+from agent.status.actions import OperationResult, Progress
 from agent.status.control import NAME
 from tests.cli.orders import order
 from tests.status.acting import Acting, controlled
@@ -29,7 +29,7 @@ def test_help_lists_every_order() -> None:
 
 
 async def test_a_restart_prints_its_timeline_and_exits_0_if_the_new_epoch_serves(tmp_path: Path) -> None:
-    actions = Acting(CANDIDATE, Progress(1.5, "its gate opens"), Outcome("serving", 8))
+    actions = Acting(CANDIDATE, Progress(1.5, "its gate opens"), OperationResult("serving", 8))
     async with controlled(tmp_path, actions):
         ran = await order("restart", "--binary", "--force", "--now", place=tmp_path)
     assert (ran.code, ran.err) == (0, "")
@@ -40,14 +40,14 @@ async def test_a_restart_prints_its_timeline_and_exits_0_if_the_new_epoch_serves
 @pytest.mark.parametrize(
     ("end", "said"),
     [
-        (Outcome("refused", None, "the key does not fit"), "agent: cannot restart: the key does not fit\n"),
-        (Outcome("overtaken", 8), "agent: cannot restart: overtaken\n"),
+        (OperationResult("refused", None, "the key does not fit"), "agent: cannot restart: the key does not fit\n"),
+        (OperationResult("overtaken", 8), "agent: cannot restart: overtaken\n"),
         (MachineError("no memory for another epoch"), "agent: cannot restart: no memory for another epoch\n"),
     ],
     ids=["refused", "another word", "an error"],
 )
 async def test_a_restart_that_does_not_serve_exits_1_with_the_reason(
-    end: Outcome | Exception, said: str, tmp_path: Path
+    end: OperationResult | Exception, said: str, tmp_path: Path
 ) -> None:
     async with controlled(tmp_path, Acting(CANDIDATE, end)):
         ran = await order("restart", place=tmp_path)
@@ -62,7 +62,7 @@ async def test_a_restart_prints_what_is_told_when_it_is_told(tmp_path: Path) -> 
         async def _tell(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
             yield CANDIDATE
             await said.wait()
-            yield Outcome("serving", 8)
+            yield OperationResult("serving", 8)
 
     async with controlled(tmp_path, Slow()):
         process = await asyncio.create_subprocess_exec(
@@ -77,7 +77,7 @@ async def test_a_restart_prints_what_is_told_when_it_is_told(tmp_path: Path) -> 
 
 
 async def test_json_is_what_was_told(tmp_path: Path) -> None:
-    async with controlled(tmp_path, Acting(CANDIDATE, Outcome("refused", 8, "why not"))):
+    async with controlled(tmp_path, Acting(CANDIDATE, OperationResult("refused", 8, "why not"))):
         ran = await order("restart", "--json", place=tmp_path)
     assert [json.loads(line) for line in ran.out.splitlines()] == [
         {"at": 0.0123, "text": "epoch 8 starts"},
@@ -133,7 +133,7 @@ async def test_the_run_directory_may_stand_before_the_order_or_in_the_environmen
 
 
 async def test_an_upgrade_has_gone_well_when_the_new_program_is_ready(tmp_path: Path) -> None:
-    actions = Acting(Progress(0.2, "the new program can take over"), Outcome("executing"))
+    actions = Acting(Progress(0.2, "the new program can take over"), OperationResult("executing"))
     async with controlled(tmp_path, actions):
         ran = await order("upgrade", place=tmp_path)
     assert (ran.code, ran.err) == (0, "")
@@ -142,7 +142,7 @@ async def test_an_upgrade_has_gone_well_when_the_new_program_is_ready(tmp_path: 
 
 
 async def test_an_upgrade_that_comes_back_tells_why(tmp_path: Path) -> None:
-    timeline = (Outcome("executing"), Outcome("failed", None, "the new program does not start"))
+    timeline = (OperationResult("executing"), OperationResult("failed", None, "the new program does not start"))
     async with controlled(tmp_path, Acting(*timeline)):
         ran = await order("upgrade", place=tmp_path)
     assert (ran.code, ran.err) == (1, "agent: cannot upgrade: the new program does not start\n")

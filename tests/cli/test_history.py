@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.history import history
-from agent.status.model import Change, Evidence, Phase, Seen, to_json
+from agent.status.model import Change, Evidence, Phase, ProbeResult, to_json
 from tests.cli.told import ask, telling
 from tests.status.sample import overview
 
@@ -38,7 +38,7 @@ async def test_there_is_a_line_for_each_newest_first(tmp_path: Path) -> None:
 
 
 async def test_what_was_lost_stands_in_the_line(tmp_path: Path) -> None:
-    wrong = Seen("tcp://0.0.0.0:1", "1f01", matches=False)
+    wrong = ProbeResult("tcp://0.0.0.0:1", "1f01", matches=False)
     told = replace(SEVEN, changes=(Change("web", "1f" * 20, None),), evidence=Evidence(0, 1, 2, (wrong,), 3))
     async with telling(tmp_path, replace(overview(), rotations=(told,))):
         ran = await ask(history, place=tmp_path)
@@ -95,7 +95,7 @@ async def test_what_follows_nothing_cuts_nothing(tmp_path: Path) -> None:
 
 
 async def test_what_the_kernel_does_not_tell_is_not_zero(tmp_path: Path) -> None:
-    blind = Seen("tcp://0.0.0.0:1", None, matches=False, error="connection refused")
+    blind = ProbeResult("tcp://0.0.0.0:1", None, matches=False, error="connection refused")
     told = replace(SEVEN, evidence=Evidence(1, None, None, (blind,), 0))
     async with telling(tmp_path, replace(overview(), rotations=(told,))):
         ran = await ask(history, 7, place=tmp_path)

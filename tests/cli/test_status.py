@@ -13,27 +13,27 @@ from rich.console import Console
 from agent.cli.status import _looks, _print_headlines, _print_lines, exit_code, status
 from agent.cli.status_client import read
 from agent.cli.status_view import draw
-from agent.cli.table import Sheet, console
+from agent.cli.table import Table, console
 from agent.cli.watch_view import Screen
 from agent.control_client.run_dir import NoAgent
 from agent.core.errors import MachineError
 from agent.http.message import Response
-from agent.status.model import Blocked, Overview, document
+from agent.status.model import Blocked, Status, document
 from tests.cli.told import ask, telling
 from tests.status.sample import NOW, ago, overview
 
 BOX = re.compile("[\u2500-\u259f]")
 
 
-def drawn(told: Overview, width: int = 80) -> str:
+def drawn(told: Status, width: int = 80) -> str:
     """What a pipe gets."""
     out = Console(file=io.StringIO(), width=width, highlight=False)
-    sheet = Sheet(out)
+    sheet = Table(out)
     draw(told, sheet)
     return "\n".join(line.plain for line in sheet.lines)
 
 
-def well() -> Overview:
+def well() -> Status:
     """The sample without its sorrows."""
     web = overview().certificates[0]
     return replace(overview(), certificates=(web,), refused=(), blocked=(), out_of_sync_since=None)
@@ -84,7 +84,7 @@ def test_what_is_no_overview_is_no_crash(answer: str) -> None:
     ],
     ids=["well", "not ready", "not ready and refused", "refused", "out of sync", "one set out of sync", "hung"],
 )
-def test_the_exit_code_is_the_answer(told: Overview, code: int) -> None:
+def test_the_exit_code_is_the_answer(told: Status, code: int) -> None:
     assert exit_code(told) == code
 
 
@@ -169,7 +169,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, encoding: str = "utf-8", **variabl
         monkeypatch.delenv(name, raising=False)
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "80", **variables}.items():
         monkeypatch.setenv(name, value)
-    sheet = Sheet(console())
+    sheet = Table(console())
     draw(replace(overview(), version="1.0\N{EM DASH}beta"), sheet)
     sheet.print()
     return raw.getvalue().decode(encoding)

@@ -16,7 +16,7 @@ from agent.core.errors import AgentError, UsageError
 from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.status.control import NAME
-from agent.status.model import Overview, document
+from agent.status.model import Status, document
 from tests.cli.agents import Ran
 
 # click before 8.2 mixes stderr into stdout unless this option forbids it; later versions do not have the option.
@@ -29,7 +29,7 @@ Answer = Callable[[Request], Response]
 class Telling:
     """What the agent tells next, and what it was asked."""
 
-    overview: Overview
+    overview: Status
     other: Answer | None = None
     asked: list[str] = field(default_factory=list)
 
@@ -42,7 +42,7 @@ class Telling:
 
 
 @asynccontextmanager
-async def telling(directory: Path, overview: Overview, other: Answer | None = None) -> AsyncIterator[Telling]:
+async def telling(directory: Path, overview: Status, other: Answer | None = None) -> AsyncIterator[Telling]:
     """Answer at the control socket of a run directory."""
     agent = Telling(overview, other)
     server = Server(agent.answer)

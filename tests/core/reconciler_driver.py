@@ -3,32 +3,32 @@
 from agent.core import effects as do
 from agent.core import events as on
 from agent.core.effects import Effect
-from agent.core.events import Event, Failure, Sort
+from agent.core.events import Event, Failure, FailureKind
 from agent.core.policy import Policy
 from agent.core.reconciler import Reconciler
 from agent.core.revision import Revision
 
-ACCIDENT = Failure(Sort.ACCIDENT, "it fell over")
-VERDICT = Failure(Sort.VERDICT, "it does not parse")
-SHORTAGE = Failure(Sort.SHORTAGE, "there is no memory for epoch 2")
+ACCIDENT = Failure(FailureKind.ACCIDENT, "it fell over")
+VERDICT = Failure(FailureKind.VERDICT, "it does not parse")
+SHORTAGE = Failure(FailureKind.SHORTAGE, "there is no memory for epoch 2")
 
 
 def revision(name: str, shape: str = "shape") -> Revision:
     return Revision(name, shape)
 
 
-class Play:
+class ReconcilerDriver:
     """Drives one reconciler. Notes, which only say what was decided, are left out of what is done."""
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.core = Reconciler(policy or Policy(), jitter=lambda: 1.0)
         self.now = 1000.0
-        self.notes: list[do.Note] = []
+        self.notes: list[do.LogMessage] = []
 
     def tell(self, event: Event) -> list[Effect]:
         effects = self.core.handle(event)
-        self.notes += [effect for effect in effects if isinstance(effect, do.Note)]
-        return [effect for effect in effects if not isinstance(effect, do.Note)]
+        self.notes += [effect for effect in effects if isinstance(effect, do.LogMessage)]
+        return [effect for effect in effects if not isinstance(effect, do.LogMessage)]
 
     def ready(self, name: str, shape: str = "shape", not_before: float = float("-inf")) -> list[Effect]:
         return self.tell(on.RevisionReady(at=self.now, revision=revision(name, shape), not_before=not_before))
@@ -92,9 +92,9 @@ class Play:
         return self.serves(candidate.number)
 
 
-def serving(policy: Policy | None = None) -> Play:
+def serving(policy: Policy | None = None) -> ReconcilerDriver:
     """A play in which epoch 1 serves revision `a`."""
-    play = Play(policy)
+    play = ReconcilerDriver(policy)
     play.rotate("a")
     play.wait(60)
     return play

@@ -1,18 +1,18 @@
 from agent.core import events as on
-from agent.core.attempts import Ledger, Outcome
+from agent.core.attempts import AttemptLog, AttemptResult
 from agent.core.effects import Effect
 from agent.core.events import Event
 from agent.core.policy import LowMemory, Policy
 from agent.core.triggers import Trigger
-from tests.core.reconciler_driver import ACCIDENT, SHORTAGE, VERDICT, Play
+from tests.core.reconciler_driver import ACCIDENT, SHORTAGE, VERDICT, ReconcilerDriver
 
 
-class Recorded(Play):
+class Recorded(ReconcilerDriver):
     """A play with a ledger that listens."""
 
     def __init__(self, policy: Policy | None = None) -> None:
         super().__init__(policy)
-        self.ledger = Ledger(self.core.epochs)
+        self.ledger = AttemptLog(self.core.epochs)
 
     def tell(self, event: Event) -> list[Effect]:
         effects = self.core.handle(event)
@@ -34,7 +34,7 @@ class Recorded(Play):
         self.comes_to_serve(1)
         return self
 
-    def outcomes(self) -> list[tuple[int, Trigger, Outcome]]:
+    def outcomes(self) -> list[tuple[int, Trigger, AttemptResult]]:
         return [(each.epoch, each.trigger, each.outcome) for each in self.ledger.attempts]
 
 
@@ -48,7 +48,7 @@ def test_an_attempt_that_serves_has_all_its_phases() -> None:
     play.exits(1, 0)
     attempt = play.ledger.attempts[-1]
     assert (attempt.outcome, attempt.revision.name, attempt.before and attempt.before.name) == (
-        Outcome.SERVING,
+        AttemptResult.SERVING,
         "b",
         "a",
     )
@@ -91,9 +91,9 @@ def test_a_verdict_an_accident_and_one_that_is_wanted_no_more_are_told_apart() -
     play.ready("d")
     play.ready("a")
     assert play.outcomes()[1:] == [
-        (2, Trigger.CERTIFICATE, Outcome.REFUSED),
-        (3, Trigger.CERTIFICATE, Outcome.FAILED),
-        (4, Trigger.CERTIFICATE, Outcome.DROPPED),
+        (2, Trigger.CERTIFICATE, AttemptResult.REFUSED),
+        (3, Trigger.CERTIFICATE, AttemptResult.FAILED),
+        (4, Trigger.CERTIFICATE, AttemptResult.DROPPED),
     ]
     assert [each.reason for each in play.ledger.attempts][1:3] == [VERDICT.reason, ACCIDENT.reason]
 
@@ -102,7 +102,7 @@ def test_a_candidate_that_does_not_get_ready_has_failed() -> None:
     play = Recorded().first()
     play.ready("b")
     play.wait(play.core.policy.start_timeout)
-    assert play.outcomes()[1][2] is Outcome.FAILED
+    assert play.outcomes()[1][2] is AttemptResult.FAILED
 
 
 def test_one_shortage_after_the_other_is_one_entry() -> None:
@@ -113,7 +113,7 @@ def test_one_shortage_after_the_other_is_one_entry() -> None:
     for number in (3, 4):
         play.wait(1)
         play.finds_no_memory(number)
-    assert [(each.outcome, each.began) for each in play.ledger.attempts][1:] == [(Outcome.SHORT, began)]
+    assert [(each.outcome, each.began) for each in play.ledger.attempts][1:] == [(AttemptResult.SHORT, began)]
     assert play.ledger.attempts[-1].reason == SHORTAGE.reason
 
 
@@ -131,10 +131,10 @@ def test_what_an_earlier_agent_left_is_an_entry_once() -> None:
     adopted = on.EpochAdopted(
         at=play.now, epoch=1, revision=play.core.epochs[1].revision, pid=7, state=play.core.epochs[1].state
     )
-    again = Ledger(play.core.epochs)
+    again = AttemptLog(play.core.epochs)
     for _ in range(2):
         again.enter(adopted, [])
-    assert [(each.trigger, each.outcome) for each in again.attempts] == [(Trigger.ADOPTION, Outcome.SERVING)]
+    assert [(each.trigger, each.outcome) for each in again.attempts] == [(Trigger.ADOPTION, AttemptResult.SERVING)]
 
 
 def test_only_the_newest_are_kept() -> None:

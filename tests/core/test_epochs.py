@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.epochs import TRANSITIONS, Epoch, Impossible, State, Step, picture
+from agent.core.epochs import TRANSITIONS, Epoch, InvalidTransition, State, Step, picture
 from tests.core.reconciler_driver import revision
 
 
@@ -21,7 +21,7 @@ def test_a_step_goes_where_the_table_says_or_is_refused_by_name(state: State, st
     epoch = Epoch(7, revision("a"), 0.0, state)
     target = TRANSITIONS[state].get(step)
     if target is None:
-        with pytest.raises(Impossible, match=f"epoch 7 {step.value} while it is {state.value}"):
+        with pytest.raises(InvalidTransition, match=f"epoch 7 {step.value} while it is {state.value}"):
             epoch.take(step)
     else:
         epoch.take(step)

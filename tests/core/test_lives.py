@@ -11,7 +11,7 @@ from agent.core import events as on
 from agent.core.desired import NEVER
 from agent.core.effects import Effect
 from agent.core.epochs import CANDIDATE, State
-from agent.core.events import Event, Failure, Sort
+from agent.core.events import Event, Failure, FailureKind
 from agent.core.policy import LowMemory, Policy, Restart
 from agent.core.reconciler import Reconciler
 from agent.core.revision import Revision
@@ -77,7 +77,7 @@ class World(RuleBasedStateMachine):
     def may_be_replaced(self, event: Event, effect: Effect) -> bool:
         """The one exception that an operator may declare: no memory for two, and the certificate is about to end."""
         allowed = self.core.policy.low_memory is LowMemory.REPLACE and self.core.wish.urgent_at <= self.now
-        short = isinstance(event, on.EpochExited) and event.failure.sort is Sort.SHORTAGE
+        short = isinstance(event, on.EpochExited) and event.failure.sort is FailureKind.SHORTAGE
         return allowed and short and isinstance(effect, do.EndEpoch)
 
     def some(self, data: st.DataObject, *stages: str) -> int | None:
@@ -102,8 +102,8 @@ class World(RuleBasedStateMachine):
         if (number := self.some(data, "launched", "knocked", "open")) is not None:
             self.tell(on.EpochAwaits(at=self.now, epoch=number, reason=reason))
 
-    @rule(data=st.data(), sort=st.sampled_from([None, Sort.VERDICT, Sort.ACCIDENT]))
-    def judgement_falls(self, data: st.DataObject, sort: Sort | None) -> None:
+    @rule(data=st.data(), sort=st.sampled_from([None, FailureKind.VERDICT, FailureKind.ACCIDENT]))
+    def judgement_falls(self, data: st.DataObject, sort: FailureKind | None) -> None:
         if (number := self.some(data, "knocked", "launched")) is not None:
             if sort is None and self.alive[number] == "launched":
                 return  # good is only said of one that was examined
@@ -128,8 +128,12 @@ class World(RuleBasedStateMachine):
             del self.alive[number]
             self.tell(on.EpochExited(at=self.now, epoch=number, code=None, failure=SHORTAGE))
 
-    @rule(data=st.data(), code=st.sampled_from([0, 1, -9, None]), sort=st.sampled_from([Sort.VERDICT, Sort.ACCIDENT]))
-    def process_dies(self, data: st.DataObject, code: int | None, sort: Sort) -> None:
+    @rule(
+        data=st.data(),
+        code=st.sampled_from([0, 1, -9, None]),
+        sort=st.sampled_from([FailureKind.VERDICT, FailureKind.ACCIDENT]),
+    )
+    def process_dies(self, data: st.DataObject, code: int | None, sort: FailureKind) -> None:
         if (number := self.some(data, "launched", "knocked", "open", "serving")) is not None:
             del self.alive[number]
             self.tell(on.EpochExited(at=self.now, epoch=number, code=code, failure=Failure(sort, "died")))

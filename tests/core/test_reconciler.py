@@ -2,16 +2,16 @@ import pytest
 
 from agent.core import effects as do
 from agent.core import events as on
-from agent.core.effects import Topic
+from agent.core.effects import LogTopic
 from agent.core.epochs import State
 from agent.core.policy import LowMemory, Policy, Restart
-from tests.core.reconciler_driver import ACCIDENT, VERDICT, Play, revision, serving
+from tests.core.reconciler_driver import ACCIDENT, VERDICT, ReconcilerDriver, revision, serving
 
 # One rotation
 
 
 def test_the_first_revision_starts_epoch_one_and_is_judged_like_any_other() -> None:
-    play = Play()
+    play = ReconcilerDriver()
     assert play.ready("a") == [do.StartEpoch(1, revision("a"), validate=False)]
     assert play.gate(1) == [do.JudgeEpoch(1)]
     assert play.judged(1) == [do.OpenGate(1)]
@@ -67,7 +67,7 @@ def test_what_is_left_at_the_drain_deadline_is_ended_and_killed_if_it_does_not_g
     assert play.wait(59.9) == []
     assert play.wait(0.2) == [do.EndEpoch(1)]
     assert play.wait(5) == [do.KillEpoch(1)]
-    assert play.notes[-1].topic is Topic.DRAIN_CUT
+    assert play.notes[-1].topic is LogTopic.DRAIN_CUT
 
 
 def test_a_drain_ends_at_latest_with_the_old_certificate() -> None:
@@ -87,7 +87,7 @@ def test_a_rotation_waits_when_three_epochs_drain_and_goes_on_when_one_is_gone()
     assert [epoch.number for epoch in play.core.draining] == [1, 2, 3]
     assert play.ready("e") == []
     assert play.wait(40) == []
-    assert play.notes[-1].topic is Topic.HELD_BY_DRAINS
+    assert play.notes[-1].topic is LogTopic.HELD_BY_DRAINS
     assert play.emptied(2) == [do.EndEpoch(2), do.StartEpoch(5, revision("e"), validate=False)]
 
 
@@ -184,7 +184,7 @@ def test_a_verdict_is_not_tried_again_until_the_content_changes() -> None:
     play.ready("b")
     assert play.exits(2, 1, VERDICT) == []
     assert play.wait(3600) == []
-    assert play.notes[-1].topic is Topic.REFUSED
+    assert play.notes[-1].topic is LogTopic.REFUSED
     assert play.ready("b") == []
     assert play.ready("c") == [do.StartEpoch(3, revision("c"), validate=False)]
 
@@ -366,7 +366,7 @@ def test_restart_on_failure_ends_after_a_proper_exit_and_restarts_after_a_crash(
 
 
 def test_the_agent_gives_up_when_it_is_told_to() -> None:
-    play = Play(Policy(give_up=3))
+    play = ReconcilerDriver(Policy(give_up=3))
     play.ready("a")
     assert play.exits(1, 1) == [do.StartEpoch(2, revision("a"), validate=False)]
     assert play.exits(2, 1) == []
@@ -377,15 +377,17 @@ def test_the_agent_gives_up_when_it_is_told_to() -> None:
 
 
 def test_without_waiting_an_unusable_first_revision_ends_the_agent() -> None:
-    play = Play(Policy(wait=False))
+    play = ReconcilerDriver(Policy(wait=False))
     play.ready("a")
     assert play.exits(1, 1, VERDICT) == [do.Finish(78, VERDICT.reason)]
 
 
 def test_without_waiting_missing_files_at_the_first_start_end_the_agent() -> None:
     missing = on.RevisionMissing(at=1000.0, what="/etc/certs/tls.key")
-    assert Play(Policy(wait=True)).tell(missing) == []
-    assert Play(Policy(wait=False)).tell(missing) == [do.Finish(78, "nothing to start from: /etc/certs/tls.key")]
+    assert ReconcilerDriver(Policy(wait=True)).tell(missing) == []
+    assert ReconcilerDriver(Policy(wait=False)).tell(missing) == [
+        do.Finish(78, "nothing to start from: /etc/certs/tls.key")
+    ]
     assert serving(Policy(wait=False)).tell(missing) == []
 
 
@@ -415,7 +417,7 @@ def test_a_second_stop_hurries() -> None:
 
 
 def test_a_stop_with_nothing_to_stop_is_the_end() -> None:
-    assert Play().stop() == [do.Finish(0, "stopped as asked")]
+    assert ReconcilerDriver().stop() == [do.Finish(0, "stopped as asked")]
 
 
 def test_a_crash_during_the_stop_is_still_a_stop() -> None:
@@ -523,7 +525,7 @@ def test_what_is_asked_for_now_waits_for_neither_pause_nor_drains_and_leaves_not
 # Memory
 
 
-def stay_short_of_memory(play: Play, attempts: int) -> list[float]:
+def stay_short_of_memory(play: ReconcilerDriver, attempts: int) -> list[float]:
     """Let so many attempts find no memory, the one that is on its way first; return the delays after each."""
     delays = []
     for _ in range(attempts):
@@ -542,7 +544,7 @@ def test_a_start_that_there_is_no_memory_for_waits_with_growing_delays_and_says_
     delays = stay_short_of_memory(play, 12)
     assert delays[:4] == pytest.approx([0.2, 0.4, 0.8, 1.6])
     assert delays[-1] == pytest.approx(60)
-    assert [note.topic for note in play.notes] == [Topic.SHORT]
+    assert [note.topic for note in play.notes] == [LogTopic.SHORT]
     assert play.core.serving is not None
     assert play.core.last_failure is not None
 
@@ -555,7 +557,7 @@ def test_an_attempt_after_a_shortage_is_marked_until_there_is_memory_or_somethin
     play.finds_no_memory(3)
     assert play.ready("c") == [do.StartEpoch(4, revision("c"), validate=False)]
     play.finds_no_memory(4)
-    assert [note.topic for note in play.notes] == [Topic.SHORT, Topic.SHORT]
+    assert [note.topic for note in play.notes] == [LogTopic.SHORT, LogTopic.SHORT]
     play.wait(0.2)
     play.come_to_serve()
     assert play.ready("d") == [do.StartEpoch(6, revision("d"), validate=False)]
@@ -578,13 +580,13 @@ def test_without_memory_for_two_what_serves_is_replaced_but_not_before_its_certi
     candidate = play.core.candidate
     assert candidate is not None
     assert play.finds_no_memory(candidate.number) == [do.EndEpoch(1)]
-    assert [note.topic for note in play.notes] == [Topic.SHORT, Topic.REPLACED]
+    assert [note.topic for note in play.notes] == [LogTopic.SHORT, LogTopic.REPLACED]
     number = play.core.next_epoch
     assert play.exits(1, 0) == [do.StartEpoch(number, revision("b"), validate=False, again=True)]
     assert play.come_to_serve() == [do.CommitEpoch(number)]
 
 
-def replaced() -> Play:
+def replaced() -> ReconcilerDriver:
     """A play in which epoch 1 was just ended to make room for revision `b`."""
     play = serving(Policy(low_memory=LowMemory.REPLACE, hold_timeout=3, end_timeout=5))
     play.urgent(play.now, expires_at=play.now + 60)
@@ -632,26 +634,26 @@ def test_a_candidate_that_found_no_memory_just_as_what_serves_died_is_not_waited
 # An earlier agent
 
 
-def adopted(play: Play, epoch: int, state: State, name: str = "a") -> list[do.Effect]:
+def adopted(play: ReconcilerDriver, epoch: int, state: State, name: str = "a") -> list[do.Effect]:
     event = on.EpochAdopted(at=play.now, epoch=epoch, revision=revision(name), pid=100 + epoch, state=state)
     return play.tell(event)
 
 
 def test_an_adopted_epoch_serves_on_and_the_same_content_starts_nothing() -> None:
-    play = Play()
+    play = ReconcilerDriver()
     assert adopted(play, 7, State.SERVING) == [do.CommitEpoch(7)]
     assert play.ready("a") == []
     assert play.ready("b") == [do.StartEpoch(8, revision("b"), validate=False)]
 
 
 def test_an_adopted_epoch_that_dies_is_started_again_from_its_own_revision() -> None:
-    play = Play()
+    play = ReconcilerDriver()
     adopted(play, 7, State.SERVING)
     assert play.exits(7, None) == [do.StartEpoch(8, revision("a"), validate=False)]
 
 
 def test_an_adopted_drain_goes_on_until_it_is_empty_or_over() -> None:
-    play = Play(Policy(drain_timeout=600))
+    play = ReconcilerDriver(Policy(drain_timeout=600))
     adopted(play, 7, State.SERVING, "b")
     assert adopted(play, 6, State.DRAINING) == [do.DrainEpoch(6)]
     assert adopted(play, 5, State.DRAINING) == [do.DrainEpoch(5)]
@@ -661,7 +663,7 @@ def test_an_adopted_drain_goes_on_until_it_is_empty_or_over() -> None:
 
 
 def test_a_rotation_whose_gate_was_open_is_finished() -> None:
-    play = Play()
+    play = ReconcilerDriver()
     adopted(play, 7, State.SERVING)
     assert adopted(play, 8, State.OPENING, "b") == [do.OpenGate(8)]
     assert play.ready("b") == []
@@ -669,7 +671,7 @@ def test_a_rotation_whose_gate_was_open_is_finished() -> None:
 
 
 def test_a_rotation_whose_gate_was_open_is_given_up_at_its_deadline() -> None:
-    play = Play(Policy(start_timeout=30))
+    play = ReconcilerDriver(Policy(start_timeout=30))
     adopted(play, 7, State.SERVING)
     adopted(play, 8, State.OPENING, "b")
     assert [type(effect) for effect in play.wait(30)] == [do.DropEpoch]
@@ -692,7 +694,7 @@ def test_a_change_that_may_wait_does_not_where_expiry_is_near() -> None:
 
 
 def test_a_change_that_may_wait_does_not_where_nothing_serves_or_an_operator_asks() -> None:
-    assert Play().ready("a", not_before=5000) == [do.StartEpoch(1, revision("a"), validate=False)]
+    assert ReconcilerDriver().ready("a", not_before=5000) == [do.StartEpoch(1, revision("a"), validate=False)]
     play = serving()
     play.ready("b", not_before=play.now + 600)
     assert play.restart() == [do.StartEpoch(2, revision("b"), validate=False)]
@@ -712,10 +714,10 @@ SILENT = "it waits for its listeners: the control plane ads does not answer"
 
 
 def test_a_first_candidate_that_tells_what_it_waits_for_outlives_its_start_deadline() -> None:
-    play = Play()
+    play = ReconcilerDriver()
     play.ready("a")
     play.awaits(1, SILENT)
-    assert [note.topic for note in play.notes] == [Topic.AWAITED]
+    assert [note.topic for note in play.notes] == [LogTopic.AWAITED]
     assert SILENT in play.notes[0].text
     assert play.wait(300) == []
     play.gate(1)
@@ -723,7 +725,7 @@ def test_a_first_candidate_that_tells_what_it_waits_for_outlives_its_start_deadl
 
 
 def test_where_the_attempts_are_limited_it_counts_as_one() -> None:
-    play = Play(Policy(give_up=1))
+    play = ReconcilerDriver(Policy(give_up=1))
     play.ready("a")
     play.awaits(1, SILENT)
     play.wait(30)
@@ -731,7 +733,7 @@ def test_where_the_attempts_are_limited_it_counts_as_one() -> None:
 
 
 def test_one_that_is_silent_again_is_dropped_at_its_deadline() -> None:
-    play = Play()
+    play = ReconcilerDriver()
     play.ready("a")
     play.awaits(1, SILENT)
     play.awaits(1, "")
@@ -760,4 +762,4 @@ def test_it_makes_room_where_there_is_something_else_to_try() -> None:
 def test_an_epoch_that_serves_waits_for_nothing() -> None:
     play = serving()
     play.awaits(1, SILENT)
-    assert not [note for note in play.notes if note.topic is Topic.AWAITED]
+    assert not [note for note in play.notes if note.topic is LogTopic.AWAITED]

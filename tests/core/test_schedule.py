@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.errors import UsageError
-from agent.core.schedule import Window, spread
+from agent.core.schedule import Window, jitter_offset
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -47,8 +47,8 @@ def test_a_window_opens_within_a_day_and_is_open_then(begin: object, end: object
 
 def test_a_fleet_is_spread_evenly_and_each_instance_keeps_its_place() -> None:
     life = timedelta(hours=10)
-    waits = [spread(f"pod-{number}:/run", life) for number in range(1000)]
-    assert waits == [spread(f"pod-{number}:/run", life) for number in range(1000)]
+    waits = [jitter_offset(f"pod-{number}:/run", life) for number in range(1000)]
+    assert waits == [jitter_offset(f"pod-{number}:/run", life) for number in range(1000)]
     assert timedelta() <= min(waits) < timedelta(seconds=6)
     assert timedelta(seconds=354) < max(waits) < life / 100
     assert abs(sum(waits, timedelta()) / 1000 - life / 200) < timedelta(seconds=20)
@@ -66,5 +66,5 @@ def test_a_fleet_is_spread_evenly_and_each_instance_keeps_its_place() -> None:
 def test_what_a_fleet_takes_is_a_share_of_the_life_and_has_a_cap(
     life: timedelta | None, limit: timedelta | None, most: float
 ) -> None:
-    waits = [spread(str(number), life, limit).total_seconds() for number in range(500)]
+    waits = [jitter_offset(str(number), life, limit).total_seconds() for number in range(500)]
     assert most * 0.95 < max(waits) < most

@@ -1,6 +1,6 @@
 import pytest
 
-from agent.demo.captions import Story, plural, short, span
+from agent.demo.captions import Captions, plural, short, span
 from agent.demo.journal import Entry
 
 SERVES = "epoch {} (pid 41) serves, 92 ms after its start; serial {} until 2030-01-01 00:00Z"
@@ -15,24 +15,24 @@ def serving(number: int, serial: str) -> Entry:
 
 
 def test_the_first_epoch_and_its_certificate_are_told() -> None:
-    assert Story().words(serving(1, "4a3f9100")) == "epoch 1 serves with serial 4a3f91"
+    assert Captions().words(serving(1, "4a3f9100")) == "epoch 1 serves with serial 4a3f91"
 
 
 def test_a_rotation_is_left_to_the_clients_that_see_it() -> None:
-    story = Story()
+    story = Captions()
     story.words(serving(1, "4a3f9100"))
     assert story.words(serving(2, "77aa0200")) == ""
 
 
 def test_an_epoch_with_the_certificate_of_before_serves_last_good() -> None:
-    story = Story()
+    story = Captions()
     story.words(serving(1, "4a3f9100"))
     assert story.words(serving(2, "4a3f9100")) == "epoch 2 serves last good serial 4a3f91"
 
 
 def test_a_death_is_told_with_what_becomes_of_the_clients() -> None:
     body = "nothing serves: epoch 5 (pid 812) was killed by SIGKILL; last good starts at once"
-    told = Story().words(entry("service.down", body, "ERROR"))
+    told = Captions().words(entry("service.down", body, "ERROR"))
     assert told == "epoch 5 is dead: clients wait in the accept queue, last good starts"
 
 
@@ -50,12 +50,12 @@ def test_a_death_is_told_with_what_becomes_of_the_clients() -> None:
     ],
 )
 def test_what_is_grave_is_told_without_paths_pids_and_remedies(body: str, told: str) -> None:
-    assert Story().words(entry("anything", body, "WARN")) == told
+    assert Captions().words(entry("anything", body, "WARN")) == told
 
 
 @pytest.mark.parametrize("name", ["epoch.starting", "epoch.draining", "epoch.gone", "certificate.repaired"])
 def test_what_the_timeline_shows_is_not_told_as_well(name: str) -> None:
-    assert Story().words(entry(name, "epoch 3 does something")) == ""
+    assert Captions().words(entry(name, "epoch 3 does something")) == ""
 
 
 def test_numbers_as_they_are_shown() -> None:

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from agent.demo.environment import Scene
+from agent.demo.environment import Environment
 from agent.demo.faults import KILL_LIMIT, KILL_WINDOW, Faults
 from agent.demo.results import Kill, Rotation
 from agent.demo.settings import Settings
@@ -14,7 +14,7 @@ PERIOD = 6
 @pytest.fixture
 def watch() -> Watch:
     """A watch over a scene that has not begun."""
-    return Watch(Scene(Settings("envoy", 2.0, 30.0)), print)
+    return Watch(Environment(Settings("envoy", 2.0, 30.0)), print)
 
 
 def faults(watch: Watch) -> Faults:

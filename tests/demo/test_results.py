@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from agent.demo.results import ENOUGH, NEVER, Bucket, Kill, Rotation, Score, histogram
+from agent.demo.results import ENOUGH, NEVER, Bucket, Kill, Results, Rotation, histogram
 from agent.demo.summary import summary
 
 KILL = Kill(epoch=3, struck=10.0, gone=10.05)
@@ -19,9 +19,9 @@ def failure(opened: float = 9.0, ended: float = 10.01, reason: str = "reset") ->
     return {"opened": opened, "ended": ended, "reason": reason}
 
 
-def proven() -> Score:
+def proven() -> Results:
     """A score from which something follows."""
-    score = Score(rotations=[Rotation("a1", written=1.0)])
+    score = Results(rotations=[Rotation("a1", written=1.0)])
     score.take(report(serials={"a1": [1.1, 2.0]}))
     return score
 
@@ -41,19 +41,19 @@ def proven() -> Score:
     ],
 )
 def test_only_what_was_in_a_killed_process_is_cut(failed: dict[str, Any], is_cut: bool) -> None:
-    score = Score(kills=[KILL])
+    score = Results(kills=[KILL])
     score.take(report(failures=[failed]))
     assert (score.cut, score.failed) == ((1, 0) if is_cut else (0, 1))
 
 
 def test_what_fails_while_a_process_dies_is_cut_before_its_end_is_known() -> None:
-    score = Score(kills=[Kill(epoch=3, struck=10.0)])
+    score = Results(kills=[Kill(epoch=3, struck=10.0)])
     score.take(report(failures=[failure(opened=9.9, ended=10.2)]))
     assert (score.cut, score.failed) == (1, 0)
 
 
 def test_failures_add_up_over_reports_and_the_rest_is_the_newest() -> None:
-    score = Score()
+    score = Results()
     score.take(report(failures=[failure(), failure(reason="refused")]))
     score.take(report(served=700, failures=[failure(reason="refused")]))
     assert score.served == 700
@@ -62,7 +62,7 @@ def test_failures_add_up_over_reports_and_the_rest_is_the_newest() -> None:
 
 
 def test_a_rotation_took_from_the_write_to_the_first_handshake() -> None:
-    score = Score(rotations=[Rotation("a1", 1.0), Rotation("b2", 2.0)])
+    score = Results(rotations=[Rotation("a1", 1.0), Rotation("b2", 2.0)])
     assert score.take(report(serials={"0f": [0.5, 0.9]})) == []
     assert [each.serial for each in score.take(report(serials={"a1": [1.25, 1.5]}))] == ["a1"]
     assert score.take(report(serials={"a1": [1.6, 1.9]})) == [], "it is new only once"
@@ -72,14 +72,14 @@ def test_a_rotation_took_from_the_write_to_the_first_handshake() -> None:
 
 
 def test_a_rotation_that_was_hindered_is_not_measured() -> None:
-    score = Score(rotations=[Rotation("a1", 1.0, hindered=True)])
+    score = Results(rotations=[Rotation("a1", 1.0, hindered=True)])
     score.take(report(serials={"a1": [2.0, 2.1]}))
     assert score.spans == []
     assert score.overtaken == 0
 
 
 def test_the_serial_served_last_is_the_one_seen_last() -> None:
-    score = Score()
+    score = Results()
     score.take(report(serials={"new": [1.0, 3.0], "old": [0.5, 2.0]}))
     score.take(report(serials={"straggler": [2.5, 2.5]}))
     assert score.last_serial == "new"
@@ -132,7 +132,7 @@ def test_an_accept_queue_that_the_kernel_does_not_tell_is_no_reproach() -> None:
 
 
 def test_no_rotation_proves_nothing() -> None:
-    score = Score(rotations=[Rotation("a1", 1.0)])
+    score = Results(rotations=[Rotation("a1", 1.0)])
     score.take(report())
     lines, good = summary(score)
     assert not good

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from agent.demo.digits import big
-from agent.demo.environment import Scene
+from agent.demo.environment import Environment
 from agent.demo.journal import CANDIDATE, DRAINING, SERVING, Epoch
 from agent.demo.results import Kill, Rotation
 from agent.demo.screen import Picture
@@ -19,7 +19,7 @@ SIZES = [(80, 24), (60, 24), (100, 40), (200, 60), (40, 12), (20, 5)]
 @pytest.fixture
 def watch() -> Watch:
     """A watch that has seen a lot."""
-    watch, now = Watch(Scene(SETTINGS), print), time.monotonic()
+    watch, now = Watch(Environment(SETTINGS), print), time.monotonic()
     for ago, states in ((9, {11: SERVING}), (5, {11: SERVING, 12: CANDIDATE}), (4, {11: DRAINING, 12: SERVING})):
         watch.timeline.observe([Epoch(number, state, 1) for number, state in states.items()], now - ago)
     watch.timeline.serves(12, "4a3f91aabb")
@@ -75,7 +75,7 @@ def test_everything_that_matters_is_on_a_small_terminal(watch: Watch, width: int
 
 @pytest.mark.parametrize("width", [60, 80])
 def test_what_is_below_stays_where_it_is_while_things_happen(watch: Watch, width: int) -> None:
-    fresh = Watch(Scene(SETTINGS), print)
+    fresh = Watch(Environment(SETTINGS), print)
     before, after = frame(fresh, width, 24), frame(watch, width, 24, events(2))
     for heading in ("epochs", "write →", "deepest accept queue"):
         assert _row_of(heading, before) == _row_of(heading, after)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.epoch.arguments import Arguments
-from agent.epoch.hot_restart import HotRestart, Part
-from agent.handoff.socket_store import Place
+from agent.epoch.hot_restart import HotRestart, ServerHooks
+from agent.handoff.socket_store import ListenAddress
 from tests.handoff.handmade import datagrams, framed
 from tests.system.eventually import PATIENCE
 
@@ -142,14 +142,14 @@ def a_stranger(user: int | None = None) -> Iterator[Stranger]:
 class Server:
     """A server's part in a hot restart: what it would give, and what it has heard."""
 
-    shares: dict[Place, int] = field(default_factory=dict)
+    shares: dict[ListenAddress, int] = field(default_factory=dict)
     heard: list[str] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     gauges: dict[str, int] = field(default_factory=dict)
 
-    def part(self) -> Part:
+    def part(self) -> ServerHooks:
         """The part."""
-        return Part(
+        return ServerHooks(
             share=self.shares.get,
             drain=lambda: self.heard.append("drain"),
             shutdown_admin=lambda: self.heard.append("shutdown_admin"),

@@ -11,7 +11,7 @@ import pytest
 from agent.epoch import admin_documents, stats_format
 from agent.epoch.admin_documents import Context, Pem, Server, parameters
 from agent.handoff import gate
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.http.message import Response
 from agent.stats.snapshot import Snapshot
 from tests.epoch.envoy_console import EnvoyConsole, Page, envoy_console
@@ -228,9 +228,9 @@ def test_certificates_have_envoys_shape(real: EnvoyConsole, directory: Path) -> 
 def test_listeners_have_envoys_shape(real: EnvoyConsole, directory: Path, form: str) -> None:
     ports = [line.rpartition(":")[2] for line in real.ask("/listeners").body.splitlines()[:3]]
     bound = [
-        ("tls", [Place.at("tcp", "127.0.0.1", ports[0], "")]),
-        ("two", [Place.at("tcp", "::1", ports[1], ""), Place.at("tcp", "127.0.0.1", ports[2], "")]),
-        ("pipe", [Place(f"unix://{directory}/a.b.sock")]),
+        ("tls", [ListenAddress.at("tcp", "127.0.0.1", ports[0], "")]),
+        ("two", [ListenAddress.at("tcp", "::1", ports[1], ""), ListenAddress.at("tcp", "127.0.0.1", ports[2], "")]),
+        ("pipe", [ListenAddress(f"unix://{directory}/a.b.sock")]),
     ]
     assert page(admin_documents.listeners(bound, form)) == real.ask(f"/listeners?format={form}")
 

@@ -13,8 +13,8 @@ from agent.epoch import Epoch
 from agent.epoch.arguments import Arguments, hot_restart_version, parse
 from agent.handoff.gate import NAME, Gate, cluster, listener
 from agent.handoff.segment import HotRestartVersion, Segment
-from agent.handoff.socket_store import Place
-from agent.proxies.envoy.admin_client import EpochConsole
+from agent.handoff.socket_store import ListenAddress
+from agent.proxies.envoy.admin_client import AdminClient
 from agent.stats.layout import ENVIRONMENT
 from agent.stats.reader import Segment as Statistics
 from agent.stats.segment_file import reserve
@@ -208,7 +208,7 @@ async def _live(tmp_path: Path, base_id: int, held: socket.socket, config: str) 
     await gate.shut(None)
     reserve(tmp_path / "stats")
     Segment(base_id).claim(HotRestartVersion.parse(hot_restart_version()))
-    places = Place(f"tcp://127.0.0.1:{held.getsockname()[1]}"), Place(f"unix://{tmp_path}/web")
+    places = ListenAddress(f"tcp://127.0.0.1:{held.getsockname()[1]}"), ListenAddress(f"unix://{tmp_path}/web")
     flags = ["-c", config, "--restart-epoch", "1", "--base-id", str(base_id), "--socket-path", f"{tmp_path}/hr"]
     environment = {ENVIRONMENT: str(tmp_path / "stats"), "PROXY_AGENT_EPOCH": "7"}
     with neighbour(f"{tmp_path}/hr", base_id, 0) as before, neighbour(f"{tmp_path}/hr", base_id, 2) as after:
@@ -232,7 +232,7 @@ async def _live(tmp_path: Path, base_id: int, held: socket.socket, config: str) 
     assert not list(tmp_path.glob("hr_*_1")), "its own names are gone"
 
 
-async def _is_handed_over(before: Neighbour, places: tuple[Place, Place], held: socket.socket) -> None:
+async def _is_handed_over(before: Neighbour, places: tuple[ListenAddress, ListenAddress], held: socket.socket) -> None:
     await before.expect("parent", handmade.SHUTDOWN_ADMIN)
     before.send("child", 1, handmade.reply(2, handmade.number(1, STARTED_AT)))
     await before.expect("parent", handmade.pass_listen_socket(places[0].address))
@@ -241,8 +241,8 @@ async def _is_handed_over(before: Neighbour, places: tuple[Place, Place], held: 
     before.send("child", 1, handmade.NO_SOCKET_REPLY)
 
 
-async def _is_judged(directory: Path, places: tuple[Place, Place]) -> None:
-    console = EpochConsole(directory / "admin")
+async def _is_judged(directory: Path, places: tuple[ListenAddress, ListenAddress]) -> None:
+    console = AdminClient(directory / "admin")
     assert await console.waits_only_for_gate()
     assert NAME in await answer(directory / "admin", "GET /init_dump HTTP/1.1")
     (loaded,) = await console.certificates()
@@ -252,7 +252,7 @@ async def _is_judged(directory: Path, places: tuple[Place, Place]) -> None:
 
 
 async def _serves_and_drains(directory: Path, after: Neighbour) -> None:
-    console = EpochConsole(directory / "admin")
+    console = AdminClient(directory / "admin")
     assert "LIVE" in await answer(directory / "admin", "GET /ready HTTP/1.1")
     assert NAME not in await answer(directory / "admin", "GET /init_dump HTTP/1.1")
     reader, writer = await asyncio.open_unix_connection(directory / "web")

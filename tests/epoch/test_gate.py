@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import MachineError
-from agent.epoch.gate import knock
+from agent.epoch.gate import wait_at_gate
 from agent.handoff.gate import Gate
 from tests.handoff.epochs import until
 from tests.system.eventually import PATIENCE
@@ -16,7 +16,7 @@ async def test_whoever_knocks_is_let_in_when_the_gate_opens(tmp_path: Path) -> N
     gate = Gate(tmp_path / "gate", lambda: knocks.append("knock"))
     gate.pid = os.getpid()
     await gate.shut(None)
-    knocking = asyncio.create_task(knock(gate.path))
+    knocking = asyncio.create_task(wait_at_gate(gate.path))
     await until(lambda: knocks)
     assert not knocking.done()
     gate.open()
@@ -29,7 +29,7 @@ async def test_a_gate_that_is_taken_away_is_told(tmp_path: Path) -> None:
     gate = Gate(tmp_path / "gate", lambda: knocks.append("knock"))
     gate.pid = os.getpid()
     await gate.shut(None)
-    knocking = asyncio.create_task(knock(gate.path))
+    knocking = asyncio.create_task(wait_at_gate(gate.path))
     await until(lambda: knocks)
     await gate.close()
     with pytest.raises(MachineError, match=r"cannot pass the gate .*; is the agent"):
@@ -38,11 +38,11 @@ async def test_a_gate_that_is_taken_away_is_told(tmp_path: Path) -> None:
 
 async def test_no_gate_and_a_gate_for_somebody_else_are_told(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="cannot pass the gate"):
-        await knock(tmp_path / "gate")
+        await wait_at_gate(tmp_path / "gate")
     gate = Gate(tmp_path / "gate", lambda: None)
     await gate.shut(None)
     with pytest.raises(MachineError, match="cannot pass the gate"):
-        await knock(gate.path)
+        await wait_at_gate(gate.path)
     await gate.close()
 
 
@@ -56,4 +56,4 @@ async def test_another_answer_is_no_admission(tmp_path: Path) -> None:
 
     async with await asyncio.start_unix_server(refuse, tmp_path / "gate"):
         with pytest.raises(MachineError, match="it answers with status 503"):
-            await knock(tmp_path / "gate")
+            await wait_at_gate(tmp_path / "gate")

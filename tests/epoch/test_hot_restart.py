@@ -16,13 +16,13 @@ from agent.core.errors import MachineError, UsageError
 from agent.epoch import predecessor
 from agent.epoch.arguments import hot_restart_version
 from agent.epoch.hot_restart import HotRestart
-from agent.handoff.channel import Letter
+from agent.handoff.channel import Message
 from agent.handoff.child import Child
 from agent.handoff.hot_restart_pb2 import HotRestartMessage
 from agent.handoff.parent import Parent, ParentEvents
 from agent.handoff.segment import HotRestartVersion, Segment
-from agent.handoff.socket_paths import Names
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_paths import SocketPaths
+from agent.handoff.socket_store import ListenAddress
 from tests.epoch.neighbours import (
     Neighbour,
     Server,
@@ -41,7 +41,7 @@ from tests.system.eventually import PATIENCE
 
 STARTED_AT = 1_600_000_000
 VERSION = HotRestartVersion.parse(hot_restart_version())
-WEB = Place("tcp://127.0.0.1:80")
+WEB = ListenAddress("tcp://127.0.0.1:80")
 TAKEN_OVER = reply(2, number(1, STARTED_AT) + number(2, 1))
 
 
@@ -228,7 +228,7 @@ async def test_a_parent_that_was_silent_once_is_asked_nothing_more(
         with listening() as held:
             parent.send("child", 1, handmade.SOCKET_REPLY, descriptors=(held.fileno(),))  # late
             with pytest.raises(MachineError, match="no answer to pass_listen_socket"):
-                await child.inherit(Place("tcp://127.0.0.1:81"))
+                await child.inherit(ListenAddress("tcp://127.0.0.1:81"))
         child.serve()
         await parent.expect("parent", handmade.DRAIN_LISTENERS)
 
@@ -239,7 +239,7 @@ async def test_a_socket_that_comes_when_nobody_waits_any_more_is_closed(prefix: 
         await parent.expect("parent", pass_listen_socket(WEB.address))
         assert child._predecessor is not None
         with listening() as held:
-            letter = Letter(HotRestartMessage.FromString(handmade.SOCKET_REPLY), os.dup(held.fileno()))
+            letter = Message(HotRestartMessage.FromString(handmade.SOCKET_REPLY), os.dup(held.fileno()))
             child._predecessor.take(letter)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -409,10 +409,10 @@ async def test_nobody_where_the_answers_go_is_nobodys_trouble(prefix: str, base_
             assert found == []
 
 
-class Broken(dict[Place, int]):
+class Broken(dict[ListenAddress, int]):
     """Shares that cannot be looked up."""
 
-    def get(self, key: Place, default: object = None) -> NoReturn:
+    def get(self, key: ListenAddress, default: object = None) -> NoReturn:
         raise ZeroDivisionError(key, default)
 
 
@@ -485,7 +485,7 @@ async def test_another_user_is_not_listened_to(base_id: int) -> None:
 
 async def test_it_is_an_epoch_of_the_agent(tmp_path: Path, base_id: int) -> None:
     """The agent at both ends, as it is for each epoch: parent at 0, child at 2, gone after the end."""
-    names = Names(tmp_path, base_id)
+    names = SocketPaths(tmp_path, base_id)
     Segment(base_id).claim(VERSION)
     heard: list[object] = []
     with listening() as held, listening() as own:
@@ -497,7 +497,7 @@ async def test_it_is_an_epoch_of_the_agent(tmp_path: Path, base_id: int) -> None
         )
         parent, child = Parent(names, STARTED_AT, events), Child(names)
         parent.channel.pid = child.channel.pid = os.getpid()
-        mine = Place(f"tcp://127.0.0.1:{own.getsockname()[1]}")
+        mine = ListenAddress(f"tcp://127.0.0.1:{own.getsockname()[1]}")
         server = Server({mine: own.fileno()})
         async with joined(arguments(str(names.prefix), base_id, 1), server) as epoch:
             assert epoch.started_at == STARTED_AT

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.handoff.socket_paths import Names
+from agent.handoff.socket_paths import SocketPaths
 from tests.handoff.handmade import datagrams
 from tests.system.eventually import PATIENCE
 
@@ -47,7 +47,7 @@ class Epoch:
 
 
 @asynccontextmanager
-async def fake_epoch(names: Names) -> AsyncIterator[Epoch]:
+async def fake_epoch(names: SocketPaths) -> AsyncIterator[Epoch]:
     """Run an epoch with its sockets bound; it is killed at the end."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", str(PROGRAM), str(names.directory), str(names.base_id)),

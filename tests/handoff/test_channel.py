@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import MachineError, ProtocolError
-from agent.handoff.channel import Channel, Letter, bind_datagram
+from agent.handoff.channel import Channel, Message, bind_datagram
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply, Request
-from agent.handoff.socket_paths import Names
+from agent.handoff.socket_paths import SocketPaths
 from tests.handoff import handmade
 from tests.handoff.epochs import fake_epoch, leaked_since, open_descriptors, until
 from tests.handoff.handmade import block, datagrams, framed, request
@@ -20,8 +20,8 @@ class Correspondence:
     """A channel at the agent's place as a parent, and what came of it."""
 
     def __init__(self, directory: Path) -> None:
-        self.names = Names(directory, 1)
-        self.letters: list[Letter] = []
+        self.names = SocketPaths(directory, 1)
+        self.letters: list[Message] = []
         self.errors: list[ProtocolError] = []
         self.channel = Channel(self.names.agent_as_parent, self.letters.append, self.errors.append)
         self.channel.pid = os.getpid()
@@ -172,10 +172,10 @@ async def test_a_descriptor_in_the_middle_of_a_message_is_closed(tmp_path: Path)
 
 
 async def test_a_receiver_that_closes_the_channel_ends_the_reading(tmp_path: Path) -> None:
-    names = Names(tmp_path, 1)
-    heard: list[Letter] = []
+    names = SocketPaths(tmp_path, 1)
+    heard: list[Message] = []
 
-    def take(letter: Letter) -> None:
+    def take(letter: Message) -> None:
         heard.append(letter)
         channel.close()
 
@@ -192,7 +192,7 @@ async def test_a_receiver_that_closes_the_channel_ends_the_reading(tmp_path: Pat
 # Sending
 
 
-def peer(names: Names) -> socket.socket:
+def peer(names: SocketPaths) -> socket.socket:
     """Bind the epoch's end; it reads only when told."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     made.bind(str(names.epoch_as_child))

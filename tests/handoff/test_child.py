@@ -11,19 +11,22 @@ import pytest
 
 from agent.core.errors import MachineError
 from agent.handoff.child import Child
-from agent.handoff.socket_paths import Names
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_paths import SocketPaths
+from agent.handoff.socket_store import ListenAddress
 from tests.handoff import handmade
 from tests.handoff.epochs import Epoch, fake_epoch, open_descriptors, until
 from tests.handoff.handmade import framed
 
-ONE, TWO = Place("tcp://127.0.0.1:1"), Place("tcp://127.0.0.1:0", "/run/netns/a", worker=3)  # where it happens to be
+ONE, TWO = (
+    ListenAddress("tcp://127.0.0.1:1"),
+    ListenAddress("tcp://127.0.0.1:0", "/run/netns/a", worker=3),
+)  # where it happens to be
 LONG = 10.0
 
 
 @asynccontextmanager
 async def asking(directory: Path) -> AsyncIterator[tuple[Child, Epoch]]:
-    names = Names(directory, 9)
+    names = SocketPaths(directory, 9)
     child = Child(names)
     try:
         async with fake_epoch(names) as epoch:
@@ -150,7 +153,7 @@ async def test_an_answer_from_a_third_process_is_no_answer(tmp_path: Path) -> No
     async with asking(tmp_path) as (child, epoch):
         asked = asyncio.create_task(child.ask(ONE, LONG))
         await epoch.read("parent_1")
-        async with fake_epoch(Names(tmp_path, 9)) as stranger:
+        async with fake_epoch(SocketPaths(tmp_path, 9)) as stranger:
             await stranger.tell("listen")
             await give(stranger)
         await epoch.send("child_2", handmade.NO_SOCKET_REPLY)
@@ -168,7 +171,7 @@ async def test_nothing_is_asked_where_the_answer_would_abort_the_epoch(tmp_path:
 
 
 async def test_an_epoch_that_is_gone_cannot_be_asked(tmp_path: Path) -> None:
-    child = Child(Names(tmp_path, 9))
+    child = Child(SocketPaths(tmp_path, 9))
     with pytest.raises(MachineError, match="cannot reach"):
         await child.ask(ONE, LONG)
     with pytest.raises(MachineError, match="cannot reach"):
@@ -186,7 +189,7 @@ async def test_whoever_waits_for_an_answer_when_the_epoch_goes_is_told(tmp_path:
 
 
 async def test_an_epoch_that_broke_its_channel_can_be_told_to_drain_and_costs_nothing(tmp_path: Path) -> None:
-    names = Names(tmp_path, 9)
+    names = SocketPaths(tmp_path, 9)
     child = Child(names)
     async with fake_epoch(names) as epoch:
         child.channel.pid = epoch.pid

@@ -9,8 +9,8 @@ import pytest
 
 from agent.core.errors import AddressHeld, ProtocolError
 from agent.handoff.parent import Parent, ParentEvents
-from agent.handoff.socket_paths import Names
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_paths import SocketPaths
+from agent.handoff.socket_store import ListenAddress
 from tests.handoff import handmade
 from tests.handoff.epochs import Epoch, fake_epoch, until
 from tests.handoff.handmade import framed, number, reply
@@ -31,10 +31,10 @@ class Scene:
 
 @asynccontextmanager
 async def scene(directory: Path, lent: int | None = None) -> AsyncIterator[Scene]:
-    names = Names(directory, 4)
+    names = SocketPaths(directory, 4)
     heard: list[object] = []
 
-    def lend(place: Place) -> int | None:
+    def lend(place: ListenAddress) -> int | None:
         if place.address == HELD:
             raise AddressHeld("somebody has it")
         return lent if place.address == OURS else None
@@ -100,7 +100,7 @@ async def test_a_socket_is_lent_with_its_descriptor(tmp_path: Path) -> None:
             data, inodes = await play.epoch.read("child_1")
             assert data == framed(reply(1, number(1, listening.fileno())))
             assert inodes == [os.fstat(listening.fileno()).st_ino]
-            assert play.parent.asked == {Place(OURS, worker=2)}
+            assert play.parent.asked == {ListenAddress(OURS, worker=2)}
             assert not play.parent.bound_itself
 
 
@@ -108,7 +108,7 @@ async def test_what_the_epoch_must_bind_itself_is_remembered(tmp_path: Path) -> 
     async with scene(tmp_path) as play:
         await play.epoch.send("parent_0", handmade.pass_listen_socket("unix://@x", namespace="/run/netns/a"))
         assert await play.epoch.read("child_1") == (framed(handmade.NO_SOCKET_REPLY), [])
-        assert play.parent.asked == play.parent.bound_itself == {Place("unix://@x", "/run/netns/a")}
+        assert play.parent.asked == play.parent.bound_itself == {ListenAddress("unix://@x", "/run/netns/a")}
 
 
 async def test_no_answer_where_somebody_else_listens_since_any_would_share_the_port(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ async def test_no_answer_where_somebody_else_listens_since_any_would_share_the_p
         assert isinstance(play.heard[0], AddressHeld)
         await play.epoch.send("parent_0", handmade.STATS)
         assert await play.epoch.read("child_1") == (framed(reply(3)), [])
-        assert play.parent.asked == {Place(HELD)}
+        assert play.parent.asked == {ListenAddress(HELD)}
 
 
 async def test_that_it_serves_is_heard_once(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from agent.handoff.reuseport_filter import steer, unsteer
+from agent.handoff.reuseport_filter import attach, detach
 
 CLIENTS = 60
 BACKLOG = 256  # more than all clients: one that finds its queue full waits for ever
@@ -46,7 +46,7 @@ def accepted(member: socket.socket) -> int:
 @pytest.mark.parametrize("by", [0, 3])
 def test_new_clients_come_to_the_first_workers_only_and_to_each_of_them(workers: int, by: int) -> None:
     with group(4) as members:
-        steer(members[by], workers)
+        attach(members[by], workers)
         counts = arrivals(members)
         assert sum(counts) == CLIENTS
         assert counts[workers:] == [0] * (4 - workers)
@@ -55,20 +55,20 @@ def test_new_clients_come_to_the_first_workers_only_and_to_each_of_them(workers:
 
 def test_without_steering_everybody_gets_some_again() -> None:
     with group(4) as members:
-        steer(members[0], 1)
-        unsteer(members[0])
+        attach(members[0], 1)
+        detach(members[0])
         assert all(arrivals(members, 200))
 
 
 def test_ending_what_never_began_is_nothing() -> None:
     with group(2) as members:
-        unsteer(members[0])
+        detach(members[0])
 
 
 def test_the_spare_sockets_may_be_closed_without_losing_a_client() -> None:
     """Four workers become two: those that are steered stay, whatever becomes of the others."""
     with group(4) as members:
-        steer(members[0], 2)
+        attach(members[0], 2)
         with ExitStack() as stack:
             for number in range(CLIENTS):
                 if number == CLIENTS // 2:
@@ -80,4 +80,4 @@ def test_the_spare_sockets_may_be_closed_without_losing_a_client() -> None:
 
 def test_a_socket_outside_a_group_is_refused_by_the_kernel() -> None:
     with socket.create_server(("127.0.0.1", 0)) as alone, pytest.raises(OSError, match="Invalid argument"):
-        steer(alone, 1)
+        attach(alone, 1)

@@ -5,11 +5,11 @@ import pytest
 
 from agent.core.errors import UsageError
 from agent.handoff.channel import bind_datagram
-from agent.handoff.socket_paths import BASE_ID_LIMIT, PATH_LIMIT, Names, check_room
+from agent.handoff.socket_paths import BASE_ID_LIMIT, PATH_LIMIT, SocketPaths, check_room
 
 
 def test_the_names_are_those_of_restart_epoch_1_and_its_neighbours() -> None:
-    names = Names(Path("/run/a/7"), 12)
+    names = SocketPaths(Path("/run/a/7"), 12)
     assert names.prefix == Path("/run/a/7/hr")
     assert names.agent_as_parent == Path("/run/a/7/hr_parent_120")
     assert names.epoch_as_parent == Path("/run/a/7/hr_parent_121")
@@ -55,7 +55,7 @@ def test_in_the_longest_directory_every_socket_of_the_largest_epoch_can_be_bound
     assert len(str(run_directory)) == length
     home = run_directory / str(2**32 - 1)
     home.mkdir(parents=True)
-    names = Names(home, BASE_ID_LIMIT)
+    names = SocketPaths(home, BASE_ID_LIMIT)
     for path in (names.agent_as_parent, names.agent_as_child, names.udp_agent_as_child):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as proxys:
             proxys.bind(str(path))

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from agent.handoff.socket_store import Place, Vault
+from agent.handoff.socket_store import ListenAddress, SocketStore
 from tests.system.eventually import PATIENCE
 
-PLACE = Place("tcp://127.0.0.1:1")
+PLACE = ListenAddress("tcp://127.0.0.1:1")
 REUSE = socket.SO_REUSEPORT
 
 
 @pytest.fixture
-def vault() -> Iterator[Vault]:
-    made = Vault()
+def vault() -> Iterator[SocketStore]:
+    made = SocketStore()
     yield made
     made.let_go_all()
 
@@ -31,7 +31,7 @@ def server() -> socket.socket:
     return made
 
 
-def keep(vault: Vault, place: Place, listening: socket.socket) -> None:
+def keep(vault: SocketStore, place: ListenAddress, listening: socket.socket) -> None:
     vault.keep(place, os.dup(listening.fileno()))
 
 
@@ -43,7 +43,7 @@ def client(name: object) -> Iterator[socket.socket]:
         yield made
 
 
-def test_a_queue_survives_the_proxy_that_filled_it(vault: Vault) -> None:
+def test_a_queue_survives_the_proxy_that_filled_it(vault: SocketStore) -> None:
     with server() as listening:
         name = listening.getsockname()
         keep(vault, PLACE, listening)
@@ -60,15 +60,15 @@ def test_a_queue_survives_the_proxy_that_filled_it(vault: Vault) -> None:
     assert vault.queued(PLACE) == 0
 
 
-def test_lending_gives_nothing_away(vault: Vault) -> None:
+def test_lending_gives_nothing_away(vault: SocketStore) -> None:
     with server() as listening:
         keep(vault, PLACE, listening)
     assert vault.lend(PLACE) == vault.lend(PLACE)
     assert PLACE in vault
-    assert vault.lend(Place("tcp://127.0.0.1:2")) is None
+    assert vault.lend(ListenAddress("tcp://127.0.0.1:2")) is None
 
 
-def test_a_flag_of_a_socket_in_use_is_never_changed(vault: Vault) -> None:
+def test_a_flag_of_a_socket_in_use_is_never_changed(vault: SocketStore) -> None:
     """O_NONBLOCK is shared by every duplicate: a blocking one hangs a worker in accept."""
     with server() as listening:
         keep(vault, PLACE, listening)
@@ -80,7 +80,7 @@ def test_a_flag_of_a_socket_in_use_is_never_changed(vault: Vault) -> None:
         assert not os.get_blocking(vault.lend(PLACE) or -1)
 
 
-def test_refused_clients_are_refused_at_once_and_those_that_wait_are_reset(vault: Vault) -> None:
+def test_refused_clients_are_refused_at_once_and_those_that_wait_are_reset(vault: SocketStore) -> None:
     with server() as listening:
         name = listening.getsockname()
         keep(vault, PLACE, listening)
@@ -92,7 +92,7 @@ def test_refused_clients_are_refused_at_once_and_those_that_wait_are_reset(vault
             waiting.recv(1)
 
 
-def test_whoever_listens_again_ends_the_refusal(vault: Vault) -> None:
+def test_whoever_listens_again_ends_the_refusal(vault: SocketStore) -> None:
     with server() as listening:
         name = listening.getsockname()
         keep(vault, PLACE, listening)
@@ -105,14 +105,14 @@ def test_whoever_listens_again_ends_the_refusal(vault: Vault) -> None:
             accepted.close()
 
 
-def test_refusing_twice_is_refusing(vault: Vault) -> None:
+def test_refusing_twice_is_refusing(vault: SocketStore) -> None:
     with server() as listening:
         keep(vault, PLACE, listening)
     vault.refuse()
     vault.refuse()
 
 
-def test_a_socket_that_nobody_ever_listened_on_can_be_refused(vault: Vault) -> None:
+def test_a_socket_that_nobody_ever_listened_on_can_be_refused(vault: SocketStore) -> None:
     """Bound by the agent for a proxy that died before it listened."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -120,11 +120,11 @@ def test_a_socket_that_nobody_ever_listened_on_can_be_refused(vault: Vault) -> N
     vault.refuse()
 
 
-def test_a_unix_socket_is_let_go_since_a_refusal_there_could_not_be_undone(vault: Vault) -> None:
+def test_a_unix_socket_is_let_go_since_a_refusal_there_could_not_be_undone(vault: SocketStore) -> None:
     """`shutdown` of a listening Unix socket is for ever: the next proxy's `listen` would not revive it."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         path = str(Path(directory) / "s")
-        place = Place(f"unix://{path}")
+        place = ListenAddress(f"unix://{path}")
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(path)
             listening.listen(16)
@@ -137,24 +137,24 @@ def test_a_unix_socket_is_let_go_since_a_refusal_there_could_not_be_undone(vault
             pass
 
 
-def test_datagram_sockets_are_not_refused(vault: Vault) -> None:
+def test_datagram_sockets_are_not_refused(vault: SocketStore) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
         bound.bind(("127.0.0.1", 0))
-        keep(vault, Place("udp://127.0.0.1:1"), bound)
+        keep(vault, ListenAddress("udp://127.0.0.1:1"), bound)
         vault.refuse()
         bound.sendto(b"x", bound.getsockname())
         assert bound.recv(1) == b"x"
 
 
-def test_the_same_socket_is_known_by_any_duplicate(vault: Vault) -> None:
+def test_the_same_socket_is_known_by_any_duplicate(vault: SocketStore) -> None:
     with server() as listening, server() as another:
         keep(vault, PLACE, listening)
         assert vault.same(PLACE, listening.fileno())
         assert not vault.same(PLACE, another.fileno())
-        assert not vault.same(Place("tcp://127.0.0.1:2"), listening.fileno())
+        assert not vault.same(ListenAddress("tcp://127.0.0.1:2"), listening.fileno())
 
 
-def test_a_new_socket_takes_the_place_of_the_old_one(vault: Vault) -> None:
+def test_a_new_socket_takes_the_place_of_the_old_one(vault: SocketStore) -> None:
     with server() as old, server() as new:
         keep(vault, PLACE, old)
         keep(vault, PLACE, new)
@@ -162,7 +162,7 @@ def test_a_new_socket_takes_the_place_of_the_old_one(vault: Vault) -> None:
         assert vault.inodes() == {os.fstat(new.fileno()).st_ino}
 
 
-def test_what_is_let_go_refuses_clients(vault: Vault) -> None:
+def test_what_is_let_go_refuses_clients(vault: SocketStore) -> None:
     with server() as listening:
         name = listening.getsockname()
         keep(vault, PLACE, listening)
@@ -173,20 +173,25 @@ def test_what_is_let_go_refuses_clients(vault: Vault) -> None:
         pass
 
 
-def test_places_workers_and_listeners_are_told_apart(vault: Vault) -> None:
-    places = [Place("tcp://a:1", worker=1), Place("tcp://a:1"), Place("tcp://a:1", "/run/netns/n"), Place("udp://a:1")]
+def test_places_workers_and_listeners_are_told_apart(vault: SocketStore) -> None:
+    places = [
+        ListenAddress("tcp://a:1", worker=1),
+        ListenAddress("tcp://a:1"),
+        ListenAddress("tcp://a:1", "/run/netns/n"),
+        ListenAddress("udp://a:1"),
+    ]
     for place in places:
         with server() as listening:
             keep(vault, place, listening)
     assert vault.places() == [places[1], places[0], places[2], places[3]]
     assert vault.listeners() == {places[1], places[2], places[3]}
-    assert vault.workers(Place("tcp://a:1")) == [0, 1]
+    assert vault.workers(ListenAddress("tcp://a:1")) == [0, 1]
     assert str(places[0]) == "tcp://a:1 (worker 1)"
 
 
-def test_groups_count_what_is_here_and_what_is_asked_for(vault: Vault) -> None:
-    many = [Place("tcp://a:1", worker=worker) for worker in range(4)]
-    alone, datagrams = Place("tcp://b:1"), [Place("udp://a:1", worker=worker) for worker in range(2)]
+def test_groups_count_what_is_here_and_what_is_asked_for(vault: SocketStore) -> None:
+    many = [ListenAddress("tcp://a:1", worker=worker) for worker in range(4)]
+    alone, datagrams = ListenAddress("tcp://b:1"), [ListenAddress("udp://a:1", worker=worker) for worker in range(2)]
     for place in [*many, alone, *datagrams]:
         with server() as listening:
             keep(vault, place, listening)
@@ -195,9 +200,9 @@ def test_groups_count_what_is_here_and_what_is_asked_for(vault: Vault) -> None:
     assert vault.groups([]) == {}
 
 
-def test_what_cannot_tell_its_queue_has_none(vault: Vault) -> None:
+def test_what_cannot_tell_its_queue_has_none(vault: SocketStore) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("\0agent-test-queue")
-        keep(vault, Place("unix://@agent-test-queue"), listening)
-    assert vault.queued(Place("unix://@agent-test-queue")) == 0
+        keep(vault, ListenAddress("unix://@agent-test-queue"), listening)
+    assert vault.queued(ListenAddress("unix://@agent-test-queue")) == 0
     assert vault.queued(PLACE) == 0

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from agent.handoff.framing import cut
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Request
-from agent.handoff.socket_paths import Names
-from agent.handoff.udp_relay import Relay
+from agent.handoff.socket_paths import SocketPaths
+from agent.handoff.udp_relay import UdpRelay
 from tests.handoff.epochs import until
 from tests.handoff.handmade import datagrams
 from tests.system.eventually import PATIENCE
@@ -13,13 +13,13 @@ from tests.system.eventually import PATIENCE
 PACKET = HotRestartMessage(request=Request(forwarded_udp_packet=Request.ForwardedUdpPacket(payload=b"x" * 9000)))
 
 
-def names(directory: Path, number: int) -> Names:
+def names(directory: Path, number: int) -> SocketPaths:
     home = directory / str(number)
     home.mkdir()
-    return Names(home, number)
+    return SocketPaths(home, number)
 
 
-def forward(relay: Relay, *parts: bytes) -> None:
+def forward(relay: UdpRelay, *parts: bytes) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as draining:
         for part in parts:
             draining.sendto(part, str(relay.path))
@@ -27,7 +27,7 @@ def forward(relay: Relay, *parts: bytes) -> None:
 
 async def test_what_the_draining_epoch_forwards_reaches_the_serving_one_unchanged(tmp_path: Path) -> None:
     old, new = names(tmp_path, 1), names(tmp_path, 2)
-    relay = Relay(old)
+    relay = UdpRelay(old)
     relay.pid = os.getpid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as serving:
         serving.settimeout(PATIENCE)
@@ -44,7 +44,7 @@ async def test_what_the_draining_epoch_forwards_reaches_the_serving_one_unchange
 
 async def test_what_cannot_be_delivered_is_lost_and_harms_nobody(tmp_path: Path) -> None:
     old, new = names(tmp_path, 1), names(tmp_path, 2)
-    relay = Relay(old)
+    relay = UdpRelay(old)
     relay.pid = os.getpid()
     forward(relay, b"to nobody")
     await until(lambda: not _waits(relay))
@@ -62,7 +62,7 @@ async def test_what_cannot_be_delivered_is_lost_and_harms_nobody(tmp_path: Path)
 
 async def test_an_epoch_that_does_not_read_costs_datagrams_and_no_time(tmp_path: Path) -> None:
     old, new = names(tmp_path, 1), names(tmp_path, 2)
-    relay = Relay(old)
+    relay = UdpRelay(old)
     relay.pid = os.getpid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hung:
         hung.bind(str(new.udp_epoch_as_child))
@@ -74,7 +74,7 @@ async def test_an_epoch_that_does_not_read_costs_datagrams_and_no_time(tmp_path:
     relay.close()
 
 
-def _waits(relay: Relay) -> bool:
+def _waits(relay: UdpRelay) -> bool:
     try:
         relay._receiver.recv(1, socket.MSG_PEEK)
     except BlockingIOError:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agent.host import parent_death_filter
 from agent.host.processes import Command, Process, owner_of
-from agent.host.reaper import Orphans, become_reaper
+from agent.host.reaper import Reaper, become_reaper
 from tests.system.eventually import PATIENCE
 
 OWN = 50
@@ -52,7 +52,7 @@ async def storm(count: int) -> dict[str, object]:
     readable, writable = os.pipe()
     kept_readable, kept_writable = os.pipe()
     children = Children()
-    orphans = Orphans(owner_of, loop=loop)
+    orphans = Reaper(owner_of, loop=loop)
     orphans.start()
     for number in range(OWN):
         if number == OWN // 2:
@@ -91,7 +91,7 @@ async def deaf(count: int) -> dict[str, object]:
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     become_reaper()
-    orphans = Orphans(lambda _: None, loop=loop)
+    orphans = Reaper(lambda _: None, loop=loop)
     orphans.start()
     leave_orphans(MANY_DYING, count, subprocess.DEVNULL)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.certificates.contents import Missing
+from agent.certificates.contents import Unreadable
 from agent.certificates.findings import Fault
 from agent.host import files
 from agent.host.files import list_directory, read_stable
@@ -40,7 +40,7 @@ def after(*deeds: Callable[[], object]) -> Settled:
     return settled
 
 
-async def read(path: Path, settled: Settled = at_rest, settle_timeout: float = PATIENCE) -> bytes | Missing:
+async def read(path: Path, settled: Settled = at_rest, settle_timeout: float = PATIENCE) -> bytes | Unreadable:
     contents = await read_stable([str(path)], settled=settled, settle_timeout=settle_timeout)
     assert list(contents) == [str(path)]
     return contents[str(path)]
@@ -97,8 +97,8 @@ async def test_a_writer_is_waited_for_until_he_closes(tmp_path: Path) -> None:
     watcher.close()
 
 
-def unreadable(reason: str, *, passes: bool = False) -> Missing:
-    return Missing(reason, Fault.UNREADABLE, passes)
+def unreadable(reason: str, *, passes: bool = False) -> Unreadable:
+    return Unreadable(reason, Fault.UNREADABLE, passes)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM])
@@ -122,12 +122,12 @@ async def test_what_is_no_file_is_missing_with_the_reason(tmp_path: Path) -> Non
             name: await read(tmp_path / name) for name in ("none", "dangling", "fifo", "socket", "loop", "nul\0", "")
         }
     assert reasons == {
-        "none": Missing("no such file or directory"),
-        "dangling": Missing("it is a link to ../gone/tls.crt, and there is no such file"),
+        "none": Unreadable("no such file or directory"),
+        "dangling": Unreadable("it is a link to ../gone/tls.crt, and there is no such file"),
         "fifo": unreadable("not a regular file"),
         "socket": unreadable("no such device or address"),
         "loop": unreadable("too many levels of symbolic links"),
-        "nul\0": Missing("its name contains a NUL byte"),
+        "nul\0": Unreadable("its name contains a NUL byte"),
         "": unreadable("a directory, not a file"),
     }
 
@@ -185,6 +185,6 @@ def test_a_directory_lists_its_visible_files_in_order(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_none_is_missing_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert list_directory(str(tmp_path / "none")) == Missing("no such file or directory")
-    assert list_directory(str(tmp_path / "file")) == Missing("not a directory")
-    assert list_directory("nul\0") == Missing("its name contains a NUL byte")
+    assert list_directory(str(tmp_path / "none")) == Unreadable("no such file or directory")
+    assert list_directory(str(tmp_path / "file")) == Unreadable("not a directory")
+    assert list_directory("nul\0") == Unreadable("its name contains a NUL byte")

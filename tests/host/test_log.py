@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from agent.host.log import configure, say, tell
+from agent.host.log import configure, log_event, tell
 
 OPEN: list[int] = []
 
@@ -48,7 +48,7 @@ def one(stream: Written) -> dict[str, Any]:
 
 def test_an_event_is_a_line_for_people() -> None:
     stream = written("text")
-    say(logging.WARNING, "certificate.refused", "cannot use a: b", fault="expired", epoch=3)
+    log_event(logging.WARNING, "certificate.refused", "cannot use a: b", fault="expired", epoch=3)
     stamp, rest = stream.getvalue().rstrip("\n").split(" ", 1)
     assert stamp.endswith("Z")
     assert rest == "WARN  certificate.refused  cannot use a: b fault=expired"
@@ -56,7 +56,7 @@ def test_an_event_is_a_line_for_people() -> None:
 
 def test_an_event_is_json_with_opentelemetrys_names() -> None:
     stream = written("json")
-    say(logging.ERROR, "epoch.died", "cannot go on: 100 %s", epoch=3, path=object)
+    log_event(logging.ERROR, "epoch.died", "cannot go on: 100 %s", epoch=3, path=object)
     line = one(stream)
     assert list(line) == ["timestamp", "severityText", "severityNumber", "eventName", "body", "attributes"]
     assert (line["severityText"], line["severityNumber"], line["eventName"]) == ("ERROR", 17, "epoch.died")
@@ -75,13 +75,13 @@ def test_an_event_is_json_with_opentelemetrys_names() -> None:
 )
 def test_severities_are_opentelemetrys(level: int, name: str, number: int) -> None:
     stream = written("json", "debug")
-    say(level, "x", "y")
+    log_event(level, "x", "y")
     assert (one(stream)["severityText"], one(stream)["severityNumber"]) == (name, number)
 
 
 def test_what_is_below_the_level_is_not_written() -> None:
     stream = written("text", "error")
-    say(logging.WARNING, "x", "y")
+    log_event(logging.WARNING, "x", "y")
     assert not stream.getvalue()
 
 
@@ -91,7 +91,7 @@ def test_a_bug_comes_with_its_whole_story(style: Literal["text", "json"]) -> Non
     try:
         int("the reason")
     except ValueError as error:
-        say(logging.ERROR, "bug", "a task failed", error)
+        log_event(logging.ERROR, "bug", "a task failed", error)
     assert "ValueError: invalid literal" in stream.getvalue()
     assert "test_log.py" in stream.getvalue()
 
@@ -105,7 +105,7 @@ def test_libraries_are_written_the_same_way() -> None:
 
 def test_a_line_of_json_stays_one_line() -> None:
     stream = written("json")
-    say(logging.INFO, "x", "a\nb\u2028é")
+    log_event(logging.INFO, "x", "a\nb\u2028é")
     assert one(stream)["body"] == "a\nb\u2028é"
 
 
@@ -114,9 +114,9 @@ def test_a_log_that_nobody_reads_loses_lines_and_stops_nobody() -> None:
     os.set_blocking(writing, True)
     configure("text", "info", writing)
     for _ in range(5000):
-        say(logging.INFO, "epoch.serving", "x" * 100)
+        log_event(logging.INFO, "epoch.serving", "x" * 100)
     assert os.read(reading, 1 << 20).count(b"epoch.serving") < 5000
-    say(logging.INFO, "epoch.serving", "the first that fits again")
+    log_event(logging.INFO, "epoch.serving", "the first that fits again")
     text = os.read(reading, 1 << 20).decode()
     assert "lines were lost" in text
     assert "the first that fits again" in text
@@ -128,9 +128,9 @@ def test_a_log_that_is_closed_costs_nothing() -> None:
     reading, writing = os.pipe()
     configure("text", "info", writing)
     os.close(reading)
-    say(logging.INFO, "epoch.serving", "to nobody")
+    log_event(logging.INFO, "epoch.serving", "to nobody")
     os.close(writing)
-    say(logging.INFO, "epoch.serving", "to nobody at all")
+    log_event(logging.INFO, "epoch.serving", "to nobody at all")
 
 
 @pytest.mark.parametrize("style", ["text", "json"])

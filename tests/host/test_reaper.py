@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.host.reaper import Orphans
+from agent.host.reaper import Reaper
 from tests.host import reaper
 from tests.host.reaper import until
 from tests.system.eventually import PATIENCE
@@ -112,7 +112,7 @@ def is_reaped(pid: int) -> bool:
 
 async def test_those_that_were_dead_before_are_reaped_at_the_start() -> None:
     pids = dead(0, 1, 2)
-    orphans = Orphans(nobody, loop=asyncio.get_running_loop())
+    orphans = Reaper(nobody, loop=asyncio.get_running_loop())
     orphans.start()
     orphans.start()
     await until(lambda: orphans.reaped == 3)
@@ -122,7 +122,7 @@ async def test_those_that_were_dead_before_are_reaped_at_the_start() -> None:
 
 async def test_a_look_that_was_due_at_the_end_is_not_taken() -> None:
     (pid,) = dead(0)
-    orphans = Orphans(nobody, loop=asyncio.get_running_loop())
+    orphans = Reaper(nobody, loop=asyncio.get_running_loop())
     orphans.start()
     orphans.close()
     await asyncio.sleep(0)
@@ -136,7 +136,7 @@ async def test_after_the_end_nothing_is_reaped_and_signals_go_where_they_went() 
     loop.add_signal_handler(signal.SIGUSR2, heard.set)
     wakeup, handler = signal.set_wakeup_fd(-1), signal.getsignal(signal.SIGCHLD)
     signal.set_wakeup_fd(wakeup)
-    orphans = Orphans(nobody, loop=loop)
+    orphans = Reaper(nobody, loop=loop)
     orphans.start()
     os.kill(os.getpid(), signal.SIGUSR2)
     orphans.close()
@@ -153,7 +153,7 @@ async def test_after_the_end_nothing_is_reaped_and_signals_go_where_they_went() 
 
 async def test_a_handler_that_is_added_later_stops_nothing() -> None:
     loop = asyncio.get_running_loop()
-    orphans = Orphans(nobody, loop=loop)
+    orphans = Reaper(nobody, loop=loop)
     orphans.start()
     await until(lambda: not orphans._is_due)
     heard = asyncio.Event()
@@ -179,7 +179,7 @@ async def test_an_owner_with_a_bug_is_told_of_and_does_not_stop_the_others_from_
         bury(own)
         raise ZeroDivisionError
 
-    orphans = Orphans(lambda pid: reap if pid == own else None, loop=loop)
+    orphans = Reaper(lambda pid: reap if pid == own else None, loop=loop)
     orphans.start()
     await until(lambda: orphans.reaped == len(others))
     assert [type(each) for each in complaints] == [ZeroDivisionError]
@@ -191,7 +191,7 @@ async def test_an_owner_that_does_not_reap_is_complained_of_once_a_death() -> No
     complaints: list[str] = []
     loop.set_exception_handler(lambda _, context: complaints.append(str(context["exception"])))
     (own,) = dead(7)
-    orphans = Orphans(lambda pid: (lambda: None) if pid == own else None, loop=loop)
+    orphans = Reaper(lambda pid: (lambda: None) if pid == own else None, loop=loop)
     orphans.start()
     for _ in range(100):
         await asyncio.sleep(0)

@@ -9,7 +9,7 @@ import pytest
 from watchdog.observers.inotify_c import inotify_rm_watch
 
 from agent.host import inotify, watching
-from agent.host.path_resolver import Survey
+from agent.host.path_resolver import PathResolver
 from tests.host.signal_printer import refuse_instance, replace, replace_link, watching_paths
 
 
@@ -93,7 +93,7 @@ async def test_a_new_set_of_paths_takes_the_place_of_the_old(tmp_path: Path) -> 
 
 async def test_the_same_set_again_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with watching_paths(tmp_path) as ear:
-        monkeypatch.setattr(Survey, "of", lambda _: pytest.fail("walked"))
+        monkeypatch.setattr(PathResolver, "of", lambda _: pytest.fail("walked"))
         ear.watcher.watch([str(tmp_path)])
 
 

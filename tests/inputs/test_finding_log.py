@@ -2,12 +2,12 @@ import logging
 
 import pytest
 
-from agent.certificates.findings import Caution, Fault, Meanwhile, Refusal, Worry
-from agent.inputs.finding_log import Reports
+from agent.certificates.findings import Fallback, Fault, FileWarning, Rejection, WarningKind
+from agent.inputs.finding_log import FindingLog
 
 
-def refusal(path: str = "/certs/a", fault: Fault = Fault.EXPIRED, why: str = "why") -> Refusal:
-    return Refusal(f"unit of {path}", path, fault, why, "remedy", Meanwhile.LAST_GOOD)
+def refusal(path: str = "/certs/a", fault: Fault = Fault.EXPIRED, why: str = "why") -> Rejection:
+    return Rejection(f"unit of {path}", path, fault, why, "remedy", Fallback.LAST_GOOD)
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def names(said: pytest.LogCaptureFixture) -> list[object]:
 
 
 def test_a_refusal_is_a_line_when_it_appears_and_a_line_when_it_is_gone(said: pytest.LogCaptureFixture) -> None:
-    reports = Reports(2.0)
+    reports = FindingLog(2.0)
     for at in (0.0, 1.0, 5.0):
         assert reports.refuse([refusal()], at) is None
     assert names(said) == ["certificate.refused"]
@@ -35,7 +35,7 @@ def test_a_refusal_is_a_line_when_it_appears_and_a_line_when_it_is_gone(said: py
 
 
 def test_half_of_a_rotation_is_not_yet_called_refused(said: pytest.LogCaptureFixture) -> None:
-    reports = Reports(2.0)
+    reports = FindingLog(2.0)
     half = refusal(fault=Fault.MISMATCH)
     assert reports.refuse([half], 10.0) == 12.0
     assert reports.refuse([half], 11.0) == 12.0
@@ -45,7 +45,7 @@ def test_half_of_a_rotation_is_not_yet_called_refused(said: pytest.LogCaptureFix
 
 
 def test_half_of_a_rotation_that_completes_is_never_mentioned(said: pytest.LogCaptureFixture) -> None:
-    reports = Reports(2.0)
+    reports = FindingLog(2.0)
     reports.refuse([refusal(fault=Fault.MISSING)], 0.0)
     reports.refuse([], 1.0)
     assert reports.refuse([refusal(fault=Fault.MISSING)], 3.0) == 5.0  # another rotation, waited for anew
@@ -53,7 +53,7 @@ def test_half_of_a_rotation_that_completes_is_never_mentioned(said: pytest.LogCa
 
 
 def test_each_file_and_each_fault_is_a_refusal_of_its_own(said: pytest.LogCaptureFixture) -> None:
-    reports = Reports(0.0)
+    reports = FindingLog(0.0)
     reports.refuse([refusal("/a"), refusal("/b"), refusal("/a", Fault.EMPTY)], 0.0)
     assert len(said.records) == 3
     reports.refuse([refusal("/b")], 1.0)
@@ -61,7 +61,7 @@ def test_each_file_and_each_fault_is_a_refusal_of_its_own(said: pytest.LogCaptur
 
 
 def test_the_same_fault_for_another_reason_is_said_as_well(said: pytest.LogCaptureFixture) -> None:
-    reports = Reports(2.0)
+    reports = FindingLog(2.0)
     first, second = (refusal(fault=Fault.MISMATCH, why=why) for why in ("serial 1", "serial 2"))
     reports.refuse([first], 0.0)
     reports.refuse([first], 2.0)
@@ -73,36 +73,36 @@ def test_the_same_fault_for_another_reason_is_said_as_well(said: pytest.LogCaptu
 
 
 def test_what_is_spoilt_anew_again_and_again_is_said_in_time(said: pytest.LogCaptureFixture) -> None:
-    reports = Reports(2.0)
+    reports = FindingLog(2.0)
     for number in range(5):
         reports.refuse([refusal(fault=Fault.MISMATCH, why=f"serial {number}")], number / 2)
     assert names(said) == ["certificate.refused"]
 
 
 def test_a_file_that_is_refused_for_something_else_now_is_not_called_repaired(said: pytest.LogCaptureFixture) -> None:
-    reports = Reports(0.0)
+    reports = FindingLog(0.0)
     reports.refuse([refusal(fault=Fault.INCOMPLETE)], 0.0)
     reports.refuse([refusal(fault=Fault.MISMATCH)], 1.0)
     assert names(said) == ["certificate.refused"] * 2
 
 
 def test_the_earliest_moment_to_look_again_is_told() -> None:
-    reports = Reports(2.0)
+    reports = FindingLog(2.0)
     reports.refuse([refusal("/a", Fault.EMPTY)], 1.0)
     assert reports.refuse([refusal("/a", Fault.EMPTY), refusal("/b", Fault.EMPTY)], 2.0) == 3.0
 
 
 def test_a_caution_is_said_while_it_is_new(said: pytest.LogCaptureFixture) -> None:
-    reports = Reports(0.0)
-    worry = Caution("unit", "/a", Worry.OLDER, "older than what is served")
+    reports = FindingLog(0.0)
+    worry = FileWarning("unit", "/a", WarningKind.OLDER, "older than what is served")
     for cautions in ([worry], [worry], [], [worry]):
         assert reports.caution(cautions, at=0.0) is None
     assert names(said) == ["certificate.caution"] * 2
 
 
 def test_a_stray_may_be_half_of_a_pair_under_way(said: pytest.LogCaptureFixture) -> None:
-    reports = Reports(2.0)
-    stray = Caution("unit", "/a", Worry.STRAY, "nothing uses /a")
+    reports = FindingLog(2.0)
+    stray = FileWarning("unit", "/a", WarningKind.STRAY, "nothing uses /a")
     assert reports.caution([stray], at=10.0) == 12.0
     assert reports.caution([], at=11.0) is None
     assert reports.caution([stray], at=12.0) == 14.0
@@ -113,7 +113,7 @@ def test_a_stray_may_be_half_of_a_pair_under_way(said: pytest.LogCaptureFixture)
 
 
 def test_a_sentence_is_said_once_until_it_changes_or_is_forgotten(said: pytest.LogCaptureFixture) -> None:
-    reports = Reports(0.0)
+    reports = FindingLog(0.0)
     for text in ("a", "a", "b", "", "b"):
         reports.once("x", text)
     assert [record.getMessage() for record in said.records] == ["a", "b", "b"]

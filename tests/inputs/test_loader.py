@@ -15,13 +15,13 @@ from typing import cast
 
 import pytest
 
-from agent.certificates.findings import Fault, Meanwhile
-from agent.certificates.selection import LastGood, weigh
+from agent.certificates.findings import Fallback, Fault
+from agent.certificates.selection import LastGood, select_files
 from agent.host import clock
 from agent.host.disk_thread import DiskThread
-from agent.inputs.loader import Intake
+from agent.inputs.loader import Loader
 from agent.inputs.programs import Programs
-from agent.inputs.revisions import Material, Storeroom
+from agent.inputs.revisions import LoadedRevision, RevisionStore
 from agent.inputs.settings import Settings
 from tests.pki import Algorithm, Authority, Leaf
 
@@ -45,7 +45,7 @@ def write_itself(directory: Path, chain: str, key: str) -> None:
 @asynccontextmanager
 async def opened(
     directory: Path, configuration: Path | None = None, alarm_timeout: float = 2.0, program: Path = Path("/bin/true")
-) -> AsyncIterator[Intake]:
+) -> AsyncIterator[Loader]:
     """An intake of this directory."""
     settings = Settings(
         proxy=str(program),
@@ -58,9 +58,9 @@ async def opened(
         alarm_timeout=alarm_timeout,
     )
     files = DiskThread(lambda: None, notice=lambda _: None)
-    programs, storeroom = Programs(program, None), Storeroom()
+    programs, storeroom = Programs(program, None), RevisionStore()
     try:
-        yield Intake(settings, programs, storeroom, files)
+        yield Loader(settings, programs, storeroom, files)
     finally:
         storeroom.keep_only(set())
         if programs.current is not None:
@@ -68,12 +68,12 @@ async def opened(
         await files.close()
 
 
-async def serve(intake: Intake, directory: Path) -> None:
+async def serve(intake: Loader, directory: Path) -> None:
     """Let what the directory holds have served."""
     references = (await intake.discover()).references
     contents = {each.path: Path(each.path).read_bytes() for each in references}
-    outcome = weigh(references, contents, LastGood(), datetime.now(UTC))
-    intake.serves(cast("Material", SimpleNamespace(outcome=outcome, source=None)))
+    outcome = select_files(references, contents, LastGood(), datetime.now(UTC))
+    intake.serves(cast("LoadedRevision", SimpleNamespace(outcome=outcome, source=None)))
 
 
 @pytest.mark.parametrize("text", ["", "\n", "  \n\n"])
@@ -135,7 +135,7 @@ async def test_the_only_pair_that_turns_bad_is_refused_alone(tmp_path: Path) -> 
         (tmp_path / "tls.key").write_bytes(b"garbage")
         assert (await intake.look()).material is not None
         ((path, meanwhile),) = [(each.path, each.meanwhile) for each in intake.reports.refusals]
-    assert (path, meanwhile) == (f"{tmp_path}/tls.key", Meanwhile.LAST_GOOD)
+    assert (path, meanwhile) == (f"{tmp_path}/tls.key", Fallback.LAST_GOOD)
 
 
 async def test_names_of_a_write_under_way_are_forgotten_with_it(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ async def test_what_the_machine_could_not_read_is_looked_at_again_though_nothing
         assert await next_look(intake) > 60
 
 
-async def next_look(intake: Intake) -> float:
+async def next_look(intake: Loader) -> float:
     """Look; return in how many seconds the next one is due though nothing changes."""
     again_at = (await intake.look()).again_at
     return math.inf if again_at is None else again_at - clock.monotonic()
@@ -286,7 +286,7 @@ async def test_a_pair_that_clients_refuse_takes_no_place_of_one_that_they_take(
         assert look.material is not None
         assert (f"{tmp_path}/another.crt" in look.material.outcome.files) is taken
         refused = [(each.path, each.meanwhile) for each in intake.reports.refusals]
-    assert refused == ([] if taken else [(f"{tmp_path}/another.crt", Meanwhile.OTHERS)])
+    assert refused == ([] if taken else [(f"{tmp_path}/another.crt", Fallback.OTHERS)])
 
 
 async def test_a_pair_that_ends_leaves_its_place_to_the_one_beside_it(

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from agent.certificates.contents import Contents
-from agent.certificates.selection import LastGood, Outcome, weigh
+from agent.certificates.selection import LastGood, Selection, select_files
 from agent.core.errors import BadInput
 from agent.handoff.segment import HotRestartVersion
 from agent.host import clock
 from agent.host.binaries import Binary
-from agent.inputs.revisions import Material, Program, Source, Storeroom
+from agent.inputs.revisions import LoadedRevision, Program, RevisionStore, Source
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
 from tests.pki import Authority
@@ -32,26 +32,26 @@ def pair() -> Contents:
     return {"/c/tls.crt": leaf.chain_pem, "/c/tls.key": leaf.key_pem}
 
 
-def outcome(contents: Contents, text: str = TEXT) -> Outcome:
-    return weigh(Configuration(text, "x.yaml").references, contents, LastGood(), clock.calendar())
+def outcome(contents: Contents, text: str = TEXT) -> Selection:
+    return select_files(Configuration(text, "x.yaml").references, contents, LastGood(), clock.calendar())
 
 
 def make(
-    store: Storeroom, program: Program, contents: Contents, text: str = TEXT, flags: Flags | None = None,
+    store: RevisionStore, program: Program, contents: Contents, text: str = TEXT, flags: Flags | None = None,
     extra: bytes = b"", resources: Mapping[str, bytes] | None = None,
-) -> Material:  # fmt: skip
+) -> LoadedRevision:  # fmt: skip
     source = Source(Configuration(text, "x.yaml", None, resources), text.encode(), resources or {})
     return store.make(source, flags or Flags(), outcome(contents, text), program, extra)
 
 
 def test_the_same_bytes_are_the_same_material(program: Program) -> None:
-    store, contents = Storeroom(), pair()
+    store, contents = RevisionStore(), pair()
     assert make(store, program, contents) is make(store, program, contents)
     store.keep_only([])
 
 
 def test_what_is_materialised_is_what_was_read(program: Program) -> None:
-    store, contents = Storeroom(), pair()
+    store, contents = RevisionStore(), pair()
     made = make(store, program, contents)
     for path, descriptor in made.descriptors.items():
         assert os.pread(descriptor, 100_000, 0) == contents[path]
@@ -60,7 +60,7 @@ def test_what_is_materialised_is_what_was_read(program: Program) -> None:
 
 
 def test_another_certificate_is_another_revision_of_the_same_shape(program: Program) -> None:
-    store = Storeroom()
+    store = RevisionStore()
     one, two = make(store, program, pair()).revision, make(store, program, pair()).revision
     assert one.digest != two.digest
     assert one.shape == two.shape
@@ -69,7 +69,7 @@ def test_another_certificate_is_another_revision_of_the_same_shape(program: Prog
 
 @pytest.mark.parametrize("change", [{"text": TEXT + " "}, {"flags": Flags(rest=("-l", "debug"))}, {"extra": b"x"}])
 def test_everything_else_is_another_shape(program: Program, change: dict[str, object]) -> None:
-    store, contents = Storeroom(), pair()
+    store, contents = RevisionStore(), pair()
     one = make(store, program, contents).revision
     assert make(store, program, contents, **change).revision.shape != one.shape  # type: ignore[arg-type]
     store.keep_only([])
@@ -79,7 +79,7 @@ LDS = "lds_config: {path_config_source: {path: /d/lds.yaml}}"
 
 
 def test_a_file_of_resources_is_held_with_descriptors_in_the_place_of_files(program: Program) -> None:
-    store, contents = Storeroom(), pair()
+    store, contents = RevisionStore(), pair()
     made = make(store, program, contents, TEXT + "\n" + LDS, resources={"/d/lds.yaml": TEXT.encode()})
     held = json.loads(os.pread(made.descriptors["/d/lds.yaml"], 100_000, 0))
     assert held["a"]["private_key"]["filename"] == f"/dev/fd/{made.descriptors['/c/tls.key']}"
@@ -91,7 +91,7 @@ def test_a_file_of_resources_is_held_with_descriptors_in_the_place_of_files(prog
 
 
 def test_another_file_of_resources_is_another_shape(program: Program) -> None:
-    store, contents = Storeroom(), pair()
+    store, contents = RevisionStore(), pair()
     made = [
         make(store, program, contents, TEXT + "\n" + LDS, resources={"/d/lds.yaml": text}).revision
         for text in (b"a: 1", b"a: 2", b"a: 1")
@@ -102,7 +102,7 @@ def test_another_file_of_resources_is_another_shape(program: Program) -> None:
 
 
 def test_one_that_cannot_be_held_gives_back_what_was(program: Program) -> None:
-    store, contents = Storeroom(), pair()
+    store, contents = RevisionStore(), pair()
     before = len(list(Path("/proc/self/fd").iterdir()))
     bomb = "\n".join(["l0: &l0 [x, x]", *(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9))])
     with pytest.raises(BadInput, match="aliases"):
@@ -111,7 +111,7 @@ def test_one_that_cannot_be_held_gives_back_what_was(program: Program) -> None:
 
 
 def test_what_is_used_no_more_gives_its_memory_back_and_the_rest_stays(program: Program) -> None:
-    store, contents = Storeroom(), pair()
+    store, contents = RevisionStore(), pair()
     one = make(store, program, contents)
     two = make(store, program, contents, text=TEXT + " ")  # shares both files
     three = make(store, program, pair())

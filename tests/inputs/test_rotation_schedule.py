@@ -9,8 +9,8 @@ import pytest
 from agent.core.revision import Revision
 from agent.core.schedule import Window
 from agent.host import clock
-from agent.inputs.revisions import Material
-from agent.inputs.rotation_schedule import Timing
+from agent.inputs.revisions import LoadedRevision
+from agent.inputs.rotation_schedule import RotationSchedule
 from agent.inputs.settings import Settings
 from agent.status.model import Blocked
 
@@ -29,10 +29,10 @@ def settings(directory: Path, **more: object) -> Settings:
     return replace(plain, **more)  # type: ignore[arg-type]
 
 
-def material(name: str, life: timedelta = timedelta(hours=10)) -> Material:
+def material(name: str, life: timedelta = timedelta(hours=10)) -> LoadedRevision:
     leaf = SimpleNamespace(not_before=NOON, not_after=NOON + life)
     outcome = SimpleNamespace(leaves={"a": leaf})
-    return cast("Material", SimpleNamespace(revision=Revision(name, "shape"), outcome=outcome))
+    return cast("LoadedRevision", SimpleNamespace(revision=Revision(name, "shape"), outcome=outcome))
 
 
 def local(hour: int) -> Window:
@@ -42,17 +42,17 @@ def local(hour: int) -> Window:
 
 
 def test_without_a_wish_everything_goes_on_at_once(tmp_path: Path) -> None:
-    timing = Timing(settings(tmp_path))
+    timing = RotationSchedule(settings(tmp_path))
     assert [timing.not_before(material(name)) for name in "ab"] == [AT_ONCE, AT_ONCE]
 
 
 def test_the_first_one_waits_for_nothing(tmp_path: Path) -> None:
-    timing = Timing(settings(tmp_path, window=local(2), jitter=60.0))
+    timing = RotationSchedule(settings(tmp_path, window=local(2), jitter=60.0))
     assert timing.not_before(material("a")) == AT_ONCE
 
 
 def test_what_comes_outside_the_window_waits_for_it(tmp_path: Path) -> None:
-    timing = Timing(settings(tmp_path, window=local(2)))
+    timing = RotationSchedule(settings(tmp_path, window=local(2)))
     timing.not_before(material("a"))
     second = material("b")
     assert timing.not_before(second) == 1000.0 + 7200
@@ -61,18 +61,18 @@ def test_what_comes_outside_the_window_waits_for_it(tmp_path: Path) -> None:
 
 
 def test_a_fleet_is_spread_by_the_life_of_the_certificate(tmp_path: Path) -> None:
-    timing = Timing(settings(tmp_path, jitter=None))
+    timing = RotationSchedule(settings(tmp_path, jitter=None))
     timing.not_before(material("a"))
     waits = timing.not_before(material("b")) - 1000.0
     assert 0 < waits < 360
     assert timing.blocked is Blocked.JITTER
-    other = Timing(settings(tmp_path / "another", jitter=None))
+    other = RotationSchedule(settings(tmp_path / "another", jitter=None))
     other.not_before(material("a"))
     assert other.not_before(material("b")) - 1000.0 != waits
 
 
 def test_the_window_is_open_at_its_first_moment(tmp_path: Path) -> None:
-    timing = Timing(settings(tmp_path, window=local(0)))
+    timing = RotationSchedule(settings(tmp_path, window=local(0)))
     timing.not_before(material("a"))
     assert timing.not_before(material("b")) == AT_ONCE
 
@@ -80,7 +80,7 @@ def test_the_window_is_open_at_its_first_moment(tmp_path: Path) -> None:
 def test_what_was_chosen_by_the_calendar_is_chosen_anew_when_that_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timing = Timing(settings(tmp_path, window=local(2)))
+    timing = RotationSchedule(settings(tmp_path, window=local(2)))
     first, second = material("a"), material("b")
     timing.not_before(first)
     assert timing.not_before(second) == pytest.approx(1000.0 + 2 * 3600)
@@ -91,7 +91,7 @@ def test_what_was_chosen_by_the_calendar_is_chosen_anew_when_that_is_set(
 
 
 def test_what_waits_for_nothing_does_not_begin_to_when_the_calendar_is_set(tmp_path: Path) -> None:
-    timing = Timing(settings(tmp_path, window=local(2)))
+    timing = RotationSchedule(settings(tmp_path, window=local(2)))
     only = material("a")
     timing.not_before(only)
     timing.clock_stepped()

@@ -11,10 +11,10 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
-from agent.metrics.aggregate import Parts, combined, summed
-from agent.metrics.parser import Exposition, Family, Kind, read, reading
-from agent.metrics.totals import Lineage
-from agent.metrics.writer import wants_openmetrics, written
+from agent.metrics.aggregate import Sources, combined, summed
+from agent.metrics.parser import Exposition, Family, Kind, parse, read
+from agent.metrics.totals import EpochTotals
+from agent.metrics.writer import format_families, wants_openmetrics
 
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -23,7 +23,7 @@ AWKWARD = 'a "quoted" \\ back\\nslash\nline, le="1"} #{é'
 
 def text_of(exposition: Exposition, *, openmetrics: bool = False) -> str:
     """Write it all."""
-    return b"".join(written(exposition.families.values(), openmetrics=openmetrics)).decode()
+    return b"".join(format_families(exposition.families.values(), openmetrics=openmetrics)).decode()
 
 
 def as_read_by_prometheus(text: str, *, openmetrics: bool = False) -> Values:
@@ -150,7 +150,7 @@ def test_what_is_no_utf_8_spoils_nothing_else() -> None:
 def test_whatever_is_read_what_is_written_is_valid(text: str, told: bool, wanted: bool) -> None:
     exposition = read(text.encode(), openmetrics=told)
     families, _ = combined([("source", exposition)])
-    out = b"".join(written(families, openmetrics=wanted)).decode()
+    out = b"".join(format_families(families, openmetrics=wanted)).decode()
     as_read_by_prometheus(out, openmetrics=wanted)
 
 
@@ -180,7 +180,7 @@ def test_a_hostile_line_is_read_in_time_that_grows_with_its_length() -> None:
         "a" * 400_000,
         "-" * 400_000,
     ):
-        steps = sum(1 for _ in reading(Exposition(), hostile.encode()))
+        steps = sum(1 for _ in parse(Exposition(), hostile.encode()))
         assert steps == 1
 
 
@@ -224,7 +224,7 @@ def test_a_counter_that_only_sounds_like_a_time_of_creation_is_told() -> None:
 def as_read_by_prometheus_untyped(told: Exposition) -> Values:
     """The values under the names they were told by: the older parser adds `_total` to those of counters."""
     families = [Family(each.name, Kind.UNTYPED, "", each.samples) for each in told.families.values()]
-    return as_read_by_prometheus(b"".join(written(families, openmetrics=False)).decode())
+    return as_read_by_prometheus(b"".join(format_families(families, openmetrics=False)).decode())
 
 
 def test_bounds_are_written_as_openmetrics_wants_them() -> None:
@@ -258,7 +258,7 @@ def test_openmetrics_is_for_who_would_rather_have_it(accept: str, wanted: bool) 
 def test_counters_are_summed_and_gauges_are_of_the_first() -> None:
     first = of("# TYPE a counter", "a{} 1", 'a{b="c"} 2', "# TYPE g gauge", "g 1", "u 1")
     other = of("# TYPE a counter", 'a{b="c"} 3', 'a{b="d"} 4', "# TYPE g gauge", "g 2", "# TYPE k gauge", "k 1", "u 2")
-    sums = summed(Parts(first, (other,)))
+    sums = summed(Sources(first, (other,)))
     assert sums.families["a"].samples == {"a{}": "1", 'a{b="c"}': 5, 'a{b="d"}': "4"}
     assert sums.families["g"].samples == {"g": "1"}
     assert sums.families["u"].samples == {"u": "1"}
@@ -267,7 +267,7 @@ def test_counters_are_summed_and_gauges_are_of_the_first() -> None:
 
 def test_labels_in_another_order_are_the_same_series() -> None:
     first, other = (of("# TYPE a counter", line) for line in ('a{b="1,x",c="2"} 1', 'a{c="2",b="1,x"} 2'))
-    assert summed(Parts(first, (other,))).families["a"].samples == {'a{b="1,x",c="2"}': 3}
+    assert summed(Sources(first, (other,))).families["a"].samples == {'a{b="1,x",c="2"}': 3}
 
 
 @pytest.mark.parametrize(
@@ -293,13 +293,13 @@ def test_labels_in_another_order_are_the_same_series() -> None:
 )
 def test_gauges_of_what_is_there_at_the_moment_are_of_all_epochs(name: str, all_of_them: bool) -> None:
     first, other, silent = (of(f"# TYPE {name} gauge", f"{name} {value}") for value in (1, 2, 4))
-    sums = summed(Parts(first, (other,), (silent,)))
+    sums = summed(Sources(first, (other,), (silent,)))
     assert float(sums.families[name].samples[name]) == (3 if all_of_them else 1)
 
 
 def test_a_family_is_of_the_kind_that_the_first_gives_it() -> None:
     first, other = of("# TYPE a counter", "a 1"), of("# TYPE a gauge", "a 7")
-    assert summed(Parts(first, (other,))).families["a"].samples == {"a": "1"}
+    assert summed(Sources(first, (other,))).families["a"].samples == {"a": "1"}
 
 
 def histogram(buckets: dict[str, int], labels: str = "") -> list[str]:
@@ -311,7 +311,7 @@ def histogram(buckets: dict[str, int], labels: str = "") -> list[str]:
 
 def test_histograms_with_the_same_bounds_are_summed() -> None:
     first, other = of(*histogram({"1": 1, "+Inf": 2})), of(*histogram({"1": 3, "+Inf": 4}))
-    sums = summed(Parts(first, (other,))).families["h"].samples
+    sums = summed(Sources(first, (other,))).families["h"].samples
     assert sums == {'h_bucket{le="1"}': 4, 'h_bucket{le="+Inf"}': 6, "h_sum{}": 3.0, "h_count{}": 6}
 
 
@@ -327,14 +327,14 @@ def test_histograms_of_whatever_bounds_make_a_valid_one(parts: list[dict[int, in
         buckets["+Inf"] = reached + 1
         total += reached + 1
         expositions.append(of(*histogram(buckets, 'a="b",'), *histogram({"2": 0, "+Inf": 1})[1:]))
-    sums = summed(Parts(expositions[0], tuple(expositions[1:])))
+    sums = summed(Sources(expositions[0], tuple(expositions[1:])))
     found = as_read_by_prometheus(text_of(sums, openmetrics=True), openmetrics=True)
     assert found["h_count", (("a", "b"),)] == total
 
 
 def test_of_summaries_the_quantiles_are_those_of_the_first() -> None:
     first, other = (of("# TYPE s summary", f's{{quantile="0.5"}} {n}', f"s_sum {n}", f"s_count {n}") for n in (1, 2))
-    sums = summed(Parts(first, (other,))).families["s"].samples
+    sums = summed(Sources(first, (other,))).families["s"].samples
     assert sums == {'s{quantile="0.5"}': "1", "s_sum": 3, "s_count": 3}
 
 
@@ -346,7 +346,7 @@ def counter(value: int, name: str = "a") -> Exposition:
     return of(f"# TYPE {name} counter", f"{name} {value}")
 
 
-def total(lineage: Lineage, serving: int | None = None, answered: Iterable[int] = ()) -> float:
+def total(lineage: EpochTotals, serving: int | None = None, answered: Iterable[int] = ()) -> float:
     """What one counter stands at."""
     family = summed(lineage.parts(serving, set(answered))).families.get("a")
     return 0 if family is None else float(family.samples["a"])
@@ -360,13 +360,13 @@ lives = st.lists(
 @given(lives)
 @settings(max_examples=60)
 def test_totals_never_fall_and_miss_nothing_that_was_seen(steps: list[tuple[int, str, int]]) -> None:
-    lineage, seen, gone, before, counted = Lineage(), dict[int, int](), set[int](), 0.0, 0
+    lineage, seen, gone, before, counted = EpochTotals(), dict[int, int](), set[int](), 0.0, 0
     for epoch, step, grown in steps:
         if step == "retire":
             lineage.retire(epoch)
             gone.add(epoch)
         elif step == "return":
-            lineage = Lineage.from_state(lineage.to_state())
+            lineage = EpochTotals.from_state(lineage.to_state())
         else:
             value = min(grown, seen.get(epoch, 0)) if step == "reset" else seen.get(epoch, 0) + grown
             if epoch not in gone:
@@ -380,7 +380,7 @@ def test_totals_never_fall_and_miss_nothing_that_was_seen(steps: list[tuple[int,
 
 
 def test_a_series_that_is_told_no_more_keeps_what_it_had() -> None:
-    lineage = Lineage()
+    lineage = EpochTotals()
     lineage.see(1, of("# TYPE a counter", "a 1", 'a{b="c"} 2', *histogram({"1": 1, "+Inf": 2})))
     lineage.see(1, counter(3))
     sums = summed(lineage.parts(1, {1}))
@@ -389,7 +389,7 @@ def test_a_series_that_is_told_no_more_keeps_what_it_had() -> None:
 
 
 def test_gauges_of_the_gone_are_gone() -> None:
-    lineage = Lineage()
+    lineage = EpochTotals()
     lineage.see(1, of("# TYPE x_cx_active gauge", "x_cx_active 1", "# TYPE g gauge", "g 1"))
     assert set(summed(lineage.parts(1, {1})).families) == {"x_cx_active", "g"}
     assert not summed(lineage.parts(1, ())).families
@@ -398,7 +398,7 @@ def test_gauges_of_the_gone_are_gone() -> None:
 
 
 def test_what_the_gone_counted_is_bounded() -> None:
-    lineage = Lineage(limit=2_100)
+    lineage = EpochTotals(limit=2_100)
     for epoch in range(1, 31):
         lineage.see(epoch, counter(1, f"a{epoch % 20}"))
         lineage.retire(epoch)
@@ -414,7 +414,7 @@ def test_what_the_gone_counted_is_bounded() -> None:
 )
 def test_a_state_that_makes_no_sense_is_refused(state: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="cannot restore"):
-        Lineage.from_state(state)
+        EpochTotals.from_state(state)
 
 
 # Sources side by side
@@ -431,6 +431,6 @@ def test_a_family_belongs_to_the_first_that_has_it() -> None:
 def test_reading_goes_by_steps(tmp_path: Path) -> None:
     text = b"".join(b'a{b="%d"} 1\n' % number for number in range(20_000))
     exposition = Exposition()
-    assert sum(1 for _ in reading(exposition, text)) > 3
+    assert sum(1 for _ in parse(exposition, text)) > 3
     assert len(exposition.families["a"].samples) == 20_000
     assert exposition.broken == 0

@@ -7,7 +7,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
 from agent.metrics.registry import OTHER, Cut, Exit, Metrics, Source
-from agent.status.model import AttemptView, Blocked, ListenerView, Overview, Phase, Refused
+from agent.status.model import AttemptView, Blocked, ListenerView, Phase, RejectedFile, Status
 from tests.status.sample import NOW, ago, overview
 
 Tell = Callable[[Metrics], None]
@@ -23,7 +23,7 @@ def told(metrics: Metrics) -> dict[str, float]:
     return found
 
 
-def of(shown: Overview) -> dict[str, float]:
+def of(shown: Status) -> dict[str, float]:
     """What an overview tells."""
     return told(Metrics(lambda: shown))
 
@@ -130,7 +130,11 @@ def test_a_socket_in_a_directory_is_told_without_its_path() -> None:
 
 
 def test_refusals_of_one_kind_are_counted() -> None:
-    refused = (*overview().refused, Refused("/etc/certs/api/tls.key", "mismatch", "", "api"), Refused("x", "proxy", ""))
+    refused = (
+        *overview().refused,
+        RejectedFile("/etc/certs/api/tls.key", "mismatch", "", "api"),
+        RejectedFile("x", "proxy", ""),
+    )
     found = of(replace(overview(), refused=refused))
     assert found["files_refused{reason=mismatch,set=api}"] == 2
     assert found["files_refused{reason=proxy,set=}"] == 1

@@ -19,7 +19,7 @@ from agent.http.server import Server
 from agent.metrics.application import Application
 from agent.metrics.parser import read
 from agent.metrics.registry import Metrics
-from agent.metrics.scrape import Epochs, Limits, Scraping, exposition_of
+from agent.metrics.scrape import Epochs, Limits, Scraper, exposition_of
 from agent.stats.segment_file import reserve
 from agent.stats.snapshot import Snapshot
 from agent.stats.writer import Writer
@@ -82,12 +82,12 @@ class Scene:
     counted: Snapshot = field(default_factory=Snapshot)
     metrics: Metrics = field(default_factory=lambda: Metrics(overview))
     servers: dict[int, Server] = field(default_factory=dict)
-    scraping: Scraping = field(init=False)
+    scraping: Scraper = field(init=False)
 
     def begin(self, application: str | None = None, *, merge: bool = True, limits: Limits | None = None) -> None:
         epochs = Epochs(lambda: self.living, lambda: self.serving, lambda: self.counted, lambda _: {})
         where = None if application is None else Application.parse(application)
-        self.scraping = Scraping(self.metrics, epochs, self.directory, where, merge=merge, limits=limits)
+        self.scraping = Scraper(self.metrics, epochs, self.directory, where, merge=merge, limits=limits)
 
     async def proxy(self, number: int, requests: int = 0, *, has_served: bool = True) -> Proxy:
         proxy = Proxy(number, self.place / str(number), requests, uptime=number, has_served=has_served)

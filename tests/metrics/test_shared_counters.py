@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.host.run_directory import RunDirectory
-from agent.metrics.shared_counters import Counting, make_room
+from agent.metrics.shared_counters import SharedCounters, make_room
 from agent.stats.layout import ENVIRONMENT
 from agent.stats.writer import Writer
 from tests.stats.segments import STARTED, nonce_of
@@ -20,12 +20,12 @@ def begin(directory: RunDirectory, epoch: int) -> tuple[Path, Writer]:
     return home, Writer.create(path, epoch=epoch, pid=1, started_at=STARTED, nonce=nonce_of(epoch))
 
 
-def counted(counting: Counting) -> int:
+def counted(counting: SharedCounters) -> int:
     return counting.read().counters.get(REQUESTS, 0)
 
 
 def test_totals_go_on_where_an_epoch_stopped(directory: RunDirectory) -> None:
-    counting = Counting(directory)
+    counting = SharedCounters(directory)
     for epoch, requests in ((1, 5), (2, 3)):
         home, writer = begin(directory, epoch)
         counting.follow(epoch, home)
@@ -40,24 +40,24 @@ def test_totals_go_on_where_an_epoch_stopped(directory: RunDirectory) -> None:
 
 
 def test_an_agent_that_comes_back_counts_on(directory: RunDirectory) -> None:
-    counting = Counting(directory)
+    counting = SharedCounters(directory)
     home, writer = begin(directory, 1)
     counting.follow(1, home)
     writer.counter(REQUESTS).add(5)
     counting.retire(1)
     writer.close()
-    assert counted(Counting(directory)) == 5
+    assert counted(SharedCounters(directory)) == 5
 
 
 def test_what_an_epoch_counted_after_its_agent_died_counts_once(directory: RunDirectory) -> None:
-    killed = Counting(directory)
+    killed = SharedCounters(directory)
     home, writer = begin(directory, 1)
     killed.follow(1, home)
     writer.counter(REQUESTS).add(5)
     killed.close()
     writer.close()
     for _ in range(2):
-        counting = Counting(directory)
+        counting = SharedCounters(directory)
         counting.follow(1, home)
         counting.retire(1)
         assert counted(counting) == 5
@@ -68,7 +68,7 @@ def test_an_epoch_that_keeps_its_statistics_to_itself_is_no_warning(
 ) -> None:
     home = directory.make_epoch(1, None)
     make_room(home, None)
-    counting = Counting(directory)
+    counting = SharedCounters(directory)
     counting.follow(1, home)
     counting.retire(1)
     assert not caplog.records
@@ -82,7 +82,7 @@ def test_a_segment_that_makes_no_sense_is_left_out(
     home = directory.make_epoch(1, None)
     path = Path(make_room(home, None)[ENVIRONMENT])
     path.write_bytes(content)
-    counting = Counting(directory)
+    counting = SharedCounters(directory)
     counting.follow(1, home)
     counting.retire(1)
     assert counting.read().counters == {}
@@ -100,5 +100,5 @@ def test_an_epoch_starts_where_there_is_no_room_for_statistics(
 
 def test_totals_that_were_spoilt_begin_at_nothing(directory: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
     directory.remember({"gone": "a lot"}, "totals.json")
-    assert counted(Counting(directory)) == 0
+    assert counted(SharedCounters(directory)) == 0
     assert "counting begins at 0" in caplog.text

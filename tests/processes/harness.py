@@ -12,15 +12,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from agent.certificates.contents import Contents
-from agent.certificates.selection import LastGood, weigh
+from agent.certificates.selection import LastGood, select_files
 from agent.core.errors import AddressHeld, ProtocolError
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.host import clock
 from agent.host.run_directory import RunDirectory
 from agent.inputs.programs import Programs
-from agent.inputs.revisions import Material, Source, Storeroom
-from agent.processes.epoch_process import Listeners, Living
-from agent.processes.listeners import Ports
+from agent.inputs.revisions import LoadedRevision, RevisionStore, Source
+from agent.processes.epoch_process import EpochProcess, ListenerAccess
+from agent.processes.listeners import Listeners
 from agent.proxies.envoy.command import Envoy
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
@@ -30,26 +30,26 @@ from tests.system.eventually import PATIENCE
 QUIET = ("-l", "warning", "--concurrency", "2")
 
 
-class Role:
+class EpochHandle:
     """One epoch on the stage, and what it has said so far."""
 
-    def __init__(self, theatre: "Theatre", material: Material) -> None:
+    def __init__(self, harness: "Harness", material: LoadedRevision) -> None:
         self.reached_gate, self.serves, self.exited = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.code: int | None = None
-        self.theatre_ports = theatre.ports
+        self.theatre_ports = harness.ports
         self._buried = False
         self.held: list[AddressHeld] = []
         self.broken: list[ProtocolError] = []
-        theatre.number += 1
-        listeners = Listeners(
+        harness.number += 1
+        listeners = ListenerAccess(
             reached_gate=lambda _: self.reached_gate.set(),
             serves=lambda _: self.serves.set(),
             exited=lambda _, code: self._exit(code),
             held=lambda _, error: self.held.append(error),
             broken=lambda _, error: self.broken.append(error),
-            lend=lambda _, place: theatre.ports.lend(place, material.configuration),
+            lend=lambda _, place: harness.ports.lend(place, material.configuration),
         )
-        self.living = Living(theatre.number, material, theatre.directory, None, listeners)
+        self.living = EpochProcess(harness.number, material, harness.directory, None, listeners)
 
     def _exit(self, code: int | None) -> None:
         self.code = code
@@ -71,7 +71,7 @@ class Role:
         await self.living.launch(Envoy(Flags(rest=QUIET), 1.0), 1_700_000_000)
         await happens(self.reached_gate)
 
-    async def serve(self, before: "Role | None" = None) -> None:
+    async def serve(self, before: "EpochHandle | None" = None) -> None:
         """Have it take over."""
         if self.living.pid is None:
             await self.reach_gate()
@@ -88,30 +88,30 @@ class Role:
             await self.living.bury()
 
 
-class Theatre:
+class Harness:
     """What the epochs share: a run directory, a vault, the program."""
 
     def __init__(self, directory: RunDirectory, programs: Programs) -> None:
         self.directory, self.programs = directory, programs
         self.number = 0
-        self.roles: list[Role] = []
-        self.ports = Ports(None, lambda: [role.living.pid for role in self.roles if role.living.pid is not None])
-        self._storeroom = Storeroom()
+        self.roles: list[EpochHandle] = []
+        self.ports = Listeners(None, lambda: [role.living.pid for role in self.roles if role.living.pid is not None])
+        self._storeroom = RevisionStore()
 
-    def cast(self, text: str, contents: Contents | None = None) -> Role:
+    def cast(self, text: str, contents: Contents | None = None) -> EpochHandle:
         """Make an epoch of this configuration."""
         assert self.programs.current is not None
         configuration = Configuration(text, "envoy.yaml")
         references = configuration.references if contents else []
-        outcome = weigh(references, contents or {}, LastGood(), clock.calendar())
+        outcome = select_files(references, contents or {}, LastGood(), clock.calendar())
         assert outcome.complete, outcome
         source = Source(configuration, text.encode())
         material = self._storeroom.make(source, Flags(), outcome, self.programs.current, b"")
-        role = Role(self, material)
+        role = EpochHandle(self, material)
         self.roles.append(role)
         return role
 
-    async def serving(self, text: str) -> Role:
+    async def serving(self, text: str) -> EpochHandle:
         """Have an epoch of this configuration serve."""
         role = self.cast(text)
         await role.serve()
@@ -135,14 +135,14 @@ class Theatre:
 
 
 @asynccontextmanager
-async def theatre(binary: Path | None = None) -> AsyncIterator[Theatre]:
+async def harness(binary: Path | None = None) -> AsyncIterator[Harness]:
     """Open a theatre in a short directory of its own; everything is gone at the end."""
     path = binary or ENVOY
     assert path is not None
     directory = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
     programs = Programs(path, None)
     await programs.load()
-    made = Theatre(RunDirectory(directory), programs)
+    made = Harness(RunDirectory(directory), programs)
     try:
         yield made
     finally:
@@ -173,9 +173,9 @@ def descriptors_of(pid: int) -> dict[int, str]:
     return found
 
 
-def place(port: int, worker: int = 0) -> Place:
+def place(port: int, worker: int = 0) -> ListenAddress:
     """A place on loopback."""
-    return Place(f"tcp://127.0.0.1:{port}", worker=worker)
+    return ListenAddress(f"tcp://127.0.0.1:{port}", worker=worker)
 
 
 def alive(pid: int) -> bool:

@@ -11,18 +11,18 @@ from typing import Any, cast
 
 import pytest
 
-from agent.certificates.selection import LastGood, weigh
+from agent.certificates.selection import LastGood, select_files
 from agent.core.errors import MachineError
-from agent.core.events import Failure, Sort
+from agent.core.events import Failure, FailureKind
 from agent.core.revision import Revision
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.host import clock
 from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.processes.admission import Admission
 from agent.processes.candidate_status import reason_of
-from agent.processes.epoch_process import Living
-from agent.proxies.envoy.admin_client import EpochConsole
+from agent.processes.epoch_process import EpochProcess
+from agent.proxies.envoy.admin_client import AdminClient
 from agent.proxies.envoy.configuration import Configuration
 from tests.processes.harness import until
 from tests.proxies.envoy.test_subscriptions import LDS
@@ -53,7 +53,7 @@ class Epoch:
     def __init__(self, path: Path, configuration: Configuration, number: int) -> None:
         self.answers: dict[str, Any] = {"/stats": "", **WELL}
         self.asked = 0  # how often it was asked for its counters
-        outcome = weigh([], {}, LastGood(), clock.calendar())
+        outcome = select_files([], {}, LastGood(), clock.calendar())
         program = SimpleNamespace(binary=SimpleNamespace(path=Path("/usr/bin/envoy")))
         material = SimpleNamespace(
             revision=Revision("digest", "shape"),
@@ -63,7 +63,7 @@ class Epoch:
             paths={9: "/c/tls.key"},
             program=program,
         )
-        self.living = cast(Living, SimpleNamespace(number=number, console=EpochConsole(path), material=material))
+        self.living = cast(EpochProcess, SimpleNamespace(number=number, console=AdminClient(path), material=material))
 
     async def answer(self, request: Request) -> Response:
         self.asked += request.path == "/stats"
@@ -77,13 +77,13 @@ class Epoch:
 class Sockets:
     """What the admission wants of the sockets: which listeners a candidate lacks, until they are followed."""
 
-    def __init__(self, missing: Collection[Place] = ()) -> None:
+    def __init__(self, missing: Collection[ListenAddress] = ()) -> None:
         self.lacking, self.gone, self.followed = list(missing), False, 0
 
-    def missing(self, _candidate: Living, _before: Configuration | None) -> list[Place]:
+    def missing(self, _candidate: EpochProcess, _before: Configuration | None) -> list[ListenAddress]:
         return self.lacking
 
-    async def follow(self, _serving: Living) -> None:
+    async def follow(self, _serving: EpochProcess) -> None:
         self.followed += 1
         if self.gone:
             self.lacking.clear()
@@ -171,7 +171,7 @@ async def test_what_a_control_plane_sent_and_was_refused_ends_it_at_once(tmp_pat
         candidate.answers["/config_dump?resource=dynamic_listeners"] = dump
         failure = await admission(candidate, serving).check()
     assert failure is not None
-    assert failure.sort is Sort.ACCIDENT
+    assert failure.sort is FailureKind.ACCIDENT
     assert failure.reason.startswith("epoch 2 refuses its listeners (LDS) of the control plane ads: Failed to load")
     assert "/c/tls.key" in failure.reason
     assert "secret" not in failure.reason
@@ -192,7 +192,7 @@ async def test_a_file_that_is_refused_is_a_verdict_that_names_it(tmp_path: Path,
         candidate.answers["/stats"] = counters(rejected=1)
         failure = await admission(candidate, serving if serves else None).check()
     assert failure is not None
-    assert failure.sort is Sort.VERDICT
+    assert failure.sort is FailureKind.VERDICT
     assert failure.reason == "cannot use /d/lds.yaml: envoy refuses its listeners (LDS) in it; its log tells why"
 
 
@@ -271,7 +271,7 @@ async def test_without_counters_a_first_candidate_waits_for_a_listener_and_for_i
 
 
 async def test_a_listener_that_the_control_plane_took_away_meanwhile_is_not_missed(tmp_path: Path) -> None:
-    sockets = Sockets([Place("tcp://127.0.0.1:80")])
+    sockets = Sockets([ListenAddress("tcp://127.0.0.1:80")])
     async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
         candidate.answers["/stats"] = counters(applied=1)
         async with checking(admission(candidate, serving, sockets)) as task:
@@ -282,7 +282,7 @@ async def test_a_listener_that_the_control_plane_took_away_meanwhile_is_not_miss
 
 
 async def test_a_listener_of_the_configuration_itself_that_is_missing_is_a_failure(tmp_path: Path) -> None:
-    sockets = Sockets([Place(f"tcp://127.0.0.1:{port}") for port in range(80, 85)])
+    sockets = Sockets([ListenAddress(f"tcp://127.0.0.1:{port}") for port in range(80, 85)])
     async with epoch(tmp_path, STATIC) as candidate, epoch(tmp_path, STATIC, 1) as serving:
         failure = await admission(candidate, serving, sockets).check()
     assert failure is not None
@@ -354,7 +354,7 @@ async def test_what_was_refused_and_what_initialises_is_told(tmp_path: Path) -> 
 
 
 async def test_a_listener_that_is_still_to_come_is_told(tmp_path: Path) -> None:
-    sockets = Sockets([Place("tcp://127.0.0.1:80")])
+    sockets = Sockets([ListenAddress("tcp://127.0.0.1:80")])
     async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
         candidate.answers["/stats"] = counters(applied=1)
         reason = await reason_of(admission(candidate, serving, sockets))

@@ -14,10 +14,10 @@ from agent.host.carried import Carried
 from agent.host.memfds import Memfds
 from agent.host.processes import created_at
 from agent.host.run_directory import RunDirectory
-from agent.inputs.revisions import Storeroom
-from agent.metrics.shared_counters import Counting
+from agent.inputs.revisions import RevisionStore
+from agent.metrics.shared_counters import SharedCounters
 from agent.processes.adoption import Adoption
-from agent.processes.state_file import Journal
+from agent.processes.state_file import StateFile
 from tests.system.eventually import PATIENCE
 
 
@@ -45,11 +45,11 @@ def entry(process: "subprocess.Popen[bytes]", **more: object) -> dict[str, Any]:
     return {"number": 3, "pid": process.pid, "created": created, "nonce": "f" * 16, "base_id": None} | more
 
 
-def come_back(directory: RunDirectory, *entries: object, **more: object) -> Journal:
+def come_back(directory: RunDirectory, *entries: object, **more: object) -> StateFile:
     """An agent starts where the state has these entries: none of them can be adopted."""
     directory.remember({"epochs": list(entries)} | more)
-    journal = Journal(directory)
-    adoption = Adoption(journal, directory, Storeroom(), Counting(directory))
+    journal = StateFile(directory)
+    adoption = Adoption(journal, directory, RevisionStore(), SharedCounters(directory))
     assert list(adoption.epochs()) == []
     adoption.sweep(frozenset())
     return journal
@@ -142,7 +142,7 @@ NEGATIVE = pytest.param([{"pid": -1, "created": 1, "base_id": "x"}])
 @pytest.mark.parametrize("epochs", ["x", {"a": 1}, None, [1, None, "x", {}], NEGATIVE])
 def test_a_memory_that_makes_no_sense_harms_nobody(directory: RunDirectory, epochs: object) -> None:
     directory.remember({"epochs": epochs})
-    list(Adoption(Journal(directory), directory, Storeroom(), Counting(directory)).epochs())
+    list(Adoption(StateFile(directory), directory, RevisionStore(), SharedCounters(directory)).epochs())
 
 
 def test_directories_of_epochs_go_and_everything_else_stays(directory: RunDirectory) -> None:

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.certificates.groups import Unit
+from agent.certificates.groups import CertificateGroup
 from agent.certificates.references import Reference, Role
-from agent.processes.bisection import Unheld, blame
+from agent.processes.bisection import NothingToRunError, bisect
 from agent.proxies.envoy.command import Complaint
 
 
-def unit(name: str, content: bytes | None = None) -> Unit:
+def unit(name: str, content: bytes | None = None) -> CertificateGroup:
     """A group of one file."""
     reference = Reference(f"/c/{name}", Role.OTHER, name)
-    return Unit(name, frozenset({reference}), {reference.path: content or name.encode()}, (), ())
+    return CertificateGroup(name, frozenset({reference}), {reference.path: content or name.encode()}, (), ())
 
 
 class Proxy:
@@ -39,11 +39,11 @@ class Proxy:
         return self.complaint(held)
 
 
-def accused(proxy: Proxy, units: list[Unit]) -> set[str]:
+def accused(proxy: Proxy, units: list[CertificateGroup]) -> set[str]:
     """Find the culprits among units."""
     first = proxy.complaint(frozenset())
     assert first is not None
-    return {pin.unit.name for pin in asyncio.run(blame(units, first, proxy.ask))}
+    return {pin.unit.name for pin in asyncio.run(bisect(units, first, proxy.ask))}
 
 
 @given(st.integers(1, 60), st.data())
@@ -79,6 +79,6 @@ def test_nobody_is_accused_where_nothing_is_new(names: bool) -> None:
 
 async def test_what_cannot_be_held_back_is_not_accused() -> None:
     async def ask(_: frozenset[str]) -> Complaint | None:
-        raise Unheld
+        raise NothingToRunError
 
-    assert await blame([unit("a")], Complaint("no"), ask) == ()
+    assert await bisect([unit("a")], Complaint("no"), ask) == ()

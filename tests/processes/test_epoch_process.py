@@ -11,7 +11,7 @@ from agent.handoff.segment import HotRestartVersion, Segment
 from agent.handoff.socket_paths import BASE_ID_LIMIT
 from agent.proxies.envoy.command import Envoy
 from agent.proxies.envoy.options import Flags
-from tests.processes.harness import Role, happens, theatre, until
+from tests.processes.harness import EpochHandle, happens, harness, until
 from tests.proxies.envoy.envoys import wants_envoy
 
 pytestmark = wants_envoy
@@ -19,7 +19,7 @@ ENVOY = Envoy(Flags(), 1.0)
 
 
 async def test_a_validation_says_what_is_wrong_in_the_operators_names_and_leaves_no_file() -> None:
-    async with theatre() as stage:
+    async with harness() as stage:
         assert await stage.cast("{}").living.validate(ENVOY, 10) is None
         role = stage.cast("nonsense: 1")
         complaint = await role.living.validate(ENVOY, 10)
@@ -29,7 +29,7 @@ async def test_a_validation_says_what_is_wrong_in_the_operators_names_and_leaves
 
 
 async def test_an_epoch_that_gave_up_can_be_asked_why() -> None:
-    async with theatre() as stage:
+    async with harness() as stage:
         role = stage.cast("nonsense: 1")
         await role.living.launch(ENVOY, 0)
         await happens(role.exited)
@@ -38,7 +38,7 @@ async def test_an_epoch_that_gave_up_can_be_asked_why() -> None:
 
 
 async def test_burial_removes_everything_that_was_its_own() -> None:
-    async with theatre() as stage:
+    async with harness() as stage:
         role = stage.cast("{}")
         await role.serve()
         role.living.signal(signal.SIGTERM)
@@ -50,7 +50,7 @@ async def test_burial_removes_everything_that_was_its_own() -> None:
 
 
 async def test_an_epoch_that_broke_its_channel_is_buried_like_any_other() -> None:
-    async with theatre() as stage:
+    async with harness() as stage:
         role = stage.cast("{}")
         await role.reach_gate()
         _say(role, b"abc")
@@ -63,7 +63,7 @@ async def test_an_epoch_that_broke_its_channel_is_buried_like_any_other() -> Non
             await _tidy(role)
 
 
-def _say(role: Role, data: bytes) -> None:
+def _say(role: EpochHandle, data: bytes) -> None:
     """Say something in the epoch's place: its own pid is what the channel looks at."""
     assert role.living.parent is not None
     role.living.parent.channel.pid = os.getpid()
@@ -71,7 +71,7 @@ def _say(role: Role, data: bytes) -> None:
         sender.sendto(data, str(role.living.parent.channel.path))
 
 
-async def _tidy(role: Role) -> None:
+async def _tidy(role: EpochHandle) -> None:
     """Bury what a burial that failed half-way left."""
     role.living.parent = None
     if role.living.segment.path.exists():
@@ -84,7 +84,7 @@ async def test_a_base_id_that_is_taken_is_passed_by(monkeypatch: pytest.MonkeyPa
     numbers = iter([base_id, free])
     monkeypatch.setattr("agent.processes.epoch_process.secrets.randbelow", lambda _: next(numbers) - 1)
     try:
-        async with theatre() as stage:
+        async with harness() as stage:
             assert stage.cast("{}").living.segment.base_id == free
     finally:
         taken.release()
@@ -95,7 +95,7 @@ async def test_where_every_base_id_is_taken_that_is_said(monkeypatch: pytest.Mon
     assert taken.claim(HotRestartVersion(11, 104))
     monkeypatch.setattr("agent.processes.epoch_process.secrets.randbelow", lambda _: base_id - 1)
     try:
-        async with theatre() as stage:
+        async with harness() as stage:
             with pytest.raises(MachineError, match="cannot claim a base id"):
                 stage.cast("{}")
             stage.roles.clear()
@@ -106,7 +106,7 @@ async def test_where_every_base_id_is_taken_that_is_said(monkeypatch: pytest.Mon
 async def test_an_epoch_is_a_child_of_the_main_thread() -> None:
     """PR_SET_PDEATHSIG follows the thread: started from another one, Envoy ends with it."""
     assert threading.current_thread() is threading.main_thread()
-    async with theatre() as stage:
+    async with harness() as stage:
         role = stage.cast("{}")
         await role.reach_gate()
         parent = Path(f"/proc/{role.pid}/stat").read_text().rpartition(")")[2].split()[1]
@@ -116,7 +116,7 @@ async def test_an_epoch_is_a_child_of_the_main_thread() -> None:
 
 
 async def test_an_epoch_knows_its_number_and_its_nonce() -> None:
-    async with theatre() as stage:
+    async with harness() as stage:
         role = stage.cast("{}")
         await role.reach_gate()
         environment = Path(f"/proc/{role.pid}/environ").read_bytes().split(b"\0")

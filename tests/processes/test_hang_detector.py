@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.handoff.socket_store import Place, Vault
+from agent.handoff.socket_store import ListenAddress, SocketStore
 from agent.host import clock
 from agent.host.throttling import Throttled
 from agent.http.message import Request, Response
 from agent.http.server import Server
-from agent.processes.hang_detector import Pace, Watch
-from agent.proxies.envoy.admin_client import EpochConsole
+from agent.processes.hang_detector import HangDetector, Intervals
+from agent.proxies.envoy.admin_client import AdminClient
 from tests.processes.harness import happens, until
 
-PACE = Pace(first=0.005, longest=0.01, interval=0.005, report_after=0.02, lag=5.0)
+PACE = Intervals(first=0.005, longest=0.01, interval=0.005, report_after=0.02, lag=5.0)
 PATIENT = replace(PACE, report_after=0.25)
 LONG_ENOUGH = 0.6  # in which a patient watch finds that a proxy hangs
 LOOKS = 8  # more than it takes to find that a proxy hangs
@@ -28,23 +28,23 @@ class Epoch:
     """What serves, as far as it is watched."""
 
     number: int
-    console: EpochConsole
+    console: AdminClient
     pid: int | None = 4711
 
 
 class Scene:
     """A vault with listeners that nobody accepts at, an epoch, and everything that the watch says of it."""
 
-    def __init__(self, directory: Path, replace_after: float | None, pace: Pace) -> None:
+    def __init__(self, directory: Path, replace_after: float | None, pace: Intervals) -> None:
         self.directory = directory
-        self.vault = Vault()
-        self.epoch: Epoch | None = Epoch(7, EpochConsole(directory / "admin"))
+        self.vault = SocketStore()
+        self.epoch: Epoch | None = Epoch(7, AdminClient(directory / "admin"))
         self.said: list[tuple[bool, str]] = []
         self.replaced: list[str] = []
         self.looks = 0
         self.throttled: Callable[[int], Throttled] = lambda _: Throttled()
         self.when_said: Callable[[], None] = lambda: None
-        self.watch = Watch(
+        self.watch = HangDetector(
             self.vault,
             lambda: self.epoch,
             self._say,
@@ -71,7 +71,7 @@ class Scene:
             made.listen(16)
             made.setblocking(False)
             address = f"tcp://127.0.0.1:{made.getsockname()[1]}" if name is None else f"unix://{self.directory / name}"
-            self.vault.keep(Place(address), os.dup(made.fileno()))
+            self.vault.keep(ListenAddress(address), os.dup(made.fileno()))
             yield made
 
     @contextmanager
@@ -113,7 +113,7 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(replace_after: float | None = None, pace: Pace = PACE) -> AsyncIterator[Scene]:
+async def scene(replace_after: float | None = None, pace: Intervals = PACE) -> AsyncIterator[Scene]:
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         made = Scene(Path(directory), replace_after, pace)
         try:
@@ -219,7 +219,7 @@ async def test_where_clients_have_no_names_a_queue_that_gets_shorter_is_a_sign_o
         with play.listener() as listening, play.deaf_console(), contextlib.ExitStack() as clients:
             held = play.vault.lend(play.vault.places()[0])
             assert held is not None
-            play.vault.keep(Place("tcp://192.0.2.1:9", "/run/netns/other"), os.dup(held))
+            play.vault.keep(ListenAddress("tcp://192.0.2.1:9", "/run/netns/other"), os.dup(held))
             play.vault.let_go(play.vault.places()[0])
             for _ in range(2 * LOOKS):
                 clients.enter_context(client(listening))
@@ -308,7 +308,7 @@ async def test_another_epoch_in_its_place_is_watched_by_itself() -> None:
         with play.listener() as listening, play.deaf_console(), client(listening):
             play.watch.follow()
             await play.hangs()
-            play.epoch = Epoch(8, EpochConsole(play.directory / "admin"))
+            play.epoch = Epoch(8, AdminClient(play.directory / "admin"))
             assert not play.watch.hung
             play.watch.follow()
             assert play.said[1] == (False, "epoch 8 serves in the place of 7, which hung")
@@ -322,7 +322,7 @@ async def test_what_comes_into_the_vault_later_is_watched_after_it_is_followed()
             play.watch.follow()
             await asyncio.sleep(0)
             with play.listener() as second, client(second):
-                play.vault.let_go(Place(f"tcp://127.0.0.1:{first.getsockname()[1]}"))
+                play.vault.let_go(ListenAddress(f"tcp://127.0.0.1:{first.getsockname()[1]}"))
                 play.watch.follow()
                 assert f":{second.getsockname()[1]}," in await play.hangs()
 
@@ -356,7 +356,7 @@ async def test_clients_are_refused_while_nothing_serves_without_waking_anybody()
     async with scene() as play:
         with play.listener(), play.deaf_console(), socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))
-            play.vault.keep(Place("tcp://bound"), os.dup(bound.fileno()))
+            play.vault.keep(ListenAddress("tcp://bound"), os.dup(bound.fileno()))
             play.vault.refuse()
             before = timers()
             play.watch.follow()
@@ -411,7 +411,7 @@ async def test_an_epoch_that_hangs_is_not_replaced_while_the_group_is_throttled(
 
 
 async def test_after_the_agent_itself_stood_still_the_seconds_start_anew() -> None:
-    always_late = Pace(first=0.005, longest=0.01, interval=0.005, report_after=0.02, lag=-1.0)
+    always_late = Intervals(first=0.005, longest=0.01, interval=0.005, report_after=0.02, lag=-1.0)
     async with scene(pace=always_late) as play:
         with play.listener() as listening, play.deaf_console(), client(listening):
             play.watch.follow()

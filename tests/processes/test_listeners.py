@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import AddressHeld
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.host.processes import User
-from agent.processes.listeners import Ports
+from agent.processes.listeners import Listeners
 from agent.proxies.envoy.command import Envoy
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
-from tests.processes.harness import descriptors_of, place, theatre, until
+from tests.processes.harness import descriptors_of, harness, place, until
 from tests.proxies.envoy.envoys import wants_envoy
 
 HOLDER = """
@@ -65,23 +65,23 @@ def tcp(port: int) -> dict[str, object]:
 
 
 def test_a_foreign_holder_is_named_and_nothing_is_lent() -> None:
-    ports = Ports(None, list)
+    ports = Listeners(None, list)
     with holder() as (pid, port), pytest.raises(AddressHeld, match=f"pid {pid}"):
         ports.lend(place(port), NOTHING)
 
 
 def test_a_socket_of_an_epoch_of_ours_is_no_foreign_holder() -> None:
     with holder() as (pid, port):
-        assert Ports(None, lambda: [pid]).lend(place(port), NOTHING) is None
+        assert Listeners(None, lambda: [pid]).lend(place(port), NOTHING) is None
 
 
 def test_what_the_vault_has_is_lent_without_a_question() -> None:
-    ports = Ports(None, list)
+    ports = Listeners(None, list)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         there = place(listening.getsockname()[1])
         ports.vault.keep(there, os.dup(listening.fileno()))
     assert ports.lend(there, NOTHING) == ports.vault.lend(there)
-    assert ports.lend(Place(there.address, worker=1), NOTHING) is None  # one worker more: it binds itself
+    assert ports.lend(ListenAddress(there.address, worker=1), NOTHING) is None  # one worker more: it binds itself
     ports.vault.let_go_all()
 
 
@@ -100,7 +100,7 @@ def test_a_low_port_that_no_configuration_names_is_bound_only_where_that_is_allo
     port = low_port()
     named = Configuration(bootstrap(tcp(port)), "x.json")
     for allowed, configuration, is_bound in ((set(), NOTHING, False), ({port}, NOTHING, True), (set(), named, True)):
-        ports = Ports(User(65534, 65534), list, allowed)
+        ports = Listeners(User(65534, 65534), list, allowed)
         assert (ports.lend(place(port), configuration) is not None) is is_bound
         ports.unstage()
 
@@ -111,29 +111,29 @@ def test_a_path_that_a_proxy_of_another_user_thinks_of_is_not_tried(tmp_path: Pa
         victim.bind(str(tmp_path / "victim"))
         victim.listen()
         victim.setblocking(False)
-        asked = Place(f"unix://{tmp_path}/victim")
-        assert Ports(User(65534, 65534), list).lend(asked, NOTHING) is None
+        asked = ListenAddress(f"unix://{tmp_path}/victim")
+        assert Listeners(User(65534, 65534), list).lend(asked, NOTHING) is None
         with pytest.raises(BlockingIOError):
             victim.accept()
         with pytest.raises(AddressHeld):
-            Ports(None, list).lend(asked, NOTHING)
+            Listeners(None, list).lend(asked, NOTHING)
 
 
 @pytest.mark.parametrize("address", ["unix://@agent-test", "udp://127.0.0.1:53"])
 def test_what_is_not_tcp_is_bound_by_the_proxy(address: str) -> None:
-    assert Ports(None, list).lend(Place(address), NOTHING) is None
+    assert Listeners(None, list).lend(ListenAddress(address), NOTHING) is None
 
 
 def test_another_network_namespace_is_not_looked_into() -> None:
     with holder() as (_, port):
-        assert Ports(None, list).lend(Place(f"tcp://127.0.0.1:{port}", "/run/netns/x"), NOTHING) is None
+        assert Listeners(None, list).lend(ListenAddress(f"tcp://127.0.0.1:{port}", "/run/netns/x"), NOTHING) is None
 
 
 @wants_envoy
 async def test_the_sockets_of_the_first_epoch_are_those_of_the_second() -> None:
     with reserved() as port:
         text = bootstrap(tcp(port))
-        async with theatre() as stage:
+        async with harness() as stage:
             first = await stage.serving(text)
             inodes = stage.ports.vault.inodes()
             second = stage.cast(text)
@@ -148,7 +148,7 @@ async def test_a_listener_with_one_socket_is_held_once(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    async with theatre() as stage:
+    async with harness() as stage:
         await stage.serving(bootstrap(tcp(port), enable_reuse_port=False))
         assert stage.ports.vault.places() == [place(port)]
 
@@ -158,10 +158,10 @@ async def test_unix_sockets_are_handed_over_by_path_and_by_name(tmp_path: Path) 
     pipes = [f"/tmp/agent-test-{os.getpid()}", f"@agent-test-{os.getpid()}"]
     text = bootstrap(*({"pipe": {"path": pipe}} for pipe in pipes))
     try:
-        async with theatre() as stage:
+        async with harness() as stage:
             first = await stage.serving(text)
             inodes = stage.ports.vault.inodes()
-            assert stage.ports.vault.listeners() == {Place(f"unix://{pipe}") for pipe in pipes}
+            assert stage.ports.vault.listeners() == {ListenAddress(f"unix://{pipe}") for pipe in pipes}
             await stage.cast(text).serve(first)
             assert stage.ports.vault.inodes() == inodes
             for name in (pipes[0], "\0" + pipes[1][1:]):
@@ -173,7 +173,7 @@ async def test_unix_sockets_are_handed_over_by_path_and_by_name(tmp_path: Path) 
 
 @wants_envoy
 async def test_a_port_that_the_kernel_chose_is_not_held() -> None:
-    async with theatre() as stage:
+    async with harness() as stage:
         await stage.serving(bootstrap(tcp(0)))
         assert not stage.ports.vault.places()
 
@@ -182,7 +182,7 @@ async def test_a_port_that_the_kernel_chose_is_not_held() -> None:
 async def test_a_candidate_that_lacks_a_served_listener_is_found_out_unless_the_operator_took_it_away() -> None:
     with reserved() as one, reserved() as two:
         both, less = bootstrap(tcp(one), tcp(two)), bootstrap(tcp(one))
-        async with theatre() as stage:
+        async with harness() as stage:
             first = await stage.serving(both)
             before = first.living.material.configuration
             shell = stage.cast(less)
@@ -197,7 +197,7 @@ async def test_a_listener_whose_address_was_written_otherwise_can_be_taken_away(
         six.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         six.bind(("::1", 0))
         other = {"socket_address": {"address": "0:0:0:0:0:0:0:1", "port_value": six.getsockname()[1]}}
-        async with theatre() as stage:
+        async with harness() as stage:
             first = await stage.serving(bootstrap(tcp(one), other))
             shell = stage.cast(bootstrap(tcp(one)))
             await shell.reach_gate()
@@ -208,7 +208,7 @@ async def test_a_listener_whose_address_was_written_otherwise_can_be_taken_away(
 @wants_envoy
 async def test_a_held_address_gets_no_answer_and_is_told(tmp_path: Path) -> None:
     with holder() as (pid, port):
-        async with theatre() as stage:
+        async with harness() as stage:
             candidate = stage.cast(bootstrap(tcp(port)))
             await candidate.living.launch(Envoy(Flags(), 1.0), 0)
             await until(lambda: candidate.held)

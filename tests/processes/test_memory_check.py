@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from agent.host.memory import Footprint, Free, OomWatch
-from agent.processes.memory_check import Room
+from agent.processes.memory_check import MemoryCheck
 
 MIB = 1 << 20
 LIMIT = "/sys/fs/cgroup/memory.max"
@@ -22,8 +22,8 @@ class Watch(OomWatch):
         return self.left.pop(0)
 
 
-def room(free: int, footprint: Footprint | None = PROXY) -> Room:
-    return Room(lambda: Free(free, LIMIT), lambda _: footprint)
+def room(free: int, footprint: Footprint | None = PROXY) -> MemoryCheck:
+    return MemoryCheck(lambda: Free(free, LIMIT), lambda _: footprint)
 
 
 def test_there_is_room_for_what_a_second_proxy_takes_at_its_peak_with_an_eighth_and_four_mib_more() -> None:
@@ -41,7 +41,7 @@ def test_a_proxy_that_is_gone_meanwhile_asks_for_nothing() -> None:
 
 
 def test_this_machine_has_room_for_one_more_of_this_process() -> None:
-    assert Room().shortage(os.getpid()) is None
+    assert MemoryCheck().shortage(os.getpid()) is None
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_this_machine_has_room_for_one_more_of_this_process() -> None:
 def test_a_death_is_told_to_be_for_want_of_memory_where_the_kernel_counts_one(
     code: int | None, kills: int, told: str
 ) -> None:
-    assert Room(watch=Watch(kills)).describe_death(code, by_agent=False) == told
+    assert MemoryCheck(watch=Watch(kills)).describe_death(code, by_agent=False) == told
 
 
 def test_what_the_agent_killed_itself_did_not_die_for_want_of_memory() -> None:
-    assert Room(watch=Watch(1)).describe_death(-signal.SIGKILL, by_agent=True) == ""
+    assert MemoryCheck(watch=Watch(1)).describe_death(-signal.SIGKILL, by_agent=True) == ""
 
 
 def test_a_kill_counts_for_the_death_that_it_was_and_for_no_later_one() -> None:
-    counted = Room(watch=Watch(1, 0))
+    counted = MemoryCheck(watch=Watch(1, 0))
     counted.describe_death(1, by_agent=False)
     assert counted.describe_death(-signal.SIGKILL, by_agent=False) == ""

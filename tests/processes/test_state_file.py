@@ -6,16 +6,16 @@ import pytest
 from agent.core.policy import Policy
 from agent.core.reconciler import Reconciler
 from agent.host.run_directory import RunDirectory
-from agent.processes.state_file import Journal
+from agent.processes.state_file import StateFile
 
 
-def remembered(directory: RunDirectory, *epochs: object, **more: object) -> Journal:
+def remembered(directory: RunDirectory, *epochs: object, **more: object) -> StateFile:
     directory.remember({"format": 1, "epochs": list(epochs), **more})
-    return Journal(directory)
+    return StateFile(directory)
 
 
 def test_numbers_of_epochs_are_never_used_again(directory: RunDirectory) -> None:
-    assert Journal(directory).first_epoch == 1
+    assert StateFile(directory).first_epoch == 1
     assert remembered(directory, next_epoch=7).first_epoch == 7
 
 
@@ -25,7 +25,7 @@ def test_a_number_that_makes_no_sense_is_the_first(directory: RunDirectory, numb
 
 
 def test_the_state_is_written_when_it_is_another_one(directory: RunDirectory) -> None:
-    journal, core = Journal(directory), Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=7)
+    journal, core = StateFile(directory), Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=7)
     journal.write(core, [], 1_700_000_000)
     path = directory.path / "state.json"
     first = path.stat().st_ino
@@ -41,7 +41,7 @@ def test_a_full_disk_is_said_once_and_costs_nothing_else(
     directory: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     (directory.path / "state.json").mkdir()
-    journal = Journal(directory)
+    journal = StateFile(directory)
     for number in (1, 2, 3):
         journal.write(Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=number), [], 0)
     assert len([record for record in caplog.records if "without a memory" in record.getMessage()]) == 1
@@ -53,7 +53,7 @@ def test_what_could_not_be_written_is_written_as_soon_as_that_is_possible(
     """Though nothing has changed since: the next agent would believe the older state."""
     caplog.set_level("INFO")
     path = directory.path / "state.json"
-    journal, core = Journal(directory), Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=7)
+    journal, core = StateFile(directory), Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=7)
     path.mkdir()
     journal.write(core, [], 0)
     behind = [journal.behind]

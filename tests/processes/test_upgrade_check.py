@@ -16,7 +16,7 @@ from agent.processes import upgrade_check
 def attempt(directory: RunDirectory, *epochs: object) -> str:
     directory.remember({"epochs": list(epochs)})
     settings: Any = SimpleNamespace(proxy="/bin/true", run_directory=Path(directory.path))
-    return upgrade_check.attempt(settings)
+    return upgrade_check.dry_run(settings)
 
 
 def test_where_nothing_runs_it_can(directory: RunDirectory) -> None:
@@ -39,4 +39,4 @@ def test_an_epoch_that_serves_and_is_told_of_in_another_way_is_not_given_up(dire
 def test_a_state_that_cannot_be_read_is_said(directory: RunDirectory) -> None:
     settings: Any = SimpleNamespace(proxy="/bin/true", run_directory=Path(directory.path))
     with pytest.raises(BadInput, match="cannot read"):
-        upgrade_check.attempt(settings)
+        upgrade_check.dry_run(settings)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.security.possessed import Possessed
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.conftest import (
     bed_apart,
     binary,
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def distrusting(bed_apart: Bed) -> Bed:
+def distrusting(bed_apart: AgentFixture) -> AgentFixture:
     """A bed whose agent is root and whose proxy is nobody, with an admin address in its bootstrap."""
     bed = bed_apart
     bed.directory.chmod(0o755)
@@ -55,7 +55,7 @@ def distrusting(bed_apart: Bed) -> Bed:
 
 
 @pytest.fixture
-def possessed(bed_apart: Bed) -> Possessed:
+def possessed(bed_apart: AgentFixture) -> Possessed:
     """The same with a sidecar that does what a test tells it."""
     made = Possessed(bed_apart)
     made.start()

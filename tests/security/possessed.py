@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import eventually
 from tests.system.stand_ins import script
 
@@ -59,7 +59,7 @@ def interpreter() -> Path:
     pytest.skip(f"no {version} that the user nobody may run")
 
 
-def cores(bed: Bed) -> list[Path]:
+def cores(bed: AgentFixture) -> list[Path]:
     """List the core dumps beside the bed's files and where the agent was started."""
     return [path for folder in (bed.directory, Path.cwd()) for path in folder.iterdir() if path.name.startswith("core")]
 
@@ -83,7 +83,7 @@ def _paths() -> list[str]:
 class Possessed:
     """A bed whose agent is root, and whose proxy is nobody's sidecar and does as it is told."""
 
-    bed: Bed
+    bed: AgentFixture
 
     def start(self) -> None:
         """Start the agent."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import live
 from tests.system.conftest import MakeBed
 from tests.system.hostile_clients import Waits, bounded
@@ -16,28 +16,28 @@ pytestmark = [pytest.mark.quiet, pytest.mark.envoy]
 MIB = 1 << 20
 
 
-def authorities(bed: Bed) -> None:
+def authorities(bed: AgentFixture) -> None:
     one = (bed.certs / CHAIN).read_bytes()
     (bed.certs / "ca.crt").write_bytes(one * (15 * MIB // len(one)))
 
 
-def keys(bed: Bed) -> None:
+def keys(bed: AgentFixture) -> None:
     (bed.certs / KEY).write_bytes(b"-----BEGIN PRIVATE KEY-----\n" * (15 * MIB // 28))
 
 
-def listeners(bed: Bed) -> None:
+def listeners(bed: AgentFixture) -> None:
     """Under a name that no proxy takes: it is the agent that is looked at."""
     one = "{{name: l{0}, address: {{socket_address: {{address: 127.0.0.1, port_value: {0}}}}}, filter_chains: [{{}}]}}"
     many = ",\n  ".join(one.format(number) for number in range(1024, 11024))
     bed.config.write_text(f"static_resources: {{listeners_of_nobody: [\n  {many}\n]}}\n")
 
 
-def aliases(bed: Bed) -> None:
+def aliases(bed: AgentFixture) -> None:
     levels = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 12)]
     bed.config.write_text("\n".join(["l0: &l0 [x, x]", *levels]))
 
 
-def files(bed: Bed) -> None:
+def files(bed: AgentFixture) -> None:
     for number in range(5000):
         (bed.certs / f"file-{number}").write_bytes(b"x")
 
@@ -45,7 +45,7 @@ def files(bed: Bed) -> None:
 @pytest.mark.parametrize(
     "grow", [authorities, listeners, *(pytest.param(each, marks=pytest.mark.long) for each in (keys, aliases, files))]
 )
-def test_the_loop_turns_whatever_there_is_to_judge(make_bed: MakeBed, grow: Callable[[Bed], None]) -> None:
+def test_the_loop_turns_whatever_there_is_to_judge(make_bed: MakeBed, grow: Callable[[AgentFixture], None]) -> None:
     """Beside an agent that has nothing to do, asked at the same moments: its loop does not share an interpreter."""
     bed, idle = make_bed("b"), make_bed("idle")
     for one in (bed, idle):

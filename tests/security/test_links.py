@@ -9,14 +9,14 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.envoy]
 NOBODY = 65534
 
 
-def admin(bed: Bed, target: str, method: str = "GET") -> tuple[int, str]:
+def admin(bed: AgentFixture, target: str, method: str = "GET") -> tuple[int, str]:
     """Ask the admin address of the bootstrap."""
     asked = Request(f"http://127.0.0.1:{bed.bootstrap.admin_port}{target}", method=method)
     try:
@@ -26,7 +26,7 @@ def admin(bed: Bed, target: str, method: str = "GET") -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def home(bed: Bed) -> Path:
+def home(bed: AgentFixture) -> Path:
     """The directory of the serving epoch, which belongs to the proxy."""
     return bed.run_dir / str(bed.serving().number)
 
@@ -39,7 +39,7 @@ def put_link(path: Path, target: Path) -> None:
     beside.rename(path)
 
 
-def test_a_console_that_became_a_link_is_not_asked(distrusting: Bed) -> None:
+def test_a_console_that_became_a_link_is_not_asked(distrusting: AgentFixture) -> None:
     """The victim is any socket of root's: it sees no byte, and the agent goes on."""
     bed = distrusting
     assert admin(bed, "/ready") == (200, "LIVE\n")
@@ -59,7 +59,7 @@ def test_a_console_that_became_a_link_is_not_asked(distrusting: Bed) -> None:
     eventually(lambda: admin(bed, "/ready") == (200, "LIVE\n"), what="the next epoch's console answers")
 
 
-def test_a_console_that_became_the_agents_own_socket_gives_no_orders(distrusting: Bed) -> None:
+def test_a_console_that_became_the_agents_own_socket_gives_no_orders(distrusting: AgentFixture) -> None:
     bed = distrusting
     control = next(path for path in bed.run_dir.iterdir() if stat.S_ISSOCK(path.lstat().st_mode))
     put_link(home(bed) / "admin", control)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.security.possessed import NOBODY, Possessed, cores
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import live
 from tests.system.eventually import PATIENCE, eventually
 
@@ -40,7 +40,7 @@ SPEAK = """
 
 
 @pytest.fixture
-def surviving(bed_apart: Bed) -> Possessed:
+def surviving(bed_apart: AgentFixture) -> Possessed:
     """Its proxies outlive the agent."""
     made = Possessed(bed_apart)
     made.bed.more_flags += ["--survive"]

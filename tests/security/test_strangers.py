@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from tests.security.possessed import Possessed, cores, interpreter
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import PATIENCE
 
 pytestmark = [pytest.mark.root, pytest.mark.envoy]
@@ -60,7 +60,7 @@ def test_another_user_gets_at_nothing(possessed: Possessed) -> None:
     possessed.serves_on()
 
 
-def say(bed: Bed, text: str) -> bytes:
+def say(bed: AgentFixture, text: str) -> bytes:
     """Say this at the status port; return all that is answered."""
     with socket.create_connection(("127.0.0.1", bed.status.port), timeout=PATIENCE) as line:
         line.sendall(text.replace("\n", "\r\n").encode())
@@ -85,7 +85,7 @@ def test_a_page_whose_name_was_led_here_reads_nothing(possessed: Possessed, page
 @pytest.mark.parametrize(
     "more", ["Origin: http://127.0.0.1\n", "Sec-Fetch-Site: cross-site\n", "Sec-Fetch-Site: same-origin\n"]
 )
-def test_a_page_in_a_browser_drains_nothing(bed_apart: Bed, more: str) -> None:
+def test_a_page_in_a_browser_drains_nothing(bed_apart: AgentFixture, more: str) -> None:
     bed = bed_apart
     bed.more_flags += ["--http-actions"]
     bed.start()

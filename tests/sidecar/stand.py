@@ -22,7 +22,7 @@ from agent.sidecar.model import (
     SocketAddress,
     UpstreamTls,
 )
-from agent.sidecar.traffic import Traffic
+from agent.sidecar.traffic import DataPlane
 from agent.stats.writer import Writer
 from tests.pki import Authority, Leaf
 from tests.system.eventually import PATIENCE
@@ -35,7 +35,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 class Stand:
     """A data plane that serves."""
 
-    traffic: Traffic
+    traffic: DataPlane
     writer: Writer
     ports: dict[str, int]
 
@@ -86,7 +86,7 @@ async def standing(
     ports = {name: made.getsockname()[1] for name, made in doors.items()}
     bound = [each._replace(addresses=(SocketAddress("127.0.0.1", ports.get(each.name, 1)),)) for each in listeners]
     writer = Writer.private()
-    traffic = Traffic(
+    traffic = DataPlane(
         Configuration(tuple(bound), tuple(clusters)), writer, drain_time=drain_time, drain_immediately=immediate
     )
     await traffic.warm()

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from agent.epoch.arguments import Arguments
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.http.message import Request
-from agent.sidecar.admin_server import Console
+from agent.sidecar.admin_server import AdminServer
 from agent.sidecar.config.bootstrap import read_tree
 from agent.sidecar.model import Configuration
 from agent.stats.snapshot import Snapshot
@@ -29,7 +29,7 @@ class View:
     started_at: float = NOW - 60
     first_started_at: float = NOW - 3600
     word: str = "LIVE"
-    listening: Sequence[tuple[str, Sequence[Place]]] = ()
+    listening: Sequence[tuple[str, Sequence[ListenAddress]]] = ()
     targets: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def state(self) -> str:
@@ -38,7 +38,7 @@ class View:
     def snapshot(self) -> Snapshot:
         return Snapshot({"cluster.a.upstream_cx_total": 3}, {"server.live": 1})
 
-    def bound(self) -> Sequence[tuple[str, Sequence[Place]]]:
+    def bound(self) -> Sequence[tuple[str, Sequence[ListenAddress]]]:
         return self.listening
 
     def waiting(self) -> Mapping[str, Sequence[str]]:
@@ -65,7 +65,7 @@ async def ask(
     target: str, method: str = "GET", view: View | None = None, actions: Actions | None = None, **headers: str
 ) -> Page:
     """One request to a console of its own."""
-    console = Console(view or View(), actions or Actions(), lambda: NOW)
+    console = AdminServer(view or View(), actions or Actions(), lambda: NOW)
     answer = await console.answer(Request(method, target, tuple(headers.items())))
     assert isinstance(answer.body, bytes)
     return Page(answer.status, dict(answer.headers)["content-type"], answer.body.decode())
@@ -131,7 +131,7 @@ async def test_spans_are_those_of_this_epoch_and_of_the_chain() -> None:
 
 
 async def test_the_page_shows_names_and_never_takes_them_for_html() -> None:
-    view = View(listening=[("<b>", [Place("tcp://127.0.0.1:1")])])
+    view = View(listening=[("<b>", [ListenAddress("tcp://127.0.0.1:1")])])
     body = (await ask("/", view=view)).body
     assert "&lt;b&gt;" in body
     assert "<b>" not in body
@@ -140,7 +140,7 @@ async def test_the_page_shows_names_and_never_takes_them_for_html() -> None:
 
 async def test_certificates_are_those_loaded_at_the_start(tmp_path: Path) -> None:
     write_files(tmp_path)
-    console = Console(View(read_tree(bootstrap(tmp_path), "x")), Actions(), lambda: NOW)
+    console = AdminServer(View(read_tree(bootstrap(tmp_path), "x")), Actions(), lambda: NOW)
     before = await console.answer(Request("GET", "/certs"))
     write_files(tmp_path)
     (tmp_path / "ca").unlink()

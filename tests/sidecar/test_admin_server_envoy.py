@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.epoch.arguments import parse
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.sidecar.config.bootstrap import read
 from tests.epoch.envoy_console import EnvoyConsole, Page, envoy_console
 from tests.proxies.envoy.envoys import wants_envoy
@@ -52,7 +52,7 @@ def view(real: EnvoyConsole, directory: Path) -> View:
         ["-c", path, "--disable-hot-restart", "--concurrency", "1", "-l", "warning", *ARGUMENTS], "sidecar"
     )
     lines = [line.split("::", 1) for line in real.ask("/listeners").body.splitlines()]
-    places = [(name, [Place(f"{'unix' if each[0] == '/' else 'tcp'}://{each}")]) for name, each in lines]
+    places = [(name, [ListenAddress(f"{'unix' if each[0] == '/' else 'tcp'}://{each}")]) for name, each in lines]
     return View(read(path, None, node="me", cluster="us"), arguments, listening=places)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from agent.sidecar.client_hello import RAW, Hello
-from agent.sidecar.filter_chain_match import Matching
+from agent.sidecar.filter_chain_match import FilterChainMatcher
 from agent.sidecar.model import Match
 
 
@@ -11,8 +11,8 @@ def tls(name: str = "", *protocols: str) -> Hello:
     return Hello(is_tls=True, server_name=name, protocols=protocols)
 
 
-def matching(*matches: Match, default: str | None = None) -> Matching[str]:
-    return Matching([(match, str(number)) for number, match in enumerate(matches)], default)
+def matching(*matches: Match, default: str | None = None) -> FilterChainMatcher[str]:
+    return FilterChainMatcher([(match, str(number)) for number, match in enumerate(matches)], default)
 
 
 NAMES = matching(

@@ -14,7 +14,7 @@ import pytest
 
 from agent.core.errors import BadInput
 from agent.handoff.gate import Gate
-from agent.sidecar.acceptor import Doors
+from agent.sidecar.acceptor import Acceptor
 from agent.sidecar.model import (
     Certificate,
     Cluster,
@@ -33,14 +33,14 @@ from agent.sidecar.model import (
     UpstreamTls,
     VirtualHost,
 )
-from agent.sidecar.traffic import Traffic
+from agent.sidecar.traffic import DataPlane
 from agent.stats.writer import Writer
 from tests.sidecar.stand import cluster, door, echo, end_of, leave, listener, origin, standing
 
 
 def refusal(*listeners: Listener, clusters: tuple[Cluster, ...] = ()) -> str:
     with pytest.raises(BadInput) as caught:
-        Traffic(Configuration(listeners, clusters), Writer.private(), drain_time=1, drain_immediately=False)
+        DataPlane(Configuration(listeners, clusters), Writer.private(), drain_time=1, drain_immediately=False)
     return str(caught.value)
 
 
@@ -75,7 +75,7 @@ async def test_every_door_of_a_listener_is_open() -> None:
     doors = [door() for _ in range(3)]
     ports = [each.getsockname()[1] for each in doors]
     settings = listener(Echo())
-    traffic = Traffic(Configuration((settings,), ()), Writer.private(), drain_time=1, drain_immediately=False)
+    traffic = DataPlane(Configuration((settings,), ()), Writer.private(), drain_time=1, drain_immediately=False)
     traffic.start({"l": doors})
     for port in ports:
         streams = await asyncio.open_connection("127.0.0.1", port)
@@ -107,7 +107,7 @@ async def test_a_shared_door_stays_as_it_was_for_whoever_shares_it() -> None:
     twin = shared.dup()
     async with standing([]) as stand:
         assert stand.traffic.connections == 0
-    traffic = Traffic(Configuration((listener(Echo()),), ()), Writer.private(), drain_time=1, drain_immediately=False)
+    traffic = DataPlane(Configuration((listener(Echo()),), ()), Writer.private(), drain_time=1, drain_immediately=False)
     traffic.start({"l": [shared]})
     assert not os.get_blocking(twin.fileno())
     traffic.stop_accepting()
@@ -166,7 +166,7 @@ async def test_an_accept_that_fails_is_not_the_last() -> None:
 
     made = door()
     accepted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
-    doors = Doors([Failing(fileno=made.detach())], accepted.set_result, lambda: None)
+    doors = Acceptor([Failing(fileno=made.detach())], accepted.set_result, lambda: None)
     address = doors._sockets[0].getsockname()
     with socket.create_connection(address), await accepted as taken:
         assert not taken.getblocking()
@@ -229,7 +229,7 @@ async def test_it_waits_at_a_gate(tmp_path: Path) -> None:
     await gate.shut(None)
     waiting = listener(HttpManager("g", gate="gate"), "agent_gate")._replace(bind_to_port=False)
     configuration = Configuration((waiting,), (Cluster("gate", "STATIC", (Pipe(str(gate.path)),)),))
-    traffic = Traffic(configuration, Writer.private(), drain_time=1, drain_immediately=False)
+    traffic = DataPlane(configuration, Writer.private(), drain_time=1, drain_immediately=False)
     warming = asyncio.create_task(traffic.warm())
     await reached.wait()
     assert traffic.unready == {"agent_gate"}

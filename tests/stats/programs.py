@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.stats.layout import Room
+from agent.stats.layout import SegmentLayout
 from agent.stats.writer import Writer
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def running(what: str, path: Path, epoch: int = 1) -> Iterator[subprocess.Popen[
 def main(what: str, path: str, epoch: str) -> None:
     """Be one of them."""
     nonce = int(epoch).to_bytes(16, "big")
-    room = Room(4096, 2**16)
+    room = SegmentLayout(4096, 2**16)
     writer = Writer.create(
         Path(path), epoch=int(epoch), pid=os.getpid(), started_at=time.time_ns(), nonce=nonce, room=room
     )

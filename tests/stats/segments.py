@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.stats.layout import Room
+from agent.stats.layout import SegmentLayout
 from agent.stats.reader import Segment
 from agent.stats.segment_file import reserve
 from agent.stats.writer import Writer
 
 STARTED = 1_700_000_000_000_000_000
-SMALL = Room(8, 128)
+SMALL = SegmentLayout(8, 128)
 
 
 def nonce_of(epoch: int) -> bytes:
@@ -20,7 +20,7 @@ def nonce_of(epoch: int) -> bytes:
 
 
 @contextmanager
-def written(path: Path, epoch: int = 1, room: Room = SMALL, nonce: bytes | None = None) -> Iterator[Writer]:
+def written(path: Path, epoch: int = 1, room: SegmentLayout = SMALL, nonce: bytes | None = None) -> Iterator[Writer]:
     """Reserve a file and write to it."""
     reserve(path)
     nonce = nonce_of(epoch) if nonce is None else nonce

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.stats.errors import Refused
-from agent.stats.layout import HEADER_SIZE, LARGEST_WORD, MAGIC, PUBLISHED_WORD, WORD, Header, Room
+from agent.stats.errors import InvalidSegment
+from agent.stats.layout import HEADER_SIZE, LARGEST_WORD, MAGIC, PUBLISHED_WORD, WORD, Header, SegmentLayout
 from agent.stats.reader import Segment
 from agent.stats.snapshot import Snapshot
 from tests.stats.segments import SMALL, written
@@ -35,13 +35,13 @@ def looked_at(path: Path, *images: bytes) -> list[Snapshot]:
     path.write_bytes(images[0])
     try:
         segment = Segment.open(path)
-    except Refused:
+    except InvalidSegment:
         return found
     for content in images:
         path.write_bytes(content)
         try:
             found.append(segment.read())
-        except Refused:
+        except InvalidSegment:
             continue
     segment.close()
     for snapshot in found:
@@ -49,7 +49,7 @@ def looked_at(path: Path, *images: bytes) -> list[Snapshot]:
     return found
 
 
-def _sensible(snapshot: Snapshot, room: Room) -> None:
+def _sensible(snapshot: Snapshot, room: SegmentLayout) -> None:
     names = [*snapshot.counters, *snapshot.gauges]
     assert len(names) <= room.slots
     assert sum(len(name.encode()) for name in names) <= room.strings
@@ -109,7 +109,7 @@ def test_a_good_header_before_anything(
 def test_a_good_header_of_any_room_before_any_body(
     tmp_path: Path, slots: int, strings: int, published: int, body: bytes, repeated: int
 ) -> None:
-    room = Room(slots, strings * WORD)
+    room = SegmentLayout(slots, strings * WORD)
     changed = bytearray(Header(1, 2, 3, bytes(16), room).image().ljust(room.size, b"\0"))
     changed[:WORD] = MAGIC.to_bytes(WORD, sys.byteorder)
     changed[PUBLISHED_WORD * WORD : (PUBLISHED_WORD + 1) * WORD] = published.to_bytes(WORD, sys.byteorder)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from agent.stats import layout
-from agent.stats.errors import Refused, Unpublished
-from agent.stats.layout import PUBLISHED_WORD, VALUES_WORD, WORD, Room
+from agent.stats.errors import InvalidSegment, Unpublished
+from agent.stats.layout import PUBLISHED_WORD, VALUES_WORD, WORD, SegmentLayout
 from agent.stats.reader import Segment
 from agent.stats.segment_file import reserve
 from tests.stats.programs import HALVES, running
@@ -45,7 +45,7 @@ def test_names_and_values_that_come_later_are_read(tmp_path: Path) -> None:
 
 
 def test_dropped_names_are_told(tmp_path: Path) -> None:
-    with written(tmp_path / "stats", room=Room(1, 8)) as writer, reading(tmp_path / "stats") as segment:
+    with written(tmp_path / "stats", room=SegmentLayout(1, 8)) as writer, reading(tmp_path / "stats") as segment:
         writer.counter("a")
         writer.counter("b")
         assert segment.read().dropped == 1
@@ -102,9 +102,9 @@ def test_a_header_that_does_not_fit_is_refused(tmp_path: Path, offset: int, cont
     path = tmp_path / "stats"
     with written(path), reading(path) as segment:
         overwrite(path, offset, content)
-        with pytest.raises(Refused, match="header has changed"):
+        with pytest.raises(InvalidSegment, match="header has changed"):
             segment.read()
-    with pytest.raises(Refused, match=reason) as refusal:
+    with pytest.raises(InvalidSegment, match=reason) as refusal:
         Segment.open(path)
     assert not isinstance(refusal.value, Unpublished)
     assert reason in refusal.value.reason
@@ -122,10 +122,10 @@ def test_links_modes_and_other_things_are_refused(tmp_path: Path) -> None:
         link.symlink_to(path)
         os.mkfifo(fifo, 0o600)
         for other in (link, fifo, tmp_path, tmp_path / "nothing", Path("a\0b")):
-            with pytest.raises(Refused):
+            with pytest.raises(InvalidSegment):
                 Segment.open(other)
         path.chmod(0o640)
-        with pytest.raises(Refused, match="mode 0640, not 0600"):
+        with pytest.raises(InvalidSegment, match="mode 0640, not 0600"):
             Segment.open(path)
 
 
@@ -138,13 +138,13 @@ def test_a_file_cut_off_while_it_is_read_is_refused_and_kills_nobody(tmp_path: P
         whole = path.read_bytes()
         segment.read()
         os.truncate(path, size)
-        with pytest.raises(Refused, match=r"shorter|changed"):
+        with pytest.raises(InvalidSegment, match=r"shorter|changed"):
             segment.read()
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidSegment):
             Segment.open(path)
         os.truncate(path, len(whole))
         if size <= PUBLISHED_WORD * WORD:
-            with pytest.raises(Refused, match=r"header has changed|0 names after 2"):
+            with pytest.raises(InvalidSegment, match=r"header has changed|0 names after 2"):
                 segment.read()
         overwrite(path, 0, whole)
         assert segment.read().counters == {"a": 1}
@@ -158,12 +158,12 @@ def test_names_that_make_no_sense_are_refused_until_they_do(tmp_path: Path, offs
         writer.counter("b").add()
         right = path.read_bytes()[offset : offset + 1]
         overwrite(path, offset, b"\x99")
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidSegment):
             segment.read()
         overwrite(path, offset, right)
         assert segment.read().counters == {"a": 1, "b": 1}
         overwrite(path, PUBLISHED_WORD * WORD, b"\1")
-        with pytest.raises(Refused, match="1 names after 2"):
+        with pytest.raises(InvalidSegment, match="1 names after 2"):
             segment.read()
 
 
@@ -174,7 +174,7 @@ def test_a_name_that_nobody_writes_is_refused(tmp_path: Path) -> None:
         check = layout.check_of(b"\n").to_bytes(2, "little")
         overwrite(path, SMALL.index + 5, check)
         overwrite(path, SMALL.names, b"\n")
-        with pytest.raises(Refused, match="nobody writes"):
+        with pytest.raises(InvalidSegment, match="nobody writes"):
             segment.read()
 
 
@@ -187,7 +187,7 @@ def test_a_name_twice_is_refused(tmp_path: Path) -> None:
         overwrite(path, SMALL.index + WORD, entry.to_bytes(WORD, "little"))
         overwrite(path, SMALL.names + 1, b"a")
         overwrite(path, PUBLISHED_WORD * WORD, b"\2")
-        with pytest.raises(Refused, match="a twice"):
+        with pytest.raises(InvalidSegment, match="a twice"):
             segment.read()
 
 
@@ -198,9 +198,9 @@ def test_an_error_of_the_disk_is_a_refusal(tmp_path: Path, monkeypatch: pytest.M
     with written(tmp_path / "stats"), reading(tmp_path / "stats") as segment:
         with monkeypatch.context() as patch:
             patch.setattr(os, "preadv", broken)
-            with pytest.raises(Refused, match="input/output error"):
+            with pytest.raises(InvalidSegment, match="input/output error"):
                 segment.read()
-            with pytest.raises(Refused):
+            with pytest.raises(InvalidSegment):
                 Segment.open(tmp_path / "stats")
         segment.read()
 
@@ -210,7 +210,7 @@ def test_a_huge_file_costs_nothing(tmp_path: Path) -> None:
     with written(path):
         os.truncate(path, 2**33)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with pytest.raises(Refused, match="8589934592 bytes"):
+        with pytest.raises(InvalidSegment, match="8589934592 bytes"):
             Segment.open(path)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000
 

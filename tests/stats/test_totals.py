@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.stats.errors import Malformed, Refused
-from agent.stats.layout import LARGEST_WORD, Room
+from agent.stats.errors import InvalidSegment, Malformed
+from agent.stats.layout import LARGEST_WORD, SegmentLayout
 from agent.stats.reader import Segment
 from agent.stats.segment_file import reserve
 from agent.stats.totals import REMEMBERED, Totals
@@ -40,7 +40,7 @@ def test_counters_go_on_over_epochs_and_gauges_of_the_dead_vanish(tmp_path: Path
 def test_dropped_names_add_up(tmp_path: Path) -> None:
     totals = Totals()
     for epoch in (1, 2):
-        with written(tmp_path / str(epoch), epoch, Room(1, 0)) as writer:
+        with written(tmp_path / str(epoch), epoch, SegmentLayout(1, 0)) as writer:
             writer.counter("a")
             totals.attach(epoch, Segment.open(tmp_path / str(epoch)))
             totals.read()
@@ -96,7 +96,7 @@ def test_what_was_last_seen_holds_while_a_segment_is_refused(tmp_path: Path) -> 
 def test_a_segment_of_another_epoch_is_refused_and_stays_with_its_owner(tmp_path: Path) -> None:
     with written(tmp_path / "1", 1):
         segment = Segment.open(tmp_path / "1")
-        with pytest.raises(Refused, match="of epoch 1, not 2"):
+        with pytest.raises(InvalidSegment, match="of epoch 1, not 2"):
             Totals().attach(2, segment)
         segment.read()
         segment.close()

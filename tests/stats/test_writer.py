@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from agent.stats.errors import Unwritable
-from agent.stats.layout import LARGEST_WORD, LONGEST_NAME, Room
+from agent.stats.layout import LARGEST_WORD, LONGEST_NAME, SegmentLayout
 from agent.stats.segment_file import reserve
 from agent.stats.writer import Writer
 from tests.host.conftest import NOBODY
 from tests.stats.segments import SMALL, reading, written
 
 
-def create(path: Path, room: Room = SMALL) -> Writer:
+def create(path: Path, room: SegmentLayout = SMALL) -> Writer:
     return Writer.create(path, epoch=1, pid=2, started_at=3, nonce=bytes(16), room=room)
 
 
@@ -83,9 +83,9 @@ def test_a_full_disk_is_an_error_at_the_start_and_not_a_signal_later(
 
 
 def test_the_blocks_of_a_segment_are_there_from_the_start(tmp_path: Path) -> None:
-    with written(tmp_path / "stats", room=Room()):
+    with written(tmp_path / "stats", room=SegmentLayout()):
         status = (tmp_path / "stats").stat()
-        assert status.st_blocks * 512 >= status.st_size == Room().size
+        assert status.st_blocks * 512 >= status.st_size == SegmentLayout().size
 
 
 def test_a_name_is_registered_once() -> None:
@@ -121,7 +121,7 @@ def test_a_gauge_stops_at_both_ends() -> None:
 
 
 def test_names_beyond_the_table_are_dropped_and_counted() -> None:
-    writer = Writer.private(Room(2, 64))
+    writer = Writer.private(SegmentLayout(2, 64))
     writer.counter("a").add()
     writer.gauge("b").add()
     lost = writer.counter("c")
@@ -134,7 +134,7 @@ def test_names_beyond_the_table_are_dropped_and_counted() -> None:
 
 
 def test_names_beyond_the_string_table_are_dropped_and_shorter_ones_still_fit() -> None:
-    writer = Writer.private(Room(8, 8))
+    writer = Writer.private(SegmentLayout(8, 8))
     writer.counter("abcdef").add()
     writer.counter("ghi").add()
     writer.counter("gh").add()
@@ -161,4 +161,4 @@ def test_a_closed_writer_counts_no_more() -> None:
 @pytest.mark.parametrize(("slots", "strings"), [(0, 8), (2**16 + 1, 8), (1, 7), (1, -8), (1, 2**24 + 8)])
 def test_room_has_limits(slots: int, strings: int) -> None:
     with pytest.raises(ValueError, match="are n"):
-        Room(slots, strings)
+        SegmentLayout(slots, strings)

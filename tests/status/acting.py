@@ -8,19 +8,19 @@ from pathlib import Path
 from agent.core.errors import AgentError
 from agent.http import client
 from agent.http.message import Response
-from agent.status.actions import Outcome, Progress, Timeline
+from agent.status.actions import OperationResult, Progress, Timeline
 from agent.status.control import NAME, Control
-from agent.status.model import Overview
+from agent.status.model import Status
 from tests.status import sample
 from tests.system.eventually import PATIENCE
 
-GOOD = (Progress(0.0, "epoch 8 starts"), Progress(0.25, "epoch 8 is at the gate"), Outcome("serving", 8))
+GOOD = (Progress(0.0, "epoch 8 starts"), Progress(0.25, "epoch 8 is at the gate"), OperationResult("serving", 8))
 
 
 class Acting:
     """Writes down what is asked. Each line of the timeline, and the end of a drain, wait until `may_go_on` is set."""
 
-    def __init__(self, *timeline: Progress | Outcome | Exception) -> None:
+    def __init__(self, *timeline: Progress | OperationResult | Exception) -> None:
         self.timeline = timeline or GOOD
         self.asked: list[str] = []
         self.notes: list[str] = []
@@ -71,7 +71,7 @@ class Acting:
     async def state(self) -> Mapping[str, object]:
         return {"serving": 8, "draining": [7]}
 
-    def overview(self) -> Overview:
+    def overview(self) -> Status:
         self._ask("overview")
         return sample.overview()
 
@@ -88,7 +88,7 @@ class Acting:
         if self.refusal is not None:
             raise self.refusal
 
-    async def _tell(self) -> AsyncIterator[Progress | Outcome]:
+    async def _tell(self) -> AsyncIterator[Progress | OperationResult]:
         for item in self.timeline:
             await self.may_go_on.wait()
             if isinstance(item, Exception):

@@ -12,10 +12,10 @@ from agent.status.model import (
     Evidence,
     Facts,
     ListenerView,
-    Overview,
     Phase,
-    Refused,
-    Seen,
+    ProbeResult,
+    RejectedFile,
+    Status,
 )
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -41,11 +41,11 @@ def facts(serial: str, left: timedelta, name: str = "web.example") -> Facts:
     )
 
 
-def overview(now: datetime = NOW) -> Overview:
+def overview(now: datetime = NOW) -> Status:
     """Epoch 7 serves, 6 and 5 drain, 8 is at the gate; one of two sets is refused."""
     why = "cannot use /etc/certs/api/tls.crt: it does not fit /etc/certs/api/tls.key"
     why += "; write both, the last good files serve on"
-    return Overview(
+    return Status(
         at=now,
         version="0.1.0",
         pid=1,
@@ -117,7 +117,7 @@ def overview(now: datetime = NOW) -> Overview:
                 refused=why,
             ),
         ),
-        refused=(Refused("/etc/certs/api/tls.crt", "mismatch", why, "api"),),
+        refused=(RejectedFile("/etc/certs/api/tls.crt", "mismatch", why, "api"),),
         blocked=(Blocked.REFUSED_FILES,),
         listeners=(
             ListenerView("tcp://0.0.0.0:15443", 2, 3),
@@ -151,7 +151,7 @@ def overview(now: datetime = NOW) -> Overview:
                     Phase("open", 0.006),
                     Phase("handover", 0.003),
                 ),
-                Evidence(3, 0, 0, (Seen("tcp://0.0.0.0:15443", "1f02", True),), None),
+                Evidence(3, 0, 0, (ProbeResult("tcp://0.0.0.0:15443", "1f02", True),), None),
             ),
             AttemptView(
                 6,

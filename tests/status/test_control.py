@@ -12,7 +12,7 @@ import pytest
 from agent.core.errors import MachineError, UsageError
 from agent.http.client import stream
 from agent.http.message import Request
-from agent.status.actions import Outcome, Progress
+from agent.status.actions import OperationResult, Progress
 from agent.status.control import NAME
 from tests.status.acting import Acting, ask, controlled
 from tests.system.eventually import PATIENCE
@@ -27,7 +27,7 @@ def rows(body: str) -> list[dict[str, object]]:
 
 
 async def test_a_restart_is_told_as_it_happens(tmp_path: Path) -> None:
-    actions = Acting(Progress(0.0, "epoch 8 starts"), Progress(0.5, "it is at the gate"), Outcome("serving", 8))
+    actions = Acting(Progress(0.0, "epoch 8 starts"), Progress(0.5, "it is at the gate"), OperationResult("serving", 8))
     actions.may_go_on.clear()
     async with controlled(tmp_path, actions), stream(tmp_path / NAME, Request("POST", "/restart")) as response:
         assert response.status == 200  # before anything has happened
@@ -94,11 +94,11 @@ async def test_last_words_are_sent_before_the_program_is_replaced(tmp_path: Path
         class Executing(Acting):
             heard = b""
 
-            async def _tell(self) -> AsyncIterator[Progress | Outcome]:
-                yield Outcome("executing")
+            async def _tell(self) -> AsyncIterator[Progress | OperationResult]:
+                yield OperationResult("executing")
                 self.heard = asker.recv(65536)
                 self.ended.set()
-                yield Outcome("failed", reason="cannot execute it")
+                yield OperationResult("failed", reason="cannot execute it")
 
         actions = Executing()
         async with controlled(tmp_path, actions):

@@ -11,7 +11,7 @@ from agent.http import server
 from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.status.event_stream import Stream
-from agent.status.model import Overview, document
+from agent.status.model import Status, document
 from tests.status.clockwork import clockwork, play
 from tests.status.sample import NOW, ago, overview
 from tests.system.eventually import PATIENCE
@@ -26,7 +26,7 @@ class Source:
     def __init__(self) -> None:
         self.made = 0
 
-    def read(self) -> Overview:
+    def read(self) -> Status:
         self.made += 1
         return overview(ago(-self.made))
 
@@ -180,7 +180,7 @@ def test_other_questions_have_an_end(method: str, status: int) -> None:
 
 
 def test_an_overview_that_cannot_be_made_ends_the_answer_and_is_told() -> None:
-    def fail() -> Overview:
+    def fail() -> Status:
         raise ZeroDivisionError
 
     async def ask() -> None:
@@ -238,10 +238,10 @@ async def test_a_client_that_never_reads_is_cut(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("agent.status.event_stream._AT_LEAST_EVERY", 0.0)
     made = 0
 
-    def large() -> Overview:
+    def large() -> Status:
         nonlocal made
         made += 1
-        return Overview(NOW, "0.1.0", 1, NOW, ready=False, reason="x" * (1 << 20), sentence="", epoch=None)
+        return Status(NOW, "0.1.0", 1, NOW, ready=False, reason="x" * (1 << 20), sentence="", epoch=None)
 
     stream = Stream(large)
     gc.disable()  # counting references is enough

@@ -13,7 +13,7 @@ from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.stats.snapshot import Snapshot
 from agent.status.health import Health
-from agent.status.routes import Doors
+from agent.status.routes import Routes
 from agent.status.statistics import Statistics
 from tests.status.acting import Acting
 from tests.status.sample import overview
@@ -26,8 +26,8 @@ async def metrics(_: Request) -> Response:
 
 
 @asynccontextmanager
-async def doors(actions: Acting | None, notes: list[str] | None = None) -> AsyncIterator[Doors]:
-    made = Doors(
+async def doors(actions: Acting | None, notes: list[str] | None = None) -> AsyncIterator[Routes]:
+    made = Routes(
         overview,
         Health(lambda: ""),
         Statistics(lambda: Snapshot({"a.b": 1})),
@@ -72,7 +72,7 @@ async def test_the_status_is_the_overview() -> None:
 
 async def test_who_asks_again_gets_the_same_until_something_has_changed() -> None:
     epochs = iter(range(1, 10))
-    made = Doors(
+    made = Routes(
         lambda: replace(overview(), epoch=next(epochs)),
         Health(str),
         Statistics(Snapshot),
@@ -87,7 +87,7 @@ async def test_who_asks_again_gets_the_same_until_something_has_changed() -> Non
     await made.close()
 
 
-async def told(made: Doors, request: Request) -> int:
+async def told(made: Routes, request: Request) -> int:
     """The epoch that the status tells of."""
     response = await made.answer(request)
     assert isinstance(response.body, bytes)

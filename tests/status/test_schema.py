@@ -8,7 +8,7 @@ import pytest
 
 from agent.certificates.findings import Fault
 from agent.status import model as shapes
-from agent.status.model import Blocked, Overview, document
+from agent.status.model import Blocked, Status, document
 from tests.status.sample import overview
 
 SCHEMA: dict[str, Any] = json.loads(Path(shapes.__file__).with_name("schema.json").read_bytes())
@@ -21,7 +21,7 @@ BARE = replace(
 
 def described(name: str) -> dict[str, Any]:
     """The schema of one of the shapes."""
-    found: dict[str, Any] = SCHEMA if name == Overview.__name__ else SCHEMA["$defs"][name]
+    found: dict[str, Any] = SCHEMA if name == Status.__name__ else SCHEMA["$defs"][name]
     return found
 
 
@@ -33,7 +33,7 @@ def validator() -> Any:  # noqa: ANN401  # of a library without types
 
 
 @pytest.mark.parametrize("whole", [overview(), BARE], ids=["full", "bare"])
-def test_an_overview_is_what_the_schema_says(whole: Overview) -> None:
+def test_an_overview_is_what_the_schema_says(whole: Status) -> None:
     assert list(validator().iter_errors(json.loads(document(whole)))) == []
 
 
@@ -50,7 +50,7 @@ def test_a_field_that_comes_later_is_no_offence() -> None:
 
 
 def test_the_schema_knows_every_shape_and_no_other() -> None:
-    assert {Overview.__name__, *SCHEMA["$defs"]} == {*SHAPES, "Blocked", "Moment"}
+    assert {Status.__name__, *SCHEMA["$defs"]} == {*SHAPES, "Blocked", "Moment"}
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -7,18 +7,18 @@ import pytest
 
 from agent.certificates.x509 import Leaf
 from agent.core import events as on
-from agent.core.attempts import Outcome
+from agent.core.attempts import AttemptResult
 from agent.core.epochs import State
 from agent.core.policy import Policy
 from agent.core.reconciler import Reconciler
 from agent.core.revision import Revision
 from agent.host import clock
 from agent.host.run_directory import RunDirectory
-from agent.status.model import AttemptView, Change, Seen
+from agent.status.model import AttemptView, Change, ProbeResult
 from agent.supervisor.history import History
 
 WEB = Leaf("CN=a", (), "CN=b", 0x1F, datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC), "RSA", "ab")
-SEEN = (Seen("tcp://127.0.0.1:1", "20", matches=True),)
+SEEN = (ProbeResult("tcp://127.0.0.1:1", "20", matches=True),)
 
 
 class Life:
@@ -52,7 +52,7 @@ class Life:
         self.history.proved(number, SEEN)
 
     def dies(self, number: int) -> list[AttemptView]:
-        failure = on.Failure(on.Sort.ACCIDENT, "it fell over")
+        failure = on.Failure(on.FailureKind.ACCIDENT, "it fell over")
         return self.tell(on.EpochExited(at=clock.monotonic(), epoch=number, code=1, failure=failure))
 
 
@@ -120,7 +120,7 @@ def test_the_next_agent_knows_what_was(life: Life, directory: RunDirectory) -> N
     before = life.history.views()
     after = Life(directory).history.views()
     assert after[1:] == before[1:]
-    assert after[0] == replace(before[0], outcome=Outcome.DROPPED.value)  # nobody saw its end
+    assert after[0] == replace(before[0], outcome=AttemptResult.DROPPED.value)  # nobody saw its end
 
 
 @pytest.mark.parametrize("kept", ["[]", "{}", '{"attempts": 3}', '{"attempts": [1, {}, {"epoch": "x"}]}', "{"])

@@ -19,7 +19,7 @@ from agent.core.errors import MachineError
 from agent.host import log
 from agent.host.service_account import Pod, ServiceAccount
 from agent.supervisor import kubernetes_events
-from agent.supervisor.kubernetes_events import Announcer, News
+from agent.supervisor.kubernetes_events import KubernetesEvents, PodEvent
 from tests.pki import Authority
 from tests.system.eventually import PATIENCE
 
@@ -102,10 +102,12 @@ async def listening(cluster: Cluster, directory: Path) -> AsyncIterator[ServiceA
 
 
 @asynccontextmanager
-async def announcing_to(cluster: Cluster, directory: Path, standing: tuple[str, ...] = ()) -> AsyncIterator[Announcer]:
+async def announcing_to(
+    cluster: Cluster, directory: Path, standing: tuple[str, ...] = ()
+) -> AsyncIterator[KubernetesEvents]:
     """An announcer that has begun, and ends."""
     async with listening(cluster, directory) as account:
-        announcer = Announcer(lambda: standing)
+        announcer = KubernetesEvents(lambda: standing)
         announcer.begin(lambda: account)
         try:
             yield announcer
@@ -114,7 +116,7 @@ async def announcing_to(cluster: Cluster, directory: Path, standing: tuple[str, 
 
 
 def refuse(text: str = "cannot use /etc/certs/tls.key: it does not fit") -> None:
-    log.say(logging.WARNING, "certificate.refused", text)
+    log.log_event(logging.WARNING, "certificate.refused", text)
 
 
 async def test_a_warning_is_an_event_of_the_pod(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -122,8 +124,8 @@ async def test_a_warning_is_an_event_of_the_pod(tmp_path: Path, caplog: pytest.L
     cluster = Cluster()
     async with announcing_to(cluster, tmp_path):
         refuse()
-        log.say(logging.INFO, "rotation.done", "nobody needs to know")
-        log.say(logging.INFO, "certificate.repaired", "/etc/certs/tls.key is usable again")
+        log.log_event(logging.INFO, "rotation.done", "nobody needs to know")
+        log.log_event(logging.INFO, "certificate.repaired", "/etc/certs/tls.key is usable again")
         await cluster.told(2)
     (bad, good) = cluster.events.values()
     assert bad["involvedObject"] == {
@@ -180,7 +182,7 @@ async def test_what_still_stands_is_told_again_and_nothing_else(
     cluster = Cluster()
     async with announcing_to(cluster, tmp_path, standing=("it does not fit",)):
         refuse()
-        log.say(logging.WARNING, "epoch.crashed", "that is over")
+        log.log_event(logging.WARNING, "epoch.crashed", "that is over")
         await cluster.told(4)
     counts = {event["reason"]: event["count"] for event in cluster.events.values()}
     assert counts.pop("EpochCrashed") == 1
@@ -277,7 +279,7 @@ def test_an_account_tells_who_this_is(tmp_path: Path) -> None:
 
 
 def test_another_pod_of_the_same_name_has_events_of_its_own() -> None:
-    news = News("certificate.refused", "x" * 100, warns=True)
+    news = PodEvent("certificate.refused", "x" * 100, warns=True)
     assert news.key(POD) != news.key(Pod("prod", "app-1", "u-2"))
     assert len(news.key(Pod("prod", "p" * 253, "u"))) <= 253
     assert news.event(POD, datetime(2026, 11, 1, tzinfo=UTC))["firstTimestamp"] == "2026-11-01T00:00:00Z"

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Bed:
+class AgentFixture:
     """Everything an operator has, in one directory of a room. `more_flags` come last and so win."""
 
     room: Room

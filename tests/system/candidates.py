@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import eventually
 from tests.system.listening import accepts
 from tests.system.room import alive, all_threads_stopped
@@ -15,7 +15,7 @@ from tests.system.state import CANDIDATE, Epoch
 TRIES = 50
 
 
-def next_candidate(bed: Bed, before: int) -> Epoch | None:
+def next_candidate(bed: AgentFixture, before: int) -> Epoch | None:
     """Wait for the candidate that follows epoch `before`; None where it took over before it was seen."""
 
     def seen() -> list[Epoch] | bool:
@@ -25,12 +25,12 @@ def next_candidate(bed: Bed, before: int) -> Epoch | None:
     return found[0] if isinstance(found, list) else None
 
 
-def new_candidate(bed: Bed) -> Epoch:
+def new_candidate(bed: AgentFixture) -> Epoch:
     """Wait for a candidate that something keeps from taking over."""
     return eventually(lambda: bed.state().among(CANDIDATE), every=0.001, what="a candidate")[0]
 
 
-def freeze(bed: Bed, pid: int) -> bool:
+def freeze(bed: AgentFixture, pid: int) -> bool:
     """Stop a candidate; tell whether it does not wait for clients yet, and let it go on otherwise.
 
     It begins to when the gate is open, and a stopped one cannot.
@@ -47,7 +47,7 @@ def freeze(bed: Bed, pid: int) -> bool:
 
 
 @contextmanager
-def frozen_candidate(bed: Bed) -> Iterator[Epoch]:
+def frozen_candidate(bed: AgentFixture) -> Iterator[Epoch]:
     """Rotate until a candidate is stopped before it waits for clients; it goes on at the end."""
     candidate = next(found for _ in range(TRIES) if (found := _rotated_and_frozen(bed)) is not None)
     try:
@@ -57,7 +57,7 @@ def frozen_candidate(bed: Bed) -> Iterator[Epoch]:
             os.kill(candidate.pid, signal.SIGCONT)
 
 
-def _rotated_and_frozen(bed: Bed) -> Epoch | None:
+def _rotated_and_frozen(bed: AgentFixture) -> Epoch | None:
     before = bed.serving().number
     bed.rotate()
     candidate = next_candidate(bed, before)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import envoy_binary
 from tests.system.loads import Loads, loads_in
 from tests.system.namespaces import may_have_networks
@@ -23,10 +23,10 @@ HERE = Path(__file__).parent
 TIMEOUT = 600
 QUIETLY = ("-l", "warning")
 WORKERS = {"envoy": ("--concurrency", "2"), "sidecar": ()}
-MakeBed = Callable[..., Bed]
+MakeBed = Callable[..., AgentFixture]
 MakeSite = Callable[..., Site]
 Envoys = Callable[[str], Path]
-BEDS = pytest.StashKey[list[Bed]]()
+BEDS = pytest.StashKey[list[AgentFixture]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -145,11 +145,11 @@ def binary(proxy: Proxy) -> Path:
 @pytest.fixture
 def make_bed(room: Room, proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[MakeBed]:
     """Make beds, by name; their agents are stopped, and must stop well, at the end."""
-    beds: list[Bed] = []
+    beds: list[AgentFixture] = []
 
-    def make(name: str = "b", **fields: object) -> Bed:
+    def make(name: str = "b", **fields: object) -> AgentFixture:
         fields = {"binary": proxy.binary, "proxy_args": [*QUIETLY, *WORKERS[proxy.name]], **fields}
-        beds.append(Bed(room=room, name=name, **fields))  # type: ignore[arg-type]
+        beds.append(AgentFixture(room=room, name=name, **fields))  # type: ignore[arg-type]
         return beds[-1]
 
     request.node.stash[BEDS] = beds
@@ -160,7 +160,7 @@ def make_bed(room: Room, proxy: Proxy, request: pytest.FixtureRequest) -> Iterat
 
 
 @pytest.fixture
-def bed(make_bed: MakeBed) -> Bed:
+def bed(make_bed: MakeBed) -> AgentFixture:
     """A bed whose agent is ready and serves."""
     bed = make_bed()
     bed.start()
@@ -168,7 +168,7 @@ def bed(make_bed: MakeBed) -> Bed:
 
 
 @pytest.fixture
-def bed_apart(make_bed: MakeBed) -> Bed:
+def bed_apart(make_bed: MakeBed) -> AgentFixture:
     """A bed that the test changes before its agent starts."""
     return make_bed()
 
@@ -188,7 +188,7 @@ def make_site(make_bed: MakeBed, room: Room) -> Iterator[MakeSite]:
 
 
 @pytest.fixture
-def held(bed_apart: Bed, binary: Path) -> Path:
+def held(bed_apart: AgentFixture, binary: Path) -> Path:
     """A file that keeps the next proxy of `bed_apart`, running by now, from starting for as long as it exists."""
     bed = bed_apart
     path = bed.directory / "held"
@@ -199,7 +199,7 @@ def held(bed_apart: Bed, binary: Path) -> Path:
 
 
 @pytest.fixture
-def broken(bed_apart: Bed, binary: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def broken(bed_apart: AgentFixture, binary: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A file that keeps the proxy of `bed_apart`, running by now, from starting again while it exists.
 
     Clients are held for a second then, or for as long as a parameter says.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import agent
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.room import Process, Room, alive
 from tests.system.state import State
@@ -195,7 +195,7 @@ def stat_of(process: Path) -> list[str]:
 
 
 @dataclass
-class ContainedBed(Bed):
+class ContainedBed(AgentFixture):
     """A bed whose agent is process 1 of a container; pids are told as they are outside."""
 
     kind: str = "unshare"

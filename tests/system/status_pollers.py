@@ -5,7 +5,7 @@ from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any, Self
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import eventually
 from tests.system.proxies import Console, Reply
 
@@ -62,12 +62,12 @@ class Onlooker:
         self.looks += 1
 
 
-def ask(bed: Bed, path: str) -> Reply:
+def ask(bed: AgentFixture, path: str) -> Reply:
     """Ask the status server of a bed; OSError while there is none."""
     return Console(bed.status.port).ask(path)
 
 
-def overview(bed: Bed) -> Tree:
+def overview(bed: AgentFixture) -> Tree:
     """Read what `/status` tells."""
     reply = ask(bed, "/status")
     assert reply.status == 200, f"/status: {reply.status} {reply.text}"

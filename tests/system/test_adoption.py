@@ -6,7 +6,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.candidates import frozen_candidate
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually, pass_time
@@ -23,14 +23,14 @@ OPENING_DELAYS = [0.0005, 0.001, 0.0015, 0.002, 0.003]  # seconds: where the que
 
 
 @pytest.fixture
-def surviving(bed_apart: Bed) -> Bed:
+def surviving(bed_apart: AgentFixture) -> AgentFixture:
     """A bed whose proxies outlive the agent."""
     bed_apart.more_flags += ["--survive"]
     bed_apart.start()
     return bed_apart
 
 
-def test_a_killed_agent_finds_its_proxy_and_rotates_on(surviving: Bed, loads: Loads) -> None:
+def test_a_killed_agent_finds_its_proxy_and_rotates_on(surviving: AgentFixture, loads: Loads) -> None:
     bed = surviving
     before = bed.serving()
     loads.usual(bed.tls, bed.plain)
@@ -47,7 +47,7 @@ def test_a_killed_agent_finds_its_proxy_and_rotates_on(surviving: Bed, loads: Lo
 
 
 @pytest.mark.timeout(600 + 6 * DEATHS)
-def test_an_agent_may_be_killed_at_any_moment_of_a_rotation(surviving: Bed, loads: Loads) -> None:
+def test_an_agent_may_be_killed_at_any_moment_of_a_rotation(surviving: AgentFixture, loads: Loads) -> None:
     bed = surviving
     loads.gentle(bed.tls, bed.plain)
     start = bed.bare_start(times=3)
@@ -64,7 +64,7 @@ def test_an_agent_may_be_killed_at_any_moment_of_a_rotation(surviving: Bed, load
 
 @pytest.mark.long
 @pytest.mark.timeout(600 * (1 + OPENINGS))
-def test_an_agent_may_be_killed_just_after_a_gate_opened(surviving: Bed, loads: Loads) -> None:
+def test_an_agent_may_be_killed_just_after_a_gate_opened(surviving: AgentFixture, loads: Loads) -> None:
     """The proxy's question to its parent dies with the agent then, and the next agent answers it unasked."""
     bed = surviving
     loads.gentle(bed.tls, bed.plain)
@@ -79,7 +79,7 @@ def test_an_agent_may_be_killed_just_after_a_gate_opened(surviving: Bed, loads: 
     nothing_failed(loads.finish())
 
 
-def open_a_gate(bed: Bed) -> None:
+def open_a_gate(bed: AgentFixture) -> None:
     """Rotate until a look at the state sees an open gate: on a busy machine it may open and be done between two."""
     while True:
         before = bed.serving().number
@@ -89,14 +89,14 @@ def open_a_gate(bed: Bed) -> None:
             return
 
 
-def looked(bed: Bed, before: int) -> list[str]:
+def looked(bed: AgentFixture, before: int) -> list[str]:
     """Where the living epochs are, once a gate is open, or once another epoch than `before` serves."""
     seen = bed.epochs()
     serves = any(one.stage == "serving" and one.number > before for one in seen)
     return [one.stage for one in seen] if serves or any(one.stage == OPENING for one in seen) else []
 
 
-def stages(bed: Bed) -> list[str]:
+def stages(bed: AgentFixture) -> list[str]:
     """Where in its life each living epoch is, by the state file."""
     return [one.stage for one in bed.epochs()]
 
@@ -109,7 +109,7 @@ def spin(span: float) -> None:
 
 
 @pytest.mark.long
-def test_counters_go_on_over_the_death_of_the_agent(bed_apart: Bed, loads: Loads) -> None:
+def test_counters_go_on_over_the_death_of_the_agent(bed_apart: AgentFixture, loads: Loads) -> None:
     bed = bed_apart
     bed.binary, bed.proxy_args = needed("sidecar").binary, ["-l", "warning"]
     bed.more_flags += ["--survive"]
@@ -128,7 +128,7 @@ def test_counters_go_on_over_the_death_of_the_agent(bed_apart: Bed, loads: Loads
     assert counted(bed) == answered
 
 
-def counted(bed: Bed) -> int:
+def counted(bed: AgentFixture) -> int:
     """Read how many answers the agent knows of."""
     with urlopen(
         f"http://127.0.0.1:{bed.status.port}/stats?filter=^http.http.downstream_rq_2xx$", timeout=PATIENCE
@@ -136,7 +136,7 @@ def counted(bed: Bed) -> int:
         return int(answer.read().rpartition(b":")[2])
 
 
-def test_a_half_done_rotation_is_rolled_back_and_done_again(surviving: Bed, loads: Loads) -> None:
+def test_a_half_done_rotation_is_rolled_back_and_done_again(surviving: AgentFixture, loads: Loads) -> None:
     bed = surviving
     before = bed.serving()
     loads.gentle(bed.tls, bed.plain)
@@ -150,7 +150,7 @@ def test_a_half_done_rotation_is_rolled_back_and_done_again(surviving: Bed, load
 
 
 @pytest.mark.long
-def test_a_drain_goes_on_after_the_agent_came_back(surviving: Bed) -> None:
+def test_a_drain_goes_on_after_the_agent_came_back(surviving: AgentFixture) -> None:
     bed = surviving
     bed.stop()
     bed.launch()
@@ -169,7 +169,7 @@ def test_a_drain_goes_on_after_the_agent_came_back(surviving: Bed) -> None:
     eventually(lambda: not alive(old), what="it leaves with its last connection")
 
 
-def test_a_proxy_that_died_with_its_agent_is_started_again(surviving: Bed) -> None:
+def test_a_proxy_that_died_with_its_agent_is_started_again(surviving: AgentFixture) -> None:
     bed = surviving
     serving = bed.serving_pid()
     bed.kill_agent()
@@ -179,7 +179,7 @@ def test_a_proxy_that_died_with_its_agent_is_started_again(surviving: Bed) -> No
     assert bed.serving_pid() != serving
 
 
-def test_an_adopted_proxy_that_crashes_is_replaced_and_nobody_refused(surviving: Bed, loads: Loads) -> None:
+def test_an_adopted_proxy_that_crashes_is_replaced_and_nobody_refused(surviving: AgentFixture, loads: Loads) -> None:
     bed = surviving
     bed.kill_agent()
     bed.launch()
@@ -191,7 +191,7 @@ def test_an_adopted_proxy_that_crashes_is_replaced_and_nobody_refused(surviving:
     assert sum(report.reasons()["refused"] for report in loads.finish()) == 0
 
 
-def test_a_change_while_no_agent_was_there_is_found(surviving: Bed) -> None:
+def test_a_change_while_no_agent_was_there_is_found(surviving: AgentFixture) -> None:
     bed = surviving
     before = bed.serving()
     bed.kill_agent()

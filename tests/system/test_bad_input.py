@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import body_of, serial_served
 from tests.system.bootstrap import Json, Secured, replace
 from tests.system.certificates import Files, Pair, authority, serial
@@ -19,41 +19,41 @@ from tests.system.stand_ins import exits_at_once, link, never_answers, never_rea
 from tests.system.wire import Target
 
 GARBAGE = b"-----BEGIN CERTIFICATE-----\nnot base64 at all\n-----END CERTIFICATE-----\n"
-Spoil = Callable[[Bed], None]
+Spoil = Callable[[AgentFixture], None]
 
 
-def garbage(bed: Bed) -> None:
+def garbage(bed: AgentFixture) -> None:
     (bed.certs / CHAIN).write_bytes(GARBAGE)
 
 
-def truncated(bed: Bed) -> None:
+def truncated(bed: AgentFixture) -> None:
     leaf = bed.mint.spare()
     IN_PLACE.again(bed.certs, Files(leaf.chain_pem[: len(leaf.chain_pem) // 2], leaf.key_pem))
 
 
-def mismatched(bed: Bed) -> None:
+def mismatched(bed: AgentFixture) -> None:
     RENAMED.again(bed.certs, Files(bed.mint.spare().chain_pem, bed.mint.spare().key_pem))
 
 
-def expired(bed: Bed) -> None:
+def expired(bed: AgentFixture) -> None:
     IN_PLACE.again(bed.certs, bed.mint.expired())
 
 
-def empty(bed: Bed) -> None:
+def empty(bed: AgentFixture) -> None:
     (bed.certs / KEY).write_bytes(b"")
 
 
-def missing(bed: Bed) -> None:
+def missing(bed: AgentFixture) -> None:
     (bed.certs / CHAIN).unlink()
 
 
-def no_directory(bed: Bed) -> None:
+def no_directory(bed: AgentFixture) -> None:
     for path in bed.certs.iterdir():
         path.unlink()
     bed.certs.rmdir()
 
 
-def goes_on_serving(bed: Bed, spoil: Spoil, word: str, files: int = 1) -> None:
+def goes_on_serving(bed: AgentFixture, spoil: Spoil, word: str, files: int = 1) -> None:
     """Spoil the input: one complaint with this word comes for each bad file, and nothing else happens."""
     before = bed.serving()
     bed.journal.mark()
@@ -75,7 +75,7 @@ def goes_on_serving(bed: Bed, spoil: Spoil, word: str, files: int = 1) -> None:
         *(pytest.param(one, marks=pytest.mark.long) for one in (truncated, empty, missing)),
     ],
 )
-def test_a_bad_certificate_is_named_and_the_old_one_serves_on(spoil: Spoil, bed: Bed, loads: Loads) -> None:
+def test_a_bad_certificate_is_named_and_the_old_one_serves_on(spoil: Spoil, bed: AgentFixture, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     goes_on_serving(bed, spoil, str(bed.certs), files=2 if spoil is no_directory else 1)
     assert bed.serial_served() == serial(bed.mint.newest)
@@ -85,7 +85,7 @@ def test_a_bad_certificate_is_named_and_the_old_one_serves_on(spoil: Spoil, bed:
     nothing_failed(loads.finish(at_least=20))
 
 
-def test_a_bundle_without_our_authority_is_held_back(bed_apart: Bed, loads: Loads) -> None:
+def test_a_bundle_without_our_authority_is_held_back(bed_apart: AgentFixture, loads: Loads) -> None:
     bed, root, other = bed_apart, authority().pem, authority("somebody else").pem
     bed.bootstrap.secured = [Secured(bed.certs / CHAIN, bed.certs / KEY, trusted=bed.certs / ROOT)]
     bed.prepare()
@@ -100,7 +100,7 @@ def test_a_bundle_without_our_authority_is_held_back(bed_apart: Bed, loads: Load
     nothing_failed(loads.finish(at_least=20))
 
 
-def replace_root(bed: Bed, pem: bytes) -> None:
+def replace_root(bed: AgentFixture, pem: bytes) -> None:
     """Put other authorities into the bundle."""
     (bed.certs / ROOT).write_bytes(pem)
 
@@ -112,11 +112,11 @@ def first_route(tree: Json) -> Json:
     return route
 
 
-def unknown_field(bed: Bed) -> None:
+def unknown_field(bed: AgentFixture) -> None:
     replace(bed.config, bed.bootstrap.text() + "no_such_field: true\n")
 
 
-def unknown_cluster(bed: Bed) -> None:
+def unknown_cluster(bed: AgentFixture) -> None:
     tree = bed.bootstrap.tree()
     route = first_route(tree)
     del route["direct_response"]
@@ -124,7 +124,7 @@ def unknown_cluster(bed: Bed) -> None:
     replace(bed.config, yaml.safe_dump(tree))
 
 
-def half_written(bed: Bed) -> None:
+def half_written(bed: AgentFixture) -> None:
     text = bed.bootstrap.text()
     bed.config.write_text(text[: len(text) // 2] + ": [", encoding="utf-8")
 
@@ -133,7 +133,7 @@ def half_written(bed: Bed) -> None:
     ("spoil", "word"), [(unknown_field, "no_such_field"), (unknown_cluster, "nowhere"), (half_written, "envoy.yaml")]
 )
 def test_what_is_wrong_with_a_configuration_is_said_and_the_old_one_serves_on(
-    spoil: Spoil, word: str, bed: Bed, loads: Loads
+    spoil: Spoil, word: str, bed: AgentFixture, loads: Loads
 ) -> None:
     loads.gentle(bed.tls, bed.plain)
     goes_on_serving(bed, spoil, word)
@@ -149,7 +149,7 @@ def test_what_is_wrong_with_a_configuration_is_said_and_the_old_one_serves_on(
     "spoil", [exits_at_once, *(pytest.param(one, marks=pytest.mark.long) for one in (never_ready, never_answers))]
 )
 def test_a_bad_binary_is_named_and_the_old_one_serves_on(
-    spoil: Callable[[Path], None], bed_apart: Bed, loads: Loads, binary: Path
+    spoil: Callable[[Path], None], bed_apart: AgentFixture, loads: Loads, binary: Path
 ) -> None:
     bed = bed_apart
     bed.binary = bed.directory / "proxy"
@@ -170,7 +170,7 @@ def test_a_bad_binary_is_named_and_the_old_one_serves_on(
     nothing_failed(loads.finish(at_least=20))
 
 
-def test_of_fifty_pairs_the_good_are_new_and_the_bad_stay(bed_apart: Bed, loads: Loads) -> None:
+def test_of_fifty_pairs_the_good_are_new_and_the_bad_stay(bed_apart: AgentFixture, loads: Loads) -> None:
     bed, names = bed_apart, [f"s{number:02}.test" for number in range(50)]
     bed.bootstrap.secured = [Secured(bed.certs / f"{name}.crt", bed.certs / f"{name}.key", name) for name in names]
     bed.bootstrap.write(bed.config)
@@ -193,7 +193,7 @@ def test_of_fifty_pairs_the_good_are_new_and_the_bad_stay(bed_apart: Bed, loads:
     nothing_failed(loads.finish(at_least=20))
 
 
-def put(bed: Bed, pairs: Mapping[str, Pair]) -> None:
+def put(bed: AgentFixture, pairs: Mapping[str, Pair]) -> None:
     """Write pairs, each in two files of its name, one after the other."""
     for name, pair in pairs.items():
         (bed.certs / f"{name}.crt").write_bytes(pair.chain_pem)
@@ -205,11 +205,11 @@ def serials(pairs: Mapping[str, Pair]) -> dict[str, int]:
     return {name: serial(pair) for name, pair in pairs.items()}
 
 
-def shown(bed: Bed, names: list[str]) -> dict[str, int]:
+def shown(bed: AgentFixture, names: list[str]) -> dict[str, int]:
     """Return the serial that is shown for each name."""
     return {name: serial_served(named(bed, name)) for name in names}
 
 
-def named(bed: Bed, name: str) -> Target:
+def named(bed: AgentFixture, name: str) -> Target:
     """Return the TLS listener, asked for by this name."""
     return Target(bed.tls.host, bed.tls.port, tls=True, server_name=name)

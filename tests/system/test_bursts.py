@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import pass_time
 from tests.system.layouts import ALTERNATING, KEY_LATE
 from tests.system.loads import Loads, nothing_failed
@@ -20,7 +20,7 @@ LAYOUTS = [layout for layout in ALTERNATING if layout is not KEY_LATE]
 
 
 @contextmanager
-def watched(bed: Bed) -> Iterator[dict[str, int]]:
+def watched(bed: AgentFixture) -> Iterator[dict[str, int]]:
     """Look at the agent's state every 5 ms; give the largest number of epochs in each state."""
     most = {SERVING: 0, DRAINING: 0}
     over = threading.Event()
@@ -40,7 +40,7 @@ def watched(bed: Bed) -> Iterator[dict[str, int]]:
         thread.join()
 
 
-def test_twenty_rotations_in_two_seconds_are_a_handful_of_epochs(bed: Bed, loads: Loads) -> None:
+def test_twenty_rotations_in_two_seconds_are_a_handful_of_epochs(bed: AgentFixture, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     first, pairs, written = bed.serving().number, [bed.mint.leaf() for _ in range(20)], list[float]()
     for number, pair in enumerate(pairs):
@@ -52,7 +52,9 @@ def test_twenty_rotations_in_two_seconds_are_a_handful_of_epochs(bed: Bed, loads
     assert bed.serving().number - first <= 10 + pauses + (written[-1] - written[0]) // LIMIT
 
 
-def test_rotations_during_drains_fail_nothing_and_no_more_than_three_drain(bed_apart: Bed, loads: Loads) -> None:
+def test_rotations_during_drains_fail_nothing_and_no_more_than_three_drain(
+    bed_apart: AgentFixture, loads: Loads
+) -> None:
     bed = bed_apart
     bed.prepare()
     bed.more_flags += ["--drain-deadline", bed.ten_starts(), "--drain-time", "5m"]
@@ -72,7 +74,7 @@ def test_rotations_during_drains_fail_nothing_and_no_more_than_three_drain(bed_a
 
 
 @pytest.mark.long
-def test_where_clients_stay_for_long_a_certificate_waits_for_no_drain_deadline(bed: Bed, loads: Loads) -> None:
+def test_where_clients_stay_for_long_a_certificate_waits_for_no_drain_deadline(bed: AgentFixture, loads: Loads) -> None:
     """Three drain for five minutes: the next one waits for the drain time, a second here."""
     loads.gentle(bed.tls, bed.plain)
     with ExitStack() as held, watched(bed) as most:
@@ -87,7 +89,7 @@ def test_where_clients_stay_for_long_a_certificate_waits_for_no_drain_deadline(b
 
 
 @pytest.mark.long
-def test_bursts_of_clients_are_all_answered_across_a_rotation(bed: Bed, loads: Loads) -> None:
+def test_bursts_of_clients_are_all_answered_across_a_rotation(bed: AgentFixture, loads: Loads) -> None:
     """The accept queues are never empty: what waits in them must not be lost."""
     loads.start("bursts", bed.plain, clients=400)
     loads.start("bursts", bed.tls, clients=50)

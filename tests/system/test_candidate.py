@@ -12,7 +12,7 @@ from signal import Signals
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import serial_served
 from tests.system.candidates import freeze, frozen_candidate, next_candidate
 from tests.system.certificates import serial
@@ -28,7 +28,7 @@ from tests.system.wire import connect, exchange, tls_context
 STRIKES = count("AGENT_STRIKES", short=2, long=100)
 
 
-def strike(bed: Bed, pid: int, number: Signals) -> bool:
+def strike(bed: AgentFixture, pid: int, number: Signals) -> bool:
     """Strike a candidate if its gate is still shut; tell whether it was hit."""
     if not freeze(bed, pid):
         return False
@@ -45,7 +45,7 @@ def strike(bed: Bed, pid: int, number: Signals) -> bool:
     [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)],
     ids=lambda one: one.name,
 )
-def test_a_struck_candidate_costs_no_request(number: Signals, bed_apart: Bed, loads: Loads) -> None:
+def test_a_struck_candidate_costs_no_request(number: Signals, bed_apart: AgentFixture, loads: Loads) -> None:
     bed, hits = bed_apart, 0
     bed.prepare()
     if number is signal.SIGSTOP:
@@ -64,7 +64,7 @@ def test_a_struck_candidate_costs_no_request(number: Signals, bed_apart: Bed, lo
     nothing_failed(loads.finish(at_least=20 * STRIKES))
 
 
-def test_the_serving_one_may_crash_while_a_candidate_starts(bed: Bed, loads: Loads) -> None:
+def test_the_serving_one_may_crash_while_a_candidate_starts(bed: AgentFixture, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     with frozen_candidate(bed):
         death = kill(bed.serving_pid())
@@ -75,7 +75,7 @@ def test_the_serving_one_may_crash_while_a_candidate_starts(bed: Bed, loads: Loa
         assert all(loss.begun <= death.gone for loss in report.losses), str(report)
 
 
-def test_a_killed_draining_one_loses_only_its_own_connections(bed: Bed, loads: Loads) -> None:
+def test_a_killed_draining_one_loses_only_its_own_connections(bed: AgentFixture, loads: Loads) -> None:
     with connect(bed.tls, tls_context()) as held:
         exchange(held, last=False)
         draining = bed.serving_pid()
@@ -93,13 +93,13 @@ def test_a_killed_draining_one_loses_only_its_own_connections(bed: Bed, loads: L
     bed.settled()
 
 
-def drains(bed: Bed, pid: int) -> None:
+def drains(bed: AgentFixture, pid: int) -> None:
     """Wait until this epoch is the only one that drains, and accepts no more clients."""
     eventually(lambda: [one.pid for one in bed.state().among(DRAINING)] == [pid], what=f"{pid} drains")
     eventually(lambda: not accepts(pid, bed.tls.port) and not accepts(pid, bed.plain.port), what="it accepts no more")
 
 
-def test_a_candidate_survives_the_death_of_the_draining_one(bed: Bed, loads: Loads) -> None:
+def test_a_candidate_survives_the_death_of_the_draining_one(bed: AgentFixture, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     with connect(bed.tls, tls_context()) as held:
         exchange(held, last=False)
@@ -118,7 +118,7 @@ def test_a_candidate_survives_the_death_of_the_draining_one(bed: Bed, loads: Loa
         assert all(loss.begun < committed for loss in report.losses), f"lost though not in the killed one: {report}"
 
 
-def test_no_client_is_answered_by_a_candidate_at_its_gate(bed: Bed) -> None:
+def test_no_client_is_answered_by_a_candidate_at_its_gate(bed: AgentFixture) -> None:
     """While the candidate is frozen before its gate, every client is answered, and by the old epoch."""
     with frozen_candidate(bed):
         old = bed.serial_served()

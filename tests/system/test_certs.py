@@ -12,7 +12,7 @@ from agent.status.model import Facts
 from tests.cli import openssl
 from tests.cli.agents import Ran, agent
 from tests.pki import Algorithm, Leaf
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bootstrap import Secured
 from tests.system.certificates import authority
 from tests.system.eventually import eventually
@@ -39,7 +39,7 @@ class Site:
 
 
 @pytest.fixture
-def sites(bed_apart: Bed) -> list[Site]:
+def sites(bed_apart: AgentFixture) -> list[Site]:
     """A bed that serves a leaf of every kind behind a name of its own, each with a chain of two and a SPIFFE ID."""
     below = authority().intermediate("the one below")
     sites = []
@@ -56,7 +56,7 @@ def sites(bed_apart: Bed) -> list[Site]:
     return sites
 
 
-def told(bed: Bed) -> tuple[int, dict[str, Any]]:
+def told(bed: AgentFixture) -> tuple[int, dict[str, Any]]:
     """What `agent certs --json` exits with and tells."""
     ran = agent("certs", "--json", "--run-dir", bed.run_dir)
     assert ran.err == ""
@@ -71,7 +71,7 @@ def set_of(inventory: dict[str, Any], site: Site) -> dict[str, Any]:
     return found[0]
 
 
-def test_certs_tells_the_same_facts_as_openssl(bed_apart: Bed, sites: list[Site], tmp_path: Path) -> None:
+def test_certs_tells_the_same_facts_as_openssl(bed_apart: AgentFixture, sites: list[Site], tmp_path: Path) -> None:
     code, inventory = told(bed_apart)
     assert (code, inventory["findings"]) == (0, [])
     for site in sites:
@@ -91,7 +91,9 @@ def test_certs_tells_the_same_facts_as_openssl(bed_apart: Bed, sites: list[Site]
     assert kinds == {f"tcp://{host}:{bed_apart.tls.port}": "tls", f"tcp://{host}:{bed_apart.plain.port}": "plaintext"}
 
 
-def test_a_key_that_does_not_fit_is_explained_and_nothing_else_changes(bed_apart: Bed, sites: list[Site]) -> None:
+def test_a_key_that_does_not_fit_is_explained_and_nothing_else_changes(
+    bed_apart: AgentFixture, sites: list[Site]
+) -> None:
     spoiled = sites[0]
     (spoiled.directory / KEY).write_bytes(sites[1].leaf.key_pem)
 
@@ -109,7 +111,7 @@ def test_a_key_that_does_not_fit_is_explained_and_nothing_else_changes(bed_apart
     assert "it does not fit" in inventory["findings"][0]["message"]
 
 
-def test_the_ledger_and_the_console_are_at_hand(bed_apart: Bed, sites: list[Site]) -> None:
+def test_the_ledger_and_the_console_are_at_hand(bed_apart: AgentFixture, sites: list[Site]) -> None:
     bed_apart.rotate()
     bed_apart.served()
     first, second = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.agent_fixture import Bed, workers
+from tests.system.agent_fixture import AgentFixture, workers
 from tests.system.concurrent_requests import land, launched
 from tests.system.counts import count
 from tests.system.eventually import eventually
@@ -24,7 +24,7 @@ def is_sidecar(pid: int) -> bool:
     return Path(f"/proc/{pid}/exe").readlink().name.startswith("python")
 
 
-def put(bed: Bed, kind: str) -> None:
+def put(bed: AgentFixture, kind: str) -> None:
     """Put a proxy in place, with two workers where it has workers."""
     program = needed(kind).binary
     if kind == "envoy":
@@ -33,7 +33,7 @@ def put(bed: Bed, kind: str) -> None:
         link(bed.binary, program)
 
 
-def take_over(bed: Bed, kind: str) -> None:
+def take_over(bed: AgentFixture, kind: str) -> None:
     """Put a proxy of the other kind in place and wait until it alone serves."""
     put(bed, kind)
     wanted = kind == "sidecar"
@@ -42,7 +42,7 @@ def take_over(bed: Bed, kind: str) -> None:
 
 
 @pytest.fixture
-def mixed(bed_apart: Bed) -> Bed:
+def mixed(bed_apart: AgentFixture) -> AgentFixture:
     """A bed on whose proxy's path there is an Envoy of two workers, for now."""
     bed = bed_apart
     needed("sidecar")
@@ -54,7 +54,7 @@ def mixed(bed_apart: Bed) -> Bed:
 
 
 @pytest.mark.long
-def test_envoy_and_sidecar_replace_each_other(mixed: Bed, loads: Loads) -> None:
+def test_envoy_and_sidecar_replace_each_other(mixed: AgentFixture, loads: Loads) -> None:
     loads.gentle(mixed.tls, mixed.plain)
     for kind in chain.from_iterable(repeat(("sidecar", "envoy"), ROUNDS)):
         take_over(mixed, kind)
@@ -64,7 +64,7 @@ def test_envoy_and_sidecar_replace_each_other(mixed: Bed, loads: Loads) -> None:
     nothing_failed(loads.finish(at_least=100))
 
 
-def test_a_single_worker_takes_the_queues_of_all_workers_and_leaves_them_to_the_next(mixed: Bed) -> None:
+def test_a_single_worker_takes_the_queues_of_all_workers_and_leaves_them_to_the_next(mixed: AgentFixture) -> None:
     """Clients in the queues of two stopped workers are answered by the sidecar; and those of the sidecar, by two."""
     for kind in ("sidecar", "envoy"):
         old = mixed.serving_pid()

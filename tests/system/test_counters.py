@@ -6,7 +6,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads
@@ -25,7 +25,7 @@ BEGUN = "http.http.downstream_rq_total"
 class Reader:
     """Reads the agent's statistics ten times a second and notes what fell."""
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: AgentFixture) -> None:
         self.bed = bed
         self.fallen: list[str] = []
         self.looks = 0
@@ -55,7 +55,7 @@ class Reader:
         return now
 
 
-def totals(bed: Bed) -> dict[str, int]:
+def totals(bed: AgentFixture) -> dict[str, int]:
     """Read the counters of requests, by the agent's own address."""
     with urlopen(f"http://127.0.0.1:{bed.status.port}/stats?filter={COUNTED}", timeout=PATIENCE) as answer:
         lines = answer.read().decode().splitlines()
@@ -63,7 +63,7 @@ def totals(bed: Bed) -> dict[str, int]:
 
 
 @pytest.fixture
-def counting(bed_apart: Bed) -> Bed:
+def counting(bed_apart: AgentFixture) -> AgentFixture:
     """A bed of a sidecar, which counts where the agent can read it."""
     bed_apart.binary, bed_apart.proxy_args = needed("sidecar").binary, ["-l", "warning"]
     bed_apart.start()
@@ -72,7 +72,7 @@ def counting(bed_apart: Bed) -> Bed:
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 4 * ROTATIONS)
-def test_after_rotations_every_answer_was_counted_once(counting: Bed, loads: Loads) -> None:
+def test_after_rotations_every_answer_was_counted_once(counting: AgentFixture, loads: Loads) -> None:
     bed = counting
     with Reader(bed) as reader:
         loads.usual(bed.tls, bed.plain)
@@ -90,7 +90,9 @@ def test_after_rotations_every_answer_was_counted_once(counting: Bed, loads: Loa
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 6 * KILLS + 4 * ROTATIONS)
-def test_after_rotations_and_crashes_only_what_was_in_flight_may_be_missing(counting: Bed, loads: Loads) -> None:
+def test_after_rotations_and_crashes_only_what_was_in_flight_may_be_missing(
+    counting: AgentFixture, loads: Loads
+) -> None:
     bed = counting
     with Reader(bed) as reader:
         loads.gentle(bed.tls, bed.plain)

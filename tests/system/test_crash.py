@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import STARTS, healthy
 from tests.system.certificates import Files, serial
 from tests.system.concurrent_requests import land, launched
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.quiet
 HOLD = 1.0  # of the fixture `broken`
 
 
-def kill_serving(bed: Bed) -> Death:
+def kill_serving(bed: AgentFixture) -> Death:
     """Kill the serving Envoy."""
     return kill(bed.serving_pid())
 
@@ -41,7 +41,7 @@ def gap(reports: list[Report], killed: float) -> float:
 
 
 @pytest.mark.parametrize("disk", ["good", "garbage"])
-def test_a_killed_proxy_is_replaced_and_nobody_is_refused(disk: str, bed: Bed, loads: Loads) -> None:
+def test_a_killed_proxy_is_replaced_and_nobody_is_refused(disk: str, bed: AgentFixture, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     loads.start("open", bed.tls, clients=1, rate=100)
     if disk == "garbage":
@@ -56,7 +56,7 @@ def test_a_killed_proxy_is_replaced_and_nobody_is_refused(disk: str, bed: Bed, l
     assert gap(reports, killed.struck) <= STARTS * start, f"a start takes {start:.3f} s"
 
 
-def replaced(bed: Bed) -> Death:
+def replaced(bed: AgentFixture) -> Death:
     """Kill the serving Envoy and see the next one serve."""
     before = bed.serving().number
     killed = kill_serving(bed)
@@ -64,7 +64,7 @@ def replaced(bed: Bed) -> Death:
     return killed
 
 
-def crash_and_recover(bed: Bed) -> Death:
+def crash_and_recover(bed: AgentFixture) -> Death:
     """Kill the serving Envoy, see the next one serve and a second pass."""
     killed = replaced(bed)
     pass_time(max(0.0, killed.struck + 1 - time.monotonic()))
@@ -72,14 +72,14 @@ def crash_and_recover(bed: Bed) -> Death:
 
 
 @pytest.mark.long
-def test_five_crashes_a_second_apart_refuse_nobody(bed: Bed, loads: Loads) -> None:
+def test_five_crashes_a_second_apart_refuse_nobody(bed: AgentFixture, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     kills = [crash_and_recover(bed) for _ in range(5)]
     loads.more(20)
     only_in_flight(loads.finish(), kills)
 
 
-def test_clients_queued_at_the_moment_of_a_crash_are_answered(bed: Bed) -> None:
+def test_clients_queued_at_the_moment_of_a_crash_are_answered(bed: AgentFixture) -> None:
     with stopped(bed.serving_pid()):
         flights = launched(bed.tls, 200) + launched(bed.plain, 200)
         kill_serving(bed)
@@ -87,7 +87,7 @@ def test_clients_queued_at_the_moment_of_a_crash_are_answered(bed: Bed) -> None:
     assert [str(flight.failure) for flight in flights if flight.failure] == []
 
 
-def refused(bed: Bed) -> bool:
+def refused(bed: AgentFixture) -> bool:
     """Tell whether the plain listener refuses a client."""
     try:
         socket.create_connection((bed.plain.host, bed.plain.port), timeout=PATIENCE).close()
@@ -96,7 +96,7 @@ def refused(bed: Bed) -> bool:
     return False
 
 
-def test_while_nothing_can_start_clients_are_held_and_then_refused(bed_apart: Bed, broken: Path) -> None:
+def test_while_nothing_can_start_clients_are_held_and_then_refused(bed_apart: AgentFixture, broken: Path) -> None:
     bed = bed_apart
     assert healthy(bed.status)
     broken.touch()
@@ -113,7 +113,7 @@ def test_while_nothing_can_start_clients_are_held_and_then_refused(bed_apart: Be
 
 
 @pytest.mark.parametrize("broken", ["5m"], indirect=True)
-def test_a_repair_within_the_hold_is_not_noticed_by_clients(bed_apart: Bed, broken: Path) -> None:
+def test_a_repair_within_the_hold_is_not_noticed_by_clients(bed_apart: AgentFixture, broken: Path) -> None:
     bed = bed_apart
     broken.touch()
     kill_serving(bed)
@@ -125,7 +125,7 @@ def test_a_repair_within_the_hold_is_not_noticed_by_clients(bed_apart: Bed, brok
     assert [str(flight.failure) for flight in waiting if flight.failure] == []
 
 
-def test_after_a_crash_the_certificate_still_rotates(bed: Bed) -> None:
+def test_after_a_crash_the_certificate_still_rotates(bed: AgentFixture) -> None:
     kill_serving(bed)
     bed.rotate()
     bed.served()

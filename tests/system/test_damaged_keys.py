@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.agents import agent
 from tests.mutations import flattened, leaks
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import eventually
 from tests.system.layouts import KEY
 
@@ -32,7 +32,7 @@ DAMAGES: dict[str, Damage] = {
 PAGES = ("/", "/status", "/metrics", "/healthz/ready")
 
 
-def everything_written(bed: Bed) -> str:
+def everything_written(bed: AgentFixture) -> str:
     """Collect what the agent and its commands write about their files."""
     certs, run_dir = ("--certs", bed.certs), ("--run-dir", bed.run_dir)
     config = ("--config", bed.config, "--proxy-bin", bed.binary)
@@ -47,7 +47,7 @@ def everything_written(bed: Bed) -> str:
     return "\n".join([*written, bed.journal.path.read_text(encoding="utf-8")])
 
 
-def page(bed: Bed, path: str) -> str:
+def page(bed: AgentFixture, path: str) -> str:
     """Read one page of the status server."""
     try:
         with urlopen(f"http://127.0.0.1:{bed.status.port}{path}", timeout=5) as answer:
@@ -58,7 +58,7 @@ def page(bed: Bed, path: str) -> str:
 
 @pytest.mark.long
 @pytest.mark.timeout(120)
-def test_nothing_that_is_written_has_a_part_of_a_damaged_key(bed: Bed) -> None:
+def test_nothing_that_is_written_has_a_part_of_a_damaged_key(bed: AgentFixture) -> None:
     key = bed.mint.spare().key_pem
     for name, damage in DAMAGES.items():
         bed.journal.mark()

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.system.agent_fixture import HOST, Bed
+from tests.system.agent_fixture import HOST, AgentFixture
 from tests.system.bootstrap import Bootstrap, Json, http, listener
 from tests.system.eventually import eventually, throughout
 from tests.system.listening import listening
@@ -29,7 +29,7 @@ class Inward(Bootstrap):
 
 
 @pytest.fixture
-def way_out(bed_apart: Bed) -> Target:
+def way_out(bed_apart: AgentFixture) -> Target:
     """An outbound listener of a bed whose others are inbound."""
     bed = bed_apart
     out = Target(HOST, bed.room.port())
@@ -45,7 +45,7 @@ def refused(target: Target) -> bool:
     return not listening(target.port)
 
 
-def ask_to_stop(bed: Bed) -> None:
+def ask_to_stop(bed: AgentFixture) -> None:
     """Send SIGTERM, and wait until the ways in are closed."""
     os.kill(bed.agent_pid, signal.SIGTERM)
     eventually(lambda: refused(bed.tls) and refused(bed.plain), what="the ways in are closed")
@@ -59,7 +59,7 @@ def once(target: Target) -> bool:
 
 @pytest.mark.sidecar
 def test_the_ways_out_stay_open_until_the_last_client_has_left_by_the_way_it_came(
-    bed_apart: Bed, way_out: Target
+    bed_apart: AgentFixture, way_out: Target
 ) -> None:
     bed = bed_apart
     serving = bed.serving_pid()
@@ -77,7 +77,9 @@ def test_the_ways_out_stay_open_until_the_last_client_has_left_by_the_way_it_cam
 
 
 @pytest.mark.sidecar
-def test_clients_that_came_in_are_asked_to_leave_and_the_application_is_not(bed_apart: Bed, way_out: Target) -> None:
+def test_clients_that_came_in_are_asked_to_leave_and_the_application_is_not(
+    bed_apart: AgentFixture, way_out: Target
+) -> None:
     bed = bed_apart
     with connect(bed.plain, tls_context()) as client, connect(way_out, tls_context()) as application:
         exchange(client, last=False)
@@ -96,7 +98,7 @@ def left(client: socket.socket) -> bool:
 
 
 @pytest.mark.long
-def test_where_the_console_does_not_answer_everything_is_closed(bed_apart: Bed, way_out: Target) -> None:
+def test_where_the_console_does_not_answer_everything_is_closed(bed_apart: AgentFixture, way_out: Target) -> None:
     bed = bed_apart
     bed.stop()
     bed.launch()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads, nothing_failed
 from tests.system.room import Room, kill
@@ -84,7 +84,7 @@ def full(room: Room) -> Iterator[MakeDisk]:
         disk.close()
 
 
-def crashed(bed: Bed) -> None:
+def crashed(bed: AgentFixture) -> None:
     """Kill the proxy and wait until the agent says, in its log, that the next one serves."""
     bed.journal.mark()
     kill(bed.serving_pid())
@@ -95,7 +95,9 @@ HOW = pytest.mark.parametrize("how", ["full", pytest.param("read-only", marks=py
 
 
 @HOW
-def test_a_crash_is_answered_and_a_rotation_goes_on(how: str, full: MakeDisk, bed_apart: Bed, loads: Loads) -> None:
+def test_a_crash_is_answered_and_a_rotation_goes_on(
+    how: str, full: MakeDisk, bed_apart: AgentFixture, loads: Loads
+) -> None:
     bed = bed_apart
     disk = full(bed.run_dir, how)
     bed.start()
@@ -117,7 +119,7 @@ def test_a_crash_is_answered_and_a_rotation_goes_on(how: str, full: MakeDisk, be
 
 @pytest.mark.long
 @HOW
-def test_a_stop_leaves_nothing_elsewhere(how: str, full: MakeDisk, bed_apart: Bed) -> None:
+def test_a_stop_leaves_nothing_elsewhere(how: str, full: MakeDisk, bed_apart: AgentFixture) -> None:
     bed = bed_apart
     disk = full(bed.run_dir, how)
     bed.start()
@@ -135,7 +137,7 @@ def test_a_stop_leaves_nothing_elsewhere(how: str, full: MakeDisk, bed_apart: Be
 @pytest.mark.long
 @HOW
 def test_an_agent_that_comes_back_finds_what_lives_elsewhere(
-    how: str, full: MakeDisk, bed_apart: Bed, loads: Loads
+    how: str, full: MakeDisk, bed_apart: AgentFixture, loads: Loads
 ) -> None:
     bed = bed_apart
     bed.more_flags += ["--survive"]
@@ -155,7 +157,7 @@ def test_an_agent_that_comes_back_finds_what_lives_elsewhere(
     nothing_failed(loads.finish(at_least=20))
 
 
-def test_with_shared_memory_full_a_crash_is_answered(full: MakeDisk, bed_apart: Bed) -> None:
+def test_with_shared_memory_full_a_crash_is_answered(full: MakeDisk, bed_apart: AgentFixture) -> None:
     bed = bed_apart
     disk = full(bed.room.shm)
     bed.room.shm.chmod(0o1777)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.agents import agent
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import body_of
 from tests.system.eventually import eventually, pass_time
 from tests.system.loads import Loads
@@ -30,22 +30,22 @@ from tests.system.test_silent_disk import lead
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
 
-Fault = Callable[[Bed], AbstractContextManager[None]]
-Deed = Callable[[Bed], None]
+Fault = Callable[[AgentFixture], AbstractContextManager[None]]
+Deed = Callable[[AgentFixture], None]
 
 GOOD = "good"  # the directory that the certificates are reached in by a link
 LASTS = 1.0  # seconds of each fault after what is done in it
 
 
 @contextmanager
-def bad_certificate(bed: Bed) -> Iterator[None]:
+def bad_certificate(bed: AgentFixture) -> Iterator[None]:
     """The pair on the disk is garbage."""
     (bed.certs / "tls.crt").write_bytes(GARBAGE)
     yield
 
 
 @contextmanager
-def frozen_run_directory(bed: Bed) -> Iterator[None]:
+def frozen_run_directory(bed: AgentFixture) -> Iterator[None]:
     """Nothing can be made, renamed or removed in the run directory."""
     frozen = Frozen(bed.run_dir)
     frozen.fill()
@@ -59,7 +59,7 @@ def full(disk: Disk) -> Fault:
     """Nothing can be made or written on a disk."""
 
     @contextmanager
-    def filled(_: Bed) -> Iterator[None]:
+    def filled(_: AgentFixture) -> Iterator[None]:
         disk.fill()
         yield
         disk.clear()
@@ -68,14 +68,14 @@ def full(disk: Disk) -> Fault:
 
 
 @contextmanager
-def stopped_agent(bed: Bed) -> Iterator[None]:
+def stopped_agent(bed: AgentFixture) -> Iterator[None]:
     """The agent stands still."""
     with stopped(bed.agent_pid):
         yield
 
 
 @contextmanager
-def killed_agent(bed: Bed) -> Iterator[None]:
+def killed_agent(bed: AgentFixture) -> Iterator[None]:
     """The agent is dead, and comes back."""
     bed.kill_agent()
     yield
@@ -83,7 +83,7 @@ def killed_agent(bed: Bed) -> Iterator[None]:
 
 
 @contextmanager
-def no_descriptors(bed: Bed) -> Iterator[None]:
+def no_descriptors(bed: AgentFixture) -> Iterator[None]:
     """The agent can open nothing more."""
     _, hard = before = resource.prlimit(bed.agent_pid, resource.RLIMIT_NOFILE)
     count = len(list(Path(f"/proc/{bed.agent_pid}/fd").iterdir()))
@@ -94,7 +94,7 @@ def no_descriptors(bed: Bed) -> Iterator[None]:
 
 
 @contextmanager
-def silent_certificates(bed: Bed) -> Iterator[None]:
+def silent_certificates(bed: AgentFixture) -> Iterator[None]:
     """The file system of the certificates does not answer."""
     with silence(bed.directory / "silent") as silent:
         lead(bed.certs, silent.path)
@@ -107,7 +107,7 @@ def low_memory(group: Group) -> Fault:
     """There is no memory for a second proxy."""
 
     @contextmanager
-    def low(_: Bed) -> Iterator[None]:
+    def low(_: AgentFixture) -> Iterator[None]:
         group.limit(group.used() + 8 * MIB)
         yield
         group.limit(UNLIMITED)
@@ -123,7 +123,7 @@ def shifted_clock(shift: str, file: Path) -> Fault:
     """The calendar is set to another day, and back."""
 
     @contextmanager
-    def shifted(_: Bed) -> Iterator[None]:
+    def shifted(_: AgentFixture) -> Iterator[None]:
         set_clock(shift, file)
         yield
         set_clock("+0", file)
@@ -164,40 +164,40 @@ CLOCKS = {"clock a day ahead": "+1d", "clock a day back": "-1d"}
 """Those for which the ground is prepared before the agent starts."""
 
 
-def rotate(bed: Bed) -> None:
+def rotate(bed: AgentFixture) -> None:
     """A new certificate comes, to where it should be, reached or not."""
     bed.layout.again(bed.directory / GOOD, bed.mint.leaf())
 
 
-def burst(bed: Bed) -> None:
+def burst(bed: AgentFixture) -> None:
     """Ten come in half a second."""
     for _ in range(10):
         rotate(bed)
         pass_time(0.05)
 
 
-def crash(bed: Bed) -> None:
+def crash(bed: AgentFixture) -> None:
     """The proxy that serves is killed."""
     kill(bed.serving_pid())
 
 
-def reconfigure(bed: Bed) -> None:
+def reconfigure(bed: AgentFixture) -> None:
     """Another configuration comes."""
     bed.bootstrap.body = "another\n"
     bed.bootstrap.write(bed.config)
 
 
-def upgrade(bed: Bed) -> None:
+def upgrade(bed: AgentFixture) -> None:
     """An operator orders an upgrade; carried out or refused, it is answered."""
     agent("upgrade", "--run-dir", bed.run_dir)
 
 
-def restart(bed: Bed) -> None:
+def restart(bed: AgentFixture) -> None:
     """An operator orders an epoch of the program on disk; the same holds for it."""
     agent("restart", "--binary", "--run-dir", bed.run_dir)
 
 
-def stop(bed: Bed) -> None:
+def stop(bed: AgentFixture) -> None:
     """The agent is asked to end."""
     assert bed.agent is not None
     bed.agent.send_signal(signal.SIGTERM)
@@ -215,7 +215,7 @@ DEEDS: dict[str, Deed] = {
 
 
 @pytest.fixture
-def fault(request: pytest.FixtureRequest, bed_apart: Bed) -> Iterator[Fault]:
+def fault(request: pytest.FixtureRequest, bed_apart: AgentFixture) -> Iterator[Fault]:
     """A fault by its name, with everything in place for it."""
     bed, name = bed_apart, request.param
     bed.more_flags += ["--survive"]
@@ -245,7 +245,9 @@ def fault(request: pytest.FixtureRequest, bed_apart: Bed) -> Iterator[Fault]:
 
 @pytest.mark.parametrize("deed", DEEDS)
 @pytest.mark.parametrize("fault", [*FAULTS, FULL_RUN, FULL_SHM, LOW_MEMORY, *CLOCKS], indirect=True)
-def test_whatever_comes_together_no_client_is_lost_to_it(fault: Fault, deed: str, bed_apart: Bed, loads: Loads) -> None:
+def test_whatever_comes_together_no_client_is_lost_to_it(
+    fault: Fault, deed: str, bed_apart: AgentFixture, loads: Loads
+) -> None:
     bed = bed_apart
     (bed.directory / GOOD).mkdir()
     bed.certs.symlink_to(GOOD)
@@ -274,7 +276,7 @@ def test_whatever_comes_together_no_client_is_lost_to_it(fault: Fault, deed: str
     assert [str(report) for report in reports if set(report.reasons()) - lost] == []
 
 
-def ends(bed: Bed, orders: list[threading.Thread]) -> None:
+def ends(bed: AgentFixture, orders: list[threading.Thread]) -> None:
     """See that the agent ends as it was asked; one that was dead then has not been asked, and is now."""
     orders[0].join()
     if not bed.journal.named("agent.stopping"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.agents import agent
-from tests.system.agent_fixture import HOST, Bed
+from tests.system.agent_fixture import HOST, AgentFixture
 from tests.system.bare import serial_served
 from tests.system.bootstrap import Json, replace
 from tests.system.certificates import Mint, Pair, serial
@@ -47,7 +47,7 @@ def files(directory: Path, chain: bytes, key: bytes) -> Json:
 class Secret:
     """A secret in a directory of its own, outside of `--certs`, and the listener that serves it."""
 
-    bed: Bed
+    bed: AgentFixture
     describe: Describe
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.cli.agents import agent
-from tests.system.agent_fixture import HOST, Bed
+from tests.system.agent_fixture import HOST, AgentFixture
 from tests.system.bare import body_of
 from tests.system.bootstrap import Json, Secured, address, http, listener, replace, tls_chain, write_lds
 from tests.system.certificates import Mint, authority, serial
@@ -39,12 +39,12 @@ def from_file(path: Path) -> Json:
     return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
 
 
-def events(bed: Bed, name: str) -> list[Entry]:
+def events(bed: AgentFixture, name: str) -> list[Entry]:
     """List what the agent logged under this name since the mark."""
     return [entry for entry in bed.journal.entries() if entry.name == name]
 
 
-def in_use(bed: Bed) -> None:
+def in_use(bed: AgentFixture) -> None:
     """Check that `agent certs` shows the newest pair on the disk as what is served, and finds nothing wrong."""
     ran = agent("certs", "--json", "--run-dir", bed.run_dir)
     inventory: dict[str, Any] = json.loads(ran.out)
@@ -56,7 +56,7 @@ def in_use(bed: Bed) -> None:
     assert events(bed, "certificate.stray") == []
 
 
-def refuses_garbage(bed: Bed) -> None:
+def refuses_garbage(bed: AgentFixture) -> None:
     """Turn the key to garbage: it is refused as always, and the old epoch serves on."""
     before = bed.serving()
     bed.journal.mark()
@@ -66,7 +66,7 @@ def refuses_garbage(bed: Bed) -> None:
     throughout(lambda: bed.serving() == before, span=0.5, what="the old epoch serves")
 
 
-def test_the_certificate_of_a_listener_in_a_file_rotates_by_itself(bed_apart: Bed, loads: Loads) -> None:
+def test_the_certificate_of_a_listener_in_a_file_rotates_by_itself(bed_apart: AgentFixture, loads: Loads) -> None:
     """X13, LDS."""
     bed = bed_apart
     path = bed.directory / "lds.yaml"
@@ -147,7 +147,7 @@ def forward(cluster: str) -> Json:
     return manager
 
 
-def write_cds(path: Path, bed: Bed, port: int) -> None:
+def write_cds(path: Path, bed: AgentFixture, port: int) -> None:
     """Publish the cluster of the origin, with the client pair in `--certs`."""
     context = client_context(bed.certs / CHAIN, bed.certs / KEY, bed.certs / ROOT)
     del context["common_tls_context"]["alpn_protocols"]
@@ -165,7 +165,7 @@ def write_cds(path: Path, bed: Bed, port: int) -> None:
     replace(path, yaml.safe_dump({"version_info": "1", "resources": [cluster]}, sort_keys=False))
 
 
-def test_the_client_pair_of_a_cluster_in_a_file_rotates_by_itself(bed_apart: Bed, loads: Loads) -> None:
+def test_the_client_pair_of_a_cluster_in_a_file_rotates_by_itself(bed_apart: AgentFixture, loads: Loads) -> None:
     """X13, CDS."""
     bed, path, port = bed_apart, bed_apart.directory / "cds.yaml", bed_apart.room.port()
     write_cds(path, bed, port)

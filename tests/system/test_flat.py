@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.counts import count
 from tests.system.eventually import eventually
 from tests.system.layouts import ALTERNATING, KEY_LATE
@@ -28,7 +28,7 @@ class Footprint:
     threads: int
 
 
-def footprint(bed: Bed) -> Footprint:
+def footprint(bed: AgentFixture) -> Footprint:
     """Measure a settled bed."""
     proc = Path(f"/proc/{bed.agent_pid}")
     rollup = (proc / "smaps_rollup").read_text(encoding="ascii").splitlines()
@@ -42,7 +42,7 @@ def footprint(bed: Bed) -> Footprint:
     )
 
 
-def rotate(bed: Bed, times: int) -> Footprint:
+def rotate(bed: AgentFixture, times: int) -> Footprint:
     """Rotate so often, each time until nothing drains, and measure."""
     for layout in islice(cycle(LAYOUTS), times):
         bed.rotate(layout)
@@ -53,7 +53,7 @@ def rotate(bed: Bed, times: int) -> Footprint:
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 3 * ROTATIONS)
-def test_nothing_grows_with_rotations(bed: Bed) -> None:
+def test_nothing_grows_with_rotations(bed: AgentFixture) -> None:
     before = rotate(bed, 5)
     after = rotate(bed, ROTATIONS)
     assert after.anonymous - before.anonymous <= MEMORY_SLACK, f"{before} → {after}"

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from agent.status import model as shapes
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import first_shown
 from tests.system.bootstrap import http, listener
 from tests.system.candidates import new_candidate
@@ -48,7 +48,7 @@ def schema() -> Any:  # noqa: ANN401  # of a library without types
 
 
 @contextmanager
-def watched(bed: Bed) -> Iterator[None]:
+def watched(bed: AgentFixture) -> Iterator[None]:
     """Read `/status` ten times a second; each must be what the schema says."""
     found = schema()
 
@@ -63,7 +63,7 @@ def watched(bed: Bed) -> Iterator[None]:
     assert onlooker.looks > len(onlooker.unanswered)
 
 
-def order(bed: Bed, *words: str) -> str:
+def order(bed: AgentFixture, *words: str) -> str:
     """Give an order as an operator would; it must go well."""
     command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
@@ -71,18 +71,18 @@ def order(bed: Bed, *words: str) -> str:
     return done.stdout
 
 
-def history(bed: Bed) -> list[Tree]:
+def history(bed: AgentFixture) -> list[Tree]:
     """Read `agent history --json`, newest first."""
     return [json.loads(line) for line in order(bed, "history", "--json", "-n", "100").splitlines()]
 
 
-def attempt(bed: Bed, epoch: int) -> Tree:
+def attempt(bed: AgentFixture, epoch: int) -> Tree:
     """Return what the history tells of an epoch, once its predecessor is gone."""
     bed.settled()
     return next(each for each in history(bed) if each["epoch"] == epoch)
 
 
-def newest(bed: Bed) -> Tree:
+def newest(bed: AgentFixture) -> Tree:
     """Return the attempt that serves."""
     return attempt(bed, bed.serving().number)
 
@@ -108,7 +108,7 @@ def hexed(number: int) -> str:
 
 
 @contextmanager
-def next_epoch(bed: Bed) -> Iterator[None]:
+def next_epoch(bed: AgentFixture) -> Iterator[None]:
     """Wait at the end until an epoch serves that did not at the beginning."""
     before = bed.serving().number
     yield
@@ -116,7 +116,7 @@ def next_epoch(bed: Bed) -> Iterator[None]:
 
 
 @pytest.fixture
-def obstacle(bed_apart: Bed, binary: Path) -> Path:
+def obstacle(bed_apart: AgentFixture, binary: Path) -> Path:
     """A file that keeps the proxy of `bed_apart` from starting while it exists; all else that proxy does."""
     bed = bed_apart
     path = bed.directory / "broken"
@@ -126,7 +126,7 @@ def obstacle(bed_apart: Bed, binary: Path) -> Path:
     return path
 
 
-def test_the_first_start_and_a_rotation_are_told_with_serials_phases_and_what_a_client_saw(bed: Bed) -> None:
+def test_the_first_start_and_a_rotation_are_told_with_serials_phases_and_what_a_client_saw(bed: AgentFixture) -> None:
     first = newest(bed)
     assert (first["trigger"], first["outcome"], first["before"]) == ("start", "serving", None)
     old = hexed(serial(bed.mint.newest))
@@ -149,7 +149,7 @@ def test_the_first_start_and_a_rotation_are_told_with_serials_phases_and_what_a_
     assert (told["evidence"]["cut"], told["evidence"]["overflows"]) == (0, 0)
 
 
-def test_clients_that_waited_and_connections_that_were_cut_are_counted(bed_apart: Bed) -> None:
+def test_clients_that_waited_and_connections_that_were_cut_are_counted(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.more_flags += ["--drain-deadline", f"{DEADLINE}s"]
     bed.start()
@@ -185,7 +185,7 @@ def is_cut(sock: socket.socket) -> bool:
         return True
 
 
-def unknown_cluster(bed: Bed) -> Tree:
+def unknown_cluster(bed: AgentFixture) -> Tree:
     """A listener whose route leads to a cluster that nobody knows."""
     filtered = http("")
     (host,) = filtered["typed_config"]["route_config"]["virtual_hosts"]
@@ -193,11 +193,11 @@ def unknown_cluster(bed: Bed) -> Tree:
     return listener("lost", "127.0.0.1", bed.room.port(), [{"filters": [filtered]}])
 
 
-def test_a_stormy_life_is_told_from_its_first_day_and_outlives_agents(bed_apart: Bed, obstacle: Path) -> None:
+def test_a_stormy_life_is_told_from_its_first_day_and_outlives_agents(bed_apart: AgentFixture, obstacle: Path) -> None:
     bed = bed_apart
     bed.more_flags += ["--survive", "--hold", "10s"]
     bed.start()
-    steps: list[tuple[str, Callable[[Bed, Path], None]]] = [
+    steps: list[tuple[str, Callable[[AgentFixture, Path], None]]] = [
         ("certificate", certificate),
         ("configuration", configuration),
         ("certificate", refused_certificate),
@@ -218,20 +218,20 @@ def test_a_stormy_life_is_told_from_its_first_day_and_outlives_agents(bed_apart:
     assert overview(bed)["rotations"] == history(bed)
 
 
-def certificate(bed: Bed, _: Path) -> None:
+def certificate(bed: AgentFixture, _: Path) -> None:
     """Rotate."""
     with next_epoch(bed):
         bed.rotate()
 
 
-def configuration(bed: Bed, _: Path) -> None:
+def configuration(bed: AgentFixture, _: Path) -> None:
     """Answer with something else."""
     with next_epoch(bed):
         bed.bootstrap.body = "other\n"
         bed.bootstrap.write(bed.config)
 
 
-def refused_certificate(bed: Bed, _: Path) -> None:
+def refused_certificate(bed: AgentFixture, _: Path) -> None:
     """Write one that ended, and then a good one."""
     attempts, expired = len(history(bed)), bed.mint.expired()
     bed.rotate(pair=expired)
@@ -253,14 +253,14 @@ def refused_certificate(bed: Bed, _: Path) -> None:
     eventually(lambda: in_sync(bed), what="everything is in sync")
 
 
-def in_sync(bed: Bed) -> bool:
+def in_sync(bed: AgentFixture) -> bool:
     """Tell whether what is on the disk is what serves."""
     now = overview(bed)
     assert (now["refused"], now["blocked"], now["out_of_sync_since"]) == ([], [], None)
     return all(each["in_sync"] for each in now["certificates"])
 
 
-def refused_configuration(bed: Bed, _: Path) -> None:
+def refused_configuration(bed: AgentFixture, _: Path) -> None:
     """Write one that the proxy does not take, and then a good one."""
     bed.bootstrap.more = [unknown_cluster(bed)]
     bed.bootstrap.write(bed.config)
@@ -280,7 +280,7 @@ def refused_configuration(bed: Bed, _: Path) -> None:
     eventually(lambda: in_sync(bed), what="everything is in sync")
 
 
-def failing_proxy(bed: Bed, obstacle: Path) -> None:
+def failing_proxy(bed: AgentFixture, obstacle: Path) -> None:
     """Rotate while the proxy does not start, and then does."""
     serving = bed.serving()
     obstacle.touch()
@@ -295,23 +295,23 @@ def failing_proxy(bed: Bed, obstacle: Path) -> None:
     eventually(lambda: in_sync(bed), what="everything is in sync")
 
 
-def failed(bed: Bed) -> list[Tree]:
+def failed(bed: AgentFixture) -> list[Tree]:
     """List the attempts that failed, newest first; the next one may be under way."""
     return [each for each in history(bed) if each["outcome"] == "failed"]
 
 
-def restarted(bed: Bed, _: Path) -> None:
+def restarted(bed: AgentFixture, _: Path) -> None:
     """Ask for a new epoch."""
     order(bed, "restart")
 
 
-def crashed(bed: Bed, _: Path) -> None:
+def crashed(bed: AgentFixture, _: Path) -> None:
     """Kill the proxy."""
     with next_epoch(bed):
         kill(bed.serving_pid())
 
 
-def outlives_its_agent(bed: Bed, before: list[Tree]) -> None:
+def outlives_its_agent(bed: AgentFixture, before: list[Tree]) -> None:
     """Kill the agent: the next one knows what there was, and how it came to what serves."""
     bed.kill_agent()
     bed.launch()
@@ -326,7 +326,7 @@ def outlives_its_agent(bed: Bed, before: list[Tree]) -> None:
     assert (told["trigger"], told["outcome"], len(told["changes"])) == ("certificate", "serving", 1)
 
 
-def outlives_an_upgrade(bed: Bed) -> None:
+def outlives_an_upgrade(bed: AgentFixture) -> None:
     """Let the agent become its program on disk: it knows what there was."""
     bed.settled()
     before = history(bed)
@@ -338,7 +338,7 @@ def outlives_an_upgrade(bed: Bed) -> None:
     assert newest(bed)["trigger"] == "certificate"
 
 
-def test_what_is_dropped_is_told_as_dropped(bed_apart: Bed, held: Path) -> None:
+def test_what_is_dropped_is_told_as_dropped(bed_apart: AgentFixture, held: Path) -> None:
     bed, pair = bed_apart, bed_apart.mint.newest
     held.touch()
     IN_PLACE.again(bed.certs, bed.mint.spare())
@@ -351,7 +351,7 @@ def test_what_is_dropped_is_told_as_dropped(bed_apart: Bed, held: Path) -> None:
     assert bed.serving().number < candidate.number
 
 
-def ended(bed: Bed, epoch: int) -> Tree:
+def ended(bed: AgentFixture, epoch: int) -> Tree:
     """Return what is told of an attempt, once it has ended."""
     told: Tree = next(each for each in overview(bed)["rotations"] if each["epoch"] == epoch)
     assert told["outcome"] != "running"

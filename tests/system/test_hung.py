@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import eventually, pass_time
 from tests.system.journal import Entry
 from tests.system.loads import Loads, nothing_failed
@@ -20,7 +20,7 @@ HUNG, ANSWERS = "service.hung", "service.answers"
 
 
 @contextmanager
-def waiting(bed: Bed) -> Iterator[list[socket.socket]]:
+def waiting(bed: AgentFixture) -> Iterator[list[socket.socket]]:
     """Clients that have asked, whoever answers."""
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(bed.plain, tls_context(), timeout=40)) for _ in range(CLIENTS)]
@@ -34,11 +34,11 @@ def answered(clients: list[socket.socket]) -> int:
     return sum(exchange(each, last=True).body == b"ok\n" for each in clients)
 
 
-def told(bed: Bed, event: str) -> list[Entry]:
+def told(bed: AgentFixture, event: str) -> list[Entry]:
     return [entry for entry in bed.journal.entries() if entry.name == event]
 
 
-def test_it_is_reported_once_and_once_more_when_it_answers_again(bed: Bed) -> None:
+def test_it_is_reported_once_and_once_more_when_it_answers_again(bed: AgentFixture) -> None:
     pid = bed.serving_pid()
     with stopped(pid), waiting(bed) as clients:
         (entry,) = eventually(lambda: told(bed, HUNG), what="the report")
@@ -52,7 +52,7 @@ def test_it_is_reported_once_and_once_more_when_it_answers_again(bed: Bed) -> No
     assert len(clients) == CLIENTS
 
 
-def test_clients_that_waited_for_it_are_answered_when_it_goes_on(bed: Bed) -> None:
+def test_clients_that_waited_for_it_are_answered_when_it_goes_on(bed: AgentFixture) -> None:
     with ExitStack() as stack:
         with stopped(bed.serving_pid()):
             clients = stack.enter_context(waiting(bed))
@@ -61,7 +61,9 @@ def test_clients_that_waited_for_it_are_answered_when_it_goes_on(bed: Bed) -> No
 
 
 @pytest.mark.parametrize("patience", ["1s", "8s"])
-def test_where_it_is_wanted_it_is_replaced_and_all_who_wait_are_answered(bed_apart: Bed, patience: str) -> None:
+def test_where_it_is_wanted_it_is_replaced_and_all_who_wait_are_answered(
+    bed_apart: AgentFixture, patience: str
+) -> None:
     bed = bed_apart
     bed.more_flags += ["--replace-hung", patience]
     bed.start()
@@ -74,14 +76,14 @@ def test_where_it_is_wanted_it_is_replaced_and_all_who_wait_are_answered(bed_apa
     bed.settled()
 
 
-def test_a_rotation_frees_those_who_wait_for_one_that_hangs(bed: Bed) -> None:
+def test_a_rotation_frees_those_who_wait_for_one_that_hangs(bed: AgentFixture) -> None:
     with stopped(bed.serving_pid()), waiting(bed) as clients:
         bed.rotate()
         assert answered(clients) == CLIENTS
     bed.settled()
 
 
-def test_a_proxy_under_load_never_hangs(bed_apart: Bed, loads: Loads) -> None:
+def test_a_proxy_under_load_never_hangs(bed_apart: AgentFixture, loads: Loads) -> None:
     """Its queues are hardly ever empty."""
     bed = bed_apart
     bed.more_flags += ["--replace-hung", "1s"]

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.system.agent_fixture import HOST, Bed
+from tests.system.agent_fixture import HOST, AgentFixture
 from tests.system.bare import body_of
 from tests.system.bootstrap import Json, http, lds_from_file, lds_from_plane, listener, plane_cluster, write_lds
 from tests.system.certificates import serial
@@ -44,7 +44,7 @@ def refuses(target: Target) -> bool:
 class File:
     """Listeners from a file."""
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: AgentFixture) -> None:
         self.path = bed.directory / "lds.yaml"
         self.target = Target(HOST, bed.room.port())
         self._version = 0
@@ -57,7 +57,7 @@ class File:
 
 
 @pytest.fixture
-def lds(bed_apart: Bed) -> File:
+def lds(bed_apart: AgentFixture) -> File:
     """The bed runs, and its listener file is empty."""
     file = File(bed_apart)
     file.publish(present=False)
@@ -65,7 +65,7 @@ def lds(bed_apart: Bed) -> File:
     return file
 
 
-def test_a_listener_is_added_removed_and_added_again(bed_apart: Bed, lds: File, loads: Loads) -> None:
+def test_a_listener_is_added_removed_and_added_again(bed_apart: AgentFixture, lds: File, loads: Loads) -> None:
     bed = bed_apart
     loads.gentle(bed.tls, bed.plain)
     lds.publish(present=True)
@@ -88,7 +88,7 @@ def test_a_listener_is_added_removed_and_added_again(bed_apart: Bed, lds: File, 
 
 @pytest.mark.parametrize("again", [False, True], ids=["added", "added-again"])
 def test_an_added_listener_survives_a_rotation_and_a_crash(
-    again: bool, bed_apart: Bed, lds: File, loads: Loads
+    again: bool, bed_apart: AgentFixture, lds: File, loads: Loads
 ) -> None:
     bed = bed_apart
     lds.publish(present=True)
@@ -112,13 +112,15 @@ def test_an_added_listener_survives_a_rotation_and_a_crash(
     assert [str(flight.failure) for flight in flights if flight.failure] == []
 
 
-def held(bed: Bed, target: Target) -> None:
+def held(bed: AgentFixture, target: Target) -> None:
     """Wait until the agent holds what listens there."""
     eventually(lambda: bed.holds(target), what="the vault follows")
 
 
 @pytest.mark.long
-def test_a_dead_control_plane_delays_the_rotation_and_nothing_else(bed_apart: Bed, loads: Loads, room: Room) -> None:
+def test_a_dead_control_plane_delays_the_rotation_and_nothing_else(
+    bed_apart: AgentFixture, loads: Loads, room: Room
+) -> None:
     bed, target = bed_apart, Target(HOST, room.port())
     with control_plane(room, mutual=False) as plane:
         bed.bootstrap.dynamic = lds_from_plane("plane")

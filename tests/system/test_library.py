@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.certificates import serial
 from tests.system.counts import count
 from tests.system.eventually import eventually
@@ -29,7 +29,7 @@ ROTATIONS = count("AGENT_ROTATIONS", short=3, long=50)
 class Tiny:
     """What `tests/epoch/minimal_epoch.py` reads, written as a bed writes its bootstrap."""
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: AgentFixture) -> None:
         chain, key = bed.bootstrap.secured[0].chain, bed.bootstrap.secured[0].key
         tls = {"certificate_chain": {"filename": str(chain)}, "private_key": {"filename": str(key)}}
         self.tree = {"listen": [{"port": bed.tls.port, "tls": tls}, {"port": bed.plain.port}]}
@@ -40,12 +40,12 @@ class Tiny:
 
 
 @pytest.fixture
-def tiny(room: Room) -> Iterator[Bed]:
+def tiny(room: Room) -> Iterator[AgentFixture]:
     """A bed whose agent runs the tiny server, ready."""
     program = room.directory / "tiny"
     program.write_text(f"#!{sys.executable}\n{TINY.read_text().partition(chr(10))[2]}")
     program.chmod(0o755)
-    bed = Bed(room=room, name="b", binary=program, proxy_args=[])
+    bed = AgentFixture(room=room, name="b", binary=program, proxy_args=[])
     bed.bootstrap.write = Tiny(bed).write  # type: ignore[method-assign]
     try:
         bed.start()
@@ -56,7 +56,7 @@ def tiny(room: Room) -> Iterator[Bed]:
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 5 * ROTATIONS)
-def test_rotations_and_a_crash_of_a_server_of_ones_own_fail_nothing(tiny: Bed, loads: Loads) -> None:
+def test_rotations_and_a_crash_of_a_server_of_ones_own_fail_nothing(tiny: AgentFixture, loads: Loads) -> None:
     loads.gentle(tiny.tls, tiny.plain)
     for layout in islice(cycle([IN_PLACE, RENAMED]), ROTATIONS):
         tiny.rotate(layout)
@@ -71,7 +71,7 @@ def test_rotations_and_a_crash_of_a_server_of_ones_own_fail_nothing(tiny: Bed, l
     assert tiny.serial_served() == serial(tiny.mint.newest)
 
 
-def test_a_draining_server_that_has_clients_is_waited_for(tiny: Bed) -> None:
+def test_a_draining_server_that_has_clients_is_waited_for(tiny: AgentFixture) -> None:
     with socket.create_connection((tiny.plain.host, tiny.plain.port)) as quiet:
         before = tiny.serving().number
         tiny.rotate()
@@ -83,7 +83,7 @@ def test_a_draining_server_that_has_clients_is_waited_for(tiny: Bed) -> None:
         tiny.settled()
 
 
-def test_a_server_that_cannot_use_its_configuration_is_refused_and_the_old_one_serves_on(tiny: Bed) -> None:
+def test_a_server_that_cannot_use_its_configuration_is_refused_and_the_old_one_serves_on(tiny: AgentFixture) -> None:
     before = tiny.serving()
     tiny.journal.mark()
     tiny.config.write_text("listen: [{port: 1, tls: {certificate_chain: {filename: /nowhere}}}]\n")

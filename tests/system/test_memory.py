@@ -15,7 +15,7 @@ import pytest
 
 from agent.host.memory import footprint
 from tests.cli.agents import agent
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.certificates import NAME
 from tests.system.eventually import eventually, throughout
 from tests.system.loads import Loads, nothing_failed
@@ -75,26 +75,26 @@ def group_named(name: str) -> Iterator[Group]:
 def group(request: pytest.FixtureRequest) -> Iterator[Group]:
     """A group that is made before the bed's agent starts, and removed when that has ended."""
     with group_named(f"agent-test-{datetime.now(UTC).timestamp():.6f}") as made:
-        bed: Bed = request.getfixturevalue("bed_apart")
+        bed: AgentFixture = request.getfixturevalue("bed_apart")
         bed.program = [*ENTER, str(made.path), sys.executable, "-m", "agent"]
         yield made
         bed.stop()
 
 
-def leave_room(bed: Bed, group: Group, share: float, more: int = 0) -> None:
+def leave_room(bed: AgentFixture, group: Group, share: float, more: int = 0) -> None:
     """Leave so much of what a second proxy would take, and so many bytes more."""
     found = footprint(bed.serving_pid())
     assert found is not None
     group.limit(group.used() + int(found.of_one_more * share) + more)
 
 
-def said(bed: Bed, event: str) -> int:
+def said(bed: AgentFixture, event: str) -> int:
     """Count how often the agent said so."""
     return sum(entry.name == event for entry in bed.journal.entries())
 
 
 def test_ten_rotations_without_memory_for_two_wait_and_are_made_up_for_when_there_is(
-    bed_apart: Bed, group: Group, loads: Loads
+    bed_apart: AgentFixture, group: Group, loads: Loads
 ) -> None:
     bed = bed_apart
     bed.start()
@@ -115,7 +115,7 @@ def test_ten_rotations_without_memory_for_two_wait_and_are_made_up_for_when_ther
 
 @pytest.mark.long
 def test_where_there_is_just_the_memory_that_is_asked_for_a_rotation_costs_nobody_his_life(
-    bed_apart: Bed, group: Group, loads: Loads
+    bed_apart: AgentFixture, group: Group, loads: Loads
 ) -> None:
     bed = bed_apart
     bed.start()
@@ -131,7 +131,9 @@ def test_where_there_is_just_the_memory_that_is_asked_for_a_rotation_costs_nobod
 
 
 @pytest.mark.long
-def test_near_expiry_what_serves_is_replaced_where_that_is_allowed(bed_apart: Bed, group: Group, loads: Loads) -> None:
+def test_near_expiry_what_serves_is_replaced_where_that_is_allowed(
+    bed_apart: AgentFixture, group: Group, loads: Loads
+) -> None:
     bed = bed_apart
     bed.more_flags += ["--low-memory", "replace"]
     now = datetime.now(UTC)
@@ -153,7 +155,7 @@ def test_near_expiry_what_serves_is_replaced_where_that_is_allowed(bed_apart: Be
 
 
 def test_a_proxy_that_the_kernel_kills_for_want_of_memory_is_named_and_started_again(
-    bed_apart: Bed, group: Group
+    bed_apart: AgentFixture, group: Group
 ) -> None:
     bed = bed_apart
     bed.start()
@@ -166,7 +168,7 @@ def test_a_proxy_that_the_kernel_kills_for_want_of_memory_is_named_and_started_a
 
 
 @contextmanager
-def pressure(bed: Bed, group: Group) -> Iterator[None]:
+def pressure(bed: AgentFixture, group: Group) -> Iterator[None]:
     """Have something take more and more memory in the group."""
     hog = "import os\nkept = []\nwhile True:\n    kept.append(bytearray(os.urandom(1 << 12)) * 256)\n"
     group.limit(group.used() + 64 * MIB)
@@ -180,7 +182,7 @@ def pressure(bed: Bed, group: Group) -> Iterator[None]:
 
 
 def test_an_upgrade_without_memory_for_two_agents_is_refused_and_kills_nobody(
-    bed_apart: Bed, group: Group, loads: Loads
+    bed_apart: AgentFixture, group: Group, loads: Loads
 ) -> None:
     bed = bed_apart
     bed.start()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.certificates import NAME
 from tests.system.eventually import eventually, throughout
 from tests.system.kernels import Kernel, emulated, user_mode
@@ -80,7 +80,7 @@ def group(request: pytest.FixtureRequest) -> Iterator[Unified]:
     if not has_version_2():
         pytest.skip("no memory control group of version 2")
     with unified(f"agent-test-{datetime.now(UTC).timestamp():.6f}") as made:
-        bed: Bed = request.getfixturevalue("bed_apart")
+        bed: AgentFixture = request.getfixturevalue("bed_apart")
         bed.program = [*ENTER, str(made.path), sys.executable, "-m", "agent"]
         yield made
         bed.stop()
@@ -88,7 +88,7 @@ def group(request: pytest.FixtureRequest) -> Iterator[Unified]:
 
 @pytest.mark.timeout(IN_KERNEL)
 def test_ten_rotations_wait_where_there_is_room_for_one_and_a_half(
-    bed_apart: Bed, group: Unified, loads: Loads
+    bed_apart: AgentFixture, group: Unified, loads: Loads
 ) -> None:
     bed = bed_apart
     bed.start()
@@ -111,7 +111,7 @@ def test_ten_rotations_wait_where_there_is_room_for_one_and_a_half(
 
 @pytest.mark.timeout(IN_KERNEL)
 def test_near_expiry_what_serves_is_replaced_where_there_is_room_for_one_and_a_half(
-    bed_apart: Bed, group: Unified, loads: Loads
+    bed_apart: AgentFixture, group: Unified, loads: Loads
 ) -> None:
     bed = bed_apart
     bed.more_flags += ["--low-memory", "replace", "--hold", "1m"]

@@ -17,7 +17,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as of_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as of_text
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bootstrap import http, listener
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually
@@ -65,7 +65,7 @@ COUNTERS = frozenset({"counter", "histogram"})
 class Scraper:
     """Scrapes as Prometheus does, only ten times a second, and notes what fell."""
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: AgentFixture) -> None:
         self.bed = bed
         self.last: Samples = {}
         self.sums: Samples = {}
@@ -80,7 +80,7 @@ class Scraper:
         return told
 
 
-def scraped(bed: Bed) -> Reply:
+def scraped(bed: AgentFixture) -> Reply:
     """Scrape."""
     reply = ask(bed, "/metrics")
     assert reply.status == 200, reply.text
@@ -90,7 +90,7 @@ def scraped(bed: Bed) -> Reply:
     return reply
 
 
-def own(bed: Bed, name: str) -> dict[tuple[str, ...], float]:
+def own(bed: AgentFixture, name: str) -> dict[tuple[str, ...], float]:
     """Read one of the agent's own metrics, by the values of its labels in the order of their names."""
     samples = values(of_text(scraped(bed).text))
     return {tuple(value for _, value in key[1]): told for key, told in samples.items() if key[0] == OURS + name}
@@ -110,7 +110,7 @@ def lost(reports: list[Report]) -> int:
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 5 * ROTATIONS)
-def test_over_rotations_no_counter_falls_and_every_answer_is_counted_once(bed: Bed, loads: Loads) -> None:
+def test_over_rotations_no_counter_falls_and_every_answer_is_counted_once(bed: AgentFixture, loads: Loads) -> None:
     scraper = Scraper(bed)
     with Onlooker(scraper.look, EVERY) as onlooker:
         loads.usual(bed.tls, bed.plain)
@@ -131,7 +131,9 @@ def test_over_rotations_no_counter_falls_and_every_answer_is_counted_once(bed: B
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 5 * ROTATIONS + 10 * CRASHES)
-def test_over_crashes_too_no_counter_falls_and_only_what_was_in_flight_may_be_missing(bed: Bed, loads: Loads) -> None:
+def test_over_crashes_too_no_counter_falls_and_only_what_was_in_flight_may_be_missing(
+    bed: AgentFixture, loads: Loads
+) -> None:
     scraper = Scraper(bed)
     with Onlooker(scraper.look, EVERY) as onlooker:
         loads.gentle(bed.tls, bed.plain)
@@ -154,7 +156,7 @@ def test_over_crashes_too_no_counter_falls_and_only_what_was_in_flight_may_be_mi
     check(scraped(bed).text)
 
 
-def crash(bed: Bed) -> None:
+def crash(bed: AgentFixture) -> None:
     """Kill what serves, and see the next one serve."""
     before = bed.serving().number
     kill(bed.serving_pid())
@@ -172,7 +174,7 @@ def check(text: str) -> None:
     assert done.returncode in {0, 3}, "3: names are against its conventions, and Envoy's are"
 
 
-def test_the_exposition_is_valid_in_both_formats_and_passes_promtool(bed: Bed) -> None:
+def test_the_exposition_is_valid_in_both_formats_and_passes_promtool(bed: AgentFixture) -> None:
     found = values(of_text(scraped(bed).text))
     assert found[OURS + "ready", ()] == 1
     assert any(name.startswith("envoy_listener_") for name, _ in found)
@@ -182,7 +184,7 @@ def test_the_exposition_is_valid_in_both_formats_and_passes_promtool(bed: Bed) -
     check(scraped(bed).text)
 
 
-def as_openmetrics(bed: Bed) -> str:
+def as_openmetrics(bed: AgentFixture) -> str:
     """Scrape as a newer Prometheus does."""
     asked = (
         b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: application/openmetrics-text\r\nConnection: close\r\n\r\n"
@@ -200,20 +202,20 @@ def as_openmetrics(bed: Bed) -> str:
 # The agent's own
 
 
-def order(bed: Bed, *words: str) -> None:
+def order(bed: AgentFixture, *words: str) -> None:
     """Give an order as an operator would; it must go well."""
     command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
     subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
 
 
-def rotate(bed: Bed) -> None:
+def rotate(bed: AgentFixture) -> None:
     """Rotate, and let the one before leave."""
     bed.rotate()
     bed.served()
     bed.settled()
 
 
-def reconfigure(bed: Bed) -> None:
+def reconfigure(bed: AgentFixture) -> None:
     """Answer with something else, and let the one before leave."""
     before = bed.serving().number
     bed.bootstrap.body += "more\n"
@@ -222,7 +224,7 @@ def reconfigure(bed: Bed) -> None:
     bed.settled()
 
 
-def misconfigure(bed: Bed) -> None:
+def misconfigure(bed: AgentFixture) -> None:
     """Write what no proxy takes, and take it back."""
     filtered = http("")
     (host,) = filtered["typed_config"]["route_config"]["virtual_hosts"]
@@ -236,7 +238,7 @@ def misconfigure(bed: Bed) -> None:
 
 
 @pytest.mark.long
-def test_rotations_and_exits_are_counted_by_what_was_done(bed: Bed) -> None:
+def test_rotations_and_exits_are_counted_by_what_was_done(bed: AgentFixture) -> None:
     bed.settled()
     for _ in range(3):
         rotate(bed)
@@ -269,7 +271,7 @@ def grown(told: dict[tuple[str, ...], float]) -> Counter[tuple[str, ...]]:
 
 
 @pytest.mark.long
-def test_how_long_clients_were_held_is_counted(bed_apart: Bed, binary: Path, loads: Loads) -> None:
+def test_how_long_clients_were_held_is_counted(bed_apart: AgentFixture, binary: Path, loads: Loads) -> None:
     bed, slowly = bed_apart, bed_apart.directory / "slowly"
     bed.binary = bed.directory / "proxy"
     script(bed.binary, f'[ -e {slowly} ] && sleep {SLEEP}\nexec {binary} "$@"')
@@ -292,7 +294,7 @@ def test_how_long_clients_were_held_is_counted(bed_apart: Bed, binary: Path, loa
 
 
 @pytest.mark.long
-def test_connections_that_are_cut_are_counted_by_what_cut_them(bed_apart: Bed) -> None:
+def test_connections_that_are_cut_are_counted_by_what_cut_them(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.more_flags += ["--drain-deadline", "3s"]
     bed.start()
@@ -316,7 +318,7 @@ def held(target: Target, stack: ExitStack) -> None:
 
 
 @pytest.mark.long
-def test_counters_go_on_over_the_death_of_an_agent(bed_apart: Bed, loads: Loads) -> None:
+def test_counters_go_on_over_the_death_of_an_agent(bed_apart: AgentFixture, loads: Loads) -> None:
     bed = bed_apart
     bed.more_flags += ["--survive"]
     bed.start()

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from tests.pki import Authority, Leaf
-from tests.system.agent_fixture import HOST, Bed
+from tests.system.agent_fixture import HOST, AgentFixture
 from tests.system.bare import serial_served
 from tests.system.bootstrap import Bootstrap, Json, Secured, listener, tls_chain, write_lds
 from tests.system.certificates import Pair, authority, serial
@@ -25,7 +25,7 @@ from tests.system.test_file_xds import from_file
 NAMES = ["a.test", "b.test", "c.test"]
 
 
-def with_pairs(bed: Bed, names: list[str] = NAMES) -> dict[str, Leaf]:
+def with_pairs(bed: AgentFixture, names: list[str] = NAMES) -> dict[str, Leaf]:
     """Have a bed serve a pair for each name, chosen by it, beside its own; start it."""
     pairs = {name: authority().issue([name]) for name in names}
     bed.certs.mkdir()
@@ -41,14 +41,14 @@ def renewed(names: list[str]) -> dict[str, Pair]:
     return {name: authority().issue([name]) for name in names}
 
 
-def pinned(bed: Bed) -> list[str]:
+def pinned(bed: AgentFixture) -> list[str]:
     """Return what the agent says that the proxy refuses."""
     return [entry.body for entry in bed.journal.complaints() if entry.attributes.get("fault") == "proxy"]
 
 
 @pytest.mark.sidecar
 @pytest.mark.parametrize("how", ["short RSA", *(pytest.param(how, marks=pytest.mark.long) for how in [*REFUSED][1:])])
-def test_what_only_the_proxy_refuses_blocks_no_other_pair(how: str, bed_apart: Bed, loads: Loads) -> None:
+def test_what_only_the_proxy_refuses_blocks_no_other_pair(how: str, bed_apart: AgentFixture, loads: Loads) -> None:
     bed = bed_apart
     old = with_pairs(bed)
     loads.gentle(named(bed, "b.test"), bed.plain)
@@ -68,7 +68,7 @@ def test_what_only_the_proxy_refuses_blocks_no_other_pair(how: str, bed_apart: B
     nothing_failed(loads.finish(at_least=20))
 
 
-def test_a_new_name_in_the_directory_that_the_proxy_refuses_is_left_out(bed_apart: Bed) -> None:
+def test_a_new_name_in_the_directory_that_the_proxy_refuses_is_left_out(bed_apart: AgentFixture) -> None:
     """Without a configuration every pair is served, but for the one that the proxy does not take."""
     bed = bed_apart
     bed.is_small = True
@@ -82,7 +82,7 @@ def test_a_new_name_in_the_directory_that_the_proxy_refuses_is_left_out(bed_apar
     eventually(lambda: shown(bed, ["b.test"]) == serials(mended), what="a good one is served")
 
 
-def test_at_the_first_start_the_others_are_served_without_it(bed_apart: Bed) -> None:
+def test_at_the_first_start_the_others_are_served_without_it(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.certs.mkdir()
     put(bed, {"b.test": short_rsa(authority(), "b.test")})
@@ -94,7 +94,9 @@ def test_at_the_first_start_the_others_are_served_without_it(bed_apart: Bed) -> 
 
 @pytest.mark.long
 @pytest.mark.envoy
-def test_a_new_configuration_that_names_a_pair_without_last_good_leaves_the_old_one_rotating(bed_apart: Bed) -> None:
+def test_a_new_configuration_that_names_a_pair_without_last_good_leaves_the_old_one_rotating(
+    bed_apart: AgentFixture,
+) -> None:
     bed = bed_apart
     bed.start()
     put(bed, {"b.test": short_rsa(authority(), "b.test")})
@@ -126,7 +128,7 @@ def stapled(leaf: Leaf, issuer: Authority) -> bytes:
 
 
 @pytest.mark.envoy
-def test_a_refusal_that_names_no_file_is_found_by_trying(bed_apart: Bed, loads: Loads) -> None:
+def test_a_refusal_that_names_no_file_is_found_by_trying(bed_apart: AgentFixture, loads: Loads) -> None:
     """An OCSP response that belongs to another certificate: Envoy does not say whose it is."""
     bed, names = bed_apart, [f"n{number}.test" for number in range(6)]
     secured = [Secured(bed.certs / f"{name}.crt", bed.certs / f"{name}.key", name) for name in names]
@@ -175,7 +177,7 @@ def _staple(context: dict[str, Any]) -> None:
 
 @pytest.mark.envoy
 @pytest.mark.parametrize("how", ["short RSA", pytest.param("PSS key", marks=pytest.mark.long)])
-def test_in_a_file_of_listeners_too_it_blocks_no_other_pair(how: str, bed_apart: Bed, loads: Loads) -> None:
+def test_in_a_file_of_listeners_too_it_blocks_no_other_pair(how: str, bed_apart: AgentFixture, loads: Loads) -> None:
     bed, path = bed_apart, bed_apart.directory / "lds.yaml"
     old = {name: authority().issue([name]) for name in NAMES}
     bed.certs.mkdir()
@@ -198,7 +200,7 @@ def test_in_a_file_of_listeners_too_it_blocks_no_other_pair(how: str, bed_apart:
 
 @pytest.mark.long
 @pytest.mark.envoy
-def test_a_secret_in_a_file_keeps_its_last_good_while_others_are_renewed(bed_apart: Bed, loads: Loads) -> None:
+def test_a_secret_in_a_file_keeps_its_last_good_while_others_are_renewed(bed_apart: AgentFixture, loads: Loads) -> None:
     bed = bed_apart
     secret = Secret(bed, files)
     bed.more_flags += ["--watch", str(secret.directory)]

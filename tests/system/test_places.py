@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.conftest import MakeBed
 from tests.system.eventually import eventually, throughout
 from tests.system.listening import listening
@@ -27,7 +27,7 @@ def is_within_reach(program: Path) -> bool:
 
 
 @pytest.mark.root
-def test_an_unprivileged_proxy_serves_on_a_low_port(bed_apart: Bed, loads: Loads) -> None:
+def test_an_unprivileged_proxy_serves_on_a_low_port(bed_apart: AgentFixture, loads: Loads) -> None:
     bed = bed_apart
     if bed.binary.name == "sidecar" and not is_within_reach(Path(sys.executable)):
         pytest.skip("the interpreter of the sidecar is out of the reach of nobody")
@@ -76,7 +76,7 @@ def test_a_second_agent_on_the_same_run_directory_names_the_first(make_bed: Make
     assert one.serving() == before
 
 
-def test_a_foreign_holder_of_a_port_is_named(bed_apart: Bed, room: Room) -> None:
+def test_a_foreign_holder_of_a_port_is_named(bed_apart: AgentFixture, room: Room) -> None:
     bed = bed_apart
     holder = room.spawn_bare([sys.executable, "-c", HOLDER, str(bed.tls.port)], log=room.directory / "holder.log")
     eventually(lambda: listening(bed.tls.port), what="the holder listens")
@@ -88,7 +88,7 @@ def test_a_foreign_holder_of_a_port_is_named(bed_apart: Bed, room: Room) -> None
     bed.ready()
 
 
-def test_a_run_directory_too_long_for_sockets_is_refused_at_once(bed_apart: Bed) -> None:
+def test_a_run_directory_too_long_for_sockets_is_refused_at_once(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.run_dir = bed.directory / ("x" * 90) / "run"
     bed.prepare()
@@ -98,7 +98,7 @@ def test_a_run_directory_too_long_for_sockets_is_refused_at_once(bed_apart: Bed)
 
 
 @pytest.mark.root
-def test_a_read_only_root_is_enough(bed_apart: Bed, loads: Loads) -> None:
+def test_a_read_only_root_is_enough(bed_apart: AgentFixture, loads: Loads) -> None:
     bed = bed_apart
     bed.run_dir.mkdir(mode=0o700)
     bed.cell = ["--read-only-except", str(bed.run_dir)]

@@ -13,9 +13,9 @@ from functools import partial
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.core.schedule import spread
+from agent.core.schedule import jitter_offset
 from tests.pki import Leaf
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import STARTS, first_shown
 from tests.system.certificates import NAME, serial
 from tests.system.conftest import MakeBed
@@ -38,13 +38,13 @@ CLOSED = (timedelta(hours=3), timedelta(hours=4))
 OPEN = (timedelta(hours=-1), timedelta(hours=1))
 
 
-def order(bed: Bed, *words: str) -> "subprocess.CompletedProcess[str]":
+def order(bed: AgentFixture, *words: str) -> "subprocess.CompletedProcess[str]":
     """Give an order as an operator would."""
     command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-def ends_in(bed: Bed, left: timedelta, life: timedelta) -> Leaf:
+def ends_in(bed: AgentFixture, left: timedelta, life: timedelta) -> Leaf:
     """Issue a leaf of this whole life, of which so much is left; it becomes the newest."""
     end = datetime.now(UTC) + left
     leaf = bed.mint.issuer.issue([NAME], not_before=end - life, not_after=end)
@@ -58,7 +58,7 @@ def old_at(leaf: Leaf) -> float:
     return (end - (end - begin) / 10).timestamp()
 
 
-def samples(bed: Bed, name: str) -> dict[tuple[str, ...], float]:
+def samples(bed: AgentFixture, name: str) -> dict[tuple[str, ...], float]:
     """Read one of the agent's own metrics, by the values of its labels in the order of their names."""
     families = text_string_to_metric_families(ask(bed, "/metrics").text)
     named = (sample for family in families for sample in family.samples if sample.name == f"proxy_agent_{name}")
@@ -68,13 +68,13 @@ def samples(bed: Bed, name: str) -> dict[tuple[str, ...], float]:
 # Hours
 
 
-def with_hours(bed: Bed, span: Sequence[timedelta]) -> None:
+def with_hours(bed: AgentFixture, span: Sequence[timedelta]) -> None:
     """Let the agent of `bed` have these hours."""
     bed.more_flags += ["--rotate-window", hours(*span)]
 
 
 @pytest.mark.long
-def test_outside_of_its_hours_a_change_waits_until_somebody_asks(bed_apart: Bed) -> None:
+def test_outside_of_its_hours_a_change_waits_until_somebody_asks(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     with_hours(bed, CLOSED)
     bed.start()
@@ -93,7 +93,7 @@ def test_outside_of_its_hours_a_change_waits_until_somebody_asks(bed_apart: Bed)
 
 
 @pytest.mark.long
-def test_within_its_hours_a_change_is_taken_up_at_once(bed_apart: Bed) -> None:
+def test_within_its_hours_a_change_is_taken_up_at_once(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     with_hours(bed, OPEN)
     bed.start()
@@ -103,7 +103,7 @@ def test_within_its_hours_a_change_is_taken_up_at_once(bed_apart: Bed) -> None:
 
 
 @pytest.mark.long
-def test_a_crash_does_not_wait_for_the_hours(bed_apart: Bed) -> None:
+def test_a_crash_does_not_wait_for_the_hours(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     with_hours(bed, CLOSED)
     bed.start()
@@ -114,7 +114,7 @@ def test_a_crash_does_not_wait_for_the_hours(bed_apart: Bed) -> None:
 
 
 @pytest.mark.long
-def test_when_what_serves_is_about_to_end_the_hours_count_no_more(bed_apart: Bed) -> None:
+def test_when_what_serves_is_about_to_end_the_hours_count_no_more(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     with_hours(bed, CLOSED)
     bed.bootstrap.write(bed.config)
@@ -135,7 +135,7 @@ def test_when_what_serves_is_about_to_end_the_hours_count_no_more(bed_apart: Bed
 # A fleet
 
 
-def bed_that_waits(make_bed: MakeBed, least: float, most: float) -> Bed:
+def bed_that_waits(make_bed: MakeBed, least: float, most: float) -> AgentFixture:
     """Make a bed whose agent waits for so long, by its run directory."""
     bed = make_bed(f"w{least}")
     instances = (bed.directory / f"run{number}" for number in range(1000))
@@ -143,7 +143,7 @@ def bed_that_waits(make_bed: MakeBed, least: float, most: float) -> Bed:
     bed.run_dir = next(
         each
         for each in instances
-        if least <= spread(f"{socket.gethostname()}:{each}", None, limit).total_seconds() <= most
+        if least <= jitter_offset(f"{socket.gethostname()}:{each}", None, limit).total_seconds() <= most
     )
     bed.more_flags += ["--jitter", f"{JITTER:g}s"]
     bed.start()
@@ -161,12 +161,12 @@ def test_a_fleet_takes_a_change_up_one_after_the_other_within_the_limit(make_bed
     assert 1.7 <= spans[1] <= JITTER + STARTS * start
 
 
-def shown_at(bed: Bed) -> float:
+def shown_at(bed: AgentFixture) -> float:
     """Return when the newest pair is shown, on the monotonic clock."""
     return first_shown(bed.tls, serial(bed.mint.newest))
 
 
-def told_to_wait(bed: Bed) -> bool:
+def told_to_wait(bed: AgentFixture) -> bool:
     """Tell whether the agent said that it spreads rotations."""
     return any("--jitter" in each.body for each in bed.journal.entries() if each.name == "rotation.later")
 
@@ -175,7 +175,7 @@ def told_to_wait(bed: Bed) -> bool:
 
 
 @pytest.mark.long
-def test_a_leaf_that_grows_old_is_told_at_that_moment_though_nothing_happens(bed_apart: Bed) -> None:
+def test_a_leaf_that_grows_old_is_told_at_that_moment_though_nothing_happens(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.bootstrap.write(bed.config)
     leaf = ends_in(bed, left=40 * SECOND, life=360 * SECOND)
@@ -194,7 +194,7 @@ def test_a_leaf_that_grows_old_is_told_at_that_moment_though_nothing_happens(bed
     assert bed.serving() == before, "it is told, and nothing else"
 
 
-def cautions(bed: Bed) -> list[str]:
+def cautions(bed: AgentFixture) -> list[str]:
     """List what the agent said of leaves that grow old."""
     said = (each for each in bed.journal.entries() if each.name == "certificate.caution")
     return [each.body for each in said if each.attributes["worry"] == "soon_to_expire"]
@@ -212,7 +212,7 @@ def held(target: Target, stack: ExitStack) -> socket.socket:
 
 
 @pytest.mark.long
-def test_a_restart_now_cuts_what_the_old_certificate_was_shown_to(bed_apart: Bed) -> None:
+def test_a_restart_now_cuts_what_the_old_certificate_was_shown_to(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     with_hours(bed, CLOSED)
     bed.more_flags += ["--drain-deadline", "10m"]
@@ -241,7 +241,7 @@ def is_cut(sock: socket.socket) -> bool:
         return True
 
 
-def test_a_leaf_that_is_old_from_the_start_is_told_at_once(bed_apart: Bed) -> None:
+def test_a_leaf_that_is_old_from_the_start_is_told_at_once(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.bootstrap.write(bed.config)
     bed.layout.first(bed.certs, ends_in(bed, left=60 * MINUTE, life=1000 * MINUTE))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import body_of
 from tests.system.candidates import new_candidate
 from tests.system.certificates import Files, serial
@@ -29,7 +29,7 @@ READY = (200, "ready\n")
 class Probes:
     """What a kubelet is told, every 20 ms: the answers of `/healthz/ready` in their order, each change of them once."""
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: AgentFixture) -> None:
         self.bed = bed
         self.told: list[tuple[int, str]] = []
 
@@ -43,7 +43,7 @@ class Probes:
 
 
 @contextmanager
-def probed(bed: Bed) -> Iterator[Probes]:
+def probed(bed: AgentFixture) -> Iterator[Probes]:
     """Probe for as long as the context lasts; the loop must turn all the while."""
     probes = Probes(bed)
     with Onlooker(probes.look, EVERY) as onlooker:
@@ -54,7 +54,7 @@ def probed(bed: Bed) -> Iterator[Probes]:
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 4 * ROTATIONS)
-def test_over_rotations_in_every_layout_it_is_ready_from_the_first_time_to_the_last(bed_apart: Bed) -> None:
+def test_over_rotations_in_every_layout_it_is_ready_from_the_first_time_to_the_last(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.prepare()
     with probed(bed) as probes:
@@ -70,7 +70,7 @@ def test_over_rotations_in_every_layout_it_is_ready_from_the_first_time_to_the_l
 
 
 def test_a_candidate_that_is_dropped_or_overtaken_and_a_refused_certificate_change_nothing(
-    bed_apart: Bed, held: Path
+    bed_apart: AgentFixture, held: Path
 ) -> None:
     bed = bed_apart
     with probed(bed) as probes:
@@ -81,7 +81,7 @@ def test_a_candidate_that_is_dropped_or_overtaken_and_a_refused_certificate_chan
     assert probes.told == [READY]
 
 
-def drop_a_candidate(bed: Bed, held: Path) -> None:
+def drop_a_candidate(bed: AgentFixture, held: Path) -> None:
     """Put back what serves while a candidate is on its way."""
     pair = bed.mint.newest
     bed.journal.mark()
@@ -95,7 +95,7 @@ def drop_a_candidate(bed: Bed, held: Path) -> None:
     assert bed.serial_served() == serial(pair)
 
 
-def overtake_a_candidate(bed: Bed, held: Path) -> None:
+def overtake_a_candidate(bed: AgentFixture, held: Path) -> None:
     """Write the next certificate while the candidate of the one before is on its way."""
     before = bed.serving().number
     held.touch()
@@ -107,13 +107,15 @@ def overtake_a_candidate(bed: Bed, held: Path) -> None:
     eventually(lambda: bed.serving().number > before)
 
 
-def said(bed: Bed, event: str) -> bool:
+def said(bed: AgentFixture, event: str) -> bool:
     """Tell whether the agent said so since the mark."""
     return any(entry.name == event for entry in bed.journal.entries())
 
 
 @pytest.mark.long
-def test_when_nothing_serves_it_is_told_at_once_and_why_until_something_does(bed_apart: Bed, broken: Path) -> None:
+def test_when_nothing_serves_it_is_told_at_once_and_why_until_something_does(
+    bed_apart: AgentFixture, broken: Path
+) -> None:
     bed = bed_apart
     IN_PLACE.again(bed.certs, Files(b"garbage", b"garbage"))
     eventually(lambda: bed.journal.complaints(str(bed.certs)), what="a complaint about garbage")
@@ -133,7 +135,7 @@ def test_when_nothing_serves_it_is_told_at_once_and_why_until_something_does(bed
     assert "kill" in down[0][1].lower(), f"the first reason is the crash: {down}"
 
 
-def test_a_first_start_that_waits_for_a_file_tells_which_and_why(bed_apart: Bed) -> None:
+def test_a_first_start_that_waits_for_a_file_tells_which_and_why(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.prepare()
     good, other = bed.mint.newest, bed.mint.spare()
@@ -152,14 +154,14 @@ def test_a_first_start_that_waits_for_a_file_tells_which_and_why(bed_apart: Bed)
     assert ask(bed, "/healthz/ready").text == "ready\n"
 
 
-def waiting(bed: Bed, *options: str) -> "subprocess.CompletedProcess[str]":
+def waiting(bed: AgentFixture, *options: str) -> "subprocess.CompletedProcess[str]":
     """Run `agent wait`, as a postStart hook does."""
     command = [*bed.program, "wait", "--run-dir", str(bed.run_dir), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.long
-def test_from_sigterm_on_it_is_not_ready_though_clients_are_served_for_the_delay(bed_apart: Bed) -> None:
+def test_from_sigterm_on_it_is_not_ready_though_clients_are_served_for_the_delay(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.more_flags += ["--drain-delay", "10m"]
     bed.start()

@@ -9,7 +9,7 @@ from itertools import cycle, islice
 import pytest
 
 from tests.pki import Algorithm
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import STARTS, first_shown, healthy
 from tests.system.certificates import serial
 from tests.system.concurrent_requests import land, launched
@@ -26,7 +26,7 @@ MEASURED = count("AGENT_MEASURED", short=5, long=20)
 
 
 @pytest.mark.timeout(600 + 4 * ROTATIONS)
-def test_rotations_in_every_layout_under_load_fail_nothing(bed: Bed, loads: Loads) -> None:
+def test_rotations_in_every_layout_under_load_fail_nothing(bed: AgentFixture, loads: Loads) -> None:
     loads.usual(bed.tls, bed.plain)
     loads.more(20)
     starts = [bed.while_starting(partial(rotate, bed, layout))[0] for layout in islice(cycle(ALTERNATING), ROTATIONS)]
@@ -37,7 +37,7 @@ def test_rotations_in_every_layout_under_load_fail_nothing(bed: Bed, loads: Load
     assert max(longest.values()) <= STARTS * max(starts), f"longest waits {longest}, starts of a proxy {starts}"
 
 
-def rotate(bed: Bed, layout: Layout) -> None:
+def rotate(bed: AgentFixture, layout: Layout) -> None:
     """Rotate, and see it."""
     bed.rotate(layout)
     bed.served()
@@ -48,13 +48,13 @@ def rotate(bed: Bed, layout: Layout) -> None:
     [KUBERNETES, IN_PLACE, *(pytest.param(one, marks=pytest.mark.long) for one in (RENAMED, MOVED))],
     ids=lambda one: one.name,
 )
-def test_a_new_certificate_is_served_within_a_few_starts(bed: Bed, layout: Layout) -> None:
+def test_a_new_certificate_is_served_within_a_few_starts(bed: AgentFixture, layout: Layout) -> None:
     measured = [start_and_rotation(bed, layout) for _ in range(MEASURED)]
     ratio = statistics.median(span / start for start, span in measured)
     assert ratio <= STARTS, f"{ratio:.2f} starts; starts and spans {measured}"
 
 
-def start_and_rotation(bed: Bed, layout: Layout) -> tuple[float, float]:
+def start_and_rotation(bed: AgentFixture, layout: Layout) -> tuple[float, float]:
     """Rotate a settled bed; return the span of a start of a bare proxy meanwhile and that of the rotation, in seconds.
 
     A rotation lasts from the last byte that is written to the first handshake with the new certificate.
@@ -65,7 +65,7 @@ def start_and_rotation(bed: Bed, layout: Layout) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("port", ["tls", "plain"])
-def test_clients_queued_at_a_hung_proxy_are_answered_by_the_next_one(bed: Bed, port: str) -> None:
+def test_clients_queued_at_a_hung_proxy_are_answered_by_the_next_one(bed: AgentFixture, port: str) -> None:
     old = bed.serving_pid()
     with stopped(old):
         flights = launched(bed.tls if port == "tls" else bed.plain, 300)
@@ -77,21 +77,21 @@ def test_clients_queued_at_a_hung_proxy_are_answered_by_the_next_one(bed: Bed, p
     bed.settled()
 
 
-def test_keys_of_every_kind_are_served(bed: Bed) -> None:
+def test_keys_of_every_kind_are_served(bed: AgentFixture) -> None:
     keys: tuple[Algorithm, ...] = ("rsa", "ed25519", "ecdsa")
     for key in keys:
         bed.rotate(pair=bed.mint.leaf(key=key))
         bed.served()
 
 
-def test_the_same_bytes_written_again_start_nothing(bed: Bed) -> None:
+def test_the_same_bytes_written_again_start_nothing(bed: AgentFixture) -> None:
     before = bed.serving()
     IN_PLACE.again(bed.certs, bed.mint.newest)
     RENAMED.again(bed.certs, bed.mint.newest)
     throughout(lambda: [one.number for one in bed.epochs()] == [before.number], span=1, what="no other epoch")
 
 
-def test_sighup_makes_a_new_epoch_of_the_same_revision(bed: Bed, loads: Loads) -> None:
+def test_sighup_makes_a_new_epoch_of_the_same_revision(bed: AgentFixture, loads: Loads) -> None:
     before = bed.serving()
     loads.gentle(bed.tls, bed.plain)
     os.kill(bed.agent_pid, signal.SIGHUP)
@@ -101,7 +101,7 @@ def test_sighup_makes_a_new_epoch_of_the_same_revision(bed: Bed, loads: Loads) -
     nothing_failed(loads.finish(at_least=20))
 
 
-def test_a_first_certificate_that_comes_late_is_waited_for(bed_apart: Bed) -> None:
+def test_a_first_certificate_that_comes_late_is_waited_for(bed_apart: AgentFixture) -> None:
     bed_apart.bootstrap.write(bed_apart.config)
     bed_apart.launch()
     eventually(lambda: not healthy(bed_apart.status), what="the agent says that it is not ready")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.agents import agent
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import eventually
 from tests.system.loads import Loads
 from tests.system.room import kill
@@ -28,7 +28,7 @@ def lead(link: Path, target: Path) -> None:
 
 
 @pytest.fixture
-def quiet(bed_apart: Bed) -> Iterator[Silence]:
+def quiet(bed_apart: AgentFixture) -> Iterator[Silence]:
     """A place that never answers; the certificates of the bed, running by now, are reached by a link."""
     bed = bed_apart
     (bed.directory / "good").mkdir()
@@ -39,7 +39,7 @@ def quiet(bed_apart: Bed) -> Iterator[Silence]:
         lead(bed.certs, Path("good"))
 
 
-def falls_silent(bed: Bed, silent: Silence) -> str:
+def falls_silent(bed: AgentFixture, silent: Silence) -> str:
     """Have the certificates reached no more; return what the agent says about it."""
     bed.journal.mark()
     lead(bed.certs, silent.path)
@@ -47,7 +47,9 @@ def falls_silent(bed: Bed, silent: Silence) -> str:
     return said.body
 
 
-def test_a_disk_that_hangs_is_named_and_nothing_waits_for_it(bed_apart: Bed, quiet: Silence, loads: Loads) -> None:
+def test_a_disk_that_hangs_is_named_and_nothing_waits_for_it(
+    bed_apart: AgentFixture, quiet: Silence, loads: Loads
+) -> None:
     bed = bed_apart
     loads.gentle(bed.tls, bed.plain)
     said = falls_silent(bed, quiet)
@@ -70,13 +72,13 @@ def test_a_disk_that_hangs_is_named_and_nothing_waits_for_it(bed_apart: Bed, qui
 
 
 @pytest.mark.long
-def test_an_agent_ends_though_the_disk_hangs(bed_apart: Bed, quiet: Silence) -> None:
+def test_an_agent_ends_though_the_disk_hangs(bed_apart: AgentFixture, quiet: Silence) -> None:
     falls_silent(bed_apart, quiet)
     bed_apart.stop()
 
 
 @pytest.mark.long
-def test_an_agent_that_is_started_beside_a_silent_disk_says_what_it_waits_for(bed_apart: Bed) -> None:
+def test_an_agent_that_is_started_beside_a_silent_disk_says_what_it_waits_for(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.prepare()
     good = bed.certs.rename(bed.directory / "good")

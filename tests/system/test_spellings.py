@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.certificates.references import Reference, Role
-from agent.certificates.selection import LastGood, weigh
+from agent.certificates.selection import LastGood, select_files
 from agent.core.errors import BadInput
 from agent.proxies.envoy.configuration import Configuration
 from tests.pki import Authority
@@ -78,7 +78,7 @@ def is_taken(chain: bytes, key: bytes, bundle: bytes) -> bool:
     """Judge them as a rotation would."""
     references = [Reference("c", Role.CHAIN, "c"), Reference("k", Role.KEY, "c"), Reference("b", Role.BUNDLE, "b")]
     contents = {"c": chain, "k": key, "b": bundle}
-    return weigh(references, contents, LastGood(), datetime.now(UTC)).complete
+    return select_files(references, contents, LastGood(), datetime.now(UTC)).complete
 
 
 def test_pem_files_are_read_as_envoy_reads_them(room: Room, envoy: Path, pki: tuple[Authority, Authority]) -> None:

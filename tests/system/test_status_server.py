@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.host.memory import resident
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads, nothing_failed
@@ -29,7 +29,7 @@ MIB = 1 << 20
 PEAK = 64 * MIB  # by what the agent may grow while they are all there
 AFTER = 24 * MIB  # and what it may keep in its allocator: it grows no more after the third time (seen: 15)
 
-Attack = Callable[[Bed, ExitStack], Callable[[], None]]
+Attack = Callable[[AgentFixture, ExitStack], Callable[[], None]]
 """Begins; returns what to do again and again while it lasts."""
 
 
@@ -55,7 +55,7 @@ def nothing() -> None:
     """What a client does that waits."""
 
 
-def never_reading(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+def never_reading(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Ask for everything many times over, and read no answer."""
     paths = ("/status", "/metrics", "/events", "/", "/stats")
     for number in range(NEVER_READING):
@@ -65,14 +65,14 @@ def never_reading(bed: Bed, stack: ExitStack) -> Callable[[], None]:
     return nothing
 
 
-def idle(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+def idle(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Connect, and say nothing."""
     for _ in range(IDLE):
         connected(bed.status, stack)
     return nothing
 
 
-def garbage(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+def garbage(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Say what no server understands, again and again."""
     texts = (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00\r\n\r\n", b"\0" * 512, b"GET\r\n\r\n", os.urandom(4 * KIB))
 
@@ -84,7 +84,7 @@ def garbage(bed: Bed, stack: ExitStack) -> Callable[[], None]:
     return send
 
 
-def endless_header(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+def endless_header(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Send a header of 1 MB, again and again."""
     head = b"GET /status HTTP/1.1\r\nHost: a\r\nX: " + b"a" * MIB + b"\r\n\r\n"
 
@@ -99,7 +99,7 @@ def endless_header(bed: Bed, stack: ExitStack) -> Callable[[], None]:
     return send
 
 
-def slow(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+def slow(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Send a request byte by byte, and begin anew when the server has had enough of it."""
     endless = b"GET /status HTTP/1.1\r\nHost: a\r\nX: "
     socks = [connected(bed.status, stack) for _ in range(SLOW)]
@@ -113,7 +113,7 @@ def slow(bed: Bed, stack: ExitStack) -> Callable[[], None]:
     return drip
 
 
-def large_bodies(bed: Bed, stack: ExitStack) -> Callable[[], None]:
+def large_bodies(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Send almost a whole megabyte of a body that is never whole."""
     head = b"POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n"
     socks = {connected(bed.status, stack): head + b"a" * (MIB - 1) for _ in range(IDLE // 4)}
@@ -137,7 +137,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 @contextmanager
-def under(bed: Bed, *attacks: Attack) -> Iterator[None]:
+def under(bed: AgentFixture, *attacks: Attack) -> Iterator[None]:
     """Let these attacks go on for as long as the context lasts."""
     with ExitStack() as stack:
         steps = [attack(bed, stack) for attack in attacks]
@@ -150,7 +150,7 @@ def under(bed: Bed, *attacks: Attack) -> Iterator[None]:
 class Watch:
     """Looks at the agent's memory, and is the good client."""
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: AgentFixture) -> None:
         self.bed = bed
         self.before = self.highest = self.memory()
         self.descriptors = descriptors(bed)
@@ -174,19 +174,19 @@ class Watch:
         return self.highest - self.before
 
 
-def descriptors(bed: Bed) -> int:
+def descriptors(bed: AgentFixture) -> int:
     """Count the open descriptors of the agent."""
     return len(list(Path(f"/proc/{bed.agent_pid}/fd").iterdir()))
 
 
-def rotate(bed: Bed, times: int) -> None:
+def rotate(bed: AgentFixture, times: int) -> None:
     """Rotate under whatever goes on."""
     for _ in range(times):
         bed.rotate()
         bed.served()
 
 
-def as_before(bed: Bed, watch: Watch) -> None:
+def as_before(bed: AgentFixture, watch: Watch) -> None:
     """See that the agent has what it had before, and little more memory."""
     bed.settled()
     eventually(lambda: descriptors(bed) <= watch.descriptors, what="the descriptors are closed")
@@ -196,7 +196,7 @@ def as_before(bed: Bed, watch: Watch) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600 + 5 * ROTATIONS)
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_a_bad_client_costs_bounded_memory_and_disturbs_nobody(attack: Attack, bed: Bed, loads: Loads) -> None:
+def test_a_bad_client_costs_bounded_memory_and_disturbs_nobody(attack: Attack, bed: AgentFixture, loads: Loads) -> None:
     rotate(bed, 2)
     bed.settled()
     watch = Watch(bed)
@@ -212,7 +212,7 @@ def test_a_bad_client_costs_bounded_memory_and_disturbs_nobody(attack: Attack, b
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 5 * ROTATIONS)
-def test_all_of_them_together_do_neither(bed: Bed, loads: Loads) -> None:
+def test_all_of_them_together_do_neither(bed: AgentFixture, loads: Loads) -> None:
     rotate(bed, 2)
     bed.settled()
     watch = Watch(bed)
@@ -226,7 +226,7 @@ def test_all_of_them_together_do_neither(bed: Bed, loads: Loads) -> None:
     as_before(bed, watch)
 
 
-def test_what_there_is_can_be_read_and_nothing_else_can_be_done(bed: Bed) -> None:
+def test_what_there_is_can_be_read_and_nothing_else_can_be_done(bed: AgentFixture) -> None:
     assert overview(bed)["epoch"] == bed.serving().number
     there = ("/", "/status", "/status/schema.json", "/metrics", "/stats/prometheus", "/stats", "/healthz/live")
     assert {path: ask(bed, path).status for path in there} == dict.fromkeys(there, 200)

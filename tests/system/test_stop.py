@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.agent_fixture import HOST, Bed
+from tests.system.agent_fixture import HOST, AgentFixture
 from tests.system.bare import body_of, healthy
 from tests.system.bootstrap import TYPES, address, listener
 from tests.system.concurrent_requests import land, launched
@@ -63,7 +63,7 @@ class Echo:
 
 
 @pytest.fixture
-def raw(bed_apart: Bed) -> Iterator[Target]:
+def raw(bed_apart: AgentFixture) -> Iterator[Target]:
     """A listener more for `bed_apart`: whatever is said there comes back, through the proxy."""
     target, port = Target(HOST, bed_apart.room.port()), bed_apart.room.port()
     forward = {"@type": f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": "raw", "cluster": "echo"}
@@ -107,14 +107,14 @@ def is_cut(sock: socket.socket) -> bool:
         return True
 
 
-def terminate(bed: Bed) -> float:
+def terminate(bed: AgentFixture) -> float:
     """Send SIGTERM to the agent; return when, on the monotonic clock: it hears of it no sooner."""
     asked = time.monotonic()
     os.kill(bed.agent_pid, signal.SIGTERM)
     return asked
 
 
-def runs(bed: Bed) -> bool:
+def runs(bed: AgentFixture) -> bool:
     """Tell whether the agent runs."""
     return bed.agent is not None and bed.agent.poll() is None
 
@@ -124,7 +124,7 @@ def is_refused(target: Target) -> bool:
     return not listening(target.port)
 
 
-def order(bed: Bed, *words: str) -> Process:
+def order(bed: AgentFixture, *words: str) -> Process:
     """Begin to run a command of the agent's."""
     argv = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
     process = Process(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -138,7 +138,7 @@ def concluded(process: Process) -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
-def test_connections_end_undisturbed_and_the_agent_right_after_the_last(bed_apart: Bed, raw: Target) -> None:
+def test_connections_end_undisturbed_and_the_agent_right_after_the_last(bed_apart: AgentFixture, raw: Target) -> None:
     bed = bed_apart
     bed.more_flags += ["--stop-deadline", FAR]
     bed.start()
@@ -155,7 +155,7 @@ def test_connections_end_undisturbed_and_the_agent_right_after_the_last(bed_apar
     assert bed.exited() == 0, "long before the deadline"
 
 
-def test_a_client_that_never_ends_is_cut_at_the_deadline(bed_apart: Bed, raw: Target) -> None:
+def test_a_client_that_never_ends_is_cut_at_the_deadline(bed_apart: AgentFixture, raw: Target) -> None:
     bed = bed_apart
     bed.more_flags += ["--stop-deadline", "1s"]
     bed.start()
@@ -172,7 +172,7 @@ def test_a_client_that_never_ends_is_cut_at_the_deadline(bed_apart: Bed, raw: Ta
 
 
 @pytest.mark.long
-def test_a_hung_proxy_does_not_keep_the_agent(bed_apart: Bed, raw: Target) -> None:
+def test_a_hung_proxy_does_not_keep_the_agent(bed_apart: AgentFixture, raw: Target) -> None:
     bed = bed_apart
     bed.more_flags += ["--stop-deadline", "1s"]
     bed.start()
@@ -183,7 +183,7 @@ def test_a_hung_proxy_does_not_keep_the_agent(bed_apart: Bed, raw: Target) -> No
         assert not alive(hung)
 
 
-def test_a_drain_delay_serves_new_clients_for_so_long(bed_apart: Bed) -> None:
+def test_a_drain_delay_serves_new_clients_for_so_long(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.more_flags += ["--drain-delay", "1s", "--stop-deadline", FAR]
     bed.start()
@@ -193,7 +193,7 @@ def test_a_drain_delay_serves_new_clients_for_so_long(bed_apart: Bed) -> None:
     assert time.monotonic() >= asked + 1
 
 
-def test_readiness_is_gone_from_the_beginning_of_a_drain_delay(bed_apart: Bed) -> None:
+def test_readiness_is_gone_from_the_beginning_of_a_drain_delay(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.more_flags += ["--drain-delay", FAR, "--stop-deadline", FAR]
     bed.start()
@@ -204,7 +204,7 @@ def test_readiness_is_gone_from_the_beginning_of_a_drain_delay(bed_apart: Bed) -
     assert bed.exited() == 0
 
 
-def test_the_shortest_drain_keeps_an_empty_proxy(bed_apart: Bed) -> None:
+def test_the_shortest_drain_keeps_an_empty_proxy(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.more_flags += ["--min-drain", "1s", "--stop-deadline", FAR]
     bed.start()
@@ -216,7 +216,7 @@ def test_the_shortest_drain_keeps_an_empty_proxy(bed_apart: Bed) -> None:
 
 
 @pytest.mark.parametrize("delay", ["0s", FAR])
-def test_a_second_signal_hurries(delay: str, bed_apart: Bed, raw: Target) -> None:
+def test_a_second_signal_hurries(delay: str, bed_apart: AgentFixture, raw: Target) -> None:
     bed = bed_apart
     bed.more_flags += ["--stop-deadline", FAR, "--drain-delay", delay]
     bed.start()
@@ -228,7 +228,7 @@ def test_a_second_signal_hurries(delay: str, bed_apart: Bed, raw: Target) -> Non
         assert bed.exited() == 0
 
 
-def test_a_drain_by_order_returns_at_the_end_and_the_agent_stays(bed_apart: Bed, raw: Target) -> None:
+def test_a_drain_by_order_returns_at_the_end_and_the_agent_stays(bed_apart: AgentFixture, raw: Target) -> None:
     bed = bed_apart
     bed.more_flags += ["--stop-deadline", FAR]
     bed.start()
@@ -245,7 +245,7 @@ def test_a_drain_by_order_returns_at_the_end_and_the_agent_stays(bed_apart: Bed,
     assert bed.exited() == 0
 
 
-def test_waiting_ends_with_readiness_or_tells_why_not(bed_apart: Bed) -> None:
+def test_waiting_ends_with_readiness_or_tells_why_not(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     code, said = concluded(order(bed, "wait", "--timeout", "100ms"))
     assert code == 1
@@ -256,7 +256,7 @@ def test_waiting_ends_with_readiness_or_tells_why_not(bed_apart: Bed) -> None:
     assert concluded(waiting) == (0, "ready\n")
 
 
-def test_a_stop_that_comes_before_the_agent_has_begun_is_heard(bed_apart: Bed) -> None:
+def test_a_stop_that_comes_before_the_agent_has_begun_is_heard(bed_apart: AgentFixture) -> None:
     """Else it would be gone by the signal, and the proxies of an earlier agent that it was to adopt would stay."""
     bed = bed_apart
     bed.prepare()
@@ -274,7 +274,7 @@ def holds_back(pid: int, number: signal.Signals) -> bool:
 
 
 @pytest.mark.long
-def test_a_proxy_that_hangs_without_clients_keeps_no_agent_from_ending(bed_apart: Bed) -> None:
+def test_a_proxy_that_hangs_without_clients_keeps_no_agent_from_ending(bed_apart: AgentFixture) -> None:
     """As it does while nobody reads its log: nobody waits for it until the stop deadline."""
     bed = bed_apart
     bed.more_flags += ["--stop-deadline", FAR]
@@ -286,7 +286,7 @@ def test_a_proxy_that_hangs_without_clients_keeps_no_agent_from_ending(bed_apart
 
 
 @pytest.mark.sidecar
-def test_who_waits_in_an_accept_queue_at_the_end_is_answered(bed: Bed) -> None:
+def test_who_waits_in_an_accept_queue_at_the_end_is_answered(bed: AgentFixture) -> None:
     with stopped(bed.serving_pid()):
         flights = launched(bed.plain, 15) + launched(bed.tls, 15)
         assert bed.agent is not None

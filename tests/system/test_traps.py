@@ -79,7 +79,7 @@ from agent.handoff.socket_paths import BASE_ID_LIMIT
 from agent.host.sockets import Endpoint, bind_for_proxy
 from agent.http import client
 from tests.pki import Authority
-from tests.processes.harness import Role, Theatre, alive, descriptors_of, happens, place, theatre, until
+from tests.processes.harness import EpochHandle, Harness, alive, descriptors_of, happens, harness, place, until
 from tests.system.bare import body_of, envoy_binary
 from tests.system.bootstrap import Bootstrap, Secured, address
 from tests.system.eventually import PATIENCE, throughout
@@ -87,14 +87,14 @@ from tests.system.room import Room
 from tests.system.wire import Target
 
 pytestmark = pytest.mark.skipif(envoy_binary() is None, reason="no Envoy")
-Play = Callable[[Theatre], Coroutine[None, None, None]]
+Play = Callable[[Harness], Coroutine[None, None, None]]
 
 
 def on_stage(play: Play, binary: Path | None = None) -> None:
     """Run a play to its end."""
 
     async def run() -> None:
-        async with theatre(binary) as stage:
+        async with harness(binary) as stage:
             await play(stage)
 
     asyncio.run(run())
@@ -114,23 +114,23 @@ def plain(port: int, body: str = "ok\n") -> str:
     return json.dumps(tree)
 
 
-def port_of(role: Role) -> int:
+def port_of(role: EpochHandle) -> int:
     """The port of its only listener."""
     return int(role.living.material.configuration.listeners[0].place.address.rpartition(":")[2])
 
 
-async def body(role: Role) -> bytes:
+async def body(role: EpochHandle) -> bytes:
     """What its listener answers."""
     return await asyncio.to_thread(body_of, Target("127.0.0.1", port_of(role)))
 
 
-async def state(role: Role) -> str:
+async def state(role: EpochHandle) -> str:
     """What its console says of it."""
     _, said = await client.fetch(role.living.console.path, "/server_info", timeout=PATIENCE)
     return str(json.loads(said)["state"])
 
 
-def flags(role: Role) -> bytes:
+def flags(role: EpochHandle) -> bytes:
     """The flags of its shared memory: zero unless somebody initialises."""
     return role.living.segment.path.read_bytes()[96:]
 
@@ -139,7 +139,7 @@ def flags(role: Role) -> bytes:
 def test_a_candidate_that_ends_leaves_nothing_behind_and_nothing_touched(how: signal.Signals, text: str) -> None:
     """E1, E1c: stock, the old one loses its console, its flag stays set, and a SIGTERM takes both down."""
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         old = await stage.serving(text)
         candidate = stage.cast(text)
         await candidate.reach_gate()
@@ -158,7 +158,7 @@ def test_a_candidate_that_ends_leaves_nothing_behind_and_nothing_touched(how: si
 
 
 def test_two_candidates_in_a_row_and_an_epoch_that_stays_do_not_share_a_name(text: str) -> None:
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         roles = [await stage.serving(text)]
         for _ in range(2):
             roles.append(stage.cast(text))
@@ -172,7 +172,7 @@ def test_two_candidates_in_a_row_and_an_epoch_that_stays_do_not_share_a_name(tex
 def test_a_question_that_was_given_up_does_not_abort_the_proxy(text: str) -> None:
     """A2, E9: an answer that finds nobody aborts Envoy after 10 s; here it finds the agent, which throws it away."""
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
         child, asked = serving.living.child, place(port_of(serving))
         assert child is not None
@@ -193,7 +193,7 @@ def test_a_question_that_was_given_up_does_not_abort_the_proxy(text: str) -> Non
 def test_an_epoch_is_not_asked_when_its_answer_would_find_no_name(text: str) -> None:
     """Somebody empties the run directory: Envoy would abort at once when it answers."""
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
         serving.living.names.agent_as_child.unlink()
         with pytest.raises(MachineError, match="would abort it"):
@@ -207,7 +207,7 @@ def test_an_epoch_is_not_asked_when_its_answer_would_find_no_name(text: str) -> 
 def test_a_serving_epoch_needs_nobody_behind_its_sockets(text: str) -> None:
     """After Terminate Envoy never speaks to its parent again: neither 10 s of retries nor the next Stats kill it."""
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
         assert serving.living.parent is not None
         for _ in range(3):  # Terminate follows DrainListeners in the next turn of its main thread
@@ -223,7 +223,7 @@ def test_a_serving_epoch_needs_nobody_behind_its_sockets(text: str) -> None:
 def test_the_new_one_outlives_the_old_one(text: str) -> None:
     """E7: stock, the new one aborts 14.8 s after the old one died in its drain."""
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         old = await stage.serving(text)
         new = stage.cast(text)
         await new.serve(old)
@@ -236,7 +236,7 @@ def test_the_new_one_outlives_the_old_one(text: str) -> None:
 
 
 def test_the_new_one_serves_on_at_the_moment_the_old_one_dies(text: str) -> None:
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         old = await stage.serving(text)
         new = stage.cast(text)
         await new.serve(old)
@@ -256,7 +256,7 @@ def test_a_foreign_leftover_of_a_base_id_is_passed_by(text: str, monkeypatch: py
     numbers = iter([taken, free])
     monkeypatch.setattr("agent.processes.epoch_process.secrets.randbelow", lambda _: next(numbers) - 1)
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
         assert serving.living.segment.base_id == free
 
@@ -271,7 +271,7 @@ def test_a_foreign_leftover_of_a_base_id_is_passed_by(text: str, monkeypatch: py
 def test_a_socket_bound_for_the_proxy_is_served(text: str) -> None:
     """A blocking one hangs the worker in accept; one that does not listen yet is listened on by Envoy."""
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         role = stage.cast(text)
         port = port_of(role)
         for worker in range(2):
@@ -288,7 +288,7 @@ def test_a_socket_bound_for_the_proxy_is_served(text: str) -> None:
 def test_only_what_the_proxy_names_itself_is_asked(text: str) -> None:
     """A4: any other address aborts it. The vault holds one socket for each worker, the very ones of Envoy."""
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
         port = port_of(serving)
         assert stage.ports.vault.places() == [place(port, 0), place(port, 1)]
@@ -302,7 +302,7 @@ def test_a_listener_that_is_gone_refuses_its_clients(text: str, room: Room) -> N
     """h1: held by the vault, its clients would hang."""
     other = plain(room.port())
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         old = await stage.serving(text)
         new = stage.cast(other)
         await new.serve(old)
@@ -333,7 +333,7 @@ def test_files_gone_after_the_judgement_are_not_missed(room: Room) -> None:
     chain, key = "/gone/tls.crt", "/gone/tls.key"
     made = Bootstrap(room.port(), room.port(), [Secured(Path(chain), Path(key))])
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         role = stage.cast(made.text(), {chain: leaf.chain_pem, key: leaf.key_pem})
         await role.serve()
         loaded = await role.living.console.certificates()
@@ -349,7 +349,7 @@ def test_an_unlinked_program_runs_on(text: str, tmp_path: Path) -> None:
     copy = tmp_path / "envoy"
     shutil.copy2(original, copy)
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         copy.unlink()
         assert await body(await stage.serving(text)) == b"ok\n"
 
@@ -359,7 +359,7 @@ def test_an_unlinked_program_runs_on(text: str, tmp_path: Path) -> None:
 def test_an_epoch_writes_where_the_agent_writes(text: str) -> None:
     """A pipe whose reader stops blocks the application log, and with it everything."""
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
         own, its = descriptors_of(os.getpid()), descriptors_of(serving.pid)
         assert (its[1], its[2]) == (own[1], own[2])
@@ -374,7 +374,7 @@ def test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else(text: str, room
     chain, key = "/gone/tls.crt", "/gone/tls.key"
     made = Bootstrap(room.port(), room.port(), [Secured(Path(chain), Path(key))])
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         first = stage.cast(made.text(), {chain: leaf.chain_pem, key: leaf.key_pem})
         await first.serve()
         second = stage.cast(text)
@@ -397,7 +397,7 @@ def test_the_console_is_the_epochs_own(room: Room) -> None:
     tree = json.loads(plain(room.port()))
     tree["admin"] = {"address": address("127.0.0.1", room.port())}
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         old = await stage.serving(json.dumps(tree))
         new = stage.cast(json.dumps(tree))
         await new.reach_gate()
@@ -413,7 +413,7 @@ def test_allowed_paths_bind_the_operators_address_only(room: Room) -> None:
     tree = json.loads(plain(room.port()))
     tree["admin"] = {"address": address("127.0.0.1", room.port()), "allow_paths": [{"exact": "/ready"}]}
 
-    async def play(stage: Theatre) -> None:
+    async def play(stage: Harness) -> None:
         serving = await stage.serving(json.dumps(tree))
         assert await serving.living.console.listeners() == {place(port_of(serving))}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import agent
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads, nothing_failed
@@ -17,7 +17,7 @@ UPGRADES = count("AGENT_UPGRADES", short=1, long=50)
 
 
 @pytest.fixture
-def own_package(bed_apart: Bed) -> Path:
+def own_package(bed_apart: AgentFixture) -> Path:
     """The package that the agent of the bed runs from, a copy that a test may spoil."""
     lib = bed_apart.directory / "lib"
     ignored = shutil.ignore_patterns("__pycache__")
@@ -30,14 +30,14 @@ def own_package(bed_apart: Bed) -> Path:
     return lib / "agent"
 
 
-def order(bed: Bed, *words: str) -> "subprocess.CompletedProcess[str]":
+def order(bed: AgentFixture, *words: str) -> "subprocess.CompletedProcess[str]":
     """Give an order as an operator would."""
     command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.timeout(600 + 6 * UPGRADES)
-def test_upgrades_between_rotations_fail_nothing(bed: Bed, loads: Loads) -> None:
+def test_upgrades_between_rotations_fail_nothing(bed: AgentFixture, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     for _ in range(UPGRADES):
         pid, serving = bed.agent_pid, bed.serving()
@@ -50,7 +50,7 @@ def test_upgrades_between_rotations_fail_nothing(bed: Bed, loads: Loads) -> None
 
 
 @pytest.mark.long
-def test_a_new_program_that_is_broken_changes_nothing(bed_apart: Bed, own_package: Path, loads: Loads) -> None:
+def test_a_new_program_that_is_broken_changes_nothing(bed_apart: AgentFixture, own_package: Path, loads: Loads) -> None:
     bed = bed_apart
     before = bed.serving()
     loads.gentle(bed.tls, bed.plain)
@@ -66,7 +66,7 @@ def test_a_new_program_that_is_broken_changes_nothing(bed_apart: Bed, own_packag
     nothing_failed(loads.finish(at_least=20))
 
 
-def test_the_new_program_is_what_runs_after_it(bed_apart: Bed, own_package: Path) -> None:
+def test_the_new_program_is_what_runs_after_it(bed_apart: AgentFixture, own_package: Path) -> None:
     bed = bed_apart
     marker = bed.directory / "new"
     entry = own_package / "entry.py"
@@ -76,7 +76,7 @@ def test_the_new_program_is_what_runs_after_it(bed_apart: Bed, own_package: Path
 
 
 @pytest.mark.sidecar
-def test_a_restart_tells_the_truth(bed: Bed) -> None:
+def test_a_restart_tells_the_truth(bed: AgentFixture) -> None:
     before = bed.serving()
     done = order(bed, "restart")
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.agent_fixture import Bed
+from tests.system.agent_fixture import AgentFixture
 from tests.system.conftest import MakeBed
 from tests.system.eventually import eventually
 from tests.system.loads import Loads, nothing_failed
@@ -16,7 +16,9 @@ pytestmark = pytest.mark.envoy
 
 
 @pytest.mark.long
-def test_old_and_new_versions_replace_each_other(bed_apart: Bed, loads: Loads, envoy: Path, old_envoy: Path) -> None:
+def test_old_and_new_versions_replace_each_other(
+    bed_apart: AgentFixture, loads: Loads, envoy: Path, old_envoy: Path
+) -> None:
     bed = bed_apart
     bed.binary = bed.directory / "proxy"
     link(bed.binary, old_envoy)
@@ -32,7 +34,7 @@ def test_old_and_new_versions_replace_each_other(bed_apart: Bed, loads: Loads, e
 
 
 @pytest.mark.long
-def test_a_rotation_leaves_the_binary_alone(bed_apart: Bed, envoy: Path, old_envoy: Path) -> None:
+def test_a_rotation_leaves_the_binary_alone(bed_apart: AgentFixture, envoy: Path, old_envoy: Path) -> None:
     bed = bed_apart
     bed.binary = bed.directory / "proxy"
     link(bed.binary, old_envoy)
@@ -43,7 +45,7 @@ def test_a_rotation_leaves_the_binary_alone(bed_apart: Bed, envoy: Path, old_env
     assert runs(bed.serving_pid(), old_envoy)
 
 
-def replace_binary(bed: Bed, binary: Path) -> None:
+def replace_binary(bed: AgentFixture, binary: Path) -> None:
     """Put another binary in place and wait until it serves."""
     link(bed.binary, binary)
     eventually(lambda: runs(bed.serving_pid(), binary), what=f"{binary} serves")

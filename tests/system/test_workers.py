@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.agent_fixture import Bed, workers
+from tests.system.agent_fixture import AgentFixture, workers
 from tests.system.counts import count
 from tests.system.eventually import eventually
 from tests.system.loads import Loads, nothing_failed
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.envoy, pytest.mark.long]
 CHANGES = count("AGENT_WORKERS", short=2, long=20)
 
 
-def test_four_two_four_workers_under_load(bed_apart: Bed, loads: Loads, envoy: Path) -> None:
+def test_four_two_four_workers_under_load(bed_apart: AgentFixture, loads: Loads, envoy: Path) -> None:
     bed, number = bed_apart, bed_apart.directory / "workers"
     start_with(bed, number, envoy, 4)
     loads.gentle(bed.tls, bed.plain)
@@ -29,7 +29,7 @@ def test_four_two_four_workers_under_load(bed_apart: Bed, loads: Loads, envoy: P
     nothing_failed(loads.finish(at_least=50))
 
 
-def start_with(bed: Bed, number: Path, envoy: Path, wanted: int) -> None:
+def start_with(bed: AgentFixture, number: Path, envoy: Path, wanted: int) -> None:
     """Start the bed with a proxy that takes its number of workers from a file."""
     number.write_text(str(wanted), encoding="ascii")
     bed.binary, bed.proxy_args = bed.directory / "proxy", ["-l", "warning"]
@@ -38,7 +38,7 @@ def start_with(bed: Bed, number: Path, envoy: Path, wanted: int) -> None:
     serve_with(bed, wanted)
 
 
-def serve_with(bed: Bed, wanted: int) -> None:
+def serve_with(bed: AgentFixture, wanted: int) -> None:
     """Wait until the newest certificate is served with so many workers."""
     bed.served()
     eventually(lambda: workers(bed.serving_pid()) == wanted, what=f"{wanted} workers")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from agent.core.errors import MachineError
 from agent.handoff import gate
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.http import client
 from agent.http.client import Owned, UnixPlace
 from agent.proxies.envoy import subscriptions
@@ -42,7 +42,7 @@ class Loaded:
 class Inbound:
     """The listeners that clients come in by: where they are, and what their statistics are called."""
 
-    places: frozenset[Place]
+    places: frozenset[ListenAddress]
     scopes: frozenset[str]
 
 
@@ -62,7 +62,7 @@ def _sensible(question: _Q) -> _Q:
     """Have a question raise `MachineError` where the answer has another shape: whoever took the proxy over answers."""
 
     @wraps(question)
-    async def asked(console: "EpochConsole", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever it takes
+    async def asked(console: "AdminClient", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever it takes
         with understanding(console.path):
             return await question(console, *args, **kwargs)
 
@@ -92,7 +92,7 @@ async def tree(body: bytes) -> dict[str, Any]:
     return found
 
 
-class EpochConsole:
+class AdminClient:
     """Asks the console at a Unix socket. Every question raises `MachineError` if there is no sensible answer."""
 
     def __init__(self, path: Path) -> None:
@@ -174,7 +174,7 @@ class EpochConsole:
         return [Loaded(chain.get("path", ""), int(chain.get("serial_number", "0"), 16)) for chain in chains]
 
     @_sensible
-    async def listeners(self) -> set[Place]:
+    async def listeners(self) -> set[ListenAddress]:
         """Every address that it listens on now."""
         answer = await self._json("/listeners?format=json")
         found = set()
@@ -224,7 +224,7 @@ class EpochConsole:
         """Without any resource of that kind, Envoy does not know the name."""
         try:
             return await self._json(target)
-        except _Refused:
+        except _AdminError:
             return {}
 
     async def _get(self, target: str, method: str = "GET") -> bytes:
@@ -235,7 +235,7 @@ class EpochConsole:
             raise MachineError(message) from error
         if status != 200:
             message = f"cannot ask {self.path}{target}: status {status}"
-            raise _Refused(message)
+            raise _AdminError(message)
         return body
 
     async def _json(self, target: str) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def _counts_clients(line: str) -> bool:
     return line.startswith("listener.") and not line.startswith("listener.admin.") and ".worker_" not in line
 
 
-class _Refused(MachineError):
+class _AdminError(MachineError):
     """It answered, and not by what was asked for."""
 
 
@@ -267,7 +267,7 @@ def _is_of(line: str, inbound: Inbound | None) -> bool:
     return inbound is None or line.removeprefix("listener.").rpartition(".")[0] in inbound.scopes
 
 
-def _addresses(listener: dict[str, Any]) -> list[Place]:
+def _addresses(listener: dict[str, Any]) -> list[ListenAddress]:
     more = [each.get("address", {}) for each in listener.get("additional_addresses", [])]
     return [place for each in [listener.get("address", {}), *more] if (place := _place(each)) is not None]
 
@@ -280,14 +280,14 @@ def _scope(listener: dict[str, Any]) -> str | None:
     return None if place is None else place.address.partition("://")[2].replace(":", "_")
 
 
-def _place(address: dict[str, Any]) -> Place | None:
+def _place(address: dict[str, Any]) -> ListenAddress | None:
     """An address as the console spells it, in the protocol's spelling."""
     if "pipe" in address:
-        return Place(f"unix://{address['pipe'].get('path', '')}")
+        return ListenAddress(f"unix://{address['pipe'].get('path', '')}")
     inner = address.get("socket_address")
     if inner is None:
         return None
     host, port = str(inner.get("address", "")), str(inner.get("port_value", 0))
     scheme = str(inner.get("protocol", "TCP")).lower()
     namespace = str(inner.get("network_namespace_filepath", ""))
-    return Place.at(scheme, host, port, namespace)
+    return ListenAddress.at(scheme, host, port, namespace)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from agent.handoff.socket_paths import Names
+from agent.handoff.socket_paths import SocketPaths
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
 
@@ -30,7 +30,13 @@ class Envoy:
     drain_time: float
 
     def launch(
-        self, names: Names, copy: int, extra: str | None, number: int, configuration: Configuration, overlap: int = 0
+        self,
+        names: SocketPaths,
+        copy: int,
+        extra: str | None,
+        number: int,
+        configuration: Configuration,
+        overlap: int = 0,
     ) -> list[str]:
         """The arguments of one epoch. Every epoch is restart epoch 1 of a base id of its own.
 

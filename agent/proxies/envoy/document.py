@@ -23,7 +23,7 @@ from agent.certificates.pem import parse
 from agent.certificates.references import Reference, Role
 from agent.certificates.x509 import Chain, Key, require_fit
 from agent.core.errors import BadInput
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.proxies.envoy import yaml_nodes
 
 _HEADS = ("certificate_chain", "trusted_ca")  # each gives its name to the unit of the files beside and below it
@@ -44,7 +44,7 @@ _LISTENER = "envoy.config.listener.v3.Listener"
 class StaticListener:
     """An address that the configuration itself names."""
 
-    place: Place
+    place: ListenAddress
     reuse_port: bool
     dual_stack: bool
 
@@ -278,11 +278,11 @@ def is_protobuf(path: str) -> bool:
     return PurePath(path).suffix in _PROTOBUF
 
 
-def place_of(address: Node | None) -> Place | None:
+def place_of(address: Node | None) -> ListenAddress | None:
     """An address as the hot-restart protocol spells it."""
     pipe = yaml_nodes.text(yaml_nodes.get(address, "pipe", "path"))
     if pipe is not None:
-        return Place(f"unix://{pipe}")
+        return ListenAddress(f"unix://{pipe}")
     inner = yaml_nodes.get(address, "socket_address")
     host = yaml_nodes.text(yaml_nodes.get(inner, "address"))
     if host is None:
@@ -290,7 +290,7 @@ def place_of(address: Node | None) -> Place | None:
     port = yaml_nodes.text(yaml_nodes.get(inner, "port_value")) or "0"
     scheme = _PROTOCOLS.get(yaml_nodes.text(yaml_nodes.get(inner, "protocol")) or "TCP", "tcp")
     namespace = yaml_nodes.text(yaml_nodes.get(inner, "network_namespace_filepath")) or ""
-    return Place.at(scheme, _canonical(host), port, namespace)
+    return ListenAddress.at(scheme, _canonical(host), port, namespace)
 
 
 def _canonical(host: str) -> str:

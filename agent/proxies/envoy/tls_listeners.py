@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 _INSPECTORS = frozenset({"TlsInspector", "HttpInspector"})  # they look at what comes and leave it
@@ -28,7 +28,7 @@ class TlsListener:
     any does.
     """
 
-    place: Place
+    place: ListenAddress
     server_name: str | None
 
 
@@ -91,15 +91,15 @@ def _kind(typed: Tree | None) -> str:
     return str((typed or {}).get("@type", "")).rpartition(".")[2]
 
 
-def _places(listener: Tree) -> Iterator[Place]:
+def _places(listener: Tree) -> Iterator[ListenAddress]:
     """The addresses that a client on this machine can connect to."""
     more = [each.get("address", {}) for each in listener.get("additional_addresses", [])]
     for address in [listener.get("address", {}), *more]:
         inner = address.get("socket_address", {})
         if "pipe" in address:
-            yield Place(f"unix://{address['pipe'].get('path', '')}")
+            yield ListenAddress(f"unix://{address['pipe'].get('path', '')}")
         elif _is_plain_tcp(inner):
-            yield Place.at("tcp", str(inner["address"]), str(inner["port_value"]), "")
+            yield ListenAddress.at("tcp", str(inner["address"]), str(inner["port_value"]), "")
 
 
 def _is_plain_tcp(address: Tree) -> bool:

@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.errors import MachineError
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.http.message import Request, Response
 from agent.http.server import Server
-from agent.proxies.envoy.admin_client import EpochConsole, Loaded
-from tests.processes.harness import Role, theatre, until
+from agent.proxies.envoy.admin_client import AdminClient, Loaded
+from tests.processes.harness import EpochHandle, harness, until
 from tests.proxies.envoy.envoys import wants_envoy
 from tests.system.eventually import PATIENCE
 
 
 @asynccontextmanager
-async def console(directory: Path, answers: dict[str, bytes], status: int = 200) -> AsyncIterator[EpochConsole]:
+async def console(directory: Path, answers: dict[str, bytes], status: int = 200) -> AsyncIterator[AdminClient]:
     """A console that gives these answers, by path."""
 
     async def answer(request: Request) -> Response:
@@ -33,7 +33,7 @@ async def console(directory: Path, answers: dict[str, bytes], status: int = 200)
     server = Server(answer)
     await server.start(listener)
     try:
-        yield EpochConsole(directory / "admin")
+        yield AdminClient(directory / "admin")
     finally:
         await server.close()
 
@@ -79,7 +79,11 @@ async def test_listeners_are_told_in_the_protocols_spelling(tmp_path: Path) -> N
         {"name": "internal", "local_address": {"envoy_internal_address": {"server_listener_name": "x"}}},
     ]  # fmt: skip
     async with console(tmp_path, {"/listeners": json.dumps({"listener_statuses": inner}).encode()}) as asked:
-        assert await asked.listeners() == {Place("tcp://[::]:80"), Place("unix://@x"), Place("udp://1.2.3.4:5")}
+        assert await asked.listeners() == {
+            ListenAddress("tcp://[::]:80"),
+            ListenAddress("unix://@x"),
+            ListenAddress("udp://1.2.3.4:5"),
+        }
 
 
 async def test_a_candidate_waits_only_for_its_gate_when_nothing_else_is_named(tmp_path: Path) -> None:
@@ -128,7 +132,7 @@ def test_an_answer_of_any_shape_is_an_answer_or_a_machine_error(question: str, v
     """Whoever has taken the proxy over answers; nothing of it is a bug of the agent's."""
 
     async def ask() -> None:
-        console = EpochConsole(Path("/nowhere"))
+        console = AdminClient(Path("/nowhere"))
 
         async def get(_: str, method: str = "GET") -> bytes:
             return json.dumps(value).encode()
@@ -152,7 +156,7 @@ async def test_a_console_that_refuses_or_is_gone_is_a_machine_error(tmp_path: Pa
             await asked.connections()
     (tmp_path / "admin").unlink(missing_ok=True)
     with pytest.raises(MachineError, match="cannot ask"):
-        await EpochConsole(tmp_path / "admin").listeners()
+        await AdminClient(tmp_path / "admin").listeners()
 
 
 # The real one
@@ -184,7 +188,7 @@ def client(name: str) -> Iterator[socket.socket]:
         yield made
 
 
-async def _counts(role: Role, wanted: int) -> None:
+async def _counts(role: EpochHandle, wanted: int) -> None:
     async def counted() -> bool:
         return await role.living.console.connections() == wanted
 
@@ -194,13 +198,13 @@ async def _counts(role: Role, wanted: int) -> None:
 @wants_envoy
 async def test_a_real_envoy_is_understood() -> None:
     name = abstract()
-    async with theatre() as stage:
+    async with harness() as stage:
         role = stage.cast(listening(name))
         await role.reach_gate()
         assert await role.living.console.waits_only_for_gate()
         assert await role.living.console.certificates() == []
         await role.serve()
-        assert await role.living.console.listeners() == {Place(f"unix://{name}")}
+        assert await role.living.console.listeners() == {ListenAddress(f"unix://{name}")}
         assert await role.living.console.listener_changes() == await role.living.console.listener_changes() != ""
         assert await role.living.console.connections() == 0
         with client(name), client(name):
@@ -215,7 +219,7 @@ NO_STATS: dict[str, object] = {"stats_config": {"stats_matcher": {"reject_all": 
 async def test_statistics_that_the_operator_does_not_want_are_not_taken_for_zero() -> None:
     """Istio's own bootstrap includes a few prefixes only: a drain that sees no counter must not take it for zero."""
     name = abstract()
-    async with theatre() as stage:
+    async with harness() as stage:
         role = await stage.serving(listening(name, more=NO_STATS))
         with client(name):
             assert await role.living.console.connections() is None
@@ -235,7 +239,7 @@ async def test_changes_of_listeners_are_seen_though_the_operator_wants_no_statis
 
     source = {"lds_config": {"path_config_source": {"path": str(lds)}, "resource_api_version": "V3"}}
     publish(names[0])
-    async with theatre() as stage:
+    async with harness() as stage:
         role = await stage.serving(json.dumps({"dynamic_resources": source, **NO_STATS}))
         before = await role.living.console.listener_changes()
         publish(*names)

@@ -9,7 +9,7 @@ import yaml
 
 from agent.certificates.references import Reference, Role
 from agent.core.errors import BadInput
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.proxies.envoy.command import Envoy
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
@@ -199,7 +199,7 @@ def test_a_port_that_the_kernel_chooses_is_known_as_such() -> None:
 def test_a_network_namespace_belongs_to_the_place() -> None:
     inner = "{address: 127.0.0.1, port_value: 80, network_namespace_filepath: /run/netns/a}"
     found = configured(f"static_resources: {{listeners: [{{address: {{socket_address: {inner}}}}}]}}").listeners
-    assert found[0].place == Place("tcp://127.0.0.1:80", "/run/netns/a")
+    assert found[0].place == ListenAddress("tcp://127.0.0.1:80", "/run/netns/a")
 
 
 def test_datagrams_and_dynamic_listeners_are_noticed() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import UsageError
-from agent.handoff.socket_paths import Names
+from agent.handoff.socket_paths import SocketPaths
 from agent.proxies.envoy import yaml_nodes
 from agent.proxies.envoy.command import DEFAULT_LOG_FORMAT, UDP_OVERLAP, Complaint, Envoy, complaint
 from agent.proxies.envoy.configuration import Configuration
@@ -12,7 +12,7 @@ from agent.proxies.envoy.options import Flags
 from tests.proxies.envoy.envoys import memory, run, wants_envoy
 
 COPY = 31
-NAMES = Names(Path("/run/7"), 12)
+NAMES = SocketPaths(Path("/run/7"), 12)
 OWNED = [
     "-c", "--config-path", "--restart-epoch", "--base-id", "--base-id-path", "--use-dynamic-base-id", "--socket-path",
     "--socket-mode", "--drain-time-s", "--parent-shutdown-time-s", "--admin-address-path", "--disable-hot-restart",

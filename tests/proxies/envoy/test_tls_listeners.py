@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 
-from agent.handoff.socket_store import Place
+from agent.handoff.socket_store import ListenAddress
 from agent.proxies.envoy.tls_listeners import TlsListener, find
 
 TYPES = "type.googleapis.com/envoy.extensions"
-PLACE = Place("tcp://127.0.0.1:443")
+PLACE = ListenAddress("tcp://127.0.0.1:443")
 
 Tree = dict[str, Any]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tests.cli.agents import agent
-from tests.system.agent_fixture import HOST, Bed
+from tests.system.agent_fixture import HOST, AgentFixture
 from tests.system.bare import body_of
 from tests.system.bootstrap import Json
 from tests.system.certificates import Mint, authority, serial
@@ -35,7 +35,7 @@ SECRET = "edge-secret"
 class Site:
     """One agent and its control plane. `fetch_timeout`: the `initial_fetch_timeout` of everything that comes by xDS."""
 
-    bed: Bed
+    bed: AgentFixture
     plane: ControlPlane
     delta: bool = False
     fetch_timeout: str = "15s"
