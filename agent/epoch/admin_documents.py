@@ -111,12 +111,12 @@ def _certificates(pem: Pem) -> list["Certificate"]:
 
 def _details(path: str, certificate: "Certificate", now: datetime) -> Json:
     with warnings.catch_warnings(action="ignore"):
-        until = certificate.not_valid_after_utc
+        until, second = certificate.not_valid_after_utc, now.replace(microsecond=0)  # Envoy counts whole seconds
         return {
             "path": path,
             "serial_number": _whole_bytes(certificate.serial_number),
             "subject_alt_names": _alternative_names(certificate),
-            "days_until_expiration": str(max(0, (until - now).days)),
+            "days_until_expiration": str(max(0, (until - second).days)),
             "valid_from": certificate.not_valid_before_utc.strftime(_DATE),
             "expiration_time": until.strftime(_DATE),
         }

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.handoff.epochs import until
 from tests.system.eventually import PATIENCE
 
-TINY = Path(__file__).with_name("tiny.py")
+TINY = Path(__file__).with_name("minimal_epoch.py")
 ROOT = Path(__file__).parents[2]
 
 

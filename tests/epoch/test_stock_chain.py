@@ -21,7 +21,7 @@ from tests.system.wire import Target
 
 __all__ = ["envoy", "loads", "room"]
 
-TINY = Path(__file__).with_name("tiny.py")
+TINY = Path(__file__).with_name("minimal_epoch.py")
 BASE_ID = 7
 LONG = pytest.mark.skipif(not os.environ.get("AGENT_LONG"), reason="long: run with AGENT_LONG=1")
 QUICK = ("--drain-time-s", "1", "--drain-strategy", "immediate", "--parent-shutdown-time-s", "1")

@@ -16,13 +16,13 @@ given = [fcntl.fcntl(int(each), fcntl.F_DUPFD, 100) for each in sys.argv[1].spli
 for number, each in enumerate(given, 3):
     os.dup2(each, number)
 os.environ["LISTEN_PID"] = os.environ["LISTEN_PID"] or str(os.getpid())
-from agent.host.inherited_sockets import address_of, claim
-heirs = claim()
+from agent.host.inherited_sockets import address_of, take_inherited
+heirs = take_inherited()
 print(json.dumps({
     "found": [address_of(heir.descriptor) for heir in heirs],
     "shared": [os.get_inheritable(heir.descriptor) or os.get_blocking(heir.descriptor) for heir in heirs],
     "left": [name for name in os.environ if name.startswith("LISTEN_")],
-    "again": len(claim()),
+    "again": len(take_inherited()),
 }))
 """
 

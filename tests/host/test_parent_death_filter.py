@@ -199,16 +199,16 @@ print(subprocess.check_output(["id", "-u"], text=True, user=65534, group=65534, 
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        ("survival._MACHINES.clear()", f"no filter is known for {os.uname().machine}"),
-        (f"survival._install(machine, 38, answer={errno.EPERM})", "operation not permitted"),
-        ("survival._FLAG_SPEC_ALLOW = 1 << 20", "invalid argument"),
-        ("survival._install = lambda *_, **__: None", "the filter has no effect"),
+        ("parent_death_filter._MACHINES.clear()", f"no filter is known for {os.uname().machine}"),
+        (f"parent_death_filter._install(machine, 38, answer={errno.EPERM})", "operation not permitted"),
+        ("parent_death_filter._FLAG_SPEC_ALLOW = 1 << 20", "invalid argument"),
+        ("parent_death_filter._install = lambda *_, **__: None", "the filter has no effect"),
     ],
     ids=["machine", "sandbox", "old kernel", "no effect"],
 )
 def test_where_it_is_not_to_be_had_the_reason_is_told(spoil: str, why: str) -> None:
     assert run(f"""
-machine = survival._MACHINES[os.uname().machine]
+machine = parent_death_filter._MACHINES[os.uname().machine]
 {spoil}
 try:
     keep_children_alive()
@@ -221,9 +221,9 @@ def test_a_thread_with_a_filter_of_its_own_stands_in_the_way_and_is_named() -> N
     (line,) = run("""
 def own_filter():
     prctl(38, 1)
-    survival._FLAG_TSYNC = 0
-    survival._install(survival._MACHINES[os.uname().machine], 36, answer=0)
-    survival._FLAG_TSYNC = 1
+    parent_death_filter._FLAG_TSYNC = 0
+    parent_death_filter._install(parent_death_filter._MACHINES[os.uname().machine], 36, answer=0)
+    parent_death_filter._FLAG_TSYNC = 1
     ready.set()
     end.wait()
 ready, end = threading.Event(), threading.Event()

@@ -26,11 +26,11 @@ OURS, OTHER = (AUTHORITY.issue([name], serial=serial) for name, serial in (("our
 
 LOOKING = """
 import asyncio, pathlib, sys, types
-from agent.processes.verify_served import prove
+from agent.processes.verify_served import verify_served
 
 async def main():
     known = set(sys.modules)
-    (seen,) = await prove(pathlib.Path(sys.argv[1]), [types.SimpleNamespace(fingerprint="")], again=())
+    (seen,) = await verify_served(pathlib.Path(sys.argv[1]), [types.SimpleNamespace(fingerprint="")], again=())
     print(seen.serial)
     print(*sys.modules.keys() - known, end="")
 

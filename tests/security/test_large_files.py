@@ -43,7 +43,7 @@ def files(bed: AgentFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    "grow", [authorities, listeners, *(pytest.param(each, marks=pytest.mark.long) for each in (keys, aliases, files))]
+    "grow", [listeners, *(pytest.param(each, marks=pytest.mark.long) for each in (authorities, keys, aliases, files))]
 )
 def test_the_loop_turns_whatever_there_is_to_judge(make_bed: MakeBed, grow: Callable[[AgentFixture], None]) -> None:
     """Beside an agent that has nothing to do, asked at the same moments: its loop does not share an interpreter."""

@@ -18,10 +18,12 @@ import pytest
 from tests.security.possessed import NOBODY, Possessed, cores
 from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import live
+from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.envoy]  # of one kind: the proxy is always the same sidecar
 SECRET = "root's own secret"
+RACES = count("AGENT_RACES", short=1, long=3)
 
 # What every attack on the protocol begins with.
 SPEAK = """
@@ -309,7 +311,7 @@ def test_no_race_makes_a_file_of_roots_the_proxys(possessed: Possessed, racer: P
             )
             racers.enter_context(one)
             racers.callback(one.kill)
-        for _ in range(3):
+        for _ in range(RACES):
             tried = bed.state().next_epoch
             bed.rotate()
             eventually(lambda: bed.state().next_epoch > tried, what="an epoch was tried")  # noqa: B023

@@ -92,4 +92,4 @@ def expected(hint: Any) -> set[str]:  # noqa: ANN401  # any annotation
 
 def test_closed_sets_are_the_ones_of_the_code() -> None:
     assert SCHEMA["$defs"]["Blocked"]["enum"] == list(Blocked)
-    assert described("Refused")["properties"]["reason"]["enum"] == [*Fault, "configuration", "program"]
+    assert described("RejectedFile")["properties"]["reason"]["enum"] == [*Fault, "configuration", "program"]

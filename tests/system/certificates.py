@@ -44,7 +44,7 @@ class Mint:
 
     issuer: Authority = field(default_factory=authority)
     issued: list[Leaf] = field(default_factory=list)
-    lasts: timedelta = timedelta(days=2000)
+    lasts: timedelta = timedelta(days=2000, hours=12)
     """How long before and after now a leaf is valid."""
 
     def leaf(self, *names: str, key: Algorithm = "ecdsa") -> Leaf:

@@ -25,7 +25,7 @@ from pathlib import Path
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.namespaces import may_have_networks, network_of, own_network
 
-CELL = Path(__file__).with_name("cell.py")
+CELL = Path(__file__).with_name("sandbox.py")
 MARK = "AGENT_TEST_ROOM"
 BLOCK = 50
 Process = subprocess.Popen[bytes]

@@ -21,7 +21,7 @@ from tests.system.wire import Target
 pytestmark = pytest.mark.envoy
 
 ROTATIONS = count("AGENT_PLANE_ROTATIONS", short=2, long=8)
-WAYS = pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+WAYS = pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.long)], ids=["sotw", "delta"])
 
 
 @WAYS
@@ -37,7 +37,7 @@ def test_a_renewed_client_pair_rotates_and_loses_no_request(delta: bool, make_si
     assert set(site.plane.client_serials()) == {serial(pair) for pair in site.bed.mint.issued}
 
 
-@pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.long)], ids=["sotw", "delta"])
+@WAYS
 def test_a_pushed_secret_is_served_without_a_new_epoch(delta: bool, make_site: MakeSite, loads: Loads) -> None:
     """X1b."""
     site = make_site(delta=delta)
@@ -124,7 +124,7 @@ def test_a_listener_that_envoy_refuses_ends_the_rotation_at_once(make_site: Make
     nothing_failed(loads.finish(at_least=20))
 
 
-@pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.long)], ids=["sotw", "delta"])
+@WAYS
 def test_listeners_that_come_and_go_around_a_rotation_waste_no_candidate(
     delta: bool, make_site: MakeSite, loads: Loads
 ) -> None:

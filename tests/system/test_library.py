@@ -21,7 +21,7 @@ from tests.system.room import Room, kill
 from tests.system.test_crash import only_in_flight
 
 HERE = Path(__file__).parent
-TINY = HERE.parent / "epoch" / "tiny.py"
+TINY = HERE.parent / "epoch" / "minimal_epoch.py"
 EXAMPLE = HERE.parents[1] / "examples" / "library"
 ROTATIONS = count("AGENT_ROTATIONS", short=3, long=50)
 

@@ -1,14 +1,14 @@
 """Every trap of the two facts files, and the test that shows that it does not bite.
 
-A name without a path is a test of this file; `handoff/`, `dialects/` and so on are packages of `tests/`.
+A name without a path is a test of this file; `handoff/`, `proxies/envoy/` and so on are packages of `tests/`.
 
 envoy-hot-restart.md
 
 | § | trap | shown by |
 |---|---|---|
-| 1 | abstract names are open to every user, and stolen | `handoff/test_names`, `host/test_run_directory`: 0700 |
+| 1 | abstract names are open to every user, and stolen | `handoff/test_socket_paths`, `host/test_run_directory`: 0700 |
 | 1 | whoever may write may speak | `handoff/test_channel`: only the epoch's pid counts |
-| 1 | `base_id * 10` wraps in 32 bits | `handoff/test_names::test_no_base_id_wraps_in_32_bits` |
+| 1 | `base_id * 10` wraps in 32 bits | `handoff/test_socket_paths::test_no_base_id_wraps_in_32_bits` |
 | 2 | a wrong length, a foreign cmsg, a truncated datagram abort | `handoff/test_framing`, `handoff/test_channel` |
 | 2 | the sender blocks while nobody reads | `handoff/test_channel::test_a_peer_that_does_not_read_…` |
 | 2 | anybody who can write may inject an answer (h13) | `handoff/test_child::test_an_answer_from_a_third_…` |
@@ -17,10 +17,10 @@ envoy-hot-restart.md
 | 4 | a SIGTERM to a candidate takes the old one down (E1c) | `test_a_candidate_that_ends_…`, `test_candidate` |
 | 4 | a flag stays set for ever (E1, E4) | the same, and `test_bad_input` |
 | 4 | ShutdownAdmin stops the admin and the stats of the old one | the same: the old console answers |
-| 4 | PDEATHSIG follows the thread | `runtime/test_living::test_an_epoch_is_a_child_of_…` |
+| 4 | PDEATHSIG follows the thread | `processes/test_epoch_process::test_an_epoch_is_a_child_of_…` |
 | 5 | a missing or stale segment, one that stays for ever | `test_a_foreign_leftover_…`, `handoff/test_segment` |
 | 6 | Stats steals from the sinks | `handoff/test_child::test_stats_are_never_asked_…` |
-| 7 | fewer workers strand clients | `handoff/test_steering`, `test_workers` |
+| 7 | fewer workers strand clients | `handoff/test_reuseport_filter`, `test_workers` |
 | 7 | a blocking socket hangs a worker | `test_a_socket_bound_for_…`, `host/test_sockets` |
 | A2, E9 | an answer that finds nobody aborts the proxy | `test_a_question_that_was_given_up_…` |
 | A3 | a child that does not read blocks the main thread | `handoff/test_child::test_one_question_at_a_time` |
@@ -31,7 +31,7 @@ envoy-hot-restart.md
 | E6 | a child without a parent aborts | `test_a_serving_epoch_needs_nobody_behind_its_sockets` (long) |
 | E7 | the old one dies in its drain: the new one aborts | `test_the_new_one_outlives_the_old_one` (long) |
 | h1 | a removed listener hangs its clients | `test_a_listener_that_is_gone_refuses_its_clients`, `test_lds` |
-| h2 | a plain epoch 0 beside held sockets | no epoch is 0: `dialects/test_envoy` |
+| h2 | a plain epoch 0 beside held sockets | no epoch is 0: `proxies/envoy/test_command` |
 | 10, 15099 | a second restart cuts the drain of the first | `test_bursts` |
 
 agent-in-the-middle.md
@@ -39,23 +39,23 @@ agent-in-the-middle.md
 | trap | shown by |
 |---|---|
 | ungated, a candidate takes traffic at once | `test_candidate::test_no_client_is_answered_by_a_candidate_…` |
-| REST xDS wants a node | `dialects/test_envoy::test_the_node_is_given_only_…`, every test here (no node) |
+| REST xDS wants a node | `proxies/envoy/test_command::test_the_node_is_given_only_…`, every test here (no node) |
 | a missing socket file aborts at once | `test_an_epoch_is_not_asked_when_its_answer_would_find_no_name` |
 | after Terminate nothing is sent to the parent | `test_a_serving_epoch_needs_nobody_behind_its_sockets` |
-| an empty shell looks ready | `runtime/test_ports`, `test_lds` |
-| `shutdown()` refuses, `listen()` revives | `handoff/test_vault` |
+| an empty shell looks ready | `processes/test_listeners`, `test_lds` |
+| `shutdown()` refuses, `listen()` revives | `handoff/test_socket_store` |
 | two programs share a port silently | `host/test_sockets`, `test_places` |
 | garbage on disk and a crash | `test_crash`; certificates with the files gone: `test_files_gone_…` |
 | the binary is unlinked | `test_an_unlinked_program_runs_on` |
-| serials as `0abc`, `01` | `dialects/test_console` |
+| serials as `0abc`, `01` | `proxies/envoy/test_admin_client` |
 | a pipe between proxy and log | `test_an_epoch_writes_where_the_agent_writes` |
 | descriptors inherited | `test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else` |
-| owned flags, `--config-yaml` twice | `dialects/test_envoy`, `dialects/test_bootstrap` |
+| owned flags, `--config-yaml` twice | `proxies/envoy/test_command`, `proxies/envoy/test_bootstrap` |
 | `allow_paths` hides the console from the agent | `test_allowed_paths_bind_the_operators_address_only` |
-| a socket path of 94 bytes | `handoff/test_names` |
-| admin polls count as clients | `dialects/test_console` |
+| a socket path of 94 bytes | `handoff/test_socket_paths` |
+| admin polls count as clients | `proxies/envoy/test_admin_client` |
 | drains never end by themselves | `test_rotation`, `test_bursts`: the deadline |
-| UDP | not promised; `handoff/test_relay` |
+| UDP | not promised; `handoff/test_udp_relay` |
 | watchdog, torn counters | `host/test_watching`; no counters yet |
 
 The tests here drive the real Envoy by the agent's own classes.

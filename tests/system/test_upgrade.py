@@ -54,7 +54,7 @@ def test_a_new_program_that_is_broken_changes_nothing(bed_apart: AgentFixture, o
     bed = bed_apart
     before = bed.serving()
     loads.gentle(bed.tls, bed.plain)
-    (own_package / "runtime" / "supervisor.py").write_text("raise ImportError('half installed')\n", encoding="ascii")
+    (own_package / "supervisor" / "supervisor.py").write_text("raise ImportError('half installed')\n", encoding="ascii")
     done = order(bed, "upgrade")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
