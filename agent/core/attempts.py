@@ -31,9 +31,9 @@ class AttemptResult(StrEnum):
 
 
 _OF_FAILURES = {
-    FailureKind.VERDICT: AttemptResult.REFUSED,
-    FailureKind.ACCIDENT: AttemptResult.FAILED,
-    FailureKind.SHORTAGE: AttemptResult.SHORT,
+    FailureKind.PERMANENT: AttemptResult.REFUSED,
+    FailureKind.TRANSIENT: AttemptResult.FAILED,
+    FailureKind.OUT_OF_MEMORY: AttemptResult.SHORT,
 }
 _OF_NOTES = {
     LogTopic.REFUSED: AttemptResult.REFUSED,

@@ -1,12 +1,23 @@
 """What should run, as opposed to what does: which revision is wanted, which is known to be good, which is refused."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from agent.core.policy import Policy
 from agent.core.revision import Revision
 from agent.core.triggers import Trigger
 
 NEVER = float("inf")
+
+
+class BlockedReason(StrEnum):
+    """Why what is wanted does not serve yet, though nothing is wrong with it."""
+
+    RETRY = "retry"  # the last attempt failed, and the next one waits
+    DRAINS = "drains"  # as many epochs drain as may
+    MEMORY = "memory"
+    PAUSED = "paused"
+    SCHEDULE = "schedule"  # it is not to serve before a moment that the operator's schedule gives
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +102,7 @@ class DesiredState:
             return Trigger.START if self.last_good is None else Trigger.CRASH
         if self.restart_asked:
             return self.asked_for
-        return Trigger.CERTIFICATE if revision.shape == serving.shape else Trigger.CONFIGURATION
+        return Trigger.CERTIFICATE if revision.config_digest == serving.config_digest else Trigger.CONFIGURATION
 
     def is_urgent(self, at: float) -> bool:
         """Whether the served leaf is about to end."""

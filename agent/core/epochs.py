@@ -26,7 +26,7 @@ class State(StrEnum):
     OPENING = "opening"  # a candidate whose gate is open and who has not yet said that it serves
     SERVING = "serving"
     DRAINING = "draining"
-    LEAVING = "leaving"  # told to end, or killed; not yet dead
+    TERMINATING = "leaving"  # told to end, or killed; not yet dead
     GONE = "gone"
 
     @property
@@ -41,7 +41,7 @@ _WORDS = {
     State.OPENING: "candidate",
     State.SERVING: "serving",
     State.DRAINING: "draining",
-    State.LEAVING: "draining",
+    State.TERMINATING: "draining",
     State.GONE: "gone",
 }
 
@@ -59,16 +59,16 @@ class Step(StrEnum):
 
 TRANSITIONS: Mapping[State, Mapping[Step, State]] = MappingProxyType(
     {
-        State.STARTING: {Step.REACH_GATE: State.WAITING, Step.END: State.LEAVING, Step.EXIT: State.GONE},
-        State.WAITING: {Step.PASS: State.OPENING, Step.END: State.LEAVING, Step.EXIT: State.GONE},
-        State.OPENING: {Step.SERVE: State.SERVING, Step.END: State.LEAVING, Step.EXIT: State.GONE},
-        State.SERVING: {Step.DRAIN: State.DRAINING, Step.END: State.LEAVING, Step.EXIT: State.GONE},
-        State.DRAINING: {Step.END: State.LEAVING, Step.EXIT: State.GONE},
+        State.STARTING: {Step.REACH_GATE: State.WAITING, Step.END: State.TERMINATING, Step.EXIT: State.GONE},
+        State.WAITING: {Step.PASS: State.OPENING, Step.END: State.TERMINATING, Step.EXIT: State.GONE},
+        State.OPENING: {Step.SERVE: State.SERVING, Step.END: State.TERMINATING, Step.EXIT: State.GONE},
+        State.SERVING: {Step.DRAIN: State.DRAINING, Step.END: State.TERMINATING, Step.EXIT: State.GONE},
+        State.DRAINING: {Step.END: State.TERMINATING, Step.EXIT: State.GONE},
         # What a dying epoch said before it heard of its end changes nothing.
-        State.LEAVING: {
-            Step.REACH_GATE: State.LEAVING,
-            Step.SERVE: State.LEAVING,
-            Step.END: State.LEAVING,
+        State.TERMINATING: {
+            Step.REACH_GATE: State.TERMINATING,
+            Step.SERVE: State.TERMINATING,
+            Step.END: State.TERMINATING,
             Step.EXIT: State.GONE,
         },
         State.GONE: {},
@@ -92,7 +92,7 @@ class Epoch:
     trigger: Trigger = Trigger.START  # what it was started for
     awaits: str = ""  # why a candidate that lives is not whole yet
 
-    def take(self, step: Step) -> None:
+    def apply(self, step: Step) -> None:
         """Go where the table says; raise `InvalidTransition` where it says nothing."""
         try:
             self.state = TRANSITIONS[self.state][step]

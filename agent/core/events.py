@@ -11,9 +11,9 @@ from agent.core.triggers import Trigger
 class FailureKind(StrEnum):
     """How a failure is sorted."""
 
-    VERDICT = "verdict"  # a deterministic refusal: the same bytes would fail again
-    ACCIDENT = "accident"  # anything else: worth trying again
-    SHORTAGE = "shortage"  # it was not even tried: there is not the memory for it beside what serves
+    PERMANENT = "verdict"  # a deterministic refusal: the same bytes would fail again
+    TRANSIENT = "accident"  # anything else: worth trying again
+    OUT_OF_MEMORY = "shortage"  # it was not even tried: there is not the memory for it beside what serves
 
 
 @dataclass(frozen=True, slots=True)

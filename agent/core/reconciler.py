@@ -11,14 +11,14 @@ the two and starts a candidate if one is due. The promises, checked over random 
 - after every event the deadline lies ahead, and whatever is wanted and not refused is on its way to being tried.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import assert_never
 
 from agent.core import effects as do
 from agent.core import events as on
 from agent.core import transitions
 from agent.core.backoff import Backoff
-from agent.core.desired import NEVER, DesiredState, RejectedRevision
+from agent.core.desired import NEVER, BlockedReason, DesiredState, RejectedRevision
 from agent.core.effects import Effect, LogTopic
 from agent.core.epochs import CANDIDATE, Epoch, State, Step
 from agent.core.events import Event, Failure, FailureKind
@@ -34,7 +34,7 @@ class Reconciler:
     def __init__(self, policy: Policy, *, jitter: Callable[[], float], first_epoch: int = 1) -> None:
         self.policy = policy
         self.epochs: dict[int, Epoch] = {}
-        self.wish = DesiredState(policy)
+        self.desired = DesiredState(policy)
         self.last_failure: Failure | None = None
         self._next_number = first_epoch
         self._attempts = Backoff(policy, jitter)
@@ -44,7 +44,7 @@ class Reconciler:
         self._refuse_at: float | None = None  # when clients are held no longer
         self._is_short = False  # the last attempt found no memory, and that was said
         self._replaced: Epoch | None = None  # what was ended to make room, and must be gone before anything starts
-        self._closing = Shutdown(policy, self.epochs)
+        self._shutdown = Shutdown(policy, self.epochs)
 
     # What is there
 
@@ -71,7 +71,7 @@ class Reconciler:
     @property
     def stopping(self) -> bool:
         """Whether everything is to end."""
-        return self._closing.has_begun
+        return self._shutdown.has_begun
 
     @property
     def deadline(self) -> float | None:
@@ -79,8 +79,8 @@ class Reconciler:
         times = [epoch.deadline for epoch in self.epochs.values() if epoch.deadline is not None]
         if self._refuse_at is not None and not self._opens:
             times.append(self._refuse_at)
-        if self._closing.drain_at is not None:
-            times.append(self._closing.drain_at)
+        if self._shutdown.drain_at is not None:
+            times.append(self._shutdown.drain_at)
         if self._start_at != NEVER:
             times.append(self._start_at)
         return min(times, default=None)
@@ -111,18 +111,18 @@ class Reconciler:
             case on.RevisionMissing():
                 return self._revision_missing(event)
             case on.ExpiryForeseen():
-                self.wish.urgent_at = NEVER if event.urgent_at is None else event.urgent_at
+                self.desired.urgent_at = NEVER if event.urgent_at is None else event.urgent_at
                 self._expires_at = event.expires_at
                 return []
             case on.RestartAsked():
                 return self._restart_was_asked(event)
             case on.PauseAsked():
-                self.wish.paused_until = event.until
+                self.desired.paused_until = event.until
                 return []
             case on.DrainAsked():
-                return self._closing.begin(event.at)
+                return self._shutdown.begin(event.at)
             case on.StopAsked():
-                return self._closing.stop(event.at)
+                return self._shutdown.stop(event.at)
             case on.TimePassed():
                 return self._time_passed(event.at)
             case on.EpochAdopted():
@@ -152,41 +152,41 @@ class Reconciler:
         self.epochs[event.epoch] = epoch
         self._next_number = max(self._next_number, event.epoch + 1)
         if event.state is State.SERVING:
-            self.wish.adopt(event.revision)
+            self.desired.adopt(event.revision)
             return do.CommitEpoch(event.epoch)
         if event.state is State.DRAINING:
             epoch.deadline = event.at + self.policy.drain_timeout
             return do.DrainEpoch(event.epoch)
-        self.wish.wanted = self.wish.wanted or event.revision
+        self.desired.wanted = self.desired.wanted or event.revision
         epoch.deadline = event.at + self.policy.start_timeout
         return do.OpenGate(event.epoch)
 
     def _revision_ready(self, event: on.RevisionReady) -> list[Effect]:
-        if event.revision == self.wish.wanted:
+        if event.revision == self.desired.wanted:
             return []
-        self.wish.change(event.revision, event.at, event.not_before)
+        self.desired.change(event.revision, event.at, event.not_before)
         self._forgive()
         return [*self._drop_pointless(), *self._hurry_overtaken(event.at)]
 
     def _revision_missing(self, event: on.RevisionMissing) -> list[Effect]:
         """Without anything to start from, the operator decided whether that is waited for."""
-        if self.policy.wait or self.wish.has_hope or self.stopping:
+        if self.policy.wait or self.desired.has_hope or self.stopping:
             return []
-        return self._closing.end(event.at, do.Finish(78, f"nothing to start from: {event.what}"))
+        return self._shutdown.end(event.at, do.Finish(78, f"nothing to start from: {event.what}"))
 
     def _drop_pointless(self) -> list[Effect]:
         """The disk is back at what serves: a candidate that has not been let through has lost its purpose."""
         serving, candidate = self.serving, self.candidate
         if serving is None or candidate is None or candidate.state is State.OPENING:
             return []
-        if serving.revision != self.wish.wanted or candidate.revision == self.wish.wanted:
+        if serving.revision != self.desired.wanted or candidate.revision == self.desired.wanted:
             return []
         return [transitions.drop(candidate, "what serves is what is wanted again")]
 
     def _hurry_overtaken(self, at: float) -> list[Effect]:
         """A candidate that does not get ready must not keep what is newer waiting for the whole of its time."""
         candidate = self.candidate
-        if candidate is None or candidate.state is State.OPENING or candidate.revision == self.wish.wanted:
+        if candidate is None or candidate.state is State.OPENING or candidate.revision == self.desired.wanted:
             return []
         deadline = candidate.started_at + self.policy.overtaken_timeout
         if deadline <= at:
@@ -197,8 +197,8 @@ class Reconciler:
     def _restart_was_asked(self, event: on.RestartAsked) -> list[Effect]:
         """A candidate of what is wanted is the new epoch already."""
         candidate = self.candidate
-        is_under_way = candidate is not None and candidate.revision == self.wish.wanted
-        self.wish.ask(event.trigger, event.at, now=event.now, again=not is_under_way)
+        is_under_way = candidate is not None and candidate.revision == self.desired.wanted
+        self.desired.ask(event.trigger, event.at, now=event.now, again=not is_under_way)
         self._forgive()
         return []
 
@@ -208,7 +208,7 @@ class Reconciler:
         self._is_short = False
 
     def _reached_gate(self, epoch: Epoch) -> list[Effect]:
-        epoch.take(Step.REACH_GATE)
+        epoch.apply(Step.REACH_GATE)
         return [do.JudgeEpoch(epoch.number)] if epoch.state is State.WAITING else []
 
     @staticmethod
@@ -221,7 +221,7 @@ class Reconciler:
         return [do.LogMessage(LogTopic.AWAITED, text, epoch.number)] if reason else []
 
     def _let_through(self, epoch: Epoch) -> Effect:
-        epoch.take(Step.PASS)
+        epoch.apply(Step.PASS)
         epoch.awaits = ""
         return do.OpenGate(epoch.number)
 
@@ -235,18 +235,18 @@ class Reconciler:
 
     def _serves(self, epoch: Epoch, at: float) -> list[Effect]:
         before = self.serving
-        epoch.take(Step.SERVE)
+        epoch.apply(Step.SERVE)
         if epoch.state is not State.SERVING:
             return []
         epoch.deadline = None
-        self.wish.served(epoch.revision)
+        self.desired.served(epoch.revision)
         self.last_failure = None
         self._refuse_at = self._replaced = None
         if before is None:
             return [do.CommitEpoch(epoch.number)]
         done = [do.CommitEpoch(epoch.number), transitions.drain(before, self._drained_by(at))]
-        if self.wish.now_asked:
-            self.wish.now_asked = False
+        if self.desired.now_asked:
+            self.desired.now_asked = False
             done.append(self._end(before, at))
         return done
 
@@ -259,7 +259,7 @@ class Reconciler:
 
     def _emptied(self, event: on.EpochEmptied) -> list[Effect]:
         epoch = self.epochs[event.epoch]
-        if epoch.state is not State.DRAINING or self._closing.keeps(epoch, event.at):
+        if epoch.state is not State.DRAINING or self._shutdown.keeps(epoch, event.at):
             return []
         return [self._end(epoch, event.at)]
 
@@ -271,7 +271,7 @@ class Reconciler:
     def _exited(self, event: on.EpochExited) -> list[Effect]:
         epoch = self.epochs.pop(event.epoch)
         before = epoch.state
-        epoch.take(Step.EXIT)
+        epoch.apply(Step.EXIT)
         if self.stopping:
             return []
         if before in CANDIDATE:
@@ -282,16 +282,16 @@ class Reconciler:
 
     def _failed(self, epoch: Epoch, failure: Failure, at: float, code: int | None = None) -> list[Effect]:
         """A candidate will not serve: sort the failure, and say what follows from it."""
-        if failure.sort is FailureKind.SHORTAGE:
+        if failure.sort is FailureKind.OUT_OF_MEMORY:
             return self._found_no_memory(epoch, failure, at)
         self.last_failure = failure
-        delay = self._attempts.fail(at, urgent=self.wish.is_urgent(at))
-        if self.wish.last_good is None and (ending := self._ends_first_start(failure, code, at)):
+        delay = self._attempts.fail(at, urgent=self.desired.is_urgent(at))
+        if self.desired.last_good is None and (ending := self._ends_first_start(failure, code, at)):
             return ending
         if self.serving is None and self._attempts.used_up(at):
-            return self._closing.end(at, do.Finish(1, f"nothing could be started: {failure.reason}"))
-        if failure.sort is FailureKind.VERDICT and epoch.revision != self.wish.last_good:
-            self.wish.refused = RejectedRevision(epoch.revision, failure.reason, failure.pinned)
+            return self._shutdown.end(at, do.Finish(1, f"nothing could be started: {failure.reason}"))
+        if failure.sort is FailureKind.PERMANENT and epoch.revision != self.desired.last_good:
+            self.desired.refused = RejectedRevision(epoch.revision, failure.reason, failure.pinned)
             return [do.LogMessage(LogTopic.REFUSED, f"revision {epoch.revision.name} is refused: {failure.reason}")]
         return [do.LogMessage(LogTopic.RETRY, f"{failure.reason}; next attempt {_in(delay)}")]
 
@@ -303,15 +303,15 @@ class Reconciler:
         self.last_failure = failure
         if self._may_replace(serving, epoch.revision, at):
             return self._replace(serving, failure, at)
-        self.wish.restart_asked |= epoch.revision == serving.revision
-        self._attempts.postpone(at, urgent=self.wish.is_urgent(at))
+        self.desired.restart_asked |= epoch.revision == serving.revision
+        self._attempts.postpone(at, urgent=self.desired.is_urgent(at))
         before, self._is_short = self._is_short, True
         return [] if before else [do.LogMessage(LogTopic.SHORT, f"{failure.reason}; it waits until there is")]
 
     def _may_replace(self, serving: Epoch, revision: Revision, at: float) -> bool:
         """Only near expiry, and not what serves by the same, nor by what is known not to serve."""
-        refused = self.wish.refused
-        allowed = self.policy.low_memory is LowMemory.REPLACE and self.wish.is_urgent(at)
+        refused = self.desired.refused
+        allowed = self.policy.low_memory is LowMemory.REPLACE and self.desired.is_urgent(at)
         return allowed and revision != serving.revision and (refused is None or revision != refused.revision)
 
     def _replace(self, serving: Epoch, failure: Failure, at: float) -> list[Effect]:
@@ -319,30 +319,30 @@ class Reconciler:
         self._replaced = serving
         self._refuse_at = at + self.policy.hold_timeout
         self._attempts.forgive()
-        self.wish.prefer_wanted()
+        self.desired.prefer_wanted()
         text = f"{failure.reason}; epoch {serving.number} is stopped for it, since its certificate is about to end"
         return [do.LogMessage(LogTopic.REPLACED, text), self._end(serving, at)]
 
     def _makes_room(self) -> bool:
         """Whether what was stopped to make room has still the time to leave by itself."""
         replaced = self._replaced
-        return replaced is not None and replaced.state is State.LEAVING and replaced.deadline is not None
+        return replaced is not None and replaced.state is State.TERMINATING and replaced.deadline is not None
 
     def _ends_first_start(self, failure: Failure, code: int | None, at: float) -> list[Effect]:
-        if failure.sort is FailureKind.VERDICT and not failure.pinned and not self.policy.wait:
-            return self._closing.end(at, do.Finish(78, failure.reason))
+        if failure.sort is FailureKind.PERMANENT and not failure.pinned and not self.policy.wait:
+            return self._shutdown.end(at, do.Finish(78, failure.reason))
         if self.policy.restart is Restart.NEVER and code is not None:
-            return self._closing.end(at, do.Finish(_shell_code(code), failure.reason))
+            return self._shutdown.end(at, do.Finish(_shell_code(code), failure.reason))
         return []
 
     def _crashed(self, event: on.EpochExited) -> list[Effect]:
         """The serving epoch died: hold the clients, and either restart or leave, as the operator decided."""
         self.last_failure = event.failure
         if self._restart_is_over(event.code):
-            return self._closing.end(event.at, do.Finish(_shell_code(event.code), event.failure.reason))
-        delay = self._attempts.crash(event.at, urgent=self.wish.is_urgent(event.at))
+            return self._shutdown.end(event.at, do.Finish(_shell_code(event.code), event.failure.reason))
+        delay = self._attempts.crash(event.at, urgent=self.desired.is_urgent(event.at))
         self._refuse_at = event.at + self.policy.hold_timeout
-        self.wish.tried = None  # last good is tried first
+        self.desired.tried = None  # last good is tried first
         note = do.LogMessage(LogTopic.DOWN, f"nothing serves: {event.failure.reason}; last good starts {_in(delay)}")
         return [note, *self._settle_candidate()]
 
@@ -354,7 +354,7 @@ class Reconciler:
     def _settle_candidate(self) -> list[Effect]:
         """Nothing serves any more: a candidate that is not of last good makes room for one that is."""
         candidate = self.candidate
-        if candidate is None or candidate.state is State.OPENING or candidate.revision == self.wish.last_good:
+        if candidate is None or candidate.state is State.OPENING or candidate.revision == self.desired.last_good:
             return []
         return [transitions.drop(candidate, "nothing serves any more, and it was not judged yet; last good starts")]
 
@@ -368,7 +368,7 @@ class Reconciler:
         if self._refuse_at is not None and self._refuse_at <= at and not self._opens:
             self._refuse_at = None
             done.append(do.RefuseClients())
-        return done + self._closing.time_passed(at)
+        return done + self._shutdown.time_passed(at)
 
     def _overdue(self, epoch: Epoch, at: float) -> list[Effect]:
         if epoch.state in CANDIDATE:
@@ -377,7 +377,7 @@ class Reconciler:
                 return []
             reason = f"epoch {epoch.number} did not serve within {self.policy.start_timeout:g} s ({epoch.state.value})"
             reason += f": {epoch.awaits}" if epoch.awaits else ""
-            failure = Failure(FailureKind.ACCIDENT, reason)
+            failure = Failure(FailureKind.TRANSIENT, reason)
             return [transitions.drop(epoch, reason), *self._failed(epoch, failure, at)]
         if epoch.state is State.DRAINING and epoch.is_empty:
             return [self._end(epoch, at)]
@@ -394,7 +394,7 @@ class Reconciler:
         """
         if self.serving is not None or epoch.state is State.OPENING or self.policy.give_up is not None:
             return False
-        others = {self.wish.wanted, self.wish.last_good} - {None, epoch.revision}
+        others = {self.desired.wanted, self.desired.last_good} - {None, epoch.revision}
         return bool(epoch.awaits) and not others
 
     # Wanted against actual
@@ -403,12 +403,12 @@ class Reconciler:
         """Start a candidate if one is due; else remember when it may be."""
         self._start_at = NEVER
         if self.stopping:
-            return self._closing.leave()
+            return self._shutdown.leave()
         if self.candidate is not None or self._makes_room():
             return []
-        revision = self.wish.due(None if self.serving is None else self.serving.revision, at)
+        revision = self.desired.due(None if self.serving is None else self.serving.revision, at)
         if revision is None:
-            self._start_at = self.wish.reconsidered_at(at)
+            self._start_at = self.desired.reconsidered_at(at)
             return []
         self._start_at = self._allowed_at(at)
         if self._start_at > at:
@@ -423,27 +423,42 @@ class Reconciler:
         An operator may have paused rotations, or want them at another time; near expiry nothing of this counts.
         """
         allowed = self._attempts.not_before
-        if self.serving is None or self.wish.is_urgent(at) or self.wish.now_asked:
+        if self.serving is None or self.desired.is_urgent(at) or self.desired.now_asked:
             return allowed
         drains = len(self.draining)
         if self._waits_for_a_drain(at):
-            return min(self.wish.urgent_at, self.wish.waits_for_drains_until)
-        wished = max(allowed, self.wish.paused_until, self.wish.not_before)
-        if self.wish.is_burst or 0 < drains == self.policy.drains - 1:
-            wished = max(wished, self.wish.still_at(at))
-        return min(wished, max(allowed, self.wish.urgent_at))
+            return min(self.desired.urgent_at, self.desired.waits_for_drains_until)
+        wished = max(allowed, self.desired.paused_until, self.desired.not_before)
+        if self.desired.is_burst or 0 < drains == self.policy.drains - 1:
+            wished = max(wished, self.desired.still_at(at))
+        return min(wished, max(allowed, self.desired.urgent_at))
+
+    def blocked_reasons(self, at: float) -> Iterator[BlockedReason]:
+        """Yield why what is wanted does not take the place of what serves; nothing while it does, or is on its way."""
+        if self.serving is None or self.serving.revision == self.desired.wanted or self.candidate is not None:
+            return
+        failure = self.last_failure
+        if failure is not None and failure.sort is not FailureKind.PERMANENT:
+            is_memory = failure.sort is FailureKind.OUT_OF_MEMORY
+            yield BlockedReason.MEMORY if is_memory else BlockedReason.RETRY
+        if len(self.draining) >= self.policy.drains:
+            yield BlockedReason.DRAINS
+        if self.desired.paused_until > at:
+            yield BlockedReason.PAUSED
+        if self.desired.not_before > at:
+            yield BlockedReason.SCHEDULE
 
     def _waits_for_a_drain(self, at: float) -> bool:
         """Whether as many drain as may: a change waits for one to end, but not for ever, if there is memory."""
-        return len(self.draining) >= self.policy.drains and at < self.wish.waits_for_drains_until
+        return len(self.draining) >= self.policy.drains and at < self.desired.waits_for_drains_until
 
     def _say_what_it_waits_for(self, at: float) -> list[Effect]:
-        waits = self.serving is not None and not self.wish.is_urgent(at) and self._waits_for_a_drain(at)
+        waits = self.serving is not None and not self.desired.is_urgent(at) and self._waits_for_a_drain(at)
         before, self._waits_for_drains = self._waits_for_drains, waits
         if before or not waits:
             return []
         numbers = ", ".join(str(epoch.number) for epoch in self.draining)
-        left = self.wish.waits_for_drains_until - at
+        left = self.desired.waits_for_drains_until - at
         text = f"the next rotation waits, for {left:.0f} s at the longest: epochs {numbers} still drain"
         return [do.LogMessage(LogTopic.HELD_BY_DRAINS, text)]
 
@@ -453,16 +468,18 @@ class Reconciler:
             number, revision, at, deadline=at + self.policy.start_timeout, trigger=self._trigger(revision)
         )
         self._waits_for_drains = False
-        self.wish.try_now(revision)
+        self.desired.try_now(revision)
         validate = (
-            self.serving is not None and self.wish.last_good is not None and revision.shape != self.wish.last_good.shape
+            self.serving is not None
+            and self.desired.last_good is not None
+            and revision.config_digest != self.desired.last_good.config_digest
         )
         return do.StartEpoch(number, revision, validate, again=self._is_short)
 
     def _trigger(self, revision: Revision) -> Trigger:
         if self.serving is None and self._replaced is not None:
             return Trigger.MEMORY
-        return self.wish.is_for(None if self.serving is None else self.serving.revision, revision)
+        return self.desired.is_for(None if self.serving is None else self.serving.revision, revision)
 
 
 def _in(delay: float) -> str:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 class Revision:
     """The identity of everything an epoch is made of.
 
-    `digest` names all the bytes: configuration, arguments, certificates, keys and binary. `shape` names the same
-    without the certificates and keys: two revisions of one shape differ only in certificates, so a proxy that accepted
-    the one configuration need not be asked again.
+    `digest` names all the bytes: configuration, arguments, certificates, keys and binary. `config_digest` names the
+    same without the certificates and keys: two revisions with the same one differ only in certificates, so a proxy that
+    accepted the one configuration need not be asked again.
     """
 
     digest: str
-    shape: str
+    config_digest: str
 
     @property
     def name(self) -> str:

@@ -75,7 +75,9 @@ class Shutdown:
 
     def _end_everything(self, at: float) -> list[Effect]:
         deadline = at + self._policy.end_timeout
-        return [transitions.end(epoch, deadline) for epoch in self._epochs.values() if epoch.state is not State.LEAVING]
+        return [
+            transitions.end(epoch, deadline) for epoch in self._epochs.values() if epoch.state is not State.TERMINATING
+        ]
 
     def _in(self, *states: State) -> list[Epoch]:
         return [epoch for epoch in self._epochs.values() if epoch.state in states]

@@ -7,20 +7,20 @@ from agent.core.epochs import Epoch, Step
 
 def drain(epoch: Epoch, deadline: float) -> Effect:
     """It finishes what it has, until `deadline` at latest."""
-    epoch.take(Step.DRAIN)
+    epoch.apply(Step.DRAIN)
     epoch.deadline = deadline
     return do.DrainEpoch(epoch.number)
 
 
 def end(epoch: Epoch, deadline: float) -> Effect:
     """It is asked to exit, and killed at `deadline`."""
-    epoch.take(Step.END)
+    epoch.apply(Step.END)
     epoch.deadline = deadline
     return do.EndEpoch(epoch.number)
 
 
 def drop(epoch: Epoch, reason: str) -> Effect:
     """A candidate is killed, not asked."""
-    epoch.take(Step.END)
+    epoch.apply(Step.END)
     epoch.deadline = None
     return do.DropEpoch(epoch.number, reason)

@@ -77,7 +77,7 @@ class Epoch:
         self._facts = EpochFacts(program, arguments, self.stats)
         self._listeners: list[Listener] = []
         self._restart: HotRestart | None = None
-        self._console: AdminServer | None = None
+        self._admin: AdminServer | None = None
         self._console_end: asyncio.Task[None] | None = None
         self._owner: asyncio.Task[Any] | None = None
         self._was_stopped = False
@@ -155,8 +155,8 @@ class Epoch:
             await self._restart.join()
             self._facts.chain_began = self._restart.started_at
         if self._configuration.console is not None:
-            self._console = AdminServer(self._facts)
-            await self._console.open(self._configuration.console)
+            self._admin = AdminServer(self._facts)
+            await self._admin.open(self._configuration.console)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -179,8 +179,8 @@ class Epoch:
             self._restart.close()
         if self._console_end is not None:
             await self._console_end
-        elif self._console is not None:
-            await self._console.close()
+        elif self._admin is not None:
+            await self._admin.close()
         for listener in self._listeners:
             listener.close()
 
@@ -282,7 +282,7 @@ class Epoch:
         return ServerHooks(self._lend, self._drain, self._shut_console, self._terminate, stats)
 
     def _lend(self, place: ListenAddress) -> int | None:
-        found = (bound.lend(place) for bound in self._facts.listeners.values())
+        found = (bound.get(place) for bound in self._facts.listeners.values())
         return next((descriptor for descriptor in found if descriptor is not None), None)
 
     def _drain(self) -> None:
@@ -296,8 +296,8 @@ class Epoch:
         self._drained.set()
 
     def _shut_console(self) -> None:
-        if self._console is not None and self._console_end is None:
-            self._console_end = asyncio.get_running_loop().create_task(self._console.close())
+        if self._admin is not None and self._console_end is None:
+            self._console_end = asyncio.get_running_loop().create_task(self._admin.close())
 
     def _terminate(self) -> None:
         """SIGTERM, or the successor's word for it. Before it serves there is nothing to finish; nor the second time."""

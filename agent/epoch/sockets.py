@@ -51,7 +51,7 @@ class Bound:
         """Whether this process listens here no more."""
         return not any(each.fileno() != -1 for each in self.sockets)
 
-    def lend(self, place: ListenAddress) -> int | None:
+    def get(self, place: ListenAddress) -> int | None:
         """The descriptor for a successor's worker; a socket that is the only one of its kind is for all of them."""
         if self.is_given_up or place.address not in {self.place.address, self.actual.address}:
             return None

@@ -44,11 +44,11 @@ def require_literal(place: ListenAddress) -> None:
 class ParentEvents:
     """What the owner of an epoch wants to hear of.
 
-    `lend` returns the descriptor for a place, or None: then the proxy binds it itself. It raises `AddressHeld` where
-    somebody else listens, and the proxy gets no answer, since any answer would let it share the port.
+    `get_socket` returns the descriptor for a place, or None: then the proxy binds it itself. It raises `AddressHeld`
+    where another process listens, and the proxy gets no answer, since any answer would let it share the port.
     """
 
-    lend: Callable[[ListenAddress], int | None]
+    get_socket: Callable[[ListenAddress], int | None]
     serves: Callable[[], None]
     held: Callable[[AddressHeld], None]
     broken: Callable[[ProtocolError], None]
@@ -113,7 +113,7 @@ class Parent:
             raise ProtocolError(f"cannot hand over more than {_PLACES_LIMIT} sockets to one epoch")
         self.asked.add(place)
         try:
-            descriptor = self._events.lend(place)
+            descriptor = self._events.get_socket(place)
         except AddressHeld as error:
             self._events.held(error)
             return

@@ -64,20 +64,20 @@ class SocketStore:
         """The workers of a listener that have a socket here."""
         return sorted(place.worker for place in self._sockets if place.listener == listener)
 
-    def lend(self, place: ListenAddress) -> int | None:
+    def get(self, place: ListenAddress) -> int | None:
         """The descriptor to send for a place; the vault keeps it."""
         held = self._sockets.get(place)
         return None if held is None else held.fileno()
 
-    def keep(self, place: ListenAddress, descriptor: int) -> None:
+    def put(self, place: ListenAddress, descriptor: int) -> None:
         """Take ownership of a duplicate, in place of the one that was there."""
-        self.let_go(place)
+        self.close(place)
         self._sockets[place] = socket.socket(fileno=descriptor)
 
     def take_all(self, other: "SocketStore") -> None:
         """Take everything that another vault holds, which is empty then."""
         for place, held in other._sockets.items():  # noqa: SLF001  # one of our own kind
-            self.keep(place, held.detach())
+            self.put(place, held.detach())
         other._sockets.clear()  # noqa: SLF001
 
     def same(self, place: ListenAddress, descriptor: int) -> bool:
@@ -85,16 +85,16 @@ class SocketStore:
         held = self._sockets.get(place)
         return held is not None and os.path.sameopenfile(held.fileno(), descriptor)
 
-    def let_go(self, place: ListenAddress) -> None:
+    def close(self, place: ListenAddress) -> None:
         """Close what is here, if anything is. Clients still queued in it are lost if nobody else holds it."""
         held = self._sockets.pop(place, None)
         if held is not None:
             held.close()
 
-    def let_go_all(self) -> None:
+    def close_all(self) -> None:
         """Close everything."""
         for place in self.places():
-            self.let_go(place)
+            self.close(place)
 
     def refuse(self) -> None:
         """Refuse clients and reset those that wait.
@@ -105,7 +105,7 @@ class SocketStore:
         for place in self.places():
             held = self._sockets[place]
             if held.family == socket.AF_UNIX:
-                self.let_go(place)
+                self.close(place)
             elif held.type == socket.SOCK_STREAM:
                 with contextlib.suppress(OSError):  # it never listened, or refuses already
                     held.shutdown(socket.SHUT_RD)

@@ -70,7 +70,7 @@ def _claim_from_systemd() -> list[InheritedSocket]:
     numbers = range(_FIRST, _FIRST + int(count))
     named = zip(numbers, [*names, *[""] * len(numbers)], strict=False)
     seen: set[int] = set()
-    return [heir for number, _ in sorted(named, key=_rank) if (heir := _take_over(number, seen)) is not None]
+    return [inherited for number, _ in sorted(named, key=_rank) if (inherited := _take_over(number, seen)) is not None]
 
 
 def _rank(named: tuple[int, str]) -> str:

@@ -58,11 +58,11 @@ class LoadResult:
 class Loader:
     """Looks at the disk when asked; what it looks at is watched before it is read."""
 
-    def __init__(self, settings: Settings, programs: Programs, storeroom: RevisionStore, files: DiskThread) -> None:
+    def __init__(self, settings: Settings, programs: Programs, revisions: RevisionStore, files: DiskThread) -> None:
         self.programs = programs
         self.reports = FindingLog(settings.alarm_timeout)
         self._settings = settings
-        self._storeroom = storeroom
+        self._revisions = revisions
         self._files = files
         programs.aside = files.call
         self.newest: Revision | None = None  # made last, though perhaps not yet heard of
@@ -130,7 +130,7 @@ class Loader:
         if not outcome.complete or any(outcome.units.get(name) is units[name] for name in held):
             return None
         await self._prepare(source, outcome, as_json=material.program.reads_json)
-        return self._storeroom.make(source, self._settings.flags, outcome, material.program, b"")
+        return self._revisions.make(source, self._settings.flags, outcome, material.program, b"")
 
     @property
     def configuration_name(self) -> str:
@@ -165,16 +165,16 @@ class Loader:
         if self._unusable:
             self.programs.ask_again()
 
-    async def look(self) -> LoadResult:
+    async def load(self) -> LoadResult:
         """Read, judge and materialise. What is on the disk is said, never raised; `MachineError` is for the machine."""
         self._is_short = False
-        look = await self._look()
+        result = await self._load()
         if not self._is_short:
-            return look
+            return result
         soon = clock.monotonic() + _SHORTAGE
-        return replace(look, again_at=soon if look.again_at is None else min(soon, look.again_at))
+        return replace(result, again_at=soon if result.again_at is None else min(soon, result.again_at))
 
-    async def _look(self) -> LoadResult:
+    async def _load(self) -> LoadResult:
         if self._source is None:
             await self._watch()
         await self._take_program()
@@ -201,7 +201,7 @@ class Loader:
             return LoadResult(None, outcome.missing, again_at, refused)
         extra = await self._digest_watched({*outcome.files, *source.resources})
         await self._prepare(source, outcome, as_json=self.programs.current.reads_json)
-        material = self._storeroom.make(source, self._settings.flags, outcome, self.programs.current, extra)
+        material = self._revisions.make(source, self._settings.flags, outcome, self.programs.current, extra)
         self.newest = material.revision
         return LoadResult(material, again_at=again_at, refused=refused)
 

@@ -124,11 +124,11 @@ class RevisionStore:
 
 def _identify(source: Source, flags: Flags, files: Mapping[str, bytes], binary: Binary, extra: bytes) -> Revision:
     """Name the bytes. The binary counts by its file's identity: to read 107 MB for a digest would cost every start."""
-    shape = hashlib.sha256()
+    config_digest = hashlib.sha256()
     resources = [part for path in sorted(source.resources) for part in (path.encode(), source.resources[path])]
     for part in (source.text, *resources, repr(flags).encode(), repr(binary.identity).encode(), extra):
-        shape.update(len(part).to_bytes(8) + part)
-    whole = shape.copy()
+        config_digest.update(len(part).to_bytes(8) + part)
+    whole = config_digest.copy()
     for path in sorted(files):
         whole.update(f"{path}\0{digest_of(files[path])}\n".encode())
-    return Revision(whole.hexdigest(), shape.hexdigest())
+    return Revision(whole.hexdigest(), config_digest.hexdigest())

@@ -22,12 +22,20 @@ _SLOW = 5.0  # seconds of a look after which it is asked whether something hangs
 
 
 class InputWatcher:
-    """Posts what the disk holds. `missing`: what there is to wait for before the first revision."""
+    """Posts what the disk holds. `missing`: what there is to wait for before the first revision.
+
+    `post` queues an event; `record` is called when a complaint comes that no event tells of.
+    """
 
     def __init__(
-        self, settings: Settings, programs: Programs, storeroom: RevisionStore, post: Callable[[Event], None]
+        self,
+        settings: Settings,
+        programs: Programs,
+        revisions: RevisionStore,
+        post: Callable[[Event], None],
+        record: Callable[[], None],
     ) -> None:
-        self.spoke: Callable[[], None] = lambda: None  # is called when what there is to say is another thing
+        self._record = record
         self.missing = "the disk is looked at"
         self._settings = settings
         self._post = post
@@ -37,21 +45,21 @@ class InputWatcher:
             self._changed.set, notice=lambda text: log_event(logging.WARNING, "watch.degraded", text)
         )
         self.timing = RotationSchedule(settings)
-        self.intake = Loader(settings, programs, storeroom, self._files)
+        self.loader = Loader(settings, programs, revisions, self._files)
 
     @property
     def mode(self) -> str:
         """How changes are noticed: inotify, or polling."""
         return self._files.mode
 
-    def look_soon(self) -> None:
+    def reload_soon(self) -> None:
         """Look again, though nothing may have changed."""
         self._changed.set()
 
-    async def look(self) -> LoadResult:
+    async def load(self) -> LoadResult:
         """Return what a look gave that began after this question; while the disk hangs, that it does."""
-        if self.intake.silent is not None:
-            return LoadResult(None, refused=(self.intake.silent[1],))
+        if self.loader.silent is not None:
+            return LoadResult(None, refused=(self.loader.silent[1],))
         answer: asyncio.Future[LoadResult] = asyncio.get_running_loop().create_future()
         self._asked.append(answer)
         self._changed.set()
@@ -63,67 +71,67 @@ class InputWatcher:
         while True:
             self._changed.clear()
             asked, self._asked = self._asked, []
-            look = await self._look_patiently(asked)
-            self._tell(look)
+            result = await self._load_patiently(asked)
+            self._tell(result)
             for answer in asked:
                 if not answer.done():
-                    answer.set_result(look)
-            if not said_strays and look.material is not None:
+                    answer.set_result(result)
+            if not said_strays and result.material is not None:
                 said_strays = True
-                await self.intake.report_strays()
-            await wait_for_change(self._changed, look.again_at)
+                await self.loader.report_strays()
+            await wait_for_change(self._changed, result.again_at)
 
-    def _tell(self, look: LoadResult) -> None:
-        if look.material is not None:
-            revision, not_before = look.material.revision, self.timing.not_before(look.material)
+    def _tell(self, result: LoadResult) -> None:
+        if result.material is not None:
+            revision, not_before = result.material.revision, self.timing.not_before(result.material)
             self._post(on.RevisionReady(at=clock.monotonic(), revision=revision, not_before=not_before))
-        elif look.missing:
-            missing = ", ".join(look.missing)
+        elif result.missing:
+            missing = ", ".join(result.missing)
             self.missing = f"waiting for {missing}"
             if self._settings.policy.wait:
-                self.intake.reports.once("files.awaited", self.missing)
-            self._post(on.RevisionMissing(at=clock.monotonic(), what="; ".join([missing, *look.refused])))
+                self.loader.reports.once("files.awaited", self.missing)
+            self._post(on.RevisionMissing(at=clock.monotonic(), what="; ".join([missing, *result.refused])))
 
-    async def _look_patiently(self, asked: Collection[asyncio.Future[LoadResult]]) -> LoadResult:
+    async def _load_patiently(self, asked: Collection[asyncio.Future[LoadResult]]) -> LoadResult:
         """Look; where the disk hangs meanwhile, say so, and keep nobody waiting who asked."""
-        look = asyncio.ensure_future(self._look())
+        result = asyncio.ensure_future(self._load())
         try:
-            while not (await asyncio.wait([look], timeout=_SLOW))[0]:
-                if self.intake.silent is None and (silent := await silent_ones(self._operators_places())):
+            while not (await asyncio.wait([result], timeout=_SLOW))[0]:
+                if self.loader.silent is None and (silent := await silent_ones(self._operators_places())):
                     self._say_silent(silent, [*asked, *self._asked])
         finally:
-            look.cancel()
-        if self.intake.silent is not None:
-            self.intake.silent = None
+            result.cancel()
+        if self.loader.silent is not None:
+            self.loader.silent = None
             log_event(logging.INFO, "disk.answers", "the disk answers again")
-        return look.result()
+        return result.result()
 
     def _operators_places(self) -> list[Path]:
         settings = self._settings
-        return [*settings.scopes, *filter(None, [settings.config]), self.intake.programs.path]
+        return [*settings.scopes, *filter(None, [settings.config]), self.loader.programs.path]
 
     def _say_silent(self, silent: Sequence[Path], asked: Iterable[asyncio.Future[LoadResult]]) -> None:
         names = ", ".join(map(str, silent))
         text = f"cannot read {names}: the file system does not answer; what serves goes on serving"
-        self.intake.silent = tuple(silent), text
+        self.loader.silent = tuple(silent), text
         self.missing = text
         log_event(logging.ERROR, "disk.silent", text)
         for answer in asked:
             if not answer.done():
                 answer.set_result(LoadResult(None, refused=(text,)))
-        self.spoke()
+        self._record()
 
-    async def _look(self) -> LoadResult:
+    async def _load(self) -> LoadResult:
         """Look; where even that fails, say it once and look again in a while."""
-        reports = self.intake.reports
+        reports = self.loader.reports
         try:
-            look = await self.intake.look()
+            result = await self.loader.load()
         except (MachineError, OSError) as error:
             text = f"{error}; what serves goes on serving"
             reports.once("disk.unusable", text, logging.ERROR)
             return LoadResult(None, again_at=clock.monotonic() + _LOOK_AGAIN, refused=(text,))
         reports.once("disk.unusable", "")
-        return look
+        return result
 
     async def close(self) -> None:
         """Watch no more."""

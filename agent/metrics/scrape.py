@@ -93,7 +93,7 @@ class Epoch(Protocol):
         ...
 
     @property
-    def console(self) -> Console:
+    def admin(self) -> Console:
         """Its console."""
         ...
 
@@ -105,7 +105,7 @@ class Epochs:
     `gauges` are those in shared memory of one epoch, as of the last time that `counted` was asked.
     """
 
-    living: Callable[[], Iterable[Epoch]]
+    all: Callable[[], Iterable[Epoch]]
     serving: Callable[[], int | None]
     counted: Callable[[], Snapshot]
     gauges: Callable[[int], Mapping[str, int]]
@@ -150,7 +150,7 @@ class Scraper:
         self._application = application
         self._merges = merge
         self._limits = limits or Limits()
-        self._lineage = _recall(directory)
+        self._totals = _recall(directory)
         self._sharing: set[int] = set()  # epochs that count in shared memory
         self._round = _Round()
 
@@ -180,33 +180,33 @@ class Scraper:
             if now is self._round and not now.asking and not now.left:
                 self._round = _Round()
 
-    async def last_look(self, living: Epoch) -> None:
+    async def final_scrape(self, epoch: Epoch) -> None:
         """See what an epoch has counted that is about to end, unless it counts in shared memory; within `LAST_LOOK`."""
-        if self._merges and not self._shares(living):
+        if self._merges and not self._shares(epoch):
             try:
                 async with asyncio.timeout(LAST_LOOK):
-                    await self._see(living)
+                    await self._see(epoch)
             except (OSError, ValueError) as error:
                 log_event(
-                    logging.DEBUG, "metrics.unseen", f"what epoch {living.number} counted last is not known: {error}"
+                    logging.DEBUG, "metrics.unseen", f"what epoch {epoch.number} counted last is not known: {error}"
                 )
 
     def retire(self, number: int) -> None:
         """An epoch is gone: keep what it counted."""
         self._sharing.discard(number)
-        if self._lineage.retire(number):
+        if self._totals.retire(number):
             self.remember()
 
     def remember(self) -> None:
         """Keep what is known in the run directory, for an agent that comes back."""
         try:
-            self._directory.remember(self._lineage.to_state(), _MEMORY)
+            self._directory.remember(self._totals.to_state(), _MEMORY)
         except MachineError as error:
             log_event(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
 
     async def close(self) -> None:
         """Ask nobody any more, and keep what is known."""
-        if self._lineage.live:
+        if self._totals.live:
             self.remember()
         tasks = [*self._round.tasks, *self._round.texts.values()]
         for task in tasks:
@@ -218,8 +218,8 @@ class Scraper:
     def _begin(self, *, openmetrics: bool) -> _Round:
         """Ask everybody."""
         fresh = _Round()
-        epochs = list(self._epochs.living())
-        for number in set(self._lineage.live) - {epoch.number for epoch in epochs}:
+        epochs = list(self._epochs.all())
+        for number in set(self._totals.live) - {epoch.number for epoch in epochs}:
             self.retire(number)
         for epoch in epochs:
             if not self._shares(epoch):
@@ -232,34 +232,34 @@ class Scraper:
         fresh.tasks[asyncio.create_task(self._measure_lag(), name="lag")] = lambda: None
         return fresh
 
-    def _shares(self, living: Epoch) -> bool:
+    def _shares(self, epoch: Epoch) -> bool:
         """Whether an epoch counts in shared memory."""
-        if living.number not in self._sharing:
+        if epoch.number not in self._sharing:
             try:
-                Segment.open(living.home / "stats").close()
+                Segment.open(epoch.home / "stats").close()
             except (Unpublished, InvalidSegment):
                 return False
-            self._sharing.add(living.number)
-            self._lineage.forget(living.number)
+            self._sharing.add(epoch.number)
+            self._totals.forget(epoch.number)
         return True
 
-    async def _ask_epoch(self, fresh: _Round, living: Epoch) -> None:
+    async def _ask_epoch(self, fresh: _Round, epoch: Epoch) -> None:
         try:
             async with asyncio.timeout(self._limits.seconds):
-                exposition = await self._see(living)
+                exposition = await self._see(epoch)
         except (OSError, ValueError) as error:
-            log_event(logging.DEBUG, "metrics.unavailable", f"epoch {living.number} does not tell its metrics: {error}")
-            self._fail(fresh, Source.EPOCH, living)
+            log_event(logging.DEBUG, "metrics.unavailable", f"epoch {epoch.number} does not tell its metrics: {error}")
+            self._fail(fresh, Source.EPOCH, epoch)
             return
-        fresh.answered.add(living.number)
+        fresh.answered.add(epoch.number)
         if exposition.broken:
-            self._fail(fresh, Source.EPOCH, living)
+            self._fail(fresh, Source.EPOCH, epoch)
 
-    async def _see(self, living: Epoch) -> Exposition:
+    async def _see(self, epoch: Epoch) -> Exposition:
         request = Request("GET", _CONSOLE, (("accept", _ACCEPT[False]),))
-        async with stream(living.console.place, request) as response:
+        async with stream(epoch.admin.place, request) as response:
             exposition = await self._read(response)
-        self._lineage.see(living.number, exposition)
+        self._totals.see(epoch.number, exposition)
         return exposition
 
     async def _ask_application(self, fresh: _Round, application: Application, *, openmetrics: bool) -> None:
@@ -302,12 +302,12 @@ class Scraper:
         await asyncio.sleep(_PROMPTLY)
         self._metrics.lagged(max(0.0, loop.time() - due))
 
-    def _fail(self, now: _Round, source: Source, living: Epoch | None = None) -> None:
+    def _fail(self, now: _Round, source: Source, epoch: Epoch | None = None) -> None:
         """Count a source that was left out, once in a round.
 
         Not an epoch whose console may not be there yet, or may not be there any more.
         """
-        excused = living is not None and (not living.has_served or living.was_asked or living.was_killed)
+        excused = epoch is not None and (not epoch.has_served or epoch.was_asked or epoch.was_killed)
         if not excused and source not in now.short:
             now.short.add(source)
             self._metrics.scrape_failed(source)
@@ -335,7 +335,7 @@ class Scraper:
         sums = Exposition()
         snapshot, serving = self._epochs.counted(), self._epochs.serving()
         counted = exposition_of(snapshot, {} if serving is None else self._epochs.gauges(serving))
-        await _gently(aggregate(sums, self._lineage.parts(serving, now.answered, counted)))
+        await _gently(aggregate(sums, self._totals.parts(serving, now.answered, counted)))
         own = Exposition()
         await _gently(parse(own, self._metrics.expose(openmetrics=openmetrics), openmetrics=openmetrics))
         sources = [("agent", own), (Source.EPOCH, sums)]
@@ -353,15 +353,15 @@ class Scraper:
     async def _pass_on(self, request: Request) -> Response:
         """The serving epoch's own answer, byte by byte."""
         serving = self._epochs.serving()
-        living = next((epoch for epoch in self._epochs.living() if epoch.number == serving), None)
-        if living is None:
+        epoch = next((each for each in self._epochs.all() if each.number == serving), None)
+        if epoch is None:
             return Response(503, b"no epoch serves\n")
         _, mark, query = request.target.partition("?")
         accept = tuple(pair for pair in request.headers if pair[0] == "accept")
         asked = Request(request.method, _CONSOLE + mark + query, accept)
         try:
             async with asyncio.timeout(self._limits.seconds):
-                response = await passed_on(living.console.place, asked)
+                response = await passed_on(epoch.admin.place, asked)
         except OSError as error:
             self._metrics.scrape_failed(Source.EPOCH)
             return Response(503, f"the serving epoch does not answer: {error}\n".encode())

@@ -33,12 +33,12 @@ _RETRYING = AsyncRetrying(
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Examines one candidate. `serving` returns the epoch that serves now, if any; `accuser` finds groups at fault."""
+    """Examines one candidate. `serving` returns the epoch that serves, if any; `bisection` finds groups at fault."""
 
     candidate: EpochProcess
     serving: Callable[[], EpochProcess | None]
-    ports: Listeners
-    accuser: Bisection | None = None
+    listeners: Listeners
+    bisection: Bisection | None = None
 
     async def check(self) -> Failure | None:
         """Wait until the candidate is whole; None if it is good. Raises `MachineError` if it does not answer.
@@ -58,8 +58,8 @@ class Admission:
         """Examine it once; raise `_NotYet` where the answer may still change."""
         if missing := await self.missing():
             return await self._refused(missing)
-        console = self.candidate.console
-        whole, loaded = await asyncio.gather(console.waits_only_for_gate(), console.certificates())
+        admin = self.candidate.admin
+        whole, loaded = await asyncio.gather(admin.waits_only_for_gate(), admin.certificates())
         if not whole:
             raise _NotYet
         return self._wrong_certificate(loaded) or await self._missing_listener()
@@ -69,7 +69,7 @@ class Admission:
         configuration = self.candidate.material.configuration
         if configuration.is_static:
             return []
-        found = await self.candidate.console.fetches()
+        found = await self.candidate.admin.fetches()
         hidden = configuration.sets.keys() - found.keys()
         if all(each.applied for each in found.values()) and not hidden and _shows_secrets(found):
             return []
@@ -83,7 +83,7 @@ class Admission:
         """Return the serving epoch's subscriptions; none where it hangs: then whatever is essential is needed."""
         serving = self.serving()
         with contextlib.suppress(MachineError):
-            return {} if serving is None else await serving.console.fetches()
+            return {} if serving is None else await serving.admin.fetches()
         return {}
 
     async def _missing_unseen(self, hidden: Collection[str], *, secrets: bool) -> list[Fetch]:
@@ -91,17 +91,17 @@ class Admission:
 
         Of the same configuration it should have loaded as many certificates as the epoch that serves.
         """
-        serving, console, material = self.serving(), self.candidate.console, self.candidate.material
+        serving, admin, material = self.serving(), self.candidate.admin, self.candidate.material
         if serving is None:
-            unseen = [each for each in await console.unseen() if material.configuration.source_of(each) is None]
+            unseen = [each for each in await admin.unseen() if material.configuration.source_of(each) is None]
             return [each for each in unseen if (secrets if each.secret else each.scope in hidden)]
-        if serving.material.revision.shape != material.revision.shape:
+        if serving.material.revision.config_digest != material.revision.config_digest:
             return []
         try:
-            before = await serving.console.certificates()
+            before = await serving.admin.certificates()
         except MachineError:
             return []  # it hangs
-        lacks = sum(map(_is_fetched, await console.certificates())) < sum(map(_is_fetched, before))
+        lacks = sum(map(_is_fetched, await admin.certificates())) < sum(map(_is_fetched, before))
         return [Fetch("certificates", 0, 0, 0)] if lacks else []
 
     async def _refused(self, missing: Iterable[Fetch]) -> Failure | None:
@@ -117,26 +117,26 @@ class Admission:
         why = await self.why_refused()
         planes = self.candidate.material.configuration.control_planes
         plane = f" of the control plane {' or '.join(planes)}" if planes else ""
-        return Failure(FailureKind.ACCIDENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
+        return Failure(FailureKind.TRANSIENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
 
     async def _verdict(self, source: str, refused: Fetch) -> Failure:
         """Blame the groups of certificates at fault for what a file of resources brought, or else the file."""
         complaint = await self._complaint()
         program = self.candidate.material.program.binary.path.name
         pins: tuple[Pin, ...] = ()
-        if self.accuser is not None:
+        if self.bisection is not None:
             said = f"{program} refuses {refused} in {source}{_behind(complaint)}"
-            pins = self.accuser.accuse_in(source, self.candidate, replace(complaint, text=said))
+            pins = self.bisection.accuse_in(source, self.candidate, replace(complaint, text=said))
         named = "; ".join(str(pin.fault) for pin in pins)
         reason = named or f"cannot use {source}: {program} refuses {refused} in it{_behind(complaint)}"
-        return Failure(FailureKind.VERDICT, reason, pinned=bool(pins))
+        return Failure(FailureKind.PERMANENT, reason, pinned=bool(pins))
 
     async def why_refused(self) -> str:
         """Return the candidate's reasons for a refusal, to be put behind a statement; of secrets it gives none."""
         return _behind(await self._complaint())
 
     async def _complaint(self) -> Complaint:
-        texts, paths = await self.candidate.console.rejections(), self.candidate.material.paths
+        texts, paths = await self.candidate.admin.rejections(), self.candidate.material.paths
         said = [Complaint.of(text, paths) for text in texts]
         return Complaint("; ".join(each.text for each in said), frozenset().union(*(each.paths for each in said)))
 
@@ -152,7 +152,7 @@ class Admission:
             chain = expected.get(certificate.path)
             if chain is not None and certificate.serial not in {each.serial_number for each in chain.certificates}:
                 reason = f"it loaded serial {certificate.serial:x} where {chain.path} has {chain.leaf.serial_hex}"
-                return Failure(FailureKind.ACCIDENT, f"epoch {self.candidate.number} is not what was judged: {reason}")
+                return Failure(FailureKind.TRANSIENT, f"epoch {self.candidate.number} is not what was judged: {reason}")
         return None
 
     async def _missing_listener(self) -> Failure | None:
@@ -162,8 +162,8 @@ class Admission:
             return None
         if not self.candidate.material.configuration.has_dynamic_listeners:
             reason = f"epoch {self.candidate.number} does not listen on {self.described_listeners()}, which serves now"
-            return Failure(FailureKind.ACCIDENT, reason)
-        await self.ports.follow(serving)  # its control plane may have taken a listener away, or be about to add one
+            return Failure(FailureKind.TRANSIENT, reason)
+        await self.listeners.follow(serving)  # its control plane may have taken a listener away, or be about to add one
         if self.missing_listeners():
             raise _NotYet
         return None
@@ -171,7 +171,7 @@ class Admission:
     def missing_listeners(self) -> list[ListenAddress]:
         """The listeners that the serving epoch has and the candidate has not, though it should."""
         serving = self.serving()
-        return [] if serving is None else self.ports.missing(self.candidate, serving.material.configuration)
+        return [] if serving is None else self.listeners.missing(self.candidate, serving.material.configuration)
 
     def described_listeners(self) -> str:
         """The first of them, and how many more there are."""

@@ -38,12 +38,12 @@ class Adoption:
     """Goes through what the journal remembers, once, before anything else is started."""
 
     def __init__(
-        self, journal: StateFile, directory: RunDirectory, storeroom: RevisionStore, counting: SharedCounters
+        self, state_file: StateFile, directory: RunDirectory, revisions: RevisionStore, shared_counters: SharedCounters
     ) -> None:
-        self._journal = journal
+        self._state_file = state_file
         self._directory = directory
-        self._storeroom = storeroom
-        self._counting = counting
+        self._revisions = revisions
+        self._shared_counters = shared_counters
 
     def epochs(self) -> Iterator[tuple[Survivor, LoadedRevision]]:
         """Give what can be adopted, the oldest first; then end and clear away everything else.
@@ -51,33 +51,33 @@ class Adoption:
         An entry counts as settled when the caller asks for the next one.
         """
         rest: list[dict[str, Any]] = []
-        for entry in sorted(self._journal.inherited, key=lambda entry: str(entry.get("number")).zfill(20)):
+        for entry in sorted(self._state_file.inherited, key=lambda entry: str(entry.get("number")).zfill(20)):
             found = find_survivor(entry)
             if isinstance(found, Survivor) and (material := self._recover(found)) is not None:
                 yield found, material
-                self._journal.settle(entry)
+                self._state_file.settle(entry)
             else:
                 rest.append(entry)
         for entry in rest:
             self._clear(entry)
-            self._journal.settle(entry)
-        if self._journal.spare is not None:
-            Segment(self._journal.spare).release()
+            self._state_file.settle(entry)
+        if self._state_file.spare is not None:
+            Segment(self._state_file.spare).release()
 
-    def sweep(self, adopted: frozenset[int]) -> None:
+    def remove_stale(self, adopted: frozenset[int]) -> None:
         """Remove the directories of epochs that are no more, but for what those have counted, and half-made sockets."""
         for path in [path for home in self._directory.homes for path in home.iterdir()]:
             if path.name.startswith(binding.PREFIX):
                 remove(path)
             elif path.name.isascii() and path.name.isdecimal() and int(path.name) not in adopted:
                 number = int(path.name)
-                self._counting.follow(number, path)
-                self._counting.retire(number)
+                self._shared_counters.follow(number, path)
+                self._shared_counters.retire(number)
                 self._directory.remove_epoch(number)
 
     def _recover(self, found: Survivor) -> LoadedRevision | None:
         try:
-            return recover(found, self._storeroom)
+            return recover(found, self._revisions)
         except AgentError as error:
             text = f"epoch {found.number} (pid {found.pid}) cannot be adopted and is ended: {error}"
             log_event(logging.ERROR, "epoch.not_adopted", text)
@@ -102,7 +102,7 @@ def clear(entry: Mapping[str, Any]) -> int | None:
     return pid
 
 
-def recover(found: Survivor, storeroom: RevisionStore) -> LoadedRevision:
+def recover(found: Survivor, revisions: RevisionStore) -> LoadedRevision:
     """What an epoch runs from, out of its own descriptors. Raises `AgentError`."""
     manifest = Manifest.carried_by(found.pid, found.manifest)
     contents: Contents = {path: each.read(found.pid) for path, each in manifest.files.items()}
@@ -112,7 +112,7 @@ def recover(found: Survivor, storeroom: RevisionStore) -> LoadedRevision:
     references = [each for each in configuration.references if each.path in contents]
     outcome = select_files(references, contents, LastGood(), clock.calendar())
     source = Source(configuration, manifest.text.encode(), resources)
-    return storeroom.adopt(manifest.revision, source, outcome, program)
+    return revisions.adopt(manifest.revision, source, outcome, program)
 
 
 def _program(manifest: Manifest, pid: int) -> Program:

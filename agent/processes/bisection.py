@@ -86,11 +86,11 @@ def _pin(unit: CertificateGroup, complaint: Complaint, path: str | None = None) 
 class Bisection:
     """Pins the groups at fault where the proxy of an epoch refused what it was to run from."""
 
-    def __init__(self, settings: Settings, intake: Loader, storeroom: RevisionStore) -> None:
+    def __init__(self, settings: Settings, loader: Loader, revisions: RevisionStore) -> None:
         self._envoy = Envoy(settings.flags, settings.drain_time)
         self._timeout = settings.policy.start_timeout
-        self._intake = intake
-        self._storeroom = storeroom
+        self._loader = loader
+        self._revisions = revisions
 
     async def accuse(self, refused: EpochProcess, complaint: Complaint) -> tuple[Pin, ...]:
         """Pin the groups of files at fault, if it is theirs. Raises `MachineError` if the proxy does not answer."""
@@ -102,15 +102,15 @@ class Bisection:
             return replace(complaint, text=f"{program} says: {complaint.text}")
 
         async def ask(held: frozenset[str]) -> Complaint | None:
-            variant = await self._intake.without(material, held)
+            variant = await self._loader.without(material, held)
             if variant is None:
                 raise NothingToRunError
-            with self._storeroom.trying(variant):
+            with self._revisions.trying(variant):
                 answer = await refused.validate(self._envoy, self._timeout, variant)
             return None if answer is None else said(answer)
 
-        pins = await bisect(self._intake.renewed(material), said(complaint), ask)
-        self._intake.pin(pins)
+        pins = await bisect(self._loader.renewed(material), said(complaint), ask)
+        self._loader.pin(pins)
         return pins
 
     def accuse_in(self, document: str, refused: EpochProcess, complaint: Complaint) -> tuple[Pin, ...]:
@@ -119,10 +119,10 @@ class Bisection:
         It validates no such file, so nothing can be asked again. Where it names none, they are all that are new there.
         """
         material = refused.material
-        suspects = self._intake.renewed(material)
+        suspects = self._loader.renewed(material)
         pins = _named(suspects, complaint)
         if not pins:
-            units = self._intake.units_in(document, material)
+            units = self._loader.units_in(document, material)
             pins = tuple(_pin(unit, complaint) for unit in suspects if unit.name in units)
-        self._intake.pin(pins)
+        self._loader.pin(pins)
         return pins

@@ -34,13 +34,13 @@ async def observe(admission: Admission, lives: Callable[[], bool], tell: Callabl
 
 async def reason_of(admission: Admission) -> str:
     """Return why the candidate waits; empty if it does not. Raises `MachineError`."""
-    console = admission.candidate.console
-    if await console.state() not in _INITIALIZING:
+    admin = admission.candidate.admin
+    if await admin.state() not in _INITIALIZING:
         return ""
     missing = await admission.missing()
     if missing:
         return await _describe(admission, missing)
-    if names := await console.waits_for():
+    if names := await admin.waits_for():
         return f"it initialises {', '.join(names[:_NAMED])}"
     if admission.missing_listeners():
         return f"it has no listener on {admission.described_listeners()} yet, which serves now"
@@ -56,7 +56,7 @@ async def _describe(admission: Admission, missing: Sequence[Fetch]) -> str:
         return f"{refused}; correct it at the control plane {planes}" if planes else refused
     if not configuration.control_planes:
         return f"it waits for {named}"
-    upstreams = await admission.candidate.console.upstreams()
+    upstreams = await admission.candidate.admin.upstreams()
     states = [
         f"the control plane {name} {await _state(upstreams.get(name), missing)}"
         for name in configuration.control_planes

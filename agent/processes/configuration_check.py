@@ -22,7 +22,7 @@ _DEAF = ListenerAccess(
     exited=lambda _, __: None,
     held=lambda _, __: None,
     broken=lambda _, __: None,
-    lend=lambda _, __: None,
+    get_socket=lambda _, __: None,
 )
 
 
@@ -36,26 +36,26 @@ class Report:
 
 async def inspect(settings: Settings) -> Report:
     """Judge the files as the agent would, and ask the proxy for its opinion."""
-    async with _intake(settings) as intake:
-        look = await intake.look()
-        await intake.report_strays()
-    if look.material is None:
-        return Report((f"not usable: {', '.join(look.missing)}",), good=False)
-    leaves = tuple(_line(unit, leaf) for unit, leaf in look.material.outcome.leaves.items())
-    complaint = await _complaint(settings, look.material)
-    refusal = None if complaint is None else f"{look.material.program.binary.path} refuses it: {complaint.text}"
+    async with _loader(settings) as loader:
+        result = await loader.load()
+        await loader.report_strays()
+    if result.material is None:
+        return Report((f"not usable: {', '.join(result.missing)}",), good=False)
+    leaves = tuple(_line(unit, leaf) for unit, leaf in result.material.outcome.leaves.items())
+    complaint = await _complaint(settings, result.material)
+    refusal = None if complaint is None else f"{result.material.program.binary.path} refuses it: {complaint.text}"
     verdict = refusal or "the proxy accepts it"
-    return Report((*leaves, verdict), good=complaint is None and not intake.reports.refusals)
+    return Report((*leaves, verdict), good=complaint is None and not loader.reports.refusals)
 
 
 async def small_bootstrap(settings: Settings) -> str:
     """The configuration that is made when the operator brings none."""
-    async with _intake(settings) as intake:
-        return (await intake.small()).decode()
+    async with _loader(settings) as loader:
+        return (await loader.small()).decode()
 
 
 @asynccontextmanager
-async def _intake(settings: Settings) -> AsyncIterator[Loader]:
+async def _loader(settings: Settings) -> AsyncIterator[Loader]:
     files = DiskThread(lambda: None, notice=lambda _: None)
     try:
         yield Loader(settings, Programs(find(settings.proxy), settings.user), RevisionStore(), files)
@@ -65,11 +65,11 @@ async def _intake(settings: Settings) -> AsyncIterator[Loader]:
 
 async def _complaint(settings: Settings, material: LoadedRevision) -> Complaint | None:
     directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
-    living = EpochProcess(1, material, directory, settings.user, _DEAF)
+    epoch = EpochProcess(1, material, directory, settings.user, _DEAF)
     try:
-        return await living.validate(Envoy(settings.flags, settings.drain_time), _TIMEOUT)
+        return await epoch.validate(Envoy(settings.flags, settings.drain_time), _TIMEOUT)
     finally:
-        await living.bury()
+        await epoch.cleanup()
         directory.close()
 
 

@@ -54,7 +54,7 @@ async def emptied(
 
 async def _is_silent(epoch: EpochProcess) -> bool:
     try:
-        await epoch.console.state()
+        await epoch.admin.state()
     except MachineError:
         return True
     return False
@@ -64,9 +64,9 @@ async def _is_empty(epoch: EpochProcess, inbound: Inbound | None) -> bool:
     if inbound is not None and not inbound.places:
         return True
     try:
-        clients = await epoch.console.connections(inbound)
+        clients = await epoch.admin.connections(inbound)
     except MachineError:
-        if os.path.lexists(epoch.console.path):
+        if os.path.lexists(epoch.admin.path):
             return False  # too busy or hung: its deadline will come
         clients = None  # somebody removed its socket
     epoch.clients = await asyncio.to_thread(connections_left, epoch, inbound) if clients is None else clients

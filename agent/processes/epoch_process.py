@@ -39,7 +39,7 @@ class ListenerAccess:
     exited: Callable[[int, int | None], None]
     held: Callable[[int, AddressHeld], None]
     broken: Callable[[int, ProtocolError], None]
-    lend: Callable[[int, ListenAddress], int | None]
+    get_socket: Callable[[int, ListenAddress], int | None]
 
 
 class EpochProcess:
@@ -92,7 +92,7 @@ class EpochProcess:
             self.manifest = found.manifest
         self._program = self.home / name
         self.names = SocketPaths(self.home, self.segment.base_id)
-        self.console = AdminClient(self.home / "admin")
+        self.admin = AdminClient(self.home / "admin")
         reached = partial(listeners.reached_gate, number)
         self.gate = Gate(self.home / "gate", reached, reached_before=found is not None)
         self.child: Child | None = None
@@ -154,7 +154,7 @@ class EpochProcess:
         """Be its parent, its child and its gate."""
         number, tell, found = self.number, self._listeners, self.found
         events = ParentEvents(
-            lend=lambda place: tell.lend(number, place),
+            get_socket=lambda place: tell.get_socket(number, place),
             serves=lambda: tell.serves(number),
             held=lambda error: tell.held(number, error),
             broken=lambda error: tell.broken(number, error),
@@ -172,7 +172,7 @@ class EpochProcess:
         assert self.parent is not None
         assert self.child is not None
         self.process = process
-        self.parent.channel.pid = self.child.channel.pid = self.gate.pid = self.console.pid = process.pid
+        self.parent.channel.pid = self.child.channel.pid = self.gate.pid = self.admin.pid = process.pid
         if self.relay is not None:
             self.relay.pid = process.pid
 
@@ -214,7 +214,7 @@ class EpochProcess:
         self._memory.close()
         self._run_directory.remove_epoch(self.number)
 
-    async def bury(self) -> None:
+    async def cleanup(self) -> None:
         """Remove everything that was the epoch's own."""
         self.clear()
         await self.gate.close()

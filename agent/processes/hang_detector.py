@@ -44,7 +44,7 @@ class Serving(Protocol):
         ...
 
     @property
-    def console(self) -> AdminClient:
+    def admin(self) -> AdminClient:
         """Its console."""
         ...
 
@@ -76,7 +76,7 @@ class HangDetector:
 
     def __init__(
         self,
-        vault: SocketStore,
+        store: SocketStore,
         serving: Callable[[], Serving | None],
         report: Callable[[bool, str], None],
         replace: Callable[[str], None],
@@ -85,7 +85,7 @@ class HangDetector:
         pace: Intervals | None = None,
         throttled: Callable[[], Throttled] = throttling.read,
     ) -> None:
-        self._vault = vault
+        self._store = store
         self._serving = serving
         self._report = report
         self._replace = replace
@@ -141,7 +141,7 @@ class HangDetector:
                 quiet = clock.monotonic() - armed_at > pause
                 pause = self._pace.first if quiet else min(2 * pause, self._pace.longest)
                 await asyncio.sleep(pause)  # whoever accepts at all does so meanwhile
-                if is_anybody_waiting(self._vault):
+                if is_anybody_waiting(self._store):
                     await self._suspect(epoch)
         except OSError as error:
             text = f"cannot watch the queues of epoch {epoch.number}: {error.strerror}; if it hangs, nobody says so"
@@ -151,7 +151,7 @@ class HangDetector:
         """Return when a queue is not empty. Nothing runs until then, and the kernel is asked for no more after it."""
         loop = asyncio.get_running_loop()
         self._look = loop.create_future()
-        with opened(self._vault) as (queues, _):
+        with opened(self._store) as (queues, _):
             loop.add_reader(queues.fileno(), self._look_soon)
             try:
                 await self._look
@@ -166,13 +166,13 @@ class HangDetector:
 
     async def _suspect(self, epoch: Serving) -> None:
         """Return when the epoch shows a sign of life, or serves no more."""
-        waiting = look_at(self._vault, by_name=False)
+        waiting = look_at(self._store, by_name=False)
         question: asyncio.Task[bool] | None = None
         spell = _Suspicion(self._throttled())
         try:
             while True:
                 await _pass(question, self._pace.interval)
-                before, waiting = waiting, look_at(self._vault, by_name=question is not None)
+                before, waiting = waiting, look_at(self._store, by_name=question is not None)
                 if (
                     not self._still_serves(epoch)
                     or waiting.moved_since(before)
@@ -180,7 +180,7 @@ class HangDetector:
                 ):
                     break
                 if question is None or question.done():
-                    question = asyncio.create_task(_ask(epoch.console))
+                    question = asyncio.create_task(_ask(epoch.admin))
                 spell.look(self._throttled(), self._pace.interval + self._pace.lag)
                 self._judge(epoch, spell, waiting)
         finally:
@@ -230,13 +230,13 @@ class _Suspicion:
         self.seconds = now - self._since
 
 
-async def _ask(console: AdminClient) -> bool:
+async def _ask(admin: AdminClient) -> bool:
     """Return whether it is well as far as it can be asked: it answered, or nobody is there to ask.
 
     Waits for ever otherwise: this one question is answered when the proxy goes on.
     """
     try:
-        await client.fetch(console.place, _QUESTION, timeout=math.inf)
+        await client.fetch(admin.place, _QUESTION, timeout=math.inf)
     except OSError as error:
         return error.errno in _NOBODY
     return True

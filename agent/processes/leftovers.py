@@ -10,10 +10,10 @@ from agent.processes.state_file import StateFile
 
 def kill_leftovers(directory: RunDirectory) -> Iterator[tuple[int, int]]:
     """Kill the epochs that the state names, and remove what was theirs; give the number and pid of each that lived."""
-    journal = StateFile(directory)
-    if journal.spare is not None:
-        Segment(journal.spare).release()
-    for entry in journal.inherited:
+    state_file = StateFile(directory)
+    if state_file.spare is not None:
+        Segment(state_file.spare).release()
+    for entry in state_file.inherited:
         number, pid = entry.get("number"), adoption.clear(entry)
         if pid is not None:
             yield int(str(number)), pid

@@ -31,32 +31,38 @@ class Listeners:
     in `allowed` what else it asks for.
     """
 
-    def __init__(self, user: User | None, ours: Callable[[], Collection[int]], allowed: Collection[int] = ()) -> None:
-        self.vault = SocketStore()
+    def __init__(
+        self,
+        user: User | None,
+        ours: Callable[[], Collection[int]],
+        allowed: Collection[int] = (),
+        store: SocketStore | None = None,
+    ) -> None:
+        self.store = SocketStore() if store is None else store
         self._user = user
         self._ours = ours
         self._allowed = allowed
         self._staged = SocketStore()  # what is new with a candidate that has not committed: bound by it, or for it
 
-    def inherit(self, heirs: Iterable[InheritedSocket]) -> None:
+    def inherit(self, inherited_sockets: Iterable[InheritedSocket]) -> None:
         """Put what listened before this program began into the vault, and close what is no listener."""
         workers: dict[str, int] = {}
-        for heir in heirs:
-            address = address_of(heir.descriptor)
+        for inherited in inherited_sockets:
+            address = address_of(inherited.descriptor)
             if address is None:
-                os.close(heir.descriptor)
+                os.close(inherited.descriptor)
                 continue
             place = (
-                ListenAddress(*json.loads(heir.name))
-                if heir.name
+                ListenAddress(*json.loads(inherited.name))
+                if inherited.name
                 else ListenAddress(address, worker=workers.get(address, 0))
             )
             workers[address] = place.worker + 1
-            self.vault.keep(place, heir.descriptor)
+            self.store.put(place, inherited.descriptor)
 
     def bequest(self) -> dict[str, int]:
         """Copies of everything in the vault, for the program that this one becomes."""
-        lent = ((place, self.vault.lend(place)) for place in self.vault.places())
+        lent = ((place, self.store.get(place)) for place in self.store.places())
         named = ((json.dumps([each.address, each.namespace, each.worker]), held) for each, held in lent)
         return {name: os.dup(held) for name, held in named if held is not None}
 
@@ -66,28 +72,28 @@ class Listeners:
             if not _is_fleeting(place.listener, epoch):
                 descriptor = await epoch.duplicate(place)
                 if descriptor is not None:
-                    self.vault.keep(place, descriptor)
+                    self.store.put(place, descriptor)
 
     def inodes(self, listeners: Collection[ListenAddress]) -> set[int]:
         """The inodes of what accepts connections at these listeners and is in the vault."""
-        places = [each for each in self.vault.places() if each.listener in listeners]
-        lent = [self.vault.lend(each) for each in places if not each.address.startswith("udp://")]
+        places = [each for each in self.store.places() if each.listener in listeners]
+        lent = [self.store.get(each) for each in places if not each.address.startswith("udp://")]
         return {os.fstat(descriptor).st_ino for descriptor in lent if descriptor is not None}
 
     # Before the commit
 
-    def lend(self, place: ListenAddress, configuration: Configuration) -> int | None:
+    def get(self, place: ListenAddress, configuration: Configuration) -> int | None:
         """The socket to hand over for a place; None lets the proxy bind. Raises `AddressHeld` or `MachineError`."""
-        lent = self.vault.lend(place)
+        lent = self.store.get(place)
         if lent is None:
-            lent = self._staged.lend(place)
+            lent = self._staged.get(place)
         if lent is not None or place.namespace or place.address.startswith("udp://"):
             return lent
         endpoint = Endpoint.parse(place.address)
         known = next((each for each in configuration.listeners if each.place == place.listener), None)
         # Another user's proxy must not have the agent try with its own rights what it has thought of itself.
         may_ask = (self._user is None or known is not None) and (endpoint.port or endpoint.path)
-        if may_ask and place.listener not in self.vault.listeners() | self._staged.listeners():
+        if may_ask and place.listener not in self.store.listeners() | self._staged.listeners():
             check_free(endpoint, self._ours())
         if self._user is None or not may_bind_for_others(endpoint.port):
             return None
@@ -99,20 +105,20 @@ class Listeners:
             log_event(logging.WARNING, "handoff.refused", f"{text}; --allow-listen {endpoint.port} lets it")
             return None
         reuse, dual = (True, False) if known is None else (known.reuse_port, known.dual_stack)
-        self._staged.keep(place, bind_for_proxy(endpoint, reuse_port=reuse, dual_stack=dual).detach())
-        return self._staged.lend(place)
+        self._staged.put(place, bind_for_proxy(endpoint, reuse_port=reuse, dual_stack=dual).detach())
+        return self._staged.get(place)
 
     async def stage(self, candidate: EpochProcess) -> None:
         """Take a duplicate of every socket that a candidate bound itself. Raises `MachineError`."""
         for place in sorted(candidate.bound_itself):
-            if place not in self.vault and not _is_fleeting(place.listener, candidate):
+            if place not in self.store and not _is_fleeting(place.listener, candidate):
                 descriptor = await candidate.duplicate(place)
                 if descriptor is not None:
-                    self._staged.keep(place, descriptor)
+                    self._staged.put(place, descriptor)
 
     def unstage(self) -> None:
         """The candidate is no more, and what was new with it goes as well."""
-        self._staged.let_go_all()
+        self._staged.close_all()
 
     def missing(self, candidate: EpochProcess, before: Configuration | None) -> list[ListenAddress]:
         """Listeners that serve now and that a candidate did not ask for, though the configuration still has them."""
@@ -120,7 +126,7 @@ class Listeners:
         static_before = set() if before is None else {listener.place for listener in before.listeners}
         static_now = {listener.place for listener in now.listeners}
         asked = {place.listener for place in candidate.asked}
-        missing = self.vault.listeners() - asked - (static_before - static_now)
+        missing = self.store.listeners() - asked - (static_before - static_now)
         if not now.has_dynamic_listeners:
             missing &= static_now
         return sorted(listener for listener in missing if _with_any_port(listener) not in asked)
@@ -129,24 +135,24 @@ class Listeners:
 
     def adopt(self) -> None:
         """What was new with the candidate is in the vault from now on."""
-        self.vault.take_all(self._staged)
+        self.store.take_all(self._staged)
 
     async def hand_over(self, epoch: EpochProcess, before: EpochProcess | None) -> None:
         """`epoch` serves in the place of `before`, which is told to accept no more; the vault follows."""
         self._steer(epoch)
         asked = {place.listener for place in epoch.asked}
-        given_up = [place for place in self.vault.places() if place not in epoch.asked]
+        given_up = [place for place in self.store.places() if place not in epoch.asked]
         if before is not None:
             await self._emptied([place for place in given_up if place.listener in asked])
             with contextlib.suppress(MachineError):  # it died meanwhile; its pidfd tells
                 before.stop_accepting()
         for place in given_up:
-            self.vault.let_go(place)
+            self.store.close(place)
 
     def _steer(self, epoch: EpochProcess) -> None:
         """Keep new clients away from the queues of workers that there will be no more."""
-        for listener, (here, used) in self.vault.groups(epoch.asked).items():
-            member = self.vault.member(listener)
+        for listener, (here, used) in self.store.groups(epoch.asked).items():
+            member = self.store.member(listener)
             try:
                 attach(member, used) if used < here else detach(member)
             except OSError as error:
@@ -155,7 +161,7 @@ class Listeners:
     async def _emptied(self, places: Collection[ListenAddress]) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SPARE_TIMEOUT):
-                while any(self.vault.queued(place) for place in places):  # noqa: ASYNC110
+                while any(self.store.queued(place) for place in places):  # noqa: ASYNC110
                     await asyncio.sleep(_SPARE_INTERVAL)
 
     # While it serves
@@ -165,13 +171,13 @@ class Listeners:
 
         Raises `MachineError` if it does not answer.
         """
-        listeners = await epoch.console.listeners()
+        listeners = await epoch.admin.listeners()
         for listener in sorted(listeners):
             if not _is_fleeting(listener, epoch):
                 await self._follow_workers(epoch, listener)
-        for place in self.vault.places():
+        for place in self.store.places():
             if place.listener not in listeners:
-                self.vault.let_go(place)
+                self.store.close(place)
         return listeners
 
     async def _follow_workers(self, epoch: EpochProcess, listener: ListenAddress) -> None:
@@ -182,14 +188,14 @@ class Listeners:
             descriptor = await epoch.duplicate(place)
             if descriptor is None:
                 break
-            if worker and self.vault.same(listener, descriptor):
+            if worker and self.store.same(listener, descriptor):
                 os.close(descriptor)
                 break
-            self.vault.keep(place, descriptor)
+            self.store.put(place, descriptor)
             held.add(place)
-        for place in self.vault.places():
+        for place in self.store.places():
             if place.listener == listener and place not in held:
-                self.vault.let_go(place)
+                self.store.close(place)
 
 
 def _is_fleeting(listener: ListenAddress, epoch: EpochProcess) -> bool:

@@ -45,7 +45,7 @@ class Manifest:
         program = material.program
         return cls(
             digest=material.revision.digest,
-            shape=material.revision.shape,
+            shape=material.revision.config_digest,
             name=material.configuration.name,
             text=material.source.text.decode(),
             config_yaml=material.configuration.extra,

@@ -34,15 +34,15 @@ class QueueProgress:
 
 
 @contextmanager
-def opened(vault: SocketStore) -> Iterator[tuple[select.epoll, dict[int, ListenAddress]]]:
+def opened(store: SocketStore) -> Iterator[tuple[select.epoll, dict[int, ListenAddress]]]:
     """Everything in the vault that accepts, readable as one: made anew each time.
 
     A socket that the vault has closed while a proxy still has it would stay in an older one for ever.
     """
     places = {}
     with select.epoll() as queues:
-        for place in vault.places():
-            descriptor = vault.lend(place)
+        for place in store.places():
+            descriptor = store.get(place)
             if descriptor is not None and _accepts(descriptor):
                 queues.register(descriptor, select.EPOLLIN)
                 places[descriptor] = place
@@ -58,16 +58,16 @@ def _accepts(descriptor: int) -> bool:
         held.detach()
 
 
-def is_anybody_waiting(vault: SocketStore) -> bool:
+def is_anybody_waiting(store: SocketStore) -> bool:
     """Ask for no more than that."""
-    with opened(vault) as (queues, _):
+    with opened(store) as (queues, _):
         return bool(queues.poll(0, 1))
 
 
-def look_at(vault: SocketStore, *, by_name: bool) -> QueueProgress:
+def look_at(store: SocketStore, *, by_name: bool) -> QueueProgress:
     """Look at all of them; names cost the kernel a walk through all its connections."""
-    with opened(vault) as (queues, places):
+    with opened(store) as (queues, places):
         ready = [places[descriptor] for descriptor, _ in queues.poll(0, max(1, len(places)))]
     ports = {int(place.address.rpartition(":")[2]) for place in ready if place.address.startswith("tcp://")}
-    lengths = {place: max(1, vault.queued(place)) for place in ready}
+    lengths = {place: max(1, store.queued(place)) for place in ready}
     return QueueProgress(lengths, accept_queues.clients(ports) if by_name and ports else frozenset())

@@ -66,10 +66,10 @@ class StateFile:
         return base_id if isinstance(base_id, int) and self._before.get("boot") == self._boot else None
 
     def write(
-        self, reconciler: Reconciler, living: Iterable[EpochProcess], served_since: int, spare: Segment | None = None
+        self, reconciler: Reconciler, processes: Iterable[EpochProcess], served_since: int, spare: Segment | None = None
     ) -> None:
         """Write the present state, if it is another one than was written last."""
-        known = {epoch.number: epoch for epoch in living}
+        known = {epoch.number: epoch for epoch in processes}
         epochs = [_describe(epoch, known.get(epoch.number)) for epoch in reconciler.epochs.values()]
         state = {
             "format": _FORMAT,
@@ -80,9 +80,9 @@ class StateFile:
             "epochs": epochs + [each for each in self.inherited if each.get("number") not in reconciler.epochs],
             "next_epoch": reconciler.next_epoch,
             "spare": None if spare is None else spare.base_id,
-            "wanted": None if reconciler.wish.wanted is None else reconciler.wish.wanted.digest,
-            "last_good": None if reconciler.wish.last_good is None else reconciler.wish.last_good.digest,
-            "refused": None if reconciler.wish.refused is None else reconciler.wish.refused.reason,
+            "wanted": None if reconciler.desired.wanted is None else reconciler.desired.wanted.digest,
+            "last_good": None if reconciler.desired.last_good is None else reconciler.desired.last_good.digest,
+            "refused": None if reconciler.desired.refused is None else reconciler.desired.refused.reason,
             "last_failure": None if reconciler.last_failure is None else reconciler.last_failure.reason,
         }
         self.last = state
@@ -110,7 +110,7 @@ class StateFile:
         self._written = self.last
 
 
-def _describe(epoch: Epoch, living: EpochProcess | None) -> dict[str, Any]:
+def _describe(epoch: Epoch, process: EpochProcess | None) -> dict[str, Any]:
     described_epoch = {
         "number": epoch.number,
         "state": epoch.state.word,
@@ -118,12 +118,12 @@ def _describe(epoch: Epoch, living: EpochProcess | None) -> dict[str, Any]:
         "revision": epoch.revision.digest,
         "pid": epoch.pid,
     }
-    if living is None:
+    if process is None:
         return described_epoch
     return described_epoch | {
-        "nonce": living.nonce,
-        "base_id": living.segment.base_id,
-        "created": living.created,
-        "manifest": asdict(living.manifest),
-        "places": described(living.asked),
+        "nonce": process.nonce,
+        "base_id": process.segment.base_id,
+        "created": process.created,
+        "manifest": asdict(process.manifest),
+        "places": described(process.asked),
     }

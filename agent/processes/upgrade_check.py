@@ -21,12 +21,12 @@ def dry_run(settings: Settings) -> str:
     Raises `AgentError` if something of it cannot be understood.
     """
     find(settings.proxy)
-    storeroom = RevisionStore()
+    revisions = RevisionStore()
     numbers = []
     for entry in _entries(settings):
         found = find_epoch(entry)
         if isinstance(found, Survivor):
-            recover(found, storeroom)
+            recover(found, revisions)
             numbers.append(found.number)
         elif found is not None and entry.get("stage") in ADOPTED:
             message = f"cannot take over epoch {entry.get('number')}: the state tells of it in another way"

@@ -52,7 +52,7 @@ _CONTEXT = _client()
 
 
 async def verify_served(
-    console: UnixPlace,
+    admin: UnixPlace,
     leaves: Collection[Leaf],
     named: Collection[ListenAddress] = (),
     *,
@@ -65,7 +65,7 @@ async def verify_served(
     `MachineError` if the console does not tell where that is.
     """
     fingerprints = {leaf.fingerprint for leaf in leaves}
-    told = await _find(console) if fingerprints else []
+    told = await _find(admin) if fingerprints else []
     found = [each for each in told if _may_be_greeted(each.place, named)][:LIMIT]
     seen = await _look(found, fingerprints)
     for span in again:
@@ -82,21 +82,21 @@ def _may_be_greeted(place: ListenAddress, named: Collection[ListenAddress]) -> b
     return not place.address.startswith("unix://") or place in named
 
 
-async def _find(console: UnixPlace) -> list[TlsListener]:
-    static, dynamic = [await _dump(console, target) for target in (STATIC, DYNAMIC)]
-    with understanding(console):
+async def _find(admin: UnixPlace) -> list[TlsListener]:
+    static, dynamic = [await _dump(admin, target) for target in (STATIC, DYNAMIC)]
+    with understanding(admin):
         found = [each.get("listener", {}) for each in static]
         found += [each.get("active_state", {}).get("listener", {}) for each in dynamic]
         return tls_listeners.find(found)
 
 
-async def _dump(console: UnixPlace, target: str) -> list[dict[str, Any]]:
+async def _dump(admin: UnixPlace, target: str) -> list[dict[str, Any]]:
     """Nothing where the proxy knows no such resource: Envoy does not, without any of them."""
     try:
-        status, body = await client.fetch(console, target, timeout=_TIMEOUT)
+        status, body = await client.fetch(admin, target, timeout=_TIMEOUT)
         configs: list[dict[str, Any]] = (await tree(body)).get("configs", []) if status == 200 else []
     except (OSError, ValueError) as error:
-        message = f"cannot ask {console}{target}: {str(error) or 'no answer in time'}"
+        message = f"cannot ask {admin}{target}: {str(error) or 'no answer in time'}"
         raise MachineError(message) from error
     return configs
 

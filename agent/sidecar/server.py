@@ -44,7 +44,7 @@ class Server:
         self._counters = SelfCounters(stats, arguments, configuration)
         self._deltas = statistics.Deltas(stats)
         self._restart = None if arguments.disable_hot_restart else HotRestart(arguments, self._part())
-        self._console = HttpServer(AdminServer(self, self).answer)
+        self._admin = HttpServer(AdminServer(self, self).answer)
         self._console_end: asyncio.Task[None] | None = None
         self._bound: dict[str, list[Bound]] = {}
         self._state = admin_documents.PRE_INITIALIZING
@@ -121,7 +121,7 @@ class Server:
         if self._console_end is not None:
             await self._console_end
         else:
-            await self._console.close()
+            await self._admin.close()
         await self._traffic.close()
         for bound in (each for group in self._bound.values() for each in group):
             bound.close()
@@ -135,7 +135,7 @@ class Server:
         mode = (admin.address.mode or 0o600) if isinstance(admin.address, Pipe) else None
         listener = sockets.bind(admin.address.place, mode)
         listener.listen(_CONSOLE_QUEUE)
-        await self._console.start(listener)
+        await self._admin.start(listener)
         if self.arguments.admin_address_path is not None:
             actual = Bound(admin.address.place, [listener]).actual
             _tell_address(Path(self.arguments.admin_address_path), actual)
@@ -199,7 +199,7 @@ class Server:
         return ServerHooks(self._share, self._drain, self._shut_console, self.quit, self._deltas_for_successor)
 
     def _share(self, place: ListenAddress) -> int | None:
-        found = (bound.lend(place) for group in self._bound.values() for bound in group)
+        found = (bound.get(place) for group in self._bound.values() for bound in group)
         return next((descriptor for descriptor in found if descriptor is not None), None)
 
     def _drain(self) -> None:
@@ -216,7 +216,7 @@ class Server:
 
     def _shut_console(self) -> None:
         if self._console_end is None:
-            self._console_end = asyncio.get_running_loop().create_task(self._console.close())
+            self._console_end = asyncio.get_running_loop().create_task(self._admin.close())
 
     def _deltas_for_successor(self) -> tuple[dict[str, int], dict[str, int]]:
         return self._deltas.take()

@@ -52,7 +52,7 @@ class Routes:
         self._note = note
         self._begun: set[asyncio.Task[None]] = set()
         page = Page()
-        self._rooms: dict[str, Handler] = {
+        self._handlers: dict[str, Handler] = {
             **dict.fromkeys(page.paths, page.answer),
             "/events": self.stream.answer,
             "/healthz/live": health.answer,
@@ -72,7 +72,7 @@ class Routes:
 
     async def answer(self, request: Request) -> Response:
         """One request."""
-        room = self._rooms.get(request.path)
+        room = self._handlers.get(request.path)
         if room is None:
             return Response(404, f"there is no {request.path} here: see / or /status\n".encode(errors="replace"))
         return await room(request)

@@ -21,14 +21,14 @@ STATUS = "status"
 
 
 class Endpoints:
-    """`doors` answers at the status server. `names`: by which that may be asked at a loopback address."""
+    """`routes` answers at the status server. `names`: by which that may be asked at a loopback address."""
 
-    def __init__(self, doors: Routes, names: Collection[str]) -> None:
-        self._doors = doors
+    def __init__(self, routes: Routes, names: Collection[str]) -> None:
+        self._routes = routes
         self._names = names
-        self._status = Server(guarded(doors.answer, names), body_limit=0)
+        self._status = Server(guarded(routes.answer, names), body_limit=0)
         self._status_listener: socket.socket | None = None
-        self._console: Server | None = None
+        self._admin: Server | None = None
         self._forwarder: Forwarder | None = None
         self._named: Console | None = None
         self._moving = asyncio.Lock()
@@ -46,20 +46,20 @@ class Endpoints:
         """A copy of the status listener, for the program that this one becomes."""
         return {} if self._status_listener is None else {STATUS: os.dup(self._status_listener.fileno())}
 
-    async def lead_to(self, serving: EpochProcess) -> None:
+    async def route_to(self, serving: EpochProcess) -> None:
         """Lead the console's address, if the configuration names one, to this epoch."""
         named = serving.material.configuration.console
         async with self._moving:
             if self._forwarder is None or named != self._named:
                 await self._move(named)
         if self._forwarder is not None:
-            self._forwarder.target = serving.console.place
+            self._forwarder.target = serving.admin.place
 
     async def _move(self, named: Console | None) -> None:
         """Open the console at another address. Where that fails it is said, and the proxy serves all the same."""
-        if self._console is not None:
-            await self._console.close()
-        self._console = self._forwarder = None
+        if self._admin is not None:
+            await self._admin.close()
+        self._admin = self._forwarder = None
         self._named = named
         if named is None:
             return
@@ -69,17 +69,17 @@ class Endpoints:
             log_event(logging.ERROR, "admin.unavailable", f"there is no admin console: {error}")
             return
         self._forwarder = Forwarder(named.allowed)
-        self._console = Server(guarded(self._forwarder.answer, self._names))
-        await self._console.start(listener)
+        self._admin = Server(guarded(self._forwarder.answer, self._names))
+        await self._admin.start(listener)
 
     async def close(self) -> None:
         """Close every address."""
         await self._status.close()
-        await self._doors.close()
+        await self._routes.close()
         if self._status_listener is not None:
             self._status_listener.close()
-        if self._console is not None:
-            await self._console.close()
+        if self._admin is not None:
+            await self._admin.close()
 
 
 def _reuse(inherited: int | None, port: int) -> socket.socket | None:

@@ -67,7 +67,7 @@ class History:
     """Knows every attempt of this agent, and the last ones of those before it. `leaves`: what a revision serves."""
 
     def __init__(self, epochs: dict[int, Epoch], directory: RunDirectory, leaves: Leaves) -> None:
-        self._ledger = AttemptLog(epochs)
+        self._attempts = AttemptLog(epochs)
         self._directory = directory
         self._leaves = leaves
         self._records: dict[int, _Record] = {}
@@ -86,7 +86,7 @@ class History:
 
     def enter(self, event: Event, effects: Iterable[Effect]) -> list[AttemptView]:
         """Note what happened and was decided; return the attempts that ended by it."""
-        ended = self._ledger.enter(event, effects)
+        ended = self._attempts.enter(event, effects)
         self._follow()
         if any(
             each.outcome is not AttemptResult.SERVING for each in ended
@@ -96,7 +96,7 @@ class History:
 
     def _follow(self) -> None:
         """Have a record of each attempt in the ledger, and of no other."""
-        attempts = {each.epoch: each for each in self._ledger.attempts}
+        attempts = {each.epoch: each for each in self._attempts.attempts}
         for gone in self._records.keys() - attempts.keys():
             del self._records[gone]
         for new in attempts.keys() - self._records.keys():
@@ -123,7 +123,7 @@ class History:
 
     def handed_over(self, epoch: int) -> None:
         """Its predecessor accepts no more: what the kernel has counted up to here is of this attempt."""
-        self._ledger.handed_over(epoch, clock.monotonic())
+        self._attempts.handed_over(epoch, clock.monotonic())
         record = self._records.get(epoch)
         now = listen_counters.read()
         if record is None or record.evidence is None or record.counters is None or now is None:

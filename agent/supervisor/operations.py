@@ -1,4 +1,4 @@
-"""What an operator asks of this agent by its control socket, done, and told while it happens."""
+"""Operations that an operator asks for at the control socket: restart, upgrade, drain, stop, pause, questions."""
 
 import asyncio
 import contextlib
@@ -6,75 +6,54 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from agent.core import events as on
 from agent.core.errors import BadInput, MachineError
 from agent.core.events import Event
-from agent.core.reconciler import Reconciler
 from agent.host import clock
 from agent.host.limits import WAITING_SIGNALS
 from agent.host.log import log_event
 from agent.host.processes import Command, run
 from agent.http.message import Request, Response
-from agent.inputs.programs import Programs
-from agent.inputs.watch import InputWatcher
 from agent.processes import upgrade_check
 from agent.processes.memory_check import MemoryCheck
-from agent.processes.stage import ProcessTable
+from agent.processes.state_file import StateFile
 from agent.proxies.envoy.admin_forwarder import Forwarder
 from agent.status.actions import OperationResult, Progress
 from agent.status.model import Status
 from agent.supervisor.event_log import EventLog, LogEvent
+from agent.supervisor.service import Service
 
 _TRIAL_TIMEOUT = 30.0
 _ENDINGS = {"revision.refused": "refused", "start.retry": "failed", "agent.gone": "stopped"}
 
 
-class Agent(Protocol):
-    """The supervisor, as the orders see it."""
-
-    @property
-    def core(self) -> Reconciler:
-        """Who decides."""
-
-    @property
-    def bulletin(self) -> EventLog:
-        """What is said."""
-
-    @property
-    def disk(self) -> InputWatcher:
-        """What is looked at."""
-
-    @property
-    def programs(self) -> Programs:
-        """What epochs run."""
-
-    def post(self, event: Event) -> None:
-        """Let something have happened."""
-
-    def stop(self, who: str) -> None:
-        """Drain and end."""
-
-    @property
-    def stage(self) -> ProcessTable:
-        """The epochs alive."""
-
-    def state(self) -> dict[str, object]:
-        """The state as it was recorded last."""
-
-    def overview(self) -> Status:
-        """Everything that can be shown."""
-
-
 class Operations:
-    """Takes orders. `leaves`: the agent goes and its epochs stay; `executes`: for its own successor in this process."""
+    """Carries out operations. `post` queues an event, `status` builds a snapshot, `stop` begins to terminate.
 
-    def __init__(self, agent: Agent) -> None:
+    `leaves`: the agent exits and its epochs stay; `executes`: for its own successor in this process.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        state_file: StateFile,
+        event_log: EventLog,
+        post: Callable[[Event], None],
+        status: Callable[[], Status],
+        stop: Callable[[str], None],
+    ) -> None:
         self.leaves = False
         self.executes = False
-        self._agent = agent
+        self._core = service.core
+        self._processes = service.processes
+        self._inputs = service.inputs
+        self._state_file = state_file
+        self._event_log = event_log
+        self._post = post
+        self._status = status
+        self._stop = stop
         self._not_ready = "no epoch serves"
         self._ready = asyncio.Event()
         self._drained = asyncio.Event()
@@ -84,23 +63,23 @@ class Operations:
     async def restart(self, *, binary: bool, force: bool, now: bool) -> AsyncIterator[Progress | OperationResult]:
         """Make a new epoch of what is on the disk; of something that cannot be used whole, only by force."""
         began = clock.monotonic()
-        core = self._agent.core
+        core = self._core
         if core.stopping:
             yield OperationResult("refused", reason="the agent is stopping")
             return
         if binary and (why := await self._load_program()):
             yield OperationResult("refused", reason=why)
             return
-        self._agent.disk.intake.forgive()
-        look = await self._agent.disk.look()
+        self._inputs.loader.forgive()
+        look = await self._inputs.load()
         if look.refused and not force:
             yield OperationResult("refused", reason="; ".join(look.refused))
             return
-        with self._agent.bulletin.follow() as notices:
+        with self._event_log.follow() as notices:
             wanted = None if look.material is None else look.material.revision
             first = core.next_epoch if core.candidate is None else core.candidate.number
-            self._agent.post(on.RestartAsked(at=clock.monotonic(), now=now))
-            if (left := core.wish.paused_until - clock.monotonic()) > 0 and not now:
+            self._post(on.RestartAsked(at=clock.monotonic(), now=now))
+            if (left := core.desired.paused_until - clock.monotonic()) > 0 and not now:
                 yield Progress(clock.monotonic() - began, f"rotations are paused for {left:.0f} s more")
             while True:
                 notice = await notices.get()
@@ -113,7 +92,7 @@ class Operations:
 
     async def _load_program(self) -> str:
         try:
-            await self._agent.programs.load()
+            await self._inputs.loader.programs.load()
         except BadInput as error:
             return str(error)
         return ""
@@ -147,31 +126,31 @@ class Operations:
         how = "becomes its program on disk" if self.executes else "leaves its epochs to the next one"
         log_event(logging.INFO, "agent.leaving", f"{who}: the agent {how}")
         self.leaves = True
-        self._agent.post(on.TimePassed(at=clock.monotonic()))
+        self._post(on.TimePassed(at=clock.monotonic()))
 
     # The end
 
     async def drain(self) -> str:
         """Drain everything, and stay; who asks again waits for the same drain."""
-        self._agent.post(on.DrainAsked(at=clock.monotonic()))
+        self._post(on.DrainAsked(at=clock.monotonic()))
         await self._drained.wait()
         return "drained"
 
     async def stop(self) -> None:
         """As by SIGTERM."""
-        self._agent.stop("asked to stop")
+        self._stop("asked to stop")
 
     # Pauses
 
     async def pause(self, seconds: float) -> None:
         """Hold rotations."""
         now = clock.monotonic()
-        self._agent.post(on.PauseAsked(at=now, until=now + seconds))
+        self._post(on.PauseAsked(at=now, until=now + seconds))
 
     async def resume(self) -> None:
         """Hold them no longer."""
         now = clock.monotonic()
-        self._agent.post(on.PauseAsked(at=now, until=now))
+        self._post(on.PauseAsked(at=now, until=now))
 
     # Questions
 
@@ -183,25 +162,25 @@ class Operations:
 
     async def state(self) -> Mapping[str, object]:
         """What was recorded last."""
-        return self._agent.state()
+        return self._state_file.last
 
     def overview(self) -> Status:
         """Everything that can be shown."""
-        return self._agent.overview()
+        return self._status()
 
     async def request(self, method: str, target: str, epoch: int | None) -> Response:
         """Pass on what an epoch's console answers."""
-        stage = self._agent.stage
-        living = stage.serving if epoch is None else stage.living.get(epoch)
-        if living is None:
-            alive = ", ".join(map(str, sorted(stage.living))) or "none"
+        processes = self._processes
+        process = processes.serving if epoch is None else processes.epochs.get(epoch)
+        if process is None:
+            alive = ", ".join(map(str, sorted(processes.epochs))) or "none"
             which = "no epoch serves" if epoch is None else f"there is no epoch {epoch}"
             return Response(404, f"{which}; alive: {alive}\n".encode())
-        return await Forwarder.to(living.console.place).answer(Request(method, target))
+        return await Forwarder.to(process.admin.place).answer(Request(method, target))
 
     def note_readiness(self, reason: str) -> None:
         """Something may have changed: tell whoever waits for it."""
-        if self._agent.core.stopping and not self._agent.core.epochs:
+        if self._core.stopping and not self._core.epochs:
             self._drained.set()
         self._not_ready = reason
         if reason:

@@ -1,46 +1,35 @@
-"""Which signal asks the agent for what."""
+"""The signals that the agent handles."""
 
 import asyncio
-import logging
 import signal
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from agent.host.limits import WAITING_SIGNALS
-from agent.host.log import log_event
 
 
-class Obedient(Protocol):
-    """Whoever is sent signals."""
+@dataclass(frozen=True, slots=True)
+class SignalHandlers:
+    """Functions to call; those with an argument get the signal's name.
 
-    def stop(self, who: str) -> None:
-        """Drain and end; the second time, hurry."""
+    `stop` drains, and the second time ends the drain at once; `restart` makes a new epoch; `leave` exits and leaves the
+    epochs; `reopen_logs` passes the signal on to every epoch; `log_state` logs the state.
+    """
 
-    def restart(self, who: str) -> None:
-        """Make a new epoch."""
-
-    def leave(self, who: str) -> None:
-        """Go, and let the epochs be."""
-
-    def pass_on(self, number: signal.Signals) -> None:
-        """Send it to every epoch."""
-
-    def tell_state(self) -> None:
-        """Write the state to the log."""
+    stop: Callable[[str], None]
+    restart: Callable[[str], None]
+    leave: Callable[[str], None]
+    reopen_logs: Callable[[], None]
+    log_state: Callable[[], None]
 
 
-def install_signal_handlers(agent: Obedient) -> None:
-    """Take signals from now on, those that came before among them."""
+def install_signal_handlers(handlers: SignalHandlers) -> None:
+    """Handle signals from now on, and those that were blocked until now."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.stop, number.name)
-    loop.add_signal_handler(signal.SIGHUP, agent.restart, signal.SIGHUP.name)
-    loop.add_signal_handler(signal.SIGUSR1, _reopen_logs, agent)
-    loop.add_signal_handler(signal.SIGUSR2, agent.leave, signal.SIGUSR2.name)
-    loop.add_signal_handler(signal.SIGQUIT, agent.tell_state)
+        loop.add_signal_handler(number, handlers.stop, number.name)
+    loop.add_signal_handler(signal.SIGHUP, handlers.restart, signal.SIGHUP.name)
+    loop.add_signal_handler(signal.SIGUSR1, handlers.reopen_logs)
+    loop.add_signal_handler(signal.SIGUSR2, handlers.leave, signal.SIGUSR2.name)
+    loop.add_signal_handler(signal.SIGQUIT, handlers.log_state)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITING_SIGNALS)
-
-
-def _reopen_logs(agent: Obedient) -> None:
-    """The agent writes to standard error only; the proxies may have files."""
-    log_event(logging.INFO, "logs.reopened", "SIGUSR1: passed on to every epoch")
-    agent.pass_on(signal.SIGUSR1)

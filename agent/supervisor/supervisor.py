@@ -1,11 +1,11 @@
-"""The loop: wait for what happens, let the core decide, act, record."""
+"""The loop: an event comes, the reconciler decides, effects are executed, the state is recorded."""
 
 import asyncio
 import concurrent.futures.thread  # noqa: F401  # asyncio's, at its first thread: by then an upgrade may have replaced it
 import logging
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 from agent import __version__
@@ -24,6 +24,7 @@ from agent.host.log import log_event, tell
 from agent.host.processes import owner_of
 from agent.host.reaper import Reaper, become_reaper
 from agent.host.run_directory import RunDirectory
+from agent.host.service_manager import ServiceManager
 from agent.host.tasks import Tasks
 from agent.host.termination import TerminationLog
 from agent.http.message import Request, Response
@@ -33,32 +34,35 @@ from agent.inputs.settings import Settings
 from agent.inputs.watch import InputWatcher
 from agent.metrics.registry import Metrics
 from agent.metrics.scrape import Epochs, Scraper
+from agent.metrics.shared_counters import SharedCounters
 from agent.processes.adoption import Adoption
 from agent.processes.bisection import Bisection
 from agent.processes.epoch_process import EpochProcess
 from agent.processes.hang_detector import HangDetector
-from agent.processes.stage import ProcessTable
+from agent.processes.process_table import Callbacks, ProcessTable
 from agent.processes.state_file import StateFile
 from agent.status.control import Control
 from agent.status.health import Health
 from agent.status.model import Status
 from agent.status.routes import Routes
 from agent.status.statistics import Statistics
-from agent.supervisor.chronicle import Chronicle
-from agent.supervisor.director import Executor
 from agent.supervisor.endpoints import STATUS, Endpoints
 from agent.supervisor.event_log import EventLog
+from agent.supervisor.executor import Executor
 from agent.supervisor.history import History
 from agent.supervisor.kubernetes_events import KubernetesEvents
 from agent.supervisor.operations import Operations
-from agent.supervisor.signals import install_signal_handlers
+from agent.supervisor.recorder import Recorder
+from agent.supervisor.service import Service
+from agent.supervisor.signals import SignalHandlers, install_signal_handlers
 from agent.supervisor.status_builder import StatusBuilder
-from agent.supervisor.systemd import SystemdNotifier
+from agent.supervisor.summary import Summary
+from agent.supervisor.systemd import SystemdNotifier, SystemdSocketStore
 
 EXECUTE = -1
 """What `run` returns instead of an exit code where this process is to become the agent's program as it is on disk."""
 
-_ENDING = {State.DRAINING, State.LEAVING}
+_ENDING = {State.DRAINING, State.TERMINATING}
 _WRITE_AGAIN = 1.0  # seconds until the state is written again that the disk did not take
 
 
@@ -69,114 +73,101 @@ class Supervisor:
         self._settings = settings
         self._directory = directory
         self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._post = self._events.put_nowait
         self._tasks = Tasks()
-        self._storeroom = RevisionStore()
-        self._bulletin = EventLog()
-        self._journal = StateFile(directory)
-        self._core = Reconciler(settings.policy, jitter=random.random, first_epoch=self._journal.first_epoch)
-        self._stage = ProcessTable(settings, directory, self._storeroom, self._events.put_nowait, self._record)
-        self._programs = Programs(find(settings.proxy), settings.user)
-        self._disk = InputWatcher(settings, self._programs, self._storeroom, self._events.put_nowait)
-        self._disk.spoke = self._record
-        self._stage.accuser = Bisection(settings, self._disk.intake, self._storeroom)
-        self._history = History(self._core.epochs, directory, lambda each: self._storeroom[each].outcome.leaves)
-        self._lookout = StatusBuilder(self, settings.policy, __version__)
-        self._metrics = Metrics(self.overview, beside_application=settings.application is not None)
-        self._chronicle = Chronicle(self._history, self._stage, self._metrics, proves=settings.prove)
-        self._orders = Operations(self)
-        self._scraping = self._make_scraping()
-        if settings.status_port:
-            self._stage.last_look = self._scraping.last_look
-        self._doors = self._make_doors()
         self._rewriting: asyncio.TimerHandle | None = None
-        self._front = Endpoints(self._doors, settings.status_names)
-        self._control = Control(self._orders, _note_order)
-        self._orphans = Reaper(owner_of, loop=asyncio.get_running_loop())
-        self._service = SystemdNotifier(self._core, self._stage, self._disk.intake)
-        self._announcer = KubernetesEvents(self._service.standing)
-        self._last_words = TerminationLog()
-        self._watch = HangDetector(
-            self._stage.ports.vault, lambda: self._stage.serving, self._hangs, self._replace, settings.replace_hung
+        self._event_log = EventLog()
+        self._state_file = StateFile(directory)
+        self._core = Reconciler(settings.policy, jitter=random.random, first_epoch=self._state_file.first_epoch)
+        self._revisions = RevisionStore()
+        self._programs = Programs(find(settings.proxy), settings.user)
+        self._inputs = InputWatcher(settings, self._programs, self._revisions, self._post, self._record)
+        self._metrics = Metrics(self._status, beside_application=settings.application is not None)
+        self._shared_counters = SharedCounters(directory)
+        self._scraper = Scraper(
+            self._metrics, self._scraped(), directory, settings.application, merge=settings.merge_metrics
         )
-        self._stage.handed_over, self._stage.followed = self._handed_over, self._followed
-        self._director = Executor(self._core, self._stage, self._disk, self._storeroom, self._front, self._bulletin)
-        self._director.post = self.post
+        manager = ServiceManager()
+        store = SystemdSocketStore(manager)
+        bisection = Bisection(settings, self._inputs.loader, self._revisions)
+        callbacks = Callbacks(
+            post=self._post,
+            record=self._record,
+            handed_over=self._handed_over,
+            followed=self._followed,
+            final_scrape=self._scraper.final_scrape if settings.status_port else None,
+        )
+        self._processes = ProcessTable(
+            settings, directory, self._revisions, self._shared_counters, store, bisection, callbacks
+        )
+        self._hang_detector = HangDetector(
+            store, lambda: self._processes.serving, self._hangs, self._replace, settings.replace_hung
+        )
+        service = Service(self._core, self._processes, self._inputs)
+        self._summary = Summary(service)
+        self._systemd = SystemdNotifier(self._core, manager, store, self._summary)
+        self._kubernetes_events = KubernetesEvents(self._summary.rejections)
+        self._termination_log = TerminationLog()
+        self._history = History(self._core.epochs, directory, lambda each: self._revisions[each].outcome.leaves)
+        self._recorder = Recorder(self._history, self._processes, self._metrics, proves=settings.prove)
+        self._status_builder = StatusBuilder(service, self._history, self._summary, self._hang_detector, __version__)
+        self._operations = Operations(service, self._state_file, self._event_log, self._post, self._status, self._stop)
+        self._control = Control(self._operations, _log_operation)
+        self._routes = self._make_routes()
+        self._endpoints = Endpoints(self._routes, settings.status_names)
+        self._executor = Executor(service, self._revisions, self._endpoints, self._event_log, self._post)
+        self._reaper = Reaper(owner_of, loop=asyncio.get_running_loop())
 
-    # What the orders and the status look at
+    def _scraped(self) -> Epochs:
+        """Return what the scraper reads of the epochs, each time it is asked."""
 
-    @property
-    def core(self) -> Reconciler:
-        """Who decides."""
-        return self._core
+        def epochs() -> Iterable[EpochProcess]:
+            return self._processes.epochs.values()
 
-    @property
-    def bulletin(self) -> EventLog:
-        """What is said."""
-        return self._bulletin
+        def serving() -> int | None:
+            return None if self._processes.serving is None else self._processes.serving.number
 
-    @property
-    def disk(self) -> InputWatcher:
-        """What is looked at."""
-        return self._disk
+        return Epochs(
+            all=epochs,
+            serving=serving,
+            counted=self._shared_counters.read,
+            gauges=self._shared_counters.gauges,
+        )
 
-    @property
-    def programs(self) -> Programs:
-        """What epochs run."""
-        return self._programs
+    def _make_routes(self) -> Routes:
+        health, statistics = Health(self._summary.why_not_ready), Statistics(self._shared_counters.read)
+        actions = self._operations if self._settings.http_actions else None
+        return Routes(self._status, health, statistics, self._answer_metrics, actions, _log_operation)
 
-    @property
-    def stage(self) -> ProcessTable:
-        """The epochs alive."""
-        return self._stage
+    async def _answer_metrics(self, request: Request) -> Response:
+        self._recorder.count_overflows()
+        return await self._scraper.answer(request)
 
-    @property
-    def history(self) -> History:
-        """What has happened."""
-        return self._history
-
-    @property
-    def hung(self) -> bool:
-        """Whether what serves answers nobody."""
-        return self._watch.hung
-
-    def overview(self) -> Status:
-        """Everything that can be shown."""
-        return self._lookout.overview()
-
-    def sentence(self) -> str:
-        """What goes on."""
-        return self._service.sentence()
-
-    def post(self, event: Event) -> None:
-        """Let something have happened."""
-        self._events.put_nowait(event)
-
-    def state(self) -> dict[str, object]:
-        """The state as it was recorded last."""
-        return self._journal.last
+    def _status(self) -> Status:
+        return self._status_builder.build()
 
     async def run(self) -> int:
         """Supervise until the end; return the exit code, or `EXECUTE`. Raises `AgentError` if it cannot even begin."""
         asyncio.get_running_loop().set_exception_handler(tell)
-        heirs = take_inherited()
-        self._stage.ports.inherit(heir for heir in heirs if heir.name != STATUS)
-        install_signal_handlers(self)
+        inherited = take_inherited()
+        self._processes.listeners.inherit(each for each in inherited if each.name != STATUS)
+        install_signal_handlers(self._signal_handlers())
         if self._settings.kubernetes_events:
-            self._announcer.begin()
+            self._kubernetes_events.begin()
         await self._adopt()
         self._reap_orphans()
         self._clock_steps = ClockSteps(self._clock_stepped, asyncio.get_running_loop())
         self._record()
-        await self._open_doors(next((heir.descriptor for heir in heirs if heir.name == STATUS), None))
-        disk = self._tasks.spawn(self._disk.watch(), "disk")
+        await self._open_endpoints(next((each.descriptor for each in inherited if each.name == STATUS), None))
+        watching = self._tasks.spawn(self._inputs.watch(), "inputs")
         try:
             return await self._turn()
         finally:
-            disk.cancel()
+            watching.cancel()
             await self._close()
 
     async def _close(self) -> None:
-        """Close everything; what cannot be closed is said, and keeps nothing else from it."""
+        """Close everything; log what cannot be closed, and close the rest all the same."""
         try:
             await self._close_all()
         except OSError as error:
@@ -187,39 +178,21 @@ class Supervisor:
 
     async def _close_all(self) -> None:
         async with AsyncExitStack() as rest:
-            rest.push_async_callback(self._announcer.close)
-            for part in (self._service, self._clock_steps, self._orphans):
+            rest.push_async_callback(self._kubernetes_events.close)
+            for part in (self._systemd, self._clock_steps, self._reaper):
                 rest.callback(part.close)
-            rest.push_async_callback(self._disk.close)
+            rest.push_async_callback(self._inputs.close)
             rest.push_async_callback(self._tasks.close)
-            if not self._orders.leaves:
-                rest.push_async_callback(self._stage.close)
-            for closing in (self._scraping, self._chronicle, self._watch, self._director, self._front, self._control):
+            if not self._operations.leaves:
+                rest.push_async_callback(self._processes.close)
+            first = (self._scraper, self._recorder, self._hang_detector)
+            for closing in (*first, self._executor, self._endpoints, self._control):
                 rest.push_async_callback(closing.close)
 
-    def _make_scraping(self) -> Scraper:
-        settings, stage = self._settings, self._stage
-        epochs = Epochs(
-            living=stage.living.values,
-            serving=lambda: None if stage.serving is None else stage.serving.number,
-            counted=stage.counting.read,
-            gauges=stage.counting.gauges,
-        )
-        return Scraper(self._metrics, epochs, self._directory, settings.application, merge=settings.merge_metrics)
-
-    def _make_doors(self) -> Routes:
-        health, statistics = Health(self.why_not_ready), Statistics(self._stage.counting.read)
-        actions = self._orders if self._settings.http_actions else None
-        return Routes(self.overview, health, statistics, self._tell_metrics, actions, _note_order)
-
-    async def _tell_metrics(self, request: Request) -> Response:
-        self._chronicle.count_overflows()
-        return await self._scraping.answer(request)
-
-    async def _open_doors(self, status: int | None) -> None:
-        """Answer whoever asks; `status` is a listener that was here before."""
+    async def _open_endpoints(self, status: int | None) -> None:
+        """Open the status address and the control socket; `status` is a listener that an earlier program had."""
         if self._settings.status_port:
-            await self._front.open_status(self._settings.status_host, self._settings.status_port, status)
+            await self._endpoints.open_status(self._settings.status_host, self._settings.status_port, status)
         try:
             await self._control.open(self._directory.path)
         except MachineError as error:
@@ -228,15 +201,15 @@ class Supervisor:
     def _reap_orphans(self) -> None:
         if (why := become_reaper()) is not None:
             log_event(logging.WARNING, "orphans.elsewhere", f"what the proxies leave behind is not reaped here: {why}")
-        self._orphans.start()
+        self._reaper.start()
 
     async def _adopt(self) -> None:
-        """Go on where an earlier agent stopped."""
-        self._stage.served_since = self._journal.served_since or self._stage.served_since
-        adoption = Adoption(self._journal, self._directory, self._storeroom, self._stage.counting)
+        """Adopt the epochs of an earlier agent."""
+        self._processes.served_since = self._state_file.served_since or self._processes.served_since
+        adoption = Adoption(self._state_file, self._directory, self._revisions, self._shared_counters)
         for found, material in adoption.epochs():
             try:
-                await self._stage.adopt(found, material)
+                await self._processes.adopt(found, material)
             except (MachineError, OSError) as error:
                 log_event(logging.WARNING, "epoch.not_adopted", f"epoch {found.number}: {error}")
                 continue
@@ -245,93 +218,97 @@ class Supervisor:
                 at=clock.monotonic(), epoch=found.number, revision=material.revision, pid=found.pid, state=found.state
             )
             self._take(event)
-        adoption.sweep(frozenset(self._stage.living))
+        adoption.remove_stale(frozenset(self._processes.epochs))
 
-    # What signals ask for
+    # Signals
 
-    def stop(self, who: str) -> None:
-        """Drain and end; the second time, hurry."""
+    def _signal_handlers(self) -> SignalHandlers:
+        return SignalHandlers(
+            stop=self._stop,
+            restart=self._restart,
+            leave=self._operations.leave,
+            reopen_logs=self._reopen_logs,
+            log_state=self._log_state,
+        )
+
+    def _stop(self, who: str) -> None:
+        """Drain and terminate; the second time, end the drain at once."""
         log_event(logging.INFO, "agent.stopping", f"{who}: {'hurrying' if self._core.stopping else 'draining'}")
-        self._service.stopping()
-        self.post(on.StopAsked(at=clock.monotonic()))
+        self._systemd.stopping()
+        self._post(on.StopAsked(at=clock.monotonic()))
 
-    def restart(self, who: str) -> None:
+    def _restart(self, who: str) -> None:
         """Make a new epoch of what is on the disk."""
         log_event(logging.INFO, "agent.restarting", f"{who}: a new epoch is wanted")
-        self._service.restarting()
-        self._disk.intake.forgive()
-        self._disk.look_soon()
-        self.post(on.RestartAsked(at=clock.monotonic()))
+        self._systemd.restarting()
+        self._inputs.loader.forgive()
+        self._inputs.reload_soon()
+        self._post(on.RestartAsked(at=clock.monotonic()))
 
-    def leave(self, who: str) -> None:
-        """Go, and let the epochs be."""
-        self._orders.leave(who)
+    def _reopen_logs(self) -> None:
+        """Pass SIGUSR1 on to every epoch: the agent logs to standard error only, the proxies may have files."""
+        log_event(logging.INFO, "logs.reopened", "SIGUSR1: passed on to every epoch")
+        for process in self._processes.epochs.values():
+            process.signal(signal.SIGUSR1)
 
-    def pass_on(self, number: signal.Signals) -> None:
-        """Send a signal to every epoch."""
-        for living in self._stage.living.values():
-            living.signal(number)
-
-    def tell_state(self) -> None:
-        """Write the state to the log."""
-        log_event(logging.INFO, "agent.state", self._service.sentence(), None, **self.state())
+    def _log_state(self) -> None:
+        log_event(logging.INFO, "agent.state", self._summary.sentence(), None, **self._state_file.last)
 
     # The loop
 
     async def _turn(self) -> int:
         while True:
             event = await self._next_event()
-            if self._orders.leaves:
+            if self._operations.leaves:
                 return self._leave()
             try:
                 finish = self._take(event)
-            except Exception as error:  # noqa: BLE001  # a bug: it is told whole, and what serves goes on serving
-                log_event(
-                    logging.ERROR, "bug", f"{type(event).__name__} was not taken: please report this", error=error
-                )
+            except Exception as error:  # noqa: BLE001  # a bug: it is logged whole, and what serves goes on serving
+                text = f"{type(event).__name__} was not taken: please report this"
+                log_event(logging.ERROR, "bug", text, error=error)
                 continue
             if finish is not None:
                 level = logging.ERROR if finish.code else logging.INFO
-                self._bulletin.say(level, "agent.gone", finish.reason, code=finish.code)
+                self._event_log.say(level, "agent.gone", finish.reason, code=finish.code)
                 if finish.code:
-                    self._last_words.leave(finish.reason)
+                    self._termination_log.leave(finish.reason)
                 return finish.code
 
     def _leave(self) -> int:
-        """Go, and let the epochs be; a successor in this process finds the listening sockets open."""
-        if not self._orders.executes:
+        """Exit and leave the epochs; a successor in this process inherits the listening sockets."""
+        if not self._operations.executes:
             return 0
-        self._service.executing()
-        pass_on_exec({**self._stage.ports.bequest(), **self._front.bequest()})
+        self._systemd.executing()
+        pass_on_exec({**self._processes.listeners.bequest(), **self._endpoints.bequest()})
         return EXECUTE
 
     def _take(self, event: Event) -> do.Finish | None:
-        """Decide about one event, and act."""
-        if isinstance(event, on.RevisionReady) and event.revision != self._disk.intake.newest:
+        """Have the reconciler decide about one event, and execute its effects."""
+        if isinstance(event, on.RevisionReady) and event.revision != self._inputs.loader.newest:
             return None  # its files may be closed; the event of the newer one follows
-        self._say_end(event)
+        self._log_end(event)
         effects = self._core.handle(event)
-        self._chronicle.enter(event, effects, stopping=self._core.stopping)
+        self._recorder.enter(event, effects, stopping=self._core.stopping)
         for effect in effects:
             if isinstance(effect, do.Finish):
                 self._record()
                 return effect
-            self._director.act(effect)
+            self._executor.execute(effect)
         if isinstance(event, on.EpochExited):
-            self._stage.bury(event.epoch)
-            self._scraping.retire(event.epoch)
-            self._watch.follow()
+            self._processes.cleanup(event.epoch)
+            self._scraper.retire(event.epoch)
+            self._hang_detector.follow()
         self._record()
         self._forget_unused()
         return None
 
-    def _say_end(self, event: Event) -> None:
-        """Say how an epoch ended whose end was wanted; that of any other is part of what the core decides about it."""
+    def _log_end(self, event: Event) -> None:
+        """Log the end of an epoch that was to end; of any other the reconciler's effects tell."""
         if not isinstance(event, on.EpochExited):
             return
         epoch = self._core.epochs.get(event.epoch)
         if epoch is not None and epoch.state in _ENDING:
-            self._bulletin.say(logging.INFO, "epoch.gone", event.failure.reason, epoch=event.epoch)
+            self._event_log.say(logging.INFO, "epoch.gone", event.failure.reason, epoch=event.epoch)
 
     async def _next_event(self) -> Event:
         deadline = self._core.deadline
@@ -344,76 +321,61 @@ class Supervisor:
                 self._metrics.lagged(max(0.0, now - deadline))
             return on.TimePassed(at=now)
 
-    # What happens besides
+    # Callbacks
 
-    def _handed_over(self, living: EpochProcess) -> None:
-        self._chronicle.handed_over(living)
-        self._watch.follow()
-        self._doors.changed()
+    def _handed_over(self, process: EpochProcess) -> None:
+        self._recorder.handed_over(process)
+        self._hang_detector.follow()
+        self._routes.changed()
 
     def _followed(self) -> None:
-        self._watch.follow()
+        self._hang_detector.follow()
         self._record()
 
     def _clock_stepped(self) -> None:
         log_event(logging.INFO, "clock.stepped", "the clock was set: what depends on the date is worked out anew")
-        self._director.clock_stepped()
+        self._executor.clock_stepped()
 
     def _hangs(self, hangs: bool, text: str) -> None:
         level, event = (logging.ERROR, "service.hung") if hangs else (logging.INFO, "service.answers")
-        self._bulletin.say(level, event, text)
+        self._event_log.say(level, event, text)
         self._record()
 
     def _replace(self, why: str) -> None:
-        self._bulletin.say(logging.ERROR, "service.replaced", f"{why}: another one takes its place")
-        self.post(on.RestartAsked(at=clock.monotonic(), now=True, trigger=Trigger.HUNG))
+        self._event_log.say(logging.ERROR, "service.replaced", f"{why}: another one takes its place")
+        self._post(on.RestartAsked(at=clock.monotonic(), now=True, trigger=Trigger.HUNG))
 
     # Records
 
     def _record(self) -> None:
         self._write_state()
-        self._service.tell()
-        reason = self.why_not_ready()
-        self._orders.note_readiness(reason)
+        self._systemd.tell()
+        reason = self._summary.why_not_ready()
+        self._operations.note_readiness(reason)
         if not self._core.stopping:
-            self._last_words.leave(reason or "; ".join(self._service.complaints()))
-        self._lookout.note()
-        self._doors.changed()
+            self._termination_log.leave(reason or "; ".join(self._summary.complaints()))
+        self._status_builder.note()
+        self._routes.changed()
 
     def _write_state(self) -> None:
-        """Write it now; where the disk does not take it, and nothing else happens, again in a while."""
-        stage = self._stage
-        self._journal.write(self._core, stage.living.values(), stage.served_since, stage.segments.spare)
+        """Write the state file now; where the disk does not take it, and nothing else happens, again in a while."""
+        processes = self._processes
+        self._state_file.write(self._core, processes.epochs.values(), processes.served_since, processes.segments.spare)
         if self._rewriting is not None:
             self._rewriting.cancel()
         self._rewriting = None
-        if self._journal.behind:
+        if self._state_file.behind:
             self._rewriting = asyncio.get_running_loop().call_later(_WRITE_AGAIN, self._write_state)
 
     def _forget_unused(self) -> None:
-        wish = self._core.wish
-        known = {epoch.revision for epoch in self._core.epochs.values()}
-        known |= {each for each in (wish.wanted, wish.last_good, self._disk.intake.newest) if each is not None}
-        known |= {living.material.revision for living in self._stage.living.values()}
-        self._storeroom.keep_only(known)
-        self._programs.forget_unused({self._storeroom[each].program.binary.descriptor for each in known})
-
-    def why_not_ready(self) -> str:
-        """Empty if it is."""
-        if self._core.stopping:
-            return "the agent is stopping"
-        if self._core.serving is not None:
-            return self._stage.unserved
-        return f"no epoch serves: {'; '.join(self._why_none_serves())}"
-
-    def _why_none_serves(self) -> Iterator[str]:
-        candidate = self._core.candidate
-        if candidate is not None:
-            yield f"epoch {candidate.number} starts" + (f": {candidate.awaits}" if candidate.awaits else "")
-        elif self._core.last_failure is None:
-            yield self._disk.missing
-        yield from self._service.complaints()
+        """Close the files of revisions and the programs that nothing uses any more."""
+        desired = self._core.desired
+        used = {epoch.revision for epoch in self._core.epochs.values()}
+        used |= {each for each in (desired.wanted, desired.last_good, self._inputs.loader.newest) if each is not None}
+        used |= {process.material.revision for process in self._processes.epochs.values()}
+        self._revisions.keep_only(used)
+        self._programs.forget_unused({self._revisions[each].program.binary.descriptor for each in used})
 
 
-def _note_order(text: str) -> None:
+def _log_operation(text: str) -> None:
     log_event(logging.INFO, "control.asked", text)

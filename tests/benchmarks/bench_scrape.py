@@ -55,7 +55,7 @@ class Epoch:
     was_killed: bool = False
 
     @property
-    def console(self) -> Console:
+    def admin(self) -> Console:
         return Console(self.home / "admin")
 
 
@@ -64,13 +64,13 @@ def envoy(stack: ExitStack, place: Path, number: int) -> Epoch:
     epoch = Epoch(number, place / str(number))
     epoch.home.mkdir()
     clusters = [{"name": f"outbound_80_service{each}_default", "type": "STATIC"} for each in range(CLUSTERS)]
-    admin = {"address": {"pipe": {"path": str(epoch.console.place)}}}
+    admin = {"address": {"pipe": {"path": str(epoch.admin.place)}}}
     document = {"admin": admin, "static_resources": {"clusters": clusters}}
     (epoch.home / "envoy.yaml").write_text(yaml.safe_dump(document))
     command = [envoy_binary(), "-c", epoch.home / "envoy.yaml", "--disable-hot-restart", "-l", "off"]
     process = stack.enter_context(subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL))
     stack.callback(process.terminate)
-    eventually(epoch.console.place.exists, within=10)
+    eventually(epoch.admin.place.exists, within=10)
     return epoch
 
 
@@ -79,8 +79,8 @@ class Scene:
 
     def __init__(self, place: Path) -> None:
         self.directory = RunDirectory(place)
-        self.living: list[Epoch] = []
-        epochs = Epochs(lambda: self.living, lambda: self.living[-1].number, Snapshot, lambda _: {})
+        self.epochs: list[Epoch] = []
+        epochs = Epochs(lambda: self.epochs, lambda: self.epochs[-1].number, Snapshot, lambda _: {})
         self.scraping = Scraper(Metrics(overview), epochs, self.directory)
 
     async def scrape(self, accept: str = "text/plain") -> bytes:
@@ -129,18 +129,18 @@ async def run(place: Path, epochs: Iterable[Epoch]) -> None:
     """Measure all of it."""
     gone, old, new = epochs
     scenes = {name: Scene(place / name) for name in ("alone", "after", "beside")}
-    scenes["after"].living = [gone]
+    scenes["after"].epochs = [gone]
     await scenes["after"].scrape()
     scenes["after"].scraping.retire(gone.number)
-    scenes["alone"].living = scenes["after"].living = [new]
-    scenes["beside"].living = [old, new]
-    series = (await fetch(new.console.place, "/stats/prometheus", timeout=10))[1].decode().splitlines()
+    scenes["alone"].epochs = scenes["after"].epochs = [new]
+    scenes["beside"].epochs = [old, new]
+    series = (await fetch(new.admin.place, "/stats/prometheus", timeout=10))[1].decode().splitlines()
     count_of = sum(not line.startswith("#") for line in series)
     direct = "the console itself"
     before = resident()
     taken = await measured(
         {
-            direct: lambda: fetch(new.console.place, "/stats/prometheus", timeout=10),
+            direct: lambda: fetch(new.admin.place, "/stats/prometheus", timeout=10),
             "agent, one epoch": scenes["alone"].scrape,
             "agent, one epoch, one gone": scenes["after"].scrape,
             "agent, two epochs": scenes["beside"].scrape,

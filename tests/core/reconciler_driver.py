@@ -8,13 +8,13 @@ from agent.core.policy import Policy
 from agent.core.reconciler import Reconciler
 from agent.core.revision import Revision
 
-ACCIDENT = Failure(FailureKind.ACCIDENT, "it fell over")
-VERDICT = Failure(FailureKind.VERDICT, "it does not parse")
-SHORTAGE = Failure(FailureKind.SHORTAGE, "there is no memory for epoch 2")
+TRANSIENT = Failure(FailureKind.TRANSIENT, "it fell over")
+PERMANENT = Failure(FailureKind.PERMANENT, "it does not parse")
+OUT_OF_MEMORY = Failure(FailureKind.OUT_OF_MEMORY, "there is no memory for epoch 2")
 
 
-def revision(name: str, shape: str = "shape") -> Revision:
-    return Revision(name, shape)
+def revision(name: str, config_digest: str = "shape") -> Revision:
+    return Revision(name, config_digest)
 
 
 class ReconcilerDriver:
@@ -30,8 +30,8 @@ class ReconcilerDriver:
         self.notes += [effect for effect in effects if isinstance(effect, do.LogMessage)]
         return [effect for effect in effects if not isinstance(effect, do.LogMessage)]
 
-    def ready(self, name: str, shape: str = "shape", not_before: float = float("-inf")) -> list[Effect]:
-        return self.tell(on.RevisionReady(at=self.now, revision=revision(name, shape), not_before=not_before))
+    def ready(self, name: str, config_digest: str = "shape", not_before: float = float("-inf")) -> list[Effect]:
+        return self.tell(on.RevisionReady(at=self.now, revision=revision(name, config_digest), not_before=not_before))
 
     def gate(self, epoch: int) -> list[Effect]:
         return self.tell(on.EpochReachedGate(at=self.now, epoch=epoch))
@@ -45,11 +45,11 @@ class ReconcilerDriver:
     def serves(self, epoch: int) -> list[Effect]:
         return self.tell(on.EpochServes(at=self.now, epoch=epoch))
 
-    def exits(self, epoch: int, code: int | None = -9, failure: Failure = ACCIDENT) -> list[Effect]:
+    def exits(self, epoch: int, code: int | None = -9, failure: Failure = TRANSIENT) -> list[Effect]:
         return self.tell(on.EpochExited(at=self.now, epoch=epoch, code=code, failure=failure))
 
     def finds_no_memory(self, epoch: int) -> list[Effect]:
-        return self.exits(epoch, None, SHORTAGE)
+        return self.exits(epoch, None, OUT_OF_MEMORY)
 
     def emptied(self, epoch: int) -> list[Effect]:
         return self.tell(on.EpochEmptied(at=self.now, epoch=epoch))
@@ -78,9 +78,9 @@ class ReconcilerDriver:
         self.now = until
         return done
 
-    def rotate(self, name: str, shape: str = "shape") -> list[Effect]:
+    def rotate(self, name: str, config_digest: str = "shape") -> list[Effect]:
         """From a new revision to its commit; returns what the commit brought about."""
-        self.ready(name, shape)
+        self.ready(name, config_digest)
         return self.come_to_serve()
 
     def come_to_serve(self) -> list[Effect]:

@@ -4,7 +4,7 @@ from agent.core.effects import Effect
 from agent.core.events import Event
 from agent.core.policy import LowMemory, Policy
 from agent.core.triggers import Trigger
-from tests.core.reconciler_driver import ACCIDENT, SHORTAGE, VERDICT, ReconcilerDriver
+from tests.core.reconciler_driver import OUT_OF_MEMORY, PERMANENT, TRANSIENT, ReconcilerDriver
 
 
 class Recorded(ReconcilerDriver):
@@ -59,7 +59,7 @@ def test_each_trigger_is_told_apart() -> None:
     play = Recorded().first()
     play.ready("b")
     play.comes_to_serve(2)
-    play.ready("c", shape="another")
+    play.ready("c", config_digest="another")
     play.comes_to_serve(3)
     play.emptied(1)
     play.exits(1)
@@ -83,10 +83,10 @@ def test_a_verdict_an_accident_and_one_that_is_wanted_no_more_are_told_apart() -
     play = Recorded().first()
     play.ready("b")
     play.gate(2)
-    play.judged(2, VERDICT)
+    play.judged(2, PERMANENT)
     play.exits(2)
     play.ready("c")
-    play.exits(3, failure=ACCIDENT)
+    play.exits(3, failure=TRANSIENT)
     play.ready("a")
     play.ready("d")
     play.ready("a")
@@ -95,7 +95,7 @@ def test_a_verdict_an_accident_and_one_that_is_wanted_no_more_are_told_apart() -
         (3, Trigger.CERTIFICATE, AttemptResult.FAILED),
         (4, Trigger.CERTIFICATE, AttemptResult.DROPPED),
     ]
-    assert [each.reason for each in play.ledger.attempts][1:3] == [VERDICT.reason, ACCIDENT.reason]
+    assert [each.reason for each in play.ledger.attempts][1:3] == [PERMANENT.reason, TRANSIENT.reason]
 
 
 def test_a_candidate_that_does_not_get_ready_has_failed() -> None:
@@ -114,7 +114,7 @@ def test_one_shortage_after_the_other_is_one_entry() -> None:
         play.wait(1)
         play.finds_no_memory(number)
     assert [(each.outcome, each.began) for each in play.ledger.attempts][1:] == [(AttemptResult.SHORT, began)]
-    assert play.ledger.attempts[-1].reason == SHORTAGE.reason
+    assert play.ledger.attempts[-1].reason == OUT_OF_MEMORY.reason
 
 
 def test_what_is_started_after_one_was_stopped_for_it_is_not_called_a_crash() -> None:

@@ -22,9 +22,9 @@ def test_a_step_goes_where_the_table_says_or_is_refused_by_name(state: State, st
     target = TRANSITIONS[state].get(step)
     if target is None:
         with pytest.raises(InvalidTransition, match=f"epoch 7 {step.value} while it is {state.value}"):
-            epoch.take(step)
+            epoch.apply(step)
     else:
-        epoch.take(step)
+        epoch.apply(step)
         assert epoch.state is target
 
 

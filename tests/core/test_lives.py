@@ -15,9 +15,9 @@ from agent.core.events import Event, Failure, FailureKind
 from agent.core.policy import LowMemory, Policy, Restart
 from agent.core.reconciler import Reconciler
 from agent.core.revision import Revision
-from tests.core.reconciler_driver import SHORTAGE
+from tests.core.reconciler_driver import OUT_OF_MEMORY
 
-REVISIONS = [Revision(name, shape) for name in "abcd" for shape in "xy"]
+REVISIONS = [Revision(name, config_digest) for name in "abcd" for config_digest in "xy"]
 POLICY = Policy(
     start_timeout=10,
     drain_timeout=20,
@@ -76,8 +76,8 @@ class World(RuleBasedStateMachine):
 
     def may_be_replaced(self, event: Event, effect: Effect) -> bool:
         """The one exception that an operator may declare: no memory for two, and the certificate is about to end."""
-        allowed = self.core.policy.low_memory is LowMemory.REPLACE and self.core.wish.urgent_at <= self.now
-        short = isinstance(event, on.EpochExited) and event.failure.sort is FailureKind.SHORTAGE
+        allowed = self.core.policy.low_memory is LowMemory.REPLACE and self.core.desired.urgent_at <= self.now
+        short = isinstance(event, on.EpochExited) and event.failure.sort is FailureKind.OUT_OF_MEMORY
         return allowed and short and isinstance(effect, do.EndEpoch)
 
     def some(self, data: st.DataObject, *stages: str) -> int | None:
@@ -102,7 +102,7 @@ class World(RuleBasedStateMachine):
         if (number := self.some(data, "launched", "knocked", "open")) is not None:
             self.tell(on.EpochAwaits(at=self.now, epoch=number, reason=reason))
 
-    @rule(data=st.data(), sort=st.sampled_from([None, FailureKind.VERDICT, FailureKind.ACCIDENT]))
+    @rule(data=st.data(), sort=st.sampled_from([None, FailureKind.PERMANENT, FailureKind.TRANSIENT]))
     def judgement_falls(self, data: st.DataObject, sort: FailureKind | None) -> None:
         if (number := self.some(data, "knocked", "launched")) is not None:
             if sort is None and self.alive[number] == "launched":
@@ -126,12 +126,12 @@ class World(RuleBasedStateMachine):
         """There is none for a candidate: it is never started. It is looked for only while something serves."""
         if (number := self.some(data, "launched")) is not None:
             del self.alive[number]
-            self.tell(on.EpochExited(at=self.now, epoch=number, code=None, failure=SHORTAGE))
+            self.tell(on.EpochExited(at=self.now, epoch=number, code=None, failure=OUT_OF_MEMORY))
 
     @rule(
         data=st.data(),
         code=st.sampled_from([0, 1, -9, None]),
-        sort=st.sampled_from([FailureKind.VERDICT, FailureKind.ACCIDENT]),
+        sort=st.sampled_from([FailureKind.PERMANENT, FailureKind.TRANSIENT]),
     )
     def process_dies(self, data: st.DataObject, code: int | None, sort: FailureKind) -> None:
         if (number := self.some(data, "launched", "knocked", "open", "serving")) is not None:
@@ -204,7 +204,7 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def drains_are_capped_unless_it_is_urgent(self) -> None:
-        urgent = self.core.wish.urgent_at < NEVER
+        urgent = self.core.desired.urgent_at < NEVER
         most = POLICY.drains + POLICY.drain_timeout // POLICY.drain_patience
         assert urgent or self.core.stopping or len(self.core.draining) <= most
 
@@ -214,7 +214,7 @@ class World(RuleBasedStateMachine):
         if self.finished or self.core.stopping or self.core.candidate is not None:
             return
         serving = self.core.serving.revision if self.core.serving else None
-        if self.core.wish.due(serving, self.now) is not None:
+        if self.core.desired.due(serving, self.now) is not None:
             assert self.core.deadline is not None
 
     @invariant()

@@ -5,7 +5,7 @@ from agent.core import events as on
 from agent.core.effects import LogTopic
 from agent.core.epochs import State
 from agent.core.policy import LowMemory, Policy, Restart
-from tests.core.reconciler_driver import ACCIDENT, VERDICT, ReconcilerDriver, revision, serving
+from tests.core.reconciler_driver import PERMANENT, TRANSIENT, ReconcilerDriver, revision, serving
 
 # One rotation
 
@@ -34,7 +34,7 @@ def test_the_same_content_again_does_nothing() -> None:
 
 def test_a_changed_configuration_is_validated_and_a_changed_certificate_is_not() -> None:
     play = serving()
-    assert play.ready("b", shape="another") == [do.StartEpoch(2, revision("b", "another"), validate=True)]
+    assert play.ready("b", config_digest="another") == [do.StartEpoch(2, revision("b", "another"), validate=True)]
 
 
 def test_an_operator_gets_a_new_epoch_of_the_same_revision() -> None:
@@ -182,7 +182,7 @@ def test_an_accident_is_retried_for_ever_with_growing_delays_up_to_the_limit() -
 def test_a_verdict_is_not_tried_again_until_the_content_changes() -> None:
     play = serving()
     play.ready("b")
-    assert play.exits(2, 1, VERDICT) == []
+    assert play.exits(2, 1, PERMANENT) == []
     assert play.wait(3600) == []
     assert play.notes[-1].topic is LogTopic.REFUSED
     assert play.ready("b") == []
@@ -192,7 +192,7 @@ def test_a_verdict_is_not_tried_again_until_the_content_changes() -> None:
 def test_a_verdict_is_tried_again_when_an_operator_asks() -> None:
     play = serving()
     play.ready("b")
-    play.exits(2, 1, VERDICT)
+    play.exits(2, 1, PERMANENT)
     assert play.restart() == [do.StartEpoch(3, revision("b"), validate=False)]
 
 
@@ -200,7 +200,7 @@ def test_a_verdict_is_tried_again_when_the_served_certificate_is_about_to_end() 
     play = serving()
     play.urgent(play.now + 50, expires_at=play.now + 100)
     play.ready("b")
-    play.exits(2, 1, VERDICT)
+    play.exits(2, 1, PERMANENT)
     play.wait(49)
     assert play.core.candidate is None
     assert play.wait(2) == [do.StartEpoch(3, revision("b"), validate=False)]
@@ -232,7 +232,7 @@ def test_a_candidate_that_is_judged_bad_is_dropped() -> None:
     play = serving()
     play.ready("b")
     play.gate(2)
-    assert play.judged(2, VERDICT) == [do.DropEpoch(2, VERDICT.reason)]
+    assert play.judged(2, PERMANENT) == [do.DropEpoch(2, PERMANENT.reason)]
     assert play.exits(2) == []
 
 
@@ -240,7 +240,7 @@ def test_words_of_a_dropped_candidate_that_come_late_change_nothing() -> None:
     play = serving()
     play.ready("b")
     play.gate(2)
-    play.judged(2, VERDICT)
+    play.judged(2, PERMANENT)
     assert play.serves(2) == []
     assert play.core.serving is not None
     assert play.core.serving.number == 1
@@ -257,7 +257,7 @@ def test_a_crash_is_answered_by_last_good_at_once() -> None:
 def test_last_good_starts_although_the_disk_holds_something_that_was_refused() -> None:
     play = serving()
     play.ready("b")
-    play.exits(2, 1, VERDICT)
+    play.exits(2, 1, PERMANENT)
     assert play.exits(1) == [do.StartEpoch(3, revision("a"), validate=False)]
 
 
@@ -355,12 +355,12 @@ def test_a_draining_epoch_that_dies_takes_nothing_with_it() -> None:
 
 
 def test_restart_never_ends_with_the_proxys_own_code() -> None:
-    assert serving(Policy(restart=Restart.NEVER)).exits(1, 7) == [do.Finish(7, ACCIDENT.reason)]
-    assert serving(Policy(restart=Restart.NEVER)).exits(1, -11) == [do.Finish(139, ACCIDENT.reason)]
+    assert serving(Policy(restart=Restart.NEVER)).exits(1, 7) == [do.Finish(7, TRANSIENT.reason)]
+    assert serving(Policy(restart=Restart.NEVER)).exits(1, -11) == [do.Finish(139, TRANSIENT.reason)]
 
 
 def test_restart_on_failure_ends_after_a_proper_exit_and_restarts_after_a_crash() -> None:
-    assert serving(Policy(restart=Restart.ON_FAILURE)).exits(1, 0) == [do.Finish(0, ACCIDENT.reason)]
+    assert serving(Policy(restart=Restart.ON_FAILURE)).exits(1, 0) == [do.Finish(0, TRANSIENT.reason)]
     crashed = serving(Policy(restart=Restart.ON_FAILURE)).exits(1, 1)
     assert crashed == [do.StartEpoch(2, revision("a"), validate=False)]
 
@@ -379,7 +379,7 @@ def test_the_agent_gives_up_when_it_is_told_to() -> None:
 def test_without_waiting_an_unusable_first_revision_ends_the_agent() -> None:
     play = ReconcilerDriver(Policy(wait=False))
     play.ready("a")
-    assert play.exits(1, 1, VERDICT) == [do.Finish(78, VERDICT.reason)]
+    assert play.exits(1, 1, PERMANENT) == [do.Finish(78, PERMANENT.reason)]
 
 
 def test_without_waiting_missing_files_at_the_first_start_end_the_agent() -> None:
@@ -575,7 +575,7 @@ def test_without_memory_for_two_what_serves_is_replaced_but_not_before_its_certi
     play = serving(Policy(low_memory=LowMemory.REPLACE, retry_limit=10))
     play.urgent(play.now + 30, expires_at=play.now + 200)
     play.ready("b")
-    while not play.core.wish.is_urgent(play.now):
+    while not play.core.desired.is_urgent(play.now):
         stay_short_of_memory(play, 1)
     candidate = play.core.candidate
     assert candidate is not None
@@ -609,7 +609,7 @@ def test_a_replaced_epoch_that_does_not_leave_is_killed_and_its_successor_starte
 def test_last_good_comes_back_when_what_replaced_it_cannot_be_used() -> None:
     play = replaced()
     play.exits(1, 0)
-    assert play.exits(3, 1, VERDICT) == [do.StartEpoch(4, revision("a"), validate=False)]
+    assert play.exits(3, 1, PERMANENT) == [do.StartEpoch(4, revision("a"), validate=False)]
 
 
 @pytest.mark.parametrize("refused", [False, True])
@@ -617,7 +617,7 @@ def test_nothing_is_replaced_by_the_same_or_by_what_was_refused(refused: bool) -
     play = serving(Policy(low_memory=LowMemory.REPLACE))
     if refused:
         play.ready("b")
-        play.exits(2, 1, VERDICT)
+        play.exits(2, 1, PERMANENT)
     else:
         play.restart()
     play.urgent(play.now, expires_at=play.now + 60)

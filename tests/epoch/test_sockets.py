@@ -84,16 +84,16 @@ def test_a_stale_unix_socket_makes_room_and_nothing_else_does(tmp_path: Path) ->
 def test_every_queue_is_lent_to_its_worker_and_a_shared_one_to_all() -> None:
     place = tcp("127.0.0.1", 0)
     grouped, shared = Bound(place, [bind(place), bind(place)]), Bound(place, [socket.create_server(("127.0.0.1", 0))])
-    assert [grouped.lend(replace(place, worker=each)) for each in range(3)] == [
+    assert [grouped.get(replace(place, worker=each)) for each in range(3)] == [
         *(each.fileno() for each in grouped.sockets),
         None,
     ]
     only = shared.sockets[0].fileno()
-    assert [shared.lend(replace(shared.actual, worker=each)) for each in range(3)] == [only] * 3
-    assert grouped.lend(tcp("127.0.0.1", 1)) is None
+    assert [shared.get(replace(shared.actual, worker=each)) for each in range(3)] == [only] * 3
+    assert grouped.get(tcp("127.0.0.1", 1)) is None
     for each in (grouped, shared):
         each.close()
-        assert each.lend(place) is None
+        assert each.get(place) is None
 
 
 def test_what_listens_already_keeps_the_queue_it_was_given() -> None:

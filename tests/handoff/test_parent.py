@@ -34,12 +34,12 @@ async def scene(directory: Path, lent: int | None = None) -> AsyncIterator[Scene
     names = SocketPaths(directory, 4)
     heard: list[object] = []
 
-    def lend(place: ListenAddress) -> int | None:
+    def get_socket(place: ListenAddress) -> int | None:
         if place.address == HELD:
             raise AddressHeld("somebody has it")
         return lent if place.address == OURS else None
 
-    events = ParentEvents(lend, lambda: heard.append("serves"), heard.append, heard.append)
+    events = ParentEvents(get_socket, lambda: heard.append("serves"), heard.append, heard.append)
     parent = Parent(names, STARTED_AT, events)
     try:
         async with fake_epoch(names) as epoch:

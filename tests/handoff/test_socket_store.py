@@ -15,10 +15,10 @@ REUSE = socket.SO_REUSEPORT
 
 
 @pytest.fixture
-def vault() -> Iterator[SocketStore]:
+def store() -> Iterator[SocketStore]:
     made = SocketStore()
     yield made
-    made.let_go_all()
+    made.close_all()
 
 
 def server() -> socket.socket:
@@ -31,8 +31,8 @@ def server() -> socket.socket:
     return made
 
 
-def keep(vault: SocketStore, place: ListenAddress, listening: socket.socket) -> None:
-    vault.keep(place, os.dup(listening.fileno()))
+def keep(store: SocketStore, place: ListenAddress, listening: socket.socket) -> None:
+    store.put(place, os.dup(listening.fileno()))
 
 
 @contextmanager
@@ -43,61 +43,61 @@ def client(name: object) -> Iterator[socket.socket]:
         yield made
 
 
-def test_a_queue_survives_the_proxy_that_filled_it(vault: SocketStore) -> None:
+def test_a_queue_survives_the_proxy_that_filled_it(store: SocketStore) -> None:
     with server() as listening:
         name = listening.getsockname()
-        keep(vault, PLACE, listening)
+        keep(store, PLACE, listening)
     with client(name) as first:
         first.sendall(b"hello")
-        assert vault.queued(PLACE) == 1
-        lent = vault.lend(PLACE)
+        assert store.queued(PLACE) == 1
+        lent = store.get(PLACE)
         assert lent is not None
         with socket.socket(fileno=os.dup(lent)) as successor:
             accepted, _ = successor.accept()
             with accepted:
                 accepted.settimeout(PATIENCE)
                 assert accepted.recv(5) == b"hello"
-    assert vault.queued(PLACE) == 0
+    assert store.queued(PLACE) == 0
 
 
-def test_lending_gives_nothing_away(vault: SocketStore) -> None:
+def test_lending_gives_nothing_away(store: SocketStore) -> None:
     with server() as listening:
-        keep(vault, PLACE, listening)
-    assert vault.lend(PLACE) == vault.lend(PLACE)
-    assert PLACE in vault
-    assert vault.lend(ListenAddress("tcp://127.0.0.1:2")) is None
+        keep(store, PLACE, listening)
+    assert store.get(PLACE) == store.get(PLACE)
+    assert PLACE in store
+    assert store.get(ListenAddress("tcp://127.0.0.1:2")) is None
 
 
-def test_a_flag_of_a_socket_in_use_is_never_changed(vault: SocketStore) -> None:
+def test_a_flag_of_a_socket_in_use_is_never_changed(store: SocketStore) -> None:
     """O_NONBLOCK is shared by every duplicate: a blocking one hangs a worker in accept."""
     with server() as listening:
-        keep(vault, PLACE, listening)
-        vault.same(PLACE, listening.fileno())
-        vault.queued(PLACE)
-        vault.member(PLACE)
-        vault.inodes()
+        keep(store, PLACE, listening)
+        store.same(PLACE, listening.fileno())
+        store.queued(PLACE)
+        store.member(PLACE)
+        store.inodes()
         assert not os.get_blocking(listening.fileno())
-        assert not os.get_blocking(vault.lend(PLACE) or -1)
+        assert not os.get_blocking(store.get(PLACE) or -1)
 
 
-def test_refused_clients_are_refused_at_once_and_those_that_wait_are_reset(vault: SocketStore) -> None:
+def test_refused_clients_are_refused_at_once_and_those_that_wait_are_reset(store: SocketStore) -> None:
     with server() as listening:
         name = listening.getsockname()
-        keep(vault, PLACE, listening)
+        keep(store, PLACE, listening)
     with client(name) as waiting:
-        vault.refuse()
+        store.refuse()
         with pytest.raises(ConnectionRefusedError), client(name):
             pass
         with pytest.raises(ConnectionResetError):
             waiting.recv(1)
 
 
-def test_whoever_listens_again_ends_the_refusal(vault: SocketStore) -> None:
+def test_whoever_listens_again_ends_the_refusal(store: SocketStore) -> None:
     with server() as listening:
         name = listening.getsockname()
-        keep(vault, PLACE, listening)
-    vault.refuse()
-    with socket.socket(fileno=os.dup(vault.lend(PLACE) or -1)) as successor:
+        keep(store, PLACE, listening)
+    store.refuse()
+    with socket.socket(fileno=os.dup(store.get(PLACE) or -1)) as successor:
         successor.listen(16)
         with client(name) as again:
             again.sendall(b"x")
@@ -105,22 +105,22 @@ def test_whoever_listens_again_ends_the_refusal(vault: SocketStore) -> None:
             accepted.close()
 
 
-def test_refusing_twice_is_refusing(vault: SocketStore) -> None:
+def test_refusing_twice_is_refusing(store: SocketStore) -> None:
     with server() as listening:
-        keep(vault, PLACE, listening)
-    vault.refuse()
-    vault.refuse()
+        keep(store, PLACE, listening)
+    store.refuse()
+    store.refuse()
 
 
-def test_a_socket_that_nobody_ever_listened_on_can_be_refused(vault: SocketStore) -> None:
+def test_a_socket_that_nobody_ever_listened_on_can_be_refused(store: SocketStore) -> None:
     """Bound by the agent for a proxy that died before it listened."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        keep(vault, PLACE, bound)
-    vault.refuse()
+        keep(store, PLACE, bound)
+    store.refuse()
 
 
-def test_a_unix_socket_is_let_go_since_a_refusal_there_could_not_be_undone(vault: SocketStore) -> None:
+def test_a_unix_socket_is_let_go_since_a_refusal_there_could_not_be_undone(store: SocketStore) -> None:
     """`shutdown` of a listening Unix socket is for ever: the next proxy's `listen` would not revive it."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         path = str(Path(directory) / "s")
@@ -128,52 +128,52 @@ def test_a_unix_socket_is_let_go_since_a_refusal_there_could_not_be_undone(vault
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(path)
             listening.listen(16)
-            keep(vault, place, listening)
+            keep(store, place, listening)
         with client(path):
             pass
-        vault.refuse()
-        assert place not in vault
+        store.refuse()
+        assert place not in store
         with pytest.raises(ConnectionRefusedError), client(path):
             pass
 
 
-def test_datagram_sockets_are_not_refused(vault: SocketStore) -> None:
+def test_datagram_sockets_are_not_refused(store: SocketStore) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
         bound.bind(("127.0.0.1", 0))
-        keep(vault, ListenAddress("udp://127.0.0.1:1"), bound)
-        vault.refuse()
+        keep(store, ListenAddress("udp://127.0.0.1:1"), bound)
+        store.refuse()
         bound.sendto(b"x", bound.getsockname())
         assert bound.recv(1) == b"x"
 
 
-def test_the_same_socket_is_known_by_any_duplicate(vault: SocketStore) -> None:
+def test_the_same_socket_is_known_by_any_duplicate(store: SocketStore) -> None:
     with server() as listening, server() as another:
-        keep(vault, PLACE, listening)
-        assert vault.same(PLACE, listening.fileno())
-        assert not vault.same(PLACE, another.fileno())
-        assert not vault.same(ListenAddress("tcp://127.0.0.1:2"), listening.fileno())
+        keep(store, PLACE, listening)
+        assert store.same(PLACE, listening.fileno())
+        assert not store.same(PLACE, another.fileno())
+        assert not store.same(ListenAddress("tcp://127.0.0.1:2"), listening.fileno())
 
 
-def test_a_new_socket_takes_the_place_of_the_old_one(vault: SocketStore) -> None:
+def test_a_new_socket_takes_the_place_of_the_old_one(store: SocketStore) -> None:
     with server() as old, server() as new:
-        keep(vault, PLACE, old)
-        keep(vault, PLACE, new)
-        assert vault.same(PLACE, new.fileno())
-        assert vault.inodes() == {os.fstat(new.fileno()).st_ino}
+        keep(store, PLACE, old)
+        keep(store, PLACE, new)
+        assert store.same(PLACE, new.fileno())
+        assert store.inodes() == {os.fstat(new.fileno()).st_ino}
 
 
-def test_what_is_let_go_refuses_clients(vault: SocketStore) -> None:
+def test_what_is_let_go_refuses_clients(store: SocketStore) -> None:
     with server() as listening:
         name = listening.getsockname()
-        keep(vault, PLACE, listening)
-    vault.let_go(PLACE)
-    vault.let_go(PLACE)
-    assert PLACE not in vault
+        keep(store, PLACE, listening)
+    store.close(PLACE)
+    store.close(PLACE)
+    assert PLACE not in store
     with pytest.raises(ConnectionRefusedError), client(name):
         pass
 
 
-def test_places_workers_and_listeners_are_told_apart(vault: SocketStore) -> None:
+def test_places_workers_and_listeners_are_told_apart(store: SocketStore) -> None:
     places = [
         ListenAddress("tcp://a:1", worker=1),
         ListenAddress("tcp://a:1"),
@@ -182,27 +182,27 @@ def test_places_workers_and_listeners_are_told_apart(vault: SocketStore) -> None
     ]
     for place in places:
         with server() as listening:
-            keep(vault, place, listening)
-    assert vault.places() == [places[1], places[0], places[2], places[3]]
-    assert vault.listeners() == {places[1], places[2], places[3]}
-    assert vault.workers(ListenAddress("tcp://a:1")) == [0, 1]
+            keep(store, place, listening)
+    assert store.places() == [places[1], places[0], places[2], places[3]]
+    assert store.listeners() == {places[1], places[2], places[3]}
+    assert store.workers(ListenAddress("tcp://a:1")) == [0, 1]
     assert str(places[0]) == "tcp://a:1 (worker 1)"
 
 
-def test_groups_count_what_is_here_and_what_is_asked_for(vault: SocketStore) -> None:
+def test_groups_count_what_is_here_and_what_is_asked_for(store: SocketStore) -> None:
     many = [ListenAddress("tcp://a:1", worker=worker) for worker in range(4)]
     alone, datagrams = ListenAddress("tcp://b:1"), [ListenAddress("udp://a:1", worker=worker) for worker in range(2)]
     for place in [*many, alone, *datagrams]:
         with server() as listening:
-            keep(vault, place, listening)
-    assert vault.groups([*many[:2], alone, *datagrams]) == {many[0]: (4, 2)}
-    assert vault.groups(many) == {many[0]: (4, 4)}
-    assert vault.groups([]) == {}
+            keep(store, place, listening)
+    assert store.groups([*many[:2], alone, *datagrams]) == {many[0]: (4, 2)}
+    assert store.groups(many) == {many[0]: (4, 4)}
+    assert store.groups([]) == {}
 
 
-def test_what_cannot_tell_its_queue_has_none(vault: SocketStore) -> None:
+def test_what_cannot_tell_its_queue_has_none(store: SocketStore) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("\0agent-test-queue")
-        keep(vault, ListenAddress("unix://@agent-test-queue"), listening)
-    assert vault.queued(ListenAddress("unix://@agent-test-queue")) == 0
-    assert vault.queued(PLACE) == 0
+        keep(store, ListenAddress("unix://@agent-test-queue"), listening)
+    assert store.queued(ListenAddress("unix://@agent-test-queue")) == 0
+    assert store.queued(PLACE) == 0

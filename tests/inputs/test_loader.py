@@ -58,31 +58,31 @@ async def opened(
         alarm_timeout=alarm_timeout,
     )
     files = DiskThread(lambda: None, notice=lambda _: None)
-    programs, storeroom = Programs(program, None), RevisionStore()
+    programs, revisions = Programs(program, None), RevisionStore()
     try:
-        yield Loader(settings, programs, storeroom, files)
+        yield Loader(settings, programs, revisions, files)
     finally:
-        storeroom.keep_only(set())
+        revisions.keep_only(set())
         if programs.current is not None:
             programs.current.binary.close()
         await files.close()
 
 
-async def serve(intake: Loader, directory: Path) -> None:
+async def serve(loader: Loader, directory: Path) -> None:
     """Let what the directory holds have served."""
-    references = (await intake.discover()).references
+    references = (await loader.discover()).references
     contents = {each.path: Path(each.path).read_bytes() for each in references}
     outcome = select_files(references, contents, LastGood(), datetime.now(UTC))
-    intake.serves(cast("LoadedRevision", SimpleNamespace(outcome=outcome, source=None)))
+    loader.serves(cast("LoadedRevision", SimpleNamespace(outcome=outcome, source=None)))
 
 
 @pytest.mark.parametrize("text", ["", "\n", "  \n\n"])
 async def test_an_empty_configuration_is_not_taken_for_one(text: str, tmp_path: Path) -> None:
     (tmp_path / "envoy.yaml").write_text(text)
-    async with opened(tmp_path, tmp_path / "envoy.yaml") as intake:
-        look = await intake.look()
-    assert look.material is None
-    (message,) = [message for _, reason, message in intake.complaints() if reason == "configuration"]
+    async with opened(tmp_path, tmp_path / "envoy.yaml") as loader:
+        result = await loader.load()
+    assert result.material is None
+    (message,) = [message for _, reason, message in loader.complaints() if reason == "configuration"]
     assert message == f"cannot read {tmp_path}/envoy.yaml: it is empty; write it"
 
 
@@ -91,16 +91,16 @@ async def test_while_there_is_no_pair_it_is_told_of_the_file_and_not_of_the_conf
     write(tmp_path, "other.crt", "tls.key")
     (tmp_path / "other.crt").unlink()
     (tmp_path / "other.key").unlink()
-    async with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as intake:
-        look = await intake.look()
-        assert look.missing == (f"a certificate with its key in {tmp_path}",)
-        ((path, fault),) = [(each.path, each.fault) for each in intake.reports.refusals]
+    async with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as loader:
+        result = await loader.load()
+        assert result.missing == (f"a certificate with its key in {tmp_path}",)
+        ((path, fault),) = [(each.path, each.fault) for each in loader.reports.refusals]
         assert (path, fault) == (f"{tmp_path}/tls.key", Fault.MISMATCH)
-        assert [message for message in look.refused if "does not fit the leaf" in message]
-        assert not list(intake.complaints())
+        assert [message for message in result.refused if "does not fit the leaf" in message]
+        assert not list(loader.complaints())
         write(tmp_path, "tls.crt", "tls.key")
-        assert (await intake.look()).material is not None
-        assert not intake.reports.refusals
+        assert (await loader.load()).material is not None
+        assert not loader.reports.refusals
 
 
 async def test_what_lies_beside_the_pairs_is_said_once_it_is_no_write_under_way(
@@ -111,16 +111,16 @@ async def test_what_lies_beside_the_pairs_is_said_once_it_is_no_write_under_way(
     (tmp_path / "b.key").write_bytes((tmp_path / "b.key").read_bytes()[:100])
     write(tmp_path, "tls.crt.old", ".key")
     (tmp_path / "store.p12").write_bytes(b"\x30\x82\x01\x00")
-    async with opened(tmp_path, alarm_timeout=0.1, program=SIDECAR) as intake:
-        look = await intake.look()
-        assert look.material is not None
-        assert look.again_at is not None
-        assert not look.refused, "an agent restart is none of its business"
+    async with opened(tmp_path, alarm_timeout=0.1, program=SIDECAR) as loader:
+        result = await loader.load()
+        assert result.material is not None
+        assert result.again_at is not None
+        assert not result.refused, "an agent restart is none of its business"
         assert not caplog.records
         await asyncio.sleep(0.15)
         for _ in range(2):
-            await intake.look()
-        assert [each.path for each in intake.reports.refusals] == [f"{tmp_path}/b.key"]
+            await loader.load()
+        assert [each.path for each in loader.reports.refusals] == [f"{tmp_path}/b.key"]
     said = sorted(each.getMessage().partition(":")[0] for each in caplog.records if each.levelno == logging.WARNING)
     assert said == [f"cannot use {tmp_path}/b.key", f"nothing uses {tmp_path}/tls.crt.old"]
 
@@ -128,38 +128,38 @@ async def test_what_lies_beside_the_pairs_is_said_once_it_is_no_write_under_way(
 async def test_the_only_pair_that_turns_bad_is_refused_alone(tmp_path: Path) -> None:
     write(tmp_path, "tls.crt", "tls.key")
     write(tmp_path, "tls.crt.old", ".key")
-    async with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as intake:
-        look = await intake.look()
-        assert look.material is not None
-        intake.serves(look.material)
+    async with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as loader:
+        result = await loader.load()
+        assert result.material is not None
+        loader.serves(result.material)
         (tmp_path / "tls.key").write_bytes(b"garbage")
-        assert (await intake.look()).material is not None
-        ((path, meanwhile),) = [(each.path, each.meanwhile) for each in intake.reports.refusals]
+        assert (await loader.load()).material is not None
+        ((path, meanwhile),) = [(each.path, each.meanwhile) for each in loader.reports.refusals]
     assert (path, meanwhile) == (f"{tmp_path}/tls.key", Fallback.LAST_GOOD)
 
 
 async def test_names_of_a_write_under_way_are_forgotten_with_it(tmp_path: Path) -> None:
-    async with opened(tmp_path) as intake:
+    async with opened(tmp_path) as loader:
         write(tmp_path, "tls.crt", "tls.key")
-        at_rest = await intake.small()
+        at_rest = await loader.small()
         write(tmp_path, "crt.new", "key.new")
-        assert await intake.small() != at_rest
+        assert await loader.small() != at_rest
         (tmp_path / "crt.new").rename(tmp_path / "tls.crt")
-        await intake.small()
+        await loader.small()
         (tmp_path / "key.new").rename(tmp_path / "tls.key")
-        assert await intake.small() == at_rest
+        assert await loader.small() == at_rest
 
 
 async def test_a_certificate_of_its_own_authority_is_no_bundle_until_its_key_comes(tmp_path: Path) -> None:
-    async with opened(tmp_path) as intake:
+    async with opened(tmp_path) as loader:
         write_itself(tmp_path, "tls.crt", "tls.key")
-        at_rest = await intake.small()
-        await serve(intake, tmp_path)
+        at_rest = await loader.small()
+        await serve(loader, tmp_path)
         write_itself(tmp_path, ".crt", ".key")
         (tmp_path / ".crt").rename(tmp_path / "tls.crt")
-        assert await intake.small() == at_rest
+        assert await loader.small() == at_rest
         (tmp_path / ".key").rename(tmp_path / "tls.key")
-        assert await intake.small() == at_rest
+        assert await loader.small() == at_rest
 
 
 LDS = "resources: [{name: edge, a: {certificate_chain: {filename: %s/tls.crt}, private_key: {filename: %s/tls.key}}}]"
@@ -180,16 +180,16 @@ async def test_a_file_of_resources_is_read_with_the_files_that_it_names(tmp_path
     configuration, resources = resource_file(tmp_path)
     certs = tmp_path / "certs"
     certs.mkdir()
-    async with opened(certs, configuration, program=SIDECAR) as intake:
-        look = await intake.look()
-        assert look.material is not None
-        assert set(look.material.outcome.files) == {f"{tmp_path}/away/tls.crt", f"{tmp_path}/away/tls.key"}
-        again = await intake.look()
-        assert again.material is look.material, "the same bytes"
+    async with opened(certs, configuration, program=SIDECAR) as loader:
+        result = await loader.load()
+        assert result.material is not None
+        assert set(result.material.outcome.files) == {f"{tmp_path}/away/tls.crt", f"{tmp_path}/away/tls.key"}
+        again = await loader.load()
+        assert again.material is result.material, "the same bytes"
         resources.write_text(resources.read_text() + "\n")
-        changed = await intake.look()
+        changed = await loader.load()
         assert changed.material is not None
-        assert changed.material.revision.shape != look.material.revision.shape
+        assert changed.material.revision.config_digest != result.material.revision.config_digest
 
 
 @pytest.mark.parametrize("content", ["", "resources: [", None])
@@ -199,13 +199,13 @@ async def test_one_that_cannot_be_used_leaves_the_last_usable_configuration(
     configuration, resources = resource_file(tmp_path)
     certs = tmp_path / "certs"
     certs.mkdir()
-    async with opened(certs, configuration, program=SIDECAR) as intake:
-        before = (await intake.look()).material
+    async with opened(certs, configuration, program=SIDECAR) as loader:
+        before = (await loader.load()).material
         resources.unlink() if content is None else resources.write_text(content)
-        look = await intake.look()
-        assert look.material is before
-        assert [(path, kind) for path, kind, _ in intake.complaints()] == [(str(resources), "configuration")]
-        assert str(resources) in look.refused[0]
+        result = await loader.load()
+        assert result.material is before
+        assert [(path, kind) for path, kind, _ in loader.complaints()] == [(str(resources), "configuration")]
+        assert str(resources) in result.refused[0]
 
 
 async def test_what_the_machine_could_not_read_is_looked_at_again_though_nothing_changes(
@@ -213,17 +213,17 @@ async def test_what_the_machine_could_not_read_is_looked_at_again_though_nothing
 ) -> None:
     """Out of descriptors for a moment: the new certificate is not the one at fault, and must not wait for the next."""
     write(tmp_path, "tls.crt", "tls.key")
-    async with opened(tmp_path, program=SIDECAR) as intake:
-        assert await next_look(intake) > 60
+    async with opened(tmp_path, program=SIDECAR) as loader:
+        assert await next_look(loader) > 60
         with monkeypatch.context() as short:
             short.setattr("agent.host.files.os.open", out_of_descriptors)
-            assert await next_look(intake) <= 1
-        assert await next_look(intake) > 60
+            assert await next_look(loader) <= 1
+        assert await next_look(loader) > 60
 
 
-async def next_look(intake: Loader) -> float:
+async def next_look(loader: Loader) -> float:
     """Look; return in how many seconds the next one is due though nothing changes."""
-    again_at = (await intake.look()).again_at
+    again_at = (await loader.load()).again_at
     return math.inf if again_at is None else again_at - clock.monotonic()
 
 
@@ -236,24 +236,24 @@ async def test_a_file_whose_name_is_no_text_is_left_out_and_named(
 ) -> None:
     write(tmp_path, "tls.crt", "tls.key")
     write(tmp_path, os.fsdecode(b"odd-\xff.crt"), os.fsdecode(b"odd-\xff.key"))
-    async with opened(tmp_path) as intake:
-        references = (await intake.discover()).references
+    async with opened(tmp_path) as loader:
+        references = (await loader.discover()).references
         assert {Path(each.path).name for each in references} == {"tls.crt", "tls.key"}
-        assert b"odd" not in await intake.small()
+        assert b"odd" not in await loader.small()
     assert "odd-\\udcff.crt" in caplog.text
 
 
 async def test_what_a_look_made_is_kept_before_its_event_is_posted(tmp_path: Path) -> None:
     """Whatever the supervisor does between the end of a look and its event finds the new revision's files in use."""
     write(tmp_path, "tls.crt", "tls.key")
-    async with opened(tmp_path, program=SIDECAR) as intake:
-        look = asyncio.ensure_future(intake.look())
-        while not look.done():
+    async with opened(tmp_path, program=SIDECAR) as loader:
+        result = asyncio.ensure_future(loader.load())
+        while not result.done():
             await asyncio.sleep(0)
-            intake._storeroom.keep_only({revision for revision in [intake.newest] if revision is not None})
-        material = look.result().material
+            loader._revisions.keep_only({revision for revision in [loader.newest] if revision is not None})
+        material = result.result().material
         assert material is not None
-        assert intake._storeroom[material.revision] is material
+        assert loader._revisions[material.revision] is material
 
 
 DAY = timedelta(days=1)
@@ -280,12 +280,12 @@ async def test_a_pair_that_clients_refuse_takes_no_place_of_one_that_they_take(
     for stem, leaf in (("good", good), ("another", other)):
         (tmp_path / f"{stem}.crt").write_bytes(leaf.chain_pem)
         (tmp_path / f"{stem}.key").write_bytes(leaf.key_pem)
-    async with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as intake:
+    async with opened(tmp_path, alarm_timeout=0.0, program=SIDECAR) as loader:
         for _ in range(2):
-            look = await intake.look()
-        assert look.material is not None
-        assert (f"{tmp_path}/another.crt" in look.material.outcome.files) is taken
-        refused = [(each.path, each.meanwhile) for each in intake.reports.refusals]
+            result = await loader.load()
+        assert result.material is not None
+        assert (f"{tmp_path}/another.crt" in result.material.outcome.files) is taken
+        refused = [(each.path, each.meanwhile) for each in loader.reports.refusals]
     assert refused == ([] if taken else [(f"{tmp_path}/another.crt", Fallback.OTHERS)])
 
 
@@ -297,12 +297,12 @@ async def test_a_pair_that_ends_leaves_its_place_to_the_one_beside_it(
         leaf = Authority.create("ca").issue(["a.test"], not_before=now - DAY, not_after=now + days * DAY)
         (tmp_path / f"{stem}.crt").write_bytes(leaf.chain_pem)
         (tmp_path / f"{stem}.key").write_bytes(leaf.key_pem)
-    async with opened(tmp_path, program=SIDECAR) as intake:
-        both = (await intake.look()).material
+    async with opened(tmp_path, program=SIDECAR) as loader:
+        both = (await loader.load()).material
         assert both is not None
         assert len(both.outcome.units) == 2
-        intake.serves(both)
+        loader.serves(both)
         monkeypatch.setattr(clock, "calendar", lambda: now + 2 * DAY)
-        later = (await intake.look()).material
+        later = (await loader.load()).material
         assert later is not None
         assert list(later.outcome.units) == [f"{tmp_path}/b.crt"]

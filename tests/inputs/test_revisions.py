@@ -63,7 +63,7 @@ def test_another_certificate_is_another_revision_of_the_same_shape(program: Prog
     store = RevisionStore()
     one, two = make(store, program, pair()).revision, make(store, program, pair()).revision
     assert one.digest != two.digest
-    assert one.shape == two.shape
+    assert one.config_digest == two.config_digest
     store.keep_only([])
 
 
@@ -71,7 +71,7 @@ def test_another_certificate_is_another_revision_of_the_same_shape(program: Prog
 def test_everything_else_is_another_shape(program: Program, change: dict[str, object]) -> None:
     store, contents = RevisionStore(), pair()
     one = make(store, program, contents).revision
-    assert make(store, program, contents, **change).revision.shape != one.shape  # type: ignore[arg-type]
+    assert make(store, program, contents, **change).revision.config_digest != one.config_digest  # type: ignore[arg-type]
     store.keep_only([])
 
 
@@ -97,7 +97,7 @@ def test_another_file_of_resources_is_another_shape(program: Program) -> None:
         for text in (b"a: 1", b"a: 2", b"a: 1")
     ]
     assert made[0] == made[2]
-    assert made[0].shape != made[1].shape
+    assert made[0].config_digest != made[1].config_digest
     store.keep_only([])
 
 

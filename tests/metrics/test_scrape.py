@@ -60,7 +60,7 @@ class Proxy:
     asked: list[Request] = field(default_factory=list)
 
     @property
-    def console(self) -> Console:
+    def admin(self) -> Console:
         return Console(self.home / "admin")
 
     async def answer(self, request: Request) -> Response:
@@ -93,7 +93,7 @@ class Scene:
         proxy = Proxy(number, self.place / str(number), requests, uptime=number, has_served=has_served)
         proxy.home.mkdir()
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(proxy.console.place))
+        listener.bind(str(proxy.admin.place))
         listener.listen()
         self.servers[number] = Server(proxy.answer)
         await self.servers[number].start(listener)
@@ -165,7 +165,7 @@ async def test_totals_do_not_fall_when_an_epoch_goes(tmp_path: Path, directory: 
         old = await all_of.proxy(1, 7)
         await all_of.proxy(2, 5)
         old.requests = 9
-        await all_of.scraping.last_look(old)
+        await all_of.scraping.final_scrape(old)
         await all_of.bury(old)
         assert (await all_of.scrape())["envoy_http_rq_total"] == 14
         all_of.begin()  # another agent
@@ -264,7 +264,7 @@ async def test_epochs_that_count_in_shared_memory_are_read_there(tmp_path: Path,
         assert found["envoy_http_rq_total"] == 12
         assert found["envoy_server_uptime"] == 60
         assert not sidecar.asked
-        await all_of.scraping.last_look(sidecar)
+        await all_of.scraping.final_scrape(sidecar)
         assert not sidecar.asked
         writer.close()
 
@@ -285,7 +285,7 @@ async def test_an_epoch_that_is_on_its_way_out_need_not_answer(
         proxy = await all_of.proxy(1, 7)
         await all_of.scrape()
         setattr(proxy, how, True)
-        proxy.console.place.unlink()
+        proxy.admin.place.unlink()
         assert (await all_of.scrape())["envoy_http_rq_total"] == 7
         assert all_of.failures("epoch") == 0
 
@@ -428,7 +428,7 @@ async def test_without_merging_the_answer_is_passed_on_untouched(tmp_path: Path,
         headers = dict(proxy.asked[0].headers)
         assert headers["accept"] == "a/b"
         assert "cookie" not in headers
-        await all_of.scraping.last_look(proxy)
+        await all_of.scraping.final_scrape(proxy)
         assert len(proxy.asked) == 1
 
 

@@ -36,7 +36,7 @@ class EpochHandle:
     def __init__(self, harness: "Harness", material: LoadedRevision) -> None:
         self.reached_gate, self.serves, self.exited = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.code: int | None = None
-        self.theatre_ports = harness.ports
+        self.harness_listeners = harness.listeners
         self._buried = False
         self.held: list[AddressHeld] = []
         self.broken: list[ProtocolError] = []
@@ -47,9 +47,9 @@ class EpochHandle:
             exited=lambda _, code: self._exit(code),
             held=lambda _, error: self.held.append(error),
             broken=lambda _, error: self.broken.append(error),
-            lend=lambda _, place: harness.ports.lend(place, material.configuration),
+            get_socket=lambda _, place: harness.listeners.get(place, material.configuration),
         )
-        self.living = EpochProcess(harness.number, material, harness.directory, None, listeners)
+        self.process = EpochProcess(harness.number, material, harness.directory, None, listeners)
 
     def _exit(self, code: int | None) -> None:
         self.code = code
@@ -58,34 +58,34 @@ class EpochHandle:
     @property
     def pid(self) -> int:
         """The process."""
-        assert self.living.pid is not None
-        return self.living.pid
+        assert self.process.pid is not None
+        return self.process.pid
 
     @property
     def asked(self) -> set[str]:
         """The addresses it asked for."""
-        return {place.address for place in self.living.asked}
+        return {place.address for place in self.process.asked}
 
     async def reach_gate(self) -> None:
         """Launch it and wait until it stands at the gate."""
-        await self.living.launch(Envoy(Flags(rest=QUIET), 1.0), 1_700_000_000)
+        await self.process.launch(Envoy(Flags(rest=QUIET), 1.0), 1_700_000_000)
         await happens(self.reached_gate)
 
     async def serve(self, before: "EpochHandle | None" = None) -> None:
         """Have it take over."""
-        if self.living.pid is None:
+        if self.process.pid is None:
             await self.reach_gate()
-        await self.theatre_ports.stage(self.living)
-        self.living.gate.open()
+        await self.harness_listeners.stage(self.process)
+        self.process.gate.open()
         await happens(self.serves)
-        self.theatre_ports.adopt()
-        await self.theatre_ports.hand_over(self.living, None if before is None else before.living)
+        self.harness_listeners.adopt()
+        await self.harness_listeners.hand_over(self.process, None if before is None else before.process)
 
-    async def bury(self) -> None:
+    async def cleanup(self) -> None:
         """Remove what it left, once."""
         if not self._buried:
             self._buried = True
-            await self.living.bury()
+            await self.process.cleanup()
 
 
 class Harness:
@@ -95,10 +95,12 @@ class Harness:
         self.directory, self.programs = directory, programs
         self.number = 0
         self.roles: list[EpochHandle] = []
-        self.ports = Listeners(None, lambda: [role.living.pid for role in self.roles if role.living.pid is not None])
-        self._storeroom = RevisionStore()
+        self.listeners = Listeners(
+            None, lambda: [role.process.pid for role in self.roles if role.process.pid is not None]
+        )
+        self._revisions = RevisionStore()
 
-    def cast(self, text: str, contents: Contents | None = None) -> EpochHandle:
+    def start(self, text: str, contents: Contents | None = None) -> EpochHandle:
         """Make an epoch of this configuration."""
         assert self.programs.current is not None
         configuration = Configuration(text, "envoy.yaml")
@@ -106,29 +108,29 @@ class Harness:
         outcome = select_files(references, contents or {}, LastGood(), clock.calendar())
         assert outcome.complete, outcome
         source = Source(configuration, text.encode())
-        material = self._storeroom.make(source, Flags(), outcome, self.programs.current, b"")
+        material = self._revisions.make(source, Flags(), outcome, self.programs.current, b"")
         role = EpochHandle(self, material)
         self.roles.append(role)
         return role
 
     async def serving(self, text: str) -> EpochHandle:
         """Have an epoch of this configuration serve."""
-        role = self.cast(text)
+        role = self.start(text)
         await role.serve()
         return role
 
     async def close(self) -> None:
         """End everybody."""
         for role in self.roles:
-            if role.living.process is not None and role.code is None:
+            if role.process.process is not None and role.code is None:
                 with contextlib.suppress(ProcessLookupError):
-                    role.living.signal(signal.SIGCONT)
-                    role.living.signal(signal.SIGKILL)
+                    role.process.signal(signal.SIGCONT)
+                    role.process.signal(signal.SIGKILL)
                 await happens(role.exited)
-            await role.bury()
-        self.ports.unstage()
-        self.ports.vault.let_go_all()
-        self._storeroom.keep_only([])
+            await role.cleanup()
+        self.listeners.unstage()
+        self.listeners.store.close_all()
+        self._revisions.keep_only([])
         if self.programs.current is not None:
             self.programs.current.binary.close()
         self.directory.close()

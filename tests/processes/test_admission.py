@@ -63,7 +63,7 @@ class Epoch:
             paths={9: "/c/tls.key"},
             program=program,
         )
-        self.living = cast(EpochProcess, SimpleNamespace(number=number, console=AdminClient(path), material=material))
+        self.process = cast(EpochProcess, SimpleNamespace(number=number, admin=AdminClient(path), material=material))
 
     async def answer(self, request: Request) -> Response:
         self.asked += request.path == "/stats"
@@ -106,7 +106,7 @@ async def epoch(directory: Path, text: str, number: int = 2) -> AsyncIterator[Ep
 
 def admission(candidate: Epoch, serving: Epoch | None = None, sockets: Sockets | None = None) -> Admission:
     return Admission(
-        candidate.living, lambda: None if serving is None else serving.living, cast(Any, sockets or Sockets())
+        candidate.process, lambda: None if serving is None else serving.process, cast(Any, sockets or Sockets())
     )
 
 
@@ -171,7 +171,7 @@ async def test_what_a_control_plane_sent_and_was_refused_ends_it_at_once(tmp_pat
         candidate.answers["/config_dump?resource=dynamic_listeners"] = dump
         failure = await admission(candidate, serving).check()
     assert failure is not None
-    assert failure.sort is FailureKind.ACCIDENT
+    assert failure.sort is FailureKind.TRANSIENT
     assert failure.reason.startswith("epoch 2 refuses its listeners (LDS) of the control plane ads: Failed to load")
     assert "/c/tls.key" in failure.reason
     assert "secret" not in failure.reason
@@ -192,7 +192,7 @@ async def test_a_file_that_is_refused_is_a_verdict_that_names_it(tmp_path: Path,
         candidate.answers["/stats"] = counters(rejected=1)
         failure = await admission(candidate, serving if serves else None).check()
     assert failure is not None
-    assert failure.sort is FailureKind.VERDICT
+    assert failure.sort is FailureKind.PERMANENT
     assert failure.reason == "cannot use /d/lds.yaml: envoy refuses its listeners (LDS) in it; its log tells why"
 
 
@@ -229,7 +229,7 @@ async def test_without_counters_it_has_to_load_as_many_certificates_as_the_one_t
 async def test_of_another_configuration_it_may_load_fewer_certificates(tmp_path: Path) -> None:
     async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
         serving.answers["/certs"] = {"certificates": [{"cert_chain": [{"path": "<inline>", "serial_number": "01"}]}]}
-        serving.living.material.revision = Revision("digest", "another")  # type: ignore[misc]
+        serving.process.material.revision = Revision("digest", "another")  # type: ignore[misc]
         assert await admission(candidate, serving).check() is None
 
 

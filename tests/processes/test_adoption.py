@@ -48,11 +48,11 @@ def entry(process: "subprocess.Popen[bytes]", **more: object) -> dict[str, Any]:
 def come_back(directory: RunDirectory, *entries: object, **more: object) -> StateFile:
     """An agent starts where the state has these entries: none of them can be adopted."""
     directory.remember({"epochs": list(entries)} | more)
-    journal = StateFile(directory)
-    adoption = Adoption(journal, directory, RevisionStore(), SharedCounters(directory))
+    state_file = StateFile(directory)
+    adoption = Adoption(state_file, directory, RevisionStore(), SharedCounters(directory))
     assert list(adoption.epochs()) == []
-    adoption.sweep(frozenset())
-    return journal
+    adoption.remove_stale(frozenset())
+    return state_file
 
 
 def test_an_epoch_that_outlived_its_agent_is_ended_and_what_it_left_removed(

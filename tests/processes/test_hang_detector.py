@@ -28,7 +28,7 @@ class Epoch:
     """What serves, as far as it is watched."""
 
     number: int
-    console: AdminClient
+    admin: AdminClient
     pid: int | None = 4711
 
 
@@ -37,7 +37,7 @@ class Scene:
 
     def __init__(self, directory: Path, replace_after: float | None, pace: Intervals) -> None:
         self.directory = directory
-        self.vault = SocketStore()
+        self.store = SocketStore()
         self.epoch: Epoch | None = Epoch(7, AdminClient(directory / "admin"))
         self.said: list[tuple[bool, str]] = []
         self.replaced: list[str] = []
@@ -45,7 +45,7 @@ class Scene:
         self.throttled: Callable[[int], Throttled] = lambda _: Throttled()
         self.when_said: Callable[[], None] = lambda: None
         self.watch = HangDetector(
-            self.vault,
+            self.store,
             lambda: self.epoch,
             self._say,
             self.replaced.append,
@@ -71,7 +71,7 @@ class Scene:
             made.listen(16)
             made.setblocking(False)
             address = f"tcp://127.0.0.1:{made.getsockname()[1]}" if name is None else f"unix://{self.directory / name}"
-            self.vault.keep(ListenAddress(address), os.dup(made.fileno()))
+            self.store.put(ListenAddress(address), os.dup(made.fileno()))
             yield made
 
     @contextmanager
@@ -83,7 +83,7 @@ class Scene:
             yield
 
     @asynccontextmanager
-    async def console(self) -> AsyncIterator[list[str]]:
+    async def admin(self) -> AsyncIterator[list[str]]:
         """A console that answers; gives what it was asked. One that was deaf answers what it was asked meanwhile."""
         asked: list[str] = []
 
@@ -120,7 +120,7 @@ async def scene(replace_after: float | None = None, pace: Intervals = PACE) -> A
             yield made
         finally:
             await made.watch.close()
-            made.vault.let_go_all()
+            made.store.close_all()
 
 
 @contextmanager
@@ -192,7 +192,7 @@ def event_at(listening: socket.socket) -> asyncio.Event:
 
 async def test_a_proxy_whose_console_answers_is_busy_however_long_its_queue_stands() -> None:
     began = clock.monotonic()
-    async with scene(pace=PATIENT) as play, play.console() as asked:
+    async with scene(pace=PATIENT) as play, play.admin() as asked:
         with play.listener() as listening, client(listening):
             play.watch.follow()
             await until(lambda: len(asked) > 5 and clock.monotonic() > began + LONG_ENOUGH)
@@ -217,10 +217,10 @@ async def test_where_clients_have_no_names_a_queue_that_gets_shorter_is_a_sign_o
     """So it is in another network namespace."""
     async with scene() as play:
         with play.listener() as listening, play.deaf_console(), contextlib.ExitStack() as clients:
-            held = play.vault.lend(play.vault.places()[0])
+            held = play.store.get(play.store.places()[0])
             assert held is not None
-            play.vault.keep(ListenAddress("tcp://192.0.2.1:9", "/run/netns/other"), os.dup(held))
-            play.vault.let_go(play.vault.places()[0])
+            play.store.put(ListenAddress("tcp://192.0.2.1:9", "/run/netns/other"), os.dup(held))
+            play.store.close(play.store.places()[0])
             for _ in range(2 * LOOKS):
                 clients.enter_context(client(listening))
             play.watch.follow()
@@ -263,10 +263,10 @@ async def test_a_proxy_without_a_console_cannot_be_judged() -> None:
 
 async def test_a_console_whose_own_queue_is_full_is_silent() -> None:
     async with scene() as play:
-        with play.listener() as listening, client(listening), socket.socket(socket.AF_UNIX) as console:
-            console.bind(str(play.directory / "admin"))
-            console.listen(0)
-            with client(console):
+        with play.listener() as listening, client(listening), socket.socket(socket.AF_UNIX) as admin:
+            admin.bind(str(play.directory / "admin"))
+            admin.listen(0)
+            with client(admin):
                 play.watch.follow()
                 await play.hangs()
 
@@ -287,13 +287,13 @@ async def test_it_is_said_once_that_it_answers_again() -> None:
 
 async def test_a_console_that_answers_at_last_is_a_sign_of_life() -> None:
     async with scene() as play:
-        with play.listener() as listening, socket.socket(socket.AF_UNIX) as console, client(listening):
-            console.bind(str(play.directory / "admin"))
-            console.listen(16)
+        with play.listener() as listening, socket.socket(socket.AF_UNIX) as admin, client(listening):
+            admin.bind(str(play.directory / "admin"))
+            admin.listen(16)
             play.watch.follow()
             await play.hangs()
             server = Server(_well)
-            await server.start(console.dup())
+            await server.start(admin.dup())
             await until(lambda: len(play.said) == 2)
             assert not play.said[1][0]
             await server.close()
@@ -322,7 +322,7 @@ async def test_what_comes_into_the_vault_later_is_watched_after_it_is_followed()
             play.watch.follow()
             await asyncio.sleep(0)
             with play.listener() as second, client(second):
-                play.vault.let_go(ListenAddress(f"tcp://127.0.0.1:{first.getsockname()[1]}"))
+                play.store.close(ListenAddress(f"tcp://127.0.0.1:{first.getsockname()[1]}"))
                 play.watch.follow()
                 assert f":{second.getsockname()[1]}," in await play.hangs()
 
@@ -356,8 +356,8 @@ async def test_clients_are_refused_while_nothing_serves_without_waking_anybody()
     async with scene() as play:
         with play.listener(), play.deaf_console(), socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))
-            play.vault.keep(ListenAddress("tcp://bound"), os.dup(bound.fileno()))
-            play.vault.refuse()
+            play.store.put(ListenAddress("tcp://bound"), os.dup(bound.fileno()))
+            play.store.refuse()
             before = timers()
             play.watch.follow()
             for _ in range(5):

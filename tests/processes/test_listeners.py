@@ -67,22 +67,22 @@ def tcp(port: int) -> dict[str, object]:
 def test_a_foreign_holder_is_named_and_nothing_is_lent() -> None:
     ports = Listeners(None, list)
     with holder() as (pid, port), pytest.raises(AddressHeld, match=f"pid {pid}"):
-        ports.lend(place(port), NOTHING)
+        ports.get(place(port), NOTHING)
 
 
 def test_a_socket_of_an_epoch_of_ours_is_no_foreign_holder() -> None:
     with holder() as (pid, port):
-        assert Listeners(None, lambda: [pid]).lend(place(port), NOTHING) is None
+        assert Listeners(None, lambda: [pid]).get(place(port), NOTHING) is None
 
 
 def test_what_the_vault_has_is_lent_without_a_question() -> None:
     ports = Listeners(None, list)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         there = place(listening.getsockname()[1])
-        ports.vault.keep(there, os.dup(listening.fileno()))
-    assert ports.lend(there, NOTHING) == ports.vault.lend(there)
-    assert ports.lend(ListenAddress(there.address, worker=1), NOTHING) is None  # one worker more: it binds itself
-    ports.vault.let_go_all()
+        ports.store.put(there, os.dup(listening.fileno()))
+    assert ports.get(there, NOTHING) == ports.store.get(there)
+    assert ports.get(ListenAddress(there.address, worker=1), NOTHING) is None  # one worker more: it binds itself
+    ports.store.close_all()
 
 
 def low_port() -> int:
@@ -101,7 +101,7 @@ def test_a_low_port_that_no_configuration_names_is_bound_only_where_that_is_allo
     named = Configuration(bootstrap(tcp(port)), "x.json")
     for allowed, configuration, is_bound in ((set(), NOTHING, False), ({port}, NOTHING, True), (set(), named, True)):
         ports = Listeners(User(65534, 65534), list, allowed)
-        assert (ports.lend(place(port), configuration) is not None) is is_bound
+        assert (ports.get(place(port), configuration) is not None) is is_bound
         ports.unstage()
 
 
@@ -112,21 +112,21 @@ def test_a_path_that_a_proxy_of_another_user_thinks_of_is_not_tried(tmp_path: Pa
         victim.listen()
         victim.setblocking(False)
         asked = ListenAddress(f"unix://{tmp_path}/victim")
-        assert Listeners(User(65534, 65534), list).lend(asked, NOTHING) is None
+        assert Listeners(User(65534, 65534), list).get(asked, NOTHING) is None
         with pytest.raises(BlockingIOError):
             victim.accept()
         with pytest.raises(AddressHeld):
-            Listeners(None, list).lend(asked, NOTHING)
+            Listeners(None, list).get(asked, NOTHING)
 
 
 @pytest.mark.parametrize("address", ["unix://@agent-test", "udp://127.0.0.1:53"])
 def test_what_is_not_tcp_is_bound_by_the_proxy(address: str) -> None:
-    assert Listeners(None, list).lend(ListenAddress(address), NOTHING) is None
+    assert Listeners(None, list).get(ListenAddress(address), NOTHING) is None
 
 
 def test_another_network_namespace_is_not_looked_into() -> None:
     with holder() as (_, port):
-        assert Listeners(None, list).lend(ListenAddress(f"tcp://127.0.0.1:{port}", "/run/netns/x"), NOTHING) is None
+        assert Listeners(None, list).get(ListenAddress(f"tcp://127.0.0.1:{port}", "/run/netns/x"), NOTHING) is None
 
 
 @wants_envoy
@@ -135,11 +135,11 @@ async def test_the_sockets_of_the_first_epoch_are_those_of_the_second() -> None:
         text = bootstrap(tcp(port))
         async with harness() as stage:
             first = await stage.serving(text)
-            inodes = stage.ports.vault.inodes()
-            second = stage.cast(text)
+            inodes = stage.listeners.store.inodes()
+            second = stage.start(text)
             await second.serve(first)
-            assert stage.ports.vault.inodes() == inodes
-            assert not second.living.parent or not second.living.parent.bound_itself
+            assert stage.listeners.store.inodes() == inodes
+            assert not second.process.parent or not second.process.parent.bound_itself
             assert {f"socket:[{inode}]" for inode in inodes} <= set(descriptors_of(second.pid).values())
 
 
@@ -150,7 +150,7 @@ async def test_a_listener_with_one_socket_is_held_once(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     async with harness() as stage:
         await stage.serving(bootstrap(tcp(port), enable_reuse_port=False))
-        assert stage.ports.vault.places() == [place(port)]
+        assert stage.listeners.store.places() == [place(port)]
 
 
 @wants_envoy
@@ -160,10 +160,10 @@ async def test_unix_sockets_are_handed_over_by_path_and_by_name(tmp_path: Path) 
     try:
         async with harness() as stage:
             first = await stage.serving(text)
-            inodes = stage.ports.vault.inodes()
-            assert stage.ports.vault.listeners() == {ListenAddress(f"unix://{pipe}") for pipe in pipes}
-            await stage.cast(text).serve(first)
-            assert stage.ports.vault.inodes() == inodes
+            inodes = stage.listeners.store.inodes()
+            assert stage.listeners.store.listeners() == {ListenAddress(f"unix://{pipe}") for pipe in pipes}
+            await stage.start(text).serve(first)
+            assert stage.listeners.store.inodes() == inodes
             for name in (pipes[0], "\0" + pipes[1][1:]):
                 with socket.socket(socket.AF_UNIX) as client:
                     client.connect(name)
@@ -175,7 +175,7 @@ async def test_unix_sockets_are_handed_over_by_path_and_by_name(tmp_path: Path) 
 async def test_a_port_that_the_kernel_chose_is_not_held() -> None:
     async with harness() as stage:
         await stage.serving(bootstrap(tcp(0)))
-        assert not stage.ports.vault.places()
+        assert not stage.listeners.store.places()
 
 
 @wants_envoy
@@ -184,10 +184,10 @@ async def test_a_candidate_that_lacks_a_served_listener_is_found_out_unless_the_
         both, less = bootstrap(tcp(one), tcp(two)), bootstrap(tcp(one))
         async with harness() as stage:
             first = await stage.serving(both)
-            before = first.living.material.configuration
-            shell = stage.cast(less)
+            before = first.process.material.configuration
+            shell = stage.start(less)
             await shell.reach_gate()
-            assert stage.ports.missing(shell.living, before) == []
+            assert stage.listeners.missing(shell.process, before) == []
 
 
 @wants_envoy
@@ -199,9 +199,9 @@ async def test_a_listener_whose_address_was_written_otherwise_can_be_taken_away(
         other = {"socket_address": {"address": "0:0:0:0:0:0:0:1", "port_value": six.getsockname()[1]}}
         async with harness() as stage:
             first = await stage.serving(bootstrap(tcp(one), other))
-            shell = stage.cast(bootstrap(tcp(one)))
+            shell = stage.start(bootstrap(tcp(one)))
             await shell.reach_gate()
-            missing = stage.ports.missing(shell.living, first.living.material.configuration)
+            missing = stage.listeners.missing(shell.process, first.process.material.configuration)
     assert missing == []
 
 
@@ -209,8 +209,8 @@ async def test_a_listener_whose_address_was_written_otherwise_can_be_taken_away(
 async def test_a_held_address_gets_no_answer_and_is_told(tmp_path: Path) -> None:
     with holder() as (pid, port):
         async with harness() as stage:
-            candidate = stage.cast(bootstrap(tcp(port)))
-            await candidate.living.launch(Envoy(Flags(), 1.0), 0)
+            candidate = stage.start(bootstrap(tcp(port)))
+            await candidate.process.launch(Envoy(Flags(), 1.0), 0)
             await until(lambda: candidate.held)
             assert str(pid) in str(candidate.held[0])
             assert not candidate.reached_gate.is_set()

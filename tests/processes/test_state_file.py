@@ -25,15 +25,15 @@ def test_a_number_that_makes_no_sense_is_the_first(directory: RunDirectory, numb
 
 
 def test_the_state_is_written_when_it_is_another_one(directory: RunDirectory) -> None:
-    journal, core = StateFile(directory), Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=7)
-    journal.write(core, [], 1_700_000_000)
+    state_file, core = StateFile(directory), Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=7)
+    state_file.write(core, [], 1_700_000_000)
     path = directory.path / "state.json"
     first = path.stat().st_ino
     state = json.loads(path.read_text())
     assert state["agent"]["pid"] == os.getpid()
     assert state["next_epoch"] == 7
     assert state["ready"] is False
-    journal.write(core, [], 1_700_000_000)
+    state_file.write(core, [], 1_700_000_000)
     assert path.stat().st_ino == first
 
 
@@ -41,9 +41,9 @@ def test_a_full_disk_is_said_once_and_costs_nothing_else(
     directory: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     (directory.path / "state.json").mkdir()
-    journal = StateFile(directory)
+    state_file = StateFile(directory)
     for number in (1, 2, 3):
-        journal.write(Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=number), [], 0)
+        state_file.write(Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=number), [], 0)
     assert len([record for record in caplog.records if "without a memory" in record.getMessage()]) == 1
 
 
@@ -53,12 +53,12 @@ def test_what_could_not_be_written_is_written_as_soon_as_that_is_possible(
     """Though nothing has changed since: the next agent would believe the older state."""
     caplog.set_level("INFO")
     path = directory.path / "state.json"
-    journal, core = StateFile(directory), Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=7)
+    state_file, core = StateFile(directory), Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=7)
     path.mkdir()
-    journal.write(core, [], 0)
-    behind = [journal.behind]
+    state_file.write(core, [], 0)
+    behind = [state_file.behind]
     path.rmdir()
-    journal.write(core, [], 0)
-    assert [*behind, journal.behind] == [True, False]
-    assert json.loads(path.read_text()) == journal.last
+    state_file.write(core, [], 0)
+    assert [*behind, state_file.behind] == [True, False]
+    assert json.loads(path.read_text()) == state_file.last
     assert [record.getMessage() for record in caplog.records][-1] == "the state can be written again"

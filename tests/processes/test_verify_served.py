@@ -88,9 +88,7 @@ def address(host: str, port: int) -> Tree:
 
 
 @asynccontextmanager
-async def console(
-    directory: Path, *static: Tree, dynamic: Sequence[Tree] = (), status: int = 200
-) -> AsyncIterator[Path]:
+async def admin(directory: Path, *static: Tree, dynamic: Sequence[Tree] = (), status: int = 200) -> AsyncIterator[Path]:
     """A console that tells of these listeners; it knows no dynamic ones if there are none, as Envoy."""
 
     async def answer(request: Request) -> Response:
@@ -124,21 +122,21 @@ def spelled(name: Tree) -> str:
 
 
 async def test_the_certificate_that_a_client_sees_is_told(tmp_path: Path, door: Door) -> None:
-    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+    async with door.open() as name, admin(tmp_path, listener(tls()) | {"address": name}) as asked:
         assert await verify_served(asked, [leaf(OTHER), leaf(OURS)]) == (
             ProbeResult(spelled(name), "0abc", matches=True),
         )
 
 
 async def test_the_handshake_is_left_before_it_is_finished(tmp_path: Path, door: Door) -> None:
-    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+    async with door.open() as name, admin(tmp_path, listener(tls()) | {"address": name}) as asked:
         await verify_served(asked, [leaf(OURS)])
     assert (len(door.asked_for), door.finished) == (1, 0)
 
 
 async def test_a_server_that_wants_a_certificate_of_its_client_shows_its_own_first(tmp_path: Path, door: Door) -> None:
     door.context.verify_mode = ssl.CERT_REQUIRED
-    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+    async with door.open() as name, admin(tmp_path, listener(tls()) | {"address": name}) as asked:
         assert (await verify_served(asked, [leaf(OURS)]))[0].matches
 
 
@@ -148,7 +146,7 @@ async def test_before_tls_13_it_shows_its_own_only_to_a_whole_handshake(
 ) -> None:
     door.context.maximum_version = ssl.TLSVersion.TLSv1_2
     door.context.verify_mode = verify
-    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+    async with door.open() as name, admin(tmp_path, listener(tls()) | {"address": name}) as asked:
         (seen,) = await verify_served(asked, [leaf(OURS)])
     assert seen.matches == (verify is ssl.CERT_NONE)
     assert ("handshake failed" in seen.error) == (verify is ssl.CERT_REQUIRED)
@@ -156,14 +154,14 @@ async def test_before_tls_13_it_shows_its_own_only_to_a_whole_handshake(
 
 async def test_the_name_of_a_chain_is_asked_for(tmp_path: Path, door: Door) -> None:
     chains = listener(tls(server_names=["*.a.example"]), tls(server_names=["b.example"]))
-    async with door.open() as name, console(tmp_path, chains | {"address": name}) as asked:
+    async with door.open() as name, admin(tmp_path, chains | {"address": name}) as asked:
         seen = await verify_served(asked, [leaf(OURS)])
     assert sorted(map(str, door.asked_for)) == ["b.example", "proof.a.example"]
     assert [each.address for each in seen] == [f"{spelled(name)} proof.a.example", f"{spelled(name)} b.example"]
 
 
 async def test_another_certificate_is_not_what_the_epoch_runs_from(tmp_path: Path, door: Door) -> None:
-    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+    async with door.open() as name, admin(tmp_path, listener(tls()) | {"address": name}) as asked:
         assert await verify_served(asked, [leaf(OTHER)], again=[0.0]) == (
             ProbeResult(spelled(name), "0abc", matches=False),
         )
@@ -172,7 +170,7 @@ async def test_another_certificate_is_not_what_the_epoch_runs_from(tmp_path: Pat
 
 async def test_it_looks_again_since_the_epoch_before_may_have_shown_it(tmp_path: Path) -> None:
     door = Door(tmp_path, OTHER, OTHER, OURS)
-    async with door.open() as name, console(tmp_path, listener(tls()) | {"address": name}) as asked:
+    async with door.open() as name, admin(tmp_path, listener(tls()) | {"address": name}) as asked:
         assert await verify_served(asked, [leaf(OURS)], again=[0.0, 0.0, 3600.0]) == (
             ProbeResult(spelled(name), "0abc", matches=True),
         )
@@ -185,13 +183,13 @@ async def test_a_listener_at_every_address_is_reached_by_loopback(
 ) -> None:
     async with door.open(host) as name:
         name["socket_address"]["address"] = told
-        async with console(tmp_path, listener(tls()) | {"address": name}) as asked:
+        async with admin(tmp_path, listener(tls()) | {"address": name}) as asked:
             assert await verify_served(asked, [leaf(OURS)]) == (ProbeResult(spelled(name), "0abc", matches=True),)
 
 
 async def test_a_unix_socket_is_reached_too(tmp_path: Path, door: Door) -> None:
     path = str(tmp_path / "in")
-    async with door.open(path=path) as name, console(tmp_path, dynamic=[listener(tls()) | {"address": name}]) as asked:
+    async with door.open(path=path) as name, admin(tmp_path, dynamic=[listener(tls()) | {"address": name}]) as asked:
         seen = await verify_served(asked, [leaf(OURS)], [ListenAddress(f"unix://{path}")])
         assert seen == (ProbeResult(f"unix://{path}", "0abc", matches=True),)
 
@@ -203,7 +201,7 @@ async def test_a_unix_socket_that_only_the_console_names_is_left_alone(tmp_path:
         victim.listen()
         victim.setblocking(False)
         name = {"pipe": {"path": str(tmp_path / "victim")}}
-        async with console(tmp_path, dynamic=[listener(tls()) | {"address": name}]) as asked:
+        async with admin(tmp_path, dynamic=[listener(tls()) | {"address": name}]) as asked:
             assert await verify_served(asked, [leaf(OURS)], [ListenAddress("unix:///another")]) == ()
         with pytest.raises(BlockingIOError):
             victim.accept()
@@ -214,7 +212,7 @@ async def test_who_does_not_answer_is_told_with_the_reason(tmp_path: Path, monke
     with socket.create_server(("127.0.0.1", 0)) as deaf, socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         names = [address(*each.getsockname()) for each in (deaf, nobody)]
-        async with console(tmp_path, *(listener(tls()) | {"address": name} for name in names)) as asked:
+        async with admin(tmp_path, *(listener(tls()) | {"address": name} for name in names)) as asked:
             silent, refused = await verify_served(asked, [leaf(OURS)])
     assert (silent.serial, silent.matches, silent.error) == (None, False, "no answer within 0.2 s")
     assert refused.error.startswith("no connection: [Errno 111]")
@@ -236,7 +234,7 @@ async def test_who_hangs_up_or_talks_nonsense_is_told_with_the_reason(tmp_path: 
 
     servers = [await asyncio.start_server(each, "127.0.0.1", 0) for each in (hang_up, babble)]
     names = [address(*server.sockets[0].getsockname()) for server in servers]
-    async with console(tmp_path, *(listener(tls()) | {"address": name} for name in names)) as asked:
+    async with admin(tmp_path, *(listener(tls()) | {"address": name} for name in names)) as asked:
         for seen in await verify_served(asked, [leaf(OURS)]):
             assert (seen.serial, seen.matches) == (None, False)
             assert seen.error.startswith(("the handshake failed: ", "no connection: "))
@@ -247,7 +245,7 @@ async def test_who_hangs_up_or_talks_nonsense_is_told_with_the_reason(tmp_path: 
 
 async def test_there_are_no_more_connections_than_the_limit(tmp_path: Path, door: Door) -> None:
     chains = listener(*(tls(server_names=[f"n{number}.example"]) for number in range(LIMIT + 3)))
-    async with door.open() as name, console(tmp_path, chains | {"address": name}) as asked:
+    async with door.open() as name, admin(tmp_path, chains | {"address": name}) as asked:
         assert len(await verify_served(asked, [leaf(OURS)])) == LIMIT
     assert len(door.asked_for) == LIMIT
 
@@ -256,10 +254,10 @@ async def test_nobody_connects_to_a_plain_listener_or_for_want_of_anything_to_co
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         name = {"address": address(*server.getsockname())}
-        async with console(tmp_path, {"filter_chains": [{"filters": []}], **name}) as asked:
+        async with admin(tmp_path, {"filter_chains": [{"filters": []}], **name}) as asked:
             assert await verify_served(asked, [leaf(OURS)]) == ()
         (tmp_path / "admin").unlink()
-        async with console(tmp_path, listener(tls()) | name) as asked:
+        async with admin(tmp_path, listener(tls()) | name) as asked:
             assert await verify_served(asked, []) == ()
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -275,7 +273,7 @@ async def test_a_proof_imports_nothing(tmp_path: Path) -> None:
     shown = Door(tmp_path, OURS)
     async with (
         shown.open() as name,
-        console(tmp_path, listener(tls(server_names=["a.example"])) | {"address": name}) as asked,
+        admin(tmp_path, listener(tls(server_names=["a.example"])) | {"address": name}) as asked,
     ):
         command = [sys.executable, "-c", LOOKING, str(asked)]
         child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)

@@ -52,7 +52,7 @@ class Life:
         self.history.proved(number, SEEN)
 
     def dies(self, number: int) -> list[AttemptView]:
-        failure = on.Failure(on.FailureKind.ACCIDENT, "it fell over")
+        failure = on.Failure(on.FailureKind.TRANSIENT, "it fell over")
         return self.tell(on.EpochExited(at=clock.monotonic(), epoch=number, code=1, failure=failure))
 
 

@@ -116,7 +116,7 @@ def plain(port: int, body: str = "ok\n") -> str:
 
 def port_of(role: EpochHandle) -> int:
     """The port of its only listener."""
-    return int(role.living.material.configuration.listeners[0].place.address.rpartition(":")[2])
+    return int(role.process.material.configuration.listeners[0].place.address.rpartition(":")[2])
 
 
 async def body(role: EpochHandle) -> bytes:
@@ -126,13 +126,13 @@ async def body(role: EpochHandle) -> bytes:
 
 async def state(role: EpochHandle) -> str:
     """What its console says of it."""
-    _, said = await client.fetch(role.living.console.path, "/server_info", timeout=PATIENCE)
+    _, said = await client.fetch(role.process.admin.path, "/server_info", timeout=PATIENCE)
     return str(json.loads(said)["state"])
 
 
 def flags(role: EpochHandle) -> bytes:
     """The flags of its shared memory: zero unless somebody initialises."""
-    return role.living.segment.path.read_bytes()[96:]
+    return role.process.segment.path.read_bytes()[96:]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -141,18 +141,18 @@ def test_a_candidate_that_ends_leaves_nothing_behind_and_nothing_touched(how: si
 
     async def play(stage: Harness) -> None:
         old = await stage.serving(text)
-        candidate = stage.cast(text)
+        candidate = stage.start(text)
         await candidate.reach_gate()
         assert flags(candidate) != bytes(8)
-        candidate.living.signal(how)
+        candidate.process.signal(how)
         await happens(candidate.exited)
-        await candidate.bury()
-        assert not candidate.living.segment.path.exists()
-        assert not candidate.living.names.directory.exists()
+        await candidate.cleanup()
+        assert not candidate.process.segment.path.exists()
+        assert not candidate.process.names.directory.exists()
         assert await state(old) == "LIVE"
         assert flags(old) == bytes(8)
         assert await body(old) == b"ok\n"
-        await stage.cast(text).serve(old)
+        await stage.start(text).serve(old)
 
     on_stage(play)
 
@@ -161,9 +161,9 @@ def test_two_candidates_in_a_row_and_an_epoch_that_stays_do_not_share_a_name(tex
     async def play(stage: Harness) -> None:
         roles = [await stage.serving(text)]
         for _ in range(2):
-            roles.append(stage.cast(text))
+            roles.append(stage.start(text))
             await roles[-1].reach_gate()
-        assert len({role.living.segment.base_id for role in roles}) == 3
+        assert len({role.process.segment.base_id for role in roles}) == 3
         assert all([await state(role) for role in roles])
 
     on_stage(play)
@@ -174,15 +174,15 @@ def test_a_question_that_was_given_up_does_not_abort_the_proxy(text: str) -> Non
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
-        child, asked = serving.living.child, place(port_of(serving))
+        child, asked = serving.process.child, place(port_of(serving))
         assert child is not None
-        serving.living.signal(signal.SIGSTOP)
+        serving.process.signal(signal.SIGSTOP)
         with pytest.raises(MachineError, match="no answer"):
             await child.ask(asked, 0.05)
-        serving.living.signal(signal.SIGCONT)
+        serving.process.signal(signal.SIGCONT)
         descriptor = await child.ask(asked, 5)
         assert descriptor is not None
-        assert stage.ports.vault.same(asked, descriptor)
+        assert stage.listeners.store.same(asked, descriptor)
         os.close(descriptor)
         assert await child.ask(place(1), 5) is None
         assert await state(serving) == "LIVE"
@@ -195,9 +195,9 @@ def test_an_epoch_is_not_asked_when_its_answer_would_find_no_name(text: str) -> 
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
-        serving.living.names.agent_as_child.unlink()
+        serving.process.names.agent_as_child.unlink()
         with pytest.raises(MachineError, match="would abort it"):
-            await serving.living.duplicate(place(port_of(serving)))
+            await serving.process.duplicate(place(port_of(serving)))
         assert await state(serving) == "LIVE"
 
     on_stage(play)
@@ -209,10 +209,10 @@ def test_a_serving_epoch_needs_nobody_behind_its_sockets(text: str) -> None:
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
-        assert serving.living.parent is not None
+        assert serving.process.parent is not None
         for _ in range(3):  # Terminate follows DrainListeners in the next turn of its main thread
             await state(serving)
-        serving.living.parent.close()
+        serving.process.parent.close()
         throughout(lambda: alive(serving.pid), span=16, what="it lives without a parent", every=0.5)
         assert await body(serving) == b"ok\n"
 
@@ -225,9 +225,9 @@ def test_the_new_one_outlives_the_old_one(text: str) -> None:
 
     async def play(stage: Harness) -> None:
         old = await stage.serving(text)
-        new = stage.cast(text)
+        new = stage.start(text)
         await new.serve(old)
-        old.living.signal(signal.SIGKILL)
+        old.process.signal(signal.SIGKILL)
         await happens(old.exited)
         throughout(lambda: alive(new.pid), span=16, what="the new one lives", every=0.5)
         assert await body(new) == b"ok\n"
@@ -238,9 +238,9 @@ def test_the_new_one_outlives_the_old_one(text: str) -> None:
 def test_the_new_one_serves_on_at_the_moment_the_old_one_dies(text: str) -> None:
     async def play(stage: Harness) -> None:
         old = await stage.serving(text)
-        new = stage.cast(text)
+        new = stage.start(text)
         await new.serve(old)
-        old.living.signal(signal.SIGKILL)
+        old.process.signal(signal.SIGKILL)
         await happens(old.exited)
         assert await body(new) == b"ok\n"
         assert await state(new) == "LIVE"
@@ -258,7 +258,7 @@ def test_a_foreign_leftover_of_a_base_id_is_passed_by(text: str, monkeypatch: py
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
-        assert serving.living.segment.base_id == free
+        assert serving.process.segment.base_id == free
 
     try:
         on_stage(play)
@@ -272,14 +272,14 @@ def test_a_socket_bound_for_the_proxy_is_served(text: str) -> None:
     """A blocking one hangs the worker in accept; one that does not listen yet is listened on by Envoy."""
 
     async def play(stage: Harness) -> None:
-        role = stage.cast(text)
+        role = stage.start(text)
         port = port_of(role)
         for worker in range(2):
             bound = bind_for_proxy(Endpoint("127.0.0.1", port), reuse_port=True, dual_stack=False)
-            stage.ports.vault.keep(place(port, worker), bound.detach())
+            stage.listeners.store.put(place(port, worker), bound.detach())
         await role.serve()
-        assert role.living.parent is not None
-        assert not role.living.parent.bound_itself
+        assert role.process.parent is not None
+        assert not role.process.parent.bound_itself
         assert [await body(role) for _ in range(8)] == [b"ok\n"] * 8
 
     on_stage(play)
@@ -291,8 +291,8 @@ def test_only_what_the_proxy_names_itself_is_asked(text: str) -> None:
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
         port = port_of(serving)
-        assert stage.ports.vault.places() == [place(port, 0), place(port, 1)]
-        sockets = {f"socket:[{inode}]" for inode in stage.ports.vault.inodes()}
+        assert stage.listeners.store.places() == [place(port, 0), place(port, 1)]
+        sockets = {f"socket:[{inode}]" for inode in stage.listeners.store.inodes()}
         assert sockets <= set(descriptors_of(serving.pid).values())
 
     on_stage(play)
@@ -304,7 +304,7 @@ def test_a_listener_that_is_gone_refuses_its_clients(text: str, room: Room) -> N
 
     async def play(stage: Harness) -> None:
         old = await stage.serving(text)
-        new = stage.cast(other)
+        new = stage.start(other)
         await new.serve(old)
         closed = port_of(old)
 
@@ -312,7 +312,7 @@ def test_a_listener_that_is_gone_refuses_its_clients(text: str, room: Room) -> N
             return await asyncio.to_thread(_is_refused, closed)
 
         await until(refused)
-        assert stage.ports.vault.listeners() == {place(port_of(new))}
+        assert stage.listeners.store.listeners() == {place(port_of(new))}
 
     on_stage(play)
 
@@ -334,9 +334,9 @@ def test_files_gone_after_the_judgement_are_not_missed(room: Room) -> None:
     made = Bootstrap(room.port(), room.port(), [Secured(Path(chain), Path(key))])
 
     async def play(stage: Harness) -> None:
-        role = stage.cast(made.text(), {chain: leaf.chain_pem, key: leaf.key_pem})
+        role = stage.start(made.text(), {chain: leaf.chain_pem, key: leaf.key_pem})
         await role.serve()
-        loaded = await role.living.console.certificates()
+        loaded = await role.process.admin.certificates()
         assert [each.serial for each in loaded] == [leaf.certificate.serial_number]
         assert loaded[0].path.startswith("/dev/fd/")
 
@@ -375,16 +375,16 @@ def test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else(text: str, room
     made = Bootstrap(room.port(), room.port(), [Secured(Path(chain), Path(key))])
 
     async def play(stage: Harness) -> None:
-        first = stage.cast(made.text(), {chain: leaf.chain_pem, key: leaf.key_pem})
+        first = stage.start(made.text(), {chain: leaf.chain_pem, key: leaf.key_pem})
         await first.serve()
-        second = stage.cast(text)
+        second = stage.start(text)
         await second.reach_gate()
         ours = set(descriptors_of(os.getpid()).values()) - {"/dev/null"}
-        binary = str(second.living.material.program.binary.path.resolve())
-        held = {f"socket:[{inode}]" for inode in stage.ports.vault.inodes()}
+        binary = str(second.process.material.program.binary.path.resolve())
+        held = {f"socket:[{inode}]" for inode in stage.listeners.store.inodes()}
         shared = {target for fd, target in descriptors_of(second.pid).items() if fd > 2} & ours
         shared = {target for target in shared if not target.startswith("anon_inode:")}
-        manifest = f"/memfd:epoch {second.living.number} (deleted)"  # what it runs from, for an agent that comes back
+        manifest = f"/memfd:epoch {second.process.number} (deleted)"  # what it runs from, for an agent that comes back
         copy = "/memfd:envoy.yaml (deleted)"  # its private copy of the configuration
         assert shared == {binary, manifest, copy}
         assert not held & set(descriptors_of(second.pid).values())
@@ -399,11 +399,11 @@ def test_the_console_is_the_epochs_own(room: Room) -> None:
 
     async def play(stage: Harness) -> None:
         old = await stage.serving(json.dumps(tree))
-        new = stage.cast(json.dumps(tree))
+        new = stage.start(json.dumps(tree))
         await new.reach_gate()
         assert await state(old) == "LIVE"
         assert await state(new) != "LIVE"
-        assert old.living.console.path != new.living.console.path
+        assert old.process.admin.path != new.process.admin.path
 
     on_stage(play)
 
@@ -415,6 +415,6 @@ def test_allowed_paths_bind_the_operators_address_only(room: Room) -> None:
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(json.dumps(tree))
-        assert await serving.living.console.listeners() == {place(port_of(serving))}
+        assert await serving.process.admin.listeners() == {place(port_of(serving))}
 
     on_stage(play)

@@ -35,7 +35,7 @@ class Bootstrap(Document):
         self.sets = _sets(root)
         """The sets that it fetches before it is whole, by scope, and from which file; None for a control plane."""
         place = place_of(yaml_nodes.get(root, "admin", "address"))
-        self.console_address = None if place is None else place.address
+        self.admin_address = None if place is None else place.address
         """Where the operator wants the admin console, if anywhere."""
         self.allowed_paths = [
             yaml_nodes.copied(each) for each in yaml_nodes.items(yaml_nodes.get(root, "admin", "allow_paths"))

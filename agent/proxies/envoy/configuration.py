@@ -103,7 +103,7 @@ class Configuration:
     @property
     def console(self) -> Console | None:
         """The admin address, the later document's first, with the paths that either allows: as Envoy merges them."""
-        addresses = [address for document in self._bootstraps if (address := document.console_address) is not None]
+        addresses = [address for document in self._bootstraps if (address := document.admin_address) is not None]
         allowed = [path for document in self._bootstraps for path in document.allowed_paths]
         return Console(addresses[-1], tuple(allowed)) if addresses else None
 

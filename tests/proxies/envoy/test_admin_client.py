@@ -22,7 +22,7 @@ from tests.system.eventually import PATIENCE
 
 
 @asynccontextmanager
-async def console(directory: Path, answers: dict[str, bytes], status: int = 200) -> AsyncIterator[AdminClient]:
+async def admin(directory: Path, answers: dict[str, bytes], status: int = 200) -> AsyncIterator[AdminClient]:
     """A console that gives these answers, by path."""
 
     async def answer(request: Request) -> Response:
@@ -45,13 +45,13 @@ def certs(*chains: dict[str, str]) -> dict[str, bytes]:
 async def test_serials_are_numbers_whatever_their_letters(tmp_path: Path) -> None:
     """Envoy prints whole bytes in lower case: 0abc for 0xABC, 01 for 1."""
     found = certs({"path": "/a", "serial_number": "0abc"}, {"path": "/b", "serial_number": "01"}, {"path": "/c"})
-    async with console(tmp_path, found) as asked:
+    async with admin(tmp_path, found) as asked:
         assert await asked.certificates() == [Loaded("/a", 0xABC), Loaded("/b", 1), Loaded("/c", 0)]
 
 
 async def test_authorities_are_no_chains(tmp_path: Path) -> None:
     text = json.dumps({"certificates": [{"ca_cert": [{"path": "/ca", "serial_number": "01"}]}, {}]})
-    async with console(tmp_path, {"/certs": text.encode()}) as asked:
+    async with admin(tmp_path, {"/certs": text.encode()}) as asked:
         assert await asked.certificates() == []
 
 
@@ -63,7 +63,7 @@ listener.[__]_443.downstream_cx_active: 4
 listener.admin.downstream_cx_active: 1
 listener.admin.main_thread.downstream_cx_active: 1
 """
-    async with console(tmp_path, {"/stats": lines}) as asked:
+    async with admin(tmp_path, {"/stats": lines}) as asked:
         assert await asked.connections() == 7
 
 
@@ -78,7 +78,7 @@ async def test_listeners_are_told_in_the_protocols_spelling(tmp_path: Path) -> N
         {"name": "agent_gate", "local_address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}}},
         {"name": "internal", "local_address": {"envoy_internal_address": {"server_listener_name": "x"}}},
     ]  # fmt: skip
-    async with console(tmp_path, {"/listeners": json.dumps({"listener_statuses": inner}).encode()}) as asked:
+    async with admin(tmp_path, {"/listeners": json.dumps({"listener_statuses": inner}).encode()}) as asked:
         assert await asked.listeners() == {
             ListenAddress("tcp://[::]:80"),
             ListenAddress("unix://@x"),
@@ -95,14 +95,14 @@ async def test_a_candidate_waits_only_for_its_gate_when_nothing_else_is_named(tm
         text = json.dumps({"unready_targets_dumps": [{"name": "init manager", "target_names": names}]})
         home = tmp_path / str(len(names))
         home.mkdir()
-        async with console(home, {"/init_dump": text.encode()}) as asked:
+        async with admin(home, {"/init_dump": text.encode()}) as asked:
             assert await asked.waits_only_for_gate() is alone
             assert await asked.waits_at_gate() is bool(names)
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"[", b"\xff"])
 async def test_nonsense_is_a_machine_error(tmp_path: Path, body: bytes) -> None:
-    async with console(tmp_path, {"/certs": body}) as asked:
+    async with admin(tmp_path, {"/certs": body}) as asked:
         with pytest.raises(MachineError, match="cannot read the answer"):
             await asked.certificates()
 
@@ -132,26 +132,26 @@ def test_an_answer_of_any_shape_is_an_answer_or_a_machine_error(question: str, v
     """Whoever has taken the proxy over answers; nothing of it is a bug of the agent's."""
 
     async def ask() -> None:
-        console = AdminClient(Path("/nowhere"))
+        admin = AdminClient(Path("/nowhere"))
 
         async def get(_: str, method: str = "GET") -> bytes:
             return json.dumps(value).encode()
 
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(MachineError):
-            patch.setattr(console, "_get", get)
-            await getattr(console, question)()
+            patch.setattr(admin, "_get", get)
+            await getattr(admin, question)()
 
     asyncio.run(ask())
 
 
 async def test_an_answer_that_is_nested_without_end_is_a_machine_error(tmp_path: Path) -> None:
-    async with console(tmp_path, {"/certs": b"[" * 1_000_000}) as asked:
+    async with admin(tmp_path, {"/certs": b"[" * 1_000_000}) as asked:
         with pytest.raises(MachineError, match="nested too deep"):
             await asked.certificates()
 
 
 async def test_a_console_that_refuses_or_is_gone_is_a_machine_error(tmp_path: Path) -> None:
-    async with console(tmp_path, {}, status=403) as asked:
+    async with admin(tmp_path, {}, status=403) as asked:
         with pytest.raises(MachineError, match="status 403"):
             await asked.connections()
     (tmp_path / "admin").unlink(missing_ok=True)
@@ -190,7 +190,7 @@ def client(name: str) -> Iterator[socket.socket]:
 
 async def _counts(role: EpochHandle, wanted: int) -> None:
     async def counted() -> bool:
-        return await role.living.console.connections() == wanted
+        return await role.process.admin.connections() == wanted
 
     await until(counted)
 
@@ -199,14 +199,14 @@ async def _counts(role: EpochHandle, wanted: int) -> None:
 async def test_a_real_envoy_is_understood() -> None:
     name = abstract()
     async with harness() as stage:
-        role = stage.cast(listening(name))
+        role = stage.start(listening(name))
         await role.reach_gate()
-        assert await role.living.console.waits_only_for_gate()
-        assert await role.living.console.certificates() == []
+        assert await role.process.admin.waits_only_for_gate()
+        assert await role.process.admin.certificates() == []
         await role.serve()
-        assert await role.living.console.listeners() == {ListenAddress(f"unix://{name}")}
-        assert await role.living.console.listener_changes() == await role.living.console.listener_changes() != ""
-        assert await role.living.console.connections() == 0
+        assert await role.process.admin.listeners() == {ListenAddress(f"unix://{name}")}
+        assert await role.process.admin.listener_changes() == await role.process.admin.listener_changes() != ""
+        assert await role.process.admin.connections() == 0
         with client(name), client(name):
             await _counts(role, 2)
         await _counts(role, 0)
@@ -222,7 +222,7 @@ async def test_statistics_that_the_operator_does_not_want_are_not_taken_for_zero
     async with harness() as stage:
         role = await stage.serving(listening(name, more=NO_STATS))
         with client(name):
-            assert await role.living.console.connections() is None
+            assert await role.process.admin.connections() is None
 
 
 @wants_envoy
@@ -241,11 +241,11 @@ async def test_changes_of_listeners_are_seen_though_the_operator_wants_no_statis
     publish(names[0])
     async with harness() as stage:
         role = await stage.serving(json.dumps({"dynamic_resources": source, **NO_STATS}))
-        before = await role.living.console.listener_changes()
+        before = await role.process.admin.listener_changes()
         publish(*names)
 
         async def added() -> bool:
-            return len(await role.living.console.listeners()) == 2
+            return len(await role.process.admin.listeners()) == 2
 
         await until(added)
-        assert await role.living.console.listener_changes() != before
+        assert await role.process.admin.listener_changes() != before

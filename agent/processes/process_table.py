@@ -1,17 +1,18 @@
-"""The stage: every living epoch, and what is done to them. What comes of it is posted as an event."""
+"""The processes of all epochs: launched, judged, drained, ended. Results are posted as events."""
 
 import asyncio
 import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass
 
 from agent.core import events as on
 from agent.core.epochs import State
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
 from agent.core.events import Event, Failure, FailureKind
 from agent.core.revision import Revision
-from agent.handoff.socket_store import ListenAddress
+from agent.handoff.socket_store import ListenAddress, SocketStore
 from agent.host import clock
 from agent.host.listening import accepting
 from agent.host.log import log_event
@@ -33,42 +34,52 @@ from agent.processes.survivor import Survivor
 from agent.proxies.envoy.admin_client import Inbound
 from agent.proxies.envoy.command import UDP_OVERLAP, Complaint, Envoy
 
-Post = Callable[[Event], None]
-
 _QUEUE_INTERVAL, _QUEUE_LOOKS = 0.01, 100  # at the end: a second for the clients that wait in the accept queues
 _RESUME_INTERVAL = 0.02  # until an adopted epoch that opens is asked again: it tells nobody but its console
 
 
-class ProcessTable:
-    """Launches, judges, drains and buries. `post` takes what happened; `record` writes the state before a launch.
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Functions that the process table calls.
 
-    `handed_over` is told of each epoch whose predecessor accepts no more, `followed` of listeners that came or went;
-    `last_look` may look at each epoch that is to end.
+    `post` queues an event; `record` writes the state, before each launch; `handed_over` is called when the predecessor
+    of an epoch accepts no more, `followed` when listeners came or went. `final_scrape` reads the counters of an epoch
+    before its end; None: nobody wants them.
     """
+
+    post: Callable[[Event], None]
+    record: Callable[[], None]
+    handed_over: Callable[[EpochProcess], None]
+    followed: Callable[[], None]
+    final_scrape: Callable[[EpochProcess], Awaitable[None]] | None
+
+
+class ProcessTable:
+    """Launches, judges, drains and ends epochs. `bisection` finds the files at fault where a proxy refuses some."""
 
     def __init__(
         self,
         settings: Settings,
         directory: RunDirectory,
-        storeroom: RevisionStore,
-        post: Post,
-        record: Callable[[], None],
+        revisions: RevisionStore,
+        shared_counters: SharedCounters,
+        store: SocketStore,
+        bisection: Bisection,
+        callbacks: Callbacks,
     ) -> None:
-        self.handed_over: Callable[[EpochProcess], None] = lambda _: None
-        self.followed: Callable[[], None] = lambda: None
-        self.last_look: Callable[[EpochProcess], Awaitable[None]] | None = None
-        self.accuser: Bisection | None = None
-        self.living: dict[int, EpochProcess] = {}
+        self.epochs: dict[int, EpochProcess] = {}
         self.serving: EpochProcess | None = None
-        self.ports = Listeners(settings.user, self._pids, settings.allowed_ports)
-        self.counting = SharedCounters(directory)
+        self.listeners = Listeners(settings.user, self._pids, settings.allowed_ports, store)
+        self.shared_counters = shared_counters
+        self._callbacks = callbacks
+        self._bisection = bisection
         self.segments = ReservedSegments(None if settings.user is None else settings.user.owner)
         self._settings = settings
         self._directory = directory
-        self._storeroom = storeroom
-        self._post = post
-        self._record = record
-        self._room = MemoryCheck()
+        self._revisions = revisions
+        self._post = callbacks.post
+        self._record = callbacks.record
+        self._memory_check = MemoryCheck()
         self._envoy = Envoy(settings.flags, settings.drain_time)
         self.served_since = int(clock.calendar().timestamp())  # of the service as a whole
         self._tasks = Tasks()
@@ -79,17 +90,17 @@ class ProcessTable:
         self._follower: asyncio.Task[None] | None = None
 
     def _pids(self) -> list[int]:
-        return [each.pid for each in self.living.values() if each.pid is not None]
+        return [each.pid for each in self.epochs.values() if each.pid is not None]
 
     async def close(self) -> None:
         """Let everything go; the processes must be dead."""
         await self._tasks.close()
-        for living in tuple(self.living.values()):
-            self.counting.retire(living.number)
-            await living.bury()
-        self.counting.close()
+        for epoch in tuple(self.epochs.values()):
+            self.shared_counters.retire(epoch.number)
+            await epoch.cleanup()
+        self.shared_counters.close()
         self.segments.close()
-        self.ports.vault.let_go_all()
+        self.listeners.store.close_all()
 
     # Launching
 
@@ -101,7 +112,7 @@ class ProcessTable:
         try:
             failure = await self._launch(number, revision, validate=validate)
         except (MachineError, OSError) as error:
-            failure = Failure(FailureKind.ACCIDENT, f"epoch {number} could not be started: {error}")
+            failure = Failure(FailureKind.TRANSIENT, f"epoch {number} could not be started: {error}")
         del self._starts[number]
         if failure is not None:
             self._never_ran(number, failure)
@@ -111,22 +122,22 @@ class ProcessTable:
 
     async def _launch(self, number: int, revision: Revision, *, validate: bool) -> Failure | None:
         if self.serving is not None and self.serving.pid is not None:
-            shortage = self._room.shortage(self.serving.pid)
+            shortage = self._memory_check.shortage(self.serving.pid)
             if shortage is not None:
                 return Failure(
-                    FailureKind.SHORTAGE, f"epoch {number} cannot start beside {self.serving.number}: {shortage}"
+                    FailureKind.OUT_OF_MEMORY, f"epoch {number} cannot start beside {self.serving.number}: {shortage}"
                 )
-        material, user = self._storeroom[revision], self._settings.user
-        living = EpochProcess(number, material, self._directory, user, self._listeners(), segments=self.segments)
-        self.living[number] = living
+        material, user = self._revisions[revision], self._settings.user
+        epoch = EpochProcess(number, material, self._directory, user, self._listeners(), segments=self.segments)
+        self.epochs[number] = epoch
         self._record()  # whatever runs for it from now on can be found by its manifest
-        if validate and (complaint := await living.validate(self._envoy, self._settings.policy.start_timeout)):
-            return await self._verdict(living, complaint)
-        overlap = UDP_OVERLAP if self.serving is not None and living.material.configuration.has_udp else 0
+        if validate and (complaint := await epoch.validate(self._envoy, self._settings.policy.start_timeout)):
+            return await self._verdict(epoch, complaint)
+        overlap = UDP_OVERLAP if self.serving is not None and epoch.material.configuration.has_udp else 0
         core = self._settings.core_dumps
-        pid = await living.launch(self._envoy, self.served_since, overlap, dumps_core=core)
+        pid = await epoch.launch(self._envoy, self.served_since, overlap, dumps_core=core)
         self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
-        self._tasks.spawn(self._observe(living), f"reasons of {number}")
+        self._tasks.spawn(self._observe(epoch), f"reasons of {number}")
         return None
 
     async def _observe(self, candidate: EpochProcess) -> None:
@@ -135,26 +146,26 @@ class ProcessTable:
         def tell(reason: str) -> None:
             self._post(on.EpochAwaits(at=clock.monotonic(), epoch=number, reason=reason))
 
-        await observe(self._admission(candidate), lambda: number in self.living, tell)
+        await observe(self._admission(candidate), lambda: number in self.epochs, tell)
 
     async def adopt(self, found: Survivor, material: LoadedRevision) -> None:
         """Take over what an earlier agent left; the sockets of the one that serves are in the vault again after it.
 
         Raises `MachineError` if it is gone meanwhile.
         """
-        living = EpochProcess(found.number, material, self._directory, self._settings.user, self._listeners(), found)
-        self.living[found.number] = living
+        epoch = EpochProcess(found.number, material, self._directory, self._settings.user, self._listeners(), found)
+        self.epochs[found.number] = epoch
         try:
-            await living.take_over(found, self.served_since)
+            await epoch.take_over(found, self.served_since)
         except (MachineError, OSError):
-            if living.process is None:
-                self.bury(found.number)
-            living.signal(signal.SIGKILL)  # it cannot be steered; its end is heard of, and it is buried then
+            if epoch.process is None:
+                self.cleanup(found.number)
+            epoch.signal(signal.SIGKILL)  # it cannot be steered; its end is heard of, and it is buried then
             raise
-        self.counting.follow(found.number, living.home)
+        self.shared_counters.follow(found.number, epoch.home)
         if found.state is State.SERVING:
             try:
-                await self.ports.regain(living)
+                await self.listeners.regain(epoch)
             except MachineError as error:
                 text = f"{error}; a crash of epoch {found.number} may refuse clients"
                 log_event(logging.WARNING, "vault.incomplete", text)
@@ -166,12 +177,12 @@ class ProcessTable:
             exited=self._heard_exit,
             held=self._heard_held,
             broken=self._heard_broken,
-            lend=self._lend,
+            get_socket=self._get_socket,
         )
 
-    def _lend(self, number: int, place: ListenAddress) -> int | None:
+    def _get_socket(self, number: int, place: ListenAddress) -> int | None:
         try:
-            return self.ports.lend(place, self.living[number].material.configuration)
+            return self.listeners.get(place, self.epochs[number].material.configuration)
         except AddressHeld:
             raise
         except MachineError as error:
@@ -180,7 +191,7 @@ class ProcessTable:
 
     def _heard_held(self, number: int, error: AddressHeld) -> None:
         self._post(
-            on.EpochJudged(at=clock.monotonic(), epoch=number, failure=Failure(FailureKind.ACCIDENT, str(error)))
+            on.EpochJudged(at=clock.monotonic(), epoch=number, failure=Failure(FailureKind.TRANSIENT, str(error)))
         )
 
     def _heard_broken(self, number: int, error: ProtocolError) -> None:
@@ -190,32 +201,32 @@ class ProcessTable:
 
     def judge(self, number: int) -> None:
         """Examine a candidate; `EpochJudged` follows."""
-        self._tasks.spawn(self._judge(self.living[number]), f"judgement of {number}")
+        self._tasks.spawn(self._judge(self.epochs[number]), f"judgement of {number}")
 
     def _admission(self, candidate: EpochProcess) -> Admission:
-        return Admission(candidate, lambda: self.serving, self.ports, self.accuser)
+        return Admission(candidate, lambda: self.serving, self.listeners, self._bisection)
 
     async def _judge(self, candidate: EpochProcess) -> None:
         failure: Failure | None
         try:
             failure = await self._admission(candidate).check()
         except MachineError as error:
-            failure = Failure(FailureKind.ACCIDENT, f"epoch {candidate.number} could not be judged: {error}")
+            failure = Failure(FailureKind.TRANSIENT, f"epoch {candidate.number} could not be judged: {error}")
         self._post(on.EpochJudged(at=clock.monotonic(), epoch=candidate.number, failure=failure))
 
     def open_gate(self, number: int) -> None:
         """Let a candidate serve; `EpochServes` follows."""
-        self._tasks.spawn(self._open_gate(self.living[number]), f"gate of {number}")
+        self._tasks.spawn(self._open_gate(self.epochs[number]), f"gate of {number}")
 
     async def _open_gate(self, candidate: EpochProcess) -> None:
         """From its first connection on, a crash must find what it bound in the vault: so that is taken before."""
         try:
-            await self.ports.stage(candidate)
+            await self.listeners.stage(candidate)
         except MachineError as error:
             log_event(
                 logging.WARNING, "vault.incomplete", f"{error}; a crash of epoch {candidate.number} may refuse clients"
             )
-        self.counting.follow(candidate.number, candidate.home)
+        self.shared_counters.follow(candidate.number, candidate.home)
         candidate.gate.open()
         if candidate.is_adopted():
             await self._resume(candidate)
@@ -230,14 +241,14 @@ class ProcessTable:
         """
         assert candidate.parent is not None
         candidate.parent.answer_stats()
-        while candidate.number in self.living:
+        while candidate.number in self.epochs:
             with contextlib.suppress(MachineError):  # busy, or dying: it is asked again, or its pidfd tells
-                if await candidate.console.waits_at_gate() and not candidate.gate.was_asked:
+                if await candidate.admin.waits_at_gate() and not candidate.gate.was_asked:
                     text = f"epoch {candidate.number} stood at its gate when the agent ended: it is started anew"
                     log_event(logging.INFO, "epoch.dropped", text)
                     candidate.signal(signal.SIGKILL)
                     return
-                if await candidate.console.is_live():
+                if await candidate.admin.is_live():
                     candidate.parent.hear_that_it_serves()
                     return
             await asyncio.sleep(_RESUME_INTERVAL)
@@ -246,23 +257,23 @@ class ProcessTable:
 
     def commit(self, number: int) -> EpochProcess:
         """Hand over to an epoch that serves, and follow its listeners from now on."""
-        before, after = self.serving, self.living[number]
+        before, after = self.serving, self.epochs[number]
         self.serving = after
         after.has_served = True
         self.segments.keep_one(after.material.program.handoff)
-        self.counting.follow(number, after.home)
-        self.ports.adopt()
-        for living in self.living.values():
-            if living.relay is not None:
-                living.relay.aim(after.names)
+        self.shared_counters.follow(number, after.home)
+        self.listeners.adopt()
+        for epoch in self.epochs.values():
+            if epoch.relay is not None:
+                epoch.relay.aim(after.names)
         self._handover = self._tasks.spawn(self._hand_over(after, before), f"handover to {number}")
         return after
 
     async def _hand_over(self, after: EpochProcess, before: EpochProcess | None) -> None:
         if self._follower is not None:
             self._follower.cancel()
-        await self.ports.hand_over(after, before)
-        self.handed_over(after)
+        await self.listeners.hand_over(after, before)
+        self._callbacks.handed_over(after)
         if not after.material.configuration.has_dynamic_listeners:
             self._had_dynamic = False
             self._tell_unserved("")
@@ -275,10 +286,10 @@ class ProcessTable:
         seen = ""
         while True:
             with contextlib.suppress(MachineError):  # busy, or dying: asked again, or its pidfd tells
-                changes = await serving.console.listener_changes()
+                changes = await serving.admin.listener_changes()
                 if changes != seen:
-                    self._note_dynamic(serving, await self.ports.follow(serving))
-                    self.followed()
+                    self._note_dynamic(serving, await self.listeners.follow(serving))
+                    self._callbacks.followed()
                     seen = changes
             await asyncio.sleep(self._settings.sync_interval)
 
@@ -301,11 +312,11 @@ class ProcessTable:
 
     def drain(self, number: int, *, stopping: bool) -> None:
         """Have an epoch finish what it has; `EpochEmptied` follows, unless its deadline comes first."""
-        self.living[number].drains = True
-        self._tasks.spawn(self._drain(self.living[number], stopping=stopping), f"drain of {number}")
+        self.epochs[number].drains = True
+        self._tasks.spawn(self._drain(self.epochs[number], stopping=stopping), f"drain of {number}")
 
     async def _drain(self, epoch: EpochProcess, *, stopping: bool) -> None:
-        inodes = self.ports.vault.inodes()
+        inodes = self.listeners.store.inodes()
         inbound = None
         if stopping:
             inodes, inbound = await self._close_doors(epoch, inodes)
@@ -331,23 +342,23 @@ class ProcessTable:
         if inbound is None:
             self._stop_accepting(epoch)
         else:
-            inodes = self.ports.inodes(inbound.places)
-        self.ports.vault.let_go_all()
+            inodes = self.listeners.inodes(inbound.places)
+        self.listeners.store.close_all()
         return inodes, inbound
 
     async def _empty_queues(self) -> None:
         """Give the proxy a moment for those who wait for it already: who is in a queue that is closed is reset."""
-        self.ports.vault.narrow()
+        self.listeners.store.narrow()
         for _ in range(_QUEUE_LOOKS):
-            if not self.ports.vault.waiting():
+            if not self.listeners.store.waiting():
                 return
             await asyncio.sleep(_QUEUE_INTERVAL)
 
     @staticmethod
     async def _close_inbound(epoch: EpochProcess) -> Inbound | None:
         try:
-            inbound = await epoch.console.inbound()
-            await epoch.console.close_inbound()
+            inbound = await epoch.admin.inbound()
+            await epoch.admin.close_inbound()
         except MachineError as error:
             text = f"{error}; epoch {epoch.number} closes its outbound listeners as well"
             log_event(logging.WARNING, "drain.both_directions", text)
@@ -361,7 +372,7 @@ class ProcessTable:
 
     def refuse_clients(self) -> None:
         """Refuse instead of keeping them waiting; whoever listens again ends this."""
-        self.ports.vault.refuse()
+        self.listeners.store.refuse()
 
     # Ending
 
@@ -371,18 +382,19 @@ class ProcessTable:
 
     def end(self, number: int) -> None:
         """Ask an epoch to exit."""
-        living = self.living.get(number)
-        if living is None or number in self._starts or self.last_look is None:
+        epoch = self.epochs.get(number)
+        scrape = self._callbacks.final_scrape
+        if epoch is None or number in self._starts or scrape is None:
             self._leave(number, signal.SIGTERM)
             return
-        if self.serving is living:
+        if self.serving is epoch:
             self.serving = None
-        self._tasks.spawn(self._end(living, self.last_look), f"end of {number}")
+        self._tasks.spawn(self._end(epoch, scrape), f"end of {number}")
 
     @staticmethod
-    async def _end(living: EpochProcess, look: Callable[[EpochProcess], Awaitable[None]]) -> None:
-        await look(living)
-        living.signal(signal.SIGTERM)
+    async def _end(epoch: EpochProcess, scrape: Callable[[EpochProcess], Awaitable[None]]) -> None:
+        await scrape(epoch)
+        epoch.signal(signal.SIGTERM)
 
     def kill(self, number: int) -> None:
         """End an epoch that did not exit when asked."""
@@ -391,12 +403,12 @@ class ProcessTable:
     def _leave(self, number: int, how: signal.Signals) -> None:
         if (start := self._starts.pop(number, None)) is not None:
             start.cancel()
-            failure = Failure(FailureKind.ACCIDENT, f"epoch {number} was dropped before it ran")
+            failure = Failure(FailureKind.TRANSIENT, f"epoch {number} was dropped before it ran")
             self._never_ran(number, failure)
-        elif (living := self.living.get(number)) is not None:
-            if self.serving is living:
+        elif (epoch := self.epochs.get(number)) is not None:
+            if self.serving is epoch:
                 self.serving = None
-            living.signal(how)
+            epoch.signal(how)
 
     def _heard_exit(self, number: int, code: int | None) -> None:
         if self.serving is not None and self.serving.number == number:
@@ -404,13 +416,13 @@ class ProcessTable:
         self._tasks.spawn(self._exited(number, code), f"exit of {number}")
 
     async def _exited(self, number: int, code: int | None) -> None:
-        living = self.living[number]
-        memory = self._room.describe_death(code, by_agent=living.was_killed)
-        living.was_starved = bool(memory) and code == -signal.SIGKILL
-        reason = f"epoch {number} (pid {living.pid}) {describe_exit(code)}{memory}"
-        failure = Failure(FailureKind.ACCIDENT, reason)
-        if code is not None and code > 0 and not living.has_served:
-            failure = await self._diagnose(living, failure)
+        epoch = self.epochs[number]
+        memory = self._memory_check.describe_death(code, by_agent=epoch.was_killed)
+        epoch.was_starved = bool(memory) and code == -signal.SIGKILL
+        reason = f"epoch {number} (pid {epoch.pid}) {describe_exit(code)}{memory}"
+        failure = Failure(FailureKind.TRANSIENT, reason)
+        if code is not None and code > 0 and not epoch.has_served:
+            failure = await self._diagnose(epoch, failure)
         self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=code, failure=failure))
 
     async def _diagnose(self, candidate: EpochProcess, accident: Failure) -> Failure:
@@ -423,24 +435,24 @@ class ProcessTable:
 
     async def _verdict(self, refused: EpochProcess, complaint: Complaint) -> Failure:
         """A proxy's refusal, with the groups of files that are at fault, if it is theirs."""
-        pins = () if self.accuser is None else await self.accuser.accuse(refused, complaint)
+        pins = await self._bisection.accuse(refused, complaint)
         program, name = refused.material.program.binary.path.name, refused.material.configuration.name
         reason = "; ".join(str(pin.fault) for pin in pins) or f"cannot use {name}: {program} says: {complaint.text}"
-        return Failure(FailureKind.VERDICT, reason, pinned=bool(pins))
+        return Failure(FailureKind.PERMANENT, reason, pinned=bool(pins))
 
-    def bury(self, number: int) -> None:
+    def cleanup(self, number: int) -> None:
         """Remove what was an epoch's own, once everybody has heard of its death."""
-        living = self.living.pop(number, None)
-        if living is None:  # it was dropped before it was whole
+        epoch = self.epochs.pop(number, None)
+        if epoch is None:  # it was dropped before it was whole
             self._directory.remove_epoch(number)
             return
-        if not living.has_served:
-            self.ports.unstage()
-        if self.serving is living:
+        if not epoch.has_served:
+            self.listeners.unstage()
+        if self.serving is epoch:
             self.serving = None
-        self.counting.retire(number)
-        living.clear()
-        self._tasks.spawn(living.gate.close(), f"burial of {number}")
+        self.shared_counters.retire(number)
+        epoch.clear()
+        self._tasks.spawn(epoch.gate.close(), f"burial of {number}")
 
 
 def _dynamic(epoch: EpochProcess, listeners: Iterable[ListenAddress]) -> list[ListenAddress]:

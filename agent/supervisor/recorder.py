@@ -16,7 +16,7 @@ from agent.host.tasks import Tasks
 from agent.metrics.registry import Cut, Exit, Metrics
 from agent.processes.draining import connections_left
 from agent.processes.epoch_process import EpochProcess
-from agent.processes.stage import ProcessTable
+from agent.processes.process_table import ProcessTable
 from agent.processes.verify_served import verify_served
 from agent.status.model import AttemptView, Evidence, ProbeResult
 from agent.supervisor.history import History
@@ -24,12 +24,12 @@ from agent.supervisor.history import History
 _SERIAL = 12  # digits of a serial in a line for people
 
 
-class Chronicle:
+class Recorder:
     """Listens to everything. `proves`: whether it looks at what is served as a client would."""
 
-    def __init__(self, history: History, stage: ProcessTable, metrics: Metrics, *, proves: bool) -> None:
+    def __init__(self, history: History, processes: ProcessTable, metrics: Metrics, *, proves: bool) -> None:
         self._history = history
-        self._stage = stage
+        self._processes = processes
         self._metrics = metrics
         self._proves = proves
         self._tasks = Tasks()
@@ -65,8 +65,8 @@ class Chronicle:
             case do.RefuseClients():
                 self._held_until(event.at)
             case do.OpenGate():
-                vault = self._stage.ports.vault
-                self._queued = sum(map(vault.queued, vault.places()))
+                store = self._processes.listeners.store
+                self._queued = sum(map(store.queued, store.places()))
             case do.CommitEpoch():
                 self._held_until(event.at)
                 self._history.committed(effect.epoch, self._queued)
@@ -81,52 +81,52 @@ class Chronicle:
     # Ends
 
     def _cut(self, number: int, cause: Cut) -> None:
-        living = self._stage.living.get(number)
+        process = self._processes.epochs.get(number)
         left = None
-        if living is not None:
-            counted = connections_left(living)
-            left = living.clients = living.clients if counted is None else counted
+        if process is not None:
+            counted = connections_left(process)
+            left = process.clients = process.clients if counted is None else counted
         self._history.cut(number, left)
         self._metrics.connections_closed(cause, left or 0)
 
     def _exited(self, event: on.EpochExited) -> None:
-        living = self._stage.living.get(event.epoch)
-        if living is None or living.pid is None:
+        process = self._processes.epochs.get(event.epoch)
+        if process is None or process.pid is None:
             return
-        self._metrics.epoch_exited(self._state(living), _cause(living, event))
+        self._metrics.epoch_exited(self._state(process), _cause(process, event))
         if (seconds := self._history.drained(event.epoch)) is not None:
             self._metrics.phase_ended("drain", seconds)
 
-    def _state(self, living: EpochProcess) -> str:
+    def _state(self, process: EpochProcess) -> str:
         """What it was before its end began."""
-        if not living.has_served:
+        if not process.has_served:
             return State.STARTING.word
-        return (State.DRAINING if living.drains else State.SERVING).word
+        return (State.DRAINING if process.drains else State.SERVING).word
 
     # A rotation
 
-    def handed_over(self, living: EpochProcess) -> None:
+    def handed_over(self, process: EpochProcess) -> None:
         """An epoch has taken the place of its predecessor."""
-        self._history.handed_over(living.number)
-        if (view := self._history.view(living.number)) is not None:
+        self._history.handed_over(process.number)
+        if (view := self._history.view(process.number)) is not None:
             self._metrics.attempt_ended(view)
-        self._tasks.spawn(self._conclude(living), f"proof of {living.number}")
+        self._tasks.spawn(self._conclude(process), f"proof of {process.number}")
 
-    async def _conclude(self, living: EpochProcess) -> None:
+    async def _conclude(self, process: EpochProcess) -> None:
         seen: tuple[ProbeResult, ...] = ()
         if self._proves:
             try:
-                units = living.material.outcome.units.values()
+                units = process.material.outcome.units.values()
                 leaves = [chain.leaf for unit in units for chain in unit.chains]
-                named = [each.place for each in living.material.configuration.listeners]
-                seen = await verify_served(living.console.place, leaves, named)
+                named = [each.place for each in process.material.configuration.listeners]
+                seen = await verify_served(process.admin.place, leaves, named)
             except MachineError as error:
                 log_event(logging.DEBUG, "rotation.unproved", str(error))
-        self._history.proved(living.number, seen)
-        view = self._history.view(living.number)
+        self._history.proved(process.number, seen)
+        view = self._history.view(process.number)
         if view is not None:
             level = logging.INFO if all(each.matches for each in seen) else logging.WARNING
-            log_event(level, "rotation.done", _line(view), epoch=living.number)
+            log_event(level, "rotation.done", _line(view), epoch=process.number)
 
     # What the kernel counts
 
@@ -138,12 +138,12 @@ class Chronicle:
         self._counters = now
 
 
-def _cause(living: EpochProcess, event: on.EpochExited) -> Exit:
-    if living.was_killed:
+def _cause(process: EpochProcess, event: on.EpochExited) -> Exit:
+    if process.was_killed:
         return Exit.KILLED
-    if living.was_starved:
+    if process.was_starved:
         return Exit.MEMORY
-    if living.was_asked:
+    if process.was_asked:
         return Exit.ASKED
     return Exit.SIGNAL if event.code is not None and event.code < 0 else Exit.CODE
 

@@ -1,4 +1,4 @@
-"""What the core decided is said, and done on the stage."""
+"""Executes the reconciler's effects, and logs those that an operator wants to read of."""
 
 import logging
 from collections.abc import Callable
@@ -9,15 +9,13 @@ from agent.core import events as on
 from agent.core.effects import Effect, LogTopic
 from agent.core.epochs import Epoch
 from agent.core.events import Event
-from agent.core.reconciler import Reconciler
 from agent.host import clock
 from agent.host.tasks import Tasks
 from agent.inputs.revisions import LoadedRevision, RevisionStore
-from agent.inputs.watch import InputWatcher
 from agent.processes.epoch_process import EpochProcess
-from agent.processes.stage import ProcessTable
 from agent.supervisor.endpoints import Endpoints
 from agent.supervisor.event_log import EventLog
+from agent.supervisor.service import Service
 
 _URGENT_SHARE = 10  # a leaf with less than a tenth of its life left makes a rotation urgent
 _LEVELS = {
@@ -31,59 +29,58 @@ _LEVELS = {
 
 
 class Executor:
-    """Carries out one effect after the other. `post` takes what comes of it at once."""
+    """Executes one effect after the other. `post` queues an event."""
 
     def __init__(
         self,
-        core: Reconciler,
-        stage: ProcessTable,
-        disk: InputWatcher,
-        storeroom: RevisionStore,
-        front: Endpoints,
-        bulletin: EventLog,
+        service: Service,
+        revisions: RevisionStore,
+        endpoints: Endpoints,
+        event_log: EventLog,
+        post: Callable[[Event], None],
     ) -> None:
-        self.post: Callable[[Event], None] = lambda _: None
-        self._core = core
-        self._stage = stage
-        self._disk = disk
-        self._storeroom = storeroom
-        self._front = front
-        self._bulletin = bulletin
+        self._post = post
+        self._core = service.core
+        self._processes = service.processes
+        self._inputs = service.inputs
+        self._revisions = revisions
+        self._endpoints = endpoints
+        self._event_log = event_log
         self._tasks = Tasks()
 
     async def close(self) -> None:
         """Do no more."""
         await self._tasks.close()
 
-    def act(self, effect: Effect) -> None:  # noqa: C901  # one line for each kind of effect
-        """Say it where that is worth a line, and do it."""
+    def execute(self, effect: Effect) -> None:  # noqa: C901  # one line for each kind of effect
+        """Log an effect where that is worth a line, and carry it out."""
         match effect:
             case do.StartEpoch(epoch, revision):
                 level = logging.DEBUG if effect.again else logging.INFO
                 self._say(level, "epoch.starting", f"epoch {epoch} starts from revision {revision.name}", epoch)
-                self._stage.start(epoch, revision, validate=effect.validate)
+                self._processes.start(epoch, revision, validate=effect.validate)
             case do.JudgeEpoch():
-                self._stage.judge(effect.epoch)
+                self._processes.judge(effect.epoch)
             case do.OpenGate():
-                self._stage.open_gate(effect.epoch)
+                self._processes.open_gate(effect.epoch)
             case do.DropEpoch(epoch, reason):
                 self._say(logging.INFO, "epoch.dropped", f"epoch {epoch} is dropped: {reason}", epoch)
-                self._stage.drop(epoch)
+                self._processes.drop(epoch)
             case do.CommitEpoch():
                 self._commit(effect.epoch)
             case do.DrainEpoch(epoch):
                 self._say(logging.INFO, "epoch.draining", f"epoch {epoch} drains", epoch)
-                self._stage.drain(epoch, stopping=self._core.stopping)
+                self._processes.drain(epoch, stopping=self._core.stopping)
             case do.EndEpoch():
-                self._stage.end(effect.epoch)
+                self._processes.end(effect.epoch)
             case do.KillEpoch(epoch):
                 text = f"epoch {epoch} did not exit when asked: it is killed"
                 self._say(logging.WARNING, "epoch.killed", text, epoch)
-                self._stage.kill(epoch)
+                self._processes.kill(epoch)
             case do.RefuseClients():
                 text = "nothing serves yet: clients are refused until something does"
                 self._say(logging.ERROR, "service.refused", text)
-                self._stage.refuse_clients()
+                self._processes.refuse_clients()
             case do.LogMessage():
                 level = _LEVELS.get(effect.topic, logging.INFO)
                 self._say(level, effect.topic.value, f"{effect.text}{self._how_many(effect)}", effect.epoch)
@@ -94,38 +91,38 @@ class Executor:
                 assert_never(effect)
 
     def _say(self, level: int, event: str, text: str, epoch: int | None = None) -> None:
-        self._bulletin.say(level, event, text, epoch=epoch)
+        self._event_log.say(level, event, text, epoch=epoch)
 
     def _how_many(self, note: do.LogMessage) -> str:
         """Return how many connections are cut, where it is known."""
-        living = None if note.epoch is None else self._stage.living.get(note.epoch)
-        if note.topic is not LogTopic.DRAIN_CUT or living is None or living.clients is None:
+        process = None if note.epoch is None else self._processes.epochs.get(note.epoch)
+        if note.topic is not LogTopic.DRAIN_CUT or process is None or process.clients is None:
             return ""
-        return f" ({living.clients:,} connection{'' if living.clients == 1 else 's'})"
+        return f" ({process.clients:,} connection{'' if process.clients == 1 else 's'})"
 
     def _heed(self, topic: LogTopic) -> None:
         """Have a refused configuration known to the intake before it looks at the disk again."""
-        refused = self._core.wish.refused
+        refused = self._core.desired.refused
         if topic is not LogTopic.REFUSED or refused is None:
             return
         if not refused.pinned:
-            self._disk.intake.refuse(self._storeroom[refused.revision], refused.reason)
-        self._disk.look_soon()
+            self._inputs.loader.refuse(self._revisions[refused.revision], refused.reason)
+        self._inputs.reload_soon()
 
     def _commit(self, number: int) -> None:
         epoch = self._core.epochs[number]
-        serving = self._stage.commit(number)
-        self._disk.intake.serves(serving.material)
-        self._tasks.spawn(self._front.lead_to(serving), "console")
+        serving = self._processes.commit(number)
+        self._inputs.loader.serves(serving.material)
+        self._tasks.spawn(self._endpoints.route_to(serving), "console")
         self._foresee_expiry(serving.material)
         self._say(logging.INFO, "epoch.serving", _describe(epoch, serving), number)
 
     def clock_stepped(self) -> None:
         """Work out anew what depends on the calendar."""
-        self._disk.timing.clock_stepped()
-        self._disk.look_soon()
-        if self._stage.serving is not None:
-            self._foresee_expiry(self._stage.serving.material)
+        self._inputs.timing.clock_stepped()
+        self._inputs.reload_soon()
+        if self._processes.serving is not None:
+            self._foresee_expiry(self._processes.serving.material)
 
     def _foresee_expiry(self, material: LoadedRevision) -> None:
         """Tell the core when the first of the leaves that serve now grows old; it decides with monotonic time only."""
@@ -137,7 +134,7 @@ class Executor:
         ]
         expires_at = min((at + left for left, _ in ends), default=None)
         urgent_at = min((at + left - life / _URGENT_SHARE for left, life in ends), default=None)
-        self.post(on.ExpiryForeseen(at=at, urgent_at=urgent_at, expires_at=expires_at))
+        self._post(on.ExpiryForeseen(at=at, urgent_at=urgent_at, expires_at=expires_at))
 
 
 def _describe(epoch: Epoch, serving: EpochProcess) -> str:

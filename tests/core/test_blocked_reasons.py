@@ -1,0 +1,55 @@
+"""Why what is wanted does not serve yet, as the status says it."""
+
+from agent.core.desired import BlockedReason
+from agent.core.policy import Policy
+from tests.core.reconciler_driver import PERMANENT, TRANSIENT, ReconcilerDriver, serving
+
+
+def blocked(play: ReconcilerDriver) -> list[BlockedReason]:
+    return list(play.core.blocked_reasons(play.now))
+
+
+def test_nothing_blocks_what_serves_or_is_on_its_way() -> None:
+    play = serving()
+    assert blocked(play) == []
+    play.ready("b")
+    assert blocked(play) == []
+
+
+def test_nothing_blocks_while_nothing_serves() -> None:
+    play = ReconcilerDriver()
+    play.ready("a")
+    play.exits(1)
+    assert blocked(play) == []
+
+
+def test_the_last_failure_blocks_unless_it_is_permanent() -> None:
+    play = serving()
+    play.ready("b")
+    play.exits(2, failure=TRANSIENT)  # tried again at once
+    play.exits(3, failure=TRANSIENT)
+    assert blocked(play) == [BlockedReason.RETRY]
+    play = serving()
+    play.ready("b")
+    play.finds_no_memory(2)
+    assert blocked(play) == [BlockedReason.MEMORY]
+    play = serving()
+    play.ready("b")
+    play.exits(2, failure=PERMANENT)
+    assert blocked(play) == []
+
+
+def test_a_pause_and_the_schedule_block() -> None:
+    play = serving()
+    play.pause(60)
+    play.ready("b", not_before=play.now + 30)
+    assert blocked(play) == [BlockedReason.PAUSED, BlockedReason.SCHEDULE]
+    play.now += 30
+    assert blocked(play) == [BlockedReason.PAUSED]
+
+
+def test_as_many_drains_as_may_be_block() -> None:
+    play = serving(Policy(drains=1))
+    play.rotate("b")
+    play.ready("c")
+    assert blocked(play) == [BlockedReason.DRAINS]
