@@ -16,6 +16,9 @@ from agent.host.sockets import Endpoint
 from agent.inputs.settings import Settings
 from agent.metrics.application import Application
 from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.proxy import Envoy
+
+DRAIN_TIME = 45.0  # seconds, where a command has no --drain-time
 
 
 def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, An
         "listen": f"tcp://{options['listen']}",
         "forward": f"tcp://{options['forward']}",
         "user": None if options["proxy_user"] is None else User.named(options["proxy_user"]),
-        "flags": Flags.parse(arguments),
+        "kind": Envoy(Flags.parse(arguments), options.get("drain_time", DRAIN_TIME)),
     }
 
 
@@ -45,7 +48,6 @@ def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
         **inputs(options, arguments),
         run_directory=directory.absolute(),
         policy=_policy(options),
-        drain_time=options["drain_time"],
         core_dumps=options["proxy_core_dumps"],
         status_names=frozenset(options["status_name"]),
         allowed_ports=frozenset(options["allow_listen"]),

@@ -17,10 +17,13 @@ def version(proxy_bin: str) -> None:
 
 
 async def _describe(proxy_bin: str) -> str:
+    from agent.cli.settings import DRAIN_TIME
     from agent.host.binaries import find
     from agent.inputs.programs import Programs
+    from agent.proxies.envoy.options import Flags
+    from agent.proxies.envoy.proxy import Envoy
 
-    programs = Programs(find(proxy_bin), None)
+    programs = Programs(find(proxy_bin), Envoy(Flags(), DRAIN_TIME), None)
     await programs.load()
     assert programs.current is not None
     return f"{programs.path} {programs.current.version}, hot restart {programs.current.handoff}"

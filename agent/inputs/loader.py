@@ -26,7 +26,7 @@ from agent.inputs.pairs import DirectoryPairs
 from agent.inputs.programs import Programs
 from agent.inputs.revisions import LoadedRevision, RevisionStore, Source
 from agent.inputs.settings import Settings
-from agent.proxies.envoy.configuration import Configuration
+from agent.proxies.interface import Configuration
 
 _NAMED = 3  # so many names are told
 _SHORTAGE = 1.0  # seconds until files are looked at again that the machine could not read
@@ -79,7 +79,7 @@ class Loader:
         self._incomplete = ""  # what the newest configuration lacks, so that the one before it is used
         self._unusable = ""  # why the program on disk cannot be used
         self.outcome: Selection | None = None  # of the newest look at the certificates
-        self._pairing = DirectoryPairs(settings.listen, settings.forward)
+        self._pairing = DirectoryPairs(settings.kind, settings.listen, settings.forward)
 
     def serves(self, material: LoadedRevision) -> None:
         """A revision has served: from now on it is what a bad file falls back on."""
@@ -130,7 +130,7 @@ class Loader:
         if not outcome.complete or any(outcome.units.get(name) is units[name] for name in held):
             return None
         await self._prepare(source, outcome, as_json=material.program.reads_json)
-        return self._revisions.make(source, self._settings.flags, outcome, material.program, b"")
+        return self._revisions.make(source, outcome, material.program, b"")
 
     @property
     def configuration_name(self) -> str:
@@ -201,7 +201,7 @@ class Loader:
             return LoadResult(None, outcome.missing, again_at, refused)
         extra = await self._digest_watched({*outcome.files, *source.resources})
         await self._prepare(source, outcome, as_json=self.programs.current.reads_json)
-        material = self._revisions.make(source, self._settings.flags, outcome, self.programs.current, extra)
+        material = self._revisions.make(source, outcome, self.programs.current, extra)
         self.newest = material.revision
         return LoadResult(material, again_at=again_at, refused=refused)
 
@@ -268,10 +268,11 @@ class Loader:
         if known is not None and known.text == text and await self._read_all(known.resources) == known.resources:
             return known
         resources: dict[str, bytes] = {}
-        extra = self._settings.flags.config_yaml
+        kind = self._settings.kind
+        extra = kind.extra_document
         while True:
             size = len(text) + _size(resources)
-            configuration = await offload(size, Configuration, text.decode(), name, extra, resources)
+            configuration = await offload(size, kind.configuration, text.decode(), name, extra, resources)
             unread = configuration.unread
             self._resources = dict.fromkeys([*resources, *unread])
             if not unread:
@@ -307,8 +308,8 @@ class Loader:
         return pairing.text(pairing.found)
 
     async def _parsed_small(self, references: Iterable[Reference]) -> Source:
-        text, extra = self._pairing.text(references), self._settings.flags.config_yaml
-        return Source(await offload(len(text), Configuration, text.decode(), SMALL, extra), text)
+        text, extra = self._pairing.text(references), self._settings.kind.extra_document
+        return Source(await offload(len(text), self._settings.kind.configuration, text.decode(), SMALL, extra), text)
 
     async def discover(self) -> Discovery:
         """What the certificate directories hold, by content."""

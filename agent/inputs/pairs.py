@@ -9,7 +9,7 @@ from agent.certificates.findings import Fallback, FileWarning, Rejection
 from agent.certificates.groups import Pin
 from agent.certificates.references import Reference, Role
 from agent.host.sockets import Endpoint
-from agent.proxies.envoy.default_bootstrap import bootstrap
+from agent.proxies.interface import Proxy
 
 _PAIR = frozenset({Role.CHAIN, Role.KEY})
 
@@ -20,11 +20,12 @@ class DirectoryPairs:
     `turn`: when another of the files may be the one to take.
     """
 
-    def __init__(self, listen: str, forward: str) -> None:
+    def __init__(self, kind: Proxy, listen: str, forward: str) -> None:
         self.found: list[Reference] = []
         self.unpaired: tuple[Rejection, ...] = ()
         self.beside: tuple[FileWarning, ...] = ()
         self.turn: datetime | None = None
+        self._kind = kind
         self._listen = listen
         self._forward = forward
 
@@ -62,7 +63,7 @@ class DirectoryPairs:
         """The small bootstrap over these pairs."""
         listen, forward = Endpoint.parse(self._listen), Endpoint.parse(self._forward)
         where, to = (listen.host, listen.port), (forward.host, forward.port)
-        return bootstrap(where, to, _in_order(references)).encode()
+        return self._kind.default_configuration(where, to, _in_order(references)).encode()
 
 
 def _in_order(references: Iterable[Reference]) -> list[Reference]:

@@ -1,7 +1,6 @@
 """The proxy's program: opened once, asked for its versions, and replaced only when an operator wants it."""
 
 import asyncio
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
@@ -11,12 +10,11 @@ from agent.handoff.segment import HotRestartVersion
 from agent.host.binaries import Binary, identity_of, open_binary
 from agent.host.processes import Command, User, run
 from agent.inputs.revisions import Program
-from agent.proxies.envoy.command import HANDOFF_PROBE, VERSION_PROBE
+from agent.proxies.interface import Proxy
 
 _PROBE_TIMEOUT = 10.0
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_VERSION = re.compile(r"version: (?:\w+/)?(\d+\.[^/\s]+)")  # Envoy: <commit>/<version>/<state>/<build>/<library>
 
 
 class Aside(Protocol):
@@ -29,8 +27,9 @@ class Aside(Protocol):
 class Programs:
     """The program at `path` that epochs run, and whether the file there has become another one."""
 
-    def __init__(self, path: Path, user: User | None) -> None:
+    def __init__(self, path: Path, kind: Proxy, user: User | None) -> None:
         self.path = path
+        self._kind = kind
         self.current: Program | None = None
         self.aside: Aside = asyncio.to_thread  # calls what may wait for the file system
         self._user = user
@@ -88,11 +87,10 @@ class Programs:
 
     async def _probe(self, binary: Binary) -> Program:
         # Both are waited for: one that goes wrong does not leave the other one running.
-        questions = (self._ask(binary, VERSION_PROBE), self._ask(binary, HANDOFF_PROBE))
+        questions = (self._ask(binary, self._kind.version_probe), self._ask(binary, self._kind.handoff_probe))
         version, handoff = map(_required, await asyncio.gather(*questions, return_exceptions=True))
-        number = _VERSION.search(version)
-        known = version if number is None else number[1]
-        return Program(binary, known, HotRestartVersion.parse(handoff), reads_json=number is not None)
+        number, reads_json = self._kind.version(version)
+        return Program(binary, self._kind, number, HotRestartVersion.parse(handoff), reads_json)
 
     async def _ask(self, binary: Binary, arguments: tuple[str, ...]) -> str:
         command = Command(binary.descriptor, [str(self.path), *arguments], user=self._user)

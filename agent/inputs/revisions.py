@@ -11,18 +11,18 @@ from agent.core.revision import Revision
 from agent.handoff.segment import HotRestartVersion
 from agent.host.binaries import Binary
 from agent.host.memfds import Memfds, digest_of
-from agent.proxies.envoy.configuration import Configuration, Copies
-from agent.proxies.envoy.options import Flags
+from agent.proxies.interface import Configuration, Copies, Proxy
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A binary that was opened and asked what it is."""
+    """A proxy's program, opened and asked for its versions, and the kind of proxy that it is."""
 
     binary: Binary
+    kind: Proxy
     version: str
     handoff: HotRestartVersion
-    reads_json: bool = True  # from a descriptor, whose name has no suffix: Envoy does, anything else reads YAML
+    reads_json: bool = True  # from a descriptor, whose name has no suffix
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,12 @@ class RevisionStore:
     def __getitem__(self, revision: Revision) -> LoadedRevision:
         return self._materials[revision]
 
-    def make(self, source: Source, flags: Flags, outcome: Selection, program: Program, extra: bytes) -> LoadedRevision:
+    def make(self, source: Source, outcome: Selection, program: Program, extra: bytes) -> LoadedRevision:
         """Materialise; the same bytes give the material that is already here. Raises `MachineError`.
 
         `extra` is the digest of whatever else shall make a new revision.
         """
-        return self.adopt(_identify(source, flags, outcome.files, program.binary, extra), source, outcome, program)
+        return self.adopt(_identify(source, outcome.files, program, extra), source, outcome, program)
 
     def adopt(self, revision: Revision, source: Source, outcome: Selection, program: Program) -> LoadedRevision:
         """Keep what an epoch of an earlier agent runs from, under the name it has. Raises `MachineError`."""
@@ -122,11 +122,11 @@ class RevisionStore:
             self._release(self._materials.pop(revision).held)
 
 
-def _identify(source: Source, flags: Flags, files: Mapping[str, bytes], binary: Binary, extra: bytes) -> Revision:
+def _identify(source: Source, files: Mapping[str, bytes], program: Program, extra: bytes) -> Revision:
     """Name the bytes. The binary counts by its file's identity: to read 107 MB for a digest would cost every start."""
     config_digest = hashlib.sha256()
     resources = [part for path in sorted(source.resources) for part in (path.encode(), source.resources[path])]
-    for part in (source.text, *resources, repr(flags).encode(), repr(binary.identity).encode(), extra):
+    for part in (source.text, *resources, program.kind.identity, repr(program.binary.identity).encode(), extra):
         config_digest.update(len(part).to_bytes(8) + part)
     whole = config_digest.copy()
     for path in sorted(files):

@@ -7,23 +7,22 @@ from agent.core.policy import Policy
 from agent.core.schedule import Window
 from agent.host.processes import User
 from agent.metrics.application import Application
-from agent.proxies.envoy.options import Flags
+from agent.proxies.interface import Proxy
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything `agent` can be told. Spans are seconds."""
+    """Every option of `agent`. `proxy` is the program, `kind` knows its kind. Durations are seconds."""
 
     proxy: str
+    kind: Proxy
     certificates: tuple[Path, ...]
     config: Path | None
     watched: tuple[Path, ...]
     run_directory: Path
     listen: str
     forward: str
-    flags: Flags = field(default_factory=Flags)
     policy: Policy = field(default_factory=Policy)
-    drain_time: float = 45.0
     user: User | None = None
     allowed_ports: frozenset[int] = frozenset()  # low ones that listeners by LDS may have, bound by the agent
     restart_on_binary: bool = False

@@ -14,10 +14,7 @@ from agent.handoff.socket_store import ListenAddress
 from agent.processes.bisection import Bisection
 from agent.processes.epoch_process import EpochProcess
 from agent.processes.listeners import Listeners
-from agent.proxies.envoy import subscriptions
-from agent.proxies.envoy.admin_client import Loaded
-from agent.proxies.envoy.command import Complaint
-from agent.proxies.envoy.subscriptions import Fetch
+from agent.proxies.interface import Complaint, LoadedCertificate, Proxy, Subscription, Subscriptions
 
 _NAMED = 3  # so many addresses are named
 
@@ -39,6 +36,10 @@ class Admission:
     serving: Callable[[], EpochProcess | None]
     listeners: Listeners
     bisection: Bisection | None = None
+
+    @property
+    def _kind(self) -> Proxy:
+        return self.candidate.material.program.kind
 
     async def check(self) -> Failure | None:
         """Wait until the candidate is whole; None if it is good. Raises `MachineError` if it does not answer.
@@ -64,29 +65,29 @@ class Admission:
             raise _NotYet
         return self._wrong_certificate(loaded) or await self._missing_listener()
 
-    async def missing(self) -> list[Fetch]:
+    async def missing(self) -> list[Subscription]:
         """Return what it fetches and has not applied, as far as it needs that. Raises `MachineError`."""
         configuration = self.candidate.material.configuration
         if configuration.is_static:
             return []
-        found = await self.candidate.admin.fetches()
+        found = await self.candidate.admin.subscriptions()
         hidden = configuration.sets.keys() - found.keys()
         if all(each.applied for each in found.values()) and not hidden and _shows_secrets(found):
             return []
         served = await self._served()
-        if needed := subscriptions.missing(found, served):
+        if needed := self._kind.missing(found, served):
             return needed
         secrets = not _shows_secrets(found) and not _shows_secrets(served)
         return await self._missing_unseen(hidden, secrets=secrets) if hidden or secrets else []
 
-    async def _served(self) -> subscriptions.Fetches:
+    async def _served(self) -> Subscriptions:
         """Return the serving epoch's subscriptions; none where it hangs: then whatever is essential is needed."""
         serving = self.serving()
         with contextlib.suppress(MachineError):
-            return {} if serving is None else await serving.admin.fetches()
+            return {} if serving is None else await serving.admin.subscriptions()
         return {}
 
-    async def _missing_unseen(self, hidden: Collection[str], *, secrets: bool) -> list[Fetch]:
+    async def _missing_unseen(self, hidden: Collection[str], *, secrets: bool) -> list[Subscription]:
         """Where the operator hides the counters of sets or `secrets`, what else the console tells counts.
 
         Of the same configuration it should have loaded as many certificates as the epoch that serves.
@@ -102,9 +103,9 @@ class Admission:
         except MachineError:
             return []  # it hangs
         lacks = sum(map(_is_fetched, await admin.certificates())) < sum(map(_is_fetched, before))
-        return [Fetch("certificates", 0, 0, 0)] if lacks else []
+        return [Subscription("certificates", "certificates")] if lacks else []
 
-    async def _refused(self, missing: Iterable[Fetch]) -> Failure | None:
+    async def _refused(self, missing: Iterable[Subscription]) -> Failure | None:
         """End the wait for what the candidate refused, unless nothing serves and its control plane may mend it."""
         refused = next((each for each in missing if each.is_refused), None)
         if refused is None:
@@ -119,7 +120,7 @@ class Admission:
         plane = f" of the control plane {' or '.join(planes)}" if planes else ""
         return Failure(FailureKind.TRANSIENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
 
-    async def _verdict(self, source: str, refused: Fetch) -> Failure:
+    async def _verdict(self, source: str, refused: Subscription) -> Failure:
         """Blame the groups of certificates at fault for what a file of resources brought, or else the file."""
         complaint = await self._complaint()
         program = self.candidate.material.program.binary.path.name
@@ -137,10 +138,10 @@ class Admission:
 
     async def _complaint(self) -> Complaint:
         texts, paths = await self.candidate.admin.rejections(), self.candidate.material.paths
-        said = [Complaint.of(text, paths) for text in texts]
+        said = [self._kind.rejection(text, paths) for text in texts]
         return Complaint("; ".join(each.text for each in said), frozenset().union(*(each.paths for each in said)))
 
-    def _wrong_certificate(self, loaded: Iterable[Loaded]) -> Failure | None:
+    def _wrong_certificate(self, loaded: Iterable[LoadedCertificate]) -> Failure | None:
         """What it has loaded from memory must be what was put there."""
         material = self.candidate.material
         expected = {
@@ -184,10 +185,10 @@ def _behind(complaint: Complaint) -> str:
     return f": {complaint.text}" if complaint.text else "; its log tells why"
 
 
-def _shows_secrets(found: subscriptions.Fetches) -> bool:
+def _shows_secrets(found: Subscriptions) -> bool:
     return any(each.secret for each in found.values())
 
 
-def _is_fetched(certificate: Loaded) -> bool:
+def _is_fetched(certificate: LoadedCertificate) -> bool:
     """Whether it came by no file that was materialised."""
     return not certificate.path.startswith("/dev/fd/")

@@ -29,17 +29,23 @@ from agent.metrics.shared_counters import SharedCounters
 from agent.processes.manifest import Manifest
 from agent.processes.state_file import StateFile
 from agent.processes.survivor import Survivor, find_survivor, pid_of
-from agent.proxies.envoy.configuration import Configuration
+from agent.proxies.interface import Proxy
 
 _END_TIMEOUT = 5.0
 
 
 class Adoption:
-    """Goes through what the journal remembers, once, before anything else is started."""
+    """Finds the epochs of an earlier agent in the state file, once, before anything else is started."""
 
     def __init__(
-        self, state_file: StateFile, directory: RunDirectory, revisions: RevisionStore, shared_counters: SharedCounters
+        self,
+        kind: Proxy,
+        state_file: StateFile,
+        directory: RunDirectory,
+        revisions: RevisionStore,
+        shared_counters: SharedCounters,
     ) -> None:
+        self._kind = kind
         self._state_file = state_file
         self._directory = directory
         self._revisions = revisions
@@ -77,7 +83,7 @@ class Adoption:
 
     def _recover(self, found: Survivor) -> LoadedRevision | None:
         try:
-            return recover(found, self._revisions)
+            return recover(self._kind, found, self._revisions)
         except AgentError as error:
             text = f"epoch {found.number} (pid {found.pid}) cannot be adopted and is ended: {error}"
             log_event(logging.ERROR, "epoch.not_adopted", text)
@@ -102,27 +108,27 @@ def clear(entry: Mapping[str, Any]) -> int | None:
     return pid
 
 
-def recover(found: Survivor, revisions: RevisionStore) -> LoadedRevision:
+def recover(kind: Proxy, found: Survivor, revisions: RevisionStore) -> LoadedRevision:
     """What an epoch runs from, out of its own descriptors. Raises `AgentError`."""
     manifest = Manifest.carried_by(found.pid, found.manifest)
     contents: Contents = {path: each.read(found.pid) for path, each in manifest.files.items()}
     resources = {path: text.encode() for path, text in manifest.resources.items()}
-    configuration = Configuration(manifest.text, manifest.name, manifest.config_yaml, resources)
-    program = _program(manifest, found.pid)
+    configuration = kind.configuration(manifest.text, manifest.name, manifest.config_yaml, resources)
+    program = _program(kind, manifest, found.pid)
     references = [each for each in configuration.references if each.path in contents]
     outcome = select_files(references, contents, LastGood(), clock.calendar())
     source = Source(configuration, manifest.text.encode(), resources)
     return revisions.adopt(manifest.revision, source, outcome, program)
 
 
-def _program(manifest: Manifest, pid: int) -> Program:
+def _program(kind: Proxy, manifest: Manifest, pid: int) -> Program:
     binary = opened_binary(Path(manifest.program_path), manifest.program.open(pid))
     if binary.identity != manifest.identity:
         binary.close()
         message = f"cannot adopt the process {pid}: its program {manifest.program_path} has been written to since"
         raise BadInput(message)
     handoff = HotRestartVersion.parse(manifest.handoff)
-    return Program(binary, manifest.program_version, handoff, manifest.reads_json)
+    return Program(binary, kind, manifest.program_version, handoff, manifest.reads_json)
 
 
 def _end(entry: Mapping[str, Any], pid: int) -> None:

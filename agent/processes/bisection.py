@@ -13,7 +13,7 @@ from agent.inputs.loader import Loader
 from agent.inputs.revisions import RevisionStore
 from agent.inputs.settings import Settings
 from agent.processes.epoch_process import EpochProcess
-from agent.proxies.envoy.command import Complaint, Envoy
+from agent.proxies.interface import Complaint
 
 Ask = Callable[[frozenset[str]], Awaitable[Complaint | None]]
 """Ask the proxy about the revision with these units held back; raises `NothingToRunError` where they cannot be."""
@@ -87,7 +87,6 @@ class Bisection:
     """Pins the groups at fault where the proxy of an epoch refused what it was to run from."""
 
     def __init__(self, settings: Settings, loader: Loader, revisions: RevisionStore) -> None:
-        self._envoy = Envoy(settings.flags, settings.drain_time)
         self._timeout = settings.policy.start_timeout
         self._loader = loader
         self._revisions = revisions
@@ -106,7 +105,7 @@ class Bisection:
             if variant is None:
                 raise NothingToRunError
             with self._revisions.trying(variant):
-                answer = await refused.validate(self._envoy, self._timeout, variant)
+                answer = await refused.validate(self._timeout, variant)
             return None if answer is None else said(answer)
 
         pins = await bisect(self._loader.renewed(material), said(complaint), ask)

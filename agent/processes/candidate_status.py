@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from agent.core.errors import MachineError
 from agent.host.sockets import Endpoint
 from agent.processes.admission import Admission
-from agent.proxies.envoy.admin_client import Upstream
-from agent.proxies.envoy.subscriptions import Fetch
+from agent.proxies.interface import Subscription, Upstream
 
 _INTERVAL = 1.0  # of the questions: a rotation that goes well is over before the first one
 _CONNECT_TIMEOUT = 1.0
@@ -47,7 +46,7 @@ async def reason_of(admission: Admission) -> str:
     return ""
 
 
-async def _describe(admission: Admission, missing: Sequence[Fetch]) -> str:
+async def _describe(admission: Admission, missing: Sequence[Subscription]) -> str:
     configuration = admission.candidate.material.configuration
     named = ", ".join(map(str, missing[:_NAMED])) + (" …" if len(missing) > _NAMED else "")
     if missing[0].is_refused:
@@ -64,7 +63,7 @@ async def _describe(admission: Admission, missing: Sequence[Fetch]) -> str:
     return f"it waits for {named}: {'; '.join(states)}"
 
 
-async def _state(endpoints: Sequence[Upstream] | None, missing: Sequence[Fetch]) -> str:
+async def _state(endpoints: Sequence[Upstream] | None, missing: Sequence[Subscription]) -> str:
     """Return the state of a control plane, as the end of a sentence."""
     if endpoints is None:
         return "is no cluster of this configuration"

@@ -13,7 +13,7 @@ from agent.inputs.programs import Programs
 from agent.inputs.revisions import LoadedRevision, RevisionStore
 from agent.inputs.settings import Settings
 from agent.processes.epoch_process import EpochProcess, ListenerAccess
-from agent.proxies.envoy.command import Complaint, Envoy
+from agent.proxies.interface import Complaint
 
 _TIMEOUT = 30.0
 _DEAF = ListenerAccess(
@@ -58,7 +58,7 @@ async def small_bootstrap(settings: Settings) -> str:
 async def _loader(settings: Settings) -> AsyncIterator[Loader]:
     files = DiskThread(lambda: None, notice=lambda _: None)
     try:
-        yield Loader(settings, Programs(find(settings.proxy), settings.user), RevisionStore(), files)
+        yield Loader(settings, Programs(find(settings.proxy), settings.kind, settings.user), RevisionStore(), files)
     finally:
         await files.close()
 
@@ -67,7 +67,7 @@ async def _complaint(settings: Settings, material: LoadedRevision) -> Complaint 
     directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
     epoch = EpochProcess(1, material, directory, settings.user, _DEAF)
     try:
-        return await epoch.validate(Envoy(settings.flags, settings.drain_time), _TIMEOUT)
+        return await epoch.validate(_TIMEOUT)
     finally:
         await epoch.cleanup()
         directory.close()

@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection
 from agent.core.errors import MachineError
 from agent.host.processes import connections_at, has_socket
 from agent.processes.epoch_process import EpochProcess
-from agent.proxies.envoy.admin_client import Inbound
-from agent.proxies.envoy.command import UDP_OVERLAP
+from agent.proxies.interface import Inbound
 
 _FIRST_INTERVAL = 0.1  # connections end quickly at first, and later one by one
 _GROWTH = 1.3
@@ -35,7 +34,9 @@ async def emptied(
     interval = _FIRST_INTERVAL
     zeros = 0
     if epoch.material.configuration.has_udp:
-        await asyncio.sleep(UDP_OVERLAP + _FIRST_INTERVAL)  # it forwards datagrams until then
+        await asyncio.sleep(
+            epoch.material.program.kind.udp_overlap + _FIRST_INTERVAL
+        )  # it forwards datagrams until then
     while True:
         await asyncio.sleep(interval)
         interval = min(interval * _GROWTH, _LAST_INTERVAL if at_the_end else _LONGEST_INTERVAL)

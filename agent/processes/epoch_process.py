@@ -24,8 +24,7 @@ from agent.metrics.shared_counters import make_room
 from agent.processes.manifest import Manifest
 from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.survivor import Survivor
-from agent.proxies.envoy.admin_client import AdminClient
-from agent.proxies.envoy.command import Complaint, Envoy, complaint
+from agent.proxies.interface import Complaint
 
 _ANSWER_TIMEOUT = 5.0
 
@@ -92,7 +91,7 @@ class EpochProcess:
             self.manifest = found.manifest
         self._program = self.home / name
         self.names = SocketPaths(self.home, self.segment.base_id)
-        self.admin = AdminClient(self.home / "admin")
+        self.admin = material.program.kind.admin(self.home / "admin")
         reached = partial(listeners.reached_gate, number)
         self.gate = Gate(self.home / "gate", reached, reached_before=found is not None)
         self.child: Child | None = None
@@ -120,22 +119,24 @@ class EpochProcess:
 
     # Life
 
-    async def validate(self, envoy: Envoy, timeout: float, material: LoadedRevision | None = None) -> Complaint | None:
+    async def validate(self, timeout: float, material: LoadedRevision | None = None) -> Complaint | None:
         """Ask the proxy whether it can use the configuration, or that of another material; return its complaint."""
         material = material or self.material
         copy, extra = self._copy(material)
-        arguments = envoy.validate(copy, extra, material.configuration)
+        kind = material.program.kind
+        arguments = kind.validate(copy, extra, material.configuration)
         code, output = await run(self._command(arguments, material), timeout)
-        return None if code == 0 else complaint(output, {**material.paths, copy: material.configuration.name})
+        return None if code == 0 else kind.complaint(output, {**material.paths, copy: material.configuration.name})
 
-    async def launch(self, envoy: Envoy, started_at: int, overlap: int = 0, *, dumps_core: bool = False) -> int:
+    async def launch(self, started_at: int, overlap: int = 0, *, dumps_core: bool = False) -> int:
         """Start the process with everything around it in place; return its pid. Raises `MachineError`.
 
         For `overlap` seconds after it serves it leaves UDP sockets to its predecessor.
         """
         await self._stand_around(started_at)
         copy, extra = self._copy(self.material)
-        arguments = envoy.launch(self.names, copy, extra, self.number, self.material.configuration, overlap)
+        kind, configuration = self.material.program.kind, self.material.configuration
+        arguments = kind.launch(self.names, copy, extra, self.number, configuration, overlap)
         command = replace(self._command(arguments, self.material), dumps_core=dumps_core)
         process = Process.start(command, self._exited)
         self.created = created_at(process.pid)

@@ -23,7 +23,7 @@ from agent.host.tasks import Tasks
 from agent.host.throttling import Throttled
 from agent.http import client
 from agent.processes.queue_progress import QueueProgress, is_anybody_waiting, look_at, opened
-from agent.proxies.envoy.admin_client import AdminClient
+from agent.proxies.interface import Admin
 
 _QUESTION = "/ready"
 _NOBODY = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.EACCES})  # the console cannot be asked at all
@@ -44,7 +44,7 @@ class Serving(Protocol):
         ...
 
     @property
-    def admin(self) -> AdminClient:
+    def admin(self) -> Admin:
         """Its console."""
         ...
 
@@ -230,7 +230,7 @@ class _Suspicion:
         self.seconds = now - self._since
 
 
-async def _ask(admin: AdminClient) -> bool:
+async def _ask(admin: Admin) -> bool:
     """Return whether it is well as far as it can be asked: it answered, or nobody is there to ask.
 
     Waits for ever otherwise: this one question is answered when the proxy goes on.

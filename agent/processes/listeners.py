@@ -16,8 +16,7 @@ from agent.host.log import log_event
 from agent.host.processes import User
 from agent.host.sockets import Endpoint, bind_for_proxy, check_free, may_bind_for_others
 from agent.processes.epoch_process import EpochProcess
-from agent.proxies.envoy.configuration import Configuration
-from agent.proxies.envoy.document import StaticListener
+from agent.proxies.interface import Configuration, StaticListener
 
 _SPARE_TIMEOUT = 1.0  # how long a superseded epoch gets to empty the queues that its successor will not have
 _SPARE_INTERVAL = 0.005  # the kernel does not tell when an accept queue is empty

@@ -31,8 +31,7 @@ from agent.processes.listeners import Listeners
 from agent.processes.memory_check import MemoryCheck
 from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.survivor import Survivor
-from agent.proxies.envoy.admin_client import Inbound
-from agent.proxies.envoy.command import UDP_OVERLAP, Complaint, Envoy
+from agent.proxies.interface import Complaint, Inbound
 
 _QUEUE_INTERVAL, _QUEUE_LOOKS = 0.01, 100  # at the end: a second for the clients that wait in the accept queues
 _RESUME_INTERVAL = 0.02  # until an adopted epoch that opens is asked again: it tells nobody but its console
@@ -80,7 +79,6 @@ class ProcessTable:
         self._post = callbacks.post
         self._record = callbacks.record
         self._memory_check = MemoryCheck()
-        self._envoy = Envoy(settings.flags, settings.drain_time)
         self.served_since = int(clock.calendar().timestamp())  # of the service as a whole
         self._tasks = Tasks()
         self._starts: dict[int, asyncio.Task[None]] = {}
@@ -131,11 +129,12 @@ class ProcessTable:
         epoch = EpochProcess(number, material, self._directory, user, self._listeners(), segments=self.segments)
         self.epochs[number] = epoch
         self._record()  # whatever runs for it from now on can be found by its manifest
-        if validate and (complaint := await epoch.validate(self._envoy, self._settings.policy.start_timeout)):
+        if validate and (complaint := await epoch.validate(self._settings.policy.start_timeout)):
             return await self._verdict(epoch, complaint)
-        overlap = UDP_OVERLAP if self.serving is not None and epoch.material.configuration.has_udp else 0
+        has_udp = self.serving is not None and epoch.material.configuration.has_udp
+        overlap = material.program.kind.udp_overlap if has_udp else 0
         core = self._settings.core_dumps
-        pid = await epoch.launch(self._envoy, self.served_since, overlap, dumps_core=core)
+        pid = await epoch.launch(self.served_since, overlap, dumps_core=core)
         self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
         self._tasks.spawn(self._observe(epoch), f"reasons of {number}")
         return None
@@ -428,7 +427,7 @@ class ProcessTable:
     async def _diagnose(self, candidate: EpochProcess, accident: Failure) -> Failure:
         """Why a candidate gave up by itself: a proxy that also refuses to validate has a complaint, and a verdict."""
         try:
-            complaint = await candidate.validate(self._envoy, self._settings.policy.start_timeout)
+            complaint = await candidate.validate(self._settings.policy.start_timeout)
             return accident if complaint is None else await self._verdict(candidate, complaint)
         except MachineError:
             return accident

@@ -26,7 +26,7 @@ def dry_run(settings: Settings) -> str:
     for entry in _entries(settings):
         found = find_epoch(entry)
         if isinstance(found, Survivor):
-            recover(found, revisions)
+            recover(settings.kind, found, revisions)
             numbers.append(found.number)
         elif found is not None and entry.get("stage") in ADOPTED:
             message = f"cannot take over epoch {entry.get('number')}: the state tells of it in another way"

@@ -16,19 +16,13 @@ import hashlib
 import socket
 import ssl
 from collections.abc import Collection
-from typing import Any
 
 from cryptography import x509
 
 from agent.certificates.x509 import Leaf
-from agent.core.errors import MachineError
 from agent.handoff.socket_store import ListenAddress
 from agent.host.sockets import Endpoint
-from agent.http import client
-from agent.http.client import UnixPlace
-from agent.proxies.envoy import tls_listeners
-from agent.proxies.envoy.admin_client import DYNAMIC, STATIC, tree, understanding
-from agent.proxies.envoy.tls_listeners import TlsListener
+from agent.proxies.interface import Admin, TlsListener
 from agent.status.model import ProbeResult
 
 LIMIT = 16
@@ -52,7 +46,7 @@ _CONTEXT = _client()
 
 
 async def verify_served(
-    admin: UnixPlace,
+    admin: Admin,
     leaves: Collection[Leaf],
     named: Collection[ListenAddress] = (),
     *,
@@ -65,8 +59,8 @@ async def verify_served(
     `MachineError` if the console does not tell where that is.
     """
     fingerprints = {leaf.fingerprint for leaf in leaves}
-    told = await _find(admin) if fingerprints else []
-    found = [each for each in told if _may_be_greeted(each.place, named)][:LIMIT]
+    listeners = await admin.tls_listeners() if fingerprints else []
+    found = [each for each in listeners if _may_be_greeted(each.place, named)][:LIMIT]
     seen = await _look(found, fingerprints)
     for span in again:
         others = [number for number, each in enumerate(seen) if not each.matches and not each.error]
@@ -80,25 +74,6 @@ async def verify_served(
 
 def _may_be_greeted(place: ListenAddress, named: Collection[ListenAddress]) -> bool:
     return not place.address.startswith("unix://") or place in named
-
-
-async def _find(admin: UnixPlace) -> list[TlsListener]:
-    static, dynamic = [await _dump(admin, target) for target in (STATIC, DYNAMIC)]
-    with understanding(admin):
-        found = [each.get("listener", {}) for each in static]
-        found += [each.get("active_state", {}).get("listener", {}) for each in dynamic]
-        return tls_listeners.find(found)
-
-
-async def _dump(admin: UnixPlace, target: str) -> list[dict[str, Any]]:
-    """Nothing where the proxy knows no such resource: Envoy does not, without any of them."""
-    try:
-        status, body = await client.fetch(admin, target, timeout=_TIMEOUT)
-        configs: list[dict[str, Any]] = (await tree(body)).get("configs", []) if status == 200 else []
-    except (OSError, ValueError) as error:
-        message = f"cannot ask {admin}{target}: {str(error) or 'no answer in time'}"
-        raise MachineError(message) from error
-    return configs
 
 
 async def _look(listeners: Collection[TlsListener], fingerprints: Collection[str]) -> list[ProbeResult]:

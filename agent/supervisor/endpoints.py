@@ -12,8 +12,7 @@ from agent.host.sockets import Endpoint, listen
 from agent.http.hosts import guarded
 from agent.http.server import Server
 from agent.processes.epoch_process import EpochProcess
-from agent.proxies.envoy.admin_forwarder import Forwarder
-from agent.proxies.envoy.bootstrap import Console
+from agent.proxies.interface import AdminAddress, Forwarder, Proxy
 from agent.status.routes import Routes
 
 STATUS = "status"
@@ -23,14 +22,15 @@ STATUS = "status"
 class Endpoints:
     """`routes` answers at the status server. `names`: by which that may be asked at a loopback address."""
 
-    def __init__(self, routes: Routes, names: Collection[str]) -> None:
+    def __init__(self, routes: Routes, kind: Proxy, names: Collection[str]) -> None:
         self._routes = routes
+        self._kind = kind
         self._names = names
         self._status = Server(guarded(routes.answer, names), body_limit=0)
         self._status_listener: socket.socket | None = None
         self._admin: Server | None = None
         self._forwarder: Forwarder | None = None
-        self._named: Console | None = None
+        self._named: AdminAddress | None = None
         self._moving = asyncio.Lock()
 
     async def open_status(self, host: str, port: int, inherited: int | None = None) -> None:
@@ -48,14 +48,14 @@ class Endpoints:
 
     async def route_to(self, serving: EpochProcess) -> None:
         """Lead the console's address, if the configuration names one, to this epoch."""
-        named = serving.material.configuration.console
+        named = serving.material.configuration.admin_address
         async with self._moving:
             if self._forwarder is None or named != self._named:
                 await self._move(named)
         if self._forwarder is not None:
             self._forwarder.target = serving.admin.place
 
-    async def _move(self, named: Console | None) -> None:
+    async def _move(self, named: AdminAddress | None) -> None:
         """Open the console at another address. Where that fails it is said, and the proxy serves all the same."""
         if self._admin is not None:
             await self._admin.close()
@@ -68,7 +68,7 @@ class Endpoints:
         except (MachineError, UsageError) as error:
             log_event(logging.ERROR, "admin.unavailable", f"there is no admin console: {error}")
             return
-        self._forwarder = Forwarder(named.allowed)
+        self._forwarder = self._kind.forwarder(named.allowed)
         self._admin = Server(guarded(self._forwarder.answer, self._names))
         await self._admin.start(listener)
 

@@ -19,7 +19,6 @@ from agent.http.message import Request, Response
 from agent.processes import upgrade_check
 from agent.processes.memory_check import MemoryCheck
 from agent.processes.state_file import StateFile
-from agent.proxies.envoy.admin_forwarder import Forwarder
 from agent.status.actions import OperationResult, Progress
 from agent.status.model import Status
 from agent.supervisor.event_log import EventLog, LogEvent
@@ -176,7 +175,9 @@ class Operations:
             alive = ", ".join(map(str, sorted(processes.epochs))) or "none"
             which = "no epoch serves" if epoch is None else f"there is no epoch {epoch}"
             return Response(404, f"{which}; alive: {alive}\n".encode())
-        return await Forwarder.to(process.admin.place).answer(Request(method, target))
+        forwarder = process.material.program.kind.forwarder(())
+        forwarder.target = process.admin.place
+        return await forwarder.answer(Request(method, target))
 
     def note_readiness(self, reason: str) -> None:
         """Something may have changed: tell whoever waits for it."""

@@ -119,7 +119,7 @@ class Recorder:
                 units = process.material.outcome.units.values()
                 leaves = [chain.leaf for unit in units for chain in unit.chains]
                 named = [each.place for each in process.material.configuration.listeners]
-                seen = await verify_served(process.admin.place, leaves, named)
+                seen = await verify_served(process.admin, leaves, named)
             except MachineError as error:
                 log_event(logging.DEBUG, "rotation.unproved", str(error))
         self._history.proved(process.number, seen)

@@ -80,7 +80,7 @@ class Supervisor:
         self._state_file = StateFile(directory)
         self._core = Reconciler(settings.policy, jitter=random.random, first_epoch=self._state_file.first_epoch)
         self._revisions = RevisionStore()
-        self._programs = Programs(find(settings.proxy), settings.user)
+        self._programs = Programs(find(settings.proxy), settings.kind, settings.user)
         self._inputs = InputWatcher(settings, self._programs, self._revisions, self._post, self._record)
         self._metrics = Metrics(self._status, beside_application=settings.application is not None)
         self._shared_counters = SharedCounters(directory)
@@ -114,7 +114,7 @@ class Supervisor:
         self._operations = Operations(service, self._state_file, self._event_log, self._post, self._status, self._stop)
         self._control = Control(self._operations, _log_operation)
         self._routes = self._make_routes()
-        self._endpoints = Endpoints(self._routes, settings.status_names)
+        self._endpoints = Endpoints(self._routes, settings.kind, settings.status_names)
         self._executor = Executor(service, self._revisions, self._endpoints, self._event_log, self._post)
         self._reaper = Reaper(owner_of, loop=asyncio.get_running_loop())
 
@@ -206,7 +206,9 @@ class Supervisor:
     async def _adopt(self) -> None:
         """Adopt the epochs of an earlier agent."""
         self._processes.served_since = self._state_file.served_since or self._processes.served_since
-        adoption = Adoption(self._state_file, self._directory, self._revisions, self._shared_counters)
+        adoption = Adoption(
+            self._settings.kind, self._state_file, self._directory, self._revisions, self._shared_counters
+        )
         for found, material in adoption.epochs():
             try:
                 await self._processes.adopt(found, material)

@@ -23,8 +23,11 @@ from agent.inputs.loader import Loader
 from agent.inputs.programs import Programs
 from agent.inputs.revisions import LoadedRevision, RevisionStore
 from agent.inputs.settings import Settings
+from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.proxy import Envoy
 from tests.pki import Algorithm, Authority, Leaf
 
+KIND = Envoy(Flags(), 1.0)
 SIDECAR = Path(sys.executable).with_name("sidecar")
 
 
@@ -49,6 +52,7 @@ async def opened(
     """An intake of this directory."""
     settings = Settings(
         proxy=str(program),
+        kind=KIND,
         certificates=(directory,),
         config=configuration,
         watched=(),
@@ -58,7 +62,7 @@ async def opened(
         alarm_timeout=alarm_timeout,
     )
     files = DiskThread(lambda: None, notice=lambda _: None)
-    programs, revisions = Programs(program, None), RevisionStore()
+    programs, revisions = Programs(program, KIND, None), RevisionStore()
     try:
         yield Loader(settings, programs, revisions, files)
     finally:

@@ -9,6 +9,8 @@ from agent.core.errors import BadInput
 from agent.handoff.segment import HotRestartVersion
 from agent.inputs import programs as module
 from agent.inputs.programs import Programs
+from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.proxy import Envoy
 from tests.proxies.envoy.envoys import ENVOY, wants_envoy
 
 PROXY = """#!/bin/sh
@@ -28,7 +30,7 @@ def put(path: Path, version: str = "1.2.3", handoff: str = "11.104", text: str |
 
 @asynccontextmanager
 async def programs(path: Path) -> AsyncIterator[Programs]:
-    made = Programs(path, None)
+    made = Programs(path, Envoy(Flags(), 1.0), None)
     try:
         yield made
     finally:
@@ -138,7 +140,7 @@ async def test_a_program_that_may_not_be_read_is_bad_input(ordinary: Path) -> No
     put(ordinary / "proxy")
     (ordinary / "proxy").chmod(0o111)
     with pytest.raises(BadInput):
-        await Programs(ordinary / "proxy", None).load()
+        await Programs(ordinary / "proxy", Envoy(Flags(), 1.0), None).load()
 
 
 async def test_a_program_that_was_too_slow_is_tried_again_while_there_is_no_other(

@@ -1,6 +1,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from agent.host.binaries import Binary
 from agent.inputs.revisions import LoadedRevision, Program, RevisionStore, Source
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.proxy import Envoy
 from tests.pki import Authority
 
 TEXT = "a: {certificate_chain: {filename: /c/tls.crt}, private_key: {filename: /c/tls.key}}"
@@ -23,7 +25,9 @@ AUTHORITY = Authority.create("ca")
 @pytest.fixture
 def program() -> Iterator[Program]:
     descriptor = os.open("/bin/sh", os.O_RDONLY | os.O_CLOEXEC)
-    yield Program(Binary(Path("/bin/sh"), descriptor, (1, 2, 3)), "1.0", HotRestartVersion(11, 104))
+    yield Program(
+        Binary(Path("/bin/sh"), descriptor, (1, 2, 3)), Envoy(Flags(), 1.0), "1.0", HotRestartVersion(11, 104)
+    )
     os.close(descriptor)
 
 
@@ -41,7 +45,8 @@ def make(
     extra: bytes = b"", resources: Mapping[str, bytes] | None = None,
 ) -> LoadedRevision:  # fmt: skip
     source = Source(Configuration(text, "x.yaml", None, resources), text.encode(), resources or {})
-    return store.make(source, flags or Flags(), outcome(contents, text), program, extra)
+    program = program if flags is None else replace(program, kind=Envoy(flags, 1.0))
+    return store.make(source, outcome(contents, text), program, extra)
 
 
 def test_the_same_bytes_are_the_same_material(program: Program) -> None:

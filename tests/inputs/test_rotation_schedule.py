@@ -12,6 +12,8 @@ from agent.host import clock
 from agent.inputs.revisions import LoadedRevision
 from agent.inputs.rotation_schedule import RotationSchedule
 from agent.inputs.settings import Settings
+from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.proxy import Envoy
 from agent.status.model import Blocked
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -25,7 +27,7 @@ def noon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(directory: Path, **more: object) -> Settings:
-    plain = Settings("sidecar", (), None, (), directory, "tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
+    plain = Settings("sidecar", Envoy(Flags(), 1.0), (), None, (), directory, "tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
     return replace(plain, **more)  # type: ignore[arg-type]
 
 

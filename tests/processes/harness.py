@@ -21,9 +21,9 @@ from agent.inputs.programs import Programs
 from agent.inputs.revisions import LoadedRevision, RevisionStore, Source
 from agent.processes.epoch_process import EpochProcess, ListenerAccess
 from agent.processes.listeners import Listeners
-from agent.proxies.envoy.command import Envoy
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.proxy import Envoy
 from tests.proxies.envoy.envoys import ENVOY
 from tests.system.eventually import PATIENCE
 
@@ -68,7 +68,7 @@ class EpochHandle:
 
     async def reach_gate(self) -> None:
         """Launch it and wait until it stands at the gate."""
-        await self.process.launch(Envoy(Flags(rest=QUIET), 1.0), 1_700_000_000)
+        await self.process.launch(1_700_000_000)
         await happens(self.reached_gate)
 
     async def serve(self, before: "EpochHandle | None" = None) -> None:
@@ -108,7 +108,7 @@ class Harness:
         outcome = select_files(references, contents or {}, LastGood(), clock.calendar())
         assert outcome.complete, outcome
         source = Source(configuration, text.encode())
-        material = self._revisions.make(source, Flags(), outcome, self.programs.current, b"")
+        material = self._revisions.make(source, outcome, self.programs.current, b"")
         role = EpochHandle(self, material)
         self.roles.append(role)
         return role
@@ -142,7 +142,7 @@ async def harness(binary: Path | None = None) -> AsyncIterator[Harness]:
     path = binary or ENVOY
     assert path is not None
     directory = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
-    programs = Programs(path, None)
+    programs = Programs(path, Envoy(Flags(rest=QUIET), 1.0), None)
     await programs.load()
     made = Harness(RunDirectory(directory), programs)
     try:

@@ -24,6 +24,8 @@ from agent.processes.candidate_status import reason_of
 from agent.processes.epoch_process import EpochProcess
 from agent.proxies.envoy.admin_client import AdminClient
 from agent.proxies.envoy.configuration import Configuration
+from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.proxy import Envoy
 from tests.processes.harness import until
 from tests.proxies.envoy.test_subscriptions import LDS
 
@@ -54,7 +56,7 @@ class Epoch:
         self.answers: dict[str, Any] = {"/stats": "", **WELL}
         self.asked = 0  # how often it was asked for its counters
         outcome = select_files([], {}, LastGood(), clock.calendar())
-        program = SimpleNamespace(binary=SimpleNamespace(path=Path("/usr/bin/envoy")))
+        program = SimpleNamespace(binary=SimpleNamespace(path=Path("/usr/bin/envoy")), kind=Envoy(Flags(), 1.0))
         material = SimpleNamespace(
             revision=Revision("digest", "shape"),
             configuration=configuration,

@@ -18,7 +18,11 @@ from agent.inputs.revisions import RevisionStore
 from agent.metrics.shared_counters import SharedCounters
 from agent.processes.adoption import Adoption
 from agent.processes.state_file import StateFile
+from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.proxy import Envoy
 from tests.system.eventually import PATIENCE
+
+KIND = Envoy(Flags(), 1.0)
 
 
 @contextmanager
@@ -49,7 +53,7 @@ def come_back(directory: RunDirectory, *entries: object, **more: object) -> Stat
     """An agent starts where the state has these entries: none of them can be adopted."""
     directory.remember({"epochs": list(entries)} | more)
     state_file = StateFile(directory)
-    adoption = Adoption(state_file, directory, RevisionStore(), SharedCounters(directory))
+    adoption = Adoption(KIND, state_file, directory, RevisionStore(), SharedCounters(directory))
     assert list(adoption.epochs()) == []
     adoption.remove_stale(frozenset())
     return state_file
@@ -142,7 +146,7 @@ NEGATIVE = pytest.param([{"pid": -1, "created": 1, "base_id": "x"}])
 @pytest.mark.parametrize("epochs", ["x", {"a": 1}, None, [1, None, "x", {}], NEGATIVE])
 def test_a_memory_that_makes_no_sense_harms_nobody(directory: RunDirectory, epochs: object) -> None:
     directory.remember({"epochs": epochs})
-    list(Adoption(StateFile(directory), directory, RevisionStore(), SharedCounters(directory)).epochs())
+    list(Adoption(KIND, StateFile(directory), directory, RevisionStore(), SharedCounters(directory)).epochs())
 
 
 def test_directories_of_epochs_go_and_everything_else_stays(directory: RunDirectory) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agent.certificates.groups import CertificateGroup
 from agent.certificates.references import Reference, Role
 from agent.processes.bisection import NothingToRunError, bisect
-from agent.proxies.envoy.command import Complaint
+from agent.proxies.interface import Complaint
 
 
 def unit(name: str, content: bytes | None = None) -> CertificateGroup:

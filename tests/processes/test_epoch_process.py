@@ -9,8 +9,8 @@ import pytest
 from agent.core.errors import MachineError
 from agent.handoff.segment import HotRestartVersion, Segment
 from agent.handoff.socket_paths import BASE_ID_LIMIT
-from agent.proxies.envoy.command import Envoy
 from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.proxy import Envoy
 from tests.processes.harness import EpochHandle, happens, harness, until
 from tests.proxies.envoy.envoys import wants_envoy
 
@@ -20,9 +20,9 @@ ENVOY = Envoy(Flags(), 1.0)
 
 async def test_a_validation_says_what_is_wrong_in_the_operators_names_and_leaves_no_file() -> None:
     async with harness() as stage:
-        assert await stage.start("{}").process.validate(ENVOY, 10) is None
+        assert await stage.start("{}").process.validate(10) is None
         role = stage.start("nonsense: 1")
-        complaint = await role.process.validate(ENVOY, 10)
+        complaint = await role.process.validate(10)
         assert complaint is not None
         assert "nonsense" in complaint.text
         assert {path.name for path in role.process.names.directory.iterdir()} == {"bin", "stats"}
@@ -31,10 +31,10 @@ async def test_a_validation_says_what_is_wrong_in_the_operators_names_and_leaves
 async def test_an_epoch_that_gave_up_can_be_asked_why() -> None:
     async with harness() as stage:
         role = stage.start("nonsense: 1")
-        await role.process.launch(ENVOY, 0)
+        await role.process.launch(0)
         await happens(role.exited)
         assert role.code == 1
-        assert "nonsense" in str(await role.process.validate(ENVOY, 10))
+        assert "nonsense" in str(await role.process.validate(10))
 
 
 async def test_burial_removes_everything_that_was_its_own() -> None:

@@ -14,9 +14,7 @@ from agent.core.errors import AddressHeld
 from agent.handoff.socket_store import ListenAddress
 from agent.host.processes import User
 from agent.processes.listeners import Listeners
-from agent.proxies.envoy.command import Envoy
 from agent.proxies.envoy.configuration import Configuration
-from agent.proxies.envoy.options import Flags
 from tests.processes.harness import descriptors_of, harness, place, until
 from tests.proxies.envoy.envoys import wants_envoy
 
@@ -210,7 +208,7 @@ async def test_a_held_address_gets_no_answer_and_is_told(tmp_path: Path) -> None
     with holder() as (pid, port):
         async with harness() as stage:
             candidate = stage.start(bootstrap(tcp(port)))
-            await candidate.process.launch(Envoy(Flags(), 1.0), 0)
+            await candidate.process.launch(0)
             await until(lambda: candidate.held)
             assert str(pid) in str(candidate.held[0])
             assert not candidate.reached_gate.is_set()

@@ -17,6 +17,7 @@ from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.processes import verify_served as module
 from agent.processes.verify_served import LIMIT, verify_served
+from agent.proxies.envoy.admin_client import AdminClient
 from agent.status.model import ProbeResult
 from tests import pki
 from tests.proxies.envoy.test_tls_listeners import listener, tls
@@ -27,10 +28,12 @@ OURS, OTHER = (AUTHORITY.issue([name], serial=serial) for name, serial in (("our
 LOOKING = """
 import asyncio, pathlib, sys, types
 from agent.processes.verify_served import verify_served
+from agent.proxies.envoy.admin_client import AdminClient
 
 async def main():
+    admin = AdminClient(pathlib.Path(sys.argv[1]))
     known = set(sys.modules)
-    (seen,) = await verify_served(pathlib.Path(sys.argv[1]), [types.SimpleNamespace(fingerprint="")], again=())
+    (seen,) = await verify_served(admin, [types.SimpleNamespace(fingerprint="")], again=())
     print(seen.serial)
     print(*sys.modules.keys() - known, end="")
 
@@ -88,7 +91,9 @@ def address(host: str, port: int) -> Tree:
 
 
 @asynccontextmanager
-async def admin(directory: Path, *static: Tree, dynamic: Sequence[Tree] = (), status: int = 200) -> AsyncIterator[Path]:
+async def admin(
+    directory: Path, *static: Tree, dynamic: Sequence[Tree] = (), status: int = 200
+) -> AsyncIterator[AdminClient]:
     """A console that tells of these listeners; it knows no dynamic ones if there are none, as Envoy."""
 
     async def answer(request: Request) -> Response:
@@ -106,7 +111,7 @@ async def admin(directory: Path, *static: Tree, dynamic: Sequence[Tree] = (), st
     server = Server(answer)
     await server.start(bound)
     try:
-        yield path
+        yield AdminClient(path)
     finally:
         await server.close()
 
@@ -265,7 +270,7 @@ async def test_nobody_connects_to_a_plain_listener_or_for_want_of_anything_to_co
 
 async def test_a_console_that_does_not_tell_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"cannot ask .*/config_dump"):
-        await verify_served(tmp_path / "admin", [leaf(OURS)])
+        await verify_served(AdminClient(tmp_path / "admin"), [leaf(OURS)])
 
 
 async def test_a_proof_imports_nothing(tmp_path: Path) -> None:
@@ -275,7 +280,7 @@ async def test_a_proof_imports_nothing(tmp_path: Path) -> None:
         shown.open() as name,
         admin(tmp_path, listener(tls(server_names=["a.example"])) | {"address": name}) as asked,
     ):
-        command = [sys.executable, "-c", LOOKING, str(asked)]
+        command = [sys.executable, "-c", LOOKING, str(asked.path)]
         child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         told, _ = await child.communicate()
     assert told.decode().split("\n") == ["0abc", ""]

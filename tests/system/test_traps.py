@@ -31,7 +31,7 @@ envoy-hot-restart.md
 | E6 | a child without a parent aborts | `test_a_serving_epoch_needs_nobody_behind_its_sockets` (long) |
 | E7 | the old one dies in its drain: the new one aborts | `test_the_new_one_outlives_the_old_one` (long) |
 | h1 | a removed listener hangs its clients | `test_a_listener_that_is_gone_refuses_its_clients`, `test_lds` |
-| h2 | a plain epoch 0 beside held sockets | no epoch is 0: `proxies/envoy/test_command` |
+| h2 | a plain epoch 0 beside held sockets | no epoch is 0: `proxies/envoy/test_proxy` |
 | 10, 15099 | a second restart cuts the drain of the first | `test_bursts` |
 
 agent-in-the-middle.md
@@ -39,7 +39,7 @@ agent-in-the-middle.md
 | trap | shown by |
 |---|---|
 | ungated, a candidate takes traffic at once | `test_candidate::test_no_client_is_answered_by_a_candidate_…` |
-| REST xDS wants a node | `proxies/envoy/test_command::test_the_node_is_given_only_…`, every test here (no node) |
+| REST xDS wants a node | `proxies/envoy/test_proxy::test_the_node_is_given_only_…`, every test here (no node) |
 | a missing socket file aborts at once | `test_an_epoch_is_not_asked_when_its_answer_would_find_no_name` |
 | after Terminate nothing is sent to the parent | `test_a_serving_epoch_needs_nobody_behind_its_sockets` |
 | an empty shell looks ready | `processes/test_listeners`, `test_lds` |
@@ -50,7 +50,7 @@ agent-in-the-middle.md
 | serials as `0abc`, `01` | `proxies/envoy/test_admin_client` |
 | a pipe between proxy and log | `test_an_epoch_writes_where_the_agent_writes` |
 | descriptors inherited | `test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else` |
-| owned flags, `--config-yaml` twice | `proxies/envoy/test_command`, `proxies/envoy/test_bootstrap` |
+| owned flags, `--config-yaml` twice | `proxies/envoy/test_proxy`, `proxies/envoy/test_bootstrap` |
 | `allow_paths` hides the console from the agent | `test_allowed_paths_bind_the_operators_address_only` |
 | a socket path of 94 bytes | `handoff/test_socket_paths` |
 | admin polls count as clients | `proxies/envoy/test_admin_client` |

@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,8 +13,15 @@ from agent.handoff import gate
 from agent.handoff.socket_store import ListenAddress
 from agent.http import client
 from agent.http.client import Owned, UnixPlace
-from agent.proxies.envoy import subscriptions
-from agent.proxies.envoy.subscriptions import Fetch, Fetches
+from agent.proxies.envoy import subscriptions, tls_listeners
+from agent.proxies.interface import (
+    Inbound,
+    LoadedCertificate,
+    Subscription,
+    Subscriptions,
+    TlsListener,
+    Upstream,
+)
 
 _TIMEOUT = 5.0
 _MUCH = 256 << 10  # bytes of an answer that are read beside the loop
@@ -28,31 +34,6 @@ _SECRETS = "/config_dump?resource=dynamic_active_secrets"
 _NO_VERSION = frozenset({None, "", "uninitialized"})
 _REJECTED = (DYNAMIC, *(f"/config_dump?resource=dynamic_{kind}_clusters" for kind in ("warming", "active")))
 _INBOUND = frozenset({"INBOUND", 1})  # as protobuf's JSON has it
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A certificate that the epoch has loaded, as its console tells: from which path, and its serial number."""
-
-    path: str
-    serial: int
-
-
-@dataclass(frozen=True, slots=True)
-class Inbound:
-    """The listeners that clients come in by: where they are, and what their statistics are called."""
-
-    places: frozenset[ListenAddress]
-    scopes: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """An endpoint of a cluster: its address, and how many connections to it are open, and failed to open."""
-
-    address: str
-    active: int
-    failed: int
 
 
 _Q = TypeVar("_Q", bound=Callable[..., Any])
@@ -113,7 +94,7 @@ class AdminClient:
         return any(gate.NAME in name for name in await self._unready())
 
     @_sensible
-    async def fetches(self) -> Fetches:
+    async def subscriptions(self) -> Subscriptions:
         """Return its subscriptions by scope; none where the operator hides their counters."""
         return subscriptions.parse((await self._get(subscriptions.FILTER)).decode())
 
@@ -136,7 +117,7 @@ class AdminClient:
         return found
 
     @_sensible
-    async def unseen(self) -> list[Fetch]:
+    async def unseen(self) -> list[Subscription]:
         """Return the subscriptions that have no update, found without counters; a refused secret may look well.
 
         An empty set of listeners cannot be told from one that has not come.
@@ -145,7 +126,7 @@ class AdminClient:
         secrets = (await self._json_or_nothing(_SECRETS)).get("configs", [])
         pending = [each.get("name", "") for each in secrets if each.get("version_info") in _NO_VERSION]
         missing = [subscriptions.scope_of(name) for name in pending] + ([] if listeners else [subscriptions.LISTENERS])
-        return [Fetch(scope, 0, 0, 0) for scope in missing]
+        return [subscriptions.subscription(scope) for scope in missing]
 
     @_sensible
     async def upstreams(self) -> dict[str, list[Upstream]]:
@@ -167,11 +148,11 @@ class AdminClient:
         return await self.state() == "LIVE"
 
     @_sensible
-    async def certificates(self) -> list[Loaded]:
+    async def certificates(self) -> list[LoadedCertificate]:
         """The leaf of every chain it has loaded."""
         answer = await self._json("/certs")
         chains = [chain for each in answer.get("certificates", []) for chain in each.get("cert_chain", [])]
-        return [Loaded(chain.get("path", ""), int(chain.get("serial_number", "0"), 16)) for chain in chains]
+        return [LoadedCertificate(chain.get("path", ""), int(chain.get("serial_number", "0"), 16)) for chain in chains]
 
     @_sensible
     async def listeners(self) -> set[ListenAddress]:
@@ -214,6 +195,14 @@ class AdminClient:
             frozenset(place for each in inward for place in _addresses(each)),
             frozenset(scope for each in inward if (scope := _scope(each)) is not None),
         )
+
+    @_sensible
+    async def tls_listeners(self) -> list[TlsListener]:
+        """Return where clients see a certificate from the epoch's own files, each listener's first chain first."""
+        static, dynamic = await self._json_or_nothing(STATIC), await self._json_or_nothing(DYNAMIC)
+        found = [each.get("listener", {}) for each in static.get("configs", [])]
+        found += [each.get("active_state", {}).get("listener", {}) for each in dynamic.get("configs", [])]
+        return tls_listeners.find(found)
 
     async def close_inbound(self) -> None:
         """Have it close its inbound listeners now and ask their clients to leave; the others go on as before."""

@@ -4,21 +4,11 @@ Beside what holds for every document, the copy differs from the operator's file 
 socket of the epoch, the gate is added, and log lines name the epoch.
 """
 
-from dataclasses import dataclass
-
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from agent.handoff import gate
 from agent.proxies.envoy import subscriptions, yaml_nodes
 from agent.proxies.envoy.document import DIRECTORY, NUMBER, Document, is_protobuf, place_of
-
-
-@dataclass(frozen=True, slots=True)
-class Console:
-    """The admin address that the bootstrap names, and the paths it allows (none: all)."""
-
-    address: str
-    allowed: tuple[Node, ...]
 
 
 class Bootstrap(Document):

@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from agent.certificates.references import Reference
 from agent.core.errors import BadInput
-from agent.proxies.envoy.bootstrap import Bootstrap, Console
-from agent.proxies.envoy.document import Document, ResourceFile, StaticListener, Template
-from agent.proxies.envoy.subscriptions import Fetch, scope_of
+from agent.proxies.envoy.bootstrap import Bootstrap
+from agent.proxies.envoy.document import Document, ResourceFile, Template
+from agent.proxies.envoy.subscriptions import scope_of
+from agent.proxies.interface import AdminAddress, StaticListener, Subscription
 
 _T = TypeVar("_T", str, Reference, StaticListener)
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -85,10 +86,10 @@ class Configuration:
         """The sets of resources that an epoch fetches, by scope, and from which file; None for a control plane."""
         return {scope: path for document in self._bootstraps for scope, path in document.sets.items()}
 
-    def source_of(self, fetch: Fetch) -> str | None:
-        """Return the file that something fetched comes from; None for a control plane."""
+    def source_of(self, subscription: Subscription) -> str | None:
+        """Return the file that a subscription reads; None for a control plane."""
         secrets = {scope_of(name): path for name, path in self.secret_sources.items()}
-        return secrets.get(fetch.scope) or self.sets.get(fetch.scope)
+        return secrets.get(subscription.scope) or self.sets.get(subscription.scope)
 
     @cached_property
     def is_static(self) -> bool:
@@ -101,11 +102,11 @@ class Configuration:
         return any(listener.is_udp for listener in self.listeners)
 
     @property
-    def console(self) -> Console | None:
+    def admin_address(self) -> AdminAddress | None:
         """The admin address, the later document's first, with the paths that either allows: as Envoy merges them."""
         addresses = [address for document in self._bootstraps if (address := document.admin_address) is not None]
         allowed = [path for document in self._bootstraps for path in document.allowed_paths]
-        return Console(addresses[-1], tuple(allowed)) if addresses else None
+        return AdminAddress(addresses[-1], tuple(allowed)) if addresses else None
 
     @property
     def node(self) -> tuple[str | None, str | None]:

@@ -11,7 +11,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from pathlib import PurePath
@@ -25,6 +24,7 @@ from agent.certificates.x509 import Chain, Key, require_fit
 from agent.core.errors import BadInput
 from agent.handoff.socket_store import ListenAddress
 from agent.proxies.envoy import yaml_nodes
+from agent.proxies.interface import StaticListener
 
 _HEADS = ("certificate_chain", "trusted_ca")  # each gives its name to the unit of the files beside and below it
 ROLES = {"certificate_chain": Role.CHAIN, "private_key": Role.KEY, "trusted_ca": Role.BUNDLE}
@@ -38,20 +38,6 @@ _PROTOCOLS = {"TCP": "tcp", "0": "tcp", "UDP": "udp", "1": "udp"}  # by name or 
 _PROTOBUF = frozenset({".pb", ".pb_text"})  # sources that only Envoy reads
 _SOURCES = ("config_source", "lds_config", "cds_config", "sds_config", "eds_config", "rtds_config")
 _LISTENER = "envoy.config.listener.v3.Listener"
-
-
-@dataclass(frozen=True, slots=True)
-class StaticListener:
-    """An address that the configuration itself names."""
-
-    place: ListenAddress
-    reuse_port: bool
-    dual_stack: bool
-
-    @property
-    def is_udp(self) -> bool:
-        """Whether it takes datagrams."""
-        return self.place.address.startswith("udp://")
 
 
 class Document(ABC):

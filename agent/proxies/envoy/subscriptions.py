@@ -8,10 +8,9 @@ configuration/overview/mgmt_server). The scopes are `listener_manager.lds`, `clu
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 from agent.handoff import gate
+from agent.proxies.interface import Subscription, Subscriptions
 
 FILTER = "/stats?filter=[.](init_fetch_timeout|update_success|update_rejected|update_failure)$"
 LISTENERS, CLUSTERS, SECRET = "listener_manager.lds", "cluster_manager.cds", "sds."
@@ -20,40 +19,14 @@ _LINE = re.compile(r"(?P<scope>.+)\.(?P<counter>\w+): (?P<value>\d+)")
 _NAMES = {LISTENERS: "its listeners (LDS)", CLUSTERS: "its clusters (CDS)"}
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """One subscription: how often an update of it was applied, refused by the proxy, or not received.
-
-    `given_up`: the proxy waits for its first update no longer (`initial_fetch_timeout`).
-    """
-
-    scope: str
-    applied: int
-    rejected: int
-    failed: int
-    given_up: bool = False
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether something came, and nothing that came could be used."""
-        return self.rejected > 0 and not self.applied
-
-    @property
-    def is_essential(self) -> bool:
-        """Whether an epoch without it would serve nobody, or show no certificate."""
-        return self.scope in _NAMES or self.scope.startswith(SECRET)
-
-    @property
-    def secret(self) -> str | None:
-        """The name of the secret that it brings, if it does."""
-        return self.scope.removeprefix(SECRET) if self.scope.startswith(SECRET) else None
-
-    def __str__(self) -> str:
-        return _NAMES.get(self.scope) or (f"secret {self.secret}" if self.secret else self.scope)
-
-
-Fetches = Mapping[str, Fetch]
-"""Subscriptions by scope."""
+def subscription(
+    scope: str, applied: int = 0, rejected: int = 0, failed: int = 0, *, given_up: bool = False
+) -> Subscription:
+    """Return the subscription whose counters have this scope."""
+    secret = scope.removeprefix(SECRET) if scope.startswith(SECRET) else None
+    description = _NAMES.get(scope) or (f"secret {secret}" if secret else scope)
+    essential = scope in _NAMES or secret is not None
+    return Subscription(scope, description, applied, rejected, failed, given_up, essential, secret)
 
 
 def scope_of(secret: str) -> str:
@@ -61,34 +34,38 @@ def scope_of(secret: str) -> str:
     return SECRET + secret.replace("://", "_").replace(":/", "_").replace(":", "_")
 
 
-def parse(text: str) -> Fetches:
+def parse(text: str) -> Subscriptions:
     """Read the answer to `FILTER`; the gate's own routes are left out."""
     counters: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for match in map(_LINE.fullmatch, text.splitlines()):
         if match is not None and gate.NAME not in match["scope"]:
             counters[match["scope"]][match["counter"]] = int(match["value"])
     return {
-        scope: Fetch(
-            scope, of["update_success"], of["update_rejected"], of["update_failure"], bool(of["init_fetch_timeout"])
+        scope: subscription(
+            scope,
+            of["update_success"],
+            of["update_rejected"],
+            of["update_failure"],
+            given_up=bool(of["init_fetch_timeout"]),
         )
         for scope, of in counters.items()
         if of.keys() >= {"init_fetch_timeout", "update_success", "update_rejected", "update_failure"}
     }
 
 
-def missing(fetches: Fetches, serving: Fetches) -> list[Fetch]:
+def missing(subscriptions: Subscriptions, serving: Subscriptions) -> list[Subscription]:
     """Return what a candidate has not applied and needs, the refused ones first.
 
     It needs what the serving epoch has applied, and of what that one does not fetch whatever is essential. What the
     serving epoch lacks as well keeps nobody from serving, nor do the endpoints of one cluster (EDS) once the proxy has
     given them up: a control plane may have forgotten them.
     """
-    found = [each for each in fetches.values() if not each.applied and _is_needed(each, serving)]
+    found = [each for each in subscriptions.values() if not each.applied and _is_needed(each, serving)]
     return sorted(found, key=lambda each: (not each.is_refused, not each.is_essential, each.scope))
 
 
-def _is_needed(fetch: Fetch, serving: Fetches) -> bool:
-    known = serving.get(fetch.scope)
+def _is_needed(subscription: Subscription, serving: Subscriptions) -> bool:
+    known = serving.get(subscription.scope)
     if known is None:
-        return fetch.is_essential
-    return known.applied > 0 and not (fetch.given_up and fetch.scope.startswith(_ENDPOINTS))
+        return subscription.is_essential
+    return known.applied > 0 and not (subscription.given_up and subscription.scope.startswith(_ENDPOINTS))

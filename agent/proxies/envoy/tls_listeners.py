@@ -6,11 +6,11 @@ among them), a port that the kernel chose, another network namespace, datagrams.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
 from agent.handoff.socket_store import ListenAddress
+from agent.proxies.interface import TlsListener
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 _INSPECTORS = frozenset({"TlsInspector", "HttpInspector"})  # they look at what comes and leave it
@@ -18,18 +18,6 @@ _MATERIALISED = "/dev/fd/"
 _CRITERIA = frozenset({"server_names", "transport_protocol"})
 
 Tree = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class TlsListener:
-    """One filter chain at one address, with a certificate of the epoch's own files behind it.
-
-    `place` is what it is bound to, perhaps every address. `server_name` is one that leads to this chain, None where
-    any does.
-    """
-
-    place: ListenAddress
-    server_name: str | None
 
 
 def find(listeners: Iterable[Tree]) -> list[TlsListener]:

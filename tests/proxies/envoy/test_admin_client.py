@@ -15,7 +15,8 @@ from agent.core.errors import MachineError
 from agent.handoff.socket_store import ListenAddress
 from agent.http.message import Request, Response
 from agent.http.server import Server
-from agent.proxies.envoy.admin_client import AdminClient, Loaded
+from agent.proxies.envoy.admin_client import AdminClient
+from agent.proxies.interface import LoadedCertificate
 from tests.processes.harness import EpochHandle, harness, until
 from tests.proxies.envoy.envoys import wants_envoy
 from tests.system.eventually import PATIENCE
@@ -46,7 +47,11 @@ async def test_serials_are_numbers_whatever_their_letters(tmp_path: Path) -> Non
     """Envoy prints whole bytes in lower case: 0abc for 0xABC, 01 for 1."""
     found = certs({"path": "/a", "serial_number": "0abc"}, {"path": "/b", "serial_number": "01"}, {"path": "/c"})
     async with admin(tmp_path, found) as asked:
-        assert await asked.certificates() == [Loaded("/a", 0xABC), Loaded("/b", 1), Loaded("/c", 0)]
+        assert await asked.certificates() == [
+            LoadedCertificate("/a", 0xABC),
+            LoadedCertificate("/b", 1),
+            LoadedCertificate("/c", 0),
+        ]
 
 
 async def test_authorities_are_no_chains(tmp_path: Path) -> None:
@@ -115,7 +120,7 @@ KEYS = [
 ]
 QUESTIONS = [
     *("state", "waits_for", "rejections", "unseen", "upstreams", "certificates", "listeners", "connections", "inbound"),
-    *("fetches", "listener_changes", "waits_at_gate"),
+    *("subscriptions", "listener_changes", "waits_at_gate"),
 ]
 
 

@@ -10,9 +10,9 @@ import yaml
 from agent.certificates.references import Reference, Role
 from agent.core.errors import BadInput
 from agent.handoff.socket_store import ListenAddress
-from agent.proxies.envoy.command import Envoy
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.proxy import Envoy
 from tests.pki import Authority
 from tests.proxies.envoy.envoys import memory, run, wants_envoy
 from tests.system.bootstrap import Bootstrap as Sample
@@ -219,7 +219,7 @@ ADMIN = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901
 def test_the_console_moves_to_the_epochs_own_socket_and_answers_everything_there() -> None:
     tree = filled(ADMIN)
     assert tree["admin"] == {"address": {"pipe": {"path": "/run/7/admin", "mode": 0o600}}}
-    console = configured(ADMIN).console
+    console = configured(ADMIN).admin_address
     assert console is not None
     assert console.address == "tcp://127.0.0.1:9901"
     assert console.allowed is not None
@@ -233,8 +233,8 @@ def test_what_else_the_operator_wants_of_his_console_stays() -> None:
 def test_the_console_of_the_extra_document_wins_and_does_not_undo_the_private_one() -> None:
     extra = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 7}}}"
     both = configured(ADMIN, extra)
-    assert both.console is not None
-    assert both.console.address == "tcp://127.0.0.1:7"
+    assert both.admin_address is not None
+    assert both.admin_address.address == "tcp://127.0.0.1:7"
     _, second = both.copies([]).fill("/run/7", 7, {})
     assert second is not None
     assert yaml.safe_load(second) == {"admin": {}}
@@ -244,13 +244,13 @@ def test_the_console_of_the_extra_document_wins_and_does_not_undo_the_private_on
 def test_paths_that_are_allowed_in_one_document_bind_the_address_of_the_other(address_first: bool) -> None:
     address = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 7}}}"
     allow = "admin: {allow_paths: [{exact: /ready}]}"
-    console = configured(*((address, allow) if address_first else (allow, address))).console
+    console = configured(*((address, allow) if address_first else (allow, address))).admin_address
     assert console is not None
     assert console.allowed is not None
 
 
 def test_a_bootstrap_without_a_console_names_none() -> None:
-    assert configured("{}").console is None
+    assert configured("{}").admin_address is None
 
 
 # The gate

@@ -9,7 +9,7 @@ import pytest
 from agent.certificates.references import Role
 from agent.core.errors import BadInput
 from agent.proxies.envoy.configuration import Configuration
-from agent.proxies.envoy.subscriptions import Fetch
+from agent.proxies.envoy.subscriptions import subscription
 from tests.pki import Authority
 
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
@@ -94,9 +94,9 @@ def test_what_is_fetched_is_told_with_where_it_comes_from() -> None:
     configuration = whole()
     assert configuration.sets == {"listener_manager.lds": "/d/lds.yaml", "cluster_manager.cds": None}
     assert configuration.control_planes == ["plane"]
-    assert configuration.source_of(Fetch("sds.spiffe_a/b", 0, 0, 0)) == "/d/sds.json"
-    assert configuration.source_of(Fetch("sds.other", 0, 0, 0)) is None
-    assert configuration.source_of(Fetch("cluster_manager.cds", 0, 0, 0)) is None
+    assert configuration.source_of(subscription("sds.spiffe_a/b", 0, 0, 0)) == "/d/sds.json"
+    assert configuration.source_of(subscription("sds.other", 0, 0, 0)) is None
+    assert configuration.source_of(subscription("cluster_manager.cds", 0, 0, 0)) is None
     assert not configuration.is_static
     assert Configuration("{}", "envoy.yaml").is_static
 

@@ -1,6 +1,7 @@
 """What an epoch fetches, read from its counters, and what of it a candidate must have."""
 
-from agent.proxies.envoy.subscriptions import Fetch, missing, parse
+from agent.proxies.envoy.subscriptions import missing, parse, subscription
+from agent.proxies.interface import Subscription
 
 TEXT = """cluster.ads.update_attempt: 0
 cluster.ads.update_failure: 0
@@ -25,20 +26,20 @@ sds.spiffe_//a.b/c.update_success: 1
 LDS, CDS = "listener_manager.lds", "cluster_manager.cds"
 
 
-def fetch(scope: str, applied: int = 0, rejected: int = 0) -> Fetch:
-    return Fetch(scope, applied, rejected, 0)
+def fetch(scope: str, applied: int = 0, rejected: int = 0) -> Subscription:
+    return subscription(scope, applied, rejected, 0)
 
 
-def scopes(found: list[Fetch]) -> list[str]:
+def scopes(found: list[Subscription]) -> list[str]:
     return [each.scope for each in found]
 
 
 def test_subscriptions_are_told_from_dns_and_from_the_gate() -> None:
     """A cluster whose names are looked up counts its updates under the same names, but fetches nothing."""
     assert parse(TEXT) == {
-        "cluster.backend": Fetch("cluster.backend", 3, 0, 0),
-        LDS: Fetch(LDS, 0, 1, 2),
-        "sds.spiffe_//a.b/c": Fetch("sds.spiffe_//a.b/c", 1, 1, 0),
+        "cluster.backend": subscription("cluster.backend", 3, 0, 0),
+        LDS: subscription(LDS, 0, 1, 2),
+        "sds.spiffe_//a.b/c": subscription("sds.spiffe_//a.b/c", 1, 1, 0),
     }
 
 
@@ -65,7 +66,7 @@ def test_what_the_serving_epoch_has_is_needed_and_what_it_lacks_is_not() -> None
 
 def test_endpoints_are_waited_for_as_long_as_the_proxy_waits() -> None:
     serving = {"cluster.a": fetch("cluster.a", 1), "http.x.rds.r": fetch("http.x.rds.r", 1)}
-    given_up = {scope: Fetch(scope, 0, 0, 0, given_up=True) for scope in serving}
+    given_up = {scope: subscription(scope, 0, 0, 0, given_up=True) for scope in serving}
     assert scopes(missing({scope: fetch(scope) for scope in serving}, serving)) == ["cluster.a", "http.x.rds.r"]
     assert scopes(missing(given_up, serving)) == ["http.x.rds.r"]
 

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from agent.handoff.socket_store import ListenAddress
-from agent.proxies.envoy.tls_listeners import TlsListener, find
+from agent.proxies.envoy.tls_listeners import find
+from agent.proxies.interface import TlsListener
 
 TYPES = "type.googleapis.com/envoy.extensions"
 PLACE = ListenAddress("tcp://127.0.0.1:443")

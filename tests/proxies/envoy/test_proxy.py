@@ -6,9 +6,10 @@ import pytest
 from agent.core.errors import UsageError
 from agent.handoff.socket_paths import SocketPaths
 from agent.proxies.envoy import yaml_nodes
-from agent.proxies.envoy.command import DEFAULT_LOG_FORMAT, UDP_OVERLAP, Complaint, Envoy, complaint
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.proxy import DEFAULT_LOG_FORMAT, UDP_OVERLAP, Envoy
+from agent.proxies.interface import Complaint
 from tests.proxies.envoy.envoys import memory, run, wants_envoy
 
 COPY = 31
@@ -19,6 +20,8 @@ OWNED = [
     "--skip-hot-restart-on-no-parent", "--skip-hot-restart-parent-stats", "--hot-restart-version", "--version",
     "--mode",
 ]  # fmt: skip
+
+ENVOY = Envoy(Flags(), 1.0)
 
 
 @pytest.mark.parametrize("flag", OWNED)
@@ -154,7 +157,7 @@ def complained(text: str, *more: str) -> str:
     finally:
         os.close(copy)
     assert code != 0
-    return complaint(output, {1000: "/certs/tls.crt", 1001: "/certs/tls.key", copy: "/etc/envoy.yaml"}).text
+    return ENVOY.complaint(output, {1000: "/certs/tls.crt", 1001: "/certs/tls.key", copy: "/etc/envoy.yaml"}).text
 
 
 def as_json(text: str) -> str:
@@ -213,11 +216,11 @@ def test_a_complaint_in_another_format_is_understood() -> None:
 
 @pytest.mark.parametrize(("output", "said"), [("", "it said nothing"), ("a\n\n b  c \n\n", "b c")])
 def test_an_output_that_is_not_envoys_is_its_last_line(output: str, said: str) -> None:
-    assert complaint(output, {}) == Complaint(said)
+    assert ENVOY.complaint(output, {}) == Complaint(said)
 
 
 def test_a_complaint_tells_which_files_it_names() -> None:
     output = "it cannot use /dev/fd/7 with /dev/fd/70, nor /dev/fd/8"
-    found = complaint(output, {7: "/certs/tls.crt", 70: "/certs/tls.key", 9: "/certs/other"})
+    found = ENVOY.complaint(output, {7: "/certs/tls.crt", 70: "/certs/tls.key", 9: "/certs/other"})
     assert found.text == "it cannot use /certs/tls.crt with /certs/tls.key, nor /dev/fd/8"
     assert found.paths == {"/certs/tls.crt", "/certs/tls.key"}
