@@ -1,3 +1,3 @@
-"""The agent: keeps a network proxy running and replaces it without one client noticing."""
+"""Agent: a supervisor that restarts a network proxy without dropping a connection."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python -m agent` is `agent`."""
+"""Runs `agent` as `python -m agent`."""
 
 from agent.entry import main
 

@@ -1,4 +1,4 @@
-"""Where `agent` begins: the quick commands go their own way before anything large is imported."""
+"""The entry point of `agent`: quick commands run before any large import."""
 
 import sys
 
@@ -11,7 +11,7 @@ def main() -> None:
 
         sys.exit(run(name, sys.argv[2:]))
 
-    # Imports take a while. Process 1 would lose a signal meanwhile; another agent would be ended, and not its proxies.
+    # Imports are slow. Until handlers exist, process 1 would lose a signal; any other would exit without its proxies.
     from agent.host.limits import hold_signals  # noqa: PLC0415
 
     hold_signals()

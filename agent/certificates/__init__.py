@@ -1,1 +1,1 @@
-"""Certificate files: read, judged and chosen. Nothing here touches the machine or a clock."""
+"""Parses, checks and selects certificate files. Pure: no system calls, no clock."""

@@ -1,4 +1,4 @@
-"""What was found where a file is expected."""
+"""The contents of expected files, or why they cannot be read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from agent.certificates.findings import Fault, Unusable
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """There are no bytes: the file is not there, or cannot be read.
+    """A file that is missing or cannot be read.
 
-    `reason` ends the sentence `cannot use <path>: …` for an operator: "no such file or directory". `passes`: it is the
-    machine that is short of something, and the same file may be read a moment later.
+    `reason` completes the message `cannot use <path>: …`: "no such file or directory". `passes`: the error is
+    transient, such as a resource shortage, and a retry may succeed.
     """
 
     reason: str
@@ -20,11 +20,11 @@ class Unreadable:
 
 
 Contents = Mapping[str, bytes | Unreadable]
-"""Path to what one consistent look found there."""
+"""Path to the result of one consistent read."""
 
 
 def require(contents: Contents, path: str) -> bytes:
-    """Return the bytes at `path`, which was looked at; raises Unusable if there are none."""
+    """Return the bytes at `path`, a key of `contents`. Raises `Unusable` if there are none."""
     content = contents[path]
     if isinstance(content, Unreadable):
         remedy = "write it where the agent can read it, or name another file"

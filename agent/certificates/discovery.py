@@ -1,8 +1,7 @@
-"""What the files of a certificate directory are to one another, told by their content alone.
+"""Finds pairs and bundles among the files of a certificate directory, by content alone.
 
-Names decide nothing but the order in which equals are taken, so `cert-chain.pem`/`key.pem`, `tls.crt`/`tls.key`,
-certbot's four files, SPIFFE's numbered ones and all in one file are found by the same rules. Hidden names (`..data`)
-are the caller's to leave out.
+File names only order equal candidates, so the same rules find `cert-chain.pem`/`key.pem`, `tls.crt`/`tls.key`,
+certbot's four files, SPIFFE's numbered ones, and all in one file. The caller omits hidden names (`..data`).
 """
 
 from collections import Counter, defaultdict
@@ -22,7 +21,7 @@ from agent.certificates.x509 import Chain, Key, is_authority, issued_by, public_
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file with PEM in it; `chain` is None if there is no certificate."""
+    """A parsed PEM file; `chain` is None if it holds no certificate."""
 
     pem: PemFile
     chain: Chain | None
@@ -38,11 +37,11 @@ _Files = Mapping[str, _File]
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What was found in a directory, each part in the order of its paths.
+    """The result of `discover`, each part in path order.
 
-    `references` are pairs, whose unit is the chain's path, and bundles, each a unit of its own. `refused` is what must
-    have been meant as half of a pair, and why it is none; `strays` are other files that nothing uses. `chains` holds
-    those of the pairs, by unit.
+    `references` are pairs, each a group named by the chain's path, and bundles, each a group of its own. `refused` are
+    files that were probably meant as half of a pair, with the reason why they are none; `strays` are other unused
+    files. `chains` holds the chains of the pairs, by group. `look_again`: see `discover`.
     """
 
     references: tuple[Reference, ...]
@@ -52,9 +51,9 @@ class Discovery:
     chains: Mapping[str, Chain] = field(default_factory=dict)
 
     def superseded(self, units: Collection[str], now: datetime) -> Iterator[Rejection]:
-        """Yield why those of these pairs are not to be served that clients refuse `now`, and do not need.
+        """Yield a rejection for each of these pairs that is not valid and has a valid substitute.
 
-        Another pair, which is valid, has their names and their kind of key: a proxy that has both may show either.
+        The substitute has its names and its key type: a proxy with both might send either.
         """
         chains = [self.chains[unit] for unit in self.chains if unit in units]
         valid = [chain.leaf for chain in chains if chain.leaf.valid_at(now)]
@@ -67,11 +66,11 @@ class Discovery:
 
 
 def discover(contents: Contents, now: datetime) -> Discovery:
-    """Find pairs, bundles and strays among the files of a certificate directory; equal contents give equal results.
+    """Find pairs, bundles and unused files in the contents of a certificate directory.
 
-    Of several chains for one key one that is valid `now` is taken, then the newest, then the longest: certbot's
-    `fullchain.pem`, not `cert.pem`. `look_again` is when another one may be. A bundle consists of authorities, one of
-    them at least self-signed; intermediates alone are part of somebody's chain.
+    Equal contents give equal results. Of several chains for one key, a chain that is valid `now` is preferred, then the
+    newest, then the longest: certbot's `fullchain.pem`, not `cert.pem`. `look_again` is when the choice may change. A
+    bundle consists of authorities, at least one of them self-signed; intermediates alone are part of a chain.
     """
     files, broken = _readable(contents)
     references = [*_pairs(files, now)]
@@ -87,15 +86,15 @@ def discover(contents: Contents, now: datetime) -> Discovery:
 
 
 def _turns(files: _Files, now: datetime) -> Iterator[datetime]:
-    """Yield the moments at which a chain becomes valid, and may be the one to take."""
+    """Yield the times at which a chain becomes valid, and may be preferred."""
     begins = (file.chain.leaf.not_before for file in files.values() if file.chain is not None)
     return (each for each in begins if each > now)
 
 
 def strays(contents: Contents, references: Iterable[Reference]) -> tuple[FileWarning, ...]:
-    """Find the files of a certificate directory that hold a leaf or a key which no referenced file holds.
+    """Find the files that hold a leaf or a key which no referenced file holds.
 
-    Copies (certbot's `cert.pem` beside its `fullchain.pem`), authorities and files without PEM are no strays.
+    Copies (certbot's `cert.pem` beside its `fullchain.pem`), authorities and files without PEM do not count.
     `contents` holds the referenced files too.
     """
     files, _ = _readable(contents)
@@ -104,7 +103,7 @@ def strays(contents: Contents, references: Iterable[Reference]) -> tuple[FileWar
 
 @dataclass(frozen=True, slots=True)
 class _Broken:
-    """What cannot be read: `foreign` are files without any PEM, which may well lie there, `damaged` all others."""
+    """Files that cannot be parsed: `foreign` ones without any PEM, and `damaged` ones."""
 
     damaged: tuple[Rejection, ...]
     foreign: tuple[Rejection, ...]
@@ -126,12 +125,12 @@ def _is_foreign(content: bytes | Unreadable) -> bool:
 
 
 def _stem(path: str) -> str:
-    """What the names of files that belong together have in common, if any: `tls` of `tls.crt` and `tls.key`."""
+    """Return the path without its suffix, by which files belong together: `tls` of `tls.key`."""
     return str(PurePath(path).with_suffix(""))
 
 
 def _pairs(files: _Files, now: datetime) -> Iterator[Reference]:
-    """Yield chain and key of each pair, but not of an authority whose key lies beside the pairs that it issued."""
+    """Yield the chain and key of each pair, except an authority that issued another pair here."""
     chains, keys = _best_chains(files, now), _keys(files)
     pairs = [(chain, _nearest(chain, keys[public])) for public, chain in chains.items() if public in keys]
     for chain, key in sorted(pairs, key=lambda pair: pair[0].path):
@@ -141,7 +140,7 @@ def _pairs(files: _Files, now: datetime) -> Iterator[Reference]:
 
 
 def _best_chains(files: _Files, now: datetime) -> dict[bytes, Chain]:
-    """Return for each public key the chain to serve with it, by rank, then the first by name."""
+    """Return the chain to serve for each public key: the highest rank, then the first by name."""
     chains: dict[bytes, Chain] = {}
     for file in files.values():
         public = public_key_of(file.chain.certificates[0]) if file.chain else None
@@ -163,7 +162,7 @@ def _keys(files: _Files) -> dict[bytes, list[str]]:
 
 
 def _nearest(chain: Chain, keys: Iterable[str]) -> str:
-    """Return the copy of the key in the chain's own file, then in its directory, then the first by name."""
+    """Return the key in the chain's own file, else in its directory, else the first by name."""
     directory = PurePath(chain.path).parent
     return min(keys, key=lambda path: (path != chain.path, PurePath(path).parent != directory, path))
 
@@ -173,10 +172,10 @@ def _issued(authority: Chain, other: Chain) -> bool:
 
 
 def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Rejection]:
-    """Tell whatever keeps there from being a pair, the likeliest first.
+    """Yield the reasons why there is no pair, the likeliest first.
 
-    Authorities, which need no key, are asked for one only where there is no other certificate. A half is not called
-    missing when it is more likely there and cannot be read.
+    A missing key is reported for authorities, which need none, only if there is no other certificate. A half is not
+    reported missing if an unreadable file is likely to hold it.
     """
     chains, keys = _halves(files, ())
     leaves = _leaves(chains)
@@ -196,7 +195,7 @@ def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Rejection]:
 
 
 def _broken_pairs(files: _Files, broken: _Broken, paired: Collection[str]) -> Iterator[Rejection]:
-    """Tell of the files whose names make them a pair beside the others, why they are none."""
+    """Yield why files that belong together by name, beside the good pairs, are no pair."""
     chains, keys = _halves(files, paired)
     leaves = _leaves(chains)
     for chain in leaves:
@@ -212,7 +211,7 @@ def _broken_pairs(files: _Files, broken: _Broken, paired: Collection[str]) -> It
 
 
 def _halves(files: _Files, paired: Collection[str]) -> tuple[list[Chain], list[Key]]:
-    """Return the chains and the keys that belong to nothing here, and are no copies of what does."""
+    """Return the chains and keys that match nothing here and are no copies of paired ones."""
     chains = {path: file.chain for path, file in files.items() if file.chain is not None}
     publics = {path: public_key_of(chain.certificates[0]) for path, chain in chains.items()}
     known = {public for path, public in publics.items() if path in paired}
@@ -225,12 +224,12 @@ def _halves(files: _Files, paired: Collection[str]) -> tuple[list[Chain], list[K
 
 
 def _leaves(chains: Iterable[Chain]) -> list[Chain]:
-    """Return those that want a key: an authority needs none."""
+    """Return the chains that need a key, which are those not of an authority."""
     return [chain for chain in chains if not is_authority(chain.certificates[0])]
 
 
 def _why_alone(chain: Chain, keys: Collection[Key]) -> Unusable:
-    """What is wrong with the key that was probably meant: the one whose name has most in common with the chain's."""
+    """Return what is wrong with the chain's likely key: the one with the most similar name."""
     if not keys:
         return Unusable(chain.path, Fault.MISSING, "the private key that belongs to it is not here", "write it")
     key = max(keys, key=lambda key: _in_common(key.path, chain.path))
@@ -245,7 +244,7 @@ def _why_alone(chain: Chain, keys: Collection[Key]) -> Unusable:
 
 
 def _in_common(one: str, other: str) -> int:
-    """With how many characters both begin."""
+    """Return the length of the common prefix."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 

@@ -1,4 +1,4 @@
-"""What the judgement of certificates says: a refusal holds a unit back, a caution lets it through and says why."""
+"""Results of certificate checks: a rejection holds a group back, a warning does not."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,7 @@ from agent.core.errors import BadInput
 
 
 class Fault(StrEnum):
-    """Why a file is refused: a closed set, fit for a metric's label."""
+    """Why a file is rejected: a closed set, usable as a metric label."""
 
     MISSING = "missing"
     UNREADABLE = "unreadable"
@@ -25,7 +25,7 @@ class Fault(StrEnum):
 
     @property
     def may_resolve(self) -> bool:
-        """Whether this is also what a healthy rotation looks like half way: wait a little before raising an alarm."""
+        """Whether a write in progress also causes this fault: wait a little before alarming."""
         return self in _HALF_WRITTEN
 
 
@@ -43,7 +43,7 @@ _HALF_WRITTEN = frozenset(
 
 
 class WarningKind(StrEnum):
-    """Why a file that is used deserves a look: a closed set, fit for a metric's label."""
+    """Why there is a warning about a file: a closed set, usable as a metric label."""
 
     CHAIN_ORDER = "chain_order"
     EXPIRED = "expired"
@@ -55,7 +55,10 @@ class WarningKind(StrEnum):
 
 
 class Unusable(BadInput):
-    """A file cannot be used; `remedy` is the next step, `usable_from` the moment time alone heals it, if it does."""
+    """A file cannot be used; `remedy` is the next step.
+
+    `usable_from`: when the file becomes usable without a change, if it does.
+    """
 
     def __init__(self, path: str, fault: Fault, why: str, remedy: str, usable_from: datetime | None = None) -> None:
         super().__init__(f"cannot use {path}: {why}; {remedy}")
@@ -67,7 +70,7 @@ class Unusable(BadInput):
 
 
 class Fallback(StrEnum):
-    """What happens until a refused file is mended."""
+    """What happens until a rejected file is repaired."""
 
     LAST_GOOD = "the last good files serve on"
     NOTHING = "nothing is started without it"
@@ -76,7 +79,7 @@ class Fallback(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A unit is held back because of `path`."""
+    """A certificate group that is held back because of `path`."""
 
     unit: str
     path: str
@@ -88,29 +91,29 @@ class Rejection:
 
     @classmethod
     def of(cls, unit: str, unusable: Unusable, meanwhile: Fallback = Fallback.NOTHING) -> Self:
-        """Say of `unit` what was found about one of its files."""
+        """Return the rejection of `unit` for a fault in one of its files."""
         fault, why, remedy = unusable.fault, unusable.why, unusable.remedy
         return cls(unit, unusable.path, fault, why, remedy, meanwhile, unusable.usable_from)
 
     @property
     def may_resolve(self) -> bool:
-        """Whether the rest of a write under way may clear this without anybody's help."""
+        """Whether the end of a write in progress may resolve this."""
         return self.fault.may_resolve
 
     @property
     def complaint(self) -> str:
-        """What cannot be used, why, and what to do."""
+        """The message for the operator: the file, the reason and the remedy."""
         return f"cannot use {self.path}: {self.why}; {self.remedy}"
 
     @property
     def message(self) -> str:
-        """The line for the log: the complaint, and what happens until it is heard."""
+        """The log message: the complaint and the fallback."""
         return f"{self.complaint}, {self.meanwhile}"
 
 
 @dataclass(frozen=True, slots=True)
 class FileWarning:
-    """Something about a file that is no reason to refuse it; `message` is the line for the log."""
+    """A warning about a file that is not rejected; `message` is the log message."""
 
     unit: str
     path: str
@@ -119,6 +122,6 @@ class FileWarning:
 
     @classmethod
     def of(cls, refusal: Rejection) -> Self:
-        """Only worry about what could be refused: others are served without it."""
+        """Return a warning in place of a rejection, for a file that nothing uses."""
         message = f"nothing uses {refusal.path}: {refusal.why}; {refusal.remedy}, or remove it"
         return cls(refusal.unit, refusal.path, WarningKind.STRAY, message)

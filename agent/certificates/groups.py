@@ -1,4 +1,4 @@
-"""One unit of a configuration's files, judged by itself: what must be whole, must fit, and changes together."""
+"""A certificate group: files that must fit each other and change together, checked as one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from agent.certificates.x509 import Bundle, Chain, Key, Leaf, require_fit, requi
 
 @dataclass(frozen=True, slots=True)
 class CertificateGroup:
-    """The files of one unit as an epoch runs, or may run, from them, and what was read out of them.
+    """The usable files of one certificate group, and their parsed content.
 
-    `files` holds exactly the paths of `references`. Private keys are nowhere but in there, so it stays out of the repr.
-    Every key fits every chain.
+    `files` holds exactly the paths of `references`. It alone holds private keys, so it stays out of the repr. Every key
+    fits every chain.
     """
 
     name: str
@@ -29,11 +29,11 @@ class CertificateGroup:
 
     @property
     def leaf(self) -> Leaf | None:
-        """The facts of what is served; None for a unit without a chain."""
+        """The served leaf; None for a group without a chain."""
         return self.chains[0].leaf if self.chains else None
 
     def narrowed_to(self, references: frozenset[Reference]) -> "CertificateGroup | None":
-        """Return the part that `references` mention; None if some of them are not in here."""
+        """Return the part with these `references`; None if the group lacks some of them."""
         if references == self.references:
             return self
         if not references <= self.references:
@@ -47,14 +47,14 @@ class CertificateGroup:
         )
 
     def cautions(self, now: datetime) -> Iterator[FileWarning]:
-        """Say what is worth a look in files that are used."""
+        """Yield warnings about the files of this group."""
         for chain in self.chains:
             yield from _about_chain(self.name, chain, now)
         for bundle in self.bundles:
             yield from _about_bundle(self.name, bundle, now)
 
     def cautions_after(self, served: "CertificateGroup") -> Iterator[FileWarning]:
-        """Say where this unit goes back in time against the one that served up to now."""
+        """Yield a warning if the leaf is older than that of the group served so far."""
         if self is served or self.leaf is None or served.leaf is None:
             return
         old, new = served.leaf, self.leaf
@@ -66,9 +66,9 @@ class CertificateGroup:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A unit as it was when the proxy refused it: `path` is the file at fault, `why` what the proxy says about it.
+    """A certificate group that the proxy rejected, so that the same bytes are not tried again.
 
-    `since`: when that was.
+    `path` is the file at fault, `why` the proxy's message, `since` the time of the rejection.
     """
 
     unit: CertificateGroup
@@ -77,30 +77,30 @@ class Pin:
     since: datetime | None = None
 
     def holds(self, unit: CertificateGroup) -> bool:
-        """Whether it is this very unit: other bytes, or the same in another part, may be taken."""
+        """Whether `unit` has the same files and references; any other may be tried."""
         return (unit.files, unit.references) == (self.unit.files, self.unit.references)
 
     def is_tried_again(self, served: CertificateGroup | None, now: datetime) -> bool:
-        """Whether what serves meanwhile has grown old since: then the proxy is asked once more."""
+        """Whether the served leaf has come near expiry since: then the proxy may retry the group."""
         if self.since is None or served is None or served.leaf is None:
             return False
         return self.since < served.leaf.old_from <= now
 
     def lies_in(self, contents: Contents) -> bool:
-        """Whether its very bytes are found there."""
+        """Whether `contents` holds the same bytes."""
         return all(contents.get(path) == content for path, content in self.unit.files.items())
 
     @property
     def fault(self) -> Unusable:
-        """Why it is not tried again."""
+        """The error for a group that is not tried again."""
         return Unusable(self.path, Fault.PROXY, self.why, "write one that the proxy takes")
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What came of one unit: usable as a whole, or every reason why not.
+    """The result of `judge`: a usable certificate group, or all its faults.
 
-    `found`: the facts of the leaf in its files, usable or not; None where none can be read.
+    `found`: the leaf in its files, usable or not; None if none can be parsed.
     """
 
     unit: CertificateGroup | None
@@ -111,10 +111,10 @@ class Judgement:
 def judge(
     name: str, references: Sequence[Reference], contents: Contents, served: CertificateGroup | None, now: datetime
 ) -> Judgement:
-    """Judge the files of one unit as found in `contents`, which holds every path of `references`.
+    """Check the files of one certificate group.
 
-    Bytes and references that equal those of `served` are `served`: nothing is parsed, no date is asked for. A leaf that
-    is not valid now is a fault only where the served one is.
+    `contents` holds every path of `references`. If bytes and references equal those of `served`, returns `served`
+    without parsing or checking dates. A leaf that is not valid now is a fault only if the served one is valid.
     """
     if served is not None and _unchanged(references, contents, served):
         return Judgement(served, (), served.leaf)
@@ -136,7 +136,7 @@ def _unchanged(references: Sequence[Reference], contents: Contents, served: Cert
 
 @dataclass(slots=True)
 class _GroupBuilder:
-    """Where the files of one unit are laid out; one that is no good is noted, and the others are looked at as well."""
+    """Parses and compares the files of one group, collecting all faults instead of the first."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     chains: list[Chain] = field(default_factory=list)

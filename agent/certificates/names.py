@@ -1,4 +1,4 @@
-"""Short names for sets of certificates: a unit is named by a path, and a path is no label."""
+"""Short display names for certificate groups, which are identified by paths."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from posixpath import splitext
 
 
 def named(units: Iterable[str]) -> dict[str, str]:
-    """Name each unit by the last parts of its path, without the suffix: as few as tell it from the others."""
+    """Name each group by the fewest last parts of its path, without suffix, that are unique."""
     paths = {unit: splitext(unit)[0] for unit in set(units)}
     names = {unit: path.rpartition("/")[2] for unit, path in paths.items()}
     depth, deepest = 1, max((path.count("/") for path in paths.values()), default=0)

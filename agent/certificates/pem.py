@@ -1,9 +1,10 @@
-"""The bytes of one PEM file, as certificates and a private key (RFC 7468, and RFC 1421 headers for old encrypted keys).
+"""Parses a PEM file into certificates and a private key.
 
-Blocks are found the way BoringSSL finds them (`PEM_read_bio`), so what is first here is first in Envoy: a BEGIN line
-starts in the first column, text between blocks is skipped, lines end with a line feed, an empty line ends a header.
-Each role takes the blocks that Envoy takes for it: a chain its certificates, a key the first one and nothing after it,
-a bundle also trusted certificates and revocation lists. Where this is stricter on purpose the README says so.
+The format is RFC 7468, with RFC 1421 headers for old encrypted keys. Blocks are parsed as in BoringSSL
+(`PEM_read_bio`), so the first block here is the first in Envoy: a BEGIN line starts in the first column, text between
+blocks is skipped, lines end with a line feed, an empty line ends a header. Each role uses the blocks that Envoy uses
+for it: a chain its certificates, a key the first key and nothing after it, a bundle also trusted certificates and
+revocation lists. The README lists where this parser is stricter on purpose.
 """
 
 import base64
@@ -41,11 +42,11 @@ _ALGORITHMS = {
     "DSA PRIVATE KEY": DSAPrivateKey,
 }
 _KEY_LABELS = frozenset({_PKCS8, _ENCRYPTED, *_ALGORITHMS})
-_MOST = 4096  # certificates in one file; the largest bundles of authorities have some hundreds
+_MOST = 4096  # certificates in one file; the largest CA bundles have some hundreds
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WIDE = ("utf-16-le", "utf-16-be")
-_BLANKS = bytes(range(33))  # what BoringSSL cuts off the end of a line
-_LINE = 253  # bytes that it reads as one line at most
+_BLANKS = bytes(range(33))  # stripped from the end of a line by BoringSSL
+_LINE = 253  # bytes that BoringSSL reads as one line at most
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 _WRITE_WHOLE = "write the whole file, best under another name and then renamed"
 _WRITE_ANEW = "write it anew from its source"
@@ -54,10 +55,10 @@ _AS_ASCII = "save it as plain ASCII"
 
 @dataclass(frozen=True, slots=True)
 class PrivateKey:
-    """What may be known of a private key without keeping it.
+    """The facts about a private key that can be stored without the key itself.
 
     `public` is its public half as DER SubjectPublicKeyInfo; None for an encrypted key, and for an algorithm or curve
-    that the cryptography library does not know.
+    that the cryptography library does not support.
     """
 
     public: bytes | None
@@ -66,7 +67,7 @@ class PrivateKey:
 
 @dataclass(frozen=True, slots=True)
 class PemFile:
-    """What a file holds, certificates in the order of the file. Both parts may be absent."""
+    """The content of a PEM file, certificates in file order. Both parts may be absent."""
 
     certificates: tuple[Certificate, ...]
     key: PrivateKey | None
@@ -80,9 +81,9 @@ class _Block:
 
 
 def parse(path: str, content: bytes, role: Role | None = None) -> PemFile:
-    """Read what a file holds for a role, or whatever it holds; `path` is only for the message.
+    """Parse a file for a role, or all it holds without one; `path` is only for messages.
 
-    Raises Unusable, and nothing else, whatever the bytes: EMPTY, INCOMPLETE for a block that ends too early, or
+    Raises `Unusable`, and nothing else, whatever the bytes: EMPTY, INCOMPLETE for a block that ends too early, or
     UNPARSABLE.
     """
     if not content.strip():
@@ -91,7 +92,7 @@ def parse(path: str, content: bytes, role: Role | None = None) -> PemFile:
     blocks = list(_until_key(path, content) if role is Role.KEY else _blocks(path, content))
     if not blocks:
         raise _without_pem(path, content)
-    # An odd serial number or country code is a Python warning in cryptography; nobody reads those in a supervisor.
+    # cryptography issues a Python warning for an odd serial number or country code; a supervisor has no use for it.
     with warnings.catch_warnings(action="ignore"):
         certificates = () if role is Role.KEY else tuple(_certificates(path, blocks, role))
         key = None if role in {Role.CHAIN, Role.BUNDLE} else _first_key(path, blocks)
@@ -99,7 +100,7 @@ def parse(path: str, content: bytes, role: Role | None = None) -> PemFile:
 
 
 def _until_key(path: str, content: bytes) -> Iterator[_Block]:
-    """Yield the blocks up to the first key: what comes after it, nobody reads."""
+    """Yield the blocks up to the first key; proxies ignore those after it."""
     for block in _blocks(path, content):
         yield block
         if block.label in _KEY_LABELS:
@@ -107,7 +108,10 @@ def _until_key(path: str, content: bytes) -> Iterator[_Block]:
 
 
 def _certificates(path: str, blocks: list[_Block], role: Role | None) -> Iterator[Certificate]:
-    """Yield those that are taken: a trusted one, OpenSSL's, only as the first of a chain, or in a bundle."""
+    """Yield the certificates for a role.
+
+    OpenSSL's trusted certificates count only as the first of a chain, or in a bundle.
+    """
     count = 0
     for block in blocks:
         if block.label == _CRL and role is Role.BUNDLE:
@@ -130,12 +134,12 @@ def _first_key(path: str, blocks: list[_Block]) -> PrivateKey | None:
 
 
 def public_half(key: PublicKeyTypes) -> bytes:
-    """Return the one encoding by which public keys are compared here: DER SubjectPublicKeyInfo."""
+    """Return the encoding by which public keys are compared: DER SubjectPublicKeyInfo."""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _refuse_hidden(path: str, content: bytes) -> None:
-    """Raise Unusable where the first block is there and not seen: the next one would be taken for it."""
+    """Raise `Unusable` if a defect hides the first block: the next one would pass for it."""
     if any("-----BEGIN ".encode(wide) in content for wide in _WIDE):
         raise Unusable(path, Fault.UNPARSABLE, "it is UTF-16", _AS_ASCII)
     if content.startswith(_BYTE_ORDER_MARK + _BEGIN):
@@ -156,7 +160,7 @@ def _without_pem(path: str, content: bytes) -> Unusable:
 
 
 def _lines(content: bytes) -> Iterator[bytes]:
-    """Yield the lines as BoringSSL reads them."""
+    """Yield the lines as BoringSSL splits them."""
     for line in content.removesuffix(b"\n").split(b"\n"):
         if len(line) < _LINE:
             yield line.rstrip(_BLANKS)
@@ -174,7 +178,7 @@ def _blocks(path: str, content: bytes) -> Iterator[_Block]:
 
 
 def _begun(path: str, line: bytes) -> str | None:
-    """Return the label if a block begins with `line`, None if it is text between blocks."""
+    """Return the label if `line` begins a block, None if it is text between blocks."""
     if not line.startswith(_BEGIN):
         return None
     if _END in line or b"\r" in line:
@@ -188,7 +192,7 @@ def _begun(path: str, line: bytes) -> str | None:
 
 
 def _block(path: str, label: str, lines: Iterator[bytes]) -> _Block:
-    """Read the rest of a block: up to an empty line it is a header, if there is one."""
+    """Parse the rest of a block; lines before an empty one, if there is one, are its header."""
     header, body = b"", list[bytes]()
     end = None
     for line in lines:
@@ -217,12 +221,12 @@ def _block(path: str, label: str, lines: Iterator[bytes]) -> _Block:
 
 
 def _named(label: str) -> str:
-    """A block by its label, if that is one of a closed set: any other text may be part of a key."""
+    """Name a block for a message; an unknown label is not quoted, as it may be part of a key."""
     return f"its block {label}" if label in _KNOWN_LABELS else "a block of an unknown kind in it"
 
 
 def _first_value(der: bytes) -> bytes:
-    """Cut off what follows the first value: BoringSSL does not look at it."""
+    """Return the first DER value without trailing bytes, which BoringSSL ignores."""
     if len(der) < 2 or der[1] < 0x80:
         return der
     size = der[1] & 0x7F
@@ -237,7 +241,7 @@ def _certificate(path: str, block: _Block, role: Role | None) -> Certificate:
     try:
         return load_der_x509_certificate(_first_value(block.body) if may_go_on else block.body)
     except (ValueError, InvalidVersion) as error:
-        why = "a certificate in it does not parse"  # the library's words are left out: they may quote the content
+        why = "a certificate in it does not parse"  # without the library's message, which may quote the content
         raise Unusable(path, Fault.UNPARSABLE, why, _WRITE_ANEW) from error
 
 
@@ -255,11 +259,11 @@ def _private_key(path: str, block: _Block) -> PrivateKey:
     if block.header or (block.label == _PKCS8 and not _is_pkcs8(block.body)):
         raise _unreadable_key(path, block)
     try:
-        # The library's own check of an RSA key tests for primes: 47 ms for 2048 bits, 320 ms for 4096.
+        # The library's own RSA check tests primality: 47 ms for 2048 bits, 320 ms for 4096.
         key = load_der_private_key(_first_value(block.body), None, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
         return PrivateKey(None)
-    except (ValueError, TypeError, InternalError) as error:  # the last one for an Ed25519 key of 31 bytes
+    except (ValueError, TypeError, InternalError) as error:  # InternalError for an Ed25519 key of 31 bytes
         raise _unreadable_key(path, block) from error
     if not _is_as_called(key, block.label) or (isinstance(key, RSAPrivateKey) and not _consistent(key)):
         raise _unreadable_key(path, block)
@@ -271,19 +275,19 @@ def _is_as_called(key: PrivateKeyTypes, label: str) -> bool:
 
 
 def _is_pkcs8(der: bytes) -> bool:
-    """Whether a sequence follows the version, as in PKCS#8; in the formats of single algorithms something else does."""
+    """Whether a sequence follows the version, as in PKCS#8 but not in per-algorithm formats."""
     start = 2 + (der[1] & 0x7F if len(der) > 1 and der[1] >= 0x80 else 0)
     return der[start : start + 2] == b"\x02\x01" and der[start + 3 : start + 4] == b"\x30"
 
 
 def _unreadable_key(path: str, block: _Block) -> Unusable:
-    # The library's words are left out: nothing derived from a damaged key belongs into a log.
+    # Without the library's message: nothing derived from a damaged key may be logged.
     why = f"{_named(block.label)} is not a private key that can be read"
     return Unusable(path, Fault.UNPARSABLE, why, _WRITE_ANEW)
 
 
 def _consistent(key: RSAPrivateKey) -> bool:
-    """Whether the numbers of the key belong together: what BoringSSL's RSA_check_key asks, which is no primality."""
+    """Whether the key's numbers are consistent: BoringSSL's RSA_check_key, without primality."""
     private = key.private_numbers()
     n, e = private.public_numbers.n, private.public_numbers.e
     p, q, d = private.p, private.q, private.d

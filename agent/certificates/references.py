@@ -1,11 +1,11 @@
-"""What a configuration points at: the files it reads, and what each of them is to it."""
+"""The files that a configuration references, and the role of each."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a referenced file is to the configuration that names it."""
+    """The role of a referenced file in the configuration."""
 
     CHAIN = "certificate chain"
     KEY = "private key"
@@ -15,10 +15,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One mention of a file.
+    """One reference to a file.
 
-    `unit` groups what must change together: a chain and its key carry the same unit, so does a bundle with the pair
-    beside it when the configuration says so. Units are names for people too: the chain's path, or the bundle's.
+    `unit` names the certificate group, whose files must change together: a chain and its key, and a bundle if the
+    configuration uses it with that pair. The name is the chain's path, or the bundle's, and is shown to operators.
     """
 
     path: str

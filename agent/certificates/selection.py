@@ -1,8 +1,8 @@
-"""The certificate transaction: out of what is on disk and what has served, the files to run from.
+"""Selects the certificate files to run from, out of those on disk and the last good ones.
 
-Each unit is judged by itself (`units`) and goes on at once when it is good; one that is not keeps its last good files
-and the others go on without it. Between units there are two bonds: a file that two of them share has one content, and a
-bundle must not lose the authority of a leaf that is served.
+Each certificate group is checked by itself (`groups`). A usable group is selected at once; an unusable one keeps its
+last good files without blocking the others. Two constraints hold across groups: a file that two groups share has one
+content, and a bundle must not lose the authority of a served leaf.
 """
 
 from collections import defaultdict
@@ -21,26 +21,26 @@ _NONE: Mapping[str, Pin] = {}
 
 @dataclass(frozen=True, slots=True)
 class LastGood:
-    """The units of the newest revision that has served; empty before the first.
+    """The certificate groups of the newest revision that has served; empty before the first.
 
-    An agent that adopts a running epoch rebuilds it by weighing that epoch's own files against an empty one.
+    An agent that adopts a running epoch rebuilds it by selecting from that epoch's own files against an empty one.
     """
 
     units: Mapping[str, CertificateGroup] = field(default_factory=dict)
 
     @classmethod
     def after(cls, outcome: "Selection") -> "LastGood":
-        """Return what is last good once a revision made from `outcome` has served, and not before."""
+        """Return the last good groups after a revision made from `outcome` has served."""
         return cls(outcome.units)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to run from, and what was found on the way.
+    """The selected certificate groups, with rejections and warnings.
 
-    `units` lacks those that have nothing usable, neither new nor last good; `missing` names them. `look_again` is the
-    earliest moment at which a certificate that was refused for its date becomes valid, or one that is used gives cause
-    for worry. `found`: what leaf lies on the disk for each unit, used or not, where one can be read.
+    `units` lacks the groups that have no usable files, neither new nor last good; `missing` names them. `look_again` is
+    the earliest time at which a certificate rejected for its date becomes valid, or a selected one starts to cause a
+    warning. `found`: the leaf on disk for each group, selected or not, if one can be parsed.
     """
 
     units: Mapping[str, CertificateGroup]
@@ -51,22 +51,22 @@ class Selection:
     found: Mapping[str, Leaf] = field(default_factory=dict)
 
     def renewed(self, last_good: LastGood) -> tuple[CertificateGroup, ...]:
-        """The units that are not what has served, and that could be held back."""
+        """Return the selected groups that differ from the last good ones."""
         return tuple(unit for name, unit in self.units.items() if unit is not last_good.units.get(name))
 
     @property
     def complete(self) -> bool:
-        """Whether every unit has files to run from."""
+        """Whether every group has files to run from."""
         return not self.missing
 
     @property
     def files(self) -> dict[str, bytes]:
-        """Path to the bytes to run from, for every unit that has some."""
+        """The selected bytes by path."""
         return {path: content for unit in self.units.values() for path, content in unit.files.items()}
 
     @property
     def leaves(self) -> dict[str, Leaf]:
-        """Unit to the facts of the leaf that it runs from, for every unit with a chain."""
+        """The selected leaf by group, for every group with a chain."""
         return {name: unit.leaf for name, unit in self.units.items() if unit.leaf is not None}
 
 
@@ -77,11 +77,11 @@ def select_files(
     now: datetime,
     pins: Mapping[str, Pin] = _NONE,
 ) -> Selection:
-    """Choose for each unit of `references` the files in `contents` or the last good ones.
+    """Select for each group of `references` its files in `contents`, or its last good ones.
 
-    `contents` comes from one consistent look and holds every referenced path; `now` is aware. Nothing is parsed of a
-    unit whose bytes are the last good ones. `last_good` stays what it is: see `LastGood.after`. `pins`: what the proxy
-    refused, by unit.
+    `contents` comes from one consistent read and holds every referenced path; `now` is aware. Groups with the last good
+    bytes are not parsed. `last_good` is not changed: see `LastGood.after`. `pins`: the groups that the proxy rejected,
+    by name.
     """
     scales = _Selection(last_good, now, pins)
     for name, members in _by_unit(references).items():
@@ -98,10 +98,10 @@ def _by_unit(references: Iterable[Reference]) -> dict[str, list[Reference]]:
 
 
 class _Selection:
-    """One weighing under way.
+    """One selection in progress.
 
-    `_before` is what a unit falls back on, `_chosen` what it runs from as far as is known; the same object in both is a
-    unit that is unchanged or held back.
+    `_before` is a group's fallback, `_chosen` its selection so far; the same object in both means that the group is
+    unchanged or held back.
     """
 
     def __init__(self, last_good: LastGood, now: datetime, pins: Mapping[str, Pin]) -> None:
@@ -124,7 +124,7 @@ class _Selection:
             self._hold(name, fault)
 
     def _pinned(self, unit: CertificateGroup | None) -> Iterator[Unusable]:
-        """Say what the proxy has against these very files, unless they serve."""
+        """Yield the proxy's rejection of these files, unless they serve or are due for a retry."""
         if unit is None or (pin := self._pins.get(unit.name)) is None or not pin.holds(unit):
             return
         served = self._served.get(unit.name)
@@ -138,7 +138,7 @@ class _Selection:
         self._refused.append(Rejection.of(name, fault, meanwhile))
 
     def settle(self) -> None:
-        """Hold units back until no bond between them is broken; each round holds at least one, so it ends."""
+        """Hold groups back until no constraint is violated; each round holds at least one."""
         while broken := dict(self._broken_bonds()):
             for name, fault in broken.items():
                 self._hold(name, fault)
@@ -174,7 +174,7 @@ class _Selection:
                     yield unit.name, Unusable(bundle.path, Fault.LOST_OWN_CA, why, remedy)
 
     def _unanchored(self, old: Bundle | None, new: Bundle) -> Chain | None:
-        """Return a chain to be served whose authority was in the old bundle and is not in the new one."""
+        """Return a selected chain with an authority in the old bundle but none in the new one."""
         if old is None or set(old.certificates) <= set(new.certificates):
             return None
         chains = (chain for unit in self._chosen.values() if unit for chain in unit.chains)
@@ -193,7 +193,7 @@ class _Selection:
         )
 
     def _turns(self, units: Iterable[CertificateGroup]) -> Iterator[datetime]:
-        """When time alone changes the judgement."""
+        """Yield the times at which the result changes without any change on disk."""
         yield from (each.usable_from for each in self._refused if each.usable_from)
         for leaf in (unit.leaf for unit in units if unit.leaf is not None):
             yield from (turn for turn in (leaf.old_from, leaf.not_after) if turn > self._now)

@@ -1,7 +1,6 @@
-"""Certificate chains, their leaves, keys and bundles of authorities, and whether they belong together.
+"""Certificate chains, leaves, keys and CA bundles, and whether they fit each other.
 
-Issuers are matched by signature, never by name alone. Trust is not decided here: that is the business of whoever
-connects.
+Issuers are matched by signature, never by name alone. Trust is not decided here but by the connecting client.
 """
 
 import warnings
@@ -36,14 +35,14 @@ _NIST_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """The facts of a certificate that logs, metrics and status tell.
+    """The facts of a certificate that appear in logs, metrics and status.
 
-    Names carry their kind: "DNS:a.example", "IP:192.0.2.1", "URI:spiffe://…"; they are empty where the extension cannot
-    be read. Dates are aware, UTC. `fingerprint` is SHA-256 over the DER, lower-case hex.
+    Names have a prefix for their kind: "DNS:a.example", "IP:192.0.2.1", "URI:spiffe://…"; there are none if the
+    extension cannot be parsed. Dates are aware, UTC. `fingerprint` is SHA-256 over the DER, lower-case hex.
 
-    As the leaf of a chain its dates are those between which all of it is valid, for clients refuse it before and after:
-    `begins_by` and `ends_by` name the issuer whose date it is, and are empty where it is the leaf's own. `issuers` are
-    the fingerprints of the certificates that are sent after it, in their order.
+    For the leaf of a chain the dates bound the validity of the entire chain, since clients reject it outside of that:
+    `begins_by` and `ends_by` name the issuer that sets the date, and are empty if the leaf itself does. `issuers` are
+    the fingerprints of the certificates sent after the leaf, in order.
     """
 
     subject: str
@@ -60,8 +59,8 @@ class Leaf:
 
     @classmethod
     def of(cls, certificate: Certificate) -> Self:
-        """Read the facts; raises ValueError or TypeError where a certificate that parsed is damaged further in."""
-        # A country code of three letters is a Python warning in cryptography; nobody reads those in a supervisor.
+        """Extract the facts. Raises `ValueError` or `TypeError` if an inner field is damaged."""
+        # cryptography issues a Python warning for a country code of three letters; a supervisor has no use for it.
         with warnings.catch_warnings(action="ignore"):
             try:
                 return cls(
@@ -74,22 +73,22 @@ class Leaf:
                     key_type=_key_type(certificate),
                     fingerprint=certificate.fingerprint(SHA256()).hex(),
                 )
-            except KeyError as error:  # cryptography before 50 looks the ASN.1 tag of each string up in an enumeration
+            except KeyError as error:  # cryptography before 50 maps each string's ASN.1 tag through an enumeration
                 raise ValueError(f"a name in it is a string of the unknown ASN.1 type {error}") from error
 
     @property
     def spiffe_id(self) -> str | None:
-        """The SPIFFE ID, which is the only URI name an X.509-SVID may have (SPIFFE X509-SVID, section 2)."""
+        """The SPIFFE ID: the only URI name that an X.509-SVID may have (X509-SVID, section 2)."""
         uris = (name.removeprefix("URI:") for name in self.names)
         return next((uri for uri in uris if uri.startswith("spiffe://")), None)
 
     @property
     def serial_hex(self) -> str:
-        """The serial as Envoy and openssl print it, in whole bytes: "0abc"."""
+        """The serial number as Envoy and openssl print it, in full bytes: "0abc"."""
         return _hex(self.serial)
 
     def within(self, issuers: Iterable[Certificate]) -> "Leaf":
-        """Return the same, bounded by the dates of those that lead from it to a root."""
+        """Return the leaf with its dates bounded by those of its `issuers`."""
         bounded = self
         for issuer in issuers:
             name = f"{issuer.subject.rfc4514_string()}, serial {_hex(issuer.serial_number)}"
@@ -100,28 +99,31 @@ class Leaf:
         return bounded
 
     def valid_at(self, now: datetime) -> bool:
-        """Whether `now` lies within both dates, which are themselves valid moments (RFC 5280, 4.1.2.5)."""
+        """Whether `now` is between both dates, inclusive (RFC 5280, 4.1.2.5)."""
         return self.not_before <= now <= self.not_after
 
     def stands_in_for(self, other: "Leaf") -> bool:
-        """Whether clients that would be shown `other` may be shown this one: by its names and its kind of key."""
+        """Whether this leaf can replace `other` for clients: it has its names and its key type."""
         if self.key_type.split()[0] != other.key_type.split()[0]:
             return False
         return set(other.names) <= set(self.names) if other.names else other.subject == self.subject
 
     @property
     def old_from(self) -> datetime:
-        """When less than a tenth of the whole life is left."""
+        """The start of the last tenth of the leaf's lifetime."""
         return self.not_after - (self.not_after - self.not_before) / 10
 
     def soon_to_expire(self, now: datetime) -> bool:
-        """Whether less than a tenth of the whole life is left."""
+        """Whether `now` is in the last tenth of the leaf's lifetime."""
         return now > self.old_from
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A file of certificates whose first is served as the leaf. `in_order`: each next one issued the one before it."""
+    """A file of certificates, the first of which is the leaf.
+
+    `in_order`: each certificate after the first issued the one before it.
+    """
 
     path: str
     certificates: tuple[Certificate, ...]
@@ -130,7 +132,7 @@ class Chain:
 
     @classmethod
     def of(cls, path: str, pem: PemFile) -> Self:
-        """Take a file as a chain; raises Unusable if there is no certificate or the first one is damaged within."""
+        """Build a chain. Raises `Unusable` without a certificate, or if a needed one is damaged."""
         if not pem.certificates:
             raise Unusable(path, Fault.INCOMPLETE, "it holds no certificate", "write the leaf and its issuers into it")
         path_up = _path_up(pem.certificates)
@@ -151,7 +153,7 @@ class Key:
 
     @classmethod
     def of(cls, path: str, pem: PemFile) -> Self:
-        """Take a file as a private key; raises Unusable if it holds none."""
+        """Build a key from a file. Raises `Unusable` if it holds none."""
         if pem.key is None:
             raise Unusable(path, Fault.INCOMPLETE, "it holds no private key", "write the key into it")
         return cls(path, pem.key)
@@ -166,17 +168,17 @@ class Bundle:
 
     @classmethod
     def of(cls, path: str, pem: PemFile) -> Self:
-        """Take a file as a bundle; raises Unusable if it holds no certificate."""
+        """Build a bundle from a file. Raises `Unusable` if it holds no certificate."""
         if not pem.certificates:
             raise Unusable(path, Fault.INCOMPLETE, "it holds no certificate", "write the authorities into it")
         return cls(path, pem.certificates)
 
     def expired(self, now: datetime) -> tuple[Certificate, ...]:
-        """Return the authorities that are past their date."""
+        """Return the expired authorities."""
         return tuple(each for each in self.certificates if each.not_valid_after_utc < now)
 
     def anchors(self, chain: Chain, now: datetime) -> bool:
-        """Whether an authority in here, valid now, is part of `chain` or issued a certificate of it."""
+        """Whether an authority in the bundle, valid now, is in `chain` or issued part of it."""
         return any(
             authority == certificate or issued_by(certificate, authority)
             for authority in self.certificates
@@ -186,7 +188,7 @@ class Bundle:
 
 
 def require_fit(chain: Chain, key: Key) -> None:
-    """Raise Unusable unless the key may belong to the leaf; an encrypted key always may."""
+    """Raise `Unusable` unless the key fits the leaf; an encrypted key counts as fitting."""
     if key.private.encrypted or key.private.public == public_key_of(chain.certificates[0]):
         return
     leaf = f"the leaf in {chain.path} (serial {chain.leaf.serial_hex})"
@@ -198,7 +200,7 @@ def require_fit(chain: Chain, key: Key) -> None:
 
 
 def require_valid(chain: Chain, now: datetime) -> None:
-    """Raise Unusable if the chain is not valid now: EXPIRED, or NOT_YET_VALID with the moment it becomes so."""
+    """Raise `Unusable` if the chain is not valid now: EXPIRED, or NOT_YET_VALID with the start."""
     leaf = chain.leaf
     if leaf.not_after < now:
         why = f"{_bound(leaf, leaf.ends_by)} expired at {leaf.not_after.isoformat()}"
@@ -211,23 +213,23 @@ def require_valid(chain: Chain, now: datetime) -> None:
 
 
 def leaf_of_chain(certificates: tuple[Certificate, ...]) -> Leaf:
-    """Return the facts of the first one, as the leaf of the others; raises ValueError or TypeError as `Leaf.of`."""
+    """Return the leaf of a chain. Raises `ValueError` or `TypeError` as `Leaf.of` does."""
     return _leaf_of(certificates, _path_up(certificates))
 
 
 def _leaf_of(certificates: tuple[Certificate, ...], path_up: list[Certificate]) -> Leaf:
-    """Bound the leaf by its issuers, but for a root that signed itself: a client uses its own copy of it."""
+    """Return the leaf bounded by its issuers, except a root: clients use their own copy of it."""
     bounded = Leaf.of(path_up[0]).within(each for each in path_up[1:] if each.subject != each.issuer)
     return replace(bounded, issuers=tuple(each.fingerprint(SHA256()).hex() for each in certificates[1:]))
 
 
 def _bound(leaf: Leaf, issuer: str) -> str:
-    """Name the certificate that bounds a chain: an issuer, or the leaf where none does."""
+    """Name the certificate that bounds a chain: an issuer, or else the leaf."""
     return f"the issuer of its leaf ({issuer})" if issuer else f"its leaf (serial {leaf.serial_hex})"
 
 
 def _path_up(certificates: tuple[Certificate, ...]) -> list[Certificate]:
-    """Return the leaf, and those after it as far as each issued the one before."""
+    """Return the leaf and its issuers, up to the first that did not issue the one before it."""
     path = [certificates[0]]
     for issuer in certificates[1:]:
         if not issued_by(path[-1], issuer):
@@ -242,7 +244,7 @@ def _hex(serial: int) -> str:
 
 
 def issued_by(certificate: Certificate, authority: Certificate) -> bool:
-    """Whether `authority` signed `certificate`; False where that cannot be checked, for want of the algorithm."""
+    """Whether `authority` signed `certificate`; False if the algorithm is not supported."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -251,7 +253,7 @@ def issued_by(certificate: Certificate, authority: Certificate) -> bool:
 
 
 def is_authority(certificate: Certificate) -> bool:
-    """Whether it may issue others: by its basic constraints, or for want of them because it names itself as issuer."""
+    """Whether a certificate is a CA by its basic constraints, or, without them, is self-signed."""
     extensions = _extensions(certificate)
     try:
         return bool(extensions and extensions.get_extension_for_class(BasicConstraints).value.ca)
@@ -260,7 +262,7 @@ def is_authority(certificate: Certificate) -> bool:
 
 
 def public_key_of(certificate: Certificate) -> bytes | None:
-    """Return the public key as `pem.public_half`; None where the library does not know its kind, or it is damaged."""
+    """Return the key as `public_half` encodes it; None if its type is unsupported or damaged."""
     try:
         return public_half(certificate.public_key())
     except (UnsupportedAlgorithm, ValueError):

@@ -1,6 +1,6 @@
-"""The command line: what is asked for is read here, and done elsewhere.
+"""The command line: parses arguments and passes them on.
 
-Each command imports what it needs when it runs, so that the small ones start fast.
+Each command imports what it needs when it runs, so that the quick ones start fast.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""`agent bootstrap`: print the small bootstrap, to begin one's own from."""
+"""`agent bootstrap`: print the default bootstrap, as a start for your own."""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +11,7 @@ from agent.cli.options import INPUTS, apply
 
 @click.command()
 @apply(INPUTS)
-def bootstrap(**options: Any) -> None:  # noqa: ANN401  # click's own values
+def bootstrap(**options: Any) -> None:  # noqa: ANN401  # click's values
     """Print the bootstrap that is made where no --config is given."""
     from agent.cli.settings import inputs
     from agent.inputs.settings import Settings

@@ -1,4 +1,4 @@
-"""`agent certs`: every certificate on the disk beside what each listener really serves."""
+"""`agent certs`: every certificate on disk, compared with what each listener serves."""
 
 import json
 import time
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agent.cli.certs_files import Inventory
 
 _UNKNOWN = 3
-_SECOND_LOOK = 1.0  # seconds later, where the first one may have fallen into the middle of a rotation
+_SECOND_LOOK = 1.0  # seconds until the second check, as the first may have hit a rotation
 _EPILOG = """\
 Exit codes, as monitoring plugins have them: 0 fine; 1 warning: less life left than --min-days asks for, a file is
 refused, or what is on the disk does not serve yet, for a reason that is known; 2 critical: expired, a listener shows
@@ -28,12 +28,12 @@ Serials are printed as openssl x509 -serial does; with --json in lower case, as 
 
 
 class _Days(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no ParamType[...]
-    """A number of days, or a span."""
+    """A number of days, or a duration."""
 
     name = "days"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:  # noqa: ANN401
-        """Read 7, 0.5 or 12h."""
+        """Parse 7, 0.5 or 12h."""
         if isinstance(value, timedelta):
             return value
         try:
@@ -72,7 +72,7 @@ def certs(ctx: click.Context, /, run_dir: Path | None, min_days: timedelta | Non
 
 
 def _settled(directory: str, least: timedelta | None) -> "Inventory":
-    """What is critical is looked at twice."""
+    """Take the inventory; if it is critical, take it a second time."""
     from agent.cli.certs_files import Level
 
     inventory = _take(directory, least)

@@ -1,7 +1,7 @@
-"""What to think of an inventory: which listener shows which set, and what monitoring should hear of.
+"""Compares an inventory: which listener serves which set, and what monitoring should report.
 
-A listener may show an older certificate than the disk holds where the agent says why: the new one is refused, or its
-turn has not come. Without such a reason it is critical, since nobody would notice otherwise.
+A listener may serve an older certificate than the one on disk if the agent gives a reason: the new one is refused or
+scheduled for later. Without a reason it is critical, since nothing else would report it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,12 +13,12 @@ from agent.cli.format import left, moment
 from agent.cli.tls_probe import Kind, Listener
 from agent.status.model import CertificateSet, Facts, Status
 
-_SHARE = 10  # without --min-days: a warning when less than this part of the whole life is left
+_SHARE = 10  # without --min-days: warn when less than 1/_SHARE of the whole life is left
 
 
 @dataclass(frozen=True, slots=True)
 class _Leaf:
-    """A leaf as a listener showed it."""
+    """A leaf certificate as a listener served it."""
 
     address: str
     name: str
@@ -28,7 +28,7 @@ class _Leaf:
 def compare(
     overview: Status, files: Mapping[str, Files], listeners: Sequence[Listener], least: timedelta | None
 ) -> Inventory:
-    """Put it all beside one another. `least`: the life that should be left; None: a tenth of the whole."""
+    """Combine status, files and listeners. `least`: minimum life left; None: a tenth of it all."""
     leaves = [_Leaf(each.address, one.name, Facts.of(one.leaf)) for each in listeners for one in each.answers]
     items = tuple(_item(each, files[each.name]) for each in overview.certificates)
     owners = [_owner(items, leaf) for leaf in leaves]
@@ -52,11 +52,11 @@ def _item(of: CertificateSet, files: Files) -> Item:
     return Item(of.name, files.chain, files.key, files.bundles, disk, of.served, of.in_sync, of.refused, ())
 
 
-# Whose is what a listener shows
+# Ownership of served certificates
 
 
 def _owner(items: Sequence[Item], leaf: _Leaf) -> str | None:
-    """The set that a leaf belongs to: it is one of its two, or for want of such a one it has a name in common."""
+    """Return the set that has this leaf, else the first set that shares a name with it."""
     for item in items:
         if leaf.facts.fingerprint in _fingerprints(item):
             return item.name
@@ -87,13 +87,13 @@ def _shown(item: Item, leaves: Sequence[_Leaf], owners: Sequence[str | None]) ->
 
 
 def _is(shown: Facts, known: Facts | None) -> bool:
-    """Whether what is shown is this chain; a server may add issuers that it knows to those in the file."""
+    """Return whether both are the same chain; a server may add further issuers."""
     if known is None or shown.fingerprint != known.fingerprint:
         return False
     return shown.issuers[: len(known.issuers)] == known.issuers
 
 
-# What is worth a finding
+# Findings
 
 
 def _findings(
@@ -124,14 +124,14 @@ def _of_life(item: Item, now: datetime, least: timedelta | None) -> Iterator[Fin
 
 
 def _of_strangers(strangers: Iterable[_Leaf], now: datetime) -> Iterator[Finding]:
-    """A certificate from a control plane is not ours to judge, but clients refuse it all the same once it ends."""
+    """Report expired certificates of no set: from a control plane, but clients refuse them too."""
     ended = {(each.address, each.facts.serial): each.facts for each in strangers if each.facts.not_after < now}
     for (address, serial), facts in ended.items():
         yield Finding(Level.CRITICAL, address, f"shows serial {serial}, which ended {moment(facts.not_after)}")
 
 
 def _of_files(item: Item) -> Iterator[Finding]:
-    """What lies on the disk cannot be used, though what serves may be good."""
+    """Report unusable files on disk, even if what serves is good."""
     if item.refused:
         yield Finding(Level.WARNING, item.name, item.refused)
         return
@@ -159,7 +159,7 @@ def _of_what_is_shown(item: Item, overview: Status) -> Iterator[Finding]:
 
 
 def _name(shown: Shown, known: Facts | None) -> str:
-    """Name what a listener shows beside what it is compared with: the leaf may be the same, and its issuers not."""
+    """Name a served certificate for comparison: the leaf may be the same with other issuers."""
     is_same_leaf = known is not None and shown.fingerprint == known.fingerprint
     return f"serial {shown.serial}{' with other issuers' if is_same_leaf else ''}"
 
@@ -169,7 +169,7 @@ def _told(item: Item) -> str:
 
 
 def _reason(overview: Status) -> str:
-    """Why something on the disk does not serve yet, as far as the agent says."""
+    """Return the agent's reason why files on disk do not serve yet; empty if it gives none."""
     if overview.blocked:
         return ", ".join(each.replace("_", " ") for each in overview.blocked)
     return "a new epoch is on its way" if any(each.state == "candidate" for each in overview.epochs) else ""

@@ -1,6 +1,6 @@
-"""What `agent certs` knows: sets as they lie on the disk, as the agent says they serve, and as listeners show them.
+"""The inventory of `agent certs`: sets on disk, as reported by the agent, as served.
 
-As JSON (`agent.status.model.to_json`) it is what `agent certs --json` prints.
+`agent certs --json` prints it as JSON (`agent.status.model.to_json`).
 """
 
 import os
@@ -17,7 +17,7 @@ from agent.status.model import CertificateSet, Facts
 
 
 class Level(IntEnum):
-    """How bad it is, as monitoring plugins tell it by their exit code."""
+    """Severity, as in the exit codes of monitoring plugins."""
 
     OK = 0
     WARNING = 1
@@ -26,7 +26,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that monitoring should hear of. `about`: a set's name or a listener's address."""
+    """A problem for monitoring. `about`: a set's name or a listener's address."""
 
     level: Level
     about: str
@@ -35,7 +35,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file on the disk. `problem`: why it cannot be used, or why we cannot even read it; empty if neither."""
+    """A file on disk. `problem`: why it is unusable or unreadable; empty if neither."""
 
     path: str
     problem: str = field(default="", kw_only=True)
@@ -43,13 +43,13 @@ class _File:
 
     @property
     def unusable(self) -> bool:
-        """Whether the file itself is to blame."""
+        """Whether the file itself is at fault."""
         return self.readable and bool(self.problem)
 
 
 @dataclass(frozen=True, slots=True)
 class ChainFile(_File):
-    """A chain on the disk."""
+    """A certificate chain on disk."""
 
     certificates: int = 0
     in_order: bool = True
@@ -58,23 +58,23 @@ class ChainFile(_File):
 
 @dataclass(frozen=True, slots=True)
 class KeyFile(_File):
-    """A key on the disk. `fits` is None where that cannot be told."""
+    """A key on disk. `fits`: it belongs to the chain; None if that is unknown."""
 
     fits: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BundleFile(_File):
-    """A bundle on the disk, with every certificate in it."""
+    """A CA bundle on disk, with every certificate in it."""
 
     certificates: tuple[Facts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A leaf that a listener showed to a client that asked for `name`.
+    """A leaf certificate that a listener served to a client asking for `name`.
 
-    `matches`: it is the one on the disk, with the same issuers. `serves`: it is what the agent says that serves.
+    `matches`: it is the one on disk, with the same issuers. `serves`: it is the one that the agent reports as serving.
     """
 
     address: str
@@ -87,7 +87,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A set. `disk` is what lies there now, read here or, where that is not permitted, by the agent."""
+    """A certificate set. `disk`: read here, or by the agent if permission is denied here."""
 
     name: str
     chain: ChainFile | None
@@ -102,7 +102,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """A leaf shown by a listener that belongs to no set: from a control plane, or of whoever stands behind it."""
+    """A served leaf that belongs to no set: from a control plane or a server behind the proxy."""
 
     address: str
     name: str
@@ -111,7 +111,7 @@ class Stranger:
 
 @dataclass(frozen=True, slots=True)
 class ListenerItem:
-    """A listener: what it is, and why it showed no certificate."""
+    """A listener: its kind, and why it served no certificate."""
 
     address: str
     kind: str
@@ -120,7 +120,7 @@ class ListenerItem:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All of it, with the findings, worst first."""
+    """The whole inventory, with the findings, worst first."""
 
     at: datetime
     level: int
@@ -132,18 +132,18 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files of a set, as they are now."""
+    """The current files of a certificate set."""
 
     chain: ChainFile | None
     key: KeyFile | None
     bundles: tuple[BundleFile, ...]
 
 
-# The disk
+# Files on disk
 
 
 def read_files(of: CertificateSet) -> Files:
-    """Look at the files of a set; what is wrong with one is told in it."""
+    """Read the files of a set; the results include their problems."""
     chain_file, loaded = (None, None) if of.chain is None else _read_chain(of.chain)
     key_file = None if of.key is None else _read_key(of.key, loaded)
     return Files(chain_file, key_file, tuple(_read_bundle(each.path) for each in of.bundles))
@@ -179,11 +179,14 @@ def _read_bundle(path: str) -> BundleFile:
 
 
 class _Unreadable(Exception):
-    """We may not look into a file."""
+    """This process may not read a file that the agent perhaps can."""
 
 
 def _content(path: str) -> bytes:
-    """What a file holds; Unusable where the agent cannot read it either."""
+    """Return a file's content.
+
+    Raises `Unusable` if the agent cannot read it either, `_Unreadable` if only this process cannot.
+    """
     content = read_file(path)
     if isinstance(content, Unreadable) and content.fault is Fault.UNREADABLE:
         if content.passes:

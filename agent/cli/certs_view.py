@@ -1,4 +1,4 @@
-"""What `agent certs` shows of an inventory: the findings first, then each set, then each listener."""
+"""Formats the inventory of `agent certs`: findings, then each set, then the other listeners."""
 
 from collections import defaultdict
 from datetime import datetime
@@ -13,7 +13,7 @@ _QUIET = "dim"
 
 
 def draw(inventory: Inventory, sheet: Table) -> None:
-    """Write all of it."""
+    """Write the inventory."""
     _findings(inventory, sheet)
     for item in inventory.sets:
         _set(item, inventory, sheet)
@@ -31,7 +31,7 @@ def _findings(inventory: Inventory, sheet: Table) -> None:
 
 
 def _all_is_well(inventory: Inventory) -> str:
-    """Say that all is well, and who says so."""
+    """Return the sentence for no findings, and on whose word it is."""
     if not inventory.sets:
         return "no certificate is in use"
     sets = plural(len(inventory.sets), "set")
@@ -112,7 +112,7 @@ def _shown(item: Item) -> list[tuple[str, Styled]]:
 
 
 def _asking(names: list[str]) -> str:
-    """For which server names it was shown, where that matters."""
+    """Return the server names that it was served for, unless it is served without one."""
     return "" if "" in names else f" for {', '.join(names)}"
 
 

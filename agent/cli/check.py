@@ -1,4 +1,4 @@
-"""`agent check`: look at the operator's files once, as the agent would, and say what it thinks of them."""
+"""`agent check`: validate the operator's files once, as the agent would."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from agent.cli.options import INPUTS, apply
 @click.command()
 @apply(INPUTS)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PROXY_ARGS...]")
-def check(arguments: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401  # click's own values
+def check(arguments: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401  # click's values
     """Judge the configuration and the certificates without starting anything; exit 1 if something is refused."""
     import tempfile
     from pathlib import Path
@@ -22,7 +22,7 @@ def check(arguments: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401  #
     from agent.processes.configuration_check import inspect
 
     configure("text", "warning")
-    with tempfile.TemporaryDirectory(prefix="agent-check-", dir="/dev/shm") as scratch:  # short
+    with tempfile.TemporaryDirectory(prefix="agent-check-", dir="/dev/shm") as scratch:  # a short path
         settings = Settings(**inputs(options, arguments), run_directory=Path(scratch), alarm_timeout=0.0)
         report = asyncio.run(inspect(settings))
     for line in report.lines:

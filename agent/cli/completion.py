@@ -1,4 +1,4 @@
-"""`agent completion`: what makes the Tab key know the commands and their options."""
+"""`agent completion`: print a script for shell completion."""
 
 import click
 
@@ -21,5 +21,5 @@ def completion(ctx: click.Context, /, shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None, "click knows the three of them"
-    # The source of ShellComplete itself: that of a shell would start the shell first, to ask for its version.
+    # Call ShellComplete.source: a subclass would start the shell first, to ask for its version.
     click.echo(ShellComplete.source(kind(ctx.find_root().command, {}, "agent", "_AGENT_COMPLETE")))

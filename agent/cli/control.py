@@ -1,4 +1,4 @@
-"""Orders to an agent that runs: `agent restart`, `upgrade`, `stop`, `pause`, `resume`, and the quick ones by name."""
+"""Commands for a running agent: restart, upgrade, stop, pause, resume, drain, wait."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from agent.core.errors import MachineError, UsageError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-_HEAD_TIMEOUT = 10.0  # seconds for an agent whose loop turns to begin with its answer
-_EXECUTION_TIMEOUT = "60s"  # for a new program to be ready
+_HEAD_TIMEOUT = 10.0  # seconds until a healthy agent begins to answer
+_EXECUTION_TIMEOUT = "60s"  # until a new program is ready
 
 _as_json: Decorator = click.option("--json", "raw", is_flag=True, help="One JSON object a line, as it is told.")
 
@@ -97,10 +97,10 @@ def resume(ctx: click.Context, /, run_dir: Path | None) -> None:
 
 
 class _Quick(click.Command):
-    """A command that is listed here, but reads its own arguments."""
+    """A command that is listed here but parses its own arguments."""
 
     def shell_complete(self, _: click.Context, incomplete: str) -> "list[CompletionItem]":
-        """The options that it will read."""
+        """Return the options that it parses."""
         from click.shell_completion import CompletionItem
 
         valued, flags = commands.OPTIONS[str(self.name)]
@@ -134,7 +134,10 @@ def _reach(directory: str) -> Exchange:
 
 
 def _ask(exchange: Exchange, verb: str, target: str) -> str:
-    """The answer to an order that is soon done. Raises `MachineError`, or `UsageError` if it cannot be meant."""
+    """Return the answer to a short request.
+
+    Raises `MachineError`, or `UsageError` if the request is invalid.
+    """
     try:
         status = exchange.ask("POST", target)
         text = exchange.text()
@@ -155,7 +158,7 @@ def _judge(verb: str, status: int, text: str) -> str:
 
 
 def _follow(directory: str, target: str, *, raw: bool) -> dict[str, Any]:
-    """Print a timeline as it comes; return the last outcome told, an empty one if the agent went away before it."""
+    """Print a timeline as it arrives; return its last outcome, empty if there was none."""
     exchange = _reach(directory)
     outcome: dict[str, Any] = {}
     try:
@@ -176,7 +179,7 @@ def _expect_timeline(exchange: Exchange, target: str) -> None:
             _judge(verb, status, exchange.text())
     except OSError as error:
         raise unanswered(exchange, verb, error) from None
-    exchange.deadline = None  # the agent has deadlines of its own
+    exchange.deadline = None  # the agent has its own deadlines
 
 
 def _timeline(exchange: Exchange) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -184,7 +187,7 @@ def _timeline(exchange: Exchange) -> Iterator[tuple[str, dict[str, Any]]]:
         for line in exchange.lines():
             yield line, json.loads(line)
     except (OSError, ValueError):
-        return  # it broke off
+        return  # the connection broke
 
 
 def _print(line: str, row: dict[str, Any], *, raw: bool) -> None:
@@ -207,7 +210,7 @@ def _conclude(outcome: dict[str, Any], verb: str, *, raw: bool) -> int:
 
 
 def _open_process(pid: int) -> int | None:
-    """A descriptor that is readable when the process has ended; None for one that is out of sight."""
+    """Return a pidfd, readable once the process has exited; None if it cannot be opened."""
     try:
         return os.pidfd_open(pid)
     except OSError:

@@ -1,4 +1,4 @@
-"""`agent demo`: see it work, on this machine, with nothing prepared."""
+"""`agent demo`: a demonstration on this machine that needs no preparation."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ from agent.cli.options import option
 @option("--proxy-bin", default="sidecar", metavar="NAME|PATH", help="The proxy: sidecar, envoy, or the path of one.")
 @option("--every", type=Span(), default="2s", help="The time between two rotations.")
 @option("--for", type=Span(), default="30s", help="How long it goes on.")
-def demo(**options: Any) -> int:  # noqa: ANN401  # click's own values
+def demo(**options: Any) -> int:  # noqa: ANN401  # click's values
     """Run a proxy under the agent with clients at full speed, rotate its certificate, and break things.
 
     Everything is made for it and removed after it: a certificate authority, a service, the clients. Now and then the

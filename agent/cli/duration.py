@@ -1,4 +1,4 @@
-"""Spans of time as operators write them: 45s, 10m, 1h30m, 250ms."""
+"""Parameter types for durations as operators write them: 45s, 10m, 1h30m, 250ms."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from agent.control_client.duration import seconds
 
 
 class Span(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no ParamType[...]
-    """A span, in seconds once parsed: positive, or `0s` where there may be none."""
+    """A duration, parsed to seconds: positive, or `0s` if `may_be_none`."""
 
     name = "span"
 
@@ -16,7 +16,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has n
         self._may_be_none = may_be_none
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
-        """Read a span; fail as click does, naming the option."""
+        """Parse a duration; fail as click does, naming the option."""
         if isinstance(value, (int, float)):
             return float(value)
         if self._may_be_none and value in {"0", "0s"}:
@@ -28,10 +28,10 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has n
 
 
 class SpanOrAuto(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no ParamType[...]
-    """A span, none at all among them, or `auto`, which is None once parsed."""
+    """A duration, zero included, or `auto`, which is parsed to None."""
 
     name = "span or auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:  # noqa: ANN401
-        """Read it; fail as click does, naming the option."""
+        """Parse it; fail as click does, naming the option."""
         return None if value == "auto" else Span(may_be_none=True).convert(value, param, ctx)

@@ -1,4 +1,4 @@
-"""Spans, moments and numbers as people read them. Moments are UTC and say so by a Z."""
+"""Formats durations, times and numbers for people. Times are UTC, marked by a Z."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,11 +9,11 @@ _SPANS = (
     (120, 60, "min"),
     (10, 1, "s"),
 )
-_SHORT_SERIAL = 8  # digits: enough to tell one from another
+_SHORT_SERIAL = 8  # digits, enough to distinguish serials
 
 
 def span(time: float | timedelta) -> str:
-    """A span in one unit, rounded down so that nobody is promised too much: `92 ms`, `1.2 s`, `75 min`, `60 days`."""
+    """Format a duration in one unit, rounded down: `92 ms`, `1.2 s`, `75 min`, `60 days`."""
     seconds = max(0.0, time.total_seconds() if isinstance(time, timedelta) else time)
     for least, size, unit in _SPANS:
         if seconds >= least:
@@ -22,38 +22,38 @@ def span(time: float | timedelta) -> str:
 
 
 def moment(at: datetime) -> str:
-    """A moment to the minute: `2026-07-03 12:00Z`."""
+    """Format a time to the minute: `2026-07-03 12:00Z`."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}Z"
 
 
 def second(at: datetime) -> str:
-    """A moment to the second: `2026-07-03 12:00:07Z`."""
+    """Format a time to the second: `2026-07-03 12:00:07Z`."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
 def recent(at: datetime, now: datetime) -> str:
-    """A moment to the second, without its date where that is today's: `12:00:07Z`."""
+    """Format a time to the second, without the date if it is today's: `12:00:07Z`."""
     full = second(at)
     return full.partition(" ")[2] if full[:10] == second(now)[:10] else full
 
 
 def left(until: datetime, now: datetime) -> str:
-    """What is left until then: `60 days left`, `ended 3 h ago`."""
+    """Format the time left: `60 days left`, `ended 3 h ago`."""
     return f"{span(until - now)} left" if until >= now else f"ended {span(now - until)} ago"
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 connection`, `1,200 connections`."""
+    """Format a count with its noun: `1 connection`, `1,200 connections`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def size(octets: int) -> str:
-    """An amount of memory: `52 MB`."""
+    """Format an amount of memory: `52 MB`."""
     return f"{octets / (1 << 20):,.0f} MB"
 
 
 def short(serial: str | None) -> str:
-    """A serial, or as much of it as tells it from others; `none` where there is none."""
+    """Shorten a serial to its first digits; `none` without one."""
     if serial is None:
         return "none"
     return serial if len(serial) <= _SHORT_SERIAL else f"{serial[:_SHORT_SERIAL]}…"

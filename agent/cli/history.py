@@ -1,4 +1,4 @@
-"""`agent history`: the rotations that were tried, and how they went."""
+"""`agent history`: list the rotations and their outcomes."""
 
 import json
 from pathlib import Path

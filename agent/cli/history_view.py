@@ -1,4 +1,4 @@
-"""How rotations are shown: a line for each, or everything that is known of one."""
+"""Formats rotations: one line each, or with all details."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +13,7 @@ _HEAD = f"{'began':<20}  {'epoch':>5}  {'trigger':<13}  {'outcome':<7}  {'took':
 
 
 def rows(attempts: Sequence[AttemptView], sheet: Table) -> None:
-    """A line for each; a reason that is longer ends in an ellipsis."""
+    """Write a line for each attempt; a long reason ends in an ellipsis."""
     if not attempts:
         sheet.say("no attempt that fits is known")
         return
@@ -38,7 +38,7 @@ def _brief(attempt: AttemptView) -> Iterator[str]:
 
 
 def _losses(evidence: Evidence) -> Iterator[str]:
-    """What is not as it should be."""
+    """Yield losses and mismatches."""
     if evidence.overflows:
         yield plural(evidence.overflows, "overflow")
     if evidence.drops:
@@ -52,7 +52,7 @@ def _losses(evidence: Evidence) -> Iterator[str]:
 
 
 def details(attempts: Sequence[AttemptView], sheet: Table) -> None:
-    """Everything about each."""
+    """Write all details of each attempt."""
     for number, each in enumerate(attempts):
         if number:
             sheet.lines.append(Text())

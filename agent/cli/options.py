@@ -1,4 +1,4 @@
-"""The options, each defined once, and each also read from the environment: --drain-time is AGENT_DRAIN_TIME."""
+"""Defines each option once, also as environment variable: --drain-time, AGENT_DRAIN_TIME."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +16,18 @@ _Parameter = click.Parameter | None
 
 
 class _Name(click.Path):
-    """The name of a file or directory that nobody looks at yet: its file system may never answer."""
+    """The path of a file or directory that is not checked: its file system may never answer."""
 
     def convert(self, value: Any, param: _Parameter, ctx: click.Context | None) -> Path:  # noqa: ANN401, ARG002
-        """Take it as it is."""
+        """Convert it without checks."""
         return Path(value)
 
 
 _PATH = _Name()
 
 
-def option(name: str, **attributes: Any) -> Decorator:  # noqa: ANN401  # whatever click.option takes
-    """An option with its environment variable and its default shown in --help."""
+def option(name: str, **attributes: Any) -> Decorator:  # noqa: ANN401  # arguments of click.option
+    """Define an option with its environment variable, and show its default in --help."""
     variable = "AGENT_" + name.partition("/")[0].lstrip("-").replace("-", "_").upper()
     decorate: Decorator = click.option(name, envvar=variable, show_default=True, **attributes)
     return decorate
@@ -142,7 +142,7 @@ RUNNING: list[Decorator] = [
 
 
 def apply(options: list[Decorator]) -> Decorator:
-    """Put options on a command, in the order in which --help shows them."""
+    """Add options to a command, in the order in which --help shows them."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for each in reversed(options):

@@ -1,4 +1,4 @@
-"""`agent request`: ask the console of an epoch, as `curl` would if it could find it."""
+"""`agent request`: send a request to an epoch's admin interface."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from agent.http.message import Response
 
-_HEAD_TIMEOUT = 60.0  # seconds for an epoch to begin with its answer
+_HEAD_TIMEOUT = 60.0  # seconds until an epoch begins to answer
 _EPILOG = """\
 Examples:
 
@@ -53,7 +53,7 @@ def request(ctx: click.Context, /, run_dir: Path | None, epoch: int | None, meth
 
 
 async def _pass_on(directory: str, target: str) -> int:
-    """Write the answer to standard output; return its status."""
+    """Write the response body to standard output; return the status code."""
     from contextlib import AsyncExitStack
 
     out = sys.stdout.buffer
@@ -68,7 +68,7 @@ async def _pass_on(directory: str, target: str) -> int:
 
 
 async def _answer(stack: "AsyncExitStack", directory: str, target: str) -> "Response":
-    """The answer as soon as it begins; it goes on for as long as it likes."""
+    """Return the response once its head arrives; the body may take any time."""
     import asyncio
 
     from agent.http.client import Owned, stream
@@ -88,7 +88,7 @@ async def _answer(stack: "AsyncExitStack", directory: str, target: str) -> "Resp
 
 
 async def _next(parts: "AsyncIterator[bytes]") -> bytes | None:
-    """The next part; None at the end."""
+    """Return the next part of the body; None at the end."""
     import h11
 
     try:

@@ -1,4 +1,4 @@
-"""`agent`: run, and the group that the other commands belong to."""
+"""`agent`: run the agent; also the group of all other commands."""
 
 import asyncio
 import logging
@@ -26,15 +26,15 @@ Exit codes: 0 stopped as asked; 1 could not be kept running; 2 usage; 78 unusabl
 
 
 class Agent(click.Group):
-    """A group whose own options run the agent when no command is named. What follows `--` is the proxy's."""
+    """A group that runs the agent if no command is given. Arguments after `--` are the proxy's."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the proxy's arguments aside: none of them is a command or an option of ours."""
+        """Separate the proxy's arguments: they are neither commands nor options here."""
         at = args.index("--") if "--" in args else len(args)
         rest = super().parse_args(ctx, args[:at])
         ctx.obj = tuple(args[at + 1 :])
         if rest:
-            ctx.args += args[at:]  # a command has its own say about them
+            ctx.args += args[at:]  # the command parses them itself
         return rest
 
 
@@ -48,7 +48,7 @@ class Agent(click.Group):
 )
 @apply([*INPUTS, *RUNNING])
 @click.pass_context
-def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # click's own values
+def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # click's values
     """Keep a network proxy running, and replace it without one client noticing.
 
     The agent watches the certificate files and the configuration. When they change it starts a new epoch of the proxy
@@ -72,7 +72,7 @@ def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # clic
 
 
 def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
-    """Be the agent, and whatever the agent becomes, until it has an exit code."""
+    """Run the agent and its upgrades until one returns an exit code."""
     from agent.core.errors import AgentError, MachineError
     from agent.host.limits import forbid_core_dumps, raise_descriptor_limit
     from agent.host.log import log_event
@@ -94,7 +94,7 @@ def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
     try:
         while (code := asyncio.run(_supervise(settings))) == EXECUTE:
             try:
-                os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # our own command line, once more
+                os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # our own command line
             except OSError as error:
                 log_event(
                     logging.ERROR, "agent.not_executed", f"cannot become the program on disk: {error}; it goes on"

@@ -1,4 +1,4 @@
-"""From options to settings; what cannot be meant is a `UsageError` here, before anything is touched."""
+"""Converts options to settings; raises `UsageError` for invalid ones before any side effect."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ DRAIN_TIME = 45.0  # seconds, where a command has no --drain-time
 
 
 def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
-    """What every command that looks at the operator's files needs."""
+    """Return the settings for every command that reads the operator's files."""
     if options["config"] is None and not options["certs"]:
         message = "cannot start: neither --config nor --certs is given; see agent --help"
         raise UsageError(message)
@@ -41,7 +41,7 @@ def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, An
 
 
 def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
-    """What the agent runs by."""
+    """Return the settings to run the agent."""
     directory: Path = options["run_dir"] or Path(default())
     check_room(directory.absolute())
     return Settings(
@@ -84,7 +84,7 @@ def _policy(options: Mapping[str, Any]) -> Policy:
 
 
 def _status_host() -> str:
-    """Loopback where a service manager runs the agent; everywhere in a container, since a kubelet asks from outside."""
+    """Return loopback under a service manager, else any address: a kubelet probes from outside."""
     if "NOTIFY_SOCKET" in os.environ:
         return "127.0.0.1"
-    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104  # health only, no action
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104  # health only, no actions

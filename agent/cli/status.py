@@ -1,4 +1,4 @@
-"""`agent status`: how the agent is, once or live."""
+"""`agent status`: show the agent's state, once or live."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from agent.status.model import Status
 
-_INTERVAL = 1.0  # seconds between two looks
+_INTERVAL = 1.0  # seconds between two polls
 _NOT_READY, _WORRIED = 1, 3
 _EPILOG = """\
 Exit codes: 0 ready, and what is on the disk serves; 1 not ready, or no agent there; 2 usage; 3 ready, but a file is
@@ -52,7 +52,7 @@ def _once(directory: str, *, raw: bool) -> int:
 
 
 def exit_code(overview: "Status") -> int:
-    """0, 1 or 3, as --help tells."""
+    """Return 0, 1 or 3, as --help describes."""
     if not overview.ready:
         return _NOT_READY
     worried = overview.refused or overview.hung or overview.out_of_sync_since is not None
@@ -83,7 +83,7 @@ def _stay(directory: str, *, raw: bool) -> None:
 
 
 def _looks(directory: str, interval: float = _INTERVAL) -> "Generator[str | MachineError]":
-    """What the agent answers, a second after another; or why it does not, for as long as it may come back."""
+    """Poll the agent each second; yield its answer, or the error if it may come back."""
     from agent.cli.status_client import ask
     from agent.control_client.run_dir import NoAgent
 
@@ -95,7 +95,7 @@ def _looks(directory: str, interval: float = _INTERVAL) -> "Generator[str | Mach
             found = True
         except MachineError as error:
             if not found and not isinstance(error, NoAgent):
-                raise  # we may not ask, or it is an agent that cannot tell: that will not change
+                raise  # permission denied or no usable answer: that will not change
             answer = error
         yield answer
         time.sleep(max(0.0, began + interval - time.monotonic()))
@@ -107,7 +107,7 @@ def _print_lines(looks: "Iterator[str | MachineError]") -> None:
 
 
 def _print_headlines(looks: "Iterator[str | MachineError]") -> None:
-    """A line whenever the answer changes."""
+    """Print a line whenever the answer changes."""
     from agent.cli.format import second
     from agent.cli.status_client import read
     from agent.cli.status_view import answer

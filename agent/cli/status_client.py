@@ -1,4 +1,4 @@
-"""Overviews as the agent of a run directory gives them, and how a command finds that directory."""
+"""Reads status snapshots from a running agent, and finds its run directory."""
 
 import json
 import time
@@ -20,7 +20,7 @@ from agent.core.errors import MachineError
 if TYPE_CHECKING:
     from agent.status.model import Status
 
-_TIMEOUT = 10.0  # seconds for an agent whose loop turns
+_TIMEOUT = 10.0  # seconds until a healthy agent answers
 
 run_dir: Decorator = option(
     "--run-dir",
@@ -31,18 +31,18 @@ run_dir: Decorator = option(
 
 
 def place(ctx: click.Context, given: Path | None) -> str:
-    """The run directory that is meant: the command's own, what stood before its name, the environment's, the usual."""
+    """Return the run directory: from the command, the group, the environment, or the default."""
     found = given or of_the_group(ctx)
     return chosen(None if found is None else str(found))
 
 
 def of_the_group(ctx: click.Context) -> Path | None:
-    """What stood before the command's name, as in `agent --run-dir DIR restart`."""
+    """Return the group's option, as in `agent --run-dir DIR restart`."""
     return None if ctx.parent is None else ctx.parent.params.get("run_dir")
 
 
 def ask(directory: str, timeout: float = _TIMEOUT) -> str:
-    """The overview as a line of JSON. Raises `MachineError`, with `NoAgent` among them."""
+    """Return the status as a line of JSON. Raises `MachineError`, of which `NoAgent` is one."""
     exchange = at_control(directory, time.monotonic() + timeout)
     try:
         status, text = exchange.ask("GET", "/status"), exchange.text()
@@ -57,7 +57,7 @@ def ask(directory: str, timeout: float = _TIMEOUT) -> str:
 
 
 def read(text: str) -> "Status":
-    """The overview that JSON tells of; fields of a newer agent are passed over. Raises `MachineError`."""
+    """Parse the status; ignore fields of a newer agent. Raises `MachineError`."""
     from agent.status.model import Status
 
     try:
@@ -69,17 +69,17 @@ def read(text: str) -> "Status":
 
 
 def look(directory: str) -> "Status":
-    """Ask and read."""
+    """Request and parse the status."""
     return read(ask(directory))
 
 
 def unanswered(exchange: Exchange, verb: str, error: OSError) -> MachineError:
-    """What to say where an agent was asked and did not answer."""
+    """Return the error for an agent that does not answer."""
     return MachineError(f"cannot {verb}: no answer from pid {exchange.peer}: {explain(error)}; look at its log")
 
 
-def _value(kind: Any, value: Any) -> Any:  # noqa: ANN401  # any type, and what JSON makes of it
-    """What was a `kind` before `agent.status.model.to_json` turned it into `value`."""
+def _value(kind: Any, value: Any) -> Any:  # noqa: ANN401  # any type and its JSON value
+    """Convert a JSON value from `agent.status.model.to_json` back to a `kind`."""
     if value is None:
         return None
     if isinstance(kind, UnionType):
@@ -88,7 +88,7 @@ def _value(kind: Any, value: Any) -> Any:  # noqa: ANN401  # any type, and what 
         return tuple(_value(get_args(kind)[0], each) for each in value)
     if is_dataclass(kind):
         known = (field for field in fields(kind) if field.name in value)
-        make: Callable[..., Any] = kind  # type: ignore[assignment]  # no instance of one
+        make: Callable[..., Any] = kind  # type: ignore[assignment]  # a class, not an instance
         return make(**{field.name: _value(field.type, value[field.name]) for field in known})
     return _plain(kind, value)
 
@@ -98,4 +98,4 @@ def _plain(kind: type, value: Any) -> Any:  # noqa: ANN401  # as above
         return datetime.fromisoformat(value)
     if issubclass(kind, StrEnum) and value in set(kind):
         return kind(value)
-    return printable(value) if isinstance(value, str) else value  # also the word of a newer agent
+    return printable(value) if isinstance(value, str) else value  # also an enum value of a newer agent

@@ -1,4 +1,4 @@
-"""What `agent status` shows of an overview: the answer first, then what is wrong and why, then the rest."""
+"""Formats the output of `agent status`: the answer, then problems with reasons, the rest."""
 
 from datetime import datetime
 
@@ -44,7 +44,7 @@ _HELD_BACK = {"refused_files", "refused_configuration", "refused_program"}
 
 
 def answer(overview: Status) -> str:
-    """How it is, in a sentence; it stays the same for as long as nothing happens."""
+    """Return the state as a sentence that does not change with time alone."""
     if not overview.ready:
         return f"not ready: {overview.reason or 'it does not say why'}"
     ends = _end(overview)
@@ -55,19 +55,19 @@ def answer(overview: Status) -> str:
 
 
 def _headline(overview: Status) -> str:
-    """The same without what the next lines tell, and with the time that is left."""
+    """Return that sentence with the time left, without what the next lines contain."""
     ends = _end(overview)
     until = "" if ends is None else f", certificate until {moment(ends)} ({left(ends, overview.at)})"
     return f"ready: epoch {overview.epoch} serves{until}" if overview.ready else answer(overview)
 
 
 def _end(overview: Status) -> datetime | None:
-    """When the first of the certificates that serve ends."""
+    """Return when the first of the served certificates expires."""
     return min((each.served.not_after for each in overview.certificates if each.served), default=None)
 
 
 def draw(overview: Status, sheet: Table) -> None:
-    """Write all of it."""
+    """Write the whole status."""
     worried = overview.refused or overview.hung or overview.out_of_sync_since
     sheet.say((_headline(overview), f"bold {(WORRYING if worried else GOOD) if overview.ready else BAD}"))
     _worries(overview, sheet)
@@ -90,7 +90,7 @@ def _worries(overview: Status, sheet: Table) -> None:
         sheet.say((f"for {since} what is on the disk has not been what serves", WORRYING))
 
 
-# Why something is not used
+# Refusals
 
 
 def _refused(overview: Status, sheet: Table) -> None:
@@ -117,7 +117,7 @@ def _name(refused: RejectedFile, concerned: CertificateSet | None) -> Text:
 
 
 def _beside(concerned: CertificateSet, now: datetime) -> list[list[Styled]]:
-    """What serves and what lies on the disk, one above the other."""
+    """Return two rows: the served certificate, and the one on disk."""
     pair = (("serves", concerned.served), ("on disk", concerned.disk))
     return [
         [(word, QUIET), "nothing that can be used" if facts is None else _identity(facts, now)] for word, facts in pair
@@ -145,7 +145,7 @@ def _detail(overview: Status, blocked: str) -> str:
     return f": {failed.reason}" if blocked == "retry" and failed is not None else ""
 
 
-# What runs
+# Epochs, certificates, listeners
 
 
 def _epochs(overview: Status, sheet: Table) -> None:
@@ -172,7 +172,7 @@ def _life(epoch: EpochView, now: datetime, sheet: Table) -> Text:
 
 
 def _gone(epoch: EpochView) -> float:
-    """Which share of the connections it had is gone."""
+    """Return the share of its connections that have closed."""
     if epoch.connections is None or not epoch.connections_at_first:
         return 0.0
     return 1 - epoch.connections / epoch.connections_at_first
@@ -228,7 +228,7 @@ def _listeners(overview: Status, sheet: Table) -> None:
     sheet.table(rows)
 
 
-# What happened
+# Rotations
 
 
 def _rotations(overview: Status, sheet: Table) -> None:
@@ -246,14 +246,14 @@ def _rotations(overview: Status, sheet: Table) -> None:
 
 
 def brief(attempt: AttemptView) -> str:
-    """How long it took, and what it changed."""
+    """Return how long an attempt took and what it changed."""
     facts = [span(total(attempt))] if attempt.phases and attempt.outcome != "running" else []
     facts += [f"{each.set} {short(each.before)} -> {short(each.after)}" for each in attempt.changes]
     return ", ".join(facts)
 
 
 def total(attempt: AttemptView) -> float:
-    """Seconds until it served, or until it ended; the drain of the one before comes after that."""
+    """Return the seconds until it served or ended, without its predecessor's drain."""
     return sum(phase.seconds for phase in attempt.phases if phase.name != "drain")
 
 

@@ -1,4 +1,4 @@
-"""`agent sweep`: end what an agent left behind that is gone for good."""
+"""`agent sweep`: kill and remove what an agent that was killed left behind."""
 
 from pathlib import Path
 

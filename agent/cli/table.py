@@ -1,4 +1,4 @@
-"""A sheet of text for a person: lines with hanging indents, coloured on a terminal, plain where it goes into a pipe."""
+"""Text for people: lines with hanging indents, coloured on a terminal, plain in a pipe."""
 
 import io
 import sys
@@ -10,7 +10,7 @@ from rich.text import Text
 from agent.control_client.client import printable
 
 _WIDEST = 110  # columns that are comfortable to read
-_DEEPEST = 30  # columns by which the last cell of a row may be indented where it goes on
+_DEEPEST = 30  # maximum hanging indent of a row's last cell, in columns
 _QUIET = "dim"
 _BAR = {True: ("━", "━"), False: ("#", ".")}
 
@@ -18,14 +18,14 @@ Styled = str | tuple[str, str]
 
 
 def console() -> Console:
-    """Standard output; 80 columns where it is no terminal, unless COLUMNS tells otherwise."""
+    """Return a console on standard output; without a terminal 80 columns wide, or COLUMNS."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a character that it does not know is no reason to say nothing
+        sys.stdout.reconfigure(errors="replace")  # an unencodable character must not suppress the output
     return Console(highlight=False, soft_wrap=True)
 
 
 def join(parts: Iterable[Styled], between: str = "") -> Text:
-    """Words, each with its style if it has one, as one line; what could steer a terminal is taken out."""
+    """Join words, each with its optional style, into one line without control characters."""
     line = Text()
     for number, part in enumerate(parts):
         words, style = (part, "") if isinstance(part, str) else part
@@ -34,7 +34,7 @@ def join(parts: Iterable[Styled], between: str = "") -> Text:
 
 
 class Table:
-    """Lines, each no longer than `width`: what is longer goes on in the next one. `least`: columns in a pipe."""
+    """Lines of at most `width` columns, longer ones wrapped. `least`: minimum width in a pipe."""
 
     def __init__(self, out: Console, least: int = 0) -> None:
         self.width = min(out.width, _WIDEST) if out.is_terminal else max(out.width, least)
@@ -44,7 +44,7 @@ class Table:
         self._out = out
 
     def say(self, line: Text | Styled, indent: int = 0, hang: int = 2) -> None:
-        """Write a line; what does not fit is indented by `hang` more."""
+        """Write a line; continuation lines are indented by `hang` more."""
         rest = line if isinstance(line, Text) else join([line])
         first, rest = self._split(rest, self.width - indent)
         self.lines.append(Text(" " * indent).append_text(first))
@@ -53,7 +53,7 @@ class Table:
             self.lines.append(Text(" " * (indent + hang)).append_text(part))
 
     def _split(self, text: Text, width: int) -> tuple[Text, Text]:
-        """What fits into a line, and the rest."""
+        """Return what fits into a line, and the rest."""
         if text.cell_len <= width:
             return text, Text()
         first = text.wrap(self._out, width, overflow="fold")[0]
@@ -68,7 +68,7 @@ class Table:
         self.say(join([(words, "bold"), (f"  {remark}" if remark else "", _QUIET)]))
 
     def table(self, rows: Sequence[Sequence[Styled]], indent: int = 2) -> None:
-        """Write rows whose cells stand below one another; the last cell is as long as it needs."""
+        """Write rows with aligned cells; only the last cell of a row may wrap."""
         cells = [[join([cell]) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
         for row in cells:
@@ -79,7 +79,7 @@ class Table:
             self.say(line.append_text(row[-1]), indent, hang)
 
     def bar(self, share: float, style: str, width: int = 16) -> Text:
-        """So much of a whole, from 0 to 1; nothing where it is not for eyes."""
+        """Return a bar for a share from 0 to 1; empty unless on a terminal."""
         if not self.has_bars:
             return Text()
         full = round(max(0.0, min(1.0, share)) * width)
@@ -87,6 +87,6 @@ class Table:
         return Text().append(on * full, style=style).append(off * (width - full), style=_QUIET)
 
     def print(self) -> None:
-        """Give it to whoever reads."""
+        """Print the lines."""
         for line in self.lines:
             self._out.print(line)

@@ -1,7 +1,7 @@
-"""What a listener shows to whoever connects: asked as a TLS client that trusts everybody and sends no certificate.
+"""Asks listeners for their certificates, as a TLS client that trusts every server.
 
-The handshake is made on bytes in memory, so that what came in can be looked at where it fails: a plaintext answer is
-told from TLS, and TLS 1.2, which shows the certificate before it asks for ours, from a refusal.
+It sends no certificate. The handshake runs on bytes in memory, so that a failed one can be examined: to distinguish
+plaintext from TLS, and a refusal from TLS 1.2, where a server sends its certificate before it requests ours.
 """
 
 import socket
@@ -20,29 +20,29 @@ from agent.certificates.x509 import Leaf, leaf_of_chain
 from agent.core.errors import UsageError
 from agent.host.sockets import Endpoint
 
-TIMEOUT = 2.0  # seconds for one handshake
-NAMES_LIMIT = 200  # server names asked of one listener
+TIMEOUT = 2.0  # seconds, for one handshake
+NAMES_LIMIT = 200  # server names requested from one listener
 _AT_ONCE = 16
 _CHUNK = 65536
 _ALERT, _HANDSHAKE = 21, 22  # content types (RFC 8446, 5.1)
 _CERTIFICATE = 11  # message type (RFC 5246, 7.4)
 _OFFERS = {"RSA": "aRSA", "ECDSA": "aECDSA"}
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where to connect to what is bound there
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where to connect for a wildcard address
 
 
 class Kind(StrEnum):
-    """What a listener is, as far as a client can tell."""
+    """The kind of a listener, as far as a client can see."""
 
     TLS = "tls"
     PLAINTEXT = "plaintext"
-    SILENT = "silent"  # it takes the connection, and neither shows a certificate nor says anything that is not TLS
+    SILENT = "silent"  # it accepts, but sends no certificate and nothing but TLS
     UNREACHABLE = "unreachable"
     NOT_ASKED = "not_asked"  # UDP
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The leaf shown to a client that asks for `name`; empty: for none."""
+    """The leaf served to a client that requests `name`; empty: no name."""
 
     name: str
     leaf: Leaf
@@ -50,7 +50,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listener and what it showed. `why` tells what happened where there was no certificate."""
+    """A listener and the leaves it served. `why`: the reason if there are none."""
 
     address: str
     kind: Kind
@@ -61,10 +61,10 @@ class Listener:
 def ask_all(
     addresses: Iterable[str], names: Collection[str], key_types: Iterable[str] = (), timeout: float = TIMEOUT
 ) -> tuple[Listener, ...]:
-    """Ask every listener for every one of these server names, and for none.
+    """Request the certificates of every listener, for each of these server names and for none.
 
-    Where keys of several `key_types` ("RSA 2048", "ECDSA P-256") are served, also as a client that takes only one kind:
-    a listener shows the twin of another kind to nobody else.
+    If keys of several `key_types` ("RSA 2048", "ECDSA P-256") are served, also request each as a client that supports
+    only one kind: a listener serves its certificate of another kind to no other client.
     """
     asked = tuple(dict.fromkeys(name for each in names if (name := _server_name(each))))[:NAMES_LIMIT]
     kinds = sorted({each.split()[0] for each in key_types} & _OFFERS.keys())
@@ -74,7 +74,7 @@ def ask_all(
 
 
 def _server_name(name: str) -> str:
-    """A name as a client may ask for it; empty if none can. A wildcard stands for any of its names."""
+    """Return a name to request, empty if it is not valid; for a wildcard, one of its names."""
     name = f"any{name[1:]}" if name.startswith("*.") else name
     usable = name.isascii() and len(name) < 254 and all(0 < len(label) < 64 for label in name.split("."))
     return name if usable and "*" not in name and not any(map(str.isspace, name)) else ""
@@ -103,7 +103,7 @@ def _ask(address: str, names: tuple[str, ...], offers: Sequence[str], timeout: f
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """How a handshake ended without a certificate. `final`: with another server name it would end likewise."""
+    """How a handshake ended without a certificate. `final`: any server name would end likewise."""
 
     kind: Kind
     why: str
@@ -113,10 +113,10 @@ class _End:
 class _Conversation:
     def __init__(self, timeout: float) -> None:
         self._deadline = time.monotonic() + timeout
-        self._said = b""  # by the listener
+        self._said = b""  # received from the listener
 
     def shake_hands(self, endpoint: Endpoint, name: str, offer: str) -> Leaf | _End:
-        """Connect, with these ciphers of TLS 1.2 or whatever there is; return the leaf, or how it ended without one."""
+        """Connect, offering these TLS 1.2 ciphers or all versions; return the leaf, or how it ended."""
         with socket.socket(endpoint.family, socket.SOCK_STREAM) as line:
             try:
                 line.settimeout(self._left())
@@ -134,7 +134,7 @@ class _Conversation:
                 return _End(Kind.SILENT, f"its certificate cannot be read: {error}", final=False)
 
     def _chain(self, line: socket.socket, name: str, offer: str) -> Sequence[bytes]:
-        """What was shown, as DER, the leaf first, even where the handshake fails after it."""
+        """Return the chain as DER, leaf first, even if the handshake fails after it."""
         try:
             return self._finish(line, name, offer)
         except OSError:
@@ -177,7 +177,7 @@ class _Conversation:
 
 
 def _shown(tls: ssl.SSLObject) -> Sequence[bytes]:
-    """The chain of the peer, the leaf first; before Python 3.13 the library names its method in private only."""
+    """Return the peer's chain, leaf first; before Python 3.13 only a private method has it."""
     if sys.version_info >= (3, 13):
         return tls.get_unverified_chain()
     der = 2  # _ssl.ENCODING_DER
@@ -186,12 +186,12 @@ def _shown(tls: ssl.SSLObject) -> Sequence[bytes]:
 
 
 def chain_in(said: bytes) -> tuple[bytes, ...]:
-    """The certificates in the plaintext records of a TLS 1.2 server, the leaf first; none where there are none."""
+    """Return the certificates in a TLS 1.2 server's plaintext records, leaf first, if any."""
     return next((tuple(_entries(body[3:])) for kind, body in _messages(said) if kind == _CERTIFICATE), ())
 
 
 def _entries(body: bytes) -> Iterator[bytes]:
-    """The entries of a list, each with its length in three octets before it."""
+    """Yield the entries of a list, each preceded by its length in three octets."""
     while body:
         end = 3 + _number(body[:3])
         yield body[3:end]
@@ -199,7 +199,7 @@ def _entries(body: bytes) -> Iterator[bytes]:
 
 
 def _messages(said: bytes) -> Iterator[tuple[int, bytes]]:
-    """The handshake messages in records that are not encrypted: their types and bodies."""
+    """Yield type and body of each handshake message in unencrypted records."""
     flight = b""
     while len(said) > 5 and said[0] == _HANDSHAKE:
         end = 5 + _number(said[3:5])
@@ -215,13 +215,13 @@ def _number(octets: bytes) -> int:
 
 
 def _context(offer: str) -> ssl.SSLContext:
-    """As generous as the library can be: what a listener shows is looked at, not trusted."""
+    """Return the most permissive TLS context: certificates are only displayed, not trusted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     context.set_ciphers(f"{offer or 'ALL'}:@SECLEVEL=0")
-    if offer:  # in TLS 1.3 no cipher says which kind of key
+    if offer:  # TLS 1.3 ciphers do not determine the kind of key
         context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
 

@@ -1,4 +1,4 @@
-"""`agent version`: what runs here, and what it would run."""
+"""`agent version`: print the versions of the agent and of the proxy."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The live view of `agent status --watch`: the terminal is afterwards as it was before."""
+"""The live view of `agent status --watch`; the terminal is restored afterwards."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ from agent.status.model import Status
 
 
 def show(looks: Iterable[str | MachineError], out: Console) -> None:
-    """Draw one look after another, until they end or Ctrl-C."""
+    """Draw each poll's result, until they end or Ctrl-C."""
     screen, looks = Screen(out), iter(looks)
     screen.take(next(looks))
     with Live(screen, console=out, screen=True, auto_refresh=False) as live:
@@ -26,7 +26,7 @@ def show(looks: Iterable[str | MachineError], out: Console) -> None:
 
 
 class Screen:
-    """The last look, and whether the agent is there now."""
+    """The last status, and whether the agent answers now."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
@@ -34,13 +34,13 @@ class Screen:
         self._missing = ""
 
     def take(self, look: str | MachineError) -> None:
-        """Take what the agent has answered, or why it has not; an answer that makes no sense is a `MachineError`."""
+        """Store an answer or error. Raises `MachineError` if the answer cannot be parsed."""
         self._missing = str(look) if isinstance(look, MachineError) else ""
         if not isinstance(look, MachineError):
             self._last = read(look)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """As much as there is room for, from the top."""
+        """Render as many lines as fit, from the top."""
         lines, height = self.lines(), options.height or console.height
         hidden = len(lines) - height
         if hidden > 0:
@@ -52,7 +52,7 @@ class Screen:
             yield line
 
     def lines(self) -> list[Text]:
-        """All of it."""
+        """Return all lines."""
         sheet = Table(self._out)
         if self._missing:
             sheet.say(("no agent answers; waiting for it", f"bold {BAD}"))

@@ -1,1 +1,1 @@
-"""What the quick commands need, which a kubelet executes: nothing here imports what it can do without."""
+"""The client side of the quick commands that a kubelet runs, with minimal imports."""

@@ -1,7 +1,7 @@
-"""A client of the control socket, and of health pages, on plain blocking sockets.
+"""A client for the control socket and for health endpoints, on plain blocking sockets.
 
-It speaks HTTP/1.0, so that the end of an answer is the end of the connection and nothing has to be decoded. `_socket`
-is what `socket` itself is made of, without the enumerations around it: to import those takes longer than all the rest.
+It sends HTTP/1.0 requests, so that the connection's end marks the response's end and no decoding is needed. It uses
+`_socket`, the C module below `socket`: importing `socket` takes longer than all other work.
 """
 
 import _socket
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CHUNK = 65536
-_UPGRADE = 5.0  # seconds that an agent may take to become its new program
+_UPGRADE = 5.0  # seconds that an agent may take to execute its new program
 _PAUSE = 0.02
 _PEER = 12  # bytes of struct ucred: pid, uid, gid
 
 
 class Exchange:
-    """One question and its answer. `deadline`, monotonic seconds, may be moved in between; None: however long it takes.
+    """One request and its response.
 
-    Raises `OSError` where the connection ends too early, with `TimeoutError` among them.
+    `deadline`, in monotonic seconds, may be changed in between; None means no limit. Raises `OSError` (including
+    `TimeoutError`) if the connection ends too early.
     """
 
     def __init__(self, line: _socket.socket, deadline: float | None) -> None:
@@ -40,12 +41,12 @@ class Exchange:
 
     @property
     def peer(self) -> int:
-        """The pid of the process that listens at a Unix socket; 0 where it is out of sight."""
+        """The pid of the process listening at a Unix socket; 0 if not visible here."""
         return self._credential(0)
 
     @property
     def user(self) -> int:
-        """Its user, a uid."""
+        """The uid of the process listening at a Unix socket."""
         return self._credential(4)
 
     def _credential(self, at: int) -> int:
@@ -53,7 +54,7 @@ class Exchange:
         return int.from_bytes(found[at : at + 4], sys.byteorder)
 
     def ask(self, method: str, target: str, host: str = "agent") -> int:
-        """Send a request; return the answer's status as soon as it is there."""
+        """Send a request; return the response's status as soon as it arrives."""
         self._line.settimeout(self._patience())
         self._line.sendall(f"{method} {target} HTTP/1.0\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n".encode())
         head = self._until(b"\r\n\r\n").split(maxsplit=2)
@@ -63,7 +64,7 @@ class Exchange:
         return int(head[1])
 
     def lines(self) -> "Iterator[str]":
-        """The lines of the answer as they come."""
+        """Yield the lines of the response as they arrive."""
         while True:
             line = self._until(b"\n")
             if not line:
@@ -71,11 +72,11 @@ class Exchange:
             yield printable(line.decode(errors="replace").rstrip("\n"))
 
     def text(self) -> str:
-        """The whole answer in one line."""
+        """Return the rest of the response as one line."""
         return " ".join(self.lines())
 
     def close(self) -> None:
-        """Hang up; may be done twice."""
+        """Close the connection; safe to repeat."""
         self._line.close()
 
     def _until(self, mark: bytes) -> bytes:
@@ -97,9 +98,9 @@ class Exchange:
 
 
 def at_control(directory: str, deadline: float | None) -> Exchange:
-    """Connect to the agent of a run directory; one that has no socket for a moment, as in an upgrade, is waited for.
+    """Connect to the agent of a run directory; retry while it replaces itself in an upgrade.
 
-    Raises `NoAgent` if there is none, `MachineError` if we may not, or if it is not one to be believed.
+    Raises `NoAgent` if there is none, `MachineError` if access is denied or the agent is not trusted.
     """
     patience = time.monotonic() + _UPGRADE
     if deadline is not None:
@@ -135,7 +136,10 @@ def _at_control(directory: str, deadline: float | None) -> Exchange:
 
 
 def at_url(url: str, deadline: float) -> tuple[Exchange, str, str]:
-    """Connect to http://host:port/path; return the exchange, the host, the path. Raises `OSError`, `UsageError`."""
+    """Connect to http://host:port/path; return the exchange, the host and the path.
+
+    Raises `OSError`, `UsageError`.
+    """
     host, port, path = split(url)
     error: OSError = ConnectionRefusedError("no address")
     for family, kind, protocol, _, address in _socket.getaddrinfo(host.encode(), port, type=_socket.SOCK_STREAM):
@@ -151,7 +155,7 @@ def at_url(url: str, deadline: float) -> tuple[Exchange, str, str]:
 
 
 def split(url: str) -> tuple[str, int, str]:
-    """The host, the port and the path of a URL. Raises `UsageError`."""
+    """Split a URL into host, port and path. Raises `UsageError`."""
     scheme, _, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     host, _, port = authority.rpartition(":") if authority.rpartition("]")[2].count(":") else (authority, "", "80")
@@ -163,12 +167,12 @@ def split(url: str) -> tuple[str, int, str]:
 
 
 def printable(text: str) -> str:
-    """A text that cannot steer a terminal, whoever wrote it and whatever he named his files; tabs stay."""
+    """Replace unprintable characters other than tabs, so that text cannot control a terminal."""
     return "".join(each if each.isprintable() or each == "\t" else "?" for each in text)
 
 
 def explain(error: OSError) -> str:
-    """The reason in a few words, in lower case."""
+    """Return a short reason for an error, in lower case."""
     if isinstance(error, TimeoutError):
         return "it does not answer in time"
     if isinstance(error, ConnectionResetError):

@@ -1,4 +1,4 @@
-"""`agent drain` and `agent wait`: what a kubelet executes before it stops and after it starts a container."""
+"""`agent drain` and `agent wait`: hooks that a kubelet runs before stop and after start."""
 
 import sys
 import time
@@ -12,9 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ATTEMPT_INTERVAL = 0.05  # seconds between two looks at an agent that is not there yet
-_PAGE_TIMEOUT = 1.0  # seconds that a page, which only says how it is, may take
-_GRACE = 0.5  # seconds beyond the timeout for an agent to tell why it is not ready
+ATTEMPT_INTERVAL = 0.05  # seconds between attempts to reach an agent or page
+_PAGE_TIMEOUT = 1.0  # seconds for a page to respond
+_GRACE = 0.5  # seconds beyond the timeout for the agent to send why it is not ready
 
 DRAIN_HELP = """\
 Usage: agent drain [OPTIONS]
@@ -42,7 +42,7 @@ Options:
 
 
 def run(name: str, arguments: "Sequence[str]") -> int:
-    """Run a command by its name; say what went wrong, and return the exit code."""
+    """Run a command by its name; print an error to stderr, and return the exit code."""
     try:
         {"drain": drain, "wait": wait}[name](arguments)
     except AgentError as error:
@@ -54,11 +54,14 @@ def run(name: str, arguments: "Sequence[str]") -> int:
 
 
 OPTIONS = {"drain": (("--run-dir", "--timeout"), ("--no-wait",)), "wait": (("--run-dir", "--timeout", "--url"), ())}
-"""Of each command, the options with a value and those without one."""
+"""For each command, the options with a value and those without one."""
 
 
 def drain(arguments: "Sequence[str]") -> None:
-    """Drain, or begin to. Raises `UsageError`, or `MachineError` with the reason."""
+    """Drain, and wait for the end unless told not to.
+
+    Raises `UsageError`, or `MachineError` with the reason.
+    """
     options = _read("drain", arguments, *OPTIONS["drain"])
     if options is None:
         return _print(DRAIN_HELP)
@@ -81,7 +84,7 @@ def drain(arguments: "Sequence[str]") -> None:
 
 
 def wait(arguments: "Sequence[str]") -> None:
-    """Wait for readiness. Raises `UsageError`, or `MachineError` with the reason why there is none."""
+    """Wait for readiness. Raises `UsageError`, or `MachineError` with the reason."""
     options = _read("wait", arguments, *OPTIONS["wait"])
     if options is None:
         return _print(WAIT_HELP)
@@ -91,7 +94,10 @@ def wait(arguments: "Sequence[str]") -> None:
 
 
 def until_ready(directory: str, timeout: str, url: str | None = None) -> None:
-    """Look until an agent is there and ready; raise `MachineError` with the reason after `timeout`, a span."""
+    """Wait until an agent exists and is ready.
+
+    Raises `MachineError` with the reason after `timeout`, a duration.
+    """
     deadline = _deadline(timeout)
     assert deadline is not None
     while True:
@@ -106,7 +112,7 @@ def until_ready(directory: str, timeout: str, url: str | None = None) -> None:
 
 
 def _reason_by_control(directory: str, deadline: float) -> str:
-    """Why it is not ready, as late as possible; empty if it is."""
+    """Wait for readiness until the deadline; return why the agent is not ready, or empty."""
     left = max(0.0, deadline - time.monotonic())
     try:
         exchange = at_control(directory, deadline + _GRACE)
@@ -138,7 +144,10 @@ def _reason_by_url(url: str, deadline: float) -> str:
 def _read(
     command: str, arguments: "Sequence[str]", valued: tuple[str, ...], flags: tuple[str, ...]
 ) -> dict[str, str] | None:
-    """Read options, `--name value` or `--name=value`; None: help is wanted. Raises `UsageError`."""
+    """Parse options, `--name value` or `--name=value`; return None if help is requested.
+
+    Raises `UsageError`.
+    """
     options: dict[str, str] = {}
     rest = list(arguments)
     while rest:
@@ -171,4 +180,4 @@ def _deadline(timeout: str | None) -> float | None:
 
 
 def _print(text: str) -> None:
-    print(text, end="")  # noqa: T201  # unlike sys.stdout.write, it knows what to do where there is no stdout
+    print(text, end="")  # noqa: T201  # unlike sys.stdout.write, it handles a missing stdout

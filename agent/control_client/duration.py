@@ -1,11 +1,11 @@
-"""Spans of time as operators write them, read without regular expressions."""
+"""Parses durations as operators write them, without regular expressions."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DIGITS = "0123456789"
 
 
 def seconds(text: str) -> float:
-    """Read 45s, 10m, 1h30m or 250ms; raise `ValueError` with the reason, in words, if it is no positive span."""
+    """Parse 45s, 10m, 1h30m or 250ms; raise `ValueError` with a reason if it is not positive."""
     total, rest = 0.0, text.strip()
     while rest or not total:
         number, rest = _split(rest, _DIGITS + ".")

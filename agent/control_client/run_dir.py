@@ -1,4 +1,4 @@
-"""Where an agent's run directory lies, and who is there."""
+"""Finds an agent's run directory and reports which agent, if any, uses it."""
 
 import os
 import time
@@ -6,15 +6,15 @@ import time
 from agent.core.errors import MachineError
 
 _CLOCKS = 2.0  # seconds by which the kernel's clock and a file's time may differ
-_NAMES = 100  # that are tried where others were here before
+_NAMES = 100  # names to try where other users own the first ones
 
 
 class NoAgent(MachineError):
-    """Nobody answers at a run directory: perhaps not yet, perhaps no more."""
+    """No agent answers at a run directory: it may not have started, or it has exited."""
 
 
 def default() -> str:
-    """Where it lies if nobody says: systemd's, /run, the user's own, or /dev/shm on a read-only root."""
+    """Return the default: systemd's, /run, the user's own, or /dev/shm on a read-only root."""
     if (given := os.environ.get("RUNTIME_DIRECTORY")) is not None:
         return given.partition(":")[0]
     if os.access("/run", os.W_OK):
@@ -25,9 +25,10 @@ def default() -> str:
 
 
 def _first_own(path: str) -> str:
-    """The first of the names `path`, `path.1` … that is free or ours: anybody may make a directory in /dev/shm.
+    """Return the first of the names `path`, `path.1` … that is free or owned by this user.
 
-    The agent and its clients pass over the same ones, so nobody is led to a directory of somebody else.
+    Any user may make a directory in /dev/shm. The agent and its clients skip the same names, so a client never uses a
+    directory of another user.
     """
     for number in range(_NAMES):
         name = f"{path}.{number}" if number else path
@@ -41,9 +42,10 @@ def _first_own(path: str) -> str:
 
 
 def is_trusted(user: int, directory: str) -> bool:
-    """Whether an agent of this user (a uid) may be believed at this run directory: root's, our own, or its owner's.
+    """Return whether an agent of this uid is trusted here: root's, our own, or the owner's.
 
-    The owner counts where only root can have put the directory, as systemd does for a unit with `User=`.
+    The owner of the directory is trusted only if no user but root can have created it, as systemd does for a unit with
+    `User=`.
     """
     if user in {0, os.geteuid()}:
         return True
@@ -55,7 +57,7 @@ def is_trusted(user: int, directory: str) -> bool:
 
 
 def distrusted(user: int, directory: str) -> MachineError:
-    """What to say then."""
+    """Return the error for an agent that is not trusted."""
     return MachineError(
         f"cannot believe the agent at {directory}: it runs as uid {user}, which is neither root nor you;"
         " ask as that user if you know him"
@@ -63,14 +65,14 @@ def distrusted(user: int, directory: str) -> MachineError:
 
 
 def chosen(given: str | None) -> str:
-    """The run directory that is meant: `given`, AGENT_RUN_DIR or the default."""
+    """Return the run directory to use: `given`, AGENT_RUN_DIR or the default."""
     return given or os.environ.get("AGENT_RUN_DIR") or default()
 
 
 def nobody_there(directory: str) -> MachineError:
-    """Why there is no answer from an agent at this directory, as far as the files in it can tell."""
+    """Return the reason why no agent answers at this directory, from the files in it."""
     try:
-        if "lock" not in os.listdir(directory):  # noqa: PTH208  # pathlib takes longer to import than all of this to run
+        if "lock" not in os.listdir(directory):  # noqa: PTH208  # importing pathlib takes longer than all of this
             return _missing(directory, "it is no agent's run directory")
         holder = f"pid {_last_holder(directory) or 'unknown'}"
     except PermissionError:
@@ -85,7 +87,7 @@ def nobody_there(directory: str) -> MachineError:
 
 
 def forbidden(directory: str) -> MachineError:
-    """What to say where the kernel does not let us in."""
+    """Return the error for a denied permission."""
     return MachineError(
         f"cannot reach the agent at {directory}: permission denied; ask as root or as the user it runs as"
     )
@@ -96,9 +98,9 @@ def _missing(directory: str, why: str) -> NoAgent:
 
 
 def lives(directory: str) -> bool:
-    """Whether the process lives that was the agent here last: in an upgrade it lets the lock go for a moment.
+    """Return whether the last agent here still runs; in an upgrade it briefly drops the lock.
 
-    One that began after the lock was taken was not it: numbers are used again.
+    A process that started after the lock was taken is another one that reuses the pid.
     """
     try:
         pid = _last_holder(directory)
@@ -108,7 +110,7 @@ def lives(directory: str) -> bool:
 
 
 def _began(pid: str) -> float:
-    """When a process began, in calendar seconds (starttime, proc(5))."""
+    """Return when a process started, in calendar seconds (starttime, proc(5))."""
     with open(f"/proc/{pid}/stat", "rb") as stat, open("/proc/uptime", "rb") as uptime:  # noqa: PTH123  # as above
         ticks = int(stat.read().rpartition(b")")[2].split()[19])
         return time.time() - float(uptime.read().split()[0]) + ticks / os.sysconf("SC_CLK_TCK")
@@ -120,7 +122,10 @@ def _last_holder(directory: str) -> str:
 
 
 def _is_locked(path: str) -> bool:
-    """Whether somebody holds the lock, as proc_locks(5) tells: to try it could keep an agent from starting."""
+    """Return whether a process holds the lock, from proc_locks(5).
+
+    Trying to lock it could keep an agent from starting.
+    """
     try:
         inode = f":{os.stat(path).st_ino} "  # noqa: PTH116  # as above
         with open("/proc/locks", encoding="ascii") as file:  # noqa: PTH123  # as above

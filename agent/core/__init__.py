@@ -1,1 +1,1 @@
-"""Decides: events go in, effects come out. Nothing here touches the machine or a clock."""
+"""The reconciler: events in, effects out. Pure: no system calls, no clock."""

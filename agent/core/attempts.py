@@ -1,6 +1,6 @@
-"""The ledger of attempts: what each was made for, how long each part of it took, and how it ended.
+"""The log of attempts to start an epoch: trigger, duration of each phase, result.
 
-It only listens: to each event, and to what was decided about it. Times are monotonic seconds.
+It reads the reconciler's events and effects and decides nothing. Times are monotonic seconds.
 """
 
 from collections import deque
@@ -20,14 +20,14 @@ KEPT = 100
 
 
 class AttemptResult(StrEnum):
-    """How an attempt ended: a closed set, fit for a metric's label."""
+    """How an attempt ended: a closed set, usable as a metric label."""
 
     RUNNING = "running"
     SERVING = "serving"
-    REFUSED = "refused"  # by a verdict
-    FAILED = "failed"  # by an accident
-    DROPPED = "dropped"  # overtaken, or wanted no more
-    SHORT = "short"  # there was not the memory for it
+    REFUSED = "refused"  # by a permanent failure
+    FAILED = "failed"  # by a transient failure
+    DROPPED = "dropped"  # overtaken, or no longer wanted
+    SHORT = "short"  # out of memory
 
 
 _OF_FAILURES = {
@@ -44,9 +44,10 @@ _OF_NOTES = {
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt. `before`: the revision that served when it began; `phases`: what is over, in seconds.
+    """One attempt to start an epoch.
 
-    `mark` is when the phase under way began, `supersedes` the epoch that drains for it.
+    `before`: the revision that served when it began; `phases`: the finished phases, in seconds; `mark`: when the
+    current phase began; `supersedes`: the epoch that drains for it.
     """
 
     epoch: int
@@ -61,13 +62,13 @@ class Attempt:
     supersedes: int | None = None
 
     def ends_phase(self, name: str, at: float) -> None:
-        """A part of it is over, and the next begins."""
+        """End the current phase, which gets this name, and begin the next."""
         self.phases[name] = at - self.mark
         self.mark = at
 
 
 class AttemptLog:
-    """Keeps the newest attempts. `epochs` is what the reconciler knows, by number."""
+    """Keeps the newest `KEPT` attempts. `epochs` are the reconciler's, by number."""
 
     def __init__(self, epochs: dict[int, Epoch]) -> None:
         self.attempts: deque[Attempt] = deque(maxlen=KEPT)
@@ -75,16 +76,16 @@ class AttemptLog:
         self._serving: Revision | None = None
 
     def running(self, epoch: int) -> Attempt | None:
-        """The attempt that this epoch is, while it has not ended."""
+        """Return the attempt that started this epoch, if it has not ended."""
         found = self.of(epoch)
         return found if found is not None and found.outcome is AttemptResult.RUNNING else None
 
     def of(self, epoch: int) -> Attempt | None:
-        """The attempt that this epoch is or was, if that is remembered."""
+        """Return the attempt that started this epoch, if it is still in the log."""
         return next((each for each in reversed(self.attempts) if each.epoch == epoch), None)
 
     def enter(self, event: Event, effects: Iterable[Effect]) -> list[Attempt]:
-        """Note one event and what was decided about it; return the attempts that ended by it."""
+        """Record one event and its effects; return the attempts that they ended."""
         effects = list(effects)
         ended = [*self._hear(event), *self._conclude(event, effects)]
         for effect in effects:
@@ -92,12 +93,12 @@ class AttemptLog:
         return ended
 
     def handed_over(self, epoch: int, at: float) -> None:
-        """The predecessor of this epoch was told to accept no more."""
+        """Record that the predecessor of this epoch was signalled to stop accepting."""
         attempt = self.of(epoch)
         if attempt is not None and "handover" not in attempt.phases:
             attempt.ends_phase("handover", at)
 
-    # What happened
+    # Events
 
     def _hear(self, event: Event) -> list[Attempt]:
         if isinstance(event, on.EpochExited):
@@ -136,7 +137,7 @@ class AttemptLog:
                 attempt.ends_phase("drain", event.at)
 
     def _conclude(self, event: Event, effects: list[Effect]) -> list[Attempt]:
-        """End the attempts that came to nothing."""
+        """End the attempts that failed or were dropped."""
         topics = [each.topic for each in effects if isinstance(each, do.LogMessage)]
         outcome = next((_OF_NOTES[topic] for topic in topics if topic in _OF_NOTES), AttemptResult.DROPPED)
         dropped = {each.epoch: each.reason for each in effects if isinstance(each, do.DropEpoch)}
@@ -152,7 +153,7 @@ class AttemptLog:
         return attempt
 
     def _forget_earlier_shortage(self, attempt: Attempt) -> None:
-        """Attempts that find no memory are made again and again: the newest of them stands for all."""
+        """Merge repeated attempts that ran out of memory into the newest one."""
         if attempt.outcome is not AttemptResult.SHORT or len(self.attempts) < 2:
             return
         before = self.attempts[-2]
@@ -160,7 +161,7 @@ class AttemptLog:
             attempt.began = before.began
             self.attempts.remove(before)
 
-    # What was decided
+    # Effects
 
     def _see(self, effect: Effect, at: float) -> None:
         match effect:

@@ -1,4 +1,4 @@
-"""How often starting went wrong of late, and so when it may be tried again."""
+"""The back-off between attempts to start an epoch."""
 
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +12,10 @@ _URGENT_SHARE = 6  # near expiry, the longest back-off is this many times shorte
 
 @dataclass(slots=True)
 class Backoff:
-    """The failures in a row. `jitter` gives a factor between 0 and 1 that keeps a fleet from retrying in step."""
+    """Counts failures in a row and computes when the next attempt may start.
+
+    `jitter` returns a number from 0 to 1, so that a fleet does not retry in step.
+    """
 
     policy: Policy
     jitter: Callable[[], float]
@@ -23,26 +26,26 @@ class Backoff:
     _window: deque[float] = field(default_factory=deque)
 
     def forgive(self) -> None:
-        """Forget the row: the content changed, or an operator asked."""
+        """Reset the counts: the content changed, or an operator requested a restart."""
         self.in_a_row = self.postponed = 0
         self.not_before = float("-inf")
 
     def fail(self, at: float, *, urgent: bool) -> float:
-        """Count one failure to come to serve; return the delay until the next attempt."""
+        """Count one failed attempt; return the delay until the next, in seconds."""
         self._forgive_in_time(at)
         self.in_a_row += 1
         self._window.append(at)
         return self._delay(self.in_a_row, at, urgent=urgent)
 
     def postpone(self, at: float, *, urgent: bool) -> None:
-        """Count one attempt that was not even made, and so is no failure; the next is not made at once."""
+        """Count one attempt that was not made, which is no failure, and delay the next."""
         self._forgive_in_time(at)
         self.postponed += 1
         self._delay(self.postponed + 1, at, urgent=urgent)
 
     def _forgive_in_time(self, at: float) -> None:
         if at > self.not_before + self.policy.start_timeout + self.policy.healthy_timeout:
-            self.in_a_row = self.postponed = 0  # the last attempt went well for long
+            self.in_a_row = self.postponed = 0  # the last attempt has served long enough
 
     def _delay(self, failures: int, at: float, *, urgent: bool) -> float:
         limit = self.policy.retry_limit / (_URGENT_SHARE if urgent else 1)
@@ -51,7 +54,7 @@ class Backoff:
         return delay
 
     def crash(self, at: float, *, urgent: bool) -> float:
-        """Count the death of an epoch that had served; the first few in a minute are answered without delay."""
+        """Count a crash of a serving epoch; return the delay, 0 for the first few in a minute."""
         self._crashes.append(at)
         _forget_before(self._crashes, at - _CRASH_WINDOW)
         if len(self._crashes) <= self.policy.crashes_forgiven:
@@ -60,7 +63,7 @@ class Backoff:
         return self.fail(at, urgent=urgent)
 
     def used_up(self, at: float) -> bool:
-        """Tell whether the failures in the give-up window are as many as the operator allows."""
+        """Whether the failures in `policy.give_up_window` have reached `policy.give_up`."""
         if self.policy.give_up is None:
             return False
         _forget_before(self._window, at - self.policy.give_up_window)

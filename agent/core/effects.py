@@ -1,4 +1,4 @@
-"""What to do, in the imperative. The runtime does it; what comes of it returns as an event."""
+"""The reconciler's output effects. The executor performs them; results return as events."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,9 +8,9 @@ from agent.core.revision import Revision
 
 @dataclass(frozen=True, slots=True)
 class StartEpoch:
-    """Launch a candidate. `validate`: ask the proxy first whether it can use this configuration at all.
+    """Launch a candidate. `validate`: let the proxy validate the configuration first.
 
-    `again`: the last attempt found no memory, and since that was said nothing has changed.
+    `again`: the last attempt ran out of memory, that is logged, and nothing has changed since.
     """
 
     epoch: int
@@ -21,21 +21,21 @@ class StartEpoch:
 
 @dataclass(frozen=True, slots=True)
 class JudgeEpoch:
-    """Examine the candidate at the gate."""
+    """Check the candidate that waits at the gate."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class OpenGate:
-    """Let the candidate serve."""
+    """Let the candidate pass the gate and serve."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class DropEpoch:
-    """Kill a candidate that never served: free of charge to anybody else."""
+    """Kill a candidate; it never served, so no client is affected."""
 
     epoch: int
     reason: str
@@ -43,47 +43,47 @@ class DropEpoch:
 
 @dataclass(frozen=True, slots=True)
 class CommitEpoch:
-    """The candidate serves: its sockets, its revision and its console are the ones that count now."""
+    """Make the serving candidate's sockets, revision and admin interface the current ones."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class DrainEpoch:
-    """Tell an epoch to accept no more and to finish what it has."""
+    """Make an epoch stop accepting and finish its open connections."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class EndEpoch:
-    """Ask an epoch to exit (SIGTERM); what it still has is cut."""
+    """Terminate an epoch (SIGTERM); its open connections are cut."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class KillEpoch:
-    """An epoch did not exit when asked (SIGKILL)."""
+    """Kill an epoch that did not exit after SIGTERM (SIGKILL)."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class RefuseClients:
-    """Nothing has served for the whole hold: refuse clients instead of keeping them waiting."""
+    """Refuse clients instead of holding them: nothing has served for `policy.hold_timeout`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Leave with this exit code."""
+    """Exit the agent with this code."""
 
     code: int
     reason: str
 
 
 class LogTopic(StrEnum):
-    """The decisions worth a line in the log that no other effect shows."""
+    """The names of log events for decisions that no other effect shows."""
 
     REFUSED = "revision.refused"
     RETRY = "start.retry"
@@ -97,7 +97,7 @@ class LogTopic(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LogMessage:
-    """Say what was decided and why; `epoch` is the one that it is about, where that is to be known."""
+    """Log a decision and its reason; `epoch` is the one it concerns, if any."""
 
     topic: LogTopic
     text: str

@@ -1,8 +1,7 @@
-"""The life of one epoch, as a table.
+"""The state machine of an epoch.
 
-Everything that may happen to an epoch, in every state it can be in, stands in `TRANSITIONS`. A cell that is missing
-cannot happen: asking for it raises `InvalidTransition`, which is a bug and not an operator's mistake. The picture of
-the states in the README is drawn from this table and from nothing else.
+`TRANSITIONS` holds every step allowed in each state. Any other step raises `InvalidTransition`, which is a bug and not
+an operator's mistake. The state diagram in the README is generated from this table alone.
 """
 
 from collections.abc import Mapping
@@ -15,23 +14,23 @@ from agent.core.triggers import Trigger
 
 
 class InvalidTransition(Exception):
-    """A step that the table does not know: a bug in this program."""
+    """A step that `TRANSITIONS` does not allow: a bug in this program."""
 
 
 class State(StrEnum):
-    """Where an epoch is in its life."""
+    """The state of an epoch."""
 
-    STARTING = "starting"  # a candidate on its way to the gate
-    WAITING = "waiting"  # a candidate at the gate, being judged
-    OPENING = "opening"  # a candidate whose gate is open and who has not yet said that it serves
+    STARTING = "starting"  # a candidate that has not reached the gate
+    WAITING = "waiting"  # a candidate at the gate, being checked
+    OPENING = "opening"  # a candidate that has passed the gate and not yet reported that it serves
     SERVING = "serving"
     DRAINING = "draining"
-    TERMINATING = "leaving"  # told to end, or killed; not yet dead
+    TERMINATING = "leaving"  # received SIGTERM or SIGKILL; not yet exited
     GONE = "gone"
 
     @property
     def word(self) -> str:
-        """The state in the four words that logs, metrics and people use."""
+        """The state as logs and metrics show it: one of four names."""
         return _WORDS[self]
 
 
@@ -47,7 +46,7 @@ _WORDS = {
 
 
 class Step(StrEnum):
-    """What can happen to an epoch."""
+    """A step in the life of an epoch."""
 
     REACH_GATE = "reaches the gate"
     PASS = "is judged good"  # noqa: S105  # a step, not a password
@@ -64,7 +63,7 @@ TRANSITIONS: Mapping[State, Mapping[Step, State]] = MappingProxyType(
         State.OPENING: {Step.SERVE: State.SERVING, Step.END: State.TERMINATING, Step.EXIT: State.GONE},
         State.SERVING: {Step.DRAIN: State.DRAINING, Step.END: State.TERMINATING, Step.EXIT: State.GONE},
         State.DRAINING: {Step.END: State.TERMINATING, Step.EXIT: State.GONE},
-        # What a dying epoch said before it heard of its end changes nothing.
+        # Messages sent before the epoch received its signal change nothing.
         State.TERMINATING: {
             Step.REACH_GATE: State.TERMINATING,
             Step.SERVE: State.TERMINATING,
@@ -80,7 +79,7 @@ CANDIDATE = frozenset({State.STARTING, State.WAITING, State.OPENING})
 
 @dataclass(slots=True)
 class Epoch:
-    """One generation of the proxy. `deadline` is when its present state is no longer accepted (monotonic seconds)."""
+    """One generation of the proxy. `deadline` limits its current state (monotonic seconds)."""
 
     number: int
     revision: Revision
@@ -88,12 +87,12 @@ class Epoch:
     state: State = State.STARTING
     pid: int | None = None
     deadline: float | None = None
-    is_empty: bool = False  # it drains and has no connection any more
+    is_empty: bool = False  # it drains and has no open connections
     trigger: Trigger = Trigger.START  # what it was started for
-    awaits: str = ""  # why a candidate that lives is not whole yet
+    awaits: str = ""  # what a running candidate still waits for
 
     def apply(self, step: Step) -> None:
-        """Go where the table says; raise `InvalidTransition` where it says nothing."""
+        """Change the state by `TRANSITIONS`. Raises `InvalidTransition` for any other step."""
         try:
             self.state = TRANSITIONS[self.state][step]
         except KeyError:
@@ -102,7 +101,7 @@ class Epoch:
 
 
 def picture() -> str:
-    """Draw the table as a Mermaid state diagram, the one in the README."""
+    """Return `TRANSITIONS` as a Mermaid state diagram, the one in the README."""
     lines = ["stateDiagram-v2", "    [*] --> starting"]
     for state, row in TRANSITIONS.items():
         lines += [f"    {state} --> {target}: {step}" for step, target in row.items() if target != state]

@@ -1,18 +1,18 @@
-"""Every failure the agent knows by name.
+"""The agent's exceptions.
 
 AgentError
-├── UsageError            the command line cannot be meant
-├── BadInput              an operator's file cannot be used: what serves goes on serving
-├── MachineError          the kernel or the file system refused
-│   ├── AddressHeld       somebody else listens where an epoch should
+├── UsageError            the command line is invalid
+├── BadInput              an operator's file cannot be used: the serving epoch keeps serving
+├── MachineError          the kernel or the file system returned an error
+│   ├── AddressHeld       another process listens on an address that an epoch needs
 │   └── RunDirectoryHeld  another agent owns the run directory
-└── ProtocolError         a peer on one of an epoch's sockets said something impossible: that channel is closed
+└── ProtocolError         a peer on one of an epoch's sockets violated the protocol: that channel is closed
 
 A message reads ``cannot <verb> <thing>: <why>``, in lower case, with the path, the number and the next step.
-A bug is none of these: it is an ordinary Python exception, and nobody swallows it.
+A bug is none of these: it is an ordinary Python exception and is never swallowed.
 
-No message quotes what stands in a file that does not parse: it may be a private key. It has names of files, numbers
-that were computed, and words of a closed set (see `core.quotes`).
+No message quotes a file that does not parse: its content may be a private key. Messages contain file names, computed
+numbers and terms of a closed set (see `redact`).
 """
 
 
@@ -21,7 +21,7 @@ class AgentError(Exception):
 
 
 class UsageError(AgentError):
-    """The command line cannot be meant."""
+    """The command line is invalid."""
 
 
 class BadInput(AgentError):
@@ -29,11 +29,11 @@ class BadInput(AgentError):
 
 
 class MachineError(AgentError):
-    """The kernel or the file system refused."""
+    """The kernel or the file system returned an error."""
 
 
 class AddressHeld(MachineError):
-    """Somebody else listens where an epoch should."""
+    """Another process listens on an address that an epoch needs."""
 
 
 class RunDirectoryHeld(MachineError):
@@ -41,4 +41,4 @@ class RunDirectoryHeld(MachineError):
 
 
 class ProtocolError(AgentError):
-    """A peer on one of an epoch's sockets said something impossible."""
+    """A peer on one of an epoch's sockets violated the protocol."""

@@ -1,4 +1,7 @@
-"""What happened, in the past tense. Every event carries `at`, monotonic seconds: the core asks no clock."""
+"""The reconciler's input events.
+
+Each carries `at`, monotonic seconds: the reconciler reads no clock.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,18 +12,18 @@ from agent.core.triggers import Trigger
 
 
 class FailureKind(StrEnum):
-    """How a failure is sorted."""
+    """Whether and when a failed attempt is worth repeating."""
 
-    PERMANENT = "verdict"  # a deterministic refusal: the same bytes would fail again
-    TRANSIENT = "accident"  # anything else: worth trying again
-    OUT_OF_MEMORY = "shortage"  # it was not even tried: there is not the memory for it beside what serves
+    PERMANENT = "verdict"  # deterministic: the same bytes would fail again
+    TRANSIENT = "accident"  # anything else: worth a retry
+    OUT_OF_MEMORY = "shortage"  # not attempted: no memory for it beside the serving epoch
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an epoch did not come to serve, in words an operator can act upon.
+    """Why an epoch did not serve, or stopped serving, as a message an operator can act upon.
 
-    `pinned`: the groups of files at fault are held back from now on; without them the same revision may be good.
+    `pinned`: the certificate groups at fault are held back from now on; without them the configuration may be good.
     """
 
     sort: FailureKind
@@ -30,9 +33,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionReady:
-    """The disk holds a revision whose every part was judged usable.
+    """The disk holds a revision of which every part is usable.
 
-    It is wanted at once, but not before `not_before` takes the place of what serves, unless expiry is near.
+    It is wanted at once, but replaces the serving one only from `not_before` on, unless expiry is near.
     """
 
     at: float
@@ -42,7 +45,7 @@ class RevisionReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionMissing:
-    """The disk lacks something that nothing can stand in for; `what` names it."""
+    """The disk lacks something required that has no fallback; `what` names it."""
 
     at: float
     what: str
@@ -50,7 +53,10 @@ class RevisionMissing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpiryForeseen:
-    """The leaf that serves ends at `expires_at` and is old from `urgent_at` on; None: no leaf serves."""
+    """The served leaf expires at `expires_at`; its replacement is urgent from `urgent_at` on.
+
+    Both are None if no leaf is served.
+    """
 
     at: float
     urgent_at: float | None
@@ -59,9 +65,9 @@ class ExpiryForeseen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartAsked:
-    """An operator wants a new epoch, changed or not. `now`: whatever else is going on, and nothing of the old stays.
+    """An operator, or the hang detector, requests a new epoch, changed or not.
 
-    So does whoever finds that the one that serves is hung.
+    `now`: ignore drains, pause and schedule, and end the old epoch instead of draining it.
     """
 
     at: float
@@ -71,7 +77,7 @@ class RestartAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PauseAsked:
-    """An operator wants no new epoch before `until`, unless expiry is near; a moment that is past ends a pause."""
+    """An operator pauses rotations until `until`, but not near expiry; a past time ends it."""
 
     at: float
     until: float
@@ -79,21 +85,21 @@ class PauseAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainAsked:
-    """An operator wants everything drained, and the end later: it is asked for by itself."""
+    """An operator requests a drain of all epochs; `StopAsked` follows separately."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopAsked:
-    """An operator wants the end; asked twice, at once."""
+    """An operator requests a stop, with a drain; a second request ends the drain at once."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochAdopted:
-    """An epoch that an earlier agent started is ours now: it serves, drains, or its gate was open already."""
+    """The agent adopted an earlier agent's epoch, which serves, drains or had passed the gate."""
 
     at: float
     epoch: int
@@ -104,7 +110,7 @@ class EpochAdopted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochStarted:
-    """The process of an epoch runs."""
+    """The process of an epoch was started."""
 
     at: float
     epoch: int
@@ -113,7 +119,7 @@ class EpochStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochAwaits:
-    """A candidate lives and is not whole yet; `reason` tells what it waits for, empty once it waits no more."""
+    """A candidate runs but is not ready; `reason` is what it waits for, empty if nothing."""
 
     at: float
     epoch: int
@@ -122,7 +128,7 @@ class EpochAwaits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochReachedGate:
-    """A candidate has loaded everything and waits."""
+    """A candidate has loaded its configuration and waits at the gate."""
 
     at: float
     epoch: int
@@ -130,7 +136,7 @@ class EpochReachedGate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochJudged:
-    """A candidate was examined; without a failure it is good."""
+    """A candidate was checked; it is admitted if `failure` is None."""
 
     at: float
     epoch: int
@@ -139,7 +145,7 @@ class EpochJudged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochServes:
-    """A candidate said, on its own socket, that it serves."""
+    """A candidate reported, on its own socket, that it serves."""
 
     at: float
     epoch: int
@@ -147,7 +153,7 @@ class EpochServes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochEmptied:
-    """The last connection of a draining epoch ended."""
+    """The last connection of a draining epoch closed."""
 
     at: float
     epoch: int
@@ -155,7 +161,10 @@ class EpochEmptied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochExited:
-    """An epoch is dead, or never lived. `code`: its exit code, negative for a signal, None if there is none to know."""
+    """An epoch exited, or could not be started.
+
+    `code`: its exit code, negative for a signal, None if it has none or it cannot be read.
+    """
 
     at: float
     epoch: int
@@ -165,7 +174,7 @@ class EpochExited:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimePassed:
-    """The deadline that the core asked for is over."""
+    """The reconciler's `deadline` has passed."""
 
     at: float
 

@@ -1,14 +1,14 @@
-"""The one who decides: events in, effects out, one deadline.
+"""The reconciler: events in, effects out, one deadline.
 
-What is wanted and what is there are separate. Each event is first entered where it belongs, then `_advance` compares
-the two and starts a candidate if one is due. The promises, checked over random lives in the tests:
+Desired and actual state are separate. `handle` first updates them from the event, then `_advance` compares the two and
+starts a candidate if one is due. The invariants, which property tests check over random event sequences:
 
-- at most one candidate at a time, and numbers only grow;
-- the epoch that serves is neither drained nor ended while nothing else serves, unless an operator stops everything or
-  has allowed it to be replaced where its certificate is about to end and there is no memory for two;
-- no more epochs drain side by side than the policy allows, unless the served certificate is about to expire, or a
-  change has waited for long enough until one of them ends;
-- after every event the deadline lies ahead, and whatever is wanted and not refused is on its way to being tried.
+- there is at most one candidate at a time, and epoch numbers only grow;
+- the serving epoch is neither drained nor ended while nothing else serves, unless an operator stops the agent, or has
+  allowed replacement when its certificate is about to expire and there is no memory for two epochs;
+- at most `policy.drains` epochs drain at once, unless the served certificate is about to expire or a change has waited
+  `policy.drain_patience` for a drain to end;
+- after every event the deadline is in the future, and a revision that is wanted and not rejected will be tried.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,10 @@ from agent.core.triggers import Trigger
 
 
 class Reconciler:
-    """Decides about epochs. `jitter` gives numbers from 0 to 1; `first_epoch` is higher than any number used before."""
+    """Turns events into effects.
+
+    `jitter` returns numbers from 0 to 1; `first_epoch` is higher than any epoch number used before.
+    """
 
     def __init__(self, policy: Policy, *, jitter: Callable[[], float], first_epoch: int = 1) -> None:
         self.policy = policy
@@ -38,44 +41,44 @@ class Reconciler:
         self.last_failure: Failure | None = None
         self._next_number = first_epoch
         self._attempts = Backoff(policy, jitter)
-        self._start_at = NEVER  # when the start that is due may happen
+        self._start_at = NEVER  # when the next start is allowed
         self._waits_for_drains = False
-        self._expires_at: float | None = None  # when the leaf that serves ends
-        self._refuse_at: float | None = None  # when clients are held no longer
-        self._is_short = False  # the last attempt found no memory, and that was said
-        self._replaced: Epoch | None = None  # what was ended to make room, and must be gone before anything starts
+        self._expires_at: float | None = None  # when the served leaf expires
+        self._refuse_at: float | None = None  # when waiting clients are refused
+        self._is_short = False  # the last attempt ran out of memory, and that is logged
+        self._replaced: Epoch | None = None  # ended to make room; nothing starts before it exits or is killed
         self._shutdown = Shutdown(policy, self.epochs)
 
-    # What is there
+    # Actual state
 
     @property
     def serving(self) -> Epoch | None:
-        """The epoch that serves, if any."""
+        """The serving epoch, if any."""
         return self._first(frozenset({State.SERVING}))
 
     @property
     def candidate(self) -> Epoch | None:
-        """The epoch on its way to serving, if any."""
+        """The epoch that is starting, waiting at the gate or opening, if any."""
         return self._first(CANDIDATE)
 
     @property
     def draining(self) -> list[Epoch]:
-        """The epochs that finish what they have, oldest first."""
+        """The draining epochs, oldest first."""
         return [epoch for epoch in self.epochs.values() if epoch.state is State.DRAINING]
 
     @property
     def next_epoch(self) -> int:
-        """The number that the next epoch will have."""
+        """The number of the next epoch."""
         return self._next_number
 
     @property
     def stopping(self) -> bool:
-        """Whether everything is to end."""
+        """Whether shutdown has begun."""
         return self._shutdown.has_begun
 
     @property
     def deadline(self) -> float | None:
-        """When to hand in `TimePassed`, if nothing else happens before (monotonic seconds)."""
+        """When to send `TimePassed` unless another event comes first (monotonic seconds)."""
         times = [epoch.deadline for epoch in self.epochs.values() if epoch.deadline is not None]
         if self._refuse_at is not None and not self._opens:
             times.append(self._refuse_at)
@@ -87,24 +90,24 @@ class Reconciler:
 
     @property
     def _opens(self) -> bool:
-        """Whether a candidate known to be good is about to serve: to refuse clients then would lose all who waited."""
+        """Whether an admitted candidate is about to serve, so that waiting clients are kept."""
         return self._first(frozenset({State.OPENING})) is not None
 
     def _first(self, states: frozenset[State]) -> Epoch | None:
         return next((epoch for epoch in self.epochs.values() if epoch.state in states), None)
 
-    # What happened
+    # Events
 
     def handle(self, event: Event) -> list[Effect]:
-        """Enter what happened; return what to do about it, in order.
+        """Apply an event; return the effects to execute, in order.
 
-        What a dead epoch said before it died may come after the news of its death, and counts no more.
+        Events of an epoch that has exited are ignored: they may arrive after its exit.
         """
         if isinstance(event, on.EpochEvent) and event.epoch not in self.epochs:
             return []
         return [*self._enter(event), *self._advance(event.at)]
 
-    def _enter(self, event: Event) -> list[Effect]:  # noqa: C901, PLR0911, PLR0912  # one line for each kind
+    def _enter(self, event: Event) -> list[Effect]:  # noqa: C901, PLR0911, PLR0912  # one case per event
         match event:
             case on.RevisionReady():
                 return self._revision_ready(event)
@@ -147,7 +150,7 @@ class Reconciler:
                 assert_never(event)
 
     def _adopted(self, event: on.EpochAdopted) -> Effect:
-        """Go on where an earlier agent stopped: finish its drains, and a rotation whose gate was open already."""
+        """Continue an earlier agent's epoch: keep serving, finish the drain or open the gate."""
         epoch = Epoch(event.epoch, event.revision, event.at, event.state, event.pid, trigger=Trigger.ADOPTION)
         self.epochs[event.epoch] = epoch
         self._next_number = max(self._next_number, event.epoch + 1)
@@ -169,13 +172,13 @@ class Reconciler:
         return [*self._drop_pointless(), *self._hurry_overtaken(event.at)]
 
     def _revision_missing(self, event: on.RevisionMissing) -> list[Effect]:
-        """Without anything to start from, the operator decided whether that is waited for."""
+        """Finish with exit code 78 if there is nothing to start from and `policy.wait` is off."""
         if self.policy.wait or self.desired.has_hope or self.stopping:
             return []
         return self._shutdown.end(event.at, do.Finish(78, f"nothing to start from: {event.what}"))
 
     def _drop_pointless(self) -> list[Effect]:
-        """The disk is back at what serves: a candidate that has not been let through has lost its purpose."""
+        """Drop a candidate that is not yet admitted when the serving revision is wanted again."""
         serving, candidate = self.serving, self.candidate
         if serving is None or candidate is None or candidate.state is State.OPENING:
             return []
@@ -184,7 +187,7 @@ class Reconciler:
         return [transitions.drop(candidate, "what serves is what is wanted again")]
 
     def _hurry_overtaken(self, at: float) -> list[Effect]:
-        """A candidate that does not get ready must not keep what is newer waiting for the whole of its time."""
+        """Shorten the deadline of an outdated candidate: a newer revision waits for it."""
         candidate = self.candidate
         if candidate is None or candidate.state is State.OPENING or candidate.revision == self.desired.wanted:
             return []
@@ -195,7 +198,7 @@ class Reconciler:
         return []
 
     def _restart_was_asked(self, event: on.RestartAsked) -> list[Effect]:
-        """A candidate of what is wanted is the new epoch already."""
+        """Request a new epoch; a candidate of the wanted revision already is that epoch."""
         candidate = self.candidate
         is_under_way = candidate is not None and candidate.revision == self.desired.wanted
         self.desired.ask(event.trigger, event.at, now=event.now, again=not is_under_way)
@@ -203,7 +206,7 @@ class Reconciler:
         return []
 
     def _forgive(self) -> None:
-        """Something else is to be tried, or once more: at once, and whatever is in its way is said again."""
+        """Reset the back-off, so that the next attempt starts at once; log a shortage anew."""
         self._attempts.forgive()
         self._is_short = False
 
@@ -213,7 +216,7 @@ class Reconciler:
 
     @staticmethod
     def _awaits(epoch: Epoch, reason: str) -> list[Effect]:
-        """Say what a candidate waits for; its deadline may depend on it."""
+        """Record and log what a candidate waits for; `_may_wait_on` may extend its deadline for it."""
         if epoch.state not in CANDIDATE:
             return []
         epoch.awaits = reason
@@ -228,7 +231,7 @@ class Reconciler:
     def _judged(self, event: on.EpochJudged) -> list[Effect]:
         epoch = self.epochs[event.epoch]
         if epoch.state not in {State.STARTING, State.WAITING}:
-            return []  # it was told to end
+            return []  # it is already terminating
         if event.failure is None:
             return [self._let_through(epoch)]
         return [transitions.drop(epoch, event.failure.reason), *self._failed(epoch, event.failure, event.at)]
@@ -251,7 +254,7 @@ class Reconciler:
         return done
 
     def _drained_by(self, at: float) -> float:
-        """When a superseded epoch has drained for long enough: at latest when its own certificate is over."""
+        """Return the drain deadline of a superseded epoch, no later than its certificate's end."""
         limit = at + self.policy.drain_timeout
         if self._expires_at is None or self._expires_at <= at:
             return limit
@@ -281,7 +284,7 @@ class Reconciler:
         return []
 
     def _failed(self, epoch: Epoch, failure: Failure, at: float, code: int | None = None) -> list[Effect]:
-        """A candidate will not serve: sort the failure, and say what follows from it."""
+        """Handle a candidate's failure: wait for memory, finish, reject the revision or retry."""
         if failure.sort is FailureKind.OUT_OF_MEMORY:
             return self._found_no_memory(epoch, failure, at)
         self.last_failure = failure
@@ -296,7 +299,7 @@ class Reconciler:
         return [do.LogMessage(LogTopic.RETRY, f"{failure.reason}; next attempt {_in(delay)}")]
 
     def _found_no_memory(self, epoch: Epoch, failure: Failure, at: float) -> list[Effect]:
-        """What serves goes on serving, and it is said once; unless it may be replaced, or is dead by now."""
+        """Postpone the attempt and log the shortage once, or replace the serving epoch."""
         serving = self.serving
         if serving is None:
             return []
@@ -309,13 +312,16 @@ class Reconciler:
         return [] if before else [do.LogMessage(LogTopic.SHORT, f"{failure.reason}; it waits until there is")]
 
     def _may_replace(self, serving: Epoch, revision: Revision, at: float) -> bool:
-        """Only near expiry, and not what serves by the same, nor by what is known not to serve."""
+        """Whether to stop the serving epoch to make room for `revision`.
+
+        Only near expiry, and if the revision is neither the serving nor the rejected one.
+        """
         refused = self.desired.refused
         allowed = self.policy.low_memory is LowMemory.REPLACE and self.desired.is_urgent(at)
         return allowed and revision != serving.revision and (refused is None or revision != refused.revision)
 
     def _replace(self, serving: Epoch, failure: Failure, at: float) -> list[Effect]:
-        """Stop, then start; until then clients are held."""
+        """End the serving epoch before its successor starts; clients are held in between."""
         self._replaced = serving
         self._refuse_at = at + self.policy.hold_timeout
         self._attempts.forgive()
@@ -324,7 +330,7 @@ class Reconciler:
         return [do.LogMessage(LogTopic.REPLACED, text), self._end(serving, at)]
 
     def _makes_room(self) -> bool:
-        """Whether what was stopped to make room has still the time to leave by itself."""
+        """Whether the epoch that was ended to make room may still exit before it is killed."""
         replaced = self._replaced
         return replaced is not None and replaced.state is State.TERMINATING and replaced.deadline is not None
 
@@ -336,7 +342,10 @@ class Reconciler:
         return []
 
     def _crashed(self, event: on.EpochExited) -> list[Effect]:
-        """The serving epoch died: hold the clients, and either restart or leave, as the operator decided."""
+        """Handle a crash of the serving epoch: hold clients and restart, or finish.
+
+        `policy.restart` decides which.
+        """
         self.last_failure = event.failure
         if self._restart_is_over(event.code):
             return self._shutdown.end(event.at, do.Finish(_shell_code(event.code), event.failure.reason))
@@ -352,7 +361,7 @@ class Reconciler:
         return self.policy.restart is Restart.NEVER
 
     def _settle_candidate(self) -> list[Effect]:
-        """Nothing serves any more: a candidate that is not of last good makes room for one that is."""
+        """Drop a candidate that is neither admitted nor of last good, which starts instead."""
         candidate = self.candidate
         if candidate is None or candidate.state is State.OPENING or candidate.revision == self.desired.last_good:
             return []
@@ -388,19 +397,20 @@ class Reconciler:
         return [do.KillEpoch(epoch.number)]
 
     def _may_wait_on(self, epoch: Epoch) -> bool:
-        """Whether an overdue candidate is left alone: it says what it waits for, and there is nothing else to try.
+        """Whether an overdue candidate gets more time.
 
-        An operator who limits the attempts wants to hear of each.
+        It does while nothing serves, if it reports what it waits for and no other revision can be tried. With
+        `policy.give_up` set it does not, because each attempt counts.
         """
         if self.serving is not None or epoch.state is State.OPENING or self.policy.give_up is not None:
             return False
         others = {self.desired.wanted, self.desired.last_good} - {None, epoch.revision}
         return bool(epoch.awaits) and not others
 
-    # Wanted against actual
+    # Reconciliation
 
     def _advance(self, at: float) -> list[Effect]:
-        """Start a candidate if one is due; else remember when it may be."""
+        """Start a candidate if one is due; otherwise store when one may start."""
         self._start_at = NEVER
         if self.stopping:
             return self._shutdown.leave()
@@ -417,10 +427,11 @@ class Reconciler:
         return [self._start(revision, at)]
 
     def _allowed_at(self, at: float) -> float:
-        """When the next start may happen: after the back-off, with a drain to spare, and for a still disk.
+        """Return when the next start is allowed.
 
-        A disk that is not still costs an epoch for each change, so it is waited for in a burst, and for the last drain.
-        An operator may have paused rotations, or want them at another time; near expiry nothing of this counts.
+        It waits for the back-off, a free drain slot, the end of a pause and the schedule. In a burst of changes, and
+        for the last drain slot, it also waits for a still disk, because each change costs an epoch. Only the back-off
+        counts while nothing serves, near expiry, and for a restart with `now`.
         """
         allowed = self._attempts.not_before
         if self.serving is None or self.desired.is_urgent(at) or self.desired.now_asked:
@@ -434,7 +445,7 @@ class Reconciler:
         return min(wished, max(allowed, self.desired.urgent_at))
 
     def blocked_reasons(self, at: float) -> Iterator[BlockedReason]:
-        """Yield why what is wanted does not take the place of what serves; nothing while it does, or is on its way."""
+        """Yield why the wanted revision does not serve yet, while no candidate is under way."""
         if self.serving is None or self.serving.revision == self.desired.wanted or self.candidate is not None:
             return
         failure = self.last_failure
@@ -449,7 +460,7 @@ class Reconciler:
             yield BlockedReason.SCHEDULE
 
     def _waits_for_a_drain(self, at: float) -> bool:
-        """Whether as many drain as may: a change waits for one to end, but not for ever, if there is memory."""
+        """Whether all drain slots are used, and no change has waited `policy.drain_patience`."""
         return len(self.draining) >= self.policy.drains and at < self.desired.waits_for_drains_until
 
     def _say_what_it_waits_for(self, at: float) -> list[Effect]:
@@ -487,7 +498,7 @@ def _in(delay: float) -> str:
 
 
 def _shell_code(code: int | None) -> int:
-    """The exit code as a shell would give it: 128+n for a signal; a proxy that never ran counts as 1."""
+    """Return the exit code as a shell reports it: 128+n for a signal; 1 for None."""
     if code is None:
         return 1
     return code if code >= 0 else 128 - code

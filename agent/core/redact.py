@@ -1,4 +1,4 @@
-"""Messages about documents that do not parse repeat nothing that could be part of a private key."""
+"""Redacts messages about documents that do not parse: a quote may be part of a private key."""
 
 import re
 
@@ -7,11 +7,11 @@ _FIELD = re.compile(r"[a-z_]{1,40}")
 
 
 def without_quotes(text: str) -> str:
-    """Cut out of a parser's message what it quotes of its input; single characters stay."""
+    """Remove the quoted input from a parser's message, but for quotes of up to four characters."""
     cut = _QUOTED.sub(lambda match: "…" if match["short"] is None else match[0], text)
     return " ".join(cut.split())
 
 
 def field_name(key: str, otherwise: str) -> str:
-    """Return a key of a document that looks like the name of a field, and `otherwise` for any other text."""
+    """Return a document's key if it looks like a field name, and `otherwise` if not."""
     return key if _FIELD.fullmatch(key) else otherwise

@@ -1,15 +1,15 @@
-"""What an epoch runs from, by name: the bytes themselves stay with the host."""
+"""The identity of a revision; its bytes stay in the revision store."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """The identity of everything an epoch is made of.
+    """The identity of all inputs of an epoch.
 
-    `digest` names all the bytes: configuration, arguments, certificates, keys and binary. `config_digest` names the
-    same without the certificates and keys: two revisions with the same one differ only in certificates, so a proxy that
-    accepted the one configuration need not be asked again.
+    `digest` covers all bytes: configuration, arguments, certificates, keys and binary. `config_digest` covers the same
+    without certificates and keys: revisions that share it differ only in certificates, so a configuration that the
+    proxy accepted need not be validated again.
     """
 
     digest: str
@@ -17,5 +17,5 @@ class Revision:
 
     @property
     def name(self) -> str:
-        """The digest as people see it: its first twelve digits."""
+        """The digest's first twelve digits, for display."""
         return self.digest[:12]

@@ -1,6 +1,6 @@
-"""When a change may take the place of what serves: spread over a fleet, and within the hours that an operator allows.
+"""When a change may be rolled out: spread over a fleet, and within the operator's hours.
 
-Nothing of it counts while nothing serves, when somebody asks, or near expiry; that is the reconciler's to know.
+The reconciler ignores both while nothing serves, when an operator requests a restart, and near expiry.
 """
 
 import hashlib
@@ -10,20 +10,20 @@ from typing import Self
 
 from agent.core.errors import UsageError
 
-_SHARE = 100  # of a leaf's whole life: a day's certificate is spread over a quarter of an hour
+_SHARE = 100  # the spread is this fraction of the leaf's total life: 1/100
 _CAP = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Hours of each day, local time, from `begin` until `end`; over midnight where the end comes first."""
+    """Daily hours, local time, from `begin` until `end`; across midnight if `end` is earlier."""
 
     begin: time
     end: time
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `02:00-04:00`. Raises `UsageError`."""
+        """Parse text like `02:00-04:00`. Raises `UsageError`."""
         begin, dash, end = text.partition("-")
         try:
             window = cls(time.fromisoformat(begin.strip()), time.fromisoformat(end.strip()))
@@ -35,7 +35,7 @@ class Window:
         return window
 
     def opens(self, now: datetime) -> datetime:
-        """Return `now` if it lies within, else the next moment that does; `now` is local."""
+        """Return `now` if it is inside the window, else its next opening; `now` is local."""
         clock = now.time()
         inside = self.begin <= clock < self.end
         if self.end < self.begin:
@@ -47,9 +47,9 @@ class Window:
 
 
 def jitter_offset(instance: str, life: timedelta | None, limit: timedelta | None = None) -> timedelta:
-    """Return by how much this instance of a fleet waits, always the same: its share of what all of them take.
+    """Return how long this instance of a fleet waits: a fixed share of the fleet's spread.
 
-    All of them together take `limit`, or else a hundredth of the certificate's `life`, ten minutes at most.
+    The spread is `limit`, or else a hundredth of the certificate's `life`, at most ten minutes.
     """
     whole = limit
     if whole is None:

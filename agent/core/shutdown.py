@@ -1,7 +1,7 @@
-"""The end: everything drains and leaves, and nothing starts any more.
+"""Shutdown: all epochs drain and exit, and none starts.
 
-First a delay in which whoever sends clients hears of it, then the last drain, which takes a least time and has a
-deadline, then the exit codes of all. Asked for twice, the end hurries.
+First comes `policy.drain_delay`, in which load balancers stop sending clients; then the final drain, with a minimum
+duration and a deadline; then all epochs exit. A second stop request ends the drain at once.
 """
 
 from agent.core import effects as do
@@ -13,19 +13,19 @@ from agent.core.policy import Policy
 
 
 class Shutdown:
-    """Whether the end has begun, and how far it is. `epochs` is what the reconciler knows, by number."""
+    """Shuts all epochs down and tracks the progress. `epochs` are the reconciler's, by number."""
 
     def __init__(self, policy: Policy, epochs: dict[int, Epoch]) -> None:
         self._policy = policy
         self._epochs = epochs
         self.has_begun = False
         self.drain_at: float | None = None  # when the serving epoch drains
-        self._close_by = NEVER  # when what is left then is cut
-        self._drain_until = -NEVER  # before that, an epoch that drains stays though it is empty
-        self._finish: do.Finish | None = None  # with what to leave, once everything has ended
+        self._close_by = NEVER  # when open connections are cut
+        self._drain_until = -NEVER  # until then a draining epoch stays even if it is empty
+        self._finish: do.Finish | None = None  # the exit code, once all epochs have exited
 
     def stop(self, at: float) -> list[Effect]:
-        """An operator wants the end: the first time, drain to it; the second time, hurry."""
+        """Handle an operator's stop request: the first begins the drain, a second one ends it."""
         if self._finish is not None:
             self.drain_at = None
             return self._end_everything(at)
@@ -33,7 +33,7 @@ class Shutdown:
         return self.begin(at)
 
     def begin(self, at: float) -> list[Effect]:
-        """Begin the last drain, if that has not begun: of the serving epoch once whoever sends clients has heard."""
+        """Begin shutdown once; the serving epoch drains after `policy.drain_delay`."""
         if self.has_begun:
             return []
         self.has_begun = True
@@ -47,17 +47,20 @@ class Shutdown:
         return [*done, *self._drain(at)]
 
     def end(self, at: float, finish: do.Finish) -> list[Effect]:
-        """There is no point in going on: end everything now, and leave with `finish`."""
+        """End all epochs now and exit with `finish`."""
         self.has_begun = True
         self._finish = finish
         return self._end_everything(at)
 
     def time_passed(self, at: float) -> list[Effect]:
-        """The delay before the last drain may be over."""
+        """Begin the final drain if the delay before it is over."""
         return self._drain(at) if self.drain_at is not None and self.drain_at <= at else []
 
     def keeps(self, epoch: Epoch, at: float) -> bool:
-        """Whether a drained epoch that is empty stays, for clients that are on their way; if so, until when is set."""
+        """Whether an empty draining epoch stays until `policy.min_drain` is over; sets its deadline.
+
+        Clients may still be on their way to it.
+        """
         if not self.has_begun or at >= self._drain_until:
             return False
         epoch.is_empty = True
@@ -65,7 +68,7 @@ class Shutdown:
         return True
 
     def leave(self) -> list[Effect]:
-        """Finish, if nothing lives any more and somebody wants the end."""
+        """Return `Finish` if all epochs have exited and a stop was requested."""
         return [] if self._epochs or self._finish is None else [self._finish]
 
     def _drain(self, at: float) -> list[Effect]:

@@ -1,4 +1,4 @@
-"""How an epoch is made to leave: what it takes in its table, until when, and what the runtime has to do."""
+"""Ways to end an epoch: each applies the step, sets the deadline and returns the effect."""
 
 from agent.core import effects as do
 from agent.core.effects import Effect
@@ -6,21 +6,21 @@ from agent.core.epochs import Epoch, Step
 
 
 def drain(epoch: Epoch, deadline: float) -> Effect:
-    """It finishes what it has, until `deadline` at latest."""
+    """Drain an epoch until `deadline` at the latest."""
     epoch.apply(Step.DRAIN)
     epoch.deadline = deadline
     return do.DrainEpoch(epoch.number)
 
 
 def end(epoch: Epoch, deadline: float) -> Effect:
-    """It is asked to exit, and killed at `deadline`."""
+    """Terminate an epoch; it is killed at `deadline`."""
     epoch.apply(Step.END)
     epoch.deadline = deadline
     return do.EndEpoch(epoch.number)
 
 
 def drop(epoch: Epoch, reason: str) -> Effect:
-    """A candidate is killed, not asked."""
+    """Kill a candidate without SIGTERM."""
     epoch.apply(Step.END)
     epoch.deadline = None
     return do.DropEpoch(epoch.number, reason)

@@ -1,4 +1,4 @@
-"""What an attempt at a new epoch is made for: a closed set, fit for a metric's label."""
+"""Why an epoch is started: a closed set, usable as a metric label."""
 
 from enum import StrEnum
 
@@ -6,11 +6,11 @@ from enum import StrEnum
 class Trigger(StrEnum):
     """Why an epoch was started."""
 
-    START = "start"  # nothing has served yet
-    CERTIFICATE = "certificate"  # the files of a set changed, and nothing else
-    CONFIGURATION = "configuration"  # anything else on the disk changed
+    START = "start"  # nothing has served before
+    CERTIFICATE = "certificate"  # only files of a certificate group changed
+    CONFIGURATION = "configuration"  # another file changed
     OPERATOR = "operator"
-    CRASH = "crash"  # what served is dead
-    MEMORY = "memory"  # what served was stopped to make room
-    HUNG = "hung"  # what serves answers nobody
+    CRASH = "crash"  # the serving epoch exited
+    MEMORY = "memory"  # the serving epoch was stopped to make room
+    HUNG = "hung"  # the serving epoch does not answer
     ADOPTION = "adoption"  # an earlier agent started it

@@ -1,7 +1,7 @@
-"""The depth of a YAML text, counted in the parser's flat row of events.
+"""Finds YAML nested too deeply, by counting levels in the parser's event stream.
 
-Composing is recursive in C, where too many levels end the process. The libyaml of PyYAML 6.0.4 has a limit of its own;
-this module finds the same place with or without it, so that the message does not depend on the version.
+Composing is recursive in C, where too many levels crash the process. The libyaml of PyYAML 6.0.4 has its own limit;
+this module reports the same position with or without it, so that the message does not depend on the version.
 """
 
 from contextlib import suppress
@@ -14,19 +14,22 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Position(NamedTuple):
-    """A place in a text; both numbers begin at 0, as in YAML's own marks."""
+    """A position in a text; both numbers start at 0, as in YAML's own marks."""
 
     line: int
     column: int
 
 
 def first_beyond(deepest: int, text: str) -> Position | None:
-    """The start of the first collection below `deepest` levels; None if there is none before the first error."""
+    """Return the start of the first collection nested deeper than `deepest` levels.
+
+    Returns None if there is none before the first syntax error.
+    """
     try:
         return _first_beyond(deepest, text)
     except yaml.YAMLError as error:
         # The scanner reads ahead: its error hides the collections that the parser has not reported yet.
-        mark = getattr(error, "problem_mark", None)  # none where YAML does not allow a character
+        mark = getattr(error, "problem_mark", None)  # absent for a character that YAML forbids
         with suppress(yaml.YAMLError):
             return _first_beyond(deepest, text[: mark.index if mark else 0])
     return None

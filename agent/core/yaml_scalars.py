@@ -1,12 +1,12 @@
-"""Plain YAML scalars, read as Envoy reads them: by the rules of yaml-cpp.
+"""Parses plain YAML scalars as Envoy does: by the rules of yaml-cpp.
 
-A plain scalar is a truth value, a whole number, null, or else text: `n` is false, 010 is eight, and 0.5 is text, which
-a field of numbers reads as one. What is quoted is text.
+A plain scalar is a boolean, an integer, null, or else text: `n` is false, 010 is eight, and 0.5 is text, which a
+numeric field parses as a number. A quoted scalar is text.
 """
 
 import re
 
-_LARGEST_EXACT = (1 << 53) - 1  # of the numbers of JSON
+_LARGEST_EXACT = (1 << 53) - 1  # that a JSON number holds
 _LARGEST_INTEGER = 1 << 63
 _TRUE = frozenset(spelled for word in ("y", "yes", "true", "on") for spelled in (word, word.upper(), word.title()))
 _FALSE = frozenset(spelled for word in ("n", "no", "false", "off") for spelled in (word, word.upper(), word.title()))
@@ -15,7 +15,7 @@ _WHOLE = re.compile(r"([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 
 
 def plain_scalar(word: str) -> bool | int | str | None:
-    """Return the value of a plain scalar; a number that JSON cannot hold exactly is text."""
+    """Return the value of a plain scalar; an integer that JSON cannot hold exactly is text."""
     if word in _NULL:
         return None
     if word in _TRUE or word in _FALSE:

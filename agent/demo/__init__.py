@@ -1,1 +1,1 @@
-"""A demonstration: a proxy under the agent, with clients, rotations and faults, all of it gone afterwards."""
+"""A demonstration: a proxy under the agent with clients, rotations and faults, then cleanup."""

@@ -1,4 +1,4 @@
-"""The demonstration's certificate authority, and the pairs it puts where the agent looks for them."""
+"""The demonstration's certificate authority, and functions to write its pairs to disk."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 NAME = "localhost"
 CHAIN, KEY, ROOT = "tls.crt", "tls.key", "ca.crt"
 _LIFE = timedelta(days=1)
-_SLACK = timedelta(minutes=5)  # of clocks that disagree
+_SLACK = timedelta(minutes=5)  # for clocks that disagree
 _SIGNS_CERTIFICATES = x509.KeyUsage(
     digital_signature=False,
     content_commitment=False,
@@ -29,7 +29,7 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A certificate and the key that fits it, as PEM. `serial` in hexadecimal."""
+    """A certificate and its key, as PEM. `serial` is hexadecimal."""
 
     serial: str
     chain: bytes
@@ -37,14 +37,14 @@ class Pair:
 
 
 class Authority:
-    """Issues certificates for NAME; what it signs with never leaves this object."""
+    """Issues certificates for NAME; its private key never leaves this object."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "agent demo")])
         public = self._key.public_key()
         builder = _valid_now(self._name, public).issuer_name(self._name)
-        # Python 3.13 asks for these three and for the identifier of the issuer in what it issues (RFC 5280, 4.2.1).
+        # Python 3.13 requires these three, and the issuer's identifier in issued certificates (RFC 5280, 4.2.1).
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_SIGNS_CERTIFICATES, critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
@@ -52,11 +52,11 @@ class Authority:
 
     @property
     def pem(self) -> bytes:
-        """What clients trust."""
+        """The root certificate that clients trust."""
         return self._own.public_bytes(Encoding.PEM)
 
     def issue(self) -> Pair:
-        """A new key with its certificate."""
+        """Return a new key with its certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
         names = x509.SubjectAlternativeName([x509.DNSName(NAME)])
@@ -70,13 +70,13 @@ class Authority:
 
 
 def write_pair(directory: Path, pair: Pair) -> None:
-    """Write a pair over what is there, the certificate first: for a moment its key does not fit, as in real life."""
+    """Overwrite the pair on disk, certificate first: the key mismatches briefly, as in practice."""
     (directory / CHAIN).write_bytes(pair.chain)
     write_key(directory, pair)
 
 
 def write_key(directory: Path, pair: Pair) -> None:
-    """Write the key alone; nobody but its owner reads it."""
+    """Write the key alone, readable by its owner only."""
     path = directory / KEY
     path.touch(mode=0o600)
     path.write_bytes(pair.key)

@@ -1,4 +1,4 @@
-"""How many clients wait in the accept queues of a port: sock_diag(7) tells, whoever holds the sockets."""
+"""Counts clients in a port's accept queues by sock_diag(7), whichever process owns them."""
 
 import socket
 import struct
@@ -10,14 +10,17 @@ _NLMSG_DONE = 3
 _TCP_LISTEN = 1 << 10
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _QUERY = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2, any socket
-_PORT = slice(4, 6)  # of struct inet_diag_msg, behind the header
+_PORT = slice(4, 6)  # in struct inet_diag_msg, after the header
 _QUEUE = struct.Struct("=I")
 _QUEUE_AT = 56  # idiag_rqueue: for a listening socket, the length of its accept queue
 _CHUNK = 1 << 16
 
 
 class Backlog:
-    """The accept queues of one TCP port on IPv4. Raises `OSError` where the kernel does not tell."""
+    """The accept queues of one TCP port on IPv4.
+
+    Raises `OSError` if the kernel does not report them.
+    """
 
     def __init__(self, port: int) -> None:
         self._port = port.to_bytes(2, "big")
@@ -27,7 +30,7 @@ class Backlog:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
 
     def depth(self) -> int:
-        """How many clients wait now."""
+        """Return how many clients are queued now."""
         self._socket.send(self._question)
         depth = 0
         while True:
@@ -46,5 +49,5 @@ class Backlog:
         return int(_QUEUE.unpack_from(message, _QUEUE_AT)[0]) if message[_PORT] == self._port else 0
 
     def close(self) -> None:
-        """Ask no more."""
+        """Close the socket."""
         self._socket.close()

@@ -1,4 +1,4 @@
-"""The agent's events in the few words that fit on a screen."""
+"""Short captions for the agent's log events."""
 
 import re
 
@@ -6,33 +6,36 @@ from agent.demo.journal import Entry
 
 _PATH = re.compile(r"(?:/[^\s/:;,]+)+/([^\s/:;,]+)")
 _PID = re.compile(r" \(pid \d+\)")
-_SHOWN = 6  # digits of a serial: enough to tell one from another
-_TOLD_BY_OTHERS = {"certificate.caution"}  # of rotations: that what was garbage is not newer, and the like
+_SHOWN = 6  # digits of a serial, enough to distinguish serials
+_TOLD_BY_OTHERS = {"certificate.caution"}  # about rotations, such as a certificate older than the one it replaces
 
 
 def short(serial: str) -> str:
-    """A serial as it is shown."""
+    """Return the first digits of a serial."""
     return serial[:_SHOWN]
 
 
 def span(seconds: float) -> str:
-    """A span of time: `92 ms`, `1.20 s`."""
+    """Format a duration: `92 ms`, `1.20 s`."""
     return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 kill`, `2 kills`."""
+    """Format a count with its noun: `1 kill`, `2 kills`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 class Captions:
-    """Turns entries into words. It remembers what served: a new certificate is told by the clients that see it."""
+    """Turns log entries into captions.
+
+    It remembers the served serial: the clients report a new one when they first see it.
+    """
 
     def __init__(self) -> None:
         self._serial = ""
 
     def words(self, entry: Entry) -> str:
-        """What to say about an entry; empty if it is not worth a line here."""
+        """Return an entry's caption; empty if it needs none."""
         match entry.name:
             case "epoch.serving":
                 return self._serving(entry)
@@ -52,5 +55,5 @@ class Captions:
 
 
 def _clipped(body: str) -> str:
-    """The sentence up to its remedy, without directories and numbers of processes."""
+    """Return the sentence without its remedy, directories and process ids."""
     return _PID.sub("", _PATH.sub(r"\1", body.partition(";")[0]))

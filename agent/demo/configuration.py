@@ -1,4 +1,4 @@
-"""The proxy's bootstrap: one file that Envoy and the built-in proxy both understand."""
+"""The proxy's bootstrap: one file for both Envoy and the built-in proxy."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 
 
 def configuration(port: int, origin: int, certs: Path) -> dict[str, Any]:
-    """TLS on one port of loopback, HTTP to another, the origin's. Paths are absolute."""
+    """Return a bootstrap: TLS on loopback `port`, HTTP to port `origin`. `certs` is absolute."""
     pair = {
         "certificate_chain": {"filename": str(certs / CHAIN)},
         "private_key": {"filename": str(certs / KEY)},

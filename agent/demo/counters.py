@@ -1,4 +1,4 @@
-"""What the clients count, and how they report it: the format is described in `agent.demo.load`."""
+"""The clients' counters and their report, in the format described in `agent.demo.load`."""
 
 import json
 import ssl
@@ -11,7 +11,7 @@ _REPORTED_FAILURES = 200
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request that was not answered: when its connection was begun, when it failed, and how, in a word."""
+    """A failed request: when its connection was begun, when it failed, and the reason in a word."""
 
     opened: float
     ended: float
@@ -20,7 +20,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Counters:
-    """What all clients saw; `lock` guards it."""
+    """Counters of all clients, guarded by `lock`."""
 
     served: int = 0
     connections: int = 0
@@ -31,7 +31,7 @@ class Counters:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answered(self, begun: float) -> None:
-        """Count a request begun then and answered now."""
+        """Count a request answered now; `begun` is when it began."""
         with self.lock:
             self.served += 1
             self.longest = max(self.longest, time.monotonic() - begun)
@@ -42,19 +42,19 @@ class Counters:
             self.failures.append(Failure(opened, time.monotonic(), reason))
 
     def shown(self, serial: str) -> None:
-        """Count a handshake."""
+        """Count a handshake that showed this serial."""
         now = time.monotonic()
         with self.lock:
             self.connections += 1
             self.serials.setdefault(serial, [now, now])[1] = now
 
     def queued(self, depth: int) -> None:
-        """Note how deep the accept queue is."""
+        """Record the depth of the accept queue."""
         with self.lock:
             self.deepest = max(self.deepest or 0, depth)
 
     def report(self) -> str:
-        """What there is to report, as a line; what is new in it is new no more."""
+        """Return a report as one line; serials and failures are reported once."""
         with self.lock:
             failures, self.failures = self.failures[:_REPORTED_FAILURES], self.failures[_REPORTED_FAILURES:]
             serials, self.serials = self.serials, {}
@@ -71,11 +71,11 @@ class Counters:
 
 
 class UnexpectedAnswer(OSError):
-    """The request was answered, and not as it should have been."""
+    """The response was not the expected one."""
 
 
 def reason_of(error: OSError) -> str:
-    """An error of a socket in a word."""
+    """Return a socket error in a word."""
     kinds: list[tuple[tuple[type[OSError], ...], str]] = [
         ((UnexpectedAnswer,), "answered wrongly"),
         ((ConnectionRefusedError,), "refused"),

@@ -1,4 +1,4 @@
-"""Figures that are read from across the room."""
+"""Large digits of block characters."""
 
 _FIGURES = {
     "0": ("█▀█", "█ █", "▀▀▀"),
@@ -12,10 +12,10 @@ _FIGURES = {
     "8": ("█▀█", "█▀█", "▀▀▀"),
     "9": ("█▀█", "▀▀█", "▀▀▀"),
 }
-_LARGEST = 999  # for four figures there is no room
+_LARGEST = 999  # there is no room for four figures
 
 
 def big(number: int) -> list[str]:
-    """A number in three lines of characters; what is above 999 is shown as 999."""
+    """Return a number in three lines of characters; more than 999 is shown as 999."""
     figures = [_FIGURES[each] for each in str(min(number, _LARGEST))]
     return [" ".join(parts) for parts in zip(*figures, strict=True)]

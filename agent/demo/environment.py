@@ -1,4 +1,4 @@
-"""Everything that the demonstration needs on the machine, and its end: directory, port, origin, agent, clients."""
+"""The demonstration's environment: directory, port, origin, agent and clients, with cleanup."""
 
 import asyncio
 import contextlib
@@ -23,14 +23,14 @@ from agent.demo.configuration import configuration
 from agent.demo.journal import Log
 from agent.demo.settings import Settings
 
-_SHORT = ("/dev/shm", "/tmp")  # noqa: S108  # the paths of Unix sockets are short; in memory where there is room
-_STOP_TIMEOUT = 8.0  # of the agent, which gives its epochs 2 s
-_END_TIMEOUT = 1.0  # of the service and of the clients, which have finished by then
+_SHORT = ("/dev/shm", "/tmp")  # noqa: S108  # Unix socket paths must be short; in memory if possible
+_STOP_TIMEOUT = 8.0  # for the agent, which gives its epochs 2 s
+_END_TIMEOUT = 1.0  # for the origin and the clients, which have finished by then
 _PR_SET_PDEATHSIG = 1
 
 
 class Environment:
-    """A directory with what an operator would have in it, and the processes. `async with` begins and ends it all."""
+    """An operator's files in a directory, and the processes; `async with` starts and ends both."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -68,7 +68,7 @@ class Environment:
         (self.directory / "proxy.yaml").write_text(text)
 
     def _reserve(self, stack: contextlib.AsyncExitStack) -> None:
-        """A port for the proxy that nobody else can get: bound here by a socket that never listens, shared with it."""
+        """Reserve a port for the proxy: bind a socket that never listens, shared by SO_REUSEPORT."""
         kept = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -78,7 +78,7 @@ class Environment:
     # Processes
 
     async def _start_origin(self, stack: contextlib.AsyncExitStack) -> int:
-        """Start the service behind the proxy; return its port."""
+        """Start the origin; return its port."""
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
             command = [sys.executable, "-m", "agent.demo.origin", str(listener.fileno())]
             self.origin = await self._start(command, "origin.log", pass_fds=(listener.fileno(),))
@@ -89,14 +89,17 @@ class Environment:
         flags = ["--proxy-bin", self._settings.proxy, "--config", "proxy.yaml", "--certs", "certs", "--run-dir", "run"]
         drains = ["--drain-time", "1s", "--drain-deadline", "10s", "--stop-deadline", "2s", "--status-port", "0"]
         proxy = ["--concurrency", "1", "-l", "error"]
-        if self._settings.every < 1.5:  # else epochs drain faster than they come
+        if self._settings.every < 1.5:  # else epochs drain faster than they start
             proxy += ["--drain-strategy", "immediate"]
         self._command = [sys.executable, "-m", "agent", *flags, *drains, "--log-format", "json", "--", *proxy]
         self.agent = await self._start(self._command, self.log.path.name, preexec_fn=_end_with_parent())
         stack.push_async_callback(self._stop_agent, self.agent)
 
     async def start_clients(self) -> asyncio.StreamReader:
-        """Start them; their reports come from what is returned. They end with the scene, or with `stop_clients`."""
+        """Start the clients; return the stream of their reports.
+
+        They end at `stop_clients` or with the environment.
+        """
         command = [sys.executable, "-m", "agent.demo.load", str(self.port), str(self.directory / ROOT)]
         self._clients = await self._start(command, "clients.log", stdout=PIPE)
         self._stack.push_async_callback(_end, self._clients, _END_TIMEOUT)
@@ -104,12 +107,12 @@ class Environment:
         return self._clients.stdout
 
     def stop_clients(self) -> None:
-        """Ask them to finish what is under way; their reports end when they have."""
+        """Ask the clients to finish their requests; their reports end after that."""
         if self._clients is not None and self._clients.stdin is not None:
             self._clients.stdin.close()
 
     async def _start(self, command: list[str], log: str, **more: Any) -> Process:  # noqa: ANN401  # of subprocess
-        """Start a program in a group of its own, for Ctrl-C is ours; what it says goes to a file."""
+        """Start a program in its own process group, so that Ctrl-C does not reach it; log to a file."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_")}
         with (self.directory / "log" / log).open("ab") as sink:
             given = {"stdin": PIPE, "stdout": sink, "stderr": sink, "env": clean, "process_group": 0, **more}
@@ -120,7 +123,7 @@ class Environment:
                 raise MachineError(message) from error
 
     async def _stop_agent(self, process: Process) -> None:
-        """Stop it as an operator would; where it did not come to its end by itself, clear away what it left."""
+        """Stop the agent with SIGTERM; clean up after it if it failed."""
         if process.returncode is None:
             process.terminate()
         try:
@@ -130,7 +133,7 @@ class Environment:
                 await self._clear_leftovers()
 
     async def _clear_leftovers(self) -> None:
-        """Have another agent take over what one left that died, and stop at once; its SIGTERM waits for it."""
+        """Start an agent that adopts the leftovers and then stops: its SIGTERM is already pending."""
         mask = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM})
         process = await self._start(self._command, self.log.path.name, preexec_fn=mask)
         process.terminate()
@@ -138,20 +141,20 @@ class Environment:
 
 
 def _end_with_parent() -> Callable[[], None]:
-    """What a child calls to get a SIGTERM when this program is killed and cannot end it any more: see prctl(2)."""
+    """Return a function by which a child gets SIGTERM when its parent is killed: see prctl(2)."""
     prctl = ctypes.CDLL(None).prctl
     return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _end(process: Process, timeout: float) -> None:
-    """End one of our own programs by ending its input."""
+    """End one of our own programs by closing its standard input."""
     if process.stdin is not None:
         process.stdin.close()
     await _ended(process, timeout)
 
 
 async def _ended(process: Process, timeout: float) -> None:
-    """Wait for the end of a process; it is killed if that takes too long, or if somebody is in a hurry."""
+    """Wait until a process exits; kill it at the timeout or when cancelled."""
     try:
         async with asyncio.timeout(timeout):
             await process.wait()

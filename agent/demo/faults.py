@@ -1,6 +1,6 @@
-"""What goes wrong, one after the other in this order: each fault is done, waited for, and told.
+"""The faults, injected in a fixed order: each one is done, awaited and reported.
 
-garbage, kill, foreign key, freeze, garbage and kill, kill of a candidate: then from the beginning.
+garbage, kill, foreign key, freeze, garbage and kill, kill of a candidate; then from the start again.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from agent.demo.watch import Watch
 BAD_CERTIFICATE, BAD_KEY, KILL, KILLED_CANDIDATE, FREEZE = (
     "bad certificate", "bad key", "kill", "killed candidate", "frozen candidate",
 )  # fmt: skip
-KILL_LIMIT = 4  # in KILL_WINDOW: the agent answers five at once, and then believes that the proxy is not well
+KILL_LIMIT = 4  # in KILL_WINDOW: the agent restarts at once after up to five crashes, then backs off
 KILL_WINDOW = 61.0
 _LONGEST_FREEZE = 1.0
 _PATIENCE = 10.0
@@ -29,7 +29,7 @@ _PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something to do; `rotates`: it begins with a rotation, whose epoch it happens to."""
+    """A fault. `rotates`: it begins with a rotation and happens to the new epoch."""
 
     do: Callable[[], Awaitable[None]]
     kills: bool = False
@@ -37,7 +37,7 @@ class Fault:
 
 
 class Faults:
-    """Does them. `rotate` writes a new pair; `freeze_time`: seconds that a candidate is kept from running."""
+    """Injects faults. `rotate` writes a new pair; `freeze_time`: seconds to stop a candidate."""
 
     def __init__(self, watch: Watch, authority: Authority, rotate: Callable[[], Rotation], freeze_time: float) -> None:
         self._watch = watch
@@ -61,7 +61,7 @@ class Faults:
         return self._watch.scene.certs
 
     def next(self) -> Fault:
-        """What is due; killing is left out where the agent would begin to wait between two starts."""
+        """Return the next fault; skip kills while the agent would delay a restart."""
         while True:
             fault = self._order[self._next % len(self._order)]
             self._next += 1
@@ -72,7 +72,7 @@ class Faults:
         since = time.monotonic() - KILL_WINDOW
         return sum(kill.struck > since for kill in self._score.kills) < KILL_LIMIT
 
-    # On the disk
+    # Files on disk
 
     async def _garbage(self) -> None:
         (self._certs / CHAIN).write_text("garbage\n")
@@ -89,7 +89,7 @@ class Faults:
         await self._watch.until(lambda: self._score.last_seen > written, _PATIENCE)
         return short(self._score.last_serial)
 
-    # To processes
+    # Processes
 
     async def _garbage_and_kill(self) -> None:
         (self._certs / CHAIN).write_text("garbage\n")
@@ -127,9 +127,9 @@ class Faults:
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
 
     async def _strike(self, epoch: Epoch, how: Callable[[int], Awaitable[None]]) -> bool:
-        """Do something to an epoch's process by its pidfd; return whether it was alive to the end of that.
+        """Act on an epoch's process by its pidfd; return whether it was alive until the end of that.
 
-        The number came from a file, so the process must be one that works where the agent does before it is touched.
+        The pid came from a file: verify first that the process works in the agent's directory.
         """
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             assert epoch.pid is not None
@@ -147,8 +147,8 @@ class Faults:
         return in_state(self._watch.epochs, SERVING)
 
     async def _fresh_candidate(self) -> Epoch | None:
-        """Rotate; return the epoch that this starts as soon as it has a process, long before it can serve anybody."""
-        await self._serving()  # else what is started next is last good, and everybody waits for it
+        """Rotate; return the new epoch as soon as it has a process, long before it can serve."""
+        await self._serving()  # else the next epoch is the last good one, and every client waits for it
         newest = max((each.number for each in self._watch.epochs), default=0)
         self._rotate().hindered = True
         await self._watch.until(lambda: self._newer(newest) is not None, _PATIENCE)
@@ -160,7 +160,7 @@ class Faults:
 
 
 async def _kill(pidfd: int) -> None:
-    """Kill a process, and return when it is dead: with much to close, that takes a while."""
+    """Kill a process and wait until it is dead: with much to close, that takes a while."""
     dead: asyncio.Event = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_reader(pidfd, dead.set)

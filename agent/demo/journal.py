@@ -1,4 +1,4 @@
-"""What the agent tells everybody: its state and its log, read as an operator would read them."""
+"""Reads the agent's state file and log, as an operator would."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _EPOCH = re.compile(r"\bepoch (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One epoch that is alive: its number, its state in a word, and its process once it has one."""
+    """A living epoch: its number, its state in a word, and its pid once it has one."""
 
     number: int
     state: str
@@ -21,7 +21,7 @@ class Epoch:
 
 
 def read_state(run_directory: Path) -> list[Epoch]:
-    """The epochs alive, oldest first; none while the agent has not written anything."""
+    """Return the epochs, oldest first; none before the agent has written its state."""
     try:
         epochs = json.loads((run_directory / "state.json").read_text())["epochs"]
     except OSError:
@@ -30,7 +30,7 @@ def read_state(run_directory: Path) -> list[Epoch]:
 
 
 def in_state(epochs: list[Epoch], state: str) -> Epoch | None:
-    """The newest of the epochs in a state that has a process."""
+    """Return the newest epoch in a state that has a process."""
     return next((each for each in reversed(epochs) if each.state == state and each.pid), None)
 
 
@@ -40,7 +40,7 @@ def _epoch(tree: dict[str, Any]) -> Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One event of the log: its dotted name, how grave it is, and its sentence."""
+    """A log event: its dotted name, severity and sentence."""
 
     name: str
     severity: str
@@ -48,31 +48,31 @@ class Entry:
 
     @property
     def is_grave(self) -> bool:
-        """Whether it is more than information."""
+        """Whether its severity is above INFO."""
         return self.severity not in {"DEBUG", "INFO"}
 
     @property
     def epoch(self) -> int | None:
-        """The epoch that it names first."""
+        """The first epoch that it names."""
         match = _EPOCH.search(self.body)
         return int(match[1]) if match else None
 
     @property
     def serial(self) -> str:
-        """The serial that it names first, in hexadecimal without zeros in front."""
+        """The first serial that it names, hexadecimal without leading zeros."""
         match = _SERIAL.search(self.body)
         return match[1].lstrip("0") if match else ""
 
 
 class Log:
-    """The agent's log (--log-format json), read on from where it was left. Lines of the proxies are passed over."""
+    """The agent's log (--log-format json), read incrementally; lines of the proxies are skipped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
 
     def entries(self) -> list[Entry]:
-        """The events since the last call."""
+        """Return the events since the last call."""
         with self.path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
@@ -81,7 +81,7 @@ class Log:
         return [entry for line in whole.splitlines() if (entry := _entry(line)) is not None]
 
     def tail(self, lines: int) -> list[str]:
-        """The last lines, to show when something went wrong: sentences where they are the agent's."""
+        """Return the last lines for an error message, with the agent's events as sentences."""
         raw = self.path.read_bytes().splitlines()[-lines:]
         read = [(_entry(line), line.decode(errors="replace")) for line in raw]
         return [line if entry is None else f"{entry.severity} {entry.body}" for entry, line in read]

@@ -1,4 +1,4 @@
-"""The plain view: a line for each event, and one with the counts every second; for pipes, logs and small terminals."""
+"""The plain view for pipes, logs, small terminals: a line per event, and counts each second."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ _INTERVAL = 1.0
 
 
 class Lines:
-    """Prints to standard output. Moments are told in seconds since the beginning."""
+    """Prints to standard output. Times are seconds since the start."""
 
     def __init__(self) -> None:
         self._began: float | None = None
@@ -24,11 +24,11 @@ class Lines:
         self._print(event.at, event.text)
 
     def began(self, at: float) -> None:
-        """Count from here."""
+        """Set the start time."""
         self._began = at
 
     async def draw(self, settings: Settings, watch: Watch) -> None:
-        """Print the counts every second in which there were any."""
+        """Print the counts each second once requests are served."""
         del settings
         before, at = 0, time.monotonic()
         while True:
@@ -42,10 +42,10 @@ class Lines:
             before, at = score.served, now
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
     def say(self, lines: Sequence[str], *, good: bool) -> None:
-        """Print the end."""
+        """Print the summary."""
         del good
         click.echo()
         for line in lines:

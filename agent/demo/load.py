@@ -1,14 +1,14 @@
-"""The clients, in a process of their own: `python -m agent.demo.load PORT CA_FILE`.
+"""The clients, in a separate process: `python -m agent.demo.load PORT CA_FILE`.
 
-They verify every certificate, never retry, and count every request once. Three kinds: some open a connection for each
-request, one after the other; some keep their connection until the server says that it closes it; and again and again a
-crowd connects at once, so that there are clients in the accept queue whenever anything happens to the proxy.
+They verify every certificate, never retry, and count every request once. There are three kinds: some open a connection
+for each request, one after the other; some keep their connection until the server announces its close; and a crowd
+connects at once, again and again, so that clients are in the accept queue whatever happens to the proxy.
 
-Each REPORT_INTERVAL, and at the end, a line of JSON goes to standard output: `served`, `connections` (numbers since the
-beginning), `longest` (the longest wait of a request, seconds), `deepest` (the deepest accept queue seen, null if the
-kernel does not tell), `serials` (of each certificate shown since the last line when it was first and last seen) and
-`failures` (each with `opened`, when its connection was begun, `ended` and `reason`). Times are monotonic seconds. They
-end when standard input does.
+Each REPORT_INTERVAL, and at the end, they write a line of JSON to standard output: `served`, `connections` (totals),
+`longest` (the longest wait of a request, seconds), `deepest` (the deepest accept queue seen, null if the kernel does
+not report it), `serials` (when each certificate shown since the last line was first and last seen) and `failures` (each
+with `opened`, when its connection was begun, `ended` and `reason`). Times are monotonic seconds. They end when standard
+input does.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ REPORT_INTERVAL = 0.1
 ANSWER_TIMEOUT = 10.0
 SINGLE, KEPT, CROWD = 2, 4, 32
 CLIENTS = SINGLE + KEPT + CROWD
-_THOUGHT = 0.002  # seconds between two requests of a client that keeps its connection
+_THOUGHT = 0.002  # seconds between two requests on a kept connection
 _CROWD_PAUSE = 0.05
-_NICENESS = 5  # full speed, but on two cores a proxy that starts goes first
-_FAILURE_PAUSE = 0.05  # so that a port that refuses is not hammered
+_NICENESS = 5  # full speed, but on two cores a starting proxy has priority
+_FAILURE_PAUSE = 0.05  # to limit attempts on a port that refuses
 _LAST = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 _NEXT = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _END = b"\r\n\r\n"
 
 
 class Clients:
-    """All of them, and what they share."""
+    """All clients and their shared state."""
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self.tally = Counters()
@@ -52,17 +52,17 @@ class Clients:
         self._threads = [threading.Thread(target=loop) for loop in loops]
 
     def start(self) -> None:
-        """Begin at full speed."""
+        """Start all clients at full speed."""
         for thread in self._threads:
             thread.start()
 
     def finish(self) -> None:
-        """Let what is under way come to its end."""
+        """Finish the current requests, then stop."""
         self.over.set()
         for thread in self._threads:
             thread.join()
 
-    # The kinds
+    # Kinds of clients
 
     def _single(self) -> None:
         while not self.over.is_set():
@@ -75,7 +75,7 @@ class Clients:
                 self._keep(self._connect(), opened)
 
     def _crowd(self) -> None:
-        """Connect all, then serve one after the other: those behind wait in the accept queue or in the proxy."""
+        """Connect all, then serve them one by one: the others wait in the accept queue or the proxy."""
         with contextlib.ExitStack() as stack:
             backlog: Backlog | None = None
             with contextlib.suppress(OSError):
@@ -97,7 +97,7 @@ class Clients:
 
     @contextlib.contextmanager
     def _counting(self, since: float | None = None) -> Iterator[float]:
-        """Give the moment at which a connection is begun; what goes wrong with it is a failed request."""
+        """Yield the time when a connection began; count an `OSError` as a failed request."""
         opened = time.monotonic() if since is None else since
         try:
             yield opened
@@ -133,7 +133,7 @@ class Clients:
         self.tally.answered(opened)
 
     def _keep(self, plain: socket.socket, begun: float) -> None:
-        """Make requests until the server announces or does its close; found closed before a request, none is lost."""
+        """Send requests until the server announces or does its close; one not yet sent is not lost."""
         with self._secure(plain) as secured:
             closes = False
             while not closes and not _is_closed(secured):
@@ -145,7 +145,7 @@ class Clients:
 
 
 def _exchange(secured: ssl.SSLSocket, request: bytes) -> bool:
-    """Make one request; return whether the server closes the connection now. Raises `OSError`."""
+    """Send one request; return whether the server then closes the connection. Raises `OSError`."""
     secured.sendall(request)
     data = b""
     while (length := _length(data)) is None or len(data) < length:
@@ -161,7 +161,7 @@ def _exchange(secured: ssl.SSLSocket, request: bytes) -> bool:
 
 
 def _length(data: bytes) -> int | None:
-    """How long the whole answer is, once its head is there."""
+    """Return the length of the whole response; None until its head is complete."""
     head, found, _ = data.lower().partition(_END)
     if not found:
         return None
@@ -170,7 +170,7 @@ def _length(data: bytes) -> int | None:
 
 
 def _is_closed(secured: ssl.SSLSocket) -> bool:
-    """Whether the server has closed this connection, on which nothing is asked for."""
+    """Return whether the server has closed this idle connection."""
     secured.settimeout(0)
     try:
         return secured.recv(1) == b""
@@ -183,7 +183,7 @@ def _is_closed(secured: ssl.SSLSocket) -> bool:
 
 
 def main(port: int, trusted: str) -> None:
-    """Run until standard input ends, reporting."""
+    """Run and report until standard input ends."""
     clients = Clients(port, ssl.create_default_context(cafile=trusted))
     over = threading.Event()
 
@@ -196,7 +196,7 @@ def main(port: int, trusted: str) -> None:
     clients.start()
     try:
         while not over.wait(REPORT_INTERVAL):
-            print(clients.tally.report(), flush=True)  # noqa: T201  # its output is what it is for
+            print(clients.tally.report(), flush=True)  # noqa: T201  # its reports
     finally:
         clients.finish()
     while True:

@@ -1,6 +1,6 @@
-"""The service behind the proxy: `python -m agent.demo.origin DESCRIPTOR`.
+"""The server behind the proxy: `python -m agent.demo.origin DESCRIPTOR`.
 
-It answers every request on the listening socket that it inherits, and ends when its standard input does.
+It answers every request on the inherited listening socket, and exits when standard input ends.
 """
 
 import asyncio
@@ -13,19 +13,19 @@ _END = b"\r\n\r\n"
 
 
 class Conversation(asyncio.Protocol):
-    """One connection: an answer for each head of a request. Bodies are not expected."""
+    """One connection: sends a response for each request head. Bodies are not expected."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where answers go."""
+        """Store the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer what is whole."""
+        """Answer the complete requests."""
         *whole, self._data = (self._data + data).split(_END)
         if self._transport is not None:
             self._transport.write(_ANSWER * len(whole))

@@ -1,4 +1,4 @@
-"""What the demonstration counts, and what it may conclude from it."""
+"""The demonstration's counts, and what they prove."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -7,30 +7,33 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-ENOUGH = 100  # requests below which nothing is proved
-_LATE = 2.0  # seconds after a death within which a client that is kept from running hears of it
-_OF_A_DEATH = {"reset"}  # what a client sees of a process that dies with its connection
+ENOUGH = 100  # requests; fewer prove nothing
+_LATE = 2.0  # seconds until a client that gets little CPU notices a death
+_OF_A_DEATH = {"reset"}  # how a client sees the death of a proxy with its connection
 NEVER = float("inf")
 
 
 @dataclass(slots=True)
 class Kill:
-    """A SIGKILL to the serving epoch: when it was sent, and when the process was gone with all that it had accepted."""
+    """A SIGKILL to the serving epoch: when it was sent, when process and connections had ended."""
 
     epoch: int
     struck: float
     gone: float = NEVER
 
     def explains(self, opened: float, ended: float, reason: str) -> bool:
-        """Whether a failed request may have been in the killed process: none can that was opened after its end."""
+        """Return whether a failed request may have been in the killed process.
+
+        None can that was opened after its end.
+        """
         return reason in _OF_A_DEATH and opened < self.gone and self.struck <= ended <= self.gone + _LATE
 
 
 @dataclass(slots=True)
 class Rotation:
-    """A pair that was written, and when a client first saw its certificate; nobody may, if the next came too soon.
+    """A written pair, and when a client first saw it: never, if the next one came too soon.
 
-    `hindered`: its epoch was frozen or killed on purpose, so that the time it took says nothing.
+    `hindered`: its epoch was frozen or killed on purpose, so that its time means nothing.
     """
 
     serial: str
@@ -46,7 +49,7 @@ class Rotation:
 
 @dataclass(slots=True)
 class Results:
-    """Everything that is counted. Times are monotonic seconds."""
+    """All counts. Times are monotonic seconds."""
 
     served: int = 0
     connections: int = 0
@@ -62,7 +65,7 @@ class Results:
     last_seen: float = 0.0
 
     def take(self, report: Mapping[str, Any]) -> list[Rotation]:
-        """Take a report of the clients; return the rotations that were seen for the first time."""
+        """Add a report of the clients; return the rotations that they saw for the first time."""
         self.served, self.connections = report["served"], report["connections"]
         self.longest, self.deepest = report["longest"], report["deepest"]
         for failure in report["failures"]:
@@ -87,7 +90,7 @@ class Results:
 
     @property
     def spans(self) -> list[float]:
-        """From write to first handshake, in seconds, of each rotation that was seen and not hindered."""
+        """Seconds from write to first handshake, for each seen and unhindered rotation."""
         return [each.took for each in self.rotations if each.took is not None and not each.hindered]
 
     @property
@@ -97,11 +100,11 @@ class Results:
 
     @property
     def overtaken(self) -> int:
-        """How many rotations no client saw."""
+        """The number of rotations that no client saw."""
         return sum(each.seen is None for each in self.rotations)
 
     def proves_nothing(self) -> str:
-        """Why nothing follows from what was counted; empty if something does."""
+        """Return why the counts prove nothing; empty if they do prove something."""
         if self.served < ENOUGH:
             return f"only {self.served} requests were answered"
         if not self.spans:
@@ -113,7 +116,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The spans from `low` up to but not including `high`, in seconds."""
+    """The number of durations from `low` up to but excluding `high`, in seconds."""
 
     low: float
     high: float
@@ -124,7 +127,10 @@ EDGES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 def histogram(spans: Iterable[float], rows: int) -> list[Bucket]:
-    """The spans in so many buckets, each with neighbours: those around the fullest, the outer ones taking the rest."""
+    """Count durations in `rows` adjacent buckets around the filled ones.
+
+    The outer two also count everything beyond them.
+    """
     edges = (0.0, *EDGES, NEVER)
     values = list(spans)
     counts = [sum(low <= value < high for value in values) for low, high in pairwise(edges)]
@@ -137,7 +143,7 @@ def histogram(spans: Iterable[float], rows: int) -> list[Bucket]:
 
 
 def _window(filled: list[int], rows: int, of: int) -> int:
-    """Where `rows` of so many buckets begin, so that those that are filled are in the middle."""
+    """Return the index of the first of `rows` buckets that centre on the filled ones."""
     if not filled:
         return 0
     return max(0, min(of - rows, (filled[0] + filled[-1] + 1 - rows) // 2))

@@ -1,4 +1,4 @@
-"""The play: the scene is set, clients come, certificates change, things break, and then it is told how it went."""
+"""Runs the demonstration: start, load, rotations and faults, summary."""
 
 import asyncio
 import contextlib
@@ -23,15 +23,15 @@ from agent.demo.watch import Watch
 
 _START_TIMEOUT = 60.0
 _PROOF_TIMEOUT = 60.0
-_LOOK_TIMEOUT = 5.0  # for a rotation to be seen, before a fault would come in its way
-_GRACE = 10.0  # so much longer may it take on a slow machine
+_LOOK_TIMEOUT = 5.0  # for a rotation to be seen before the next fault
+_GRACE = 10.0  # seconds over `length` on a slow machine
 _FINISH_TIMEOUT = 15.0  # for the last requests, each of which may take 10 s
 _LOG_LINES = 12
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Run:
-    """One demonstration. `run` returns whether it proved what it is there to prove."""
+    """One demonstration. `run` returns whether it proved its claim."""
 
     def __init__(self, settings: Settings, view: View) -> None:
         self._settings = settings
@@ -39,7 +39,7 @@ class Run:
         self._asked_to_end = asyncio.Event()
 
     async def run(self) -> bool:
-        """Play it to its end, which may come early by a signal. Raises `MachineError` if it cannot be played."""
+        """Run to the end, or to the first signal. Raises `MachineError` if it cannot run."""
         with self._heeding_signals():
             async with Environment(self._settings) as scene:
                 watch = Watch(scene, self._view.event)
@@ -55,7 +55,7 @@ class Run:
 
     @contextlib.contextmanager
     def _heeding_signals(self) -> Iterator[None]:
-        """The first one ends the play, and then everything comes to its end in good order; the second one hurries."""
+        """Handle signals: the first one ends the run in order, the second one cancels it."""
         loop, me = asyncio.get_running_loop(), asyncio.current_task()
         assert me is not None
 
@@ -103,7 +103,7 @@ class Run:
         watch.tell(f"{plural(CLIENTS, 'client')} come, at full speed")
 
     async def _rotations(self, watch: Watch) -> None:
-        """A rotation each `every` seconds, and a fault after each second one, until the time is over."""
+        """Rotate every `every` seconds, with a fault at each second rotation, until time is over."""
         await watch.until(lambda: watch.score.served > 0, _START_TIMEOUT)
         began, every = time.monotonic(), self._settings.every
         self._view.began(began)
@@ -125,18 +125,18 @@ class Run:
                 break
         await _sleep_until(began + self._settings.length)
         await watch.until(turn.was_seen, _LOOK_TIMEOUT)
-        await watch.until(lambda: not watch.score.proves_nothing(), _PROOF_TIMEOUT)  # on a slow machine, later
+        await watch.until(lambda: not watch.score.proves_nothing(), _PROOF_TIMEOUT)  # takes longer on a slow machine
 
 
 class _Turn:
-    """Writes one pair after the other."""
+    """Writes one pair after another."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._last: Rotation | None = None
 
     def rotate(self) -> Rotation:
-        """Put a new pair where the agent looks."""
+        """Write a new pair to the agent's directory."""
         pair = self._watch.scene.authority.issue()
         write_pair(self._watch.scene.certs, pair)
         self._last = Rotation(pair.serial, time.monotonic())
@@ -144,24 +144,24 @@ class _Turn:
         return self._last
 
     def was_seen(self) -> bool:
-        """Whether a client has seen the newest one."""
+        """Return whether a client has seen the newest one."""
         return self._last is None or self._last.seen is not None
 
 
 async def _outlives(process: Process, name: str, scene: Environment) -> None:
-    """Wait for the end of something that is needed to the end, which is an error."""
+    """Raise `MachineError` when a process exits that is needed to the end."""
     code = await process.wait()
     message = f"cannot go on: the {name} ended with {code}; {_story_of(scene)}"
     raise MachineError(message)
 
 
 def _story_of(scene: Environment) -> str:
-    """The end of the agent's log, for an error."""
+    """Return the end of the agent's log, for an error message."""
     return "\n  ".join(["the agent's log ends with", *scene.log.tail(_LOG_LINES)])
 
 
 async def _unless(ends: Collection["asyncio.Task[Any]"], act: Coroutine[Any, Any, None]) -> bool:
-    """Act until it is done, or until one of `ends` is; return whether it was done. Errors of any of them are raised."""
+    """Run `act` until it or one of `ends` is done, and raise errors; return whether `act` was."""
     task = asyncio.create_task(act)
     try:
         done, _ = await asyncio.wait([task, *ends], return_when=asyncio.FIRST_COMPLETED)
@@ -174,7 +174,7 @@ async def _unless(ends: Collection["asyncio.Task[Any]"], act: Coroutine[Any, Any
 
 
 async def _within(task: "asyncio.Task[None]", timeout: float) -> None:
-    """Let a task come to its end; it is cancelled if that takes too long."""
+    """Await a task; cancel it at the timeout."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(task, timeout)
 

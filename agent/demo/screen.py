@@ -1,4 +1,4 @@
-"""The live view: one screen that stays where it is while its numbers change."""
+"""The live view: one screen with fixed positions and changing numbers."""
 
 import asyncio
 import time
@@ -21,21 +21,21 @@ from agent.demo.watch import Event, Watch
 
 _FRAME_INTERVAL = 0.125
 _BUCKETS = 4
-_FEW, _SOME, _MANY, _TALL = 4, 5, 10, 32  # rows of epochs, and the height from which there are many
-_WIDE = 76  # columns from which the histogram stands beside the numbers
-_SHOWN_TIME = (8.0, 60.0)  # how many seconds of the epochs are shown, at least and at most
+_FEW, _SOME, _MANY, _TALL = 4, 5, 10, 32  # rows of epochs, and the terminal height from which `_MANY` are shown
+_WIDE = 76  # columns from which the histogram is beside the numbers
+_SHOWN_TIME = (8.0, 60.0)  # seconds of the epochs' timeline, minimum and maximum
 _SHOWN_ROTATIONS = 8
-_FAILED, _FACTS, _GAP = 18, 25, 2  # columns of the numbers, and between them
-_STAMP = 8  # columns of a moment
-_BAR = 12  # the longest one
-_EDGE = 1  # columns left empty on either side
+_FAILED, _FACTS, _GAP = 18, 25, 2  # columns of the numbers, and of the gap between them
+_STAMP = 8  # columns of a timestamp
+_BAR = 12  # the longest bar
+_EDGE = 1  # empty columns on either side
 _STYLES = {CANDIDATE: "yellow", SERVING: "green", DRAINING: "cyan", DEAD: "red"}
 _OF_MARKS = {MARKS[state]: style for state, style in _STYLES.items()}
 _QUIET = "dim"
 
 
 class Screen:
-    """Draws on the alternate screen of the terminal, which is then as it was before."""
+    """Draws on the terminal's alternate screen, and restores the terminal afterwards."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
@@ -48,11 +48,11 @@ class Screen:
         self._events.append(event)
 
     def began(self, at: float) -> None:
-        """Count from here."""
+        """Set the start time."""
         self._began = at
 
     async def draw(self, settings: Settings, watch: Watch) -> None:
-        """Draw one frame after the other."""
+        """Draw frame after frame."""
         picture = Picture(settings, watch, self._events)
         self._live = Live(console=self._console, screen=True, auto_refresh=False)
         self._live.start()
@@ -63,20 +63,20 @@ class Screen:
             await asyncio.sleep(_FRAME_INTERVAL)
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def say(self, lines: Sequence[str], *, good: bool) -> None:
-        """Print the end, the verdict first."""
+        """Print the summary, verdict first."""
         style = "bold green" if good else "bold red"
         for number, line in enumerate(lines):
             self._console.print(Text(line, style="" if number else style))
 
 
 class Picture:
-    """One frame, drawn for whatever size the terminal has."""
+    """One frame, drawn for any terminal size."""
 
     def __init__(self, settings: Settings, watch: Watch, events: Sequence[Event]) -> None:
         self._settings = settings
@@ -90,7 +90,7 @@ class Picture:
         self._shown_time = min(longest, max(_SHOWN_TIME[0], settings.every * _SHOWN_ROTATIONS))
 
     def advance(self, began: float | None) -> None:
-        """Go on to the present."""
+        """Update the time and the request rate."""
         self._began, self._now = began, time.monotonic()
         at, served = self._counted
         if self._now - at >= 1.0:
@@ -98,7 +98,7 @@ class Picture:
             self._counted = (self._now, self._watch.score.served)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw from top to bottom; events take the room that is left."""
+        """Draw from top to bottom; events fill the remaining lines."""
         width, height = options.max_width - 2 * _EDGE, options.height or console.height
         wide = width >= _WIDE - 2 * _EDGE
         numbers = self._numbers(width) if wide else self._stacked(width)
@@ -134,7 +134,7 @@ class Picture:
         return _beside([_failed(score), self._facts(), _spans(score, _BUCKETS)], widths)
 
     def _stacked(self, width: int) -> list[Text]:
-        """The same where there is less room."""
+        """Return the numbers for a narrow terminal."""
         score = self._watch.score
         upper = _beside([_failed(score), self._facts()], [width - _FACTS - _GAP, _FACTS])
         return [*upper, *_spans(score, _BUCKETS - 1)]
@@ -172,7 +172,7 @@ class Picture:
     # The events
 
     def _happened(self, width: int, height: int) -> list[Text]:
-        """The end of the story, each event on as many lines as it needs."""
+        """Return the last events that fit, each on as many lines as it needs."""
         lines: list[Text] = []
         for event in reversed(self._events):
             lines[:0] = self._event(event, width)
@@ -188,7 +188,7 @@ class Picture:
 
 
 def _failed(score: Results) -> list[Text]:
-    """How many requests failed, in large figures, and how many were cut."""
+    """Return the number of failed requests in large digits, and how many were cut."""
     style = "bold red" if score.failed else "bold green"
     figures = [_styled(line, style) for line in big(score.failed)]
     figures[1].append("  failed", style=style)
@@ -201,7 +201,7 @@ def _fact(name: str, value: str) -> Text:
 
 
 def _spans(score: Results, rows: int) -> list[Text]:
-    """The histogram of the time from write to first handshake."""
+    """Return the histogram of the time from write to first handshake."""
     buckets = histogram(score.spans, rows)
     most = max(1, *(bucket.count for bucket in buckets))
     head = _styled("write → first handshake ", "bold")
@@ -223,18 +223,18 @@ def _range(low: float, high: float) -> str:
 
 
 def _styled(words: str, style: str) -> Text:
-    """Words in a style that what is appended to them does not inherit."""
+    """Return words in a style that appended text does not inherit."""
     return Text().append(words, style=style)
 
 
 def _apart(left: Text, right: Text, width: int) -> Text:
-    """One text at the left edge, one at the right."""
+    """Return a line with one text at the left edge and one at the right."""
     gap = max(1, width - left.cell_len - right.cell_len)
     return left.copy().append(" " * gap).append_text(right)
 
 
 def _beside(columns: Sequence[Sequence[Text]], widths: Sequence[int]) -> list[Text]:
-    """Columns of lines side by side."""
+    """Return columns of lines side by side."""
     return [_joined(cells, widths) for cells in zip_longest(*columns, fillvalue=Text())]
 
 

@@ -1,11 +1,11 @@
-"""What the demonstration is asked for."""
+"""The demonstration's settings."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`every`: seconds between two rotations; `length`: seconds of load, from the first answer on."""
+    """`every`: seconds between two rotations; `length`: seconds of load after the first answer."""
 
     proxy: str
     every: float

@@ -1,4 +1,4 @@
-"""How it went, in a few lines."""
+"""The demonstration's result in a few lines."""
 
 from agent.demo.captions import plural, span
 from agent.demo.faults import BAD_CERTIFICATE, BAD_KEY, FREEZE, KILL, KILLED_CANDIDATE
@@ -8,7 +8,7 @@ _FAULTS = (KILL, BAD_CERTIFICATE, BAD_KEY, KILLED_CANDIDATE, FREEZE)
 
 
 def summary(score: Results) -> tuple[list[str], bool]:
-    """The lines, and whether the demonstration proved that nothing fails."""
+    """Return the lines, and whether the demonstration proved that nothing fails."""
     lines = [f"{plural(score.served, 'request')} on {plural(score.connections, 'connection')}, failed: {score.failed}"]
     if score.failed:
         lines.append(", ".join(f"{count:,} {reason}" for reason, count in score.reasons.most_common()))

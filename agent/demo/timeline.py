@@ -1,4 +1,4 @@
-"""The epochs over time, as rows of characters: what each was at every moment of the last while."""
+"""The epochs' states over time, as rows of characters."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from agent.demo.journal import CANDIDATE, DRAINING, SERVING, Epoch
 
-DEAD = "dead"  # without having drained
+DEAD = "dead"  # exited without draining
 GONE = "gone"
 MARKS = {CANDIDATE: "░", SERVING: "█", DRAINING: "▒", DEAD: "✗", GONE: " "}
 _KEPT = 100
@@ -14,7 +14,7 @@ _KEPT = 100
 
 @dataclass(slots=True)
 class Life:
-    """One epoch: since when it was in which state (monotonic seconds), in order."""
+    """One epoch: its states in order, each with its start in monotonic seconds."""
 
     number: int
     steps: list[tuple[float, str]] = field(default_factory=list)
@@ -22,11 +22,11 @@ class Life:
 
     @property
     def state(self) -> str:
-        """What it is now."""
+        """The current state."""
         return self.steps[-1][1]
 
     def become(self, state: str, at: float) -> None:
-        """Note a state, if it is another one. What leaves without having served does not drain: it was dropped."""
+        """Record a new state. An epoch that ends without having served was dropped: it is dead."""
         if state in {DRAINING, GONE} and not self.has_served:
             state = DEAD
         if not self.steps or self.state != state:
@@ -34,18 +34,18 @@ class Life:
 
     @property
     def has_served(self) -> bool:
-        """Whether clients ever came to it."""
+        """Whether it has ever served."""
         return any(state == SERVING for _, state in self.steps)
 
 
 class Timeline:
-    """Remembers the lives of the epochs from looking at the states, again and again."""
+    """Records the epochs' states from repeated observations."""
 
     def __init__(self) -> None:
         self.lives: dict[int, Life] = {}
 
     def observe(self, epochs: Iterable[Epoch], at: float) -> None:
-        """Take what the agent's state says at a moment: who is not in it any more is gone."""
+        """Record the states at a moment; an epoch no longer listed is gone or dead."""
         now = {each.number: each.state for each in epochs}
         for number in now.keys() - self.lives.keys():
             self.lives[number] = Life(number)
@@ -58,23 +58,23 @@ class Timeline:
             del self.lives[number]
 
     def serves(self, number: int | None, serial: str) -> None:
-        """Note the certificate of an epoch."""
+        """Record an epoch's certificate."""
         if number in self.lives:
             self.lives[number].serial = serial
 
     def latest(self, count: int) -> list[Life]:
-        """The newest epochs, newest first."""
+        """Return the newest epochs, newest first."""
         return [self.lives[number] for number in sorted(self.lives, reverse=True)[:count]]
 
 
 def row(life: Life, end: float, cell: float, width: int) -> str:
-    """What an epoch was until `end`, in `width` cells of `cell` seconds each; what was short still gets a cell.
+    """Return an epoch's states until `end`, in `width` cells of `cell` seconds each.
 
-    The cells lie on a grid of absolute time, so that everything moves by the same step at the same moment.
+    A short state still gets a cell. The cells lie on a grid of absolute time, so that all rows move together.
     """
     start = int(end // cell) - width + 1
     marks = [" "] * width
-    free = int(life.steps[0][0] // cell) - start  # the first cell that is not taken
+    free = int(life.steps[0][0] // cell) - start  # the first free cell
     for (since, state), (until, _) in pairwise([*life.steps, (end + cell, GONE)]):
         if state == GONE:
             break

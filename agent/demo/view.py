@@ -1,4 +1,4 @@
-"""How it is shown: what a screen and plain lines have in common."""
+"""The interface that the live screen and the plain view share."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,19 +8,19 @@ from agent.demo.watch import Event, Watch
 
 
 class View(Protocol):
-    """Shows a play to a person. Moments are monotonic seconds."""
+    """Displays a run. Times are monotonic seconds."""
 
     def event(self, event: Event) -> None:
-        """Show that something happened."""
+        """Display an event."""
 
     def began(self, at: float) -> None:
-        """Count the time from this moment."""
+        """Set the start time."""
 
     async def draw(self, settings: Settings, watch: Watch) -> None:
-        """Show what changes all the time, until cancelled."""
+        """Display the counts continuously, until cancelled."""
 
     def close(self) -> None:
-        """Show no more of that; harmless where nothing was shown."""
+        """End that display; harmless if it never began."""
 
     def say(self, lines: Sequence[str], *, good: bool) -> None:
-        """Print how it ended."""
+        """Print the summary."""

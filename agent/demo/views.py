@@ -1,4 +1,4 @@
-"""Which view fits: the screen where there is a terminal that can show it, plain lines anywhere else."""
+"""Chooses the view: the live screen on a capable terminal, else plain lines."""
 
 import os
 import sys
@@ -8,10 +8,10 @@ from agent.demo.view import View
 
 
 def view() -> View:
-    """The view for standard output."""
+    """Return the view for standard output."""
     encoding = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "")
     if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" and encoding == "utf8":
-        from agent.demo.screen import Screen  # noqa: PLC0415  # with it comes rich
+        from agent.demo.screen import Screen  # noqa: PLC0415  # imports rich
 
         return Screen()
     return Lines()

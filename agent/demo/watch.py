@@ -1,4 +1,4 @@
-"""Looks at everything that happens, as it happens: the agent's state and log, and the reports of the clients."""
+"""Follows the agent's state and log, and the clients' reports."""
 
 import asyncio
 import contextlib
@@ -17,14 +17,14 @@ from agent.host.inotify import Inotify
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened, in words, at a moment (monotonic seconds)."""
+    """An event in words, with its time in monotonic seconds."""
 
     at: float
     text: str
 
 
 class Watch:
-    """What is known by now. `tell` passes every event on."""
+    """The current state of the demonstration. `tell` passes events to the listener."""
 
     def __init__(self, scene: Environment, listener: Callable[[Event], None]) -> None:
         self.scene = scene
@@ -37,25 +37,25 @@ class Watch:
         self._changed = asyncio.Event()
 
     def start(self) -> None:
-        """Hear of every change in the state and in the log; without inotify, with the next report or frame."""
+        """Watch the state and the log; without inotify they are read at each report or frame."""
         with contextlib.suppress(OSError):
             self._inotify = Inotify()
             self._inotify.arm([str(self.scene.run_directory)], [str(self.scene.log.path.parent)])
             asyncio.get_running_loop().add_reader(self._inotify.fileno(), self._heard)
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop watching."""
         if self._inotify is not None:
             asyncio.get_running_loop().remove_reader(self._inotify.fileno())
             self._inotify.close()
             self._inotify = None
 
     def tell(self, text: str) -> None:
-        """Say that something happened now."""
+        """Post an event that happens now."""
         self._listener(Event(time.monotonic(), text))
 
     async def until(self, holds: Callable[[], bool], timeout: float) -> None:
-        """Return when something holds, or after so many seconds."""
+        """Wait until `holds` returns true, at most `timeout` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while not holds():
@@ -63,7 +63,7 @@ class Watch:
                     await self._changed.wait()
 
     async def follow(self, reports: asyncio.StreamReader) -> None:
-        """Take the reports of the clients until there are no more; half a one, of clients that died, is none."""
+        """Read the clients' reports to the end; ignore the partial last line of clients that died."""
         while (line := await reports.readline()).endswith(b"\n"):
             for rotation in self.score.take(json.loads(line)):
                 self.tell(f"serial {short(rotation.serial)} served {span(rotation.took or 0)} after it was written")
@@ -75,7 +75,7 @@ class Watch:
         self.look()
 
     def look(self) -> None:
-        """Read what is new in the state and in the log."""
+        """Read what is new in the state and the log."""
         self.epochs = read_state(self.scene.run_directory)
         self.timeline.observe(self.epochs, time.monotonic())
         for entry in self.scene.log.entries():

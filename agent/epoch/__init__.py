@@ -1,6 +1,6 @@
-"""What makes any asyncio server an epoch that can be replaced without one client noticing: by the agent, or by Envoy.
+"""Library that makes any asyncio server hot-restartable, under the agent or Envoy.
 
-`run` and `Epoch` are the way in (`agent.epoch.epoch`); `agent.epoch.hot_restart` is the protocol below it.
+`run` and `Epoch` are the entry points (`agent.epoch.epoch`); `agent.epoch.hot_restart` is the protocol below.
 """
 
 from agent.epoch.epoch import Epoch, run

@@ -1,6 +1,6 @@
-"""The documents of Envoy's console, made from plain values: pure functions, one for each path that a supervisor asks.
+"""Renders the documents of Envoy's admin interface from plain values, one function per path.
 
-Field names, their types and order, content types and status codes are those that Envoy 1.40 answers with.
+Field names, types and order, content types and status codes match Envoy 1.40.
 """
 
 import json
@@ -29,7 +29,7 @@ _DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def text(body: str, status: int = 200, content_type: str = TEXT) -> Response:
-    """An answer with the headers that each of Envoy's has."""
+    """Return a response with Envoy's usual headers."""
     headers = (
         ("content-type", content_type),
         ("cache-control", "no-cache, max-age=0"),
@@ -39,12 +39,12 @@ def text(body: str, status: int = 200, content_type: str = TEXT) -> Response:
 
 
 def document(tree: Json) -> Response:
-    """An answer as Envoy prints a message in JSON: indented by one, unless there is nothing to indent."""
+    """Return a JSON response formatted like Envoy's: indented by one."""
     return text(f"{json.dumps(tree, indent=1, ensure_ascii=False)}\n", content_type=JSON)
 
 
 def parameters(target: str) -> dict[str, str]:
-    """The query of a request's target; of a name that is given twice the first value, as in Envoy."""
+    """Return the query parameters of a request target; the first value wins, as in Envoy."""
     found: dict[str, str] = {}
     for name, value in parse_qsl(target.partition("?")[2], keep_blank_values=True):
         found.setdefault(name, value)
@@ -52,12 +52,12 @@ def parameters(target: str) -> dict[str, str]:
 
 
 def ready(state: str) -> Response:
-    """/ready: the word of the state, and 200 only while it is LIVE."""
+    """Answer /ready: the name of the state, with status 200 only while it is LIVE."""
     return text(f"{state}\n", 200 if state == LIVE else 503)
 
 
 def post_required(method: str) -> Response:
-    """What Envoy answers to a mutation that is not asked for by POST."""
+    """Return Envoy's response to a mutation that is not sent by POST."""
     return text(f"Method {method} not allowed, POST required.", 405)
 
 
@@ -66,27 +66,27 @@ def post_required(method: str) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Pem:
-    """A file of certificates, with the bytes that were loaded from it: the path may hold others since."""
+    """A file of certificates with the bytes loaded from it; the path may since hold others."""
 
     path: str
     content: bytes
 
     @classmethod
     def read(cls, path: str) -> Self:
-        """Load it now; raises OSError."""
+        """Read it now; raises OSError."""
         return cls(path, Path(path).read_bytes())
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The certificates of one TLS context: the chains it shows, and the authorities it trusts."""
+    """The certificates of one TLS context: the chains it presents and the authorities it trusts."""
 
     chains: Sequence[Pem] = ()
     authorities: Pem | None = None
 
 
 def certs(contexts: Iterable[Context], now: datetime) -> Response:
-    """/certs: of each context the leaf of every chain, and every authority. `now` is aware."""
+    """Answer /certs: of each context, the leaves and the authorities. `now` is aware."""
     return document({"certificates": [_context(context, now) for context in contexts]})
 
 
@@ -100,9 +100,9 @@ def _context(context: Context, now: datetime) -> Json:
 
 
 def _certificates(pem: Pem) -> list["Certificate"]:
-    from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415  # 50 ms that only this answer wants
+    from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415  # 50 ms, needed only here
 
-    with warnings.catch_warnings(action="ignore"):  # an odd serial number is none of the console's business
+    with warnings.catch_warnings(action="ignore"):  # odd serial numbers are not reported here
         try:
             return load_pem_x509_certificates(pem.content)
         except ValueError:
@@ -128,7 +128,7 @@ def _whole_bytes(serial: int) -> str:
 
 
 def _alternative_names(certificate: "Certificate") -> list[Json]:
-    """In Envoy's order: by kind, whatever their order in the certificate."""
+    """Return alternative names in Envoy's order: by kind, not by order in the certificate."""
     from cryptography.x509 import (  # noqa: PLC0415
         DNSName,
         ExtensionNotFound,
@@ -139,7 +139,7 @@ def _alternative_names(certificate: "Certificate") -> list[Json]:
 
     try:
         names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
-    except (ExtensionNotFound, ValueError, KeyError):  # the last one by cryptography before 50, for a damaged name
+    except (ExtensionNotFound, ValueError, KeyError):  # KeyError: cryptography before 50, for a damaged name
         return []
     return [
         *({"dns": name} for name in names.get_values_for_type(DNSName)),
@@ -152,7 +152,7 @@ def _alternative_names(certificate: "Certificate") -> list[Json]:
 
 
 def listeners(bound: Iterable[tuple[str, Sequence[ListenAddress]]], form: str = "text") -> Response:
-    """/listeners: each listener's name and where it listens in fact; in JSON where `form` is `json`."""
+    """Answer /listeners: each listener's name and actual addresses; JSON if `form` is `json`."""
     if form == "json":
         statuses = [_status(name, places) for name, places in bound if places]
         return document({"listener_statuses": statuses} if statuses else {})
@@ -181,7 +181,7 @@ def _address(place: ListenAddress) -> Json:
 
 
 def init_dump(waiting: Mapping[str, Sequence[str]]) -> Response:
-    """/init_dump: by the name of each init manager that is not ready, the targets that it waits for."""
+    """Answer /init_dump: for each init manager that is not ready, the targets it waits for."""
     dumps = [
         {"name": f"init manager {name}", **({"target_names": list(targets)} if targets else {})}
         for name, targets in waiting.items()
@@ -191,7 +191,7 @@ def init_dump(waiting: Mapping[str, Sequence[str]]) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What /server_info tells. Spans are seconds; `options` and `node` are documents."""
+    """The content of /server_info. Durations are in seconds; `options` and `node` are documents."""
 
     version: str
     state: str
@@ -204,7 +204,7 @@ class Server:
 
 
 def server_info(server: Server) -> Response:
-    """/server_info."""
+    """Answer /server_info."""
     tree = {
         "version": server.version,
         "state": server.state,
@@ -219,5 +219,5 @@ def server_info(server: Server) -> Response:
 
 
 def whole_seconds(span: float) -> str:
-    """A span as Envoy prints those it counts in seconds."""
+    """Return a duration in whole seconds, formatted like Envoy's."""
     return f"{max(0, math.floor(span))}s"

@@ -1,4 +1,4 @@
-"""A small console: what the agent asks of an epoch, in the words of Envoy's, and nothing that changes anything."""
+"""A read-only admin interface in Envoy's format, with what the agent requests of an epoch."""
 
 import contextlib
 import socket
@@ -24,21 +24,21 @@ _QUEUE = 128
 
 @dataclass
 class EpochFacts:
-    """What there is to tell; the epoch keeps it true."""
+    """The facts the admin interface shows; the epoch updates them."""
 
     program: str
     arguments: Arguments
     stats: Writer
     began_at: float = field(default_factory=clock.monotonic)
     chain_began: float = field(default_factory=lambda: clock.calendar().timestamp())
-    """Calendar seconds."""
+    """In calendar seconds."""
     state: str = admin_documents.PRE_INITIALIZING
     waits_at_gate: bool = False
     listeners: dict[str, Bound] = field(default_factory=dict)
     certificates: list[admin_documents.Context] = field(default_factory=list)
 
     def count_clients(self) -> None:
-        """Bring the gauges of the listeners up to date: the kernel knows how many clients there are."""
+        """Update the listeners' gauges with the number of clients the kernel reports."""
         for name, bound in self.listeners.items():
             self.stats.gauge(f"listener.{name}.downstream_cx_active").set(bound.clients())
 
@@ -52,7 +52,10 @@ class AdminServer:
         self._path: str | None = None
 
     async def open(self, address: Mapping[str, Any]) -> None:
-        """Begin to answer at an address as Envoy's bootstrap has it. Raises `BadInput` or `MachineError`."""
+        """Start answering at an address in Envoy's bootstrap format.
+
+        Raises `BadInput` or `MachineError`.
+        """
         place, mode = _place(address)
         listener = bind(place, mode)
         try:
@@ -65,7 +68,7 @@ class AdminServer:
         await self._server.start(listener)
 
     async def close(self) -> None:
-        """Stop answering; harmless when repeated."""
+        """Stop answering; safe to repeat."""
         await self._server.close()
         if self._path is not None:
             with contextlib.suppress(OSError):

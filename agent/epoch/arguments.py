@@ -1,6 +1,6 @@
-"""Envoy's command line, as far as an epoch needs it; every other flag is refused, none is ignored.
+"""Parses the part of Envoy's command line that an epoch needs; rejects every other flag.
 
-A value follows its flag or an equals sign. What Envoy would answer and exit for is raised as an `Answer`.
+A value follows its flag or an equals sign. Flags that only print something raise `Answer`.
 """
 
 import os
@@ -13,16 +13,16 @@ from agent.core.errors import UsageError
 from agent.handoff.segment import KNOWN_MAJOR, HotRestartVersion
 
 _HEADER_AND_FLAGS = 24  # bytes of the shared memory around its two mutexes
-_MUTEX_SIZES = {"aarch64": 48}  # sizeof(pthread_mutex_t), glibc's bits/pthreadtypes-arch.h; elsewhere 40 of 64 bits
+_MUTEX_SIZES = {"aarch64": 48}  # sizeof(pthread_mutex_t), glibc's bits/pthreadtypes-arch.h; 40 on other 64-bit machines
 _MODES = ("serve", "validate", "init_only")
 _STRATEGIES = ("gradual", "immediate")
 _LEVELS = ("trace", "debug", "info", "warning", "warn", "error", "critical", "off")
-_LARGEST = (1 << 32) - 1  # Envoy's numbers are of 32 bits
+_LARGEST = (1 << 32) - 1  # Envoy's numbers have 32 bits
 _SHORT = {"-c": "--config-path", "-l": "--log-level", "-h": "--help"}
 
 
 class Answer(Exception):
-    """The command line asks for `text` on stdout and nothing else; the exit code is 0."""
+    """Raised when the command line only requests `text` on stdout; the exit code is 0."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -31,7 +31,7 @@ class Answer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What the command line says, with Envoy's defaults. Spans are seconds."""
+    """The parsed command line, with Envoy's defaults. Durations are in seconds."""
 
     config_path: str | None = None
     config_yaml: str | None = None
@@ -56,10 +56,10 @@ class Arguments:
 
 
 def parse(arguments: Sequence[str], program: str, version: str | None = None) -> Arguments:
-    """Read what stands behind the program's name, which is `program` in messages.
+    """Parse the arguments after the program's name, which is `program` in messages.
 
-    Raises `Answer` for --version, --hot-restart-version and --help, `UsageError` for an unknown flag, one that is given
-    twice or lacks its value, a value that cannot be meant, and more than one worker.
+    Raises `Answer` for --version, --hot-restart-version and --help, `UsageError` for an unknown or repeated flag, a
+    missing or invalid value, and more than one worker.
     """
     values: dict[str, Any] = {}
     remaining = list(arguments)
@@ -81,14 +81,14 @@ def parse(arguments: Sequence[str], program: str, version: str | None = None) ->
 
 
 def hot_restart_version() -> str:
-    """What `--hot-restart-version` prints here: the protocol's version and the size of the shared memory in bytes."""
+    """Return what `--hot-restart-version` prints: the protocol and shared-memory size in bytes."""
     mutex = _MUTEX_SIZES.get(os.uname().machine, 40)
     return str(HotRestartVersion(KNOWN_MAJOR, _HEADER_AND_FLAGS + 2 * mutex))
 
 
 @dataclass(frozen=True, slots=True)
 class _Flag:
-    """A flag: the field it sets, how its value is read (None: it has none), and what --help says."""
+    """A flag: the field it sets, how to parse its value (None: no value), and its --help text."""
 
     field: str
     read: Callable[[str], object] | None

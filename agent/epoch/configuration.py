@@ -1,8 +1,8 @@
-"""What an application is told by its configuration file, and what the agent has added to it for an epoch.
+"""Reads the application's configuration file and separates what the agent added to it.
 
-The file is any YAML whose root is a mapping, with whatever the application likes in it. The agent writes a private copy
-of it for each epoch, in which certificates and other watched files named by a key `filename` are `/dev/fd/N`. What it
-adds is taken out again here: an address for the console below `admin`, the way to its gate below `static_resources`.
+The file is any YAML whose root is a mapping. The agent writes a private copy of it for each epoch, in which
+certificates and other watched files named by a key `filename` are `/dev/fd/N`. The agent's additions are removed again
+here: an admin address below `admin`, the gate's cluster and listener below `static_resources`.
 """
 
 from collections.abc import Mapping
@@ -22,18 +22,18 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The application's own `tree`; where its console and its gate are, if it has them."""
+    """The application's own `tree`, the admin address and the gate's socket, if any."""
 
     tree: Tree = field(default_factory=dict)
     console: Tree | None = None
-    """The address of the console, as Envoy's bootstrap has it: a `pipe` or a `socket_address`."""
+    """The admin address in Envoy's bootstrap format: a `pipe` or a `socket_address`."""
     gate: Path | None = None
 
 
 def read(path: str | None, extra: str | None) -> Configuration:
-    """Read the file, and what is to be merged over it; without either there is an empty mapping.
+    """Read the file at `path` and merge `extra` over it; without either the tree is empty.
 
-    Mappings are merged, lists are joined, anything else is replaced. Raises `BadInput` naming the file and the line.
+    Mappings are merged, lists are joined, any other value is replaced. Raises `BadInput` naming the file and the line.
     """
     tree: Tree = {}
     if path is not None:
@@ -79,7 +79,7 @@ def _merge(below: Tree, above: Mapping[str, Any]) -> Tree:
 
 
 def _own(tree: Tree) -> Tree:
-    """The tree without what the agent added, and without what is empty then."""
+    """Return the tree without the agent's additions, and without mappings that this empties."""
     own = dict(tree)
     resources = own.get("static_resources")
     if isinstance(resources, dict):
@@ -99,7 +99,7 @@ def _without_gate(value: object) -> object:
 
 
 def _gate(tree: Tree) -> Path | None:
-    """The socket of the gate's cluster."""
+    """Return the socket path of the gate's cluster."""
     for cluster in _elements(_follow(tree, "static_resources"), "clusters"):
         if isinstance(cluster, dict) and cluster.get("name") == NAME:
             for locality in _elements(_follow(cluster, "load_assignment"), "endpoints"):

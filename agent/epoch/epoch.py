@@ -1,24 +1,24 @@
-"""The way in: a few lines make any asyncio server an epoch that can be replaced without one client noticing.
+"""Makes any asyncio server an epoch that can be replaced without clients noticing.
 
     async def main(epoch: Epoch) -> None:
-        files = epoch.configuration["tls"]                          # the file of -c: YAML of the application's own
+        files = epoch.configuration["tls"]                          # the file of -c: the application's own YAML
         tls = epoch.tls_context(files["certificate_chain"]["filename"], files["private_key"]["filename"])
-        web = await epoch.listen("127.0.0.1", 8443)                 # everything that may fail comes before …
+        web = await epoch.listen("127.0.0.1", 8443)                 # every step that may fail comes before …
         await epoch.admitted()                                      # … this line: the gate
         servers = [await asyncio.start_server(handle, sock=each, ssl=tls, backlog=BACKLOG) for each in web.sockets]
         await epoch.serve()                                         # until a successor serves, or SIGTERM
         for server in servers:
             server.close()
-        await epoch.terminated()                                    # what is connected may finish
+        await epoch.terminated()                                    # open connections may finish
 
     run(main)
 
-The order is the point, and it is checked: sockets can be had behind the gate only, so that a candidate that is thrown
-away has never accepted anybody. Whatever comes before the gate is what `--mode validate` runs. Without an agent and
-without a chain (no `--restart-epoch`, `--base-id` or `--socket-path`) the same program just binds and serves.
+The order matters, and it is checked: sockets are available only after the gate, so that a rejected candidate has never
+accepted a client. `--mode validate` runs the steps before the gate. Without an agent and without a chain (no
+`--restart-epoch`, `--base-id` or `--socket-path`) the same program just binds and serves.
 
-What the agent wants to know of an epoch is answered by itself, at the address that it adds to the configuration: which
-certificates `tls_context` has loaded, where it listens, how many clients there are (by the kernel's word), statistics.
+The library answers the agent's requests at the admin address that the agent adds to the configuration: the certificates
+that `tls_context` has loaded, the listening addresses, the number of clients (from the kernel), statistics.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ _USAGE_ERROR = 2
 
 
 class Stage(IntEnum):
-    """How far an epoch has come; it only goes forward."""
+    """The phases of an epoch's life; it only moves forward."""
 
     MADE = 0
     PREPARING = 1
@@ -62,16 +62,16 @@ class Stage(IntEnum):
 
 
 class Validated(BaseException):
-    """There is nothing left to validate; it ends the block of the epoch, and no further."""
+    """Raised to end the epoch's block when validation is complete."""
 
 
 class Epoch:
-    """One generation of a server. To be used by `async with`, from within the task that serves."""
+    """One generation of a server. Use it with `async with`, within the task that serves."""
 
     def __init__(self, arguments: Arguments, program: str) -> None:
         self.arguments = arguments
         self.stats = statistics.open_writer() if arguments.mode == "serve" else Writer.private()
-        """Counters and gauges, which the console tells, the agent adds up over all epochs, and a successor hears of."""
+        """Counters and gauges, for the admin interface, the agent's totals and a successor."""
         self._configuration = configuration.Configuration()
         self._stage = Stage.MADE
         self._facts = EpochFacts(program, arguments, self.stats)
@@ -87,12 +87,12 @@ class Epoch:
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str] | None = None) -> Self:
-        """Read the command line, by default this program's, its name in front.
+        """Create an epoch from a command line, by default this program's, with its name in front.
 
-        Answers --version, --hot-restart-version and --help, and complains about what cannot be meant: by SystemExit.
+        Handles --version, --hot-restart-version and --help, and reports invalid arguments, by SystemExit.
         """
         program, *rest = sys.argv if arguments is None else arguments
-        name = PurePath(os.path.realpath(program)).name  # a supervisor may run it by an open descriptor
+        name = PurePath(os.path.realpath(program)).name  # a supervisor may execute it through an open descriptor
         try:
             return cls(parse(rest, name), name)
         except Answer as answer:
@@ -104,35 +104,39 @@ class Epoch:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The configuration file, a mapping of the application's own; files in it may be called `/dev/fd/N`."""
+        """The configuration file, the application's own mapping; its files may be named `/dev/fd/N`."""
         return self._configuration.tree
 
     @property
     def number(self) -> int:
-        """The number the agent has given it, from 1; in a chain without an agent the restart epoch."""
+        """The number given by the agent, from 1; in a chain without an agent the restart epoch."""
         return statistics.number() or self.arguments.restart_epoch
 
     @property
     def is_draining(self) -> bool:
-        """Whether clients are to be gone soon."""
+        """Whether clients should disconnect soon."""
         return self._stage >= Stage.DRAINING
 
     def client_should_leave(self) -> bool:
-        """Whether to ask the next client to leave (`connection: close` in HTTP/1.1), by --drain-strategy.
+        """Return whether to close the next client (`connection: close` in HTTP/1.1).
 
-        Never before the drain; then with a likelihood that grows over the drain time, lest all come back at once.
+        Follows --drain-strategy. Never true before the drain; then with a probability that grows over the drain time,
+        so that clients do not all reconnect at once.
         """
         if not self.is_draining:
             return False
         if self.arguments.drain_strategy == "immediate" or not self.arguments.drain_time:
             return True
         elapsed = clock.monotonic() - self._drain_began
-        return random.random() < elapsed / self.arguments.drain_time  # noqa: S311  # nothing secret
+        return random.random() < elapsed / self.arguments.drain_time  # noqa: S311  # not used for secrets
 
-    # Life
+    # Lifecycle
 
     async def __aenter__(self) -> Self:
-        """Read the configuration and take the place in the chain. Raises `BadInput`, `UsageError`, `MachineError`."""
+        """Read the configuration and join the chain.
+
+        Raises `BadInput`, `UsageError`, `MachineError`.
+        """
         self._expect(Stage.MADE)
         self._stage = Stage.PREPARING
         self._owner = asyncio.current_task()
@@ -161,12 +165,12 @@ class Epoch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Leave the chain and close what is open. A stop that came before it served ends the block quietly."""
+        """Leave the chain and close everything; suppress the cancellation by an early stop."""
         await self._end()
         return error is not None and self._swallows(error)
 
     def _swallows(self, error: BaseException) -> bool:
-        """Whether it was this epoch that ended its block."""
+        """Return whether this epoch itself ended its block."""
         if isinstance(error, asyncio.CancelledError) and self._was_stopped and self._owner is not None:
             return self._owner.uncancel() == 0
         return isinstance(error, Validated)
@@ -187,18 +191,18 @@ class Epoch:
     # Preparing
 
     async def listen(self, host: str, port: int) -> Listener:
-        """Listen on a literal IPv4 or IPv6 address: with the predecessor's sockets, or with one bound now.
+        """Listen on a literal IPv4 or IPv6 address: inherit the predecessor's sockets, or bind one.
 
-        Raises `AddressHeld` if somebody else listens there, `MachineError`, `UsageError`.
+        Raises `AddressHeld` if another process listens there, `MachineError`, `UsageError`.
         """
         name = f"[{host.replace(':', '_')}]_{port}" if ":" in host else f"{host}_{port}"
         return await self._listen(sockets.tcp(host, port), name, None)
 
     async def listen_unix(self, path: str, mode: int | None = None) -> Listener:
-        """The same at a Unix socket; `mode` is its file's, if it is bound here.
+        """Listen on a Unix socket; `mode` is the file mode if it is bound here.
 
         The file is the successor's too. Serve with `asyncio.start_server`: since Python 3.13 a server made by
-        `start_unix_server` removes it when it closes, unless told `cleanup_socket=False`.
+        `start_unix_server` removes it when it closes, unless given `cleanup_socket=False`.
         """
         return await self._listen(sockets.unix(path), path.replace(":", "_"), mode)
 
@@ -217,9 +221,9 @@ class Epoch:
         return inherited or [sockets.bind(place, mode)]
 
     def tls_context(self, certificate_chain: str, private_key: str) -> ssl.SSLContext:
-        """A server's context with a certificate and its key, which the agent compares with what it meant to be served.
+        """Return a server context with a certificate and its key; the agent checks what it loaded.
 
-        Raises `BadInput` if they cannot be read or do not belong together.
+        Raises `BadInput` if they cannot be read or do not match.
         """
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
@@ -232,9 +236,9 @@ class Epoch:
         return context
 
     async def admitted(self) -> None:
-        """Wait at the gate, for as long as it takes; whoever is not wanted never comes back from here.
+        """Wait at the gate until this epoch may serve; a rejected candidate never returns from here.
 
-        With `--mode validate` nobody does: everything has been validated by now, and the epoch's block ends.
+        With `--mode validate` the epoch's block ends here, since everything has been validated.
         """
         self._expect(Stage.PREPARING)
         if self._is_validating:
@@ -251,24 +255,25 @@ class Epoch:
     # Serving
 
     async def serve(self) -> None:
-        """Say that the server accepts, which makes the predecessor drain; return when this one shall.
+        """Report that the server accepts; return when this epoch drains.
 
-        Then close the server's sockets. Connections go on until `terminated`.
+        The report makes the predecessor drain. On return, close the server's sockets; connections continue until
+        `terminated`.
         """
         self._expect(Stage.ADMITTED)
-        if not self.is_draining:  # else it was stopped on the last yards
+        if not self.is_draining:  # else it was stopped just before
             self._stage = Stage.SERVING
             self._facts.state = admin_documents.LIVE
             if self._restart is not None:
                 self._restart.serve()
         await self._drained.wait()
-        await asyncio.sleep(0)  # what was accepted in the last turn is a connection in this one
+        await asyncio.sleep(0)  # asyncio creates connections one turn after it accepts them
 
     async def terminated(self) -> None:
-        """Return when it is time to exit: clients that are still connected are cut. Clients may well leave earlier."""
+        """Return when it is time to exit, which cuts remaining clients; the server may exit earlier."""
         await self._ended.wait()
 
-    # Being told
+    # Callbacks from the chain and signals
 
     def _part(self) -> ServerHooks:
         deltas: list[statistics.Deltas] = []
@@ -300,7 +305,10 @@ class Epoch:
             self._console_end = asyncio.get_running_loop().create_task(self._admin.close())
 
     def _terminate(self) -> None:
-        """SIGTERM, or the successor's word for it. Before it serves there is nothing to finish; nor the second time."""
+        """Handle SIGTERM, or Terminate from the successor.
+
+        Before it serves, and on a second call, there is nothing to wait for: the owner task is cancelled.
+        """
         was_ended = self._ended.is_set()
         self._drain()
         self._ended.set()
@@ -313,7 +321,7 @@ class Epoch:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._terminate)
         if self.arguments.given & _IN_A_CHAIN:
-            for number in (signal.SIGHUP, signal.SIGUSR1):  # meant for Envoy: whoever sends them wants no death
+            for number in (signal.SIGHUP, signal.SIGUSR1):  # meant for Envoy; by default they would kill it
                 loop.add_signal_handler(number, _do_nothing)
 
     def _ignore_signals(self) -> None:
@@ -321,7 +329,7 @@ class Epoch:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             loop.remove_signal_handler(number)
 
-    # Order
+    # Order of calls
 
     @property
     def _is_validating(self) -> bool:
@@ -334,7 +342,7 @@ class Epoch:
 
 
 def run(main: Callable[[Epoch], Awaitable[None]], arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a server to its end, and exit: 0 when it was told to, 1 with one line on stderr when it could not go on."""
+    """Run a server, then exit: 0 after a normal end, 1 with a line on stderr on `AgentError`."""
     epoch = Epoch.from_command_line(arguments)
     try:
         asyncio.run(_run(epoch, main))

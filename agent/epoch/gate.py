@@ -1,4 +1,4 @@
-"""The gate of the agent, as a candidate comes to it: it knocks, and waits until it is let in or dropped."""
+"""The candidate's side of the agent's gate."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ _ASKED = json.dumps({"resource_names": [NAME], "type_url": _ROUTES}).encode()
 async def wait_at_gate(path: Path) -> None:
     """Return when the gate at this Unix socket opens, however long that takes.
 
-    What is asked is what Envoy asks: its routes, by REST. Raises `MachineError` if there is no gate, if it is taken
-    away, or if it is not opened but answers otherwise.
+    Sends Envoy's request: its routes, by REST. Raises `MachineError` if there is no gate, if it is removed, or if it
+    responds with an error.
     """
     request = Request("POST", "/v3/discovery:routes", (("content-type", "application/json"),), _ASKED)
     try:

@@ -1,14 +1,14 @@
-"""Envoy's hot restart, both of its roles: the child of the epoch before, and the parent of the epoch to come.
+"""Envoy's hot restart, both roles: child of the previous epoch and parent of the next.
 
-    restart = HotRestart(arguments, Part(share=…, drain=…, shutdown_admin=…, terminate=…, stats=…))
-    await restart.join()                        # a fault up to here costs the predecessor nothing
+    restart = HotRestart(arguments, ServerHooks(share=…, drain=…, shutdown_admin=…, terminate=…, stats=…))
+    await restart.join()                        # a failure up to here does not affect the predecessor
     sockets = await restart.inherit(place)      # none: bind
     …                                           # load everything, begin to accept
     restart.serve()                             # the predecessor drains, and is told to exit later
 
-The neighbours may be Envoys, or an agent that stands between all epochs. With `--parent-shutdown-time-s 0` the
-predecessor is not needed after `serve`. What differs from Envoy: a neighbour that is gone, late or hostile never ends
-this process; one that exits while it starts clears its mark in the shared memory and leaves its predecessor alone.
+The neighbours may be Envoys, or an agent between all epochs. With `--parent-shutdown-time-s 0` the predecessor is not
+needed after `serve`. Differences from Envoy: a neighbour that exited, is late or hostile never ends this process; if
+this process exits while it starts, it clears its flag in the shared memory and does not affect its predecessor.
 """
 
 import asyncio
@@ -39,11 +39,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServerHooks:
-    """What the server gives to its successor, and hears of it.
+    """Callbacks with which the server answers its successor.
 
-    `share`: the descriptor for a place, which stays the server's; None: there is none. `drain`: stop accepting, ask
-    clients to leave. `shutdown_admin`: a successor takes the console over. `terminate`: exit now. `stats`: by how much
-    counters grew since the last question, and gauges.
+    `share`: the descriptor for an address, which the server keeps owning; None if there is none. `drain`: stop
+    accepting, ask clients to disconnect. `shutdown_admin`: a successor replaces the admin interface. `terminate`: exit
+    now. `stats`: counter increments since the last call, and gauges.
     """
 
     share: Callable[[ListenAddress], int | None]
@@ -54,11 +54,11 @@ class ServerHooks:
 
 
 class HotRestart:
-    """This process's place in a chain. To be used from within one running loop."""
+    """This process's place in a chain. Use it within one running loop."""
 
     def __init__(self, arguments: Arguments, part: ServerHooks) -> None:
         self.started_at = int(clock.calendar().timestamp())
-        """When the first epoch of the chain was started, in calendar seconds; known after `join`."""
+        """Start of the chain's first epoch in calendar seconds; correct after `join`."""
         self._arguments = arguments
         self._part = part
         self._addresses = ChainAddresses(arguments.socket_path, arguments.base_id, arguments.restart_epoch)
@@ -71,10 +71,10 @@ class HotRestart:
         self._farewell: asyncio.TimerHandle | None = None
 
     async def join(self) -> None:
-        """Take the place: names, shared memory, and from a predecessor its console.
+        """Join the chain: bind names, attach shared memory, replace a predecessor's admin interface.
 
         Raises `UsageError` for names that are too long, `MachineError` if the place is taken, another process of the
-        chain is still starting, or the predecessor is not there or does not answer within 10 s.
+        chain is still starting, or the predecessor is missing or does not answer within 10 s.
         """
         self._addresses.check()
         try:
@@ -94,27 +94,27 @@ class HotRestart:
         take = None if self._predecessor is None else self._predecessor.take
         self._mailboxes.append(MessageReceiver(names.replies, mode, take))
         self._mailboxes.append(MessageReceiver(names.requests, mode, self._hear))
-        for name in names.datagrams:  # a predecessor that forwards UDP would wait for a reader
+        for name in names.datagrams:  # a predecessor that forwards UDP would otherwise wait for a reader
             self._mailboxes.append(MessageReceiver(name, mode))
 
     async def inherit(self, place: ListenAddress) -> list[socket.socket]:
-        """The predecessor's sockets at a place, one for each worker that has one; none: bind yourself.
+        """Return the predecessor's sockets for an address, one per worker; if empty, bind one.
 
-        They are non-blocking, closed on exec, and mostly listen already: then they are not to be told again. One that
-        was bound by somebody with the privilege for it, or that refused clients for a while, does not listen yet.
-        Raises `MachineError` if the predecessor is gone or does not answer.
+        They are non-blocking and closed on exec. Most already listen, and then listen(2) must not be called again. One
+        that a privileged process bound, or that refused clients for a while, does not listen yet. Raises `MachineError`
+        if the predecessor has exited or does not answer.
         """
         return [] if self._predecessor is None else await self._predecessor.inherit(place)
 
     async def parent_stats(self) -> tuple[dict[str, int], dict[str, int]]:
-        """By how much the predecessor's counters grew since it was last asked, and its gauges.
+        """Return the predecessor's counter increments since the last call, and its gauges.
 
-        Nothing at all without one. Raises `MachineError`; a predecessor that is gone has nothing more to tell.
+        Both are empty without a predecessor. Raises `MachineError`, also when the predecessor has exited.
         """
         return ({}, {}) if self._predecessor is None else await self._predecessor.stats()
 
     def serve(self) -> None:
-        """Say that this process accepts: the predecessor closes its listeners, and exits in time."""
+        """Report that this process accepts: the predecessor stops accepting, and exits later."""
         if self._serves:
             return
         self._serves = True
@@ -129,10 +129,10 @@ class HotRestart:
             self._memory.started()
 
     def close(self) -> None:
-        """Leave the chain; harmless when repeated.
+        """Leave the chain; safe to repeat.
 
-        A predecessor that drains is told to exit, as there will be nobody else to tell it; one that still serves, since
-        this process never did, is left alone.
+        A predecessor that drains is told to exit, as no other process would tell it. One that still serves, since this
+        process never did, is not affected.
         """
         if self._farewell is not None:
             self._farewell.cancel()
@@ -151,7 +151,7 @@ class HotRestart:
     # The successor
 
     def _hear(self, letter: Message) -> None:
-        """Take a request. A descriptor that came with it was asked for by nobody."""
+        """Handle a request; a descriptor sent with it is unexpected and closed."""
         if letter.descriptor is not None:
             os.close(letter.descriptor)
         message = letter.message
@@ -168,12 +168,12 @@ class HotRestart:
             case "terminate":
                 self._part.terminate()
             case "test_connection":
-                pass  # that it was taken is the answer
+                pass  # receiving it is enough
             case _:
                 self._answer(HotRestartMessage(didnt_recognize_your_last_message=True))
 
     def _give_console_up(self) -> None:
-        """There are never three that serve: whoever drains for this one ends now, as in Envoy."""
+        """Reply to ShutdownAdmin and terminate a draining predecessor: as in Envoy, two remain."""
         self._has_successor = True
         reply = Reply.ShutdownAdmin(original_start_time_unix_seconds=self.started_at, enable_reuse_port_default=True)
         try:
@@ -184,7 +184,7 @@ class HotRestart:
             self._predecessor.terminate()
 
     def _share(self, place: ListenAddress) -> None:
-        """Answer in any case: an Envoy that waits for a socket waits for ever."""
+        """Reply in any case: an Envoy that waits for a socket waits forever."""
         descriptor = None
         try:
             descriptor = self._part.share(place)
@@ -203,5 +203,5 @@ class HotRestart:
             self._answer(HotRestartMessage(reply=Reply(stats=stats)))
 
     def _answer(self, message: HotRestartMessage, descriptor: int | None = None) -> None:
-        with contextlib.suppress(MachineError):  # it has gone since, and needs no answer
+        with contextlib.suppress(MachineError):  # the successor has exited and needs no reply
             self._successor.send(message, descriptor)

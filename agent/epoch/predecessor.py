@@ -1,4 +1,4 @@
-"""The epoch before this one: it is asked for its sockets and statistics, and told to drain and to exit."""
+"""Client of the previous epoch: requests sockets and statistics, tells it to drain and exit."""
 
 import asyncio
 import contextlib
@@ -12,18 +12,20 @@ from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply, Request
 from agent.handoff.socket_store import ListenAddress
 
 PATIENCE = 10.0
-"""Seconds for a predecessor to appear, and for each of its answers: Envoy waits for ever for an answer, and as long as
-this for a name that nobody has, which is also how long it waits for somebody to take an answer of its own."""
+"""Seconds for a predecessor to appear, and for each of its replies.
 
-_KNOCK_INTERVAL = 0.05  # the kernel does not tell when somebody binds an abstract name
+Envoy waits forever for a reply, and this long for a name to be bound, or for a peer to read one of its replies.
+"""
+
+_KNOCK_INTERVAL = 0.05  # the kernel does not report when an abstract name is bound
 _WORKERS_LIMIT = 1024
 
 
 class Predecessor:
-    """Asks one question at a time. `address` is where it takes requests; its answers are given to `take`.
+    """Sends one request at a time to `address`; its replies are passed to `take`.
 
-    Every question raises `MachineError` if it is gone or does not answer; after that it is written off, and asked
-    nothing more.
+    Every request raises `MachineError` if the predecessor has exited or does not reply; after a timeout no further
+    request is sent.
     """
 
     def __init__(self, address: str) -> None:
@@ -34,21 +36,22 @@ class Predecessor:
         self._failure: str | None = None
         self._is_terminated = False
 
-    # Questions
+    # Requests
 
     async def shutdown_admin(self) -> int:
-        """Have it give up its console; return when the first of the chain was started, in calendar seconds.
+        """Have it close its admin interface; return the chain's start in calendar seconds.
 
-        It may be starting itself: it is waited for.
+        Waits for a predecessor that is still starting.
         """
         reply = await self._ask(Request(shutdown_admin=Request.ShutdownAdmin()), waiting=True)
         return reply.message.reply.shutdown_admin.original_start_time_unix_seconds
 
     async def inherit(self, place: ListenAddress) -> list[socket.socket]:
-        """Duplicates of what it has at a place, one for each worker that accepts by itself; none: nobody listens.
+        """Return duplicates of its sockets for an address, one for each worker with its own queue.
 
-        Each is non-blocking and closed on exec. They stop at the first that is no queue of its own: a place whose
-        workers share one socket has one, and so has one that was bound for us and does not listen yet.
+        The list is empty if it does not listen there. Each socket is non-blocking and closed on exec. The list ends at
+        the first socket without a queue of its own: workers that share one socket yield one, and so does a socket that
+        was bound for this process and does not listen yet.
         """
         inherited: list[socket.socket] = []
         try:
@@ -77,7 +80,7 @@ class Predecessor:
         return (await self._ask(Request(pass_listen_socket=request))).descriptor
 
     async def stats(self) -> tuple[dict[str, int], dict[str, int]]:
-        """By how much its counters grew since it was last asked, and its gauges."""
+        """Return its counter increments since the last request, and its gauges."""
         stats = (await self._ask(Request(stats=Request.Stats()))).message.reply.stats
         return dict(stats.counter_deltas), dict(stats.gauges)
 
@@ -97,7 +100,7 @@ class Predecessor:
                 return await answer
         except BaseException as error:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
-                _close(answer.result().descriptor)  # it came when nobody waited any more
+                _close(answer.result().descriptor)  # it arrived after the timeout
             if not isinstance(error, TimeoutError):
                 raise
             self._failure = f"cannot go on with {self._outbox.address}: no answer to {self._asked} in {PATIENCE:g} s"
@@ -117,10 +120,10 @@ class Predecessor:
             else:
                 return
 
-    # Answers
+    # Replies
 
     def take(self, letter: Message) -> None:
-        """Give it an answer. One that fits no question, and a descriptor on it, counts for nothing."""
+        """Handle a reply; ignore one that matches no request, and close its descriptor."""
         kind = _kind(letter.message)
         if self._answer is None or self._answer.done() or kind not in {self._asked, "not understood"}:
             _close(letter.descriptor)
@@ -133,20 +136,20 @@ class Predecessor:
             _close(letter.descriptor)
             self._answer.set_result(Message(letter.message, None))
 
-    # Orders
+    # Commands
 
     def drain_listeners(self) -> None:
-        """Tell it to accept no more; if it is gone, nobody does."""
+        """Tell it to stop accepting; no effect if it has exited."""
         self._tell(Request(drain_listeners=Request.DrainListeners()))
 
     def terminate(self) -> None:
-        """Tell it to exit, once; if it is gone, it has."""
+        """Tell it to exit, once; no effect if it has exited."""
         if not self._is_terminated:
             self._is_terminated = True
             self._tell(Request(terminate=Request.Terminate()))
 
     def close(self) -> None:
-        """Say no more."""
+        """Stop sending."""
         self._outbox.close()
 
     def _tell(self, request: Request) -> None:
@@ -155,7 +158,7 @@ class Predecessor:
 
 
 def listens(made: socket.socket) -> bool:
-    """Whether a stream socket has a queue for clients; one that takes datagrams counts as if it had."""
+    """Return whether a stream socket listens; always true for a datagram socket."""
     return made.type != socket.SOCK_STREAM or made.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
 
 
@@ -175,7 +178,7 @@ def _kind(message: HotRestartMessage) -> str:
 
 
 def _wanted(letter: Message) -> int | None:
-    """The descriptor of an answer that says it brings one."""
+    """Return the descriptor of a reply that announces one."""
     if letter.message.reply.pass_listen_socket.fd >= 0:
         return letter.descriptor
     _close(letter.descriptor)

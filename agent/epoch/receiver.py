@@ -1,8 +1,8 @@
-"""A bound datagram socket of this epoch: whatever comes is read at once, and what is rubbish costs only itself.
+"""A bound datagram socket of this epoch that reads at once and drops invalid messages.
 
-Anybody in the network namespace may write to an abstract name, and one datagram that makes no sense aborts Envoy. Here
-only this process's own user and root are listened to (SO_PASSCRED, unix(7)), each process by itself, so that nobody's
-fragments get into somebody else's message.
+Any process in the network namespace may send to an abstract name, and one invalid datagram aborts Envoy. Here only
+datagrams of this process's own user and root are accepted (SO_PASSCRED, unix(7)), and each process's fragments are
+assembled separately.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from agent.handoff.descriptors import discard
 from agent.handoff.framing import DATAGRAM_LIMIT, Assembler
 
 _ROOT = 0
-_SENDERS_LIMIT = 8  # whose half messages are kept; a chain has two writers for each socket at most
+_SENDERS_LIMIT = 8  # with incomplete messages; a chain has at most two senders for each socket
 _BROKEN = socket.MSG_TRUNC | socket.MSG_CTRUNC
 _HELD = (
     "cannot bind {}: {}; if another chain has this --base-id, choose another; if this process follows in it, give it "
@@ -31,10 +31,10 @@ _log = logging.getLogger(__name__)
 
 
 class MessageReceiver:
-    """Receives at `address`, of file mode `mode` where that is a path.
+    """Receives at `address`, with file mode `mode` where that is a path.
 
-    `on_letter` gets each whole message and owns its descriptor; without it everything is read and dropped. To be made
-    inside a running loop. Raises `MachineError` if the name cannot be had.
+    `on_letter` gets each whole message and owns its descriptor; without it everything is read and dropped. Create it
+    inside a running loop. Raises `MachineError` if the name cannot be bound.
     """
 
     def __init__(self, address: str, mode: int, on_letter: Callable[[Message], None] | None = None) -> None:
@@ -46,7 +46,7 @@ class MessageReceiver:
         asyncio.get_running_loop().add_reader(self._socket, self._receive)
 
     def close(self) -> None:
-        """Stop receiving, and remove the path unless somebody else has taken it; harmless when repeated."""
+        """Stop receiving and remove the path, unless another process replaced it; safe to repeat."""
         if self._is_closed:
             return
         asyncio.get_running_loop().remove_reader(self._socket)
@@ -62,7 +62,7 @@ class MessageReceiver:
         return self._socket.fileno() == -1
 
     def _receive(self) -> None:
-        while not self._is_closed:  # whoever takes a letter may close the mailbox
+        while not self._is_closed:  # `on_letter` may close this receiver
             try:
                 data, ancillary, flags, _ = self._socket.recvmsg(DATAGRAM_LIMIT + 1, ANCILLARY, socket.MSG_CMSG_CLOEXEC)
             except (BlockingIOError, InterruptedError):
@@ -102,7 +102,7 @@ class MessageReceiver:
 
 
 def _bind_path(address: str, mode: int) -> socket.socket:
-    """Take a path that nobody listens at: a file alone, which Envoy leaves behind, is in nobody's way."""
+    """Bind a path at which no process listens; a stale file, as Envoy leaves it, is replaced."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(address)

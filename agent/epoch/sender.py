@@ -1,4 +1,4 @@
-"""What this epoch sends to one address: whole messages, in order, without ever waiting for the one who reads them."""
+"""Sends whole messages to one address, in order, without ever blocking."""
 
 import asyncio
 import contextlib
@@ -13,19 +13,22 @@ from agent.handoff.descriptors import discard
 from agent.handoff.framing import cut
 from agent.handoff.hot_restart_pb2 import HotRestartMessage
 
-_BACKLOG_LIMIT = 4096  # datagrams kept for a peer that does not read; a honest one has one question open
+_BACKLOG_LIMIT = 4096  # datagrams queued for a peer that does not read; a correct peer has one request open
 
 
 class MessageSender:
-    """Sends to whoever has the name at that moment: a neighbour may die, and another take its place."""
+    """Sends to the process that has the name at that moment, since a neighbour may be replaced."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._sender: socket.socket | None = None
-        self._backlog: deque[tuple[bytes, int | None, bool]] = deque()  # what, what with it, whether it ends a message
+        self._backlog: deque[tuple[bytes, int | None, bool]] = deque()  # data, descriptor, whether it ends a message
 
     def send(self, message: HotRestartMessage, descriptor: int | None = None) -> None:
-        """Send, with a duplicate of `descriptor` on the last datagram. Raises `MachineError` if nobody is there."""
+        """Send, with a duplicate of `descriptor` on the last datagram.
+
+        Raises `MachineError` if nothing is bound at the address.
+        """
         datagrams = cut(message)
         if len(self._backlog) + len(datagrams) > _BACKLOG_LIMIT:
             raise MachineError(f"cannot send to {self.address}: it does not read what was sent before")
@@ -34,7 +37,7 @@ class MessageSender:
         self._flush()
 
     def close(self) -> None:
-        """Drop what could not be sent yet."""
+        """Drop the queue."""
         self._hang_up()
         discard([descriptor for _, descriptor, _ in self._backlog if descriptor is not None])
         self._backlog.clear()
@@ -57,11 +60,11 @@ class MessageSender:
             raise MachineError(message) from error
 
     def _flush_later(self) -> None:
-        with contextlib.suppress(MachineError):  # it is gone, and with it whoever waited
+        with contextlib.suppress(MachineError):  # the peer has exited and needs no reply
             self._flush()
 
     def _line(self) -> socket.socket:
-        """A connected socket, whose peer's full queue the loop can wait for."""
+        """Return a connected socket, so that the loop can wait for space in the peer's queue."""
         if self._sender is None:
             sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             try:

@@ -1,8 +1,8 @@
-"""The word of memory that the processes of a chain share: whether one of them is still starting.
+"""The shared-memory file of a chain: a flag whether one of its processes is still starting.
 
-Epoch 0 makes the file anew, every later one opens it. The layout is `agent.handoff.segment`'s. Envoy never removes the
-file and leaves the flag standing if it dies while it starts; this epoch takes its flag back, and the last of a chain
-removes the file.
+Epoch 0 creates the file anew, every later one opens it. The layout is that of `agent.handoff.segment`. Envoy never
+removes the file, and leaves the flag set if it dies while it starts; this epoch clears its flag, and the last one of a
+chain removes the file.
 """
 
 import os
@@ -18,7 +18,7 @@ _WORD = 8
 
 @dataclass
 class SharedMemory:
-    """One process's hold on the file."""
+    """One process's handle on the file."""
 
     segment: Segment
     _descriptor: int
@@ -27,9 +27,9 @@ class SharedMemory:
 
     @classmethod
     def attach(cls, base_id: int, version: HotRestartVersion, *, first: bool) -> "SharedMemory":
-        """Make the file (the first of a chain) or open it, and say that this process is starting.
+        """Create (as the first of a chain) or open the file; set the flag: this process is starting.
 
-        Raises `MachineError` if it is not there, is of another version, or if somebody else is starting.
+        Raises `MachineError` if it is missing, of another version, or if another process is starting.
         """
         segment = Segment(base_id)
         if first:
@@ -44,13 +44,13 @@ class SharedMemory:
         return memory
 
     def started(self) -> None:
-        """Say that this process has started; the next one may come."""
+        """Clear the flag: this process has started, and the next one may start."""
         if self._is_starting:
             self._is_starting = False
             self._write(self._read() & ~_INITIALIZING)
 
     def close(self) -> None:
-        """Let go, and take the flag back if it is ours; harmless when repeated."""
+        """Close the file, and clear the flag if this process set it; safe to repeat."""
         if self._descriptor != -1:
             self.started()
             os.close(self._descriptor)

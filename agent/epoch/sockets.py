@@ -1,4 +1,4 @@
-"""Listening sockets of an epoch: bound here where there was none to inherit."""
+"""Binds the listening sockets of an epoch that has none to inherit."""
 
 import errno
 import os
@@ -13,13 +13,16 @@ from agent.epoch.predecessor import listens
 from agent.handoff.socket_store import ListenAddress
 
 BACKLOG = 4096
-"""How many clients may wait to be accepted; the kernel takes no more than net.core.somaxconn of them."""
+"""Length of the accept queue; the kernel caps it at net.core.somaxconn."""
 
 _UNIX = "unix://"
 
 
 def tcp(host: str, port: int) -> ListenAddress:
-    """The place of a literal address; raise `UsageError` for a name, which may be another address in the next epoch."""
+    """Return the address of a literal host.
+
+    Raises `UsageError` for a name, which may resolve to another address in the next epoch.
+    """
     try:
         return ListenAddress.at("tcp", ip_address(host).compressed, str(port), "")
     except ValueError:
@@ -27,20 +30,20 @@ def tcp(host: str, port: int) -> ListenAddress:
 
 
 def unix(path: str) -> ListenAddress:
-    """The place of a Unix socket, abstract with a leading `@`."""
+    """Return the address of a Unix socket, abstract with a leading `@`."""
     return ListenAddress(f"{_UNIX}{path}")
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The sockets at one place, each with a queue of its own, before anybody accepts."""
+    """The sockets of one address, each with its own queue."""
 
     place: ListenAddress
     sockets: list[socket.socket] = field(default_factory=list)
 
     @property
     def actual(self) -> ListenAddress:
-        """Where it listens in fact, if the kernel has chosen the port."""
+        """The listening address with the port that the kernel chose."""
         if not self.place.any_port or not self.sockets or self.sockets[0].fileno() == -1:
             return self.place
         host, port = self.sockets[0].getsockname()[:2]
@@ -48,11 +51,11 @@ class Bound:
 
     @property
     def is_given_up(self) -> bool:
-        """Whether this process listens here no more."""
+        """Whether this process has stopped listening here."""
         return not any(each.fileno() != -1 for each in self.sockets)
 
     def get(self, place: ListenAddress) -> int | None:
-        """The descriptor for a successor's worker; a socket that is the only one of its kind is for all of them."""
+        """Return the descriptor for a successor's worker; without reuse_port, workers share one."""
         if self.is_given_up or place.address not in {self.place.address, self.actual.address}:
             return None
         if place.worker < len(self.sockets):
@@ -62,29 +65,29 @@ class Bound:
         return only.fileno() if shared else None
 
     def listen(self, backlog: int = BACKLOG) -> None:
-        """Let clients queue. What does so already is left as it is, with the length of queue that it was given."""
+        """Listen on sockets that do not listen yet; others keep their queue length."""
         for each in self.sockets:
             if not listens(each):
                 each.listen(backlog)
 
     def close(self) -> None:
-        """Let the sockets go: a successor that has them too accepts from the same queues."""
+        """Close the sockets: a successor with duplicates accepts from the same queues."""
         for each in self.sockets:
             each.close()
 
     def clients(self) -> int:
-        """How many connections this process has that came in here, by its own descriptors."""
+        """Return how many connections of this process came in here, from its own descriptors."""
         return sum(_is_client_of(descriptor, self.actual) for descriptor in _descriptors())
 
 
 def bind(
     place: ListenAddress, mode: int | None = None, *, reuse_port: bool = True, dual_stack: bool = False
 ) -> socket.socket:
-    """Bind, and do not listen yet; non-blocking. `mode` is for the file of a Unix socket.
+    """Bind a non-blocking socket without listening. `mode` is the file mode of a Unix socket.
 
-    A TCP port gets SO_REUSEPORT, so that a successor with several workers may add queues, but not before it is certain
-    that nobody else listens there. With `dual_stack` the address `::` takes clients of version 4 as well. Raises
-    `AddressHeld` or `MachineError`.
+    A TCP port gets SO_REUSEPORT, so that a successor with several workers may add queues, but only after a bind without
+    it has shown that no other process listens there. With `dual_stack` the address `::` also accepts IPv4 clients.
+    Raises `AddressHeld` or `MachineError`.
     """
     if place.address.startswith(_UNIX):
         return _bind_unix(place.address.removeprefix(_UNIX), mode)
@@ -126,7 +129,7 @@ def _bind_unix(path: str, mode: int | None) -> socket.socket:
 
 
 def remove_stale(path: str) -> None:
-    """Remove a Unix socket that nobody listens on any more; what else there may be is left for bind(2) to refuse."""
+    """Remove a Unix socket that no process listens on; leave other files for bind(2) to reject."""
     if not Path(path).is_socket():
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -159,11 +162,11 @@ def _is_client_of(descriptor: int, place: ListenAddress) -> bool:
             seen.getpeername()
             return _came_in_at(seen, place)
     except OSError:
-        return False  # without a peer, or closed since it was listed
+        return False  # no peer, or closed since it was listed
 
 
 def _came_in_at(seen: socket.socket, place: ListenAddress) -> bool:
-    """Whether its own end is the listener's: at a listener for every address, the port decides."""
+    """Return whether a socket's own address is the listener's; for TCP, the port decides."""
     name = seen.getsockname()
     if seen.family == socket.AF_UNIX:
         text = f"@{name[1:].decode()}" if isinstance(name, bytes) else name

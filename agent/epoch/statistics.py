@@ -1,4 +1,4 @@
-"""Where an epoch counts: in the file that the agent has made for it, else for itself alone."""
+"""Opens the epoch's statistics: in the agent's segment file if there is one, else private."""
 
 import logging
 import os
@@ -11,15 +11,15 @@ from agent.stats.layout import ENVIRONMENT
 from agent.stats.snapshot import Snapshot
 from agent.stats.writer import Writer
 
-NUMBER, NONCE = "PROXY_AGENT_EPOCH", "PROXY_AGENT_NONCE"  # how the agent tells an epoch who it is
+NUMBER, NONCE = "PROXY_AGENT_EPOCH", "PROXY_AGENT_NONCE"  # set by the agent in the epoch's environment
 _NONCE_SIZE = 16
 _log = logging.getLogger(__name__)
 
 
 def open_writer(environment: Mapping[str, str] = os.environ) -> Writer:
-    """The epoch's statistics, at the path that the environment names.
+    """Open the epoch's statistics at the path that the environment names.
 
-    Without one, or where that file is not to be had (which is logged), what is counted can be seen by its console only.
+    Without one, or if the file cannot be used (which is logged), only the admin interface shows them.
     """
     path = environment.get(ENVIRONMENT)
     if path is None:
@@ -35,13 +35,13 @@ def open_writer(environment: Mapping[str, str] = os.environ) -> Writer:
 
 
 def number(environment: Mapping[str, str] = os.environ) -> int:
-    """The number of the epoch as the agent counts; 0 without an agent."""
+    """Return the epoch's number as given by the agent; 0 without an agent."""
     text = environment.get(NUMBER, "")
     return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _nonce(environment: Mapping[str, str]) -> bytes:
-    """The agent's nonce in bytes, filled with zeros."""
+    """Return the agent's nonce in bytes, padded with zeros."""
     try:
         nonce = bytes.fromhex(environment.get(NONCE, ""))
     except ValueError:
@@ -50,14 +50,14 @@ def _nonce(environment: Mapping[str, str]) -> bytes:
 
 
 class Deltas:
-    """What a successor is told: by how much counters grew since it last asked, and gauges."""
+    """The statistics sent to a successor: counter increments since its last request, and gauges."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._told: dict[str, int] = {}
 
     def take(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Everything that has changed, and every gauge that is not zero."""
+        """Return the counters that have changed and every gauge that is not zero."""
         now: Snapshot = self._writer.read()
         grown = {name: value - self._told.get(name, 0) for name, value in now.counters.items()}
         self._told = now.counters

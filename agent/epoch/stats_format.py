@@ -1,6 +1,6 @@
-"""Statistics as Envoy's console tells them: /stats as text and JSON, and in the format of Prometheus.
+"""Formats statistics like Envoy's /stats: as text, JSON and Prometheus.
 
-A name in the format of Prometheus is what remains once Envoy's default tags have been taken out of it.
+A Prometheus name is what remains after Envoy's default tags have been extracted.
 """
 
 import json
@@ -24,7 +24,7 @@ _NO_NAME = re.compile(r"[^a-zA-Z0-9_]")
 
 @dataclass(frozen=True, slots=True)
 class StatsFilter:
-    """Which statistics are asked for."""
+    """Selects statistics by the query parameters of /stats."""
 
     pattern: re.Pattern[str] | None = None
     inverted: bool = False
@@ -33,7 +33,7 @@ class StatsFilter:
 
     @classmethod
     def of(cls, asked: Mapping[str, str]) -> Self:
-        """Read a query; raises ValueError with the words to answer with."""
+        """Parse a query; raises ValueError with the response text."""
         kind = asked.get("type", "All")
         if kind not in _KINDS:
             raise ValueError("invalid &type= param")
@@ -46,13 +46,13 @@ class StatsFilter:
         return cls(compiled, _is_set(asked, "invert_filter"), _is_set(asked, "usedonly"), kind)
 
     def counters(self, snapshot: Snapshot) -> dict[str, int]:
-        """The counters among them; used is what has counted."""
+        """Return the selected counters; used means not zero."""
         if self.kind not in {"All", "Counters"}:
             return {}
         return {n: v for n, v in self._named(snapshot.counters) if v or not self.used_only}
 
     def gauges(self, snapshot: Snapshot) -> dict[str, int]:
-        """The gauges among them. One that is back at 0 has been used, so all of them count as used."""
+        """Return the selected gauges; all count as used, since one that is 0 again has been used."""
         if self.kind not in {"All", "Gauges"}:
             return {}
         return dict(self._named(snapshot.gauges))
@@ -65,7 +65,7 @@ class StatsFilter:
 
 
 def stats(snapshot: Snapshot, asked: Mapping[str, str]) -> Response:
-    """/stats with these query parameters: `filter`, `invert_filter`, `usedonly`, `type`, and `format`.
+    """Answer /stats with `filter`, `invert_filter`, `usedonly`, `type`, and `format`.
 
     The formats `html` and `active-html` are answered as text.
     """
@@ -86,7 +86,7 @@ def stats(snapshot: Snapshot, asked: Mapping[str, str]) -> Response:
 
 
 def prometheus(snapshot: Snapshot, asked: Mapping[str, str]) -> Response:
-    """/stats/prometheus with these query parameters: `filter`, `invert_filter`, and `usedonly`. Every type is told."""
+    """Answer /stats/prometheus with `filter`, `invert_filter`, and `usedonly`; ignores `type`."""
     try:
         chosen = StatsFilter.of({name: value for name, value in asked.items() if name != "type"})
     except ValueError as error:
@@ -108,5 +108,5 @@ def _families(values: Mapping[str, int], kind: str) -> Iterable[str]:
 
 
 def _is_set(asked: Mapping[str, str], flag: str) -> bool:
-    """A flag is set by being there, whatever its value."""
+    """Return whether a flag is present, whatever its value."""
     return flag in asked

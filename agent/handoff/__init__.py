@@ -1,1 +1,1 @@
-"""Envoy's hot-restart protocol, both sides, with the vault and the gate that stand in the middle of it."""
+"""Envoy's hot-restart protocol (both sides), the socket store and the gate."""

@@ -1,9 +1,10 @@
-"""Sockets in an epoch's directory, which belongs to the proxy's user: nothing is done there that could follow a name.
+"""Binds and connects Unix sockets in an epoch's directory without following symbolic links.
 
-Whatever lies in that directory may be exchanged for a link at any moment. So a socket of the agent is bound, and given
-to the proxy's user, in a directory that only the agent can enter, and renamed from there into the epoch's: rename(2)
-follows no link at either end, and the name never disappears, since a proxy that finds no file there aborts at once.
-One of the proxy is taken hold of without following a link (O_PATH, open(2)), looked at, and connected to as it is held.
+The directory belongs to the proxy's user, so anything in it may be replaced by a link at any moment. The agent's
+sockets are therefore bound, and given to the proxy's user, in a directory that only the agent can enter, and then
+renamed into the epoch's. rename(2) follows no link at either end, and the name never disappears: a proxy that finds no
+file there aborts at once. A socket of the proxy is opened without following a link (O_PATH, open(2)), checked, and
+connected through the open descriptor.
 """
 
 import contextlib
@@ -17,15 +18,15 @@ from agent.core.errors import MachineError
 from agent.http.held import NoSocket, held_socket
 
 PREFIX = "~"
-"""How the names of these directories begin; what a killed agent left of them may be removed."""
+"""Name prefix of the private directories; a killed agent's may be removed."""
 
 
 def bind(kind: socket.SocketKind, path: Path, owner: tuple[int, int] | None = None, mode: int = 0o600) -> socket.socket:
-    """Return a socket bound at `path`, in place of whatever is there. Raises `MachineError`.
+    """Return a socket bound at `path`, replacing any existing file.
 
-    From the moment it has that name a stream socket listens, and datagrams bring their senders' credentials: an adopted
-    epoch may speak at once. `owner` (uid, gid) may connect and send. The private directory is made beside the one that
-    `path` is in.
+    A stream socket listens, and a datagram socket receives its senders' credentials, before it gets that name: an
+    adopted epoch may send at once. `owner` (uid, gid) may connect and send. The private directory is created next to
+    the directory of `path`. Raises `MachineError`.
     """
     bound = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     private: str | None = None
@@ -33,7 +34,7 @@ def bind(kind: socket.SocketKind, path: Path, owner: tuple[int, int] | None = No
         private = tempfile.mkdtemp(prefix=PREFIX, dir=path.parent.parent)
         name = f"{private}/s"
         bound.bind(name)
-        os.chmod(name, mode)  # noqa: PTH101  # beside its sibling
+        os.chmod(name, mode)  # noqa: PTH101  # like os.chown and os.rename below
         if owner is not None:
             os.chown(name, *owner)
         if kind is socket.SOCK_STREAM:
@@ -53,9 +54,9 @@ def bind(kind: socket.SocketKind, path: Path, owner: tuple[int, int] | None = No
 
 
 def connect(path: Path, owner: tuple[int, int] | None = None) -> socket.socket:
-    """Return a datagram socket connected to the one at `path`, which is the user's of `owner` (uid, gid).
+    """Return a datagram socket connected to the one at `path`, owned by `owner` (uid, gid).
 
-    Raises `MachineError` if nobody is there, or somebody else.
+    Raises `MachineError` if nothing is bound there, or if the socket belongs to another user.
     """
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:

@@ -1,7 +1,7 @@
-"""One bound datagram socket of the agent, on which exactly one epoch is listened to.
+"""A datagram channel between the agent and exactly one epoch.
 
-Datagram sockets have no SO_PEERCRED, so every datagram brings its sender's credentials (SO_PASSCRED, unix(7)): what
-comes from another process than the epoch's own is dropped and reported, and so is a descriptor that nobody asked for.
+Datagram sockets have no SO_PEERCRED, so every datagram carries its sender's credentials (SO_PASSCRED, unix(7)).
+Datagrams from any process other than the epoch's are dropped, and unexpected descriptors are closed.
 """
 
 import array
@@ -22,13 +22,13 @@ from agent.handoff.hot_restart_pb2 import HotRestartMessage
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _BACKLOG_LIMIT = 64  # datagrams; each may keep a descriptor open
-_MAX_DESCRIPTORS = 4  # one is expected; room for more shows a peer that sends too many
+_MAX_DESCRIPTORS = 4  # one is expected; the extra space reveals a peer that sends too many
 ANCILLARY = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A whole message, and the descriptor that came with it (None without). The receiver owns the descriptor."""
+    """A whole message and the descriptor sent with it, or None; the receiver owns it."""
 
     message: HotRestartMessage
     descriptor: int | None
@@ -37,8 +37,8 @@ class Message:
 class Channel:
     """Receives at `path` and sends to one peer.
 
-    `on_letter` gets every whole message of the process `pid`; `on_error` gets a `ProtocolError` once, after which the
-    channel is closed: a malformed or hostile message costs its sender this channel and nobody else anything.
+    `on_letter` gets every whole message of the process `pid`. `on_error` gets a `ProtocolError` at most once, after the
+    channel has closed: a malformed or hostile message costs the sender only its own channel.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Channel:
         on_error: Callable[[ProtocolError], None],
         owner: tuple[int, int] | None = None,
     ) -> None:
-        """Bind; `owner` (uid, gid) may write here. Raises `MachineError`."""
+        """Bind the socket; `owner` (uid, gid) may send to it. Raises `MachineError`."""
         self.path = path
-        self.pid: int | None = None  # whose datagrams count; set as soon as the epoch is started
+        self.pid: int | None = None  # datagrams of other processes are dropped; set as soon as the epoch is started
         self._on_letter = on_letter
         self._on_error = on_error
         self._owner = owner
@@ -61,7 +61,7 @@ class Channel:
         asyncio.get_running_loop().add_reader(self._receiver, self._receive)
 
     def close(self) -> None:
-        """Stop listening and remove the path; harmless when repeated."""
+        """Stop receiving and remove the path; safe to repeat."""
         if self._is_closed:
             return
         loop = asyncio.get_running_loop()
@@ -72,7 +72,7 @@ class Channel:
             self._sender.close()
             self._sender = None
         self._drop_backlog()
-        with contextlib.suppress(OSError):  # the directory goes with the epoch, when it can
+        with contextlib.suppress(OSError):  # the path is removed with the epoch's directory anyway
             self.path.unlink()
 
     @property
@@ -99,11 +99,11 @@ class Channel:
                 self._fail(error)
                 return
             if self._is_closed:
-                return  # whoever took the letter closed the channel
+                return  # `on_letter` closed the channel
 
     def _take(self, data: bytes, flags: int, pid: int | None, descriptors: list[int]) -> None:
         if pid != self.pid:
-            discard(descriptors)  # not our epoch: nothing it says or gives counts
+            discard(descriptors)  # not this epoch's process
             return
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > 1:
             discard(descriptors)
@@ -126,7 +126,10 @@ class Channel:
     # Sending
 
     def connect(self, peer: Path) -> None:
-        """Fix the peer now: later sends work even if its name is gone. Raises `MachineError` if nobody is there."""
+        """Connect to the peer; later sends work even if its path is removed.
+
+        Raises `MachineError` if nothing is bound at `peer`.
+        """
         if self._sender is not None:
             return
         if self._is_closed:
@@ -135,16 +138,17 @@ class Channel:
         self._sender = binding.connect(peer, self._owner)
 
     def send(self, message: HotRestartMessage, descriptor: int | None = None) -> None:
-        """Send, with a duplicate of `descriptor` on a message of one datagram.
+        """Send a message, with a duplicate of `descriptor` on its last datagram.
 
-        Never blocks: what a peer does not take yet waits here. Raises `MachineError` if the peer is gone.
+        Never blocks: datagrams that the peer cannot receive yet are queued here. Raises `MachineError` if the peer is
+        gone.
         """
         datagrams = cut(message)
-        if len(self._backlog) > _BACKLOG_LIMIT:  # it asks, and does not read the answers
+        if len(self._backlog) > _BACKLOG_LIMIT:  # the peer sends requests without reading the replies
             self._fail(ProtocolError(f"cannot send from {self.path}: {len(self._backlog)} datagrams are not taken"))
             return
         self._backlog += [(datagram, None) for datagram in datagrams[:-1]]
-        # The duplicate is ours until it is sent, so that the vault may close its own meanwhile.
+        # The channel owns the duplicate until it is sent, so the socket store may close its own in between.
         self._backlog.append((datagrams[-1], None if descriptor is None else os.dup(descriptor)))
         self._flush()
 
@@ -170,7 +174,7 @@ class Channel:
         loop.remove_writer(self._sender)
 
     def _flush_later(self) -> None:
-        with contextlib.suppress(MachineError):  # the death of an epoch is told by its pidfd
+        with contextlib.suppress(MachineError):  # the epoch's pidfd reports its exit
             self._flush()
 
     def _drop_backlog(self) -> None:
@@ -179,12 +183,12 @@ class Channel:
 
 
 def bind_datagram(path: Path, mode: int = 0o600) -> socket.socket:
-    """Bind a datagram socket at `path`, in place of whatever is there: under another name first, then by rename.
+    """Bind a datagram socket at `path`, replacing any existing file by rename.
 
-    The name therefore never disappears: a proxy that finds no file at the other end aborts at once.
+    The name never disappears: a proxy that finds no file at the other end aborts at once. Raises `MachineError`.
     """
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    temporary = path.with_name(f"~{os.getpid()}")  # no longer than the name itself, which may take all the room
+    temporary = path.with_name(f"~{os.getpid()}")  # not longer than `path`, which may have the maximum length
     try:
         temporary.unlink(missing_ok=True)
         bound.bind(str(temporary))
@@ -199,27 +203,27 @@ def bind_datagram(path: Path, mode: int = 0o600) -> socket.socket:
 
 
 def send_datagram(sender: socket.socket, datagram: bytes, descriptor: int | None) -> None:
-    """Send one datagram over a connected socket, with a duplicate of `descriptor` on it. Raises `OSError`."""
+    """Send one datagram with a duplicate of `descriptor` to the peer. Raises `OSError`."""
     ancillary = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
     sender.sendmsg([datagram], ancillary)
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sent a datagram, by the kernel's word; pid 0 where it is of a namespace that cannot be seen from here."""
+    """A datagram's sender as reported by the kernel; pid 0 if in an invisible namespace."""
 
     pid: int
     uid: int
 
 
 def parse_ancillary(ancillary: list[tuple[int, int, bytes]]) -> tuple[int | None, list[int]]:
-    """Return the sender's pid and the descriptors it sent."""
+    """Return the sender's pid (None if unknown) and the descriptors it sent."""
     sender, descriptors = parse_signed_ancillary(ancillary)
     return None if sender is None else sender.pid, descriptors
 
 
 def parse_signed_ancillary(ancillary: list[tuple[int, int, bytes]]) -> tuple[Sender | None, list[int]]:
-    """Return the sender (None if the kernel does not tell) and the descriptors it sent."""
+    """Return the sender (None if the kernel reports none) and the descriptors it sent."""
     sender: Sender | None = None
     descriptors = array.array("i")
     for level, kind, data in ancillary:

@@ -1,9 +1,12 @@
-"""The agent as the child of an epoch: it asks for duplicates of its sockets, and tells it to drain.
+"""The agent as an epoch's child: requests duplicates of its sockets and tells it to drain.
 
-Traps, all measured on Envoy 1.36 and 1.40, and why none of them bites here: an answer that finds nobody at `child_2`
-aborts the proxy (the agent's socket is bound before the first request and until the epoch is dead); an address it
-cannot parse aborts it (only addresses that it named itself are sent); a child that does not read blocks its main
-thread (one request is under way at a time, and the loop reads at once); Stats steals from its sinks (never asked).
+Hazards, all measured on Envoy 1.36 and 1.40, and how each is avoided:
+
+* A reply that finds nothing bound at `child_2` aborts the proxy: the agent's socket is bound from before the first
+  request until the proxy has exited.
+* An address that the proxy cannot parse aborts it: only addresses that the proxy itself sent are requested.
+* A child that does not read blocks the proxy's main thread: there is one request at a time, and the loop reads at once.
+* Stats requests steal counts from the proxy's sinks: never sent.
 """
 
 import asyncio
@@ -18,24 +21,25 @@ from agent.handoff.socket_store import ListenAddress
 
 
 class Child:
-    """Asks one epoch. Requests are answered in order, so they are made one at a time."""
+    """Sends requests to one epoch, one at a time because it replies in order."""
 
     def __init__(self, names: SocketPaths, owner: tuple[int, int] | None = None) -> None:
         self.names = names
         self.channel = Channel(names.agent_as_child, self._take, self._break, owner)
         self._turn = asyncio.Lock()
         self._answer: asyncio.Future[int | None] | None = None
-        self._late = 0  # answers still to come to requests that nobody waits for any more
+        self._late = 0  # replies still due to requests that were given up
 
     def close(self) -> None:
-        """Stop asking and remove the socket; whoever still waits gets a `MachineError`."""
+        """Stop sending requests and remove the socket; a pending request raises `MachineError`."""
         self._break(ProtocolError("the epoch is gone"))
         self.channel.close()
 
     async def ask(self, place: ListenAddress, timeout: float) -> int | None:
-        """Return a duplicate of the epoch's socket at this place, which the caller owns; None if it has none.
+        """Return a duplicate of the epoch's socket for this address, or None if it has none.
 
-        Raises `MachineError` if the epoch does not answer within `timeout` seconds, is gone, or gives something else.
+        The caller owns it. Raises `MachineError` if the epoch does not reply within `timeout` seconds, has exited, or
+        sends something else.
         """
         async with self._turn:
             self._check_way_back()
@@ -48,15 +52,15 @@ class Child:
                 raise MachineError(message) from error
             finally:
                 if self._answer.cancelled():
-                    self._late += 1  # given up on, by the timeout or by whoever asked; it may still come
+                    self._late += 1  # timed out or cancelled by the caller; the reply may still arrive
                 self._answer = None
 
     def drain_listeners(self) -> None:
-        """Tell the epoch to accept no more. Raises `MachineError` if it is gone."""
+        """Tell the epoch to stop accepting. Raises `MachineError` if it has exited."""
         self._send(Request(drain_listeners=Request.DrainListeners()))
 
     def _check_way_back(self) -> None:
-        """Somebody may have emptied the run directory: an answer to a name that is gone would abort the epoch."""
+        """Raise `MachineError` if the reply path is missing: replying to it would abort the epoch."""
         if not os.path.lexists(self.names.agent_as_child):
             message = f"cannot ask the epoch: {self.names.agent_as_child} is gone, and its answer would abort it"
             raise MachineError(message)
@@ -78,7 +82,10 @@ class Child:
 
 
 def _checked(place: ListenAddress, descriptor: int | None) -> int | None:
-    """What an epoch gives is handed to the next one, and clients queue in it: it must be what was asked for."""
+    """Return the descriptor if it matches the address; raise `MachineError` otherwise.
+
+    It is passed to the next epoch and clients queue in it, so it must be the socket that was requested.
+    """
     if descriptor is None or is_socket_of(descriptor, place.address):
         return descriptor
     discard([descriptor])

@@ -1,7 +1,7 @@
-"""Descriptors that an epoch sends: what they are is asked of the kernel alone, and to close them never waits.
+"""Checks descriptors sent by an epoch against the kernel, and closes them without blocking.
 
-They may be anything: a file whose file system is served by the epoch itself (close(2) waits for its answer), or a
-connection that lingers (SO_LINGER, socket(7)) with bytes that nobody will ever take.
+A descriptor may be anything: a file on a file system served by the epoch itself (close(2) waits for its reply), or a
+connection that lingers (SO_LINGER, socket(7)) with bytes that its peer never reads.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ _KINDS = {"tcp": socket.SOCK_STREAM, "unix": socket.SOCK_STREAM, "udp": socket.S
 
 
 def discard(descriptors: Iterable[int]) -> None:
-    """Close what nobody wants."""
+    """Close unwanted descriptors without blocking."""
     for descriptor in descriptors:
         try:
             given = socket.socket(fileno=descriptor)
-        except OSError:  # no socket; it is closed where waiting holds up nobody, and a thread is no process's end
+        except OSError:  # not a socket: closed in a daemon thread, where waiting blocks neither the loop nor the exit
             threading.Thread(target=_close, args=(descriptor,), daemon=True, name="close").start()
         else:
             with contextlib.suppress(OSError), given:
@@ -30,7 +30,7 @@ def discard(descriptors: Iterable[int]) -> None:
 
 
 def is_socket_of(descriptor: int, address: str) -> bool:
-    """Whether this is a socket of the right kind at an address as the protocol spells it, see `Place`."""
+    """Return whether this is a socket of the right kind at this address, see `ListenAddress`."""
     try:
         given = socket.socket(fileno=descriptor)
     except OSError:

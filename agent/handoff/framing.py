@@ -1,8 +1,8 @@
-"""How a message of the hot-restart protocol travels in datagrams.
+"""Splits hot-restart messages into datagrams and reassembles them.
 
 A message is its length (8 bytes, big-endian) and the serialised `HotRestartMessage`, cut into datagrams of at most 4096
 bytes. Only the first datagram carries the length, and every message starts a new datagram. Measured on Envoy 1.36 and
-1.40: 80,135 bytes come as 20 datagrams.
+1.40: 80,135 bytes arrive as 20 datagrams.
 """
 
 import struct
@@ -13,7 +13,7 @@ from agent.core.errors import ProtocolError
 from agent.handoff.hot_restart_pb2 import HotRestartMessage
 
 DATAGRAM_LIMIT = 4096
-MESSAGE_LIMIT = 1 << 20  # far above any real one (a forwarded packet); a peer that announces more is lying
+MESSAGE_LIMIT = 1 << 20  # far above any real message (a forwarded packet); a larger announced length is malicious
 
 _LENGTH = struct.Struct(">Q")
 
@@ -26,16 +26,16 @@ def cut(message: HotRestartMessage) -> list[bytes]:
 
 
 class Assembler:
-    """Puts the datagrams of one sender together again."""
+    """Reassembles the datagrams of one sender into messages."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._expected: int | None = None
 
     def feed(self, datagram: bytes) -> HotRestartMessage | None:
-        """Take the next datagram; return the message that it completes, if it completes one.
+        """Add the next datagram; return the message it completes, or None.
 
-        Raises `ProtocolError` for what no honest peer sends: the channel is not usable after that.
+        Raises `ProtocolError` for input that no correct peer sends; the channel is unusable afterwards.
         """
         if self._expected is None:
             datagram = self._begin(datagram)

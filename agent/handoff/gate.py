@@ -1,8 +1,8 @@
-"""The gate: an unmodified Envoy waits here, fully loaded, until it may serve.
+"""The gate: holds back an unmodified, fully loaded Envoy until it may serve.
 
-A fragment of configuration gives it a listener of no address whose routes come by REST xDS over a Unix socket of the
-agent. Envoy asks for them once everything else is loaded and does not start its workers before the answer. An empty
-route configuration is the answer. Measured: the candidate says that it serves 1.3 ms later; the whole gate costs
+A configuration fragment adds a listener that binds no port, whose routes come by REST xDS over a Unix socket of the
+agent. Envoy requests them once everything else is loaded, and does not start its workers before the response: an empty
+route configuration. Measured: the candidate reports that it serves 1.3 ms after the response; the whole gate costs
 about 7 ms.
 """
 
@@ -17,7 +17,7 @@ from agent.handoff import binding
 from agent.http.message import Request, Response
 from agent.http.server import Server, peer_of
 
-NAME = "agent_gate"  # of the cluster, the listener and the routes
+NAME = "agent_gate"  # name of the cluster, the listener and the routes
 _ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
@@ -29,9 +29,10 @@ _OPEN = Response(
 
 
 class Gate:
-    """One epoch's gate, at `path`. `reached` is called once, when the candidate of process `pid` first asks.
+    """One epoch's gate at `path`; calls `reached` once, at the first request of process `pid`.
 
-    An epoch that reached the gate of an earlier agent may ask again, and is answered: `reached` is not called then.
+    An epoch that reached the gate of an earlier agent may send its request again. It gets a response, but `reached` is
+    not called.
     """
 
     def __init__(self, path: Path, reached: Callable[[], None], *, reached_before: bool = False) -> None:
@@ -39,26 +40,29 @@ class Gate:
         self.pid: int | None = None
         self._reached = reached
         self._was_reached = reached_before
-        self.was_asked = False  # here, by whoever reached it
+        self.was_asked = False  # whether this agent's gate received a request
         self._opened = asyncio.Event()
         self._server = Server(self._answer, self._admit)
 
     async def shut(self, owner: tuple[int, int] | None) -> None:
-        """Stand at the path, where `owner` (uid, gid) may knock."""
-        listener = binding.bind(socket.SOCK_STREAM, self.path, owner)  # in place of one of an earlier agent
+        """Listen at the path; `owner` (uid, gid) may connect. Raises `MachineError`."""
+        listener = binding.bind(socket.SOCK_STREAM, self.path, owner)  # replaces the socket of an earlier agent
         await self._server.start(listener)
 
     @property
     def is_open(self) -> bool:
-        """Whether the candidate may serve."""
+        """Return whether the candidate may serve."""
         return self._opened.is_set()
 
     def open(self) -> None:
-        """Let the candidate serve; it stays open for as long as the epoch lives, since Envoy asks again once a day."""
+        """Let the candidate serve.
+
+        The gate stays open for as long as the epoch lives, since Envoy requests its routes again once a day.
+        """
         self._opened.set()
 
     async def close(self) -> None:
-        """Take the gate away."""
+        """Close the gate and remove its socket."""
         await self._server.close()
         with contextlib.suppress(OSError):
             self.path.unlink()
@@ -79,7 +83,7 @@ class Gate:
 
 
 def cluster(path: str) -> dict[str, object]:
-    """Envoy's configuration of the way to a gate at this path."""
+    """Return Envoy's configuration of the cluster that reaches a gate at this path."""
     endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}
     return {
         "name": NAME,
@@ -90,7 +94,7 @@ def cluster(path: str) -> dict[str, object]:
 
 
 def listener() -> dict[str, object]:
-    """Envoy's configuration of the listener that waits for its routes. It binds nothing and asks for no socket."""
+    """Return Envoy's configuration of the listener that waits for routes; it binds no port."""
     source = {
         "resource_api_version": "V3",
         "initial_fetch_timeout": "0s",  # wait for as long as it takes

@@ -1,8 +1,8 @@
-"""The agent as the parent of an epoch: it answers what the proxy asks of its predecessor.
+"""The agent as an epoch's parent: answers the requests a proxy sends to its predecessor.
 
-A candidate asks ShutdownAdmin, then PassListenSocket for each address and worker, then Stats; when its workers accept
-it says DrainListeners, and, with `--parent-shutdown-time-s 0`, Terminate at once. After that it never speaks to its
-parent again, so the agent may come and go. None of it reaches the epoch that serves.
+A candidate sends ShutdownAdmin, then PassListenSocket for each address and worker, then Stats. When its workers accept,
+it sends DrainListeners and, with `--parent-shutdown-time-s 0`, Terminate at once. After that it sends its parent
+nothing, so the agent may restart. None of these requests reaches the serving epoch.
 """
 
 import re
@@ -24,9 +24,9 @@ _LITERAL = re.compile(r"(?:tcp|udp)://(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)]|(?P
 
 
 def require_literal(place: ListenAddress) -> None:
-    """Raise `ProtocolError` unless a place is a Unix path or an IP address with a port, as Envoy always writes it.
+    """Raise `ProtocolError` unless the address is a Unix path or an IP address with a port.
 
-    A host name would be looked up, and the agent would wait for the answer.
+    Envoy always sends one of these. Resolving a host name would block the agent.
     """
     match = _LITERAL.fullmatch(place.address)
     try:
@@ -42,10 +42,10 @@ def require_literal(place: ListenAddress) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ParentEvents:
-    """What the owner of an epoch wants to hear of.
+    """Callbacks to the owner of an epoch.
 
-    `get_socket` returns the descriptor for a place, or None: then the proxy binds it itself. It raises `AddressHeld`
-    where another process listens, and the proxy gets no answer, since any answer would let it share the port.
+    `get_socket` returns the descriptor for an address, or None to let the proxy bind it. It raises `AddressHeld` if
+    another process listens there; the proxy then gets no reply, since any reply would let it share the port.
     """
 
     get_socket: Callable[[ListenAddress], int | None]
@@ -55,9 +55,10 @@ class ParentEvents:
 
 
 class Parent:
-    """Answers one epoch. `started_at` is calendar seconds: since when the service as a whole is up.
+    """Answers one epoch's requests.
 
-    One that an earlier agent answered has `asked` for some places already, and perhaps `serves`.
+    `started_at` is in calendar seconds: when the service as a whole started. `asked` and `serves` restore an epoch that
+    an earlier agent already answered.
     """
 
     def __init__(
@@ -71,8 +72,8 @@ class Parent:
         owner: tuple[int, int] | None = None,
     ) -> None:
         self.names = names
-        self.asked = set(asked)  # every place the epoch asked for
-        self.bound_itself: set[ListenAddress] = set()  # those that it had to bind
+        self.asked = set(asked)  # every address the epoch requested
+        self.bound_itself: set[ListenAddress] = set()  # addresses the epoch had to bind
         self.channel = Channel(names.agent_as_parent, self._answer, events.broken, owner)
         self._started_at = started_at
         self._events = events
@@ -84,7 +85,7 @@ class Parent:
 
     def _answer(self, letter: Message) -> None:
         if letter.descriptor is not None:
-            discard([letter.descriptor])  # nobody asked for it
+            discard([letter.descriptor])  # a request never carries one
         kind = letter.message.request.WhichOneof("request") if letter.message.HasField("request") else None
         match kind:
             case "shutdown_admin":
@@ -92,12 +93,12 @@ class Parent:
             case "pass_listen_socket":
                 self._lend(letter.message)
             case "stats":
-                # Counters carried over here would be deltas only, and asking for them steals from the sinks.
+                # The reply would only carry deltas, and requesting Stats steals counts from the predecessor's sinks.
                 self.answer_stats()
             case "drain_listeners":
                 self.hear_that_it_serves()
             case "terminate" | "test_connection":
-                pass  # the predecessor is the agent, which stays; and Envoy expects no answer to either
+                pass  # the predecessor is the agent, which keeps running; Envoy expects no reply to either
             case _:
                 self._reply(HotRestartMessage(didnt_recognize_your_last_message=True))
 
@@ -124,15 +125,15 @@ class Parent:
         self._reply(HotRestartMessage(reply=reply), descriptor)
 
     def answer_stats(self) -> None:
-        """Send an empty Stats reply, also unasked: to an epoch whose question died with the agent that got it.
+        """Send an empty Stats reply, also to an epoch whose request was lost with an earlier agent.
 
-        A reply too many is harmless: Envoy reads it as the answer to its next Stats question, and after Terminate
-        it asks nothing any more.
+        An extra reply is harmless: Envoy reads it as the reply to its next Stats request, and after Terminate it sends
+        no more requests.
         """
         self._reply(HotRestartMessage(reply=Reply(stats=Reply.Stats())))
 
     def hear_that_it_serves(self) -> None:
-        """An epoch that says it twice is not heard twice."""
+        """Call `serves` once; ignore repeated reports."""
         if not self._said_it_serves:
             self._said_it_serves = True
             self._events.serves()
@@ -142,4 +143,4 @@ class Parent:
             self.channel.connect(self.names.epoch_as_child)
             self.channel.send(message, descriptor)
         except MachineError:
-            return  # it died meanwhile; its pidfd tells
+            return  # it exited; its pidfd reports that

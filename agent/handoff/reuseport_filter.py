@@ -1,8 +1,9 @@
-"""Fewer workers without stranded clients: new connections are steered to the sockets that will have an acceptor.
+"""A BPF filter that sends new connections only to sockets whose workers will remain.
 
-The sockets of one reuse_port listener form a group in the order in which they began to listen, which for Envoy is the
-order of its workers. A classic BPF program on any member picks the index (socket(7), SO_ATTACH_REUSEPORT_CBPF; needs
-no privilege). Measured, 4 workers to 2 under load: 0 of 2,000 clients failed steered, 8 of 1,852 unsteered.
+Used when the number of workers shrinks. The sockets of one reuse_port listener form a group, ordered by when they began
+to listen, which for Envoy is the order of its workers. A classic BPF program on any member picks the index (socket(7),
+SO_ATTACH_REUSEPORT_CBPF; needs no privilege). Measured, 4 workers to 2 under load: 0 of 2,000 clients failed with the
+filter, 8 of 1,852 without.
 """
 
 import ctypes
@@ -18,16 +19,19 @@ _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter, linux/filter.h
 
 
 def attach(member: socket.socket, workers: int) -> None:
-    """Send new connections of the group to its first `workers` sockets only, evenly. Raises `OSError`."""
+    """Send the group's new connections only to its first `workers` sockets, evenly.
+
+    Raises `OSError`.
+    """
     program = b"".join(_INSTRUCTION.pack(*line) for line in (_LOAD_RANDOM, (_MODULO, 0, 0, workers), _RETURN_A))
     buffer = ctypes.create_string_buffer(program, len(program))
-    # struct sock_fprog: the number of instructions, padding to a pointer, a pointer to them
+    # struct sock_fprog: the number of instructions, padding to pointer alignment, a pointer to them
     header = struct.pack("@HP", len(program) // _INSTRUCTION.size, ctypes.addressof(buffer))
     member.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, header)
 
 
 def detach(member: socket.socket) -> None:
-    """Let the kernel choose among all sockets of the group again; nothing happens if it already does."""
+    """Let the kernel choose among all sockets of the group again; no effect if it already does."""
     try:
         member.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 0)
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""The shared-memory file that a proxy expects to find of its predecessor.
+"""The shared-memory file in which a proxy expects its predecessor's state.
 
 Envoy 1.40 on x86-64: `/dev/shm/envoy_shared_memory_<base id x 10>`, 104 bytes: u64 size, u64 version, two pthread
-mutexes of 40 bytes, u64 flags. `--hot-restart-version` prints `<version>.<size>`; on other machines the mutexes have
-another size, so everything is computed from what it prints. Envoy never removes the file, and a flag left in it by a
-candidate that died stops every later restart: therefore each epoch gets a file of its own, and the agent removes it.
+mutexes of 40 bytes, u64 flags. `--hot-restart-version` prints `<version>.<size>`; mutexes have another size on other
+machines, so the layout is computed from that output. Envoy never removes the file, and a flag that a dead candidate
+left set blocks every later restart: therefore each epoch gets its own file, and the agent removes it.
 """
 
 import contextlib
@@ -19,20 +19,20 @@ KNOWN_MAJOR = 11
 _HEADER = struct.Struct("=QQ")
 _FLAGS_SIZE = 8
 _KIND_OFFSET = 16  # of __kind in a glibc pthread_mutex_t
-_SMALLEST, _LARGEST = 24 + 2 * 20, 4096  # a header, flags and two mutexes of at least their kind; a page
+_SMALLEST, _LARGEST = 24 + 2 * 20, 4096  # a header, flags and two mutexes that at least include __kind; a page
 _SHARED_AND_ROBUST = 0x90  # PTHREAD_MUTEX_PSHARED_BIT 0x80 | PTHREAD_MUTEX_ROBUST_NORMAL_NP 0x10
 
 
 @dataclass(frozen=True, slots=True)
 class HotRestartVersion:
-    """What `--hot-restart-version` prints: the protocol's version and the size of the shared memory in bytes."""
+    """The output of `--hot-restart-version`: protocol version and shared-memory size in bytes."""
 
     major: int
     size: int
 
     @classmethod
     def parse(cls, text: str) -> "HotRestartVersion":
-        """Read `11.104`; raise `BadInput` for anything else, with what an operator can do about it."""
+        """Parse `11.104`; raise `BadInput` with a reason for anything else."""
         match = re.fullmatch(r"(\d+)\.(\d+)", text.strip())
         if match is None:
             message = f"cannot hand sockets over to this proxy: --hot-restart-version printed {text.strip()!r}, not N.N"
@@ -50,7 +50,7 @@ class HotRestartVersion:
         return f"{self.major}.{self.size}"
 
     def image(self) -> bytes:
-        """The bytes of a fresh segment: nobody initialises, both locks free, shared and robust."""
+        """Return the bytes of a fresh segment: no flags, both mutexes unlocked, shared, robust."""
         image = bytearray(self.size)
         _HEADER.pack_into(image, 0, self.size, self.major)
         mutex_size = (self.size - _HEADER.size - _FLAGS_SIZE) // 2
@@ -61,18 +61,21 @@ class HotRestartVersion:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One epoch's file in /dev/shm, which also claims its base id for as long as it is there."""
+    """One epoch's file in /dev/shm; it claims its base id for as long as it exists."""
 
     base_id: int
-    directory: Path = Path("/dev/shm")  # noqa: S108  # shm_open(3) knows no other place
+    directory: Path = Path("/dev/shm")  # noqa: S108  # the directory that shm_open(3) uses
 
     @property
     def path(self) -> Path:
-        """Where Envoy looks for it."""
+        """The path at which Envoy opens it."""
         return self.directory / f"envoy_shared_memory_{self.base_id * 10}"
 
     def claim(self, version: HotRestartVersion, owner: tuple[int, int] | None = None) -> bool:
-        """Create the file, owned by `owner` (uid, gid); return False if the base id is taken."""
+        """Create the file, owned by `owner` (uid, gid); return False if the base id is taken.
+
+        Raises `MachineError`.
+        """
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(self.path, flags, 0o600)
@@ -98,6 +101,6 @@ class Segment:
         os.write(descriptor, version.image())
 
     def release(self) -> None:
-        """Remove the file and with it the claim; nothing happens if it is gone or cannot be removed."""
+        """Remove the file and with it the claim; errors are ignored."""
         with contextlib.suppress(OSError):
             self.path.unlink()

@@ -1,9 +1,8 @@
-"""Where the sockets of one epoch lie, and how long a path may be.
+"""Paths of one epoch's Unix sockets, and their length limit.
 
-Every proxy is started as restart epoch 1 of a base id of its own. So it binds `parent_1` and `child_1`, looks for its
-parent at `parent_0`, and answers its child at `child_2`: the agent is at both. Each exists a second time for
-forwarded UDP. The number in a name is `base id x 10 + epoch % 3`, which Envoy computes in 32 bits: base ids stay
-below 214,748,364.
+Every proxy runs as restart epoch 1 of its own base id. It binds `parent_1` and `child_1`, sends requests to `parent_0`
+and replies to `child_2`; the agent binds both of those. The child sockets exist a second time for forwarded UDP. The
+number in a name is `base id x 10 + epoch % 3`, which Envoy computes in 32 bits: base ids stay below 214,748,364.
 """
 
 from dataclasses import dataclass
@@ -11,22 +10,22 @@ from pathlib import Path
 
 from agent.core.errors import UsageError
 
-BASE_ID_LIMIT = 100_000_000  # small enough for 32 bits, and for short paths
-PATH_LIMIT = 107  # sun_path has 108 bytes and ends with a zero, see unix(7)
+BASE_ID_LIMIT = 100_000_000  # fits 32 bits and keeps paths short
+PATH_LIMIT = 107  # sun_path has 108 bytes including the final zero, see unix(7)
 
 _LONGEST_NAME = len("/4294967295/hr_udp_parent_") + len(str(BASE_ID_LIMIT * 10))
 
 
 @dataclass(frozen=True, slots=True)
 class SocketPaths:
-    """The paths of one epoch's sockets, in a directory of its own."""
+    """The paths of one epoch's sockets, in its own directory."""
 
     directory: Path
     base_id: int
 
     @property
     def prefix(self) -> Path:
-        """What the proxy gets as `--socket-path`."""
+        """The proxy's `--socket-path`."""
         return self.directory / "hr"
 
     @property
@@ -36,27 +35,27 @@ class SocketPaths:
 
     @property
     def agent_as_child(self) -> Path:
-        """Where the epoch sends its answers."""
+        """Where the epoch sends its replies."""
         return self._path("child", 2)
 
     @property
     def epoch_as_parent(self) -> Path:
-        """Where the epoch takes requests."""
+        """Where the epoch receives requests."""
         return self._path("parent", 1)
 
     @property
     def epoch_as_child(self) -> Path:
-        """Where the epoch takes answers."""
+        """Where the epoch receives replies."""
         return self._path("child", 1)
 
     @property
     def udp_agent_as_child(self) -> Path:
-        """Where the epoch forwards datagrams that it cannot use any more."""
+        """Where the epoch forwards datagrams that it no longer handles."""
         return self._path("udp_child", 2)
 
     @property
     def udp_epoch_as_child(self) -> Path:
-        """Where the epoch takes forwarded datagrams."""
+        """Where the epoch receives forwarded datagrams."""
         return self._path("udp_child", 1)
 
     def _path(self, role: str, epoch: int) -> Path:
@@ -64,9 +63,9 @@ class SocketPaths:
 
 
 def check_room(run_directory: Path) -> None:
-    """Raise `UsageError` if the sockets of an epoch would not fit below this directory.
+    """Raise `UsageError` if an epoch's socket paths would be too long below this directory.
 
-    Envoy checks each name only when it binds it and dies half-way, so the agent checks before the first start.
+    Envoy checks each name only when it binds it, and aborts half-way; the agent checks before the first start.
     """
     excess = len(str(run_directory).encode()) + _LONGEST_NAME - PATH_LIMIT
     if excess > 0:

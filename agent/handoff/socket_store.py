@@ -1,9 +1,9 @@
-"""The vault: duplicates of every listening socket, so that an accept queue outlives the proxy that fills it.
+"""Holds duplicates of every listening socket, so that accept queues outlive the proxy.
 
-A duplicate shares everything with the proxy's own descriptor: the queue, the options and O_NONBLOCK. So nothing here
-ever changes a flag of a socket that is in use, and `shutdown` is called only when nothing serves at all: it refuses
-clients on every duplicate until somebody listens again. A duplicate that nobody accepts on is a black hole, so what
-the serving epoch has given up is let go at once.
+A duplicate shares the queue, the options and O_NONBLOCK with the proxy's own descriptor. So no flag of a socket in use
+is ever changed here, and `shutdown` is called only when nothing serves: it refuses clients on every duplicate until a
+process listens again. Clients queued in a socket that no process accepts on are never served, so sockets that the
+serving epoch has closed are closed here at once.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-_TCP_INFO_BACKLOG = slice(24, 28)  # tcpi_unacked: for a listening socket, the length of its accept queue (tcp_diag.c)
+_TCP_INFO_BACKLOG = slice(24, 28)  # tcpi_unacked: the length of a listening socket's accept queue (tcp_diag.c)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ListenAddress:
-    """Where an epoch listens: `tcp://1.2.3.4:5`, `unix:///path` …, its network namespace, and which worker."""
+    """An epoch's listening address (`tcp://1.2.3.4:5`, `unix:///path` …), namespace and worker."""
 
     address: str
     namespace: str = ""
@@ -26,7 +26,7 @@ class ListenAddress:
 
     @classmethod
     def at(cls, scheme: str, host: str, port: str, namespace: str) -> "ListenAddress":
-        """An internet address in the protocol's spelling, which puts one of version 6 into brackets."""
+        """Return an internet address in the protocol's spelling, with IPv6 addresses in brackets."""
         return cls(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}", namespace)
 
     def __str__(self) -> str:
@@ -34,17 +34,17 @@ class ListenAddress:
 
     @property
     def any_port(self) -> bool:
-        """Whether the kernel chooses the port: such an address cannot be handed from epoch to epoch."""
+        """Whether the kernel chooses the port: such an address cannot be passed from epoch to epoch."""
         return self.address.endswith(":0") and not self.address.startswith("unix://")
 
     @property
     def listener(self) -> "ListenAddress":
-        """The same for all its workers."""
+        """The address without the worker."""
         return replace(self, worker=0)
 
 
 class SocketStore:
-    """Owns its descriptors. A place it has none for simply is not here."""
+    """Owns one duplicated descriptor per listening address."""
 
     def __init__(self) -> None:
         self._sockets: dict[ListenAddress, socket.socket] = {}
@@ -53,54 +53,54 @@ class SocketStore:
         return place in self._sockets
 
     def places(self) -> list[ListenAddress]:
-        """Every place, in order."""
+        """Return every address, in order."""
         return sorted(self._sockets)
 
     def listeners(self) -> set[ListenAddress]:
-        """Every listener, whatever the number of its workers."""
+        """Return every listener, without its workers."""
         return {place.listener for place in self._sockets}
 
     def workers(self, listener: ListenAddress) -> list[int]:
-        """The workers of a listener that have a socket here."""
+        """Return the workers of a listener that have a socket here."""
         return sorted(place.worker for place in self._sockets if place.listener == listener)
 
     def get(self, place: ListenAddress) -> int | None:
-        """The descriptor to send for a place; the vault keeps it."""
+        """Return the descriptor for an address, or None; the store keeps owning it."""
         held = self._sockets.get(place)
         return None if held is None else held.fileno()
 
     def put(self, place: ListenAddress, descriptor: int) -> None:
-        """Take ownership of a duplicate, in place of the one that was there."""
+        """Own a duplicate, replacing and closing the previous one."""
         self.close(place)
         self._sockets[place] = socket.socket(fileno=descriptor)
 
     def take_all(self, other: "SocketStore") -> None:
-        """Take everything that another vault holds, which is empty then."""
-        for place, held in other._sockets.items():  # noqa: SLF001  # one of our own kind
+        """Move all sockets of another store here; it is empty afterwards."""
+        for place, held in other._sockets.items():  # noqa: SLF001  # another `SocketStore`
             self.put(place, held.detach())
         other._sockets.clear()  # noqa: SLF001
 
     def same(self, place: ListenAddress, descriptor: int) -> bool:
-        """Tell whether a descriptor is the very socket that is here."""
+        """Return whether a descriptor is the very socket stored for this address."""
         held = self._sockets.get(place)
         return held is not None and os.path.sameopenfile(held.fileno(), descriptor)
 
     def close(self, place: ListenAddress) -> None:
-        """Close what is here, if anything is. Clients still queued in it are lost if nobody else holds it."""
+        """Close the socket of this address, if any; clients queued only there are lost."""
         held = self._sockets.pop(place, None)
         if held is not None:
             held.close()
 
     def close_all(self) -> None:
-        """Close everything."""
+        """Close every socket."""
         for place in self.places():
             self.close(place)
 
     def refuse(self) -> None:
-        """Refuse clients and reset those that wait.
+        """Refuse new clients and reset queued ones.
 
-        A proxy that listens on the same TCP socket again ends this. A Unix socket never recovers from it, so it is
-        let go: its path refuses clients until a proxy binds it anew.
+        A proxy that listens on the same TCP socket again undoes this. A Unix socket never recovers from it, so it is
+        closed instead: its path refuses clients until a proxy binds it anew.
         """
         for place in self.places():
             held = self._sockets[place]
@@ -111,9 +111,9 @@ class SocketStore:
                     held.shutdown(socket.SHUT_RD)
 
     def narrow(self) -> None:
-        """Have the kernel take hardly any client more: those who wait already keep their places.
+        """Shrink the accept queues to refuse almost all new clients; queued clients stay queued.
 
-        Whoever comes later tries again, and finds the listener closed; it would have been reset with the queue.
+        Later clients retry and find the listener closed; queued here, they would be reset with the queue.
         """
         for held in self._sockets.values():
             if held.type == socket.SOCK_STREAM:
@@ -121,11 +121,11 @@ class SocketStore:
                     held.listen(0)
 
     def waiting(self) -> int:
-        """How many clients wait in all the accept queues whose length can be told."""
+        """Return the number of clients in all accept queues whose length is available."""
         return sum(map(self.queued, self._sockets))
 
     def queued(self, place: ListenAddress) -> int:
-        """How many clients wait in the accept queue of a TCP place; 0 where that cannot be told."""
+        """Return the number of clients in a TCP accept queue; 0 where it is not available."""
         held = self._sockets.get(place)
         if held is None or held.family not in {socket.AF_INET, socket.AF_INET6} or held.type != socket.SOCK_STREAM:
             return 0
@@ -133,12 +133,15 @@ class SocketStore:
         return int.from_bytes(info[_TCP_INFO_BACKLOG], "little")
 
     def inodes(self) -> set[int]:
-        """The inodes of what accepts connections, which tell in /proc whether another process still does."""
+        """Return the inodes of stream sockets, to find in /proc whether another process holds them."""
         streams = (held for held in self._sockets.values() if held.type == socket.SOCK_STREAM)
         return {os.fstat(held.fileno()).st_ino for held in streams}
 
     def groups(self, asked: Iterable[ListenAddress]) -> dict[ListenAddress, tuple[int, int]]:
-        """Of each TCP listener with several workers: how many sockets are here, and how many of them were asked for."""
+        """Of each TCP listener with several workers: its sockets here, and how many were requested.
+
+        Listeners of which none was requested are omitted.
+        """
         wanted = set(asked)
         counts: dict[ListenAddress, list[int]] = defaultdict(lambda: [0, 0])
         for place in self._sockets:
@@ -148,5 +151,5 @@ class SocketStore:
         return {listener: (here, used) for listener, (here, used) in counts.items() if here > 1 and used}
 
     def member(self, listener: ListenAddress) -> socket.socket:
-        """One socket of a listener, to set an option that holds for its whole reuse_port group."""
+        """Return one socket of a listener, to set an option for its whole reuse_port group."""
         return self._sockets[replace(listener, worker=self.workers(listener)[0])]

@@ -1,7 +1,7 @@
-"""Forwarded UDP: what a draining epoch receives for flows that are not its own goes on to the epoch that serves.
+"""Relays UDP datagrams that a draining epoch forwards to the serving epoch.
 
-Best effort, as the agent says at start: Envoy forwards only QUIC packets and new flows, and only until it is
-terminated. The datagrams are passed on as they are, in order, since each message is cut the same way on both sides.
+Best effort, as the agent logs at start: Envoy forwards only QUIC packets and new flows, and only until it is
+terminated. Datagrams are relayed unchanged and in order, since both sides frame messages the same way.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from agent.handoff.socket_paths import SocketPaths
 
 
 class UdpRelay:
-    """Takes what one epoch forwards to its child, and sends it to whichever epoch is the target."""
+    """Relays datagrams that one epoch forwards to its child to the target epoch."""
 
     def __init__(self, names: SocketPaths, owner: tuple[int, int] | None = None) -> None:
         self.path = names.udp_agent_as_child
-        self.pid: int | None = None  # whose datagrams are passed on
+        self.pid: int | None = None  # only datagrams of this process are relayed
         self._receiver = binding.bind(socket.SOCK_DGRAM, self.path, owner)
         self._owner = owner
-        self._sender: socket.socket | None = None  # to the target, once it was reached
-        self.relayed = 0  # datagrams passed on
+        self._sender: socket.socket | None = None  # connected to the target; None until needed
+        self.relayed = 0  # datagrams
         self._target: Path | None = None
         asyncio.get_running_loop().add_reader(self._receiver, self._pass_on)
 
@@ -53,7 +53,7 @@ class UdpRelay:
                     self._send(data, self._target)
 
     def _send(self, data: bytes, target: Path) -> None:
-        """A datagram that cannot be delivered is a lost datagram."""
+        """Send one datagram; one that cannot be delivered is dropped."""
         try:
             self._sender = self._sender or binding.connect(target, self._owner)
             self._sender.send(data)

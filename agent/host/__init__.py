@@ -1,1 +1,1 @@
-"""The machine, one kernel matter a file. Nothing here decides."""
+"""Wrappers of kernel and operating system interfaces, one a file. No decisions here."""

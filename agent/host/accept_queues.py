@@ -1,9 +1,9 @@
-"""Who waits in the accept queues, one by one (sock_diag(7)).
+"""Lists the connections that wait in accept queues (sock_diag(7)).
 
-A length alone does not tell a queue that stands still from one in which as many come as go. A connection that no
-process holds yet has no inode, and is established or already ended by its client; what a process has given up and the
-kernel still closes has none either, but is in other states. /proc/net/tcp tells the same, and takes the kernel ten
-times as long where there are thousands of connections.
+A queue's length does not distinguish a stuck queue from one that fills as fast as it empties. A connection that is not
+accepted yet has no inode, and is established or already closed by its client; one that a process has closed has none
+either, but is in other states. /proc/net/tcp holds the same data, but is ten times slower with thousands of
+connections.
 """
 
 import socket
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Collection, Iterator
 
 LIMIT = 8
-"""How many ports are looked at, at most: each costs the kernel a walk through all of its connections."""
+"""Maximum number of ports examined: each costs the kernel a scan of all its connections."""
 
 _SOCK_DIAG, _BY_FAMILY = 4, 20  # NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY
 _DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
@@ -20,13 +20,13 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, seque
 _QUESTION = struct.Struct("=BBBBI2s46x")  # struct inet_diag_req_v2: family, protocol, …, states, source port, any
 _ANSWER = struct.Struct("=44xQ16xI")  # struct inet_diag_msg: …, cookie, …, inode
 _CHUNK = 64 << 10
-_TIMEOUT = 1.0  # it answers at once, where it answers
+_TIMEOUT = 1.0  # the kernel answers at once if at all
 
 
 def clients(ports: Collection[int]) -> frozenset[int]:
-    """The clients that wait at these TCP ports of our network namespace, by the kernel's number of each connection.
+    """Return the kernel's cookies of the connections that wait at these local TCP ports.
 
-    One that was reset while it waits stays in the queue, and is not told of. Nobody is where the kernel does not tell.
+    A connection that was reset stays in the queue but is not listed. The result is empty if sock_diag fails.
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _SOCK_DIAG) as asked:
@@ -43,7 +43,7 @@ def _ask(asked: socket.socket, family: int, port: int) -> Iterator[int]:
     asked.send(_HEADER.pack(_HEADER.size + len(question), _BY_FAMILY, _DUMP, 0, 0) + question)
     while True:
         for kind, body in _messages(asked.recv(_CHUNK)):
-            if kind != _BY_FAMILY:  # the end, or an error: nothing comes after either
+            if kind != _BY_FAMILY:  # the end, or an error: no message follows
                 return
             number, inode = _ANSWER.unpack_from(body)
             if inode == 0:
@@ -51,7 +51,7 @@ def _ask(asked: socket.socket, family: int, port: int) -> Iterator[int]:
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Cut a datagram of netlink(7) into the kinds and bodies of its messages."""
+    """Split a netlink(7) datagram into the types and bodies of its messages."""
     while len(data) >= _HEADER.size:
         length, kind, *_ = _HEADER.unpack_from(data)
         yield kind, data[_HEADER.size : length]

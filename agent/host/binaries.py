@@ -1,4 +1,4 @@
-"""The proxy's program, found once and held open: an upgrade of the file does not change what the next epoch runs."""
+"""The proxy's binary, held open so that replacing the file does not affect the next epoch."""
 
 import hashlib
 import importlib.util
@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Binary:
-    """An opened program. `identity` tells cheaply whether the file at `path` is still the same one."""
+    """An open program; `identity` is a cheap check for a replaced file at `path`."""
 
     path: Path
     descriptor: int
@@ -25,7 +25,7 @@ class Binary:
 
     @cached_property
     def digest(self) -> str:
-        """Its content's digest: a tenth of a second for Envoy's 107 MB, so it is read only when it matters."""
+        """The content's SHA-256: 0.1 s for Envoy's 107 MB, so computed only when needed."""
         digest = hashlib.sha256()
         offset = 0
         while chunk := os.pread(self.descriptor, _CHUNK, offset):
@@ -34,12 +34,12 @@ class Binary:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Give the file up; what runs from it goes on running."""
+        """Close the file; processes that run it are not affected."""
         os.close(self.descriptor)
 
 
 def find(name: str) -> Path:
-    """Where the program is that `--proxy-bin` names; raise `UsageError` with the next step if it is nowhere."""
+    """Return the path of the program that `--proxy-bin` names. Raises `UsageError`."""
     if "/" in name:
         path = Path(name)
         if not path.is_file():
@@ -60,7 +60,7 @@ def find(name: str) -> Path:
 
 
 def _packaged_envoy() -> Path | None:
-    """The program inside the wheel of the `envoy` extra, not the script that the wheel puts in front of it."""
+    """Return the program in the wheel of the `envoy` extra, not the wheel's wrapper script."""
     spec = importlib.util.find_spec("envoy")
     for folder in [] if spec is None else spec.submodule_search_locations or []:
         path = Path(folder) / "_bin" / "envoy"
@@ -70,7 +70,7 @@ def _packaged_envoy() -> Path | None:
 
 
 def _own_sidecar() -> Path | None:
-    """The built-in proxy of this installation: pip puts it beside its interpreter, or beside the agent's command."""
+    """Return this installation's built-in proxy: beside the interpreter or the agent's command."""
     beside = (Path(program).with_name("sidecar") for program in (sys.executable, sys.argv[0]) if program)
     return next((path.absolute() for path in beside if path.is_file() and os.access(path, os.X_OK)), None)
 
@@ -88,12 +88,12 @@ def open_binary(path: Path) -> Binary:
 
 
 def opened_binary(path: Path, descriptor: int) -> Binary:
-    """One that is open already; the descriptor is the program's now."""
+    """Return a binary that owns an already open descriptor."""
     return Binary(path, descriptor, _identity(os.fstat(descriptor)))
 
 
 def identity_of(path: Path) -> tuple[int, ...] | None:
-    """What the file at a path is now, for comparison; None if it cannot be told."""
+    """Return the identity of the file at `path`, for comparison; None if stat fails."""
     try:
         return _identity(path.stat())
     except OSError:

@@ -1,9 +1,9 @@
-"""Files without a usable name that another process carries for this one: opened only if they are still the same files.
+"""Reopens files that another process holds open by descriptor, if they are still the same.
 
-A process may put anything under the number of a descriptor that it was given: a pipe, a device, a file that its user
-may not read, a file of a file system whose server never answers. So nothing there is opened for what its number says.
-It is taken hold of without being opened (O_PATH, open(2), which asks no file system), known by its mount and inode, and
-only then opened, through this process's own descriptor, which cannot be exchanged any more.
+A process may replace a descriptor that it inherited with anything: a pipe, a device, a file that its user may not read,
+a file on a hanging file system. So a descriptor is not opened by its number alone. It is first opened with O_PATH
+(open(2)), which does not access the file system, then verified by mount and inode, and only then opened for reading,
+through this process's own O_PATH descriptor, which cannot be replaced.
 """
 
 import os
@@ -20,7 +20,7 @@ _MOUNT = "mnt_id:"
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """One descriptor of another process: its number there, and which file it was given for. See proc(5), fdinfo."""
+    """A descriptor of another process: its number there, and its file. See proc(5), fdinfo."""
 
     descriptor: int
     mount: int
@@ -28,16 +28,16 @@ class Carried:
 
     @classmethod
     def of(cls, descriptor: int) -> "Carried":
-        """As it will be in a process that inherits this one."""
+        """Describe a descriptor as it will be in a process that inherits it."""
         return cls(descriptor, _mount(descriptor), os.fstat(descriptor).st_ino)
 
     @classmethod
     def in_memory(cls, descriptor: int) -> "Carried":
-        """The same for a file that lies in memory: all those lie on one mount, which is asked for once."""
+        """Like `of`, for a memfd: all memfds are on one mount, which is read once."""
         return cls(descriptor, _memory_mount(), os.fstat(descriptor).st_ino)
 
     def is_carried_by(self, pid: int) -> bool:
-        """Whether a process has that very file open under this number."""
+        """Whether a process has this file open under this number."""
         try:
             os.close(self._grasp(pid))
         except (OSError, ValueError):
@@ -58,7 +58,7 @@ class Carried:
             raise MachineError(message) from error
 
     def read(self, pid: int) -> bytes:
-        """All of it, if nobody can have changed it since this program sealed it. Raises `MachineError`."""
+        """Return the content of a sealed file. Raises `MachineError` if it is not sealed."""
         opened = self.open(pid)
         with os.fdopen(opened, "rb") as file:
             if not is_sealed(opened):
@@ -67,7 +67,7 @@ class Carried:
             return file.read()
 
     def _grasp(self, pid: int) -> int:
-        """Take hold of the file; raise `OSError`, or `ValueError` if it is another one."""
+        """Open the file with O_PATH. Raises `OSError`, or `ValueError` if it is another file."""
         held = os.open(f"/proc/{pid}/fd/{self.descriptor}", os.O_PATH | os.O_CLOEXEC)
         if self._is(held):
             return held
@@ -76,7 +76,7 @@ class Carried:
         raise ValueError(message)
 
     def _is(self, held: int) -> bool:
-        if _mount(held) != self.mount:  # first: to ask for the inode may wait for whoever serves its file system
+        if _mount(held) != self.mount:  # first, because fstat may block on a network file system
             return False
         status = os.fstat(held)
         return status.st_ino == self.inode and stat.S_ISREG(status.st_mode)

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 
 def monotonic() -> float:
-    """Seconds that never step, for deadlines. The same clock as asyncio's loops use."""
+    """Return monotonic seconds, for deadlines. The same clock as asyncio's loops."""
     return time.monotonic()
 
 
 def calendar() -> datetime:
-    """The date and time, aware, for certificates and logs."""
+    """Return the current date and time, aware, for certificates and logs."""
     return datetime.now(UTC)

@@ -1,7 +1,7 @@
-"""Hearing of it when somebody sets the calendar's clock, or a machine wakes up on another day.
+"""Detects steps of the system clock: it was set, or the machine resumed from suspend.
 
-Deadlines are on the clock that never steps; what was worked out from a date is then to be worked out anew. The kernel
-tells by a timer of the calendar that is cancelled whenever that jumps: TFD_TIMER_CANCEL_ON_SET, see timerfd_create(2).
+Deadlines use the monotonic clock, so those derived from dates must be recomputed after a step. The kernel cancels a
+realtime timer when the clock steps: TFD_TIMER_CANCEL_ON_SET, see timerfd_create(2).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ _NEVER = 2**33  # seconds since 1970: in the year 2242
 
 
 class ClockSteps:
-    """Calls `stepped` after each jump; never where the kernel does not tell."""
+    """Calls `stepped` after each clock step; never if the kernel does not support it."""
 
     def __init__(self, stepped: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
         self._stepped = stepped
@@ -30,7 +30,7 @@ class ClockSteps:
             loop.add_reader(self._descriptor, self._hear)
 
     def close(self) -> None:
-        """Listen no more; may be done twice."""
+        """Stop watching the clock; may be called twice."""
         if self._descriptor >= 0:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
@@ -41,7 +41,7 @@ class ClockSteps:
         self._libc.timerfd_settime(self._descriptor, _SETTING, when, None)
 
     def _hear(self) -> None:
-        with contextlib.suppress(OSError):  # ECANCELED, which is what there was to hear
+        with contextlib.suppress(OSError):  # ECANCELED signals the step
             os.read(self._descriptor, 8)
         self._wait()
         self._stepped()

@@ -1,6 +1,6 @@
-"""Where this process's control group of a controller is, and the files in it (cgroups(7)).
+"""Finds and reads this process's control group of a controller (cgroups(7)).
 
-What cannot be read is empty, so that a machine without control groups, or one that hides them, is no special case.
+Unreadable files count as empty, so that a machine without control groups, or one that hides them, is no special case.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ Version = Literal[1, 2]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group that this process is in: its directory first, then those above it, whose limits hold for it as well."""
+    """A control group of this process: its directory, then those above it, which also limit it."""
 
     version: Version
     directories: tuple[Path, ...]
 
 
 def find(controller: str, *, proc: Path = PROC) -> Group | None:
-    """Find our group of `memory`, `cpu` …. Where v1 and v2 stand side by side, v1 has it if it is mounted there."""
+    """Find our group of a controller (`memory`, `cpu` …); v1 precedes v2 if both are mounted."""
     memberships = dict(_memberships(controller, proc))
     for version, mount in sorted(_mounts(controller, proc), key=lambda each: each[0]):
         path = memberships.get(version)
@@ -32,7 +32,7 @@ def find(controller: str, *, proc: Path = PROC) -> Group | None:
 
 
 def _memberships(controller: str, proc: Path) -> Iterator[tuple[Version, str]]:
-    """Read lines like `4:memory:/user` and `0::/user.slice`."""
+    """Parse lines like `4:memory:/user` and `0::/user.slice`."""
     for line in text(proc / "self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -43,7 +43,7 @@ def _memberships(controller: str, proc: Path) -> Iterator[tuple[Version, str]]:
 
 
 def _mounts(controller: str, proc: Path) -> Iterator[tuple[Version, tuple[str, Path]]]:
-    """Find where groups are mounted, each with the group that is seen there (proc_pid_mountinfo(5))."""
+    """Yield the cgroup mounts, each with the group at its root (proc_pid_mountinfo(5))."""
     for line in text(proc / "self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         places, kind = before.split(" ")[3:5], after.split(" ")
@@ -54,7 +54,10 @@ def _mounts(controller: str, proc: Path) -> Iterator[tuple[Version, tuple[str, P
 
 
 def _upwards(mount: tuple[str, Path], path: str) -> Iterator[Path]:
-    """Go from our group's directory up to the mount; a container may see only its own group, mounted as the root."""
+    """Yield the directories from our group's up to the mount point.
+
+    A container may see only its own group, mounted as the root.
+    """
     root, point = mount
     inside = path.removeprefix(root) if f"{path}/".startswith(f"{root.rstrip('/')}/") else ""
     directory = point.joinpath(*(part for part in inside.split("/") if part not in {"", ".."}))
@@ -65,7 +68,7 @@ def _upwards(mount: tuple[str, Path], path: str) -> Iterator[Path]:
 
 
 def text(path: Path) -> str:
-    """A file's text; empty where there is none to be read."""
+    """Return a file's text; empty if it cannot be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:
@@ -73,12 +76,12 @@ def text(path: Path) -> str:
 
 
 def number(path: Path) -> int | None:
-    """Read a file of one number; None where there is none, or the word `max`."""
+    """Return a file's number; None if it cannot be read or is `max`."""
     content = text(path).strip()
     return int(content) if content.isdecimal() else None
 
 
 def table(path: Path) -> dict[str, int]:
-    """Read lines of a name and a number, whatever follows it."""
+    """Return a file's lines of a name and a number; further fields are ignored."""
     rows = (line.split() for line in text(path).splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}

@@ -1,7 +1,6 @@
-"""A thread of its own for the operator's files: where their file system hangs (FUSE, NFS), nobody else waits for it.
+"""A thread for file access, so that a hanging file system (FUSE, NFS) blocks no other work.
 
-It has a loop in which the watcher lives and files are read. It is a daemon: a process can end though a call in it never
-returns.
+Its own loop runs the watcher and reads files. It is a daemon thread, so the process can exit while a call in it hangs.
 """
 
 import asyncio
@@ -14,8 +13,8 @@ from agent.certificates.contents import Contents, Unreadable
 from agent.host.files import list_directory, read_stable
 from agent.host.watching import Watcher
 
-_LEAVE = 1.0  # seconds that the end waits for the thread
-_ANSWER = 1.0  # seconds in which a file system answers whether a name is there
+_LEAVE = 1.0  # seconds that `close` waits for the thread
+_ANSWER = 1.0  # seconds until a file system counts as not responding
 _STEP = 0.002
 
 _P = ParamSpec("_P")
@@ -23,9 +22,10 @@ _T = TypeVar("_T")
 
 
 class DiskThread:
-    """Watches, lists and reads. `on_change` and `notice` are called in the loop that made it, see `Watcher`.
+    """Watches, lists and reads files in a thread.
 
-    So is `on_change` where the watcher waits for the file system: whoever looks then finds out that it does not answer.
+    `on_change` and `notice` are called in the loop that constructed it, see `Watcher`. `on_change` is also called when
+    the watcher waits for the file system too long: the read that follows detects that it does not respond.
     """
 
     def __init__(self, on_change: Callable[[], None], notice: Callable[[str], None]) -> None:
@@ -55,15 +55,15 @@ class DiskThread:
 
     @property
     def mode(self) -> str:
-        """How changes are noticed: inotify, or polling."""
+        """How changes are detected: `inotify` or `polling`."""
         return self._watcher.mode.kind
 
     async def watch(self, paths: Iterable[str]) -> None:
-        """Watch exactly these from now on: read after it, and nothing is lost."""
+        """Watch exactly these paths; a read afterwards misses no change."""
         await self.call(self._watcher.watch, list(paths))
 
     async def read(self, paths: Collection[str], settle_timeout: float) -> Contents:
-        """Read files until they are at rest, see `read_stable`."""
+        """Read files until they are stable, see `read_stable`."""
         return await self._do(read_stable(paths, settled=self._watcher.settled, settle_timeout=settle_timeout))
 
     async def list(self, path: str) -> list[str] | Unreadable:
@@ -71,7 +71,7 @@ class DiskThread:
         return await self.call(list_directory, path)
 
     async def call(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Return what a function returns that may touch the operator's files."""
+        """Call a function that accesses the operator's files; return its result."""
 
         async def called() -> _T:
             return function(*args, **kwargs)
@@ -82,7 +82,7 @@ class DiskThread:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def close(self) -> None:
-        """Watch no more. A call that hangs is left to itself."""
+        """Stop watching and the thread; a hanging call is abandoned after a second."""
         self._touches(False)
         _call(self._loop, self._loop.stop)
         waited = 0.0
@@ -92,7 +92,7 @@ class DiskThread:
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:
-    """Have a loop call something; one that is closed needs it no more."""
+    """Schedule a call in another loop; does nothing if that loop is closed."""
     try:
         loop.call_soon_threadsafe(function, *args)
     except RuntimeError:
@@ -100,7 +100,7 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arg
 
 
 async def silent_ones(paths: Iterable[Path]) -> list[Path]:
-    """Return those whose file system does not even say within a second whether they are there."""
+    """Return the paths on file systems that do not respond within a second."""
     silent = {path: asyncio.Event() for path in paths}
     loop = asyncio.get_running_loop()
 

@@ -1,4 +1,4 @@
-"""Reading files that others write: whole, at rest, and without ever waiting for one that is not a file."""
+"""Reads files that other programs write: completely, when stable, without blocking on fifos."""
 
 import asyncio
 import contextlib
@@ -12,13 +12,13 @@ from agent.certificates.findings import Fault
 from agent.host.path_resolver import visible_entries
 
 LARGEST = 16 * 1024 * 1024
-"""Bytes read of one file at most: no certificate or configuration comes near, only an accident goes beyond."""
+"""Maximum size of a file in bytes: far above that of any real certificate or configuration."""
 
 _PIECE = 64 * 1024
-"""Bytes asked for at once; what a file says of its size is not believed, it may be growing."""
+"""Bytes per read; the file's reported size is not used, because it may be growing."""
 
 _BATCH = 100
-"""Files read before the loop gets its turn: some 4 ms."""
+"""Files read before control returns to the loop: about 4 ms."""
 
 _PASSING = frozenset(
     {
@@ -35,20 +35,20 @@ _PASSING = frozenset(
         errno.EHOSTDOWN,
     }
 )
-"""Errors of the machine or of a file server, which pass, and tell nothing of the file."""
+"""Transient errors of the machine or of a file server, not of the file."""
 
 _HURRIED_READS = 4
-"""Reads in search of two that agree, once there is no more time to wait for a writer."""
+"""Reads after the timeout, until two in a row agree."""
 
 
 async def read_stable(
     paths: Collection[str], *, settled: Callable[[Collection[str]], Awaitable[None]], settle_timeout: float
 ) -> Contents:
-    """Read until two reads agree and `settled` has returned in between, for `settle_timeout` seconds at most.
+    """Read files until two reads agree and `settled` has returned in between.
 
-    `settled` is the watcher's, and waits for writers. After the timeout what two reads agree on is taken although a
-    writer has not closed its file, and in the end whatever was read last. A file that is not to be had is a value, and
-    no error.
+    `settled` is the watcher's, and waits for writers. After `settle_timeout` seconds, contents on which two reads agree
+    are accepted although a writer has not closed its file, and finally the last read. An unreadable file is an
+    `Unreadable` value, not an error.
     """
     contents = await _read_all(paths)
     with contextlib.suppress(TimeoutError):
@@ -66,7 +66,7 @@ async def read_stable(
 
 
 def list_directory(path: str) -> list[str] | Unreadable:
-    """List the regular files in a directory, and the links to such, in order; no hidden ones, no sub-directories."""
+    """Return the sorted regular files in a directory, and links to such, without hidden ones."""
     try:
         return sorted(entry.path for entry in visible_entries(path) if _is_file(entry))
     except (OSError, ValueError) as error:
@@ -77,7 +77,7 @@ async def _read_all(paths: Collection[str]) -> Contents:
     contents: dict[str, bytes | Unreadable] = {}
     for number, path in enumerate(paths):
         if number % _BATCH == 0:
-            await asyncio.sleep(0)  # also lets the watcher hear of writers before the next read
+            await asyncio.sleep(0)  # also lets the watcher process events before the next read
         contents[path] = read_file(path)
     return contents
 
@@ -114,12 +114,12 @@ def _read_regular(descriptor: int) -> bytes | Unreadable:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link in circles, or into a place that may not be entered
+    except OSError:  # a link loop, or a link into an inaccessible directory
         return False
 
 
 def _missing(path: str, error: OSError | ValueError) -> Unreadable:
-    """Say why there are no bytes; a ValueError is Python's word for a NUL in a name, which configurations may hold."""
+    """Return the reason for a failed read; a ValueError means a NUL in the file name."""
     if isinstance(error, ValueError):
         return Unreadable("its name contains a NUL byte")  # Python's wording differs from version to version
     reason = (error.strerror or str(error)).lower()
@@ -129,7 +129,7 @@ def _missing(path: str, error: OSError | ValueError) -> Unreadable:
 
 
 def _why_not_there(path: str) -> str:
-    """Tell where a link leads that leads nowhere; return nothing for anything else."""
+    """Describe a dangling link; return an empty string for anything else."""
     try:
         return f"it is a link to {os.readlink(path)}, and there is no such file"  # noqa: PTH115  # as it is written
     except OSError:

@@ -1,8 +1,8 @@
-"""Sockets that were here before this program: from an agent that became it, or from systemd.
+"""Sockets inherited from an earlier agent across exec, or from systemd.
 
-An agent that executes its successor leaves listening sockets open and names them in one variable. systemd passes those
-of a socket unit, and those of its file descriptor store, from 3 upward (sd_listen_fds(3)); what each is, the kernel
-tells.
+An agent that executes its successor keeps listening sockets open and names them in one environment variable. systemd
+passes those of a socket unit and of its file descriptor store from descriptor 3 upward (sd_listen_fds(3)); the kernel
+returns the address of each.
 """
 
 import json
@@ -14,33 +14,36 @@ from dataclasses import dataclass
 
 OWN = "AGENT_INHERITANCE"
 STORED = re.compile(r"\d{4}\.")
-"""How the name begins under which an agent stores a socket: with the number of its worker."""
+"""The prefix of names under which an agent stores sockets: the number of its worker."""
 
 _FIRST = 3  # SD_LISTEN_FDS_START
 
 
 @dataclass(frozen=True, slots=True)
 class InheritedSocket:
-    """A listening socket that is ours now. `name`: what an agent called it; empty for one from systemd."""
+    """An inherited listening socket. `name`: the agent's name for it; empty from systemd."""
 
     descriptor: int
     name: str = ""
 
 
 def pass_on_exec(descriptors: Mapping[str, int]) -> None:
-    """Leave these open for the program that this process is about to become."""
+    """Pass these descriptors, by name, to the program that this process will execute."""
     for descriptor in descriptors.values():
         os.set_inheritable(descriptor, True)
     os.environ[OWN] = json.dumps(dict(descriptors))
 
 
 def take_inherited() -> list[InheritedSocket]:
-    """Take what was left here; nothing is inherited any further, and nobody takes it twice."""
+    """Return the inherited sockets, once, and make them not inheritable."""
     return [*_claim_own(), *_claim_from_systemd()]
 
 
 def address_of(descriptor: int) -> str | None:
-    """Where a stream socket listens, as `tcp://1.2.3.4:5` or `unix:///path`; None: it is no such socket."""
+    """Return a listening stream socket's address, like `tcp://1.2.3.4:5` or `unix:///path`.
+
+    Returns None if it is no such socket.
+    """
     try:
         with socket.socket(fileno=os.dup(descriptor)) as seen:
             if seen.type != socket.SOCK_STREAM or not seen.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -74,26 +77,32 @@ def _claim_from_systemd() -> list[InheritedSocket]:
 
 
 def _rank(named: tuple[int, str]) -> str:
-    """A socket unit's come first, as it lists them; the store gives the newest first: those go by their names."""
+    """Return the sort key: sockets of a socket unit first, in order, then stored ones by name.
+
+    systemd's store lists the newest first.
+    """
     stored = STORED.match(named[1])
     return stored[0] if stored else ""
 
 
 def _take_over(number: int, seen: set[int]) -> InheritedSocket | None:
-    """Own a descriptor; None: it is not open, or a socket that came before (from a socket unit, and stored as well)."""
+    """Own a descriptor; return None if it is not open, or a duplicate of an earlier one.
+
+    A socket can come from a socket unit and from the store as well.
+    """
     try:
         inode = os.fstat(number).st_ino
         if inode in seen:
             os.close(number)
             return None
         seen.add(inode)
-        os.set_blocking(number, False)  # whoever accepts there shares the flag
+        os.set_blocking(number, False)  # the flag is shared with all processes that accept on it
         return InheritedSocket(_own(number))
     except OSError:
         return None
 
 
 def _own(descriptor: int) -> int:
-    """Keep it from whatever is started from now on."""
+    """Make a descriptor not inheritable and return it."""
     os.set_inheritable(descriptor, False)
     return descriptor

@@ -1,4 +1,4 @@
-"""Set what a process has from the beginning: signals, standard descriptors, how many more, and no core dump."""
+"""Process-wide settings: blocked signals, standard streams, descriptor limit, core dumps."""
 
 import contextlib
 import os
@@ -16,22 +16,28 @@ WAITING_SIGNALS = (
 )
 
 _NO_CORE = 1
-"""Bytes of a core dump at most. Of 0, a program that takes cores by a pipe would be given one all the same; see
-do_coredump() in Linux's fs/coredump.c, where 1 is the value for none at all."""
+"""Maximum bytes of a core dump. With 0, a program that receives cores by a pipe would still get one; see do_coredump()
+in Linux's fs/coredump.c, where 1 means none at all."""
 
 
 def hold_signals() -> None:
-    """Keep what an operator asks for waiting until somebody can act on it: a process 1 would lose it, others die."""
+    """Block the operator's signals until handlers exist.
+
+    Without a handler, process 1 would lose them and any other process would be terminated.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITING_SIGNALS)
 
 
 def release_signals() -> None:
-    """Let them through, for a command that has no use of them but to be ended."""
+    """Unblock the signals, for a command that they should simply terminate."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITING_SIGNALS)
 
 
 def keep_standard_streams() -> None:
-    """Open /dev/null where one of the three is closed: else a socket would become the proxies' standard error."""
+    """Open /dev/null for each closed standard stream.
+
+    Otherwise a socket could become the proxies' standard error.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -40,14 +46,14 @@ def keep_standard_streams() -> None:
 
 
 def raise_descriptor_limit() -> None:
-    """Use as many descriptors as the hard limit allows; the epochs inherit it."""
+    """Raise the descriptor limit to the hard limit; epochs inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def forbid_core_dumps() -> None:
-    """Keep the memory of this process, and of what it starts, off every disk: there are private keys in it."""
+    """Disable core dumps of this process and its children: memory contains private keys."""
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     soft = 0 if hard == 0 else _NO_CORE
     with contextlib.suppress(OSError, ValueError):
@@ -56,9 +62,9 @@ def forbid_core_dumps() -> None:
 
 @contextlib.contextmanager
 def core_dumps_allowed() -> Iterator[None]:
-    """Let what is started meanwhile dump as much as the hard limit allows.
+    """Allow core dumps up to the hard limit for processes started in this context.
 
-    It inherits that: to change the limit of another user's process later takes a capability, see prlimit(2).
+    They inherit the limit: changing it later for another user's process requires a capability, see prlimit(2).
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))

@@ -1,7 +1,7 @@
-"""How many clients the kernel has turned away because an accept queue was full (netstat in proc_net(5)).
+"""Counts clients that the kernel rejected at full accept queues (netstat in proc_net(5)).
 
-ListenOverflows and ListenDrops count for the whole network namespace of this process: a listener of any other program
-in it counts as well. So no difference proves that the proxy lost nobody, and a difference says only that somebody did.
+ListenOverflows and ListenDrops count for this process's network namespace, including listeners of other programs. So an
+unchanged count proves that the proxy lost no client; an increase proves only that some listener did.
 """
 
 from dataclasses import dataclass
@@ -9,23 +9,26 @@ from pathlib import Path
 
 PROC = Path("/proc")
 
-_LONGEST = 20  # digits: they are counters of 64 bits
+_LONGEST = 20  # digits of a 64-bit counter
 
 
 @dataclass(frozen=True, slots=True)
 class ListenCounters:
-    """`overflows`: a client came to a full queue. `drops`: one was not taken for any reason, that one among them."""
+    """The kernel's counters.
+
+    `overflows`: connections to a full accept queue. `drops`: connections dropped for any reason, overflows included.
+    """
 
     overflows: int
     drops: int
 
     def __sub__(self, earlier: "ListenCounters") -> "ListenCounters":
-        """What was counted since."""
+        """Return the increase since `earlier`."""
         return ListenCounters(self.overflows - earlier.overflows, self.drops - earlier.drops)
 
 
 def read(*, proc: Path = PROC) -> ListenCounters | None:
-    """What was counted up to now; None where the kernel does not tell."""
+    """Return the current counters; None if the kernel does not provide them."""
     try:
         text = (proc / "net/netstat").read_text(errors="replace")
     except OSError:
@@ -38,7 +41,7 @@ def read(*, proc: Path = PROC) -> ListenCounters | None:
 
 
 def _tcp_extensions(text: str) -> dict[str, int]:
-    """One line has the names, the next one the numbers, both behind the same word."""
+    """Parse the TcpExt lines: one has the names, the next the numbers."""
     rows = [row for line in text.splitlines() if (row := line.split()) and row[0] == "TcpExt:"]
     names, numbers = rows if len(rows) == 2 else ([], [])
     pairs = zip(names[1:], numbers[1:], strict=False)

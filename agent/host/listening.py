@@ -1,4 +1,4 @@
-"""Where a process accepts connections, as the kernel tells (proc_net_tcp, and /proc/net/unix in proc_net(5))."""
+"""Finds a process's listening sockets (proc_net_tcp, and /proc/net/unix in proc_net(5))."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ _ACCEPTS = 0x10000  # __SO_ACCEPTCON
 
 
 def accepting(pid: int, besides: Path) -> set[int]:
-    """The inodes of its listening sockets, but for Unix ones in the directory `besides`; what cannot be seen is not.
+    """Return the inodes of a process's listening sockets, without Unix ones in `besides`.
 
-    Sockets of another network namespace than the process's own are not seen either.
+    Sockets without read access, or of a network namespace other than the process's own, are missing.
     """
     net = Path(f"/proc/{pid}/net")
     listening = {inode for name in ("tcp", "tcp6") for inode in _tcp(net / name)} | _unix(net / "unix", besides)
@@ -44,4 +44,4 @@ def _target(link: Path) -> str:
     try:
         return str(link.readlink())
     except OSError:
-        return ""  # closed meanwhile
+        return ""  # closed since it was listed

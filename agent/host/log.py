@@ -1,8 +1,8 @@
-"""One line for each event, for people or as JSON with OpenTelemetry's field names.
+"""The log: one line for each event, as text or as JSON with OpenTelemetry's field names.
 
-The names are those of OpenTelemetry's log data model (Timestamp, SeverityText, SeverityNumber, Body, Attributes) as its
-JSON file exporter spells them in lower camel case. The logger is the standard library's, which watchdog and asyncio use
-as well: what they say comes out the same way.
+The names are those of OpenTelemetry's log data model (Timestamp, SeverityText, SeverityNumber, Body, Attributes), in
+lower camel case as in its JSON file exporter. The logger is the standard library's, so messages of watchdog and asyncio
+have the same format.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 _SEVERITY = {"DEBUG": ("DEBUG", 5), "INFO": ("INFO", 9), "WARNING": ("WARN", 13), "ERROR": ("ERROR", 17)}
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}  # a file's name may hold any of them
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}  # a file name may contain any of them
 LOGGER = logging.getLogger("agent")
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -> None:
-    """Write to a descriptor, standard error, from now on."""
+    """Set the format, the level and the descriptor of the log, standard error by default."""
     handler = NonBlockingHandler(descriptor)
     handler.setFormatter(_Json() if style == "json" else _Text())
     root = logging.getLogger()
@@ -30,12 +30,12 @@ def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -
 
 
 def log_event(level: int, event: str, text: str, error: BaseException | None = None, **facts: object) -> None:
-    """Log one event: its dotted name, a sentence, and its facts; with the whole story of `error`, if there is one."""
+    """Log one event: its dotted name, a sentence, its facts, and the traceback of `error`."""
     LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": facts})
 
 
 def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Take what a loop has to complain about: what the machine is short of is an event, anything else a bug."""
+    """Handle a loop's exception: log a resource shortage as an event, anything else as a bug."""
     error = context.get("exception")
     if isinstance(error, OSError) and error.errno in _SHORT:
         log_event(logging.WARNING, "machine.short", f"{context['message']}: {error.strerror}; it is tried again")
@@ -44,9 +44,9 @@ def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 class NonBlockingHandler(logging.Handler):
-    """Never waits for whoever reads the log: a pipe that is full loses lines, and is told how many when it is read.
+    """Writes log lines without blocking: a full pipe loses lines, which are counted in the log.
 
-    Its flags stay as they are, since the proxies share the descriptor. poll(2) promises room for PIPE_BUF bytes.
+    The descriptor's flags are not changed, since the proxies share it. poll(2) guarantees room for PIPE_BUF bytes.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -68,7 +68,7 @@ class NonBlockingHandler(logging.Handler):
                 if not self._poll.poll(0):
                     return False
                 os.write(self._descriptor, data[start : start + select.PIPE_BUF])
-            except OSError:  # it was closed: nobody wants to know
+            except OSError:  # it was closed: there is no other place to report this
                 return False
         return True
 

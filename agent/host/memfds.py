@@ -1,7 +1,7 @@
-"""Files without a name: sealed memory that an epoch opens as `/dev/fd/N`; no disk can spoil it, nobody can change it.
+"""Sealed memfds, which an epoch opens as `/dev/fd/N`: immutable and independent of the disk.
 
-One descriptor per content: files that did not change keep theirs from revision to revision, so that ten thousand
-certificates of which one changed cost one new descriptor. See memfd_create(2), and fcntl(2) on F_ADD_SEALS.
+There is one descriptor per content: unchanged files keep theirs across revisions, so that ten thousand certificates of
+which one changed cost one new descriptor. See memfd_create(2), and fcntl(2) on F_ADD_SEALS.
 """
 
 import fcntl
@@ -16,14 +16,14 @@ _NAME_LIMIT = 249  # bytes, memfd_create(2)
 
 
 class Memfds:
-    """A store of contents by digest, each kept for as long as somebody holds it."""
+    """A store of reference-counted memfds, by digest of their content."""
 
     def __init__(self) -> None:
         self._descriptors: dict[str, int] = {}
         self._holders: dict[str, int] = {}
 
     def hold(self, name: str, data: bytes) -> int:
-        """Return a descriptor of this content and hold it until `release`. `name` is only seen in /proc."""
+        """Return a descriptor of this content, held until `release`; `name` shows only in /proc."""
         digest = digest_of(data)
         if digest not in self._descriptors:
             self._descriptors[digest] = _seal(name, data)
@@ -32,18 +32,18 @@ class Memfds:
 
     @property
     def descriptors(self) -> frozenset[int]:
-        """Every descriptor that is held."""
+        """All open descriptors."""
         return frozenset(self._descriptors.values())
 
     def close(self) -> None:
-        """Let go of everything, whoever holds it."""
+        """Close all descriptors, even if held."""
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
         self._holders.clear()
 
     def release(self, data: bytes) -> None:
-        """Hold this content once less; the last release closes it."""
+        """Release this content once; the last release closes it."""
         digest = digest_of(data)
         self._holders[digest] -= 1
         if not self._holders[digest]:
@@ -52,15 +52,15 @@ class Memfds:
 
 
 def digest_of(data: bytes) -> str:
-    """The content's name."""
+    """Return the SHA-256 of the content, in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def is_sealed(descriptor: int) -> bool:
-    """Whether this is such a file, made by this user, and nobody can change it."""
+    """Whether this is a fully sealed memfd of this user."""
     try:
         return os.fstat(descriptor).st_uid == os.geteuid() and fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) == _SEALS
-    except OSError:  # only what lies in memory can have seals
+    except OSError:  # only files in memory can have seals
         return False
 
 

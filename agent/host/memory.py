@@ -1,7 +1,7 @@
-"""How much memory is left for one more proxy, what a proxy takes, and whether the kernel killed for want of it.
+"""Memory available for one more proxy, the footprint of a proxy, and OOM kills.
 
-The files are those of the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. What cannot be read sets no
-limit; where nothing can be read, the host's own memory is the limit.
+The files are those of the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. A file that cannot be read sets
+no limit; if none can be read, the host's own memory is the limit.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ _KIB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Memory to be had, in bytes, and the limit that is met first: a file of the control group, or `HOST`."""
+    """Available memory in bytes, and the tightest limit: a control group's file, or `HOST`."""
 
     bytes: int
     limit_name: str
@@ -28,10 +28,10 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a process takes, in bytes.
+    """The memory of a process, in bytes.
 
-    `peak` is the most it ever had in memory at once; `anonymous` is its own now, `shared_memory` what it uses of such;
-    `mapped_files` now, mostly its program, which a second process of the same program shares.
+    `peak` is its highest resident size so far; the others are current. `mapped_files` is mostly its program, which a
+    second process of the same program shares.
     """
 
     peak: int
@@ -41,26 +41,29 @@ class Footprint:
 
     @property
     def of_one_more(self) -> int:
-        """What another process like it would take at its peak."""
+        """The memory that another such process would use at its peak."""
         return max(self.peak - self.mapped_files, self.anonymous)
 
 
 def host_available() -> int:
-    """Bytes that can be had on the host without swapping (MemAvailable, proc_meminfo(5))."""
+    """Return the bytes available on the host without swapping (MemAvailable, proc_meminfo(5))."""
     return psutil.virtual_memory().available
 
 
 def free(*, proc: Path = PROC, host: Callable[[], int] = host_available) -> Free:
-    """Find what can still be had; the tightest limit counts, be it ours, of a group above ours, or the host."""
+    """Return the available memory under the tightest limit.
+
+    The limits are those of our control group, of the groups above it, and of the host.
+    """
     group = control_groups.find("memory", proc=proc)
     limits = [] if group is None else list(_FILES[group.version].free_in(group))
     return min([*limits, Free(host(), HOST)], key=lambda each: each.bytes)
 
 
 def footprint(pid: int, *, proc: Path = PROC) -> Footprint | None:
-    """Look at a process; None: it is gone, or a zombie.
+    """Return a process's footprint; None if it exited or is a zombie.
 
-    From status, and not from smaps_rollup: that one walks the page tables, and is closed to other users.
+    Read from status, not from smaps_rollup, which scans the page tables and denies access to other users.
     """
     status = control_groups.table(proc / str(pid) / "status")
     try:
@@ -71,16 +74,16 @@ def footprint(pid: int, *, proc: Path = PROC) -> Footprint | None:
 
 
 def resident(pid: int, *, proc: Path = PROC) -> int | None:
-    """The bytes of a process that are in memory; None: it is gone, or a zombie."""
+    """Return a process's resident bytes; None if it exited or is a zombie."""
     size = control_groups.table(proc / str(pid) / "status").get("VmRSS:")
     return None if size is None else size * _KIB
 
 
 class OomWatch:
-    """Tells of processes that the kernel killed because memory ran out.
+    """Counts the processes that the kernel killed because memory ran out.
 
-    Counted are those in our control group; where there is none, those of the whole machine. The kernel counts before it
-    kills, so the count is there when the exit is seen.
+    It counts those in our control group, or without one, those of the machine. The kernel counts before it kills, so
+    the count is up to date when an exit is seen.
     """
 
     def __init__(self, *, proc: Path = PROC) -> None:
@@ -88,17 +91,20 @@ class OomWatch:
         self._seen = self._counts()
 
     def kills(self) -> int:
-        """How many since asked last; a whole group killed at once counts as one at least."""
+        """Return the kills since the last call; a group killed at once counts as at least one."""
         seen, self._seen = self._seen, self._counts()
         return max(0, *(now - before for now, before in zip(self._seen, seen, strict=True)))
 
     def _counts(self) -> tuple[int, int]:
-        """Processes killed, and groups killed as a whole."""
+        """Return the processes killed, and the groups killed at once."""
         events = next((found for path in self._sources() if "oom_kill" in (found := control_groups.table(path))), {})
         return events.get("oom_kill", 0), events.get("oom_group_kill", 0)
 
     def _sources(self) -> Iterator[Path]:
-        """The most exact one first: our group may not be counted by itself, and memory.events tells of those inside."""
+        """Yield the files to try, the most exact first.
+
+        Our group may have no counter of its own, and memory.events includes the groups below.
+        """
         group = control_groups.find("memory", proc=self._proc)
         if group is not None:
             events = _FILES[group.version].events
@@ -108,18 +114,18 @@ class OomWatch:
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """What the files of one version are called."""
+    """The file names of one cgroup version."""
 
     limits: tuple[str, ...]
     usage: str
-    reclaimable: str  # in memory.stat: file pages that nobody has asked for lately
+    reclaimable: str  # in memory.stat: file pages not used lately
     events: tuple[str, ...]
 
     def free_in(self, group: Group) -> Iterator[Free]:
-        """Give what is free under each limit of a group and of those above it."""
+        """Yield the free memory under each limit of a group and of those above it."""
         for directory in group.directories:
             if directory != group.directories[0] and control_groups.number(directory / "memory.use_hierarchy") == 0:
-                return  # before Linux 5.11, it and those above may not count ours
+                return  # before Linux 5.11, this group and those above may not include ours
             yield from self._free_at(directory)
 
     def _free_at(self, directory: Path) -> Iterator[Free]:

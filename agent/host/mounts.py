@@ -1,4 +1,4 @@
-"""Mounts: which file systems lie under a path, and when that changes. The format is proc_pid_mountinfo(5)'s."""
+"""The mount table, and notification of its changes. The format is proc_pid_mountinfo(5)."""
 
 import re
 import select
@@ -11,42 +11,40 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 
 _NETWORK = {"afs", "beegfs", "ceph", "cifs", "gfs2", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "orangefs"}
 _SILENT = _NETWORK | {"smb3", "smbfs", "fuse", "fuseblk", "9p", "virtiofs", "prl_fs", "vboxsf", "vmhgfs"}
-"""File systems that others write to behind this kernel's back: they accept an inotify watch and send nothing."""
+"""File systems written to by other hosts: they accept an inotify watch and send no events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A file system and the place where it is mounted, in resolved form."""
+    """A mounted file system and its resolved mount point."""
 
     point: str
     kind: str
 
     @property
     def is_silent(self) -> bool:
-        """Whether changes made elsewhere arrive here without an event."""
+        """Whether changes made by other hosts cause no inotify event."""
         return self.kind in _SILENT or self.kind.startswith("fuse.")
 
 
 class MountTable:
-    """The mounts of this process's namespace at one time."""
+    """A snapshot of the mounts in this process's namespace."""
 
     def __init__(self, mounts: Iterable[Mount]) -> None:
-        self._by_point = {
-            mount.point: mount for mount in mounts
-        }  # the last one mounted on a place is what is seen there
+        self._by_point = {mount.point: mount for mount in mounts}  # the last mount on a point hides the earlier ones
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the text of a mountinfo file."""
+        """Parse the text of a mountinfo file."""
         return cls(_parse_line(line) for line in text.splitlines())
 
     @property
     def points(self) -> Iterable[str]:
-        """The places where something is mounted: directories, and single files too."""
+        """The mount points: directories, and single files too."""
         return self._by_point.keys()
 
     def under(self, path: str) -> Mount | None:
-        """Find the mount that a resolved, absolute path lies on; None where the table does not say (a chroot)."""
+        """Return the mount of a resolved, absolute path; None if the table lacks it (a chroot)."""
         while path not in self._by_point:
             if path in {"", "/"}:
                 return None
@@ -55,7 +53,7 @@ class MountTable:
 
 
 def read_mounts() -> MountTable:
-    """Read the mount table as it is now; an empty one where /proc is not to be had."""
+    """Read the current mount table; an empty one without /proc."""
     try:
         return MountTable.parse(MOUNTINFO.read_text(errors="surrogateescape"))
     except OSError:
@@ -63,10 +61,10 @@ def read_mounts() -> MountTable:
 
 
 class MountEvents:
-    """A descriptor that is readable whenever something was mounted or unmounted; raises OSError without /proc.
+    """A descriptor that is readable after a mount or unmount. Raises `OSError` without /proc.
 
-    The kernel tells it by an exceptional condition on mountinfo, which is always readable besides; asyncio waits for
-    readable descriptors only, and an epoll instance is one that translates.
+    The kernel signals an exceptional condition on mountinfo, which is always readable; asyncio waits for readable
+    descriptors only, so an epoll instance translates.
     """
 
     def __init__(self) -> None:
@@ -75,11 +73,11 @@ class MountEvents:
         self._epoll.register(self._mountinfo, select.EPOLLPRI)
 
     def fileno(self) -> int:
-        """Give the descriptor to wait on."""
+        """Return the descriptor to wait for."""
         return self._epoll.fileno()
 
     def acknowledge(self) -> None:
-        """Take the event, so that only the next change makes the descriptor readable again."""
+        """Consume the event, so that only the next change makes the descriptor readable."""
         self._epoll.poll(0)
 
     def close(self) -> None:
@@ -89,11 +87,11 @@ class MountEvents:
 
 
 def _parse_line(line: str) -> Mount:
-    """Take the mount point, the fifth field, and the kind, the first one after the dash."""
+    """Parse the mount point, the fifth field, and the type, the first field after the dash."""
     before, _, after = line.partition(" - ")
     return Mount(_unescape(before.split(" ")[4]), after.split(" ")[0])
 
 
 def _unescape(field: str) -> str:
-    r"""Undo the kernel's octal escapes: a blank is written as ``\040``."""
+    r"""Decode the kernel's octal escapes: a space is written as ``\040``."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)

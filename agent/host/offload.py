@@ -1,9 +1,9 @@
-"""Long work beside the loop: in a thread, whatever size the files have that somebody puts on the disk.
+"""Runs long work in a thread, so that large files do not block the loop.
 
-What keeps the loop waiting then is its turn at the interpreter, which a thread gives up every 5 ms: it has to do so
-more often meanwhile. And it is the collection of cyclic garbage, which stops every thread and goes through all that was
-made: a configuration of one megabyte is a million objects. So there is none while much is made, and what was made is
-left out of it afterwards; it is freed when nobody refers to it any more, as almost everything is.
+Two things would still block the loop. A thread releases the interpreter only every 5 ms, so the switch interval is
+shortened during the work. And cyclic garbage collection stops all threads and scans all objects: a configuration of one
+megabyte is a million of them. So collection is off during large work, and its objects are frozen afterwards; they are
+still freed by reference counting, as almost all objects are.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 _MUCH = 256 << 10
-"""Bytes of files."""
+"""Bytes of files from which work counts as large."""
 
 _TURN = 0.0005
-"""Seconds after which a thread gives up the interpreter to the loop."""
+"""Seconds after which a thread releases the interpreter to the loop."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -26,7 +26,7 @@ _usual = sys.getswitchinterval()
 
 
 async def offload(size: int, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Return what `work` makes of files of so many bytes in all."""
+    """Run `work` in a thread and return its result; `size` is the bytes of its files in total."""
     if size < _MUCH:
         return await asyncio.to_thread(work, *args, **kwargs)
     global _busy  # noqa: PLW0603  # the collector is the process's

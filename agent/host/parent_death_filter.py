@@ -1,8 +1,8 @@
-"""Children that outlive the agent: a seccomp filter that answers their wish to die with it, and grants it not.
+"""A seccomp filter that disables PR_SET_PDEATHSIG, so that proxies outlive the agent.
 
-Envoy asks for SIGTERM when the process that started it ends (PR_SET_PDEATHSIG, prctl(2)), which a supervisor that is to
-be replaced under running proxies cannot use. The filter is classic BPF, see seccomp(2); it looks at one option of one
-system call and lets everything else pass, calls of other architectures and of the 32-bit kind as well.
+Envoy requests SIGTERM for the exit of its parent (PR_SET_PDEATHSIG, prctl(2)), which does not fit a supervisor that is
+replaced under running proxies. The filter returns success without effect. It is classic BPF, see seccomp(2), checks one
+option of one system call and allows all others, including those of other architectures and 32-bit calls.
 """
 
 import ctypes
@@ -21,18 +21,18 @@ _FLAG_SPEC_ALLOW = 4  # Linux 4.17: without it, kernels before 5.16 make filtere
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 
-_NUMBER, _ARCHITECTURE, _OPTION = 0, 4, 16  # offsets in struct seccomp_data; an int argument is its lower half
+_NUMBER, _ARCHITECTURE, _OPTION = 0, 4, 16  # offsets in struct seccomp_data; an int argument is the lower half
 
 _LOAD = 0x20  # linux/bpf_common.h: BPF_LD | BPF_W | BPF_ABS
 _JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
 
-_NO_SIGNAL = 1 << 16  # refused by the kernel's own PR_SET_PDEATHSIG, which takes 0 to 64
+_NO_SIGNAL = 1 << 16  # rejected by the kernel's PR_SET_PDEATHSIG, which accepts 0 to 64
 
 
 @dataclass(frozen=True, slots=True)
 class _Machine:
-    """Numbers of one architecture: AUDIT_ARCH of linux/audit.h, and of system calls."""
+    """An architecture's AUDIT_ARCH value (linux/audit.h) and system call numbers."""
 
     audit: int
     prctl: int
@@ -46,12 +46,12 @@ _MACHINES = {
 
 
 def keep_children_alive() -> None:
-    """Let no process that is started from now on, nor its descendants, be ended with its parent.
+    """Install the filter, so that processes started from now on outlive their parent.
 
-    It holds for the rest of this process's life, and across an exec; a second call adds nothing. The price is
-    no_new_privs: programs started from now on gain nothing from a setuid bit or from file capabilities, so that a proxy
-    with `cap_net_bind_service` on its file cannot bind low ports by it. A privileged agent can still run a proxy as
-    another user. Raises `MachineError` where the kernel, or a sandbox around us, does not allow it.
+    Their descendants inherit it. It lasts until this process exits, and across an exec; a second call adds nothing. The
+    cost is no_new_privs: programs started from now on gain nothing from a setuid bit or file capabilities, so a proxy
+    with `cap_net_bind_service` on its file cannot bind low ports. A privileged agent can still run a proxy as another
+    user. Raises `MachineError` if the kernel, or a sandbox, does not allow it.
     """
     if children_are_kept_alive():
         return
@@ -67,13 +67,16 @@ def keep_children_alive() -> None:
 
 
 def children_are_kept_alive() -> bool:
-    """Whether the filter is in force: it answers what the kernel would refuse, and changes nothing."""
+    """Whether the filter is active: it accepts a signal number that the kernel would reject."""
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.prctl(_PR_SET_PDEATHSIG, *map(ctypes.c_ulong, (_NO_SIGNAL, 0, 0, 0))) == 0)
 
 
 def _install(machine: _Machine, option: int, *, answer: int) -> None:
-    """Have all threads of this process, and what they start, get an errno (0: success) for one option of prctl(2)."""
+    """Install a filter that returns an errno (0: success) for one option of prctl(2).
+
+    It applies to all threads of this process and to the processes they start.
+    """
     code = _program(machine, option, answer)
     instructions = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HP", len(code) // 8, ctypes.addressof(instructions))  # struct sock_fprog
@@ -87,7 +90,7 @@ def _install(machine: _Machine, option: int, *, answer: int) -> None:
 
 
 def _program(machine: _Machine, option: int, answer: int) -> bytes:
-    """Six tests and answers in order; jumps count the instructions to be skipped."""
+    """Return the BPF program; a jump is the number of instructions to skip."""
     instructions = (
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_JUMP_IF_EQUAL, 0, 5, machine.audit),

@@ -1,7 +1,7 @@
-"""Starting processes, hearing of their deaths, and signalling them: always by pidfd, never by number alone.
+"""Starts, signals and reaps processes: always by pidfd, never by pid alone.
 
-Processes are started from the main thread only, because the parent-death signal that Envoy asks for follows the thread.
-They get a clean environment, a process group of their own, and no descriptor but those named.
+Processes are started from the main thread only, because the parent-death signal that Envoy sets is bound to the thread.
+They get a clean environment, a session of their own, and only the named descriptors.
 """
 
 import asyncio
@@ -20,23 +20,23 @@ import psutil
 from agent.core.errors import MachineError, UsageError
 from agent.host.limits import core_dumps_allowed
 
-_STARTTIME = 19  # the 22nd field of /proc/<pid>/stat, counted from behind the name, which may hold anything
+_STARTTIME = 19  # the 22nd field of /proc/<pid>/stat, counted from after the name, which may contain anything
 _OUTPUT_LIMIT = 1 << 20
 _FIRST_TO_GO = "1000"  # oom_score_adj, proc(5)
-_REAP_TIMEOUT = 1.0  # for a process that was killed to be gone
+_REAP_TIMEOUT = 1.0  # seconds for a killed process to exit
 _NOT_THEIRS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Whom a proxy runs as, where that is not the agent's own user."""
+    """The user that a proxy runs as, if not the agent's own."""
 
     uid: int
     gid: int
 
     @classmethod
     def named(cls, name: str) -> "User":
-        """Look a user up, by name or number; raise `UsageError` if there is none."""
+        """Return the user with this name or number. Raises `UsageError` if there is none."""
         try:
             entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
         except (KeyError, OverflowError):
@@ -46,31 +46,32 @@ class User:
 
     @property
     def owner(self) -> tuple[int, int]:
-        """Both numbers, as chown takes them."""
+        """The uid and the gid, as chown expects them."""
         return self.uid, self.gid
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run. `binary` is an open descriptor of the program, so that what was examined is what runs.
+    """A command to run.
 
-    `executable` is a path that leads to it; without one it is found by its number.
+    `binary` is an open descriptor of the program, so that the examined file is the one that runs. `executable` is a
+    path to it; without one, the descriptor's path in /proc is used.
     """
 
     binary: int
-    arguments: Sequence[str]  # with the program's name in front
+    arguments: Sequence[str]  # including the program's name
     descriptors: Collection[int] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     user: User | None = None
     executable: str | None = None
     output: int | None = None  # for stdout and stderr; None: the agent's own
-    dumps_core: bool = False  # where it crashes, as far as its hard limit allows
+    dumps_core: bool = False  # whether a crash dumps core, up to the hard limit
 
 
 class Process:
-    """A running process, known by its pidfd. `on_exit` hears of its end exactly once.
+    """A running process, identified by its pidfd. Calls `on_exit` exactly once.
 
-    It gets the exit code, negative for a signal, or None: that of a process which is no child of ours is not to be had.
+    The argument is the exit code, negative for a signal, or None for a process that is not our child.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Process:
         on_exit: Callable[[int | None], None],
         child: "subprocess.Popen[bytes] | None" = None,
     ) -> None:
-        """Take over a pidfd; `start` and `adopt` are the ways in."""
+        """Own a pidfd; use `start` or `adopt` instead."""
         self.pid = pid
         self._pidfd = pidfd
         self._child = child
@@ -90,7 +91,7 @@ class Process:
 
     @classmethod
     def start(cls, command: Command, on_exit: Callable[[int | None], None]) -> Self:
-        """Run a command. Raises `MachineError`."""
+        """Start a command. Raises `MachineError`."""
         child = _spawn(command)
         try:
             pidfd = os.pidfd_open(child.pid)
@@ -103,23 +104,23 @@ class Process:
 
     @classmethod
     def adopt(cls, pid: int, created: int, on_exit: Callable[[int | None], None]) -> Self:
-        """Attend to a process that somebody else started, the one that began at `created` (clock ticks since boot).
+        """Supervise a running process that began at `created` (clock ticks since boot).
 
-        Raises `MachineError` if that one is gone.
+        Raises `MachineError` if it has exited.
         """
         try:
             pidfd = os.pidfd_open(pid)
         except OSError as error:
             message = f"cannot adopt the process {pid}: {error.strerror}"
             raise MachineError(message) from error
-        if created_at(pid) != created:  # asked once the pidfd holds the number: it cannot change hands any more
+        if created_at(pid) != created:  # checked after opening the pidfd: the pid cannot be reused any more
             os.close(pidfd)
             message = f"cannot adopt the process {pid}: it is another one by now"
             raise MachineError(message)
         return cls(pid, pidfd, on_exit)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; nothing happens if it is dead already."""
+        """Send a signal; does nothing if the process has exited."""
         if self._pidfd == -1:
             return
         try:
@@ -128,7 +129,7 @@ class Process:
             return
 
     def reap(self) -> None:
-        """Take its exit status, if it has one, and tell it."""
+        """Reap the process if it has exited, and call `on_exit`."""
         try:
             result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
@@ -143,7 +144,7 @@ class Process:
         self._pidfd = -1
         _own.pop(self.pid, None)
         if self._child is not None:
-            self._child.returncode = code  # subprocess must never wait for it as well
+            self._child.returncode = code  # subprocess must not wait for it too
         self._on_exit(code)
 
 
@@ -151,7 +152,7 @@ _own: dict[int, Process] = {}
 
 
 def owner_of(pid: int) -> Callable[[], None] | None:
-    """How to reap a child of this process here and now, through the one who attends to it; None: nobody does."""
+    """Return the function that reaps a child of this process at once; None if it has no owner."""
     process = _own.get(pid)
     return None if process is None else process.reap
 
@@ -168,7 +169,7 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
                 stdout=output,
                 stderr=output,
                 pass_fds=(command.binary, *command.descriptors),
-                start_new_session=True,  # not the agent's terminal: TIOCSTI would type into the shell that started it
+                start_new_session=True,  # no access to the agent's terminal: TIOCSTI could type into its shell
                 user=None if command.user is None else command.user.uid,
                 group=None if command.user is None else command.user.gid,
                 extra_groups=None if command.user is None else [],
@@ -179,10 +180,10 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
 
 
 async def run(command: Command, timeout: float) -> tuple[int, str]:
-    """Run a short command to its end; return its exit code and what it printed.
+    """Run a short command until it exits; return its exit code and its output.
 
-    Its output goes to memory, not through a pipe. Where memory runs out it is the first that the kernel kills: what it
-    was to say is worth less than anything that serves. Raises `MachineError` if it takes longer than `timeout` seconds.
+    The output goes to a memfd, not through a pipe. If memory runs out, the kernel kills this process first, because any
+    serving process matters more. Raises `MachineError` if it runs longer than `timeout` seconds.
     """
     output = os.memfd_create("output", os.MFD_CLOEXEC)
     ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
@@ -205,14 +206,14 @@ async def run(command: Command, timeout: float) -> tuple[int, str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """The agent's environment without what is meant for the agent alone."""
+    """Return the agent's environment without the variables meant for the agent alone."""
     return {
         name: value for name, value in os.environ.items() if not name.startswith("AGENT_") and name not in _NOT_THEIRS
     }
 
 
 def describe_exit(code: int | None) -> str:
-    """An exit code in words: `exited with 1`, `was killed by SIGKILL`."""
+    """Describe an exit code: `exited with 1`, `was killed by SIGKILL`."""
     if code is None:
         return "ended; an earlier agent started it, so nobody knows how"
     if code >= 0:
@@ -224,9 +225,9 @@ def describe_exit(code: int | None) -> str:
 
 
 def created_at(pid: int) -> int | None:
-    """When a process began, which with its pid tells it from every other one; None: it is gone.
+    """Return when a process began, which identifies it together with its pid; None if it exited.
 
-    In clock ticks since boot (starttime, proc(5)): a date would move by a second whenever the clock is corrected.
+    In clock ticks since boot (starttime, proc(5)): a date would shift by a second when the clock is corrected.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -236,7 +237,7 @@ def created_at(pid: int) -> int | None:
 
 
 def boot() -> str:
-    """Which boot of the machine this is: pids and start times begin anew with each. Empty where it is not told."""
+    """Return the boot ID, within which pids and start times are valid; empty if unreadable."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -244,7 +245,7 @@ def boot() -> str:
 
 
 def has_socket(pid: int, inodes: Collection[int]) -> bool | None:
-    """Whether a process has one of these sockets open; None where the kernel does not let us look."""
+    """Whether a process has one of these sockets open; None if the kernel denies access."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
     try:
         entries = list(Path(f"/proc/{pid}/fd").iterdir())
@@ -254,7 +255,7 @@ def has_socket(pid: int, inodes: Collection[int]) -> bool | None:
 
 
 def connections_at(pid: int, ports: Collection[int]) -> int | None:
-    """How many TCP connections a process has at these local ports; None where the kernel does not let us look."""
+    """Count a process's TCP connections at these local ports; None if access is denied."""
     try:
         connections = psutil.Process(pid).net_connections("tcp")
     except psutil.Error:
@@ -267,4 +268,4 @@ def _target(link: Path) -> str:
     try:
         return str(link.readlink())
     except FileNotFoundError:
-        return ""  # closed meanwhile
+        return ""  # closed since it was listed

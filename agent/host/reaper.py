@@ -1,9 +1,9 @@
-"""Everybody else's orphans: reaped and counted, where this process is the one they come to.
+"""Reaps and counts orphaned processes that are reparented to this one.
 
-They come to process 1 of a container, and elsewhere to the nearest sub-reaper. Own children are left to those who
-started them: see `Process`, which reaps by pidfd. Nothing else in this process may start a child and wait for it in a
-later turn of the loop, nor in another thread: whatever has no owner is taken for an orphan. What waits at once in the
-loop's thread, as `subprocess.run` and a failing `Popen` do, is not disturbed.
+Orphans are reparented to process 1 of a container, or else to the nearest subreaper. The children that this process
+starts are reaped by their owner, see `Process`, by pidfd. No other code in this process may start a child and wait for
+it in a later iteration of the loop or in another thread, since a child without an owner counts as an orphan. Code that
+waits at once in the loop's thread, as `subprocess.run` and a failing `Popen` do, is not affected.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ from typing import NoReturn
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 _BATCH = 100
-"""Dead children seen to in one turn of the loop: less than a millisecond."""
+"""Exited children reaped in one loop iteration: less than a millisecond."""
 
 _ROOM = 1 << 16
-"""Bytes that a pipe holds by default, pipe(7); the kernel puts single bytes together."""
+"""Bytes that a pipe holds by default, pipe(7); the kernel merges single bytes."""
 
 Owner = Callable[[int], Callable[[], None] | None]
-"""Tells whose a child is: how to let its owner reap it here and now; None for a child of nobody here."""
+"""Maps a pid to the function by which its owner reaps it at once; None for an orphan."""
 
 
 def become_reaper() -> str | None:
-    """Have the orphans among the descendants come to this process; return why not where that cannot be had.
+    """Make this process the subreaper of its descendants; return the reason if that fails.
 
-    Process 1 gets them anyhow. Any other asks for PR_SET_CHILD_SUBREAPER (prctl(2)), which outlives an exec and is not
-    inherited.
+    Process 1 gets orphans anyway. Any other process sets PR_SET_CHILD_SUBREAPER (prctl(2)), which persists across an
+    exec and is not inherited.
     """
     if os.getpid() == 1:
         return None
@@ -41,9 +41,9 @@ def become_reaper() -> str | None:
 
 
 class Reaper:
-    """Reaps whatever ends here and is nobody's, a batch in each turn of the loop; `reaped` is how many.
+    """Reaps orphans, a batch in each loop iteration; `reaped` counts them.
 
-    To be started in the main thread, after all other signal handlers of the loop are in place.
+    Start it in the main thread, after all other signal handlers of the loop are installed.
     """
 
     def __init__(self, owner: Owner, *, loop: asyncio.AbstractEventLoop) -> None:
@@ -54,13 +54,13 @@ class Reaper:
         self._wakeups: _Wakeups | None = None
 
     def start(self) -> None:
-        """Reap from now on, beginning with those that are dead already."""
+        """Start reaping, beginning with orphans that have already exited."""
         if self._wakeups is None:
             self._wakeups = _Wakeups(self._look_soon, self._loop)
             self._look_soon()
 
     def close(self) -> None:
-        """Reap no more."""
+        """Stop reaping."""
         if self._wakeups is not None:
             self._wakeups.close()
             self._wakeups = None
@@ -71,7 +71,7 @@ class Reaper:
             self._loop.call_soon(self._look)
 
     def _look(self) -> None:
-        """See to one batch; signals coalesce, so only an empty look ends the search."""
+        """Reap one batch; reschedule until no child is waiting, because signals coalesce."""
         self._is_due = False
         if self._wakeups is None:
             return
@@ -79,14 +79,14 @@ class Reaper:
         try:
             is_empty = self._see_to_some()
         except _LeftError:
-            is_empty = True  # it would be found again and again; the next death is the next chance
+            is_empty = True  # an immediate retry would loop; the next SIGCHLD retries
             raise
         finally:
             if not is_empty:
                 self._look_soon()
 
     def _see_to_some(self) -> bool:
-        """Whether nobody dead was left to be found."""
+        """Reap up to a batch of children; return whether no more are waiting."""
         owned = 0
         for _ in range(_BATCH):
             pid = _next_dead()
@@ -103,13 +103,13 @@ class Reaper:
         return False
 
     def _reap(self, pid: int) -> None:
-        with contextlib.suppress(ChildProcessError):  # somebody was faster
+        with contextlib.suppress(ChildProcessError):  # already reaped elsewhere
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
             self.reaped += 1
 
 
 class _LeftError(RuntimeError):
-    """An owner did not reap its child when told to: a bug."""
+    """An owner did not reap its child on request: a bug."""
 
 
 def _complain(pid: int) -> NoReturn:
@@ -118,20 +118,20 @@ def _complain(pid: int) -> NoReturn:
 
 
 def _next_dead() -> int | None:
-    """Find a child that waits to be reaped, and leave it so."""
+    """Return the pid of a child that waits to be reaped, without reaping it."""
     try:
         found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:  # no child at all
+    except ChildProcessError:  # no children
         return None
     return None if found is None else found.si_pid
 
 
 class _Wakeups:
-    """Hears of dead children without deafening the loop to other signals.
+    """Handles SIGCHLD without making the loop lose other signals.
 
-    asyncio learns of a signal by a byte in a socket that holds 277 of them; a byte that finds no room is a signal lost.
-    Were the loop busy while a thousand orphans died, a SIGTERM after them would not be heard. So the bytes go through a
-    pipe with room for 65,536, and those of SIGCHLD, which tells by its handler alone, are dropped on the way.
+    asyncio receives each signal as a byte in a socket that holds 277 of them; when it is full, signals are lost. If a
+    thousand orphans exited while the loop is busy, a SIGTERM after them would be lost. So the bytes go through a pipe
+    for 65,536, and those of SIGCHLD, for which the handler suffices, are dropped on the way.
     """
 
     def __init__(self, on_death: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
@@ -141,12 +141,12 @@ class _Wakeups:
         loop.add_reader(self._readable, self._relay)
         self._before = signal.signal(signal.SIGCHLD, self._hear)
         self._beyond = signal.set_wakeup_fd(self._writable, warn_on_full_buffer=False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})  # an exec hands a blocked one on
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})  # a blocked signal stays blocked across an exec
 
     def close(self) -> None:
-        """Give the loop its own socket back."""
+        """Restore the loop's own wake-up socket and SIGCHLD handler."""
         current = signal.set_wakeup_fd(self._beyond)
-        if current != self._writable:  # somebody took our place
+        if current != self._writable:  # replaced by other code since
             signal.set_wakeup_fd(current)
         signal.signal(signal.SIGCHLD, self._before or signal.SIG_DFL)
         self._relay()

@@ -1,7 +1,7 @@
-"""Removing a directory that somebody else has filled: whatever he put there, and without holding anybody up.
+"""Removes a directory tree that an untrusted process has filled, without blocking.
 
-Nothing is followed. Directories in directories are moved to the top before they are emptied, so that neither depth nor
-number costs descriptors or a stack; what is more than an epoch leaves goes on in a thread.
+Links are not followed. Nested directories are moved to the top before they are emptied, so that neither depth nor
+number costs descriptors or stack. Entries beyond `_AT_ONCE` are removed in a thread.
 """
 
 import contextlib
@@ -13,23 +13,23 @@ from itertools import islice
 from pathlib import Path
 
 _AT_ONCE = 1000
-"""Entries: some 10 ms."""
+"""Entries removed before a thread continues: about 10 ms."""
 
 _PASSES = 100_000
-"""So often at most: somebody may be filling it all the while."""
+"""Maximum number of passes: a process may keep filling the directory."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove(path: Path) -> None:
-    """Remove what is at `path`; nothing happens if it is gone. What cannot be removed stays."""
+    """Remove a file or directory tree; a missing one is ignored, undeletable entries stay."""
     steps = _remove(path)
     if sum(1 for _ in islice(steps, _AT_ONCE)) == _AT_ONCE:
         threading.Thread(target=lambda: sum(1 for _ in steps), daemon=True, name=f"removal of {path.name}").start()
 
 
 def _remove(path: Path) -> Iterator[None]:
-    """Remove one entry a step."""
+    """Remove one entry per step."""
     try:
         top = os.open(path, _DIRECTORY)
     except OSError:
@@ -47,7 +47,7 @@ def _remove(path: Path) -> Iterator[None]:
 
 
 def _pass_over(top: int) -> Generator[None, None, bool]:
-    """Remove every entry of a directory; return whether that got anywhere and there may be more."""
+    """Remove every entry of a directory; return whether it made progress and more may remain."""
     moved = False
     with os.scandir(top) as entries:
         for entry in entries:
@@ -60,7 +60,7 @@ def _pass_over(top: int) -> Generator[None, None, bool]:
 
 
 def _dissolve(name: str, top: int) -> Generator[None, None, bool]:
-    """Remove a directory; those in it come to the top. Return whether anything was done."""
+    """Move a directory's subdirectories to `top` and remove it; return whether it made progress."""
     try:
         directory = os.open(name, _DIRECTORY, dir_fd=top)
     except OSError:

@@ -1,4 +1,4 @@
-"""The run directory: the agent's lock, its memory of what happened, and a directory for each epoch."""
+"""The run directory: the agent's lock, its state file, and a directory for each epoch."""
 
 import fcntl
 import json
@@ -16,13 +16,14 @@ from agent.host.substitutes import Substitutes
 
 _STATE = "state.json"
 _LOCK = "lock"
-_HALF_MADE = "~"  # how the names of directories begin in which sockets are made; what is left of them is swept
+_HALF_MADE = "~"  # prefix of temporary directories in which sockets are created; leftovers are removed
 
 
 class RunDirectory:
-    """A directory that is this agent's alone, mode 0700, from construction until `close`.
+    """A directory locked by this agent from construction until `close`.
 
-    Raises `RunDirectoryHeld` naming the other agent, `MachineError` if the directory cannot be made or is not ours.
+    Its mode is 0700, or 0711 if `traversable`. Raises `RunDirectoryHeld` naming the other agent, `MachineError` if the
+    directory cannot be created or belongs to another user.
     """
 
     def __init__(self, path: Path, *, traversable: bool = False) -> None:
@@ -34,12 +35,12 @@ class RunDirectory:
         self._substitutes = Substitutes(path, self._mode)
 
     def close(self) -> None:
-        """Give the lock up; the directory itself stays."""
+        """Release the lock; the directory itself stays."""
         self._substitutes.close()
         os.close(self._lock)
 
     def _hold_on(self) -> None:
-        """Make the directory and its lock anew where somebody emptied /run under us."""
+        """Recreate the directory and its lock if they were removed, as when /run is emptied."""
         try:
             if os.path.samestat(os.fstat(self._lock), (self.path / _LOCK).stat()):
                 return
@@ -49,10 +50,10 @@ class RunDirectory:
         os.close(self._lock)
         self._lock = fresh
 
-    # Memory
+    # State
 
     def recall(self, name: str = _STATE) -> dict[str, object]:
-        """What the last agent here wrote, or nothing. A file that makes no sense counts as none."""
+        """Return the state written by the last agent; empty if missing or invalid."""
         try:
             state = json.loads((self.path / name).read_text())
         except (OSError, ValueError):
@@ -60,7 +61,7 @@ class RunDirectory:
         return state if isinstance(state, dict) else {}
 
     def remember(self, state: dict[str, object], name: str = _STATE) -> None:
-        """Write a state in one piece: a reader sees the old or the new one. Raises `MachineError`."""
+        """Write a state atomically: readers see the old or the new one. Raises `MachineError`."""
         target = self.path / name
         self._hold_on()
         try:
@@ -80,13 +81,14 @@ class RunDirectory:
 
     @property
     def homes(self) -> list[Path]:
-        """The directories in which those of epochs are: this one, and what stands in for it."""
+        """The directories that may contain epoch directories: this one and its substitutes."""
         return [self.path, *self._substitutes.found()]
 
     def make_epoch(self, number: int, owner: tuple[int, int] | None, links: Mapping[str, str] | None = None) -> Path:
-        """A directory for an epoch, owned by (uid, gid), empty but for these links. Raises `MachineError`.
+        """Create an epoch's directory, owned by (uid, gid), with these links. Raises `MachineError`.
 
-        Where there is no room for it here, it lies elsewhere (see `substitutes`): a crash must be answered even so.
+        If that fails here, it is created in a substitute (see `Substitutes`), because a crash must be followed by a
+        restart in any case.
         """
         path = self.path / str(number)
         try:
@@ -115,19 +117,19 @@ class RunDirectory:
         raise MachineError(problem)
 
     def epoch(self, number: int) -> Path:
-        """Where the directory of an epoch is."""
+        """Return the path of an epoch's directory."""
         paths = [home / str(number) for home in self.homes]
         return next(filter(os.path.lexists, paths), paths[0])
 
     def remove_epoch(self, number: int) -> None:
-        """Remove what an epoch left; nothing happens if it is gone."""
+        """Remove an epoch's directory; does nothing if it is missing."""
         for home in self.homes:
             remove(home / str(number))
         self._substitutes.tidy()
 
 
 def _fill(path: Path, owner: tuple[int, int] | None, links: Mapping[str, str]) -> None:
-    """Make an epoch's directory, and see that sockets can be made beside it."""
+    """Create an epoch's directory, and check that sockets can be created beside it."""
     remove(path)
     path.mkdir(mode=0o700)
     for name, target in links.items():
@@ -135,7 +137,7 @@ def _fill(path: Path, owner: tuple[int, int] | None, links: Mapping[str, str]) -
         link.parent.mkdir(mode=0o755, exist_ok=True)
         link.symlink_to(target)
     Path(tempfile.mkdtemp(prefix=_HALF_MADE, dir=path.parent)).rmdir()
-    if owner is not None:  # last: whatever is made in there by name is made before it is his
+    if owner is not None:  # last: all names in it are created before that user controls it
         os.chown(path, *owner)
 
 

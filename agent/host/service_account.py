@@ -1,7 +1,7 @@
-"""How a container speaks to its cluster: what a kubelet gives every one that has a service account.
+"""The Kubernetes service account that a kubelet mounts into a container.
 
-The directory holds a token, replaced about once an hour, and the authority that issued the API server's certificate.
-The claims of the token name the pod that it was made for (Kubernetes 1.22 and later), so nobody needs to be told.
+The directory holds a token, replaced about once an hour, and the CA of the API server's certificate. The token's claims
+name the pod (Kubernetes 1.22 and later), so the pod's name needs no configuration.
 """
 
 import base64
@@ -22,7 +22,7 @@ DIRECTORY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """Who this is, as the cluster knows it."""
+    """The pod of this process."""
 
     namespace: str
     name: str
@@ -31,7 +31,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """The API server's address, and who may speak to it."""
+    """The API server's address and this pod's credentials."""
 
     host: str
     port: int
@@ -40,36 +40,36 @@ class ServiceAccount:
 
     @classmethod
     def find(cls, environment: Mapping[str, str] = os.environ, directory: Path = DIRECTORY) -> Self:
-        """Look where a kubelet leaves it. Raises `MachineError` where there is none, or none of a pod."""
+        """Read the mounted service account. Raises `MachineError` if there is none, or not a pod's."""
         host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "")
         if not host or not port.isdecimal() or int(port) not in range(1, 1 << 16):
             message = "cannot find the API server: KUBERNETES_SERVICE_HOST and _PORT do not name it; is this a pod?"
             raise MachineError(message)
-        codecs.lookup("idna")  # wanted by the first connection, when an upgrade may have replaced it
+        codecs.lookup("idna")  # early: the first connection needs it, after an upgrade may have replaced it
         found = cls(host, int(port), _pod_of(_read(directory / "token")), directory)
         found.trust()
         return found
 
     @property
     def authority(self) -> str:
-        """The server as a URL and a Host header have it."""
+        """The server's `host:port` for a URL and a Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     @property
     def token(self) -> str:
-        """What it is known by now. Raises `MachineError`."""
+        """The current bearer token. Raises `MachineError`."""
         return _read(self.directory / "token")
 
     def trust(self) -> ssl.SSLContext:
-        """A client's context that takes the API server for it and nobody else. Raises `MachineError`."""
+        """Return a TLS client context that trusts only the cluster's CA. Raises `MachineError`."""
         path = self.directory / "ca.crt"
         try:
             context = ssl.create_default_context(cafile=str(path))
-        except OSError as error:  # ssl.SSLError among them
+        except OSError as error:  # including ssl.SSLError
             message = f"cannot use {path}: {error}"
             raise MachineError(message) from error
-        # Python 3.13 wants extensions that many a cluster made its authority without, and that Go never asks for.
+        # Python 3.13 requires extensions that the CAs of many clusters lack, and that Go does not require.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         return context
 
@@ -84,7 +84,7 @@ def _read(path: Path) -> str:
 
 
 def _pod_of(token: str) -> Pod:
-    """Read the claims of a JSON Web Token (RFC 7519); its signature is the API server's to check."""
+    """Parse the claims of a JSON Web Token (RFC 7519); the API server checks its signature."""
     try:
         payload = token.split(".")[1]
         claims: Any = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["kubernetes.io"]

@@ -1,6 +1,6 @@
-"""What systemd is told, where it listens, and the sockets that it keeps. See sd_notify(3).
+"""systemd notifications: status, watchdog and file descriptor store. See sd_notify(3).
 
-Its socket is the one of sdnotify; what is sent goes by sendmsg, since descriptors travel beside the words.
+sdnotify opens the socket; messages are sent with sendmsg, because some carry descriptors.
 """
 
 import array
@@ -16,14 +16,17 @@ import sdnotify
 from agent.host import clock
 from agent.host.inherited_sockets import STORED
 
-_SEND_TIMEOUT = 1.0  # a service manager that reads nothing for so long is told nothing
-_EXTENSION = 60.0  # how much longer each message asks systemd to wait
-_EXECUTION = 60.0  # for a program that this one becomes to turn its loop
+_SEND_TIMEOUT = 1.0  # seconds until a message is dropped if systemd does not read
+_EXTENSION = 60.0  # seconds by which each message extends systemd's timeout
+_EXECUTION = 60.0  # watchdog seconds for an executed successor to start its loop
 _NAME_LIMIT = 200  # FDNAME has at most 255 characters
 
 
 class ServiceManager:
-    """Says nothing at all where there is no systemd. To be made inside a running loop, and closed."""
+    """Sends notifications to systemd, if it is there.
+
+    Construct it inside a running loop, and close it.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -43,26 +46,26 @@ class ServiceManager:
 
     @property
     def is_there(self) -> bool:
-        """Whether anybody listens."""
+        """Whether there is a notification socket."""
         return self._socket is not None
 
-    # Words
+    # Status
 
     def status(self, sentence: str) -> None:
-        """Tell what goes on, for `systemctl status`."""
+        """Send a status text for `systemctl status`, if it is new."""
         if sentence != self._sentence:
             self._sentence = sentence
             self._send(f"STATUS={' '.join(sentence.split())}")
 
     def ready(self) -> None:
-        """The unit is up, and whatever was being loaded is."""
+        """Report that the service is up, and that a reload has finished."""
         self._patience_ends()
         if not self._is_ready or self._is_reloading:
             self._is_ready, self._is_reloading = True, False
             self._send("READY=1")
 
     def reloading(self) -> None:
-        """Something new is on its way to take over from what serves; `ready` ends this, however it went."""
+        """Report that a rotation is in progress; `ready` ends this, whatever the result."""
         if not self._is_ready:
             self.ready()
         if not self._is_reloading:
@@ -70,12 +73,12 @@ class ServiceManager:
             self._send(f"RELOADING=1\nMONOTONIC_USEC={clock.monotonic() * 1e6:.0f}")
 
     def starting(self) -> None:
-        """What the unit needs is not there yet: systemd waits for as long as the loop turns, until it is `ready`."""
+        """Extend systemd's start timeout while the loop runs, until `ready`."""
         if not self._is_ready:
             self._wait_with_us()
 
     def stopping(self) -> None:
-        """The unit is going down: systemd waits for as long as the loop turns."""
+        """Report shutdown, and extend systemd's stop timeout while the loop runs."""
         self._send("STOPPING=1")
         self._wait_with_us()
 
@@ -95,38 +98,39 @@ class ServiceManager:
     # The watchdog
 
     def _turn(self) -> None:
-        """Tell the watchdog that the loop turns: it is the loop that calls this."""
+        """Send the watchdog's keep-alive; called by the loop, so it proves that the loop runs."""
         assert self._watched_for is not None
         self._send("WATCHDOG=1")
         self._timers["watchdog"] = self._loop.call_later(self._watched_for / 2, self._turn)
 
     def executing(self) -> None:
-        """This process is about to become another program, which needs a while until its own loop turns."""
+        """Extend the watchdog before an exec, for the time until the new program's loop runs."""
         if self._watched_for is not None:
             self._send(f"WATCHDOG_USEC={max(self._watched_for, _EXECUTION) * 1e6:.0f}\nWATCHDOG=1")
 
     # Sockets
 
     def store(self, name: str, descriptor: int) -> None:
-        """Have systemd keep a duplicate of a socket that listens, for the next agent; one that it has is no trouble.
+        """Store a duplicate of a listening socket in systemd, for the next agent.
 
-        It drops by itself what refuses clients (EPOLLHUP), so that may have to be stored again.
+        Storing the same one again is harmless, and may be needed: systemd drops a socket on EPOLLHUP, which refuses
+        clients.
         """
         if self._socket is None or not _listens(descriptor):
             return
         inode = os.fstat(descriptor).st_ino
         if self._stored.get(name, inode) != inode:
-            self.remove(name)  # else the name would stand for both
+            self.remove(name)  # otherwise the name would refer to both
         self._stored[name] = inode
         self._send(f"FDSTORE=1\nFDNAME={_fit(name)}", descriptor)
 
     def remove(self, name: str) -> None:
-        """Have it let go what was stored under a name."""
+        """Remove the socket stored under a name."""
         if self._stored.pop(name, None) is not None:
             self._send(f"FDSTOREREMOVE=1\nFDNAME={_fit(name)}")
 
     def _forget_earlier(self) -> None:
-        """Have it let go what an earlier agent stored, and this one was given: what is still wanted is stored anew."""
+        """Remove the sockets stored by an earlier agent; those still needed are stored again."""
         for name in os.environ.get("LISTEN_FDNAMES", "").split(":"):
             if STORED.match(name):
                 self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
@@ -134,7 +138,7 @@ class ServiceManager:
     # The socket
 
     def _send(self, message: str, *descriptors: int) -> None:
-        """Send one datagram. systemd that is gone, or deaf, is no reason to stop serving."""
+        """Send one datagram; errors are ignored, since serving does not depend on systemd."""
         if self._socket is None:
             return
         beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -142,7 +146,7 @@ class ServiceManager:
             self._socket.sendmsg([message.encode()], beside)
 
     def close(self) -> None:
-        """Tell nothing any more; what is stored stays there."""
+        """Stop sending; stored sockets stay in systemd."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -152,7 +156,10 @@ class ServiceManager:
 
 
 def _connect() -> socket.socket | None:
-    """The socket where systemd listens; it stays in the environment for a program that this one becomes."""
+    """Return systemd's notification socket, if any.
+
+    NOTIFY_SOCKET stays in the environment for an executed successor.
+    """
     if "NOTIFY_SOCKET" not in os.environ:
         return None
     found: socket.socket | None = sdnotify.SystemdNotifier().socket
@@ -162,7 +169,7 @@ def _connect() -> socket.socket | None:
 
 
 def _watchdog_span() -> float | None:
-    """What sd_watchdog_enabled(3) allows between two messages, in seconds; None: nobody watches this process."""
+    """Return the watchdog interval in seconds (sd_watchdog_enabled(3)); None if disabled."""
     span, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID")
     if not span.isdecimal() or int(span) == 0 or pid not in {None, str(os.getpid())}:
         return None
@@ -178,6 +185,6 @@ def _listens(descriptor: int) -> bool:
 
 
 def _fit(name: str) -> str:
-    """A name as FDNAME may be (no colon, no slash, no control character), and no two names the same."""
+    """Return a unique valid FDNAME for a name: no colon, slash or control character."""
     plain = re.sub(r"[^A-Za-z0-9._@\[\]-]+", "_", name)[:_NAME_LIMIT]
     return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"

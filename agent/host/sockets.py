@@ -1,7 +1,7 @@
-"""Listening sockets that the agent makes itself, and the question of who else listens somewhere.
+"""Listening sockets that the agent binds itself, and checks for other listeners.
 
-As a rule the proxy binds: it knows the options of its listeners, the agent does not. The agent binds only what an
-unprivileged proxy may not (low ports), and its own two addresses: the console's and the status server's.
+As a rule the proxy binds, because it knows the options of its listeners. The agent binds only the low ports that an
+unprivileged proxy may not, and its own two addresses: for the admin interface and for status.
 """
 
 import errno
@@ -27,7 +27,10 @@ class Endpoint:
 
     @classmethod
     def parse(cls, address: str) -> "Endpoint":
-        """Read `tcp://1.2.3.4:5`, `udp://[::]:5`, `unix:///path` or `unix://@name`; raise `UsageError` otherwise."""
+        """Parse an address. Raises `UsageError`.
+
+        The forms are `tcp://1.2.3.4:5`, `udp://[::]:5`, `unix:///path` and `unix://@name`.
+        """
         if address.startswith("unix://"):
             return cls(path=address.removeprefix("unix://"))
         try:
@@ -44,14 +47,14 @@ class Endpoint:
 
     @property
     def family(self) -> socket.AddressFamily:
-        """The kind of socket it takes."""
+        """The socket's address family."""
         if self.path:
             return socket.AF_UNIX
         return socket.AF_INET6 if ":" in self.host else socket.AF_INET
 
     @property
     def name(self) -> str | tuple[str, int]:
-        """The address as bind(2) takes it from Python."""
+        """The address as Python's `socket.bind` expects it."""
         if self.path:
             return "\0" + self.path[1:] if self.path.startswith("@") else self.path
         return self.host, self.port
@@ -63,7 +66,7 @@ class Endpoint:
 
 
 def listen(endpoint: Endpoint) -> socket.socket:
-    """Bind and listen for the agent itself. Raises `AddressHeld` naming the holder, or `MachineError`."""
+    """Listen for the agent itself. Raises `AddressHeld`, naming the holder, or `MachineError`."""
     if endpoint.path and not endpoint.path.startswith("@"):
         _remove_stale(Path(endpoint.path))
     bound = _bind(endpoint, lambda _: None)
@@ -72,7 +75,7 @@ def listen(endpoint: Endpoint) -> socket.socket:
 
 
 def bind_for_proxy(endpoint: Endpoint, *, reuse_port: bool, dual_stack: bool) -> socket.socket:
-    """Bind what a proxy may not bind itself; the proxy listens. Non-blocking, as the proxy shares the flag."""
+    """Bind for a proxy that may not; the proxy listens. Non-blocking: the proxy shares the flag."""
 
     def prepare(made: socket.socket) -> None:
         made.setblocking(False)
@@ -85,10 +88,11 @@ def bind_for_proxy(endpoint: Endpoint, *, reuse_port: bool, dual_stack: bool) ->
 
 
 def check_free(endpoint: Endpoint, ours: Collection[int]) -> None:
-    """Raise `AddressHeld` if a process that is not one of `ours` (pids) listens at a TCP or Unix endpoint.
+    """Raise `AddressHeld` if a process other than `ours` (pids) listens at the endpoint.
 
-    A proxy that binds with reuse_port would share the port with a stranger without a word, so the agent tries without.
-    At a Unix path Envoy removes whatever is there, be it somebody's socket or somebody's file.
+    The endpoint is a TCP or Unix one.
+    A proxy that binds with reuse_port would silently share the port with another program, so the agent tries without.
+    At a Unix path Envoy removes any socket or file, even another program's.
     """
     if endpoint.path:
         _check_path_free(endpoint)
@@ -100,7 +104,7 @@ def check_free(endpoint: Endpoint, ours: Collection[int]) -> None:
             probe.bind(endpoint.name)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                return  # a low port, an address that is not there yet: the proxy may know better
+                return  # a low port, an address not configured yet: the proxy may still be able to bind
             holders = find_holders(endpoint)
             strangers = [holder for holder in holders if holder.pid not in ours]
             if strangers or not holders:
@@ -108,14 +112,14 @@ def check_free(endpoint: Endpoint, ours: Collection[int]) -> None:
 
 
 def may_bind_for_others(port: int) -> bool:
-    """Whether this port needs the agent's privilege: it is low, and the agent has the capability or is root."""
+    """Whether the agent should bind this port for a proxy: it is low and the agent is root."""
     low = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     return 0 < port < low and os.geteuid() == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that listens somewhere; no pid where the kernel does not let us see whose the socket is."""
+    """A process that listens at an address; `pid` is None if the kernel hides the owner."""
 
     pid: int | None
 
@@ -129,7 +133,7 @@ class Holder:
 
 
 def find_holders(endpoint: Endpoint) -> list[Holder]:
-    """Who listens where `endpoint` would: at the same address, or one of the two at every address."""
+    """Find the processes that listen at the endpoint's port, on its address or on a wildcard."""
     wildcards = {"0.0.0.0", "::"}  # noqa: S104  # compared, not bound
     found: dict[int | None, Holder] = {}
     for connection in psutil.net_connections("tcp"):
@@ -150,7 +154,7 @@ def _check_path_free(endpoint: Endpoint) -> None:
         try:
             probe.connect(endpoint.name)
         except BlockingIOError:
-            pass  # somebody listens, and his queue is full
+            pass  # a process listens and its queue is full
         except OSError:
             return
     raise _held(endpoint, [])
@@ -190,7 +194,7 @@ def _bind(endpoint: Endpoint, prepare: Callable[[socket.socket], None]) -> socke
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a Unix socket that nobody listens on any more; leave everything else where it is."""
+    """Remove a Unix socket without a listener; keep any other file."""
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -1,6 +1,6 @@
-"""Glances: noticing changes where the kernel does not tell, by looking at status words now and then.
+"""Detects changes by polling stat, where the kernel sends no events.
 
-Sizes, inodes and times of change only wake somebody up; what has changed is for content to decide.
+Sizes, inodes and timestamps only trigger a read; the content shows what has changed.
 """
 
 import asyncio
@@ -8,18 +8,18 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 Glance = Mapping[str, tuple[int, ...] | None]
-"""Place: device, inode, mode, size and the times of change in nanoseconds; None where nothing is to be seen."""
+"""Path: device, inode, mode, size, mtime and ctime in nanoseconds; None if stat fails."""
 
 
 def glance(places: Iterable[str]) -> Glance:
-    """Look at all places now; links are looked at and not through."""
+    """Return the status of all paths, without following links."""
     return {place: _status(place) for place in places}
 
 
 class StatPoller:
-    """Calls `on_change` when two glances, `every` seconds apart, differ; keeps still until it is started.
+    """Calls `on_change` when two polls, `every` seconds apart, differ; idle until started.
 
-    What `look` looks at may change on the way; that counts as a difference too, so that nothing slips through.
+    The set of paths that `look` polls may change; that counts as a difference too, so that no change is missed.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class StatPoller:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Look a first time at once, to compare with; where glancing goes on already, it just goes on."""
+        """Poll once at once, as the baseline, and start polling; does nothing if already started."""
         if self._timer is None:
             self._seen = self._look()
             self._timer = self._loop.call_later(self._every, self._tick)
 
     def stop(self) -> None:
-        """Look no more, until started again."""
+        """Stop polling until started again."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -60,6 +60,6 @@ class StatPoller:
 def _status(place: str) -> tuple[int, ...] | None:
     try:
         status = os.lstat(place)
-    except (OSError, ValueError):  # nothing there, or a name that nothing can have
+    except (OSError, ValueError):  # missing, or an impossible name
         return None
     return status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns

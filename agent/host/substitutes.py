@@ -1,8 +1,8 @@
-"""Where an epoch lives while the run directory takes nothing: its disk is full, read-only or gone.
+"""Fallback directories for epochs, for when the run directory is full, read-only or missing.
 
-That must not keep a proxy from being started again. So there is a directory by a name that follows from the run
-directory's in each of a few places that a machine has for files of the moment, made when it is needed and removed when
-it is empty. One that somebody else has made there, or holds, is passed over.
+That must not prevent a restart of the proxy. So in each of a few standard places for temporary files there is a
+directory with a name derived from the run directory's, created when needed and removed when empty. One that another
+user has created, or another agent has locked, is skipped.
 """
 
 import contextlib
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PLACES = tuple(map(Path, ("/dev/shm", "/run", "/tmp", "/var/tmp")))  # noqa: S108  # see `_hold`
-"""Envoy starts nowhere without the first one."""
+"""Envoy cannot start without the first one."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = 0o022
 
 
 class Substitutes:
-    """The directories that stand in for one run directory; those that an earlier agent left are taken over."""
+    """The fallback directories of one run directory; reuses those of an earlier agent."""
 
     def __init__(self, path: Path, mode: int) -> None:
         digest = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()
@@ -31,11 +31,11 @@ class Substitutes:
             self._hold(each)
 
     def found(self) -> list[Path]:
-        """Those that are there."""
+        """Return the existing directories."""
         return list(self._held)
 
     def made(self) -> Iterator[Path]:
-        """Give one after the other, made where it was not there; those that cannot be made are passed over."""
+        """Yield the directories, creating missing ones; skips those that cannot be created."""
         for path in self._paths:
             if path not in self._held:
                 with contextlib.suppress(OSError):
@@ -46,7 +46,7 @@ class Substitutes:
                 yield path
 
     def _hold(self, path: Path) -> None:
-        """Take a directory for ours if only this user can have made and filled it, and nobody holds it."""
+        """Lock a directory if only this user can have created and filled it, and it is not locked."""
         try:
             descriptor = os.open(path, _DIRECTORY)
         except OSError:
@@ -62,14 +62,14 @@ class Substitutes:
         self._held[path] = descriptor
 
     def tidy(self) -> None:
-        """Remove those that are empty."""
+        """Remove empty directories."""
         for path in self.found():
             with contextlib.suppress(OSError):
                 path.rmdir()
                 os.close(self._held.pop(path))
 
     def close(self) -> None:
-        """Remove those that are empty, and let go of the others."""
+        """Remove empty directories and unlock the others."""
         self.tidy()
         for descriptor in self._held.values():
             os.close(descriptor)

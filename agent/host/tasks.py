@@ -1,4 +1,4 @@
-"""Tasks that nobody awaits: kept while they run, and never silent when they fail."""
+"""Background tasks that are not awaited: referenced while they run, logged if they fail."""
 
 import asyncio
 import logging
@@ -8,20 +8,20 @@ from agent.host.log import log_event
 
 
 class Tasks:
-    """Owns what it spawns. An exception in one is a bug: it is logged whole, and the others go on."""
+    """Owns background tasks. An exception in one is a bug: it is logged with its traceback."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-        """Run `work` beside everything else."""
+        """Run `work` in the background."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
 
     async def close(self) -> None:
-        """Cancel what still runs, and wait for it."""
+        """Cancel all running tasks and wait for them."""
         for task in tuple(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Where Kubernetes looks for the last words of a container: shown by `kubectl describe pod` as its message."""
+"""The Kubernetes termination message, which `kubectl describe pod` shows for a container."""
 
 import contextlib
 import os
@@ -13,28 +13,28 @@ _FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXE
 
 
 class TerminationLog:
-    """Keeps there what is wrong now: whoever ends this process, and however, it can be read."""
+    """Keeps the termination message up to date, so that it is readable however the process ends."""
 
     def __init__(self) -> None:
         self._left: str | None = None
 
     def leave(self, words: str) -> None:
-        """Write it, if it is new; an empty text empties the file."""
+        """Write the message if it is new; an empty one truncates the file."""
         if words != self._left:
             self._left = words
             leave_reason(words)
 
 
 def leave_reason(reason: str, path: Path = TERMINATION_LOG) -> None:
-    """Write why this process fails, in place of what is there; nothing happens where there is no such regular file.
+    """Replace the termination message; does nothing if `path` is no existing regular file.
 
-    A long reason is cut at the end. It never makes the file, never waits and never fails.
+    A long reason is truncated at the end. Never creates the file, blocks or fails.
     """
     data = reason.encode(errors="backslashreplace")[:_LIMIT].decode(errors="ignore").encode()
     with contextlib.suppress(OSError):
         descriptor = os.open(path, _FLAGS)
         try:
-            os.ftruncate(descriptor, 0)  # refuses whatever is no regular file
+            os.ftruncate(descriptor, 0)  # fails for anything but a regular file
             os.write(descriptor, data)
         finally:
             os.close(descriptor)

@@ -1,8 +1,7 @@
-"""Whether this process's control group was kept from running, because it had used up its share of processor time.
+"""CPU throttling of this process's control group.
 
 The files are those of the kernel's admin-guide/cgroup-v2.rst (cpu.stat) and scheduler/sched-bwc.rst (version 1). A
-limit on any group above ours holds for ours as well, so all of them count. Where nothing can be read, nothing is
-throttled.
+limit on any group above ours also applies to ours, so all of them count. Unreadable files count as no throttling.
 """
 
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ _SECONDS = {"throttled_usec": 1e-6, "throttled_time": 1e-9}  # of version 2, and
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """Up to now: in how many periods the group or one above it was kept from running, and for how many seconds.
+    """The periods in which the group, or one above it, was throttled, and for how many seconds.
 
-    The seconds are those of each processor, added up.
+    The seconds are the sum over all processors.
     """
 
     periods: int = 0
@@ -26,7 +25,7 @@ class Throttled:
 
 
 def read(*, proc: Path = PROC) -> Throttled:
-    """What was counted up to now; only differences tell anything."""
+    """Return the counters so far; only differences are meaningful."""
     group = control_groups.find("cpu", proc=proc)
     tables = [control_groups.table(directory / "cpu.stat") for directory in (group.directories if group else ())]
     periods = sum(table.get("nr_throttled", 0) for table in tables)

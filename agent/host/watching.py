@@ -1,8 +1,8 @@
-"""Watching: wakes the agent when what is read under some paths may have become something else.
+"""Watches paths and reports when their content may have changed.
 
-Directories are watched and never files, each one that a path leads through: a watch on a file dies with the first
-rename over it, and one on the last directory only does not hear of a link exchanged further up. What has really changed
-is for content to decide; here nothing may be missed, and nothing that cannot matter may wake anybody.
+It watches every directory that a path passes through, never files: a watch on a file ends with the first rename over
+it, and a watch on the last directory alone misses a link replaced further up. The caller compares contents to see what
+changed; the watcher misses no change and reports none that cannot matter.
 """
 
 import asyncio
@@ -18,25 +18,25 @@ from agent.host.path_resolver import PathResolver, join, look
 from agent.host.stat_poller import Glance, StatPoller, glance
 
 RETRY = 60.0
-"""Seconds until a refused directory is tried again: limits are raised, and other programs end."""
+"""Seconds until a failed watch is retried: limits may be raised, and other programs may exit."""
 
 PAUSE = 0.05
-"""Seconds between two reads of files whose writers cannot be heard."""
+"""Seconds between two reads of polled files, for which writers are not detected."""
 
 _ROUNDS = 8
-"""Walks in a row that may each find a changed path before the loop gets its turn."""
+"""Path resolutions in a row, while paths keep changing, before control returns to the loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something watched may read differently now; `writing` are the files somebody has modified and not yet closed."""
+    """Watched content may have changed; `writing` are files modified and not yet closed."""
 
     writing: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How changes are noticed: polling if any path has to be, and then the reasons."""
+    """How changes are detected: `polling`, with the reasons, if any path requires it."""
 
     kind: Literal["inotify", "polling"]
     reason: str
@@ -47,7 +47,7 @@ _T = TypeVar("_T")
 
 
 def _touching(method: Callable[Concatenate["Watcher", _P], _T]) -> Callable[Concatenate["Watcher", _P], _T]:
-    """Tell before and after that the file system is touched of the watcher's own accord: it may not answer."""
+    """Call `on_touch` before and after a method that accesses a file system, which may hang."""
 
     @wraps(method)
     def touching(self: "Watcher", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -61,11 +61,11 @@ def _touching(method: Callable[Concatenate["Watcher", _P], _T]) -> Callable[Conc
 
 
 class Watcher:
-    """Calls `on_change` at most once a turn of the loop while anything under the watched paths may have changed.
+    """Calls `on_change`, at most once per loop iteration, when watched content may have changed.
 
-    Where the kernel does not tell (network mounts, exhausted limits, directories that may not be read), the status of
-    every hop is looked at each `poll_every` seconds; that is told once to `notice`, with the reason. `on_touch` is told
-    True before it looks at the file system of its own accord, and False after it. To be used in the loop's thread only.
+    Where the kernel sends no events (network mounts, exhausted limits, unreadable directories), each path component is
+    polled with stat every `poll_every` seconds; `notice` is called once with the reason. `on_touch` is called with True
+    before a file system access that the watcher starts itself, and with False after it. Use only in the loop's thread.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class Watcher:
         self._mounts = mounts
         self._paths: frozenset[str] = frozenset()
         self._survey = PathResolver()
-        self._unheard: dict[str, str] = {}  # directory: why its events do not reach us
-        self._lone: dict[str, str] = {}  # file that is a mount of its own: the name it is watched by
+        self._unheard: dict[str, str] = {}  # directory: why it sends no events
+        self._lone: dict[str, str] = {}  # file that is itself a mount: the path it is watched as
         self._being_written: set[tuple[str, str]] = set()
         self._said: set[str] = set()
         self._moved = asyncio.Event()
@@ -98,20 +98,20 @@ class Watcher:
 
     @property
     def writing(self) -> frozenset[str]:
-        """The watched files, and files in watched directories, that were modified and are not yet closed."""
+        """The watched files, and files in watched directories, modified and not yet closed."""
         return frozenset().union(*(self._survey.names_of(*place) for place in self._being_written))
 
     @property
     def mode(self) -> Mode:
-        """How changes are noticed at present."""
+        """How changes are currently detected."""
         reasons = {*self._unheard.values(), *(f"{name} is a mount of a single file" for name in self._lone.values())}
         return Mode("polling", "; ".join(sorted(reasons))) if reasons else Mode("inotify", "")
 
     def watch(self, paths: Iterable[str]) -> None:
-        """Watch exactly these files and directories from now on, whether they exist or not.
+        """Watch exactly these files and directories, whether they exist or not.
 
-        Whatever changes after this returns is reported, so read after it and nothing is lost. A directory stands for
-        its entries but not for theirs; names that begin with a dot count only where a link leads through them.
+        All changes after the return are reported, so a read afterwards misses none. A directory includes its entries
+        but not their entries; names that begin with a dot count only if a link passes through them.
         """
         wanted = frozenset(paths)
         if wanted != self._paths:
@@ -119,14 +119,14 @@ class Watcher:
             self._follow()
 
     async def settled(self, paths: Collection[str]) -> None:
-        """Return when none of `paths` is being written; where that cannot be heard, after a pause of PAUSE seconds."""
+        """Return when none of `paths` is being written; in polling mode, wait `PAUSE` seconds first."""
         if self.mode.kind == "polling":
             await asyncio.sleep(PAUSE)
         while not self.writing.isdisjoint(paths):
             await self._moved.wait()
 
     def close(self) -> None:
-        """Report nothing any more and give every descriptor back."""
+        """Stop watching and close all descriptors."""
         self._glancing.stop()
         self._walk_later(None)
         if self._inotify is not None:
@@ -140,7 +140,7 @@ class Watcher:
 
     @_touching
     def _hear(self, inotify: Inotify) -> None:
-        """Take what inotify has to say; report what concerns us, and first walk anew if a path may lead elsewhere."""
+        """Read inotify events and report relevant ones, after resolving paths that may differ."""
         heard = [one for one in inotify.read() if not one.name or self._survey.concerns(one.directory, one.name)]
         for one in heard:
             self._note_writer(one)
@@ -152,7 +152,7 @@ class Watcher:
 
     def _note_writer(self, heard: DirectoryEvent) -> None:
         place = (heard.directory, heard.name)
-        if not heard.name:  # a directory gone, or events lost: what was known of its writers is of no use any more
+        if not heard.name:  # the directory was removed, or events were lost: its recorded writers are invalid
             self._being_written = {one for one in self._being_written if heard.directory not in {"", one[0]}}
         elif heard.is_modified:
             self._being_written.add(place)
@@ -161,7 +161,7 @@ class Watcher:
 
     @_touching
     def _see(self) -> None:
-        """A glance differs from the one before."""
+        """Handle a change detected by polling."""
         self._follow()
         self._report()
 
@@ -182,7 +182,7 @@ class Watcher:
         self._on_change(Change(self.writing))
 
     def _follow(self) -> None:
-        """Walk, watch what was passed, and walk again: what was exchanged before it was watched shows then."""
+        """Resolve and watch until the result is stable: a change before the watch shows up then."""
         self._walk_later(None)
         survey = PathResolver.of(self._paths)
         for _ in range(_ROUNDS):
@@ -208,7 +208,7 @@ class Watcher:
             self._walk_later(RETRY)
 
     def _listen(self, directories: set[str]) -> dict[str, str]:
-        """Hear of these directories; give those that were refused, with the reason."""
+        """Watch these directories with inotify; return the failed ones with the reason."""
         if self._inotify is None:
             try:
                 self._inotify = Inotify()
@@ -219,7 +219,7 @@ class Watcher:
         return self._inotify.arm(directories - holders, directories & holders)
 
     def _hear_mounts(self) -> MountEvents | None:
-        """Hear of a directory that is mounted over, which inotify does not tell; without /proc we do without."""
+        """Watch the mount table, since inotify does not report mounts; return None without /proc."""
         try:
             events = MountEvents()
         except OSError:
@@ -233,13 +233,13 @@ class Watcher:
         return glance(places)
 
     def _walk_later(self, seconds: float | None) -> None:
-        """Walk again after so many seconds, in place of any earlier plan; None for no plan."""
+        """Schedule a new resolution after so many seconds, replacing any earlier one; None: none."""
         if self._later is not None:
             self._later.cancel()
         self._later = None if seconds is None else self._loop.call_later(seconds, self._walk_again)
 
     def _explain(self) -> None:
-        """Tell what is not watched, once for each reason, and what to expect of files that are mounts of their own."""
+        """Report unwatched directories once per reason, and the limits of single-file mounts."""
         for why in sorted(set(self._unheard.values())):
             directories = sorted(one for one, reason in self._unheard.items() if reason == why)
             more = f" and {len(directories) - 1} more" if len(directories) > 1 else ""
@@ -260,7 +260,7 @@ class Watcher:
 
 
 def _silent(directories: Iterable[str], table: MountTable) -> dict[str, str]:
-    """Find the directories on mounts that send no events, with the reason."""
+    """Return the directories on mounts that send no events, with the reason."""
     under = {directory: table.under(directory) for directory in directories}
     return {
         directory: f"the {mount.kind} mount at {mount.point} does not tell of changes made elsewhere"
@@ -270,7 +270,10 @@ def _silent(directories: Iterable[str], table: MountTable) -> dict[str, str]:
 
 
 def _lone_files(survey: PathResolver, table: MountTable) -> dict[str, str]:
-    """Find the watched files that are mounts of their own: writes reach them from a directory that we do not see."""
+    """Return the watched files that are single-file mounts, with one watched name each.
+
+    Writes reach them from a directory outside of this namespace.
+    """
     lone: dict[str, str] = {}
     for point in table.points:
         directory, name = os.path.split(point)

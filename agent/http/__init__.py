@@ -1,1 +1,1 @@
-"""HTTP/1.1 on asyncio streams by h11: a small server and a small client, over TCP or a Unix socket."""
+"""HTTP/1.1 on asyncio streams with h11: a small server and client, over TCP or Unix sockets."""

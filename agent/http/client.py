@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client: one request a connection, over a Unix socket or TCP, streamed or whole."""
+"""A small HTTP/1.1 client over Unix sockets or TCP: one request per connection."""
 
 import asyncio
 import contextlib
@@ -16,19 +16,20 @@ from agent.http.held import held_socket
 from agent.http.message import Headers, Request, Response
 
 _CHUNK = 64 << 10
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid; of who called listen(2), see unix(7)
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid of the process that called listen(2), see unix(7)
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer"})
 
 
 LIMIT = 16 << 20
-"""Bytes of a body that is taken whole; no console has more to say."""
+"""Size limit in bytes of a body that is read whole; far above any admin response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A Unix socket at which only one may answer, for somebody else may own its directory. No link is followed there.
+    """A Unix socket in an untrusted directory, with checks on the process that listens there.
 
-    He is the process `pid`, where that is not None, and of a user (a uid) that `admits` does not deny.
+    Links are not followed. The listener must be the process `pid`, unless that is None, and its user (a uid) must be
+    accepted by `admits`.
     """
 
     path: Path
@@ -43,10 +44,9 @@ UnixPlace = Path | Owned
 
 
 async def fetch(path: UnixPlace, target: str, *, method: str = "GET", timeout: float) -> tuple[int, bytes]:
-    """Return the status and the whole body of one request to the server at a Unix socket.
+    """Send one request to the server at a Unix socket; return the status and the whole body.
 
-    Raises `OSError` (with `TimeoutError` among them) if it does not answer, `ConnectionError` if what it says is not
-    HTTP.
+    Raises `OSError` (including `TimeoutError`) if it does not answer, `ConnectionError` if the response is not HTTP.
     """
     async with asyncio.timeout(timeout):
         async with stream(path, Request(method, target)) as response:
@@ -68,9 +68,10 @@ async def _whole(body: AsyncIterator[bytes]) -> bytes:
 async def stream(
     place: UnixPlace | tuple[str, int], request: Request, host: str = "agent", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Response]:
-    """Make one request, at a path or a host and port, there also by TLS; `host` is what it calls the server.
+    """Send one request to a path or to a host and port, the latter optionally over TLS.
 
-    The response's body is read from the connection while it is iterated over. Raises as `fetch` does.
+    `host` is sent as the Host header. The response's body is read from the connection during iteration. Raises as
+    `fetch` does.
     """
     reader, writer = await _connect(place, tls)
     exchange = _Exchange(reader, writer)
@@ -85,7 +86,10 @@ async def stream(
 
 
 async def passed_on(path: UnixPlace, request: Request) -> Response:
-    """The same for whoever passes the answer on: the connection ends with the response's body."""
+    """Send a request like `stream`, but end the connection with the response's body.
+
+    For callers that forward the response.
+    """
     stack = AsyncExitStack()
     try:
         response = await stack.enter_async_context(stream(path, request))

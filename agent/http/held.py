@@ -1,4 +1,4 @@
-"""Take hold of a Unix socket whose directory is somebody else's, so that its name cannot lead elsewhere any more."""
+"""Opens a Unix socket in an untrusted directory, so that its path cannot be redirected."""
 
 import os
 import stat
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 class NoSocket(ConnectionError):
-    """There is something else at a path, a link for example, or the socket of another user."""
+    """A path is not a socket (a link, for example) or belongs to another user."""
 
 
 @contextmanager
 def held_socket(path: Path, user: int | None = None) -> Iterator[str]:
-    """Give a path that leads to the socket itself, for as long as the context lasts; no link is followed to it.
+    """Yield a path to the socket itself, valid within the context; links are not followed.
 
     Raises `NoSocket` for anything but a socket (of `user`, a uid, where that is not None), and other `OSError`.
     """

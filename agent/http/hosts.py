@@ -1,7 +1,8 @@
-"""For whom a request was meant: a page in a browser may have had its own name led to this machine (DNS rebinding).
+"""Rejects requests for unknown hosts at loopback addresses, against DNS rebinding.
 
-Such a request comes from this machine, to a loopback address, and names the page's host. So at loopback addresses only
-names are answered that nobody else can have: addresses, `localhost`, and those that the operator gives.
+A page in a browser may resolve its own host name to this machine. Its requests then come from this machine, to a
+loopback address, and name the page's host. So at loopback addresses only hosts that no page can own are accepted: IP
+addresses, `localhost`, and names that the operator configures.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -15,7 +16,7 @@ _REFUSAL = b"there is no such host here: ask by an address or as localhost, or n
 
 
 def guarded(handler: Handler, names: Collection[str]) -> Handler:
-    """A handler that answers for these names and no others, where it is asked at a loopback address."""
+    """Return a handler that accepts only these host names at loopback addresses."""
     known = {"localhost", *(name.lower() for name in names)}
 
     async def answer(request: Request) -> Response:
@@ -28,7 +29,7 @@ def guarded(handler: Handler, names: Collection[str]) -> Handler:
 
 
 def is_loopback(address: str | None) -> bool:
-    """Whether an internet address is this machine's own to itself; a Unix socket has none."""
+    """Return whether an internet address is a loopback address; None (a Unix socket) is not."""
     if address is None:
         return False
     found = ip_address(address.partition("%")[0])
@@ -37,8 +38,8 @@ def is_loopback(address: str | None) -> bool:
 
 
 def _is_known(host: str, known: Collection[str]) -> bool:
-    """`host`: as a header has it, with a port or without; in brackets, an address of version 6."""
-    if not host:  # as of who asks by an address without a name
+    """Return whether a Host header value, with or without port or IPv6 brackets, is accepted."""
+    if not host:  # sent by clients that use an address without a name
         return True
     bare, _, _ = host.rpartition("]") if host.startswith("[") else host.partition(":")
     bare = bare.lstrip("[").rstrip(".").lower()

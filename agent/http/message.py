@@ -8,7 +8,7 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The process at the other end of a Unix socket, as the kernel names it; pid 0: it is in another namespace."""
+    """The process at the other end of a Unix socket; pid 0 if in another PID namespace."""
 
     pid: int
     uid: int
@@ -17,9 +17,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks. Header names are lower case; `body` is whole.
+    """A client's request. Header names are lower case; `body` is whole.
 
-    `peer` is who it was, at a Unix socket; `address` is his, at one of the internet, and `local` the one he asked at.
+    `peer` is the client's process at a Unix socket. For internet sockets, `address` is the client's address and `local`
+    the server's.
     """
 
     method: str
@@ -38,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What it gets. `body` is whole, or an iterator whose end is the end of the connection's answer."""
+    """A response. `body` is bytes, or an iterator over its parts."""
 
     status: int
     body: bytes | AsyncIterator[bytes] = b""

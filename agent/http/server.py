@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server: one handler, bounded memory, no client that is slow or hostile costs the others anything."""
+"""A small HTTP/1.1 server with bounded memory; slow or hostile clients do not affect others."""
 
 import asyncio
 import contextlib
@@ -12,14 +12,14 @@ import h11
 
 from agent.http.message import Peer, Request, Response
 
-ADMITTED = 8  # clients in one turn of the loop: the rest of a crowd waits outside until these have had their turn
+ADMITTED = 8  # clients accepted in one turn of the loop; further ones wait in the accept queue
 BACKLOG = 128
 BODY_LIMIT = 1 << 20
 HEADER_LIMIT = 64 << 10
-READ_TIMEOUT = 60.0  # seconds a client may take to send a whole request, or to take a part of an answer
-PATIENCE = 1.0  # seconds that a client may keep us waiting before it makes room for another one
-SEND_BUFFER = 64 << 10  # bytes that the kernel keeps for a client that does not read; of itself it keeps megabytes
-RECEIVE_BUFFER = 32 << 10  # and from one that sends ahead; what is there is read at once, up to a quarter of a megabyte
+READ_TIMEOUT = 60.0  # seconds for a client to send a whole request, or to read a part of a response
+PATIENCE = 1.0  # seconds that a client may be idle before it can be dropped for a new one
+SEND_BUFFER = 64 << 10  # bytes that the kernel buffers for a client that does not read; its default is megabytes
+RECEIVE_BUFFER = 32 << 10  # and for a client that sends ahead; up to a quarter of a megabyte is read at once
 
 Handler = Callable[[Request], Awaitable[Response]]
 Admission = Callable[[socket.socket], bool]
@@ -28,11 +28,11 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class Server:
-    """Answers connections on a listening socket that the caller bound, and closes it with itself.
+    """Answers connections on a listening socket that the caller bound; closes it at the end.
 
-    From half of `clients_limit` on, a client that has kept us waiting for longer than `PATIENCE` makes room for the
-    next, be it that we wait for a request or for its answer to be taken; at the limit, who has for the longest. A body
-    longer than `body_limit` bytes is answered with 413.
+    From half of `clients_limit` on, a client that was idle for longer than `PATIENCE` is dropped for the next; at the
+    limit, the one that was idle longest. Idle means that the server waits for its request or for it to read the
+    response. A body longer than `body_limit` bytes is answered with 413.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Server:
         self._clients: dict[asyncio.Task[None], _Conversation] = {}
 
     async def start(self, listener: socket.socket) -> None:
-        """Begin to accept."""
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)  # accept(2) passes it on
-        # Not start_unix_server: since Python 3.13 that removes the file, which belongs to the caller who bound it.
+        """Start accepting."""
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)  # inherited by accepted sockets
+        # Not start_unix_server: since Python 3.13 that removes the file, which belongs to the caller.
         self._listener = await asyncio.start_server(self._accept, sock=listener, limit=HEADER_LIMIT, backlog=ADMITTED)
-        listener.listen(BACKLOG)  # what asyncio calls so is also how many it accepts in one turn of the loop
+        listener.listen(BACKLOG)  # asyncio's `backlog` is also how many connections it accepts in one turn of the loop
 
     async def close(self) -> None:
-        """Stop accepting and cut what is open."""
+        """Stop accepting and cut open connections."""
         if self._listener is not None:
             self._listener.close()
         for client in tuple(self._clients):
@@ -75,19 +75,19 @@ class Server:
         conversation = _Conversation(reader, writer, client, self._body_limit)
         task = asyncio.get_running_loop().create_task(self._serve(conversation))
         self._clients[task] = conversation
-        task.add_done_callback(self._end)  # one that makes room before it has begun to run ends as well
+        task.add_done_callback(self._end)  # also runs for a task that is cancelled before it starts
 
     def _has_room(self) -> bool:
-        """Whether there is room for one more; somebody may have to go for it."""
+        """Return whether there is room for one more client; drop an idle one if necessary."""
         if len(self._clients) < self._clients_limit // 2:
             return True
         idle = min(self._clients, key=lambda task: self._clients[task].waits_since)
         since = self._clients[idle].waits_since
         if since + PATIENCE > asyncio.get_running_loop().time() and len(self._clients) < self._clients_limit:
-            return True  # everybody has just come, or is being answered
+            return True  # all clients are new or being answered
         if since == math.inf:
             return False
-        self._clients[idle].waits_since = math.inf  # it goes only once
+        self._clients[idle].waits_since = math.inf  # cancel it only once
         idle.cancel()
         return True
 
@@ -95,38 +95,42 @@ class Server:
         with contextlib.suppress(OSError, TimeoutError, h11.ProtocolError):
             while (request := await conversation.request()) is not None:
                 await conversation.respond(await self._handler(request))
-                await asyncio.sleep(0)  # whoever has sent many requests ahead lets everybody else have a turn
+                await asyncio.sleep(0)  # let other clients run after each of many pipelined requests
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self._clients.pop(task).end()
 
 
 def peer_of(client: socket.socket) -> Peer | None:
-    """Who connected to a Unix socket, as he was when he did (SO_PEERCRED, unix(7)); None for other kinds of socket."""
+    """Return the process that connected to a Unix socket; None for other kinds of socket.
+
+    As it was at connect (SO_PEERCRED, unix(7)).
+    """
     if client.family != socket.AF_UNIX:
         return None
     return Peer(*_CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)))
 
 
 def _address_of(writer: asyncio.StreamWriter, end: str) -> str | None:
-    """The internet address of one end, `peername` or `sockname`; None at a Unix socket."""
+    """Return the internet address of one end, `peername` or `sockname`; None at a Unix socket."""
     name = writer.get_extra_info(end)
     return name[0] if isinstance(name, tuple) else None
 
 
 def affordable_clients() -> int:
-    """So many that the descriptors of the agent itself are never all theirs."""
+    """Return a client limit that keeps clients from using up the agent's descriptors."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(8, min(256, descriptors // 8))
 
 
 class _Conversation:
-    """One connection: requests in, responses out, by h11."""
+    """One connection: receives requests and sends responses with h11."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: socket.socket, body_limit: int
     ) -> None:
-        # For a request, or the rest of one, or for the client to take an answer; infinite while it waits for us
+        # Since when the client is idle: it owes a request or must read a response. Infinite while it waits for the
+        # server.
         self.waits_since = asyncio.get_running_loop().time()
         self._body_limit = body_limit
         self._peer = peer_of(client)
@@ -139,7 +143,7 @@ class _Conversation:
         self._wants_body = True
 
     async def request(self) -> Request | None:
-        """The next request, within READ_TIMEOUT; None when either side is done."""
+        """Return the next request, within READ_TIMEOUT; None when either side is done."""
         if self._machine.our_state is h11.DONE and self._machine.their_state is h11.DONE:
             self._machine.start_next_cycle()
         if self._machine.our_state is h11.MUST_CLOSE:
@@ -156,7 +160,7 @@ class _Conversation:
             return None
         self._wants_body = event.method != b"HEAD"
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
-            # Two lengths: whoever stands in between may have believed the other one, and hidden a request in it.
+            # Request smuggling: an intermediary may have used the other length, and hidden a request in the body.
             await self.respond(Response(400, b"two lengths\n", (("connection", "close"),)))
             return None
         body = bytearray()
@@ -177,11 +181,11 @@ class _Conversation:
             self._machine.receive_data(await self._reader.read(HEADER_LIMIT))
 
     async def respond(self, response: Response) -> None:
-        """Send a whole answer; to HEAD, its head."""
+        """Send a whole response; for HEAD, only its head."""
         try:
             await self._respond(response)
         finally:
-            # Since Python 3.12 asyncio keeps an exception whose frames keep the body, until garbage is collected.
+            # Since Python 3.12 asyncio keeps an exception whose frames reference the body until garbage collection.
             close = getattr(response.body, "aclose", None)
             if close is not None:
                 await close()
@@ -213,7 +217,7 @@ class _Conversation:
             self.waits_since = math.inf
 
     def end(self) -> None:
-        """Close the connection, in good order if the conversation ended in it."""
+        """Close the connection, gracefully if the conversation ended normally."""
         if self._ended_well:
             self._writer.close()
         else:

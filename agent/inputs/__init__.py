@@ -1,1 +1,1 @@
-"""From files on disk to a revision: watched, read, judged, held open."""
+"""Turns files on disk into revisions: watches, reads, validates them and holds them open."""

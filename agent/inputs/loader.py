@@ -1,4 +1,4 @@
-"""From the disk to a revision: read until the files are at rest, judge each part, keep last good for a bad one."""
+"""Loads a revision from disk: settled files only, each validated, last good for bad ones."""
 
 import asyncio
 import hashlib
@@ -28,14 +28,14 @@ from agent.inputs.revisions import LoadedRevision, RevisionStore, Source
 from agent.inputs.settings import Settings
 from agent.proxies.interface import Configuration
 
-_NAMED = 3  # so many names are told
-_SHORTAGE = 1.0  # seconds until files are looked at again that the machine could not read
-_TRY_AGAIN = 10.0  # seconds until a program that is not usable is looked at again, while there is no other
-SMALL = "bootstrap.yaml"  # the name of the configuration that the agent writes itself
+_NAMED = 3  # names listed in one message
+_SHORTAGE = 1.0  # seconds until a retry after the machine failed to read files
+_TRY_AGAIN = 10.0  # seconds until an unusable program is checked again, if there is no other
+SMALL = "bootstrap.yaml"  # the name of the configuration that the agent generates
 
 
 class NoPairError(BadInput):
-    """There is no certificate with its key, and why."""
+    """There is no certificate with its key; the message contains the reason."""
 
     def __init__(self, where: str, refused: Sequence[Rejection]) -> None:
         said = "; ".join(each.complaint for each in refused)
@@ -44,19 +44,20 @@ class NoPairError(BadInput):
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What one look at the disk gave. `material` is None while something is missing that nothing can stand in for.
+    """The result of one load.
 
-    `refused`: what is there and not usable, for whatever reason, and so not in the material.
+    `material` is None while something is missing that nothing can replace. `refused`: messages about files that exist
+    but are not usable, and so not in `material`.
     """
 
     material: LoadedRevision | None
     missing: tuple[str, ...] = ()
-    again_at: float | None = None  # monotonic: when to look again though nothing changes
+    again_at: float | None = None  # monotonic: when to load again even without a change
     refused: tuple[str, ...] = ()
 
 
 class Loader:
-    """Looks at the disk when asked; what it looks at is watched before it is read."""
+    """Loads revisions on request; watches each file before reading it."""
 
     def __init__(self, settings: Settings, programs: Programs, revisions: RevisionStore, files: DiskThread) -> None:
         self.programs = programs
@@ -65,55 +66,56 @@ class Loader:
         self._revisions = revisions
         self._files = files
         programs.aside = files.call
-        self.newest: Revision | None = None  # made last, though perhaps not yet heard of
+        self.newest: Revision | None = None  # the last one made; its event may still be queued
         self._last_good = LastGood()
-        self._pins: dict[str, Pin] = {}  # by unit, what the proxy does not take, until other bytes are there
+        self._pins: dict[str, Pin] = {}  # rejected by the proxy, by certificate group, until the bytes change
         self._source: Source | None = None  # the newest that could be parsed
         self._served: Source | None = None  # the newest that has served
-        self._refused: Source | None = None  # what the proxy does not take, until its text changes
-        self._verdict = ""  # what it says about it
-        self._is_short = False  # the machine, of something that a look needs
-        self._resources: dict[str, None] = {}  # the files of resources that the newest configuration names
-        self.silent: tuple[tuple[Path, ...], str] | None = None  # what hangs on the disk, and that it does
-        self._unreadable = ""  # why the configuration on disk cannot even be read
-        self._incomplete = ""  # what the newest configuration lacks, so that the one before it is used
+        self._refused: Source | None = None  # rejected by the proxy, until the text changes
+        self._verdict = ""  # the proxy's reason
+        self._is_short = False  # whether the machine lacked a resource during the load
+        self._resources: dict[str, None] = {}  # the resource files that the newest configuration names
+        self.silent: tuple[tuple[Path, ...], str] | None = None  # paths on a hanging file system, and the message
+        self._unreadable = ""  # why the configuration on disk cannot be read
+        self._incomplete = ""  # what the newest configuration lacks, so that the previous one is used
         self._unusable = ""  # why the program on disk cannot be used
-        self.outcome: Selection | None = None  # of the newest look at the certificates
+        self.outcome: Selection | None = None  # the newest selection of certificates
         self._pairing = DirectoryPairs(settings.kind, settings.listen, settings.forward)
 
     def serves(self, material: LoadedRevision) -> None:
-        """A revision has served: from now on it is what a bad file falls back on."""
+        """Use a revision that has served as the fallback for bad files."""
         self._last_good = LastGood.after(material.outcome)
         self._served = material.source
         refused, taken = {each.unit for each in material.outcome.refused}, material.outcome.units
         self._pins = {name: pin for name, pin in self._pins.items() if name in refused or name not in taken}
 
     def refuse(self, material: LoadedRevision, verdict: str) -> None:
-        """The proxy does not take a revision: its configuration, if that is new, makes room for the one that served.
+        """Record that the proxy rejects a revision; if its configuration is new, use the served one.
 
-        So certificates go on being rotated. Where that one is refused as well, it was not the configuration's fault.
+        Certificates thus continue to rotate. If the served configuration is rejected too, the configuration was not at
+        fault.
         """
         is_new = self._served is not None and not material.source.same(self._served)
         self._refused = material.source if is_new else None
         self._verdict = verdict
 
     def pin(self, pins: Iterable[Pin]) -> None:
-        """The proxy does not take these groups of files: their last good ones stay, and the others go on."""
+        """Keep the last good files of groups that the proxy rejects; others continue to rotate."""
         now = clock.calendar()
         self._pins |= {pin.unit.name: replace(pin, since=now) for pin in pins}
 
     def renewed(self, material: LoadedRevision) -> tuple[CertificateGroup, ...]:
-        """The groups in it that are not what has served."""
+        """Return the revision's groups that differ from those that have served."""
         return material.outcome.renewed(self._last_good)
 
     def units_in(self, document: str, material: LoadedRevision) -> frozenset[str]:
-        """The groups that a file of resources names; none where that file itself is new, and may be at fault."""
+        """Return the groups that a resource file names; none if the file is new and may be at fault."""
         if self._served is None or self._served.resources.get(document) != material.source.resources.get(document):
             return frozenset()
         return material.configuration.units_in(document)
 
     async def without(self, material: LoadedRevision, held: Collection[str]) -> LoadedRevision | None:
-        """Make what the same files give with these new groups held back; None if that is nothing."""
+        """Make a revision with these new groups held back; None if that is not possible."""
         units = material.outcome.units
         pins = {name: Pin(units[name], name, "it is held back") for name in held}
         references = [each for unit in units.values() for each in unit.references]
@@ -134,11 +136,11 @@ class Loader:
 
     @property
     def configuration_name(self) -> str:
-        """The path of the operator's configuration, or what the one that is made here is called."""
+        """The path of the operator's configuration, or the name of the generated one."""
         return str(self._settings.config or SMALL)
 
     def complaints(self) -> Iterator[tuple[str, str, str]]:
-        """Yield what is not used besides certificates: its path, the reason as one of a closed set, and why."""
+        """Yield other unused files: path, reason (one of a closed set) and message."""
         if self.silent is not None:
             paths, text = self.silent
             yield from ((str(path), Fault.UNREADABLE.value, text) for path in paths)
@@ -152,21 +154,24 @@ class Loader:
             yield str(self.programs.path), "program", self._unusable
 
     def _concerned(self, reason: str) -> str:
-        """The file of resources that a reason names, or else the configuration itself."""
+        """Return the resource file that a reason names, or else the configuration."""
         return next((path for path in self._resources if path in reason), self.configuration_name)
 
     def _newest_is_refused(self) -> bool:
         return self._refused is not None and self._source is not None and self._source.same(self._refused)
 
     def forgive(self) -> None:
-        """Try again what was refused: an operator asks for it, or there is another program."""
+        """Retry what was refused: an operator requested it, or the program changed."""
         self._refused = None
         self._pins.clear()
         if self._unusable:
             self.programs.ask_again()
 
     async def load(self) -> LoadResult:
-        """Read, judge and materialise. What is on the disk is said, never raised; `MachineError` is for the machine."""
+        """Read, validate and materialise.
+
+        Bad files are in the result, not raised. Raises `MachineError` if the machine fails.
+        """
         self._is_short = False
         result = await self._load()
         if not self._is_short:
@@ -206,7 +211,7 @@ class Loader:
         return LoadResult(material, again_at=again_at, refused=refused)
 
     async def _weigh(self, source: Source) -> Selection:
-        """Judge what a configuration names, as it lies on the disk."""
+        """Select the files that a configuration names, by their current content on disk."""
         references = await self._in_scope(source.configuration)
         contents = await self._read([reference.path for reference in references])
         now = clock.calendar()
@@ -214,7 +219,7 @@ class Loader:
 
     @staticmethod
     async def _prepare(source: Source, outcome: Selection, *, as_json: bool) -> None:
-        """Have the copies made beside the loop; those of a revision that is known are there."""
+        """Prepare the copies off the loop, unless they exist already."""
         copies = source.configuration.copies(outcome.files)
         if not copies.are_made(as_json=as_json):
             await offload(len(source.text) + _size(source.resources), copies.prepare, as_json=as_json)
@@ -244,7 +249,7 @@ class Loader:
     # The configuration
 
     async def _take_configuration(self) -> Source | None:
-        """The configuration to use now: the one on disk, or the last usable one if that is not."""
+        """Return the configuration to use now: the one on disk, or the last usable one."""
         newest = await self._take_newest()
         return self._served if self._newest_is_refused() else newest
 
@@ -263,7 +268,7 @@ class Loader:
         return self._source
 
     async def _parsed(self, text: bytes, name: str) -> Source:
-        """Parse it with every file of resources that it names, and that those name. Raises `BadInput`."""
+        """Parse it with all resource files that it names, directly or not. Raises `BadInput`."""
         known = self._source
         if known is not None and known.text == text and await self._read_all(known.resources) == known.resources:
             return known
@@ -293,13 +298,13 @@ class Loader:
             return await self.small(), SMALL
         path = str(self._settings.config)
         content = _required(path, (await self._read([path]))[path])
-        if not content.strip():  # half of a write: a proxy would take it, and serve nobody
+        if not content.strip():  # a partial write: a proxy would accept it and serve nothing
             message = f"cannot read {path}: it is empty; write it"
             raise BadInput(message)
         return content, path
 
     async def small(self) -> bytes:
-        """The small bootstrap over every pair that is there."""
+        """Return the default bootstrap over every pair in the certificate directories."""
         contents, pairing = await self._read(await self._directory_files()), self._pairing
         discovery = await self._discovered(contents)
         pairing.choose(discovery, contents, self._last_good.units, self._pins, clock.calendar())
@@ -312,7 +317,7 @@ class Loader:
         return Source(await offload(len(text), self._settings.kind.configuration, text.decode(), SMALL, extra), text)
 
     async def discover(self) -> Discovery:
-        """What the certificate directories hold, by content."""
+        """Return what the certificate directories hold, judged by content."""
         return await self._discovered(await self._read(await self._directory_files()))
 
     @staticmethod
@@ -320,7 +325,7 @@ class Loader:
         return await offload(_size(contents), discover, contents, clock.calendar())
 
     def _say_limits(self, configuration: Configuration) -> None:
-        """What this configuration has that the agent promises little of."""
+        """Log what in this configuration is supported only in part."""
         if configuration.has_udp:
             text = "UDP listeners are handed over as well as Envoy allows: some datagrams are lost in a rotation"
             self.reports.once("config.udp", text)
@@ -331,7 +336,7 @@ class Loader:
     # Files
 
     async def _in_scope(self, configuration: Configuration) -> list[Reference]:
-        """The references that are watched; the others are said once, since they cannot be materialised."""
+        """Return the watched references; log the others once, since they cannot be materialised."""
         references = configuration.references
         inside = await self._files.call(self._watched_references, configuration)
         outside = sorted({reference.path for reference in references} - {reference.path for reference in inside})
@@ -349,7 +354,7 @@ class Loader:
         return [each for each in configuration.references if self._is_watched(each.path, configuration)]
 
     def _is_watched(self, path: str, configuration: Configuration) -> bool:
-        """Whether a file lies where the operator has files watched, or a file of resources names it."""
+        """Return whether a file is under a watched path or named by a resource file."""
         if path in configuration.resource_references:
             return True
         written, real = Path(path).absolute(), Path(path).parent.resolve() / Path(path).name
@@ -369,7 +374,7 @@ class Loader:
         return paths
 
     async def _where(self) -> str:
-        """The certificate directories, and of one that cannot be read why."""
+        """Return the certificate directories, with the reason for each that cannot be read."""
         looked = [(directory, await self._files.list(str(directory))) for directory in self._settings.certificates]
         return ", ".join(
             f"{directory} ({entries.reason})" if isinstance(entries, Unreadable) else str(directory)
@@ -377,7 +382,7 @@ class Loader:
         )
 
     async def _directory_files(self) -> list[str]:
-        """The files in the certificate directories; one whose name no document could hold is left out, and said."""
+        """Return the files in the certificate directories; log and skip names that are not UTF-8."""
         found: list[str] = []
         for directory in self._settings.certificates:
             entries = await self._files.list(str(directory))
@@ -393,9 +398,9 @@ class Loader:
         return contents
 
     async def _digest_watched(self, judged: Collection[str]) -> bytes:
-        """The digest of everything under --watch: any change there makes a new epoch, since that is what was asked.
+        """Return the digest of all files under --watch: any change there makes a new epoch.
 
-        What is `judged` is left out: it counts by what is used of it, which may be its last good content.
+        Paths in `judged` are excluded: of those the used content counts, which may be the last good one.
         """
         paths: list[str] = []
         for path in map(str, self._settings.watched):
@@ -408,7 +413,7 @@ class Loader:
             digest.update(content if isinstance(content, bytes) else b"")
         return digest.digest() if paths else b""
 
-    # What is said
+    # Reports
 
     async def _what_is_missing(self, source: Source | None) -> tuple[str, ...]:
         missing = []
@@ -419,7 +424,7 @@ class Loader:
         return tuple(missing)
 
     def _report(self, outcome: Selection) -> float | None:
-        """Say what was found; return when to look again."""
+        """Log the findings; return when to load again."""
         now = clock.monotonic()
         again = self.reports.refuse((*outcome.refused, *self._pairing.unpaired), now)
         stray = self.reports.caution((*outcome.cautions, *self._pairing.beside), now)
@@ -427,13 +432,13 @@ class Loader:
         return min((time for time in (again, stray, *turns) if time is not None), default=None)
 
     def _report_nothing(self) -> float | None:
-        """Say why there is nothing to run from; return when to look again."""
+        """Log why there is nothing to run; return when to load again."""
         again = self.reports.refuse(self._pairing.unpaired, clock.monotonic())
         retry = clock.monotonic() + _TRY_AGAIN if self.programs.current is None else None
         return min((time for time in (again, retry) if time is not None), default=None)
 
     async def report_strays(self) -> None:
-        """Warn, once, of leaves and keys beside those that the configuration uses."""
+        """Log a warning, once, for each certificate and key that the configuration does not use."""
         if self._source is not None and self._settings.config is not None:
             configuration = self._source.configuration
             references = configuration.references
@@ -448,7 +453,7 @@ def _size(contents: Contents) -> int:
 
 
 def _is_text(path: str) -> bool:
-    """Whether a name is one in UTF-8; of any other, Python keeps the bytes as halves of surrogate pairs."""
+    """Return whether a path is valid UTF-8; Python keeps other bytes as lone surrogates."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -457,7 +462,10 @@ def _is_text(path: str) -> bool:
 
 
 def _required(path: str, content: bytes | Unreadable) -> bytes:
-    """Return what a file of the configuration holds; raise `BadInput` if it cannot be read."""
+    """Return the content of a file of the configuration.
+
+    Raises `BadInput` if it cannot be read, `MachineError` if that may pass.
+    """
     if isinstance(content, Unreadable):
         if content.passes:
             message = f"cannot read {path}: {content.reason}"
@@ -468,12 +476,12 @@ def _required(path: str, content: bytes | Unreadable) -> bytes:
 
 
 def _monotonic_of(moment: datetime) -> float:
-    """When a date comes, on the clock that never steps."""
+    """Convert a date to monotonic time."""
     return clock.monotonic() + max(0.0, (moment - clock.calendar()).total_seconds())
 
 
 async def wait_for_change(changed: asyncio.Event, again_at: float | None) -> None:
-    """Return when something watched changed, or at `again_at`."""
+    """Wait until a watched file changes, at most until `again_at`."""
     timeout = None if again_at is None else max(0.0, again_at - clock.monotonic())
     try:
         await asyncio.wait_for(changed.wait(), timeout)

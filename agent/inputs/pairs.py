@@ -1,4 +1,4 @@
-"""The pairs that the small bootstrap serves: found in the certificate directories, when the operator names no file."""
+"""Certificate and key pairs from the certificate directories, for the default bootstrap."""
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
@@ -15,9 +15,9 @@ _PAIR = frozenset({Role.CHAIN, Role.KEY})
 
 
 class DirectoryPairs:
-    """Chooses them look by look. `unpaired`: what should be one and is none; `beside`: what nothing uses.
+    """Chooses the pairs at each load.
 
-    `turn`: when another of the files may be the one to take.
+    `unpaired`: files that should form a pair and do not; `beside`: unused files; `turn`: when the choice may change.
     """
 
     def __init__(self, kind: Proxy, listen: str, forward: str) -> None:
@@ -37,11 +37,11 @@ class DirectoryPairs:
         pins: Mapping[str, Pin],
         now: datetime,
     ) -> None:
-        """Take every pair that is there: one that has served (a unit in `served`) and turns bad stays.
+        """Choose every pair; one that has served stays if its files turn bad.
 
-        What was there only for a moment, under the names of a write under way, is forgotten with it; what the proxy
-        refused and has never served is left out for as long as its very bytes are there. A pair that is not valid `now`
-        is left out where another one stands in for it.
+        `served` names the groups that have served. A pair that has not served is dropped with its files, as after
+        temporary names of a write. One that the proxy rejected before it ever served is left out while its bytes are
+        unchanged. A pair that is not valid `now` is left out if another one replaces it.
         """
         self.turn = discovery.look_again
         pinned = [pin for name, pin in pins.items() if name not in served and pin.lies_in(contents)]
@@ -53,14 +53,14 @@ class DirectoryPairs:
         kept = [each for each in self.found if each.unit not in units and each.unit in served]
         self.found = _in_order({*paired, *kept})
         used = {name for each in self.found for name in (each.path, each.unit)}
-        # What is wrong with a pair that has served is said when it is weighed; beside it alone nothing is half of one.
+        # A fault of a served pair is logged when its files are selected; beside it alone, no file is half of a pair.
         refused = () if kept and not paired else discovery.refused
         refused += superseded + tuple(Rejection.of(pin.unit.name, pin.fault, Fallback.OTHERS) for pin in pinned)
         self.unpaired = tuple(each for each in refused if not {each.path, each.unit} & used)
         self.beside = tuple(each for each in discovery.strays if each.path not in used)
 
     def text(self, references: Iterable[Reference]) -> bytes:
-        """The small bootstrap over these pairs."""
+        """Return the default bootstrap over these pairs."""
         listen, forward = Endpoint.parse(self._listen), Endpoint.parse(self._forward)
         where, to = (listen.host, listen.port), (forward.host, forward.port)
         return self._kind.default_configuration(where, to, _in_order(references)).encode()

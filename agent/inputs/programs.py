@@ -1,4 +1,4 @@
-"""The proxy's program: opened once, asked for its versions, and replaced only when an operator wants it."""
+"""The proxy's program: opened once, probed for versions, replaced only on request."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,42 +18,42 @@ _T = TypeVar("_T")
 
 
 class Aside(Protocol):
-    """Calls a function where nobody else waits for it."""
+    """Calls a function off the event loop."""
 
     async def __call__(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Return what it returns."""
+        """Return the function's result."""
 
 
 class Programs:
-    """The program at `path` that epochs run, and whether the file there has become another one."""
+    """The program at `path` that epochs run, and whether that file has changed."""
 
     def __init__(self, path: Path, kind: Proxy, user: User | None) -> None:
         self.path = path
         self._kind = kind
         self.current: Program | None = None
-        self.aside: Aside = asyncio.to_thread  # calls what may wait for the file system
+        self.aside: Aside = asyncio.to_thread  # for calls that may block on the file system
         self._user = user
-        self._seen: tuple[int, ...] | None = None  # the file that was looked at last, usable or not
+        self._seen: tuple[int, ...] | None = None  # identity of the file checked last, usable or not
         self._superseded: list[Binary] = []
 
     def adopt(self, program: Program) -> None:
-        """Go on with the program that an adopted epoch runs, if it is the one at the path that the operator names."""
+        """Use the program of an adopted epoch, if it is the one at `path`."""
         if self.current is None and program.binary.path == self.path:
             self.current, self._seen = program, program.binary.identity
 
     def changed(self) -> bool:
-        """Whether the file at the path is another one than the one that was looked at last."""
+        """Return whether the file at `path` differs from the one checked last."""
         identity = identity_of(self.path)
         return identity is not None and identity != self._seen
 
     def ask_again(self) -> None:
-        """Look at the same file once more."""
+        """Check the same file again at the next load."""
         self._seen = None
 
     async def load(self) -> bool:
-        """Take the file at the path as the program; return False if its content is what runs already.
+        """Load the program at `path`; return False if its content is the current one.
 
-        Raises `BadInput` if it cannot be used, once for each file: the program in use stays in use.
+        Raises `BadInput` if it cannot be used, once for each file; the current program stays in use.
         """
         try:
             binary = await self.aside(open_binary, self.path)
@@ -69,7 +69,7 @@ class Programs:
         except (BadInput, MachineError) as error:
             binary.close()
             remedy = "install a working one"
-            if isinstance(error, MachineError):  # perhaps the machine was too busy
+            if isinstance(error, MachineError):  # the machine may have been too busy
                 if self.current is None:
                     self.ask_again()
                 else:
@@ -86,7 +86,7 @@ class Programs:
         return one.digest == other.digest
 
     async def _probe(self, binary: Binary) -> Program:
-        # Both are waited for: one that goes wrong does not leave the other one running.
+        # Await both: the failure of one must not leave the other running.
         questions = (self._ask(binary, self._kind.version_probe), self._ask(binary, self._kind.handoff_probe))
         version, handoff = map(_required, await asyncio.gather(*questions, return_exceptions=True))
         number, reads_json = self._kind.version(version)
@@ -102,7 +102,7 @@ class Programs:
         return lines[-1].strip() if lines else ""
 
     def forget_unused(self, used: set[int]) -> None:
-        """Close superseded programs of which no descriptor is in `used`."""
+        """Close superseded programs whose descriptors are not in `used`."""
         for binary in [each for each in self._superseded if each.descriptor not in used]:
             self._superseded.remove(binary)
             binary.close()

@@ -1,4 +1,4 @@
-"""A revision in the flesh: the bytes an epoch runs from, held open for as long as anybody may need them."""
+"""A revision's files, held open as sealed memfds for as long as they are needed."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ from agent.proxies.interface import Configuration, Copies, Proxy
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A proxy's program, opened and asked for its versions, and the kind of proxy that it is."""
+    """An opened binary with the versions that it reported, and the kind of proxy that it is."""
 
     binary: Binary
     kind: Proxy
@@ -27,20 +27,20 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A configuration that could be parsed, and what it was parsed from: its text, and its files of resources."""
+    """A parsed configuration, the text it was parsed from, and its resource files."""
 
     configuration: Configuration
     text: bytes
     resources: Mapping[str, bytes] = field(default_factory=dict)
 
     def same(self, other: "Source") -> bool:
-        """Whether both were parsed from the same bytes."""
+        """Return whether both were parsed from the same bytes."""
         return self.text == other.text and self.resources == other.resources
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedRevision:
-    """One revision. `descriptors`: the sealed memory behind each materialised path; `held`: what is in there."""
+    """One revision. `descriptors`: a sealed memfd per materialised path; `held`: the contents."""
 
     revision: Revision
     source: Source
@@ -52,17 +52,17 @@ class LoadedRevision:
 
     @property
     def configuration(self) -> Configuration:
-        """What the operator wrote."""
+        """The operator's configuration."""
         return self.source.configuration
 
     @property
     def paths(self) -> dict[int, str]:
-        """Which path a descriptor stands for."""
+        """The path that each descriptor replaces."""
         return {descriptor: path for path, descriptor in self.descriptors.items()}
 
 
 class RevisionStore:
-    """Keeps the materials in use, and lets the memory of the others go."""
+    """Holds the revisions in use, and releases the memory of the others."""
 
     def __init__(self) -> None:
         self._memfds = Memfds()
@@ -73,14 +73,14 @@ class RevisionStore:
         return self._materials[revision]
 
     def make(self, source: Source, outcome: Selection, program: Program, extra: bytes) -> LoadedRevision:
-        """Materialise; the same bytes give the material that is already here. Raises `MachineError`.
+        """Materialise a revision; the same bytes give the existing one. Raises `MachineError`.
 
-        `extra` is the digest of whatever else shall make a new revision.
+        `extra`: the digest of anything else that makes a new revision.
         """
         return self.adopt(_identify(source, outcome.files, program, extra), source, outcome, program)
 
     def adopt(self, revision: Revision, source: Source, outcome: Selection, program: Program) -> LoadedRevision:
-        """Keep what an epoch of an earlier agent runs from, under the name it has. Raises `MachineError`."""
+        """Hold an earlier agent's revision under its existing name. Raises `MachineError`."""
         if revision not in self._materials:
             copies = source.configuration.copies(outcome.files)
             descriptors, held = self._hold(outcome.files, copies)
@@ -109,7 +109,7 @@ class RevisionStore:
 
     @contextmanager
     def trying(self, material: LoadedRevision) -> Iterator[LoadedRevision]:
-        """Keep a material that no epoch runs from for as long as something is tried with it."""
+        """Hold a revision that no epoch uses while something is tried with it."""
         self._tried.add(material.revision)
         try:
             yield material
@@ -117,13 +117,16 @@ class RevisionStore:
             self._tried.discard(material.revision)
 
     def keep_only(self, used: Collection[Revision]) -> None:
-        """Forget every other revision, unless it is being tried."""
+        """Release every revision that is neither used nor being tried."""
         for revision in self._materials.keys() - {*used, *self._tried}:
             self._release(self._materials.pop(revision).held)
 
 
 def _identify(source: Source, files: Mapping[str, bytes], program: Program, extra: bytes) -> Revision:
-    """Name the bytes. The binary counts by its file's identity: to read 107 MB for a digest would cost every start."""
+    """Name the revision by a digest of its bytes.
+
+    The binary counts by file identity: hashing 107 MB would slow each start.
+    """
     config_digest = hashlib.sha256()
     resources = [part for path in sorted(source.resources) for part in (path.encode(), source.resources[path])]
     for part in (source.text, *resources, program.kind.identity, repr(program.binary.identity).encode(), extra):

@@ -1,4 +1,4 @@
-"""When what lies on the disk may take the place of what serves: the operator's hours, and his fleet's spread."""
+"""When a loaded revision may replace the serving one: rotation window and jitter."""
 
 import logging
 import socket
@@ -13,7 +13,7 @@ from agent.status.model import Blocked
 
 
 class RotationSchedule:
-    """`blocked`: what the change that was looked at last waits for, if it waits."""
+    """Decides when a revision may serve. `blocked`: what the newest one waits for, if it waits."""
 
     def __init__(self, settings: Settings) -> None:
         self.blocked = Blocked.JITTER
@@ -24,14 +24,14 @@ class RotationSchedule:
         self._not_before = float("-inf")
 
     def not_before(self, material: LoadedRevision) -> float:
-        """When this may serve, monotonic; the same answer for as long as it is what lies on the disk."""
+        """Return the monotonic time when this revision may serve; stable while it is on disk."""
         if material is not self._seen or self._is_stale:
             first, self._seen, self._is_stale = self._seen is None, material, False
             self._not_before = float("-inf") if first else self._choose(material)
         return self._not_before
 
     def clock_stepped(self) -> None:
-        """Choose anew, when asked next, what was chosen by the calendar."""
+        """Recompute at the next call the time that was derived from the calendar."""
         self._is_stale = self._not_before != float("-inf")
 
     def _choose(self, material: LoadedRevision) -> float:

@@ -1,4 +1,4 @@
-"""What the operator decided on the command line, checked and in the agent's own types."""
+"""The operator's settings from the command line, validated and in the agent's own types."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from agent.proxies.interface import Proxy
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every option of `agent`. `proxy` is the program, `kind` knows its kind. Durations are seconds."""
+    """Every setting of `agent`. `proxy` names the program, `kind` its kind. Durations are in seconds."""
 
     proxy: str
     kind: Proxy
@@ -24,27 +24,27 @@ class Settings:
     forward: str
     policy: Policy = field(default_factory=Policy)
     user: User | None = None
-    allowed_ports: frozenset[int] = frozenset()  # low ones that listeners by LDS may have, bound by the agent
+    allowed_ports: frozenset[int] = frozenset()  # low ports for LDS listeners, bound by the agent
     restart_on_binary: bool = False
-    inbound_only: bool = False  # at the end, only inbound listeners are closed
-    survive: bool = False  # the proxies outlive an agent that is killed
-    window: Window | None = None  # the hours in which a change may take the place of what serves
-    jitter: float | None = 0.0  # over how long a fleet spreads a change; None: by the life of the certificate
-    replace_hung: float | None = None  # for how long the serving epoch may be hung until it is replaced; None: for ever
-    prove: bool = True  # look at what is served as a client would
+    inbound_only: bool = False  # at shutdown, only inbound listeners are closed
+    survive: bool = False  # the proxies outlive a killed agent
+    window: Window | None = None  # the hours in which a change may replace what serves
+    jitter: float | None = 0.0  # over how long a fleet spreads a change; None: derived from the certificate's life
+    replace_hung: float | None = None  # how long the serving epoch may hang before it is replaced; None: forever
+    prove: bool = True  # verify with a TLS client what is served
     status_port: int = 0
     status_host: str = "127.0.0.1"
     core_dumps: bool = False
     status_names: frozenset[str] = frozenset()
-    http_actions: bool = False  # POST /drain and /quitquitquit by TCP, from this machine only
-    application: Application | None = None  # whose metrics are told with the agent's
+    http_actions: bool = False  # POST /drain and /quitquitquit over TCP, from this machine only
+    application: Application | None = None  # its metrics are exposed with the agent's
     merge_metrics: bool = True
-    kubernetes_events: bool = False  # what the log warns of is told the cluster
-    settle_timeout: float = 1.0  # how long a file that is being written is waited for
-    alarm_timeout: float = 2.0  # how long what may be half of a rotation is not yet called refused
-    sync_interval: float = 0.5  # how often a serving epoch with dynamic listeners is asked whether they changed
+    kubernetes_events: bool = False  # send warnings as Kubernetes events
+    settle_timeout: float = 1.0  # how long to wait for a file that is being written
+    alarm_timeout: float = 2.0  # how long what may be half of a rotation is not logged as refused
+    sync_interval: float = 0.5  # how often a serving epoch's dynamic listeners are checked for changes
 
     @property
     def scopes(self) -> tuple[Path, ...]:
-        """Where a file must lie to be watched and materialised."""
+        """The paths under which files are watched and materialised."""
         return (*self.certificates, *self.watched)

@@ -1,4 +1,4 @@
-"""The disk, looked at whenever something on it changes, and whenever somebody asks for it."""
+"""Watches the disk: loads revisions on changes and on request."""
 
 import asyncio
 import logging
@@ -17,14 +17,14 @@ from agent.inputs.revisions import RevisionStore
 from agent.inputs.rotation_schedule import RotationSchedule
 from agent.inputs.settings import Settings
 
-_LOOK_AGAIN = 1.0  # seconds until the disk is looked at again after the machine refused something
-_SLOW = 5.0  # seconds of a look after which it is asked whether something hangs
+_LOOK_AGAIN = 1.0  # seconds until a new load after the machine refused something
+_SLOW = 5.0  # seconds of a load after which it checks for hanging file systems
 
 
 class InputWatcher:
-    """Posts what the disk holds. `missing`: what there is to wait for before the first revision.
+    """Posts the revisions on disk. `missing`: what the first revision still lacks.
 
-    `post` queues an event; `record` is called when a complaint comes that no event tells of.
+    `post` queues an event; `record` is called for a complaint that has no event.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class InputWatcher:
 
     @property
     def mode(self) -> str:
-        """How changes are noticed: inotify, or polling."""
+        """How changes are detected: inotify or polling."""
         return self._files.mode
 
     def reload_soon(self) -> None:
-        """Look again, though nothing may have changed."""
+        """Load again, even without a change."""
         self._changed.set()
 
     async def load(self) -> LoadResult:
-        """Return what a look gave that began after this question; while the disk hangs, that it does."""
+        """Return the result of a load that begins after this call, or an error if the disk hangs."""
         if self.loader.silent is not None:
             return LoadResult(None, refused=(self.loader.silent[1],))
         answer: asyncio.Future[LoadResult] = asyncio.get_running_loop().create_future()
@@ -66,7 +66,7 @@ class InputWatcher:
         return await answer
 
     async def watch(self) -> None:
-        """Look for as long as this runs."""
+        """Load on every change, until cancelled."""
         said_strays = False
         while True:
             self._changed.clear()
@@ -93,7 +93,7 @@ class InputWatcher:
             self._post(on.RevisionMissing(at=clock.monotonic(), what="; ".join([missing, *result.refused])))
 
     async def _load_patiently(self, asked: Collection[asyncio.Future[LoadResult]]) -> LoadResult:
-        """Look; where the disk hangs meanwhile, say so, and keep nobody waiting who asked."""
+        """Load; if the disk hangs, log it and answer the waiting calls with that error."""
         result = asyncio.ensure_future(self._load())
         try:
             while not (await asyncio.wait([result], timeout=_SLOW))[0]:
@@ -122,7 +122,7 @@ class InputWatcher:
         self._record()
 
     async def _load(self) -> LoadResult:
-        """Look; where even that fails, say it once and look again in a while."""
+        """Load; log a failure of the machine once, and schedule a retry."""
         reports = self.loader.reports
         try:
             result = await self.loader.load()
@@ -134,5 +134,5 @@ class InputWatcher:
         return result
 
     async def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         await self._files.close()

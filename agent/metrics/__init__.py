@@ -1,1 +1,1 @@
-"""Everything of /metrics: the agent's own, those of every epoch, and those of the application."""
+"""The `/metrics` endpoint: metrics of the agent, of every epoch and of the application."""

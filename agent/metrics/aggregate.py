@@ -1,14 +1,14 @@
-"""Several expositions as one.
+"""Combines several expositions into one.
 
-Of epochs that follow one another, counters and the parts of histograms and summaries are summed, series by series, over
-those that live and those that are gone; they never fall. A histogram's buckets are brought to the same bounds first,
-where they differ: a source without a bound had, up to it, what it had up to the next one below.
+Counters and the parts of histograms and summaries are summed, series by series, over live and exited epochs; the sums
+never fall. Histograms with different bounds are first brought to the same bounds: a missing bucket counts as the next
+lower one.
 
-A gauge is that of the epoch that serves, for most of what a proxy says about itself cannot be added (its state, its
-version, the health of what lies behind it). Those that tell how many connections, requests or bytes there are at this
-moment are summed, as a draining epoch has its share of them: the ones that Envoy itself adds up over a hot restart.
+Most gauges are those of the serving epoch, since what a proxy reports about itself (its state, its version, the health
+of its upstreams) cannot be added. Gauges that count current connections, requests or bytes are summed, as a draining
+epoch has its share of them: the ones that Envoy itself adds up over a hot restart.
 
-Of sources that have nothing to do with one another a family belongs to the first one that has it.
+Of unrelated sources, the first one that has a family provides it.
 """
 
 import re
@@ -21,20 +21,23 @@ SUMMED_GAUGES = re.compile(
     r"_(?:cx|rq|sess|sessions?|streams?|connections?)(?:_[a-z0-9_]+)?_(?:active|buffered|soft_drain)$"
     r"|_write_total_buffered$|_server_total_connections$"
 )
-"""Gauges of what there is at this moment, of which each epoch has its share."""
+"""Gauges that count what exists at this moment; each epoch has its share."""
 
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"')
 _BOUND = re.compile(r'([{,])le="([^"]*)"(,?)')
 
 STEP = 2_000
-"""Samples that are added up at once: a few milliseconds."""
+"""Samples that are added up at once: a few milliseconds of work."""
 
 Samples = Mapping[str, Number | str]
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The expositions of one lineage. `first` leads: its gauges are shown. Of `silent` ones only counts are taken."""
+    """The expositions of consecutive epochs.
+
+    Gauges come from `first`. Only counters, histograms and summaries of `silent` are used.
+    """
 
     first: Exposition | None
     others: tuple[Exposition, ...] = ()
@@ -42,7 +45,7 @@ class Sources:
 
 
 def summed(parts: Sources) -> Exposition:
-    """Add up what epochs have told, at once."""
+    """Return the combined exposition of the epochs, in one step."""
     sums = Exposition()
     for _ in aggregate(sums, parts):
         pass
@@ -50,9 +53,9 @@ def summed(parts: Sources) -> Exposition:
 
 
 def aggregate(sums: Exposition, parts: Sources) -> Iterator[None]:
-    """Add up what epochs have told, step by step: what iterates may do something else in between.
+    """Add up the epochs' expositions into `sums`, yielding between steps of `STEP` samples.
 
-    A family that is of another kind here and there is as with the one that leads. What has been told is not changed.
+    Where sources disagree on a family's kind, the first source decides. The sources are not changed.
     """
     told = [*([] if parts.first is None else [parts.first]), *parts.others]
     families: dict[str, Family] = {}
@@ -76,9 +79,9 @@ def aggregate(sums: Exposition, parts: Sources) -> Iterator[None]:
 
 
 def combined(sources: Iterable[tuple[str, Exposition]]) -> tuple[list[Family], set[str]]:
-    """Put sources side by side; return the families, and the names of the sources of which some are left out.
+    """Return families of all sources, and the names of sources with omitted families.
 
-    A family whose name, or the name of whose samples, an earlier source has taken is left out.
+    A family is omitted if an earlier source has its name or the name of one of its samples.
     """
     families: list[Family] = []
     taken: set[str] = set()
@@ -132,7 +135,7 @@ def _sum(parts: list[dict[str, Number | str]]) -> dict[str, Number | str]:
 
 
 def _alike(sums: Samples, part: Samples) -> dict[str, str]:
-    """Which of the series of a part are known with their labels in another order."""
+    """Map series of `part` to series of `sums` that have the same labels in another order."""
     new = part.keys() - sums.keys()
     if not new or not any("," in series for series in new):
         return {}
@@ -149,7 +152,7 @@ def _sorted(series: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 def _histogram(name: str, parts: list[dict[str, Number | str]]) -> dict[str, Number | str]:
-    """Add histograms up; parts that have the same series need no look at their bounds."""
+    """Add histograms up; parts with identical series need no alignment of bounds."""
     if all(part.keys() == parts[0].keys() for part in parts[1:]):
         return _sum(parts)
     groups = [_groups(name, part) for part in parts]
@@ -162,7 +165,7 @@ def _histogram(name: str, parts: list[dict[str, Number | str]]) -> dict[str, Num
 
 @dataclass(slots=True)
 class _Group:
-    """One histogram of a family: its buckets by bound, what their series are called, and its other series."""
+    """One histogram of a family: bucket values and series by bound, and its other series."""
 
     buckets: dict[float, Number]
     series: dict[float, str]

@@ -1,4 +1,4 @@
-"""The application behind the proxy: where it tells its metrics, and asking it."""
+"""The metrics endpoint of the application behind the proxy."""
 
 import codecs
 import ipaddress
@@ -15,7 +15,7 @@ from agent.http.message import Request, Response
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """Where the application tells its metrics."""
+    """The address of the application's metrics endpoint."""
 
     host: str
     port: int
@@ -24,7 +24,7 @@ class Application:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read `http://host[:port][/path]`; without a path it is /metrics. Raises `UsageError`."""
+        """Parse `http://host[:port][/path]`; the path defaults to /metrics. Raises `UsageError`."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port or 80
@@ -35,15 +35,15 @@ class Application:
             message = f"cannot use --app-metrics {url}: it is not of the form http://host:port/path"
             raise UsageError(message)
         if not _is_address(host):
-            codecs.lookup("idna")  # wanted at the first look-up of a name, when an upgrade may have replaced it
+            codecs.lookup("idna")  # preload: at the first name lookup, an upgrade may have replaced it
         query = f"?{parts.query}" if parts.query else ""
         return cls(host, port, (parts.path or "/metrics") + query, parts.netloc)
 
     @asynccontextmanager
     async def ask(self, headers: Iterable[tuple[str, str]]) -> AsyncIterator[Response]:
-        """Make one request; the response's body is read from the connection while it is iterated over.
+        """Send one request; the response's body is read from the connection during iteration.
 
-        Raises `OSError` if it does not answer, `ConnectionError` if what it says is not HTTP.
+        Raises `OSError` if the application does not answer, `ConnectionError` if the response is not HTTP.
         """
         request = Request("GET", self.target, tuple(headers))
         async with stream((self.host, self.port), request, self.authority) as response:

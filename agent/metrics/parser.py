@@ -1,8 +1,8 @@
-"""Metrics as text: the format of Prometheus (0.0.4) and OpenMetrics (1.0), read line by line into one shape.
+"""Parses metrics in Prometheus text format (0.0.4) and OpenMetrics (1.0) into `Exposition`.
 
-Families have the names of the older format here, where a counter's family is called as its samples are. What only
-OpenMetrics knows is brought to that: `info` and `stateset` are gauges, so are the parts of a `gaugehistogram`; units
-and times of creation are left out. A line that makes no sense is left out and counted; it spoils no other.
+Families are named as in the older format, where a counter's family has the name of its samples. OpenMetrics features
+are mapped to it: `info`, `stateset` and the parts of a `gaugehistogram` become gauges; units and creation times are
+dropped. An invalid line is omitted and counted; it affects no other line.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/ and
 https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md
@@ -15,11 +15,11 @@ from enum import StrEnum
 
 Number = int | float
 STEP = 64 << 10
-"""Bytes that are read at once: a few milliseconds."""
+"""Bytes that are parsed at once: a few milliseconds of work."""
 
 
 class Kind(StrEnum):
-    """What the older format knows."""
+    """The metric types of the older format."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 
 SUFFIXES = {Kind.HISTOGRAM: ("_bucket", "_sum", "_count"), Kind.SUMMARY: ("", "_sum", "_count")}
-"""What is added to a family's name in those of its samples; nothing for the kinds that are not here."""
+"""Suffixes that a family's samples add to its name; other kinds add none."""
 
 _PARTS = {"gaugehistogram": ("_bucket", "_gsum", "_gcount"), "info": ("_info",), "stateset": ("",)}
 _CREATED = {"counter", "histogram", "summary"}
@@ -39,7 +39,7 @@ _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*+"
 _LABEL = r'[ \t]*+[a-zA-Z_][a-zA-Z0-9_]*+[ \t]*+=[ \t]*+"[^"\\\n]*+(?:\\["\\n][^"\\\n]*+)*+"[ \t]*+'
 _LABELS = rf"\{{(?:{_LABEL}(?:,{_LABEL})*+,?+)?+[ \t]*+\}}"
 _VALUE = r"[+-]?+(?:\d++(?:\.\d*+)?+(?:[eE][+-]?+\d++)?+|\.\d++(?:[eE][+-]?+\d++)?+|(?i:inf(?:inity)?+|nan))"
-# Its series, its name, its labels, its value, and what comes after.
+# The groups: series, name, labels, value, rest of the line.
 _SAMPLE = re.compile(rf"(({_NAME})({_LABELS})?+)[ \t]++({_VALUE})(?:[ \t]++([^\n]*+))?+")
 _COMMENT = re.compile(rf"#[ \t]++(HELP|TYPE)[ \t]++({_NAME})(?:[ \t]++(.*))?")
 _MILLISECONDS = re.compile(r"-?\d{1,18}")
@@ -49,10 +49,10 @@ _ESCAPED = re.compile(r"\\(.)")
 
 @dataclass(slots=True)
 class Family:
-    """One family. `help` is escaped as in the older format.
+    """A metric family. `help` is escaped as in the older format.
 
-    `samples` are by series, which is a name with its labels as they were written; a value is a number, or the text of
-    one. `extras` are for series that have any: a time (in seconds) and an exemplar, texts that are empty for none.
+    `samples` are keyed by series, a name with its labels as written; a value is a number or the text of one. `extras`
+    holds, for series that have any, a time (in seconds) and an exemplar, as texts that may be empty.
     """
 
     name: str
@@ -62,25 +62,25 @@ class Family:
     extras: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def names(self) -> tuple[str, ...]:
-        """What its samples may be called."""
+        """Return the names that its samples may have."""
         return tuple(self.name + suffix for suffix in SUFFIXES.get(self.kind, ("",)))
 
 
 @dataclass(slots=True)
 class Exposition:
-    """What one source has told. `broken`: lines that are left out."""
+    """The parsed metrics of one source. `broken` counts omitted lines."""
 
     families: dict[str, Family] = field(default_factory=dict)
     broken: int = 0
 
 
 def is_openmetrics(content_type: str) -> bool:
-    """Whether this header tells of OpenMetrics."""
+    """Return whether this Content-Type is OpenMetrics."""
     return content_type.strip().lower().startswith("application/openmetrics-text")
 
 
 def read(text: bytes, *, openmetrics: bool = False) -> Exposition:
-    """Read a whole exposition at once."""
+    """Parse a whole exposition at once."""
     exposition = Exposition()
     for _ in parse(exposition, text, openmetrics=openmetrics):
         pass
@@ -88,7 +88,7 @@ def read(text: bytes, *, openmetrics: bool = False) -> Exposition:
 
 
 def parse(exposition: Exposition, text: bytes, *, openmetrics: bool = False) -> Iterator[None]:
-    """Read an exposition step by step: what iterates may do something else in between."""
+    """Parse an exposition in steps of `STEP` bytes, yielding after each one."""
     reader = _Reader(exposition, openmetrics=openmetrics)
     start = 0
     while start < len(text):
@@ -103,7 +103,7 @@ def parse(exposition: Exposition, text: bytes, *, openmetrics: bool = False) -> 
 
 
 def number(text: Number | str) -> Number:
-    """The value of a sample; whole numbers exactly, up to 18 digits."""
+    """Return the value of a sample; whole numbers are exact up to 18 digits."""
     if not isinstance(text, str):
         return text
     return int(text) if text.isdecimal() and len(text) < 19 else float(text)
@@ -113,14 +113,17 @@ class _Reader:
     def __init__(self, exposition: Exposition, *, openmetrics: bool) -> None:
         self._exposition = exposition
         self._openmetrics = openmetrics
-        self._owners: dict[str, Family] = {}  # by what their samples are called
-        self._declared: dict[str, tuple[Family, ...]] = {}  # by what comments call them
+        self._owners: dict[str, Family] = {}  # by sample name
+        self._declared: dict[str, tuple[Family, ...]] = {}  # by the name in HELP and TYPE comments
         self._helps: dict[str, str] = {}
         self._ignored = Family("", Kind.UNTYPED)
-        self._labels: set[str] = set()  # that are known to be well-formed, from behind the brace
+        self._labels: set[str] = set()  # known to be well-formed, without the opening brace
 
     def take(self, text: str) -> None:
-        """Take whole lines. Most are whole numbers, under names and labels that another line has had already."""
+        """Parse whole lines.
+
+        Fast path: a whole number, under a name and labels that an earlier line had.
+        """
         owners, known, broken = self._owners, self._labels, 0
         for line in text.split("\n"):
             series, _, value = line.rpartition(" ")
@@ -134,7 +137,7 @@ class _Reader:
         self._ignored.samples.clear()
 
     def _take(self, line: str) -> bool:
-        """Take a line of whatever kind; return whether it makes sense."""
+        """Parse one line of any kind; return whether it is valid."""
         if (found := _SAMPLE.fullmatch(line)) is None:
             return self._take_comment(line) if line.startswith("#") else not line.strip(" \t")
         series, name, labels, value, rest = found.groups()
@@ -147,7 +150,7 @@ class _Reader:
         return not rest or self._take_rest(family, series, rest)
 
     def finish(self) -> None:
-        """Say of each family what it is for."""
+        """Set the help text of every family."""
         for declared, text in self._helps.items():
             families = self._declared.get(declared) or (self._exposition.families.get(declared),)
             for family in families:
@@ -160,7 +163,7 @@ class _Reader:
         return family
 
     def _take_rest(self, family: Family, series: str, rest: str) -> bool:
-        """Read a time, and in OpenMetrics an exemplar; what makes no sense costs the sample."""
+        """Parse a time and, in OpenMetrics, an exemplar; if invalid, drop the sample."""
         rest = rest.rstrip(" \t")
         if self._openmetrics:
             found = _SECONDS.fullmatch(rest)
@@ -185,7 +188,7 @@ class _Reader:
         return self._declare(name, rest.strip())
 
     def _declare(self, name: str, told: str) -> bool:
-        """Take a `# TYPE`; the first one counts, and only before the samples."""
+        """Handle a `# TYPE`; only the first one counts, and only before the samples."""
         families = tuple(self._families(name, told))
         owners = {each: family for family in families for each in family.names()}
         if not families or name in self._declared or not self._owners.keys().isdisjoint(owners):
@@ -207,14 +210,14 @@ class _Reader:
 
 
 def _counts(family: Family, name: str) -> bool:
-    """Whether a sample of this name counts something, so that it is a number and not below 0."""
+    """Return whether samples of this name are counts, which must be numbers and not below 0."""
     if family.kind is Kind.COUNTER:
         return True
     return family.kind in SUFFIXES and name.endswith(("_bucket", "_count")) and name != family.name
 
 
 def _seconds(milliseconds: str) -> str:
-    """Milliseconds as seconds, exactly."""
+    """Convert milliseconds to seconds, exactly."""
     sign, digits = ("-", milliseconds[1:]) if milliseconds[:1] == "-" else ("", milliseconds)
     digits = digits.rjust(4, "0")
     return f"{sign}{digits[:-3]}.{digits[-3:]}" if milliseconds else ""

@@ -1,7 +1,7 @@
-"""The agent's own metrics: what it counts, and what an overview of it tells at the moment of a scrape.
+"""The agent's own metrics: counted events, and gauges from the status at each scrape.
 
-Labels are closed sets, but for the names of certificate sets and the addresses of listeners, of which there are as many
-as are configured.
+Labels have closed sets of values, except for the names of certificate groups and the addresses of listeners, which are
+as many as are configured.
 """
 
 import platform
@@ -30,29 +30,29 @@ PHASES = ("launch", "start", "judge", "open", "handover", "drain")
 STATES = ("candidate", "serving", "draining")
 WATCHES = ("inotify", "polling")
 OTHER = "other"
-"""What stands for a word that is in none of these."""
+"""The label value for a word outside these sets."""
 
 _FAILURES = (AttemptResult.REFUSED.value, AttemptResult.FAILED.value, AttemptResult.SHORT.value)
-_AFTERWARDS = {"handover", "drain"}  # phases that end once it serves
-_UNNAMED = ("configuration", "program", "proxy")  # what is refused without a certificate being concerned
+_AFTERWARDS = {"handover", "drain"}  # phases that end after the epoch serves
+_UNNAMED = ("configuration", "program", "proxy")  # reasons of rejections that concern no certificate
 _PHASE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
-_Values = dict[tuple[str, ...], float]  # by the values of the labels
+_Values = dict[tuple[str, ...], float]  # keyed by label values
 
 
 class Exit(StrEnum):
     """Why a proxy exited."""
 
     ASKED = "asked"
-    KILLED = "killed"  # by the agent, since it did not leave
-    CODE = "code"  # by itself
-    SIGNAL = "signal"  # by a signal that was not the agent's
-    MEMORY = "memory"  # the kernel killed it to have its memory
+    KILLED = "killed"  # by the agent, since it did not exit in time
+    CODE = "code"  # exited by itself
+    SIGNAL = "signal"  # killed by a signal that the agent did not send
+    MEMORY = "memory"  # killed by the kernel for lack of memory
 
 
 class Cut(StrEnum):
-    """Why connections were closed that had not ended."""
+    """Why open connections were closed."""
 
     DRAIN_DEADLINE = "drain_deadline"
     STOP_DEADLINE = "stop_deadline"
@@ -61,22 +61,22 @@ class Cut(StrEnum):
 
 
 class Source(StrEnum):
-    """Of whom metrics are asked."""
+    """The sources that are scraped."""
 
     EPOCH = "epoch"
     APPLICATION = "application"
 
 
 class Metrics:
-    """Counts, and tells. `overview` is asked at each scrape.
+    """Counts events and renders all metrics of the agent; calls `overview` at each scrape.
 
-    `beside_application`: metrics of an application are told with these. Its `process_…` keep their names then, and the
-    agent's own are called `proxy_agent_process_…`.
+    `beside_application`: the output includes an application's metrics. Its `process_…` metrics keep their names, and
+    the agent's own are named `proxy_agent_process_…`.
     """
 
     def __init__(self, overview: Callable[[], Status], *, beside_application: bool = False) -> None:
-        # They would double the series, for a moment that process_start_time_seconds tells.
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's, and not annotated
+        # They double the series, for a time that process_start_time_seconds already shows.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotations
         self._overview = overview
         self._registry = registry = CollectorRegistry()
         self._counts = _Counts(registry)
@@ -85,16 +85,16 @@ class Metrics:
         ProcessCollector(namespace=PREFIX if beside_application else "", registry=registry)
 
     def expose(self, *, openmetrics: bool) -> bytes:
-        """Everything, as OpenMetrics or in the older format of Prometheus."""
+        """Return all metrics, as OpenMetrics or in the older Prometheus format."""
         generate = generate_openmetrics if openmetrics else generate_latest
         shown = self._gauges.shown = self._overview()
         text = bytes(generate(self._registry)).removesuffix(b"# EOF\n")
         return text + b"".join(format_families(_certificates(shown.certificates), openmetrics=openmetrics))
 
-    # What happens
+    # Events
 
     def attempt_ended(self, attempt: AttemptView) -> None:
-        """An attempt is no longer running. Of its phases those that are over are counted, a drain by `phase_ended`."""
+        """Count a finished attempt and its finished phases; `phase_ended` counts the drain."""
         outcome = _known(attempt.outcome, OUTCOMES)
         self._counts.rotations.labels(_known(attempt.trigger, TRIGGERS), outcome).inc()
         phases = [phase for phase in attempt.phases if phase.name != "drain"]
@@ -106,36 +106,36 @@ class Metrics:
             self._gauges.last_success = _served_at(attempt)
 
     def phase_ended(self, phase: str, seconds: float) -> None:
-        """A part of an attempt took so long."""
+        """Record the duration of a finished phase."""
         self._counts.phases.labels(_known(phase, PHASES)).observe(seconds)
 
     def epoch_exited(self, state: str, cause: Exit) -> None:
-        """A proxy exited out of this state: candidate, serving or draining."""
+        """Count the exit of a proxy that was in this state: candidate, serving or draining."""
         self._counts.exits.labels(_known(state, STATES), cause.value).inc()
 
     def connections_closed(self, cause: Cut, count: int) -> None:
-        """So many connections were cut."""
+        """Count connections that were cut."""
         self._counts.cut.labels(cause.value).inc(count)
 
     def held(self, seconds: float) -> None:
-        """Nothing served for so long, and clients waited in the vault."""
+        """Add time during which nothing served and clients were queued in the socket store."""
         self._counts.hold.inc(seconds)
 
     def overflowed(self, count: int) -> None:
-        """The kernel turned so many clients away since it was asked last, as the queue was full."""
+        """Count clients that the kernel rejected since the last call because a queue was full."""
         self._counts.overflows.inc(count)
 
     def scrape_failed(self, source: Source) -> None:
-        """A source did not answer in time, or some of what it said could not be used."""
+        """Count a source that did not answer in time or of which some data was unusable."""
         self._counts.scrapes.labels(source.value).inc()
 
     def lagged(self, seconds: float) -> None:
-        """The loop did something so much later than it was due."""
+        """Record how late the event loop ran."""
         self._counts.lag.observe(seconds)
 
 
 class _Counts:
-    """Every series that can be there is there from the start, at 0."""
+    """The counters and histograms; every possible series exists from the start, at 0."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -174,18 +174,18 @@ class _Counts:
 
 
 class _Gauges(Collector):
-    """What an overview tells: the one that is `shown`."""
+    """Gauges derived from a status, the one in `shown`."""
 
     def __init__(self) -> None:
         self.shown: Status | None = None
         self.last_success: datetime | None = None
 
     def describe(self) -> list[Metric]:
-        """Nothing: the registry would collect before there is an overview."""
+        """Return nothing: otherwise the registry would collect before there is a status."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Read from the overview."""
+        """Yield the gauges of the status."""
         if (overview := self.shown) is None:
             return
         yield from _agent(overview)
@@ -242,7 +242,7 @@ def _synchrony(overview: Status) -> Iterator[Metric]:
 
 
 def _certificates(sets: tuple[CertificateSet, ...]) -> tuple[Family, Family]:
-    """Written by ourselves, since there may be thousands: thirty times as fast."""
+    """Return the certificate families without the library: thirty times as fast for thousands."""
     text = "When a certificate ends; of authorities, the first one that does."
     ends = Family(f"{PREFIX}_certificate_not_after_timestamp_seconds", Kind.GAUGE, text)
     text = "Whether the certificate on the disk is the one that is served."
@@ -273,12 +273,12 @@ def _listeners(overview: Status) -> Metric:
 
 
 def _address(address: str) -> str:
-    """A listener's address as a label, which no path may be."""
+    """Return a listener's address as a label; paths are not allowed as labels."""
     return "unix" if address.startswith("unix:") else address
 
 
 def _last_success(overview: Status) -> datetime | None:
-    """As the ledger tells, which outlives an agent."""
+    """Return the last success in the attempt history, which outlives an agent."""
     return next((_served_at(each) for each in overview.rotations if each.outcome == AttemptResult.SERVING), None)
 
 
@@ -287,7 +287,7 @@ def _served_at(attempt: AttemptView) -> datetime:
 
 
 def _failed_in(last: str) -> str:
-    """The phase in which an attempt failed whose last finished one is this."""
+    """Return the phase in which an attempt failed, from its last finished phase."""
     if last not in PHASES:
         return "launch"
     return PHASES[min(PHASES.index(last) + 1, len(PHASES) - 1)]

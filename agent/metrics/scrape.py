@@ -1,11 +1,11 @@
-"""What Prometheus asks: the agent's own metrics, those of the epochs and those of the application, as one exposition.
+"""Answers scrapes with one exposition for the agent, the epochs and the application.
 
-All sources are asked at the same time, each with its own limits of time and size; one that does not keep them is left
-out and counted. Who asks while others are being answered gets what they get, so that many clients cost as much as one.
-The work is done in steps of a few milliseconds, between which the agent does what it is there for.
+All sources are requested concurrently, each with its own time and size limits; a source that exceeds them is omitted
+and counted. Concurrent scrapes share one result, so many clients cost as much as one. The work is done in steps of a
+few milliseconds, so that it does not delay the agent's other tasks.
 
-An epoch that counts in shared memory is read there (`agent.metrics.shared_counters`); any other is asked at its
-console, a last time before it ends, so that what it counted outlives it.
+Epochs that count in shared memory are read there (`agent.metrics.shared_counters`); any other epoch is scraped at its
+admin interface, and a last time before it ends, so that its counts survive it.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ from agent.stats.reader import Segment
 from agent.stats.snapshot import Snapshot
 from agent.stats.tags import extracted
 
-LAST_LOOK = 1.0  # seconds an epoch that is to end may take to tell what it has counted
+LAST_LOOK = 1.0  # seconds that the final scrape of an epoch may take
 
 _MEMORY = "lineage.json"
 _CONSOLE = "/stats/prometheus"
-_STREAM_TIMEOUT = 10.0  # seconds, where it is passed on as it comes
+_STREAM_TIMEOUT = 10.0  # seconds, for a response that is forwarded as it arrives
 _PROMPTLY = 0.01
-_SHARE = 0.9  # of the time Prometheus waits, for the sources; the rest is ours
+_SHARE = 0.9  # of Prometheus's timeout, for the sources; the rest is for the agent
 _NO_NAME = re.compile(r"[^a-zA-Z0-9_]")
 _ACCEPT = {
     True: "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
@@ -49,32 +49,32 @@ _ACCEPT = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of each source: how many seconds it may take, and how many bytes it may tell."""
+    """Limits of each source: time in seconds and size in bytes."""
 
     seconds: float = 2.0
     size: int = 16 << 20
 
 
 class Console(Protocol):
-    """Where an epoch is asked."""
+    """The admin interface of an epoch."""
 
     @property
     def place(self) -> UnixPlace:
-        """A Unix socket."""
+        """The Unix socket it listens on."""
         ...
 
 
 class Epoch(Protocol):
-    """An epoch as it is seen from here: a `Living`."""
+    """The part of an epoch process that scraping needs."""
 
     @property
     def number(self) -> int:
-        """Its number."""
+        """The epoch's number."""
         ...
 
     @property
     def has_served(self) -> bool:
-        """Whether it is no candidate any more."""
+        """Whether it has served: it is not a candidate."""
         ...
 
     @property
@@ -84,7 +84,7 @@ class Epoch(Protocol):
 
     @property
     def was_killed(self) -> bool:
-        """Whether it was made to exit."""
+        """Whether the agent killed it."""
         ...
 
     @property
@@ -94,15 +94,16 @@ class Epoch(Protocol):
 
     @property
     def admin(self) -> Console:
-        """Its console."""
+        """Its admin interface."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Epochs:
-    """Who is to be asked: the epochs that live, the number of the one that serves, what they count in shared memory.
+    """The epochs to scrape: all live ones, the serving number, and shared-memory statistics.
 
-    `gauges` are those in shared memory of one epoch, as of the last time that `counted` was asked.
+    `counted` returns the totals in shared memory; `gauges` returns one epoch's gauges there, as of the last call of
+    `counted`.
     """
 
     all: Callable[[], Iterable[Epoch]]
@@ -113,7 +114,10 @@ class Epochs:
 
 @dataclass(slots=True)
 class _Round:
-    """One look at all sources. `tasks`: with what to do about one that is late; `asking`: how many wait for it."""
+    """One scrape of all sources, shared by concurrent requests.
+
+    `tasks` maps each request to what to call if it is late; `asking` counts the clients that wait for this scrape.
+    """
 
     answered: set[int] = field(default_factory=set)
     application: Exposition | None = None
@@ -124,14 +128,14 @@ class _Round:
 
     @property
     def left(self) -> list[asyncio.Task[None]]:
-        """Whoever has not answered yet."""
+        """The requests that have not finished."""
         return [task for task in self.tasks if not task.done()]
 
 
 class Scraper:
     """Answers `/metrics` and `/stats/prometheus`.
 
-    Without `merge` the serving epoch's answer is passed on as it comes, and that is all.
+    Without `merge` it only forwards the serving epoch's response as it arrives.
     """
 
     def __init__(
@@ -155,7 +159,10 @@ class Scraper:
         self._round = _Round()
 
     async def answer(self, request: Request) -> Response:
-        """One request. Its query is passed on to the epoch if nothing is merged, and ignored if something is."""
+        """Answer one request.
+
+        The query is forwarded to the epoch without `merge`, and ignored with it.
+        """
         if request.method not in {"GET", "HEAD"}:
             return Response(405, b"method not allowed\n", (("allow", "GET, HEAD"),))
         if not self._merges:
@@ -169,7 +176,7 @@ class Scraper:
         return Response(200, body, (("content-type", kind), ("vary", "accept"), ("cache-control", "no-cache")))
 
     async def _take_part(self, now: _Round, patience: float, *, openmetrics: bool) -> bytes:
-        """Wait for whoever answers in time, and tell; the last one who asks clears up."""
+        """Wait for the sources and return the text; the last client resets the round."""
         now.asking += 1
         try:
             if now.left:
@@ -181,7 +188,10 @@ class Scraper:
                 self._round = _Round()
 
     async def final_scrape(self, epoch: Epoch) -> None:
-        """See what an epoch has counted that is about to end, unless it counts in shared memory; within `LAST_LOOK`."""
+        """Read the counters of an epoch that is about to end, within `LAST_LOOK` seconds.
+
+        Does nothing for an epoch that counts in shared memory.
+        """
         if self._merges and not self._shares(epoch):
             try:
                 async with asyncio.timeout(LAST_LOOK):
@@ -192,20 +202,20 @@ class Scraper:
                 )
 
     def retire(self, number: int) -> None:
-        """An epoch is gone: keep what it counted."""
+        """Keep the counters of an epoch that has exited."""
         self._sharing.discard(number)
         if self._totals.retire(number):
             self.remember()
 
     def remember(self) -> None:
-        """Keep what is known in the run directory, for an agent that comes back."""
+        """Save the totals in the run directory, for the next agent."""
         try:
             self._directory.remember(self._totals.to_state(), _MEMORY)
         except MachineError as error:
             log_event(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
 
     async def close(self) -> None:
-        """Ask nobody any more, and keep what is known."""
+        """Save the totals and cancel all requests."""
         if self._totals.live:
             self.remember()
         tasks = [*self._round.tasks, *self._round.texts.values()]
@@ -213,10 +223,10 @@ class Scraper:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # Asking
+    # Requesting
 
     def _begin(self, *, openmetrics: bool) -> _Round:
-        """Ask everybody."""
+        """Start requests to all sources."""
         fresh = _Round()
         epochs = list(self._epochs.all())
         for number in set(self._totals.live) - {epoch.number for epoch in epochs}:
@@ -233,7 +243,7 @@ class Scraper:
         return fresh
 
     def _shares(self, epoch: Epoch) -> bool:
-        """Whether an epoch counts in shared memory."""
+        """Return whether an epoch counts in shared memory."""
         if epoch.number not in self._sharing:
             try:
                 Segment.open(epoch.home / "stats").close()
@@ -276,7 +286,7 @@ class Scraper:
             self._fail(fresh, Source.APPLICATION)
 
     async def _read(self, response: Response) -> Exposition:
-        """Read an answer; raise ValueError if it is none, or too long."""
+        """Read a response; raise ValueError if it is not a 200 or is too long."""
         if response.status != 200:
             message = f"the answer is {response.status}"
             raise ValueError(message)
@@ -291,21 +301,21 @@ class Scraper:
         kind = dict(response.headers).get("content-type", "")
         await _gently(parse(exposition, b"".join(parts), openmetrics=is_openmetrics(kind)))
         for name in [name for name in exposition.families if name.startswith(f"{PREFIX}_")]:
-            del exposition.families[name]  # the agent's own are the agent's: nobody else tells of it
+            del exposition.families[name]  # the prefix is reserved for the agent's own metrics
             exposition.broken += 1
         return exposition
 
     async def _measure_lag(self) -> None:
-        """See how late the loop is."""
+        """Measure how late the event loop runs."""
         loop = asyncio.get_running_loop()
         due = loop.time() + _PROMPTLY
         await asyncio.sleep(_PROMPTLY)
         self._metrics.lagged(max(0.0, loop.time() - due))
 
     def _fail(self, now: _Round, source: Source, epoch: Epoch | None = None) -> None:
-        """Count a source that was left out, once in a round.
+        """Count an omitted source, once in a round.
 
-        Not an epoch whose console may not be there yet, or may not be there any more.
+        Epochs whose admin interface may be missing (candidates, and epochs told to exit or killed) do not count.
         """
         excused = epoch is not None and (not epoch.has_served or epoch.was_asked or epoch.was_killed)
         if not excused and source not in now.short:
@@ -313,17 +323,17 @@ class Scraper:
             self._metrics.scrape_failed(source)
 
     def _patience(self, headers: dict[str, str]) -> float:
-        """How long the sources may take, if Prometheus tells how long it waits."""
+        """Return the sources' time limit: at most 90 % of the scrape timeout Prometheus sends."""
         try:
             told = float(headers.get("x-prometheus-scrape-timeout-seconds", "")) * _SHARE
         except ValueError:
             return self._limits.seconds
         return min(self._limits.seconds, told) if told > 0 else self._limits.seconds
 
-    # Telling
+    # Writing
 
     def _text(self, now: _Round, *, openmetrics: bool) -> asyncio.Task[bytes]:
-        """What the sources that have answered tell; the same for all who ask at this moment."""
+        """Return the task that writes the answers received so far, shared by concurrent scrapes."""
         key = openmetrics, len(now.left)
         if key not in now.texts:
             now.texts[key] = asyncio.create_task(self._write(now, openmetrics=openmetrics), name="metrics")
@@ -351,7 +361,7 @@ class Scraper:
         return b"".join(parts)
 
     async def _pass_on(self, request: Request) -> Response:
-        """The serving epoch's own answer, byte by byte."""
+        """Forward the serving epoch's response unchanged."""
         serving = self._epochs.serving()
         epoch = next((each for each in self._epochs.all() if each.number == serving), None)
         if epoch is None:
@@ -376,15 +386,15 @@ async def _in_time(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _gently(steps: Iterator[None]) -> None:
-    """Take steps, and let others do something in between."""
+    """Run the steps, yielding to the event loop between them."""
     for _ in steps:
         await asyncio.sleep(0)
 
 
 def exposition_of(snapshot: Snapshot, serving: Mapping[str, int]) -> Exposition:
-    """What is counted in shared memory, under the names that Envoy's console gives it.
+    """Return shared-memory statistics under the names of Envoy's Prometheus endpoint.
 
-    Gauges are those of the epoch that `serving` is of, if it has them, but for what every epoch has its share of.
+    Gauges are those of the serving epoch (`serving`), where it has them, except for `SUMMED_GAUGES`.
     """
     exposition = Exposition()
     for kind, values in ((Kind.COUNTER, snapshot.counters), (Kind.GAUGE, snapshot.gauges)):

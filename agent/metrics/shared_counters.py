@@ -1,4 +1,4 @@
-"""What the epochs have counted: each in a segment of its own, summed up here over the living and the gone."""
+"""Sums the counters of live and exited epochs, each in its own shared-memory segment."""
 
 import logging
 from collections.abc import Mapping
@@ -19,7 +19,10 @@ _SEGMENT = "stats"
 
 
 class SharedCounters:
-    """Keeps the totals, and keeps them in the run directory. Statistics that fail cost nothing but themselves."""
+    """Keeps the totals, in memory and in the run directory.
+
+    A failure here is logged and affects only the statistics.
+    """
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
@@ -27,11 +30,11 @@ class SharedCounters:
         self._remembered = self._totals.to_state()
 
     def follow(self, epoch: int, home: Path) -> None:
-        """Count what the epoch in this directory counts, if it counts here at all; harmless when repeated."""
+        """Start counting the epoch in this directory, if it has a segment; safe to repeat."""
         try:
             segment = Segment.open(home / _SEGMENT)
         except Unpublished:
-            return  # it keeps its statistics to itself, as Envoy does
+            return  # it counts privately, as Envoy does
         except InvalidSegment as error:
             log_event(logging.WARNING, "stats.refused", f"{error}; what epoch {epoch} counts is left out")
             return
@@ -42,7 +45,7 @@ class SharedCounters:
             log_event(logging.WARNING, "stats.refused", f"{error}; what it counts is left out")
 
     def retire(self, epoch: int) -> None:
-        """Look at an epoch a last time, while its directory is still there, and keep what it counted."""
+        """Read an epoch a last time, before its directory is removed, and save its counts."""
         self._totals.retire(epoch)
         state = self._totals.to_state()
         if state == self._remembered:
@@ -54,22 +57,22 @@ class SharedCounters:
             log_event(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
 
     def read(self) -> Snapshot:
-        """The totals as of now: counters over all epochs ever, gauges of those that are there."""
+        """Return the current totals: counters over all epochs ever, gauges of the live ones."""
         return self._totals.read()
 
     def gauges(self, epoch: int) -> Mapping[str, int]:
-        """Those of one epoch, as of the last time that the totals were read."""
+        """Return one epoch's gauges, as of the last read of the totals."""
         return self._totals.gauges(epoch)
 
     def close(self) -> None:
-        """Let go of the epochs that are there; what they count from now on is found by the next agent."""
+        """Close the segments of live epochs; the next agent reads what they count from now on."""
         self._totals.close()
 
 
 def make_room(home: Path, owner: tuple[int, int] | None) -> dict[str, str]:
-    """Make the file that the epoch in this directory may count in; return the variable that names it.
+    """Create the segment file of the epoch in this directory; return the variable that names it.
 
-    Where that is not possible there is a warning and no variable.
+    If that fails, logs a warning and returns no variable.
     """
     path = home / _SEGMENT
     try:

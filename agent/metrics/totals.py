@@ -1,7 +1,7 @@
-"""What one proxy after another has told, of which totals never fall: the last words of the gone are kept.
+"""Totals over all epochs' scraped metrics; the counts of exited epochs are kept.
 
-An epoch that does not answer counts as it was seen last. A counter that falls was set back by somebody
-(`/reset_counters`), one that is told no more went with its cluster: what it stood at is kept.
+Totals never fall. An epoch that does not answer counts with its last exposition. A counter that fell was reset
+(`/reset_counters`), and one that disappeared was removed with its cluster: the previous value is kept.
 """
 
 from collections import deque
@@ -12,16 +12,16 @@ from agent.metrics.aggregate import Sources, summed
 from agent.metrics.parser import SUFFIXES, Exposition, Family, Kind, Number, number
 
 LIMIT = 32 << 20
-"""Bytes that series of the gone may take here, about. What is new beyond that is let go and counted as dropped."""
+"""Approximate bytes for series of exited epochs; new ones beyond are counted as dropped."""
 
-_OVERHEAD = 200  # bytes of a series besides its name
+_OVERHEAD = 200  # bytes per series besides its name
 
 _REMEMBERED = 64
-"""Epochs that are known to be gone, so that a late word of them is not counted twice."""
+"""Number of exited epochs remembered, so that a late exposition is not counted twice."""
 
 
 class EpochTotals:
-    """Epochs by number. `dropped`: how many series there was no room for."""
+    """The last exposition of each epoch by number. `dropped`: series that exceeded the limit."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.dropped = 0
@@ -32,15 +32,15 @@ class EpochTotals:
 
     @property
     def live(self) -> Collection[int]:
-        """The epochs that have been seen and are not gone."""
+        """The epochs that were scraped and have not exited."""
         return self._live.keys()
 
     def of(self, epoch: int) -> Exposition | None:
-        """What an epoch has told last."""
+        """Return an epoch's last exposition."""
         return self._live.get(epoch)
 
     def see(self, epoch: int, exposition: Exposition) -> None:
-        """Take what an epoch tells now, and own it; nothing happens if it is gone."""
+        """Store an epoch's newest exposition, and own it; ignore exited epochs."""
         if epoch in self._retired:
             return
         for family in exposition.families.values():
@@ -51,7 +51,7 @@ class EpochTotals:
         self._live[epoch] = exposition
 
     def retire(self, epoch: int) -> bool:
-        """An epoch is gone; return whether it had ever told anything."""
+        """Keep the counts of an exited epoch; return whether it ever sent any metrics."""
         if epoch not in self._retired:
             self._retired.append(epoch)
         gone = self._live.pop(epoch, None)
@@ -60,13 +60,14 @@ class EpochTotals:
         return gone is not None
 
     def forget(self, epoch: int) -> None:
-        """Let go of what an epoch told: it is counted elsewhere."""
+        """Drop an epoch's metrics, because they are counted elsewhere."""
         self._live.pop(epoch, None)
 
     def parts(self, serving: int | None, answered: Collection[int], counted: Exposition | None = None) -> Sources:
-        """What is to be summed up. `answered` have been seen just now; `counted` is of others, already summed up.
+        """Return the sources to aggregate.
 
-        Gauges are those of the serving epoch if it has answered; if it is none of these, of `counted`.
+        `answered`: epochs scraped just now. `counted`: the sum of the epochs that count in shared memory. Gauges are
+        those of the serving epoch if it has answered; of `counted` if the serving epoch was never scraped.
         """
         told = {epoch: self._live[epoch] for epoch in answered if epoch in self._live}
         first = told.pop(serving, None) if serving is not None else None
@@ -92,18 +93,18 @@ class EpochTotals:
         if kept.families:
             self._gone = summed(Sources(None, silent=(self._gone, kept)))
 
-    # Memory
+    # State
 
     def to_state(self) -> dict[str, Any]:
-        """What counts, for JSON."""
+        """Return the counts, for JSON."""
         live = {str(epoch): _to_state(exposition) for epoch, exposition in self._live.items()}
         return {"gone": _to_state(self._gone), "live": live, "retired": list(self._retired)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Go on from what `to_state` returned; raises ValueError for anything else.
+        """Restore what `to_state` returned; raises ValueError for anything else.
 
-        Epochs that lived count as they were seen last, until they are seen again or retired.
+        Epochs that were live count with their last exposition until they are scraped again or retired.
         """
         lineage = cls()
         try:
@@ -125,7 +126,10 @@ def _counts(family: Family) -> bool:
 
 
 def _worth_keeping(family: Family) -> Family | None:
-    """What of a family still counts once its epoch is gone; None: nothing. The bounds of a histogram stay together."""
+    """Return the part of a family that counts after its epoch exits, or None.
+
+    The buckets of a histogram stay together.
+    """
     if family.kind is Kind.COUNTER:
         samples = {series: value for series, value in family.samples.items() if value}
     elif family.kind is Kind.SUMMARY:
@@ -137,7 +141,7 @@ def _worth_keeping(family: Family) -> Family | None:
 
 
 def _lost(before: Exposition, now: Exposition) -> Iterator[Family]:
-    """What was counted and is told no more."""
+    """Yield counts that have fallen or disappeared."""
     for name, family in before.families.items():
         if not _counts(family):
             continue

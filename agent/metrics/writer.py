@@ -1,8 +1,8 @@
-"""Families as text, in the format of Prometheus (0.0.4) or as OpenMetrics (1.0).
+"""Writes families as text, in the Prometheus format (0.0.4) or as OpenMetrics (1.0).
 
-In OpenMetrics what counts must be called `…_total`, and its family the same without it. A counter of the older format
-keeps its name whatever the format, since dashboards go by it: where it has no such name, or where the shorter one is
-another family's, it is written as of unknown type. Bounds of buckets are written as OpenMetrics wants them ("1.0").
+In OpenMetrics a counter must be named `…_total`, and its family the same without the suffix. A counter of the older
+format keeps its name in both formats, since dashboards use it: where it lacks the suffix, or where the shorter name is
+another family's, it is written as of unknown type. Bucket bounds are written as OpenMetrics requires ("1.0").
 """
 
 import re
@@ -16,15 +16,15 @@ from agent.metrics.parser import SUFFIXES, Family, Kind, Number
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 STEP = 1_000
-"""Samples that are written at once: a few milliseconds."""
+"""Samples that are written at once: a few milliseconds of work."""
 
 _TOTAL, _CREATED = "_total", "_created"
-_BOUND = re.compile(r'(?<=[{,])(le|quantile)="([^",}]+)"')  # where another value ends in `,le=`, a comma or } follows
+_BOUND = re.compile(r'(?<=[{,])(le|quantile)="([^",}]+)"')  # never matches inside another label's value
 _QUALITY = re.compile(r"\s*q\s*=\s*(\d(?:\.\d{0,3})?|\.\d{1,3})\s*", re.IGNORECASE)
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Whether a client with this `Accept` would rather have OpenMetrics (RFC 9110, 12.5.1)."""
+    """Return whether a client with this `Accept` prefers OpenMetrics (RFC 9110, 12.5.1)."""
     wishes = dict.fromkeys(("application/openmetrics-text", "text/plain"), 0.0)
     for part in accept.lower().split(","):
         kind, *parameters = part.split(";")
@@ -44,7 +44,7 @@ def _is_version_2(parameter: str) -> bool:
 
 
 def format_families(families: Iterable[Family], *, openmetrics: bool) -> Iterator[bytes]:
-    """Write families part by part: what iterates may do something else in between."""
+    """Write families as text, yielding in parts of about `STEP` lines."""
     known = {family.name: family for family in families}
     lines: list[str] = []
     for family in known.values():
@@ -89,7 +89,7 @@ def _open(family: Family, known: Mapping[str, Family]) -> Iterator[str]:
 
 
 def _counter(name: str, known: Mapping[str, Family]) -> tuple[str, str]:
-    """What a counter's family is called and how it is typed."""
+    """Return the OpenMetrics name and type of a counter's family."""
     shorter = name.removesuffix(_TOTAL)
     beside = known.get(shorter + _CREATED)
     if shorter == name or shorter in known or (beside is not None and not _is_creation(beside, known)):
@@ -98,7 +98,7 @@ def _counter(name: str, known: Mapping[str, Family]) -> tuple[str, str]:
 
 
 def _is_creation(family: Family, known: Mapping[str, Family]) -> bool:
-    """Whether these are times of creation as the older format has them, gauges beside the family, or look like them."""
+    """Return whether a family is, or looks like, the creation times of another one."""
     base = family.name.removesuffix(_CREATED)
     if base == family.name:
         return False
@@ -123,7 +123,7 @@ def _with_canonical_bound(series: str) -> str:
     return name + _canonical(brace + labels) if brace else name
 
 
-@lru_cache(maxsize=1 << 11)  # the same ones are in many families
+@lru_cache(maxsize=1 << 11)  # the same labels appear in many families
 def _canonical(labels: str) -> str:
     return _BOUND.sub(_bound, labels)
 
@@ -136,4 +136,4 @@ def _bound(found: re.Match[str]) -> str:
 
 
 def _in_go(value: float) -> str:
-    return str(floatToGoString(value))  # type: ignore[no-untyped-call]  # the library's, and not annotated
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]  # the library has no annotations

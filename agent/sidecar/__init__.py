@@ -1,1 +1,4 @@
-"""The built-in proxy: Envoy's command line, a part of its configuration, and its handoff, in one asyncio worker."""
+"""The built-in proxy, which runs in one asyncio worker.
+
+It supports Envoy's command line, a part of its configuration, and its hot restart.
+"""

@@ -1,4 +1,4 @@
-"""`python -m agent.sidecar` is the same as `sidecar`."""
+"""Runs the `sidecar` command as `python -m agent.sidecar`."""
 
 from agent.sidecar.program import main
 

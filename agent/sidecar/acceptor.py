@@ -1,17 +1,23 @@
-"""A listener's doors: the listening sockets it was given. Nothing about them is changed, for others share them."""
+"""Accepts connections on a listener's sockets.
+
+No socket option is changed, since other processes share the sockets.
+"""
 
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 
-_BURST = 32  # connections accepted at one wake-up, before everybody else has a turn
-_PAUSE = 0.1  # seconds, when there is no descriptor left: the kernel does not tell when there is one again
+_BURST = 32  # connections accepted at one wake-up, before other callbacks run
+_PAUSE = 0.1  # seconds to wait when no descriptor is free: the kernel does not signal when one is
 _FULL = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
 
 
 class Acceptor:
-    """Accepts from all of them until closed. `full` is called when the machine has no room for another connection."""
+    """Accepts on all `sockets` until closed, and passes each connection to `accepted`.
+
+    Calls `full` when no descriptor or memory is free for another connection.
+    """
 
     def __init__(
         self,
@@ -27,7 +33,7 @@ class Acceptor:
         self._open()
 
     def close(self) -> None:
-        """Accept no more, and close them."""
+        """Stop accepting, and close the sockets."""
         self._shut()
         for door in self._sockets:
             door.close()
@@ -49,13 +55,13 @@ class Acceptor:
         for _ in range(_BURST):
             try:
                 client, _address = door.accept()
-            except BlockingIOError:  # somebody else took it, perhaps
+            except BlockingIOError:  # another process may have accepted it
                 return
             except OSError as error:
                 if error.errno in _FULL:
                     self._wait()
                     return
-                continue  # a client that is gone already: the next one may be well (accept(2), error handling)
+                continue  # this connection has failed already, the next one may be good (accept(2), error handling)
             client.setblocking(False)
             self._accepted(client)
             if door.fileno() < 0:

@@ -1,4 +1,4 @@
-"""What the console prints in JSON about the configuration, the certificates and the command line."""
+"""The admin interface's JSON about configuration, certificates and command line."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +23,7 @@ _NOT_BY_NAME = frozenset({"metadata"})
 
 
 def contexts(configuration: Configuration) -> tuple[Context, ...]:
-    """The TLS contexts of a configuration, with the files as they are now; one that is gone holds nothing."""
+    """Return the TLS contexts with their files as they are now; an unreadable file is empty."""
     loaded: dict[str, Pem] = {}
     return tuple(_context(tls, loaded) for tls in _tls(configuration))
 
@@ -48,7 +48,7 @@ def _pem(path: str, loaded: dict[str, Pem]) -> Pem:
     if path not in loaded:
         try:
             loaded[path] = Pem.read(path)
-        except OSError:  # whoever serves with it has read it before, and complains for himself
+        except OSError:  # the data plane reads the file too, and reports the error
             loaded[path] = Pem(path, b"")
     return loaded[path]
 
@@ -57,7 +57,7 @@ def _pem(path: str, loaded: dict[str, Pem]) -> Pem:
 
 
 def options(arguments: Arguments) -> Json:
-    """The command line in Envoy's form: spans in whole seconds, numbers of 64 bits as text."""
+    """Return the command line in Envoy's form: whole seconds, 64-bit numbers as text."""
     return {
         "base_id": str(arguments.base_id),
         "concurrency": arguments.concurrency,
@@ -81,7 +81,7 @@ def options(arguments: Arguments) -> Json:
 
 
 def node(configuration: Configuration) -> Json:
-    """The node's names, its metadata, and whose program it is."""
+    """Return the node's names, its metadata and the user agent."""
     given = configuration.tree.get("node")
     metadata = given.get("metadata") if isinstance(given, dict) else None
     return {
@@ -96,7 +96,7 @@ def node(configuration: Configuration) -> Json:
 
 
 def config_dump(configuration: Configuration, loaded_at: datetime, asked: Mapping[str, str]) -> Response:
-    """/config_dump with these query parameters: `resource` and `name_regex`. `mask` is refused."""
+    """Return /config_dump for the query parameters `resource` and `name_regex`; reject `mask`."""
     if "mask" in asked:
         return text("mask is not supported by sidecar\n", 400, _PLAIN)
     try:
@@ -115,7 +115,7 @@ def config_dump(configuration: Configuration, loaded_at: datetime, asked: Mappin
 
 
 class _Dump:
-    """The parts of a dump, as they were read; the path of a private key is not told, as in Envoy."""
+    """The parts of a dump, as loaded; the paths of private keys are redacted, as in Envoy."""
 
     def __init__(self, configuration: Configuration, loaded_at: str, pattern: re.Pattern[str]) -> None:
         self._tree: Json = _redacted(configuration.tree)
@@ -129,7 +129,7 @@ class _Dump:
         }
 
     def everything(self) -> list[Json]:
-        """All parts, in Envoy's order."""
+        """Return all parts, in Envoy's order."""
         bootstrap = {"node": self._node, **{name: part for name, part in self._tree.items() if name != "node"}}
         return [
             {"@type": f"{_DUMPS}.BootstrapConfigDump", "bootstrap": bootstrap, "last_updated": self._loaded_at},

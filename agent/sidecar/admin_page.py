@@ -1,4 +1,4 @@
-"""The console's page for a person."""
+"""The HTML page of the admin interface."""
 
 from collections.abc import Mapping
 from html import escape
@@ -37,7 +37,10 @@ _BUTTON = '<form method="post" action="{0}"><button>{0}</button></form>'
 
 
 def page(facts: Mapping[str, str], looks: Mapping[str, str], changes: Mapping[str, str]) -> str:
-    """HTML: facts by name, `state` among them, then the paths to look at and those that change something, explained."""
+    """Return the page as HTML.
+
+    `facts` by name, `state` among them; `looks` and `changes`: paths that show or change something, with descriptions.
+    """
     return _PAGE.format(
         state=escape(facts["state"]),
         facts="".join(_ROW.format(name, escape(value) or "none") for name, value in facts.items()),

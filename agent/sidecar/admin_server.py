@@ -1,7 +1,7 @@
-"""The admin console: Envoy's paths, methods, shapes and status codes, as far as the sidecar has something to tell.
+"""The admin interface: Envoy's paths, methods, formats and status codes, where supported.
 
-`AdminServer.answer` is the handler of an `agent.http.server.Server`. A path that changes something wants POST, and is
-refused to a page of another origin.
+`AdminServer.answer` is the handler of an `agent.http.server.Server`. A path that changes something requires POST, and
+rejects requests from pages of another origin.
 """
 
 import time
@@ -22,7 +22,7 @@ from agent.stats.snapshot import Snapshot
 
 
 class View(Protocol):
-    """What the console sees of the server, at the moment it asks. Times are calendar seconds."""
+    """The server's current state, for the admin interface. Times are calendar seconds."""
 
     configuration: Configuration
     arguments: Arguments
@@ -30,41 +30,47 @@ class View(Protocol):
 
     @property
     def version(self) -> str:
-        """In Envoy's form."""
+        """The version in Envoy's form."""
 
     @property
     def first_started_at(self) -> float:
-        """When the first epoch of its chain began."""
+        """The start time of the chain's first epoch."""
 
     def state(self) -> str:
-        """LIVE, DRAINING, PRE_INITIALIZING or INITIALIZING."""
+        """Return LIVE, DRAINING, PRE_INITIALIZING or INITIALIZING."""
 
     def snapshot(self) -> Snapshot:
-        """The statistics."""
+        """Return the statistics."""
 
     def bound(self) -> Sequence[tuple[str, Sequence[ListenAddress]]]:
-        """Each listener's name and where it listens in fact: the kernel's port where the configuration has 0."""
+        """Return each listener's name and actual addresses.
+
+        The port is the kernel's choice where the configuration has 0.
+        """
 
     def waiting(self) -> Mapping[str, Sequence[str]]:
-        """By init manager, the targets that are waited for; empty once it is initialised."""
+        """Return the targets that are not ready, by init manager; empty once initialised."""
 
 
 class Actions(Protocol):
-    """What the console can bring about. Each returns at once, so that the answer still goes out."""
+    """The admin interface's operations. Each returns at once, so that the response is sent."""
 
     def drain_listeners(self, *, graceful: bool, inbound_only: bool, skip_exit: bool) -> None:
-        """Close the listeners; `graceful`: after the drain time. `skip_exit`: ask clients to leave, close nothing."""
+        """Drain clients and close the listeners.
+
+        `graceful`: close them after the drain time. `skip_exit`: only drain clients, close nothing.
+        """
 
     def fail_health(self, failing: bool) -> None:
-        """Be, or no longer be, unhealthy."""
+        """Set or clear the failed health state."""
 
     def quit(self) -> None:
-        """End the process."""
+        """Exit the process."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """One path of the console."""
+    """One path of the admin interface."""
 
     about: str
     answer: "Callable[[AdminServer, Request], Response]"
@@ -73,7 +79,7 @@ class _Command:
 
 
 class AdminServer:
-    """Answers requests about one server. Certificates are told as they were when it was made."""
+    """Handles requests about one server. Certificates are shown as they were at construction."""
 
     def __init__(self, view: View, actions: Actions, now: Callable[[], float] = time.time) -> None:
         self._view = view
@@ -83,7 +89,7 @@ class AdminServer:
         self._loaded_at = datetime.fromtimestamp(now(), UTC)
 
     async def answer(self, request: Request) -> Response:
-        """Answer one request."""
+        """Return the response to one request."""
         admin = self._view.configuration.admin
         if admin is not None and admin.allowed and not any(_matches(request.target, each) for each in admin.allowed):
             return admin_documents.text(f"request to path {request.target} not allowed", 403)
@@ -96,10 +102,10 @@ class AdminServer:
             return admin_documents.text("request from another origin not allowed", 403)
         return command.answer(self, request)
 
-    # What it tells
+    # Paths that show something
 
     def index(self, _request: Request) -> Response:
-        """The page for a person."""
+        """Return the HTML page."""
         view = self._view
         facts = {
             "state": view.state(),
@@ -114,11 +120,11 @@ class AdminServer:
         return admin_documents.text(page(facts, looks, changes), content_type=admin_documents.HTML)
 
     def ready(self, _request: Request) -> Response:
-        """The state in one word."""
+        """Return the state in one word."""
         return admin_documents.ready(self._view.state())
 
     def server_info(self, _request: Request) -> Response:
-        """What runs here, since when, and with which command line."""
+        """Return version, state, uptimes, command line and node."""
         view = self._view
         state = view.state()
         server = admin_documents.Server(
@@ -134,41 +140,41 @@ class AdminServer:
         return admin_documents.server_info(server)
 
     def hot_restart_version(self, _request: Request) -> Response:
-        """The word by which two servers tell whether one can follow the other."""
+        """Return the version by which two servers check that one can succeed the other."""
         return admin_documents.text("disabled" if self._view.arguments.disable_hot_restart else hot_restart_version())
 
     def stats(self, request: Request) -> Response:
-        """The statistics."""
+        """Return the statistics."""
         return stats_format.stats(self._view.snapshot(), admin_documents.parameters(request.target))
 
     def prometheus(self, request: Request) -> Response:
-        """The statistics for Prometheus."""
+        """Return the statistics for Prometheus."""
         return stats_format.prometheus(self._view.snapshot(), admin_documents.parameters(request.target))
 
     def listeners(self, request: Request) -> Response:
-        """Where it listens."""
+        """Return the listeners and their addresses."""
         return admin_documents.listeners(
             self._view.bound(), admin_documents.parameters(request.target).get("format", "text")
         )
 
     def certs(self, _request: Request) -> Response:
-        """The certificates in use."""
+        """Return the certificates in use."""
         return admin_documents.certs(self._contexts, datetime.fromtimestamp(self._now(), UTC))
 
     def config_dump(self, request: Request) -> Response:
-        """The configuration in use."""
+        """Return the configuration in use."""
         asked = admin_documents.parameters(request.target)
         return documents.config_dump(self._view.configuration, self._loaded_at, asked)
 
     def init_dump(self, _request: Request) -> Response:
-        """What it waits for."""
+        """Return the targets that must be ready before it serves."""
         return admin_documents.init_dump(self._view.waiting())
 
     def help(self, _request: Request) -> Response:
-        """The list of paths."""
+        """Return the list of paths."""
         return admin_documents.text(_commands())
 
-    # What it brings about
+    # Paths that change something
 
     def drain_listeners(self, request: Request) -> Response:
         """Close the listeners."""
@@ -179,23 +185,23 @@ class AdminServer:
         return admin_documents.text("OK\n")
 
     def fail_health(self, _request: Request) -> Response:
-        """Be unhealthy."""
+        """Set the failed health state."""
         self._actions.fail_health(True)
         return admin_documents.text("OK\n")
 
     def restore_health(self, _request: Request) -> Response:
-        """Be healthy again."""
+        """Clear the failed health state."""
         self._actions.fail_health(False)
         return admin_documents.text("OK\n")
 
     def quit(self, _request: Request) -> Response:
-        """End the process."""
+        """Exit the process."""
         self._actions.quit()
         return admin_documents.text("OK\n")
 
 
 def _matches(target: str, allowed: str) -> bool:
-    """Whether a target, its query included, is an allowed path: an exact one, or a prefix that ends in a star."""
+    """Return whether a target, query included, is `allowed`, or matches its prefix before `*`."""
     return target.startswith(allowed[:-1]) if allowed.endswith("*") else target == allowed
 
 

@@ -1,4 +1,4 @@
-"""A client's connection as the filters get it, and what a filter is."""
+"""A client connection as filters receive it, and the filter interface."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,16 +8,16 @@ from agent.sidecar.wire import Wire
 
 
 class Session(Protocol):
-    """What goes on over a connection."""
+    """The current handler of a client connection."""
 
     def abort(self) -> None:
-        """Cut it at once."""
+        """Close the connection at once."""
 
 
 class Client:
-    """An accepted connection, from its accept to its end.
+    """A client connection, from accept to its end.
 
-    `session` is what goes on over it now. Whoever ends it calls `leave`, with its wire closed.
+    `session` is its current handler. A handler that ends the connection closes `wire`, then calls `leave`.
     """
 
     __slots__ = ("_left", "original", "session", "wire")
@@ -29,18 +29,18 @@ class Client:
         self._left = left
 
     def leave(self) -> None:
-        """It is gone."""
+        """Report that the connection has ended."""
         self._left(self)
 
 
 class Filter(Protocol):
-    """What serves the clients of a filter chain."""
+    """Serves the connections of a filter chain."""
 
     def arrived(self, *, is_secure: bool) -> None:
-        """A connection has this chain; TLS's handshake may lie ahead."""
+        """Count a connection that got this chain; its TLS handshake may still follow."""
 
     def serve(self, client: Client) -> None:
-        """Serve it from here on: sets `session`, and calls `leave` at the end."""
+        """Serve the connection from now on: set `session`, and call `leave` at the end."""
 
     def left(self, *, is_secure: bool) -> None:
-        """A connection that had arrived is gone."""
+        """Count the end of a connection that `arrived` has counted."""

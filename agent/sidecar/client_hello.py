@@ -1,15 +1,15 @@
-"""A ClientHello, as far as the choice of a filter chain needs it (RFC 8446, 4.1.2 and 5.1)."""
+"""Parses a ClientHello for the choice of a filter chain (RFC 8446, 4.1.2 and 5.1)."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-LONGEST = 16 << 10  # bytes of records that hold one ClientHello, more than any client sends
+LONGEST = 16 << 10  # bytes of the records of one ClientHello, more than any client sends
 _HANDSHAKE, _CLIENT_HELLO = 0x16, 0x01
 _SERVER_NAME, _ALPN = 0, 16
 
 
 class Hello(NamedTuple):
-    """What a client says before anything else. One that does not speak TLS says nothing: `is_tls` is false."""
+    """The server name and protocols of a ClientHello; `is_tls` is false if there is none."""
 
     is_tls: bool = False
     server_name: str = ""  # lower case
@@ -20,9 +20,9 @@ RAW = Hello()
 
 
 def hello_of(data: bytes) -> Hello | None:
-    """Read the beginning of a connection; None if more must come first.
+    """Parse the first bytes of a connection; return None if more are needed.
 
-    What begins like TLS and is none counts as not TLS, as in Envoy.
+    Bytes that begin like TLS but are not TLS count as not TLS, as in Envoy.
     """
     message = _message(data)
     if message is None:
@@ -36,7 +36,7 @@ def hello_of(data: bytes) -> Hello | None:
 
 
 def _message(data: bytes) -> bytes | None:
-    """Put the first handshake message together from its records; empty if there is none, None if it is not all here."""
+    """Join the first handshake message from its records; empty: not TLS, None: incomplete."""
     body = bytearray()
     at = 0
     while True:
@@ -63,10 +63,10 @@ def _may_be_record(start: bytes) -> bool:
 
 
 def _read(message: bytes) -> Hello:
-    at = 4 + 2 + 32  # its header, the version, the random
-    at += 1 + message[at]  # the session
-    at += 2 + int.from_bytes(message[at : at + 2], "big")  # the ciphers
-    at += 1 + message[at]  # the compressions
+    at = 4 + 2 + 32  # header, version, random
+    at += 1 + message[at]  # session id
+    at += 2 + int.from_bytes(message[at : at + 2], "big")  # cipher suites
+    at += 1 + message[at]  # compression methods
     name = ""
     protocols: tuple[str, ...] = ()
     for kind, value in _extensions(message[at:]):

@@ -1,4 +1,4 @@
-"""Where connections go: a cluster's endpoints in turn, and how each is met."""
+"""A cluster's endpoints, used in turn, and its TLS settings."""
 
 import socket
 import struct
@@ -16,10 +16,10 @@ _ORIGINAL = 80  # SO_ORIGINAL_DST (linux/netfilter_ipv4.h) and IP6T_SO_ORIGINAL_
 
 
 class Upstream:
-    """One cluster. `settings` as configured."""
+    """One cluster: endpoints, statistics and TLS. `settings` as configured."""
 
     def __init__(self, settings: Cluster, stats: Writer) -> None:
-        """Load its certificates; raise `BadInput` if that fails."""
+        """Load the cluster's certificates; raise `BadInput` if that fails."""
         self.settings = settings
         scope = f"cluster.{settings.stat_name or settings.name}."
         self.counters = ClusterCounters(stats, scope)
@@ -30,7 +30,7 @@ class Upstream:
             self.take(settings.endpoints)
 
     def take(self, endpoints: Sequence[Address]) -> None:
-        """Go to these from now on."""
+        """Replace the endpoints."""
         if tuple(endpoints) == self._endpoints:
             self.counters.update_no_rebuild.add()
             return
@@ -41,11 +41,14 @@ class Upstream:
 
     @property
     def endpoints(self) -> tuple[Address, ...]:
-        """Where connections go now."""
+        """The current endpoints."""
         return self._endpoints
 
     def choose(self, original: SocketAddress | None) -> Address | None:
-        """Return the next endpoint; `original` is where the client wanted to go before a redirect, if there was one."""
+        """Return the next endpoint; None if there is none.
+
+        `original`: the client's destination before a redirect, if there was one.
+        """
         if self.settings.kind == "ORIGINAL_DST":
             chosen: Address | None = original
         elif self._endpoints:
@@ -68,11 +71,11 @@ def _transport(settings: Cluster, stats: Writer, scope: str) -> Transport | None
 
 
 def original_destination(client: socket.socket) -> SocketAddress | None:
-    """Where a client wanted to go before a firewall redirected it here; None if there was no redirect."""
+    """Return a client's destination before a firewall redirect; None if there was no redirect."""
     try:
         found = _redirected(client)
         local = client.getsockname()
-    except OSError:  # no connection tracking knows it
+    except OSError:  # not in the connection tracking table
         return None
     return None if found is None or (found.host, found.port) == local[:2] else found
 

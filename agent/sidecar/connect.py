@@ -1,4 +1,4 @@
-"""A connection to an endpoint, made without waiting: the socket, its connect, and TLS where the cluster has it."""
+"""Connects to an endpoint without blocking: socket, connect, and TLS if the cluster uses it."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ Done = Callable[[Wire | OSError], None]
 
 
 class Transport(NamedTuple):
-    """How TLS is begun with an endpoint. `server_name` empty: none is said."""
+    """TLS settings for an endpoint. With an empty `server_name` none is sent."""
 
     context: ssl.SSLContext
     server_name: str
@@ -25,12 +25,12 @@ class Transport(NamedTuple):
 
 
 class Dial:
-    """Calls `done` once, later: with the connection, or with what went wrong."""
+    """Connects to an address; calls `done` once, later, with the connection or the error."""
 
     __slots__ = ("_deadline", "_done", "_handshake", "_loop", "_socket", "_timer", "_transport")
 
     def __init__(self, address: Address, transport: Transport | None, done: Done, *, within: float) -> None:
-        """Begin; `within` is of the connect and of TLS's handshake together, in seconds."""
+        """Begin; `within` limits connect and TLS handshake together, in seconds."""
         self._loop = asyncio.get_running_loop()
         self._done = done
         self._transport = transport
@@ -46,13 +46,13 @@ class Dial:
             return
         if code and code not in {EINPROGRESS, EAGAIN}:
             self._loop.call_soon(self._fail, OSError(code, os.strerror(code)))
-        elif code == EAGAIN:  # a Unix socket whose queue is full: it does not tell when there is room
+        elif code == EAGAIN:  # a Unix socket whose queue is full: the kernel does not signal when there is room
             self._loop.call_soon(self._fail, OSError(code, "its accept queue is full"))
         else:
             self._loop.add_writer(self._socket.fileno(), self._connected)
 
     def cancel(self) -> None:
-        """Drop it; `done` is not called any more."""
+        """Cancel the attempt; `done` is not called any more."""
         self._done = _nothing
         self._rest()
 
@@ -113,7 +113,7 @@ class Dial:
 
 
 def _nothing(_: Wire | OSError) -> None:
-    """Stand in for a call that has been made, or that nobody waits for."""
+    """Replace `done` after it was called, or after `cancel`."""
 
 
 def _open(address: Address) -> socket.socket:

@@ -1,4 +1,4 @@
-"""TLS contexts from files, loaded once: everything that is wrong with them is found before anything serves."""
+"""TLS contexts from files, loaded once, so that every error is reported before serving."""
 
 import ssl
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from agent.core.errors import BadInput
 from agent.sidecar.leaf import Leaf, leaf_of
 from agent.sidecar.model import Certificate, DownstreamTls, UpstreamTls
 
-# Envoy's own for TLS 1.2; those of TLS 1.3 are not to be chosen.
+# Envoy's ciphers for TLS 1.2; those of TLS 1.3 cannot be chosen.
 _CIPHERS = ":".join(
     f"ECDHE-{key}-{cipher}"
     for cipher in ("AES128-GCM-SHA256", "CHACHA20-POLY1305", "AES256-GCM-SHA384")
@@ -19,10 +19,10 @@ _OLD_CIPHERS = ":ECDHE-ECDSA-AES128-SHA:ECDHE-RSA-AES128-SHA:AES128-SHA:AES256-S
 
 
 def server_context(tls: DownstreamTls) -> ssl.SSLContext:
-    """Return what clients are met with; raise `BadInput` naming the file that cannot be used.
+    """Return the TLS context for clients; raise `BadInput` naming a file that cannot be used.
 
-    With several certificates the client's server name chooses as in Envoy: by exact name, then by `*.rest`, then the
-    first one; where a name has an RSA and an ECDSA certificate, what the client can verify decides, ECDSA first.
+    With several certificates the client's server name selects one, as in Envoy: by exact name, then by `*.rest`, then
+    the first one. If a name has an RSA and an ECDSA certificate, the client gets one that it can verify, ECDSA first.
     """
     if not tls.certificates:
         raise BadInput("cannot serve TLS: no certificate is named")
@@ -39,9 +39,9 @@ def server_context(tls: DownstreamTls) -> ssl.SSLContext:
 
 
 def client_context(tls: UpstreamTls) -> ssl.SSLContext:
-    """Return what a cluster is met with; raise `BadInput` naming the file that cannot be used."""
+    """Return the TLS context for a cluster; raise `BadInput` naming a file that cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # a chain is verified, a name is not, as in Envoy
+    context.check_hostname = False  # the chain is verified, the name is not, as in Envoy
     context.verify_mode = ssl.CERT_NONE if tls.trusted_ca is None else ssl.CERT_REQUIRED
     _prepare(context, tls)
     for certificate in tls.certificates[:1]:
@@ -75,7 +75,7 @@ def _maker(tls: DownstreamTls) -> Maker:
 def _prepare(context: ssl.SSLContext, tls: DownstreamTls | UpstreamTls) -> None:
     context.minimum_version, context.maximum_version = tls.minimum, tls.maximum
     context.set_ciphers(_CIPHERS + (_OLD_CIPHERS if tls.minimum in _OLD else ""))
-    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # an intermediate may be the one that is trusted
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # an intermediate may be the trusted certificate
     if tls.alpn:
         context.set_alpn_protocols(list(tls.alpn))
     if tls.trusted_ca is not None:
@@ -101,7 +101,7 @@ def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
 
 
 def _no_password() -> str:
-    """Answer for an encrypted key, which nobody has a password for: never ask the terminal."""
+    """Raise ValueError for an encrypted key, so that OpenSSL never prompts on the terminal."""
     raise ValueError("the key is encrypted")
 
 

@@ -1,7 +1,7 @@
-"""The statistics, by Envoy's names: groups registered once, for nobody looks a name up while it serves.
+"""The statistics, in groups, under Envoy's names.
 
-A field's name is the end of the statistic's name. What the sidecar has no notion of (HTTP/2, buffers, priorities) is
-not registered at all.
+Each group is registered once, so that serving needs no lookup by name. An attribute's name is the end of the
+statistic's name. Statistics of features that the sidecar lacks (HTTP/2, buffers, priorities) are not registered.
 """
 
 import ssl
@@ -14,10 +14,10 @@ _NO_CERTIFICATE = "PEER_DID_NOT_RETURN_A_CERTIFICATE"
 
 
 class Group:
-    """Its annotated attributes are counters and gauges; dataclasses would cost each start 8 ms more."""
+    """Counters and gauges as annotated attributes; dataclasses would cost each start 8 ms more."""
 
     def __init__(self, stats: Writer, scope: str) -> None:
-        """Register every one under `scope`, which ends in a dot."""
+        """Register every attribute under `scope`, which ends in a dot."""
         for group in type(self).__mro__[:-1]:
             for name, kind in group.__annotations__.items():
                 full = f"{scope}{name}"
@@ -25,7 +25,7 @@ class Group:
 
 
 class ListenerCounters(Group):
-    """Under `listener.<address>.`."""
+    """Statistics under `listener.<address>.`."""
 
     downstream_cx_total: Counter
     downstream_cx_destroy: Counter
@@ -41,14 +41,14 @@ class ListenerCounters(Group):
 
 
 class WorkerCounters(Group):
-    """Under `listener.<address>.worker_0.`."""
+    """Statistics under `listener.<address>.worker_0.`."""
 
     downstream_cx_total: Counter
     downstream_cx_active: Gauge
 
 
 class InspectorCounters(Group):
-    """Under `tls_inspector.`, for all listeners together."""
+    """Statistics under `tls_inspector.`, for all listeners together."""
 
     alpn_found: Counter
     alpn_not_found: Counter
@@ -71,7 +71,7 @@ class _TlsCounters(Group):
 
 
 class TlsCounters:
-    """Under `….ssl.`: with one counter for each cipher and version that comes up."""
+    """Statistics under `….ssl.`, with one counter for each cipher and version that occurs."""
 
     def __init__(self, stats: Writer, scope: str) -> None:
         self.all = _TlsCounters(stats, f"{scope}ssl.")
@@ -80,7 +80,7 @@ class TlsCounters:
         self._named: dict[str, Counter] = {}
 
     def shaken(self, secure: ssl.SSLSocket) -> None:
-        """Count a handshake that has succeeded."""
+        """Count a successful handshake."""
         self.all.handshake.add()
         if secure.session_reused:
             self.all.session_reused.add()
@@ -92,7 +92,10 @@ class TlsCounters:
             self.named(f"ciphers.{cipher[0]}").add()
 
     def failed(self, error: Exception) -> None:
-        """Count what TLS itself ran into, during a handshake or later, as Envoy sorts it: not what the network did."""
+        """Count a TLS error, during a handshake or later, by Envoy's categories.
+
+        Network errors are not counted.
+        """
         if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLSyscallError):
             return
         if error.reason == _NO_CERTIFICATE:
@@ -103,7 +106,7 @@ class TlsCounters:
             self.all.connection_error.add()
 
     def named(self, name: str) -> Counter:
-        """Return the counter of `versions.TLSv1.3`, `ciphers.…`."""
+        """Return the counter with a name such as `versions.TLSv1.3` or `ciphers.…`."""
         found = self._named.get(name)
         if found is None:
             found = self._named[name] = self._stats.counter(f"{self._scope}{name}")
@@ -111,7 +114,7 @@ class TlsCounters:
 
 
 class TcpCounters(Group):
-    """Under `tcp.<stat_prefix>.`."""
+    """Statistics under `tcp.<stat_prefix>.`."""
 
     downstream_cx_total: Counter
     downstream_cx_no_route: Counter
@@ -123,7 +126,7 @@ class TcpCounters(Group):
 
 
 class HttpCounters(Group):
-    """Under `http.<stat_prefix>.`."""
+    """Statistics under `http.<stat_prefix>.`."""
 
     downstream_cx_active: Gauge
     downstream_cx_destroy: Counter
@@ -167,7 +170,7 @@ class HttpCounters(Group):
 
 
 class ListenerHttpCounters(Group):
-    """Under `listener.<address>.http.<stat_prefix>.`."""
+    """Statistics under `listener.<address>.http.<stat_prefix>.`."""
 
     downstream_rq_1xx: Counter
     downstream_rq_2xx: Counter
@@ -220,7 +223,7 @@ class _ClusterCounters(Group):
 
 
 class ClusterCounters(_ClusterCounters):
-    """Under `cluster.<name>.`: with one counter for each status that comes up."""
+    """Statistics under `cluster.<name>.`, with one counter for each status that occurs."""
 
     def __init__(self, stats: Writer, scope: str) -> None:
         super().__init__(stats, scope)
@@ -229,7 +232,7 @@ class ClusterCounters(_ClusterCounters):
         self._named: dict[int, tuple[Counter, ...]] = {}
 
     def answered(self, status: int) -> None:
-        """Count an answer, of a host or in its place."""
+        """Count a response, from an endpoint or generated in its place."""
         found = self._named.get(status)
         if found is None:
             names = (f"upstream_rq_{status}", f"upstream_rq_{status // 100}xx", "upstream_rq_completed")
@@ -253,6 +256,6 @@ class ClusterCounters(_ClusterCounters):
 
 
 def listener_scope(listener: Listener) -> str:
-    """Return the beginning of a listener's names as Envoy spells it: `listener.[__1]_443.`."""
+    """Return the prefix of a listener's statistics in Envoy's form: `listener.[__1]_443.`."""
     name = listener.stat_prefix or str(listener.addresses[0])
     return f"listener.{name.replace(':', '_')}."

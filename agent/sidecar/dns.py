@@ -1,4 +1,4 @@
-"""A STRICT_DNS cluster's endpoints: its names are asked for again and again, and the last good answer stands."""
+"""Resolves a STRICT_DNS cluster's names periodically; the last good result stays in use."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ _FAMILIES = {
 
 
 class Resolver:
-    """Keeps one cluster's endpoints fresh."""
+    """Keeps one cluster's endpoints up to date."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -27,18 +27,18 @@ class Resolver:
         self._task: asyncio.Task[None] | None = None
 
     async def first(self) -> None:
-        """Ask once, whatever the answer, and begin to ask again every `dns_refresh_rate`."""
+        """Resolve once, with or without success, then start to resolve every `dns_refresh_rate`."""
         await self._ask()
         self._task = asyncio.get_running_loop().create_task(self._ask_again())
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Stop resolving."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _ask_again(self) -> None:
-        while True:  # no record's lifetime comes through the system's resolver
+        while True:  # the system's resolver does not return a record's lifetime
             await asyncio.sleep(self._settings.dns_refresh_rate)
             await self._ask()
 
@@ -68,7 +68,7 @@ class Resolver:
 
 
 async def _numbers(name: str, families: Sequence[socket.AddressFamily]) -> tuple[str, ...]:
-    """Ask for the first family that has an answer; raise OSError if none has."""
+    """Return the addresses of the first family that has any; raise OSError if none has."""
     if _is_number(name):
         return (name,)
     loop = asyncio.get_running_loop()

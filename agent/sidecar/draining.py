@@ -1,30 +1,33 @@
-"""Clients are asked to leave: over the time of a drain ever more of them, as in Envoy."""
+"""Drains HTTP connections gradually over the drain time, as in Envoy."""
 
 import os
 import time
 
 
 class Draining:
-    """Whether the next answer shall be a connection's last. `drain_time` in seconds."""
+    """Decides which responses are the last of their connection. `drain_time` in seconds."""
 
     def __init__(self, drain_time: float, *, immediate: bool) -> None:
         self._drain_time = drain_time
         self._immediate = immediate
         self._began_at: float | None = None
-        self.is_failing = False  # /healthcheck/fail: everybody is asked
+        self.is_failing = False  # set by /healthcheck/fail: every response is its connection's last
 
     def begin(self) -> None:
-        """Begin; a drain that has begun goes on."""
+        """Begin the drain; do nothing if it has begun."""
         if self._began_at is None:
             self._began_at = time.monotonic()
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a drain."""
+        """Whether the drain has begun."""
         return self._began_at is not None
 
     def asks(self) -> bool:
-        """Tell for one answer: with the probability that the elapsed part of the drain time gives."""
+        """Return whether one response is to be its connection's last.
+
+        The probability is the elapsed part of the drain time.
+        """
         if self.is_failing:
             return True
         if self._began_at is None:

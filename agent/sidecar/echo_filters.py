@@ -1,4 +1,4 @@
-"""The two filters that answer by themselves: what came in, or always the same bytes."""
+"""The filters without a cluster: one echoes, the other sends fixed bytes."""
 
 import asyncio
 
@@ -6,43 +6,43 @@ from agent.sidecar.client import Client
 from agent.sidecar.model import DirectResponse
 from agent.sidecar.tcp_relay import SCRATCH
 
-_LINGER = 1.0  # seconds a client has to take its end, as Envoy's delayed close
+_LINGER = 1.0  # seconds for a client to receive the end of the stream, as Envoy's delayed close
 
 
 class _Counting:
-    """A filter without statistics of its own."""
+    """A filter without its own statistics."""
 
     def arrived(self, *, is_secure: bool) -> None:
-        """Nothing is counted."""
+        """Do nothing: there are no statistics."""
 
     def left(self, *, is_secure: bool) -> None:
-        """Nothing is counted."""
+        """Do nothing: there are no statistics."""
 
 
 class EchoFilter(_Counting):
-    """What comes in goes out, and an end is answered by an end."""
+    """Sends back what it receives, and closes when the client does."""
 
     def __init__(self, limit: int) -> None:
         self._limit = max(min(limit, len(SCRATCH)), 1)
 
     def serve(self, client: Client) -> None:
-        """Echo from here on."""
+        """Echo from now on."""
         _Writing(client, b"", self._limit)
 
 
 class DirectResponseFilter(_Counting):
-    """Every client gets the same bytes and is closed."""
+    """Sends fixed bytes to every client, then closes the connection."""
 
     def __init__(self, settings: DirectResponse) -> None:
         self._body = settings.body
 
     def serve(self, client: Client) -> None:
-        """Send them."""
+        """Send the bytes."""
         _Writing(client, self._body, 0)
 
 
 class _Writing:
-    """Sends what is held, then reads more to send; with a limit of 0 it reads nothing, and is done then."""
+    """Sends the held bytes, then echoes what it reads; with a limit of 0 it ends instead."""
 
     __slots__ = ("_client", "_held", "_is_ending", "_limit", "_loop", "_timer")
 
@@ -63,7 +63,7 @@ class _Writing:
             self._loop.call_soon(self._end)
 
     def abort(self) -> None:
-        """Cut it at once."""
+        """Close the connection at once."""
         if self._client.wire.socket.fileno() >= 0:
             self._leave()
 
@@ -120,7 +120,10 @@ class _Writing:
             self._read_more()
 
     def _end(self) -> None:
-        """Say the end, and wait a moment for the client's own: to close with something unread would lose the answer."""
+        """End the stream, then wait up to `_LINGER` seconds for the client's end.
+
+        Closing with unread bytes would lose the response.
+        """
         wire = self._client.wire
         if wire.socket.fileno() < 0:
             return

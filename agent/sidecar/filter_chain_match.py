@@ -1,7 +1,8 @@
-"""Which filter chain a connection gets. The criteria come one after the other, the most specific first, as in Envoy.
+"""Chooses the filter chain of a connection.
 
-What one criterion has chosen, a later one that does not fit does not undo: a connection for `a.example` whose chain
-wants `h2` and that offers only `http/1.1` has no chain, whatever the chains without a name say.
+The criteria apply one after the other, as in Envoy, the most specific first. A later criterion that does not match does
+not undo an earlier choice: if the chain for `a.example` requires `h2`, a connection for it that offers only `http/1.1`
+matches no chain, even if there are chains without a name.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ Chain = TypeVar("Chain")
 
 
 class FilterChainMatcher(Generic[Chain]):
-    """Chains by their matches. Raises ValueError if two of them say the same."""
+    """Finds filter chains by their matches. Raises ValueError if two matches are the same."""
 
     def __init__(self, chains: Sequence[tuple[Match, Chain]], default: Chain | None) -> None:
         self._default = default
@@ -32,7 +33,7 @@ class FilterChainMatcher(Generic[Chain]):
             protocols[protocol] = chain
 
     def find(self, hello: Hello) -> Chain | None:
-        """Return the chain of a connection, or the default one, if there is one."""
+        """Return the chain of a connection, or the default chain, or None."""
         found = self._by_name(hello)
         return self._default if found is None else found
 
@@ -45,7 +46,7 @@ class FilterChainMatcher(Generic[Chain]):
 
 
 def _names(name: str) -> list[str]:
-    """The name itself, its wildcards from the longest, and none."""
+    """Return the name, its wildcard suffixes from the longest, and the empty name."""
     found = [name] if name else []
     at = name.find(".")
     while at >= 0:

@@ -1,6 +1,7 @@
-"""Waiting at a gate: routes that come by REST from a cluster, once, before anything serves.
+"""Waits at the agent's gate, before the process serves.
 
-The gate answers when whoever stands behind it wants to. Envoy asks the same (discovery.v3, REST-JSON).
+It requests routes by REST from a cluster, once; the gate responds when the process may serve. Envoy sends the same
+request (discovery.v3, REST-JSON).
 """
 
 import asyncio
@@ -11,12 +12,12 @@ import h11
 from agent.sidecar.http_pool import Pool, Unreachable, UpstreamConnection
 
 _ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
-_AGAIN = 0.5  # seconds between two tries at a gate that is not there
+_AGAIN = 0.5  # seconds between attempts while the gate does not respond
 
 
 async def opened(pool: Pool, name: str) -> None:
-    """Return when the gate has answered."""
-    while not await _asked(pool, name):  # noqa: ASYNC110  # nothing tells when somebody stands there
+    """Wait until the gate has responded with status 200."""
+    while not await _asked(pool, name):  # noqa: ASYNC110  # no event signals that the gate listens
         await asyncio.sleep(_AGAIN)
 
 

@@ -1,4 +1,4 @@
-"""A TLS handshake on a non-blocking socket, on either side: one object while it lasts, and a deadline."""
+"""A non-blocking TLS handshake with a deadline, as server or client."""
 
 import asyncio
 import socket
@@ -12,7 +12,7 @@ Done = Callable[[SecureWire | OSError], None]
 
 
 class Handshake:
-    """Calls `done` once, later: with the connection, or with what went wrong, and the socket closed then."""
+    """Calls `done` once, later: with the wire, or with the error and the socket closed."""
 
     __slots__ = ("_counters", "_done", "_loop", "_secure", "_timer", "_wants_write")
 
@@ -26,9 +26,9 @@ class Handshake:
         within: float,
         server_name: str | None = None,
     ) -> None:
-        """Begin; `server_name` None: as the server, otherwise as a client that says it (empty: says none).
+        """Begin; `server_name` None: as server, otherwise as a client that sends it (empty: none).
 
-        `within` in seconds, 0: for as long as it takes. Raises OSError, and closes the socket, if it cannot begin.
+        `within` in seconds, 0: no limit. Raises OSError, and closes the socket, if it cannot begin.
         """
         self._loop = asyncio.get_running_loop()
         self._counters = counters
@@ -51,13 +51,13 @@ class Handshake:
             self._loop.call_soon(self._step)
 
     def cancel(self) -> None:
-        """Drop it; `done` is not called any more."""
+        """Cancel the handshake and close the socket; `done` is not called any more."""
         self._rest()
         self._secure.close()
 
     def _step(self) -> None:
         if self._secure.fileno() < 0:
-            return  # dropped before its first step
+            return  # cancelled before its first step
         try:
             self._secure.do_handshake()
         except ssl.SSLWantReadError:

@@ -1,7 +1,7 @@
-"""One client's connection: its requests one after the other, each answered before the next is read.
+"""The server side of one HTTP/1.1 connection.
 
-h11 reads strictly. What it lets through and what two readers might understand differently (a length beside chunks) is
-refused here, as Envoy refuses it.
+It completes each response before it reads the next request. h11 parses strictly. A request that h11 accepts, but that
+two parsers may read differently (a length with chunks), is rejected here, as in Envoy.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from agent.sidecar.http_service import Service
 from agent.sidecar.model import Reply, Route
 from agent.sidecar.stream import Stream
 
-_LINGER = 1.0  # seconds for a client to take its last answer before the connection is closed, as in Envoy
+_LINGER = 1.0  # seconds for a client to receive its last response before the connection is closed, as in Envoy
 
 
 class ServerConnection:
-    """Owns the client's wire."""
+    """The server side of a client connection; owns its wire."""
 
     def __init__(self, service: Service, client: Client) -> None:
         counters = service.counters
@@ -30,13 +30,13 @@ class ServerConnection:
         self.stream = Stream(client.wire, counters.downstream_cx_rx_bytes_total, counters.downstream_cx_tx_bytes_total)
         self.must_close = False
         self.machine = h11.Connection(h11.SERVER, max_incomplete_event_size=service.settings.max_request_headers)
-        self.is_complete = False  # the request has come whole
-        self.is_answering = False  # the answer's head is on its way
+        self.is_complete = False  # the whole request was received
+        self.is_answering = False  # the response's head is being sent
         self._is_new = True
         self._by_us = False
 
     async def run(self) -> None:
-        """Serve the client until either side is done; raises nothing but what is a bug."""
+        """Serve requests until either side closes; only a bug raises an exception."""
         with contextlib.suppress(OSError):  # TimeoutError among them
             while await self._request():
                 self.machine.start_next_cycle()
@@ -44,7 +44,7 @@ class ServerConnection:
             await self._linger()
 
     def close(self) -> None:
-        """Close the connection, counted."""
+        """Close the connection and count its end."""
         counters = self.service.counters
         (counters.downstream_cx_destroy_local if self._by_us else counters.downstream_cx_destroy_remote).add()
         if not self._is_new:
@@ -52,7 +52,10 @@ class ServerConnection:
         self.stream.close()
 
     async def _request(self) -> bool:
-        """Serve one request; tell whether there may be another. Raises OSError when the client is gone."""
+        """Serve one request; return whether another may follow.
+
+        Raises OSError if the client has disconnected.
+        """
         self.is_complete = self.is_answering = False
         if not await self._first_bytes():
             return False
@@ -75,9 +78,9 @@ class ServerConnection:
         return not self.must_close and states == (h11.DONE, h11.DONE)
 
     async def _first_bytes(self) -> bool:
-        """Wait for the beginning of a request; tell whether one came."""
+        """Wait for the first bytes of a request; return False on the idle timeout."""
         if self.machine.trailing_data[0]:
-            await asyncio.sleep(0)  # many requests at once do not keep the others waiting
+            await asyncio.sleep(0)  # a client that pipelines requests must not delay the others
             return True
         try:
             data = await self.stream.read(self.service.settings.idle_timeout)
@@ -145,10 +148,10 @@ class ServerConnection:
             raise HttpError(error.error_status_hint, None) from error
 
     async def body(self, until: float | None) -> bytes:
-        """Return the next part of the request's body; empty at its end, which `is_complete` tells from then on.
+        """Return the next part of the request's body; empty at its end, which sets `is_complete`.
 
-        `until`: by when the whole request must be here, on the loop's clock. Raises `HttpError` where the client must
-        be told what is wrong with it, ClientGone or OSError where it is gone.
+        `until`: the deadline for the whole request, on the loop's clock. Raises `HttpError` if the client must get an
+        error response, ClientGone or OSError if it has disconnected.
         """
         while (event := self._next_event()) is h11.NEED_DATA:
             if self.machine.they_are_waiting_for_100_continue:
@@ -181,14 +184,14 @@ class ServerConnection:
         )
 
     async def _reply_directly(self, reply: Reply) -> None:
-        """Answer without the rest of the request, which ends the connection if it is not here."""
+        """Reply without reading the rest of the request; if it is incomplete, the connection ends."""
         if self.machine.they_are_waiting_for_100_continue:
             await self._continue()
         await self.reply(reply.status, reply.body)
 
     async def _refuse(self, refusal: HttpError) -> None:
         text = refusal.text
-        if text is None:  # the client does not speak as it should
+        if text is None:  # the client violates the protocol
             text = HTTPStatus(refusal.status).phrase if refusal.status != 400 else "Bad Request"
             self.service.counters.downstream_cx_protocol_error.add()
         if self.is_answering:
@@ -196,7 +199,7 @@ class ServerConnection:
         await self.reply(refusal.status, text.encode(), is_refusal=refusal.closes)
 
     async def reply(self, status: int, body: bytes, *, is_refusal: bool = False) -> None:
-        """Send an answer that no cluster gave; a refusal is the connection's last."""
+        """Send a response that no cluster gave; with `is_refusal`, close the connection after it."""
         self.must_close = self.must_close or is_refusal
         head = self.head(status, own(body, self.service.name))
         parts = [head]
@@ -206,7 +209,7 @@ class ServerConnection:
         await self.stream.write(b"".join(parts), self.service.settings.stream_idle_timeout)
 
     def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """Begin an answer: its head as bytes, which say whether it is the connection's last."""
+        """Return the head of a response as bytes, with `connection: close` if it is the last one."""
         self._look_for_the_end()
         if not self.is_complete:
             self.must_close = True
@@ -221,7 +224,7 @@ class ServerConnection:
         return self.machine.send(h11.Response(status_code=status, headers=headers, reason=_phrase(status))) or b""
 
     def _look_for_the_end(self) -> None:
-        """Take note of a request without a body, or whose body is here and short, before it is answered."""
+        """Parse the buffered bytes before a response: an empty or short body may be complete."""
         if self.is_complete or self.machine.their_state is not h11.SEND_BODY:
             return
         try:
@@ -233,7 +236,10 @@ class ServerConnection:
         self.is_complete = isinstance(event, h11.EndOfMessage)
 
     async def _linger(self) -> None:
-        """Say the end, and read on for a moment: to close with something unread would take the answer back."""
+        """End the stream, then read for up to `_LINGER` seconds.
+
+        Closing with unread bytes would discard the response.
+        """
         self.stream.wire.end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER):
@@ -251,7 +257,7 @@ def _check(request: h11.Request) -> None:
 
 
 def _place(request: h11.Request) -> tuple[bytes, bytes]:
-    """The authority and the path; a target may name both (RFC 9112, 3.2.2), and wins over the host then."""
+    """Return authority and path; a target with both (RFC 9112, 3.2.2) overrides the host header."""
     target = request.target
     scheme, mark, rest = target.partition(b"://")
     if mark and scheme.lower() in {b"http", b"https"} and not target.startswith(b"/"):

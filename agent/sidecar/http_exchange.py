@@ -1,4 +1,4 @@
-"""One request that goes to a cluster, and its answer: both streamed, each at the pace of its slower side."""
+"""One request to a cluster and its response, each streamed at the pace of its slower side."""
 
 import asyncio
 import contextlib
@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from agent.sidecar.http_conversation import ServerConnection
 
 _REPLAYABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})  # RFC 9110, 9.2.2
-_TOGETHER = 64 << 10  # bytes of an answer that may go out in one piece
+_TOGETHER = 64 << 10  # bytes of a response that are collected for one write
 _RESET = "upstream connect error or disconnect/reset before headers. reset reason: "
 
 
 class ClientGone(ConnectionError):
-    """There is nobody left to answer."""
+    """The client has disconnected."""
 
 
 class HttpError(Exception):
-    """What the client gets instead. A text of None: it broke the protocol's rules, and gets the status's own words."""
+    """An error response for the client.
+
+    `text` None: the client violated the protocol, and gets the status's phrase.
+    """
 
     def __init__(self, status: int, text: str | None, *, closes: bool = True) -> None:
         super().__init__(f"{status} {text}")
@@ -33,7 +36,7 @@ class HttpError(Exception):
 
 
 class UpstreamRequest:
-    """Sends the request on and the answer back."""
+    """Forwards a client's request to a cluster, and the response to the client."""
 
     def __init__(
         self, conversation: "ServerConnection", request: h11.Request, authority: bytes, target: bytes, route: Route
@@ -51,10 +54,13 @@ class UpstreamRequest:
         self._has_body = bool(chunked) or values(request.headers, b"content-length") not in ([], [b"0"])
         self._began_at = self._sent_at = self._loop.time()
         self._line: UpstreamConnection | None = None
-        self._trouble: HttpError | OSError | None = None  # what the client's side ran into while the request was read
+        self._trouble: HttpError | OSError | None = None  # an error on the client's side, which has precedence
 
     async def run(self, pool: Pool) -> None:
-        """Answer the request; raise `HttpError` while nothing of the answer is sent, OSError for a broken client."""
+        """Forward the request and its response.
+
+        Raises `HttpError` while no part of the response is sent, OSError if the client's connection is broken.
+        """
         counters = pool.upstream.counters
         try:
             await self._run(pool)
@@ -65,7 +71,7 @@ class UpstreamRequest:
 
     async def _run(self, pool: Pool) -> None:
         if not self._has_body:
-            await self._conversation.body(None)  # its end, which h11 has at once
+            await self._conversation.body(None)  # the request's end, which h11 returns at once
             self._conversation.stream.watch(self._client_left)
         try:
             async with asyncio.timeout(None) as self._timeout:
@@ -83,7 +89,7 @@ class UpstreamRequest:
             self._conversation.stream.unwatch()
 
     def _client_left(self) -> None:
-        """End the wait for an upstream whose answer nobody wants any more."""
+        """Stop waiting for the upstream, since the client has disconnected."""
         self._trouble = ClientGone("the client has left")
         if self._line is not None:
             self._line.stream.break_off(self._trouble)
@@ -93,7 +99,10 @@ class UpstreamRequest:
             self._timeout.reschedule(self._loop.time() + self._route.timeout)
 
     async def _try(self, pool: Pool) -> None:
-        """Go to an upstream; once more where a kept connection turns out to be dead and nothing can have happened."""
+        """Send the request to an upstream.
+
+        Retries once if a reused connection was closed already, and repeating the request is safe.
+        """
         may_repeat = not self._has_body and self._request.method in _REPLAYABLE
         while True:
             line = await self._connect(pool)
@@ -122,7 +131,7 @@ class UpstreamRequest:
         return line
 
     def _failure(self, error: Exception, pool: Pool) -> HttpError | OSError:
-        """Return what the client is to get for a failure on the way."""
+        """Return the error to raise towards the client for a failure of the upstream."""
         if self._trouble is not None:
             return self._trouble
         counters = pool.upstream.counters
@@ -177,14 +186,14 @@ class UpstreamRequest:
         try:
             while data := await self._conversation.body(until):
                 packed = line.pack(h11.Data(data=data))
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have responded before
                     await line.stream.write(packed, self._idle)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 await line.stream.write(line.pack(h11.EndOfMessage()), self._idle)
         except (HttpError, OSError) as error:
             self._trouble = error
             line.stream.break_off(ConnectionAbortedError("the request broke off"))
-        except h11.LocalProtocolError:  # the answer came first, and was an error: h11 sends no more of the request
+        except h11.LocalProtocolError:  # an error response came first: h11 sends no more of the request
             return
         else:
             self._sent_at = self._loop.time()
@@ -215,7 +224,7 @@ class UpstreamRequest:
         return await self._next(line)
 
     async def _next(self, line: UpstreamConnection) -> h11.Event:
-        """Return the next part of the answer; the time a request takes to come is not the upstream's."""
+        """Return the response's next part; the idle timeout starts once the request is sent."""
         while True:
             try:
                 return await line.next(self._idle)

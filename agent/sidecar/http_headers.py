@@ -1,4 +1,4 @@
-"""What of a message goes on to the other side, and what is added, as far as Envoy's way of it matters."""
+"""Selects the headers to forward, remove and add, as Envoy does as far as it matters."""
 
 import os
 import time
@@ -7,28 +7,28 @@ import h11
 
 Headers = list[tuple[bytes, bytes]]
 
-LIMIT = 100  # headers of a request, as Envoy's max_headers_count
+LIMIT = 100  # headers per request, Envoy's default for max_headers_count
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 
 
 def values(headers: h11._headers.Headers, name: bytes) -> list[bytes]:
-    """Return every value of the header of this (lower case) name."""
+    """Return every value of a header; `name` is in lower case."""
     return [value for each, value in headers if each == name]
 
 
 def nominated(headers: h11._headers.Headers) -> set[bytes]:
-    """Return the lower-case words of its `connection` headers."""
+    """Return the tokens of the `connection` headers in lower case."""
     return {word.strip().lower() for value in values(headers, b"connection") for word in value.split(b",")}
 
 
 def upgrade_of(headers: h11._headers.Headers) -> bytes:
-    """Return the protocol that a request wants to change to; empty if none, or one that Envoy ignores (h2c)."""
+    """Return the protocol that a request asks to upgrade to; empty if none, or h2c, as in Envoy."""
     wanted = b", ".join(values(headers, b"upgrade")).strip().lower()
     return wanted if wanted and wanted != b"h2c" and b"upgrade" in nominated(headers) else b""
 
 
 def to_upstream(request: h11.Request, authority: bytes, *, is_secure: bool, timeout: float) -> Headers:
-    """Return the headers for the cluster; what frames the body stays what it was."""
+    """Return the request headers for the cluster; the framing of the body stays the same."""
     dropped = _HOP_BY_HOP | nominated(request.headers) | {b"host", b"expect", b"te", b"content-length"}
     kept = [(name, value) for name, value in request.headers if name not in dropped]
     names = {name for name, _ in kept}
@@ -45,14 +45,14 @@ def to_upstream(request: h11.Request, authority: bytes, *, is_secure: bool, time
 
 
 def framing(headers: h11._headers.Headers) -> Headers:
-    """Return the headers that say how long a body is; none for a request without one."""
+    """Return the headers that frame the body; none for a request without a body."""
     if values(headers, b"transfer-encoding"):
         return [(b"transfer-encoding", b"chunked")]
     return [(b"content-length", value) for value in values(headers, b"content-length")]
 
 
 def to_client(response: h11.Response, service_time: int, server: bytes) -> Headers:
-    """Return the headers for the client; `service_time` in milliseconds."""
+    """Return the response headers for the client; `service_time` in milliseconds."""
     dropped = _HOP_BY_HOP | nominated(response.headers) | {b"server", b"x-envoy-upstream-service-time"}
     kept = [(name, value) for name, value in response.headers if name not in dropped]
     added = [(b"x-envoy-upstream-service-time", b"%d" % service_time), (b"server", server)]
@@ -62,7 +62,7 @@ def to_client(response: h11.Response, service_time: int, server: bytes) -> Heade
 
 
 def own(body: bytes, server: bytes) -> Headers:
-    """Return the headers of an answer that no cluster gave."""
+    """Return the headers of a response that no cluster gave."""
     kind = [(b"content-type", b"text/plain")] if body else []
     return [(b"content-length", b"%d" % len(body)), *kind, (b"date", date()), (b"server", server)]
 
@@ -78,7 +78,7 @@ _dates: dict[int, bytes] = {}
 
 
 def date() -> bytes:
-    """Return now as HTTP writes it; made once a second."""
+    """Return the current time as an HTTP date, formatted once a second."""
     now = int(time.time())
     if now not in _dates:
         _dates.clear()

@@ -1,4 +1,4 @@
-"""The filter that speaks HTTP/1.1 with clients: which of them there are, and what is counted."""
+"""The HTTP/1.1 filter: one task per client connection, and their statistics."""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from agent.sidecar.routing import Routing
 
 
 class HttpConnectionManager:
-    """Serves each client by a task of its own."""
+    """Serves each client connection in its own task."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class HttpConnectionManager:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def arrived(self, *, is_secure: bool) -> None:
-        """Count it."""
+        """Count a new connection."""
         self._counters.downstream_cx_total.add()
         self._counters.downstream_cx_active.add()
         if is_secure:
@@ -39,14 +39,14 @@ class HttpConnectionManager:
             self._counters.downstream_cx_ssl_active.add()
 
     def left(self, *, is_secure: bool) -> None:
-        """Count its end."""
+        """Count the end of a connection."""
         self._counters.downstream_cx_active.sub()
         self._counters.downstream_cx_destroy.add()
         if is_secure:
             self._counters.downstream_cx_ssl_active.sub()
 
     def serve(self, client: Client) -> None:
-        """Serve it from here on."""
+        """Start the task that serves the connection."""
         conversation = ServerConnection(self._service, client)
         task = asyncio.get_running_loop().create_task(conversation.run())
         client.session = _Session(task)
@@ -54,11 +54,11 @@ class HttpConnectionManager:
         task.add_done_callback(partial(self._over, conversation, client))
 
     async def ended(self) -> None:
-        """Wait until the tasks of all sessions that were aborted are over."""
+        """Wait until the tasks of all aborted sessions have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _over(self, conversation: ServerConnection, client: Client, task: asyncio.Task[None]) -> None:
-        """Sweep up, even after a task that was cancelled before it ran."""
+        """Close the connection, even if its task was cancelled before it ran."""
         self._tasks.discard(task)
         conversation.close()
         client.leave()

@@ -1,4 +1,4 @@
-"""A cluster's HTTP/1.1 connections: kept for the next request once an answer is whole, and never trusted blindly."""
+"""A cluster's HTTP/1.1 connections: reused after a complete response, watched while idle."""
 
 import asyncio
 from collections import deque
@@ -11,21 +11,21 @@ from agent.sidecar.model import Address, SocketAddress
 from agent.sidecar.stream import Stream
 from agent.sidecar.wire import Wire
 
-_KEPT = 64  # idle connections for each endpoint
-_IDLE = 60.0  # seconds; servers commonly close theirs after 60 or more
+_KEPT = 64  # idle connections per endpoint
+_IDLE = 60.0  # seconds; servers commonly close idle connections after 60 or more
 _HEAD_LIMIT = 64 << 10
 
 
 class Unreachable(ConnectionError):
-    """There is no connection to be had; the message is Envoy's word for the reason."""
+    """No connection could be made; the message is Envoy's term for the reason."""
 
 
 class Closed(ConnectionError):
-    """The connection ended before one byte of an answer."""
+    """The connection ended before the first byte of a response."""
 
 
 class UpstreamConnection:
-    """One connection to an endpoint, and h11's view of it. `uses`: how many requests it has had before this one."""
+    """A connection to an endpoint, with its h11 state. `uses`: the number of earlier requests."""
 
     def __init__(self, stream: Stream, address: Address, upstream: Upstream) -> None:
         self.stream = stream
@@ -38,23 +38,23 @@ class UpstreamConnection:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether request and answer are whole, and neither side wants to leave."""
+        """Whether request and response are complete, and neither side wants to close."""
         return self._machine.our_state is h11.DONE and self._machine.their_state is h11.DONE
 
     def next_cycle(self) -> None:
-        """Be ready for the next request."""
+        """Prepare for the next request."""
         self._machine.start_next_cycle()
         self._has_heard = False
         self.uses += 1
 
     def pack(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> bytes:
-        """Return the bytes of a part of the request; raise h11.LocalProtocolError if it cannot come now."""
+        """Return the bytes of a request part; raise h11.LocalProtocolError if it is not allowed now."""
         return self._machine.send(event) or b""
 
     async def next(self, within: float) -> h11.Event:
-        """Return the next part of the answer.
+        """Return the next part of the response.
 
-        Raises `Closed`, h11.RemoteProtocolError, OSError, and TimeoutError when nothing comes `within` seconds.
+        Raises `Closed`, h11.RemoteProtocolError, OSError, and TimeoutError if nothing arrives `within` seconds.
         """
         while (event := self._machine.next_event()) is h11.NEED_DATA:
             data = await self.stream.read(within)
@@ -66,12 +66,12 @@ class UpstreamConnection:
         return event
 
     def ready(self) -> h11.Event | None:
-        """Return the next part of the answer if it is here already."""
+        """Return the next part of the response if it was received already, else None."""
         event = self._machine.next_event()
         return event if isinstance(event, h11.Event) else None
 
     def close(self, *, by_us: bool, busy: bool) -> None:
-        """Close it, counted."""
+        """Close the connection and count its end."""
         if self.timer is not None:
             self.timer.cancel()
         self.stream.close()
@@ -79,14 +79,14 @@ class UpstreamConnection:
 
 
 class Pool:
-    """The idle connections to one cluster, the newest first in use."""
+    """The idle connections to one cluster; the newest is used first."""
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
         self._idle: dict[Address, deque[UpstreamConnection]] = {}
 
     async def line(self, original: SocketAddress | None) -> UpstreamConnection:
-        """Return a connection to the next endpoint, kept or new; raise `Unreachable`."""
+        """Return a reused or new connection to the next endpoint; raise `Unreachable` if that fails."""
         address = self.upstream.choose(original)
         if address is None:
             raise Unreachable("no healthy upstream")
@@ -100,7 +100,7 @@ class Pool:
         return await self._new(address)
 
     def release(self, line: UpstreamConnection) -> None:
-        """Take a connection back, or close it."""
+        """Keep a connection for the next request, or close it."""
         kept = self._idle.setdefault(line.address, deque())
         if not line.is_reusable or len(kept) >= _KEPT or line.address not in self._current(line.address):
             line.close(by_us=True, busy=False)
@@ -113,7 +113,7 @@ class Pool:
         line.timer = asyncio.get_running_loop().call_later(_IDLE, self._expire, line)
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         for line in [each for kept in self._idle.values() for each in kept]:
             self._drop(line, by_us=True)
 
@@ -166,7 +166,7 @@ class Pool:
         future: asyncio.Future[Wire] = asyncio.get_running_loop().create_future()
 
         def done(result: Wire | OSError) -> None:
-            if future.done():  # given up a moment ago
+            if future.done():  # cancelled just before
                 if isinstance(result, Wire):
                     result.close()
             elif isinstance(result, OSError):

@@ -1,4 +1,4 @@
-"""What all conversations of one HTTP filter share."""
+"""The parts that all connections of one HTTP filter share."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from agent.sidecar.routing import Routing
 
 
 class Service(NamedTuple):
-    """One HTTP filter."""
+    """One HTTP filter: its settings, routes, pools and statistics."""
 
     settings: HttpManager
     routing: Routing
@@ -22,11 +22,11 @@ class Service(NamedTuple):
 
     @property
     def name(self) -> bytes:
-        """What the `server` header says."""
+        """The value of the `server` header."""
         return self.settings.server_name.encode("latin-1")
 
     def answered(self, status: int) -> None:
-        """Count the head of an answer."""
+        """Count the head of a response."""
         for counters in (self.counters, self.listener_counters):
             counters.downstream_rq_completed.add()
             kind = (

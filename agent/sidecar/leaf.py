@@ -1,7 +1,7 @@
-"""What a certificate chain's leaf says of itself: its names and the kind of its key, and whether clients take that.
+"""Reads a leaf certificate's names and key type, and checks that clients accept the key.
 
-A walk over DER (X.690) that knows just where these stand (RFC 5280, 4.1, 4.2.1.3 and 4.2.1.6). A library for it costs
-30 ms at each start of a proxy.
+It parses only the DER fields (X.690) that it needs (RFC 5280, 4.1, 4.2.1.3 and 4.2.1.6). A library would cost 30 ms at
+each start of a proxy.
 """
 
 import ssl
@@ -19,14 +19,20 @@ _SEQUENCE, _OID, _EXTENSIONS, _DNS_NAME = 0x30, 0x06, 0xA3, 0x82
 
 
 class Leaf(NamedTuple):
-    """`names` in lower case: the DNS names, else the common name. `key`: `rsa`, `ecdsa` or `other`."""
+    """The names and key type of a leaf certificate.
+
+    `names` in lower case: the DNS names, else the common name. `key`: `rsa`, `ecdsa` or `other`.
+    """
 
     names: tuple[str, ...]
     key: str
 
 
 def leaf_of(text: str) -> Leaf:
-    """Read the first certificate in a PEM text; raise ValueError if there is none that clients could take."""
+    """Read the first certificate in a PEM text.
+
+    Raises ValueError if there is none, or one that cannot be read or that clients reject.
+    """
     start, end = text.find(_BEGIN), text.find(_END)
     if start < 0 or end < start:
         raise ValueError("no certificate in it")
@@ -39,7 +45,7 @@ def leaf_of(text: str) -> Leaf:
 def _leaf(der: bytes) -> Leaf:
     certificate = next(_values(der))[1]
     fields = list(_values(next(_values(certificate))[1]))
-    if fields[0][0] == 0xA0:  # the version, which one of version 1 leaves out
+    if fields[0][0] == 0xA0:  # the version, which is absent in version 1
         del fields[0]
     subject, key = fields[4][1], fields[5][1]
     extensions = next((value for tag, value in fields[6:] if tag == _EXTENSIONS), b"")
@@ -52,7 +58,7 @@ def _leaf(der: bytes) -> Leaf:
 
 
 def _require_use(parameters: Sequence[bytes], extensions: bytes) -> None:
-    """Raise ValueError where OpenSSL would serve what clients refuse; Envoy refuses it too, as BoringSSL does."""
+    """Raise ValueError for a key that OpenSSL serves, but clients, BoringSSL and Envoy reject."""
     if not parameters or parameters[0] not in _CURVES:
         raise ValueError("its key is on a curve that clients do not take; use P-256, P-384 or P-521")
     usage = _extension(extensions, _KEY_USAGE)
@@ -84,7 +90,7 @@ def _common_names(subject: bytes) -> list[str]:
 
 
 def _values(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each value in `data` with its tag."""
+    """Yield the tag and content of each value in `data`."""
     at = 0
     while at < len(data):
         tag, length = data[at], data[at + 1]

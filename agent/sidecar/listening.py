@@ -1,4 +1,4 @@
-"""One listener at work: from the accept, by inspection, the choice of a chain and TLS's handshake, to the filter."""
+"""One listener: accept, inspection, choice of a filter chain, TLS handshake, filter."""
 
 import socket
 import ssl
@@ -19,7 +19,7 @@ from agent.stats.writer import Writer
 
 
 class Chain(NamedTuple):
-    """A filter chain, ready to serve."""
+    """A filter chain that is ready to serve."""
 
     settings: FilterChain
     filter: Filter
@@ -27,7 +27,10 @@ class Chain(NamedTuple):
 
 
 class Listening:
-    """Holds its clients until they leave. Raises ValueError for chains that contradict each other."""
+    """Accepts a listener's connections, and holds each until it ends.
+
+    Raises ValueError if two filter chains match the same connections.
+    """
 
     def __init__(self, settings: Listener, chains: Sequence[Chain], default: Chain | None, stats: Writer) -> None:
         scope = listener_scope(settings)
@@ -44,17 +47,17 @@ class Listening:
         self._doors: Acceptor | None = None
 
     def open(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept on these, and own them."""
+        """Accept on `sockets`, and own them from now on."""
         self._doors = Acceptor(sockets, self._accepted, self.counters.downstream_cx_overload_reject.add)
 
     def close(self) -> None:
-        """Accept no more; clients stay."""
+        """Stop accepting; client connections stay open."""
         if self._doors is not None:
             self._doors.close()
             self._doors = None
 
     def abort(self) -> None:
-        """Cut every client."""
+        """Close every client connection at once."""
         for client in tuple(self.clients):
             client.session.abort()
 
@@ -64,7 +67,7 @@ class Listening:
         arrival.begin()
 
     def find(self, hello: Hello) -> Chain | None:
-        """Return the chain for a connection, counted if there is none."""
+        """Return the filter chain for a connection; if there is none, count that."""
         chain = self._matching.find(hello)
         if chain is None:
             self.counters.no_filter_chain_match.add()
@@ -72,7 +75,7 @@ class Listening:
 
 
 class _Arrival:
-    """A client until its filter has it."""
+    """A connection from accept until its filter serves it."""
 
     __slots__ = ("_chain", "_connected", "_listening", "_step", "client")
 
@@ -85,7 +88,7 @@ class _Arrival:
         self.client.session = self
 
     def begin(self) -> None:
-        """Look at the client, where that is wanted."""
+        """Inspect the connection if the listener does so, then choose its filter chain."""
         listening, connected = self._listening, self._connected
         assert connected is not None
         if connected.family != socket.AF_UNIX:
@@ -99,7 +102,7 @@ class _Arrival:
         self._step = Inspection(connected, self._inspected, within=listening.settings.inspection_timeout)
 
     def abort(self) -> None:
-        """Cut it at once."""
+        """Close the connection at once."""
         if isinstance(self._step, Inspection):
             self._listening.counters.downstream_pre_cx_active.sub()
         if self._step is not None:
@@ -181,7 +184,7 @@ class _Arrival:
             self._step = Handshake(
                 connected, chain.context, self._listening.tls, self._shaken, within=chain.settings.connect_timeout
             )
-        except (OSError, ValueError):  # it is gone already
+        except (OSError, ValueError):  # the client has closed already
             self._close()
 
     def _shaken(self, result: SecureWire | OSError) -> None:

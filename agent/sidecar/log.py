@@ -1,7 +1,8 @@
-"""The application log, in Envoy's format: lines go to standard error, or to `--log-path`, which SIGUSR1 opens anew.
+"""The application log in Envoy's format, written to standard error or `--log-path`.
 
-The pattern is spdlog's, as far as Envoy's documentation names its flags: https://github.com/gabime/spdlog/wiki, Custom
-formatting. Loggers are the standard library's, by the names that Envoy gives its own: main, connection, upstream …
+SIGUSR1 reopens the file. The pattern is spdlog's, with the flags that Envoy's documentation lists:
+https://github.com/gabime/spdlog/wiki, Custom formatting. Loggers are the standard library's, with Envoy's names: main,
+connection, upstream …
 """
 
 import logging
@@ -27,12 +28,12 @@ LEVELS = {
 }
 
 Flag = Callable[[logging.LogRecord], str]
-_PACKAGE = "/agent/"  # what stands before it is where the package is installed
+_PACKAGE = "/agent/"  # the path before it depends on the installation
 _FLAG = re.compile(r"%([-=]?\d*)(.)")
 
 
 class Log:
-    """Where lines go. Raises `UsageError` for a level that is none, or a path that cannot be written."""
+    """Sets up logging. Raises `UsageError` for an invalid level, or a path it cannot write."""
 
     def __init__(self, level: str, pattern: str | None, path: str | None) -> None:
         if level not in LEVELS:
@@ -47,11 +48,11 @@ class Log:
         root.setLevel(LEVELS[level])
 
     def use(self, pattern: str) -> None:
-        """Write lines by this pattern from now on."""
+        """Format lines by `pattern` from now on."""
         self._handler.setFormatter(Pattern(pattern))
 
     def reopen(self) -> None:
-        """Write to what is at the path now, after somebody moved the file away; standard error stays what it is."""
+        """Reopen the file at the path, after a rotation; do nothing for standard error."""
         if self._path is None:
             return
         try:
@@ -64,14 +65,17 @@ class Log:
 
 
 class Pattern(logging.Formatter):
-    """One line a record. Widths (`%8l`, `%-8l`, `%=8l`) are honoured; a flag that is none stays as it is."""
+    """Formats each record as one line.
+
+    Widths (`%8l`, `%-8l`, `%=8l`) are supported; an unknown flag stays as it is.
+    """
 
     def __init__(self, pattern: str) -> None:
         super().__init__()
         self._pattern = pattern
 
     def format(self, record: logging.LogRecord) -> str:
-        """Fill the pattern in."""
+        """Return the pattern with its flags filled in."""
 
         def flag(match: re.Match[str]) -> str:
             return _padded(match[1], _FLAGS[match[2]](record)) if match[2] in _FLAGS else match[0]
@@ -85,7 +89,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _date(flag: str) -> Flag:
-    """A flag of strftime(3), of local time, as Envoy writes it; aware, so that %z is right."""
+    """Return a flag of strftime(3), in local time as in Envoy; aware, so that %z is right."""
     return lambda record: datetime.fromtimestamp(record.created).astimezone().strftime(f"%{flag}")
 
 
@@ -111,8 +115,8 @@ _FLAGS: Mapping[str, Flag] = {
     "#": lambda record: str(record.lineno),
     "!": lambda record: record.funcName,
     "%": lambda _: "%",
-    "^": lambda _: "",  # where colours begin
-    "$": lambda _: "",  # and end
+    "^": lambda _: "",  # start of colours
+    "$": lambda _: "",  # end of colours
 }
 
 

@@ -1,8 +1,8 @@
-"""What a sidecar is configured to do: the supported part of Envoy's bootstrap (v3), checked, in types of its own.
+"""The sidecar's configuration: the supported part of Envoy's v3 bootstrap, validated.
 
-Names are those of Envoy's API where it has one. Spans are seconds, 0 means none where Envoy's API says so. Everything
-here is plain data: files are named, not read. Named tuples, since a class of theirs is made in a tenth of the time
-that a dataclass takes, at each start.
+Names are those of Envoy's API where it has one. Durations are seconds; 0 means none where it does in Envoy's API.
+All types are plain data: files are named, not read. They are named tuples, since Python defines one in a tenth of the
+time of a dataclass, at each start.
 """
 
 from collections.abc import Mapping
@@ -14,23 +14,23 @@ from agent.handoff.socket_store import ListenAddress
 
 
 class SocketAddress(NamedTuple):
-    """An internet address; `host` is a number, or a name where the cluster resolves it."""
+    """An IP address and port; `host` is numeric, or a name where the cluster resolves it."""
 
     host: str
     port: int
-    dual_stack: bool = False  # ipv4_compat: `::` takes version 4 as well
+    dual_stack: bool = False  # ipv4_compat: `::` accepts IPv4 as well
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def place(self) -> ListenAddress:
-        """The address as the hot-restart protocol spells it."""
+        """The address in the hot-restart protocol's form."""
         return ListenAddress.at("tcp", self.host, str(self.port), "")
 
 
 class Pipe(NamedTuple):
-    """A Unix socket; a path that begins with `@` is abstract. `mode` 0: whatever the umask leaves."""
+    """A Unix socket; a path that begins with `@` is abstract. `mode` 0: set by the umask."""
 
     path: str
     mode: int = 0
@@ -40,7 +40,7 @@ class Pipe(NamedTuple):
 
     @property
     def place(self) -> ListenAddress:
-        """The address as the hot-restart protocol spells it."""
+        """The address in the hot-restart protocol's form."""
         return ListenAddress(f"unix://{self.path}")
 
 
@@ -51,14 +51,17 @@ Address = SocketAddress | Pipe
 
 
 class Certificate(NamedTuple):
-    """The paths of a chain and its key."""
+    """The paths of a certificate chain and its private key."""
 
     chain: str
     key: str
 
 
 class DownstreamTls(NamedTuple):
-    """How clients are met. With a `trusted_ca` a certificate that a client shows must verify, asked for or not."""
+    """TLS settings towards clients.
+
+    With `trusted_ca`, a certificate that a client presents must verify, required or not.
+    """
 
     certificates: tuple[Certificate, ...]
     trusted_ca: str | None = None
@@ -69,7 +72,10 @@ class DownstreamTls(NamedTuple):
 
 
 class UpstreamTls(NamedTuple):
-    """How a cluster is met. Without a `trusted_ca` nothing is verified, as in Envoy; `sni` empty: none is sent."""
+    """TLS settings towards a cluster.
+
+    Without `trusted_ca` nothing is verified, as in Envoy. With an empty `sni` none is sent.
+    """
 
     certificates: tuple[Certificate, ...] = ()
     trusted_ca: str | None = None
@@ -83,41 +89,41 @@ class UpstreamTls(NamedTuple):
 
 
 class TcpProxy(NamedTuple):
-    """Every connection goes to one cluster."""
+    """Settings of the TCP proxy filter, which connects all clients to one cluster."""
 
     stat_prefix: str
     cluster: str
-    idle_timeout: float = 3600.0  # both ways idle
+    idle_timeout: float = 3600.0  # without bytes in either direction
     max_connect_attempts: int = 1
 
 
 class Echo(NamedTuple):
-    """What comes in goes out."""
+    """The echo filter, which sends back what it receives."""
 
 
 class DirectResponse(NamedTuple):
-    """The connection gets these bytes and is closed."""
+    """Settings of the filter that sends fixed bytes and closes the connection."""
 
     body: bytes = b""
 
 
 class Reply(NamedTuple):
-    """A route's own answer."""
+    """A fixed response of a route."""
 
     status: int
     body: bytes = b""
 
 
 class Route(NamedTuple):
-    """A prefix of the path, and the cluster it goes to or the answer it gets."""
+    """A path prefix, with the cluster that its requests go to, or a fixed response."""
 
     prefix: str
     action: str | Reply
-    timeout: float = 15.0  # of the whole answer of a cluster; 0: none
+    timeout: float = 15.0  # for a cluster's whole response; 0: none
 
 
 class VirtualHost(NamedTuple):
-    """Routes for some domains: exact ones, `*.suffix`, `prefix.*`, or `*`."""
+    """Routes for some domains: exact names, `*.suffix`, `prefix.*`, or `*`."""
 
     name: str
     domains: tuple[str, ...]
@@ -125,14 +131,17 @@ class VirtualHost(NamedTuple):
 
 
 class HttpManager(NamedTuple):
-    """HTTP/1.1 by routes. Where `gate` names a cluster, the routes come from there, once, before anything serves."""
+    """Settings of the HTTP/1.1 filter.
+
+    If `gate` names a cluster, the routes are fetched from it, once, before the process serves.
+    """
 
     stat_prefix: str
     hosts: tuple[VirtualHost, ...] = ()
     gate: str | None = None
     server_name: str = "envoy"
     max_request_headers: int = 60 << 10  # bytes
-    request_headers_timeout: float = 60.0  # Envoy: none
+    request_headers_timeout: float = 60.0  # Envoy's default: none
     stream_idle_timeout: float = 300.0
     request_timeout: float = 0.0
     idle_timeout: float = 3600.0  # of a connection without a request
@@ -145,7 +154,10 @@ NetworkFilter = TcpProxy | Echo | DirectResponse | HttpManager
 
 
 class Match(NamedTuple):
-    """Which connections a chain is for; what is empty matches all. Only the most specific chain counts, as in Envoy."""
+    """The connections that a filter chain matches; an empty field matches all.
+
+    Only the most specific chain counts, as in Envoy.
+    """
 
     server_names: tuple[str, ...] = ()  # exact or `*.suffix`, lower case
     transport_protocol: str = ""  # `tls`, `raw_buffer`
@@ -153,30 +165,30 @@ class Match(NamedTuple):
 
 
 class FilterChain(NamedTuple):
-    """What happens to a connection that matches."""
+    """A filter chain: match, TLS settings and the filter that serves the connections."""
 
     filter: NetworkFilter
     name: str = ""
     match: Match = Match()
     tls: DownstreamTls | None = None
-    connect_timeout: float = 15.0  # of the handshake; Envoy: none
+    connect_timeout: float = 15.0  # of the handshake; Envoy's default: none
 
 
 class Listener(NamedTuple):
-    """One listener. One that does not bind (the gate's) only waits for its routes."""
+    """One listener. A listener that is not bound (the gate's) only waits for its routes."""
 
     name: str
-    addresses: tuple[Address, ...]  # the first one names its statistics
+    addresses: tuple[Address, ...]  # its statistics are named after the first one
     chains: tuple[FilterChain, ...]
     default_chain: FilterChain | None = None
-    stat_prefix: str = ""  # in place of the address
+    stat_prefix: str = ""  # replaces the address in the names of statistics
     bind_to_port: bool = True
     reuse_port: bool = True
-    inspects_tls: bool = False  # with the listener filter tls_inspector, or chains that cannot do without it
-    original_dst: bool = False  # with the listener filter original_dst
+    inspects_tls: bool = False  # has the listener filter tls_inspector, or chains that require it
+    original_dst: bool = False  # has the listener filter original_dst
     inspection_timeout: float = 15.0  # listener_filters_timeout
     continue_on_timeout: bool = False
-    backlog: int = 4096  # the kernel takes no more than net.core.somaxconn, which is Envoy's default
+    backlog: int = 4096  # the kernel limits it to net.core.somaxconn, which is Envoy's default
     inbound: bool = False  # traffic_direction
     buffer_limit: int = 1 << 20
 
@@ -185,7 +197,7 @@ class Listener(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """Where connections go. `kind`: STATIC, STRICT_DNS or ORIGINAL_DST; endpoints are taken in turn."""
+    """A cluster of endpoints, used in turn. `kind`: STATIC, STRICT_DNS or ORIGINAL_DST."""
 
     name: str
     kind: str
@@ -198,14 +210,17 @@ class Cluster(NamedTuple):
 
 
 class Admin(NamedTuple):
-    """The console's address, and the exact paths or prefixes (ending in `*`) it is kept to; none: all."""
+    """The admin interface's address and allowed paths.
+
+    `allowed` holds exact paths, and prefixes ending in `*`; if empty, all paths are allowed.
+    """
 
     address: Address
     allowed: tuple[str, ...] = ()
 
 
 class Configuration(NamedTuple):
-    """Everything in the bootstrap that the sidecar heeds. `tree` is the document itself, for /config_dump."""
+    """The supported settings of a bootstrap. `tree` is the document itself, for /config_dump."""
 
     listeners: tuple[Listener, ...]
     clusters: tuple[Cluster, ...]

@@ -1,4 +1,4 @@
-"""`sidecar`: the command. It takes Envoy's flags, and exits as Envoy does: 0 when it was told to, else 1."""
+"""The `sidecar` command. Accepts Envoy's flags; exits as Envoy does: 0 on request, else 1."""
 
 import asyncio
 import logging
@@ -21,13 +21,13 @@ _log = logging.getLogger("main")
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command and exit with its code."""
     keep_standard_streams()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(words: Sequence[str]) -> int:
-    """Do what the command line says; return the exit code."""
+    """Run the command line; return the exit code."""
     try:
         arguments = parse(words, _NAME)
         log = Log(arguments.log_level, arguments.log_format, arguments.log_path)

@@ -1,4 +1,4 @@
-"""From a request's authority and path to its route, as Envoy finds it."""
+"""Finds the route for a request's authority and path, as in Envoy."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from agent.sidecar.model import Route, VirtualHost
 
 
 class Routing:
-    """Virtual hosts by domain. Raises ValueError if two of them have the same domain."""
+    """Virtual hosts by domain. Raises ValueError if two have the same domain."""
 
     def __init__(self, hosts: Sequence[VirtualHost]) -> None:
         self._exact: dict[str, VirtualHost] = {}
@@ -36,7 +36,10 @@ class Routing:
         return self._exact, domain
 
     def find(self, authority: str, path: str) -> Route | None:
-        """Return the first route of the authority's virtual host whose prefix fits; `path` may have a query."""
+        """Return the first route of the authority's virtual host whose prefix matches, or None.
+
+        A query in `path` is ignored.
+        """
         host = self._host(authority.lower())
         if host is None:
             return None

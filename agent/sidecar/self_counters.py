@@ -1,4 +1,4 @@
-"""What a sidecar counts of itself, under Envoy's names: server., listener_manager., cluster_manager."""
+"""The process's own statistics, as in Envoy: server., listener_manager., cluster_manager."""
 
 from agent.epoch import admin_documents
 from agent.epoch.arguments import Arguments
@@ -14,7 +14,7 @@ _STATES = (
 
 
 class SelfCounters:
-    """Gauges that tell how far it is; what changes by itself is brought up to date when somebody asks."""
+    """Statistics of the process's state; `update` refreshes those that change by themselves."""
 
     def __init__(self, stats: Writer, arguments: Arguments, configuration: Configuration) -> None:
         self._live = stats.gauge("server.live")
@@ -36,20 +36,20 @@ class SelfCounters:
         stats.gauge("listener_manager.total_listeners_active").set(listeners)
 
     def serving(self) -> None:
-        """It accepts."""
+        """Record that the process accepts connections."""
         self._live.set(1)
         self._started.set(1)
 
     def live(self, alive: bool) -> None:
-        """It is healthy, or no longer."""
+        """Record whether the process is healthy."""
         self._live.set(int(alive))
 
     def stopped(self, listeners: int) -> None:
-        """So many more listeners accept no more. They count as active all the same, as in Envoy."""
+        """Count listeners that have stopped accepting; they still count as active, as in Envoy."""
         self._stopped.add(listeners)
 
     def update(self, state: str, connections: int, uptime: float) -> None:
-        """Bring up to date what moves by itself. `uptime` in seconds."""
+        """Refresh the gauges that change by themselves. `uptime` in seconds."""
         self._state.set(_STATES.index(state))
         self._connections.set(connections)
         self._uptime.set(int(uptime))

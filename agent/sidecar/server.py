@@ -1,4 +1,4 @@
-"""One sidecar from its start to its end: its place in the chain, its listeners, its console, and what it is told."""
+"""One sidecar process from start to exit: hot restart, listeners, admin interface, signals."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ _log = logging.getLogger("main")
 
 
 class Server:
-    """Runs until it is told to exit. `traffic` is loaded and counts in `stats`."""
+    """Runs one sidecar process until its exit. `traffic` is loaded and counts in `stats`."""
 
     def __init__(
         self, arguments: Arguments, configuration: Configuration, traffic: DataPlane, stats: Writer, log: Log
@@ -53,7 +53,7 @@ class Server:
         self._ended = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve. Raises `AgentError` if it cannot begin."""
+        """Serve until exit is requested. Raises `AgentError` if startup fails."""
         self._hear_signals()
         begin, end = (asyncio.ensure_future(each) for each in (self._begin(), self._ended.wait()))
         try:
@@ -81,13 +81,13 @@ class Server:
         self._serve()
 
     async def _bind(self, listener: Listener, address: Address) -> Bound:
-        """The predecessor's sockets, all of them, since one worker can serve many queues; or a new one."""
+        """Return all the predecessor's sockets, as one worker can serve many queues, or a new one."""
         place = address.place
         inherited = [] if self._restart is None else await self._restart.inherit(place)
         return Bound(place, inherited or [_bind(listener, address)])
 
     async def _take_counts_over(self) -> None:
-        """A stock predecessor's counters go on here; one that is gone has nothing to tell."""
+        """Add the predecessor's counters to this process's; an agent as predecessor reports none."""
         if self._restart is None:
             return
         try:
@@ -126,7 +126,7 @@ class Server:
         for bound in (each for group in self._bound.values() for each in group):
             bound.close()
 
-    # The console
+    # The admin interface
 
     async def _open_console(self) -> None:
         admin = self.configuration.admin
@@ -142,40 +142,43 @@ class Server:
 
     @cached_property
     def version(self) -> str:
-        """As Envoy spells its own: revision/version/state/build/library."""
+        """The version in Envoy's form: revision/version/state/build/library."""
         return f"proxy-agent/{__version__}/Clean/RELEASE/OpenSSL"
 
     @property
     def first_started_at(self) -> float:
-        """When the chain began, in calendar seconds."""
+        """The start time of the chain's first epoch, in calendar seconds."""
         return self.started_at if self._restart is None else min(self.started_at, self._restart.started_at)
 
     def state(self) -> str:
-        """The state in Envoy's words."""
+        """Return the server state by Envoy's name."""
         return admin_documents.DRAINING if self._is_failing and self._state == admin_documents.LIVE else self._state
 
     def snapshot(self) -> Snapshot:
-        """The statistics, with what is only known when somebody asks."""
+        """Update the gauges that are computed on request; return the statistics."""
         self._counters.update(self.state(), self._traffic.connections, clock.calendar().timestamp() - self.started_at)
         return self._stats.read()
 
     def bound(self) -> Sequence[tuple[str, Sequence[ListenAddress]]]:
-        """Each listener's name and where it listens in fact; as in Envoy, those that are closed already as well."""
+        """Return each listener's name and actual addresses; closed ones included, as in Envoy."""
         return [(each.name, self._actual(each)) for each in self.configuration.listeners]
 
     def _actual(self, listener: Listener) -> list[ListenAddress]:
-        """One that does not bind has the address that it is given: so does one before it is bound."""
+        """Return the actual addresses; the configured ones if the listener is not bound (yet)."""
         bound = self._bound.get(listener.name)
         return [each.place for each in listener.addresses] if bound is None else [each.actual for each in bound]
 
     def waiting(self) -> Mapping[str, Sequence[str]]:
-        """What it waits for before it serves."""
+        """Return the targets, by init manager, that must be ready before it serves."""
         return {"Server": sorted(self._traffic.unready)} if self._traffic.unready else {}
 
-    # What it is told
+    # Operations requested by the admin interface, a successor or a signal
 
     def drain_listeners(self, *, graceful: bool, inbound_only: bool, skip_exit: bool) -> None:
-        """Ask clients to leave; and close the listeners, after the drain time if gracefully."""
+        """Drain clients and close the listeners.
+
+        `graceful`: close them after the drain time. `skip_exit`: only drain clients, close nothing.
+        """
         self._traffic.drain(inbound_only=inbound_only)
         if skip_exit:
             return
@@ -186,13 +189,13 @@ class Server:
             self._late_close = loop.call_later(self.arguments.drain_time, self._stop_accepting, inbound_only)
 
     def fail_health(self, failing: bool) -> None:
-        """Be, or no longer be, unhealthy: clients of HTTP are asked to leave."""
+        """Set or clear the failed health state; while it is set, HTTP connections are drained."""
         self._is_failing = failing
         self._counters.live(not failing)
         self._traffic.fail_health(failing)
 
     def quit(self) -> None:
-        """Exit."""
+        """Exit: let `run` return."""
         self._ended.set()
 
     def _part(self) -> ServerHooks:

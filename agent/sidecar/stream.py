@@ -1,4 +1,4 @@
-"""A wire that coroutines read and write: what is not here yet, or does not fit now, is waited for."""
+"""A wire for coroutines, which wait until it can be read or written."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,10 @@ _READING = 32 << 10
 
 
 class Stream:
-    """One task reads, one writes, at any time. `read_bytes` and `sent_bytes` count what passes."""
+    """Reads and writes a wire, for one reading and one writing task at a time.
+
+    `read_bytes` and `sent_bytes` count the bytes.
+    """
 
     __slots__ = ("_broken", "_held", "_is_busy", "_loop", "_reader", "_watching", "read_bytes", "sent_bytes", "wire")
 
@@ -20,20 +23,20 @@ class Stream:
         self.read_bytes = read_bytes
         self.sent_bytes = sent_bytes
         self._loop = asyncio.get_running_loop()
-        self._is_busy = False  # it has read without waiting
-        self._held = b""  # came while nobody read
+        self._is_busy = False  # the last read did not wait
+        self._held = b""  # received while no task was reading
         self._broken: OSError | None = None
         self._reader: asyncio.Future[None] | None = None
         self._watching: Callable[[], None] | None = None
 
     async def read(self, within: float | None = None) -> bytes:
-        """Return what has come, 32 KB at most; empty at the end.
+        """Return the next bytes, 32 KB at most; empty at the end of the stream.
 
-        Raises TimeoutError when nothing comes `within` seconds (None, 0: waits on), OSError when it is broken.
+        Raises TimeoutError if none arrive `within` seconds (None, 0: no limit), OSError if the connection is broken.
         """
         self.unwatch()
         if self._is_busy:
-            await asyncio.sleep(0)  # one that always has something to read does not keep the others waiting
+            await asyncio.sleep(0)  # a connection that always has bytes to read must not delay the others
         self._is_busy = True
         if self._held:
             held, self._held = self._held, b""
@@ -48,7 +51,7 @@ class Stream:
             await self._readable(within)
 
     async def write(self, data: bytes, within: float | None = None) -> None:
-        """Send all of it; raise as `read` does when the other side takes nothing."""
+        """Send all of `data`; raise as `read` does, if the peer receives nothing."""
         left = memoryview(data)
         while left:
             if self._broken is not None:
@@ -60,26 +63,29 @@ class Stream:
                 await self._writable(within)
 
     def break_off(self, error: OSError) -> None:
-        """Let the one who reads, and whoever comes later, have this error."""
+        """Raise `error` in the pending read, and in every later read and write."""
         self._broken = self._broken or error
         if self._reader is not None and not self._reader.done():
             self._reader.set_exception(error)
 
     def watch(self, ended: Callable[[], None]) -> None:
-        """Call `ended` once when the other side is gone, until the next `read` or `unwatch`; what comes is kept."""
+        """Call `ended` once when the peer has closed, until the next `read` or `unwatch`.
+
+        Bytes that arrive are kept for `read`, and end the watch.
+        """
         self._watching = ended
         self._loop.add_reader(self.wire.fd, self._look)
         if self.wire.holds_more:
             self._loop.call_soon(self._look)
 
     def unwatch(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         if self._watching is not None:
             self._watching = None
             self._loop.remove_reader(self.wire.fd)
 
     def close(self) -> None:
-        """Close it; nobody reads or writes any more."""
+        """Close the wire; no task may read or write any more."""
         self.unwatch()
         self.wire.close()
 

@@ -1,4 +1,4 @@
-"""The filter that connects every client to one cluster."""
+"""The TCP proxy filter: connects every client to one cluster."""
 
 from agent.sidecar.client import Client
 from agent.sidecar.clusters import Upstream
@@ -11,7 +11,7 @@ from agent.stats.writer import Counter
 
 
 class TcpProxying:
-    """`limit`: bytes that one reading of a connection may take."""
+    """Connects clients to one cluster. `limit`: the most bytes that one read may return."""
 
     def __init__(self, settings: TcpProxy, upstream: Upstream, counters: TcpCounters, limit: int) -> None:
         self.settings = settings
@@ -26,20 +26,20 @@ class TcpProxying:
             counters.downstream_flow_control_resumed_reading_total,
         )
 
-    def arrived(self, *, is_secure: bool) -> None:  # noqa: ARG002  # TCP's statistics do not tell them apart
-        """Count it."""
+    def arrived(self, *, is_secure: bool) -> None:  # noqa: ARG002  # TCP has no separate statistics for TLS
+        """Count a new connection."""
         self.counters.downstream_cx_total.add()
 
     def left(self, *, is_secure: bool) -> None:
-        """Nothing is counted at the end of a connection."""
+        """Do nothing: no statistic counts the end of a connection."""
 
     def serve(self, client: Client) -> None:
-        """Connect it."""
+        """Connect the client to an endpoint."""
         _Reaching(self, client).begin()
 
 
 class _Reaching:
-    """A client whose upstream is being connected; it is not read meanwhile."""
+    """A client whose upstream is being connected; until then the client is not read."""
 
     __slots__ = ("_attempts", "_client", "_dial", "_proxying")
 
@@ -51,7 +51,7 @@ class _Reaching:
         client.session = self
 
     def begin(self) -> None:
-        """Try the next endpoint."""
+        """Connect to the next endpoint."""
         upstream = self._proxying.upstream
         address = upstream.choose(self._client.original)
         if address is None:
@@ -66,7 +66,7 @@ class _Reaching:
         self._dial = Dial(address, upstream.transport, self._dialled, within=upstream.settings.connect_timeout)
 
     def abort(self) -> None:
-        """Cut it at once."""
+        """Close the connection at once."""
         counters = self._proxying.upstream.counters
         if self._dial is not None:
             self._dial.cancel()

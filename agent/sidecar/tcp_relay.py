@@ -1,7 +1,7 @@
-"""Bytes both ways between two wires, each way at the pace of its slower end.
+"""Relays bytes between two wires, each direction at the pace of its slower end.
 
-What one end cannot take yet is the only thing held, at most one reading of `SCRATCH`; until it is gone nothing more is
-read from the other. Each wake-up does a bounded piece of work, so that a fast pair does not keep the others waiting.
+Only bytes that one end cannot accept yet are held, at most one read of `SCRATCH`; until they are sent, nothing more is
+read from the other end. Each wake-up does a bounded amount of work, so that a fast pair does not delay the others.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from agent.sidecar.wire import Wire
 from agent.stats.writer import Counter
 
-SCRATCH = memoryview(bytearray(256 << 10))  # every reading goes through here: one thread, and nothing stays in it
+SCRATCH = memoryview(bytearray(256 << 10))  # the buffer of every read: there is one thread, and no data stays in it
 _NOTHING = memoryview(b"")
 
 
@@ -24,14 +24,14 @@ class Way:
         self.sink = sink
         self.limit = limit
         self.held = _NOTHING
-        self.has_ended = False  # the source has: nothing is held then
-        self.is_done = False  # its end has been passed on
+        self.has_ended = False  # the source has ended; nothing is held then
+        self.is_done = False  # the end was sent to the sink
         self.bytes = counters
         self._relay = relay
         self._soon = False
 
     def read(self) -> None:
-        """Take what has come and pass it on."""
+        """Read from the source, and send to the sink."""
         if self.held or self.has_ended:
             return
         try:
@@ -60,7 +60,7 @@ class Way:
             self.read_soon()
 
     def read_soon(self) -> None:
-        """Read again without the kernel's word, after everybody else."""
+        """Read after the other callbacks, without waiting for the socket to be readable."""
         if not self._soon:
             self._soon = True
             self._relay.loop.call_soon(self._read_now)
@@ -71,7 +71,7 @@ class Way:
             self.read()
 
     def write(self) -> None:
-        """Pass on what is held."""
+        """Send the held bytes."""
         try:
             sent = self.sink.send(self.held)
         except OSError:
@@ -105,9 +105,10 @@ class Way:
 
 
 class Relay:
-    """Between a client and an upstream, until both have ended, one breaks, or neither says anything for `idle` seconds.
+    """Relays between a client and an upstream.
 
-    `over` is called once, with both wires closed: whether it was idle, and whether the upstream's end came first.
+    It ends when both have ended, one breaks, or no byte passes for `idle` seconds. It then closes both wires and calls
+    `over` once, with itself, whether it was idle, and whether the upstream ended first.
     """
 
     __slots__ = (
@@ -151,32 +152,35 @@ class Relay:
             self.up.read_soon()
 
     def active(self) -> None:
-        """Something moved."""
+        """Restart the idle timeout."""
         self._touched_at = self.loop.time()
 
     def pause(self, way: Way) -> None:
-        """The sink is full: wait for it, and read no more."""
+        """Stop reading the source, and wait until the full sink is writable."""
         if way is self.up:
             self.pauses[0].add()
         self.loop.remove_reader(way.source.fd)
         self.loop.add_writer(way.sink.fd, way.write)
 
     def resume(self, way: Way) -> None:
-        """The sink has taken everything."""
+        """Read the source again: the sink has accepted all held bytes."""
         if way is self.up:
             self.pauses[1].add()
         self.loop.remove_writer(way.sink.fd)
         self.loop.add_reader(way.source.fd, way.read)
 
     def ended(self) -> None:
-        """One way has passed its end on."""
+        """Finish if both directions have ended."""
         if self.up.is_done and self.down.is_done:
             self._finish(idle=False)
         elif self.down.is_done:
             self._upstream_first = True
 
     def broken(self, way: Way, *, at_source: bool) -> None:
-        """One end is broken. What an upstream has said before it took no more is still for the client."""
+        """Finish, since one end is broken.
+
+        If the upstream accepts no more bytes, its response so far is still relayed to the client.
+        """
         if self.is_over:
             return
         upstream_broke = at_source == (way is self.down)
@@ -193,7 +197,7 @@ class Relay:
         way.held = _NOTHING
 
     def abort(self) -> None:
-        """Cut it at once."""
+        """Close both wires at once."""
         if not self.is_over:
             self._finish(idle=False)
 

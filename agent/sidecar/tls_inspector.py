@@ -1,4 +1,4 @@
-"""Looking at the beginning of a connection without taking it."""
+"""Reads the first bytes of a connection without consuming them (MSG_PEEK)."""
 
 import asyncio
 import socket
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from agent.sidecar.client_hello import LONGEST, Hello, hello_of
 
 _LOOK = LONGEST + (1 << 10)
-_UNIX_PAUSE = 0.01  # seconds: SO_RCVLOWAT does not hold poll back on a Unix socket
+_UNIX_PAUSE = 0.01  # seconds: SO_RCVLOWAT has no effect on poll for a Unix socket
 
 
 class HelloError(ConnectionError):
-    """The connection ended, or went on without end, before it said enough."""
+    """The connection ended before its ClientHello was complete, or the ClientHello is too long."""
 
     def __init__(self, *, is_endless: bool) -> None:
         super().__init__("it does not end" if is_endless else "it ended")
@@ -19,12 +19,12 @@ class HelloError(ConnectionError):
 
 
 class Inspection:
-    """Calls `done` once, with what the client says, or with what went wrong: HelloError, TimeoutError, OSError."""
+    """Calls `done` once: with the Hello, or with a HelloError, TimeoutError or OSError."""
 
     __slots__ = ("_done", "_loop", "_seen", "_socket", "_timer")
 
     def __init__(self, client: socket.socket, done: Callable[[Hello | OSError], None], *, within: float) -> None:
-        """Begin; `within` in seconds, 0: for as long as it takes."""
+        """Begin; `within` in seconds, 0: no limit."""
         self._loop = asyncio.get_running_loop()
         self._socket = client
         self._done = done
@@ -33,7 +33,7 @@ class Inspection:
         self._wait()
 
     def cancel(self) -> None:
-        """Drop it; `done` is not called any more."""
+        """Cancel the inspection; `done` is not called any more."""
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._socket.fileno())
@@ -44,7 +44,7 @@ class Inspection:
 
     def _look(self) -> None:
         if self._socket.fileno() < 0:
-            return  # dropped while it paused
+            return  # closed during the pause
         try:
             data = self._socket.recv(_LOOK, socket.MSG_PEEK)
         except BlockingIOError:
@@ -56,14 +56,14 @@ class Inspection:
         if hello is not None:
             self._finish(hello)
         elif len(data) == self._seen:
-            self._finish(HelloError(is_endless=False))  # woken for an end, not for more
+            self._finish(HelloError(is_endless=False))  # woken by the end of the stream, not by more bytes
         elif len(data) >= LONGEST:
             self._finish(HelloError(is_endless=True))
         else:
             self._want_more(len(data))
 
     def _want_more(self, seen: int) -> None:
-        """Be woken only when there is more than what has been seen, or an end."""
+        """Wake up only for more than `seen` bytes or the end; poll a Unix socket instead."""
         if self._socket.family == socket.AF_UNIX:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.call_later(_UNIX_PAUSE, self._look_again)
@@ -84,4 +84,4 @@ class Inspection:
 
 
 def _nothing(_: Hello | OSError) -> None:
-    """Stand in for a call that has been made, or that nobody waits for."""
+    """Replace `done` after it was called, or after `cancel`."""

@@ -1,4 +1,4 @@
-"""The data plane as a whole: made from a configuration, warmed, started with sockets, drained, closed."""
+"""The data plane: built from a configuration, warmed, started on sockets, drained, closed."""
 
 import asyncio
 import socket
@@ -33,13 +33,16 @@ from agent.stats.writer import Writer
 
 
 class DataPlane:
-    """Everything between clients and clusters. `drain_time` in seconds."""
+    """Owns a configuration's listeners, filters, pools and clusters. `drain_time` in seconds."""
 
     def __init__(
         self, configuration: Configuration, stats: Writer, *, drain_time: float, drain_immediately: bool
     ) -> None:
-        """Load every certificate and check every reference; raise `BadInput` naming the listener or cluster."""
-        self.unready: set[str] = set()  # what `warm` still waits for: names of clusters, and of gates
+        """Load all certificates and check all references.
+
+        Raises `BadInput`, which names the listener or cluster.
+        """
+        self.unready: set[str] = set()  # names of clusters and gates that `warm` waits for
         self._stats = stats
         self._draining = {inbound: Draining(drain_time, immediate=drain_immediately) for inbound in (True, False)}
         self._contexts: dict[DownstreamTls, ssl.SSLContext] = {}
@@ -59,38 +62,41 @@ class DataPlane:
 
     @property
     def connections(self) -> int:
-        """Clients now."""
+        """The number of open client connections."""
         return sum(len(listening.clients) for listening in self._listenings.values())
 
     async def warm(self) -> None:
-        """Hear the first answer for each name, then wait for the gates, for as long as it takes."""
+        """Resolve every DNS cluster once, then wait for the gates without a time limit."""
         await asyncio.gather(*(self._resolve(name, each) for name, each in self._resolving.items()))
         await asyncio.gather(*(self._pass_gate(name, cluster) for name, cluster in self._gates))
 
     def start(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
-        """Serve on each listener's sockets, which belong to it from now on."""
+        """Serve on each listener's sockets, which it owns from now on."""
         for name, given in sockets.items():
             self._listenings[name].open(given)
 
     def stop_accepting(self, *, inbound_only: bool = False) -> None:
-        """Close the listening sockets at once; clients stay."""
+        """Close the listening sockets at once; client connections stay open."""
         for listening in self._listenings.values():
             if listening.settings.inbound or not inbound_only:
                 listening.close()
 
     def drain(self, *, inbound_only: bool = False) -> None:
-        """Ask ever more HTTP clients to leave with their next answer, over the drain time; others are left alone."""
+        """Close HTTP connections after their next response, over the drain time ever more of them.
+
+        Other connections stay open.
+        """
         for inbound, draining in self._draining.items():
             if inbound or not inbound_only:
                 draining.begin()
 
     def fail_health(self, failing: bool) -> None:
-        """Ask every HTTP client to leave with its next answer, or no more."""
+        """Close every HTTP connection after its next response while `failing` is set."""
         for draining in self._draining.values():
             draining.is_failing = failing
 
     async def close(self) -> None:
-        """Cut everything."""
+        """Close all sockets, connections and tasks at once."""
         for listening in self._listenings.values():
             listening.close()
             listening.abort()
@@ -124,7 +130,7 @@ class DataPlane:
         tls = chain.tls
         if tls is None:
             return None
-        if isinstance(chain.filter, HttpManager):  # it speaks HTTP/1.1, and lets nobody choose another
+        if isinstance(chain.filter, HttpManager):  # it supports HTTP/1.1 only: clients must not negotiate h2
             tls = tls._replace(alpn=tuple(each for each in tls.alpn if each != "h2"))
         if tls not in self._contexts:
             self._contexts[tls] = server_context(tls)

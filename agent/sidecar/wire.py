@@ -1,6 +1,6 @@
-"""One end of a connection: a non-blocking socket, plain or under TLS, that says what it can do now and never waits.
+"""One end of a connection: a non-blocking socket, plain or with TLS, whose calls never wait.
 
-Under TLS, the ssl module works on the socket itself: measured, an idle connection then costs 15 KB, where asyncio's
+With TLS, the ssl module works on the socket itself: measured, an idle connection then costs 15 KB, where asyncio's
 transport keeps a buffer of 256 KB.
 """
 
@@ -11,11 +11,11 @@ import ssl
 
 from agent.sidecar.counters import TlsCounters
 
-_RECORD = 16 << 10  # of plain text, at most, in one TLS record (RFC 8446, 5.1)
+_RECORD = 16 << 10  # bytes of plain text in one TLS record, at most (RFC 8446, 5.1)
 
 
 class Wire:
-    """A plain connection. Every method may raise OSError: the connection is broken then."""
+    """A plain connection. Any method may raise OSError: the connection is then broken."""
 
     __slots__ = ("fd", "socket")
 
@@ -26,14 +26,14 @@ class Wire:
         self.fd = connected.fileno()
 
     def receive(self, room: memoryview) -> int:
-        """Fill `room` from the front; 0 at the end of the stream, -1 if there is nothing now."""
+        """Receive into `room`; return the byte count, 0 at the end of the stream, -1 if none yet."""
         try:
             return self.socket.recv_into(room)
         except BlockingIOError:
             return -1
 
     def send(self, data: memoryview | bytes) -> int:
-        """Send what fits now, perhaps nothing. What was not sent must come first the next time."""
+        """Send what fits now, and return the byte count. The rest must be sent first next time."""
         try:
             return self.socket.send(data)
         except BlockingIOError:
@@ -41,21 +41,21 @@ class Wire:
 
     @property
     def holds_more(self) -> bool:
-        """Whether there is something to receive that the kernel does not know of."""
+        """Whether there are bytes to receive for which the kernel does not wake the loop."""
         return False
 
     def end(self) -> bool:
-        """Say that nothing more comes from here, the other direction stays open; False: again when there is room."""
+        """Send the end of the stream, and keep receiving; False: repeat when writable."""
         self.socket.shutdown(socket.SHUT_WR)
         return True
 
     def close(self) -> None:
-        """Close it; what the kernel has taken still goes out."""
+        """Close the socket; the kernel still sends the bytes that it has accepted."""
         self.socket.close()
 
 
 class SecureWire(Wire):
-    """A connection under TLS after its handshake."""
+    """A TLS connection after its handshake."""
 
     __slots__ = ("_counters", "_end", "_last", "secure")
 
@@ -65,13 +65,14 @@ class SecureWire(Wire):
         super().__init__(connected)
         self.secure = connected
         self._counters = counters
-        self._end: bytes | None = None  # what is still to be sent of it, once it is said
-        self._last: OSError | None = None  # what came behind the last bytes that were received
+        self._end: bytes | None = None  # the unsent part of close_notify, after the first `end`
+        self._last: OSError | None = None  # the error or end that followed the last bytes received
 
     def receive(self, room: memoryview) -> int:
-        """As for a plain one: several records, so that they go on together.
+        """Receive as `Wire` does, several records at a time, so that they are relayed together.
 
-        A peer that wants an answer within TLS and does not read it is cut off, for nobody would notice when to go on.
+        A peer that demands a response within TLS but does not read it is disconnected, since no event would wake the
+        loop when that response can be sent.
         """
         if self._last is not None:
             return self._tell(self._last)
@@ -99,7 +100,7 @@ class SecureWire(Wire):
         raise error
 
     def send(self, data: memoryview | bytes) -> int:
-        """As for a plain one. OpenSSL wants the very same record again if it could not send it."""
+        """Send as `Wire` does. OpenSSL requires the same record again if it could not send it."""
         view, sent = memoryview(data), 0
         try:
             while sent < len(view):
@@ -110,11 +111,11 @@ class SecureWire(Wire):
 
     @property
     def holds_more(self) -> bool:
-        """Whether a part of a record waits within OpenSSL, or an end is to be told."""
+        """Whether OpenSSL holds a part of a record, or an end or error is to be reported."""
         return self._last is not None or self.secure.pending() > 0
 
     def end(self) -> bool:
-        """Send TLS's own end (close_notify), and leave TCP open in both directions, as Envoy does."""
+        """Send TLS's end (close_notify), and keep TCP open in both directions, as Envoy does."""
         if self._end is None:
             self._end = self._own_end()
         try:
@@ -125,17 +126,17 @@ class SecureWire(Wire):
         return True
 
     def close(self) -> None:
-        """Close it in good order."""
+        """Send close_notify if `end` has not, and close the socket."""
         with contextlib.suppress(OSError, ValueError):
             if self._end is None:
                 self.secure.unwrap()
         self.socket.close()
 
     def _own_end(self) -> bytes:
-        """Return TLS's end as bytes for the socket.
+        """Return close_notify as bytes for the socket.
 
-        The ssl module can only say it and listen for the other side's at once, and what the other side still has to
-        say would be lost then. So it says it to a socket that is put in our own's place for the moment.
+        The ssl module can only send it and read the peer's in one call, which would lose bytes that the peer still
+        sends. So it writes to a socket pair that replaces the connection's socket during the call.
         """
         here, there = socket.socketpair()
         with here, there:
@@ -146,7 +147,7 @@ class SecureWire(Wire):
                 os.dup2(there.fileno(), self.fd, inheritable=False)
                 self.secure.unwrap()
             except ssl.SSLWantReadError:
-                pass  # it would have listened
+                pass  # it would have read the peer's close_notify
             finally:
                 os.dup2(kept, self.fd, inheritable=False)
                 os.close(kept)

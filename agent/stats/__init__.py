@@ -1,1 +1,1 @@
-"""Counters and gauges in a file that outlives their writer: a proxy writes, the agent reads while it does."""
+"""Counters and gauges in a file that outlives the proxy that writes it; the agent reads it."""

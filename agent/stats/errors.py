@@ -1,10 +1,10 @@
-"""Every failure of this room; it imports nothing of the project, so that any server can take it along.
+"""The exceptions of `agent.stats`, without project imports, so that any server can use them.
 
 StatsError
-├── Unwritable        the file cannot be made, or cannot become this writer's segment
-├── Refused           what lies there is no segment that fits: nothing of it is used, nothing is repaired
-│   └── Unpublished   not yet: its writer has not come so far
-└── Malformed         a saved state that does not say what totals were
+├── Unwritable        the file cannot be created, or cannot become this writer's segment
+├── InvalidSegment    the file is not a valid segment: none of it is used, nothing is repaired
+│   └── Unpublished   its writer has not published it yet
+└── Malformed         a saved state that does not describe totals
 """
 
 
@@ -13,11 +13,11 @@ class StatsError(Exception):
 
 
 class Unwritable(StatsError):
-    """The file cannot be made, or cannot become this writer's segment."""
+    """The file cannot be created, or cannot become this writer's segment."""
 
 
 class InvalidSegment(StatsError):
-    """What lies at a path is no segment that fits; `reason` says in which way."""
+    """The file at a path is not a valid segment, because of `reason`."""
 
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"cannot read statistics {path}: {reason}")
@@ -25,8 +25,8 @@ class InvalidSegment(StatsError):
 
 
 class Unpublished(InvalidSegment):
-    """There is no magic yet: its writer has not come so far, or never will."""
+    """There is no magic yet: the writer has not published the segment, or never will."""
 
 
 class Malformed(StatsError):
-    """A saved state that does not say what totals were."""
+    """A saved state that does not describe totals."""

@@ -1,4 +1,4 @@
-"""The names of a segment as a reader knows them: each is parsed once, for names are only ever added."""
+"""A reader's index of a segment's names; each is parsed once, since names are only added."""
 
 import os
 
@@ -6,7 +6,7 @@ from agent.stats.layout import LONGEST_NAME, WORD, Entry, Kind, SegmentLayout, c
 
 
 class NameIndex:
-    """Names by kind in the order of their slots, with two masks that tell the slots of one kind from the others'."""
+    """Names by kind in the order of their slots, with a mask of slots for each kind."""
 
     def __init__(self, room: SegmentLayout) -> None:
         self.counters: dict[str, None] = {}
@@ -22,7 +22,7 @@ class NameIndex:
     def learn(self, descriptor: int, published: int) -> None:
         """Read names from the file until there are `published`.
 
-        Raises ValueError if they make no sense, and keeps those before the first that makes none.
+        Raises ValueError if they are invalid, and keeps the names before the first invalid one.
         """
         if not len(self) <= published <= self._room.slots:
             raise ValueError(f"{published} names after {len(self)}, with room for {self._room.slots}")
@@ -36,7 +36,7 @@ class NameIndex:
             self._add(entry, texts[entry.offset - start : entry.offset - start + entry.length])
 
     def _entries(self, descriptor: int, published: int) -> list[Entry]:
-        """Return the new part of the index, checked for names back to back within the string table."""
+        """Return the new index entries; raise ValueError unless names are contiguous in the table."""
         size = (published - len(self)) * WORD
         raw = os.pread(descriptor, size, self._room.index + len(self) * WORD)
         if len(raw) != size:

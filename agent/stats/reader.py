@@ -1,8 +1,8 @@
-"""The agent's side: a segment is read while it is written, and costs the agent nothing but a refusal when it is broken.
+"""Reads a segment while its writer updates it; a broken one only causes `InvalidSegment`.
 
-Nothing of the file is mapped (why: `agent.stats.torn_reads`), nothing is believed twice: the header is compared with
-that of the opening at each read, a short read is a refusal, names must lie back to back in their table, so that what a
-reader holds is bounded by the file's size, at most 17 MiB, and the file's size by its header.
+The file is not mapped (why: `agent.stats.torn_reads`) and not trusted: at each read the header is compared with that of
+the opening, a short read is an error, and names must be contiguous in their table, so that a reader's memory is bounded
+by the file's size, at most 17 MiB, and the file's size by its header.
 """
 
 import mmap
@@ -19,14 +19,14 @@ from agent.stats.snapshot import Snapshot
 from agent.stats.torn_reads import at_least, settled
 
 _LOOKS = 8
-"""How often a counter is looked at until two looks agree; one that never pauses is then taken a little low."""
+"""Reads of a counter until two agree; one that never pauses yields a lower bound."""
 
 
 class Segment:
     """A segment open for reading: one descriptor, and two copies of its values."""
 
     def __init__(self, path: Path, descriptor: int, header: Header) -> None:
-        """Take over a descriptor whose header has been read; `open` is the way in."""
+        """Own a descriptor whose header has been read; use `open` to create one."""
         self.path = path
         self.header = header
         self._descriptor = descriptor
@@ -39,8 +39,8 @@ class Segment:
     def open(cls, path: Path) -> Self:
         """Open the segment at `path`.
 
-        Raises `Unpublished` as long as its writer has not got so far, `InvalidSegment` for everything else: a link,
-        another mode than 0600, a header that does not fit, a file longer or shorter than its header says.
+        Raises `Unpublished` until its writer has published it, `InvalidSegment` for any other reason: a link, a mode
+        that grants access to group or others, an invalid header, a file longer or shorter than its header states.
         """
         descriptor = opened(path)
         try:
@@ -53,11 +53,10 @@ class Segment:
             raise
 
     def read(self) -> Snapshot:
-        """Return all values as of now; raise `InvalidSegment`, whereupon the next read may succeed again.
+        """Return all current values; raise `InvalidSegment`, after which the next read may succeed.
 
-        A counter is what it was at some moment of the read. One that moved between all of eight looks is what it has
-        reached for sure, which is never too much, and not below what was read before. A gauge is what
-        the second copy says.
+        A counter is its value at some moment of the read. One that changed between all of eight reads is a lower bound,
+        not below what was read before. A gauge is the value of the second copy.
         """
         try:
             return self._read()
@@ -65,7 +64,7 @@ class Segment:
             raise InvalidSegment(self.path, str(error.strerror).lower()) from error
 
     def close(self) -> None:
-        """Give descriptor and memory back; a second time does nothing."""
+        """Close the descriptor and free the memory; safe to repeat."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -88,7 +87,7 @@ class Segment:
         )
 
     def _fill(self, copy: "_Copy", slots: int) -> None:
-        """Copy header and values; raise `InvalidSegment` if it is not the segment any more that was opened."""
+        """Copy header and values; raise `InvalidSegment` if the file shrank or its header changed."""
         size = (VALUES_WORD + slots) * WORD
         if copy.take(0, size) != size:
             raise InvalidSegment(self.path, "it has become shorter")
@@ -96,14 +95,17 @@ class Segment:
             raise InvalidSegment(self.path, "its header has changed")
 
     def _learn(self, published: int) -> None:
-        """Read the index and the names that are new."""
+        """Read the new part of the index and its names."""
         try:
             self._names.learn(self._descriptor, published)
         except ValueError as error:
             raise InvalidSegment(self.path, str(error)) from error
 
     def _agreed(self, slots: int) -> list[int]:
-        """Return the values on which both copies agree, or are made to."""
+        """Return the gauges of the second copy and the counters on which both copies agree.
+
+        Counters that differ are read again.
+        """
         before, after = (copy.words[VALUES_WORD : VALUES_WORD + slots].tolist() for copy in self._copies)
         if before == after:
             return after
@@ -114,7 +116,7 @@ class Segment:
         return after
 
     def _settle(self, slot: int, first: int, second: int) -> int:
-        """Look at one counter again until two looks agree; return what it stood at, or has reached for sure."""
+        """Read one counter until two reads agree; return its value, or a lower bound."""
         for _ in range(_LOOKS):
             if settled(first, second):
                 return first
@@ -126,7 +128,7 @@ class Segment:
 
 
 class _Copy:
-    """A buffer that starts a page, for words to lie in it as they lie in the file."""
+    """A page-aligned buffer in which words have the same alignment as in the file."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor = descriptor
@@ -135,12 +137,12 @@ class _Copy:
         self.words: memoryview[int] = self.bytes.cast("Q")
 
     def take(self, start: int, size: int) -> int:
-        """Copy this part of the file to the same place here; return how many bytes there were."""
+        """Copy this part of the file to the same offset here; return the number of bytes read."""
         with self.bytes[start : start + size] as part:
             return os.preadv(self._descriptor, [part], start)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self.words.release()
         self.bytes.release()
         self._memory.close()

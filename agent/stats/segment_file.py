@@ -1,4 +1,7 @@
-"""The file itself: made empty by the agent, sized by the writer, opened by a reader; links are never followed."""
+"""The segment file: created empty by the agent, sized by the writer, opened by a reader.
+
+Links are never followed.
+"""
 
 import fcntl
 import os
@@ -11,9 +14,9 @@ from agent.stats.errors import InvalidSegment, Unwritable
 
 
 def reserve(path: Path, owner: tuple[int, int] | None = None) -> None:
-    """Make an empty file for a proxy to fill, mode 0600, owned by `owner` (uid, gid).
+    """Create an empty file for a proxy to fill, mode 0600, owned by `owner` (uid, gid).
 
-    Raises `Unwritable` if something is in the way or the kernel refuses; what was half made is removed.
+    Raises `Unwritable` if a file exists or the kernel refuses; a partly prepared file is removed.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -21,7 +24,7 @@ def reserve(path: Path, owner: tuple[int, int] | None = None) -> None:
     except OSError as error:
         raise Unwritable(f"cannot create {path}: {_why(error)}") from error
     try:
-        os.fchmod(descriptor, 0o600)  # whatever the umask has taken away
+        os.fchmod(descriptor, 0o600)  # regardless of the umask
         if owner is not None:
             os.fchown(descriptor, *owner)
     except OSError as error:
@@ -33,12 +36,12 @@ def reserve(path: Path, owner: tuple[int, int] | None = None) -> None:
 
 @contextmanager
 def claimed(path: Path, size: int) -> Iterator[int]:
-    """Give a descriptor of the empty file at `path`, grown to `size` bytes that the disk really has.
+    """Yield a descriptor of the empty file at `path`, grown to `size` bytes of allocated space.
 
     A page that is missing on a full disk would kill the writer by SIGBUS in the middle of a request: therefore the
-    blocks are allocated here (posix_fallocate(3)), where it is an error. Raises `Unwritable`, also if another writer
-    is or was here before: the workers of one server inherit one name. The lock (flock(2)) outlasts this block where the
-    file was mapped meanwhile, for Python's mmap keeps a duplicate of the descriptor: it lasts as long as the writer.
+    blocks are allocated here (posix_fallocate(3)), where failure is an error. Raises `Unwritable`, also if another
+    writer uses or used the file: the workers of one server inherit one name. If the file is mapped within this block,
+    the lock (flock(2)) lasts as long as the writer, because Python's mmap keeps a duplicate of the descriptor.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -67,7 +70,7 @@ def _grow(descriptor: int, path: Path, size: int) -> None:
 
 
 def opened(path: Path) -> int:
-    """Open for reading; raise `InvalidSegment` unless it is a regular file that is closed to group and others."""
+    """Open for reading; raise `InvalidSegment` unless it is a regular file with private mode."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as error:

@@ -1,11 +1,11 @@
-"""Envoy's default tags, taken out of a statistic's name: what the format of Prometheus has labels for."""
+"""Extracts Envoy's default tags from statistic names, as Prometheus labels."""
 
 import re
 from functools import lru_cache
 
-# An address has dots of its own only where it is one of version 4.
+# Only IPv4 addresses contain dots.
 _ADDRESS = r"(?:\d+\.\d+\.\d+\.\d+_\d+|(?!admin\.)[^.]+)"
-# Each takes its second group for the tag's value and leaves what the first one matches out of the name. Envoy's order.
+# The second group is the tag's value; the match of the first is removed from the name. Envoy's order.
 _TAGS = tuple(
     (tag, re.compile(pattern))
     for tag, pattern in (
@@ -27,10 +27,9 @@ _TAGS = tuple(
 
 @lru_cache(maxsize=1 << 14)
 def extracted(name: str) -> tuple[str, str]:
-    """What is left of a statistic's name without its tags, and these as labels in the format of Prometheus.
+    """Return a statistic's name without its tags, and the tags as Prometheus labels.
 
-    `cluster.a.upstream_rq_5xx` is `cluster.upstream_rq_xx` with
-    `envoy_response_code_class="5",envoy_cluster_name="a"`.
+    `cluster.a.upstream_rq_5xx` is `cluster.upstream_rq_xx` with `envoy_response_code_class="5",envoy_cluster_name="a"`.
     """
     labels, spans = [], []
     for tag, pattern in _TAGS:

@@ -1,12 +1,11 @@
-"""Totals over all epochs: what the agent shows, of which counters only ever grow, whoever dies.
+"""Sums statistics over all epochs; counters only grow, even when epochs exit.
 
-Each epoch counts from 0 in a segment of its own. A total is what the epochs that are gone have counted, plus what those
-that are there stand at. Gauges are summed over the epochs that are there.
+Each epoch counts from 0 in its own segment. A total is the counts of exited epochs plus the current values of live
+ones. Gauges are summed over live epochs.
 
-A counter that has wrapped went forward: steps are taken modulo 2**64, and a step of 2**63 or more is one backward,
-which no honest writer makes, and counts nothing until the counter is past where it was. The totals themselves are
-Python's numbers, and do not wrap. A segment that is refused is asked again the next time; until then what was last
-seen of it holds.
+A wrapped counter counts as an increase: steps are taken modulo 2**64. A step of 2**63 or more is a decrease, which no
+correct writer makes; it counts nothing until the counter exceeds its old value. The totals are Python integers and do
+not wrap. A segment that cannot be read is tried again at the next read; until then its last values count.
 """
 
 from collections import deque
@@ -19,13 +18,13 @@ from agent.stats.reader import Segment
 from agent.stats.snapshot import Snapshot
 
 REMEMBERED = 64
-"""Nonces of retired segments that are kept, so that none is counted twice; far more than have a directory at once."""
+"""Nonces of retired segments kept to avoid counting one twice; more than exist at once."""
 
 _HALF = 2**63
 
 
 class Totals:
-    """Adds epochs up, and survives them; `to_state` and `from_state` let it survive its own process."""
+    """Adds up the epochs, live and exited; `to_state` and `from_state` save and restore it."""
 
     def __init__(self) -> None:
         self._gone = _Account()
@@ -35,8 +34,8 @@ class Totals:
     def attach(self, epoch: int, segment: Segment) -> None:
         """Count this segment from now on, and own it.
 
-        An epoch that a state has brought back goes on where it was; a segment that was retired is closed and not
-        counted again. Raises `InvalidSegment`, and leaves the segment to its owner, if it calls itself another epoch's.
+        An epoch restored from a state continues from its saved values; a retired segment is closed and not counted
+        again. Raises `InvalidSegment`, and does not own the segment, if it belongs to another epoch.
         """
         if segment.header.epoch != epoch:
             raise InvalidSegment(segment.path, f"of epoch {segment.header.epoch}, not {epoch}")
@@ -50,7 +49,7 @@ class Totals:
         self._live.setdefault(epoch, _Epoch(nonce)).follow(segment)
 
     def retire(self, epoch: int) -> None:
-        """Read an epoch a last time, keep what it counted and forget the rest; nothing happens if it never counted."""
+        """Read an epoch a last time and keep its counts; no effect for an unknown epoch."""
         gone = self._live.pop(epoch, None)
         if gone is not None:
             gone.look()
@@ -59,7 +58,7 @@ class Totals:
             self._retired.append(gone.nonce)
 
     def read(self) -> Snapshot:
-        """Return the sums over all epochs as of now."""
+        """Return the current sums over all epochs."""
         sums, gauges = _Account(), dict[str, int]()
         sums.take_in(self._gone)
         for epoch in self._live.values():
@@ -69,24 +68,24 @@ class Totals:
         return Snapshot(sums.counters, gauges, sums.dropped)
 
     def gauges(self, epoch: int) -> Mapping[str, int]:
-        """Return the gauges of one epoch as of the last read; none of one that is not there."""
+        """Return the gauges of one epoch as of the last read; empty for an unknown epoch."""
         return self._live[epoch].gauges if epoch in self._live else {}
 
     def close(self) -> None:
-        """Let go of all segments; what they counted until the last read stays in `to_state`."""
+        """Close all segments; their counts as of the last read stay in `to_state`."""
         for epoch in self._live.values():
             epoch.close()
 
     def to_state(self) -> dict[str, Any]:
-        """Return what is known as of the last read, for JSON."""
+        """Return the totals as of the last read, for JSON."""
         epochs = {str(number): {"nonce": one.nonce, **one.account.to_state()} for number, one in self._live.items()}
         return {"gone": self._gone.to_state(), "epochs": epochs, "retired": list(self._retired)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Go on from what `to_state` returned; raises `Malformed` for anything else.
+        """Restore what `to_state` returned; raises `Malformed` for anything else.
 
-        Epochs that were there count as they were last seen, until `attach` brings their segment or `retire` ends them.
+        Live epochs count with their last values until `attach` adds their segment or `retire` ends them.
         """
         totals = cls()
         try:
@@ -100,19 +99,19 @@ class Totals:
 
 
 class _Account:
-    """What was counted, in numbers without an end."""
+    """Counts as unbounded integers."""
 
     def __init__(self) -> None:
         self.counters: dict[str, int] = {}
         self.dropped = 0
 
     def take_in(self, other: "_Account") -> None:
-        """Add what another has counted."""
+        """Add the counts of another account."""
         _sum_up(self.counters, other.counters)
         self.dropped += other.dropped
 
     def see(self, snapshot: Snapshot) -> None:
-        """Follow one segment's words, of which these hold the lower 64 bits."""
+        """Update the counts from one segment's words, which hold the lower 64 bits."""
         counters = self.counters
         for name, word in snapshot.counters.items():
             seen = counters.get(name, 0)
@@ -126,7 +125,7 @@ class _Account:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Take it from JSON; raises KeyError, TypeError, ValueError or AttributeError."""
+        """Restore it from JSON; raises KeyError, TypeError, ValueError or AttributeError."""
         account = cls()
         account.counters = {str(name): _natural(value) for name, value in state["counters"].items()}
         account.dropped = _natural(state["dropped"])
@@ -134,7 +133,7 @@ class _Account:
 
 
 class _Epoch:
-    """One epoch that is there: what it counted, what it has, and its segment once there is one."""
+    """A live epoch: its counts, its gauges, and its segment once there is one."""
 
     def __init__(self, nonce: str, account: _Account | None = None) -> None:
         self.nonce = nonce
@@ -149,7 +148,7 @@ class _Epoch:
         self._segment = segment
 
     def look(self) -> None:
-        """See what it stands at; what was last seen holds if it is refused."""
+        """Read the segment; keep the last values if that fails."""
         if self._segment is None:
             return
         try:
@@ -160,14 +159,14 @@ class _Epoch:
         self.gauges = snapshot.gauges
 
     def close(self) -> None:
-        """Let go of its segment."""
+        """Close the segment."""
         if self._segment is not None:
             self._segment.close()
             self._segment = None
 
 
 def _forward(seen: int, word: int) -> int:
-    """Return `seen` moved on to the next number whose lower 64 bits are `word`; unmoved if that were a step back."""
+    """Return the next number whose lower 64 bits are `word`, or `seen` if that is a decrease."""
     step = (word - seen) & LARGEST_WORD
     return seen + step if step < _HALF else seen
 

@@ -1,7 +1,7 @@
-"""The proxy's side: names are registered at any time, values change by one machine store each.
+"""The proxy's side: registers names at any time; updates values by one machine store each.
 
-A writer belongs to one thread of one process, by contract: `add` loads, adds and stores, and of two that do so at once
-one is lost. A process that forks must not count in both. There is no lock to die with, and no system call.
+A writer must be used by one thread of one process: `add` loads, adds and stores, so concurrent calls lose counts. A
+process that forks must not count in both. There are no locks and no system calls.
 
     writer = Writer.create(Path(os.environ[ENVIRONMENT]), epoch=…, pid=os.getpid(), started_at=…, nonce=…)
     requests = writer.counter("http.ingress_http.downstream_rq_total")   # once
@@ -45,54 +45,54 @@ class _Slot:
 
     @property
     def value(self) -> int:
-        """What it stands at."""
+        """The current value."""
         return self._words[self._at]
 
 
 class Counter(_Slot):
-    """Something that happened, how often: only grows, in steps of `n` >= 0, and wraps at 2**64."""
+    """A count of events: only grows, in steps of `n` >= 0, and wraps at 2**64."""
 
     __slots__ = ()
 
     def add(self, n: int = 1) -> None:
-        """Count `n` more; raise ValueError for a negative number."""
+        """Add `n`; raise ValueError for a negative number."""
         if n < 0:
             raise ValueError(f"a counter cannot go down by {-n}")
         try:
             self._words[self._at] += n
-        except ValueError:  # beyond a word
+        except ValueError:  # more than a word
             self._words[self._at] = (self.value + n) & LARGEST_WORD
 
 
 class Gauge(_Slot):
-    """Something there is, how much of it: stops at 0 and at 2**64 - 1 rather than to wrap."""
+    """A current amount: stops at 0 and at 2**64 - 1 instead of wrapping."""
 
     __slots__ = ()
 
     def set(self, value: int) -> None:
-        """There is so much of it."""
+        """Set the value."""
         try:
             self._words[self._at] = value
-        except ValueError:  # beyond a word, at either end
+        except ValueError:  # outside the range of a word
             self._words[self._at] = min(max(value, 0), LARGEST_WORD)
 
     def add(self, n: int = 1) -> None:
-        """There is `n` more of it."""
+        """Add `n`."""
         try:
             self._words[self._at] += n
-        except ValueError:  # beyond a word, at either end
+        except ValueError:  # outside the range of a word
             self.set(self.value + n)
 
     def sub(self, n: int = 1) -> None:
-        """There is `n` less of it."""
+        """Subtract `n`."""
         self.add(-n)
 
 
 class Writer:
-    """A segment as its only writer sees it; not to be shared between threads, nor with a forked child."""
+    """A segment and its only writer; do not share it between threads or with a forked child."""
 
     def __init__(self, memory: mmap.mmap, header: Header) -> None:
-        """Lay an empty segment out in zeroed memory, and publish it; `create` and `private` call this."""
+        """Lay out an empty segment in zeroed memory, and publish it; use `create` or `private`."""
         self.header = header
         self._memory = memory
         self._bytes = memoryview(memory)
@@ -108,10 +108,10 @@ class Writer:
     def create(
         cls, path: Path, *, epoch: int, pid: int, started_at: int, nonce: bytes, room: SegmentLayout = DEFAULT_ROOM
     ) -> Self:
-        """Size and fill the empty file that the agent has made at `path`, and publish it.
+        """Size and fill the empty file that the agent created at `path`, and publish it.
 
-        `started_at` in nanoseconds since 1970, a nonce of 16 bytes. Raises `Unwritable` if the file is not there, not
-        empty or not to be had; a proxy then counts in `private`.
+        `started_at` in nanoseconds since 1970, a nonce of 16 bytes. Raises `Unwritable` if the file is missing, not
+        empty or not accessible; the proxy can then count in `private`.
         """
         header = Header(epoch, pid, started_at, nonce, room)
         with claimed(path, room.size) as descriptor:
@@ -123,14 +123,14 @@ class Writer:
 
     @classmethod
     def private(cls, room: SegmentLayout = DEFAULT_ROOM) -> Self:
-        """Count without a file, for nobody but this process: for a proxy that no agent has started."""
+        """Create a writer without a file, for a proxy that no agent has started."""
         return cls(mmap.mmap(-1, room.size), Header(0, 0, 0, bytes(16), room))
 
     def counter(self, name: str) -> Counter:
         """Return the counter of this name, the same one each time.
 
-        Where there is no room, or where the name is none (empty, beyond 1,023 bytes, control characters), each
-        question counts as one dropped name, and is answered by a counter that only its holder can see.
+        If there is no room, or the name is invalid (empty, beyond 1,023 bytes, control characters), each call counts
+        one dropped name and returns a counter that only its holder can read.
         """
         found = self._counters.get(name)
         if found is not None:
@@ -141,7 +141,7 @@ class Writer:
         return self._counters.setdefault(name, Counter(self._words, at))
 
     def gauge(self, name: str) -> Gauge:
-        """Return the gauge of this name, as `counter` does; a counter may have the same name."""
+        """Return the gauge of this name, like `counter`; a counter may have the same name."""
         found = self._gauges.get(name)
         if found is not None:
             return found
@@ -151,7 +151,7 @@ class Writer:
         return self._gauges.setdefault(name, Gauge(self._words, at))
 
     def read(self) -> Snapshot:
-        """Everything as it stands now, for the proxy's own console."""
+        """Return the current values, for the proxy's own admin interface."""
         return Snapshot(
             {name: counter.value for name, counter in self._counters.items()},
             {name: gauge.value for name, gauge in self._gauges.items()},
@@ -159,13 +159,13 @@ class Writer:
         )
 
     def close(self) -> None:
-        """Give the memory back; what was counted stays in the file, and to count on raises ValueError."""
+        """Release the memory; counts stay in the file, and counting further raises ValueError."""
         self._words.release()
         self._bytes.release()
         self._memory.close()
 
     def _register(self, name: str, kind: Kind) -> int | None:
-        """Publish a name: its bytes, its index word, the number of slots; return its word, or None without room."""
+        """Publish a name: its bytes, index word, slot count; return its word, or None without room."""
         text = encoded(name)
         room, slot = self.header.room, self._words[PUBLISHED_WORD]
         if text is None or slot == room.slots or self._used + len(text) > room.strings:
@@ -179,6 +179,6 @@ class Writer:
         return VALUES_WORD + slot
 
     def _drop(self) -> "memoryview[int]":
-        """Count a name that is dropped; return one word for its holder alone."""
+        """Count a dropped name; return one word for its holder alone."""
         self._words[DROPPED_WORD] += 1
         return memoryview(bytearray(WORD)).cast("Q")

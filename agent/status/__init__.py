@@ -1,1 +1,1 @@
-"""The status over HTTP: pages, documents, health, orders."""
+"""The status over HTTP: page, documents, health and control."""

@@ -1,4 +1,4 @@
-"""What can be asked of a running agent, and the words in which an attempt tells how it goes."""
+"""Operations on a running agent, and the items in which they report their progress."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from agent.status.model import Status
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Something that happened in an attempt, `at` seconds after it began."""
+    """A step of an attempt, `at` seconds after the attempt began."""
 
     at: float
     text: str
@@ -18,10 +18,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class OperationResult:
-    """How an attempt ended: `serving` is the one good end, every other word (`refused`, `failed` ...) has a reason.
+    """How an attempt ended: `serving`, or another word (`refused`, `failed` …) with a reason.
 
-    `executing` is said by an upgrade that is about to become the new program: whoever asked hears no more from this
-    one, unless that fails and another outcome follows. `epoch` is the one that was made, None where none was.
+    `executing` is sent by an upgrade that is about to execute the new program: nothing follows, unless that fails and
+    another result is sent. `epoch` is the new epoch's number, None if none was started.
     """
 
     word: str
@@ -33,41 +33,42 @@ Timeline = AsyncIterator[Progress | OperationResult]
 
 
 class Actions(Protocol):
-    """The agent as its operator sees it. What it refuses or cannot do is an `AgentError` whose message is passed on.
+    """The operations that the agent offers to its operator.
 
-    Nothing here is undone when whoever asked goes away.
+    An operation that is refused or fails raises `AgentError`, whose message is sent to the client. A client that
+    disconnects cancels nothing.
     """
 
     def restart(self, *, binary: bool, force: bool, now: bool) -> Timeline:
-        """Make a new epoch; the last thing told is an outcome.
+        """Start a new epoch; the last item is an `OperationResult`.
 
-        `binary`: of the program as it is on disk now. `force`: even of what was refused before. `now`: without waiting
-        for others to drain, or for a pause to end.
+        `binary`: with the program now on disk. `force`: even with inputs that were refused before. `now`: without
+        waiting for other epochs to drain or for a pause to end.
         """
 
     def upgrade(self) -> Timeline:
-        """Replace the agent by the program as it is on disk; the last thing told is an outcome."""
+        """Replace the agent with the program on disk; the last item is an `OperationResult`."""
 
     async def drain(self) -> str:
-        """Drain the listeners; return in words how it ended. Who asks again waits for the drain that is under way."""
+        """Drain the listeners; return in words how it ended. Concurrent calls share one drain."""
 
     async def stop(self) -> None:
-        """Begin to stop, as by SIGTERM."""
+        """Begin to stop, as on SIGTERM."""
 
     async def pause(self, seconds: float) -> None:
-        """Hold rotations for so long, from now."""
+        """Pause rotations for this long, from now."""
 
     async def resume(self) -> None:
-        """End a pause; nothing happens without one."""
+        """End a pause, if there is one."""
 
     async def ready(self, wait: float) -> str:
-        """Why the agent is not ready; empty: it is. Return as soon as it is, at latest after `wait` seconds."""
+        """Wait up to `wait` seconds for readiness; return why it is not ready, or empty."""
 
     async def state(self) -> Mapping[str, object]:
-        """The state, as JSON takes it."""
+        """Return the state for JSON."""
 
     def overview(self) -> Status:
-        """Everything that can be shown."""
+        """Return the status snapshot."""
 
     async def request(self, method: str, target: str, epoch: int | None) -> Response:
-        """What the console of an epoch answers, of the one that serves if none is named."""
+        """Return the response of an epoch's admin interface, by default of the serving epoch."""

@@ -1,19 +1,19 @@
-"""The control socket: what an operator asks of an agent on its own machine, by HTTP/1.1 at a Unix socket.
+"""The control socket: the operator's interface to the agent, HTTP/1.1 over a Unix socket.
 
-POST /restart?binary=1&force=1&now=1   a new epoch; told while it happens
-POST /upgrade                          a new agent; told while it happens
-POST /drain?wait=0                     answered when drained, or at once
-POST /stop                             answered at once
-POST /pause?for=SECONDS                rotations are held, ten minutes if nothing is said
+POST /restart?binary=1&force=1&now=1   start a new epoch; streams progress
+POST /upgrade                          replace the agent; streams progress
+POST /drain?wait=0                     responds when drained, or at once
+POST /stop                             responds at once
+POST /pause?for=SECONDS                pause rotations, by default for ten minutes
 POST /resume
 GET  /ready?wait=SECONDS               200 or 503 with the reason, at once or as soon as it is ready
-GET  /state                            JSON, as it is kept in the run directory
-GET  /status                           JSON, the overview
-POST /request?method=M&target=T&epoch=N   what an epoch's console answers to M T; without N, that of the one that serves
+GET  /state                            JSON, as saved in the run directory
+GET  /status                           JSON, the status snapshot
+POST /request?method=M&target=T&epoch=N   M T at the admin interface of epoch N, by default the serving one
 
-What is told while it happens is a JSON object a line: `{"at": seconds, "text": ...}`, and at the end
-`{"outcome": "serving", "epoch": 8, "reason": ""}`. 400: a parameter cannot be meant; 409: the agent does not do it, and
-says why.
+Progress is one JSON object a line: `{"at": seconds, "text": ...}`, and at the end
+`{"outcome": "serving", "epoch": 8, "reason": ""}`. 400: an invalid parameter; 409: the agent refuses or fails, with
+the reason.
 """
 
 import asyncio
@@ -36,14 +36,17 @@ from agent.status.model import document
 
 NAME: Final = "control"
 
-_PAUSE = 600.0  # seconds, where none are named
-_HEARING = 1.0  # seconds that a program about to be replaced gives its last words
+_PAUSE = 600.0  # seconds, by default
+_HEARING = 1.0  # seconds for sending the last line before the program is replaced
 _JSON: Headers = (("content-type", "application/json"),)
 _LINES: Headers = (("content-type", "application/x-ndjson"),)
 
 
 class Control:
-    """Answers root and the agent's own user. `note` is told each action: what, and which process of whom asked."""
+    """Answers root and the agent's own user.
+
+    `note` is called with each action and the process and user that requested it.
+    """
 
     def __init__(self, actions: Actions, note: Callable[[str], None]) -> None:
         self._actions = actions
@@ -65,22 +68,22 @@ class Control:
         }
 
     async def open(self, directory: Path) -> None:
-        """Listen in the run directory, in the place of whoever did before. Raises `MachineError`."""
+        """Listen in the run directory, replacing an existing socket. Raises `MachineError`."""
         self._path = directory / NAME
         await self._server.start(_listen(self._path))
 
     async def close(self) -> None:
-        """Cut who still listens, end what was begun, and take the socket away."""
+        """Close all connections, cancel running actions and remove the socket."""
         await self._server.close()
         for task in self._begun:
             task.cancel()
         await asyncio.gather(*self._begun, return_exceptions=True)
         if self._path is not None:
-            with contextlib.suppress(OSError):  # who finds it there is told that nobody answers
+            with contextlib.suppress(OSError):  # a socket file without a listener refuses connections anyway
                 self._path.unlink()
 
     def admits(self, client: socket.socket) -> bool:
-        """Whether whoever has connected may ask anything."""
+        """Return whether this client may send requests: root and the agent's own user."""
         peer = peer_of(client)
         if peer is not None and peer.uid in {0, os.geteuid()}:
             return True
@@ -88,7 +91,7 @@ class Control:
         return False
 
     async def answer(self, request: Request) -> Response:
-        """One request; who goes away before its answer cancels nothing."""
+        """Answer one request; a client that disconnects early cancels nothing."""
         route = self._routes.get(request.path)
         if route is None:
             return _text(404, f"there is no {request.path} here: {', '.join(self._routes)}")
@@ -147,7 +150,7 @@ class Control:
         await self._actions.resume()
         return _text(200, "rotations go on")
 
-    # Questions
+    # Queries
 
     async def _ready(self, query: "_Query", _: Request) -> Response:
         reason = await self._actions.ready(query.seconds("wait", 0.0))
@@ -165,7 +168,7 @@ class Control:
             self._asked(request)
         return await self._actions.request(method, target, epoch)
 
-    # What goes on without whoever asked for it
+    # Actions that outlive their request
 
     def _asked(self, request: Request) -> None:
         self._note(f"{request.target.removeprefix('/')} was asked for by {_describe(request.peer)}")
@@ -190,7 +193,7 @@ class _Route:
 
 
 class _Query:
-    """What stands behind the question mark; what cannot be meant is a `UsageError`."""
+    """The query parameters; an unknown or invalid one raises `UsageError`."""
 
     def __init__(self, target: str, known: tuple[str, ...]) -> None:
         self._values = dict(parse_qsl(urlsplit(target).query, keep_blank_values=True))
@@ -200,7 +203,7 @@ class _Query:
                 raise UsageError(message)
 
     def truth(self, name: str, *, default: bool) -> bool:
-        """0 or 1."""
+        """Return a flag, 0 or 1."""
         value = self._values.get(name, "01"[default])
         if value not in {"0", "1"}:
             message = f"cannot use {name}={value}: it is 0 or 1"
@@ -208,11 +211,11 @@ class _Query:
         return value == "1"
 
     def text(self, name: str, default: str) -> str:
-        """Whatever was given."""
+        """Return a parameter unchanged."""
         return self._values.get(name, default)
 
     def number(self, name: str) -> int | None:
-        """A whole number; None if none was given."""
+        """Return a whole number; None if the parameter is missing."""
         value = self._values.get(name)
         if value is not None and not (value.isascii() and value.isdecimal()):
             message = f"cannot use {name}={value}: it is no number"
@@ -220,7 +223,7 @@ class _Query:
         return None if value is None else int(value)
 
     def seconds(self, name: str, default: float) -> float:
-        """A number of seconds, none below zero."""
+        """Return a number of seconds, not below zero."""
         value = self._values.get(name, str(default))
         try:
             seconds = float(value)
@@ -233,12 +236,12 @@ class _Query:
 
 
 async def _follow(timeline: Timeline, told: "asyncio.Queue[bytes | None]") -> None:
-    """Go through a timeline to its end, whoever may hear it."""
+    """Run an operation to its end, queueing its progress whether or not a client reads it."""
     try:
         async for item in timeline:
             told.put_nowait(_line(item))
             if isinstance(item, OperationResult) and item.word == "executing":
-                with contextlib.suppress(TimeoutError):  # nobody hears it
+                with contextlib.suppress(TimeoutError):  # no client reads it
                     await asyncio.wait_for(told.join(), _HEARING)
     except AgentError as error:
         told.put_nowait(_line(OperationResult("refused", reason=str(error))))
@@ -249,8 +252,8 @@ async def _follow(timeline: Timeline, told: "asyncio.Queue[bytes | None]") -> No
 async def _hear(told: "asyncio.Queue[bytes | None]", task: "asyncio.Task[None]") -> AsyncIterator[bytes]:
     while (line := await told.get()) is not None:
         yield line
-        told.task_done()  # it was sent
-    await task  # a bug in it is one of this connection
+        told.task_done()  # sent
+    await task  # raise an exception of the task in this connection
 
 
 def _line(item: Progress | OperationResult) -> bytes:
@@ -271,12 +274,12 @@ def _describe(peer: Peer | None) -> str:
     try:
         name = Path(f"/proc/{peer.pid}/comm").read_text(errors="replace").strip()
     except OSError:
-        name = "a process out of sight"  # gone, or in another namespace
+        name = "a process out of sight"  # exited, or in another namespace
     return f"{''.join(each if each.isprintable() else '?' for each in name)} (pid {peer.pid}, uid {peer.uid})"
 
 
 def _listen(path: Path) -> socket.socket:
-    """Nobody finds a socket there that he could not use, or one that others could."""
+    """Listen at `path`; rename makes the socket appear only with its mode and a listener."""
     fresh = path.with_name(f".{path.name}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

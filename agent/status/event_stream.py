@@ -1,7 +1,7 @@
-"""The overview as it changes, told to whoever watches: server-sent events, each of them whole.
+"""Sends the status to clients as it changes: server-sent events, each a whole status.
 
-https://html.spec.whatwg.org/multipage/server-sent-events.html. Only the newest counts: who reads slowly gets fewer, and
-nothing is kept for anybody. While nobody watches there is no timer and nothing is made.
+https://html.spec.whatwg.org/multipage/server-sent-events.html. Only the newest status is sent: a slow client gets fewer
+events, and nothing is queued for it. Without clients there is no timer and no work.
 """
 
 import asyncio
@@ -15,37 +15,37 @@ from agent.status.model import Status, document
 WATCHERS_LIMIT: Final = 32
 
 _AT_MOST_EVERY: Final = 0.25  # seconds
-_AT_LEAST_EVERY: Final = 2.0  # seconds; queues, connections and the time move without an event
-_FIRST: Final = b"retry: 1000\n"  # milliseconds until a browser connects again
+_AT_LEAST_EVERY: Final = 2.0  # seconds; queue lengths, connections and the time change without an event
+_FIRST: Final = b"retry: 1000\n"  # milliseconds until a browser reconnects
 _HEADERS: Final[Headers] = (
     ("content-type", "text/event-stream"),
     ("cache-control", "no-store"),
-    ("x-accel-buffering", "no"),  # a proxy before us passes each one on at once
+    ("x-accel-buffering", "no"),  # no buffering in a proxy in front of the agent
     ("x-content-type-options", "nosniff"),
 )
 
 
 class Stream:
-    """Answers `/events`. `read` is called only for somebody who watches, and once for all of them."""
+    """Answers `/events`. `read` is called only while clients watch, once for all of them."""
 
     def __init__(self, read: Callable[[], Status], watchers_limit: int = WATCHERS_LIMIT) -> None:
         self._read = read
         self._watchers_limit = watchers_limit
-        self._watchers: WeakSet[_Watcher] = WeakSet()  # the server closes one with its connection
+        self._watchers: WeakSet[_Watcher] = WeakSet()  # the server closes a watcher with its connection
         self._turns = 0
         self._turned = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._is_resting = False  # there was a turn just now
+        self._is_resting = False  # a status was sent less than `_AT_MOST_EVERY` ago
         self._has_changed = False
         self._newest: tuple[int, bytes] = (0, b"")
 
     @property
     def watchers(self) -> int:
-        """How many watch."""
+        """The number of clients that watch."""
         return len(self._watchers)
 
     def changed(self) -> None:
-        """Something may look different now."""
+        """Send the status soon, since it may have changed."""
         if self._has_changed or not self._watchers:
             return
         self._has_changed = True
@@ -53,7 +53,7 @@ class Stream:
             self._arm(0, self._turn)
 
     async def answer(self, request: Request) -> Response:
-        """One who wants to watch; 503 where enough do."""
+        """Start an event stream, or return 503 when the limit of watchers is reached."""
         if request.method not in {"GET", "HEAD"}:
             return Response(405, b"method not allowed\n", (("allow", "GET, HEAD"),))
         if request.method == "HEAD":
@@ -63,14 +63,14 @@ class Stream:
         return Response(200, self._admit(), _HEADERS)
 
     def _admit(self) -> AsyncIterator[bytes]:
-        seen = self._turns - 1 if self._is_resting else self._turns  # in a rest the newest is new enough
+        seen = self._turns - 1 if self._is_resting else self._turns  # while resting, the newest status is recent enough
         watcher = _Watcher(self._newer_than, seen, self._watchers.discard)
         self._watchers.add(watcher)
         self.changed()
         return watcher
 
     async def _newer_than(self, number: int) -> tuple[int, bytes]:
-        """The newest overview and its number, as soon as it is newer than this one."""
+        """Wait until the status is newer than this number; return its number and event."""
         while self._turns <= number:
             await self._turned.wait()
         if self._newest[0] != self._turns:
@@ -107,7 +107,7 @@ class Stream:
 
 
 class _Watcher:
-    """What one client gets: every time it is ready for more, the newest, if that is newer than its last."""
+    """The events of one client: the newest status, each time the client is ready for more."""
 
     def __init__(
         self,
@@ -129,5 +129,5 @@ class _Watcher:
         return prefix + event
 
     async def aclose(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._discard(self)

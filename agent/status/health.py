@@ -1,4 +1,4 @@
-"""What kubelets, load balancers and people ask: is it alive, is it ready, and if not, why not."""
+"""Health endpoints for kubelets, load balancers and people: liveness and readiness."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,16 @@ from agent.http.message import Request, Response
 
 
 class Health:
-    """Answers `/healthz/live` and `/healthz/ready`. `reason` says why it is not ready; an empty one, that it is."""
+    """Answers `/healthz/live` and `/healthz/ready`.
+
+    `reason` returns why the agent is not ready; empty if it is.
+    """
 
     def __init__(self, reason: Callable[[], str]) -> None:
         self._reason = reason
 
     async def answer(self, request: Request) -> Response:
-        """One request; a candidate on its way changes nothing, so readiness does not flap in a rotation."""
+        """Answer one request; candidates do not affect readiness, so it does not flap in a rotation."""
         if request.method not in {"GET", "HEAD"}:
             return Response(405, b"method not allowed\n", (("allow", "GET, HEAD"),))
         if request.path == "/healthz/live":

@@ -1,7 +1,7 @@
-"""The agent at one moment, whole, in plain values: what the page, the metrics and the commands are made from.
+"""The status snapshot in plain values: the source of the page, the gauges and the commands.
 
-As JSON it is what `/status` answers; `schema.json` beside this file describes it. Moments are aware, UTC, and ISO 8601
-with a Z in JSON; spans are seconds. Fields are only ever added.
+`/status` returns it as JSON, described by `schema.json` beside this file. Times are aware and in UTC, in JSON ISO 8601
+with a Z; durations are in seconds. Fields are added, never removed.
 """
 
 import json
@@ -11,18 +11,18 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from agent.certificates.x509 import Leaf  # whoever reads an overview need not load what reads certificates
+    from agent.certificates.x509 import Leaf  # a reader of the status need not load the certificate parser
 
 
 class Blocked(StrEnum):
-    """Why something on the disk that is wanted does not serve yet: a closed set, fit for a metric's label."""
+    """Why a wanted change on disk does not serve yet: a closed set, fit for a metric's label."""
 
-    REFUSED_FILES = "refused_files"  # a file is not usable; its last good serves on
+    REFUSED_FILES = "refused_files"  # a file is unusable; its last good version still serves
     REFUSED_CONFIGURATION = "refused_configuration"
     REFUSED_PROGRAM = "refused_program"
     REFUSED_BY_PROXY = "refused_by_proxy"
-    RETRY = "retry"  # the last attempt failed, and the next one waits
-    DRAINS = "drains"  # as many epochs drain as may
+    RETRY = "retry"  # the last attempt failed, and the next one is delayed
+    DRAINS = "drains"  # the maximum number of epochs are draining
     MEMORY = "memory"
     PAUSED = "paused"
     WINDOW = "window"  # --rotate-window
@@ -31,9 +31,10 @@ class Blocked(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A leaf. `names` carry their kind ("DNS:a.example"); `serial` and `fingerprint` (SHA-256) are lower-case hex.
+    """A leaf certificate.
 
-    `issuers`: the fingerprints of the certificates that are sent after it. The dates are those of the whole chain.
+    `names` include their kind ("DNS:a.example"); `serial` and `fingerprint` (SHA-256) are lower-case hex. `issuers`:
+    the fingerprints of the certificates that are sent after it. The dates are those of the whole chain.
     """
 
     subject: str
@@ -49,7 +50,7 @@ class Facts:
 
     @classmethod
     def of(cls, leaf: "Leaf") -> Self:
-        """The same in these words."""
+        """Convert a parsed leaf certificate."""
         return cls(
             subject=leaf.subject,
             names=leaf.names,
@@ -66,7 +67,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """A bundle as it is served. `not_after`: when the first of its certificates ends."""
+    """A served CA bundle. `not_after`: the earliest expiry of its certificates."""
 
     path: str
     certificates: int
@@ -75,11 +76,11 @@ class Authorities:
 
 @dataclass(frozen=True, slots=True)
 class CertificateSet:
-    """What belongs together: a chain, its key and its bundle.
+    """A certificate group: a chain, its key and its bundle.
 
-    `name` is short and, within one agent, its own: fit for a metric's label. `disk` is None where what lies there
-    cannot be read; `served`, where nothing serves or the set is a bundle alone. `refused`: why what lies on the disk
-    is not used; empty if it is.
+    `name` is short and unique within one agent: fit for a metric's label. `disk` is None where the files on disk cannot
+    be read; `served`, where nothing serves or the group is a bundle alone. `refused`: why the files on disk are not
+    used; empty if they are.
     """
 
     name: str
@@ -94,10 +95,10 @@ class CertificateSet:
 
 @dataclass(frozen=True, slots=True)
 class RejectedFile:
-    """Something on the disk that is not used.
+    """A file on disk that is not used.
 
     `reason` is one of a closed set: those of `agent.certificates.findings.Fault`, `configuration`, `program`, or
-    `proxy` where the proxy itself has refused it. `set` is None where no certificate is concerned.
+    `proxy` where the proxy itself refused it. `set` is None where no certificate is concerned.
     """
 
     path: str
@@ -108,12 +109,12 @@ class RejectedFile:
 
 @dataclass(frozen=True, slots=True)
 class EpochView:
-    """An epoch that is alive.
+    """A live epoch.
 
-    `state` is one of the four words, `stage` where in it: starting, waiting (at the gate), opening, serving, draining,
-    leaving. `since`: when it came to this state. `deadline`: when the state is no longer accepted, for a draining one
-    the moment at which what it has left is cut. `connections` and `connections_at_first` (when its drain began) are
-    known while it drains, None where not. `memory`: resident bytes. `awaits`: why a candidate is not whole yet.
+    `state` is one of candidate, serving, draining; `stage` is the finer state: starting, waiting (at the gate),
+    opening, serving, draining, leaving. `since`: when it entered this state. `deadline`: when this state times out; for
+    a draining epoch, when its remaining connections are cut. `connections` and `connections_at_first` (when its drain
+    began) are None unless it drains. `memory`: resident bytes. `awaits`: why a candidate is not complete yet.
     """
 
     number: int
@@ -133,7 +134,7 @@ class EpochView:
 
 @dataclass(frozen=True, slots=True)
 class ListenerView:
-    """Where clients come in. `queue`: how many wait to be accepted now; None where the kernel does not tell."""
+    """A listening address. `queue`: clients that wait to be accepted; None if not available."""
 
     address: str
     workers: int
@@ -142,7 +143,7 @@ class ListenerView:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A set whose leaf changed; a serial is None where there was, or is, none."""
+    """A certificate group whose leaf changed; a serial is None where there was, or is, none."""
 
     set: str
     before: str | None
@@ -151,10 +152,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of an attempt.
+    """A phase of an attempt.
 
-    `launch` (where the configuration is new, with its validation by the proxy), `start` until the gate, `judge`, `open`
-    until it says that it serves, `handover` until its predecessor accepts no more, `drain` until that one is gone.
+    `launch` (with validation by the proxy where the configuration is new), `start` until the gate, `judge`, `open`
+    until it reports that it serves, `handover` until its predecessor stops accepting, `drain` until the predecessor has
+    exited.
     """
 
     name: str
@@ -163,7 +165,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What a client connection found at a listener after the commit. `error`: why it found nothing."""
+    """The result of a client connection to a listener after the commit. `error`: why it failed."""
 
     address: str
     serial: str | None
@@ -173,12 +175,12 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """That nothing was lost.
+    """Measurements that show whether clients or connections were lost.
 
-    `queued`: clients that waited when it was let through. `overflows`, `drops`: what the kernel counted (its
-    ListenOverflows and ListenDrops, for the whole network namespace) from the start of the attempt until its
-    predecessor had handed over; None where it does not tell. `cut`: connections that were left at the drain deadline,
-    None while it drains. `cut_at_end`: connections of the epoch itself that its own end cut, None until it did.
+    `queued`: clients queued when the gate opened. `overflows`, `drops`: the kernel's ListenOverflows and ListenDrops,
+    for the whole network namespace, from the start of the attempt until the predecessor had handed over; None where not
+    available. `cut`: connections remaining at the drain deadline, None while it drains. `cut_at_end`: connections of
+    the epoch itself that were cut when it ended, None before.
     """
 
     queued: int
@@ -194,7 +196,8 @@ class AttemptView:
     """One attempt at a new epoch.
 
     `trigger`: start, certificate, configuration, operator, crash, hung, memory, adoption. `outcome`: running, serving,
-    refused (a verdict), failed (an accident), dropped (overtaken, or no longer wanted), short (no memory).
+    refused (a permanent failure), failed (a transient one), dropped (superseded or no longer wanted), short (out of
+    memory).
     """
 
     epoch: int
@@ -211,10 +214,11 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The whole. `reason` is empty while it is ready; `sentence` is what the service manager shows.
+    """The whole snapshot.
 
-    `epochs` oldest first; `rotations` newest first, bounded. `out_of_sync_since`: since when what is on the disk has
-    not been what serves. `watch`: inotify or polling. `hung`: the serving proxy answers nobody.
+    `reason` is empty while the agent is ready; `sentence` is what the service manager shows. `epochs` are oldest first;
+    `rotations` newest first, bounded. `out_of_sync_since`: since when the files on disk differ from what serves.
+    `watch`: inotify or polling. `hung`: the serving proxy does not answer.
     """
 
     at: datetime
@@ -237,8 +241,8 @@ class Status:
     hung: bool = False
 
 
-def to_json(value: Any) -> Any:  # noqa: ANN401  # whatever JSON takes
-    """Turn any of the above into what `json.dumps` takes."""
+def to_json(value: Any) -> Any:  # noqa: ANN401  # any JSON value
+    """Convert any of the above for `json.dumps`."""
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, tuple):
@@ -249,5 +253,5 @@ def to_json(value: Any) -> Any:  # noqa: ANN401  # whatever JSON takes
 
 
 def document(overview: Status) -> bytes:
-    """The whole as a line of JSON."""
+    """Return the snapshot as a line of JSON."""
     return json.dumps(to_json(overview), separators=(",", ":")).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""The page for a person, and the schema of `/status`: files of this package, answered from memory."""
+"""Serves the HTML page and the schema of `/status` from memory."""
 
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ _POLICY: Final = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS: Final[Headers] = (
-    ("cache-control", "no-store"),  # an upgrade brings another page
+    ("cache-control", "no-store"),  # an upgrade replaces the page
     ("content-security-policy", _POLICY),
     ("cross-origin-resource-policy", "same-origin"),
     ("referrer-policy", "no-referrer"),
@@ -27,7 +27,10 @@ _HEADERS: Final[Headers] = (
 
 
 class Page:
-    """Answers `paths`. Everything is read when this is made: an upgrade may replace the files under a running agent."""
+    """Answers `paths`.
+
+    All files are read at construction: an upgrade may replace them while the agent runs.
+    """
 
     paths: Final = frozenset(_FILES)
 
@@ -35,7 +38,7 @@ class Page:
         self._answers = {path: _load(name, kind) for path, (name, kind) in _FILES.items()}
 
     async def answer(self, request: Request) -> Response:
-        """One request; it changes nothing."""
+        """Answer one request."""
         if request.method not in {"GET", "HEAD"}:
             return Response(405, b"method not allowed\n", (("allow", "GET, HEAD"),))
         return self._answers.get(request.path) or Response(404, b"not found\n")

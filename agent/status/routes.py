@@ -1,11 +1,11 @@
-"""The status server's addresses: who answers what, and the two that act.
+"""The status server's routes.
 
-GET  /                        the page, and what belongs to it
+GET  /                        the page and its files
 GET  /healthz/live, /ready    for kubelets and load balancers
-GET  /status                  the overview as JSON; /status/schema.json describes it, /events tells it as it changes
-GET  /metrics                 everybody's metrics; /stats/prometheus is the same
-GET  /stats                   the proxies' statistics, summed up, a line each
-POST /drain, /quitquitquit    only where the operator allows it, from this machine, and not from a browser's page
+GET  /status                  the status as JSON; /status/schema.json describes it, /events streams it
+GET  /metrics                 all metrics; /stats/prometheus is the same
+GET  /stats                   the proxies' statistics, summed up, one per line
+POST /drain, /quitquitquit    only if enabled, from this machine, and not from a web page
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from agent.status.page import Page
 from agent.status.statistics import Statistics
 
 _FRESH: Final = 0.1  # seconds
-_BROWSERS: Final = frozenset({"origin", "sec-fetch-site"})  # headers that no page can leave out or make up
+_BROWSERS: Final = frozenset({"origin", "sec-fetch-site"})  # headers that a web page cannot omit or forge
 _JSON: Final[Headers] = (("content-type", "application/json"), ("cache-control", "no-store"))
 
 
 class Routes:
-    """Answers each request by whoever knows. `metrics` answers for the metrics.
+    """Dispatches each request to its handler.
 
-    `actions`: None where none is taken; `note` is told of each that is.
+    `actions`: None if actions are disabled; `note` is called with each requested action.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class Routes:
         actions: Actions | None,
         note: Callable[[str], None],
     ) -> None:
-        # Where there are few descriptors, those who watch leave room for those who probe.
+        # With few descriptors, leave room for health probes.
         self.stream = Stream(overview, max(1, min(WATCHERS_LIMIT, affordable_clients() // 4)))
         self._overview = overview
-        self._document: bytes | None = None  # as it was just made
+        self._document: bytes | None = None  # a cached response, for `_FRESH` seconds
         self._actions = actions
         self._note = note
         self._begun: set[asyncio.Task[None]] = set()
@@ -66,19 +66,19 @@ class Routes:
         }
 
     def changed(self) -> None:
-        """Something may look different now."""
+        """Drop the cached status and notify event streams."""
         self._document = None
         self.stream.changed()
 
     async def answer(self, request: Request) -> Response:
-        """One request."""
+        """Answer one request."""
         room = self._handlers.get(request.path)
         if room is None:
             return Response(404, f"there is no {request.path} here: see / or /status\n".encode(errors="replace"))
         return await room(request)
 
     async def close(self) -> None:
-        """End what was begun."""
+        """Cancel running actions."""
         for task in self._begun:
             task.cancel()
         await asyncio.gather(*self._begun, return_exceptions=True)
@@ -89,7 +89,7 @@ class Routes:
         return Response(200, self._newest(), _JSON)
 
     def _newest(self) -> bytes:
-        """Whoever asks again and again gets the same for a moment, unless something has changed."""
+        """Return the status document, cached for `_FRESH` seconds unless it changes."""
         if self._document is None:
             self._document = document(self._overview())
             asyncio.get_running_loop().call_later(_FRESH, self._forget)
@@ -98,7 +98,7 @@ class Routes:
     def _forget(self) -> None:
         self._document = None
 
-    # What acts
+    # Actions
 
     async def _drain(self, request: Request) -> Response:
         return self._act(request, "draining", lambda actions: actions.drain())
@@ -123,7 +123,7 @@ class Routes:
 
 
 async def _unheard(action: Coroutine[Any, Any, object]) -> None:
-    with contextlib.suppress(AgentError):  # it is in the log
+    with contextlib.suppress(AgentError):  # it is already logged
         await action
 
 

@@ -1,4 +1,4 @@
-"""The epochs' statistics over all of them, in the words of Envoy's console: one `name: value` a line."""
+"""Statistics over all epochs in the format of Envoy's `/stats`: one `name: value` a line."""
 
 import re
 from collections.abc import Callable
@@ -9,13 +9,16 @@ from agent.stats.snapshot import Snapshot
 
 
 class Statistics:
-    """Answers `/stats`, where `filter=<regular expression>` leaves the other names out. `read` gives the totals."""
+    """Answers `/stats`.
+
+    `filter=<regular expression>` selects names. `read` returns the totals.
+    """
 
     def __init__(self, read: Callable[[], Snapshot]) -> None:
         self._read = read
 
     async def answer(self, request: Request) -> Response:
-        """Counters never fall, whichever epoch has counted; gauges are of the epochs that are there."""
+        """Return counters over all epochs ever, and gauges of the live ones."""
         query = parse_qs(urlsplit(request.target).query)
         try:
             wanted = re.compile(query.get("filter", [""])[-1])

@@ -1,1 +1,1 @@
-"""The loop: an event comes in, the reconciler decides, effects are executed, and the outcome is recorded."""
+"""The event loop: receive an event, decide, execute the effects, record the outcome."""

@@ -1,4 +1,4 @@
-"""The agent's own addresses: the console that leads to the serving epoch, and the status server."""
+"""The status server, and the admin address that is forwarded to the serving epoch."""
 
 import asyncio
 import logging
@@ -16,11 +16,14 @@ from agent.proxies.interface import AdminAddress, Forwarder, Proxy
 from agent.status.routes import Routes
 
 STATUS = "status"
-"""What the status server's listener is called where it is passed on."""
+"""Name of the status server's listener when a successor program inherits it."""
 
 
 class Endpoints:
-    """`routes` answers at the status server. `names`: by which that may be asked at a loopback address."""
+    """The status server and the admin address.
+
+    `routes` answers status requests. `names`: host names that both accept, besides localhost, at a loopback address.
+    """
 
     def __init__(self, routes: Routes, kind: Proxy, names: Collection[str]) -> None:
         self._routes = routes
@@ -34,7 +37,7 @@ class Endpoints:
         self._moving = asyncio.Lock()
 
     async def open_status(self, host: str, port: int, inherited: int | None = None) -> None:
-        """Answer probes and whoever wants statistics, at a listening socket that was here before if there is one.
+        """Start the status server, on the inherited listener if its port still fits.
 
         Raises `AddressHeld` or `MachineError`.
         """
@@ -43,11 +46,11 @@ class Endpoints:
         await self._status.start(listener)
 
     def bequest(self) -> dict[str, int]:
-        """A copy of the status listener, for the program that this one becomes."""
+        """Return a duplicate of the status listener, for the successor program to inherit."""
         return {} if self._status_listener is None else {STATUS: os.dup(self._status_listener.fileno())}
 
     async def route_to(self, serving: EpochProcess) -> None:
-        """Lead the console's address, if the configuration names one, to this epoch."""
+        """Forward the admin address, if the configuration names one, to this epoch."""
         named = serving.material.configuration.admin_address
         async with self._moving:
             if self._forwarder is None or named != self._named:
@@ -56,7 +59,7 @@ class Endpoints:
             self._forwarder.target = serving.admin.place
 
     async def _move(self, named: AdminAddress | None) -> None:
-        """Open the console at another address. Where that fails it is said, and the proxy serves all the same."""
+        """Listen at another admin address. A failure is only logged: the proxy serves without one."""
         if self._admin is not None:
             await self._admin.close()
         self._admin = self._forwarder = None
@@ -83,7 +86,7 @@ class Endpoints:
 
 
 def _reuse(inherited: int | None, port: int) -> socket.socket | None:
-    """The listener that was here before, if it is the one that is wanted now."""
+    """Return the inherited listener if it has the configured port, else close it."""
     if inherited is None:
         return None
     found = socket.socket(fileno=inherited)

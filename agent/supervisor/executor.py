@@ -1,4 +1,4 @@
-"""Executes the reconciler's effects, and logs those that an operator wants to read of."""
+"""Executes the reconciler's effects, and logs those of interest to an operator."""
 
 import logging
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from agent.supervisor.endpoints import Endpoints
 from agent.supervisor.event_log import EventLog
 from agent.supervisor.service import Service
 
-_URGENT_SHARE = 10  # a leaf with less than a tenth of its life left makes a rotation urgent
+_URGENT_SHARE = 10  # a leaf certificate in the last tenth of its life makes a rotation urgent
 _LEVELS = {
     LogTopic.REFUSED: logging.ERROR,
     LogTopic.DOWN: logging.ERROR,
@@ -29,7 +29,7 @@ _LEVELS = {
 
 
 class Executor:
-    """Executes one effect after the other. `post` queues an event."""
+    """Executes effects one by one. `post` queues an event."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class Executor:
         self._tasks = Tasks()
 
     async def close(self) -> None:
-        """Do no more."""
+        """Cancel the background tasks."""
         await self._tasks.close()
 
-    def execute(self, effect: Effect) -> None:  # noqa: C901  # one line for each kind of effect
-        """Log an effect where that is worth a line, and carry it out."""
+    def execute(self, effect: Effect) -> None:  # noqa: C901  # one case for each kind of effect
+        """Log an effect if it deserves a line, and execute it."""
         match effect:
             case do.StartEpoch(epoch, revision):
                 level = logging.DEBUG if effect.again else logging.INFO
@@ -86,7 +86,7 @@ class Executor:
                 self._say(level, effect.topic.value, f"{effect.text}{self._how_many(effect)}", effect.epoch)
                 self._heed(effect.topic)
             case do.Finish():
-                raise AssertionError(effect)  # handled by the loop
+                raise AssertionError(effect)  # the supervisor's loop handles it
             case _:
                 assert_never(effect)
 
@@ -94,14 +94,14 @@ class Executor:
         self._event_log.say(level, event, text, epoch=epoch)
 
     def _how_many(self, note: do.LogMessage) -> str:
-        """Return how many connections are cut, where it is known."""
+        """Return how many connections a drain cuts, or an empty text if that is not known."""
         process = None if note.epoch is None else self._processes.epochs.get(note.epoch)
         if note.topic is not LogTopic.DRAIN_CUT or process is None or process.clients is None:
             return ""
         return f" ({process.clients:,} connection{'' if process.clients == 1 else 's'})"
 
     def _heed(self, topic: LogTopic) -> None:
-        """Have a refused configuration known to the intake before it looks at the disk again."""
+        """Pass a refused configuration to the loader before it reads the disk again."""
         refused = self._core.desired.refused
         if topic is not LogTopic.REFUSED or refused is None:
             return
@@ -118,14 +118,17 @@ class Executor:
         self._say(logging.INFO, "epoch.serving", _describe(epoch, serving), number)
 
     def clock_stepped(self) -> None:
-        """Work out anew what depends on the calendar."""
+        """Recompute what depends on the calendar."""
         self._inputs.timing.clock_stepped()
         self._inputs.reload_soon()
         if self._processes.serving is not None:
             self._foresee_expiry(self._processes.serving.material)
 
     def _foresee_expiry(self, material: LoadedRevision) -> None:
-        """Tell the core when the first of the leaves that serve now grows old; it decides with monotonic time only."""
+        """Post when the first served leaf certificate becomes urgent and when it expires.
+
+        The reconciler has no calendar: it gets both as monotonic times.
+        """
         now, at = clock.calendar(), clock.monotonic()
         leaves = material.outcome.leaves.values()
         ends = [

@@ -1,4 +1,4 @@
-"""The ledger of rotations with its evidence, in the words of the status; kept in the run directory over restarts."""
+"""History of rotations with their evidence, kept in the run directory across restarts."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -27,14 +27,14 @@ Leaves = Callable[[Revision], Mapping[str, Leaf]]
 
 @dataclass(slots=True)
 class _Record:
-    """What is known of an attempt besides how long it took."""
+    """An attempt with its start, certificate changes and evidence."""
 
     attempt: Attempt
     began_at: datetime
     changes: tuple[Change, ...]
-    counters: ListenCounters | None  # as it began
+    counters: ListenCounters | None  # at the start of the attempt
     evidence: Evidence | None = None
-    row: Any = None  # its JSON, once nothing of it changes any more
+    row: Any = None  # its JSON, cached once the record is settled
 
     @property
     def is_settled(self) -> bool:
@@ -42,7 +42,7 @@ class _Record:
             return self.evidence is not None and self.evidence.cut is not None
         return self.attempt.outcome is not AttemptResult.RUNNING
 
-    def to_json(self) -> Any:  # noqa: ANN401  # whatever JSON takes
+    def to_json(self) -> Any:  # noqa: ANN401  # any JSON value
         row = self.row or to_json(self.view())
         self.row = row if self.is_settled else None
         return row
@@ -64,7 +64,10 @@ class _Record:
 
 
 class History:
-    """Knows every attempt of this agent, and the last ones of those before it. `leaves`: what a revision serves."""
+    """Every attempt of this agent, and the last ones of earlier agents.
+
+    `leaves` returns the leaf certificates that a revision serves.
+    """
 
     def __init__(self, epochs: dict[int, Epoch], directory: RunDirectory, leaves: Leaves) -> None:
         self._attempts = AttemptLog(epochs)
@@ -75,27 +78,27 @@ class History:
         self._past_rows = [to_json(each) for each in self._past]
 
     def views(self) -> tuple[AttemptView, ...]:
-        """The attempts, newest first."""
+        """Return the attempts, newest first."""
         own = [record.view() for record in self._records.values()]
         return tuple(reversed([*self._past, *own][-KEPT:]))
 
     def view(self, epoch: int) -> AttemptView | None:
-        """The attempt that this epoch is or was."""
+        """Return the attempt that started this epoch, if it is this agent's."""
         record = self._records.get(epoch)
         return None if record is None else record.view()
 
     def enter(self, event: Event, effects: Iterable[Effect]) -> list[AttemptView]:
-        """Note what happened and was decided; return the attempts that ended by it."""
+        """Record an event and its effects; return the attempts that they ended."""
         ended = self._attempts.enter(event, effects)
         self._follow()
         if any(
             each.outcome is not AttemptResult.SERVING for each in ended
-        ):  # one that serves is written with its evidence
+        ):  # a successful one is written later, with its evidence
             self.keep()
         return [view for each in ended if (view := self.view(each.epoch)) is not None]
 
     def _follow(self) -> None:
-        """Have a record of each attempt in the ledger, and of no other."""
+        """Keep exactly one record for each attempt in the attempt log."""
         attempts = {each.epoch: each for each in self._attempts.attempts}
         for gone in self._records.keys() - attempts.keys():
             del self._records[gone]
@@ -104,7 +107,7 @@ class History:
 
     def _begin(self, attempt: Attempt) -> _Record:
         began_at = clock.calendar() - timedelta(seconds=clock.monotonic() - attempt.began)
-        began_at = began_at.replace(microsecond=began_at.microsecond // 1000 * 1000)  # as it is written
+        began_at = began_at.replace(microsecond=began_at.microsecond // 1000 * 1000)  # milliseconds, as in the file
         return _Record(attempt, began_at, self._changes(attempt), listen_counters.read())
 
     def _changes(self, attempt: Attempt) -> tuple[Change, ...]:
@@ -117,12 +120,12 @@ class History:
     # Evidence
 
     def committed(self, epoch: int, queued: int) -> None:
-        """This epoch serves; so many clients waited when its gate was opened."""
+        """Record that this epoch serves, and how many clients were queued when its gate opened."""
         if (record := self._records.get(epoch)) is not None:
             record.evidence = Evidence(queued, None, None)
 
     def handed_over(self, epoch: int) -> None:
-        """Its predecessor accepts no more: what the kernel has counted up to here is of this attempt."""
+        """Record that the predecessor no longer accepts, and what the kernel counted until then."""
         self._attempts.handed_over(epoch, clock.monotonic())
         record = self._records.get(epoch)
         now = listen_counters.read()
@@ -132,14 +135,14 @@ class History:
         record.evidence = replace(record.evidence, overflows=window.overflows, drops=window.drops)
 
     def proved(self, epoch: int, seen: tuple[ProbeResult, ...]) -> None:
-        """A client has looked at what it serves; the attempt is complete but for its predecessor's drain."""
+        """Record what a TLS client saw; only the predecessor's drain is then still open."""
         record = self._records.get(epoch)
         if record is not None and record.evidence is not None:
             record.evidence = replace(record.evidence, seen=seen)
             self.keep()
 
     def cut(self, drained: int, connections: int | None) -> None:
-        """An epoch's drain was ended with so many connections left."""
+        """Record that an epoch's drain was cut with this many connections left."""
         successor, own = self._successor(drained), self._records.get(drained)
         if successor is not None and successor.evidence is not None:
             successor.evidence = replace(successor.evidence, cut=connections)
@@ -148,7 +151,7 @@ class History:
         self.keep()
 
     def drained(self, epoch: int) -> float | None:
-        """An epoch is gone: for how many seconds it has drained, if another took its place."""
+        """Record that an epoch exited; return its drain time in seconds, if it has a successor."""
         record = self._successor(epoch)
         if record is None:
             return None
@@ -160,15 +163,15 @@ class History:
     def _successor(self, epoch: int) -> _Record | None:
         return next((each for each in self._records.values() if each.attempt.supersedes == epoch), None)
 
-    # Memory
+    # Persistence
 
     def keep(self) -> None:
-        """Write it to the run directory; a disk that does not take it costs nothing else."""
+        """Write the history to the run directory; a failed write is logged and otherwise ignored."""
         rows = [*self._past_rows, *(record.to_json() for record in self._records.values())]
         try:
             self._directory.remember({"attempts": rows[-KEPT:]}, _FILE)
         except MachineError as error:
-            log_event(logging.DEBUG, "history.unwritable", str(error))  # the journal says it out loud
+            log_event(logging.DEBUG, "history.unwritable", str(error))  # the state file's failure is the error
 
 
 def _serial(leaf: Leaf | None) -> str | None:
@@ -182,12 +185,12 @@ def _recall(directory: RunDirectory) -> list[AttemptView]:
         try:
             found.append(_read(row))
         except (KeyError, TypeError, ValueError):
-            continue  # an earlier format, or somebody's hand: it is only history
+            continue  # an earlier format or a manual edit: skip it, it is only history
     return found
 
 
 def _read(row: dict[str, Any]) -> AttemptView:
-    """The inverse of `to_json`; what was running when its agent ended has an end that nobody saw."""
+    """Parse what `to_json` wrote; an attempt without an end becomes a dropped one."""
     evidence = row["evidence"]
     return AttemptView(
         epoch=int(row["epoch"]),

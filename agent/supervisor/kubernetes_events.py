@@ -1,9 +1,8 @@
-"""What the log warns of, as events of the pod: `kubectl describe pod` shows it while the container runs.
+"""Sends the log's warnings as Kubernetes events of the pod, for `kubectl describe pod`.
 
-An event of the same words is the same event (core/v1): it is made once and counted up after that, so a fault that
-comes again and again is one line. What still stands is told again before the cluster forgets it, by default an hour
-later, and what could not be told is tried again. Like the clients of Kubernetes' own, this one tells 25 at once and
-then one in five minutes.
+Events with the same text are one event (core/v1): it is created once and its count raised after that, so a recurring
+fault is one line. Warnings that still hold are sent again before the cluster expires them, by default after an hour;
+failed ones are retried. As in Kubernetes' own clients, a burst of 25 is allowed, then one event every five minutes.
 """
 
 import asyncio
@@ -26,21 +25,21 @@ from agent.host.tasks import Tasks
 from agent.http.client import stream
 from agent.http.message import Request
 
-AGAIN = 1800.0  # seconds until what still stands is told again
-AT_ONCE, SOON, LATER = 0.1, 30.0, 120.0  # and until what could not be told is: while that works, and while it does not
-_TIMEOUT = 10.0  # seconds for one request
-_LAST_WORDS = 1.0  # seconds that the end waits for what is not told yet
-_BURST, _REFILL = 25, 300.0  # events at once, and seconds until one more
-_WAITING = 100  # events that may wait to be told; more are lost
-_KNOWN = 100  # events that are counted
-_TEXT_LIMIT = 1024  # characters of a message
+AGAIN = 1800.0  # seconds until a warning that still holds is sent again
+AT_ONCE, SOON, LATER = 0.1, 30.0, 120.0  # seconds until a retry: while sending works, and while it fails
+_TIMEOUT = 10.0  # seconds, for one request
+_LAST_WORDS = 1.0  # seconds that `close` waits for queued events
+_BURST, _REFILL = 25, 300.0  # burst size, and seconds until one more is allowed
+_WAITING = 100  # queue length; further events are dropped
+_KNOWN = 100  # events whose counts are remembered
+_TEXT_LIMIT = 1024  # characters
 _GOOD_NEWS = frozenset({"certificate.repaired", "service.answers"})
-_OWN = "events."  # the names of what is said here of itself
+_OWN = "events."  # prefix of this module's own log events, which are not sent
 
 
 @dataclass(frozen=True, slots=True)
 class PodEvent:
-    """Something to tell. `name` is the log's, such as `certificate.refused`."""
+    """An event to send. `name` is that of the log event, such as `certificate.refused`."""
 
     name: str
     text: str
@@ -48,7 +47,7 @@ class PodEvent:
 
     @classmethod
     def of(cls, record: logging.LogRecord) -> "PodEvent | None":
-        """What a line of the log is to the cluster, if anything."""
+        """Return the event for a log record; None if it is not one to send."""
         name: str = getattr(record, "event", "")
         warns = record.levelno >= logging.WARNING
         if not name or name.startswith(_OWN) or not (warns or name in _GOOD_NEWS):
@@ -57,16 +56,16 @@ class PodEvent:
 
     @property
     def reason(self) -> str:
-        """The name as Kubernetes writes one: CertificateRefused."""
+        """The name in Kubernetes' style: CertificateRefused."""
         return "".join(word.capitalize() for word in self.name.replace("_", ".").split("."))
 
     def key(self, pod: Pod) -> str:
-        """The name of its event: another pod of the same name has others."""
+        """Return the event object's name; it differs for another pod of the same name."""
         digest = hashlib.sha256(repr((pod.uid, self.reason, self.text)).encode()).hexdigest()
         return f"{pod.name[:200]}.{digest[:16]}"
 
     def event(self, pod: Pod, at: datetime) -> dict[str, object]:
-        """The whole event, as it is when it happens for the first time."""
+        """Return the event object for a first occurrence."""
         involved = {"apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid}
         return {
             "apiVersion": "v1",
@@ -86,14 +85,14 @@ class PodEvent:
 
 
 class KubernetesEvents:
-    """Tells events, one after the other, for as long as it is open. `standing` is what is wrong now, in sentences."""
+    """Sends events one by one while it is open. `standing` returns the messages that still hold."""
 
     def __init__(self, standing: Callable[[], Collection[str]]) -> None:
         self._standing = standing
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._news: asyncio.Queue[PodEvent] = asyncio.Queue(_WAITING)
-        self._counts: dict[PodEvent, int] = {}  # how often each was told; 0: it could not be
+        self._counts: dict[PodEvent, int] = {}  # how often each was sent; 0: not yet
         self._tokens, self._filled_at = float(_BURST), clock.monotonic()
         self._works = True
         self._cut = False
@@ -101,7 +100,7 @@ class KubernetesEvents:
         self._handler = _LogTap(self._hear)
 
     def begin(self, find: Callable[[], ServiceAccount] = ServiceAccount.find) -> None:
-        """Listen to the log from now on; where there is no cluster to tell, say so."""
+        """Subscribe to the log; log a warning if there is no cluster to send to."""
         try:
             account = find()
         except MachineError as error:
@@ -113,7 +112,7 @@ class KubernetesEvents:
         self._tasks.spawn(self._turn(account), "events")
 
     async def close(self) -> None:
-        """Tell what is left, if that is quick."""
+        """Unsubscribe, and send the queued events if that is quick."""
         LOGGER.removeHandler(self._handler)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS):
@@ -121,7 +120,7 @@ class KubernetesEvents:
         await self._tasks.close()
 
     def _hear(self, news: PodEvent) -> None:
-        """Called by whichever thread logs."""
+        """Queue an event from any thread."""
         self._loop.call_soon_threadsafe(self._put, news)
 
     def _put(self, news: PodEvent) -> None:
@@ -149,13 +148,13 @@ class KubernetesEvents:
                 self._news.task_done()
 
     def _remind(self) -> None:
-        """Tell again what still stands."""
+        """Queue again the warnings that still hold."""
         standing = self._standing()
         for news in [news for news in self._counts if any(text in news.text for text in standing)]:
             self._put(news)
 
     def _try_again(self) -> None:
-        """Tell the newest of what is not told; the others follow when it works."""
+        """Retry the newest unsent event; the others follow once one succeeds."""
         self._put(next(news for news, count in reversed(self._counts.items()) if not count))
 
     async def _take(self, account: ServiceAccount, news: PodEvent) -> None:
@@ -178,7 +177,7 @@ class KubernetesEvents:
         return True
 
     async def _tell(self, account: ServiceAccount, news: PodEvent) -> None:
-        """Make the event, or count it up; what goes wrong is said once, until something goes well."""
+        """Create or count up the event; log only the first failure in a row."""
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(OSError),
             wait=wait_exponential(max=60),
@@ -187,37 +186,37 @@ class KubernetesEvents:
         )
         try:
             await attempts(self._send, account, news)
-        except (OSError, MachineError, ValueError) as error:  # ValueError: a host's name that is none
+        except (OSError, MachineError, ValueError) as error:  # ValueError: an invalid host name
             if self._works:
                 why = str(error) or f"{account.authority} does not answer"
                 log_event(logging.WARNING, "events.untold", f"cannot tell the cluster: {why}; the log has it all")
             self._works = False
-            self._tokens += 1  # the server has counted nothing, and is asked later and later
+            self._tokens += 1  # the server counted nothing; the retry interval grows instead
             self._put_off(news)
         else:
             self._works, self._patience = True, AT_ONCE
             self._note(news, self._counts.get(news, 0) + 1)
 
     def _put_off(self, news: PodEvent) -> None:
-        """It is not told now; the longer that goes on, the later it is tried again."""
+        """Mark the event as unsent, and double the retry interval up to `LATER`."""
         self._note(news, 0)
         self._patience = min(max(SOON, 2 * self._patience), LATER)
 
     def _note(self, news: PodEvent, count: int) -> None:
-        """Remember what was told how often, the newest of it."""
+        """Store how often an event was sent; forget the oldest beyond `_KNOWN`."""
         self._counts.pop(news, None)
         self._counts[news] = count
         if len(self._counts) > _KNOWN:
             del self._counts[next(iter(self._counts))]
 
     async def _send(self, account: ServiceAccount, news: PodEvent) -> None:
-        """Raises `OSError` if it is worth another attempt, `MachineError` if not."""
+        """Send one event. Raises `OSError` if a retry may help, `MachineError` if not."""
         known = bool(self._counts.get(news))
         status: int = await self._count_up(account, news) if known else HTTPStatus.NOT_FOUND
-        if status == HTTPStatus.NOT_FOUND:  # the cluster has forgotten it, or never knew it
+        if status == HTTPStatus.NOT_FOUND:  # the event expired or was never created
             self._note(news, 0)
             status = await _ask(account, "POST", "", news.event(account.pod, clock.calendar()))
-        if status == HTTPStatus.CONFLICT:  # an agent before this one has told it
+        if status == HTTPStatus.CONFLICT:  # an earlier agent created it
             status = await self._count_up(account, news)
         if status not in range(200, 300):
             raise _failure(status, account)
@@ -230,20 +229,20 @@ class KubernetesEvents:
 
 
 class _LogTap(logging.Handler):
-    """Hears what the log is told."""
+    """Passes log records on as pod events."""
 
     def __init__(self, hear: Callable[[PodEvent], None]) -> None:
         super().__init__()
         self._hear = hear
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass on what is worth telling."""
+        """Pass on a record that is to be sent."""
         if (news := PodEvent.of(record)) is not None:
             self._hear(news)
 
 
 async def _ask(account: ServiceAccount, method: str, path: str, body: Mapping[str, object]) -> int:
-    """Make one request about the events of the pod's namespace; return the status."""
+    """Send one request about events in the pod's namespace; return the status code."""
     kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
     headers = (("authorization", f"Bearer {account.token}"), ("content-type", kind), ("accept", "application/json"))
     target = f"/api/v1/namespaces/{account.pod.namespace}/events{path}"
@@ -254,7 +253,7 @@ async def _ask(account: ServiceAccount, method: str, path: str, body: Mapping[st
 
 
 def _failure(status: int, account: ServiceAccount) -> Exception:
-    """What to make of a status that is none of success."""
+    """Return the exception for a status code other than success."""
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         where = f"namespace {account.pod.namespace}"
         return MachineError(f"it answers {status}; let the pod's service account create and patch events in {where}")

@@ -1,4 +1,4 @@
-"""Operations that an operator asks for at the control socket: restart, upgrade, drain, stop, pause, questions."""
+"""Operations requested at the control socket: restart, upgrade, drain, stop, pause, queries."""
 
 import asyncio
 import contextlib
@@ -29,9 +29,10 @@ _ENDINGS = {"revision.refused": "refused", "start.retry": "failed", "agent.gone"
 
 
 class Operations:
-    """Carries out operations. `post` queues an event, `status` builds a snapshot, `stop` begins to terminate.
+    """Carries out the operations that an operator requests.
 
-    `leaves`: the agent exits and its epochs stay; `executes`: for its own successor in this process.
+    `post` queues an event, `status` builds a snapshot, `stop` begins to terminate. `leaves`: the agent exits and its
+    epochs stay; `executes`: its successor runs in this same process.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Operations:
     # A new epoch
 
     async def restart(self, *, binary: bool, force: bool, now: bool) -> AsyncIterator[Progress | OperationResult]:
-        """Make a new epoch of what is on the disk; of something that cannot be used whole, only by force."""
+        """Start a new epoch from the files on disk; if some are unusable, only with `force`."""
         began = clock.monotonic()
         core = self._core
         if core.stopping:
@@ -84,7 +85,7 @@ class Operations:
                 notice = await notices.get()
                 yield Progress(clock.monotonic() - began, notice.text)
                 if notice.epoch in core.epochs and core.epochs[notice.epoch].revision != wanted:
-                    continue  # of what was wanted before
+                    continue  # an epoch from an earlier desired state
                 if (outcome := _outcome(notice, first)) is not None:
                     yield outcome
                     return
@@ -96,10 +97,10 @@ class Operations:
             return str(error)
         return ""
 
-    # A new agent
+    # Upgrade
 
     async def upgrade(self) -> AsyncIterator[Progress | OperationResult]:
-        """Try the program on disk on a copy of what there is; if it can take over, become it."""
+        """Dry-run the program on disk on a copy of the state; if it can take over, execute it."""
         began = clock.monotonic()
         if (shortage := MemoryCheck().shortage(os.getpid(), "agent")) is not None:
             reason = f"there is no memory to try the new program beside this one: {shortage}; free some and ask again"
@@ -120,55 +121,58 @@ class Operations:
         self.leave("upgrade")
 
     def leave(self, who: str) -> None:
-        """Go, and leave the epochs to whoever comes next. Signals wait from now on: nobody may hear them in between."""
+        """Exit and keep the epochs running for the successor.
+
+        Signals stay blocked from now on: between the two programs, nothing handles them.
+        """
         signal.pthread_sigmask(signal.SIG_BLOCK, WAITING_SIGNALS)
         how = "becomes its program on disk" if self.executes else "leaves its epochs to the next one"
         log_event(logging.INFO, "agent.leaving", f"{who}: the agent {how}")
         self.leaves = True
         self._post(on.TimePassed(at=clock.monotonic()))
 
-    # The end
+    # Shutdown
 
     async def drain(self) -> str:
-        """Drain everything, and stay; who asks again waits for the same drain."""
+        """Drain all epochs and keep running; concurrent calls wait for the same drain."""
         self._post(on.DrainAsked(at=clock.monotonic()))
         await self._drained.wait()
         return "drained"
 
     async def stop(self) -> None:
-        """As by SIGTERM."""
+        """Terminate, as SIGTERM does."""
         self._stop("asked to stop")
 
     # Pauses
 
     async def pause(self, seconds: float) -> None:
-        """Hold rotations."""
+        """Pause rotations for this many seconds."""
         now = clock.monotonic()
         self._post(on.PauseAsked(at=now, until=now + seconds))
 
     async def resume(self) -> None:
-        """Hold them no longer."""
+        """End the pause."""
         now = clock.monotonic()
         self._post(on.PauseAsked(at=now, until=now))
 
-    # Questions
+    # Queries
 
     async def ready(self, wait: float) -> str:
-        """Why it is not ready."""
+        """Wait up to `wait` seconds until ready; return why not, empty if ready."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), wait)
         return self._not_ready
 
     async def state(self) -> Mapping[str, object]:
-        """What was recorded last."""
+        """Return what the state file holds."""
         return self._state_file.last
 
     def overview(self) -> Status:
-        """Everything that can be shown."""
+        """Return the status snapshot."""
         return self._status()
 
     async def request(self, method: str, target: str, epoch: int | None) -> Response:
-        """Pass on what an epoch's console answers."""
+        """Forward a request to an epoch's admin interface; return its response."""
         processes = self._processes
         process = processes.serving if epoch is None else processes.epochs.get(epoch)
         if process is None:
@@ -180,7 +184,7 @@ class Operations:
         return await forwarder.answer(Request(method, target))
 
     def note_readiness(self, reason: str) -> None:
-        """Something may have changed: tell whoever waits for it."""
+        """Update readiness, and wake the waiting calls."""
         if self._core.stopping and not self._core.epochs:
             self._drained.set()
         self._not_ready = reason
@@ -191,7 +195,7 @@ class Operations:
 
 
 def _outcome(notice: LogEvent, first: int) -> OperationResult | None:
-    """Whether this notice ends the attempt whose first epoch has this number, or a higher one."""
+    """Return the result if this log event ends the attempt that began with epoch `first`."""
     if notice.event == "epoch.serving" and notice.epoch is not None and notice.epoch >= first:
         return OperationResult("serving", notice.epoch)
     if notice.event in _ENDINGS:
@@ -200,7 +204,7 @@ def _outcome(notice: LogEvent, first: int) -> OperationResult | None:
 
 
 async def _try_program() -> tuple[int, str]:
-    """Run this agent's own command line once more, to say only whether it could take over."""
+    """Run this agent's command line as a dry run that only checks whether it could take over."""
     own = {name: value for name, value in os.environ.items() if name.startswith("AGENT_")}
     environment = {**own, upgrade_check.VARIABLE: "1"}
     interpreter = os.open(sys.executable, os.O_RDONLY | os.O_CLOEXEC)

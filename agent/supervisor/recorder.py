@@ -1,4 +1,4 @@
-"""What is kept of what happens: an entry in the history with its evidence, a line in the log, and the metrics."""
+"""Records events and effects: history with evidence, a log line per rotation, and metrics."""
 
 import logging
 from collections.abc import Iterable
@@ -21,11 +21,11 @@ from agent.processes.verify_served import verify_served
 from agent.status.model import AttemptView, Evidence, ProbeResult
 from agent.supervisor.history import History
 
-_SERIAL = 12  # digits of a serial in a line for people
+_SERIAL = 12  # digits of a serial in a log line
 
 
 class Recorder:
-    """Listens to everything. `proves`: whether it looks at what is served as a client would."""
+    """Records every event. `proves`: verify with a TLS client what each new epoch serves."""
 
     def __init__(self, history: History, processes: ProcessTable, metrics: Metrics, *, proves: bool) -> None:
         self._history = history
@@ -34,15 +34,15 @@ class Recorder:
         self._proves = proves
         self._tasks = Tasks()
         self._held_since: float | None = None
-        self._queued = 0  # clients that waited as the last gate was opened
+        self._queued = 0  # clients queued when the last gate opened
         self._counters = listen_counters.read()
 
     async def close(self) -> None:
-        """Look at nothing any more."""
+        """Cancel the running verifications."""
         await self._tasks.close()
 
     def enter(self, event: Event, effects: Iterable[Effect], *, stopping: bool) -> None:
-        """Note what happened and what was decided about it, before that is done."""
+        """Record an event and its effects before these are executed."""
         effects = list(effects)
         for attempt in self._history.enter(event, effects):
             if attempt.outcome != AttemptResult.SERVING.value:
@@ -78,7 +78,7 @@ class Recorder:
             self._metrics.held(at - self._held_since)
         self._held_since = None
 
-    # Ends
+    # Exits
 
     def _cut(self, number: int, cause: Cut) -> None:
         process = self._processes.epochs.get(number)
@@ -98,7 +98,7 @@ class Recorder:
             self._metrics.phase_ended("drain", seconds)
 
     def _state(self, process: EpochProcess) -> str:
-        """What it was before its end began."""
+        """Return its state before its shutdown began."""
         if not process.has_served:
             return State.STARTING.word
         return (State.DRAINING if process.drains else State.SERVING).word
@@ -106,7 +106,7 @@ class Recorder:
     # A rotation
 
     def handed_over(self, process: EpochProcess) -> None:
-        """An epoch has taken the place of its predecessor."""
+        """Record that an epoch took over from its predecessor, and start verifying what it serves."""
         self._history.handed_over(process.number)
         if (view := self._history.view(process.number)) is not None:
             self._metrics.attempt_ended(view)
@@ -128,10 +128,10 @@ class Recorder:
             level = logging.INFO if all(each.matches for each in seen) else logging.WARNING
             log_event(level, "rotation.done", _line(view), epoch=process.number)
 
-    # What the kernel counts
+    # Kernel counters
 
     def count_overflows(self) -> None:
-        """Count what the kernel has turned away since the last time."""
+        """Add the listen-queue overflows since the last call to the metrics."""
         now = listen_counters.read()
         if now is not None and self._counters is not None:
             self._metrics.overflowed((now - self._counters).overflows)
@@ -149,7 +149,7 @@ def _cause(process: EpochProcess, event: on.EpochExited) -> Exit:
 
 
 def _line(view: AttemptView) -> str:
-    """One rotation in one line."""
+    """Return a rotation as one log line."""
     changes = [f"{each.set} {_short(each.before)} -> {_short(each.after)}" for each in view.changes]
     phases = [f"{each.name} {each.seconds:.3f}" for each in view.phases]
     total = sum(each.seconds for each in view.phases if each.name != "drain")

@@ -1,4 +1,4 @@
-"""What the service consists of, for the parts that show it or act on it."""
+"""The parts of the service, for the modules that display it or act on it."""
 
 from dataclasses import dataclass
 

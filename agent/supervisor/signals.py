@@ -10,10 +10,10 @@ from agent.host.limits import WAITING_SIGNALS
 
 @dataclass(frozen=True, slots=True)
 class SignalHandlers:
-    """Functions to call; those with an argument get the signal's name.
+    """The functions to call; those with an argument receive the signal's name.
 
-    `stop` drains, and the second time ends the drain at once; `restart` makes a new epoch; `leave` exits and leaves the
-    epochs; `reopen_logs` passes the signal on to every epoch; `log_state` logs the state.
+    `stop` drains, and the second time ends the drain at once; `restart` starts a new epoch; `leave` exits and keeps the
+    epochs running; `reopen_logs` passes the signal on to every epoch; `log_state` logs the state.
     """
 
     stop: Callable[[str], None]
@@ -24,7 +24,7 @@ class SignalHandlers:
 
 
 def install_signal_handlers(handlers: SignalHandlers) -> None:
-    """Handle signals from now on, and those that were blocked until now."""
+    """Handle signals from now on, including those blocked until now."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handlers.stop, number.name)

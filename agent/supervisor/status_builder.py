@@ -1,4 +1,4 @@
-"""Builds the status snapshot: everything that can be shown of the agent, on demand."""
+"""Builds the status snapshot."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,7 +32,7 @@ from agent.supervisor.summary import Summary
 
 
 class StatusBuilder:
-    """Builds snapshots. `note` is called after every event, so that it knows since when each state has lasted."""
+    """Builds snapshots. `note` is called after every event, to record when each state began."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class StatusBuilder:
         self._out_of_sync_since: datetime | None = None
 
     def note(self) -> None:
-        """Note the time of each change of state."""
+        """Record the time of each change of state."""
         epochs = self._core.epochs
         for gone in self._since.keys() - epochs.keys():
             del self._since[gone]
@@ -145,7 +145,7 @@ class StatusBuilder:
         return {} if serving is None else serving.material.outcome.units
 
     def _names(self) -> dict[str, str]:
-        """What each set is called that there is anywhere."""
+        """Return the display name of each certificate group, served, on disk or refused."""
         disk = self._inputs.loader.outcome
         return named({*self._served(), *({} if disk is None else disk.units), *self._refusals()})
 
@@ -162,7 +162,7 @@ class StatusBuilder:
             found.append(RejectedFile(loader.configuration_name, "proxy", desired.refused.reason))
         return found
 
-    # What is waited for
+    # Blocked reasons
 
     def _is_paused(self) -> bool:
         return self._core.desired.paused_until > clock.monotonic()
@@ -211,7 +211,7 @@ def _path(unit: CertificateGroup | None, role: Role) -> str | None:
 
 
 def _whole(path: str) -> str:
-    """Whoever reads it may be in another directory."""
+    """Return an absolute path: the reader may be in another directory."""
     return str(Path(path).absolute())
 
 

@@ -1,4 +1,4 @@
-"""The state of the service in a sentence, and the reason why it is not ready."""
+"""The service's state as one sentence, and the reason why it is not ready."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,7 +11,7 @@ _REFUSALS_SHOWN = 2
 
 
 class Summary:
-    """Describes the present state for systemd, readiness probes, Kubernetes events and `agent status`."""
+    """Describes the state for systemd, readiness probes, Kubernetes events and `agent status`."""
 
     def __init__(self, service: Service) -> None:
         self._core = service.core
@@ -19,7 +19,7 @@ class Summary:
         self._inputs = service.inputs
 
     def sentence(self) -> str:
-        """Return which epoch serves and until when, what the others do, and what is refused and why."""
+        """Return which epoch serves until when, the other epochs' states, and the refusals."""
         epochs = sorted(self._core.epochs.values(), key=lambda epoch: -epoch.number)
         serving = [self._describe(epoch) for epoch in epochs if epoch.state is State.SERVING] or ["no epoch serves"]
         others = [self._describe(epoch) for epoch in epochs if epoch.state not in {State.SERVING, State.GONE}]
@@ -33,7 +33,7 @@ class Summary:
         return f"epoch {epoch.number} {epoch.state.word}{self._left(epoch)}"
 
     def _left(self, epoch: Epoch) -> str:
-        """Return how many connections a draining epoch still has, as far as that is known."""
+        """Return how many connections a draining epoch still has, if that is known."""
         process = self._processes.epochs.get(epoch.number)
         clients = None if process is None or epoch.state is not State.DRAINING else process.clients
         return "" if clients is None else f", {clients} connection{'' if clients == 1 else 's'}"
@@ -49,7 +49,7 @@ class Summary:
         return messages + [message for _, _, message in self._inputs.loader.complaints()]
 
     def complaints(self) -> Iterable[str]:
-        """Yield why something is refused, of many the first ones; while nothing serves, also the last failure."""
+        """Yield the first reasons for refusals; while nothing serves, also the last failure."""
         refused, failure = self._core.desired.refused, self._core.last_failure
         rejections = self.rejections()
         yield from rejections[:_REFUSALS_SHOWN]
@@ -61,7 +61,7 @@ class Summary:
             yield failure.reason
 
     def why_not_ready(self) -> str:
-        """Return why the service is not ready; empty if it is."""
+        """Return why the service is not ready; empty if it is ready."""
         if self._core.stopping:
             return "the agent is stopping"
         if self._core.serving is not None:

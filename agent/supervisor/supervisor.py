@@ -1,7 +1,7 @@
-"""The loop: an event comes, the reconciler decides, effects are executed, the state is recorded."""
+"""The event loop: receive an event, decide, execute the effects, record the state."""
 
 import asyncio
-import concurrent.futures.thread  # noqa: F401  # asyncio's, at its first thread: by then an upgrade may have replaced it
+import concurrent.futures.thread  # noqa: F401  # asyncio's first thread imports it, maybe after an upgrade replaced it
 import logging
 import random
 import signal
@@ -60,14 +60,14 @@ from agent.supervisor.summary import Summary
 from agent.supervisor.systemd import SystemdNotifier, SystemdSocketStore
 
 EXECUTE = -1
-"""What `run` returns instead of an exit code where this process is to become the agent's program as it is on disk."""
+"""Returned by `run` instead of an exit code: this process is to execute the new program."""
 
 _ENDING = {State.DRAINING, State.TERMINATING}
-_WRITE_AGAIN = 1.0  # seconds until the state is written again that the disk did not take
+_WRITE_AGAIN = 1.0  # seconds until a failed write of the state file is retried
 
 
 class Supervisor:
-    """One agent, from its start to its exit code. To be made inside a running loop."""
+    """One agent, from start to exit code. Create it inside a running loop."""
 
     def __init__(self, settings: Settings, directory: RunDirectory) -> None:
         self._settings = settings
@@ -119,7 +119,7 @@ class Supervisor:
         self._reaper = Reaper(owner_of, loop=asyncio.get_running_loop())
 
     def _scraped(self) -> Epochs:
-        """Return what the scraper reads of the epochs, each time it is asked."""
+        """Return the functions by which the scraper reads the current epochs."""
 
         def epochs() -> Iterable[EpochProcess]:
             return self._processes.epochs.values()
@@ -147,7 +147,10 @@ class Supervisor:
         return self._status_builder.build()
 
     async def run(self) -> int:
-        """Supervise until the end; return the exit code, or `EXECUTE`. Raises `AgentError` if it cannot even begin."""
+        """Supervise until shutdown; return the exit code or `EXECUTE`.
+
+        Raises `AgentError` if it cannot start.
+        """
         asyncio.get_running_loop().set_exception_handler(tell)
         inherited = take_inherited()
         self._processes.listeners.inherit(each for each in inherited if each.name != STATUS)
@@ -167,13 +170,13 @@ class Supervisor:
             await self._close()
 
     async def _close(self) -> None:
-        """Close everything; log what cannot be closed, and close the rest all the same."""
+        """Close everything; log a failure and close the rest."""
         try:
             await self._close_all()
         except OSError as error:
             log_event(logging.WARNING, "agent.uncleared", f"something of this agent is left behind: {error}")
         finally:
-            if self._rewriting is not None:  # last: to end an epoch is recorded as well
+            if self._rewriting is not None:  # last, since ending an epoch records the state too
                 self._rewriting.cancel()
 
     async def _close_all(self) -> None:
@@ -190,7 +193,7 @@ class Supervisor:
                 rest.push_async_callback(closing.close)
 
     async def _open_endpoints(self, status: int | None) -> None:
-        """Open the status address and the control socket; `status` is a listener that an earlier program had."""
+        """Open the status address, on an inherited listener if there is one, and the control socket."""
         if self._settings.status_port:
             await self._endpoints.open_status(self._settings.status_host, self._settings.status_port, status)
         try:
@@ -234,13 +237,13 @@ class Supervisor:
         )
 
     def _stop(self, who: str) -> None:
-        """Drain and terminate; the second time, end the drain at once."""
+        """Drain and terminate; a second call ends the drain at once."""
         log_event(logging.INFO, "agent.stopping", f"{who}: {'hurrying' if self._core.stopping else 'draining'}")
         self._systemd.stopping()
         self._post(on.StopAsked(at=clock.monotonic()))
 
     def _restart(self, who: str) -> None:
-        """Make a new epoch of what is on the disk."""
+        """Start a new epoch from the files on disk."""
         log_event(logging.INFO, "agent.restarting", f"{who}: a new epoch is wanted")
         self._systemd.restarting()
         self._inputs.loader.forgive()
@@ -248,7 +251,7 @@ class Supervisor:
         self._post(on.RestartAsked(at=clock.monotonic()))
 
     def _reopen_logs(self) -> None:
-        """Pass SIGUSR1 on to every epoch: the agent logs to standard error only, the proxies may have files."""
+        """Pass SIGUSR1 on to every epoch: proxies may log to files, the agent does not."""
         log_event(logging.INFO, "logs.reopened", "SIGUSR1: passed on to every epoch")
         for process in self._processes.epochs.values():
             process.signal(signal.SIGUSR1)
@@ -265,7 +268,7 @@ class Supervisor:
                 return self._leave()
             try:
                 finish = self._take(event)
-            except Exception as error:  # noqa: BLE001  # a bug: it is logged whole, and what serves goes on serving
+            except Exception as error:  # noqa: BLE001  # a bug: log it with its traceback, and keep serving
                 text = f"{type(event).__name__} was not taken: please report this"
                 log_event(logging.ERROR, "bug", text, error=error)
                 continue
@@ -277,7 +280,7 @@ class Supervisor:
                 return finish.code
 
     def _leave(self) -> int:
-        """Exit and leave the epochs; a successor in this process inherits the listening sockets."""
+        """Exit and keep the epochs running; pass the listening sockets on if executing a successor."""
         if not self._operations.executes:
             return 0
         self._systemd.executing()
@@ -285,9 +288,9 @@ class Supervisor:
         return EXECUTE
 
     def _take(self, event: Event) -> do.Finish | None:
-        """Have the reconciler decide about one event, and execute its effects."""
+        """Let the reconciler handle one event, and execute its effects."""
         if isinstance(event, on.RevisionReady) and event.revision != self._inputs.loader.newest:
-            return None  # its files may be closed; the event of the newer one follows
+            return None  # its files may be closed; an event for the newer revision follows
         self._log_end(event)
         effects = self._core.handle(event)
         self._recorder.enter(event, effects, stopping=self._core.stopping)
@@ -305,7 +308,7 @@ class Supervisor:
         return None
 
     def _log_end(self, event: Event) -> None:
-        """Log the end of an epoch that was to end; of any other the reconciler's effects tell."""
+        """Log the exit of an epoch that was ending; effects log any other exit."""
         if not isinstance(event, on.EpochExited):
             return
         epoch = self._core.epochs.get(event.epoch)
@@ -360,7 +363,7 @@ class Supervisor:
         self._routes.changed()
 
     def _write_state(self) -> None:
-        """Write the state file now; where the disk does not take it, and nothing else happens, again in a while."""
+        """Write the state file; after a failed write, retry unless another write comes first."""
         processes = self._processes
         self._state_file.write(self._core, processes.epochs.values(), processes.served_since, processes.segments.spare)
         if self._rewriting is not None:
@@ -370,7 +373,7 @@ class Supervisor:
             self._rewriting = asyncio.get_running_loop().call_later(_WRITE_AGAIN, self._write_state)
 
     def _forget_unused(self) -> None:
-        """Close the files of revisions and the programs that nothing uses any more."""
+        """Close the programs and the revisions' files that are no longer used."""
         desired = self._core.desired
         used = {epoch.revision for epoch in self._core.epochs.values()}
         used |= {each for each in (desired.wanted, desired.last_good, self._inputs.loader.newest) if each is not None}

@@ -1,4 +1,4 @@
-"""Tells systemd the state of the service, and stores its listening sockets there."""
+"""Notifies systemd of the service's state, and stores the listening sockets with it."""
 
 from agent.core.reconciler import Reconciler
 from agent.handoff.socket_store import ListenAddress, SocketStore
@@ -7,9 +7,9 @@ from agent.supervisor.summary import Summary
 
 
 class SystemdSocketStore(SocketStore):
-    """A store whose listening sockets the service manager holds as well, so that they outlive the agent and the proxy.
+    """A socket store whose sockets systemd holds too, so that they outlive agent and proxy.
 
-    Both close a socket together: one that nobody accepts on keeps clients waiting for nothing.
+    Both copies are closed together: a socket that nobody accepts on keeps clients waiting for nothing.
     """
 
     def __init__(self, manager: ServiceManager) -> None:
@@ -17,17 +17,17 @@ class SystemdSocketStore(SocketStore):
         self._manager = manager
 
     def put(self, place: ListenAddress, descriptor: int) -> None:
-        """Take ownership of a duplicate; one more goes to the service manager."""
+        """Take ownership of a duplicate, and store another one with systemd."""
         super().put(place, descriptor)
         self._manager.store(_name(place), descriptor)
 
     def close(self, place: ListenAddress) -> None:
-        """Close what is here and there, if anything is."""
+        """Close the socket here and at systemd, if it is stored."""
         super().close(place)
         self._manager.remove(_name(place))
 
     def keep_again(self) -> None:
-        """Store everything once more: what did not listen then may listen now."""
+        """Store every socket again: one that did not listen before may listen now."""
         for place in self.places():
             held = self.get(place)
             if held is not None:
@@ -35,7 +35,7 @@ class SystemdSocketStore(SocketStore):
 
 
 class SystemdNotifier:
-    """Notifies systemd of each change of state: ready, reloading, stopping, and a sentence for `systemctl status`."""
+    """Notifies systemd of each state change, with a sentence for `systemctl status`."""
 
     def __init__(self, core: Reconciler, manager: ServiceManager, store: SystemdSocketStore, summary: Summary) -> None:
         self._core = core
@@ -45,7 +45,7 @@ class SystemdNotifier:
         self._has_served: int | None = None
 
     def tell(self) -> None:
-        """Notify systemd of the present state."""
+        """Notify systemd of the current state."""
         core = self._core
         self._manager.status(self._summary.sentence())
         if core.stopping:
@@ -64,16 +64,16 @@ class SystemdNotifier:
             self._store.keep_again()
 
     def restarting(self) -> None:
-        """Notify systemd that a reload began, which a signal asked for."""
+        """Notify systemd that a signal began a reload."""
         if self._core.serving is not None and not self._core.stopping:
             self._manager.reloading()
 
     def stopping(self) -> None:
-        """Notify systemd that the service stops."""
+        """Notify systemd that the service is stopping."""
         self._manager.stopping()
 
     def executing(self) -> None:
-        """Notify systemd that this process executes the agent's program anew."""
+        """Notify systemd that this process executes the agent's new program."""
         self._manager.executing()
 
     def close(self) -> None:
@@ -82,5 +82,5 @@ class SystemdNotifier:
 
 
 def _name(place: ListenAddress) -> str:
-    """By it the next agent brings the workers of a listener in their order."""
+    """Return the name under which systemd stores it; names sort a listener's workers in order."""
     return f"{place.worker:04d}.{place.address}{place.namespace and '@'}{place.namespace}"

@@ -1,1 +1,1 @@
-"""An operator's bootstrap, read into the sidecar's own model; whatever is not heeded is refused with its path."""
+"""Reads a bootstrap into the sidecar's model; rejects each unsupported field with its path."""

@@ -1,4 +1,4 @@
-"""Addresses and sources of data."""
+"""Reads addresses and data sources."""
 
 import base64
 import binascii
@@ -12,12 +12,12 @@ ADDRESS = "envoy.config.core.v3.Address"
 SOURCE = "envoy.config.core.v3.DataSource"
 
 _PROTOCOLS = {"TCP": 0, "UDP": 1}
-_LONGEST_PATH = 107  # bytes; sun_path has 108, the last of them zero
+_LONGEST_PATH = 107  # bytes; sun_path has 108, with a final zero byte
 _NOWHERE = SocketAddress("127.0.0.1", 0)
 
 
 def address(holder: Message, field: str = "address", *, names: bool = False) -> Address:
-    """The address in a field that must be there; its host is a number, or a name where `names` are allowed."""
+    """Return the address in a required field; its host is numeric, or with `names` also a name."""
     message = holder.message(field, ADDRESS, required=True)
     if message is None:
         return _NOWHERE
@@ -56,7 +56,7 @@ def _socket_address(holder: Message, *, names: bool) -> Address:
 
 
 def _number(host: str) -> str | None:
-    """The host in its one spelling, None for a name."""
+    """Return a numeric host in canonical form; None for a name."""
     try:
         number = ip_address(host)
     except ValueError:
@@ -67,12 +67,12 @@ def _number(host: str) -> str | None:
 
 
 def is_number(host: str) -> bool:
-    """Whether a host needs no resolving."""
+    """Return whether a host is numeric, and so needs no resolving."""
     return _number(host) is not None
 
 
 def filename(holder: Message, field: str, *, required: bool = False) -> str | None:
-    """The path of a source of data that must be a file."""
+    """Return the path of a data source that must be a file; None if the field is absent."""
     message = holder.message(field, SOURCE, required=required)
     if message is None:
         return None
@@ -91,7 +91,7 @@ def _require_path(message: Message, field: str, path: str) -> None:
 
 
 def content(holder: Message, field: str) -> bytes:
-    """The bytes of a source of data, a file's read now."""
+    """Return the bytes of a data source; a file is read now."""
     message = holder.message(field, SOURCE)
     if message is None:
         return b""

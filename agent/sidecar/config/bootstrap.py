@@ -1,4 +1,4 @@
-"""The whole bootstrap: a file, what the command line lays over it, and the checks that concern several parts of it."""
+"""Reads the whole bootstrap: file, command line, and the checks across several parts."""
 
 from collections.abc import Iterable
 
@@ -16,10 +16,10 @@ _COMMAND_LINE = "--config-yaml"
 
 
 def read(config_path: str | None, config_yaml: str | None, *, node: str = "", cluster: str = "") -> Configuration:
-    """Read a bootstrap from a file, from YAML of the command line laid over it, or from both.
+    """Read a bootstrap from a file, from YAML on the command line, or from both, merged.
 
-    `node` and `cluster` are the names of the node by the command line, which go before those of the bootstrap. Raises
-    BadInput, which names the file and its line, or the path of each field that cannot be taken.
+    `node` and `cluster` are the node's names from the command line, which override those of the bootstrap. Raises
+    BadInput, which names the file and its line, or the path of each rejected field.
     """
     under = document.load(config_path) if config_path else {}
     over = document.parse(config_yaml, _COMMAND_LINE) if config_yaml else {}
@@ -29,7 +29,7 @@ def read(config_path: str | None, config_yaml: str | None, *, node: str = "", cl
 
 
 def read_tree(tree: Tree, name: str, *, node: str = "", cluster: str = "") -> Configuration:
-    """Read a document that is parsed already; `name` is for the messages."""
+    """Read a parsed document; `name` is for error messages."""
     refusals = Refusals()
     configuration = _bootstrap(Message(tree, "", _BOOTSTRAP, refusals), tree, node, cluster)
     refusals.check(name)
@@ -75,7 +75,10 @@ def _require_distinct(made: Iterable[tuple[Message, Listener | Cluster]]) -> Non
 
 
 def _require_free_addresses(messages: Iterable[Message], listeners: Iterable[Listener]) -> None:
-    """No two listeners have the same address, bound or not; a port 0 that is bound is another one each time."""
+    """Reject an address that two listeners have, bound or not.
+
+    A bound port 0 never conflicts, since each bind gets another port.
+    """
     taken: dict[str, str] = {}
     for message, each in zip(messages, listeners, strict=True):
         places = [one.place for one in each.addresses]
@@ -90,7 +93,7 @@ def _require_free_addresses(messages: Iterable[Message], listeners: Iterable[Lis
 
 def _flush_interval(root: Message) -> float:
     span = root.span("stats_flush_interval", 5.0)
-    if not 0.001 <= span < 300:  # protobuf's rules in Envoy
+    if not 0.001 <= span < 300:  # Envoy's protobuf validation rules
         root.refuse("stats_flush_interval", "it is at least 0.001s and less than 300s")
     return span
 
@@ -111,7 +114,7 @@ def _admin(root: Message) -> Admin | None:
 
 
 def _allowed(message: Message) -> str:
-    """A path exactly as it stands, or a prefix and a star."""
+    """Return an exact path, or a prefix followed by `*`."""
     chosen = message.one_of("exact", "prefix")
     if chosen == "prefix":
         return f"{message.text('prefix', required=True)}*"

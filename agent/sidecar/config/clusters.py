@@ -1,4 +1,4 @@
-"""Clusters and their endpoints."""
+"""Reads clusters and their endpoints."""
 
 from agent.sidecar.config.addresses import address, is_number
 from agent.sidecar.config.fields import NOT_SUPPORTED, Message
@@ -25,7 +25,7 @@ _HEEDED_FAMILIES = {name: name for name in _FAMILIES}
 
 
 def cluster(message: Message) -> Cluster:
-    """One cluster."""
+    """Return one cluster."""
     kind = message.choice("type", _KINDS, _HEEDED_KINDS, "STATIC")
     _check_policy(message, kind)
     return Cluster(

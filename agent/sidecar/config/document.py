@@ -1,4 +1,4 @@
-"""A document as a tree of plain values, taken from YAML or JSON as Envoy takes it (see `core.scalars`)."""
+"""Parses YAML or JSON into a tree of plain values, as Envoy does (see `core.yaml_scalars`)."""
 
 import json
 import re
@@ -16,15 +16,15 @@ from agent.core.yaml_scalars import plain_scalar
 
 Tree = dict[str, Any]
 
-_DEEPEST = 100  # protobuf's own limit for JSON
+_DEEPEST = 100  # levels; protobuf's limit for JSON
 _LARGEST = 1 << 21  # values
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CAMEL = re.compile(r"[a-z][a-z0-9]*(?:[A-Z][a-z0-9]*)+")
-_FREE_FORM = frozenset({"metadata", "json_format"})  # their keys are the operator's own
+_FREE_FORM = frozenset({"metadata", "json_format"})  # their keys are not field names
 
 
 def load(path: str) -> Tree:
-    """Read a file; raises BadInput, which names it and, for what cannot be parsed, the line."""
+    """Read a file; raise BadInput, which names it and, for a parse error, the line."""
     if path.endswith((".pb", ".pb_text")):
         raise BadInput(f"cannot read {path}: protobuf's own formats are not supported by sidecar; write YAML or JSON")
     try:
@@ -39,7 +39,7 @@ def load(path: str) -> Tree:
 
 
 def parse(text: str, name: str) -> Tree:
-    """Parse a text, JSON where its name ends so; raises BadInput, which names it and the line."""
+    """Parse JSON if `name` ends in .json, else YAML; raise BadInput with the name and the line."""
     try:
         tree = _in_snake_case(_json(text) if name.endswith(".json") else _yaml(text))
         _require_characters(text, tree)
@@ -53,7 +53,10 @@ def parse(text: str, name: str) -> Tree:
 
 
 def merge(under: Tree, over: Tree) -> Tree:
-    """Lay one document over another as protobuf merges messages: lists are joined, what is set replaces what was."""
+    """Merge `over` into `under`, as protobuf merges messages.
+
+    Lists are joined; a value that is set replaces the earlier one.
+    """
     merged = dict(under)
     for name, value in over.items():
         below = merged.get(name)
@@ -65,17 +68,17 @@ def merge(under: Tree, over: Tree) -> Tree:
             merged[name] = [*below, *value]
         elif isinstance(below, dict) and isinstance(value, dict):
             merged[name] = value if "@type" in value else merge(_without_alternatives(below, value), value)
-        elif below is None or value or isinstance(value, list | dict):  # a zero is not told apart from none
+        elif below is None or value or isinstance(value, list | dict):  # protobuf treats zero as unset
             merged[name] = value
     return merged
 
 
-_SPANS = frozenset({"stats_flush_interval"})  # of those in messages that can be merged
+_SPANS = frozenset({"stats_flush_interval"})  # the durations in messages that can be merged
 _SPAN = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?s", re.ASCII)
 
 
 def _merged_span(below: object, value: object) -> object:
-    """A span is a message of two numbers, seconds and nanoseconds: 0.5s laid over 7s is 7.5s."""
+    """Merge two durations, each a message of seconds and nanoseconds: 7s and 0.5s give 7.5s."""
     under, over = (_SPAN.fullmatch(each) if isinstance(each, str) else None for each in (below, value))
     if under is None or over is None:
         return below if value is None else value
@@ -88,13 +91,13 @@ _ALTERNATIVES = (frozenset({"socket_address", "pipe"}), frozenset({"text_format"
 
 
 def _without_alternatives(below: Tree, value: Tree) -> Tree:
-    """Of members that exclude each other the later one stays."""
+    """Return `below` without the members that exclude a member of `value`."""
     gone = {name for group in _ALTERNATIVES if group & value.keys() for name in group - value.keys()}
     return {name: member for name, member in below.items() if name not in gone}
 
 
 def _require_characters(text: str, tree: object) -> None:
-    """Refuse halves of surrogate pairs, which only an escape can bring in: no text can hold one."""
+    """Reject half surrogate pairs: only an escape can contain one, and no text can encode it."""
     if "\\ud" in text.lower():
         try:
             json.dumps(tree, ensure_ascii=False).encode()
@@ -103,7 +106,7 @@ def _require_characters(text: str, tree: object) -> None:
 
 
 class _Unreadable(Exception):
-    """Well formed, but no document."""
+    """The text is well formed, but not a valid document."""
 
 
 def _reason(error: Exception) -> str:
@@ -119,7 +122,7 @@ def _reason(error: Exception) -> str:
     return f"{without_quotes(str(error))}; correct it"
 
 
-def _line(mark: Any) -> str:  # noqa: ANN401  # yaml's marks have no type in common
+def _line(mark: Any) -> str:  # noqa: ANN401  # yaml's marks have no common type
     return "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
 
 
@@ -153,23 +156,23 @@ def _no_number(word: str) -> None:
 
 @dataclass(slots=True)
 class _Open:
-    """A collection whose end has not come yet."""
+    """A collection that is still open: its end event is pending."""
 
     value: Any
     anchor: str | None
-    size: int  # of the document before it
+    size: int  # of the document before this collection
     key: str | None = None
     dropped: bool = False
 
 
 @dataclass(slots=True)
 class _Builder:
-    """Makes the tree from the flat row of events: what is nested too deep costs no stack."""
+    """Builds the tree from the flat sequence of events, so that deep nesting uses no stack."""
 
     root: Any = None
     documents: int = 0
     opened: list[_Open] = field(default_factory=list)
-    anchors: dict[str, tuple[Any, int]] = field(default_factory=dict)  # what stands there, and its size
+    anchors: dict[str, tuple[Any, int]] = field(default_factory=dict)  # the value and its size
     size: int = 0
 
     def document(self, event: Any) -> None:  # noqa: ANN401
@@ -255,7 +258,7 @@ def _yaml(text: str) -> Any:  # noqa: ANN401  # any tree
             if step is not None:
                 step(builder, event)
     except yaml.MarkedYAMLError as error:
-        beyond = first_beyond(_DEEPEST, text)  # libyaml may have reached a limit of its own first
+        beyond = first_beyond(_DEEPEST, text)  # libyaml may have reached its own limit first
         if beyond is not None:
             raise _too_deep(beyond) from error
         raise
@@ -267,7 +270,7 @@ def _too_deep(mark: Any) -> _Unreadable:  # noqa: ANN401  # as for _line
 
 
 def _in_snake_case(value: Any) -> Any:  # noqa: ANN401  # any tree
-    """Field names in one spelling: protobuf's JSON allows camelCase as well."""
+    """Return the tree with field names in snake_case: protobuf's JSON allows camelCase as well."""
     if isinstance(value, list):
         return [_in_snake_case(each) for each in value]
     if not isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""One message of a document: its members by type, each refusal with the full path of what it is about.
+"""Reads one message of a document by typed members; every error has the member's full path.
 
-A member that is wrong is told of and then taken as absent, so that one reading finds everything that is wrong.
+A wrong member is reported, then treated as absent, so that one pass finds all errors.
 """
 
 import re
@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 NOT_SUPPORTED = "not supported by sidecar"
 _SPAN = re.compile(r"-?\d{1,12}(\.\d{1,9})?s", re.ASCII)
-_LONGEST = 315_576_000_000.0  # seconds: what a Duration of protobuf holds
+_LONGEST = 315_576_000_000.0  # seconds: the maximum of a protobuf Duration
 _NUMBER = re.compile(r"-?\d{1,19}(\.\d{0,19})?([eE][+-]?\d{1,2})?|0[xX][0-9a-fA-F]{1,16}", re.ASCII)
 _TRUTHS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 _NOT_IN_HEADERS = re.compile("[\0\r\n]")
@@ -23,17 +23,17 @@ _UINT32 = (1 << 32) - 1
 
 
 class Refusals:
-    """Everything that is wrong with a document."""
+    """Collects the errors of a document."""
 
     def __init__(self) -> None:
         self._reasons: list[str] = []
 
     def add(self, path: str, why: str) -> None:
-        """What stands at `path` cannot be taken."""
+        """Add the error `why` for the value at `path`."""
         self._reasons.append(f"{path}: {why}" if path else why)
 
     def check(self, name: str) -> None:
-        """Raise BadInput with the first few, if there are any."""
+        """Raise BadInput with the first `_SHOWN` errors, if there are any."""
         if not self._reasons:
             return
         told = "; ".join(self._reasons[:_SHOWN])
@@ -42,13 +42,13 @@ class Refusals:
 
 
 class Message:
-    """A message of this kind, whose members are checked to be fields of it that the sidecar heeds."""
+    """A message of one kind; rejects members that are not supported fields of that kind."""
 
     def __init__(self, tree: object, path: str, kind: str, refusals: Refusals) -> None:
         self.path = path
         self.refusals = refusals
         self._members: dict[str, Any] = {}
-        self._flawed = False  # something was refused that may be why something else seems to be missing
+        self._flawed = False  # a reported error may be the reason why another field is missing
         if not isinstance(tree, dict):
             self._flawed = True
             refusals.add(path, "it should be a mapping")
@@ -66,30 +66,30 @@ class Message:
                 self.refuse(name, f"no such field in {kind}")
 
     def at(self, field: str) -> str:
-        """The full path of a field."""
+        """Return the full path of a field."""
         return f"{self.path}.{field}" if self.path else field
 
     def refuse(self, field: str, why: str) -> None:
-        """Refuse the document for this field."""
+        """Report an error in a field."""
         self.refusals.add(self.at(field), why)
 
     def unsupported(self, field: str) -> None:
-        """Refuse the document for a field that Envoy would take."""
+        """Report a field that Envoy accepts, but the sidecar does not support."""
         self.refuse(field, NOT_SUPPORTED)
 
     def missing(self, field: str) -> None:
-        """Refuse the document because a field is not there, unless it may be there under another name."""
+        """Report a missing field, unless a reported error may be the reason."""
         if not self._flawed:
             self.refuse(field, "it is missing")
 
     def has(self, field: str) -> bool:
-        """Whether it is there."""
+        """Return whether a field is present."""
         return field in self._members
 
-    # One value
+    # Single values
 
     def text(self, field: str, default: str = "", *, required: bool = False) -> str:
-        """A text; required ones are not empty."""
+        """Return a text; a required text must not be empty."""
         value: object = self._members.get(field, default)
         if not isinstance(value, str):
             self.refuse(field, f"it should be a text, not {_told(value)}; put it between quotes")
@@ -101,14 +101,14 @@ class Message:
         return value
 
     def header(self, field: str) -> str:
-        """A text that can stand in a header."""
+        """Return a text that is valid in a header."""
         value = self.text(field)
         if _NOT_IN_HEADERS.search(value):
             self.refuse(field, "it holds characters that a header cannot have")
         return value
 
     def truth(self, field: str, *, default: bool) -> bool:
-        """A truth value; within quotes it has other spellings."""
+        """Return a truth value; in quotes, more spellings are valid."""
         given: object = self._members.get(field, default)
         value = _TRUTHS.get(given.lower()) if isinstance(given, str) else given
         if not isinstance(value, bool):
@@ -117,7 +117,7 @@ class Message:
         return value
 
     def number(self, field: str, default: int = 0, *, low: int = 0, high: int = _UINT32) -> int:
-        """A whole number within bounds, themselves included."""
+        """Return a whole number from `low` to `high`, both included."""
         value = self._members.get(field, default)
         number = _whole(value)
         if number is None:
@@ -129,7 +129,7 @@ class Message:
         return number
 
     def span(self, field: str, default: float, *, positive: bool = False) -> float:
-        """A span in seconds, written `0.25s`."""
+        """Return a duration in seconds, written `0.25s`."""
         value = self._members.get(field)
         if value is None:
             return default
@@ -143,7 +143,10 @@ class Message:
         return span
 
     def choice(self, field: str, values: Mapping[str, int], heeded: Mapping[str, Value], default: Value) -> Value:
-        """One word of an enumeration, by name or by number: all its `values`, and what the `heeded` of them mean."""
+        """Return the meaning of an enumeration's value, given by name or by number.
+
+        `values`: all names and their numbers. `heeded`: the supported names and their meanings.
+        """
         if field not in self._members:
             return default
         given = self._members[field]
@@ -159,14 +162,14 @@ class Message:
         return default
 
     def only(self, field: str, *, value: bool) -> None:
-        """A truth value of which only this one is heeded."""
+        """Reject a truth value other than `value`, the only supported one."""
         if self.truth(field, default=value) is not value:
             self.refuse(field, f"{str(not value).lower()} is {NOT_SUPPORTED}")
 
-    # Several
+    # Lists and messages
 
     def texts(self, field: str) -> tuple[str, ...]:
-        """A list of texts."""
+        """Return a list of texts."""
         found = []
         for path, value in self._listed(field):
             if not isinstance(value, str):
@@ -176,11 +179,11 @@ class Message:
         return tuple(found)
 
     def messages(self, field: str, kind: str) -> list["Message"]:
-        """A list of messages."""
+        """Return a list of messages."""
         return [Message(value, path, kind, self.refusals) for path, value in self._listed(field)]
 
     def tree(self, field: str) -> dict[str, Any]:
-        """A mapping of the operator's own."""
+        """Return a mapping whose keys are not field names."""
         value = self._members.get(field, {})
         if isinstance(value, dict):
             return value
@@ -188,7 +191,7 @@ class Message:
         return {}
 
     def message(self, field: str, kind: str, *, required: bool = False) -> "Message | None":
-        """A message; None if it is not there."""
+        """Return a message; None if the field is absent."""
         if field in self._members:
             return Message(self._members[field], self.at(field), kind, self.refusals)
         if required:
@@ -196,7 +199,7 @@ class Message:
         return None
 
     def one_of(self, *fields: str) -> str | None:
-        """Which of some fields that exclude each other is there; refused unless it is exactly one."""
+        """Return which of some exclusive fields is present; reject none or several."""
         present = [field for field in fields if field in self._members]
         if len(present) > 1:
             self.refuse(present[1], f"it cannot stand beside {present[0]}")
@@ -205,7 +208,7 @@ class Message:
         return present[0] if present else None
 
     def typed(self, kinds: Iterable[str]) -> "tuple[str, Message] | None":
-        """The `typed_config`, which is of one of these kinds: the kind, and the message."""
+        """Return the kind and message of `typed_config`, which must be one of `kinds`."""
         tree = self._members.get("typed_config")
         path = self.at("typed_config")
         if not isinstance(tree, dict):
@@ -233,7 +236,10 @@ class Message:
 
 
 def _whole(value: object) -> int | None:
-    """A whole number as protobuf's JSON takes it: also 1.0 or 1e3, and also within quotes, where 0x10 is one too."""
+    """Return a whole number as protobuf's JSON accepts it, else None.
+
+    1.0 and 1e3 are valid, and so are numbers in quotes, where 0x10 is valid too.
+    """
     if isinstance(value, str):
         if _NUMBER.fullmatch(value) is None:
             return None
@@ -249,4 +255,4 @@ def _told(value: object) -> str:
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     told = str(value)
-    return told if len(told) <= 40 else f"{told[:40]}…"  # enough to find it
+    return told if len(told) <= 40 else f"{told[:40]}…"  # enough to recognise it

@@ -1,4 +1,4 @@
-"""Network filters, which end a filter chain."""
+"""Reads network filters, which end a filter chain."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ _API_VERSIONS = {"AUTO": 0, "V2": 1, "V3": 2}
 
 
 def network_filter(message: Message) -> NetworkFilter:
-    """The one filter of a chain."""
+    """Return the only filter of a chain."""
     message.text("name", required=True)
     typed = message.typed(_READERS)
     return Echo() if typed is None else _READERS[typed[0]](typed[1])
@@ -90,7 +90,7 @@ def _require_router(message: Message) -> None:
 
 
 def _gate(manager: Message) -> str | None:
-    """The cluster behind which the agent's gate is. No other source of routes is heeded."""
+    """Return the cluster of the agent's gate; reject every other source of routes."""
     rds = manager.message("rds", f"{_NETWORK}.http_connection_manager.v3.Rds")
     source = None if rds is None else rds.message("config_source", "envoy.config.core.v3.ConfigSource", required=True)
     if rds is None or source is None:

@@ -1,4 +1,4 @@
-"""Listeners and their filter chains."""
+"""Reads listeners and their filter chains."""
 
 from agent.sidecar.config.addresses import address
 from agent.sidecar.config.fields import NOT_SUPPORTED, Message
@@ -12,12 +12,12 @@ TLS_INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector
 ORIGINAL_DST = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
 
 _DIRECTIONS = {"UNSPECIFIED": 0, "INBOUND": 1, "OUTBOUND": 2}
-_LONGEST_BACKLOG = (1 << 31) - 1  # what listen(2) takes
+_LONGEST_BACKLOG = (1 << 31) - 1  # the maximum of listen(2)
 _DRAIN_TYPES = {"DEFAULT": 0, "MODIFY_ONLY": 1}
 
 
 def listener(message: Message, number: int) -> Listener:
-    """One listener. One without a name gets one from its `number`."""
+    """Return one listener; without a name, it is named after its `number`."""
     message.choice("drain_type", _DRAIN_TYPES, {"DEFAULT": None}, None)
     message.truth("ignore_global_conn_limit", default=False)
     more = message.messages("additional_addresses", "envoy.config.listener.v3.AdditionalAddress")
@@ -80,7 +80,7 @@ def _require_one_family(message: Message, made: Listener) -> None:
 
 
 def _require_distinct(message: Message, chains: tuple[FilterChain, ...]) -> None:
-    """No two chains are for the same connections, and no two have the same name."""
+    """Reject filter chains that match the same connections."""
     seen: dict[tuple[str, str, str], int] = {}
     for number, chain in enumerate(chains):
         for key in _keys(chain.match):

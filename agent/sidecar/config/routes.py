@@ -1,15 +1,15 @@
-"""Virtual hosts and their routes."""
+"""Reads virtual hosts and their routes."""
 
 from agent.sidecar.config.addresses import content
 from agent.sidecar.config.fields import NOT_SUPPORTED, Message
 from agent.sidecar.model import Reply, Route, VirtualHost
 
 _ROUTE = "envoy.config.route.v3"
-_LONGEST_BODY = 4096  # bytes: max_direct_response_body_size_bytes, which is not heeded
+_LONGEST_BODY = 4096  # bytes: Envoy's default for max_direct_response_body_size_bytes, which is not supported
 
 
 def virtual_hosts(manager: Message) -> tuple[VirtualHost, ...]:
-    """The virtual hosts of a manager's own routes. No domain is in two of them."""
+    """Return the virtual hosts of a manager's inline routes; reject duplicate domains."""
     message = manager.message("route_config", f"{_ROUTE}.RouteConfiguration", required=True)
     assert message is not None
     message.text("name")
@@ -39,7 +39,7 @@ def _virtual_host(message: Message) -> VirtualHost:
 
 
 def _is_domain(domain: str) -> bool:
-    """Whether it is a name, `*.suffix`, `prefix.*` or `*`."""
+    """Return whether a domain is a name, `*.suffix`, `prefix.*` or `*`."""
     rest = domain.removeprefix("*.") if domain.startswith("*") else domain.removesuffix(".*")
     return domain == "*" or (rest != "" and "*" not in rest)
 

@@ -1,7 +1,7 @@
-"""Every message of Envoy's API that the sidecar reads: the fields it heeds, and those it knows to be there but refuses.
+"""The Envoy API messages that the sidecar reads, with their supported and rejected fields.
 
-CONFIGURATION.md tells what each heeded field means. The refused ones are those of Envoy 1.40: a field that is neither
-is a typing error.
+CONFIGURATION.md describes each supported field. The rejected fields are those of Envoy 1.40: a field in neither set is
+a typing error.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The fields of one message, by their names in protobuf."""
+    """The supported (`heeded`) and rejected (`refused`) fields of a message, by protobuf name."""
 
     heeded: frozenset[str]
     refused: frozenset[str]

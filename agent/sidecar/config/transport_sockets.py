@@ -1,4 +1,4 @@
-"""Transport sockets: TLS on either side, or none."""
+"""Reads transport sockets: TLS towards clients or clusters, or plain."""
 
 from ssl import TLSVersion
 
@@ -14,12 +14,12 @@ DOWNSTREAM, UPSTREAM = f"{_PREFIX}.DownstreamTlsContext", f"{_PREFIX}.UpstreamTl
 
 _VERSIONS = {"TLS_AUTO": 0, "TLSv1_0": 1, "TLSv1_1": 2, "TLSv1_2": 3, "TLSv1_3": 4}
 _HEEDED = {"TLS_AUTO": None, "TLSv1_2": TLSVersion.TLSv1_2, "TLSv1_3": TLSVersion.TLSv1_3}
-_LONGEST_LIST = (1 << 16) - 1  # bytes, with one before each name: RFC 7301, 3.1
-_LONGEST_NAME = 255  # bytes, of a server name and of a protocol's
+_LONGEST_LIST = (1 << 16) - 1  # bytes, including one before each name: RFC 7301, 3.1
+_LONGEST_NAME = 255  # bytes, of a server name or a protocol name
 
 
 def downstream(holder: Message) -> DownstreamTls | None:
-    """How clients of a filter chain are met; None in plain."""
+    """Return the TLS settings of a filter chain towards clients; None for plain."""
     context = _context(holder, DOWNSTREAM)
     if context is None:
         return None
@@ -35,7 +35,7 @@ def downstream(holder: Message) -> DownstreamTls | None:
 
 
 def upstream(holder: Message) -> UpstreamTls | None:
-    """How a cluster is met; None in plain."""
+    """Return the TLS settings towards a cluster; None for plain."""
     context = _context(holder, UPSTREAM)
     if context is None:
         return None
@@ -58,7 +58,7 @@ def _context(holder: Message, kind: str) -> Message | None:
 
 
 class _Common:
-    """What both sides have in common."""
+    """The TLS settings that exist on both sides."""
 
     def __init__(self, context: Message, latest: TLSVersion) -> None:
         found = context.message("common_tls_context", f"{_PREFIX}.CommonTlsContext")
