@@ -1,0 +1,1 @@
+"""Generates reference.md and the man pages from the code."""
