@@ -85,7 +85,7 @@ def _settled(directory: str, least: timedelta | None) -> "Inventory":
 def _take(directory: str, least: timedelta | None) -> "Inventory":
     from agent.cli.certs_compare import compare
     from agent.cli.certs_files import read_files
-    from agent.cli.tls_probe import ask_all
+    from agent.cli.certs_listeners import ask_all
 
     overview = look(directory)
     files = {each.name: read_files(each) for each in overview.certificates}

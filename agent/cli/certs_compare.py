@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from agent.cli.certs_files import Files, Finding, Inventory, Item, Level, ListenerItem, Shown, Stranger
+from agent.cli.certs_listeners import Kind, Listener
 from agent.cli.format import left, moment
-from agent.cli.tls_probe import Kind, Listener
 from agent.status.model import CertificateSet, Facts, Status
 
 _SHARE = 10  # without --min-days: warn when less than 1/_SHARE of the whole life is left

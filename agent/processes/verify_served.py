@@ -1,19 +1,7 @@
-"""Evidence after a commit: the certificate that a client sees, held against those that the epoch runs from.
-
-It leaves as little trace as a connection can. Under TLS 1.3 the certificate is known before the client has answered the
-handshake, so the agent leaves by a reset at that point. Measured on Envoy 1.40 and on the sidecar: what counts is
-`downstream_cx_total` and `downstream_cx_destroy` of the listener, and those of its network filter (of an HTTP one
-`downstream_cx_ssl_total` and `…_destroy_remote`, too); no `ssl.*` counter moves, and a listener
-that wants client certificates notes no failure. Envoy's `tcp_proxy` connects to its upstream as soon as a client
-comes, so the upstream sees a connection that ends at once (`upstream_cx_total`, `upstream_rq_total` of its cluster);
-the sidecar connects after the handshake, and so does not. Before TLS 1.3 the handshake has to be finished, and is
-counted (`ssl.handshake`, `ssl.no_certificate` …); a listener that wants a client certificate there shows the agent
-nothing and counts `ssl.fail_verify_no_cert`, which the proof tells as an error.
-"""
+"""Evidence after a commit: compares the certificate that a client receives with those that the epoch runs from."""
 
 import asyncio
 import hashlib
-import socket
 import ssl
 from collections.abc import Collection
 
@@ -22,6 +10,7 @@ from cryptography import x509
 from agent.certificates.x509 import Leaf
 from agent.handoff.socket_store import ListenAddress
 from agent.host.sockets import Endpoint
+from agent.host.tls_probe import ProbeError, probe, trusting_context
 from agent.proxies.interface import Admin, TlsListener
 from agent.status.model import ProbeResult
 
@@ -29,20 +18,10 @@ LIMIT = 16
 """How many connections a proof makes at most; all of them at the same time."""
 
 _TIMEOUT = 2.0
-_CHUNK = 64 << 10
 _AGAIN = (0.1, 0.5)  # the one before accepts until it has read that it is to drain: it may have been the one seen
-_RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, 0 s
 
 
-def _client() -> ssl.SSLContext:
-    """A client that takes any certificate: it is compared with what must be there, which trust would not tell."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-_CONTEXT = _client()
+_CONTEXT = trusting_context()
 
 
 async def verify_served(
@@ -85,46 +64,10 @@ async def _see(listener: TlsListener, fingerprints: Collection[str]) -> ProbeRes
         listener.place.address if listener.server_name is None else f"{listener.place.address} {listener.server_name}"
     )
     try:
-        async with asyncio.timeout(_TIMEOUT):
-            certificate = await _certificate(listener)
-    except TimeoutError:
-        return ProbeResult(name, None, matches=False, error=f"no answer within {_TIMEOUT:g} s")
-    except (OSError, ValueError) as error:
-        return ProbeResult(name, None, matches=False, error=_why(error))
-    return ProbeResult(name, _serial(certificate), matches=hashlib.sha256(certificate).hexdigest() in fingerprints)
-
-
-async def _certificate(listener: TlsListener) -> bytes:
-    """The server's leaf as DER. Raises `OSError` (with `ssl.SSLError` among them) or ValueError.
-
-    To connect to every address, 0.0.0.0 or ::, means loopback.
-    """
-    endpoint = Endpoint.parse(listener.place.address)
-    loop = asyncio.get_running_loop()
-    with socket.socket(endpoint.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
-        await loop.sock_connect(connection, endpoint.name)
-        try:
-            return await _shake(connection, listener.server_name)
-        finally:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-
-
-async def _shake(connection: socket.socket, server_name: str | None) -> bytes:
-    loop = asyncio.get_running_loop()
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    name = (
-        None if server_name is None else server_name.encode("ascii")
-    )  # of text, Python would import more to encode it
-    handshake = _CONTEXT.wrap_bio(incoming, outgoing, server_hostname=name)
-    while True:
-        try:
-            handshake.do_handshake()
-        except ssl.SSLWantReadError:
-            await loop.sock_sendall(connection, outgoing.read())
-            data = await loop.sock_recv(connection, _CHUNK)
-            incoming.write(data) if data else incoming.write_eof()
-        else:
-            return handshake.getpeercert(binary_form=True) or b""
+        leaf, *_ = await probe(Endpoint.parse(listener.place.address), listener.server_name, _CONTEXT, _TIMEOUT)
+    except ProbeError as failure:
+        return ProbeResult(name, None, matches=False, error=_why(failure.error))
+    return ProbeResult(name, _serial(leaf), matches=hashlib.sha256(leaf).hexdigest() in fingerprints)
 
 
 def _serial(certificate: bytes) -> str | None:
@@ -135,7 +78,9 @@ def _serial(certificate: bytes) -> str | None:
         return None
 
 
-def _why(error: Exception) -> str:
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {_TIMEOUT:g} s"
     if isinstance(error, ssl.SSLError):
         return f"the handshake failed: {error.reason or error}"
     return f"no connection: {error}"

@@ -16,7 +16,8 @@ from agent.certificates.x509 import leaf_of_chain
 from agent.cli.certs import _Days, certs
 from agent.cli.certs_compare import compare
 from agent.cli.certs_files import Files, Inventory, Level, read_files
-from agent.cli.tls_probe import Answer, Kind, Listener, ask_all, chain_in
+from agent.cli.certs_listeners import Answer, Kind, Listener, ask_all
+from agent.host.tls_probe import chain_in
 from agent.status.model import Authorities, Blocked, CertificateSet, Facts, ListenerView, Status, to_json
 from tests.cli import openssl
 from tests.cli.tls_servers import by_name, context, nobody, pair_in, shop, wanting
