@@ -1,1 +1,1 @@
-"""Epochs as processes: started, judged, opened, drained, ended, and adopted from an earlier agent."""
+"""Epochs as processes: starting, checking, draining, terminating and adopting them."""

@@ -1,4 +1,4 @@
-"""The examination at the gate: whether a candidate is whole, and is what was judged good on the disk."""
+"""Checks at the gate whether a candidate is fully loaded and matches the validated files."""
 
 import asyncio
 import contextlib
@@ -16,11 +16,11 @@ from agent.processes.epoch_process import EpochProcess
 from agent.processes.listeners import Listeners
 from agent.proxies.interface import Complaint, LoadedCertificate, Proxy, Subscription, Subscriptions
 
-_NAMED = 3  # so many addresses are named
+_NAMED = 3  # maximum number of addresses in a message
 
 
 class _NotYet(Exception):
-    """It is not whole yet: it is asked again."""
+    """The candidate is not fully loaded yet; the check is repeated."""
 
 
 _RETRYING = AsyncRetrying(
@@ -30,7 +30,10 @@ _RETRYING = AsyncRetrying(
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Examines one candidate. `serving` returns the epoch that serves, if any; `bisection` finds groups at fault."""
+    """Checks one candidate.
+
+    `serving` returns the serving epoch, if any; `bisection` finds the certificate groups at fault.
+    """
 
     candidate: EpochProcess
     serving: Callable[[], EpochProcess | None]
@@ -42,13 +45,14 @@ class Admission:
         return self.candidate.material.program.kind
 
     async def check(self) -> Failure | None:
-        """Wait until the candidate is whole; None if it is good. Raises `MachineError` if it does not answer.
+        """Wait until the candidate is fully loaded; return why it fails, or None if it passes.
 
-        To reach the gate means that its own routes are asked for, not that the rest has come: sets of listeners and
-        clusters, secrets and routes may still be on their way. The start deadline ends the wait, not this function.
+        Raises `MachineError` if it does not respond. A candidate at the gate has requested the gate's routes, but sets
+        of listeners and clusters, secrets and other routes may still be loading. The start deadline limits the wait,
+        not this function.
         """
         if self.serving() is None and self.candidate.material.configuration.is_static:
-            return None  # there is nothing to wait for, and nothing to compare with
+            return None  # nothing to wait for, and no serving epoch to compare it with
 
         async def check() -> Failure | None:
             return await self._check()
@@ -56,7 +60,7 @@ class Admission:
         return await _RETRYING.copy()(check)
 
     async def _check(self) -> Failure | None:
-        """Examine it once; raise `_NotYet` where the answer may still change."""
+        """Check it once; raise `_NotYet` while the result may still change."""
         if missing := await self.missing():
             return await self._refused(missing)
         admin = self.candidate.admin
@@ -66,7 +70,7 @@ class Admission:
         return self._wrong_certificate(loaded) or await self._missing_listener()
 
     async def missing(self) -> list[Subscription]:
-        """Return what it fetches and has not applied, as far as it needs that. Raises `MachineError`."""
+        """Return the subscriptions that it needs and has not applied. Raises `MachineError`."""
         configuration = self.candidate.material.configuration
         if configuration.is_static:
             return []
@@ -81,16 +85,19 @@ class Admission:
         return await self._missing_unseen(hidden, secrets=secrets) if hidden or secrets else []
 
     async def _served(self) -> Subscriptions:
-        """Return the serving epoch's subscriptions; none where it hangs: then whatever is essential is needed."""
+        """Return the serving epoch's subscriptions, or none if it hangs.
+
+        With none, the candidate needs every essential subscription.
+        """
         serving = self.serving()
         with contextlib.suppress(MachineError):
             return {} if serving is None else await serving.admin.subscriptions()
         return {}
 
     async def _missing_unseen(self, hidden: Collection[str], *, secrets: bool) -> list[Subscription]:
-        """Where the operator hides the counters of sets or `secrets`, what else the console tells counts.
+        """Find missing subscriptions whose counters the operator hides: sets, or `secrets`.
 
-        Of the same configuration it should have loaded as many certificates as the epoch that serves.
+        If an epoch with the same configuration serves, the candidate must have loaded as many fetched certificates.
         """
         serving, admin, material = self.serving(), self.candidate.admin, self.candidate.material
         if serving is None:
@@ -101,12 +108,15 @@ class Admission:
         try:
             before = await serving.admin.certificates()
         except MachineError:
-            return []  # it hangs
+            return []  # the serving epoch hangs
         lacks = sum(map(_is_fetched, await admin.certificates())) < sum(map(_is_fetched, before))
         return [Subscription("certificates", "certificates")] if lacks else []
 
     async def _refused(self, missing: Iterable[Subscription]) -> Failure | None:
-        """End the wait for what the candidate refused, unless nothing serves and its control plane may mend it."""
+        """Return a failure for a rejected subscription; raise `_NotYet` to keep waiting.
+
+        The wait continues if none is rejected, or if nothing serves and a control plane may correct its update.
+        """
         refused = next((each for each in missing if each.is_refused), None)
         if refused is None:
             raise _NotYet
@@ -121,7 +131,7 @@ class Admission:
         return Failure(FailureKind.TRANSIENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
 
     async def _verdict(self, source: str, refused: Subscription) -> Failure:
-        """Blame the groups of certificates at fault for what a file of resources brought, or else the file."""
+        """Blame the certificate groups at fault in a resource file, or else the file itself."""
         complaint = await self._complaint()
         program = self.candidate.material.program.binary.path.name
         pins: tuple[Pin, ...] = ()
@@ -133,7 +143,7 @@ class Admission:
         return Failure(FailureKind.PERMANENT, reason, pinned=bool(pins))
 
     async def why_refused(self) -> str:
-        """Return the candidate's reasons for a refusal, to be put behind a statement; of secrets it gives none."""
+        """Return the candidate's reasons for a rejection, to append to a message; secrets have none."""
         return _behind(await self._complaint())
 
     async def _complaint(self) -> Complaint:
@@ -142,7 +152,7 @@ class Admission:
         return Complaint("; ".join(each.text for each in said), frozenset().union(*(each.paths for each in said)))
 
     def _wrong_certificate(self, loaded: Iterable[LoadedCertificate]) -> Failure | None:
-        """What it has loaded from memory must be what was put there."""
+        """Return a failure if a certificate loaded from a memfd is not the one written there."""
         material = self.candidate.material
         expected = {
             f"/dev/fd/{material.descriptors[chain.path]}": chain
@@ -157,25 +167,25 @@ class Admission:
         return None
 
     async def _missing_listener(self) -> Failure | None:
-        """It must have asked for every address that is served now and still wanted."""
+        """Return a failure if it did not request an address that is served and still configured."""
         serving = self.serving()
         if serving is None or not self.missing_listeners():
             return None
         if not self.candidate.material.configuration.has_dynamic_listeners:
             reason = f"epoch {self.candidate.number} does not listen on {self.described_listeners()}, which serves now"
             return Failure(FailureKind.TRANSIENT, reason)
-        await self.listeners.follow(serving)  # its control plane may have taken a listener away, or be about to add one
+        await self.listeners.follow(serving)  # its control plane may have removed a listener, or be about to add one
         if self.missing_listeners():
             raise _NotYet
         return None
 
     def missing_listeners(self) -> list[ListenAddress]:
-        """The listeners that the serving epoch has and the candidate has not, though it should."""
+        """Return the serving epoch's listeners that the candidate should have and does not."""
         serving = self.serving()
         return [] if serving is None else self.listeners.missing(self.candidate, serving.material.configuration)
 
     def described_listeners(self) -> str:
-        """The first of them, and how many more there are."""
+        """Return the first missing listeners and the number of further ones, as text."""
         missing = self.missing_listeners()
         names = ", ".join(place.address for place in missing[:_NAMED])
         return names + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
@@ -190,5 +200,5 @@ def _shows_secrets(found: Subscriptions) -> bool:
 
 
 def _is_fetched(certificate: LoadedCertificate) -> bool:
-    """Whether it came by no file that was materialised."""
+    """Return whether a certificate came from a source other than a materialised file."""
     return not certificate.path.startswith("/dev/fd/")

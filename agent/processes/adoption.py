@@ -1,8 +1,9 @@
-"""Coming back: the epochs of an earlier agent that still live are taken over, the rest of it is cleared away.
+"""Adopts the running epochs of an earlier agent and removes its other leftovers.
 
-One mechanism for an agent that crashed, that was restarted and that was upgraded. An epoch whose gate was open may have
-clients: it is adopted, with its sockets and its state. One before its gate has none: it is ended, and started again if
-it is still wanted. A process is known by its pid and its start time together; a stranger is never touched.
+The same mechanism serves after a crash, a restart and an upgrade of the agent. An epoch whose gate was opened may have
+clients: it is adopted, with its sockets and its state. One before its gate has none: it is killed, and started again if
+its revision is still desired. A process is identified by pid and start time together, so that no other process that
+reuses the pid is affected.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ _END_TIMEOUT = 5.0
 
 
 class Adoption:
-    """Finds the epochs of an earlier agent in the state file, once, before anything else is started."""
+    """Finds an earlier agent's epochs in the state file, once, before any process is started."""
 
     def __init__(
         self,
@@ -52,9 +53,9 @@ class Adoption:
         self._shared_counters = shared_counters
 
     def epochs(self) -> Iterator[tuple[Survivor, LoadedRevision]]:
-        """Give what can be adopted, the oldest first; then end and clear away everything else.
+        """Yield the adoptable epochs, the oldest first; then kill and remove the others.
 
-        An entry counts as settled when the caller asks for the next one.
+        An entry is settled when the caller requests the next one.
         """
         rest: list[dict[str, Any]] = []
         for entry in sorted(self._state_file.inherited, key=lambda entry: str(entry.get("number")).zfill(20)):
@@ -71,7 +72,7 @@ class Adoption:
             Segment(self._state_file.spare).release()
 
     def remove_stale(self, adopted: frozenset[int]) -> None:
-        """Remove the directories of epochs that are no more, but for what those have counted, and half-made sockets."""
+        """Remove partly made sockets and exited epochs' directories; their counters are saved."""
         for path in [path for home in self._directory.homes for path in home.iterdir()]:
             if path.name.startswith(binding.PREFIX):
                 remove(path)
@@ -98,9 +99,9 @@ class Adoption:
 
 
 def clear(entry: Mapping[str, Any]) -> int | None:
-    """End the process of an entry, if it lives, and give its base id back; return the pid that was ended."""
+    """Kill an entry's process, if it runs, and release its base id; return the killed pid."""
     base_id = entry.get("base_id")
-    pid = pid_of(entry)  # found anew: adopting the others took its time, and numbers are used again
+    pid = pid_of(entry)  # checked again: the pid may have been reused since the entry was first examined
     if pid is not None:
         _end(entry, pid)
     if isinstance(base_id, int):
@@ -109,7 +110,7 @@ def clear(entry: Mapping[str, Any]) -> int | None:
 
 
 def recover(kind: Proxy, found: Survivor, revisions: RevisionStore) -> LoadedRevision:
-    """What an epoch runs from, out of its own descriptors. Raises `AgentError`."""
+    """Rebuild an epoch's revision from the process's own descriptors. Raises `AgentError`."""
     manifest = Manifest.carried_by(found.pid, found.manifest)
     contents: Contents = {path: each.read(found.pid) for path, each in manifest.files.items()}
     resources = {path: text.encode() for path, text in manifest.resources.items()}
@@ -132,11 +133,11 @@ def _program(kind: Proxy, manifest: Manifest, pid: int) -> Program:
 
 
 def _end(entry: Mapping[str, Any], pid: int) -> None:
-    """Kill it: Envoy would take leave of its parent first, and wait for seconds since there is none."""
+    """Send SIGKILL: on SIGTERM, Envoy would wait seconds for a parent that does not exist."""
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:
-            if pid_of(entry) == pid:  # asked once the pidfd holds the number: it cannot change hands any more
+            if pid_of(entry) == pid:  # checked after the pidfd is open: the pidfd cannot change its process
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 select.select([pidfd], [], [], _END_TIMEOUT)
         finally:

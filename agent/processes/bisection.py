@@ -1,8 +1,8 @@
-"""Which groups of certificates a proxy refuses a revision for, so that the others need not wait for them.
+"""Finds the certificate groups for which a proxy rejects a revision, so that others rotate.
 
-A complaint that names a file tells it at once. Otherwise the proxy is asked again, with some of the new groups held
-back: whatever it takes together is cleared, and what it does not is halved, until single groups are left. Nothing is
-started for it, and no client notices.
+A complaint that names a file identifies its group. Otherwise the proxy validates variants in which some of the new
+groups are held back: groups that it accepts together are cleared, and rejected ones are halved until single groups
+remain. No epoch is started for this, and no client is affected.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -16,17 +16,17 @@ from agent.processes.epoch_process import EpochProcess
 from agent.proxies.interface import Complaint
 
 Ask = Callable[[frozenset[str]], Awaitable[Complaint | None]]
-"""Ask the proxy about the revision with these units held back; raises `NothingToRunError` where they cannot be."""
+"""Validates the revision with these groups held back; may raise `NothingToRunError`."""
 
 
 class NothingToRunError(Exception):
-    """There is nothing to run from without a unit that is to be held back."""
+    """A certificate group cannot be held back: without it, there is no revision to run."""
 
 
 async def bisect(suspects: Sequence[CertificateGroup], complaint: Complaint, ask: Ask) -> tuple[Pin, ...]:
-    """Return the units at fault among `suspects`, which are new; none where it is not their fault, or not only.
+    """Return the groups at fault among `suspects`, the new ones.
 
-    `complaint` is what the proxy says to all of them together.
+    Returns none if the proxy rejects the revision even without them. `complaint` is about all of them together.
     """
     if named := _named(suspects, complaint):
         return named
@@ -41,7 +41,7 @@ async def bisect(suspects: Sequence[CertificateGroup], complaint: Complaint, ask
 
 
 def _named(suspects: Collection[CertificateGroup], complaint: Complaint) -> tuple[Pin, ...]:
-    """The units that have a file which the complaint names, or the same bytes under another name."""
+    """Return the groups with a file that the complaint names, or with the same bytes elsewhere."""
     contents = {unit.files[path]: path for path in complaint.paths for unit in suspects if path in unit.files}
     return tuple(
         _pin(unit, complaint, next(path for path, content in unit.files.items() if content in contents))
@@ -52,14 +52,14 @@ def _named(suspects: Collection[CertificateGroup], complaint: Complaint) -> tupl
 
 @dataclass(slots=True)
 class _Search:
-    """One search under way. `uncleared`: the units that are held back unless it is their turn."""
+    """One search in progress. `uncleared`: the groups that are held back unless being tested."""
 
     ask: Ask
     uncleared: frozenset[str]
     found: list[Pin] = field(default_factory=list)
 
     async def among(self, units: Sequence[CertificateGroup]) -> None:
-        """Clear these units, or find the culprits among them."""
+        """Clear these groups, or find those at fault among them."""
         names = frozenset(unit.name for unit in units)
         complaint = await self.ask(self.uncleared - names)
         if complaint is None:
@@ -78,13 +78,13 @@ class _Search:
 
 
 def _pin(unit: CertificateGroup, complaint: Complaint, path: str | None = None) -> Pin:
-    """Accuse a file of the unit: the one that is named, or else its chain."""
+    """Pin a group at one of its files: `path`, or else its chain, or else its first file."""
     first = unit.chains[0].path if unit.chains else min(unit.files)
     return Pin(unit, path or first, complaint.text)
 
 
 class Bisection:
-    """Pins the groups at fault where the proxy of an epoch refused what it was to run from."""
+    """Pins the certificate groups at fault when a proxy rejected an epoch's revision."""
 
     def __init__(self, settings: Settings, loader: Loader, revisions: RevisionStore) -> None:
         self._timeout = settings.policy.start_timeout
@@ -92,7 +92,7 @@ class Bisection:
         self._revisions = revisions
 
     async def accuse(self, refused: EpochProcess, complaint: Complaint) -> tuple[Pin, ...]:
-        """Pin the groups of files at fault, if it is theirs. Raises `MachineError` if the proxy does not answer."""
+        """Pin the groups at fault, if any. Raises `MachineError` if the proxy does not respond."""
         material = refused.material
 
         program = material.program.binary.path.name
@@ -113,9 +113,10 @@ class Bisection:
         return pins
 
     def accuse_in(self, document: str, refused: EpochProcess, complaint: Complaint) -> tuple[Pin, ...]:
-        """Pin the groups at fault where a proxy that runs refused what is in a file of resources.
+        """Pin the groups at fault when a running proxy rejected a resource file.
 
-        It validates no such file, so nothing can be asked again. Where it names none, they are all that are new there.
+        A proxy cannot validate resource files, so bisection is impossible: if the complaint names no group, all new
+        groups of that file are pinned.
         """
         material = refused.material
         suspects = self._loader.renewed(material)

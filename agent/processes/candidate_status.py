@@ -1,4 +1,4 @@
-"""Tells why a candidate is not whole yet: what is missing, the control plane it comes from, and the last error."""
+"""Reports why a candidate is not fully loaded: missing resources, control plane, last error."""
 
 import asyncio
 import os
@@ -9,14 +9,17 @@ from agent.host.sockets import Endpoint
 from agent.processes.admission import Admission
 from agent.proxies.interface import Subscription, Upstream
 
-_INTERVAL = 1.0  # of the questions: a rotation that goes well is over before the first one
+_INTERVAL = 1.0  # between checks: a normal rotation is over before the first one
 _CONNECT_TIMEOUT = 1.0
 _INITIALIZING = frozenset({"PRE_INITIALIZING", "INITIALIZING"})
-_NAMED = 3  # so many things are named
+_NAMED = 3  # maximum number of items in a message
 
 
 async def observe(admission: Admission, lives: Callable[[], bool], tell: Callable[[str], None]) -> None:
-    """Tell, until the candidate's gate is open, whenever the reason why it waits is another one; empty for none."""
+    """Call `tell` whenever the reason why the candidate waits changes, until its gate is open.
+
+    The reason is empty if there is none. `lives` returns whether the candidate still exists.
+    """
     said = ""
     while True:
         await asyncio.sleep(_INTERVAL)
@@ -25,7 +28,7 @@ async def observe(admission: Admission, lives: Callable[[], bool], tell: Callabl
         try:
             reason = await reason_of(admission)
         except MachineError:
-            reason = ""  # its console does not answer: nothing is known
+            reason = ""  # its admin interface does not respond
         if reason != said:
             said = reason
             tell(reason)
@@ -81,7 +84,7 @@ async def _state(endpoints: Sequence[Upstream] | None, missing: Sequence[Subscri
 
 
 async def _why(address: str) -> str:
-    """Try what the proxy does not tell: what a connection to it ends with."""
+    """Connect to a control plane and return how that fails: the proxy does not report it."""
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             _, writer = await _connect(address)

@@ -1,4 +1,4 @@
-"""One look at the operator's files without running anything: what `agent check` and `agent bootstrap` say."""
+"""Checks the operator's files without starting a service, for `agent check` and `bootstrap`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,14 +28,14 @@ _DEAF = ListenerAccess(
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found, in lines for people, and whether a start would go well. Refusals are in the log."""
+    """The findings as text lines, and whether a start would succeed. Rejections are in the log."""
 
     lines: tuple[str, ...]
     good: bool
 
 
 async def inspect(settings: Settings) -> Report:
-    """Judge the files as the agent would, and ask the proxy for its opinion."""
+    """Check the files as a running agent would, and validate the configuration with the proxy."""
     async with _loader(settings) as loader:
         result = await loader.load()
         await loader.report_strays()
@@ -49,7 +49,7 @@ async def inspect(settings: Settings) -> Report:
 
 
 async def small_bootstrap(settings: Settings) -> str:
-    """The configuration that is made when the operator brings none."""
+    """Return the configuration that is generated when the operator provides none."""
     async with _loader(settings) as loader:
         return (await loader.small()).decode()
 

@@ -1,4 +1,4 @@
-"""When a drained epoch is empty: not before it has closed its listeners, and then when its last connection is gone."""
+"""Detects when a draining epoch has closed its listeners and its last connection."""
 
 import asyncio
 import os
@@ -9,10 +9,10 @@ from agent.host.processes import connections_at, has_socket
 from agent.processes.epoch_process import EpochProcess
 from agent.proxies.interface import Inbound
 
-_FIRST_INTERVAL = 0.1  # connections end quickly at first, and later one by one
+_FIRST_INTERVAL = 0.1  # most connections close early in a drain, the rest slowly
 _GROWTH = 1.3
 _LONGEST_INTERVAL = 1.0
-_LAST_INTERVAL = 0.25  # at the end the agent exits right after the last connection
+_LAST_INTERVAL = 0.25  # at shutdown, because the agent exits right after the last connection
 
 
 async def emptied(
@@ -23,13 +23,14 @@ async def emptied(
     *,
     at_the_end: bool = False,
 ) -> None:
-    """Return when `epoch` has none of these listening sockets any more, and no connection.
+    """Return when `epoch` has closed these listening sockets (inodes) and all its connections.
 
-    With `inbound`, connections by other listeners do not count. `counted` is called after each look at them.
+    With `inbound`, only connections of those listeners count. `counted` is called after each count.
 
-    It is told to close its listeners by a message that it reads when it has time: until the kernel shows that it did,
-    zero connections mean nothing, since the next may come. Where the kernel does not show it, two zeros in a row count.
-    `at_the_end` one that is silent, as while nobody reads its log, is empty when the kernel knows of no connection.
+    The epoch reads the message to close its listeners with a delay. Until the kernel shows that it has closed them, a
+    count of zero is not final: another connection may come. If the kernel denies that information, two zeros in a row
+    suffice. `at_the_end`, an epoch whose admin interface does not respond, as when its log output is blocked, is empty
+    when the kernel reports no connection.
     """
     interval = _FIRST_INTERVAL
     zeros = 0
@@ -40,7 +41,7 @@ async def emptied(
     while True:
         await asyncio.sleep(interval)
         interval = min(interval * _GROWTH, _LAST_INTERVAL if at_the_end else _LONGEST_INTERVAL)
-        # In a thread, as below: it looks at every descriptor of the proxy, which may have a million.
+        # In a thread, as below: it examines every descriptor of the proxy, which may have a million.
         listens = None if epoch.pid is None else await asyncio.to_thread(has_socket, epoch.pid, inodes)
         if listens and at_the_end and await _is_silent(epoch):
             epoch.clients = await asyncio.to_thread(connections_left, epoch, inbound)
@@ -68,8 +69,8 @@ async def _is_empty(epoch: EpochProcess, inbound: Inbound | None) -> bool:
         clients = await epoch.admin.connections(inbound)
     except MachineError:
         if os.path.lexists(epoch.admin.path):
-            return False  # too busy or hung: its deadline will come
-        clients = None  # somebody removed its socket
+            return False  # too busy or hung: the drain deadline ends it
+        clients = None  # its admin socket was removed
     epoch.clients = await asyncio.to_thread(connections_left, epoch, inbound) if clients is None else clients
     if epoch.clients_at_first is None:
         epoch.clients_at_first = epoch.clients
@@ -77,7 +78,10 @@ async def _is_empty(epoch: EpochProcess, inbound: Inbound | None) -> bool:
 
 
 def connections_left(epoch: EpochProcess, inbound: Inbound | None = None) -> int | None:
-    """How many it has, from the kernel, which knows whose a TCP connection is and not on which Unix socket one came."""
+    """Return the kernel's count of connections; None if unavailable or if a listener is not TCP.
+
+    The kernel does not show on which Unix socket a connection was accepted.
+    """
     places = epoch.asked if inbound is None else inbound.places
     if epoch.pid is None or not all(place.address.startswith("tcp://") for place in places):
         return None

@@ -1,4 +1,4 @@
-"""One living epoch: its process, and everything that was made for it and goes with it."""
+"""One epoch's process and the resources that belong to it: directory, segment, sockets."""
 
 import secrets
 import signal
@@ -31,7 +31,10 @@ _ANSWER_TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ListenerAccess:
-    """Whom a living epoch tells what. Each gets the epoch's number first."""
+    """Callbacks of an epoch process; each receives the epoch's number first.
+
+    `held`: another program listens at a requested address. `broken`: the process violated the hot-restart protocol.
+    """
 
     reached_gate: Callable[[int], None]
     serves: Callable[[int], None]
@@ -42,7 +45,10 @@ class ListenerAccess:
 
 
 class EpochProcess:
-    """An epoch from its launch to its burial. `started_at` is calendar seconds: since when the service is up."""
+    """An epoch from its launch to its cleanup.
+
+    `started_at` is the start of the service as a whole, in calendar seconds.
+    """
 
     def __init__(
         self,
@@ -54,27 +60,27 @@ class EpochProcess:
         found: Survivor | None = None,
         segments: ReservedSegments | None = None,
     ) -> None:
-        """Make what the epoch will need; or, where an earlier agent made it, find it."""
+        """Create the epoch's resources, or reuse those of `found`, an earlier agent's epoch."""
         self.number = number
         self.material = material
         self.nonce = secrets.token_hex(16) if found is None else found.nonce
         self.found = found
         self.process: Process | None = None
-        self.created: int | None = None  # when the process began
+        self.created: int | None = None  # start time of the process, clock ticks since boot
         self.has_served = False
-        self.clients: int | None = None  # as counted last, while it drains
-        self.clients_at_first: int | None = None  # as its drain began
-        self.drains = False  # it was told to accept no more
-        self.was_asked = False  # to exit
-        self.was_killed = False  # by this agent
-        self.was_starved = False  # killed by the kernel to have its memory
+        self.clients: int | None = None  # connections at the last count, while it drains
+        self.clients_at_first: int | None = None  # connections at the first count of its drain
+        self.drains = False  # its drain has begun
+        self.was_asked = False  # received SIGTERM from this agent
+        self.was_killed = False  # received SIGKILL from this agent
+        self.was_starved = False  # killed by the kernel because memory ran out
         self._run_directory = directory
         self._user = user
         self._owner = None if user is None else user.owner
         self._listeners = listeners
         self._memory = Memfds()
         binary = material.program.binary
-        name = f"bin/{binary.path.name}"  # to the opened binary by its own name, which `ps`, `ss` and the like show
+        name = f"bin/{binary.path.name}"  # a link to the opened binary, so that `ps` and `ss` show its own name
         if found is None:
             self.home = directory.make_epoch(number, self._owner, {name: f"/proc/self/fd/{binary.descriptor}"})
             self._room = make_room(self.home, self._owner)
@@ -100,27 +106,30 @@ class EpochProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process's number, once there is one."""
+        """The pid, once the process runs."""
         return None if self.process is None else self.process.pid
 
     @property
     def asked(self) -> set[ListenAddress]:
-        """Every place it asked its parent for."""
+        """Every address that it requested from its parent."""
         return set() if self.parent is None else self.parent.asked
 
     def is_adopted(self) -> bool:
-        """Whether an earlier agent started it."""
+        """Return whether an earlier agent started it."""
         return self.found is not None
 
     @property
     def bound_itself(self) -> set[ListenAddress]:
-        """The places for which there was no socket to give."""
+        """The requested addresses for which the agent had no socket."""
         return set() if self.parent is None else self.parent.bound_itself
 
-    # Life
+    # Process
 
     async def validate(self, timeout: float, material: LoadedRevision | None = None) -> Complaint | None:
-        """Ask the proxy whether it can use the configuration, or that of another material; return its complaint."""
+        """Validate the configuration of `material` (default: its own) with the proxy.
+
+        Returns the proxy's complaint, or None if it accepts it.
+        """
         material = material or self.material
         copy, extra = self._copy(material)
         kind = material.program.kind
@@ -129,9 +138,9 @@ class EpochProcess:
         return None if code == 0 else kind.complaint(output, {**material.paths, copy: material.configuration.name})
 
     async def launch(self, started_at: int, overlap: int = 0, *, dumps_core: bool = False) -> int:
-        """Start the process with everything around it in place; return its pid. Raises `MachineError`.
+        """Start the process after its sockets are open; return its pid. Raises `MachineError`.
 
-        For `overlap` seconds after it serves it leaves UDP sockets to its predecessor.
+        For `overlap` seconds after it serves, its predecessor continues to read the UDP sockets.
         """
         await self._stand_around(started_at)
         copy, extra = self._copy(self.material)
@@ -144,7 +153,7 @@ class EpochProcess:
         return process.pid
 
     async def take_over(self, found: Survivor, started_at: int) -> None:
-        """Stand around a process that an earlier agent left. Raises `MachineError` if it is gone."""
+        """Adopt an earlier agent's process. Raises `MachineError` if it has exited."""
         process = Process.adopt(found.pid, found.created, self._exited)
         self.created = found.created
         self.has_served = found.state is not State.OPENING
@@ -152,7 +161,7 @@ class EpochProcess:
         self._attend(process)
 
     async def _stand_around(self, started_at: int) -> None:
-        """Be its parent, its child and its gate."""
+        """Open the sockets of its parent, its child, its UDP relay and its gate."""
         number, tell, found = self.number, self._listeners, self.found
         events = ParentEvents(
             get_socket=lambda place: tell.get_socket(number, place),
@@ -162,14 +171,14 @@ class EpochProcess:
         )
         asked = () if found is None else found.places
         self.parent = Parent(self.names, started_at, events, asked, serves=self.has_served, owner=self._owner)
-        self.parent.bound_itself.update(asked)  # nobody knows any more which of them it did
+        self.parent.bound_itself.update(asked)  # which of them it bound itself is not recorded
         self.child = Child(self.names, self._owner)
         if self.material.configuration.has_udp:
             self.relay = UdpRelay(self.names, self._owner)
         await self.gate.shut(self._owner)
 
     def _attend(self, process: Process) -> None:
-        """Listen to this process and to no other."""
+        """Accept messages from this process only."""
         assert self.parent is not None
         assert self.child is not None
         self.process = process
@@ -181,7 +190,7 @@ class EpochProcess:
         self._listeners.exited(self.number, code)
 
     def _copy(self, material: LoadedRevision) -> tuple[int, str | None]:
-        """The private copy, in memory: where it is held, and the extra document's text."""
+        """Write the configuration copy to a memfd; return its descriptor and the extra document."""
         as_json = material.program.reads_json
         main, extra = material.copies.fill(str(self.home), self.number, material.descriptors, as_json=as_json)
         return self._memory.hold(material.configuration.name, main.encode()), extra
@@ -200,14 +209,14 @@ class EpochProcess:
         return {"PROXY_AGENT_EPOCH": str(self.number), "PROXY_AGENT_NONCE": self.nonce, **self._room}
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if it ever ran and is not dead."""
+        """Send a signal to the process, if it was started and has not exited."""
         self.was_asked |= number is signal.SIGTERM
         self.was_killed |= number is signal.SIGKILL
         if self.process is not None:
             self.process.signal(number)
 
     def clear(self) -> None:
-        """Remove everything that was the epoch's own, but for the gate."""
+        """Remove the epoch's resources except the gate."""
         for part in (self.parent, self.child, self.relay):
             if part is not None:
                 part.close()
@@ -216,19 +225,22 @@ class EpochProcess:
         self._run_directory.remove_epoch(self.number)
 
     async def cleanup(self) -> None:
-        """Remove everything that was the epoch's own."""
+        """Remove the epoch's resources."""
         self.clear()
         await self.gate.close()
 
     # Sockets
 
     async def duplicate(self, place: ListenAddress) -> int | None:
-        """A duplicate of its socket at a place, which the caller owns. Raises `MachineError`."""
+        """Return a duplicate of its socket at an address, or None; the caller owns it.
+
+        Raises `MachineError`.
+        """
         if self.child is None:
             return None
         return await self.child.ask(place, timeout=_ANSWER_TIMEOUT)
 
     def stop_accepting(self) -> None:
-        """Tell it to drain: it closes its listeners and asks its clients to leave. Raises `MachineError`."""
+        """Make it close its listeners and ask its clients to reconnect. Raises `MachineError`."""
         if self.child is not None:
             self.child.drain_listeners()

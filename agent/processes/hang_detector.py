@@ -1,11 +1,10 @@
-"""Whether the serving proxy answers anybody: noticed by the clients that wait for it, and by nothing else.
+"""Detects a hung serving proxy by the clients that wait in its accept queues.
 
-The vault's sockets are those that the proxy accepts on, so the kernel can tell the agent when a client comes. While
-nobody comes, nothing wakes the agent; while clients come, it looks at the queues once in a few seconds, and less often
-the longer all is well. A proxy hangs when clients wait, none of them is accepted and its console is silent, all for
-as long as `Intervals` says. One that is busy always has something in a queue, and one whose console is slow still
-takes clients: neither hangs. Nor does one of several workers that is stuck alone, since the console and the other
-workers go on: that is not noticed here.
+The socket store shares the proxy's accept queues, so the kernel wakes the agent when a client connects. Without clients
+the agent sleeps; with clients it examines the queues every few seconds, less often while the proxy is well. A proxy
+hangs when clients wait, none is accepted and its admin interface does not respond, all for the times in `Intervals`. A
+busy proxy, whose queues are never empty, and one with a slow admin interface still accept clients, so neither hangs. A
+single stuck worker among several is not detected: the admin interface and the other workers continue.
 """
 
 import asyncio
@@ -26,36 +25,37 @@ from agent.processes.queue_progress import QueueProgress, is_anybody_waiting, lo
 from agent.proxies.interface import Admin
 
 _QUESTION = "/ready"
-_NOBODY = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.EACCES})  # the console cannot be asked at all
+_NOBODY = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.EACCES})  # the admin interface is unreachable
 _SHOWN = 3
 
 
 class Serving(Protocol):
-    """What is to be known of the epoch that serves."""
+    """The serving epoch, as far as the hang detector uses it."""
 
     @property
     def number(self) -> int:
-        """Its number."""
+        """The epoch number."""
         ...
 
     @property
     def pid(self) -> int | None:
-        """Its process."""
+        """The pid of its process."""
         ...
 
     @property
     def admin(self) -> Admin:
-        """Its console."""
+        """Its admin interface."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """Spans in seconds.
+    """Times in seconds.
 
-    `first`: from a client's coming to the look at the queue. It doubles up to `longest` while clients keep coming and
-    all is well. `interval`: between two looks under suspicion. `report_after`: how long both must be silent. `lag`: a
-    look that comes later than it should by more than this tells of the agent's own sleep, not of the proxy's.
+    `first`: from a client's arrival to the check of the queues; doubles up to `longest` while clients keep arriving and
+    are accepted. `interval`: between two checks under suspicion. `report_after`: how long no client must have been
+    accepted and the admin interface not have responded. `lag`: a check delayed by more than this means that the agent
+    itself was stopped.
     """
 
     first: float = 1.0
@@ -66,12 +66,12 @@ class Intervals:
 
 
 class HangDetector:
-    """Watches the epoch that `serving` gives, if any.
+    """Watches the epoch that `serving` returns, if any.
 
-    `report` is told True and a sentence when it hangs, and False and a sentence when it answers again or another one
-    serves in its place. `replace` is told why, once, when it has been silent for `replace_after` seconds (None: never).
-    It is never replaced before it is reported. All these seconds start anew after the control group was throttled, and
-    after the agent itself stood still.
+    Calls `report` with True and a message when it hangs, and with False and a message when it responds again or another
+    epoch serves instead. Calls `replace` with the reason, once, when it has hung for `replace_after` seconds (None:
+    never), and not before it is reported. These times restart after the control group was throttled and after the agent
+    itself was stopped.
     """
 
     def __init__(
@@ -96,16 +96,16 @@ class HangDetector:
         self._task: asyncio.Task[None] | None = None
         self._watched: int | None = None
         self._hung: int | None = None
-        self._look: asyncio.Future[None] | None = None  # done: somebody came, or the vault is another
+        self._look: asyncio.Future[None] | None = None  # done: a client connected, or the socket store changed
 
     @property
     def hung(self) -> bool:
-        """Whether the epoch that serves is known to hang."""
+        """Whether the serving epoch is reported as hung."""
         serving = self._serving()
         return serving is not None and serving.number == self._hung
 
     def follow(self) -> None:
-        """Another epoch serves, or the vault holds other sockets than before."""
+        """Watch the epoch that serves now, with the sockets that the store holds now."""
         serving = self._serving()
         if serving is not None and serving.number == self._watched and self._is_watching():
             self._look_soon()
@@ -120,7 +120,7 @@ class HangDetector:
             self._task = self._tasks.spawn(self._watch(serving), f"watch over {serving.number}")
 
     async def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         await self._tasks.close()
 
     def _is_watching(self) -> bool:
@@ -130,7 +130,7 @@ class HangDetector:
         serving = self._serving()
         return serving is not None and serving.number == epoch.number
 
-    # While all is well
+    # Before any suspicion
 
     async def _watch(self, epoch: Serving) -> None:
         pause = self._pace.first
@@ -140,7 +140,7 @@ class HangDetector:
                 await self._somebody_comes()
                 quiet = clock.monotonic() - armed_at > pause
                 pause = self._pace.first if quiet else min(2 * pause, self._pace.longest)
-                await asyncio.sleep(pause)  # whoever accepts at all does so meanwhile
+                await asyncio.sleep(pause)  # a working proxy accepts the client in this time
                 if is_anybody_waiting(self._store):
                     await self._suspect(epoch)
         except OSError as error:
@@ -148,7 +148,7 @@ class HangDetector:
             log_event(logging.WARNING, "hung.unwatched", text)
 
     async def _somebody_comes(self) -> None:
-        """Return when a queue is not empty. Nothing runs until then, and the kernel is asked for no more after it."""
+        """Wait, without polling, until a queue is not empty or `follow` requests a check."""
         loop = asyncio.get_running_loop()
         self._look = loop.create_future()
         with opened(self._store) as (queues, _):
@@ -165,7 +165,7 @@ class HangDetector:
     # Under suspicion
 
     async def _suspect(self, epoch: Serving) -> None:
-        """Return when the epoch shows a sign of life, or serves no more."""
+        """Wait until the epoch accepts a client, responds or stops serving; report and replace it."""
         waiting = look_at(self._store, by_name=False)
         question: asyncio.Task[bool] | None = None
         spell = _Suspicion(self._throttled())
@@ -212,17 +212,20 @@ class HangDetector:
 
 
 class _Suspicion:
-    """How long nothing has been heard."""
+    """Measures how long a proxy has not responded."""
 
     def __init__(self, throttled: Throttled) -> None:
         self.seconds = 0.0
         self.is_replaced = False
-        self._since: float | None = None  # counted from the first look that found no change, when the console is asked
+        self._since: float | None = None  # from the first check without progress, when the admin request is sent
         self._looked_at = clock.monotonic()
         self._throttled = throttled
 
     def look(self, throttled: Throttled, longest: float) -> None:
-        """Count on, or anew where more than `longest` seconds are gone or the proxy may not have been let run."""
+        """Update `seconds`; restart at 0 if the CPU was throttled or the last check is too old.
+
+        `longest`: the maximum age of the last check, in seconds.
+        """
         now = clock.monotonic()
         if self._since is None or now - self._looked_at > longest or throttled != self._throttled:
             self._since = now
@@ -231,9 +234,9 @@ class _Suspicion:
 
 
 async def _ask(admin: Admin) -> bool:
-    """Return whether it is well as far as it can be asked: it answered, or nobody is there to ask.
+    """Return True when the admin interface responds or is unreachable, False on another error.
 
-    Waits for ever otherwise: this one question is answered when the proxy goes on.
+    There is no timeout: a hung proxy answers this one request when it continues.
     """
     try:
         await client.fetch(admin.place, _QUESTION, timeout=math.inf)
@@ -243,7 +246,7 @@ async def _ask(admin: Admin) -> bool:
 
 
 async def _pass(question: "asyncio.Task[bool] | None", span: float) -> None:
-    """Let the time pass, and no more of it once the question is answered."""
+    """Sleep for `span` seconds, or until the question is answered."""
     if question is None or question.done():
         await asyncio.sleep(span)
     else:
@@ -259,7 +262,7 @@ def _name(epoch: Serving) -> str:
 
 
 def _describe(waiting: Mapping[ListenAddress, int]) -> str:
-    """Name listeners, the longest queues first."""
+    """Return the clients waiting and their listeners as text, the longest queues first."""
     listeners: dict[str, int] = {}
     for place, length in waiting.items():
         listeners[place.address] = listeners.get(place.address, 0) + length

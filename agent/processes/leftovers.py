@@ -1,4 +1,4 @@
-"""What an agent leaves behind that was killed for good: ended and removed, since nobody will adopt it."""
+"""Kills and removes the leftovers of a killed agent that will have no successor."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from agent.processes.state_file import StateFile
 
 
 def kill_leftovers(directory: RunDirectory) -> Iterator[tuple[int, int]]:
-    """Kill the epochs that the state names, and remove what was theirs; give the number and pid of each that lived."""
+    """Kill the recorded epochs and remove their resources; yield (number, pid) of those killed."""
     state_file = StateFile(directory)
     if state_file.spare is not None:
         Segment(state_file.spare).release()

@@ -1,4 +1,4 @@
-"""Who gets which socket: what a candidate asks for, what the vault keeps, and what becomes of both at the commit."""
+"""Assigns listening sockets to epochs and keeps the socket store up to date."""
 
 import asyncio
 import contextlib
@@ -18,16 +18,16 @@ from agent.host.sockets import Endpoint, bind_for_proxy, check_free, may_bind_fo
 from agent.processes.epoch_process import EpochProcess
 from agent.proxies.interface import Configuration, StaticListener
 
-_SPARE_TIMEOUT = 1.0  # how long a superseded epoch gets to empty the queues that its successor will not have
-_SPARE_INTERVAL = 0.005  # the kernel does not tell when an accept queue is empty
+_SPARE_TIMEOUT = 1.0  # limit for a superseded epoch to empty the queues that its successor does not use
+_SPARE_INTERVAL = 0.005  # polling, because the kernel does not notify when an accept queue is empty
 _WORKERS_LIMIT = 1024
 
 
 class Listeners:
-    """Moves sockets between the vault and the epochs. `ours` tells the pids of all epochs alive.
+    """Moves sockets between the socket store and the epochs.
 
-    Where the agent has a privilege that the proxy lacks, it binds for it what the configuration names, and on the ports
-    in `allowed` what else it asks for.
+    `ours` returns the pids of all epochs. If the proxy lacks the privilege to bind a port, the agent binds it: any
+    address that the configuration names, and any other that the proxy requests on the ports in `allowed`.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Listeners:
         self._user = user
         self._ours = ours
         self._allowed = allowed
-        self._staged = SocketStore()  # what is new with a candidate that has not committed: bound by it, or for it
+        self._staged = SocketStore()  # new sockets of a candidate before its commit: bound by it, or for it
 
     def inherit(self, inherited_sockets: Iterable[InheritedSocket]) -> None:
-        """Put what listened before this program began into the vault, and close what is no listener."""
+        """Put inherited listening sockets into the socket store, and close any others."""
         workers: dict[str, int] = {}
         for inherited in inherited_sockets:
             address = address_of(inherited.descriptor)
@@ -60,13 +60,13 @@ class Listeners:
             self.store.put(place, inherited.descriptor)
 
     def bequest(self) -> dict[str, int]:
-        """Copies of everything in the vault, for the program that this one becomes."""
+        """Return duplicates of all stored sockets by name, for the program executed next."""
         lent = ((place, self.store.get(place)) for place in self.store.places())
         named = ((json.dumps([each.address, each.namespace, each.worker]), held) for each, held in lent)
         return {name: os.dup(held) for name, held in named if held is not None}
 
     async def regain(self, epoch: EpochProcess) -> None:
-        """Fill the vault with duplicates of what an adopted epoch serves on. Raises `MachineError`."""
+        """Put duplicates of an adopted epoch's sockets into the store. Raises `MachineError`."""
         for place in sorted(epoch.asked):
             if not _is_fleeting(place.listener, epoch):
                 descriptor = await epoch.duplicate(place)
@@ -74,7 +74,7 @@ class Listeners:
                     self.store.put(place, descriptor)
 
     def inodes(self, listeners: Collection[ListenAddress]) -> set[int]:
-        """The inodes of what accepts connections at these listeners and is in the vault."""
+        """Return the inodes of the stored stream sockets of these listeners."""
         places = [each for each in self.store.places() if each.listener in listeners]
         lent = [self.store.get(each) for each in places if not each.address.startswith("udp://")]
         return {os.fstat(descriptor).st_ino for descriptor in lent if descriptor is not None}
@@ -82,7 +82,10 @@ class Listeners:
     # Before the commit
 
     def get(self, place: ListenAddress, configuration: Configuration) -> int | None:
-        """The socket to hand over for a place; None lets the proxy bind. Raises `AddressHeld` or `MachineError`."""
+        """Return the socket for an address; None lets the proxy bind.
+
+        Raises `AddressHeld` or `MachineError`.
+        """
         lent = self.store.get(place)
         if lent is None:
             lent = self._staged.get(place)
@@ -90,7 +93,7 @@ class Listeners:
             return lent
         endpoint = Endpoint.parse(place.address)
         known = next((each for each in configuration.listeners if each.place == place.listener), None)
-        # Another user's proxy must not have the agent try with its own rights what it has thought of itself.
+        # A proxy of another user must not make the agent probe, with its own privileges, an address of its choice.
         may_ask = (self._user is None or known is not None) and (endpoint.port or endpoint.path)
         if may_ask and place.listener not in self.store.listeners() | self._staged.listeners():
             check_free(endpoint, self._ours())
@@ -108,7 +111,7 @@ class Listeners:
         return self._staged.get(place)
 
     async def stage(self, candidate: EpochProcess) -> None:
-        """Take a duplicate of every socket that a candidate bound itself. Raises `MachineError`."""
+        """Stage a duplicate of every socket that a candidate bound itself. Raises `MachineError`."""
         for place in sorted(candidate.bound_itself):
             if place not in self.store and not _is_fleeting(place.listener, candidate):
                 descriptor = await candidate.duplicate(place)
@@ -116,11 +119,11 @@ class Listeners:
                     self._staged.put(place, descriptor)
 
     def unstage(self) -> None:
-        """The candidate is no more, and what was new with it goes as well."""
+        """Close the staged sockets of a candidate that has exited."""
         self._staged.close_all()
 
     def missing(self, candidate: EpochProcess, before: Configuration | None) -> list[ListenAddress]:
-        """Listeners that serve now and that a candidate did not ask for, though the configuration still has them."""
+        """Return served listeners that are still configured and that a candidate did not request."""
         now = candidate.material.configuration
         static_before = set() if before is None else {listener.place for listener in before.listeners}
         static_now = {listener.place for listener in now.listeners}
@@ -133,23 +136,23 @@ class Listeners:
     # At the commit
 
     def adopt(self) -> None:
-        """What was new with the candidate is in the vault from now on."""
+        """Move the candidate's staged sockets into the socket store."""
         self.store.take_all(self._staged)
 
     async def hand_over(self, epoch: EpochProcess, before: EpochProcess | None) -> None:
-        """`epoch` serves in the place of `before`, which is told to accept no more; the vault follows."""
+        """Stop `before` from accepting; close the sockets that `epoch`, its successor, lacks."""
         self._steer(epoch)
         asked = {place.listener for place in epoch.asked}
         given_up = [place for place in self.store.places() if place not in epoch.asked]
         if before is not None:
             await self._emptied([place for place in given_up if place.listener in asked])
-            with contextlib.suppress(MachineError):  # it died meanwhile; its pidfd tells
+            with contextlib.suppress(MachineError):  # it has exited: its pidfd reports that
                 before.stop_accepting()
         for place in given_up:
             self.store.close(place)
 
     def _steer(self, epoch: EpochProcess) -> None:
-        """Keep new clients away from the queues of workers that there will be no more."""
+        """Send new clients only to the queues of workers that the new epoch has."""
         for listener, (here, used) in self.store.groups(epoch.asked).items():
             member = self.store.member(listener)
             try:
@@ -166,9 +169,9 @@ class Listeners:
     # While it serves
 
     async def follow(self, epoch: EpochProcess) -> set[ListenAddress]:
-        """Make the vault hold exactly what `epoch` listens on, and return that.
+        """Store exactly the sockets that `epoch` listens on; return its listeners.
 
-        Raises `MachineError` if it does not answer.
+        Raises `MachineError` if it does not respond.
         """
         listeners = await epoch.admin.listeners()
         for listener in sorted(listeners):
@@ -180,7 +183,7 @@ class Listeners:
         return listeners
 
     async def _follow_workers(self, epoch: EpochProcess, listener: ListenAddress) -> None:
-        """Hold a duplicate for each worker; of a listener with one socket for all of them, only that one."""
+        """Store a duplicate for each worker, or a single one if all workers share the socket."""
         held: set[ListenAddress] = set()
         for worker in range(_WORKERS_LIMIT):
             place = replace(listener, worker=worker)
@@ -198,10 +201,10 @@ class Listeners:
 
 
 def _is_fleeting(listener: ListenAddress, epoch: EpochProcess) -> bool:
-    """Whether the kernel chose its port, so that the next epoch will not ask for it."""
+    """Return whether the kernel chose the port, so that the next epoch will not request it."""
     return listener.any_port or (listener not in epoch.asked and _with_any_port(listener) in epoch.asked)
 
 
 def _with_any_port(listener: ListenAddress) -> ListenAddress:
-    """The address as a configuration names it that leaves the port to the kernel."""
+    """Return the address with port 0, as configured when the kernel chooses the port."""
     return replace(listener, address=f"{listener.address.rpartition(':')[0]}:0")

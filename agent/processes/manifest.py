@@ -1,8 +1,8 @@
-"""What an epoch runs from, in sealed memory that it carries itself, so that an agent that comes back can read it there.
+"""An epoch's manifest: a sealed memfd that lists its files, for the agent that adopts it.
 
-It is one descriptor of the epoch: JSON that tells of the others which files they are. Nothing of it lies on a disk;
-whoever may open another process's descriptors (ptrace(2), PTRACE_MODE_READ) is its user or root. Which file the
-manifest is stands in the agent's own state, so that an epoch cannot name another one.
+It is one of the epoch's own descriptors and holds JSON that maps the others to file paths. None of it is on disk; only
+the epoch's user and root may open its descriptors (ptrace(2), PTRACE_MODE_READ). The agent's state file identifies the
+manifest, so that an epoch cannot substitute another one.
 """
 
 import json
@@ -19,10 +19,10 @@ _FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`files` and `program` are descriptors of the epoch, the files by path; the revision is what it was named.
+    """The revision, files and program of an epoch.
 
-    `identity` is the program's, see `Binary`; `resources` is path to text. What an older agent did not write has a
-    default.
+    `files` (by path) and `program` are descriptors of the epoch. `identity` is the program's, see `Binary`; `resources`
+    is path to text. Fields that an older agent did not write have defaults.
     """
 
     digest: str
@@ -41,7 +41,7 @@ class Manifest:
 
     @classmethod
     def of(cls, material: LoadedRevision) -> "Manifest":
-        """What an epoch of this material will carry."""
+        """Return the manifest of an epoch that runs this revision."""
         program = material.program
         return cls(
             digest=material.revision.digest,
@@ -61,16 +61,16 @@ class Manifest:
 
     @property
     def revision(self) -> Revision:
-        """What the epoch's revision was named when it was made."""
+        """The epoch's revision, as named when it was made."""
         return Revision(self.digest, self.shape)
 
     def to_bytes(self) -> bytes:
-        """As it lies in memory."""
+        """Return the content of the memfd."""
         return json.dumps({"format": _FORMAT, **asdict(self)}).encode()
 
     @classmethod
     def carried_by(cls, pid: int, carried: Carried) -> "Manifest":
-        """Read the one that a process carries. Raises `MachineError` or `BadInput`."""
+        """Read the manifest of a process. Raises `MachineError` or `BadInput`."""
         try:
             tree = json.loads(carried.read(pid))
             if tree.pop("format") != _FORMAT:

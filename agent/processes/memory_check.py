@@ -1,4 +1,4 @@
-"""Whether there is memory for one more proxy, and whether one was killed for want of it."""
+"""Checks whether there is memory for another proxy, and whether an exit was an OOM kill."""
 
 from collections.abc import Callable
 from signal import SIGKILL
@@ -7,12 +7,12 @@ from agent.host import memory
 from agent.host.memory import Footprint, Free, OomWatch
 
 _MIB = 1 << 20
-_SHARE = 8  # an eighth of a proxy more, for what the one that serves grows by meanwhile
-_FIXED = 4 * _MIB  # what the kernel keeps for a process, and what the agent takes for a rotation: measured 0.7 to 3.5
+_SHARE = 8  # an eighth more, for the growth of the serving proxy in the meantime
+_FIXED = 4 * _MIB  # the kernel's memory for a process and the agent's for a rotation: measured 0.7 to 3.5 MiB
 
 
 class MemoryCheck:
-    """Holds what is free against what the serving proxy took at its peak."""
+    """Compares the free memory with the peak use of the serving proxy."""
 
     def __init__(
         self,
@@ -25,7 +25,10 @@ class MemoryCheck:
         self._watch = watch or OomWatch()
 
     def shortage(self, like: int, what: str = "proxy") -> str | None:
-        """Say what is missing to start a second process like this one; None if nothing is, or nobody knows."""
+        """Return why memory is too short for a second such process; None if it is not, or unknown.
+
+        `like`: the pid of the first one.
+        """
         footprint = self._footprint(like)
         if footprint is None:
             return None
@@ -37,10 +40,10 @@ class MemoryCheck:
         return f"{has:.0f} MiB are free by {free.limit_name}, and a second {what} takes up to {wants:.0f} MiB"
 
     def describe_death(self, code: int | None, *, by_agent: bool) -> str:
-        """What to add to the words about an exit; empty if memory had nothing to do with it.
+        """Return a suffix for an exit message; empty if the exit was not caused by lack of memory.
 
-        `by_agent`: the agent killed it itself. The kernel's counters are read at every death, so that an older kill is
-        not taken for this one.
+        `by_agent`: the agent itself killed the process. The kernel's counters are read at every exit, so that an older
+        kill is not attributed to this one.
         """
         if self._watch.kills() == 0 or by_agent:
             return ""

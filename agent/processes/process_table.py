@@ -1,4 +1,4 @@
-"""The processes of all epochs: launched, judged, drained, ended. Results are posted as events."""
+"""Starts, checks, drains and terminates all epoch processes; posts the results as events."""
 
 import asyncio
 import contextlib
@@ -33,17 +33,17 @@ from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.survivor import Survivor
 from agent.proxies.interface import Complaint, Inbound
 
-_QUEUE_INTERVAL, _QUEUE_LOOKS = 0.01, 100  # at the end: a second for the clients that wait in the accept queues
-_RESUME_INTERVAL = 0.02  # until an adopted epoch that opens is asked again: it tells nobody but its console
+_QUEUE_INTERVAL, _QUEUE_LOOKS = 0.01, 100  # at shutdown: one second to accept the clients that are already queued
+_RESUME_INTERVAL = 0.02  # polling, because only its admin interface shows that an adopted epoch serves
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
     """Functions that the process table calls.
 
-    `post` queues an event; `record` writes the state, before each launch; `handed_over` is called when the predecessor
-    of an epoch accepts no more, `followed` when listeners came or went. `final_scrape` reads the counters of an epoch
-    before its end; None: nobody wants them.
+    `post` queues an event. `record` writes the state, before each launch and after each connection count of a drain.
+    `handed_over` is called when an epoch's predecessor has been told to stop accepting, `followed` when dynamic
+    listeners changed. `final_scrape` reads an epoch's counters before it is terminated; None if they are not needed.
     """
 
     post: Callable[[Event], None]
@@ -54,7 +54,7 @@ class Callbacks:
 
 
 class ProcessTable:
-    """Launches, judges, drains and ends epochs. `bisection` finds the files at fault where a proxy refuses some."""
+    """Holds all epoch processes. `bisection` finds the files at fault in a rejected revision."""
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class ProcessTable:
         self._post = callbacks.post
         self._record = callbacks.record
         self._memory_check = MemoryCheck()
-        self.served_since = int(clock.calendar().timestamp())  # of the service as a whole
+        self.served_since = int(clock.calendar().timestamp())  # of the service, across epochs
         self._tasks = Tasks()
         self._starts: dict[int, asyncio.Task[None]] = {}
-        self.unserved = ""  # why the serving epoch serves nobody any more, though it lives
-        self._had_dynamic = False  # listeners that came by a control plane have served
+        self.unserved = ""  # why the serving epoch serves no clients although it runs; empty if it does
+        self._had_dynamic = False  # whether listeners from a control plane have served
         self._handover: asyncio.Task[None] | None = None
         self._follower: asyncio.Task[None] | None = None
 
@@ -91,7 +91,7 @@ class ProcessTable:
         return [each.pid for each in self.epochs.values() if each.pid is not None]
 
     async def close(self) -> None:
-        """Let everything go; the processes must be dead."""
+        """Release all resources; the processes must have exited."""
         await self._tasks.close()
         for epoch in tuple(self.epochs.values()):
             self.shared_counters.retire(epoch.number)
@@ -128,7 +128,7 @@ class ProcessTable:
         material, user = self._revisions[revision], self._settings.user
         epoch = EpochProcess(number, material, self._directory, user, self._listeners(), segments=self.segments)
         self.epochs[number] = epoch
-        self._record()  # whatever runs for it from now on can be found by its manifest
+        self._record()  # so that the next agent finds its process by the manifest, even without a pid
         if validate and (complaint := await epoch.validate(self._settings.policy.start_timeout)):
             return await self._verdict(epoch, complaint)
         has_udp = self.serving is not None and epoch.material.configuration.has_udp
@@ -148,9 +148,9 @@ class ProcessTable:
         await observe(self._admission(candidate), lambda: number in self.epochs, tell)
 
     async def adopt(self, found: Survivor, material: LoadedRevision) -> None:
-        """Take over what an earlier agent left; the sockets of the one that serves are in the vault again after it.
+        """Adopt an earlier agent's epoch; if it serves, put its sockets into the socket store.
 
-        Raises `MachineError` if it is gone meanwhile.
+        Raises `MachineError` if it has exited.
         """
         epoch = EpochProcess(found.number, material, self._directory, self._settings.user, self._listeners(), found)
         self.epochs[found.number] = epoch
@@ -159,7 +159,7 @@ class ProcessTable:
         except (MachineError, OSError):
             if epoch.process is None:
                 self.cleanup(found.number)
-            epoch.signal(signal.SIGKILL)  # it cannot be steered; its end is heard of, and it is buried then
+            epoch.signal(signal.SIGKILL)  # it cannot be controlled; the cleanup follows its exit
             raise
         self.shared_counters.follow(found.number, epoch.home)
         if found.state is State.SERVING:
@@ -196,10 +196,10 @@ class ProcessTable:
     def _heard_broken(self, number: int, error: ProtocolError) -> None:
         log_event(logging.ERROR, "handoff.broken", f"epoch {number} is not listened to any more: {error}")
 
-    # Judging
+    # Checking
 
     def judge(self, number: int) -> None:
-        """Examine a candidate; `EpochJudged` follows."""
+        """Check a candidate; `EpochJudged` follows."""
         self._tasks.spawn(self._judge(self.epochs[number]), f"judgement of {number}")
 
     def _admission(self, candidate: EpochProcess) -> Admission:
@@ -218,7 +218,7 @@ class ProcessTable:
         self._tasks.spawn(self._open_gate(self.epochs[number]), f"gate of {number}")
 
     async def _open_gate(self, candidate: EpochProcess) -> None:
-        """From its first connection on, a crash must find what it bound in the vault: so that is taken before."""
+        """Open the gate after duplicating the candidate's sockets, so that a crash loses no client."""
         try:
             await self.listeners.stage(candidate)
         except MachineError as error:
@@ -231,17 +231,17 @@ class ProcessTable:
             await self._resume(candidate)
 
     async def _resume(self, candidate: EpochProcess) -> None:
-        """Find out how far an adopted epoch got whose gate was to be open; its start deadline ends the questions.
+        """Poll an adopted epoch with an open gate until it serves or its start deadline ends it.
 
-        The killed agent may have taken two messages with it. Without the answer to its Stats question, Envoy's main
-        thread blocks in recvmsg(2) while its workers serve: the answer is sent unasked. Without the answer of the
-        gate, Envoy stays there and does not ask again (see `gate.listener`): no worker runs, and it is started anew.
-        Another proxy may ask again, and goes on.
+        The killed agent may have lost two replies. Without the Stats reply, Envoy's main thread blocks in recvmsg(2)
+        while its workers serve, so the reply is sent unrequested. Without the gate's reply, Envoy waits there and does
+        not repeat its request (see `gate.listener`): no worker runs, so it is killed and started again. Another proxy
+        may repeat its request and continue.
         """
         assert candidate.parent is not None
         candidate.parent.answer_stats()
         while candidate.number in self.epochs:
-            with contextlib.suppress(MachineError):  # busy, or dying: it is asked again, or its pidfd tells
+            with contextlib.suppress(MachineError):  # busy: polled again; or exiting: its pidfd reports that
                 if await candidate.admin.waits_at_gate() and not candidate.gate.was_asked:
                     text = f"epoch {candidate.number} stood at its gate when the agent ended: it is started anew"
                     log_event(logging.INFO, "epoch.dropped", text)
@@ -255,7 +255,7 @@ class ProcessTable:
     # Serving and draining
 
     def commit(self, number: int) -> EpochProcess:
-        """Hand over to an epoch that serves, and follow its listeners from now on."""
+        """Make an epoch the serving one, stop its predecessor and follow the new listeners."""
         before, after = self.serving, self.epochs[number]
         self.serving = after
         after.has_served = True
@@ -281,10 +281,10 @@ class ProcessTable:
             self._follower = self._tasks.spawn(self._follow(after), f"listeners of {after.number}")
 
     async def _follow(self, serving: EpochProcess) -> None:
-        """Keep the vault in step with listeners that come and go: a socket nobody accepts on hangs clients."""
+        """Track dynamic listeners in the socket store: clients of a closed one would hang."""
         seen = ""
         while True:
-            with contextlib.suppress(MachineError):  # busy, or dying: asked again, or its pidfd tells
+            with contextlib.suppress(MachineError):  # busy: polled again; or exiting: its pidfd reports that
                 changes = await serving.admin.listener_changes()
                 if changes != seen:
                     self._note_dynamic(serving, await self.listeners.follow(serving))
@@ -293,7 +293,7 @@ class ProcessTable:
             await asyncio.sleep(self._settings.sync_interval)
 
     def _note_dynamic(self, serving: EpochProcess, listeners: Collection[ListenAddress]) -> None:
-        """A control plane that takes every listener away is a fault more often than a wish: readiness tells of it."""
+        """Set `unserved` if the control plane removed every dynamic listener: usually a fault."""
         dynamic = _dynamic(serving, listeners)
         self._had_dynamic |= bool(dynamic)
         planes = " or ".join(serving.material.configuration.control_planes) or "its source"
@@ -310,7 +310,7 @@ class ProcessTable:
         self.unserved = reason
 
     def drain(self, number: int, *, stopping: bool) -> None:
-        """Have an epoch finish what it has; `EpochEmptied` follows, unless its deadline comes first."""
+        """Drain an epoch; `EpochEmptied` follows, unless its drain deadline expires first."""
         self.epochs[number].drains = True
         self._tasks.spawn(self._drain(self.epochs[number], stopping=stopping), f"drain of {number}")
 
@@ -323,16 +323,16 @@ class ProcessTable:
             await asyncio.wait([self._handover])
         if epoch.is_adopted() and not stopping and epoch.pid is not None:
             inodes |= await asyncio.to_thread(accepting, epoch.pid, besides=epoch.home)
-            if await asyncio.to_thread(has_socket, epoch.pid, inodes) is not False:  # perhaps nobody told it before
+            if await asyncio.to_thread(has_socket, epoch.pid, inodes) is not False:  # perhaps the earlier agent did not
                 self._stop_accepting(epoch)
         await emptied(epoch, inodes, self._record, inbound, at_the_end=stopping)
         self._post(on.EpochEmptied(at=clock.monotonic(), epoch=epoch.number))
 
     async def _close_doors(self, epoch: EpochProcess, inodes: set[int]) -> tuple[set[int], Inbound | None]:
-        """Nothing will serve after this one: the vault goes when the proxy stops accepting, so clients are refused.
+        """Stop the last epoch from accepting and empty the socket store: clients are refused.
 
-        Returns the sockets that it closes, and its inbound listeners where only those close. An outbound one needs no
-        copy in the vault either: whoever came to a copy would wait for nobody.
+        Returns the inodes of the sockets that the epoch closes, and its inbound listeners if only those close. The
+        duplicates of outbound listeners are closed too: no process will accept from them after this epoch.
         """
         if self._follower is not None:
             self._follower.cancel()
@@ -346,7 +346,7 @@ class ProcessTable:
         return inodes, inbound
 
     async def _empty_queues(self) -> None:
-        """Give the proxy a moment for those who wait for it already: who is in a queue that is closed is reset."""
+        """Let the proxy accept the queued clients, for at most a second: a closed queue resets them."""
         self.listeners.store.narrow()
         for _ in range(_QUEUE_LOOKS):
             if not self.listeners.store.waiting():
@@ -366,21 +366,21 @@ class ProcessTable:
 
     @staticmethod
     def _stop_accepting(epoch: EpochProcess) -> None:
-        with contextlib.suppress(MachineError):  # dying; its pidfd tells
+        with contextlib.suppress(MachineError):  # exiting: its pidfd reports that
             epoch.stop_accepting()
 
     def refuse_clients(self) -> None:
-        """Refuse instead of keeping them waiting; whoever listens again ends this."""
+        """Refuse clients instead of queueing them, until a proxy listens again."""
         self.listeners.store.refuse()
 
-    # Ending
+    # Terminating
 
     def drop(self, number: int) -> None:
-        """Kill a candidate, or stop launching it."""
+        """Kill a candidate, or cancel its launch."""
         self._leave(number, signal.SIGKILL)
 
     def end(self, number: int) -> None:
-        """Ask an epoch to exit."""
+        """Terminate an epoch with SIGTERM, after a final scrape if one is configured."""
         epoch = self.epochs.get(number)
         scrape = self._callbacks.final_scrape
         if epoch is None or number in self._starts or scrape is None:
@@ -396,7 +396,7 @@ class ProcessTable:
         epoch.signal(signal.SIGTERM)
 
     def kill(self, number: int) -> None:
-        """End an epoch that did not exit when asked."""
+        """Kill an epoch that did not exit after SIGTERM."""
         self._leave(number, signal.SIGKILL)
 
     def _leave(self, number: int, how: signal.Signals) -> None:
@@ -425,7 +425,7 @@ class ProcessTable:
         self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=code, failure=failure))
 
     async def _diagnose(self, candidate: EpochProcess, accident: Failure) -> Failure:
-        """Why a candidate gave up by itself: a proxy that also refuses to validate has a complaint, and a verdict."""
+        """Return why a candidate exited: a permanent failure if its proxy also fails validation."""
         try:
             complaint = await candidate.validate(self._settings.policy.start_timeout)
             return accident if complaint is None else await self._verdict(candidate, complaint)
@@ -433,16 +433,16 @@ class ProcessTable:
             return accident
 
     async def _verdict(self, refused: EpochProcess, complaint: Complaint) -> Failure:
-        """A proxy's refusal, with the groups of files that are at fault, if it is theirs."""
+        """Return a proxy's rejection as a failure, naming the certificate groups at fault, if any."""
         pins = await self._bisection.accuse(refused, complaint)
         program, name = refused.material.program.binary.path.name, refused.material.configuration.name
         reason = "; ".join(str(pin.fault) for pin in pins) or f"cannot use {name}: {program} says: {complaint.text}"
         return Failure(FailureKind.PERMANENT, reason, pinned=bool(pins))
 
     def cleanup(self, number: int) -> None:
-        """Remove what was an epoch's own, once everybody has heard of its death."""
+        """Remove an epoch's resources once its exit has been processed."""
         epoch = self.epochs.pop(number, None)
-        if epoch is None:  # it was dropped before it was whole
+        if epoch is None:  # it was dropped during its construction
             self._directory.remove_epoch(number)
             return
         if not epoch.has_served:
@@ -455,6 +455,6 @@ class ProcessTable:
 
 
 def _dynamic(epoch: EpochProcess, listeners: Iterable[ListenAddress]) -> list[ListenAddress]:
-    """Those that its own configuration does not name."""
+    """Return the listeners that the epoch's static configuration does not name."""
     static = {listener.place for listener in epoch.material.configuration.listeners}
     return [place for place in listeners if place not in static]

@@ -1,4 +1,4 @@
-"""The accept queues in the vault: whether anybody waits in them, and whether anybody was taken out."""
+"""Examines the stored accept queues: whether clients wait, and whether any were accepted."""
 
 import select
 import socket
@@ -12,16 +12,19 @@ from agent.host import accept_queues
 
 @dataclass(frozen=True, slots=True)
 class QueueProgress:
-    """Where clients wait, and how many: at least one, where the kernel does not tell. `clients` are those it names."""
+    """The lengths of non-empty accept queues, and the waiting clients' cookies in the kernel.
+
+    A length is 1 if the kernel does not report it. `clients` holds only the connections that the kernel lists.
+    """
 
     lengths: Mapping[ListenAddress, int]
     clients: frozenset[int]
 
     def moved_since(self, before: "QueueProgress") -> bool:
-        """Whether somebody was accepted meanwhile.
+        """Return whether a client was accepted since `before`.
 
-        A queue that grows says nothing: new clients come to one that hangs, too. Nor does one whose name is gone
-        because the client has reset what it waited on: it keeps its place without a name.
+        A growing queue is no evidence: a hung proxy gets new clients, too. Nor is a cookie that disappeared because the
+        client reset its connection: the connection stays in the queue without a cookie.
         """
         if any(self.lengths.get(place, 0) < length for place, length in before.lengths.items()):
             return True
@@ -29,15 +32,15 @@ class QueueProgress:
 
     @property
     def nameless(self) -> int:
-        """How many of those who wait the kernel does not name."""
+        """The number of waiting clients that the kernel does not list."""
         return sum(self.lengths.values()) - len(self.clients)
 
 
 @contextmanager
 def opened(store: SocketStore) -> Iterator[tuple[select.epoll, dict[int, ListenAddress]]]:
-    """Everything in the vault that accepts, readable as one: made anew each time.
+    """Yield an epoll set of the stored listening sockets, and their addresses by descriptor.
 
-    A socket that the vault has closed while a proxy still has it would stay in an older one for ever.
+    It is created anew each time: a socket that the store closes while a proxy holds it would stay in an older set.
     """
     places = {}
     with select.epoll() as queues:
@@ -50,7 +53,7 @@ def opened(store: SocketStore) -> Iterator[tuple[select.epoll, dict[int, ListenA
 
 
 def _accepts(descriptor: int) -> bool:
-    """Whether it listens: one that does not is always readable."""
+    """Return whether a socket listens; one that does not is always readable."""
     held = socket.socket(fileno=descriptor)
     try:
         return held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
@@ -59,13 +62,13 @@ def _accepts(descriptor: int) -> bool:
 
 
 def is_anybody_waiting(store: SocketStore) -> bool:
-    """Ask for no more than that."""
+    """Return whether any accept queue is not empty."""
     with opened(store) as (queues, _):
         return bool(queues.poll(0, 1))
 
 
 def look_at(store: SocketStore, *, by_name: bool) -> QueueProgress:
-    """Look at all of them; names cost the kernel a walk through all its connections."""
+    """Examine all queues; `by_name` lists clients, and the kernel scans all connections for it."""
     with opened(store) as (queues, places):
         ready = [places[descriptor] for descriptor, _ in queues.poll(0, max(1, len(places)))]
     ports = {int(place.address.rpartition(":")[2]) for place in ready if place.address.startswith("tcp://")}

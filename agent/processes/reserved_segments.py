@@ -1,4 +1,4 @@
-"""The shared-memory files that epochs are given, and the one kept for the next: /dev/shm may be full by then."""
+"""Reserves shared-memory segments for epochs, one ahead, since /dev/shm may be full later."""
 
 import contextlib
 import secrets
@@ -7,26 +7,26 @@ from agent.core.errors import MachineError
 from agent.handoff.segment import HotRestartVersion, Segment
 from agent.handoff.socket_paths import BASE_ID_LIMIT
 
-_CLAIMS = 100  # base ids tried before something must be wrong
+_CLAIMS = 100  # attempts to find a free base id
 
 
 class ReservedSegments:
-    """Claims base ids for the epochs of one user, `owner` (uid, gid). `spare`: what is kept for the next epoch."""
+    """Claims base ids for epochs of `owner` (uid, gid). `spare`: reserved for the next epoch."""
 
     def __init__(self, owner: tuple[int, int] | None) -> None:
         self.spare: Segment | None = None
         self._owner = owner
-        self._version: HotRestartVersion | None = None  # that of the spare one
+        self._version: HotRestartVersion | None = None  # of `spare`
 
     def claim(self, version: HotRestartVersion) -> Segment:
-        """Return a segment for an epoch. Raises `MachineError` where none can be made and none was kept."""
+        """Return a segment, the spare if it fits. Raises `MachineError` if none can be made."""
         if self.spare is None or self._version != version:
             return _claimed(version, self._owner)
         spare, self.spare = self.spare, None
         return spare
 
     def keep_one(self, version: HotRestartVersion) -> None:
-        """Have one for the next epoch, if there is room for it now."""
+        """Reserve a segment for the next epoch, if there is room."""
         if self.spare is not None and self._version != version:
             self.close()
         if self.spare is None:
@@ -34,7 +34,7 @@ class ReservedSegments:
                 self.spare, self._version = _claimed(version, self._owner), version
 
     def close(self) -> None:
-        """Give the spare one back."""
+        """Release the spare segment."""
         if self.spare is not None:
             self.spare.release()
             self.spare = None

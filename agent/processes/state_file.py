@@ -1,8 +1,8 @@
-"""What the agent would need to know if it came back: written before a start and after every event.
+"""The state file, from which the next agent adopts the running epochs.
 
-The file is `state.json` in the run directory: who the agent is, which epochs there are with pid, start time and
-manifest, and what is wanted. Numbers of epochs are never reused. What an earlier agent wrote of its epochs stays in it
-until each of them is adopted or gone.
+It is `state.json` in the run directory, written before each launch and after every event. It holds the agent's pid, the
+epochs with pid, start time and manifest, and the desired state. Epoch numbers are never reused. An earlier agent's
+entries stay in it until each of their epochs is adopted or has exited.
 """
 
 import logging
@@ -26,10 +26,10 @@ _FORMAT = 2
 
 
 class StateFile:
-    """Writes the state when it changed. A disk that does not take it is reported once, and is to be tried again.
+    """Writes the state when it changed; logs a write error once, and the caller retries.
 
-    `last`: the state as it is; `behind`: whether the file tells of an older one. `inherited`: the entries of an earlier
-    agent's epochs that nobody has dealt with yet.
+    `last`: the current state; `behind`: whether the file holds an older one. `inherited`: an earlier agent's entries
+    that are not settled yet.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -45,30 +45,30 @@ class StateFile:
 
     @property
     def first_epoch(self) -> int:
-        """The first number that no epoch of this run directory has had."""
+        """The first epoch number never used in this run directory."""
         number = self._before.get("next_epoch", 1)
         return number if isinstance(number, int) and number > 0 else 1
 
     @property
     def served_since(self) -> int | None:
-        """Since when the service as a whole is up, in calendar seconds, if an earlier agent began it."""
+        """The start of the service in calendar seconds, if an earlier agent started it."""
         since = self._before.get("served_since")
         return since if isinstance(since, int) and self.inherited else None
 
     def settle(self, entry: dict[str, Any]) -> None:
-        """An epoch of an earlier agent is adopted, or gone."""
+        """Remove the entry of an earlier agent's epoch that was adopted or has exited."""
         self.inherited.remove(entry)
 
     @property
     def spare(self) -> int | None:
-        """The base id that an earlier agent kept for the next epoch."""
+        """The base id that an earlier agent reserved for the next epoch."""
         base_id = self._before.get("spare")
         return base_id if isinstance(base_id, int) and self._before.get("boot") == self._boot else None
 
     def write(
         self, reconciler: Reconciler, processes: Iterable[EpochProcess], served_since: int, spare: Segment | None = None
     ) -> None:
-        """Write the present state, if it is another one than was written last."""
+        """Write the current state if it differs from the last one written."""
         known = {epoch.number: epoch for epoch in processes}
         epochs = [_describe(epoch, known.get(epoch.number)) for epoch in reconciler.epochs.values()]
         state = {
@@ -91,7 +91,7 @@ class StateFile:
 
     @property
     def behind(self) -> bool:
-        """Whether the next agent would find an older state than this."""
+        """Whether the file holds an older state than `last`."""
         return self.last != self._written
 
     def _write(self) -> None:

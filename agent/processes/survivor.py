@@ -1,4 +1,4 @@
-"""What an earlier agent left running: told from strangers by pid and start time, never by the pid alone."""
+"""Finds an earlier agent's running epochs by pid and start time, never by pid alone."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -13,12 +13,12 @@ from agent.host.carried import Carried
 from agent.host.processes import created_at
 
 ADOPTED = frozenset({State.OPENING, State.SERVING, State.DRAINING})
-"""What may have clients. An epoch before its gate has none, and one that was told to leave has left them."""
+"""The states in which an epoch may have clients: not before its gate, nor after SIGTERM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survivor:
-    """An epoch that lives. `created`: clock ticks since boot; `places`: what it asked for."""
+    """A running epoch. `created`: clock ticks since boot; `places`: the addresses it requested."""
 
     number: int
     state: State
@@ -31,9 +31,10 @@ class Survivor:
 
 
 def find_survivor(entry: Mapping[str, Any]) -> Survivor | int | None:
-    """Look for the process of an entry in the state: what can be adopted, the pid of what cannot, None if it is dead.
+    """Find the process of a state entry.
 
-    An agent that was killed just after a launch could not note the pid: then it is the process with the manifest.
+    Returns a `Survivor` if it can be adopted, its pid if it cannot, None if it has exited. An agent killed just after a
+    launch could not record the pid; the process is then found by the manifest that it holds open.
     """
     pid = pid_of(entry)
     if pid is None:
@@ -55,17 +56,17 @@ def find_survivor(entry: Mapping[str, Any]) -> Survivor | int | None:
 
 
 def described(places: Iterable[ListenAddress]) -> list[tuple[str, str, int]]:
-    """Places as they stand in the state."""
+    """Return addresses in the form of the state file."""
     return [(place.address, place.namespace, place.worker) for place in sorted(places)]
 
 
 def pid_of(entry: Mapping[str, Any]) -> int | None:
-    """The process of an entry, if it lives; never a stranger with its number."""
+    """Return the pid of an entry's process if it runs; never that of a process that reused it."""
     pid, created, manifest = entry.get("pid"), entry.get("created"), entry.get("manifest")
     if isinstance(pid, int):
         return pid if created is not None and created_at(pid) == created else None
     try:
-        carried = Carried(**manifest)  # type: ignore[arg-type]  # that is found out here
+        carried = Carried(**manifest)  # type: ignore[arg-type]  # checked here
     except TypeError:
         return None
     return next((each for each in psutil.pids() if each != os.getpid() and carried.is_carried_by(each)), None)

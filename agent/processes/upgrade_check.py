@@ -1,4 +1,4 @@
-"""Whether this program could take over from the agent that runs: it looks at everything and touches nothing."""
+"""Checks read-only whether this program could take over from the running agent."""
 
 import json
 from typing import Any
@@ -12,13 +12,13 @@ from agent.processes.survivor import ADOPTED, Survivor
 from agent.processes.survivor import find_survivor as find_epoch
 
 VARIABLE = "AGENT_TRIAL"
-"""The environment variable that asks a new program for this and nothing else."""
+"""The environment variable that makes a new program only perform this check."""
 
 
 def dry_run(settings: Settings) -> str:
-    """Read the state and what each epoch runs from, as an adoption would; return what was found, in words.
+    """Read the state file and each epoch's revision as an adoption would; return a message.
 
-    Raises `AgentError` if something of it cannot be understood.
+    Raises `AgentError` if any of it cannot be read.
     """
     find(settings.proxy)
     revisions = RevisionStore()

@@ -1,4 +1,4 @@
-"""Evidence after a commit: compares the certificate that a client receives with those that the epoch runs from."""
+"""Verifies with a TLS client, after a commit, that an epoch serves its own certificates."""
 
 import asyncio
 import hashlib
@@ -15,12 +15,10 @@ from agent.proxies.interface import Admin, TlsListener
 from agent.status.model import ProbeResult
 
 LIMIT = 16
-"""How many connections a proof makes at most; all of them at the same time."""
+"""Maximum number of connections per verification; all are made at the same time."""
 
 _TIMEOUT = 2.0
-_AGAIN = (0.1, 0.5)  # the one before accepts until it has read that it is to drain: it may have been the one seen
-
-
+_AGAIN = (0.1, 0.5)  # the predecessor accepts until it reads the drain message, so it may have answered
 _CONTEXT = trusting_context()
 
 
@@ -31,11 +29,11 @@ async def verify_served(
     *,
     again: Collection[float] = _AGAIN,
 ) -> tuple[ProbeResult, ...]:
-    """Connect once to each place where a client can see one of `leaves`, at most `LIMIT`.
+    """Connect once to each address where a client can see one of `leaves`, at most `LIMIT`.
 
-    Unix sockets count only if the configuration has `named` them: they learn who connects, and a proxy must not choose
-    whom the agent's user greets. Where another certificate is seen, it looks again after the spans of `again`. Raises
-    `MachineError` if the console does not tell where that is.
+    Unix sockets are used only if the configuration names them (`named`): their owner sees who connects, so a proxy
+    must not choose them. If another certificate is served, connect again after the delays in `again` (seconds).
+    Raises `MachineError` if the admin interface does not list the addresses.
     """
     fingerprints = {leaf.fingerprint for leaf in leaves}
     listeners = await admin.tls_listeners() if fingerprints else []
@@ -71,7 +69,7 @@ async def _see(listener: TlsListener, fingerprints: Collection[str]) -> ProbeRes
 
 
 def _serial(certificate: bytes) -> str | None:
-    """As `Leaf.serial_hex`; None where it does not parse."""
+    """Return the serial as `Leaf.serial_hex`; None if the certificate does not parse."""
     try:
         return Leaf.of(x509.load_der_x509_certificate(certificate)).serial_hex
     except (ValueError, TypeError):

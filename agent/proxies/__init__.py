@@ -1,1 +1,1 @@
-"""What differs from proxy to proxy."""
+"""The kinds of proxy behind one interface."""

@@ -1,7 +1,7 @@
-"""The seam between the supervisor and a kind of proxy: what differs from one kind to another is asked here.
+"""The interface between the supervisor and a kind of proxy.
 
-`processes`, `inputs` and `supervisor` know proxies by these protocols only. A kind of proxy is a package beside this
-module with one class that has the methods of `Proxy`.
+`processes`, `inputs` and `supervisor` use proxies through these protocols only. A kind of proxy is a package beside
+this module with one class that has the methods of `Proxy`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,12 +15,12 @@ from agent.handoff.socket_store import ListenAddress
 from agent.http.client import UnixPlace
 from agent.http.message import Request, Response
 
-# Facts
+# Data
 
 
 @dataclass(frozen=True, slots=True)
 class StaticListener:
-    """An address that the configuration itself names."""
+    """A listening address in the static configuration."""
 
     place: ListenAddress
     reuse_port: bool
@@ -28,7 +28,7 @@ class StaticListener:
 
     @property
     def is_udp(self) -> bool:
-        """Whether it takes datagrams."""
+        """Whether it receives datagrams."""
         return self.place.address.startswith("udp://")
 
 
@@ -36,7 +36,7 @@ class StaticListener:
 class TlsListener:
     """An address at which clients see a certificate from the epoch's own files.
 
-    `place` is what it is bound to, perhaps every address. `server_name` selects the certificate; None: any name does.
+    `place` is the bound address, perhaps a wildcard. `server_name` selects the certificate; None: any name does.
     """
 
     place: ListenAddress
@@ -45,7 +45,7 @@ class TlsListener:
 
 @dataclass(frozen=True, slots=True)
 class AdminAddress:
-    """The admin address that a configuration names, and the paths it allows, in the proxy's own form; none: all."""
+    """The configured admin address, and the allowed paths in the proxy's own form; none: all."""
 
     address: str
     allowed: tuple[object, ...]
@@ -61,7 +61,7 @@ class LoadedCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """The listeners that clients connect to: their addresses, and the prefixes of their statistics."""
+    """The inbound listeners, for downstream clients: addresses and prefixes of their statistics."""
 
     places: frozenset[ListenAddress]
     scopes: frozenset[str]
@@ -69,7 +69,7 @@ class Inbound:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """An endpoint of a cluster: its address, and how many connections to it are open, and failed to open."""
+    """An endpoint of a cluster: its address and its numbers of open and failed connections."""
 
     address: str
     active: int
@@ -78,7 +78,7 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """A proxy's reason for refusing a configuration, in one line, and the files that it names."""
+    """A proxy's reason for rejecting a configuration, in one line, and the files that it names."""
 
     text: str
     paths: frozenset[str] = frozenset()
@@ -86,11 +86,11 @@ class Complaint:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Something an epoch fetches: how often an update was applied, rejected by the proxy, or not received.
+    """A resource that an epoch fetches: counts of updates applied, rejected and not received.
 
-    `description` names it in messages. Without an essential one an epoch serves no client, or shows no certificate.
-    `secret` is the name of the secret that it brings, if it does. `given_up`: the proxy waits for its first update no
-    longer.
+    `description` names it in messages. Without an essential one, an epoch serves no client or has no certificate.
+    `secret` is the name of the secret that it delivers, if any. `given_up`: the proxy's wait for the first update timed
+    out.
     """
 
     scope: str
@@ -104,7 +104,7 @@ class Subscription:
 
     @property
     def is_refused(self) -> bool:
-        """Whether updates came, and none could be used."""
+        """Whether updates were rejected and none was applied."""
         return self.rejected > 0 and not self.applied
 
     def __str__(self) -> str:
@@ -119,33 +119,33 @@ Subscriptions = Mapping[str, Subscription]
 
 
 class Copies(Protocol):
-    """The private copies of a configuration that epochs run from, in which files are descriptors."""
+    """The copies of a configuration that epochs run from, in which files are descriptors."""
 
     def fill(
         self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool = False
     ) -> tuple[str, str | None]:
-        """Return the configuration and the extra document for one epoch. `descriptors`: path to number."""
+        """Return the configuration and extra document of one epoch. `descriptors`: path to number."""
 
     def prepare(self, *, as_json: bool) -> None:
-        """Make the copies now, so that no event waits for it later."""
+        """Make the copies now, so that no event is delayed by it later."""
 
     def are_made(self, *, as_json: bool) -> bool:
-        """Whether there is nothing left to prepare."""
+        """Return whether all copies are made."""
 
     def hold_resources(self, descriptors: dict[str, int], hold: Callable[[str, bytes], int]) -> None:
-        """Add the files of resources to `descriptors`; `hold` opens the bytes of one and returns its number."""
+        """Add the resource files to `descriptors`; `hold` stores one's bytes and returns its number."""
 
 
 class Configuration(Protocol):
-    """An operator's configuration, with the files of resources that it names."""
+    """An operator's configuration, with the resource files that it names."""
 
     @property
     def name(self) -> str:
-        """The path of its file."""
+        """The path of the configuration file."""
 
     @property
     def extra(self) -> str | None:
-        """The extra document from the proxy's own arguments."""
+        """The extra document from the operator's arguments for the proxy."""
 
     @property
     def references(self) -> list[Reference]:
@@ -153,7 +153,7 @@ class Configuration(Protocol):
 
     @property
     def resource_references(self) -> frozenset[str]:
-        """The paths that files of resources name."""
+        """The paths that resource files name."""
 
     @property
     def listeners(self) -> list[StaticListener]:
@@ -161,83 +161,83 @@ class Configuration(Protocol):
 
     @property
     def protobuf_sources(self) -> list[str]:
-        """The files of resources that only the proxy can read, and follows by itself."""
+        """The resource files that only the proxy can read, and watches by itself."""
 
     @property
     def control_planes(self) -> list[str]:
-        """The names of the control planes that resources come from."""
+        """The names of the control planes that deliver resources."""
 
     @property
     def unread(self) -> list[str]:
-        """The files of resources that are named and were not given."""
+        """The resource files that are named and were not provided."""
 
     @property
     def has_dynamic_listeners(self) -> bool:
-        """Whether listeners come and go while an epoch runs."""
+        """Whether listeners may be added and removed while an epoch runs."""
 
     @property
     def has_udp(self) -> bool:
-        """Whether a listener takes datagrams."""
+        """Whether a listener receives datagrams."""
 
     @property
     def is_static(self) -> bool:
-        """Whether an epoch fetches nothing before it is whole."""
+        """Whether an epoch is fully loaded without fetching any resource."""
 
     @property
     def sets(self) -> Mapping[str, str | None]:
-        """The sets of resources that an epoch fetches, by scope, and from which file; None: from a control plane."""
+        """The sets of resources that an epoch fetches: scope to file, None for a control plane."""
 
     @property
     def admin_address(self) -> AdminAddress | None:
-        """The admin address that the operator wants, if any."""
+        """The admin address that the operator configured, if any."""
 
     def units_in(self, path: str) -> frozenset[str]:
-        """Return the certificate groups that one file of resources names."""
+        """Return the certificate groups that a resource file names."""
 
     def source_of(self, subscription: Subscription) -> str | None:
         """Return the file that a subscription reads; None for a control plane."""
 
     def copies(self, materialised: Collection[str]) -> Copies:
-        """Return the private copies in which these paths and the files of resources are descriptors."""
+        """Return the copies in which these paths and the resource files are descriptors."""
 
 
 # A running epoch
 
 
 class Admin(Protocol):
-    """An epoch's admin interface. Every question raises `MachineError` where there is no sensible answer."""
+    """A client of an epoch's admin interface. Methods raise `MachineError` on a bad response."""
 
     path: Path
     pid: int | None
-    """The only process that may answer there, once it is known."""
+    """The only process whose responses are accepted, once it is known."""
 
     @property
     def place(self) -> UnixPlace:
-        """Where it answers."""
+        """The address of the admin interface."""
 
     async def state(self) -> str:
         """Return LIVE, PRE_INITIALIZING, INITIALIZING or DRAINING."""
 
     async def is_live(self) -> bool:
-        """Whether its workers serve."""
+        """Return whether its workers serve."""
 
     async def waits_at_gate(self) -> bool:
-        """Whether the gate has not answered it yet."""
+        """Return whether the gate has not responded to it yet."""
 
     async def waits_only_for_gate(self) -> bool:
-        """Whether all that it loads is there."""
+        """Return whether everything but the gate is loaded."""
 
     async def waits_for(self) -> list[str]:
-        """Return what it waits for besides the gate, in its own words."""
+        """Return what it waits for besides the gate, in the proxy's own words."""
 
     async def subscriptions(self) -> Subscriptions:
-        """Return its subscriptions; none where the operator hides their counters."""
+        """Return its subscriptions; none if the operator hides their counters."""
 
     async def unseen(self) -> list[Subscription]:
-        """Return the subscriptions without an update, found without counters."""
+        """Return the subscriptions without an update, determined without counters."""
 
     async def rejections(self) -> list[str]:
-        """Return why it rejected what a control plane or a file brought, as far as it says."""
+        """Return its reasons for rejecting updates of a control plane or a file, if available."""
 
     async def upstreams(self) -> dict[str, list[Upstream]]:
         """Return the endpoints of each of its clusters, by name."""
@@ -249,28 +249,28 @@ class Admin(Protocol):
         """Return every address that it listens on."""
 
     async def listener_changes(self) -> str:
-        """Return a text that differs after the set of listeners has changed."""
+        """Return a text that changes whenever the set of listeners changes."""
 
     async def tls_listeners(self) -> list[TlsListener]:
-        """Return where clients see a certificate, each listener's first filter chain first."""
+        """Return the addresses where clients see a certificate, all first filter chains first."""
 
     async def connections(self, inbound: Inbound | None = None) -> int | None:
-        """Return how many clients are connected, with `inbound` to these listeners; None where that is not counted."""
+        """Return the number of client connections, or of those to `inbound`; None if not counted."""
 
     async def inbound(self) -> Inbound:
         """Return the listeners that clients connect to."""
 
     async def close_inbound(self) -> None:
-        """Close the inbound listeners and ask their clients to go; the others stay open."""
+        """Close the inbound listeners and ask their clients to reconnect; the others stay open."""
 
 
 class Forwarder(Protocol):
-    """Answers HTTP requests in the place of an epoch's admin interface, as far as the operator allows."""
+    """Forwards HTTP requests to an epoch's admin interface, as far as the operator allows."""
 
     target: UnixPlace | None
 
     async def answer(self, request: Request) -> Response:
-        """Pass a request on to the target."""
+        """Forward a request to the target and return its response."""
 
 
 # A kind of proxy
@@ -285,7 +285,7 @@ class Proxy(Protocol):
 
     @property
     def handoff_probe(self) -> tuple[str, ...]:
-        """The arguments that make it print the version of its hot-restart protocol."""
+        """The arguments that make the program print the version of its hot-restart protocol."""
 
     @property
     def udp_overlap(self) -> int:
@@ -293,14 +293,17 @@ class Proxy(Protocol):
 
     @property
     def identity(self) -> bytes:
-        """The operator's arguments: others make another revision."""
+        """The operator's arguments as bytes: different ones make a different revision."""
 
     @property
     def extra_document(self) -> str | None:
-        """A document from those arguments that extends the configuration."""
+        """A document in the operator's arguments that extends the configuration."""
 
     def version(self, output: str) -> tuple[str, bool]:
-        """Return the version in the answer to `version_probe`, and whether it reads JSON from a descriptor."""
+        """Parse the output of `version_probe`.
+
+        Returns the version, and whether the program reads JSON from a descriptor.
+        """
 
     def configuration(
         self, text: str, name: str, extra: str | None = None, resources: Mapping[str, bytes] | None = None
@@ -310,7 +313,7 @@ class Proxy(Protocol):
     def default_configuration(
         self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]
     ) -> str:
-        """Return a configuration that serves these pairs at one address, in front of one service."""
+        """Return a configuration that serves these certificates at one address for one service."""
 
     def launch(
         self,
@@ -321,22 +324,22 @@ class Proxy(Protocol):
         configuration: Configuration,
         overlap: int = 0,
     ) -> list[str]:
-        """Return the arguments of epoch `number`. `copy`: the descriptor of its private copy."""
+        """Return the arguments of epoch `number`. `copy`: the descriptor of its configuration."""
 
     def validate(self, copy: int, extra: str | None, configuration: Configuration) -> list[str]:
-        """Return the arguments of a run that only checks a configuration."""
+        """Return the arguments of a run that only validates a configuration."""
 
     def complaint(self, output: str, descriptors: Mapping[int, str]) -> Complaint:
-        """Find the complaint in a proxy's output. `descriptors`: number to the path that it stands for."""
+        """Find the complaint in a proxy's output. `descriptors`: number to the path it replaces."""
 
     def rejection(self, message: str, descriptors: Mapping[int, str]) -> Complaint:
-        """Read a complaint from the admin interface."""
+        """Parse a complaint from the admin interface."""
 
     def missing(self, found: Subscriptions, serving: Subscriptions) -> list[Subscription]:
-        """Return what a candidate needs and has not applied, the refused ones first."""
+        """Return the subscriptions that a candidate needs and lacks, the rejected ones first."""
 
     def admin(self, path: Path) -> Admin:
         """Return the admin interface at a Unix socket."""
 
     def forwarder(self, allowed: Sequence[object]) -> Forwarder:
-        """Return a forwarder that keeps to the paths of an `AdminAddress`."""
+        """Return a forwarder limited to the allowed paths of an `AdminAddress`."""

@@ -1,1 +1,1 @@
-"""Envoy, and what reads its configuration: command line, bootstrap, admin interface."""
+"""Envoy, and programs that read its configuration: command line, bootstrap, admin interface."""

@@ -1,4 +1,4 @@
-"""One epoch's private console: what a candidate has loaded, where a serving one listens, what a draining one has."""
+"""A client of an epoch's private admin interface: loaded resources, listeners, connections."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from agent.proxies.interface import (
 )
 
 _TIMEOUT = 5.0
-_MUCH = 256 << 10  # bytes of an answer that are read beside the loop
+_MUCH = 256 << 10  # bytes; larger responses are parsed in a thread
 _CHANGES = "/stats?filter=^listener_manager.listener_(added|modified|removed|in_place_updated)$"
 _CONNECTIONS = "/stats?filter=^listener..*downstream_cx_active$"
 _CLOSE_INBOUND = "/drain_listeners?inboundonly"
@@ -40,10 +40,10 @@ _Q = TypeVar("_Q", bound=Callable[..., Any])
 
 
 def _sensible(question: _Q) -> _Q:
-    """Have a question raise `MachineError` where the answer has another shape: whoever took the proxy over answers."""
+    """Make a method raise `MachineError` on an unexpected response, as of a compromised proxy."""
 
     @wraps(question)
-    async def asked(console: "AdminClient", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever it takes
+    async def asked(console: "AdminClient", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # any method's arguments
         with understanding(console.path):
             return await question(console, *args, **kwargs)
 
@@ -52,7 +52,7 @@ def _sensible(question: _Q) -> _Q:
 
 @contextmanager
 def understanding(console: UnixPlace) -> Iterator[None]:
-    """Raise `MachineError` where what is read of an answer fails for its shape."""
+    """Turn errors from a response of unexpected structure into `MachineError`."""
     try:
         yield
     except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -61,7 +61,7 @@ def understanding(console: UnixPlace) -> Iterator[None]:
 
 
 async def tree(body: bytes) -> dict[str, Any]:
-    """The JSON object that a console answered. Raises ValueError for anything else."""
+    """Return the JSON object in a response. Raises ValueError for anything else."""
     try:
         found = await asyncio.to_thread(json.loads, body) if len(body) > _MUCH else json.loads(body)
     except RecursionError as error:
@@ -69,47 +69,47 @@ async def tree(body: bytes) -> dict[str, Any]:
         raise ValueError(message) from error
     if not isinstance(found, dict):
         message = "it is no object"
-        raise ValueError(message)  # noqa: TRY004  # as for any other text that is none
+        raise ValueError(message)  # noqa: TRY004  # the same error as for text that is not JSON
     return found
 
 
 class AdminClient:
-    """Asks the console at a Unix socket. Every question raises `MachineError` if there is no sensible answer."""
+    """Queries Envoy at a Unix socket; every method raises `MachineError` on a bad response."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.pid: int | None = None  # the only process that may answer there, once it is known
+        self.pid: int | None = None  # the only process whose responses are accepted, once it is known
 
     @property
     def place(self) -> UnixPlace:
-        """Where it is asked."""
+        """The address of the admin interface."""
         return self.path if self.pid is None else Owned(self.path, self.pid)
 
     async def waits_only_for_gate(self) -> bool:
-        """Whether everything else that it loads, clusters and listeners by xDS among it, is there."""
+        """Return whether everything but the gate is loaded, xDS clusters and listeners included."""
         return not await self.waits_for()
 
     async def waits_at_gate(self) -> bool:
-        """Whether its gate has not answered it yet."""
+        """Return whether the gate has not responded to it yet."""
         return any(gate.NAME in name for name in await self._unready())
 
     @_sensible
     async def subscriptions(self) -> Subscriptions:
-        """Return its subscriptions by scope; none where the operator hides their counters."""
+        """Return its subscriptions by scope; none if the operator hides their counters."""
         return subscriptions.parse((await self._get(subscriptions.FILTER)).decode())
 
     @_sensible
     async def state(self) -> str:
-        """LIVE, PRE_INITIALIZING, INITIALIZING or DRAINING (envoy.admin.v3.ServerInfo.State)."""
+        """Return LIVE, PRE_INITIALIZING, INITIALIZING or DRAINING (envoy.admin.v3.ServerInfo.State)."""
         return str((await self._json("/server_info")).get("state", ""))
 
     async def waits_for(self) -> list[str]:
-        """Return the init targets it waits for besides the gate, in its own words."""
+        """Return the names of the init targets it waits for besides the gate."""
         return [name for name in await self._unready() if gate.NAME not in name]
 
     @_sensible
     async def rejections(self) -> list[str]:
-        """Return why it refused what a control plane or a file brought, as far as it tells."""
+        """Return its reasons for rejecting updates of a control plane or a file, if available."""
         found = []
         for target in _REJECTED:
             configs = (await self._json_or_nothing(target)).get("configs", [])
@@ -118,9 +118,9 @@ class AdminClient:
 
     @_sensible
     async def unseen(self) -> list[Subscription]:
-        """Return the subscriptions that have no update, found without counters; a refused secret may look well.
+        """Return the subscriptions without an update, determined without counters.
 
-        An empty set of listeners cannot be told from one that has not come.
+        A rejected secret may be missing here, and an empty set of listeners looks like one not received.
         """
         listeners = (await self._json_or_nothing(DYNAMIC)).get("configs", [])
         secrets = (await self._json_or_nothing(_SECRETS)).get("configs", [])
@@ -130,7 +130,7 @@ class AdminClient:
 
     @_sensible
     async def upstreams(self) -> dict[str, list[Upstream]]:
-        """The endpoints of each of its clusters, by name."""
+        """Return the endpoints of each of its clusters, by name."""
         answer = await self._json("/clusters?format=json")
         return {
             str(each.get("name", "")): [_upstream(host) for host in each.get("host_statuses", [])]
@@ -139,24 +139,24 @@ class AdminClient:
 
     @_sensible
     async def _unready(self) -> list[str]:
-        """The names of what it still waits for before its workers start (init targets)."""
+        """Return the names of the init targets it waits for before its workers start."""
         waiting = await self._json("/init_dump")
         return [name for each in waiting.get("unready_targets_dumps", []) for name in each.get("target_names", [])]
 
     async def is_live(self) -> bool:
-        """Whether its workers serve."""
+        """Return whether its workers serve."""
         return await self.state() == "LIVE"
 
     @_sensible
     async def certificates(self) -> list[LoadedCertificate]:
-        """The leaf of every chain it has loaded."""
+        """Return the leaf of every chain it has loaded."""
         answer = await self._json("/certs")
         chains = [chain for each in answer.get("certificates", []) for chain in each.get("cert_chain", [])]
         return [LoadedCertificate(chain.get("path", ""), int(chain.get("serial_number", "0"), 16)) for chain in chains]
 
     @_sensible
     async def listeners(self) -> set[ListenAddress]:
-        """Every address that it listens on now."""
+        """Return every address that it listens on."""
         answer = await self._json("/listeners?format=json")
         found = set()
         for status in answer.get("listener_statuses", []):
@@ -167,18 +167,18 @@ class AdminClient:
 
     @_sensible
     async def listener_changes(self) -> str:
-        """What moves when the set of listeners does: counters, or the set where the operator leaves those out.
+        """Return a text that changes whenever the set of listeners changes.
 
-        Only whether two answers are the same matters.
+        It is the listener manager's counters, or the list of listeners if the operator hides those.
         """
         counters = await self._get(_CHANGES)
         return (counters or await self._get("/listeners?format=json")).decode()
 
     @_sensible
     async def connections(self, inbound: Inbound | None = None) -> int | None:
-        """How many clients it has, admin's own not counted; None where the operator's statistics do not tell.
+        """Return the number of client connections without admin's; None if the operator hides it.
 
-        With `inbound`, only those that came by these listeners.
+        With `inbound`, count only connections to these listeners.
         """
         lines = (await self._get(_CONNECTIONS)).decode().splitlines()
         counts = [int(line.rpartition(":")[2]) for line in lines if _counts_clients(line) and _is_of(line, inbound)]
@@ -186,7 +186,7 @@ class AdminClient:
 
     @_sensible
     async def inbound(self) -> Inbound:
-        """Find its listeners whose traffic_direction is INBOUND."""
+        """Return its listeners whose traffic_direction is INBOUND."""
         static, dynamic = await self._json(STATIC), await self._json_or_nothing(DYNAMIC)
         found = [each.get("listener", {}) for each in static.get("configs", [])]
         found += [each.get("active_state", {}).get("listener", {}) for each in dynamic.get("configs", [])]
@@ -198,19 +198,19 @@ class AdminClient:
 
     @_sensible
     async def tls_listeners(self) -> list[TlsListener]:
-        """Return where clients see a certificate from the epoch's own files, each listener's first chain first."""
+        """Return where clients see a certificate from the epoch's own files, first chains first."""
         static, dynamic = await self._json_or_nothing(STATIC), await self._json_or_nothing(DYNAMIC)
         found = [each.get("listener", {}) for each in static.get("configs", [])]
         found += [each.get("active_state", {}).get("listener", {}) for each in dynamic.get("configs", [])]
         return tls_listeners.find(found)
 
     async def close_inbound(self) -> None:
-        """Have it close its inbound listeners now and ask their clients to leave; the others go on as before."""
+        """Close its inbound listeners and ask their clients to reconnect; the others stay open."""
         await self._get(_CLOSE_INBOUND, method="POST")
         await self._get(_ASK_INBOUND_TO_LEAVE, method="POST")
 
     async def _json_or_nothing(self, target: str) -> dict[str, Any]:
-        """Without any resource of that kind, Envoy does not know the name."""
+        """Return the response; an empty object if Envoy has no such resource and sends an error."""
         try:
             return await self._json(target)
         except _AdminError:
@@ -244,12 +244,12 @@ def _upstream(host: dict[str, Any]) -> Upstream:
 
 
 def _counts_clients(line: str) -> bool:
-    """One total for each listener, but neither admin's nor a worker's share of it."""
+    """Return whether a line is a listener's total, and not admin's or one worker's share."""
     return line.startswith("listener.") and not line.startswith("listener.admin.") and ".worker_" not in line
 
 
 class _AdminError(MachineError):
-    """It answered, and not by what was asked for."""
+    """The admin interface responded with an error status."""
 
 
 def _is_of(line: str, inbound: Inbound | None) -> bool:
@@ -262,7 +262,7 @@ def _addresses(listener: dict[str, Any]) -> list[ListenAddress]:
 
 
 def _scope(listener: dict[str, Any]) -> str | None:
-    """What stands between `listener.` and the counter's name: the prefix given, or the address without its scheme."""
+    """Return the scope in a listener's counters: `stat_prefix`, or the address without scheme."""
     if prefix := listener.get("stat_prefix"):
         return str(prefix).replace(":", "_")
     place = _place(listener.get("address", {}))
@@ -270,7 +270,7 @@ def _scope(listener: dict[str, Any]) -> str | None:
 
 
 def _place(address: dict[str, Any]) -> ListenAddress | None:
-    """An address as the console spells it, in the protocol's spelling."""
+    """Convert an address of the admin interface to the hot-restart protocol's spelling."""
     if "pipe" in address:
         return ListenAddress(f"unix://{address['pipe'].get('path', '')}")
     inner = address.get("socket_address")

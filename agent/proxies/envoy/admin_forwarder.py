@@ -1,7 +1,7 @@
-"""The admin address that the bootstrap names: it stays, and leads each request to the console of the epoch that serves.
+"""Forwards requests at the bootstrap's admin address to the serving epoch's admin socket.
 
-What the operator's `allow_paths` allows is kept to here, since the epochs' own consoles must answer everything to the
-agent. A matcher that is not understood allows nothing.
+The operator's `allow_paths` is enforced here, since the epochs' admin interfaces must allow the agent everything. An
+unknown matcher allows nothing.
 """
 
 import re
@@ -24,7 +24,7 @@ _TESTS: dict[str, Callable[[str, str], bool]] = {
 
 
 class Forwarder:
-    """Answers requests in the place of whichever console `target` is at. `allowed`: the operator's `allow_paths`."""
+    """Forwards requests to `target`. `allowed`: the operator's `allow_paths`."""
 
     def __init__(self, allowed: Sequence[Node]) -> None:
         self.target: UnixPlace | None = None
@@ -32,13 +32,13 @@ class Forwarder:
 
     @classmethod
     def to(cls, console: UnixPlace) -> Self:
-        """One to this console alone, for whoever may ask everything."""
+        """Return a forwarder to this admin interface that allows every path."""
         forwarder = cls(())
         forwarder.target = console
         return forwarder
 
     async def answer(self, request: Request) -> Response:
-        """Pass a request on, and the answer back as it comes."""
+        """Forward a request, and stream the response."""
         if not self._allows(request.target):
             return Response(403, f"request to path {request.target} not allowed\n".encode())
         if self.target is None:
@@ -49,14 +49,14 @@ class Forwarder:
             return Response(503, f"the epoch does not answer: {error}\n".encode())
 
     def _allows(self, target: str) -> bool:
-        """As Envoy, match the query as well; what Envoy would first bring into another form is not allowed."""
+        """Return whether a path with its query matches; one that Envoy would normalise never does."""
         if not self._allowed:
             return True
         return not _NOT_NORMAL.search(target) and any(_matches(matcher, target) for matcher in self._allowed)
 
 
 def _matches(matcher: Node, path: str) -> bool:
-    """Envoy's StringMatcher: exact, prefix, suffix, contains or safe_regex, with ignore_case."""
+    """Apply a StringMatcher: exact, prefix, suffix, contains or safe_regex, with ignore_case."""
     regex = yaml_nodes.text(yaml_nodes.get(matcher, "safe_regex", "regex"))
     if regex is not None:
         return _matches_regex(regex, path)
@@ -71,5 +71,5 @@ def _matches(matcher: Node, path: str) -> bool:
 def _matches_regex(regex: str, path: str) -> bool:
     try:
         return re.fullmatch(regex, path) is not None
-    except re.error:  # RE2 knows what Python does not
+    except re.error:  # RE2 syntax that Python lacks
         return False

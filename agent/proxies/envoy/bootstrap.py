@@ -1,7 +1,7 @@
-"""An Envoy bootstrap as the agent sees it: where it listens, what it adds, and the copy an epoch runs from.
+"""An Envoy bootstrap: its listeners, its resource sources, and the copy an epoch runs from.
 
-Beside what holds for every document, the copy differs from the operator's file in this: the console listens on a
-socket of the epoch, the gate is added, and log lines name the epoch.
+Beyond the changes made to every document, the copy differs from the operator's file in this: the admin interface
+listens on a socket of the epoch, the gate is added, and log lines name the epoch.
 """
 
 from yaml.nodes import MappingNode, Node, ScalarNode
@@ -12,7 +12,7 @@ from agent.proxies.envoy.document import DIRECTORY, NUMBER, Document, is_protobu
 
 
 class Bootstrap(Document):
-    """The bootstrap, or what `--config-yaml` adds to it; only the first has the `gated` copy."""
+    """The bootstrap, or the `--config-yaml` document; only the bootstrap's copy is `gated`."""
 
     def __init__(self, text: str, name: str, *, gated: bool = True) -> None:
         self._gated = gated
@@ -23,25 +23,25 @@ class Bootstrap(Document):
 
     def _look_through(self, root: MappingNode) -> None:
         self.sets = _sets(root)
-        """The sets that it fetches before it is whole, by scope, and from which file; None for a control plane."""
+        """The sets of resources that it fetches: scope to file, None for a control plane."""
         place = place_of(yaml_nodes.get(root, "admin", "address"))
         self.admin_address = None if place is None else place.address
-        """Where the operator wants the admin console, if anywhere."""
+        """The operator's admin address, if any."""
         self.allowed_paths = [
             yaml_nodes.copied(each) for each in yaml_nodes.items(yaml_nodes.get(root, "admin", "allow_paths"))
         ]
-        """The paths that the admin console may answer; none named means all."""
+        """The paths allowed at the admin address; none means all."""
         self.node = (
             yaml_nodes.text(yaml_nodes.get(root, "node", "id")),
             yaml_nodes.text(yaml_nodes.get(root, "node", "cluster")),
         )
-        """The node's id and cluster, which REST xDS cannot do without."""
+        """The node's id and cluster, which REST xDS requires."""
         self.has_log_format = yaml_nodes.get(root, "application_log_config", "log_format") is not None
-        """Whether it names a format for the application log, which then may not be named by a flag."""
+        """Whether it sets the application log's format; Envoy then rejects the flag for it."""
 
     @property
     def has_dynamic_listeners(self) -> bool:
-        """Whether listeners come and go by LDS while it runs; those in a file that is materialised do not."""
+        """Whether listeners change by LDS while it runs; those in a materialised file do not."""
         path = self.sets.get(subscriptions.LISTENERS, "")
         return path is None or is_protobuf(path)
 
@@ -85,7 +85,7 @@ def _add_gate(root: MappingNode) -> None:
 def _move_console(root: MappingNode) -> None:
     admin = yaml_nodes.child_mapping(root, "admin")
     yaml_nodes.put(admin, "address", yaml_nodes.compose({"pipe": {"path": f"{DIRECTORY}/admin", "mode": 0o600}}))
-    yaml_nodes.remove(admin, "allow_paths")  # the agent keeps to them at the address that others use
+    yaml_nodes.remove(admin, "allow_paths")  # the agent enforces them at the operator's admin address
 
 
 def _forget_console(root: MappingNode) -> None:

@@ -1,6 +1,6 @@
-"""The operator's whole configuration: the bootstrap, what `--config-yaml` adds to it, and the files of resources.
+"""The operator's whole configuration: bootstrap, `--config-yaml` document, resource files.
 
-A file of resources is one that a document names as a source (`path_config_source`): listeners, clusters, secrets …
+A resource file is one that a document names as a source (`path_config_source`): listeners, clusters, secrets …
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,11 +20,11 @@ _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
 
 class Configuration:
-    """The file's text, the extra document's and those of the files of resources, parsed and looked through.
+    """The parsed bootstrap, extra document and resource files.
 
-    `resources` is path to content, as far as the files are read yet: see `unread`. Raises `BadInput` naming the file,
-    the line and the next step. Envoy itself merges bootstrap and extra document, by protobuf's rules; the agent only
-    has to know what all of them say.
+    `resources` is path to content, for the files read so far: see `unread`. Raises `BadInput` naming the file, the line
+    and the next step. Envoy itself merges bootstrap and extra document, by protobuf's rules; the agent only collects
+    their contents.
     """
 
     def __init__(
@@ -47,43 +47,43 @@ class Configuration:
         self.listeners = self._found(lambda document: document.listeners)
         """Every listener that binds and that a document names."""
         self.protobuf_sources = sorted(self._found(lambda document: document.protobuf_sources))
-        """The files of resources that only Envoy can read, and so follows by itself."""
+        """The resource files that only Envoy can read, and so watches by itself."""
         self.control_planes = self._found(lambda document: document.control_planes)
-        """The control planes that resources come from: names of clusters, or the targets of Google's gRPC."""
+        """The control planes that deliver resources: names of clusters, or Google gRPC targets."""
         self.secret_sources = {name: path for each in self._documents for name, path in each.secret_sources.items()}
-        """The names of secrets that come from files of resources, and from which."""
+        """The resource file of each secret that comes from one, by name."""
 
     @property
     def _documents(self) -> list[Document]:
         return [*self._bootstraps, *self._resources.values()]
 
     def _found(self, look: Callable[[Document], list[_T]]) -> list[_T]:
-        """Return what the documents have, each once, in their order."""
+        """Return the results of `look` for all documents in order, without duplicates."""
         return list(dict.fromkeys(each for document in self._documents for each in look(document)))
 
     @cached_property
     def resource_references(self) -> frozenset[str]:
-        """The paths that files of resources name."""
+        """The paths that resource files name."""
         return frozenset(each.path for document in self._resources.values() for each in document.references)
 
     def units_in(self, path: str) -> frozenset[str]:
-        """The units that one file of resources names."""
+        """Return the certificate groups that a resource file names."""
         return frozenset(each.unit for each in self._resources[path].references)
 
     @property
     def unread(self) -> list[str]:
-        """The files of resources that are named and were not given."""
+        """The resource files that are named and were not provided."""
         named = [path for document in self._documents for path in document.sources]
         return [path for path in dict.fromkeys(named) if path not in self._resources]
 
     @property
     def has_dynamic_listeners(self) -> bool:
-        """Whether listeners come and go while it runs."""
+        """Whether listeners may be added and removed while it runs."""
         return any(document.has_dynamic_listeners for document in self._bootstraps)
 
     @cached_property
     def sets(self) -> dict[str, str | None]:
-        """The sets of resources that an epoch fetches, by scope, and from which file; None for a control plane."""
+        """The sets of resources that an epoch fetches: scope to file, None for a control plane."""
         return {scope: path for document in self._bootstraps for scope, path in document.sets.items()}
 
     def source_of(self, subscription: Subscription) -> str | None:
@@ -93,17 +93,17 @@ class Configuration:
 
     @cached_property
     def is_static(self) -> bool:
-        """Whether an epoch fetches nothing before it is whole."""
+        """Whether an epoch is fully loaded without fetching any resource."""
         return not (self.sets or self.control_planes or self._resources or self.protobuf_sources)
 
     @cached_property
     def has_udp(self) -> bool:
-        """Whether a listener takes datagrams."""
+        """Whether a listener receives datagrams."""
         return any(listener.is_udp for listener in self.listeners)
 
     @property
     def admin_address(self) -> AdminAddress | None:
-        """The admin address, the later document's first, with the paths that either allows: as Envoy merges them."""
+        """The last document's admin address, with all allowed paths: as Envoy merges them."""
         addresses = [address for document in self._bootstraps if (address := document.admin_address) is not None]
         allowed = [path for document in self._bootstraps for path in document.allowed_paths]
         return AdminAddress(addresses[-1], tuple(allowed)) if addresses else None
@@ -116,11 +116,11 @@ class Configuration:
 
     @property
     def has_log_format(self) -> bool:
-        """Whether the application log's format stands in a document, so that a flag for it would be an error."""
+        """Whether a document sets the application log's format; Envoy then rejects the flag for it."""
         return any(document.has_log_format for document in self._bootstraps)
 
     def copies(self, materialised: Collection[str]) -> "Copies":
-        """The private copies in which these paths and the files of resources are descriptors; made once for each."""
+        """Return the copies in which these paths and the resource files are descriptors, made once."""
         key = frozenset({*materialised, *self._resources})
         if key not in self._copies:
             main, *extra = (document.template(key) for document in self._bootstraps)
@@ -129,7 +129,7 @@ class Configuration:
         return self._copies[key]
 
     def _innermost_first(self) -> Iterator[str]:
-        """The files of resources in an order in which none names a later one. Raises `BadInput` where there is none."""
+        """Yield the resource files so that none names a later one. Raises `BadInput` on a cycle."""
         left = dict(self._resources)
         while left:
             free = [path for path, each in left.items() if not any(source in left for source in each.sources)]
@@ -142,7 +142,7 @@ class Configuration:
 
 
 class Copies:
-    """The private copies: of the file, of the extra document, and of each file of resources; made when first used."""
+    """The copies of the bootstrap, the extra document and each resource file, made on first use."""
 
     def __init__(self, main: Template, extra: Template | None, resources: Mapping[str, Template]) -> None:
         self._main = main
@@ -152,17 +152,20 @@ class Copies:
     def fill(
         self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool = False
     ) -> tuple[str, str | None]:
-        """Both texts for one epoch, YAML or, where a proxy tells by a name that a descriptor lacks, JSON."""
+        """Return both texts for one epoch: YAML, or the first as JSON with `as_json`.
+
+        A descriptor has no suffix by which a proxy could recognise JSON.
+        """
         extra = None if self._extra is None else self._extra.fill(directory, number, descriptors)
         return self._main.fill(directory, number, descriptors, as_json=as_json), extra
 
     def prepare(self, *, as_json: bool) -> None:
-        """Make them now, so that nobody waits for it later."""
+        """Make the copies now, so that no event is delayed by it later."""
         for template, form in self._forms(as_json=as_json):
             template.text(as_json=form)
 
     def are_made(self, *, as_json: bool) -> bool:
-        """Tell whether there is nothing to prepare any more."""
+        """Return whether all copies are made."""
         return all(template.is_made(as_json=form) for template, form in self._forms(as_json=as_json))
 
     def _forms(self, *, as_json: bool) -> Iterator[tuple[Template, bool]]:
@@ -174,7 +177,7 @@ class Copies:
             yield template, True
 
     def hold_resources(self, descriptors: dict[str, int], hold: Callable[[str, bytes], int]) -> None:
-        """Add the files of resources to `descriptors` (path to number), the innermost first, by what `hold` returns."""
+        """Add the resource files, innermost first, to `descriptors`: path to the result of `hold`."""
         for path, template in self._resources.items():
             descriptors[path] = hold(path, template.fill("", 0, descriptors, as_json=True).encode())
 

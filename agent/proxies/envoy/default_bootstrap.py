@@ -1,4 +1,4 @@
-"""The small bootstrap: TLS on one address to one service, for those who bring certificates and nothing else."""
+"""The default bootstrap for operators who provide only certificates: TLS to one service."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ _TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.
 
 
 def bootstrap(listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]) -> str:
-    """A bootstrap as YAML for people to read and extend: every pair is served, chosen by the name a client asks for."""
+    """Return a readable YAML bootstrap that serves every pair, selected by the requested name."""
     pairs = _pairs(list(references))
     certificates = "\n".join(_CERTIFICATE.format(chain=json.dumps(chain), key=json.dumps(key)) for chain, key in pairs)
     return _BOOTSTRAP.format(

@@ -1,8 +1,8 @@
-"""One document of a configuration as the agent sees it: what it refers to, and the copy an epoch runs from.
+"""One document of a configuration: its references, and the copy an epoch runs from.
 
-A document is the bootstrap, or a file of resources that the configuration names as a source (`path_config_source`):
+A document is the bootstrap, or a resource file that the configuration names as a source (`path_config_source`):
 listeners, clusters, secrets. The operator's file is never edited. In the copy, certificates, keys, other watched files
-and such sources are `/dev/fd/N`.
+and such sources are replaced by `/dev/fd/N`.
 """
 
 import base64
@@ -26,10 +26,10 @@ from agent.handoff.socket_store import ListenAddress
 from agent.proxies.envoy import yaml_nodes
 from agent.proxies.interface import StaticListener
 
-_HEADS = ("certificate_chain", "trusted_ca")  # each gives its name to the unit of the files beside and below it
+_HEADS = ("certificate_chain", "trusted_ca")  # each names the certificate group of the files beside and below it
 ROLES = {"certificate_chain": Role.CHAIN, "private_key": Role.KEY, "trusted_ca": Role.BUNDLE}
 
-# What differs from epoch to epoch stands in the template under these names, and is filled in by text.
+# Placeholders in a template for the values that differ between epochs, replaced as text.
 DIRECTORY = "__agent_directory__"
 NUMBER = "__agent_epoch__"
 _FILE = "__agent_file_{}__"
@@ -41,9 +41,9 @@ _LISTENER = "envoy.config.listener.v3.Listener"
 
 
 class Document(ABC):
-    """One document, parsed, looked through and forgotten: what is kept is its text, and what was found in it.
+    """One document: its text and its contents of interest; the parsed nodes are not kept.
 
-    Raises `BadInput` if it is none.
+    Raises `BadInput` if it does not parse.
     """
 
     _remedy = yaml_nodes.BOOTSTRAP
@@ -54,23 +54,23 @@ class Document(ABC):
         self._is_json = is_json
         with self._parsed() as root:
             self.references = _references(root, name)
-            """Every file it names by `filename`, and what it is. What goes with a chain or a bundle is of its unit."""
+            """Every file it names by `filename`, with role and certificate group."""
             paths = _source_paths(root)
             self.sources = [path for path in paths if not is_protobuf(path)]
-            """The files that it takes resources from, as far as they are YAML or JSON."""
+            """The resource files that it names, if YAML or JSON."""
             self.protobuf_sources = [path for path in paths if is_protobuf(path)]
-            """The files that it takes resources from and that only Envoy can read."""
+            """The resource files that it names and that only Envoy can read."""
             self.secret_sources = _secret_sources(root)
-            """The names of the secrets that it takes from files, and from which."""
+            """The resource file of each secret that comes from one, by name."""
             self.control_planes = _control_planes(root)
-            """The control planes it takes resources from: names of clusters, or the targets of Google's gRPC."""
+            """The control planes that it names: names of clusters, or Google gRPC targets."""
             self.listeners = [each for listener in self._listener_nodes(root) for each in _addresses(listener)]
-            """The listeners in it that bind, each of their addresses by itself."""
+            """The addresses of its listeners that bind."""
             self._look_through(root)
 
     @contextmanager
     def _parsed(self) -> Iterator[MappingNode]:
-        """Give the nodes, which are taken apart afterwards: nobody waits until thousands of them are freed at once."""
+        """Yield the nodes, then free them step by step: thousands freed at once block all threads."""
         root = yaml_nodes.read(self._text, self.name, is_json=self._is_json, remedy=self._remedy)
         try:
             yield root
@@ -79,19 +79,19 @@ class Document(ABC):
 
     @abstractmethod
     def _look_through(self, root: MappingNode) -> None:
-        """Find what only this kind of document has."""
+        """Collect or check the contents specific to this kind of document."""
 
     @abstractmethod
     def _listener_nodes(self, root: MappingNode) -> list[Node]:
-        """The listeners that it holds."""
+        """Return the listeners in this document."""
 
     def template(self, files: Collection[str]) -> "Template":
-        """Make the private copy, in which `files` are materialised."""
+        """Return the template of a copy in which `files` are materialised."""
         numbered = tuple(sorted(files))
         return Template(partial(self._copied, numbered), numbered)
 
     def _copied(self, files: Sequence[str], *, as_json: bool) -> str:
-        """The text of the private copy."""
+        """Return the text of the copy, with placeholders."""
         with self._parsed() as root:
             _replace_files(root, {path: number for number, path in enumerate(files)})
             self._change(root)
@@ -99,22 +99,22 @@ class Document(ABC):
 
     @abstractmethod
     def _change(self, root: MappingNode) -> None:
-        """Change what only this kind of document has."""
+        """Make the changes specific to this kind of document."""
 
 
 class ResourceFile(Document):
-    """A file of resources: a DiscoveryResponse, as YAML where its name says so, else as JSON (as Envoy takes it)."""
+    """A resource file: a DiscoveryResponse in YAML, by its suffix, or else in JSON, as in Envoy."""
 
     _remedy = yaml_nodes.RESOURCES
 
     def __init__(self, text: str, name: str) -> None:
-        if not text.strip():  # half of a write
+        if not text.strip():  # an unfinished write
             message = f"cannot read {name}: it is empty; write it"
             raise BadInput(message)
         super().__init__(text, name, is_json=PurePath(name).suffix not in {".yaml", ".yml"})
 
     def _look_through(self, root: MappingNode) -> None:
-        """Raise `Unusable` for a pair within it that does not parse or fit: Envoy would serve without it."""
+        """Raise `Unusable` if an inline pair does not parse or fit: Envoy would serve without it."""
         for resource in self._resources(root):
             where = f"{self.name} ({yaml_nodes.text(yaml_nodes.get(resource, 'name')) or 'a resource'})"
             for _, mapping in yaml_nodes.mappings(resource):
@@ -124,7 +124,7 @@ class ResourceFile(Document):
                     require_fit(held, Key.of(where, parse(where, key, Role.KEY)))
 
     def _change(self, root: MappingNode) -> None:
-        """Nothing more: it belongs to no single epoch."""
+        """Change nothing: a resource file is the same for every epoch."""
 
     def _resources(self, root: MappingNode) -> list[Node]:
         listed = yaml_nodes.items(yaml_nodes.get(root, "resources"))
@@ -138,9 +138,9 @@ class ResourceFile(Document):
 
 
 class Template:
-    """A private copy before it is any epoch's. `files`: the materialised paths, numbered in this order.
+    """A copy with placeholders for an epoch's values. `files`: the materialised paths, in order.
 
-    `copy` makes its text, once for each format that it is wanted in.
+    `copy` makes its text, once for each format.
     """
 
     def __init__(self, copy: "Copy", files: tuple[str, ...]) -> None:
@@ -149,8 +149,8 @@ class Template:
         self._texts: dict[bool, str] = {}
 
     def fill(self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool = False) -> str:
-        """The copy for one epoch: its directory, its number, and under which descriptor it finds each file."""
-        quoted = json.dumps(directory, ensure_ascii=False)[1:-1]  # it always stands within double quotes
+        """Return the copy for one epoch: its directory, its number, each file's descriptor by path."""
+        quoted = json.dumps(directory, ensure_ascii=False)[1:-1]  # the placeholder is always within double quotes
 
         def word(match: re.Match[str]) -> str:
             if match[1] is not None:
@@ -160,21 +160,21 @@ class Template:
         return _TOKEN.sub(word, self.text(as_json=as_json))
 
     def is_made(self, *, as_json: bool) -> bool:
-        """Tell whether its text in this format is made already."""
+        """Return whether its text in this format is made."""
         return as_json in self._texts
 
     def text(self, *, as_json: bool) -> str:
-        """The copy before that, made once."""
+        """Return the text with placeholders, made once."""
         if as_json not in self._texts:
             self._texts[as_json] = self._copy(as_json=as_json)
         return self._texts[as_json]
 
 
 class Copy(Protocol):
-    """Makes the text of a private copy."""
+    """Makes the text of a copy."""
 
     def __call__(self, *, as_json: bool) -> str:
-        """As JSON, or as YAML."""
+        """Return the text as JSON, or as YAML."""
 
 
 def _references(root: MappingNode, document: str) -> list[Reference]:
@@ -194,7 +194,10 @@ def _references(root: MappingNode, document: str) -> list[Reference]:
 
 
 def _units(root: MappingNode) -> dict[int, str]:
-    """Whose files a mapping names: to a chain belong its key, OCSP response and the like, to authorities their CRL."""
+    """Return the certificate group of each mapping, by id.
+
+    A chain's group includes its key, OCSP response and the like; a bundle's group includes its CRL.
+    """
     found: dict[int, str] = {}
     for _, mapping in yaml_nodes.mappings(root):
         names = (yaml_nodes.text(yaml_nodes.get(mapping, key, "filename")) for key in _HEADS)
@@ -232,7 +235,7 @@ def _control_planes(root: MappingNode) -> list[str]:
 
 
 def _addresses(listener: Node) -> Iterator[StaticListener]:
-    """Where a listener binds, if it does."""
+    """Yield the addresses that a listener binds, if any."""
     if not yaml_nodes.truth(yaml_nodes.get(listener, "bind_to_port"), default=True):
         return
     more = yaml_nodes.items(yaml_nodes.get(listener, "additional_addresses"))
@@ -245,7 +248,7 @@ def _addresses(listener: Node) -> Iterator[StaticListener]:
 
 
 def _inline(mapping: MappingNode, key: str) -> bytes | None:
-    """The bytes of a DataSource that has them itself; None for any other, and for what is no base64."""
+    """Return the inline bytes of a DataSource; None if it has none or they are not base64."""
     source = yaml_nodes.get(mapping, key)
     text, data = (
         yaml_nodes.text(yaml_nodes.get(source, "inline_string")),
@@ -260,12 +263,12 @@ def _inline(mapping: MappingNode, key: str) -> bytes | None:
 
 
 def is_protobuf(path: str) -> bool:
-    """Whether a source is in one of protobuf's own formats."""
+    """Return whether a resource file is in one of protobuf's own formats."""
     return PurePath(path).suffix in _PROTOBUF
 
 
 def place_of(address: Node | None) -> ListenAddress | None:
-    """An address as the hot-restart protocol spells it."""
+    """Return an address in the hot-restart protocol's spelling; None for other kinds of address."""
     pipe = yaml_nodes.text(yaml_nodes.get(address, "pipe", "path"))
     if pipe is not None:
         return ListenAddress(f"unix://{pipe}")
@@ -280,7 +283,7 @@ def place_of(address: Node | None) -> ListenAddress | None:
 
 
 def _canonical(host: str) -> str:
-    """An address as Envoy spells it: `::0` is `::`."""
+    """Return an address in Envoy's spelling: `::0` is `::`."""
     try:
         return ip_address(host).compressed
     except ValueError:
@@ -288,14 +291,14 @@ def _canonical(host: str) -> str:
 
 
 def _file_sources(root: MappingNode) -> Iterator[MappingNode]:
-    """Every mapping whose `path` names a file of resources."""
+    """Yield every mapping whose `path` names a resource file."""
     for key, mapping in yaml_nodes.mappings(root):
         if yaml_nodes.is_name(key, "path_config_source") or _is_older_source(key, mapping):
             yield mapping
 
 
 def _is_older_source(key: str, mapping: MappingNode) -> bool:
-    """Tell whether it is a ConfigSource, whose own `path` is deprecated and still taken."""
+    """Return whether it is a ConfigSource, whose own `path` is deprecated and still accepted."""
     named = any(yaml_nodes.is_name(key, each) for each in _SOURCES)
     return named and yaml_nodes.get(mapping, "resource_api_version") is not None
 
@@ -305,7 +308,7 @@ def _replace_files(root: MappingNode, numbers: Mapping[str, int]) -> None:
         _replace(yaml_nodes.get(mapping, "filename"), numbers)
     for mapping in _file_sources(root):
         if _replace(yaml_nodes.get(mapping, "path"), numbers):
-            yaml_nodes.remove(mapping, "watched_directory")  # what is sealed does not change
+            yaml_nodes.remove(mapping, "watched_directory")  # a sealed memfd does not change
 
 
 def _replace(name: Node | None, numbers: Mapping[str, int]) -> bool:

@@ -1,7 +1,7 @@
-"""JSON as protobuf's parser takes it, which is not strict: Envoy reads .json files and JSON resources by it.
+"""Parses JSON as leniently as protobuf, by which Envoy reads .json files and JSON resources.
 
-It takes a comma before a closing bracket, strings in single quotes, names without quotes as keys, and control
-characters within strings. It takes no comments, and no NaN or Infinity.
+It accepts a comma before a closing bracket, strings in single quotes, names without quotes as keys, and control
+characters within strings. It accepts no comments, and no NaN or Infinity.
 """
 
 import json
@@ -22,11 +22,14 @@ _CLOSING = ("]", "}")
 
 
 class Pairs(list[tuple[str, object]]):
-    """An object as it is written: a key that stands there twice is in it twice."""
+    """The key-value pairs of an object, including duplicate keys."""
 
 
 def loads(text: str) -> object:
-    """Parse a document; objects are `Pairs`. Raises ValueError: `json.JSONDecodeError`, as a strict parser would."""
+    """Parse a document; objects become `Pairs`.
+
+    Raises ValueError: `json.JSONDecodeError` with a strict parser's position.
+    """
     try:
         return _strict(text)
     except json.JSONDecodeError as error:
@@ -52,7 +55,7 @@ def _refuse(word: str) -> Never:
 
 
 def _made_strict(text: str) -> Iterator[str]:
-    """Yield the same document in strict JSON as far as it can be told what it says, and the rest as it is."""
+    """Yield the document's tokens in strict JSON; tokens that are not valid remain unchanged."""
     found = list(_tokens(text))
     for (kind, word), (_, after) in zip(found, [*found[1:], ("", "")], strict=True):
         if word == "," and after in _CLOSING:
@@ -66,7 +69,7 @@ def _made_strict(text: str) -> Iterator[str]:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the kind and the text of each token but blanks; a character that begins none stands for itself."""
+    """Yield kind and text of each token except blanks; an invalid character has an empty kind."""
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)

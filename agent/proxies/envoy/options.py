@@ -1,4 +1,4 @@
-"""The operator's own arguments for the proxy: those that the agent owns are refused, those it needs are taken out."""
+"""Parses the operator's arguments for Envoy; flags that the agent sets itself are rejected."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _MERGED = frozenset({"--config-yaml", "--log-format", "--service-node", "--servi
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What stood after `--`: the merged ones by themselves, the rest as it was."""
+    """The arguments after `--`: flags that the agent merges with its own, and the others."""
 
     config_yaml: str | None = None
     log_format: str | None = None
@@ -41,7 +41,7 @@ class Flags:
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> "Flags":
-        """Sort the arguments; raise `UsageError` for a flag that the agent owns, or one that lacks its value."""
+        """Parse the arguments. Raises `UsageError` for an agent's own flag or a missing value."""
         merged: dict[str, str] = {}
         rest: list[str] = []
         remaining = list(arguments)

@@ -1,4 +1,4 @@
-"""Envoy as a kind of proxy: its command line, what its complaints mean, and the parts that make up the rest."""
+"""Envoy as a kind of proxy: its command line and its error messages; delegates the rest."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,12 +27,15 @@ _COMPLAINT = re.compile(r"error initializing config(?:uration)? '[^']*': |^excep
 _DOCUMENT = re.compile(r"\{.*\}", re.DOTALL)
 _DEBUG = re.compile(r"goo\.gle/debug\w*[\s\w]*:\s*")  # how protobuf marks a repeated document
 _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)")
-_LONGEST = 500  # letters of a complaint that are told
+_LONGEST = 500  # maximum characters of a complaint
 
 
 @dataclass(frozen=True, slots=True)
 class Envoy:
-    """Envoy, or a program that takes its flags. `drain_time`: seconds in which it asks its clients to reconnect."""
+    """Envoy, or a program that accepts its flags.
+
+    `drain_time`: seconds over which a drain asks clients to reconnect.
+    """
 
     flags: Flags
     drain_time: float
@@ -42,16 +45,19 @@ class Envoy:
 
     @property
     def identity(self) -> bytes:
-        """The operator's arguments: others make another revision."""
+        """The operator's arguments as bytes: different ones make a different revision."""
         return repr(self.flags).encode()
 
     @property
     def extra_document(self) -> str | None:
-        """What `--config-yaml` adds to the bootstrap."""
+        """The operator's `--config-yaml` document."""
         return self.flags.config_yaml
 
     def version(self, output: str) -> tuple[str, bool]:
-        """Return the version, and whether it reads JSON from a descriptor: Envoy does, any other program reads YAML."""
+        """Parse the output of `--version`.
+
+        Returns the version, and whether the program reads JSON from a descriptor: Envoy does, others read YAML.
+        """
         number = _VERSION.search(output)
         return (output, False) if number is None else (number[1], True)
 
@@ -64,20 +70,20 @@ class Envoy:
     def default_configuration(
         self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]
     ) -> str:
-        """Return a bootstrap that serves these pairs at one address, in front of one service."""
+        """Return a bootstrap that serves these certificates at one address for one service."""
         return bootstrap(listen, forward, references)
 
     def complaint(self, output: str, descriptors: Mapping[int, str]) -> Complaint:
-        """Find the complaint in what it wrote."""
+        """Find the complaint in Envoy's output."""
         return self.rejection(_COMPLAINT.sub("", _last_complaint(output).strip()), descriptors)
 
     def rejection(self, message: str, descriptors: Mapping[int, str]) -> Complaint:
-        """Read a message in which `/dev/fd/N` stands for the path of a file."""
+        """Parse a message in which `/dev/fd/N` replaces the path of a file."""
         named = (descriptors.get(int(number)) for number in _DESCRIPTOR.findall(message))
         return Complaint(readable(message, descriptors), frozenset(path for path in named if path is not None))
 
     def missing(self, found: Subscriptions, serving: Subscriptions) -> list[Subscription]:
-        """Return what a candidate needs and has not applied, the refused ones first."""
+        """Return the subscriptions that a candidate needs and lacks, the rejected ones first."""
         return subscriptions.missing(found, serving)
 
     def admin(self, path: Path) -> AdminClient:
@@ -85,7 +91,7 @@ class Envoy:
         return AdminClient(path)
 
     def forwarder(self, allowed: Sequence[object]) -> Forwarder:
-        """Return a forwarder that keeps to `allow_paths`."""
+        """Return a forwarder limited to `allow_paths`."""
         return Forwarder([each for each in allowed if isinstance(each, Node)])
 
     def launch(
@@ -97,11 +103,10 @@ class Envoy:
         configuration: interface.Configuration,
         overlap: int = 0,
     ) -> list[str]:
-        """The arguments of one epoch. Every epoch is restart epoch 1 of a base id of its own.
+        """Return the arguments of one epoch, which is restart epoch 1 of a base id of its own.
 
-        `copy` is the descriptor of its private copy: Envoy 1.36 takes no other path below /dev, nor below /proc.
-
-        For `overlap` seconds it leaves the reading of UDP sockets that it was given to its predecessor.
+        `copy` is the descriptor of its configuration: Envoy 1.36 accepts no path below /dev except /dev/fd/N, and none
+        below /proc. For `overlap` seconds, its predecessor continues to read the UDP sockets passed to it.
         """
         return [
             *self._common(copy, extra, configuration),
@@ -115,7 +120,7 @@ class Envoy:
         ]
 
     def validate(self, copy: int, extra: str | None, configuration: interface.Configuration) -> list[str]:
-        """The arguments of a run that only says whether it could use the configuration."""
+        """Return the arguments of a run that only validates the configuration."""
         return [*self._common(copy, extra, configuration), "--mode", "validate"]
 
     def _common(self, copy: int, extra: str | None, configuration: interface.Configuration) -> list[str]:
@@ -124,7 +129,7 @@ class Envoy:
         arguments = ["-c", f"/dev/fd/{copy}", *self.flags.rest]
         if extra is not None:
             arguments += ["--config-yaml", extra]
-        # These override the file's node, so they are given only where it has none; the gate's xDS needs both.
+        # These override the file's node, so they are passed only if it has none; the gate's xDS needs both.
         if self.flags.service_node is not None or node_id is None:
             arguments += ["--service-node", self.flags.service_node or "agent"]
         if self.flags.service_cluster is not None or node_cluster is None:
@@ -134,13 +139,13 @@ class Envoy:
     def _log_format(self, number: int, configuration: interface.Configuration) -> list[str]:
         assert isinstance(configuration, Configuration), "this class has parsed it"
         if configuration.has_log_format:
-            return []  # it is in the copy, where the epoch was put in; Envoy refuses both
+            return []  # the format in the copy names the epoch; Envoy rejects the flag beside it
         return ["--log-format", f"[epoch {number}] {self.flags.log_format or DEFAULT_LOG_FORMAT}"]
 
 
 def readable(text: str, descriptors: Mapping[int, str]) -> str:
-    """Put a message of Envoy into one line, with the paths that descriptors stand for."""
-    # Envoy likes to repeat the document that it refuses, and there may be secrets in it.
+    """Return a message of Envoy as one line, with paths instead of descriptors."""
+    # Envoy may quote the rejected document, which may contain secrets.
     text = _DEBUG.sub("", _DOCUMENT.sub("", text))
     text = _DESCRIPTOR.sub(lambda match: descriptors.get(int(match[1]), match[0]), text)
     words = " ".join(text.split())
@@ -148,7 +153,7 @@ def readable(text: str, descriptors: Mapping[int, str]) -> str:
 
 
 def _last_complaint(output: str) -> str:
-    """The last serious message, with the lines that belong to it; if nothing is serious, the last line."""
+    """Return the last critical or error message with its further lines; if none, the last line."""
     found = ""
     for line in output.splitlines():
         match = _PREFIX.match(line)

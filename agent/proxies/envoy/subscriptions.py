@@ -1,7 +1,7 @@
-"""The subscriptions of an epoch, by its counters: sets of listeners and clusters, secrets, routes.
+"""Parses an epoch's subscriptions from its counters: listeners, clusters, secrets, routes.
 
 Each subscription of Envoy has `<scope>.update_success`, `.update_rejected`, `.update_failure` and
-`.init_fetch_timeout`; the last one tells it from other counters of the same name, such as those of DNS (docs:
+`.init_fetch_timeout`; the last one distinguishes it from other counters of the same name, such as those of DNS (docs:
 configuration/overview/mgmt_server). The scopes are `listener_manager.lds`, `cluster_manager.cds`, `sds.<secret>`,
 `http.<prefix>.rds.<routes>`, `cluster.<name>` for EDS, and others.
 """
@@ -30,12 +30,12 @@ def subscription(
 
 
 def scope_of(secret: str) -> str:
-    """Return the scope of a secret's counters: Envoy puts underscores for what stands between others."""
+    """Return the scope of a secret's counters: Envoy replaces `://`, `:/` and `:` by underscore."""
     return SECRET + secret.replace("://", "_").replace(":/", "_").replace(":", "_")
 
 
 def parse(text: str) -> Subscriptions:
-    """Read the answer to `FILTER`; the gate's own routes are left out."""
+    """Parse the response to `FILTER`, without the gate's own routes."""
     counters: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for match in map(_LINE.fullmatch, text.splitlines()):
         if match is not None and gate.NAME not in match["scope"]:
@@ -54,11 +54,11 @@ def parse(text: str) -> Subscriptions:
 
 
 def missing(subscriptions: Subscriptions, serving: Subscriptions) -> list[Subscription]:
-    """Return what a candidate has not applied and needs, the refused ones first.
+    """Return the subscriptions that a candidate needs and lacks, the rejected ones first.
 
-    It needs what the serving epoch has applied, and of what that one does not fetch whatever is essential. What the
-    serving epoch lacks as well keeps nobody from serving, nor do the endpoints of one cluster (EDS) once the proxy has
-    given them up: a control plane may have forgotten them.
+    It needs those that the serving epoch has applied, and essential ones that the serving epoch does not fetch. It does
+    not need those that the serving epoch lacks as well, nor the endpoints of a cluster (EDS) for which the proxy's wait
+    timed out: the control plane may no longer have them.
     """
     found = [each for each in subscriptions.values() if not each.applied and _is_needed(each, serving)]
     return sorted(found, key=lambda each: (not each.is_refused, not each.is_essential, each.scope))

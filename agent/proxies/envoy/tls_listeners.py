@@ -1,8 +1,8 @@
-"""Where a client can see a certificate of a running epoch: found in what its console tells of its listeners.
+"""Finds in a configuration dump the addresses where clients see an epoch's certificates.
 
-Only what is known to be TLS counts. Left out is every listener that could take a handshake for data: one with a plain
-filter chain that more than raw_buffer leads to, with listener filters that are not understood here (PROXY protocol
-among them), a port that the kernel chose, another network namespace, datagrams.
+Only addresses known to be TLS are returned. Skipped is every listener that could treat a handshake as data: one with a
+plaintext filter chain that matches more than raw_buffer, one with other listener filters than those known here (PROXY
+protocol is not), and addresses with a port chosen by the kernel, in another network namespace or for datagrams.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from agent.handoff.socket_store import ListenAddress
 from agent.proxies.interface import TlsListener
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
-_INSPECTORS = frozenset({"TlsInspector", "HttpInspector"})  # they look at what comes and leave it
+_INSPECTORS = frozenset({"TlsInspector", "HttpInspector"})  # they only peek at the data
 _MATERIALISED = "/dev/fd/"
 _CRITERIA = frozenset({"server_names", "transport_protocol"})
 
@@ -21,7 +21,7 @@ Tree = dict[str, Any]
 
 
 def find(listeners: Iterable[Tree]) -> list[TlsListener]:
-    """Look through listeners as /config_dump has them; each one's first chain first."""
+    """Return the TLS addresses of listeners from /config_dump, first filter chains first."""
     ranked = [
         (rank, TlsListener(place, server_name))
         for listener in listeners
@@ -40,7 +40,7 @@ def _is_understood(listener: Tree) -> bool:
 
 
 def _is_told_apart(chain: Tree) -> bool:
-    """Whether a handshake that comes here finds TLS, or does not come here."""
+    """Return whether a filter chain is TLS, or does not match a handshake."""
     return _context(chain) is not None or _match(chain).get("transport_protocol") == "raw_buffer"
 
 
@@ -53,7 +53,7 @@ def _server_names(listener: Tree) -> Iterator[str | None]:
 
 
 def _is_materialised(chain: Tree) -> bool:
-    """Whether its certificates are the epoch's files; of any others the agent does not know what they should be."""
+    """Return whether its certificates are the epoch's files; others cannot be verified."""
     common = (_context(chain) or {}).get("common_tls_context", {})
     sources = [each.get("certificate_chain", {}) for each in common.get("tls_certificates", [])]
     names = [str(source.get("filename", "")) for source in sources]
@@ -66,7 +66,7 @@ def _chains(listener: Tree) -> list[Tree]:
 
 
 def _match(chain: Tree) -> Tree:
-    """Its criteria; one that is there and empty is none."""
+    """Return its non-empty match criteria."""
     return {name: value for name, value in chain.get("filter_chain_match", {}).items() if value}
 
 
@@ -80,7 +80,7 @@ def _kind(typed: Tree | None) -> str:
 
 
 def _places(listener: Tree) -> Iterator[ListenAddress]:
-    """The addresses that a client on this machine can connect to."""
+    """Yield the addresses that a client on this machine can connect to."""
     more = [each.get("address", {}) for each in listener.get("additional_addresses", [])]
     for address in [listener.get("address", {}), *more]:
         inner = address.get("socket_address", {})
@@ -97,7 +97,7 @@ def _is_plain_tcp(address: Tree) -> bool:
 
 
 def _is_literal(address: Tree) -> bool:
-    """Whether it is an address and no name: names are not looked up for a proof."""
+    """Return whether it is an IP address and no name: a verification resolves no names."""
     try:
         ip_address(str(address.get("address", "")))
     except ValueError:

@@ -1,12 +1,12 @@
-"""A configuration as YAML nodes: read and changed without ever guessing what a scalar means.
+"""Reads, changes and writes a configuration as YAML nodes, without interpreting scalars.
 
-Envoy has its own rules for what `yes`, `0777` or `1e3` are. A document that is parsed to nodes, changed there and
-written again keeps every scalar as the operator wrote it, quoted or plain. JSON is read as protobuf reads it (YAML
-knows neither its tabs nor its long keys), and its values become the same nodes. Keys are found in snake_case and in
-camelCase, as protobuf's JSON allows both.
+Envoy has its own rules for the types of `yes`, `0777` or `1e3`. A document that is parsed to nodes, changed and written
+again keeps every scalar as the operator wrote it, quoted or plain. JSON is parsed as by protobuf (YAML allows neither
+its tabs nor its long keys), and its values become the same nodes. Keys are matched in snake_case and in camelCase, as
+protobuf's JSON allows both.
 
-YAML is read as yaml-cpp reads it where libyaml is stricter: the first document counts, control characters are letters,
-and an anchor may be set again.
+YAML is parsed as by yaml-cpp where libyaml is stricter: only the first document is used, control characters are
+allowed, and an anchor may be redefined.
 """
 
 import json
@@ -28,7 +28,7 @@ _MAPPING, _SEQUENCE, _TEXT = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq", "
 _RESOLVER = yaml.resolver.Resolver()
 _MOST = 1 << 21  # values in one document
 _TRUE = frozenset({"true", "yes", "on", "y"})
-_STAND_INS = 0x10F000  # where libyaml sees the control characters that it does not take: private letters of Unicode
+_STAND_INS = 0x10F000  # private Unicode characters that replace control characters, which libyaml rejects
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 _STOOD_IN = re.compile(f"[{chr(_STAND_INS)}-{chr(_STAND_INS + 0xFF)}]")
 _NONCHARACTERS = 0xFE  # from here on, U+FFFE and U+FFFF
@@ -38,16 +38,17 @@ BOOTSTRAP, RESOURCES = "an Envoy bootstrap begins with static_resources or the l
 
 
 def read(text: str, name: str, *, is_json: bool | None = None, remedy: str = BOOTSTRAP) -> MappingNode:
-    """Parse a document whose root is a mapping; an empty one is an empty mapping. Raises `BadInput` with the line.
+    """Parse a document whose root is a mapping; an empty document is an empty mapping.
 
-    `is_json`: by default, whether the name says so. `remedy`: what to do where the root is something else.
+    Raises `BadInput` with the line. `is_json`: by default, from the suffix. `remedy`: advice in the error for another
+    root.
     """
     try:
         root = _parsed(text, name, is_json=name.endswith(".json") if is_json is None else is_json)
     except json.JSONDecodeError as error:
         message = f"cannot read {name}: line {error.lineno}, column {error.colno}: {error.msg}; correct it"
         raise BadInput(message) from error
-    except ValueError as error:  # int() takes no more than some thousand digits
+    except ValueError as error:  # int() accepts only some thousand digits
         raise BadInput(f"cannot read {name}: a number in it is too long; correct it") from error
     except yaml.MarkedYAMLError as error:
         raise BadInput(f"cannot read {name}: {_place(error)}; correct it") from error
@@ -67,7 +68,7 @@ def read(text: str, name: str, *, is_json: bool | None = None, remedy: str = BOO
 
 
 def _weigh_aliases(root: Node, name: str) -> None:
-    """Raise `BadInput` where aliases make it larger, or deeper, than any configuration is."""
+    """Raise `BadInput` if expanded aliases make the document too large or too deep."""
     try:
         values, levels = _size(root, {})
     except RecursionError as error:
@@ -80,7 +81,10 @@ def _weigh_aliases(root: Node, name: str) -> None:
 
 
 def _size(node: Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """How many values and levels a tree has if what an alias stands for counts each time; one in itself: too many."""
+    """Return a tree's numbers of values and levels with aliases expanded.
+
+    A tree that contains itself has more than `_MOST` values.
+    """
     if id(node) not in known:
         known[id(node)] = _MOST + 1, 0
         inner: list[Node] = []
@@ -113,7 +117,7 @@ def _parsed(text: str, name: str, *, is_json: bool) -> Node | None:
 def _first_document(text: str) -> Node | None:
     try:
         return _composed_by(yaml.CSafeLoader, text)
-    except yaml.composer.ComposerError:  # perhaps an anchor that is set again
+    except yaml.composer.ComposerError:  # perhaps an anchor is redefined
         return _composed_by(_Forgetful, text)
 
 
@@ -123,10 +127,10 @@ def _composed_by(loader: type[yaml.CSafeLoader] | type[yaml.SafeLoader], text: s
 
 
 class _Forgetful(yaml.SafeLoader):
-    """Lets an anchor be set again, as YAML 1.2 does; in Python, and so only where it is needed."""
+    """Allows an anchor to be redefined, as YAML 1.2 does; slow, so used only when needed."""
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:  # noqa: ANN401  # PyYAML's
-        """Compose a node; of its anchor nothing is known yet."""
+        """Compose a node after removing the earlier definition of its anchor."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.AliasEvent):
             self.anchors.pop(event.anchor, None)
@@ -158,15 +162,15 @@ def _place(error: yaml.MarkedYAMLError) -> str:
 
 
 def write(root: Node) -> str:
-    """The document as text, as YAML."""
+    """Return the document as YAML text."""
     text: str = yaml.serialize(root, Dumper=yaml.CSafeDumper, allow_unicode=True, width=1 << 20)
     return text
 
 
 def write_json(root: Node, *, from_json: bool) -> str:
-    """The document as JSON, each scalar as Envoy reads it in a document of YAML, or of JSON where it comes from there.
+    """Return the document as JSON, scalars as Envoy reads them in YAML, or JSON if `from_json`.
 
-    Of a key that stands there twice in YAML the last one counts, as for Envoy; one with the tag `!ignore` is left out.
+    Of duplicate keys in YAML the last one is used, as in Envoy; keys with the tag `!ignore` are omitted.
     """
     return json.dumps(_plain(root, from_json=from_json))
 
@@ -178,25 +182,25 @@ def _plain(node: Node, *, from_json: bool) -> object:
         return _Twice(pairs) if from_json and len(dict(pairs)) < len(pairs) else dict(pairs)
     if isinstance(node, SequenceNode):
         return [_plain(value, from_json=from_json) for value in node.value]
-    if not isinstance(node, ScalarNode) or node.style:  # plain: none, or an empty one
+    if not isinstance(node, ScalarNode) or node.style:  # the style of a plain scalar is None or empty
         return str(node.value)
     return json.loads(node.value) if from_json else plain_scalar(node.value)
 
 
 class _Twice(dict[str, object]):
-    """An object that has a key twice: Envoy itself is to say what it thinks of that."""
+    """An object with duplicate keys, which are written unchanged for Envoy to judge."""
 
     def __init__(self, pairs: list[tuple[str, object]]) -> None:
         super().__init__(pairs)
         self._pairs = pairs
 
-    def items(self) -> Any:  # noqa: ANN401  # what json writes
-        """Give every pair."""
+    def items(self) -> Any:  # noqa: ANN401  # as json expects
+        """Return every pair."""
         return self._pairs
 
 
 def compose(value: object) -> Node:
-    """Make nodes of the plain values of JSON. Raises RecursionError where they are nested too deep."""
+    """Convert parsed JSON to nodes. Raises RecursionError if it is nested too deep."""
     return _composed(value, 0)
 
 
@@ -217,7 +221,7 @@ def _composed(value: object, depth: int) -> Node:
 
 
 def get(node: Node | None, *path: str) -> Node | None:
-    """Follow keys, each given in snake_case, through mappings; None where the way ends."""
+    """Return the node at a path of snake_case keys through mappings; None if there is none."""
     for key in path:
         if not isinstance(node, MappingNode):
             return None
@@ -226,31 +230,31 @@ def get(node: Node | None, *path: str) -> Node | None:
 
 
 def items(node: Node | None) -> list[Node]:
-    """The elements of a sequence; nothing for anything else."""
+    """Return the elements of a sequence; an empty list for any other node."""
     return list(node.value) if isinstance(node, SequenceNode) else []
 
 
 def text(node: Node | None) -> str | None:
-    """A scalar as it is written; None for anything else and for null."""
+    """Return a scalar as written; None for any other node and for null."""
     if not isinstance(node, ScalarNode) or node.tag == "tag:yaml.org,2002:null":
         return None
     return str(node.value)
 
 
 def truth(node: Node | None, *, default: bool) -> bool:
-    """A scalar as Envoy reads a boolean."""
+    """Return a scalar as Envoy reads a boolean; `default` if there is none."""
     value = text(node)
     return default if value is None else value.lower() in _TRUE
 
 
 def is_key(node: Node, key: str) -> bool:
-    """Tell whether a key is this one, given in snake_case, in either spelling."""
+    """Return whether a key node is `key` (snake_case), in snake_case or camelCase."""
     value = text(node)
     return value is not None and is_name(value, key)
 
 
 def is_name(name: str, key: str) -> bool:
-    """Tell the same of a key's text."""
+    """Return whether a key's text is `key` (snake_case), in snake_case or camelCase."""
     return name == key or ("_" in key and name == _camel(key))
 
 
@@ -259,18 +263,18 @@ def _camel(key: str) -> str:
 
 
 def put(mapping: MappingNode, key: str, value: Node) -> None:
-    """Set a key, in place of the one that is there."""
+    """Set a key, replacing an existing one."""
     remove(mapping, key)
     mapping.value.append((compose(key), value))
 
 
 def remove(mapping: MappingNode, key: str) -> None:
-    """Take a key away, if it is there."""
+    """Remove a key, if present."""
     mapping.value = [(name, value) for name, value in mapping.value if not is_key(name, key)]
 
 
 def copied(node: Node) -> Node:
-    """A tree like this one, which outlives it; what aliases share is shared in it as well."""
+    """Return a deep copy of a tree; nodes shared by aliases are shared in the copy, too."""
     return _copied(node, {})
 
 
@@ -289,7 +293,7 @@ def _copied(node: Node, known: dict[int, Node]) -> Node:
 
 
 def take_apart(root: Node) -> None:
-    """Free a tree node by node: all at once, it would keep every thread waiting for as long as that takes."""
+    """Free a tree node by node: freed all at once, it would block every thread."""
     waiting: list[Node] = [root]
     while waiting:
         node = waiting.pop()
@@ -302,7 +306,7 @@ def take_apart(root: Node) -> None:
 
 
 def child_mapping(mapping: MappingNode, key: str) -> MappingNode:
-    """The mapping under a key, made if it is not there."""
+    """Return the mapping under a key, created if missing."""
     found = get(mapping, key)
     if not isinstance(found, MappingNode):
         found = MappingNode(_MAPPING, [])
@@ -311,7 +315,7 @@ def child_mapping(mapping: MappingNode, key: str) -> MappingNode:
 
 
 def append(mapping: MappingNode, key: str, value: Node) -> None:
-    """Add an element to the sequence under a key, made if it is not there."""
+    """Add an element to the sequence under a key, created if missing."""
     found = get(mapping, key)
     if not isinstance(found, SequenceNode):
         found = SequenceNode(_SEQUENCE, [])
@@ -320,7 +324,7 @@ def append(mapping: MappingNode, key: str, value: Node) -> None:
 
 
 def mappings(root: Node) -> Iterator[tuple[str, MappingNode]]:
-    """Every mapping below a node with the key it stands under (an element: that of its sequence), each once."""
+    """Yield every mapping of a tree once, with its key; an element has the key of its sequence."""
     seen: set[int] = set()
     waiting: list[tuple[str, Node]] = [("", root)]
     while waiting:
