@@ -1,12 +1,14 @@
 """A datagram channel between the agent and exactly one epoch.
 
 Datagram sockets have no SO_PEERCRED, so every datagram carries its sender's credentials (SO_PASSCRED, unix(7)).
-Datagrams from any process other than the epoch's are dropped, and unexpected descriptors are closed.
+Datagrams from any process other than the epoch's are dropped, the first of them with a warning, and unexpected
+descriptors are closed.
 """
 
 import array
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import struct
@@ -23,6 +25,7 @@ from agent.handoff.hot_restart_pb2 import HotRestartMessage
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _BACKLOG_LIMIT = 64  # datagrams; each may keep a descriptor open
 _MAX_DESCRIPTORS = 4  # one is expected; the extra space reveals a peer that sends too many
+_log = logging.getLogger(__name__)
 ANCILLARY = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
@@ -54,6 +57,7 @@ class Channel:
         self._on_letter = on_letter
         self._on_error = on_error
         self._owner = owner
+        self._has_warned = False
         self._assembler = Assembler()
         self._receiver = binding.bind(socket.SOCK_DGRAM, path, owner)
         self._sender: socket.socket | None = None
@@ -104,6 +108,7 @@ class Channel:
     def _take(self, data: bytes, flags: int, pid: int | None, descriptors: list[int]) -> None:
         if pid != self.pid:
             discard(descriptors)  # not this epoch's process
+            self._warn(pid)
             return
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > 1:
             discard(descriptors)
@@ -118,6 +123,18 @@ class Channel:
             discard(descriptors)
             return
         self._on_letter(Message(message_or_none, descriptors[0] if descriptors else None))
+
+    def _warn(self, stranger: int | None) -> None:
+        """Log the first dropped datagram only: whoever sends one may send many."""
+        if self._has_warned or self.pid is None:
+            return
+        self._has_warned = True
+        _log.warning(
+            "messages at %s from pid %s are dropped: the proxy is pid %d; a script that starts it must exec it",
+            self.path,
+            stranger,
+            self.pid,
+        )
 
     def _fail(self, error: ProtocolError) -> None:
         self.close()

@@ -315,10 +315,9 @@ class Scraper:
     def _fail(self, now: _Round, source: Source, epoch: Epoch | None = None) -> None:
         """Count an omitted source, once in a round.
 
-        Epochs whose admin interface may be missing (candidates, and epochs told to exit or killed) do not count.
+        Epochs that are excused do not count.
         """
-        excused = epoch is not None and (not epoch.has_served or epoch.was_asked or epoch.was_killed)
-        if not excused and source not in now.short:
+        if (epoch is None or not _is_excused(epoch)) and source not in now.short:
             now.short.add(source)
             self._metrics.scrape_failed(source)
 
@@ -373,10 +372,16 @@ class Scraper:
             async with asyncio.timeout(self._limits.seconds):
                 response = await passed_on(epoch.admin.place, asked)
         except OSError as error:
-            self._metrics.scrape_failed(Source.EPOCH)
+            if not _is_excused(epoch):
+                self._metrics.scrape_failed(Source.EPOCH)
             return Response(503, f"the serving epoch does not answer: {error}\n".encode())
         assert not isinstance(response.body, bytes)
         return Response(response.status, _in_time(response.body), response.headers)
+
+
+def _is_excused(epoch: Epoch) -> bool:
+    """Whether its admin interface may be missing: it is a candidate, or was told to exit or killed."""
+    return not epoch.has_served or epoch.was_asked or epoch.was_killed
 
 
 async def _in_time(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

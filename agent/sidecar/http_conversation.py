@@ -6,6 +6,7 @@ two parsers may read differently (a length with chunks), is rejected here, as in
 
 import asyncio
 import contextlib
+from collections import deque
 from http import HTTPStatus
 
 import h11
@@ -32,6 +33,7 @@ class ServerConnection:
         self.machine = h11.Connection(h11.SERVER, max_incomplete_event_size=service.settings.max_request_headers)
         self.is_complete = False  # the whole request was received
         self.is_answering = False  # the response's head is being sent
+        self._ahead: deque[bytes] = deque()  # parts of the body that were parsed before anybody asked for them
         self._is_new = True
         self._by_us = False
 
@@ -57,6 +59,7 @@ class ServerConnection:
         Raises OSError if the client has disconnected.
         """
         self.is_complete = self.is_answering = False
+        self._ahead.clear()
         if not await self._first_bytes():
             return False
         counters = self.service.counters
@@ -153,6 +156,10 @@ class ServerConnection:
         `until`: the deadline for the whole request, on the loop's clock. Raises `HttpError` if the client must get an
         error response, ClientGone or OSError if it has disconnected.
         """
+        if self._ahead:
+            return self._ahead.popleft()
+        if self.is_complete:
+            return b""
         while (event := self._next_event()) is h11.NEED_DATA:
             if self.machine.they_are_waiting_for_100_continue:
                 await self._continue()
@@ -224,12 +231,16 @@ class ServerConnection:
         return self.machine.send(h11.Response(status_code=status, headers=headers, reason=_phrase(status))) or b""
 
     def _look_for_the_end(self) -> None:
-        """Parse the buffered bytes before a response: an empty or short body may be complete."""
+        """Parse the buffered bytes before a response: an empty or short body may be complete.
+
+        An upload may go on during the response: `body` returns what was parsed here.
+        """
         if self.is_complete or self.machine.their_state is not h11.SEND_BODY:
             return
         try:
             event = self.machine.next_event()
             while isinstance(event, h11.Data):
+                self._ahead.append(bytes(event.data))
                 event = self.machine.next_event()
         except h11.RemoteProtocolError:
             return

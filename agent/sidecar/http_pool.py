@@ -38,8 +38,9 @@ class UpstreamConnection:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether request and response are complete, and neither side wants to close."""
-        return self._machine.our_state is h11.DONE and self._machine.their_state is h11.DONE
+        """Whether request and response are complete, nothing came after it, and neither side wants to close."""
+        is_done = self._machine.our_state is h11.DONE and self._machine.their_state is h11.DONE
+        return is_done and self._machine.trailing_data == (b"", False)
 
     def next_cycle(self) -> None:
         """Prepare for the next request."""
@@ -90,13 +91,14 @@ class Pool:
         address = self.upstream.choose(original)
         if address is None:
             raise Unreachable("no healthy upstream")
-        kept = self._idle.get(address)
-        if kept:
+        while kept := self._idle.get(address):
             line = kept.pop()
             if not kept:
                 del self._idle[address]
             self._take(line)
-            return line
+            if line.stream.is_silent():
+                return line
+            line.close(by_us=True, busy=False)  # what it sent unasked would be taken for the next response
         return await self._new(address)
 
     def release(self, line: UpstreamConnection) -> None:

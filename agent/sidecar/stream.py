@@ -84,6 +84,19 @@ class Stream:
             self._watching = None
             self._loop.remove_reader(self.wire.fd)
 
+    def is_silent(self) -> bool:
+        """Whether the peer has sent nothing that was not read, and has not closed."""
+        if self._held or self._broken is not None:
+            return False
+        try:
+            count = self.wire.receive(SCRATCH[:_READING])
+        except OSError:
+            return False
+        if count > 0:
+            self.read_bytes.add(count)
+            self._held = bytes(SCRATCH[:count])
+        return count < 0
+
     def close(self) -> None:
         """Close the wire; no task may read or write any more."""
         self.unwatch()

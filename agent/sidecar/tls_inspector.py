@@ -1,6 +1,7 @@
 """Reads the first bytes of a connection without consuming them (MSG_PEEK)."""
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
 
@@ -45,6 +46,7 @@ class Inspection:
     def _look(self) -> None:
         if self._socket.fileno() < 0:
             return  # closed during the pause
+        has_ended = self._is_unix and _has_ended(self._socket)  # before the look, which then finds all there is
         try:
             data = self._socket.recv(_LOOK, socket.MSG_PEEK)
         except BlockingIOError:
@@ -55,8 +57,8 @@ class Inspection:
         hello = hello_of(data) if data else None
         if hello is not None:
             self._finish(hello)
-        elif len(data) == self._seen:
-            self._finish(HelloError(is_endless=False))  # woken by the end of the stream, not by more bytes
+        elif has_ended or len(data) == self._seen:  # woken by the end of the stream, not by more bytes
+            self._finish(HelloError(is_endless=False))
         elif len(data) >= LONGEST:
             self._finish(HelloError(is_endless=True))
         else:
@@ -64,12 +66,16 @@ class Inspection:
 
     def _want_more(self, seen: int) -> None:
         """Wake up only for more than `seen` bytes or the end; poll a Unix socket instead."""
-        if self._socket.family == socket.AF_UNIX:
+        if self._is_unix:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.call_later(_UNIX_PAUSE, self._look_again)
             return
         self._seen = seen
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+
+    @property
+    def _is_unix(self) -> bool:
+        return self._socket.family == socket.AF_UNIX
 
     def _look_again(self) -> None:
         if self._done is not _nothing and self._socket.fileno() >= 0:
@@ -81,6 +87,13 @@ class Inspection:
         done = self._done
         self.cancel()
         done(result)
+
+
+def _has_ended(client: socket.socket) -> bool:
+    """Whether the peer will send no more, even if there are bytes to read."""
+    poll = select.poll()
+    poll.register(client, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _nothing(_: Hello | OSError) -> None:

@@ -90,6 +90,16 @@ async def test_what_another_process_says_or_gives_does_not_count(tmp_path: Path)
         assert mail.letters[0].descriptor is None
 
 
+async def test_what_another_process_says_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with corresponding(tmp_path) as mail:
+        async with fake_epoch(mail.names) as stranger:
+            for _ in range(3):
+                await stranger.tell("send", "parent_0", framed(handmade.STATS).hex())
+            await until(lambda: _is_empty(mail.channel))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"are dropped: the proxy is pid {os.getpid()};" in caplog.text
+
+
 async def test_a_stranger_between_two_datagrams_of_a_message_changes_nothing(tmp_path: Path) -> None:
     with corresponding(tmp_path) as mail:
         first, *rest = datagrams(handmade.pass_listen_socket("x" * 5000))

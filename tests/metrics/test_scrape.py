@@ -440,6 +440,23 @@ async def test_without_merging_an_epoch_that_hangs_is_told(tmp_path: Path, direc
         assert all_of.failures("epoch") == 1
 
 
+@pytest.mark.parametrize("how", ["was_asked", "was_killed"])
+async def test_without_merging_an_epoch_that_ends_while_it_is_asked_is_no_failure(
+    tmp_path: Path, directory: RunDirectory, how: str
+) -> None:
+    async with scene(tmp_path, directory) as all_of:
+        all_of.begin(merge=False, limits=Limits(seconds=PATIENCE))
+        proxy = await all_of.proxy(1)
+        proxy.hangs = True
+        answering = asyncio.create_task(all_of.scraping.answer(Request("GET", "/metrics")))
+        while not proxy.asked:  # noqa: ASYNC110  # until it is asked
+            await asyncio.sleep(0)
+        setattr(proxy, how, True)
+        await all_of.servers[1].close()
+        assert (await answering).status == 503
+        assert all_of.failures("epoch") == 0
+
+
 async def test_a_memory_that_makes_no_sense_is_none(tmp_path: Path, directory: RunDirectory) -> None:
     (directory.path / "lineage.json").write_text(json.dumps({"gone": {"a": ["counter", {"a": "x"}]}}))
     async with scene(tmp_path, directory) as all_of:

@@ -2,14 +2,17 @@
 
 import asyncio
 import re
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
-from agent.sidecar.model import HttpManager, Reply, Route, SocketAddress, VirtualHost
+from agent.sidecar.model import HttpManager, Pipe, Reply, Route, SocketAddress, VirtualHost
 from tests.sidecar.stand import Serve, Stand, Streams, cluster, end_of, leave, listener, origin, push, standing
+from tests.system.eventually import PATIENCE
 
 NOWHERE = SocketAddress("127.0.0.1", 1)
 ROUTES = (Route("/ok", Reply(200, b"hello\n")), Route("/dead", "dead"), Route("/quick", "c", 0.2), Route("/app", "c"))
@@ -410,6 +413,65 @@ async def test_an_answer_before_the_whole_request_is_passed_on() -> None:
         streams = await stand.connect()
         status, headers, body = await ask(streams, post("/app", b"content-length: 1000000\r\n", b"x" * 1000))
         assert (status, headers["connection"], body) == (413, "close", b"no")
+        await leave(streams)
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+async def test_an_answer_before_the_whole_request_takes_nothing_from_it(tmp_path: Path, is_whole: bool) -> None:
+    """A Unix socket has room for a few hundred small writes: the rest waits, parsed by nobody, as the answer comes."""
+    loop = asyncio.get_running_loop()
+    count, end = 2000, b"0\r\n\r\n"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        listening.setblocking(False)
+        clusters = [cluster(Pipe(str(tmp_path / "s"))), cluster(NOWHERE, name="dead")]
+        async with standing([listener(MANAGER)], clusters) as stand:
+            streams = await stand.connect()
+            streams[1].write(post("/app", CHUNKED, b"1\r\nx\r\n" * count + (end if is_whole else b"")))
+            upstream, _ = await loop.sock_accept(listening)
+            with upstream:
+                while stand.stat("cluster.c.upstream_cx_tx_bytes_total") < 1000:  # noqa: ASYNC110  # until it waits
+                    await asyncio.sleep(0)
+                await loop.sock_sendall(upstream, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+                head = await streams[0].readuntil(b"\r\n\r\n")
+                assert (b"connection: close" in head) is not is_whole
+                if not is_whole:
+                    streams[1].write(end)
+                got = b""
+                async with asyncio.timeout(PATIENCE):
+                    while not got.endswith(end):
+                        got += await loop.sock_recv(upstream, 1 << 16)
+                assert got.partition(b"\r\n\r\n")[2] == b"1\r\nx\r\n" * count + end
+                await loop.sock_sendall(upstream, end)
+                assert await streams[0].readexactly(len(end)) == end
+                if is_whole:
+                    assert (await ask(streams, get("/ok")))[0] == 200
+            await leave(streams)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_what_an_upstream_sends_unasked_is_no_response(at_once: bool) -> None:
+    """It would be the response to the next request, perhaps another client's."""
+    answer, sent = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n", asyncio.Event()
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer + b"wanted")
+        if not at_once:
+            await sent.wait()
+        writer.write(answer + b"forged")
+        await writer.drain()
+        sent.set()
+        await reader.read()
+        writer.close()
+
+    async with serving(serve=upstream) as (stand, _):
+        streams = await stand.connect()
+        for _ in range(3):
+            assert (await ask(streams, get("/app")))[2] == b"wanted"
+            sent.set()
+            await asyncio.sleep(0.01)
         await leave(streams)
 
 

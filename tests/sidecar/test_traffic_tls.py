@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.sidecar.client_hello import Hello
 from agent.sidecar.model import (
     Certificate,
     DirectResponse,
@@ -24,6 +25,7 @@ from agent.sidecar.model import (
     TcpProxy,
     UpstreamTls,
 )
+from agent.sidecar.tls_inspector import HelloError, Inspection
 from tests.pki import UNTIL, Authority
 from tests.sidecar.stand import (
     Stand,
@@ -325,6 +327,41 @@ async def test_a_client_that_leaves_before_it_says_enough(make: Make) -> None:
         writer.write_eof()
         await stand.until(f"listener.127.0.0.1_{stand.ports['l']}.downstream_listener_filter_remote_close", 1)
         writer.close()
+
+
+@pytest.mark.parametrize("within", [0, PATIENCE])
+async def test_a_client_at_a_unix_socket_that_leaves_before_it_says_enough(within: float) -> None:
+    """Its end does not wake whoever waits for more bytes, and there is always something to read."""
+    inspected: asyncio.Future[Hello | OSError] = asyncio.get_running_loop().create_future()
+    connected, client = socket.socketpair(socket.AF_UNIX)
+    with connected, client:
+        connected.setblocking(False)
+        Inspection(connected, inspected.set_result, within=within)
+        client.sendall(b"\x16\x03\x01")
+        await asyncio.sleep(0)
+        assert not inspected.done()
+        client.shutdown(socket.SHUT_WR)
+        result = await asyncio.wait_for(inspected, PATIENCE)
+    assert isinstance(result, HelloError)
+    assert not result.is_endless
+
+
+async def test_a_hello_at_a_unix_socket_counts_though_its_client_sends_no_more() -> None:
+    inspected: asyncio.Future[Hello | OSError] = asyncio.get_running_loop().create_future()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        visitor().wrap_bio(incoming, outgoing, server_hostname="a.example").do_handshake()
+    connected, client = socket.socketpair(socket.AF_UNIX)
+    with connected, client:
+        connected.setblocking(False)
+        Inspection(connected, inspected.set_result, within=PATIENCE)
+        client.sendall(outgoing.read(3))
+        await asyncio.sleep(0)
+        client.sendall(outgoing.read())
+        client.shutdown(socket.SHUT_WR)
+        result = await inspected
+    assert isinstance(result, Hello)
+    assert result.server_name == "a.example"
 
 
 async def test_a_hello_without_end_is_cut(make: Make) -> None:
