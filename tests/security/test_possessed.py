@@ -88,7 +88,7 @@ def test_a_forged_manifest_is_not_opened(surviving: Possessed, forgery: str) -> 
 
 def test_who_asks_and_does_not_read_loses_its_channel_and_nobody_else_anything(possessed: Possessed) -> None:
     bed = possessed.bed
-    open_before = psutil.Process(bed.agent_pid).num_fds()
+    open_before, proxy = psutil.Process(bed.agent_pid).num_fds(), bed.serving_pid()
     flood = f"""
     import asyncio, gc, threading, time
     loop = next(each for each in gc.get_objects() if isinstance(each, asyncio.AbstractEventLoop))
@@ -108,6 +108,7 @@ def test_who_asks_and_does_not_read_loses_its_channel_and_nobody_else_anything(p
     assert psutil.Process(bed.agent_pid).num_fds() < open_before + 200
     live(bed.status)
     possessed.serves_on()
+    psutil.Process(proxy).kill()  # it would not exit by itself
 
 
 NONSENSE = ["tcp://127.0.0.1:99999", "tcp://example.invalid:443"]

@@ -16,7 +16,7 @@ from tests.system.room import alive, kill
 from tests.system.state import DRAINING
 from tests.system.wire import connect, exchange, tls_context
 
-DEATHS = count("AGENT_DEATHS", short=3, long=60)
+DEATHS = count("AGENT_DEATHS", short=2, long=60)
 OPENINGS = count("AGENT_OPENINGS", short=1, long=10)
 OPENING, UNDER_WAY = "opening", frozenset({"starting", "waiting", "opening"})
 OPENING_DELAYS = [0.0005, 0.001, 0.0015, 0.002, 0.003]  # seconds: where the question is on its way

@@ -52,6 +52,7 @@ def test_twenty_rotations_in_two_seconds_are_a_handful_of_epochs(bed: AgentFixtu
     assert bed.serving().number - first <= 10 + pauses + (written[-1] - written[0]) // LIMIT
 
 
+@pytest.mark.long
 def test_rotations_during_drains_fail_nothing_and_no_more_than_three_drain(
     bed_apart: AgentFixture, loads: Loads
 ) -> None:

@@ -68,6 +68,7 @@ def test_sigterm_lets_connections_end_and_the_code_is_0(kind: str, contained: Ma
     assert bed.exited() == 0
 
 
+@pytest.mark.long
 @kinds("unshare")
 def test_a_killed_proxy_is_replaced_and_nobody_is_refused(kind: str, contained: MakeContained) -> None:
     bed = contained(kind)

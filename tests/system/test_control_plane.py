@@ -106,6 +106,7 @@ def test_when_the_control_plane_takes_all_listeners_readiness_fails_until_they_a
     assert site.bed.serving() == before, "no restart is needed"
 
 
+@pytest.mark.long
 def test_a_listener_that_envoy_refuses_ends_the_rotation_at_once(make_site: MakeSite, loads: Loads) -> None:
     """X8."""
     site = make_site()

@@ -165,6 +165,7 @@ def write_cds(path: Path, bed: AgentFixture, port: int) -> None:
     replace(path, yaml.safe_dump({"version_info": "1", "resources": [cluster]}, sort_keys=False))
 
 
+@pytest.mark.long
 def test_the_client_pair_of_a_cluster_in_a_file_rotates_by_itself(bed_apart: AgentFixture, loads: Loads) -> None:
     """X13, CDS."""
     bed, path, port = bed_apart, bed_apart.directory / "cds.yaml", bed_apart.room.port()

@@ -93,6 +93,7 @@ def said(bed: AgentFixture, event: str) -> int:
     return sum(entry.name == event for entry in bed.journal.entries())
 
 
+@pytest.mark.long
 def test_ten_rotations_without_memory_for_two_wait_and_are_made_up_for_when_there_is(
     bed_apart: AgentFixture, group: Group, loads: Loads
 ) -> None:

@@ -46,7 +46,6 @@ def pinned(bed: AgentFixture) -> list[str]:
     return [entry.body for entry in bed.journal.complaints() if entry.attributes.get("fault") == "proxy"]
 
 
-@pytest.mark.sidecar
 @pytest.mark.parametrize("how", ["short RSA", *(pytest.param(how, marks=pytest.mark.long) for how in [*REFUSED][1:])])
 def test_what_only_the_proxy_refuses_blocks_no_other_pair(how: str, bed_apart: AgentFixture, loads: Loads) -> None:
     bed = bed_apart

@@ -51,6 +51,7 @@ def replace_binary(bed: AgentFixture, binary: Path) -> None:
     eventually(lambda: runs(bed.serving_pid(), binary), what=f"{binary} serves")
 
 
+@pytest.mark.long
 def test_an_older_version_runs_and_rotates_with_its_run_directory_in_shared_memory(
     old_envoy: Path, make_bed: MakeBed, loads: Loads
 ) -> None:
