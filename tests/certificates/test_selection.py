@@ -123,12 +123,12 @@ def test_only_what_changed_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
         return parse(path, content, role)
 
     monkeypatch.setattr(groups, "parse", counting)
-    disk = Disk(many(5000))
-    disk.serve(**written(old(), 5000))
+    disk = Disk(many(1000))
+    disk.serve(**written(old(), 1000))
     parsed.clear()
     outcome = disk.select(CHAIN7=new().chain_pem, KEY7=new().key_pem, CHAIN8=GONE)
     assert parsed == ["CHAIN7", "KEY7", "KEY8"]
-    assert len(outcome.leaves) == 5000
+    assert len(outcome.leaves) == 1000
 
 
 def test_private_keys_stay_out_of_what_may_be_printed() -> None:

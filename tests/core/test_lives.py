@@ -16,7 +16,9 @@ from agent.core.policy import LowMemory, Policy, Restart
 from agent.core.reconciler import Reconciler
 from agent.core.revision import Revision
 from tests.core.reconciler_driver import OUT_OF_MEMORY
+from tests.system.counts import count
 
+LIVES = count("AGENT_LIVES", short=80, long=300)
 REVISIONS = [Revision(name, config_digest) for name in "abcd" for config_digest in "xy"]
 POLICY = Policy(
     start_timeout=10,
@@ -228,7 +230,7 @@ class World(RuleBasedStateMachine):
         assert self.finished or set(self.core.epochs) == set(self.alive)
 
 
-World.TestCase.settings = settings(max_examples=120, stateful_step_count=60)
+World.TestCase.settings = settings(max_examples=LIVES, stateful_step_count=60)
 TestLives = World.TestCase
 
 
@@ -240,7 +242,7 @@ class Homebody(World):
         self.core = Reconciler(Policy(restart=Restart.NEVER), jitter=lambda: 0.5)
 
 
-Homebody.TestCase.settings = settings(max_examples=50, stateful_step_count=40)
+Homebody.TestCase.settings = settings(max_examples=LIVES // 2, stateful_step_count=40)
 TestLivesWithoutRestart = Homebody.TestCase
 
 
@@ -252,5 +254,5 @@ class Frugal(World):
         self.core = Reconciler(replace(POLICY, low_memory=LowMemory.REPLACE), jitter=lambda: 0.5)
 
 
-Frugal.TestCase.settings = settings(max_examples=80, stateful_step_count=60)
+Frugal.TestCase.settings = settings(max_examples=2 * LIVES // 3, stateful_step_count=60)
 TestLivesShortOfMemory = Frugal.TestCase

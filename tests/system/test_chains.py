@@ -64,6 +64,7 @@ def test_envoy_and_sidecar_replace_each_other(mixed: AgentFixture, loads: Loads)
     nothing_failed(loads.finish(at_least=100))
 
 
+@pytest.mark.long
 def test_a_single_worker_takes_the_queues_of_all_workers_and_leaves_them_to_the_next(mixed: AgentFixture) -> None:
     """Clients in the queues of two stopped workers are answered by the sidecar; and those of the sidecar, by two."""
     for kind in ("sidecar", "envoy"):

@@ -21,7 +21,7 @@ from tests.system.room import all_threads_stopped, stopped
 
 pytestmark = pytest.mark.quiet
 
-ROTATIONS = count("AGENT_ROTATIONS", short=9, long=200)
+ROTATIONS = count("AGENT_ROTATIONS", short=6, long=200)
 MEASURED = count("AGENT_MEASURED", short=5, long=20)
 
 
