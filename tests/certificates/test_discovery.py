@@ -12,7 +12,7 @@ from agent.certificates.findings import Fallback, Fault, WarningKind
 from agent.certificates.pem import parse
 from agent.certificates.references import Reference, Role
 from tests.certificates.disk import DAY, NOW
-from tests.pki import FROM, Authority, Leaf
+from tests.pki import FROM, Algorithm, Authority, Leaf
 
 
 @cache
@@ -266,3 +266,26 @@ def test_when_another_one_becomes_valid_it_is_looked_at_again() -> None:
     contents = {"a.crt": good.chain_pem, "b.crt": coming.chain_pem, "tls.key": good.key_pem}
     assert discover(contents, NOW).look_again == NOW + DAY
     assert discover(contents, NOW + 2 * DAY).look_again is None
+
+
+@pytest.mark.parametrize(
+    ("names", "key", "days", "superseded"),
+    [
+        (["a.example"], "ecdsa", (-9, -1), ["b.crt"]),
+        (["a.example"], "ecdsa", (1, 9), ["b.crt"]),
+        (["a.example", "b.example"], "ecdsa", (-9, -1), []),
+        (["a.example"], "rsa", (-9, -1), []),
+        (["a.example"], "ecdsa", (-9, 9), []),
+    ],
+    ids=["expired", "not yet valid", "another name", "another kind of key", "valid"],
+)
+def test_a_pair_that_is_not_valid_is_superseded_by_a_valid_one_with_its_names(
+    names: list[str], key: Algorithm, days: tuple[int, int], superseded: list[str]
+) -> None:
+    good = root().issue(["a.example", "c.example"])
+    other = root().issue(names, key, NOW + days[0] * DAY, NOW + days[1] * DAY)
+    files = {"a.crt": good.chain_pem, "a.key": good.key_pem, "b.crt": other.chain_pem, "b.key": other.key_pem}
+    pairs = discover(files, NOW)
+    refusals = list(pairs.superseded({"a.crt", "b.crt"}, NOW))
+    assert [(each.path, each.meanwhile) for each in refusals] == [(path, Fallback.OTHERS) for path in superseded]
+    assert list(pairs.superseded({"b.crt"}, NOW)) == [], "nothing else could be served"

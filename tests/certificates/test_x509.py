@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 from agent.certificates.findings import Fault, Unusable
 from agent.certificates.pem import parse
-from agent.certificates.x509 import Bundle, Chain, Key, Leaf, is_authority, issued_by, require_fit, require_valid
+from agent.certificates.x509 import (
+    Bundle,
+    Chain,
+    Key,
+    Leaf,
+    is_authority,
+    issued_by,
+    leaf_of_chain,
+    require_fit,
+    require_valid,
+)
 from tests import pki
 from tests.pki import FROM, UNTIL, Algorithm, Authority
 
@@ -268,3 +278,11 @@ def test_what_did_not_issue_it_does_not_bound_it() -> None:
     leaf = Authority.create("root").intermediate("middle").issue(["a.example"])
     chain = Chain.of("/c/tls.crt", parse("/c/tls.crt", leaf.chain_pem + short.pem))
     assert (chain.leaf.ends_by, chain.in_order) == ("", False)
+
+
+def test_the_leaf_of_a_chain_names_the_issuers_that_are_sent_after_it() -> None:
+    below = root().intermediate("below")
+    certificates = tuple(x509.load_pem_x509_certificates(below.issue(["a.example"]).chain_pem))
+    leaf = leaf_of_chain(certificates)
+    assert leaf.issuers == (below.certificate.fingerprint(SHA256()).hex(),)
+    assert leaf_of_chain(certificates[:1]).issuers == ()
