@@ -468,10 +468,12 @@ async def test_what_an_upstream_sends_unasked_is_no_response(at_once: bool) -> N
 
     async with serving(serve=upstream) as (stand, _):
         streams = await stand.connect()
-        for _ in range(3):
+        for number in range(1, 4):
             assert (await ask(streams, get("/app")))[2] == b"wanted"
             sent.set()
-            await asyncio.sleep(0.01)
+            received = number * len(answer + b"wanted" + answer + b"forged")
+            while stand.stat("cluster.c.upstream_cx_rx_bytes_total") < received:  # noqa: ASYNC110  # until it is there
+                await asyncio.sleep(0)
         await leave(streams)
 
 
