@@ -27,17 +27,25 @@ from cryptography.x509.oid import NameOID
 FROM = datetime(2020, 1, 1, tzinfo=UTC)
 UNTIL = datetime(2049, 1, 1, tzinfo=UTC)
 
-_SIGNS_CERTIFICATES = x509.KeyUsage(
-    digital_signature=False,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=True,
-    crl_sign=False,
-    encipher_only=False,
-    decipher_only=False,
+_USES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
 )
+
+
+def key_usage(*uses: str) -> x509.KeyUsage:
+    """Return a key usage that permits these, by the names of its constructor."""
+    return x509.KeyUsage(**{name: name in uses for name in _USES})
+
+
+_SIGNS_CERTIFICATES = key_usage("key_cert_sign")
 
 Algorithm = Literal["ecdsa", "rsa", "ed25519"]
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey

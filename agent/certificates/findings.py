@@ -70,7 +70,7 @@ class Unusable(BadInput):
 
 
 class Fallback(StrEnum):
-    """What happens until a rejected file is repaired."""
+    """The substitute until a rejected file is repaired."""
 
     LAST_GOOD = "the last good files serve on"
     NOTHING = "nothing is started without it"

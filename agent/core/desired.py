@@ -31,7 +31,7 @@ class RejectedRevision:
 
 @dataclass(slots=True)
 class DesiredState:
-    """What should run, and when it may. Times are monotonic seconds.
+    """The wanted revision, and when it may start. Times are monotonic seconds.
 
     `tried` is the revision of the last candidate. From `urgent_at` on the served leaf is near expiry: a rejection no
     longer counts, and a start waits for no drain. `waiting_since`: when the oldest unserved change was made.

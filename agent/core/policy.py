@@ -17,7 +17,7 @@ class Restart(StrEnum):
 
 
 class LowMemory(StrEnum):
-    """What to do when there is no memory for a new epoch beside the serving one."""
+    """The action when there is no memory for a new epoch beside the serving one."""
 
     WAIT = "wait"
     REPLACE = "replace"  # once the served certificate is about to expire: stop the old epoch, then start the new

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.sidecar.leaf import Leaf, leaf_of
-from tests.pki import Algorithm, Authority
+from tests.pki import Algorithm, Authority, key_usage
 from tests.sidecar.stand import authority
 
 
@@ -45,25 +45,9 @@ def test_anything_else_is_refused(text: str) -> None:
         leaf_of(text)
 
 
-def may(*uses: str) -> x509.KeyUsage:
-    """A key usage that permits these."""
-    names = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**{name: name in uses for name in names})
-
-
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
 def test_curves_that_clients_take(curve: ec.EllipticCurve) -> None:
-    issued = authority().issue(["a.example"], ec.generate_private_key(curve), more=[may("digital_signature")])
+    issued = authority().issue(["a.example"], ec.generate_private_key(curve), more=[key_usage("digital_signature")])
     assert leaf_of(issued.chain_pem.decode()).key == "ecdsa"
 
 
@@ -77,12 +61,12 @@ def test_curves_that_they_refuse(curve: ec.EllipticCurve) -> None:
 @pytest.mark.parametrize("uses", [("key_agreement",), ("key_encipherment", "crl_sign")])
 def test_an_elliptic_key_that_may_not_sign_is_refused(uses: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="lacks digitalSignature"):
-        leaf_of(authority().issue(["a.example"], more=[may(*uses)]).chain_pem.decode())
+        leaf_of(authority().issue(["a.example"], more=[key_usage(*uses)]).chain_pem.decode())
 
 
 def test_an_rsa_key_that_may_not_sign_is_taken() -> None:
     """Up to TLS 1.2 it may be the one that a secret is encrypted with."""
-    assert leaf_of(authority().issue(["a.example"], "rsa", more=[may("key_encipherment")]).chain_pem.decode())
+    assert leaf_of(authority().issue(["a.example"], "rsa", more=[key_usage("key_encipherment")]).chain_pem.decode())
 
 
 def test_no_part_of_a_certificate_confuses_it() -> None:

@@ -3,26 +3,15 @@
 import subprocess
 from collections.abc import Callable, Mapping
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests.pki import Authority
+from tests.pki import Authority, key_usage
 from tests.system.certificates import Files, Pair
 from tests.system.eventually import PATIENCE
 
 Make = Callable[[Authority, str], Pair]
-_ENCRYPTS_ONLY = x509.KeyUsage(
-    digital_signature=False,
-    content_commitment=False,
-    key_encipherment=True,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=False,
-    crl_sign=False,
-    encipher_only=False,
-    decipher_only=False,
-)
+_ENCRYPTS_ONLY = key_usage("key_encipherment")
 
 
 def short_rsa(authority: Authority, name: str) -> Pair:

@@ -29,10 +29,10 @@ _CHANGES = "/stats?filter=^listener_manager.listener_(added|modified|removed|in_
 _CONNECTIONS = "/stats?filter=^listener..*downstream_cx_active$"
 _CLOSE_INBOUND = "/drain_listeners?inboundonly"
 _ASK_INBOUND_TO_LEAVE = "/drain_listeners?graceful&skip_exit&inboundonly"
-STATIC, DYNAMIC = "/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_listeners"
+_STATIC, _DYNAMIC = "/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_listeners"
 _SECRETS = "/config_dump?resource=dynamic_active_secrets"
 _NO_VERSION = frozenset({None, "", "uninitialized"})
-_REJECTED = (DYNAMIC, *(f"/config_dump?resource=dynamic_{kind}_clusters" for kind in ("warming", "active")))
+_REJECTED = (_DYNAMIC, *(f"/config_dump?resource=dynamic_{kind}_clusters" for kind in ("warming", "active")))
 _INBOUND = frozenset({"INBOUND", 1})  # as protobuf's JSON has it
 
 
@@ -44,14 +44,14 @@ def _sensible(question: _Q) -> _Q:
 
     @wraps(question)
     async def asked(console: "AdminClient", *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # any method's arguments
-        with understanding(console.path):
+        with _understanding(console.path):
             return await question(console, *args, **kwargs)
 
     return cast("_Q", asked)
 
 
 @contextmanager
-def understanding(console: UnixPlace) -> Iterator[None]:
+def _understanding(console: UnixPlace) -> Iterator[None]:
     """Turn errors from a response of unexpected structure into `MachineError`."""
     try:
         yield
@@ -60,7 +60,7 @@ def understanding(console: UnixPlace) -> Iterator[None]:
         raise MachineError(message) from error
 
 
-async def tree(body: bytes) -> dict[str, Any]:
+async def _tree(body: bytes) -> dict[str, Any]:
     """Return the JSON object in a response. Raises ValueError for anything else."""
     try:
         found = await asyncio.to_thread(json.loads, body) if len(body) > _MUCH else json.loads(body)
@@ -122,7 +122,7 @@ class AdminClient:
 
         A rejected secret may be missing here, and an empty set of listeners looks like one not received.
         """
-        listeners = (await self._json_or_nothing(DYNAMIC)).get("configs", [])
+        listeners = (await self._json_or_nothing(_DYNAMIC)).get("configs", [])
         secrets = (await self._json_or_nothing(_SECRETS)).get("configs", [])
         pending = [each.get("name", "") for each in secrets if each.get("version_info") in _NO_VERSION]
         missing = [subscriptions.scope_of(name) for name in pending] + ([] if listeners else [subscriptions.LISTENERS])
@@ -187,9 +187,7 @@ class AdminClient:
     @_sensible
     async def inbound(self) -> Inbound:
         """Return its listeners whose traffic_direction is INBOUND."""
-        static, dynamic = await self._json(STATIC), await self._json_or_nothing(DYNAMIC)
-        found = [each.get("listener", {}) for each in static.get("configs", [])]
-        found += [each.get("active_state", {}).get("listener", {}) for each in dynamic.get("configs", [])]
+        found = _listeners(await self._json(_STATIC), await self._json_or_nothing(_DYNAMIC))
         inward = [each for each in found if each.get("traffic_direction") in _INBOUND]
         return Inbound(
             frozenset(place for each in inward for place in _addresses(each)),
@@ -199,10 +197,9 @@ class AdminClient:
     @_sensible
     async def tls_listeners(self) -> list[TlsListener]:
         """Return where clients see a certificate from the epoch's own files, first chains first."""
-        static, dynamic = await self._json_or_nothing(STATIC), await self._json_or_nothing(DYNAMIC)
-        found = [each.get("listener", {}) for each in static.get("configs", [])]
-        found += [each.get("active_state", {}).get("listener", {}) for each in dynamic.get("configs", [])]
-        return tls_listeners.find(found)
+        return tls_listeners.find(
+            _listeners(await self._json_or_nothing(_STATIC), await self._json_or_nothing(_DYNAMIC))
+        )
 
     async def close_inbound(self) -> None:
         """Close its inbound listeners and ask their clients to reconnect; the others stay open."""
@@ -229,10 +226,16 @@ class AdminClient:
 
     async def _json(self, target: str) -> dict[str, Any]:
         try:
-            return await tree(await self._get(target))
+            return await _tree(await self._get(target))
         except ValueError as error:
             message = f"cannot read the answer of {self.path}{target}: {error}"
             raise MachineError(message) from error
+
+
+def _listeners(static: dict[str, Any], dynamic: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the listeners in two answers of /config_dump."""
+    found = [each.get("listener", {}) for each in static.get("configs", [])]
+    return found + [each.get("active_state", {}).get("listener", {}) for each in dynamic.get("configs", [])]
 
 
 def _upstream(host: dict[str, Any]) -> Upstream:
