@@ -39,6 +39,17 @@ def take_inherited() -> list[InheritedSocket]:
     return [*_claim_own(), *_claim_from_systemd()]
 
 
+def reuse(descriptor: int | None, port: int) -> socket.socket | None:
+    """Return the inherited internet listener if it has this port, else close it."""
+    if descriptor is None:
+        return None
+    found = socket.socket(fileno=descriptor)
+    if found.getsockname()[1] == port:
+        return found
+    found.close()
+    return None
+
+
 def address_of(descriptor: int) -> str | None:
     """Return a listening stream socket's address, like `tcp://1.2.3.4:5` or `unix:///path`.
 

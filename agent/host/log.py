@@ -11,6 +11,9 @@ import json
 import logging
 import os
 import select
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -29,9 +32,39 @@ def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -
     root.setLevel(level.upper())
 
 
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """One log event: its level, its dotted name, a sentence, and the epoch that it is about, if any."""
+
+    level: int
+    name: str
+    text: str
+    epoch: int | None = None
+
+
+_subscribers: list[Callable[[LogEvent], None]] = []
+
+
 def log_event(level: int, event: str, text: str, error: BaseException | None = None, **facts: object) -> None:
-    """Log one event: its dotted name, a sentence, its facts, and the traceback of `error`."""
-    LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": facts})
+    """Log one event: its dotted name, a sentence, its facts, and the traceback of `error`.
+
+    A fact that is None is left out. Subscribers receive an event at any level, whatever the log shows.
+    """
+    known = {name: value for name, value in facts.items() if value is not None}
+    LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": known})
+    epoch = known.get("epoch")
+    for receive in tuple(_subscribers):
+        receive(LogEvent(level, event, text, epoch if isinstance(epoch, int) else None))
+
+
+@contextmanager
+def subscribe(receive: Callable[[LogEvent], None]) -> Iterator[None]:
+    """Call `receive` with each event that is logged within the block, in the thread that logs it."""
+    _subscribers.append(receive)
+    try:
+        yield
+    finally:
+        _subscribers.remove(receive)
 
 
 def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

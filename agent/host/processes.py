@@ -224,6 +224,11 @@ def describe_exit(code: int | None) -> str:
         return f"was killed by signal {-code}"
 
 
+def own_pid() -> int:
+    """Return the agent's own process ID."""
+    return os.getpid()
+
+
 def created_at(pid: int) -> int | None:
     """Return when a process began, which identifies it together with its pid; None if it exited.
 

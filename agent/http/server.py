@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import os
 import resource
 import socket
 import struct
@@ -55,6 +56,11 @@ class Server:
         # Not start_unix_server: since Python 3.13 that removes the file, which belongs to the caller.
         self._listener = await asyncio.start_server(self._accept, sock=listener, limit=HEADER_LIMIT, backlog=ADMITTED)
         listener.listen(BACKLOG)  # asyncio's `backlog` is also how many connections it accepts in one turn of the loop
+
+    def duplicate(self) -> int | None:
+        """Return a duplicate of the listening socket's descriptor, for another process; None if it does not listen."""
+        listening = () if self._listener is None else self._listener.sockets
+        return next((os.dup(each.fileno()) for each in listening), None)
 
     async def close(self) -> None:
         """Stop accepting and cut open connections."""

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import logging
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -409,7 +408,7 @@ class Loader:
         paths = [path for path in paths if path not in judged]
         digest = hashlib.sha256()
         for path, content in sorted((await self._read(paths)).items()):
-            digest.update(os.fsencode(path) + b"\0")
+            digest.update(path.encode(errors="surrogateescape") + b"\0")
             digest.update(content if isinstance(content, bytes) else b"")
         return digest.digest() if paths else b""
 

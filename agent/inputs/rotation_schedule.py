@@ -1,7 +1,7 @@
 """When a loaded revision may replace the serving one: rotation window and jitter."""
 
 import logging
-import socket
+import platform
 from datetime import timedelta
 
 from agent.core.schedule import jitter_offset
@@ -18,7 +18,7 @@ class RotationSchedule:
     def __init__(self, settings: Settings) -> None:
         self.blocked = Blocked.JITTER
         self._settings = settings
-        self._instance = f"{socket.gethostname()}:{settings.run_directory}"
+        self._instance = f"{platform.node()}:{settings.run_directory}"
         self._seen: LoadedRevision | None = None
         self._is_stale = False
         self._not_before = float("-inf")

@@ -11,9 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
 from agent.core.attempts import AttemptResult
@@ -84,12 +82,16 @@ class Metrics:
         registry.register(self._gauges)
         ProcessCollector(namespace=PREFIX if beside_application else "", registry=registry)
 
-    def expose(self, *, openmetrics: bool) -> bytes:
-        """Return all metrics, as OpenMetrics or in the older Prometheus format."""
-        generate = generate_openmetrics if openmetrics else generate_latest
+    def families(self) -> Iterator[Family]:
+        """Yield all metric families, as of now."""
         shown = self._gauges.shown = self._overview()
-        text = bytes(generate(self._registry)).removesuffix(b"# EOF\n")
-        return text + b"".join(format_families(_certificates(shown.certificates), openmetrics=openmetrics))
+        for metric in self._registry.collect():
+            yield _family(metric)
+        yield from _certificates(shown.certificates)
+
+    def expose(self, *, openmetrics: bool) -> bytes:
+        """Return all metrics as text, as OpenMetrics or in the older Prometheus format."""
+        return b"".join(format_families(self.families(), openmetrics=openmetrics))
 
     # Events
 
@@ -257,6 +259,17 @@ def _certificates(sets: tuple[CertificateSet, ...]) -> tuple[Family, Family]:
             ends.samples[f'{ends.name}{{role="authorities",set="{name}",source="served"}}'] = min(bundles)
         in_sync.samples[f'{in_sync.name}{{set="{name}"}}'] = int(each.in_sync)
     return ends, in_sync
+
+
+def _family(metric: Metric) -> Family:
+    """Return the library's metric as a family; a counter's has the name of its samples."""
+    kind = Kind(metric.type)
+    name = f"{metric.name}_total" if kind is Kind.COUNTER else metric.name
+    family = Family(name, kind, metric.documentation.replace("\\", "\\\\").replace("\n", "\\n"))
+    for sample in metric.samples:
+        labels = ",".join(f'{label}="{_escaped(value)}"' for label, value in sorted(sample.labels.items()))
+        family.samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = float(sample.value)
+    return family
 
 
 def _escaped(value: str) -> str:

@@ -345,8 +345,7 @@ class Scraper:
         snapshot, serving = self._epochs.counted(), self._epochs.serving()
         counted = exposition_of(snapshot, {} if serving is None else self._epochs.gauges(serving))
         await _gently(aggregate(sums, self._totals.parts(serving, now.answered, counted)))
-        own = Exposition()
-        await _gently(parse(own, self._metrics.expose(openmetrics=openmetrics), openmetrics=openmetrics))
+        own = Exposition({family.name: family for family in self._metrics.families()})
         sources = [("agent", own), (Source.EPOCH, sums)]
         if now.application is not None:
             sources.append((Source.APPLICATION, now.application))

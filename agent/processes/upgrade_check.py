@@ -1,10 +1,13 @@
-"""Checks read-only whether this program could take over from the running agent."""
+"""Checks read-only whether the program on disk could take over from the running agent."""
 
 import json
+import os
+import sys
 from typing import Any
 
 from agent.core.errors import BadInput
 from agent.host.binaries import find
+from agent.host.processes import Command, run
 from agent.inputs.revisions import RevisionStore
 from agent.inputs.settings import Settings
 from agent.processes.adoption import recover
@@ -13,6 +16,24 @@ from agent.processes.survivor import find_survivor as find_epoch
 
 VARIABLE = "AGENT_TRIAL"
 """The environment variable that makes a new program only perform this check."""
+
+
+_TIMEOUT = 30.0  # seconds
+
+
+async def run_program_on_disk() -> tuple[int, str]:
+    """Run this agent's command line once more, as a dry run; return its exit code and output.
+
+    Raises `MachineError` if it does not end in time.
+    """
+    own = {name: value for name, value in os.environ.items() if name.startswith("AGENT_")}
+    interpreter = os.open(sys.executable, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        environment = {**own, VARIABLE: "1"}
+        command = Command(interpreter, sys.orig_argv, environment=environment, executable=sys.executable)
+        return await run(command, _TIMEOUT)
+    finally:
+        os.close(interpreter)
 
 
 def dry_run(settings: Settings) -> str:

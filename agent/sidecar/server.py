@@ -30,7 +30,12 @@ _log = logging.getLogger("main")
 
 
 class Server:
-    """Runs one sidecar process until its exit. `traffic` is loaded and counts in `stats`."""
+    """Runs one sidecar process until its exit. `traffic` is loaded and counts in `stats`.
+
+    It shares the hot restart, the sockets and the statistics with `epoch.Epoch`, but not its life cycle: as in Envoy,
+    requests to the admin interface drain the listeners, fail the health check and end the process from outside, and
+    DNS clusters are resolved between binding and serving.
+    """
 
     def __init__(
         self, arguments: Arguments, configuration: Configuration, traffic: DataPlane, stats: Writer, log: Log

@@ -4,8 +4,10 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-from agent.core.errors import BadInput
+from agent.core.errors import BadInput, MachineError
+from agent.epoch.gate import wait_at_gate
 from agent.sidecar.client import Filter
 from agent.sidecar.clusters import Upstream
 from agent.sidecar.contexts import server_context
@@ -13,7 +15,6 @@ from agent.sidecar.counters import HttpCounters, ListenerHttpCounters, TcpCounte
 from agent.sidecar.dns import Resolver
 from agent.sidecar.draining import Draining
 from agent.sidecar.echo_filters import DirectResponseFilter, EchoFilter
-from agent.sidecar.gate import opened
 from agent.sidecar.http_manager import HttpConnectionManager
 from agent.sidecar.http_pool import Pool
 from agent.sidecar.listening import Chain, Listening
@@ -25,11 +26,14 @@ from agent.sidecar.model import (
     FilterChain,
     HttpManager,
     Listener,
+    Pipe,
     TcpProxy,
 )
 from agent.sidecar.routing import Routing
 from agent.sidecar.tcp_proxy import TcpProxying
 from agent.stats.writer import Writer
+
+_AGAIN = 0.5  # seconds between attempts while the gate does not respond
 
 
 class DataPlane:
@@ -53,7 +57,7 @@ class DataPlane:
         self._http_servings: list[HttpConnectionManager] = []
         self._listenings = {each.name: self._listening(each) for each in configuration.listeners}
         self._gates = [
-            (listener.name, chain.filter.gate)
+            (listener.name, self._gate(chain.filter.gate))
             for listener in configuration.listeners
             for chain in _chains(listener)
             if isinstance(chain.filter, HttpManager) and chain.filter.gate is not None
@@ -68,7 +72,7 @@ class DataPlane:
     async def warm(self) -> None:
         """Resolve every DNS cluster once, then wait for the gates without a time limit."""
         await asyncio.gather(*(self._resolve(name, each) for name, each in self._resolving.items()))
-        await asyncio.gather(*(self._pass_gate(name, cluster) for name, cluster in self._gates))
+        await asyncio.gather(*(self._pass_gate(name, path) for name, path in self._gates))
 
     def start(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
         """Serve on each listener's sockets, which it owns from now on."""
@@ -111,9 +115,28 @@ class DataPlane:
         await resolving.first()
         self.unready.discard(name)
 
-    async def _pass_gate(self, name: str, cluster: str) -> None:
-        await opened(self._pools[cluster], name)
+    def _gate(self, cluster: str) -> Path:
+        """Return the socket of the agent's gate behind this cluster."""
+        endpoints = self._upstream(cluster).settings.endpoints
+        if len(endpoints) == 1 and isinstance(endpoints[0], Pipe):
+            return Path(endpoints[0].path)
+        raise BadInput(
+            f"cannot use cluster {cluster} as a gate: a gate is one Unix socket; name it as its only endpoint"
+        )
+
+    async def _pass_gate(self, name: str, path: Path) -> None:
+        while not await self._passes(path):  # noqa: ASYNC110  # no event signals that the gate listens
+            await asyncio.sleep(_AGAIN)
         self.unready.discard(name)
+
+    @staticmethod
+    async def _passes(path: Path) -> bool:
+        """Wait at the gate; return False if it does not respond, or with an error."""
+        try:
+            await wait_at_gate(path)
+        except MachineError:  # the agent may be replaced at this moment: its successor opens the gate again
+            return False
+        return True
 
     def _listening(self, listener: Listener) -> Listening:
         try:
@@ -150,8 +173,7 @@ class DataPlane:
 
     def _http(self, listener: Listener, settings: HttpManager) -> HttpConnectionManager:
         named = {r.action for host in settings.hosts for r in host.routes if isinstance(r.action, str)}
-        gate = [] if settings.gate is None else [settings.gate]
-        pools = {name: self._pool(name) for name in sorted({*named, *gate})}
+        pools = {name: self._pool(name) for name in sorted(named)}
         scope = f"http.{settings.stat_prefix}."
         serving = HttpConnectionManager(
             settings,

@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Collection
 
 from agent.core.errors import MachineError, UsageError
+from agent.host.inherited_sockets import reuse
 from agent.host.log import log_event
 from agent.host.sockets import Endpoint, listen
 from agent.http.hosts import guarded
@@ -30,7 +29,6 @@ class Endpoints:
         self._kind = kind
         self._names = names
         self._status = Server(guarded(routes.answer, names), body_limit=0)
-        self._status_listener: socket.socket | None = None
         self._admin: Server | None = None
         self._forwarder: Forwarder | None = None
         self._named: AdminAddress | None = None
@@ -41,13 +39,12 @@ class Endpoints:
 
         Raises `AddressHeld` or `MachineError`.
         """
-        listener = _reuse(inherited, port) or listen(Endpoint(host, port))
-        self._status_listener = listener.dup()
-        await self._status.start(listener)
+        await self._status.start(reuse(inherited, port) or listen(Endpoint(host, port)))
 
     def bequest(self) -> dict[str, int]:
         """Return a duplicate of the status listener, for the successor program to inherit."""
-        return {} if self._status_listener is None else {STATUS: os.dup(self._status_listener.fileno())}
+        descriptor = self._status.duplicate()
+        return {} if descriptor is None else {STATUS: descriptor}
 
     async def route_to(self, serving: EpochProcess) -> None:
         """Forward the admin address, if the configuration names one, to this epoch."""
@@ -79,18 +76,5 @@ class Endpoints:
         """Close every address."""
         await self._status.close()
         await self._routes.close()
-        if self._status_listener is not None:
-            self._status_listener.close()
         if self._admin is not None:
             await self._admin.close()
-
-
-def _reuse(inherited: int | None, port: int) -> socket.socket | None:
-    """Return the inherited listener if it has the configured port, else close it."""
-    if inherited is None:
-        return None
-    found = socket.socket(fileno=inherited)
-    if found.getsockname()[1] == port:
-        return found
-    found.close()
-    return None

@@ -10,11 +10,11 @@ from agent.core.effects import Effect, LogTopic
 from agent.core.epochs import Epoch
 from agent.core.events import Event
 from agent.host import clock
+from agent.host.log import log_event
 from agent.host.tasks import Tasks
 from agent.inputs.revisions import LoadedRevision, RevisionStore
 from agent.processes.epoch_process import EpochProcess
 from agent.supervisor.endpoints import Endpoints
-from agent.supervisor.event_log import EventLog
 from agent.supervisor.service import Service
 
 _URGENT_SHARE = 10  # a leaf certificate in the last tenth of its life makes a rotation urgent
@@ -36,7 +36,6 @@ class Executor:
         service: Service,
         revisions: RevisionStore,
         endpoints: Endpoints,
-        event_log: EventLog,
         post: Callable[[Event], None],
     ) -> None:
         self._post = post
@@ -45,7 +44,6 @@ class Executor:
         self._inputs = service.inputs
         self._revisions = revisions
         self._endpoints = endpoints
-        self._event_log = event_log
         self._tasks = Tasks()
 
     async def close(self) -> None:
@@ -57,41 +55,38 @@ class Executor:
         match effect:
             case do.StartEpoch(epoch, revision):
                 level = logging.DEBUG if effect.again else logging.INFO
-                self._say(level, "epoch.starting", f"epoch {epoch} starts from revision {revision.name}", epoch)
+                log_event(level, "epoch.starting", f"epoch {epoch} starts from revision {revision.name}", epoch=epoch)
                 self._processes.start(epoch, revision, validate=effect.validate)
             case do.JudgeEpoch():
                 self._processes.judge(effect.epoch)
             case do.OpenGate():
                 self._processes.open_gate(effect.epoch)
             case do.DropEpoch(epoch, reason):
-                self._say(logging.INFO, "epoch.dropped", f"epoch {epoch} is dropped: {reason}", epoch)
+                log_event(logging.INFO, "epoch.dropped", f"epoch {epoch} is dropped: {reason}", epoch=epoch)
                 self._processes.drop(epoch)
             case do.CommitEpoch():
                 self._commit(effect.epoch)
             case do.DrainEpoch(epoch):
-                self._say(logging.INFO, "epoch.draining", f"epoch {epoch} drains", epoch)
+                log_event(logging.INFO, "epoch.draining", f"epoch {epoch} drains", epoch=epoch)
                 self._processes.drain(epoch, stopping=self._core.stopping)
             case do.EndEpoch():
                 self._processes.end(effect.epoch)
             case do.KillEpoch(epoch):
                 text = f"epoch {epoch} did not exit when asked: it is killed"
-                self._say(logging.WARNING, "epoch.killed", text, epoch)
+                log_event(logging.WARNING, "epoch.killed", text, epoch=epoch)
                 self._processes.kill(epoch)
             case do.RefuseClients():
                 text = "nothing serves yet: clients are refused until something does"
-                self._say(logging.ERROR, "service.refused", text)
+                log_event(logging.ERROR, "service.refused", text)
                 self._processes.refuse_clients()
             case do.LogMessage():
                 level = _LEVELS.get(effect.topic, logging.INFO)
-                self._say(level, effect.topic.value, f"{effect.text}{self._how_many(effect)}", effect.epoch)
+                log_event(level, effect.topic.value, f"{effect.text}{self._how_many(effect)}", epoch=effect.epoch)
                 self._heed(effect.topic)
             case do.Finish():
                 raise AssertionError(effect)  # the supervisor's loop handles it
             case _:
                 assert_never(effect)
-
-    def _say(self, level: int, event: str, text: str, epoch: int | None = None) -> None:
-        self._event_log.say(level, event, text, epoch=epoch)
 
     def _how_many(self, note: do.LogMessage) -> str:
         """Return how many connections a drain cuts, or an empty text if that is not known."""
@@ -115,7 +110,7 @@ class Executor:
         self._inputs.loader.serves(serving.material)
         self._tasks.spawn(self._endpoints.route_to(serving), "console")
         self._foresee_expiry(serving.material)
-        self._say(logging.INFO, "epoch.serving", _describe(epoch, serving), number)
+        log_event(logging.INFO, "epoch.serving", _describe(epoch, serving), epoch=number)
 
     def clock_stepped(self) -> None:
         """Recompute what depends on the calendar."""

@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from agent.core.errors import MachineError
 from agent.host import clock
-from agent.host.log import LOGGER, log_event
+from agent.host.log import LogEvent, log_event, subscribe
 from agent.host.service_account import Pod, ServiceAccount
 from agent.host.tasks import Tasks
 from agent.http.client import stream
@@ -46,13 +46,12 @@ class PodEvent:
     warns: bool
 
     @classmethod
-    def of(cls, record: logging.LogRecord) -> "PodEvent | None":
-        """Return the event for a log record; None if it is not one to send."""
-        name: str = getattr(record, "event", "")
-        warns = record.levelno >= logging.WARNING
-        if not name or name.startswith(_OWN) or not (warns or name in _GOOD_NEWS):
+    def of(cls, event: LogEvent) -> "PodEvent | None":
+        """Return the event to send for a log event, if any."""
+        warns = event.level >= logging.WARNING
+        if event.name.startswith(_OWN) or not (warns or event.name in _GOOD_NEWS):
             return None
-        return cls(name, record.getMessage()[:_TEXT_LIMIT], warns)
+        return cls(event.name, event.text[:_TEXT_LIMIT], warns)
 
     @property
     def reason(self) -> str:
@@ -97,7 +96,7 @@ class KubernetesEvents:
         self._works = True
         self._cut = False
         self._patience = AT_ONCE
-        self._handler = _LogTap(self._hear)
+        self._subscription = contextlib.ExitStack()
 
     def begin(self, find: Callable[[], ServiceAccount] = ServiceAccount.find) -> None:
         """Subscribe to the log; log a warning if there is no cluster to send to."""
@@ -108,20 +107,21 @@ class KubernetesEvents:
                 logging.WARNING, "events.unavailable", f"{error}; the cluster is told nothing, the log has it all"
             )
             return
-        LOGGER.addHandler(self._handler)
+        self._subscription.enter_context(subscribe(self._receive))
         self._tasks.spawn(self._turn(account), "events")
 
     async def close(self) -> None:
         """Unsubscribe, and send the queued events if that is quick."""
-        LOGGER.removeHandler(self._handler)
+        self._subscription.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS):
                 await self._news.join()
         await self._tasks.close()
 
-    def _hear(self, news: PodEvent) -> None:
+    def _receive(self, event: LogEvent) -> None:
         """Queue an event from any thread."""
-        self._loop.call_soon_threadsafe(self._put, news)
+        if (news := PodEvent.of(event)) is not None:
+            self._loop.call_soon_threadsafe(self._put, news)
 
     def _put(self, news: PodEvent) -> None:
         with contextlib.suppress(asyncio.QueueFull):
@@ -226,19 +226,6 @@ class KubernetesEvents:
         if count := self._counts.get(news):
             change["count"] = count + 1
         return await _ask(account, "PATCH", f"/{news.key(account.pod)}", change)
-
-
-class _LogTap(logging.Handler):
-    """Passes log records on as pod events."""
-
-    def __init__(self, hear: Callable[[PodEvent], None]) -> None:
-        super().__init__()
-        self._hear = hear
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Pass on a record that is to be sent."""
-        if (news := PodEvent.of(record)) is not None:
-            self._hear(news)
 
 
 async def _ask(account: ServiceAccount, method: str, path: str, body: Mapping[str, object]) -> int:

@@ -3,28 +3,24 @@
 import asyncio
 import contextlib
 import logging
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 from agent.core import events as on
 from agent.core.errors import BadInput, MachineError
 from agent.core.events import Event
 from agent.host import clock
 from agent.host.limits import WAITING_SIGNALS
-from agent.host.log import log_event
-from agent.host.processes import Command, run
+from agent.host.log import LogEvent, log_event, subscribe
+from agent.host.processes import own_pid
 from agent.http.message import Request, Response
 from agent.processes import upgrade_check
 from agent.processes.memory_check import MemoryCheck
 from agent.processes.state_file import StateFile
 from agent.status.actions import OperationResult, Progress
 from agent.status.model import Status
-from agent.supervisor.event_log import EventLog, LogEvent
 from agent.supervisor.service import Service
 
-_TRIAL_TIMEOUT = 30.0
 _ENDINGS = {"revision.refused": "refused", "start.retry": "failed", "agent.gone": "stopped"}
 
 
@@ -39,7 +35,6 @@ class Operations:
         self,
         service: Service,
         state_file: StateFile,
-        event_log: EventLog,
         post: Callable[[Event], None],
         status: Callable[[], Status],
         stop: Callable[[str], None],
@@ -50,7 +45,6 @@ class Operations:
         self._processes = service.processes
         self._inputs = service.inputs
         self._state_file = state_file
-        self._event_log = event_log
         self._post = post
         self._status = status
         self._stop = stop
@@ -75,7 +69,7 @@ class Operations:
         if look.refused and not force:
             yield OperationResult("refused", reason="; ".join(look.refused))
             return
-        with self._event_log.follow() as notices:
+        with _logged() as notices:
             wanted = None if look.material is None else look.material.revision
             first = core.next_epoch if core.candidate is None else core.candidate.number
             self._post(on.RestartAsked(at=clock.monotonic(), now=now))
@@ -102,12 +96,12 @@ class Operations:
     async def upgrade(self) -> AsyncIterator[Progress | OperationResult]:
         """Dry-run the program on disk on a copy of the state; if it can take over, execute it."""
         began = clock.monotonic()
-        if (shortage := MemoryCheck().shortage(os.getpid(), "agent")) is not None:
+        if (shortage := MemoryCheck().shortage(own_pid(), "agent")) is not None:
             reason = f"there is no memory to try the new program beside this one: {shortage}; free some and ask again"
             yield OperationResult("refused", reason=reason)
             return
         try:
-            code, said = await _try_program()
+            code, said = await upgrade_check.run_program_on_disk()
         except MachineError as error:
             yield OperationResult("refused", reason=str(error))
             return
@@ -194,22 +188,24 @@ class Operations:
             self._ready.set()
 
 
+@contextlib.contextmanager
+def _logged() -> Iterator[asyncio.Queue[LogEvent]]:
+    """Yield a queue that receives what is logged from now on, but for debugging messages."""
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[LogEvent] = asyncio.Queue()
+
+    def receive(event: LogEvent) -> None:
+        if event.level >= logging.INFO:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    with subscribe(receive):
+        yield events
+
+
 def _outcome(notice: LogEvent, first: int) -> OperationResult | None:
     """Return the result if this log event ends the attempt that began with epoch `first`."""
-    if notice.event == "epoch.serving" and notice.epoch is not None and notice.epoch >= first:
+    if notice.name == "epoch.serving" and notice.epoch is not None and notice.epoch >= first:
         return OperationResult("serving", notice.epoch)
-    if notice.event in _ENDINGS:
-        return OperationResult(_ENDINGS[notice.event], reason=notice.text)
+    if notice.name in _ENDINGS:
+        return OperationResult(_ENDINGS[notice.name], reason=notice.text)
     return None
-
-
-async def _try_program() -> tuple[int, str]:
-    """Run this agent's command line as a dry run that only checks whether it could take over."""
-    own = {name: value for name, value in os.environ.items() if name.startswith("AGENT_")}
-    environment = {**own, upgrade_check.VARIABLE: "1"}
-    interpreter = os.open(sys.executable, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        command = Command(interpreter, sys.orig_argv, environment=environment, executable=sys.executable)
-        return await run(command, _TRIAL_TIMEOUT)
-    finally:
-        os.close(interpreter)

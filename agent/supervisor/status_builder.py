@@ -1,6 +1,5 @@
 """Builds the status snapshot."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ from agent.core.desired import BlockedReason
 from agent.core.epochs import Epoch, State
 from agent.host import clock
 from agent.host.memory import resident
+from agent.host.processes import own_pid
 from agent.processes.hang_detector import HangDetector
 from agent.status.model import (
     Authorities,
@@ -81,7 +81,7 @@ class StatusBuilder:
         return Status(
             at=clock.calendar(),
             version=self._version,
-            pid=os.getpid(),
+            pid=own_pid(),
             started_at=self._started_at,
             ready=not reason,
             reason=reason,

@@ -47,7 +47,6 @@ from agent.status.model import Status
 from agent.status.routes import Routes
 from agent.status.statistics import Statistics
 from agent.supervisor.endpoints import STATUS, Endpoints
-from agent.supervisor.event_log import EventLog
 from agent.supervisor.executor import Executor
 from agent.supervisor.history import History
 from agent.supervisor.kubernetes_events import KubernetesEvents
@@ -76,7 +75,6 @@ class Supervisor:
         self._post = self._events.put_nowait
         self._tasks = Tasks()
         self._rewriting: asyncio.TimerHandle | None = None
-        self._event_log = EventLog()
         self._state_file = StateFile(directory)
         self._core = Reconciler(settings.policy, jitter=random.random, first_epoch=self._state_file.first_epoch)
         self._revisions = RevisionStore()
@@ -111,11 +109,11 @@ class Supervisor:
         self._history = History(self._core.epochs, directory, lambda each: self._revisions[each].outcome.leaves)
         self._recorder = Recorder(self._history, self._processes, self._metrics, proves=settings.prove)
         self._status_builder = StatusBuilder(service, self._history, self._summary, self._hang_detector, __version__)
-        self._operations = Operations(service, self._state_file, self._event_log, self._post, self._status, self._stop)
+        self._operations = Operations(service, self._state_file, self._post, self._status, self._stop)
         self._control = Control(self._operations, _log_operation)
         self._routes = self._make_routes()
         self._endpoints = Endpoints(self._routes, settings.kind, settings.status_names)
-        self._executor = Executor(service, self._revisions, self._endpoints, self._event_log, self._post)
+        self._executor = Executor(service, self._revisions, self._endpoints, self._post)
         self._reaper = Reaper(owner_of, loop=asyncio.get_running_loop())
 
     def _scraped(self) -> Epochs:
@@ -274,7 +272,7 @@ class Supervisor:
                 continue
             if finish is not None:
                 level = logging.ERROR if finish.code else logging.INFO
-                self._event_log.say(level, "agent.gone", finish.reason, code=finish.code)
+                log_event(level, "agent.gone", finish.reason, code=finish.code)
                 if finish.code:
                     self._termination_log.leave(finish.reason)
                 return finish.code
@@ -313,7 +311,7 @@ class Supervisor:
             return
         epoch = self._core.epochs.get(event.epoch)
         if epoch is not None and epoch.state in _ENDING:
-            self._event_log.say(logging.INFO, "epoch.gone", event.failure.reason, epoch=event.epoch)
+            log_event(logging.INFO, "epoch.gone", event.failure.reason, epoch=event.epoch)
 
     async def _next_event(self) -> Event:
         deadline = self._core.deadline
@@ -343,11 +341,11 @@ class Supervisor:
 
     def _hangs(self, hangs: bool, text: str) -> None:
         level, event = (logging.ERROR, "service.hung") if hangs else (logging.INFO, "service.answers")
-        self._event_log.say(level, event, text)
+        log_event(level, event, text)
         self._record()
 
     def _replace(self, why: str) -> None:
-        self._event_log.say(logging.ERROR, "service.replaced", f"{why}: another one takes its place")
+        log_event(logging.ERROR, "service.replaced", f"{why}: another one takes its place")
         self._post(on.RestartAsked(at=clock.monotonic(), now=True, trigger=Trigger.HUNG))
 
     # Records

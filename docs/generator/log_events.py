@@ -14,7 +14,7 @@ from docs.generator.literal_text import HOLE, Function, Module, UnresolvedError,
 
 _OTHER_PROGRAMS = ("cli", "demo", "epoch", "sidecar", "stats")  # packages with output of their own
 _COMMAND_LINE = ("cli/run.py",)  # but for the module that runs the agent
-_CALLS = {"log_event": (0, 1, 2), "say": (0, 1, 2), "_say": (0, 1, 2), "once": (2, 0, 1)}
+_CALLS = {"log_event": (0, 1, 2), "once": (2, 0, 1)}
 """The functions that log, with the positions of the level, the event's name and its text."""
 _LOGS = re.compile(rf"\b({'|'.join(_CALLS)}|LogMessage)\(")
 

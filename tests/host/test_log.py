@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from agent.host.log import configure, log_event, tell
+from agent.host.log import LogEvent, configure, log_event, subscribe, tell
 
 OPEN: list[int] = []
 
@@ -152,3 +152,39 @@ async def test_any_other_complaint_of_a_loop_comes_with_its_whole_story() -> Non
     except KeyError as error:
         tell(asyncio.get_running_loop(), {"message": "a callback broke", "exception": error})
     assert "Traceback" in stream.getvalue()
+
+
+def test_a_subscriber_receives_what_is_logged_meanwhile() -> None:
+    received: list[LogEvent] = []
+    log_event(logging.ERROR, "too.early", "before")
+    with subscribe(received.append):
+        log_event(logging.WARNING, "epoch.serving", "epoch 3 serves", epoch=3)
+        log_event(logging.INFO, "rotation.done", "100 %s", duration=1.5)
+    log_event(logging.ERROR, "too.late", "after")
+    assert received == [
+        LogEvent(logging.WARNING, "epoch.serving", "epoch 3 serves", 3),
+        LogEvent(logging.INFO, "rotation.done", "100 %s", None),
+    ]
+
+
+def test_a_subscriber_receives_what_the_log_does_not_show() -> None:
+    stream = written("text", "error")
+    received: list[LogEvent] = []
+    with subscribe(received.append):
+        log_event(logging.INFO, "certificate.repaired", "usable again")
+    assert stream.getvalue() == ""
+    assert [each.name for each in received] == ["certificate.repaired"]
+
+
+def test_a_subscription_ends_with_its_block_even_by_an_error() -> None:
+    received: list[LogEvent] = []
+    with pytest.raises(RuntimeError), subscribe(received.append):
+        raise RuntimeError
+    log_event(logging.INFO, "too.late", "after")
+    assert received == []
+
+
+def test_a_fact_without_a_value_is_left_out() -> None:
+    stream = written("json")
+    log_event(logging.ERROR, "epoch.died", "it died", epoch=None, path="/a")
+    assert one(stream)["attributes"] == {"path": "/a"}

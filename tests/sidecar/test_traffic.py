@@ -241,6 +241,21 @@ async def test_it_waits_at_a_gate(tmp_path: Path) -> None:
     await gate.close()
 
 
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        Cluster("gate", "STATIC", (SocketAddress("127.0.0.1", 1),)),
+        Cluster("gate", "STATIC", ()),
+        Cluster("gate", "ORIGINAL_DST"),
+        Cluster("gate", "STATIC", (Pipe("/a"), Pipe("/b"))),
+    ],
+)
+def test_a_gate_is_one_unix_socket(cluster: Cluster) -> None:
+    waiting = listener(HttpManager("g", gate="gate"))._replace(bind_to_port=False)
+    with pytest.raises(BadInput, match="cluster gate as a gate: a gate is one Unix socket"):
+        DataPlane(Configuration((waiting,), (cluster,)), Writer.private(), drain_time=1, drain_immediately=False)
+
+
 async def test_a_gate_that_refuses_is_asked_again(tmp_path: Path) -> None:
     asked: list[bytes] = []
 
@@ -257,7 +272,7 @@ async def test_a_gate_that_refuses_is_asked_again(tmp_path: Path) -> None:
     clusters = [Cluster("gate", "STATIC", (Pipe(str(tmp_path / "gate")),))]
     async with standing([waiting], clusters):
         assert len(asked) == 4
-        assert json.loads(asked[1])["resource_names"] == ["l"]
+        assert json.loads(asked[1])["resource_names"] == ["agent_gate"]
         assert asked[0].startswith(b"POST /v3/discovery:routes HTTP/1.1\r\n")
     server.close()
     await server.wait_closed()
