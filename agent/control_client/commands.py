@@ -1,4 +1,8 @@
-"""`agent drain` and `agent wait`: hooks that a kubelet runs before stop and after start."""
+"""`agent drain` and `agent wait`: hooks that a kubelet runs before stop and after start.
+
+They parse their options without click: its import takes longer than the interpreter's start and these commands together
+(`tests/benchmarks/bench_quick.py`), and a kubelet runs a hook for each container that starts or stops.
+"""
 
 import sys
 import time
