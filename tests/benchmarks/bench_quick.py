@@ -1,8 +1,8 @@
 """What a kubelet's hooks cost: `python -m tests.benchmarks.bench_quick`.
 
 Prints how long `agent wait` and `agent drain` take from a cold start to their end, with an agent that is ready and has
-nothing to drain, beside a Python that does nothing and one that only imports click, in one run. All have their bytecode, as an installed package has.
-The number of measurements is AGENT_MEASURED.
+nothing to drain, beside a Python that does nothing and one that only imports click, in one run. All have their
+bytecode, as an installed package has. The number of measurements is AGENT_MEASURED.
 """
 
 import os
