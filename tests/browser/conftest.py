@@ -1,6 +1,5 @@
 """Fixtures of the browser's tests, which are all long."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,11 @@ from tests.browser.stage import Stage, staged
 HERE = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark every test here `long`, and leave them out unless they are asked for."""
-    wanted = "long" in config.option.markexpr or os.environ.get("AGENT_LONG")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test here `long`."""
     for item in items:
-        if not item.path.is_relative_to(HERE):
-            continue
-        item.add_marker(pytest.mark.long)
-        if not wanted:
-            item.add_marker(pytest.mark.skip(reason="long: run with -m long, or with AGENT_LONG=1"))
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="module")

@@ -34,10 +34,9 @@ def is_runnable(proxy: str) -> bool:
     return subprocess.run([binary, "--version"], capture_output=True, check=False, timeout=PATIENCE).returncode == 0
 
 
-LONG = pytest.mark.skipif(not os.environ.get("AGENT_LONG"), reason="long: run with AGENT_LONG=1")
 
 
-@pytest.fixture(params=["sidecar", pytest.param("envoy", marks=LONG)])
+@pytest.fixture(params=["sidecar", pytest.param("envoy", marks=pytest.mark.long)])
 def proxy(request: pytest.FixtureRequest) -> str:
     """Each proxy that is here."""
     name: str = request.param
@@ -102,7 +101,7 @@ def test_nothing_fails_in_a_pipe_and_it_is_told_in_plain_lines(proxy: str, envir
         assert told in ran.stdout
 
 
-@LONG
+@pytest.mark.long
 def test_an_interrupt_ends_it_early_with_a_summary(any_proxy: str, environment: dict[str, str]) -> None:
     with subprocess.Popen(command(any_proxy), stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -127,7 +126,7 @@ def test_a_terminal_gets_a_screen_and_is_given_back(any_proxy: str, environment:
     assert shown.count("\x1b[?25l") <= shown.count("\x1b[?25h"), "the cursor is back"
 
 
-@LONG
+@pytest.mark.long
 def test_a_dumb_terminal_gets_plain_lines(any_proxy: str, environment: dict[str, str]) -> None:
     shown = in_terminal(command(any_proxy, "--every", "500ms", "--for", "500ms"), {**environment, "TERM": "dumb"})
     assert "\x1b" not in shown

@@ -23,7 +23,6 @@ __all__ = ["envoy", "loads", "room"]
 
 TINY = Path(__file__).with_name("minimal_epoch.py")
 BASE_ID = 7
-LONG = pytest.mark.skipif(not os.environ.get("AGENT_LONG"), reason="long: run with AGENT_LONG=1")
 QUICK = ("--drain-time-s", "1", "--drain-strategy", "immediate", "--parent-shutdown-time-s", "1")
 
 
@@ -91,9 +90,9 @@ def chain(names: str, room: Room, envoy: Path) -> Chain:
     ("names", "follower"),
     [
         ("abstract", "sidecar"),
-        pytest.param("path", "tiny", marks=LONG),
-        pytest.param("abstract", "tiny", marks=LONG),
-        pytest.param("path", "sidecar", marks=LONG),
+        pytest.param("path", "tiny", marks=pytest.mark.long),
+        pytest.param("abstract", "tiny", marks=pytest.mark.long),
+        pytest.param("path", "sidecar", marks=pytest.mark.long),
     ],
 )
 def test_envoy_and_another_follow_each_other_and_no_request_fails(chain: Chain, follower: str, loads: Loads) -> None:

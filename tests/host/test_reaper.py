@@ -50,13 +50,6 @@ def weather(count: int, under: Sequence[str] = ()) -> None:
     assert found["missing"]
 
 
-@pytest.fixture
-def has_time(request: pytest.FixtureRequest) -> None:
-    """Skip where long tests are not asked for."""
-    if "long" not in request.config.option.markexpr and not os.environ.get("AGENT_LONG"):
-        pytest.skip("long: run with -m long, or with AGENT_LONG=1")
-
-
 def test_a_storm_of_orphans_leaves_nobody_dead_and_no_child_of_ours_unheard() -> None:
     weather(2000)
 
@@ -68,7 +61,7 @@ def test_process_1_weathers_it_too(count: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("under", [(), pytest.param(AS_PROCESS_1, marks=wants_root)], ids=["reaper", "process 1"])
-def test_a_storm_of_ten_thousand(has_time: None, under: Sequence[str]) -> None:
+def test_a_storm_of_ten_thousand(under: Sequence[str]) -> None:
     weather(10_000, under)
 
 

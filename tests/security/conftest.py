@@ -1,6 +1,5 @@
 """The beds of the system tests, with a proxy of another user."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -31,16 +30,13 @@ __all__ = [
 ]
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what wants root where there is none, and what is long unless it is asked for."""
-    wanted = "long" in config.option.markexpr or os.environ.get("AGENT_LONG")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what wants root where there is none."""
     for item in items:
         if not item.path.is_relative_to(HERE):
             continue
         if item.get_closest_marker("root") and not may_have_networks():
             item.add_marker(pytest.mark.skip(reason="wants root with CAP_SYS_ADMIN"))
-        if item.get_closest_marker("long") and not wanted:
-            item.add_marker(pytest.mark.skip(reason="long: run with -m long, or with AGENT_LONG=1"))
 
 
 @pytest.fixture

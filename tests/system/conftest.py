@@ -1,6 +1,5 @@
-"""Fixtures of the system tests, and what the default run leaves out."""
+"""Fixtures of the system tests."""
 
-import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -29,9 +28,8 @@ Envoys = Callable[[str], Path]
 BEDS = pytest.StashKey[list[AgentFixture]]()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark every test here `system`, and leave out the long ones unless they are asked for."""
-    wanted = "long" in config.option.markexpr or os.environ.get("AGENT_LONG")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test here `system`; skip what wants root where there is none."""
     for item in items:
         if not item.path.is_relative_to(HERE):
             continue
@@ -39,8 +37,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _end_by_signal(item)
         if item.get_closest_marker("root") and not may_have_networks():
             item.add_marker(pytest.mark.skip(reason="wants root with CAP_SYS_ADMIN"))
-        if item.get_closest_marker("long") and not wanted:
-            item.add_marker(pytest.mark.skip(reason="long: run with -m long, or with AGENT_LONG=1"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
