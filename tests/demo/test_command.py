@@ -34,8 +34,6 @@ def is_runnable(proxy: str) -> bool:
     return subprocess.run([binary, "--version"], capture_output=True, check=False, timeout=PATIENCE).returncode == 0
 
 
-
-
 @pytest.fixture(params=["sidecar", pytest.param("envoy", marks=pytest.mark.long)])
 def proxy(request: pytest.FixtureRequest) -> str:
     """Each proxy that is here."""
