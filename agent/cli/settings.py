@@ -36,7 +36,11 @@ def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, An
         "listen": f"tcp://{options['listen']}",
         "forward": f"tcp://{options['forward']}",
         "user": None if options["proxy_user"] is None else User.named(options["proxy_user"]),
-        "kind": Envoy(Flags.parse(arguments), options.get("drain_time", DRAIN_TIME)),
+        "kind": Envoy(
+            Flags.parse(arguments),
+            options.get("drain_time", DRAIN_TIME),
+            logs_json=options.get("log_format") == "json",
+        ),
     }
 
 

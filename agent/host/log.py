@@ -11,22 +11,29 @@ import json
 import logging
 import os
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Literal
 
 _SEVERITY = {"DEBUG": ("DEBUG", 5), "INFO": ("INFO", 9), "WARNING": ("WARN", 13), "ERROR": ("ERROR", 17)}
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # syslog's; sd-daemon(3)
+_DEBUG = 7
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}  # a file name may contain any of them
 LOGGER = logging.getLogger("agent")
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def configure(style: Literal["text", "json"], level: str, descriptor: int = 2) -> None:
-    """Set the format, the level and the descriptor of the log, standard error by default."""
+    """Set the format, the level and the descriptor of the log, standard error by default.
+
+    Where systemd's journal reads it, each line begins with its priority (sd-daemon(3)).
+    """
     handler = NonBlockingHandler(descriptor)
-    handler.setFormatter(_Json() if style == "json" else _Text())
+    formatter = _Json() if style == "json" else _Text()
+    handler.setFormatter(_Prioritised(formatter) if _is_journal(descriptor) else formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -45,13 +52,21 @@ class LogEvent:
 _subscribers: list[Callable[[LogEvent], None]] = []
 
 
-def log_event(level: int, event: str, text: str, error: BaseException | None = None, **facts: object) -> None:
+def log_event(
+    level: int,
+    event: str,
+    text: str,
+    error: BaseException | None = None,
+    stated: Mapping[str, object] = MappingProxyType({}),
+    **facts: object,
+) -> None:
     """Log one event: its dotted name, a sentence, its facts, and the traceback of `error`.
 
-    A fact that is None is left out. Subscribers receive an event at any level, whatever the log shows.
+    `stated`: facts that the sentence states already, so that only JSON has them as attributes too. A fact that is None
+    is left out. Subscribers receive an event at any level, whatever the log shows.
     """
     known = {name: value for name, value in facts.items() if value is not None}
-    LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": known})
+    LOGGER.log(level, "%s", text, exc_info=error, extra={"event": event, "facts": known, "stated": stated})
     epoch = known.get("epoch")
     for receive in tuple(_subscribers):
         receive(LogEvent(level, event, text, epoch if isinstance(epoch, int) else None))
@@ -122,7 +137,7 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         severity, number = _SEVERITY.get(record.levelname, (record.levelname, 0))
-        facts: dict[str, object] = dict(getattr(record, "facts", {}))
+        facts: dict[str, object] = {**getattr(record, "facts", {}), **getattr(record, "stated", {})}
         if record.exc_info:
             facts["exception.stacktrace"] = self.formatException(record.exc_info)
         line = {
@@ -134,6 +149,27 @@ class _Json(logging.Formatter):
             "attributes": facts,
         }
         return json.dumps(line, default=str)
+
+
+class _Prioritised(logging.Formatter):
+    """Puts the priority that the journal reads before each line."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((each for level, each in _PRIORITIES if record.levelno >= level), _DEBUG)
+        return "\n".join(f"<{priority}>{line}" for line in self._inner.format(record).splitlines())
+
+
+def _is_journal(descriptor: int) -> bool:
+    """Return whether this descriptor is the stream that systemd names in JOURNAL_STREAM (systemd.exec(5))."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def _stamp(record: logging.LogRecord) -> datetime:

@@ -42,8 +42,8 @@ class FindingLog:
         new = [key for key, each in now.items() if self._refused.get(key) != each]
         for key in [key for key in new if due[key] <= at]:
             refusal = self._refused[key] = now[key]
-            facts = {"fault": refusal.fault.value, "unit": refusal.unit}
-            log_event(logging.WARNING, "certificate.refused", refusal.message, None, **facts)
+            fault, unit = refusal.fault.value, refusal.unit
+            log_event(logging.WARNING, "certificate.refused", refusal.message, fault=fault, unit=unit)
         return min((due[key] for key in new if due[key] > at), default=None)
 
     def _due(self, key: _Key, refusal: Rejection) -> float:

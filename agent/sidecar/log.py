@@ -5,6 +5,7 @@ https://github.com/gabime/spdlog/wiki, Custom formatting. Loggers are the standa
 connection, upstream …
 """
 
+import json
 import logging
 import os
 import re
@@ -101,6 +102,7 @@ _FLAGS: Mapping[str, Flag] = {
     **{flag: _date(flag) for flag in "aAbBcCdDHImMprRSTxXyYz"},
     "v": _message,
     "_": lambda record: _message(record).replace("\n", "\\n"),
+    "j": lambda record: json.dumps(_message(record))[1:-1],
     "l": lambda record: record.levelname.lower(),
     "L": lambda record: record.levelname[0],
     "n": lambda record: record.name,

@@ -55,14 +55,16 @@ class Executor:
         match effect:
             case do.StartEpoch(epoch, revision):
                 level = logging.DEBUG if effect.again else logging.INFO
-                log_event(level, "epoch.starting", f"epoch {epoch} starts from revision {revision.name}", epoch=epoch)
+                text = f"epoch {epoch} starts from revision {revision.name}"
+                log_event(level, "epoch.starting", text, stated={"revision": revision.name}, epoch=epoch)
                 self._processes.start(epoch, revision, validate=effect.validate)
             case do.JudgeEpoch():
                 self._processes.judge(effect.epoch)
             case do.OpenGate():
                 self._processes.open_gate(effect.epoch)
             case do.DropEpoch(epoch, reason):
-                log_event(logging.INFO, "epoch.dropped", f"epoch {epoch} is dropped: {reason}", epoch=epoch)
+                text = f"epoch {epoch} is dropped: {reason}"
+                log_event(logging.INFO, "epoch.dropped", text, stated={"reason": reason}, epoch=epoch)
                 self._processes.drop(epoch)
             case do.CommitEpoch():
                 self._commit(effect.epoch)
@@ -81,19 +83,19 @@ class Executor:
                 self._processes.refuse_clients()
             case do.LogMessage():
                 level = _LEVELS.get(effect.topic, logging.INFO)
-                log_event(level, effect.topic.value, f"{effect.text}{self._how_many(effect)}", epoch=effect.epoch)
+                cut = self._cut(effect)
+                stated = {} if cut is None else {"connections": cut}
+                log_event(level, effect.topic.value, f"{effect.text}{_counted(cut)}", stated=stated, epoch=effect.epoch)
                 self._heed(effect.topic)
             case do.Finish():
                 raise AssertionError(effect)  # the supervisor's loop handles it
             case _:
                 assert_never(effect)
 
-    def _how_many(self, note: do.LogMessage) -> str:
-        """Return how many connections a drain cuts, or an empty text if that is not known."""
+    def _cut(self, note: do.LogMessage) -> int | None:
+        """Return how many connections a drain cuts, if this message is about that and it is known."""
         process = None if note.epoch is None else self._processes.epochs.get(note.epoch)
-        if note.topic is not LogTopic.DRAIN_CUT or process is None or process.clients is None:
-            return ""
-        return f" ({process.clients:,} connection{'' if process.clients == 1 else 's'})"
+        return None if note.topic is not LogTopic.DRAIN_CUT or process is None else process.clients
 
     def _heed(self, topic: LogTopic) -> None:
         """Pass a refused configuration to the loader before it reads the disk again."""
@@ -110,7 +112,7 @@ class Executor:
         self._inputs.loader.serves(serving.material)
         self._tasks.spawn(self._endpoints.route_to(serving), "console")
         self._foresee_expiry(serving.material)
-        log_event(logging.INFO, "epoch.serving", _describe(epoch, serving), epoch=number)
+        log_event(logging.INFO, "epoch.serving", _describe(epoch, serving), stated=_facts(epoch, serving), epoch=number)
 
     def clock_stepped(self) -> None:
         """Recompute what depends on the calendar."""
@@ -133,6 +135,22 @@ class Executor:
         expires_at = min((at + left for left, _ in ends), default=None)
         urgent_at = min((at + left - life / _URGENT_SHARE for left, life in ends), default=None)
         self._post(on.ExpiryForeseen(at=at, urgent_at=urgent_at, expires_at=expires_at))
+
+
+def _counted(connections: int | None) -> str:
+    return "" if connections is None else f" ({connections:,} connection{'' if connections == 1 else 's'})"
+
+
+def _facts(epoch: Epoch, serving: EpochProcess) -> dict[str, object]:
+    """Return what serves now as attributes of its log event."""
+    leaves = serving.material.outcome.leaves.values()
+    return {
+        "pid": epoch.pid,
+        "revision": epoch.revision.name,
+        "adopted": serving.is_adopted(),
+        "duration": round(clock.monotonic() - epoch.started_at, 6),
+        "certificates": [{"serial": leaf.serial_hex, "not_after": leaf.not_after.isoformat()} for leaf in leaves],
+    }
 
 
 def _describe(epoch: Epoch, serving: EpochProcess) -> str:

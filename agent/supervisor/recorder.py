@@ -18,7 +18,7 @@ from agent.processes.draining import connections_left
 from agent.processes.epoch_process import EpochProcess
 from agent.processes.process_table import ProcessTable
 from agent.processes.verify_served import verify_served
-from agent.status.model import AttemptView, Evidence, ProbeResult
+from agent.status.model import AttemptView, Evidence, ProbeResult, to_json
 from agent.supervisor.history import History
 
 _SERIAL = 12  # digits of a serial in a log line
@@ -126,7 +126,7 @@ class Recorder:
         view = self._history.view(process.number)
         if view is not None:
             level = logging.INFO if all(each.matches for each in seen) else logging.WARNING
-            log_event(level, "rotation.done", _line(view), epoch=process.number)
+            log_event(level, "rotation.done", _line(view), stated=_facts(view), epoch=process.number)
 
     # Kernel counters
 
@@ -152,9 +152,27 @@ def _line(view: AttemptView) -> str:
     """Return a rotation as one log line."""
     changes = [f"{each.set} {_short(each.before)} -> {_short(each.after)}" for each in view.changes]
     phases = [f"{each.name} {each.seconds:.3f}" for each in view.phases]
-    total = sum(each.seconds for each in view.phases if each.name != "drain")
     told = [f"by {view.trigger}", *changes, ", ".join(phases), *_evidence(view.evidence)]
+    total = _duration(view)
     return f"epoch {view.epoch} took over after {total:.3f} s ({'; '.join(told)})"
+
+
+def _duration(view: AttemptView) -> float:
+    """Return how long a rotation took until the predecessor stopped accepting, in seconds."""
+    return sum(each.seconds for each in view.phases if each.name != "drain")
+
+
+def _facts(view: AttemptView) -> dict[str, object]:
+    """Return a rotation as attributes of its log event."""
+    evidence = {} if view.evidence is None else to_json(view.evidence)
+    return {
+        "trigger": view.trigger,
+        "revision": view.revision,
+        "duration": round(_duration(view), 6),
+        "phases": {each.name: each.seconds for each in view.phases},
+        "changes": to_json(view.changes),
+        **evidence,
+    }
 
 
 def _short(serial: str | None) -> str:

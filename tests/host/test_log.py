@@ -188,3 +188,39 @@ def test_a_fact_without_a_value_is_left_out() -> None:
     stream = written("json")
     log_event(logging.ERROR, "epoch.died", "it died", epoch=None, path="/a")
     assert one(stream)["attributes"] == {"path": "/a"}
+
+
+def test_facts_that_the_sentence_states_are_attributes_in_json_only() -> None:
+    stated = {"duration": 0.25, "phases": {"launch": 0.1}}
+    stream = written("json")
+    log_event(logging.INFO, "rotation.done", "it took 0.25 s", stated=stated, epoch=3)
+    assert one(stream)["attributes"] == {"epoch": 3, **stated}
+    stream = written("text")
+    log_event(logging.INFO, "rotation.done", "it took 0.25 s", stated=stated, epoch=3)
+    assert stream.getvalue().rstrip().endswith("it took 0.25 s")
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [(logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3), (logging.CRITICAL, 3)],
+)
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_the_journal_gets_a_priority_before_each_line(
+    monkeypatch: pytest.MonkeyPatch, style: Literal["text", "json"], level: int, priority: int
+) -> None:
+    stream = Written()
+    status = os.fstat(stream.descriptor)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    configure(style, "debug", stream.descriptor)
+    log_event(level, "epoch.died", "it died", ValueError("why"))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == (1 if style == "json" else 2)
+    assert all(line.startswith(f"<{priority}>") for line in lines)
+
+
+@pytest.mark.parametrize("stream_name", ["", "1:2", "nonsense", "9:9:9"])
+def test_another_stream_gets_no_priority(monkeypatch: pytest.MonkeyPatch, stream_name: str) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", stream_name)
+    stream = written("text")
+    log_event(logging.ERROR, "epoch.died", "it died")
+    assert not stream.getvalue().startswith("<")

@@ -26,6 +26,7 @@ _OWNED = {
     "--": "what follows would hide the agent's own flags from the proxy",
     "--ignore_rest": "what follows would hide the agent's own flags from the proxy",
 }
+_LEVELS = ("-l", "--log-level")
 _MERGED = frozenset({"--config-yaml", "--log-format", "--service-node", "--service-cluster"})
 
 
@@ -38,6 +39,11 @@ class Flags:
     service_node: str | None = None
     service_cluster: str | None = None
     rest: tuple[str, ...] = ()
+
+    @property
+    def has_log_level(self) -> bool:
+        """Whether the operator chooses how much the proxy logs."""
+        return any(each.partition("=")[0] in _LEVELS for each in self.rest)
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> "Flags":

@@ -19,6 +19,11 @@ from agent.proxies.envoy.options import Flags
 from agent.proxies.interface import Complaint, Subscription, Subscriptions
 
 DEFAULT_LOG_FORMAT = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v"  # Envoy's own, docs: operations/cli
+_LOG_LEVEL = "warning"  # at Envoy's default, info, each start logs some 140 lines
+_JSON_LOG_FORMAT = (  # with the agent's own field names; %j is the message as the content of a JSON string
+    '{"timestamp":"%Y-%m-%dT%T.%f%z","severityText":"%l","body":"%j","attributes":'
+    '{"epoch":<epoch>,"logger":"%n","source":"%g:%#","thread":%t}}'
+)
 UDP_OVERLAP = 4  # seconds in which a draining epoch forwards datagrams to the next one
 _VERSION = re.compile(r"version: (?:\w+/)?(\d+\.[^/\s]+)")  # <commit>/<version>/<state>/<build>/<library>
 
@@ -34,11 +39,13 @@ _LONGEST = 500  # maximum characters of a complaint
 class Envoy:
     """Envoy, or a program that accepts its flags.
 
-    `drain_time`: seconds over which a drain asks clients to reconnect.
+    `drain_time`: seconds over which a drain asks clients to reconnect. `logs_json`: each line of its log is a JSON
+    object, unless the operator or the configuration names a format.
     """
 
     flags: Flags
     drain_time: float
+    logs_json: bool = False
     version_probe: tuple[str, ...] = ("--version",)
     handoff_probe: tuple[str, ...] = ("--hot-restart-version",)
     udp_overlap: int = UDP_OVERLAP
@@ -127,6 +134,8 @@ class Envoy:
         assert isinstance(configuration, Configuration), "this class has parsed it"
         node_id, node_cluster = configuration.node
         arguments = ["-c", f"/dev/fd/{copy}", *self.flags.rest]
+        if not self.flags.has_log_level:
+            arguments += ["--log-level", _LOG_LEVEL]
         if extra is not None:
             arguments += ["--config-yaml", extra]
         # These override the file's node, so they are passed only if it has none; the gate's xDS needs both.
@@ -140,6 +149,8 @@ class Envoy:
         assert isinstance(configuration, Configuration), "this class has parsed it"
         if configuration.has_log_format:
             return []  # the format in the copy names the epoch; Envoy rejects the flag beside it
+        if self.logs_json and self.flags.log_format is None:
+            return ["--log-format", _JSON_LOG_FORMAT.replace("<epoch>", str(number))]
         return ["--log-format", f"[epoch {number}] {self.flags.log_format or DEFAULT_LOG_FORMAT}"]
 
 

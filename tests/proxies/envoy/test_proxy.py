@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -66,6 +67,29 @@ def test_an_epoch_is_restart_epoch_1_of_its_own_base_id_and_terminates_its_paren
         "--parent-shutdown-time-s 0", f"--log-format [epoch 7] {DEFAULT_LOG_FORMAT}",
     ):  # fmt: skip
         assert part in line
+
+
+@pytest.mark.parametrize("given", [("-l", "debug"), ("--log-level", "info"), ("--log-level=off",)])
+def test_the_operator_chooses_how_much_a_proxy_logs(given: tuple[str, ...]) -> None:
+    line = launched(flags=Flags.parse(given))
+    assert " ".join(given) in line
+    assert "warning" not in line
+
+
+@pytest.mark.parametrize("given", [(), ("--component-log-level", "upstream:debug"), ("--concurrency", "2")])
+def test_a_proxy_logs_warnings_unless_told_otherwise(given: tuple[str, ...]) -> None:
+    assert "--log-level warning" in launched(flags=Flags.parse(given))
+
+
+def test_a_proxy_logs_json_where_the_agent_does_and_nobody_chose_a_format() -> None:
+    def logged(flags: Flags, text: str = "{}") -> list[str]:
+        return Envoy(flags, 1.0, logs_json=True).launch(NAMES, COPY, None, 7, Configuration(text, "x.yaml"))
+
+    line = json.loads(logged(Flags())[-1].replace("%t", "1"))
+    assert (line["body"], line["attributes"]["epoch"]) == ("%j", 7)
+    assert logged(Flags(log_format="%v"))[-1] == "[epoch 7] %v"
+    named = "application_log_config: {log_format: {text_format: '%v'}}"
+    assert "--log-format" not in logged(Flags(), named)
 
 
 def test_datagrams_are_forwarded_for_a_while() -> None:
