@@ -181,7 +181,7 @@ def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Rejection]:
     leaves = _leaves(chains)
     lonely = [Rejection.of(chain.path, _why_alone(chain, keys)) for chain in leaves or chains]
     if not chains:
-        why = "the certificate that belongs to it is not here"
+        why = "its certificate is missing"
         lonely = [Rejection.of(key.path, Unusable(key.path, Fault.MISSING, why, "write it")) for key in keys]
     stems = {_stem(path) for path in (*files, *(each.path for each in broken.damaged))}
     near = [each for each in broken.foreign if _stem(each.path) in stems]
@@ -231,7 +231,7 @@ def _leaves(chains: Iterable[Chain]) -> list[Chain]:
 def _why_alone(chain: Chain, keys: Collection[Key]) -> Unusable:
     """Return what is wrong with the chain's likely key: the one with the most similar name."""
     if not keys:
-        return Unusable(chain.path, Fault.MISSING, "the private key that belongs to it is not here", "write it")
+        return Unusable(chain.path, Fault.MISSING, "its private key is missing", "write it")
     key = max(keys, key=lambda key: _in_common(key.path, chain.path))
     if key.private.encrypted:
         return Unusable(key.path, Fault.UNPARSABLE, "it is encrypted", "write it without a password")
@@ -239,8 +239,8 @@ def _why_alone(chain: Chain, keys: Collection[Key]) -> Unusable:
         require_fit(chain, key)
     except Unusable as unusable:
         return unusable
-    why = "it issued another one here, and that one issued it"
-    return Unusable(chain.path, Fault.MISMATCH, why, "leave the one that is to be served")
+    why = "it and another certificate here issued each other"
+    return Unusable(chain.path, Fault.MISMATCH, why, "keep only the certificate to serve")
 
 
 def _in_common(one: str, other: str) -> int:
@@ -265,5 +265,5 @@ def _strays(files: _Files, used: Collection[str]) -> Iterator[FileWarning]:
 
 
 def _stray(path: str, what: str) -> FileWarning:
-    message = f"nothing uses {path}: it holds {what} that no file in use holds"
-    return FileWarning(path, path, WarningKind.STRAY, f"{message}; remove it, or write or name what belongs to it")
+    message = f"{path} is not used: it holds {what} that no file in use holds"
+    return FileWarning(path, path, WarningKind.STRAY, f"{message}; remove it, or write or name its counterpart")

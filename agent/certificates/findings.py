@@ -72,9 +72,9 @@ class Unusable(BadInput):
 class Fallback(StrEnum):
     """The substitute until a rejected file is repaired."""
 
-    LAST_GOOD = "the last good files serve on"
-    NOTHING = "nothing is started without it"
-    OTHERS = "the others are served without it"
+    LAST_GOOD = "the last good files stay in use"
+    NOTHING = "no proxy starts without it"
+    OTHERS = "the other certificates are served without it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,5 +123,5 @@ class FileWarning:
     @classmethod
     def of(cls, refusal: Rejection) -> Self:
         """Return a warning in place of a rejection, for a file that nothing uses."""
-        message = f"nothing uses {refusal.path}: {refusal.why}; {refusal.remedy}, or remove it"
+        message = f"{refusal.path} is not used: {refusal.why}; {refusal.remedy}, or remove it"
         return cls(refusal.unit, refusal.path, WarningKind.STRAY, message)

@@ -60,7 +60,7 @@ class CertificateGroup:
         old, new = served.leaf, self.leaf
         if new.not_before < old.not_before and new.not_after < old.not_after:
             message = f"the leaf in {self.chains[0].path} (serial {new.serial_hex}) is older than the one it replaces"
-            message += f" (serial {old.serial_hex}) in both its dates; see whether an old copy was put back"
+            message += f" (serial {old.serial_hex}) in both its dates; check whether an old copy was restored"
             yield FileWarning(self.name, self.chains[0].path, WarningKind.OLDER, message)
 
 
@@ -93,7 +93,7 @@ class Pin:
     @property
     def fault(self) -> Unusable:
         """The error for a group that is not tried again."""
-        return Unusable(self.path, Fault.PROXY, self.why, "write one that the proxy takes")
+        return Unusable(self.path, Fault.PROXY, self.why, "write one that the proxy accepts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ def _about_chain(unit: str, chain: Chain, now: datetime) -> Iterator[FileWarning
         message = f"{ends} expires at {leaf.not_after.isoformat()}, in the last tenth of its life; renew it now"
         yield FileWarning(unit, chain.path, WarningKind.SOON_TO_EXPIRE, message)
     if not chain.in_order:
-        message = f"the certificates in {chain.path} are out of order; after the leaf, put each one's issuer next"
+        message = f"the certificates in {chain.path} are out of order; put the leaf first and each issuer next"
         yield FileWarning(unit, chain.path, WarningKind.CHAIN_ORDER, message)
 
 
@@ -215,5 +215,5 @@ def _about_bundle(unit: str, bundle: Bundle, now: datetime) -> Iterator[FileWarn
     if expired:
         first = f"serial {expired[0].serial_number:x}, at {expired[0].not_valid_after_utc.isoformat()}"
         message = f"{len(expired)} of {len(bundle.certificates)} authorities in {bundle.path} have expired"
-        message += f" (the first: {first}); take them out"
+        message += f" (the first: {first}); remove them"
         yield FileWarning(unit, bundle.path, WarningKind.EXPIRED_ROOT, message)

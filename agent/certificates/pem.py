@@ -49,7 +49,7 @@ _BLANKS = bytes(range(33))  # stripped from the end of a line by BoringSSL
 _LINE = 253  # bytes that BoringSSL reads as one line at most
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 _WRITE_WHOLE = "write the whole file, best under another name and then renamed"
-_WRITE_ANEW = "write it anew from its source"
+_WRITE_ANEW = "write it again from its source"
 _AS_ASCII = "save it as plain ASCII"
 
 
@@ -123,7 +123,7 @@ def _certificates(path: str, blocks: list[_Block], role: Role | None) -> Iterato
         count += 1
         if count > _MOST:
             why = f"it holds more than {_MOST} certificates"
-            raise Unusable(path, Fault.UNPARSABLE, why, "leave those that are meant")
+            raise Unusable(path, Fault.UNPARSABLE, why, "keep only the ones needed")
 
 
 def _first_key(path: str, blocks: list[_Block]) -> PrivateKey | None:
@@ -182,7 +182,7 @@ def _begun(path: str, line: bytes) -> str | None:
     if not line.startswith(_BEGIN):
         return None
     if _END in line or b"\r" in line:
-        why, remedy = "its line breaks are missing", "write it in lines: BEGIN, base64 and END each begin one"
+        why, remedy = "its line breaks are missing", "put BEGIN, base64 and END on lines of their own"
         if b"\r" in line:
             why, remedy = "its lines end with carriage returns alone", "save it with line feeds"
         raise Unusable(path, Fault.UNPARSABLE, why, remedy)
@@ -209,9 +209,9 @@ def _block(path: str, label: str, lines: Iterator[bytes]) -> _Block:
         raise Unusable(path, Fault.INCOMPLETE, f"{_named(label)} ends too early", _WRITE_WHOLE)
     if header.strip() and b":" not in header:
         why = f"there is an empty line in {_named(label)}"
-        raise Unusable(path, Fault.UNPARSABLE, why, "write it without")
+        raise Unusable(path, Fault.UNPARSABLE, why, "remove that line")
     if end != _END + label.encode("latin-1") + _DASHES:
-        why = f"{_named(label)} is closed by another END line"
+        why = f"{_named(label)} has an END line of another kind"
         raise Unusable(path, Fault.UNPARSABLE, why, _WRITE_WHOLE)
     joined = b"".join(body).translate(None, b" \t\r\n")
     if len(joined) % 4 or not _BASE64.fullmatch(joined):
@@ -235,8 +235,8 @@ def _first_value(der: bytes) -> bytes:
 
 def _certificate(path: str, block: _Block, role: Role | None) -> Certificate:
     if block.header:
-        why = f"there is a header in {_named(block.label)}, which no proxy takes"
-        raise Unusable(path, Fault.UNPARSABLE, why, "leave its lines with a colon out")
+        why = f"there is a header in {_named(block.label)}, which no proxy accepts"
+        raise Unusable(path, Fault.UNPARSABLE, why, "remove its lines with a colon")
     may_go_on = role is Role.BUNDLE or block.label == _TRUSTED
     try:
         return load_der_x509_certificate(_first_value(block.body) if may_go_on else block.body)
@@ -282,7 +282,7 @@ def _is_pkcs8(der: bytes) -> bool:
 
 def _unreadable_key(path: str, block: _Block) -> Unusable:
     # Without the library's message: nothing derived from a damaged key may be logged.
-    why = f"{_named(block.label)} is not a private key that can be read"
+    why = f"{_named(block.label)} is not a readable private key"
     return Unusable(path, Fault.UNPARSABLE, why, _WRITE_ANEW)
 
 

@@ -159,8 +159,8 @@ class _Selection:
             for path, content in unit.files.items():
                 holder, old = kept.get(path, ("", content))
                 if old != content:
-                    why = f"it is used by {holder} too, which cannot take it"
-                    yield unit.name, Unusable(path, Fault.TIED, why, "repair what was refused there")
+                    why = f"{holder} uses it too, and cannot use this version"
+                    yield unit.name, Unusable(path, Fault.TIED, why, "repair the refused files of that one")
 
     def _lost_authorities(self) -> Iterator[tuple[str, Unusable]]:
         for unit in self._renewed():
@@ -169,8 +169,8 @@ class _Selection:
             for bundle in unit.bundles:
                 lost = self._unanchored(olds.get(bundle.path), bundle)
                 if lost is not None:
-                    why = f"it lost the authority that issued the leaf in {lost.path} (serial {lost.leaf.serial_hex})"
-                    remedy = "put the authority back until that leaf is replaced"
+                    why = f"it lacks the authority that issued the leaf in {lost.path} (serial {lost.leaf.serial_hex})"
+                    remedy = "restore the authority until that leaf is replaced"
                     yield unit.name, Unusable(bundle.path, Fault.LOST_OWN_CA, why, remedy)
 
     def _unanchored(self, old: Bundle | None, new: Bundle) -> Chain | None:

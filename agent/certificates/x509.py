@@ -140,7 +140,7 @@ class Chain:
             leaf = _leaf_of(pem.certificates, path_up)
         except (ValueError, TypeError, KeyError) as error:
             why = "its first certificate, or one that issued it, does not parse"
-            raise Unusable(path, Fault.UNPARSABLE, why, "write it anew from its source") from error
+            raise Unusable(path, Fault.UNPARSABLE, why, "write it again from its source") from error
         return cls(path, pem.certificates, leaf, len(path_up) == len(pem.certificates))
 
 
@@ -208,7 +208,7 @@ def require_valid(chain: Chain, now: datetime) -> None:
         raise Unusable(chain.path, Fault.EXPIRED, why, remedy)
     if leaf.not_before > now:
         why = f"{_bound(leaf, leaf.begins_by)} is not valid before {leaf.not_before.isoformat()}"
-        remedy = "wait until then, or set the clock right"
+        remedy = "wait until then, or correct the clock"
         raise Unusable(chain.path, Fault.NOT_YET_VALID, why, remedy, usable_from=leaf.not_before)
 
 

@@ -12,7 +12,7 @@ from agent.cli.options import INPUTS, apply
 @click.command()
 @apply(INPUTS)
 def bootstrap(**options: Any) -> None:  # noqa: ANN401  # click's values
-    """Print the bootstrap that is made where no --config is given."""
+    """Print the bootstrap that the agent generates without --config."""
     from agent.cli.settings import inputs
     from agent.inputs.settings import Settings
     from agent.processes.configuration_check import small_bootstrap

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _UNKNOWN = 3
 _SECOND_LOOK = 1.0  # seconds until the second check, as the first may have hit a rotation
 _EPILOG = """\
-Exit codes, as monitoring plugins have them: 0 fine; 1 warning: less life left than --min-days asks for, a file is
-refused, or what is on the disk does not serve yet, for a reason that is known; 2 critical: expired, a listener shows
-something else than the disk for no stated reason, or cannot be reached (and wrong usage of this command); 3 unknown: no
-agent, or it does not answer. Without --min-days a warning comes when less than a tenth of a certificate's life is left.
+Exit codes, as for monitoring plugins: 0 ok; 1 warning: less life left than --min-days, a file is refused, or the files
+on disk are not served yet, for a stated reason; 2 critical: expired, a listener is unreachable or shows another
+certificate than the disk without a stated reason (also: wrong usage of this command); 3 unknown: no agent, or it does
+not answer. Without --min-days, the warning limit is a tenth of the certificate's life.
 
-Serials are printed as openssl x509 -serial does; with --json in lower case, as everywhere else.
+Serials are printed as openssl x509 -serial does; with --json in lower case, as in all other outputs.
 """
 
 
@@ -49,13 +49,13 @@ def _span(text: str) -> timedelta:
 
 @click.command(epilog=_EPILOG)
 @run_dir
-@click.option("--min-days", type=_Days(), metavar="N|SPAN", help="Warn when less is left: 7 for days, or 12h.")
-@click.option("--json", "raw", is_flag=True, help="All of it as a JSON object.")
+@click.option("--min-days", type=_Days(), metavar="N|SPAN", help="Warn below this remaining life: 7 for days, or 12h.")
+@click.option("--json", "raw", is_flag=True, help="Print everything as one JSON object.")
 @click.pass_context
 def certs(ctx: click.Context, /, run_dir: Path | None, min_days: timedelta | None, *, raw: bool) -> int:
-    """Show every certificate, key and bundle on the disk beside what each listener really serves.
+    """Compare the certificates, keys and bundles on disk with the ones that each listener serves.
 
-    The listeners are asked by TLS, for every server name that a certificate is for; each sees a short connection.
+    Opens a short TLS connection to each listener for every server name of a certificate.
     """
     try:
         inventory = _settled(place(ctx, run_dir), min_days)

@@ -145,17 +145,15 @@ def _of_what_is_shown(item: Item, overview: Status) -> Iterator[Finding]:
     reason = item.refused or _reason(overview)
     for shown in {(each.address, each.serial): each for each in behind}.values():
         if not shown.serves:
-            message = f"{shown.address} shows {_name(shown, item.served)}, the agent says that {_told(item)} serves"
+            message = f"{shown.address} shows {_name(shown, item.served)}, the agent reports that {_told(item)} serves"
             yield Finding(Level.CRITICAL, item.name, message)
         elif not reason:
-            message = (
-                f"{shown.address} shows {_name(shown, item.disk)}, which is not on the disk, and no reason is known"
-            )
+            message = f"{shown.address} shows {_name(shown, item.disk)}, which is not on disk; reason unknown"
             yield Finding(Level.CRITICAL, item.name, message)
     if (behind or not item.in_sync) and reason and not item.refused:
-        yield Finding(Level.WARNING, item.name, f"what is on the disk does not serve yet: {reason}")
+        yield Finding(Level.WARNING, item.name, f"the files on disk are not served yet: {reason}")
     elif not behind and not item.in_sync and not reason:
-        yield Finding(Level.WARNING, item.name, "what is on the disk does not serve, and no reason is known")
+        yield Finding(Level.WARNING, item.name, "the files on disk are not served; reason unknown")
 
 
 def _name(shown: Shown, known: Facts | None) -> str:
@@ -172,4 +170,4 @@ def _reason(overview: Status) -> str:
     """Return the agent's reason why files on disk do not serve yet; empty if it gives none."""
     if overview.blocked:
         return ", ".join(each.replace("_", " ") for each in overview.blocked)
-    return "a new epoch is on its way" if any(each.state == "candidate" for each in overview.epochs) else ""
+    return "a new epoch is starting" if any(each.state == "candidate" for each in overview.epochs) else ""

@@ -193,6 +193,6 @@ def _content(path: str) -> bytes:
             message = f"cannot read {path}: {content.reason}; try again"
             raise _Unreadable(message)
         if not os.access(path, os.R_OK, effective_ids=True):
-            message = f"cannot read {path}: {content.reason}; ask as root or as the user the agent runs as"
+            message = f"cannot read {path}: {content.reason}; run this as root or as the agent's user"
             raise _Unreadable(message)
     return require({path: content}, path)

@@ -89,7 +89,7 @@ async def _ask(address: str, names: tuple[str, ...], offers: Sequence[str], time
     except UsageError as error:
         return Listener(address, Kind.UNREACHABLE, why=str(error))
     if address.startswith("udp://"):
-        return Listener(address, Kind.NOT_ASKED, why="it takes datagrams")
+        return Listener(address, Kind.NOT_ASKED, why="it accepts datagrams, not TLS")
     answers, ends = dict[Answer, None](), list[_End]()
     for name, offer in product(("", *names), offers):
         end = await _leaf(endpoint, name, offer, timeout)

@@ -36,8 +36,8 @@ def _all_is_well(inventory: Inventory) -> str:
         return "no certificate is in use"
     sets = plural(len(inventory.sets), "set")
     if any(item.shown for item in inventory.sets):
-        return f"{sets}, and what is on the disk serves"
-    return f"{sets}; the agent says that what is on the disk serves, and no listener has shown a certificate"
+        return f"{sets}; the files on disk are served"
+    return f"{sets}; the agent reports that the files on disk are served, but no listener has shown a certificate"
 
 
 def _set(item: Item, inventory: Inventory, sheet: Table) -> None:
@@ -80,7 +80,7 @@ def _chain(file: ChainFile) -> Styled:
 def _key(file: KeyFile) -> Styled:
     if file.problem:
         return file.problem, "red" if file.unusable else "yellow"
-    return f"{file.path}: {'fits' if file.fits else 'whether it fits cannot be told'}"
+    return f"{file.path}: {'fits' if file.fits else 'cannot be compared with its certificate'}"
 
 
 def _bundle(file: BundleFile, now: datetime) -> Styled:
@@ -98,7 +98,7 @@ def _shown(item: Item) -> list[tuple[str, Styled]]:
     if item.chain is None:
         return []
     if not item.shown:
-        return [("shown by", ("no listener; perhaps it is for connections of the proxy's own", _QUIET))]
+        return [("shown by", ("no listener; perhaps the proxy uses it for its own connections", _QUIET))]
     asked: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
     for shown in item.shown:
         is_leaf = item.disk is not None and item.disk.fingerprint == shown.fingerprint
@@ -106,7 +106,7 @@ def _shown(item: Item) -> list[tuple[str, Styled]]:
         asked[shown.address, f"{shown.serial.upper()}{issuers}", shown.matches].append(shown.name)
     rows: list[tuple[str, Styled]] = []
     for (address, serial, matches), names in asked.items():
-        verdict = "what is on the disk" if matches else f"serial {serial}, not what is on the disk"
+        verdict = "the one on disk" if matches else f"serial {serial}, not the one on disk"
         rows.append(("shown by", (f"{address}{_asking(names)}: {verdict}", "green" if matches else "red")))
     return rows
 
@@ -122,7 +122,7 @@ def _listeners(inventory: Inventory, sheet: Table) -> None:
         sheet.title("other listeners")
         rows: list[list[Styled]] = [[each.address, (f"{each.kind}: {each.why}", _QUIET)] for each in quiet]
         rows += [
-            [each.address, f"shows {each.leaf.subject}, serial {each.leaf.serial.upper()}, which is from no file here"]
+            [each.address, f"shows {each.leaf.subject}, serial {each.leaf.serial.upper()}, which is in no file here"]
             for each in inventory.strangers
         ]
         sheet.table(rows)

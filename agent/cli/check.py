@@ -12,7 +12,7 @@ from agent.cli.options import INPUTS, apply
 @apply(INPUTS)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- PROXY_ARGS...]")
 def check(arguments: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401  # click's values
-    """Judge the configuration and the certificates without starting anything; exit 1 if something is refused."""
+    """Check the configuration and the certificates without starting a proxy; exit 1 if any is refused."""
     import tempfile
     from pathlib import Path
 

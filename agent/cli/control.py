@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 _HEAD_TIMEOUT = 10.0  # seconds until a healthy agent begins to answer
 _EXECUTION_TIMEOUT = "60s"  # until a new program is ready
 
-_as_json: Decorator = click.option("--json", "raw", is_flag=True, help="One JSON object a line, as it is told.")
+_as_json: Decorator = click.option("--json", "raw", is_flag=True, help="Progress as JSON, one object per line.")
 
 
 @click.command()
 @run_dir
-@click.option("--binary", is_flag=True, help="Of the proxy's program as it is on disk now.")
-@click.option("--force", is_flag=True, help="Even of files that were refused before.")
-@click.option("--now", is_flag=True, help="Without waiting for other epochs to drain, or for a pause to end.")
+@click.option("--binary", is_flag=True, help="Start the proxy's program that is on disk now.")
+@click.option("--force", is_flag=True, help="Try files again that were refused before.")
+@click.option("--now", is_flag=True, help="Do not wait for other epochs to drain, or for a pause to end.")
 @_as_json
 @click.pass_context
 def restart(ctx: click.Context, /, run_dir: Path | None, *, raw: bool, **wishes: bool) -> int:
-    """Make a new epoch, and tell how it goes; exit 0 only if it serves."""
+    """Start a new epoch and report its progress; exit 0 only if it serves."""
     query = "&".join(f"{name}=1" for name, wished in wishes.items() if wished)
     outcome = _follow(place(ctx, run_dir), f"/restart?{query}" if query else "/restart", raw=raw)
     return _conclude(outcome, "restart", raw=raw)
@@ -45,7 +45,7 @@ def restart(ctx: click.Context, /, run_dir: Path | None, *, raw: bool, **wishes:
 @_as_json
 @click.pass_context
 def upgrade(ctx: click.Context, /, run_dir: Path | None, *, raw: bool) -> int:
-    """Replace the agent by its program as it is on disk, in place; exit 0 only if the new one serves."""
+    """Replace the agent in place by its program on disk; exit 0 only if the new one serves."""
     directory = place(ctx, run_dir)
     outcome = _follow(directory, "/upgrade", raw=raw)
     if outcome.get("outcome") != "executing":
@@ -60,7 +60,7 @@ def upgrade(ctx: click.Context, /, run_dir: Path | None, *, raw: bool) -> int:
 
 @click.command()
 @run_dir
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Come back when the agent has gone.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Return when the agent has exited.")
 @click.pass_context
 def stop(ctx: click.Context, /, run_dir: Path | None, *, wait: bool) -> None:
     """Drain and stop the agent and its proxies, as SIGTERM does."""
@@ -71,7 +71,7 @@ def stop(ctx: click.Context, /, run_dir: Path | None, *, wait: bool) -> None:
         click.echo(_ask(exchange, "stop", "/stop"))
         if process is not None:
             select.select([process], [], [])
-            click.echo(f"pid {pid} has gone")
+            click.echo(f"pid {pid} has exited")
     finally:
         if process is not None:
             os.close(process)
@@ -79,12 +79,10 @@ def stop(ctx: click.Context, /, run_dir: Path | None, *, wait: bool) -> None:
 
 @click.command()
 @run_dir
-@click.option(
-    "--for", "span", type=Span(), default="10m", show_default=True, help="After which they go on by themselves."
-)
+@click.option("--for", "span", type=Span(), default="10m", show_default=True, help="Rotations resume after this time.")
 @click.pass_context
 def pause(ctx: click.Context, /, run_dir: Path | None, span: float) -> None:
-    """Hold rotations: what changes on disk meanwhile is taken up at the end of the pause."""
+    """Pause rotations: changes on disk take effect at the end of the pause."""
     click.echo(_ask(_reach(place(ctx, run_dir)), "pause", f"/pause?for={span:g}"))
 
 
@@ -204,7 +202,7 @@ def _conclude(outcome: dict[str, Any], verb: str, *, raw: bool) -> int:
             click.echo("the new agent serves" if epoch is None else f"epoch {epoch} serves")
         return 0
     if word is None:
-        reason = "the agent went away before it told how it ended; look at its log"
+        reason = "the agent exited before it reported the result; see its log"
     message = printable(f"cannot {verb}: {reason or word}")
     raise MachineError(message)
 

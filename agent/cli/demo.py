@@ -10,15 +10,15 @@ from agent.cli.options import option
 
 
 @click.command()
-@option("--proxy-bin", default="sidecar", metavar="NAME|PATH", help="The proxy: sidecar, envoy, or the path of one.")
+@option("--proxy-bin", default="sidecar", metavar="NAME|PATH", help="The proxy: sidecar, envoy, or a path.")
 @option("--every", type=Span(), default="2s", help="The time between two rotations.")
-@option("--for", type=Span(), default="30s", help="How long it goes on.")
+@option("--for", type=Span(), default="30s", help="How long the demo runs.")
 def demo(**options: Any) -> int:  # noqa: ANN401  # click's values
-    """Run a proxy under the agent with clients at full speed, rotate its certificate, and break things.
+    """Run a proxy under the agent with clients at full speed, rotate its certificate, and inject faults.
 
-    Everything is made for it and removed after it: a certificate authority, a service, the clients. Now and then the
-    certificate on disk is garbage, a key does not fit, a proxy is killed or frozen; what happens is told as it does.
-    Exit 1 if a request failed, other than in a proxy that was killed, or if nothing was proved.
+    The demo creates a certificate authority, a service and clients, and removes them at the end. From time to time the
+    certificate on disk is garbage, a key does not fit, a proxy is killed or frozen; each fault is reported.
+    Exit 1 if a request failed, other than in a proxy that was killed, or if the run proved nothing.
     """
     from agent.demo.run import Run
     from agent.demo.settings import Settings

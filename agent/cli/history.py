@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 _FAILED = frozenset({"refused", "failed", "short"})
 _EPILOG = """\
-Outcomes: serving; running; refused, a verdict that stays until the files change; failed, an accident that is tried
-again; short, no memory for it; dropped, overtaken by something newer. The agent keeps a bounded number of them.
+Outcomes: serving; running; refused, until the files change; failed, and retried; short, not enough memory; dropped,
+superseded by a newer revision or no longer wanted. The agent keeps a bounded number of attempts.
 """
 
 
 @click.command(epilog=_EPILOG)
 @run_dir
-@click.option("-n", "--number", type=click.IntRange(min=1), default=20, show_default=True, help="How many at most.")
-@click.option("--failed", is_flag=True, help="Only those that were refused or failed.")
-@click.option("-v", "--verbose", is_flag=True, help="Everything about each of them.")
-@click.option("--json", "raw", is_flag=True, help="A line of JSON for each.")
+@click.option("-n", "--number", type=click.IntRange(min=1), default=20, show_default=True, help="Maximum number.")
+@click.option("--failed", is_flag=True, help="Only refused and failed attempts.")
+@click.option("-v", "--verbose", is_flag=True, help="All details of each attempt.")
+@click.option("--json", "raw", is_flag=True, help="One line of JSON per attempt.")
 @click.argument("epoch", type=click.IntRange(min=1), required=False)
 @click.pass_context
 def history(
@@ -40,12 +40,12 @@ def history(
     verbose: bool,
     raw: bool,
 ) -> None:
-    """List the last attempts at a new epoch, newest first; with an epoch's number, everything about that one."""
+    """List the last attempts at a new epoch, newest first; with an epoch's number, all details of that one."""
     attempts: Sequence[AttemptView] = look(place(ctx, run_dir)).rotations
     if epoch is not None:
         attempts = [each for each in attempts if each.epoch == epoch]
         if not attempts:
-            message = f"cannot tell of epoch {epoch}: the agent knows no attempt at it, or no longer; see agent history"
+            message = f"cannot show epoch {epoch}: the agent has no record of it, or no longer; see agent history"
             raise UsageError(message)
     if failed:
         attempts = [each for each in attempts if each.outcome in _FAILED]

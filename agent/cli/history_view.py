@@ -15,7 +15,7 @@ _HEAD = f"{'began':<20}  {'epoch':>5}  {'trigger':<13}  {'outcome':<7}  {'took':
 def rows(attempts: Sequence[AttemptView], sheet: Table) -> None:
     """Write a line for each attempt; a long reason ends in an ellipsis."""
     if not attempts:
-        sheet.say("no attempt that fits is known")
+        sheet.say("no matching attempts recorded")
         return
     sheet.lines.append(Text(_HEAD, QUIET))
     for each in attempts:
@@ -82,7 +82,7 @@ def _evidence(evidence: Evidence, *, follows: bool) -> Iterator[tuple[str, Style
     if evidence.cut is not None:
         yield "cut", (f"{plural(evidence.cut, 'connection')} at the drain deadline", "yellow" if evidence.cut else "")
     elif follows:
-        yield "cut", "not known yet: the one before drains still"
+        yield "cut", "unknown yet: the previous epoch still drains"
     if evidence.cut_at_end is not None:
         yield "its end", (f"cut {plural(evidence.cut_at_end, 'connection')}", "yellow" if evidence.cut_at_end else "")
     for seen in evidence.seen:
@@ -90,10 +90,10 @@ def _evidence(evidence: Evidence, *, follows: bool) -> Iterator[tuple[str, Style
 
 
 def _count(count: int | None, noun: str) -> str:
-    return f"{noun}s not told" if count is None else plural(count, noun)
+    return f"{noun}s unknown" if count is None else plural(count, noun)
 
 
 def _seen(seen: ProbeResult) -> str:
     if seen.serial is None:
-        return f"no certificate at {seen.address}: {seen.error or 'no reason is known'}"
-    return f"serial {seen.serial} at {seen.address}, {'as it should be' if seen.matches else 'not the one expected'}"
+        return f"no certificate at {seen.address}: {seen.error or 'reason unknown'}"
+    return f"serial {seen.serial} at {seen.address}, {'as expected' if seen.matches else 'not the one expected'}"

@@ -26,19 +26,19 @@ Examples:
   agent request GET clusters --epoch 6                 of one that drains
   agent request POST logging?level=debug
 
-The answer goes to standard output as it comes, byte for byte. Exit codes: 0 the console answered 2xx; 1 it answered
-something else, which is told on standard error, or there is no agent.
+The answer goes to standard output as it comes, byte for byte. Exit codes: 0 the admin interface answered 2xx; 1 it
+answered another status, reported on standard error, or there is no agent.
 """
 
 
 @click.command(epilog=_EPILOG)
 @run_dir
-@click.option("--epoch", type=click.IntRange(min=1), metavar="N", help="Of this epoch; by default the one that serves.")
+@click.option("--epoch", type=click.IntRange(min=1), metavar="N", help="The epoch; by default the one that serves.")
 @click.argument("method")
 @click.argument("path")
 @click.pass_context
 def request(ctx: click.Context, /, run_dir: Path | None, epoch: int | None, method: str, path: str) -> int:
-    """Ask the console of an epoch, whether or not it has a port: METHOD is GET or POST, PATH may lack its slash."""
+    """Send a request to an epoch's admin interface, even if that has no port; METHOD is GET or POST."""
     import asyncio
     from urllib.parse import urlencode
 
@@ -83,7 +83,7 @@ async def _answer(stack: "AsyncExitStack", directory: str, target: str) -> "Resp
     except PermissionError:
         raise forbidden(directory) from None
     except OSError as error:
-        message = f"cannot ask the agent at {directory}: {explain(error)}; look at its log"
+        message = f"cannot ask the agent at {directory}: {explain(error)}; see its log"
         raise MachineError(message) from error
 
 

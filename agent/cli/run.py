@@ -18,10 +18,10 @@ Examples:
   agent --config /etc/envoy.yaml --certs /etc/certs      your own bootstrap
   agent --config envoy.yaml --certs certs -- -l debug    arguments of Envoy after --
 
-Signals: TERM and INT drain, stop and exit, a second one hurries; HUP makes a new epoch now.
+Signals: TERM and INT drain, stop and exit, a second one ends the drain at once; HUP starts a new epoch now.
 
-Exit codes: 0 stopped as asked; 1 could not be kept running; 2 usage; 78 unusable at the first start (--no-wait); under
---restart never, the proxy's own, 128+n for a signal.
+Exit codes: 0 stopped as asked; 1 the proxy could not be kept running; 2 usage; 78 no usable files at the first start
+(--no-wait); under --restart never, the proxy's own, 128+n for a signal.
 """
 
 
@@ -49,10 +49,10 @@ class Agent(click.Group):
 @apply([*INPUTS, *RUNNING])
 @click.pass_context
 def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # click's values
-    """Keep a network proxy running, and replace it without one client noticing.
+    """Keep a network proxy running, and replace it without interrupting clients.
 
     The agent watches the certificate files and the configuration. When they change it starts a new epoch of the proxy
-    that inherits the listening sockets, examines it before it takes traffic, and then lets the old one drain. Files
+    that inherits the listening sockets, checks it before it serves, and then drains the old one. Files
     that cannot be used are reported and change nothing; a proxy that crashes is started again from the last good ones.
     """
     from agent.host.limits import hold_signals, keep_standard_streams, release_signals
@@ -97,7 +97,7 @@ def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
                 os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # our own command line
             except OSError as error:
                 log_event(
-                    logging.ERROR, "agent.not_executed", f"cannot become the program on disk: {error}; it goes on"
+                    logging.ERROR, "agent.not_executed", f"cannot execute the new program: {error}; the old continues"
                 )
     except AgentError as error:
         leave_reason(str(error))

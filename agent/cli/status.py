@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 _INTERVAL = 1.0  # seconds between two polls
 _NOT_READY, _WORRIED = 1, 3
 _EPILOG = """\
-Exit codes: 0 ready, and what is on the disk serves; 1 not ready, or no agent there; 2 usage; 3 ready, but a file is
-refused, what is on the disk does not serve yet, or the serving proxy is hung. With --watch: 0 at Ctrl-C.
+Exit codes: 0 ready, and the files on disk are served; 1 not ready, or no agent; 2 usage; 3 ready, but a file is
+refused, the files on disk are not served yet, or the serving proxy hangs. With --watch: 0 at Ctrl-C.
 """
 
 
 @click.command(epilog=_EPILOG)
 @run_dir
-@click.option("--watch", is_flag=True, help="Stay and look every second; ends by Ctrl-C.")
-@click.option("--json", "raw", is_flag=True, help="What the agent answers, a line of JSON.")
+@click.option("--watch", is_flag=True, help="Refresh every second until Ctrl-C.")
+@click.option("--json", "raw", is_flag=True, help="The agent's answer as a line of JSON.")
 @click.pass_context
 def status(ctx: click.Context, /, run_dir: Path | None, *, watch: bool, raw: bool) -> int:
-    """Tell whether the agent is ready, what serves, what is refused and why, and what it waits for."""
+    """Show whether the agent is ready, the epochs and certificates, refused files, and pending changes."""
     directory = place(ctx, run_dir)
     if not watch:
         return _once(directory, raw=raw)

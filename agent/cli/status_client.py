@@ -26,7 +26,7 @@ run_dir: Decorator = option(
     "--run-dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The agent's run directory, where it is not usual.",
+    help="The agent's run directory, if it is not the default.",
 )
 
 
@@ -47,11 +47,11 @@ def ask(directory: str, timeout: float = _TIMEOUT) -> str:
     try:
         status, text = exchange.ask("GET", "/status"), exchange.text()
     except OSError as error:
-        raise unanswered(exchange, "learn how the agent is", error) from None
+        raise unanswered(exchange, "read the agent's status", error) from None
     finally:
         exchange.close()
     if status != 200:
-        message = f"cannot learn how the agent is: it answers {status}: {text}"
+        message = f"cannot read the agent's status: it answers {status}: {text}"
         raise MachineError(message)
     return text
 
@@ -63,7 +63,7 @@ def read(text: str) -> "Status":
     try:
         overview: Status = _value(Status, json.loads(text))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        message = f"cannot understand the agent's answer: {error}; is it as new as this command? see agent version"
+        message = f"cannot parse the agent's answer: {error}; compare its version with agent version"
         raise MachineError(message) from error
     return overview
 
@@ -75,7 +75,7 @@ def look(directory: str) -> "Status":
 
 def unanswered(exchange: Exchange, verb: str, error: OSError) -> MachineError:
     """Return the error for an agent that does not answer."""
-    return MachineError(f"cannot {verb}: no answer from pid {exchange.peer}: {explain(error)}; look at its log")
+    return MachineError(f"cannot {verb}: no answer from pid {exchange.peer}: {explain(error)}; see its log")
 
 
 def _value(kind: Any, value: Any) -> Any:  # noqa: ANN401  # any type and its JSON value

@@ -22,15 +22,15 @@ _REASONS = {
     "mismatch": "certificate and key do not belong together",
     "expired": "the certificate has expired",
     "not_yet_valid": "the certificate is not valid yet",
-    "lost_own_ca": "the bundle has lost the authority of our own certificate",
-    "tied": "it waits for files that belong to it",
+    "lost_own_ca": "the bundle lacks the authority of the served certificate",
+    "tied": "it is shared with files that are refused",
     "configuration": "the configuration cannot be used",
     "program": "the proxy's program cannot be used",
-    "proxy": "the proxy itself refuses it",
+    "proxy": "the proxy refuses it",
 }
 _WAITS = {
-    "refused_files": "for a file to be written anew",
-    "refused_configuration": "for the configuration to be mended",
+    "refused_files": "for a file to be written again",
+    "refused_configuration": "for the configuration to be corrected",
     "refused_program": "for another program: this one is refused",
     "refused_by_proxy": "for other files, since the proxy refuses these; agent restart --force tries them again",
     "retry": "to try again after an attempt that failed",
@@ -46,7 +46,7 @@ _HELD_BACK = {"refused_files", "refused_configuration", "refused_program"}
 def answer(overview: Status) -> str:
     """Return the state as a sentence that does not change with time alone."""
     if not overview.ready:
-        return f"not ready: {overview.reason or 'it does not say why'}"
+        return f"not ready: {overview.reason or 'no reason given'}"
     ends = _end(overview)
     until = "" if ends is None else f", certificate until {moment(ends)}"
     refused = f"; {plural(len(overview.refused), 'file')} refused" if overview.refused else ""
@@ -82,12 +82,12 @@ def draw(overview: Status, sheet: Table) -> None:
 
 def _worries(overview: Status, sheet: Table) -> None:
     if overview.hung:
-        sheet.say(("the serving proxy is hung: it answers nobody, and clients wait", BAD))
+        sheet.say(("the serving proxy hangs: it accepts no connections, and clients wait", BAD))
     if overview.refused:
         sheet.say((f"{plural(len(overview.refused), 'file')} refused, see below", WORRYING))
     if overview.out_of_sync_since is not None and overview.epoch is not None:
         since = span(overview.at - overview.out_of_sync_since)
-        sheet.say((f"for {since} what is on the disk has not been what serves", WORRYING))
+        sheet.say((f"the files on disk have not been served for {since}", WORRYING))
 
 
 # Refusals
@@ -120,7 +120,7 @@ def _beside(concerned: CertificateSet, now: datetime) -> list[list[Styled]]:
     """Return two rows: the served certificate, and the one on disk."""
     pair = (("serves", concerned.served), ("on disk", concerned.disk))
     return [
-        [(word, QUIET), "nothing that can be used" if facts is None else _identity(facts, now)] for word, facts in pair
+        [(word, QUIET), "no usable certificate" if facts is None else _identity(facts, now)] for word, facts in pair
     ]
 
 
@@ -140,7 +140,7 @@ def _detail(overview: Status, blocked: str) -> str:
     if blocked == "paused" and overview.paused_until is not None:
         return f", {second(overview.paused_until)} at the latest"
     if blocked in _HELD_BACK and overview.epoch is not None:
-        return "; what was good before serves on"
+        return "; the last good one stays in use"
     failed = next((each for each in overview.rotations if each.outcome == "failed"), None)
     return f": {failed.reason}" if blocked == "retry" and failed is not None else ""
 
@@ -180,7 +180,7 @@ def _gone(epoch: EpochView) -> float:
 
 def _drain(epoch: EpochView) -> str:
     if epoch.connections is None:
-        return "its connections are not known"
+        return "connections unknown"
     of = f" of {epoch.connections_at_first:,}" if epoch.connections_at_first else ""
     return f"{epoch.connections:,}{of} connections left"
 
@@ -207,7 +207,7 @@ def _served(each: CertificateSet, facts: Facts, now: datetime, sheet: Table) -> 
     line.append(left(facts.not_after, now), style=style)
     line.append_text(join([", ", facts.spiffe_id or facts.subject, (f", serial {short(facts.serial)}", QUIET)]))
     if not each.in_sync:
-        line.append_text(join([(f"; not what is on the disk{' (refused)' * bool(each.refused)}", WORRYING)]))
+        line.append_text(join([(f"; not the one on disk{' (refused)' * bool(each.refused)}", WORRYING)]))
     return line
 
 
@@ -222,8 +222,8 @@ def _listeners(overview: Status, sheet: Table) -> None:
     sheet.title("listeners")
     rows: list[list[Styled]] = []
     for each in overview.listeners:
-        queue = "queue not known" if each.queue is None else f"{plural(each.queue, 'client')} waiting"
-        queue = "nobody waiting" if each.queue == 0 else queue
+        queue = "queue unknown" if each.queue is None else f"{plural(each.queue, 'client')} waiting"
+        queue = "no client waiting" if each.queue == 0 else queue
         rows.append([each.address, (queue, WORRYING if each.queue else QUIET), (plural(each.workers, "worker"), QUIET)])
     sheet.table(rows)
 

@@ -7,15 +7,15 @@ import click
 from agent.cli.options import Decorator, option
 from agent.control_client.run_dir import chosen
 
-_run_dir: Decorator = option("--run-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where the agent was.")
+_run_dir: Decorator = option("--run-dir", type=click.Path(path_type=Path), metavar="DIR", help="The agent's directory.")
 
 
 @click.command(hidden=True)
 @_run_dir
 def sweep(run_dir: Path | None) -> None:
-    """End the proxies of an agent that was killed for good, and remove their shared memory and their sockets.
+    """End the proxies of an agent that was killed, and remove their shared memory and their sockets.
 
-    Nothing happens where an agent runs. It is what systemd calls at the end of a service.
+    Does nothing while an agent runs. systemd calls it when the service has ended.
     """
     from agent.host.run_directory import RunDirectory
     from agent.processes.leftovers import kill_leftovers

@@ -9,7 +9,7 @@ from agent.cli.options import option
 
 
 @click.command()
-@option("--proxy-bin", default="envoy", metavar="NAME|PATH", help="The proxy to ask for its version.")
+@option("--proxy-bin", default="envoy", metavar="NAME|PATH", help="The proxy whose version to print.")
 def version(proxy_bin: str) -> None:
     """Print the versions of the agent and of the proxy, and the proxy's hot-restart version."""
     click.echo(f"agent {__version__}")

@@ -60,7 +60,7 @@ class Screen:
         if self._missing and self._last is not None:
             sheet.lines.append(Text())
             ago = span(calendar() - self._last.at)
-            sheet.say((f"what follows is how it was at {second(self._last.at)}, {ago} ago", QUIET))
+            sheet.say((f"last status, of {second(self._last.at)}, {ago} ago", QUIET))
         if self._last is not None:
             draw(self._last, sheet)
         return sheet.lines

@@ -59,7 +59,7 @@ class Exchange:
         self._line.sendall(f"{method} {target} HTTP/1.0\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n".encode())
         head = self._until(b"\r\n\r\n").split(maxsplit=2)
         if len(head) < 2 or not head[0].startswith(b"HTTP/1.") or not head[1].isdigit():
-            message = "the answer cannot be understood"
+            message = "the answer cannot be parsed"
             raise ConnectionError(message)
         return int(head[1])
 
@@ -176,6 +176,6 @@ def explain(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "it does not answer in time"
     if isinstance(error, ConnectionResetError):
-        return "it hung up"
+        return "it closed the connection"
     reason = error.strerror or str(error)
     return reason if reason[:2].isupper() else reason[:1].lower() + reason[1:]

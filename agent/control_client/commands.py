@@ -23,24 +23,24 @@ _GRACE = 0.5  # seconds beyond the timeout for the agent to send why it is not r
 DRAIN_HELP = """\
 Usage: agent drain [OPTIONS]
 
-  Drain the agent's listeners, and come back when no connection is left: a preStop hook.
+  Drain the agent's listeners, and return when no connection remains: a preStop hook.
 
 Options:
-  --run-dir DIR   The agent's run directory; by default where an agent puts it.  [env var: AGENT_RUN_DIR]
-  --no-wait       Come back at once; the drain goes on.
-  --timeout SPAN  Come back after so long with exit code 1; the drain goes on.  [default: the agent's own deadline]
+  --run-dir DIR   The agent's run directory; by default the agent's default.  [env var: AGENT_RUN_DIR]
+  --no-wait       Return at once; the drain continues.
+  --timeout SPAN  Return after this time with exit code 1; the drain continues.  [default: the agent's own deadline]
   -h, --help      Show this message and exit.
 """
 
 WAIT_HELP = """\
 Usage: agent wait [OPTIONS]
 
-  Wait until the agent is ready, and for the agent itself if it is not there yet: a postStart hook.
+  Wait until the agent is ready, even if it has not started yet: a postStart hook.
 
 Options:
-  --run-dir DIR   The agent's run directory; by default where an agent puts it.  [env var: AGENT_RUN_DIR]
-  --timeout SPAN  Give up after so long, and tell with exit code 1 why it is not ready.  [default: 60s]
-  --url URL       Ask this page instead, such as http://127.0.0.1:15020/healthz/ready.
+  --run-dir DIR   The agent's run directory; by default the agent's default.  [env var: AGENT_RUN_DIR]
+  --timeout SPAN  Give up after this time with the reason and exit code 1.  [default: 60s]
+  --url URL       Ask this URL instead, such as http://127.0.0.1:15020/healthz/ready.
   -h, --help      Show this message and exit.
 """
 
@@ -75,10 +75,10 @@ def drain(arguments: "Sequence[str]") -> None:
         status = exchange.ask("POST", "/drain?wait=0" if "--no-wait" in options else "/drain")
         text = exchange.text()
     except TimeoutError:
-        message = f"cannot wait any longer for the drain: it is not over after {options['--timeout']}, and goes on"
+        message = f"cannot wait any longer for the drain: it has not ended after {options['--timeout']}, and continues"
         raise MachineError(message) from None
     except OSError as error:
-        message = f"cannot tell how the drain ended: {explain(error)}"
+        message = f"cannot determine how the drain ended: {explain(error)}"
         raise MachineError(message) from None
     finally:
         exchange.close()
@@ -126,7 +126,7 @@ def _reason_by_control(directory: str, deadline: float) -> str:
         status = exchange.ask("GET", f"/ready?wait={left:.3f}")
         return "" if status == 200 else exchange.text() or f"it answers {status}"
     except OSError as error:
-        return f"the agent at {directory} gives no answer: {explain(error)}"
+        return f"the agent at {directory} does not answer: {explain(error)}"
     finally:
         exchange.close()
 
@@ -160,12 +160,12 @@ def _read(
             return None
         if name in valued:
             if not equals and not rest:
-                raise _usage(command, f"{name} wants a value")
+                raise _usage(command, f"{name} needs a value")
             options[name] = value if equals else rest.pop(0)
         elif name in flags and not equals:
             options[name] = ""
         else:
-            raise _usage(command, f"there is no {name + equals + value} here")
+            raise _usage(command, f"unknown argument {name + equals + value}")
     return options
 
 

@@ -11,11 +11,11 @@ def seconds(text: str) -> float:
         number, rest = _split(rest, _DIGITS + ".")
         unit, rest = _split(rest, "dhms")
         if unit not in _UNITS or not _is_number(number):
-            message = f"{text.strip()!r} is no span of time; write it like 45s, 10m, 1h30m or 250ms"
+            message = f"{text.strip()!r} is not a time span; write it like 45s, 10m, 1h30m or 250ms"
             raise ValueError(message)
         total += float(number) * _UNITS[unit]
         if not rest and not total:
-            message = f"{text.strip()!r} is no time at all"
+            message = f"{text.strip()!r} is zero; write a longer span"
             raise ValueError(message)
     return total
 

@@ -59,8 +59,8 @@ def is_trusted(user: int, directory: str) -> bool:
 def distrusted(user: int, directory: str) -> MachineError:
     """Return the error for an agent that is not trusted."""
     return MachineError(
-        f"cannot believe the agent at {directory}: it runs as uid {user}, which is neither root nor you;"
-        " ask as that user if you know him"
+        f"cannot trust the agent at {directory}: it runs as uid {user}, which is neither root nor you;"
+        " run this as that user if you trust it"
     )
 
 
@@ -82,19 +82,19 @@ def nobody_there(directory: str) -> MachineError:
     except OSError as error:
         return _missing(directory, error.strerror or str(error))
     if _is_locked(f"{directory}/lock") or lives(directory):
-        return NoAgent(f"cannot reach the agent at {directory}: it is there ({holder}), but takes no orders yet")
-    return NoAgent(f"cannot reach the agent at {directory}: the last one there ({holder}) is gone; start one")
+        return NoAgent(f"cannot reach the agent at {directory}: it runs ({holder}), but does not accept commands yet")
+    return NoAgent(f"cannot reach the agent at {directory}: the last one ({holder}) has exited; start one")
 
 
 def forbidden(directory: str) -> MachineError:
     """Return the error for a denied permission."""
     return MachineError(
-        f"cannot reach the agent at {directory}: permission denied; ask as root or as the user it runs as"
+        f"cannot reach the agent at {directory}: permission denied; run this as root or as the agent's user"
     )
 
 
 def _missing(directory: str, why: str) -> NoAgent:
-    return NoAgent(f"cannot reach an agent at {directory}: {why}; start one, or name its directory by --run-dir")
+    return NoAgent(f"cannot reach an agent at {directory}: {why}; start one, or name its directory with --run-dir")
 
 
 def lives(directory: str) -> bool:

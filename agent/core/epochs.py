@@ -49,10 +49,10 @@ class Step(StrEnum):
     """A step in the life of an epoch."""
 
     REACH_GATE = "reaches the gate"
-    PASS = "is judged good"  # noqa: S105  # a step, not a password
-    SERVE = "says it serves"
+    PASS = "passes the check"  # noqa: S105  # a step, not a password
+    SERVE = "reports that it serves"
     DRAIN = "is superseded"
-    END = "is told to end"
+    END = "is terminated"
     EXIT = "exits"
 
 

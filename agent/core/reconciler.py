@@ -175,7 +175,7 @@ class Reconciler:
         """Finish with exit code 78 if there is nothing to start from and `policy.wait` is off."""
         if self.policy.wait or self.desired.has_hope or self.stopping:
             return []
-        return self._shutdown.end(event.at, do.Finish(78, f"nothing to start from: {event.what}"))
+        return self._shutdown.end(event.at, do.Finish(78, f"no usable files to start from: {event.what}"))
 
     def _drop_pointless(self) -> list[Effect]:
         """Drop a candidate that is not yet admitted when the serving revision is wanted again."""
@@ -184,7 +184,7 @@ class Reconciler:
             return []
         if serving.revision != self.desired.wanted or candidate.revision == self.desired.wanted:
             return []
-        return [transitions.drop(candidate, "what serves is what is wanted again")]
+        return [transitions.drop(candidate, "the serving revision is wanted again")]
 
     def _hurry_overtaken(self, at: float) -> list[Effect]:
         """Shorten the deadline of an outdated candidate: a newer revision waits for it."""
@@ -193,7 +193,7 @@ class Reconciler:
             return []
         deadline = candidate.started_at + self.policy.overtaken_timeout
         if deadline <= at:
-            return [transitions.drop(candidate, "it does not get ready, and there is something newer")]
+            return [transitions.drop(candidate, "it does not become ready, and there is a newer revision")]
         candidate.deadline = min(deadline, candidate.deadline or deadline)
         return []
 
@@ -220,7 +220,7 @@ class Reconciler:
         if epoch.state not in CANDIDATE:
             return []
         epoch.awaits = reason
-        text = f"epoch {epoch.number} is not whole yet: {reason}"
+        text = f"epoch {epoch.number} is not complete yet: {reason}"
         return [do.LogMessage(LogTopic.AWAITED, text, epoch.number)] if reason else []
 
     def _let_through(self, epoch: Epoch) -> Effect:
@@ -292,7 +292,7 @@ class Reconciler:
         if self.desired.last_good is None and (ending := self._ends_first_start(failure, code, at)):
             return ending
         if self.serving is None and self._attempts.used_up(at):
-            return self._shutdown.end(at, do.Finish(1, f"nothing could be started: {failure.reason}"))
+            return self._shutdown.end(at, do.Finish(1, f"no epoch could be started: {failure.reason}"))
         if failure.sort is FailureKind.PERMANENT and epoch.revision != self.desired.last_good:
             self.desired.refused = RejectedRevision(epoch.revision, failure.reason, failure.pinned)
             return [do.LogMessage(LogTopic.REFUSED, f"revision {epoch.revision.name} is refused: {failure.reason}")]
@@ -309,7 +309,7 @@ class Reconciler:
         self.desired.restart_asked |= epoch.revision == serving.revision
         self._attempts.postpone(at, urgent=self.desired.is_urgent(at))
         before, self._is_short = self._is_short, True
-        return [] if before else [do.LogMessage(LogTopic.SHORT, f"{failure.reason}; it waits until there is")]
+        return [] if before else [do.LogMessage(LogTopic.SHORT, f"{failure.reason}; the rotation waits for memory")]
 
     def _may_replace(self, serving: Epoch, revision: Revision, at: float) -> bool:
         """Whether to stop the serving epoch to make room for `revision`.
@@ -326,7 +326,7 @@ class Reconciler:
         self._refuse_at = at + self.policy.hold_timeout
         self._attempts.forgive()
         self.desired.prefer_wanted()
-        text = f"{failure.reason}; epoch {serving.number} is stopped for it, since its certificate is about to end"
+        text = f"{failure.reason}; epoch {serving.number} is stopped first, since its certificate expires soon"
         return [do.LogMessage(LogTopic.REPLACED, text), self._end(serving, at)]
 
     def _makes_room(self) -> bool:
@@ -352,7 +352,7 @@ class Reconciler:
         delay = self._attempts.crash(event.at, urgent=self.desired.is_urgent(event.at))
         self._refuse_at = event.at + self.policy.hold_timeout
         self.desired.tried = None  # last good is tried first
-        note = do.LogMessage(LogTopic.DOWN, f"nothing serves: {event.failure.reason}; last good starts {_in(delay)}")
+        note = do.LogMessage(LogTopic.DOWN, f"no epoch serves: {event.failure.reason}; last good starts {_in(delay)}")
         return [note, *self._settle_candidate()]
 
     def _restart_is_over(self, code: int | None) -> bool:
@@ -365,7 +365,7 @@ class Reconciler:
         candidate = self.candidate
         if candidate is None or candidate.state is State.OPENING or candidate.revision == self.desired.last_good:
             return []
-        return [transitions.drop(candidate, "nothing serves any more, and it was not judged yet; last good starts")]
+        return [transitions.drop(candidate, "no epoch serves any more, and it is not checked yet; last good starts")]
 
     # Time
 
@@ -391,7 +391,7 @@ class Reconciler:
         if epoch.state is State.DRAINING and epoch.is_empty:
             return [self._end(epoch, at)]
         if epoch.state is State.DRAINING:
-            text = f"epoch {epoch.number} is not empty at its deadline: what it has is cut"
+            text = f"epoch {epoch.number} still has connections at its deadline: they are cut"
             return [do.LogMessage(LogTopic.DRAIN_CUT, text, epoch.number), self._end(epoch, at)]
         epoch.deadline = None
         return [do.KillEpoch(epoch.number)]
@@ -470,7 +470,7 @@ class Reconciler:
             return []
         numbers = ", ".join(str(epoch.number) for epoch in self.draining)
         left = self.desired.waits_for_drains_until - at
-        text = f"the next rotation waits, for {left:.0f} s at the longest: epochs {numbers} still drain"
+        text = f"the next rotation waits, at most {left:.0f} s: epochs {numbers} still drain"
         return [do.LogMessage(LogTopic.HELD_BY_DRAINS, text)]
 
     def _start(self, revision: Revision, at: float) -> Effect:

@@ -39,7 +39,7 @@ class Backlog:
                 size, kind, *_ = _HEADER.unpack_from(data)
                 if kind != _SOCK_DIAG_BY_FAMILY:
                     if kind != _NLMSG_DONE:
-                        message = "cannot ask for accept queues: the kernel refuses"
+                        message = "cannot read accept queues: the kernel refuses"
                         raise OSError(message)
                     return depth
                 depth += self._queue(data[_HEADER.size : size])

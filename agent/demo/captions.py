@@ -40,11 +40,11 @@ class Captions:
             case "epoch.serving":
                 return self._serving(entry)
             case "service.down":
-                return f"epoch {entry.epoch} is dead: clients wait in the accept queue, last good starts"
+                return f"epoch {entry.epoch} has exited: clients wait in the accept queue, last good starts"
             case "agent.stopping" | "agent.gone":
                 return ""
             case _ if entry.is_grave and entry.name not in _TOLD_BY_OTHERS:
-                return f"the agent says: {_clipped(entry.body)}"
+                return f"the agent logs: {_clipped(entry.body)}"
         return ""
 
     def _serving(self, entry: Entry) -> str:

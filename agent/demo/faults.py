@@ -109,15 +109,15 @@ class Faults:
     async def _kill_candidate(self) -> None:
         candidate = await self._fresh_candidate()
         if candidate is not None:
-            self._tell(f"epoch {candidate.number} is killed (SIGKILL) before it serves: nobody notices")
+            self._tell(f"epoch {candidate.number} is killed (SIGKILL) before it serves: no client is affected")
             self._score.faults[KILLED_CANDIDATE] += await self._strike(candidate, _kill)
 
     async def _freeze(self) -> None:
         candidate = await self._fresh_candidate()
         if candidate is not None:
-            self._tell(f"epoch {candidate.number} is frozen before it serves: the one before serves on")
+            self._tell(f"epoch {candidate.number} is frozen before it serves: the previous one still serves")
             self._score.faults[FREEZE] += await self._strike(candidate, self._freeze_for_a_while)
-            self._tell(f"epoch {candidate.number} goes on")
+            self._tell(f"epoch {candidate.number} continues")
 
     async def _freeze_for_a_while(self, pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGSTOP)

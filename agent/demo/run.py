@@ -90,7 +90,7 @@ class Run:
         beside.append(follower)
         await _unless(beside, self._rotations(watch))
         if follower.done():
-            message = "cannot go on: the clients ended"
+            message = "cannot continue: the clients ended"
             raise MachineError(message)
         scene.stop_clients()
         await _within(follower, _FINISH_TIMEOUT)
@@ -98,9 +98,9 @@ class Run:
     async def _begins(self, watch: Watch) -> None:
         await watch.until(lambda: in_state(watch.epochs, SERVING) is not None, _START_TIMEOUT)
         if in_state(watch.epochs, SERVING) is None:
-            message = f"cannot begin: nothing serves after {_START_TIMEOUT:g} s; {_story_of(watch.scene)}"
+            message = f"cannot begin: no epoch serves after {_START_TIMEOUT:g} s; {_story_of(watch.scene)}"
             raise MachineError(message)
-        watch.tell(f"{plural(CLIENTS, 'client')} come, at full speed")
+        watch.tell(f"{plural(CLIENTS, 'client')} start, at full speed")
 
     async def _rotations(self, watch: Watch) -> None:
         """Rotate every `every` seconds, with a fault at each second rotation, until time is over."""
@@ -151,7 +151,7 @@ class _Turn:
 async def _outlives(process: Process, name: str, scene: Environment) -> None:
     """Raise `MachineError` when a process exits that is needed to the end."""
     code = await process.wait()
-    message = f"cannot go on: the {name} ended with {code}; {_story_of(scene)}"
+    message = f"cannot continue: the {name} ended with {code}; {_story_of(scene)}"
     raise MachineError(message)
 
 

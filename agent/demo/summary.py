@@ -14,7 +14,7 @@ def summary(score: Results) -> tuple[list[str], bool]:
         lines.append(", ".join(f"{count:,} {reason}" for reason, count in score.reasons.most_common()))
     if score.kills:
         lines.append(
-            f"{score.cut:,} cut with {_the_proxy(len(score.kills))}{'' if score.failed else ', nobody refused'}"
+            f"{score.cut:,} cut with {_the_proxy(len(score.kills))}{'' if score.failed else ', no client refused'}"
         )
     lines += [_rotations(score), _faults(score), _waits(score)]
     if nothing := score.proves_nothing():

@@ -132,4 +132,4 @@ def _place(address: Mapping[str, Any]) -> tuple[ListenAddress, int | None]:
         return unix(str(pipe["path"])), int(pipe.get("mode", 0o600))
     if isinstance(internet, dict) and {"address", "port_value"} <= internet.keys():
         return tcp(str(internet["address"]), int(internet["port_value"])), None
-    raise BadInput(f"cannot open the console at {_ADMIN}.address: neither a pipe nor a socket_address with a port")
+    raise BadInput(f"cannot open the admin server at {_ADMIN}.address: no pipe and no socket_address with a port")

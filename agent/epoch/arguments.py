@@ -68,9 +68,9 @@ def parse(arguments: Sequence[str], program: str, version: str | None = None) ->
         _answer(name, program, version)
         flag = _FLAGS.get(name)
         if flag is None:
-            raise UsageError(f"cannot take {name}: {_why_not(name)}not supported by {program}; see {program} --help")
+            raise UsageError(f"cannot use {name}: {_why_not(name)}not supported by {program}; see {program} --help")
         if flag.field in values:
-            raise UsageError(f"cannot take {name} twice: give it once")
+            raise UsageError(f"cannot use {name} twice: give it once")
         if flag.read is None:
             values[flag.field] = _switch(name, value)
         else:
@@ -117,13 +117,13 @@ def _answer(name: str, program: str, version: str | None) -> None:
 
 def _switch(name: str, value: str | None) -> bool:
     if value is not None:
-        raise UsageError(f"cannot take {name}={value}: it takes no value")
+        raise UsageError(f"cannot use {name}={value}: it has no value")
     return True
 
 
 def _next(name: str, remaining: list[str]) -> str:
     if not remaining:
-        raise UsageError(f"cannot take {name}: its value is missing")
+        raise UsageError(f"cannot use {name}: its value is missing")
     return remaining.pop(0)
 
 
@@ -131,14 +131,14 @@ def _read(name: str, text: str, read: Callable[[str], object]) -> object:
     try:
         return read(text)
     except ValueError as error:
-        raise UsageError(f"cannot take {name} {text}: {error}") from None
+        raise UsageError(f"cannot use {name} {text}: {error}") from None
 
 
 def _check_workers(values: Mapping[str, Any], program: str) -> None:
     workers = values.get("concurrency", 1)
     if workers != 1:
         raise UsageError(
-            f"cannot take --concurrency {workers}: more than one worker is not supported by {program}; give 1"
+            f"cannot use --concurrency {workers}: more than one worker is not supported by {program}; give 1"
         )
 
 
@@ -148,7 +148,7 @@ def _text(text: str) -> str:
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= _LARGEST):
-        raise ValueError(f"it is no number from 0 to {_LARGEST}")
+        raise ValueError(f"it is not a number from 0 to {_LARGEST}")
     return int(text)
 
 
@@ -158,14 +158,14 @@ def _mode_bits(text: str) -> int:
     except ValueError:
         bits = -1
     if not 0 <= bits <= 0o777:
-        raise ValueError("it is no file mode in octal digits, like 600")
+        raise ValueError("it is not a file mode in octal digits, like 600")
     return bits
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in choices:
-            raise ValueError(f"it is none of {', '.join(choices)}")
+            raise ValueError(f"it is not one of {', '.join(choices)}")
         return text
 
     return read
@@ -181,20 +181,20 @@ _FLAGS = {
     "--config-yaml": _Flag("config_yaml", _text, "more configuration, merged over the file's"),
     "--mode": _Flag("mode", _one_of(*_MODES), "serve, validate or init_only"),
     "--restart-epoch": _Flag("restart_epoch", _number, "0 for the first process of a chain, one more for each next"),
-    "--base-id": _Flag("base_id", _number, "tells chains on one machine apart"),
-    "--socket-path": _Flag("socket_path", _text, "where the sockets of the handoff begin; abstract with @"),
+    "--base-id": _Flag("base_id", _number, "distinguishes chains on one machine"),
+    "--socket-path": _Flag("socket_path", _text, "prefix of the handoff sockets' names; abstract with @"),
     "--socket-mode": _Flag("socket_mode", _mode_bits, "their file mode, in octal digits"),
-    "--drain-time-s": _Flag("drain_time", _number, "for how long clients are asked to leave"),
+    "--drain-time-s": _Flag("drain_time", _number, "how long clients are asked to disconnect"),
     "--drain-strategy": _Flag("drain_strategy", _one_of(*_STRATEGIES), "gradual or immediate"),
-    "--parent-shutdown-time-s": _Flag("parent_shutdown_time", _number, "when the predecessor is told to exit"),
-    "--admin-address-path": _Flag("admin_address_path", _text, "a file for the console's address"),
+    "--parent-shutdown-time-s": _Flag("parent_shutdown_time", _number, "when the predecessor must exit"),
+    "--admin-address-path": _Flag("admin_address_path", _text, "a file for the admin interface's address"),
     "--concurrency": _Flag("concurrency", _number, "1: there is one worker"),
     "--log-level": _Flag("log_level", _level, f"one of {', '.join(_LEVELS)} (-l)"),
-    "--log-format": _Flag("log_format", _text, "how a line of the log is written"),
+    "--log-format": _Flag("log_format", _text, "format of a log line"),
     "--log-path": _Flag("log_path", _text, "a file for the log"),
     "--service-node": _Flag("service_node", _text, "this node's id"),
     "--service-cluster": _Flag("service_cluster", _text, "this node's cluster"),
-    "--disable-hot-restart": _Flag("disable_hot_restart", None, "neither sockets nor shared memory for a handoff"),
+    "--disable-hot-restart": _Flag("disable_hot_restart", None, "use no sockets and no shared memory for a handoff"),
 }
 assert {flag.field for flag in _FLAGS.values()} == {each.name for each in fields(Arguments)} - {"given"}
 

@@ -51,7 +51,7 @@ class ChainAddresses:
         """Raise `UsageError` if a name is too long for a socket; call it before binding any of them."""
         excess = max(len(name.encode()) for name in (self.requests, self.successor, *self.datagrams)) - PATH_LIMIT
         if excess > 0:
-            raise UsageError(f"cannot use --socket-path {self.prefix}: {excess} bytes too long for names of sockets")
+            raise UsageError(f"cannot use --socket-path {self.prefix}: it is {excess} bytes too long for socket names")
 
     def _name(self, role: str, epoch: int) -> str:
         return f"{self.prefix}_{role}_{_first_id(self.base_id) + epoch % _GENERATIONS}"

@@ -61,7 +61,7 @@ def _parse(text: str, name: str) -> Tree:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise BadInput(f"cannot read {name}: its root is no mapping")
+        raise BadInput(f"cannot read {name}: its root is not a mapping")
     return tree
 
 

@@ -338,7 +338,7 @@ class Epoch:
     def _expect(self, expected: Stage) -> None:
         if self._stage is not expected and not (expected is Stage.ADMITTED and self._stage is Stage.DRAINING):
             wanted, found = expected.name.lower(), self._stage.name.lower()
-            raise RuntimeError(f"the epoch is {found}, and this is for one that is {wanted}: see {__name__}")
+            raise RuntimeError(f"the epoch is {found}, but this call needs one that is {wanted}: see {__name__}")
 
 
 def run(main: Callable[[Epoch], Awaitable[None]], arguments: Sequence[str] | None = None) -> NoReturn:

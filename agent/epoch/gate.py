@@ -23,7 +23,7 @@ async def wait_at_gate(path: Path) -> None:
         async with stream(path, request) as response:
             status = response.status
     except OSError as error:
-        message = f"cannot pass the gate {path}: {str(error) or 'it is gone'}; is the agent?"
+        message = f"cannot pass the gate {path}: {str(error) or 'it has closed'}; check that the agent runs"
         raise MachineError(message) from error
     if status != 200:
         message = f"cannot pass the gate {path}: it answers with status {status}"

@@ -103,7 +103,7 @@ class Predecessor:
                 _close(answer.result().descriptor)  # it arrived after the timeout
             if not isinstance(error, TimeoutError):
                 raise
-            self._failure = f"cannot go on with {self._outbox.address}: no answer to {self._asked} in {PATIENCE:g} s"
+            self._failure = f"cannot continue with {self._outbox.address}: no answer to {self._asked} in {PATIENCE:g} s"
             raise MachineError(self._failure) from None
         finally:
             self._answer = None
@@ -129,7 +129,7 @@ class Predecessor:
             _close(letter.descriptor)
         elif kind != self._asked:
             _close(letter.descriptor)
-            self._answer.set_exception(MachineError(f"cannot go on: {self._outbox.address} knows no {self._asked}"))
+            self._answer.set_exception(MachineError(f"cannot continue: {self._outbox.address} lacks {self._asked}"))
         elif kind == "pass_listen_socket":
             self._answer.set_result(Message(letter.message, _wanted(letter)))
         else:

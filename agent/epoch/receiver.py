@@ -87,7 +87,7 @@ class MessageReceiver:
 
     def _read(self, data: bytes, flags: int, sender: Sender, descriptors: list[int]) -> Message | None:
         if flags & _BROKEN or len(descriptors) > 1:
-            message = f"cannot read it: it is truncated or brings {len(descriptors)} descriptors"
+            message = f"cannot read it: it is truncated or carries {len(descriptors)} descriptors"
             raise ProtocolError(message)
         whole = self._assembler(sender.pid).feed(data)
         if whole is None:
@@ -108,7 +108,7 @@ def _bind_path(address: str, mode: int) -> socket.socket:
             probe.connect(address)
         except OSError:
             return bind_datagram(Path(address), mode)
-    raise MachineError(_HELD.format(address, "somebody has it"))
+    raise MachineError(_HELD.format(address, "another process uses it"))
 
 
 def _bind_abstract(address: str) -> socket.socket:

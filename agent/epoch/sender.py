@@ -31,7 +31,7 @@ class MessageSender:
         """
         datagrams = cut(message)
         if len(self._backlog) + len(datagrams) > _BACKLOG_LIMIT:
-            raise MachineError(f"cannot send to {self.address}: it does not read what was sent before")
+            raise MachineError(f"cannot send to {self.address}: it does not read earlier messages")
         self._backlog += [(datagram, None, False) for datagram in datagrams[:-1]]
         self._backlog.append((datagrams[-1], None if descriptor is None else os.dup(descriptor), True))
         self._flush()

@@ -70,7 +70,7 @@ class SharedMemory:
         size, major = (int.from_bytes(header[start : start + _WORD], sys.byteorder) for start in (0, _WORD))
         if (major, size) != (version.major, version.size) or os.fstat(self._descriptor).st_size < size:
             message = (
-                f"cannot join the chain of {self.segment.path}: it is of hot-restart version {major}.{size}, this "
+                f"cannot join the chain of {self.segment.path}: its hot-restart version is {major}.{size}, this "
                 f"program's is {version}; start as --restart-epoch 0 of another --base-id"
             )
             raise MachineError(message)
@@ -96,7 +96,7 @@ class SharedMemory:
 def _make(segment: Segment, version: HotRestartVersion) -> None:
     segment.release()
     if not segment.claim(version):
-        message = f"cannot create {segment.path}: somebody else's is in the way; choose another --base-id"
+        message = f"cannot create {segment.path}: a file of another user exists; choose another --base-id"
         raise MachineError(message)
 
 
@@ -104,7 +104,7 @@ def _open(segment: Segment) -> int:
     try:
         return os.open(segment.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        message = f"cannot join a chain: {segment.path} is not there; the first process is --restart-epoch 0"
+        message = f"cannot join a chain: {segment.path} does not exist; the first process is --restart-epoch 0"
         raise MachineError(message) from None
     except OSError as error:
         message = f"cannot join a chain: cannot open {segment.path}: {error.strerror}"

@@ -26,7 +26,7 @@ def tcp(host: str, port: int) -> ListenAddress:
     try:
         return ListenAddress.at("tcp", ip_address(host).compressed, str(port), "")
     except ValueError:
-        raise UsageError(f"cannot listen on {host}: it is no literal address like 127.0.0.1 or ::1") from None
+        raise UsageError(f"cannot listen on {host}: it is not a literal address like 127.0.0.1 or ::1") from None
 
 
 def unix(path: str) -> ListenAddress:
@@ -144,7 +144,7 @@ def remove_stale(path: str) -> None:
 
 def _refused(place: ListenAddress, error: OSError) -> MachineError:
     if error.errno == errno.EADDRINUSE:
-        return AddressHeld(f"cannot listen on {place.address}: somebody else does; stop it or choose another address")
+        return AddressHeld(f"cannot listen on {place.address}: another process does; stop it or use another address")
     return MachineError(f"cannot listen on {place.address}: {error.strerror or error}")
 
 

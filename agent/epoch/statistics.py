@@ -30,7 +30,7 @@ def open_writer(environment: Mapping[str, str] = os.environ) -> Writer:
             Path(path), epoch=number(environment), pid=os.getpid(), started_at=began, nonce=_nonce(environment)
         )
     except Unwritable as error:
-        _log.warning("%s; what is counted is seen by the console only", error)
+        _log.warning("%s; only the admin interface shows the counters", error)
         return Writer.private()
 
 

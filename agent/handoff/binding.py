@@ -64,7 +64,7 @@ def connect(path: Path, owner: tuple[int, int] | None = None) -> socket.socket:
             sender.connect(way)
     except OSError as error:
         sender.close()
-        reason = "it is no socket of the proxy's" if isinstance(error, NoSocket) else error.strerror
+        reason = "it is not a socket of the proxy" if isinstance(error, NoSocket) else error.strerror
         message = f"cannot reach {path}: {reason}"
         raise MachineError(message) from error
     return sender

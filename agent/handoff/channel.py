@@ -112,7 +112,7 @@ class Channel:
             return
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > 1:
             discard(descriptors)
-            message = f"cannot read a message at {self.path}: it is truncated or brings {len(descriptors)} descriptors"
+            message = f"cannot read a message at {self.path}: it is truncated or carries {len(descriptors)} descriptors"
             raise ProtocolError(message)
         try:
             message_or_none = self._assembler.feed(data)
@@ -162,7 +162,7 @@ class Channel:
         """
         datagrams = cut(message)
         if len(self._backlog) > _BACKLOG_LIMIT:  # the peer sends requests without reading the replies
-            self._fail(ProtocolError(f"cannot send from {self.path}: {len(self._backlog)} datagrams are not taken"))
+            self._fail(ProtocolError(f"cannot send from {self.path}: {len(self._backlog)} datagrams are not read"))
             return
         self._backlog += [(datagram, None) for datagram in datagrams[:-1]]
         # The channel owns the duplicate until it is sent, so the socket store may close its own in between.

@@ -32,7 +32,7 @@ class Child:
 
     def close(self) -> None:
         """Stop sending requests and remove the socket; a pending request raises `MachineError`."""
-        self._break(ProtocolError("the epoch is gone"))
+        self._break(ProtocolError("the epoch has exited"))
         self.channel.close()
 
     async def ask(self, place: ListenAddress, timeout: float) -> int | None:
@@ -62,7 +62,7 @@ class Child:
     def _check_way_back(self) -> None:
         """Raise `MachineError` if the reply path is missing: replying to it would abort the epoch."""
         if not os.path.lexists(self.names.agent_as_child):
-            message = f"cannot ask the epoch: {self.names.agent_as_child} is gone, and its answer would abort it"
+            message = f"cannot ask the epoch: {self.names.agent_as_child} does not exist, and the answer would abort it"
             raise MachineError(message)
 
     def _send(self, request: Request) -> None:
@@ -89,7 +89,7 @@ def _checked(place: ListenAddress, descriptor: int | None) -> int | None:
     if descriptor is None or is_socket_of(descriptor, place.address):
         return descriptor
     discard([descriptor])
-    message = f"cannot take the socket of {place}: what the epoch gives listens somewhere else, or is no socket"
+    message = f"cannot use the socket of {place}: the epoch sent one of another address, or not a socket"
     raise MachineError(message)
 
 

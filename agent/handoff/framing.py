@@ -43,7 +43,7 @@ class Assembler:
         if len(self._buffer) < (self._expected or 0):
             return None
         if len(self._buffer) > (self._expected or 0):
-            message = f"cannot read a message: {len(self._buffer)} bytes came where {self._expected} were announced"
+            message = f"cannot read a message: {len(self._buffer)} bytes arrived, but {self._expected} were announced"
             raise ProtocolError(message)
         return self._finish()
 

@@ -36,7 +36,7 @@ def require_literal(place: ListenAddress) -> None:
             return
     except ValueError:
         pass
-    message = f"cannot hand over the socket of {place.address[:80]!r}: it is no IP address with a port"
+    message = f"cannot hand over the socket of {place.address[:80]!r}: it is not an IP address with a port"
     raise ProtocolError(message)
 
 

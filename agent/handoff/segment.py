@@ -39,10 +39,10 @@ class HotRestartVersion:
             raise BadInput(message)
         version = cls(int(match[1]), int(match[2]))
         if not _SMALLEST <= version.size <= _LARGEST or version.size % 2:
-            message = f"cannot hand sockets over to this proxy: a shared memory of {version.size} bytes makes no sense"
+            message = f"cannot hand sockets over to this proxy: a shared memory of {version.size} bytes is implausible"
             raise BadInput(message)
         if version.major != KNOWN_MAJOR:
-            message = f"cannot hand sockets over to this proxy: it speaks version {version}, the agent {KNOWN_MAJOR}"
+            message = f"cannot hand sockets over to this proxy: it has version {version}, the agent {KNOWN_MAJOR}"
             raise BadInput(message)
         return version
 

@@ -43,7 +43,7 @@ def find(name: str) -> Path:
     if "/" in name:
         path = Path(name)
         if not path.is_file():
-            message = f"cannot run {name}: {'it is no program' if path.exists() else 'there is no such file'}"
+            message = f"cannot run {name}: {'it is not a program' if path.exists() else 'there is no such file'}"
             raise UsageError(message)
         if not os.access(path, os.X_OK):
             message = f"cannot run {name}: it is not executable"

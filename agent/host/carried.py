@@ -62,7 +62,7 @@ class Carried:
         opened = self.open(pid)
         with os.fdopen(opened, "rb") as file:
             if not is_sealed(opened):
-                message = f"cannot believe descriptor {self.descriptor} of the process {pid}: it is not sealed"
+                message = f"cannot trust descriptor {self.descriptor} of the process {pid}: it is not sealed"
                 raise MachineError(message)
             return file.read()
 
@@ -72,7 +72,7 @@ class Carried:
         if self._is(held):
             return held
         os.close(held)
-        message = "it is another file by now"
+        message = "it is another file now"
         raise ValueError(message)
 
     def _is(self, held: int) -> bool:

@@ -86,7 +86,7 @@ def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Handle a loop's exception: log a resource shortage as an event, anything else as a bug."""
     error = context.get("exception")
     if isinstance(error, OSError) and error.errno in _SHORT:
-        log_event(logging.WARNING, "machine.short", f"{context['message']}: {error.strerror}; it is tried again")
+        log_event(logging.WARNING, "machine.short", f"{context['message']}: {error.strerror}; retrying")
     else:
         loop.default_exception_handler(context)
 
@@ -106,7 +106,7 @@ class NonBlockingHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, or count it as lost."""
-        lost = f"({self._lost} lines were lost: nobody read the log)\n" if self._lost else ""
+        lost = f"({self._lost} lines were lost: the reader of the log was too slow)\n" if self._lost else ""
         data = f"{lost}{self.format(record)}\n".encode(errors="backslashreplace")
         self._lost = 0 if self._write(data) else self._lost + 1
 

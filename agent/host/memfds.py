@@ -74,7 +74,7 @@ def _seal(name: str, data: bytes) -> int:
             os.close(descriptor)
             raise
     except OSError as error:
-        message = f"cannot keep {name} in memory: {error.strerror}"
+        message = f"cannot store {name} in memory: {error.strerror}"
         raise MachineError(message) from error
     return descriptor
 

@@ -57,7 +57,7 @@ def keep_children_alive() -> None:
         return
     machine = _MACHINES.get(os.uname().machine)
     if machine is None:
-        raise _refusal(f"no filter is known for {os.uname().machine}")
+        raise _refusal(f"there is no filter for {os.uname().machine}")
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0))) != 0:
         raise _refusal(_last_error())
@@ -105,7 +105,7 @@ def _program(machine: _Machine, option: int, answer: int) -> bytes:
 
 
 def _refusal(why: str) -> MachineError:
-    return MachineError(f"cannot keep the proxies alive should the agent be killed: {why}")
+    return MachineError(f"cannot keep the proxies running if the agent is killed: {why}")
 
 
 def _last_error() -> str:

@@ -115,7 +115,7 @@ class Process:
             raise MachineError(message) from error
         if created_at(pid) != created:  # checked after opening the pidfd: the pid cannot be reused any more
             os.close(pidfd)
-            message = f"cannot adopt the process {pid}: it is another one by now"
+            message = f"cannot adopt the process {pid}: the pid belongs to another process now"
             raise MachineError(message)
         return cls(pid, pidfd, on_exit)
 
@@ -215,7 +215,7 @@ def clean_environment() -> dict[str, str]:
 def describe_exit(code: int | None) -> str:
     """Describe an exit code: `exited with 1`, `was killed by SIGKILL`."""
     if code is None:
-        return "ended; an earlier agent started it, so nobody knows how"
+        return "exited; its exit code is unknown, since an earlier agent started it"
     if code >= 0:
         return f"exited with {code}"
     try:

@@ -113,7 +113,7 @@ class _LeftError(RuntimeError):
 
 
 def _complain(pid: int) -> NoReturn:
-    message = f"process {pid} is dead, and its owner does not reap it"
+    message = f"process {pid} has exited, and its owner does not reap it"
     raise _LeftError(message)
 
 

@@ -110,9 +110,7 @@ class RunDirectory:
             except OSError:
                 remove(path)
                 continue
-            log_event(
-                logging.ERROR, "run_directory.unusable", f"{problem}; epoch {number} lives in {path}", epoch=number
-            )
+            log_event(logging.ERROR, "run_directory.unusable", f"{problem}; epoch {number} uses {path}", epoch=number)
             return path
         raise MachineError(problem)
 
@@ -159,7 +157,7 @@ def _make(path: Path, mode: int) -> None:
 def _refuse_foreign(path: Path) -> None:
     names = {entry.name for entry in path.iterdir()}
     if names and names.isdisjoint({_LOCK, _STATE}):
-        message = f"cannot use the run directory {path}: there are files in it that are no agent's; choose another"
+        message = f"cannot use the run directory {path}: it contains files of other programs; choose another"
         raise MachineError(message)
 
 

@@ -43,7 +43,7 @@ class ServiceAccount:
         """Read the mounted service account. Raises `MachineError` if there is none, or not a pod's."""
         host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "")
         if not host or not port.isdecimal() or int(port) not in range(1, 1 << 16):
-            message = "cannot find the API server: KUBERNETES_SERVICE_HOST and _PORT do not name it; is this a pod?"
+            message = "cannot find the API server: KUBERNETES_SERVICE_HOST and _PORT are not set; is this a pod?"
             raise MachineError(message)
         codecs.lookup("idna")  # early: the first connection needs it, after an upgrade may have replaced it
         found = cls(host, int(port), _pod_of(_read(directory / "token")), directory)
@@ -78,7 +78,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no token"
+        why = error.strerror if isinstance(error, OSError) else "it is not a token"
         message = f"cannot read {path}: {why}; does the pod set automountServiceAccountToken: true?"
         raise MachineError(message) from error
 
@@ -90,5 +90,5 @@ def _pod_of(token: str) -> Pod:
         claims: Any = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["kubernetes.io"]
         return Pod(claims["namespace"], claims["pod"]["name"], claims["pod"]["uid"])
     except (IndexError, KeyError, TypeError, ValueError, binascii.Error) as error:
-        message = "cannot tell which pod this is: the service account's token is not bound to one"
+        message = "cannot determine the pod: the service account's token is not bound to one"
         raise MachineError(message) from error

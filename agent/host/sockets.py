@@ -147,7 +147,7 @@ def find_holders(endpoint: Endpoint) -> list[Holder]:
 def _check_path_free(endpoint: Endpoint) -> None:
     path = Path(endpoint.path)
     if not endpoint.path.startswith("@") and path.exists() and not path.is_socket():
-        message = f"cannot listen on {endpoint}: there is a file that is no socket; remove it or choose another path"
+        message = f"cannot listen on {endpoint}: it is a file and not a socket; remove it or choose another path"
         raise AddressHeld(message)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)

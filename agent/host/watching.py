@@ -244,7 +244,7 @@ class Watcher:
             directories = sorted(one for one, reason in self._unheard.items() if reason == why)
             more = f" and {len(directories) - 1} more" if len(directories) > 1 else ""
             self._say_once(
-                why, f"cannot watch {directories[0]}{more}: {why}; looking every {self._poll_every:g} s instead"
+                why, f"cannot watch {directories[0]}{more}: {why}; polling every {self._poll_every:g} s instead"
             )
         for name in self._lone.values():
             self._say_once(
@@ -263,7 +263,7 @@ def _silent(directories: Iterable[str], table: MountTable) -> dict[str, str]:
     """Return the directories on mounts that send no events, with the reason."""
     under = {directory: table.under(directory) for directory in directories}
     return {
-        directory: f"the {mount.kind} mount at {mount.point} does not tell of changes made elsewhere"
+        directory: f"the {mount.kind} mount at {mount.point} does not report changes made elsewhere"
         for directory, mount in under.items()
         if mount is not None and mount.is_silent
     }

@@ -79,7 +79,7 @@ async def stream(
         yield await exchange.ask(request, host)
     except h11.ProtocolError as error:
         where = host if isinstance(place, tuple) else place
-        message = f"cannot understand the answer from {where}: {error}"
+        message = f"cannot parse the answer from {where}: {error}"
         raise ConnectionError(message) from error
     finally:
         writer.transport.abort()
@@ -126,7 +126,7 @@ async def _connect_to_owner(place: Owned) -> tuple[asyncio.StreamReader, asyncio
     writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-    whose = f"not the proxy (pid {place.pid})" if place.pid is not None else f"of uid {user}, which is not believed"
+    whose = f"not the proxy (pid {place.pid})" if place.pid is not None else f"of uid {user}, which is not trusted"
     message = f"another process (pid {pid}) listens at {place.path}, {whose}"
     raise ConnectionError(message)
 

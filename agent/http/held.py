@@ -21,7 +21,7 @@ def held_socket(path: Path, user: int | None = None) -> Iterator[str]:
     try:
         status = os.fstat(held)
         if not stat.S_ISSOCK(status.st_mode) or user not in {None, status.st_uid}:
-            message = f"{path} is no socket any more"
+            message = f"{path} is not a socket any more"
             raise NoSocket(message)
         yield f"/proc/self/fd/{held}"
     finally:

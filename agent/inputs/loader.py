@@ -197,7 +197,7 @@ class Loader:
         self._incomplete = ""
         if not outcome.complete and self._served is not None and not source.same(self._served):
             names = ", ".join(outcome.missing)
-            self._incomplete = f"cannot use {source.configuration.name}: of what it names, {names} cannot be used"
+            self._incomplete = f"cannot use {source.configuration.name}: it names {names}, which cannot be used"
             source = self._served
             outcome = await self._weigh(source)
         refused = self._not_usable(newest.refused)
@@ -289,7 +289,7 @@ class Loader:
 
     def _refuse_configuration(self, reason: str) -> None:
         self._unreadable = reason
-        serves_on = "the last good one serves on" if self._source is not None else "nothing is started without it"
+        serves_on = "the last good one stays in use" if self._source is not None else "no proxy starts without it"
         self.reports.once("config.refused", f"{reason}; {serves_on}", logging.ERROR)
 
     async def _read_configuration(self) -> tuple[bytes, str]:
@@ -326,10 +326,10 @@ class Loader:
     def _say_limits(self, configuration: Configuration) -> None:
         """Log what in this configuration is supported only in part."""
         if configuration.has_udp:
-            text = "UDP listeners are handed over as well as Envoy allows: some datagrams are lost in a rotation"
+            text = "UDP listeners are handed over by Envoy's means: some datagrams are lost in a rotation"
             self.reports.once("config.udp", text)
         if files := configuration.protobuf_sources:
-            text = f"not part of a revision, since each epoch follows them by itself: {', '.join(files)}"
+            text = f"not part of a revision, since each epoch watches them itself: {', '.join(files)}"
             self.reports.once("config.xds", text, logging.INFO)
 
     # Files
@@ -388,7 +388,7 @@ class Loader:
             found += [] if isinstance(entries, Unreadable) else entries
         odd = [path for path in found if not _is_text(path)]
         names = ", ".join(ascii(path) for path in odd[:_NAMED]) + (" and others" if len(odd) > _NAMED else "")
-        self.reports.once("files.odd_name", f"left out, since its name is not UTF-8: {names}; rename it" if odd else "")
+        self.reports.once("files.odd_name", f"ignored, since its name is not UTF-8: {names}; rename it" if odd else "")
         return [path for path in found if path not in odd]
 
     async def _read(self, paths: Sequence[str]) -> Contents:

@@ -73,7 +73,7 @@ class Programs:
                 if self.current is None:
                     self.ask_again()
                 else:
-                    remedy += ", or ask this one again by agent restart"
+                    remedy += ", or try this one again with agent restart"
             message = f"cannot use {self.path}: {error}; {remedy}"
             raise BadInput(message) from error
         if self.current is not None:

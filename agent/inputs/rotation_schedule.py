@@ -46,7 +46,7 @@ class RotationSchedule:
         if wait <= 0:
             return float("-inf")
         why = "--rotate-window" if self.blocked is Blocked.WINDOW else "--jitter"
-        text = f"revision {material.revision.name} is taken up at {moment:%Y-%m-%d %H:%M:%S%z} ({why})"
+        text = f"revision {material.revision.name} starts at {moment:%Y-%m-%d %H:%M:%S%z} ({why})"
         log_event(logging.INFO, "rotation.later", text)
         return clock.monotonic() + wait
 

@@ -36,7 +36,7 @@ class InputWatcher:
         record: Callable[[], None],
     ) -> None:
         self._record = record
-        self.missing = "the disk is looked at"
+        self.missing = "the files on disk are being read"
         self._settings = settings
         self._post = post
         self._changed = asyncio.Event()
@@ -112,7 +112,7 @@ class InputWatcher:
 
     def _say_silent(self, silent: Sequence[Path], asked: Iterable[asyncio.Future[LoadResult]]) -> None:
         names = ", ".join(map(str, silent))
-        text = f"cannot read {names}: the file system does not answer; what serves goes on serving"
+        text = f"cannot read {names}: the file system does not answer; the serving epoch continues"
         self.loader.silent = tuple(silent), text
         self.missing = text
         log_event(logging.ERROR, "disk.silent", text)
@@ -127,7 +127,7 @@ class InputWatcher:
         try:
             result = await self.loader.load()
         except (MachineError, OSError) as error:
-            text = f"{error}; what serves goes on serving"
+            text = f"{error}; the serving epoch continues"
             reports.once("disk.unusable", text, logging.ERROR)
             return LoadResult(None, again_at=clock.monotonic() + _LOOK_AGAIN, refused=(text,))
         reports.once("disk.unusable", "")

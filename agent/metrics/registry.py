@@ -146,16 +146,16 @@ class _Counts:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"{PREFIX}_{name}", text, labels, buckets=buckets, registry=registry)
 
-        self.rotations = counter("rotations", "Attempts at a new epoch that have ended.", "trigger", "outcome")
-        self.failures = counter("rotation_failures", "Attempts that failed, by where.", "phase", "reason")
-        text = "How long each part of an attempt took."
+        self.rotations = counter("rotations", "Completed attempts at a new epoch.", "trigger", "outcome")
+        self.failures = counter("rotation_failures", "Failed attempts, by phase and reason.", "phase", "reason")
+        text = "Duration of each phase of an attempt."
         self.phases = histogram("rotation_phase_duration_seconds", text, _PHASE_BUCKETS, "phase")
         self.exits = counter("proxy_exits", "Proxies that exited.", "state", "cause")
-        self.cut = counter("connections_closed", "Connections that were closed before they had ended.", "cause")
-        self.hold = counter("hold_seconds", "How long nothing served while clients were kept waiting.")
-        self.overflows = counter("listener_overflows", "Clients turned away by the kernel: the queue was full.")
-        self.scrapes = counter("scrape_failures", "Sources that were left out of a scrape, wholly or partly.", "source")
-        self.lag = histogram("event_loop_lag_seconds", "How late the agent did what was due.", _LAG_BUCKETS)
+        self.cut = counter("connections_closed", "Connections that were cut before their end.", "cause")
+        self.hold = counter("hold_seconds", "Time in which no epoch served and clients waited.")
+        self.overflows = counter("listener_overflows", "Clients rejected by the kernel: the accept queue was full.")
+        self.scrapes = counter("scrape_failures", "Sources missing from a scrape, wholly or partly.", "source")
+        self.lag = histogram("event_loop_lag_seconds", "Delay of due timers in the agent's event loop.", _LAG_BUCKETS)
         self._begin()
 
     def _begin(self) -> None:
@@ -193,7 +193,7 @@ class _Gauges(Collector):
         yield from _agent(overview)
         yield from _epochs(overview)
         if (last := self.last_success or _last_success(overview)) is not None:
-            text = "When an attempt last came to serve."
+            text = "Time of the last attempt that served."
             yield _gauge("last_rotation_success_timestamp_seconds", text, last.timestamp())
         yield from _synchrony(overview)
         yield _listeners(overview)
@@ -219,35 +219,35 @@ def _agent(overview: Status) -> Iterator[Metric]:
 
 
 def _epochs(overview: Status) -> Iterator[Metric]:
-    yield _gauge("epoch", "The number of the epoch that serves, 0 if none does.", overview.epoch or 0)
+    yield _gauge("epoch", "Number of the serving epoch, 0 if none serves.", overview.epoch or 0)
     tally = Tally(epoch.state for epoch in overview.epochs)
     counts: _Values = {(state,): float(tally[state]) for state in STATES}
-    yield _labelled("epochs", "Epochs that are alive.", ("state",), counts)
+    yield _labelled("epochs", "Running epochs.", ("state",), counts)
     memory: _Values = dict.fromkeys(counts, 0.0)
     for epoch in overview.epochs:
         memory[epoch.state,] = memory.get((epoch.state,), 0.0) + (epoch.memory or 0)
     yield _labelled("proxy_resident_memory_bytes", "Resident memory of the epochs.", ("state",), memory)
-    yield _gauge("proxy_hung", "Whether the serving proxy answers nobody.", overview.hung)
+    yield _gauge("proxy_hung", "Whether the serving proxy hangs.", overview.hung)
 
 
 def _synchrony(overview: Status) -> Iterator[Metric]:
     since = overview.out_of_sync_since
-    text = "Since when what is on the disk has not been what serves; 0 while it is."
+    text = "Time since which the files on disk differ from the served ones; 0 while they do not."
     yield _gauge("out_of_sync_since_timestamp_seconds", text, 0 if since is None else since.timestamp())
     blocked: _Values = {(reason.value,): float(reason in overview.blocked) for reason in Blocked}
-    yield _labelled("rotation_blocked", "Why what is on the disk does not serve yet.", ("reason",), blocked)
+    yield _labelled("rotation_blocked", "Reasons why the files on disk are not served yet.", ("reason",), blocked)
     refused: _Values = {("", reason): 0.0 for reason in _UNNAMED}
     for each in overview.refused:
         key = (each.set or "", each.reason)
         refused[key] = refused.get(key, 0.0) + 1
-    yield _labelled("files_refused", "Files on the disk that are not used.", ("set", "reason"), refused)
+    yield _labelled("files_refused", "Files on disk that are refused.", ("set", "reason"), refused)
 
 
 def _certificates(sets: tuple[CertificateSet, ...]) -> tuple[Family, Family]:
     """Return the certificate families without the library: thirty times as fast for thousands."""
-    text = "When a certificate ends; of authorities, the first one that does."
+    text = "Expiry of a certificate; of a bundle, of the first authority that expires."
     ends = Family(f"{PREFIX}_certificate_not_after_timestamp_seconds", Kind.GAUGE, text)
-    text = "Whether the certificate on the disk is the one that is served."
+    text = "Whether the certificate on disk is the served one."
     in_sync = Family(f"{PREFIX}_certificate_in_sync", Kind.GAUGE, text)
     for each in sets:
         name = _escaped(each.name)
@@ -282,7 +282,7 @@ def _listeners(overview: Status) -> Metric:
         if listener.queue is not None:
             key = (_address(listener.address),)
             queues[key] = queues.get(key, 0.0) + listener.queue
-    return _labelled("listener_queue_length", "Clients that wait to be accepted.", ("address",), queues)
+    return _labelled("listener_queue_length", "Clients waiting in the accept queue.", ("address",), queues)
 
 
 def _address(address: str) -> str:

@@ -198,7 +198,7 @@ class Scraper:
                     await self._see(epoch)
             except (OSError, ValueError) as error:
                 log_event(
-                    logging.DEBUG, "metrics.unseen", f"what epoch {epoch.number} counted last is not known: {error}"
+                    logging.DEBUG, "metrics.unseen", f"the last counters of epoch {epoch.number} are unknown: {error}"
                 )
 
     def retire(self, number: int) -> None:
@@ -212,7 +212,7 @@ class Scraper:
         try:
             self._directory.remember(self._totals.to_state(), _MEMORY)
         except MachineError as error:
-            log_event(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
+            log_event(logging.ERROR, "state.unwritable", f"{error}; a restarted agent loses these counters")
 
     async def close(self) -> None:
         """Save the totals and cancel all requests."""
@@ -258,7 +258,7 @@ class Scraper:
             async with asyncio.timeout(self._limits.seconds):
                 exposition = await self._see(epoch)
         except (OSError, ValueError) as error:
-            log_event(logging.DEBUG, "metrics.unavailable", f"epoch {epoch.number} does not tell its metrics: {error}")
+            log_event(logging.DEBUG, "metrics.unavailable", f"cannot scrape epoch {epoch.number}: {error}")
             self._fail(fresh, Source.EPOCH, epoch)
             return
         fresh.answered.add(epoch.number)
@@ -279,7 +279,7 @@ class Scraper:
                 async with application.ask((("accept", _ACCEPT[openmetrics]), patience)) as response:
                     fresh.application = await self._read(response)
         except (OSError, ValueError) as error:
-            log_event(logging.DEBUG, "metrics.unavailable", f"the application does not tell its metrics: {error}")
+            log_event(logging.DEBUG, "metrics.unavailable", f"cannot scrape the application: {error}")
             self._fail(fresh, Source.APPLICATION)
             return
         if fresh.application.broken:
@@ -418,5 +418,5 @@ def _recall(directory: RunDirectory) -> EpochTotals:
     try:
         return EpochTotals.from_state(state)
     except ValueError as error:
-        log_event(logging.WARNING, "stats.forgotten", f"{error}; counting begins at 0")
+        log_event(logging.WARNING, "stats.forgotten", f"{error}; counters start at 0")
         return EpochTotals()

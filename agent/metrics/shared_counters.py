@@ -36,13 +36,13 @@ class SharedCounters:
         except Unpublished:
             return  # it counts privately, as Envoy does
         except InvalidSegment as error:
-            log_event(logging.WARNING, "stats.refused", f"{error}; what epoch {epoch} counts is left out")
+            log_event(logging.WARNING, "stats.refused", f"{error}; the counters of epoch {epoch} are ignored")
             return
         try:
             self._totals.attach(epoch, segment)
         except InvalidSegment as error:
             segment.close()
-            log_event(logging.WARNING, "stats.refused", f"{error}; what it counts is left out")
+            log_event(logging.WARNING, "stats.refused", f"{error}; its counters are ignored")
 
     def retire(self, epoch: int) -> None:
         """Read an epoch a last time, before its directory is removed, and save its counts."""
@@ -54,7 +54,7 @@ class SharedCounters:
             self._directory.remember(state, _MEMORY)
             self._remembered = state
         except MachineError as error:
-            log_event(logging.ERROR, "state.unwritable", f"{error}; an agent that comes back counts from less")
+            log_event(logging.ERROR, "state.unwritable", f"{error}; a restarted agent loses these counters")
 
     def read(self) -> Snapshot:
         """Return the current totals: counters over all epochs ever, gauges of the live ones."""
@@ -78,7 +78,7 @@ def make_room(home: Path, owner: tuple[int, int] | None) -> dict[str, str]:
     try:
         reserve(path, owner)
     except Unwritable as error:
-        log_event(logging.WARNING, "stats.unavailable", f"{error}; what this epoch counts is lost with it")
+        log_event(logging.WARNING, "stats.unavailable", f"{error}; this epoch's counters are lost when it exits")
         return {}
     return {ENVIRONMENT: str(path)}
 
@@ -90,5 +90,5 @@ def _recall(directory: RunDirectory) -> Totals:
     try:
         return Totals.from_state(state)
     except Malformed as error:
-        log_event(logging.WARNING, "stats.forgotten", f"{error}; counting begins at 0")
+        log_event(logging.WARNING, "stats.forgotten", f"{error}; counters start at 0")
         return Totals()

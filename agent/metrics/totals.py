@@ -112,7 +112,7 @@ class EpochTotals:
             lineage._live = {int(epoch): _from_state(each) for epoch, each in state["live"].items()}
             lineage._retired.extend(int(epoch) for epoch in state["retired"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            message = f"cannot restore what proxies have told: {error!r}"
+            message = f"cannot restore the proxies' counters: {error!r}"
             raise ValueError(message) from error
         return lineage
 
@@ -170,5 +170,5 @@ def _from_state(state: Mapping[str, Any]) -> Exposition:
 
 def _count(value: object) -> Number:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no number")
+        raise TypeError(f"{value!r} is not a number")
     return value

@@ -163,7 +163,7 @@ class Admission:
             chain = expected.get(certificate.path)
             if chain is not None and certificate.serial not in {each.serial_number for each in chain.certificates}:
                 reason = f"it loaded serial {certificate.serial:x} where {chain.path} has {chain.leaf.serial_hex}"
-                return Failure(FailureKind.TRANSIENT, f"epoch {self.candidate.number} is not what was judged: {reason}")
+                return Failure(FailureKind.TRANSIENT, f"epoch {self.candidate.number} loaded other files: {reason}")
         return None
 
     async def _missing_listener(self) -> Failure | None:
@@ -192,7 +192,7 @@ class Admission:
 
 
 def _behind(complaint: Complaint) -> str:
-    return f": {complaint.text}" if complaint.text else "; its log tells why"
+    return f": {complaint.text}" if complaint.text else "; see its log"
 
 
 def _shows_secrets(found: Subscriptions) -> bool:

@@ -86,7 +86,7 @@ class Adoption:
         try:
             return recover(self._kind, found, self._revisions)
         except AgentError as error:
-            text = f"epoch {found.number} (pid {found.pid}) cannot be adopted and is ended: {error}"
+            text = f"epoch {found.number} (pid {found.pid}) cannot be adopted and is terminated: {error}"
             log_event(logging.ERROR, "epoch.not_adopted", text)
             return None
 
@@ -94,7 +94,7 @@ class Adoption:
     def _clear(entry: Mapping[str, Any]) -> None:
         pid = clear(entry)
         if pid is not None:
-            text = f"epoch {entry.get('number')} (pid {pid}) outlived its agent before it had clients: it is ended"
+            text = f"epoch {entry.get('number')} (pid {pid}) outlived its agent and has no clients: it is terminated"
             log_event(logging.WARNING, "epoch.left_over", text)
 
 
@@ -126,7 +126,7 @@ def _program(kind: Proxy, manifest: Manifest, pid: int) -> Program:
     binary = opened_binary(Path(manifest.program_path), manifest.program.open(pid))
     if binary.identity != manifest.identity:
         binary.close()
-        message = f"cannot adopt the process {pid}: its program {manifest.program_path} has been written to since"
+        message = f"cannot adopt the process {pid}: its program {manifest.program_path} has been changed since"
         raise BadInput(message)
     handoff = HotRestartVersion.parse(manifest.handoff)
     return Program(binary, kind, manifest.program_version, handoff, manifest.reads_json)

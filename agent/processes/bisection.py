@@ -98,7 +98,7 @@ class Bisection:
         program = material.program.binary.path.name
 
         def said(complaint: Complaint) -> Complaint:
-            return replace(complaint, text=f"{program} says: {complaint.text}")
+            return replace(complaint, text=f"{program} reports: {complaint.text}")
 
         async def ask(held: frozenset[str]) -> Complaint | None:
             variant = await self._loader.without(material, held)

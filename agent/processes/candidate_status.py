@@ -43,7 +43,7 @@ async def reason_of(admission: Admission) -> str:
     if missing:
         return await _describe(admission, missing)
     if names := await admin.waits_for():
-        return f"it initialises {', '.join(names[:_NAMED])}"
+        return f"it is initialising {', '.join(names[:_NAMED])}"
     if admission.missing_listeners():
         return f"it has no listener on {admission.described_listeners()} yet, which serves now"
     return ""
@@ -75,9 +75,7 @@ async def _state(endpoints: Sequence[Upstream] | None, missing: Sequence[Subscri
     where = ", ".join(each.address for each in endpoints[:_NAMED])
     if any(each.active for each in endpoints):
         closes = any(each.failed for each in missing)
-        return (
-            f"at {where} is connected and {'its streams are closed again and again' if closes else 'does not answer'}"
-        )
+        return f"at {where} is connected and {'its streams are closed repeatedly' if closes else 'does not answer'}"
     if not any(each.failed for each in endpoints):
         return f"at {where} is not connected"
     return f"at {where} cannot be reached: {await _why(endpoints[0].address)}"
@@ -93,7 +91,7 @@ async def _why(address: str) -> str:
     except OSError as error:
         return (os.strerror(error.errno) if error.errno else str(error)).lower()
     writer.transport.abort()
-    return "it accepts connections, and TLS or HTTP/2 on them fails"
+    return "it accepts connections, but TLS or HTTP/2 on them fails"
 
 
 async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -40,7 +40,7 @@ async def inspect(settings: Settings) -> Report:
         result = await loader.load()
         await loader.report_strays()
     if result.material is None:
-        return Report((f"not usable: {', '.join(result.missing)}",), good=False)
+        return Report((f"unusable: {', '.join(result.missing)}",), good=False)
     leaves = tuple(_line(unit, leaf) for unit, leaf in result.material.outcome.leaves.items())
     complaint = await _complaint(settings, result.material)
     refusal = None if complaint is None else f"{result.material.program.binary.path} refuses it: {complaint.text}"

@@ -111,13 +111,13 @@ class HangDetector:
             self._look_soon()
             return
         if self._hung is not None and serving is not None and serving.number != self._hung:
-            self._calm(f"epoch {serving.number} serves in the place of {self._hung}, which hung")
+            self._calm(f"epoch {serving.number} replaces {self._hung}, which hung")
         if self._task is not None:
             self._task.cancel()
         self._task = self._watched = None
         if serving is not None:
             self._watched = serving.number
-            self._task = self._tasks.spawn(self._watch(serving), f"watch over {serving.number}")
+            self._task = self._tasks.spawn(self._watch(serving), f"hang detection of {serving.number}")
 
     async def close(self) -> None:
         """Stop watching."""
@@ -144,7 +144,7 @@ class HangDetector:
                 if is_anybody_waiting(self._store):
                     await self._suspect(epoch)
         except OSError as error:
-            text = f"cannot watch the queues of epoch {epoch.number}: {error.strerror}; if it hangs, nobody says so"
+            text = f"cannot watch the queues of epoch {epoch.number}: {error.strerror}; a hang of it is not reported"
             log_event(logging.WARNING, "hung.unwatched", text)
 
     async def _somebody_comes(self) -> None:
@@ -187,7 +187,7 @@ class HangDetector:
             if question is not None:
                 question.cancel()
         if self.hung:
-            self._calm(f"{_name(epoch)} answers again")
+            self._calm(f"{_name(epoch)} accepts connections again")
 
     def _judge(self, epoch: Serving, spell: "_Suspicion", waiting: QueueProgress) -> None:
         if spell.seconds >= self._pace.report_after and self._hung is None:
@@ -196,14 +196,14 @@ class HangDetector:
         after = self._replace_after
         if self._hung is not None and after is not None and spell.seconds >= after and not spell.is_replaced:
             spell.is_replaced = True
-            self._replace(f"{_name(epoch)} has answered nobody for {spell.seconds:.0f} s")
+            self._replace(f"{_name(epoch)} has accepted no connection for {spell.seconds:.0f} s")
 
     def _complaint(self, epoch: Serving, spell: "_Suspicion", waiting: QueueProgress) -> str:
         after = self._replace_after
         step = "replace it by `agent restart`" if after is None else f"it is replaced after {after:g} s of this"
         return (
-            f"{_name(epoch)} hangs: {_describe(waiting.lengths)}, and for {spell.seconds:.0f} s it has accepted nobody"
-            f" and its console has not answered; {step}"
+            f"{_name(epoch)} hangs: {_describe(waiting.lengths)}, and for {spell.seconds:.0f} s it has accepted none"
+            f" and its admin interface has not answered; {step}"
         )
 
     def _calm(self, text: str) -> None:

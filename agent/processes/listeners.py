@@ -104,7 +104,7 @@ class Listeners:
     def _bind(self, place: ListenAddress, endpoint: Endpoint, known: StaticListener | None) -> int | None:
         if known is None and endpoint.port not in self._allowed:
             text = f"no configuration names {place.address}, so the agent does not bind it for the proxy"
-            log_event(logging.WARNING, "handoff.refused", f"{text}; --allow-listen {endpoint.port} lets it")
+            log_event(logging.WARNING, "handoff.refused", f"{text}; --allow-listen {endpoint.port} permits it")
             return None
         reuse, dual = (True, False) if known is None else (known.reuse_port, known.dual_stack)
         self._staged.put(place, bind_for_proxy(endpoint, reuse_port=reuse, dual_stack=dual).detach())

@@ -74,11 +74,11 @@ class Manifest:
         try:
             tree = json.loads(carried.read(pid))
             if tree.pop("format") != _FORMAT:
-                message = f"cannot adopt the process {pid}: it was started by an agent of another kind"
+                message = f"cannot adopt the process {pid}: an incompatible agent started it"
                 raise BadInput(message)
             files = {path: Carried(**each) for path, each in tree.pop("files").items()}
             program, identity = Carried(**tree.pop("program")), tuple(tree.pop("identity"))
             return cls(files=files, program=program, identity=identity, **tree)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            message = f"cannot adopt the process {pid}: what it carries makes no sense ({type(error).__name__})"
+            message = f"cannot adopt the process {pid}: its manifest is invalid ({type(error).__name__})"
             raise BadInput(message) from error

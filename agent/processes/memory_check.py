@@ -49,4 +49,4 @@ class MemoryCheck:
             return ""
         if code == -SIGKILL:
             return ": out of memory"
-        return "; the kernel has killed for want of memory meanwhile" if code is None else ""
+        return "; the kernel has killed a process for lack of memory since" if code is None else ""

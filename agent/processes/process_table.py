@@ -136,7 +136,7 @@ class ProcessTable:
         core = self._settings.core_dumps
         pid = await epoch.launch(self.served_since, overlap, dumps_core=core)
         self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
-        self._tasks.spawn(self._observe(epoch), f"reasons of {number}")
+        self._tasks.spawn(self._observe(epoch), f"status of {number}")
         return None
 
     async def _observe(self, candidate: EpochProcess) -> None:
@@ -194,13 +194,13 @@ class ProcessTable:
         )
 
     def _heard_broken(self, number: int, error: ProtocolError) -> None:
-        log_event(logging.ERROR, "handoff.broken", f"epoch {number} is not listened to any more: {error}")
+        log_event(logging.ERROR, "handoff.broken", f"epoch {number} cannot use the handoff protocol any more: {error}")
 
     # Checking
 
     def judge(self, number: int) -> None:
         """Check a candidate; `EpochJudged` follows."""
-        self._tasks.spawn(self._judge(self.epochs[number]), f"judgement of {number}")
+        self._tasks.spawn(self._judge(self.epochs[number]), f"check of {number}")
 
     def _admission(self, candidate: EpochProcess) -> Admission:
         return Admission(candidate, lambda: self.serving, self.listeners, self._bisection)
@@ -210,7 +210,7 @@ class ProcessTable:
         try:
             failure = await self._admission(candidate).check()
         except MachineError as error:
-            failure = Failure(FailureKind.TRANSIENT, f"epoch {candidate.number} could not be judged: {error}")
+            failure = Failure(FailureKind.TRANSIENT, f"epoch {candidate.number} could not be checked: {error}")
         self._post(on.EpochJudged(at=clock.monotonic(), epoch=candidate.number, failure=failure))
 
     def open_gate(self, number: int) -> None:
@@ -243,7 +243,7 @@ class ProcessTable:
         while candidate.number in self.epochs:
             with contextlib.suppress(MachineError):  # busy: polled again; or exiting: its pidfd reports that
                 if await candidate.admin.waits_at_gate() and not candidate.gate.was_asked:
-                    text = f"epoch {candidate.number} stood at its gate when the agent ended: it is started anew"
+                    text = f"epoch {candidate.number} was at its gate when the agent exited: it is started again"
                     log_event(logging.INFO, "epoch.dropped", text)
                     candidate.signal(signal.SIGKILL)
                     return
@@ -297,16 +297,16 @@ class ProcessTable:
         dynamic = _dynamic(serving, listeners)
         self._had_dynamic |= bool(dynamic)
         planes = " or ".join(serving.material.configuration.control_planes) or "its source"
-        lost = f"epoch {serving.number} has only its own listeners: {planes} took all others away"
+        lost = f"epoch {serving.number} has only its static listeners: {planes} removed all others"
         self._tell_unserved(lost if self._had_dynamic and not dynamic else "")
 
     def _tell_unserved(self, reason: str) -> None:
         if reason and not self.unserved:
             log_event(
-                logging.ERROR, "service.emptied", f"{reason}; clients of those are refused until it sends them again"
+                logging.ERROR, "service.emptied", f"{reason}; their clients are refused until it sends them again"
             )
         elif self.unserved and not reason:
-            log_event(logging.INFO, "service.filled", "listeners of the control plane are there again")
+            log_event(logging.INFO, "service.filled", "the control plane sends listeners again")
         self.unserved = reason
 
     def drain(self, number: int, *, stopping: bool) -> None:
@@ -436,7 +436,7 @@ class ProcessTable:
         """Return a proxy's rejection as a failure, naming the certificate groups at fault, if any."""
         pins = await self._bisection.accuse(refused, complaint)
         program, name = refused.material.program.binary.path.name, refused.material.configuration.name
-        reason = "; ".join(str(pin.fault) for pin in pins) or f"cannot use {name}: {program} says: {complaint.text}"
+        reason = "; ".join(str(pin.fault) for pin in pins) or f"cannot use {name}: {program} reports: {complaint.text}"
         return Failure(FailureKind.PERMANENT, reason, pinned=bool(pins))
 
     def cleanup(self, number: int) -> None:
@@ -451,7 +451,7 @@ class ProcessTable:
             self.serving = None
         self.shared_counters.retire(number)
         epoch.clear()
-        self._tasks.spawn(epoch.gate.close(), f"burial of {number}")
+        self._tasks.spawn(epoch.gate.close(), f"removal of {number}")
 
 
 def _dynamic(epoch: EpochProcess, listeners: Iterable[ListenAddress]) -> list[ListenAddress]:

@@ -45,5 +45,5 @@ def _claimed(version: HotRestartVersion, owner: tuple[int, int] | None) -> Segme
         segment = Segment(secrets.randbelow(BASE_ID_LIMIT - 1) + 1)
         if segment.claim(version, owner):
             return segment
-    message = f"cannot claim a base id: {_CLAIMS} files in /dev/shm are in the way"
+    message = f"cannot reserve a base id: {_CLAIMS} files in /dev/shm have the same names"
     raise MachineError(message)

@@ -100,7 +100,7 @@ class StateFile:
         except MachineError as error:
             if not self._is_failing:
                 log_event(
-                    logging.ERROR, "state.unwritable", f"{error}; the agent goes on without a memory, and tries again"
+                    logging.ERROR, "state.unwritable", f"{error}; the agent continues without saved state, and retries"
                 )
             self._is_failing = True
             return

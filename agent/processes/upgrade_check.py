@@ -50,7 +50,7 @@ def dry_run(settings: Settings) -> str:
             recover(settings.kind, found, revisions)
             numbers.append(found.number)
         elif found is not None and entry.get("stage") in ADOPTED:
-            message = f"cannot take over epoch {entry.get('number')}: the state tells of it in another way"
+            message = f"cannot take over epoch {entry.get('number')}: its entry in the state file is incompatible"
             raise BadInput(message)
     epochs = " and ".join(map(str, sorted(numbers)))
     return f"the new program can take over epoch {epochs}" if numbers else "the new program can take over"

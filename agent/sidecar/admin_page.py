@@ -22,10 +22,10 @@ button {{ font: inherit; }}
 <h1>sidecar</h1>
 <table>
 {facts}</table>
-<h2>Look</h2>
+<h2>Status</h2>
 <table>
 {looks}</table>
-<h2>Change</h2>
+<h2>Actions</h2>
 <table>
 {changes}</table>
 </body>

@@ -212,19 +212,19 @@ def _of_same_origin(request: Request) -> bool:
 
 
 _FILTER = (
-    ("usedonly", "leave out counters that have never counted"),
-    ("filter", "a regular expression, found anywhere in the name"),
-    ("invert_filter", "take those that the filter does not find"),
+    ("usedonly", "only counters that have been changed"),
+    ("filter", "a regular expression, searched in the name"),
+    ("invert_filter", "only the ones that do not match the filter"),
 )
 _COMMANDS = {
-    "/": _Command("this server at a glance", AdminServer.index),
+    "/": _Command("overview of this server", AdminServer.index),
     "/certs": _Command("certificates in use", AdminServer.certs),
     "/config_dump": _Command(
         "configuration in use",
         AdminServer.config_dump,
         parameters=(
             ("resource", "one list of it: static_listeners, static_clusters or static_route_configs"),
-            ("name_regex", "a regular expression that is the whole name of what is told"),
+            ("name_regex", "a regular expression that matches the whole name"),
         ),
     ),
     "/drain_listeners": _Command(
@@ -232,16 +232,16 @@ _COMMANDS = {
         AdminServer.drain_listeners,
         mutates=True,
         parameters=(
-            ("graceful", "ask clients to leave first, and close after the drain time"),
-            ("skip_exit", "ask clients to leave and close nothing"),
+            ("graceful", "ask clients to disconnect first, and close after the drain time"),
+            ("skip_exit", "ask clients to disconnect and close nothing"),
             ("inboundonly", "only those whose traffic_direction is INBOUND"),
         ),
     ),
-    "/healthcheck/fail": _Command("be unhealthy", AdminServer.fail_health, mutates=True),
-    "/healthcheck/ok": _Command("be healthy again", AdminServer.restore_health, mutates=True),
+    "/healthcheck/fail": _Command("fail health checks", AdminServer.fail_health, mutates=True),
+    "/healthcheck/ok": _Command("pass health checks again", AdminServer.restore_health, mutates=True),
     "/help": _Command("this list", AdminServer.help),
     "/hot_restart_version": _Command("version of the hot-restart protocol", AdminServer.hot_restart_version),
-    "/init_dump": _Command("what is waited for before it serves", AdminServer.init_dump),
+    "/init_dump": _Command("unfinished initialisation", AdminServer.init_dump),
     "/listeners": _Command(
         "listeners and their addresses", AdminServer.listeners, parameters=(("format", "one of text, json"),)
     ),

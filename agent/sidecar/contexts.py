@@ -50,7 +50,7 @@ def client_context(tls: UpstreamTls) -> ssl.SSLContext:
     try:
         context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=tls.sni or None)
     except ValueError as error:
-        raise BadInput(f"cannot ask for the server name {tls.sni}: {_why(error)}") from error
+        raise BadInput(f"cannot use the server name {tls.sni}: {_why(error)}") from error
     return context
 
 
@@ -93,7 +93,7 @@ def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise BadInput(
-                f"cannot use the private key {certificate.key}: it is not that of {certificate.chain}"
+                f"cannot use the private key {certificate.key}: it does not match {certificate.chain}"
             ) from error
         raise BadInput(f"cannot load {certificate.chain} with the key {certificate.key}: {_why(error)}") from error
     except (OSError, ValueError) as error:

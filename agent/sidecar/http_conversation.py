@@ -91,7 +91,7 @@ class ServerConnection:
             self.service.counters.downstream_cx_idle_timeout.add()
             return False
         if not data:
-            raise ConnectionResetError("the client has left")
+            raise ConnectionResetError("the client has disconnected")
         if self._is_new:
             self._is_new = False
             self.service.counters.downstream_cx_http1_total.add()
@@ -141,7 +141,7 @@ class ServerConnection:
                 raise ClientGone("the client has left in the middle of its request")
             self.machine.receive_data(data)
         if not isinstance(event, h11.Request):
-            raise ClientGone("the client has left")
+            raise ClientGone("the client has disconnected")
         return event
 
     def _next_event(self) -> object:

@@ -90,7 +90,7 @@ class UpstreamRequest:
 
     def _client_left(self) -> None:
         """Stop waiting for the upstream, since the client has disconnected."""
-        self._trouble = ClientGone("the client has left")
+        self._trouble = ClientGone("the client has disconnected")
         if self._line is not None:
             self._line.stream.break_off(self._trouble)
 

@@ -60,7 +60,7 @@ def _leaf(der: bytes) -> Leaf:
 def _require_use(parameters: Sequence[bytes], extensions: bytes) -> None:
     """Raise ValueError for a key that OpenSSL serves, but clients, BoringSSL and Envoy reject."""
     if not parameters or parameters[0] not in _CURVES:
-        raise ValueError("its key is on a curve that clients do not take; use P-256, P-384 or P-521")
+        raise ValueError("its key is on a curve that clients do not accept; use P-256, P-384 or P-521")
     usage = _extension(extensions, _KEY_USAGE)
     bits = b"" if usage is None else next(_values(usage))[1]
     if len(bits) > 1 and not bits[1] & _DIGITAL_SIGNATURE:

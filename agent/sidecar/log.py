@@ -38,7 +38,7 @@ class Log:
 
     def __init__(self, level: str, pattern: str | None, path: str | None) -> None:
         if level not in LEVELS:
-            message = f"cannot log at the level {level}: it is none; choose one of {', '.join(LEVELS)}"
+            message = f"cannot log at the level {level}: there is no such level; choose one of {', '.join(LEVELS)}"
             raise UsageError(message)
         self._path = path
         self._descriptor = 2 if path is None else _open(path)
@@ -59,7 +59,7 @@ class Log:
         try:
             fresh = _open(self._path)
         except UsageError as error:
-            logging.getLogger("main").warning("%s; the old file is written to", error)
+            logging.getLogger("main").warning("%s; the old file stays in use", error)
             return
         os.dup2(fresh, self._descriptor, inheritable=False)
         os.close(fresh)

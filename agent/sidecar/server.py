@@ -234,7 +234,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end_by, number)
         loop.add_signal_handler(signal.SIGUSR1, self._log_file.reopen)
-        loop.add_signal_handler(signal.SIGHUP, _log.warning, "SIGHUP is not for this process")
+        loop.add_signal_handler(signal.SIGHUP, _log.warning, "SIGHUP is ignored")
 
     def _end_by(self, number: signal.Signals) -> None:
         _log.warning("%s: exiting", number.name)
@@ -251,4 +251,4 @@ def _tell_address(path: Path, place: ListenAddress) -> None:
     try:
         path.write_text(place.address.partition("://")[2])
     except OSError as error:
-        _log.error("cannot write the console's address to %s: %s", path, error.strerror)
+        _log.error("cannot write the admin interface's address to %s: %s", path, error.strerror)

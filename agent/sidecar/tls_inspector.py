@@ -15,7 +15,7 @@ class HelloError(ConnectionError):
     """The connection ended before its ClientHello was complete, or the ClientHello is too long."""
 
     def __init__(self, *, is_endless: bool) -> None:
-        super().__init__("it does not end" if is_endless else "it ended")
+        super().__init__("the ClientHello is too long" if is_endless else "the connection ended")
         self.is_endless = is_endless
 
 

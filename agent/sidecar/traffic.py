@@ -189,7 +189,7 @@ class DataPlane:
     def _upstream(self, name: str) -> Upstream:
         found = self._upstreams.get(name)
         if found is None:
-            raise BadInput(f"cannot find cluster {name}: there is none of this name")
+            raise BadInput(f"cannot find cluster {name}: there is no cluster of this name")
         return found
 
     def _pool(self, name: str) -> Pool:

@@ -102,7 +102,7 @@ class SegmentLayout:
         if not 1 <= self.slots <= LARGEST_SLOTS:
             raise ValueError(f"{self.slots} slots are not between 1 and {LARGEST_SLOTS}")
         if not 0 <= self.strings <= LARGEST_STRINGS or self.strings % WORD:
-            raise ValueError(f"{self.strings} bytes of names are no multiple of {WORD} up to {LARGEST_STRINGS}")
+            raise ValueError(f"{self.strings} bytes of names are not a multiple of {WORD} up to {LARGEST_STRINGS}")
 
     @property
     def index(self) -> int:
@@ -145,14 +145,14 @@ class Header:
         """Parse the first 128 bytes of a file; raise ValueError with the reason if they are invalid."""
         version, abi, size, epoch, pid, started_at, nonce, slots, strings = _IDENTITY.unpack(image[_CHECKED])
         if int.from_bytes(image[:WORD], sys.byteorder) != MAGIC:
-            raise ValueError("no segment, its magic is another")
+            raise ValueError("not a segment: wrong magic number")
         if version != VERSION:
             raise ValueError(f"layout version {version}, not {VERSION}")
         if abi != abi_hash():
             raise ValueError(f"ABI hash {abi:016x}, not {abi_hash():016x}")
         header = cls(epoch, pid, started_at, nonce, SegmentLayout(slots, strings))
         if size != header.room.size:
-            raise ValueError(f"says it has {size} bytes, where its room makes {header.room.size}")
+            raise ValueError(f"its header states {size} bytes, but its layout needs {header.room.size}")
         if header.image()[WORD:] != image[WORD:]:
             raise ValueError("the header's CRC does not fit")
         return header
@@ -199,5 +199,5 @@ def decoded(text: bytes) -> str:
     """Decode a name from the file; raise ValueError if no writer would write it."""
     name = text.decode()
     if _CONTROL_CHARACTER.search(name):
-        raise ValueError("a name that nobody writes")
+        raise ValueError("an invalid name")
     return name

@@ -25,7 +25,7 @@ class NameIndex:
         Raises ValueError if they are invalid, and keeps the names before the first invalid one.
         """
         if not len(self) <= published <= self._room.slots:
-            raise ValueError(f"{published} names after {len(self)}, with room for {self._room.slots}")
+            raise ValueError(f"{published} names after {len(self)}, with {self._room.slots} slots")
         entries = self._entries(descriptor, published)
         size = sum(entry.length for entry in entries)
         texts = os.pread(descriptor, size, self._room.names + self._used)
@@ -46,7 +46,7 @@ class NameIndex:
         for word in memoryview(raw).cast("Q"):
             entry = Entry.parse(word)
             if entry.offset != used or not 1 <= entry.length <= LONGEST_NAME:
-                raise ValueError(f"name {len(self) + len(entries)} does not lie behind the one before")
+                raise ValueError(f"name {len(self) + len(entries)} does not follow the previous one")
             used += entry.length
             entries.append(entry)
         if used > self._room.strings:
@@ -55,7 +55,7 @@ class NameIndex:
 
     def _add(self, entry: Entry, text: bytes) -> None:
         if check_of(text) != entry.check:
-            raise ValueError(f"name {len(self)} does not fit its check")
+            raise ValueError(f"name {len(self)} does not match its checksum")
         name = decoded(text)
         names = self.counters if entry.kind is Kind.COUNTER else self.gauges
         if name in names:

@@ -157,7 +157,7 @@ def _header(path: Path, descriptor: int) -> Header:
     finally:
         copy.close()
     if taken == 0 or (taken == HEADER_SIZE and not any(image[:WORD])):
-        raise Unpublished(path, "nothing is published there yet")
+        raise Unpublished(path, "it is not published yet")
     try:
         header = Header.parse(image)
     except ValueError as error:

@@ -61,10 +61,10 @@ def _grow(descriptor: int, path: Path, size: int) -> None:
             raise Unwritable(f"cannot write statistics to {path}: not a regular file")
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_size:
-            raise Unwritable(f"cannot write statistics to {path}: another writer had it, each wants its own")
+            raise Unwritable(f"cannot write statistics to {path}: another writer used it, each needs its own")
         os.posix_fallocate(descriptor, 0, size)
     except BlockingIOError as error:
-        raise Unwritable(f"cannot write statistics to {path}: another writer has it, each wants its own") from error
+        raise Unwritable(f"cannot write statistics to {path}: another writer uses it, each needs its own") from error
     except OSError as error:
         raise Unwritable(f"cannot write statistics to {path}, {size} bytes: {_why(error)}") from error
 

@@ -181,5 +181,5 @@ def _sum_up(sums: dict[str, int], more: Mapping[str, int]) -> None:
 
 def _natural(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TypeError(f"{value!r} is no count")
+        raise TypeError(f"{value!r} is not a count")
     return value

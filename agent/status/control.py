@@ -87,16 +87,16 @@ class Control:
         peer = peer_of(client)
         if peer is not None and peer.uid in {0, os.geteuid()}:
             return True
-        self._note(f"{_describe(peer)} was turned away from the control socket")
+        self._note(f"{_describe(peer)} was rejected at the control socket")
         return False
 
     async def answer(self, request: Request) -> Response:
         """Answer one request; a client that disconnects early cancels nothing."""
         route = self._routes.get(request.path)
         if route is None:
-            return _text(404, f"there is no {request.path} here: {', '.join(self._routes)}")
+            return _text(404, f"there is no {request.path}; available: {', '.join(self._routes)}")
         if request.method != route.method:
-            message = f"cannot {request.method} {request.path}: it takes {route.method}\n"
+            message = f"cannot {request.method} {request.path}: it accepts {route.method}\n"
             return Response(405, message.encode(), (("allow", route.method), ("content-type", "text/plain")))
         try:
             query = _Query(request.target, route.parameters)
@@ -139,16 +139,16 @@ class Control:
     async def _pause(self, query: "_Query", request: Request) -> Response:
         seconds = query.seconds("for", _PAUSE)
         if not seconds:
-            message = "cannot pause for no time at all; write for=SECONDS"
+            message = "cannot pause for 0 s; write for=SECONDS"
             raise UsageError(message)
         self._asked(request)
         await self._actions.pause(seconds)
-        return _text(200, f"rotations are held for {seconds:g} s")
+        return _text(200, f"rotations are paused for {seconds:g} s")
 
     async def _resume(self, _: "_Query", request: Request) -> Response:
         self._asked(request)
         await self._actions.resume()
-        return _text(200, "rotations go on")
+        return _text(200, "rotations resume")
 
     # Queries
 
@@ -171,7 +171,7 @@ class Control:
     # Actions that outlive their request
 
     def _asked(self, request: Request) -> None:
-        self._note(f"{request.target.removeprefix('/')} was asked for by {_describe(request.peer)}")
+        self._note(f"{request.target.removeprefix('/')} was requested by {_describe(request.peer)}")
 
     def _begin(self, action: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(action)
@@ -199,14 +199,14 @@ class _Query:
         self._values = dict(parse_qsl(urlsplit(target).query, keep_blank_values=True))
         for name in self._values:
             if name not in known:
-                message = f"there is no parameter {name} here; known: {', '.join(known) or 'none'}"
+                message = f"there is no parameter {name}; available: {', '.join(known) or 'none'}"
                 raise UsageError(message)
 
     def truth(self, name: str, *, default: bool) -> bool:
         """Return a flag, 0 or 1."""
         value = self._values.get(name, "01"[default])
         if value not in {"0", "1"}:
-            message = f"cannot use {name}={value}: it is 0 or 1"
+            message = f"cannot use {name}={value}: it must be 0 or 1"
             raise UsageError(message)
         return value == "1"
 
@@ -218,7 +218,7 @@ class _Query:
         """Return a whole number; None if the parameter is missing."""
         value = self._values.get(name)
         if value is not None and not (value.isascii() and value.isdecimal()):
-            message = f"cannot use {name}={value}: it is no number"
+            message = f"cannot use {name}={value}: it is not a number"
             raise UsageError(message)
         return None if value is None else int(value)
 
@@ -230,7 +230,7 @@ class _Query:
         except ValueError:
             seconds = math.nan
         if not 0 <= seconds < math.inf:
-            message = f"cannot use {name}={value}: it is no number of seconds"
+            message = f"cannot use {name}={value}: it is not a number of seconds"
             raise UsageError(message)
         return seconds
 
@@ -274,7 +274,7 @@ def _describe(peer: Peer | None) -> str:
     try:
         name = Path(f"/proc/{peer.pid}/comm").read_text(errors="replace").strip()
     except OSError:
-        name = "a process out of sight"  # exited, or in another namespace
+        name = "an unknown process"  # exited, or in another namespace
     return f"{''.join(each if each.isprintable() else '?' for each in name)} (pid {peer.pid}, uid {peer.uid})"
 
 

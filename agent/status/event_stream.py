@@ -59,7 +59,7 @@ class Stream:
         if request.method == "HEAD":
             return Response(200, b"", _HEADERS)
         if self.watchers >= self._watchers_limit:
-            return Response(503, f"{self.watchers} watch already, which is all there may be; see /status\n".encode())
+            return Response(503, f"the limit of {self.watchers} watchers is reached; see /status\n".encode())
         return Response(200, self._admit(), _HEADERS)
 
     def _admit(self) -> AsyncIterator[bytes]:

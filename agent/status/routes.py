@@ -74,7 +74,7 @@ class Routes:
         """Answer one request."""
         room = self._handlers.get(request.path)
         if room is None:
-            return Response(404, f"there is no {request.path} here: see / or /status\n".encode(errors="replace"))
+            return Response(404, f"there is no {request.path}; see / or /status\n".encode(errors="replace"))
         return await room(request)
 
     async def close(self) -> None:
@@ -110,12 +110,12 @@ class Routes:
         if request.method != "POST":
             return _not_allowed("POST")
         if self._actions is None:
-            return _forbidden("actions by HTTP are off; start the agent with --http-actions, or ask its control socket")
+            return _forbidden("actions by HTTP are off; start the agent with --http-actions, or use its control socket")
         if any(name in _BROWSERS for name, _ in request.headers):
-            return _forbidden("a page in a browser asks; ask from a program")
+            return _forbidden("requests from a browser are rejected; send it from another program")
         if not is_loopback(request.address):
-            return _forbidden("actions are taken from this machine only")
-        self._note(f"{request.path.removeprefix('/')} was asked for by HTTP from {request.address}")
+            return _forbidden("actions are accepted from this machine only")
+        self._note(f"{request.path.removeprefix('/')} was requested by HTTP from {request.address}")
         task = asyncio.get_running_loop().create_task(_unheard(action(self._actions)))
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)

@@ -66,7 +66,7 @@ class Endpoints:
         try:
             listener = listen(Endpoint.parse(named.address))
         except (MachineError, UsageError) as error:
-            log_event(logging.ERROR, "admin.unavailable", f"there is no admin console: {error}")
+            log_event(logging.ERROR, "admin.unavailable", f"there is no admin interface: {error}")
             return
         self._forwarder = self._kind.forwarder(named.allowed)
         self._admin = Server(guarded(self._forwarder.answer, self._names))

@@ -74,11 +74,11 @@ class Executor:
             case do.EndEpoch():
                 self._processes.end(effect.epoch)
             case do.KillEpoch(epoch):
-                text = f"epoch {epoch} did not exit when asked: it is killed"
+                text = f"epoch {epoch} did not exit on SIGTERM: it is killed"
                 log_event(logging.WARNING, "epoch.killed", text, epoch=epoch)
                 self._processes.kill(epoch)
             case do.RefuseClients():
-                text = "nothing serves yet: clients are refused until something does"
+                text = "no epoch serves yet: clients are refused until one does"
                 log_event(logging.ERROR, "service.refused", text)
                 self._processes.refuse_clients()
             case do.LogMessage():

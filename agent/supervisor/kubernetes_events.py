@@ -103,9 +103,7 @@ class KubernetesEvents:
         try:
             account = find()
         except MachineError as error:
-            log_event(
-                logging.WARNING, "events.unavailable", f"{error}; the cluster is told nothing, the log has it all"
-            )
+            log_event(logging.WARNING, "events.unavailable", f"{error}; no Kubernetes events are sent, see the log")
             return
         self._subscription.enter_context(subscribe(self._receive))
         self._tasks.spawn(self._turn(account), "events")
@@ -163,7 +161,7 @@ class KubernetesEvents:
             return
         self._put_off(news)
         if not self._cut:
-            log_event(logging.WARNING, "events.cut", f"{_BURST} events were told at once: the others follow slowly")
+            log_event(logging.WARNING, "events.cut", f"{_BURST} events were sent at once: the others follow slowly")
         self._cut = True
 
     def _may_tell(self) -> bool:
@@ -189,7 +187,7 @@ class KubernetesEvents:
         except (OSError, MachineError, ValueError) as error:  # ValueError: an invalid host name
             if self._works:
                 why = str(error) or f"{account.authority} does not answer"
-                log_event(logging.WARNING, "events.untold", f"cannot tell the cluster: {why}; the log has it all")
+                log_event(logging.WARNING, "events.untold", f"cannot send Kubernetes events: {why}; see the log")
             self._works = False
             self._tokens += 1  # the server counted nothing; the retry interval grows instead
             self._put_off(news)

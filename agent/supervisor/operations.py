@@ -97,7 +97,7 @@ class Operations:
         """Dry-run the program on disk on a copy of the state; if it can take over, execute it."""
         began = clock.monotonic()
         if (shortage := MemoryCheck().shortage(own_pid(), "agent")) is not None:
-            reason = f"there is no memory to try the new program beside this one: {shortage}; free some and ask again"
+            reason = f"there is no memory to try the new program beside this one: {shortage}; free some and try again"
             yield OperationResult("refused", reason=reason)
             return
         try:
@@ -105,7 +105,7 @@ class Operations:
         except MachineError as error:
             yield OperationResult("refused", reason=str(error))
             return
-        lines = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
+        lines = [line for line in said.splitlines() if line.strip()] or ["it printed no message"]
         if code != 0:
             yield OperationResult("refused", reason=f"the new program cannot take over: {lines[-1]}")
             return
@@ -120,7 +120,7 @@ class Operations:
         Signals stay blocked from now on: between the two programs, nothing handles them.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, WAITING_SIGNALS)
-        how = "becomes its program on disk" if self.executes else "leaves its epochs to the next one"
+        how = "executes its program on disk" if self.executes else "exits, and the next one adopts its epochs"
         log_event(logging.INFO, "agent.leaving", f"{who}: the agent {how}")
         self.leaves = True
         self._post(on.TimePassed(at=clock.monotonic()))
@@ -135,7 +135,7 @@ class Operations:
 
     async def stop(self) -> None:
         """Terminate, as SIGTERM does."""
-        self._stop("asked to stop")
+        self._stop("stop requested")
 
     # Pauses
 
@@ -172,7 +172,7 @@ class Operations:
         if process is None:
             alive = ", ".join(map(str, sorted(processes.epochs))) or "none"
             which = "no epoch serves" if epoch is None else f"there is no epoch {epoch}"
-            return Response(404, f"{which}; alive: {alive}\n".encode())
+            return Response(404, f"{which}; running: {alive}\n".encode())
         forwarder = process.material.program.kind.forwarder(())
         forwarder.target = process.admin.place
         return await forwarder.answer(Request(method, target))

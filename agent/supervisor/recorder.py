@@ -110,7 +110,7 @@ class Recorder:
         self._history.handed_over(process.number)
         if (view := self._history.view(process.number)) is not None:
             self._metrics.attempt_ended(view)
-        self._tasks.spawn(self._conclude(process), f"proof of {process.number}")
+        self._tasks.spawn(self._conclude(process), f"check of certificates of {process.number}")
 
     async def _conclude(self, process: EpochProcess) -> None:
         seen: tuple[ProbeResult, ...] = ()
@@ -186,6 +186,6 @@ def _evidence(evidence: Evidence | None) -> list[str]:
     told = [f"{evidence.queued} clients waited{lost}"]
     right = sum(each.matches for each in evidence.seen)
     if evidence.seen:
-        told.append(f"seen by a client at {right} of {len(evidence.seen)} listeners")
+        told.append(f"verified at {right} of {len(evidence.seen)} listeners")
     wrong = [f"{each.address}: {each.error or f'serial {each.serial}'}" for each in evidence.seen if not each.matches]
     return [*told, *wrong]

@@ -172,7 +172,7 @@ class Supervisor:
         try:
             await self._close_all()
         except OSError as error:
-            log_event(logging.WARNING, "agent.uncleared", f"something of this agent is left behind: {error}")
+            log_event(logging.WARNING, "agent.uncleared", f"the agent's files are not all removed: {error}")
         finally:
             if self._rewriting is not None:  # last, since ending an epoch records the state too
                 self._rewriting.cancel()
@@ -197,11 +197,11 @@ class Supervisor:
         try:
             await self._control.open(self._directory.path)
         except MachineError as error:
-            log_event(logging.WARNING, "control.unavailable", f"{error}; the agent takes no orders")
+            log_event(logging.WARNING, "control.unavailable", f"{error}; the agent accepts no commands")
 
     def _reap_orphans(self) -> None:
         if (why := become_reaper()) is not None:
-            log_event(logging.WARNING, "orphans.elsewhere", f"what the proxies leave behind is not reaped here: {why}")
+            log_event(logging.WARNING, "orphans.elsewhere", f"cannot become subreaper: {why}; orphans are not reaped")
         self._reaper.start()
 
     async def _adopt(self) -> None:
@@ -236,13 +236,13 @@ class Supervisor:
 
     def _stop(self, who: str) -> None:
         """Drain and terminate; a second call ends the drain at once."""
-        log_event(logging.INFO, "agent.stopping", f"{who}: {'hurrying' if self._core.stopping else 'draining'}")
+        log_event(logging.INFO, "agent.stopping", f"{who}: {'ending the drain' if self._core.stopping else 'draining'}")
         self._systemd.stopping()
         self._post(on.StopAsked(at=clock.monotonic()))
 
     def _restart(self, who: str) -> None:
         """Start a new epoch from the files on disk."""
-        log_event(logging.INFO, "agent.restarting", f"{who}: a new epoch is wanted")
+        log_event(logging.INFO, "agent.restarting", f"{who}: a new epoch is requested")
         self._systemd.restarting()
         self._inputs.loader.forgive()
         self._inputs.reload_soon()
@@ -267,7 +267,7 @@ class Supervisor:
             try:
                 finish = self._take(event)
             except Exception as error:  # noqa: BLE001  # a bug: log it with its traceback, and keep serving
-                text = f"{type(event).__name__} was not taken: please report this"
+                text = f"{type(event).__name__} was not processed: please report this"
                 log_event(logging.ERROR, "bug", text, error=error)
                 continue
             if finish is not None:
@@ -336,7 +336,7 @@ class Supervisor:
         self._record()
 
     def _clock_stepped(self) -> None:
-        log_event(logging.INFO, "clock.stepped", "the clock was set: what depends on the date is worked out anew")
+        log_event(logging.INFO, "clock.stepped", "the clock was set: schedules and expiry dates are recomputed")
         self._executor.clock_stepped()
 
     def _hangs(self, hangs: bool, text: str) -> None:
@@ -345,7 +345,7 @@ class Supervisor:
         self._record()
 
     def _replace(self, why: str) -> None:
-        log_event(logging.ERROR, "service.replaced", f"{why}: another one takes its place")
+        log_event(logging.ERROR, "service.replaced", f"{why}: a new epoch replaces it")
         self._post(on.RestartAsked(at=clock.monotonic(), now=True, trigger=Trigger.HUNG))
 
     # Records

@@ -30,7 +30,7 @@ def test_it_follows_two_rotations_and_a_refusal(chromium: Any, stage: Stage) -> 
         assert seen.text("#contact") == "live"
         assert seen.run("() => document.body.dataset.tone") == "good"
         assert not seen.page.is_visible("#refused-section")
-        assert seen.all("#certificates .badge") == ["is what is served"] * 2
+        assert seen.all("#certificates .badge") == ["served"] * 2
 
         stage.show(scenes.tried())
         seen.says("Ready. Epoch 7 serves, 8 is being tried.")
@@ -54,9 +54,9 @@ def test_it_follows_two_rotations_and_a_refusal(chromium: Any, stage: Stage) -> 
         ]
 
         stage.show(scenes.refused())
-        seen.has("#troubles", "A file on the disk is refused; its last good serves on.")
+        seen.has("#troubles", "A file on disk is refused; its last good version stays in use.")
         assert scenes.WHY in seen.text("#refused")
-        assert seen.all("#certificates .badge") == ["is what is served", "refused"]
+        assert seen.all("#certificates .badge") == ["served", "refused"]
         assert "7c41e0d2…4e20" in seen.all("#certificates tr")[1]
 
         stage.show(scenes.broken())
@@ -156,7 +156,7 @@ def test_landmarks_headings_and_tables_have_their_names(chromium: Any, stage: St
         tree = seen.page.locator("body").aria_snapshot()
         for part in ("banner", "main", "contentinfo", 'navigation "The same in other forms"', 'region "Epochs"'):
             assert part in tree
-        for part in ('table "What is served beside what lies on the disk"', 'rowheader "web', 'columnheader "Served"'):
+        for part in ('table "Served certificates and certificates on disk"', 'rowheader "web', 'columnheader "Served"'):
             assert part in tree, "it is a table on a phone too"
 
 
@@ -178,7 +178,7 @@ def test_where_events_do_not_come_through_it_asks(chromium: Any, stage: Stage) -
     stage.stream._watchers_limit = 0
     with tab(chromium, stage.url, may_lose=True) as seen:
         seen.says("Ready. Epoch 7 serves.")
-        seen.has("#contact", "not live, asked again and again")
+        seen.has("#contact", "not live, polling")
         stage.stream._watchers_limit = 1
         seen.has("#contact", "live")
 

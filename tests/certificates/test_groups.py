@@ -85,14 +85,14 @@ def test_every_bad_file_of_a_pair_is_named() -> None:
 def test_without_last_good_a_bad_pair_leaves_the_outcome_incomplete() -> None:
     outcome = Disk().select(chain=old().chain_pem, key=GONE)
     assert (outcome.complete, outcome.missing, outcome.files) == (False, ("a",), {})
-    assert outcome.refused[0].message.endswith("nothing is started without it")
+    assert outcome.refused[0].message.endswith("no proxy starts without it")
 
 
 def test_a_refusal_says_what_cannot_be_used_why_and_what_next() -> None:
     pair = root().issue(["a.example"], serial=0xABC)
     assert serving().select(chain=pair.chain_pem).refused[0].message == (
         "cannot use key: it does not fit the leaf in chain (serial 0abc);"
-        " write the key that belongs to it, the last good files serve on"
+        " write the key that belongs to it, the last good files stay in use"
     )
 
 

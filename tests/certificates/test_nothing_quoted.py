@@ -40,7 +40,7 @@ def test_no_message_has_a_part_of_a_damaged_key(drawn: tuple[bytes, bytes]) -> N
 
 @pytest.mark.parametrize("separator", [b" ", b"", b"\\n", b"\t", b"\\r\\n"], ids=repr)
 def test_lost_line_breaks_are_called_that(separator: bytes) -> None:
-    with pytest.raises(Unusable, match="its line breaks are missing; write it in lines"):
+    with pytest.raises(Unusable, match="its line breaks are missing; put BEGIN, base64"):
         parse("tls.key", flattened(key_pem("ecdsa", traditional=True), separator))
 
 

@@ -112,7 +112,7 @@ def test_what_we_may_not_read_is_said_and_is_not_the_files_fault(ordinary: Path)
     assert files.chain is not None
     assert files.key is not None
     problems = [files.chain.problem, files.key.problem, files.bundles[0].problem]
-    assert all(each.endswith("permission denied; ask as root or as the user the agent runs as") for each in problems)
+    assert all(each.endswith("permission denied; run this as root or as the agent's user") for each in problems)
     assert (files.chain.unusable, files.key.unusable, files.bundles[0].unusable) == (False, False, False)
     inventory = compare(of(made), {"web": files}, (), None)
     assert (inventory.level, inventory.sets[0].disk) == (0, made.disk)
@@ -257,27 +257,27 @@ def coming() -> Status:
     ("told", "shows", "level", "message"),
     [
         (refused(), OLD, Level.WARNING, "cannot use /c/tls.key: it does not fit; write the other one"),
-        (waiting(), OLD, Level.WARNING, "what is on the disk does not serve yet: jitter"),
-        (coming(), OLD, Level.WARNING, "what is on the disk does not serve yet: a new epoch is on its way"),
-        (of(a_set(OLD, NEW)), OLD, Level.CRITICAL, f"{WEB} shows serial 1f01, which is not on the disk, and no reason"),
-        (of(a_set(NEW, NEW)), OLD, Level.CRITICAL, f"{WEB} shows serial 1f01, the agent says that serial 1f02 serves"),
+        (waiting(), OLD, Level.WARNING, "the files on disk are not served yet: jitter"),
+        (coming(), OLD, Level.WARNING, "the files on disk are not served yet: a new epoch is starting"),
+        (of(a_set(OLD, NEW)), OLD, Level.CRITICAL, f"{WEB} shows serial 1f01, which is not on disk; reason unknown"),
+        (of(a_set(NEW, NEW)), OLD, Level.CRITICAL, f"{WEB} shows serial 1f01, the agent reports that serial 1f02 serves"),
         (
             refused(),
             BELOW.issue(["web.test"], serial=0x77),
             Level.CRITICAL,
-            "shows serial 77, the agent says that seria",
+            "shows serial 77, the agent reports that seria",
         ),
         (
             of(a_set(NEW, NEW)),
             NEW_RENEWED,
             Level.CRITICAL,
-            f"{WEB} shows serial 1f02 with other issuers, the agent says that serial 1f02 serves",
+            f"{WEB} shows serial 1f02 with other issuers, the agent reports that serial 1f02 serves",
         ),
         (
             of(a_set(NEW, NEW_RENEWED)),
             NEW,
             Level.CRITICAL,
-            f"{WEB} shows serial 1f02 with other issuers, which is not on the disk, and no reason is known",
+            f"{WEB} shows serial 1f02 with other issuers, which is not on disk; reason unknown",
         ),
     ],
     ids=[
@@ -383,7 +383,7 @@ async def test_the_command_compares_the_disk_with_what_is_shown(tmp_path: Path) 
         ran = await ask(certs, place=tmp_path)
     assert (ran.code, ran.err) == (0, "")
     said = [" ".join(line.split()) for line in ran.out.splitlines()]
-    assert said[:3] == ["ok: 1 set, and what is on the disk serves", "", "web"]
+    assert said[:3] == ["ok: 1 set; the files on disk are served", "", "web"]
     for line in (
         "subject CN=web.test",
         "names DNS:web.test, DNS:*.web.test, IP:192.0.2.7",
@@ -391,7 +391,7 @@ async def test_the_command_compares_the_disk_with_what_is_shown(tmp_path: Path) 
         "issuer CN=the one below",
         "serial 1F02",
         "key type ECDSA P-256",
-        f"shown by {tls}: what is on the disk",
+        f"shown by {tls}: the one on disk",
         f"{plain} plaintext: it answers a TLS hello in plaintext",
     ):
         assert line in said
@@ -405,7 +405,7 @@ async def test_where_no_listener_shows_anything_that_is_not_hidden(tmp_path: Pat
     async with shop(b"HTTP/1.1 400\r\n\r\n") as plain, telling(tmp_path, of(made, listeners=(plain,))):
         ran = await ask(certs, place=tmp_path)
     said = " ".join(ran.out.split())
-    assert "the agent says that what is on the disk serves, and no listener has shown a certificate" in said
+    assert "the agent reports that the files on disk are served, but no listener has shown a certificate" in said
 
 
 async def test_json_has_all_of_it(tmp_path: Path) -> None:
@@ -432,7 +432,7 @@ async def test_a_warning_is_1_and_an_unused_disk_2(tmp_path: Path, monkeypatch: 
         written(tmp_path, OLD)
         ran = await ask(certs, place=tmp_path)
     assert (ran.code, ran.out.split(":")[0]) == (2, "critical")
-    assert "shows serial 1f02, which is not on the disk, and no reason is known" in " ".join(ran.out.split())
+    assert "shows serial 1f02, which is not on disk; reason unknown" in " ".join(ran.out.split())
     assert len(agent.asked) == 3, "what is critical is looked at twice"
 
 

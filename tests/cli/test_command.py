@@ -42,7 +42,7 @@ def test_help_mentions_every_option_and_every_command() -> None:
     ("arguments", "said"),
     [
         ([], "neither --config nor --certs is given"),
-        (["--certs", "/c", "--drain-time", "45"], "is no span of time"),
+        (["--certs", "/c", "--drain-time", "45"], "is not a time span"),
         (["--certs", "/c", "--restart", "sometimes"], "--restart"),
         (["--certs", "/c", "--status-port", "70000"], "--status-port"),
         (["--certs", "/c", "--give-up", "0"], "--give-up"),
@@ -82,7 +82,7 @@ def test_a_missing_program_is_a_usage_error(proxy: str, said: str, certs: Path, 
 def test_every_option_is_read_from_the_environment_and_the_command_line_wins(tmp_path: Path) -> None:
     ran = agent(env={"AGENT_CERTS": "/c", "AGENT_DRAIN_TIME": "soon"})
     assert ran.code == 2
-    assert "is no span of time" in ran.err
+    assert "is not a time span" in ran.err
     ran = agent("--listen", "there", env={"AGENT_CERTS": "/c:/d", "AGENT_LISTEN": "here"})
     assert "tcp://there" in ran.err
     ran = agent(env={"AGENT_CERTS": "/c", "AGENT_RUN_DIR": "/" + "x" * 90})

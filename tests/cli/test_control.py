@@ -107,7 +107,7 @@ async def test_an_agent_that_goes_away_in_the_middle_is_no_success(tmp_path: Pat
         await room.close()
         ended = await ran
     assert (ended.code, ended.out) == (1, "")
-    assert "cannot restart: the agent went away before it told how it ended" in ended.err
+    assert "cannot restart: the agent exited before it reported the result" in ended.err
 
 
 async def test_where_no_agent_runs_every_order_says_so(tmp_path: Path) -> None:
@@ -181,16 +181,16 @@ async def test_stop_comes_back_when_the_agent_has_gone(tmp_path: Path) -> None:
         agent.stdin.close()
         assert await agent.wait() == 0
         ran = await stopping
-    assert (ran.code, ran.out, ran.err) == (0, f"stopping\npid {agent.pid} has gone\n", "")
+    assert (ran.code, ran.out, ran.err) == (0, f"stopping\npid {agent.pid} has exited\n", "")
 
 
 @pytest.mark.parametrize(
     ("arguments", "asked", "said"),
     [
         (("stop", "--no-wait"), "stop", "stopping\n"),
-        (("pause",), "pause 600", "rotations are held for 600 s\n"),
-        (("pause", "--for", "1m30s"), "pause 90", "rotations are held for 90 s\n"),
-        (("resume",), "resume", "rotations go on\n"),
+        (("pause",), "pause 600", "rotations are paused for 600 s\n"),
+        (("pause", "--for", "1m30s"), "pause 90", "rotations are paused for 90 s\n"),
+        (("resume",), "resume", "rotations resume\n"),
     ],
     ids=" ".join,
 )

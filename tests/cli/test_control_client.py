@@ -46,8 +46,8 @@ async def test_help_is_printed_by_either_way(name: str) -> None:
         (("drain", "--hard"), "cannot run agent drain: there is no --hard here; see agent drain --help"),
         (("drain", "now"), "there is no now here"),
         (("drain", "--no-wait=1"), "there is no --no-wait=1 here"),
-        (("wait", "--timeout"), "--timeout wants a value"),
-        (("wait", "--timeout", "60"), "cannot use --timeout: '60' is no span of time; write it like 45s"),
+        (("wait", "--timeout"), "--timeout needs a value"),
+        (("wait", "--timeout", "60"), "cannot use --timeout: '60' is not a time span; write it like 45s"),
         (("wait", "--url", "https://a/"), "cannot use the address https://a/: write it like http://"),
     ],
     ids=" ".join,
@@ -73,7 +73,7 @@ async def test_a_drain_comes_back_when_it_has_ended(tmp_path: Path) -> None:
         actions.may_go_on.set()
         ran = await draining
     assert (ran.code, ran.out, ran.err) == (0, "drained, no connection is left\n", "")
-    assert actions.notes[0].startswith("drain was asked for by ")
+    assert actions.notes[0].startswith("drain was requested by ")
 
 
 async def test_a_drain_comes_back_at_once_if_asked(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ async def test_a_drain_that_takes_longer_than_wanted_goes_on(tmp_path: Path) -> 
     async with controlled(tmp_path, actions):
         ran = await order("drain", "--timeout", "200ms", place=tmp_path)
         assert (ran.code, ran.out) == (1, "")
-        assert "cannot wait any longer for the drain: it is not over after 200ms, and goes on" in ran.err
+        assert "cannot wait any longer for the drain: it has not ended after 200ms, and continues" in ran.err
         actions.may_go_on.set()
         async with asyncio.timeout(PATIENCE):
             await actions.ended.wait()

@@ -16,7 +16,7 @@ def test_a_span_is_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "45", "s", "-1s", "1 h", "1x", "1s,", "1s 2", "1e3s", "\u0661s2"])
 def test_what_is_no_span_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no span of time; write it like 45s"):
+    with pytest.raises(click.BadParameter, match="is not a time span; write it like 45s"):
         Span().convert(text, None, None)
 
 

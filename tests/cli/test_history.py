@@ -72,8 +72,8 @@ async def test_an_epoch_s_number_shows_everything_about_it(tmp_path: Path) -> No
         "took 84 ms: start 80 ms, judge 4 ms, drain 70 s",
         "queued 3 clients waited at the commit",
         "kernel 0 listen overflows, 0 listen drops",
-        "cut not known yet: the one before drains still",
-        "seen serial 1f02 at tcp://0.0.0.0:15443, as it should be",
+        "cut unknown yet: the previous epoch still drains",
+        "seen serial 1f02 at tcp://0.0.0.0:15443, as expected",
     ]
 
 
@@ -101,7 +101,7 @@ async def test_what_the_kernel_does_not_tell_is_not_zero(tmp_path: Path) -> None
         ran = await ask(history, 7, place=tmp_path)
     text = " ".join(ran.out.split())
     assert "queued 1 client waited at the commit" in text
-    assert "kernel listen overflows not told, listen drops not told" in text
+    assert "kernel listen overflows unknown, listen drops unknown" in text
     assert "cut 0 connections at the drain deadline" in text
     assert "seen no certificate at tcp://0.0.0.0:1: connection refused" in text
 
@@ -110,10 +110,10 @@ async def test_an_epoch_that_nobody_knows_is_a_usage_error(tmp_path: Path) -> No
     async with telling(tmp_path, overview()):
         ran = await ask(history, 5, place=tmp_path)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("agent: cannot tell of epoch 5: the agent knows no attempt at it")
+    assert ran.err.startswith("agent: cannot show epoch 5: the agent has no record of it")
 
 
 async def test_an_empty_history_is_said(tmp_path: Path) -> None:
     async with telling(tmp_path, replace(overview(), rotations=(SEVEN,))):
         ran = await ask(history, "--failed", place=tmp_path)
-    assert (ran.code, ran.out) == (0, "no attempt that fits is known\n")
+    assert (ran.code, ran.out) == (0, "no matching attempts recorded\n")

@@ -84,7 +84,7 @@ async def test_a_run_directory_that_is_not_ours_is_said(ordinary: Path) -> None:
         (ordinary / NAME).chmod(0)
         ran = await ask(request, "GET", "stats", place=ordinary)
     assert ran.code == 1
-    assert "permission denied; ask as root or as the user it runs as" in ran.err
+    assert "permission denied; run this as root or as the agent's user" in ran.err
 
 
 async def test_an_agent_that_hangs_up_is_said(tmp_path: Path) -> None:

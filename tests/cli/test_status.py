@@ -64,7 +64,7 @@ def test_an_agent_that_is_older_is_understood_too() -> None:
 
 @pytest.mark.parametrize("answer", ["", "[]", "{}", '"x"', '{"at": 5}', "<html>"])
 def test_what_is_no_overview_is_no_crash(answer: str) -> None:
-    with pytest.raises(MachineError, match="cannot understand the agent's answer"):
+    with pytest.raises(MachineError, match="cannot parse the agent's answer"):
         read(answer)
 
 
@@ -111,7 +111,7 @@ async def test_an_agent_that_has_no_status_is_no_crash(tmp_path: Path) -> None:
     async with telling(tmp_path, overview(), lambda _: Response(404, b"there is no /status here")):
         ran = await ask(status, place=tmp_path)
     assert (ran.code, ran.err) == (
-        1, "agent: cannot learn how the agent is: it answers 404: there is no /status here\n",
+        1, "agent: cannot read the agent's status: it answers 404: there is no /status here\n",
     )  # fmt: skip
 
 
@@ -234,7 +234,7 @@ async def test_watching_survives_a_restart_of_the_agent(tmp_path: Path) -> None:
 async def test_watching_what_cannot_tell_ends_at_once(tmp_path: Path) -> None:
     async with telling(tmp_path, overview(), lambda _: Response(404, b"no")):
         ran = await ask(status, "--watch", place=tmp_path)
-    assert (ran.code, ran.err) == (1, "agent: cannot learn how the agent is: it answers 404: no\n")
+    assert (ran.code, ran.err) == (1, "agent: cannot read the agent's status: it answers 404: no\n")
 
 
 def test_a_pipe_gets_a_line_whenever_the_answer_changes(capsys: pytest.CaptureFixture[str]) -> None:

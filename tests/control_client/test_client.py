@@ -69,7 +69,7 @@ def test_an_answer_is_read_line_by_line_however_it_comes(tmp_path: Path) -> None
 )
 def test_what_is_no_answer_is_an_os_error(answer: bytes, tmp_path: Path) -> None:
     with answering(at_path(tmp_path / "control"), answer), exchange(tmp_path) as one:  # noqa: SIM117
-        with pytest.raises(ConnectionError, match="cannot be understood"):
+        with pytest.raises(ConnectionError, match="cannot be parsed"):
             one.ask("GET", "/")
 
 
@@ -113,7 +113,7 @@ def test_a_path_that_is_too_long_is_no_agent(tmp_path: Path) -> None:
 def test_who_may_not_ask_is_told_whom_to_be(ordinary: Path) -> None:
     with at_path(ordinary / "control"):
         (ordinary / "control").chmod(0)
-        with pytest.raises(MachineError, match="permission denied; ask as root or as the user it runs as") as caught:
+        with pytest.raises(MachineError, match="permission denied; run this as root or as the agent's user") as caught:
             at_control(str(ordinary), soon())
     assert not isinstance(caught.value, NoAgent)
 
@@ -175,9 +175,9 @@ def test_whatever_is_written_is_a_url_or_refused(url: str) -> None:
     ("error", "said"),
     [
         (TimeoutError(), "it does not answer in time"),
-        (ConnectionResetError(), "it hung up"),
+        (ConnectionResetError(), "it closed the connection"),
         (ConnectionRefusedError(111, "Connection refused"), "connection refused"),
-        (ConnectionError("the answer cannot be understood"), "the answer cannot be understood"),
+        (ConnectionError("the answer cannot be parsed"), "the answer cannot be parsed"),
         (OSError("AF_UNIX path too long"), "AF_UNIX path too long"),
     ],
 )

@@ -95,7 +95,7 @@ def test_what_is_said_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch)
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert str(nobody_there(f"{tmp_path}/gone")) == (
         f"cannot reach an agent at {tmp_path}/gone: there is no such directory; "
-        "start one, or name its directory by --run-dir"
+        "start one, or name its directory with --run-dir"
     )
 
 
@@ -114,7 +114,7 @@ def test_a_dead_agent_is_told_with_its_pid(tmp_path: Path) -> None:
     pid = made.stdout.strip()
     found = nobody_there(f"{tmp_path}/r")
     assert isinstance(found, NoAgent)
-    assert str(found) == f"cannot reach the agent at {tmp_path}/r: the last one there (pid {pid}) is gone; start one"
+    assert str(found) == f"cannot reach the agent at {tmp_path}/r: the last one (pid {pid}) has exited; start one"
 
 
 def test_an_agent_that_takes_no_orders_yet_is_there(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_an_agent_that_takes_no_orders_yet_is_there(tmp_path: Path) -> None:
         said = str(nobody_there(f"{tmp_path}/r"))
     finally:
         directory.close()
-    assert said == f"cannot reach the agent at {tmp_path}/r: it is there (pid {os.getpid()}), but takes no orders yet"
+    assert said == f"cannot reach the agent at {tmp_path}/r: it runs (pid {os.getpid()}), but does not accept commands yet"
 
 
 def test_who_may_not_look_is_told_whom_to_be(ordinary: Path) -> None:
@@ -135,4 +135,4 @@ def test_who_may_not_look_is_told_whom_to_be(ordinary: Path) -> None:
         closed.chmod(0o700)
     assert isinstance(found, MachineError)
     assert not isinstance(found, NoAgent)
-    assert "permission denied; ask as root or as the user it runs as" in str(found)
+    assert "permission denied; run this as root or as the agent's user" in str(found)

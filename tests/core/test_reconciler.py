@@ -55,7 +55,7 @@ def test_changes_while_a_candidate_is_on_its_way_coalesce_into_the_newest() -> N
 def test_a_candidate_that_lost_its_purpose_is_dropped() -> None:
     play = serving()
     play.ready("b")
-    assert play.ready("a") == [do.DropEpoch(2, "what serves is what is wanted again")]
+    assert play.ready("a") == [do.DropEpoch(2, "the serving revision is wanted again")]
 
 
 # Drains
@@ -729,7 +729,7 @@ def test_where_the_attempts_are_limited_it_counts_as_one() -> None:
     play.ready("a")
     play.awaits(1, SILENT)
     play.wait(30)
-    assert play.exits(1) == [do.Finish(1, f"nothing could be started: {play.core.last_failure.reason}")]  # type: ignore[union-attr]
+    assert play.exits(1) == [do.Finish(1, f"no epoch could be started: {play.core.last_failure.reason}")]  # type: ignore[union-attr]
 
 
 def test_one_that_is_silent_again_is_dropped_at_its_deadline() -> None:

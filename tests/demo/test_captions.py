@@ -31,21 +31,21 @@ def test_an_epoch_with_the_certificate_of_before_serves_last_good() -> None:
 
 
 def test_a_death_is_told_with_what_becomes_of_the_clients() -> None:
-    body = "nothing serves: epoch 5 (pid 812) was killed by SIGKILL; last good starts at once"
+    body = "no epoch serves: epoch 5 (pid 812) was killed by SIGKILL; last good starts at once"
     told = Captions().words(entry("service.down", body, "ERROR"))
-    assert told == "epoch 5 is dead: clients wait in the accept queue, last good starts"
+    assert told == "epoch 5 has exited: clients wait in the accept queue, last good starts"
 
 
 @pytest.mark.parametrize(
     ("body", "told"),
     [
         (
-            "cannot use /dev/shm/agent-demo-x/certs/tls.crt: there is no PEM in it; write it anew, and so on",
-            "the agent says: cannot use tls.crt: there is no PEM in it",
+            "cannot use /dev/shm/agent-demo-x/certs/tls.crt: there is no PEM in it; write it again, and so on",
+            "the agent logs: cannot use tls.crt: there is no PEM in it",
         ),
         (
             "epoch 8 (pid 1234) was killed by SIGKILL; next attempt at once",
-            "the agent says: epoch 8 was killed by SIGKILL",
+            "the agent logs: epoch 8 was killed by SIGKILL",
         ),
     ],
 )

@@ -107,7 +107,7 @@ def test_what_was_cut_by_a_kill_is_told_and_is_no_failure() -> None:
     score.take(report(failures=[failure()]))
     lines, good = summary(score)
     assert good
-    assert "1 cut with the proxy that was killed, nobody refused" in lines
+    assert "1 cut with the proxy that was killed, no client refused" in lines
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_nothing_is_an_empty_mapping() -> None:
     ("text", "complaint"),
     [
         (b"a: [", "cannot read .*app.yaml: line 2: "),
-        (b"- a", "its root is no mapping"),
+        (b"- a", "its root is not a mapping"),
         (b"\xff\xfe\xfd", "cannot read .*app.yaml: .*decode"),
         (b"a: !!python/object:os.system {}", "line 1"),
         (b"a: \x01", "cannot read .*app.yaml"),

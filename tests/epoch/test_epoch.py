@@ -130,7 +130,7 @@ async def test_clients_that_come_at_the_drain_are_left_to_the_successor() -> Non
 
 
 async def test_an_address_that_is_held_is_an_error_before_the_gate() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held, pytest.raises(MachineError, match="somebody else does"):
+    with socket.create_server(("127.0.0.1", 0)) as held, pytest.raises(MachineError, match="another process does"):
         async with made() as epoch:
             await epoch.listen(*held.getsockname())
 
@@ -154,7 +154,7 @@ async def test_a_certificate_that_does_not_fit_its_key_is_told(tmp_path: Path) -
     [
         ("--hot-restart-version", 0, f"{hot_restart_version()}\n", ""),
         ("--version", 0, "app  version: ", ""),
-        ("--foo", 2, "", "app: cannot take --foo: not supported by app; see app --help\n"),
+        ("--foo", 2, "", "app: cannot use --foo: not supported by app; see app --help\n"),
     ],
 )
 def test_it_answers_and_complains_at_once(

@@ -32,7 +32,7 @@ async def test_a_gate_that_is_taken_away_is_told(tmp_path: Path) -> None:
     knocking = asyncio.create_task(wait_at_gate(gate.path))
     await until(lambda: knocks)
     await gate.close()
-    with pytest.raises(MachineError, match=r"cannot pass the gate .*; is the agent"):
+    with pytest.raises(MachineError, match=r"cannot pass the gate .*; check that the agent runs"):
         await knocking
 
 

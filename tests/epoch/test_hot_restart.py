@@ -261,7 +261,7 @@ async def test_a_parent_that_knows_no_such_request_is_an_error(prefix: str, base
         asking = asyncio.create_task(child.parent_stats())
         await parent.expect("parent", handmade.STATS)
         parent.send("child", 1, handmade.NOT_UNDERSTOOD)
-        with pytest.raises(MachineError, match="knows no stats"):
+        with pytest.raises(MachineError, match="lacks stats"):
             await asking
 
 
@@ -313,7 +313,7 @@ async def test_whoever_binds_on_request_is_not_asked_for_more_and_more(prefix: s
 
 
 async def test_a_child_without_a_chain_is_told_so(prefix: str, base_id: int) -> None:
-    with pytest.raises(MachineError, match="is not there; the first process is --restart-epoch 0"):
+    with pytest.raises(MachineError, match="does not exist; the first process is --restart-epoch 0"):
         await HotRestart(arguments(prefix, base_id, 1), Server().part()).join()
 
 
@@ -331,7 +331,7 @@ async def test_a_child_waits_for_another_that_starts(prefix: str, base_id: int) 
 @pytest.mark.parametrize("version", [HotRestartVersion(12, VERSION.size), HotRestartVersion(11, VERSION.size + 16)])
 async def test_a_chain_of_another_version_is_not_joined(version: HotRestartVersion, prefix: str, base_id: int) -> None:
     Segment(base_id).claim(version)
-    with pytest.raises(MachineError, match=f"it is of hot-restart version {version}"):
+    with pytest.raises(MachineError, match=f"its hot-restart version is {version}"):
         await HotRestart(arguments(prefix, base_id, 1), Server().part()).join()
     Segment(base_id).release()
 

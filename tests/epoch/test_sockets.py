@@ -17,7 +17,7 @@ def test_places_are_spelled_as_in_the_protocol() -> None:
 
 
 def test_a_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="cannot listen on localhost: it is no literal address"):
+    with pytest.raises(UsageError, match="cannot listen on localhost: it is not a literal address"):
         tcp("localhost", 80)
 
 
@@ -59,7 +59,7 @@ def test_a_port_that_somebody_has_is_not_shared_without_a_word() -> None:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(("127.0.0.1", 0))
         held.listen()
-        with pytest.raises(AddressHeld, match="somebody else does"):
+        with pytest.raises(AddressHeld, match="another process does"):
             bind(tcp(*held.getsockname()))
 
 

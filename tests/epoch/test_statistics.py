@@ -35,7 +35,7 @@ def test_a_file_that_is_not_to_be_had_is_told_and_no_reason_to_die(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         open_writer({ENVIRONMENT: str(tmp_path / "stats"), NONCE: "no nonce"}).counter("requests").add()
-    assert "is seen by the console only" in caplog.text
+    assert "only the admin interface shows the counters" in caplog.text
 
 
 def test_a_successor_hears_what_was_counted_since_it_asked() -> None:

@@ -84,7 +84,7 @@ def test_what_was_put_in_its_place_is_not_opened(memory: int, tmp_path: Path, ma
     try:
         with carrier(memory, other) as pid:
             assert not carried.is_carried_by(pid)
-            with pytest.raises(MachineError, match="it is another file by now"):
+            with pytest.raises(MachineError, match="it is another file now"):
                 carried.read(pid)
     finally:
         os.close(other)

@@ -199,7 +199,7 @@ print(subprocess.check_output(["id", "-u"], text=True, user=65534, group=65534, 
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        ("parent_death_filter._MACHINES.clear()", f"no filter is known for {os.uname().machine}"),
+        ("parent_death_filter._MACHINES.clear()", f"there is no filter for {os.uname().machine}"),
         (f"parent_death_filter._install(machine, 38, answer={errno.EPERM})", "operation not permitted"),
         ("parent_death_filter._FLAG_SPEC_ALLOW = 1 << 20", "invalid argument"),
         ("parent_death_filter._install = lambda *_, **__: None", "the filter has no effect"),
@@ -214,7 +214,7 @@ try:
     keep_children_alive()
 except MachineError as error:
     print(error)
-""") == [f"cannot keep the proxies alive should the agent be killed: {why}"]
+""") == [f"cannot keep the proxies running if the agent is killed: {why}"]
 
 
 def test_a_thread_with_a_filter_of_its_own_stands_in_the_way_and_is_named() -> None:
@@ -236,7 +236,7 @@ except MachineError as error:
     print(str(error).replace(str(thread.native_id), "N"))
 end.set()
 """)
-    assert line == "cannot keep the proxies alive should the agent be killed: thread N has a filter of its own"
+    assert line == "cannot keep the proxies running if the agent is killed: thread N has a filter of its own"
 
 
 @pytest.mark.parametrize("machine", parent_death_filter._MACHINES.values(), ids=parent_death_filter._MACHINES.keys())

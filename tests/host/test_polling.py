@@ -67,7 +67,7 @@ async def test_a_directory_that_may_not_be_read_is_looked_at_until_it_may(ordina
         await ear.hears_each(*[partial(replace, certs / "tls.crt", "anew")] * SWAPS)
         await ear.hears_each(partial(certs.chmod, 0o711))
         assert ear.watcher.mode == Mode("inotify", "")
-        assert ear.notices == [f"cannot watch {certs}: permission denied; looking every 0.01 s instead"]
+        assert ear.notices == [f"cannot watch {certs}: permission denied; polling every 0.01 s instead"]
 
 
 async def test_a_directory_that_is_opened_up_is_entered(ordinary: Path) -> None:

@@ -188,7 +188,7 @@ async def test_an_owner_that_does_not_reap_is_complained_of_once_a_death() -> No
     orphans.start()
     for _ in range(100):
         await asyncio.sleep(0)
-    assert complaints == [f"process {own} is dead, and its owner does not reap it"]
+    assert complaints == [f"process {own} has exited, and its owner does not reap it"]
     bury(own)
     other = dying()
     await until(lambda: is_reaped(other))

@@ -56,7 +56,7 @@ async def test_a_link_is_not_followed(tmp_path: Path) -> None:
         victim.listen()
         victim.setblocking(False)
         (tmp_path / "admin").symlink_to(tmp_path / "victim")
-        with pytest.raises(ConnectionError, match="is no socket any more"):
+        with pytest.raises(ConnectionError, match="is not a socket any more"):
             await client.fetch(Owned(tmp_path / "admin", os.getpid()), "/", timeout=5)
         with pytest.raises(BlockingIOError):
             victim.accept()

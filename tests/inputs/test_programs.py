@@ -101,7 +101,7 @@ async def test_the_same_content_in_another_file_is_the_same_program(tmp_path: Pa
     [
         ("#!/bin/sh\nexit 3\n", "ended with 3"),
         ("#!/bin/sh\necho disabled\n", "printed 'disabled'"),
-        ("#!/bin/sh\necho 12.104\n", "it speaks version 12.104"),
+        ("#!/bin/sh\necho 12.104\n", "it has version 12.104"),
         ("#!/bin/sh\n", "printed ''"),
         ("", "cannot start"),
         ("#!/no/such\n", "cannot start"),

@@ -95,10 +95,10 @@ def test_an_epoch_starts_where_there_is_no_room_for_statistics(
     home = directory.make_epoch(1, None)
     (home / "stats").mkdir()
     assert make_room(home, None) == {}
-    assert "what this epoch counts is lost with it" in caplog.text
+    assert "this epoch's counters are lost when it exits" in caplog.text
 
 
 def test_totals_that_were_spoilt_begin_at_nothing(directory: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
     directory.remember({"gone": "a lot"}, "totals.json")
     assert counted(SharedCounters(directory)) == 0
-    assert "counting begins at 0" in caplog.text
+    assert "counters start at 0" in caplog.text

@@ -195,7 +195,7 @@ async def test_a_file_that_is_refused_is_a_verdict_that_names_it(tmp_path: Path,
         failure = await admission(candidate, serving if serves else None).check()
     assert failure is not None
     assert failure.sort is FailureKind.PERMANENT
-    assert failure.reason == "cannot use /d/lds.yaml: envoy refuses its listeners (LDS) in it; its log tells why"
+    assert failure.reason == "cannot use /d/lds.yaml: envoy refuses its listeners (LDS) in it; see its log"
 
 
 async def test_a_secret_that_the_serving_epoch_lacks_as_well_keeps_nobody_waiting(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def clusters(*endpoints: dict[str, Any]) -> dict[str, Any]:
         ([], 0, "has no address yet"),
         ([endpoint(9)], 0, "at 127.0.0.1:9 is not connected"),
         ([endpoint(9, cx_active=1)], 0, "at 127.0.0.1:9 is connected and does not answer"),
-        ([endpoint(9, cx_active=1)], 3, "at 127.0.0.1:9 is connected and its streams are closed again and again"),
+        ([endpoint(9, cx_active=1)], 3, "at 127.0.0.1:9 is connected and its streams are closed repeatedly"),
     ],
 )
 async def test_the_state_of_the_control_plane_is_part_of_the_reason(
@@ -337,7 +337,7 @@ async def test_a_connection_is_tried_to_tell_why_there_is_none(tmp_path: Path) -
             open_reason = await reason_of(admission(candidate))
             server.close()
             closed_reason = await reason_of(admission(candidate))
-    assert open_reason.endswith("cannot be reached: it accepts connections, and TLS or HTTP/2 on them fails")
+    assert open_reason.endswith("cannot be reached: it accepts connections, but TLS or HTTP/2 on them fails")
     assert closed_reason.endswith(f"at 127.0.0.1:{port} cannot be reached: connection refused")
 
 
@@ -345,10 +345,10 @@ async def test_what_was_refused_and_what_initialises_is_told(tmp_path: Path) -> 
     async with epoch(tmp_path, PLANE) as candidate:
         candidate.answers["/stats"] = counters(rejected=1, scope="sds.edge") + counters(applied=1)
         reason = await reason_of(admission(candidate))
-        assert reason == "it refuses secret edge; its log tells why; correct it at the control plane ads"
+        assert reason == "it refuses secret edge; see its log; correct it at the control plane ads"
         candidate.answers["/stats"] = counters(applied=1)
         candidate.answers["/init_dump"] = {"unready_targets_dumps": [{"target_names": ["RDS x", "agent_gate"]}]}
-        assert await reason_of(admission(candidate)) == "it initialises RDS x"
+        assert await reason_of(admission(candidate)) == "it is initialising RDS x"
         candidate.answers["/init_dump"] = {}
         assert await reason_of(admission(candidate)) == ""
         candidate.answers["/server_info"] = {"state": "LIVE"}

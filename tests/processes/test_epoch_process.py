@@ -96,7 +96,7 @@ async def test_where_every_base_id_is_taken_that_is_said(monkeypatch: pytest.Mon
     monkeypatch.setattr("agent.processes.epoch_process.secrets.randbelow", lambda _: base_id - 1)
     try:
         async with harness() as stage:
-            with pytest.raises(MachineError, match="cannot claim a base id"):
+            with pytest.raises(MachineError, match="cannot reserve a base id"):
                 stage.start("{}")
             stage.roles.clear()
     finally:

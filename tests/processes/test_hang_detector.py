@@ -143,7 +143,7 @@ async def test_a_proxy_that_neither_accepts_nor_answers_hangs() -> None:
             port = listening.getsockname()[1]
             sentence = await play.hangs()
             assert sentence.startswith(f"epoch 7 (pid 4711) hangs: 2 clients wait at tcp://127.0.0.1:{port}, and for ")
-            assert sentence.endswith("its console has not answered; replace it by `agent restart`")
+            assert sentence.endswith("its admin interface has not answered; replace it by `agent restart`")
             assert play.watch.hung
             await play.looked()
             assert len(play.said) == 1
@@ -311,7 +311,7 @@ async def test_another_epoch_in_its_place_is_watched_by_itself() -> None:
             play.epoch = Epoch(8, AdminClient(play.directory / "admin"))
             assert not play.watch.hung
             play.watch.follow()
-            assert play.said[1] == (False, "epoch 8 serves in the place of 7, which hung")
+            assert play.said[1] == (False, "epoch 8 replaces 7, which hung")
             await until(lambda: len(play.said) == 3)
             assert play.said[2][1].startswith("epoch 8 ")
 
@@ -375,7 +375,7 @@ async def test_a_replacement_is_asked_for_once() -> None:
             assert replaced == [], "not when it is said"
             await until(lambda: play.replaced)
             await play.looked()
-            assert [text.startswith("epoch 7 (pid 4711) has answered nobody for ") for text in play.replaced] == [True]
+            assert [text.startswith("epoch 7 (pid 4711) has accepted no connection for ") for text in play.replaced] == [True]
 
 
 async def test_it_may_be_replaced_as_soon_as_it_is_found_to_hang() -> None:

@@ -51,7 +51,7 @@ def test_this_machine_has_room_for_one_more_of_this_process() -> None:
         (-signal.SIGKILL, 0, ""),
         (-signal.SIGSEGV, 1, ""),
         (1, 1, ""),
-        (None, 1, "; the kernel has killed for want of memory meanwhile"),
+        (None, 1, "; the kernel has killed a process for lack of memory since"),
         (None, 0, ""),
     ],
 )

@@ -50,7 +50,7 @@ def test_a_console_that_became_a_link_is_not_asked(distrusting: AgentFixture) ->
         put_link(home(bed) / "admin", bed.directory / "victim")
         status, text = admin(bed, "/quitquitquit", "POST")
         assert status == 503
-        assert "is no socket any more" in text
+        assert "is not a socket any more" in text
         with pytest.raises(BlockingIOError):
             victim.accept()
     (bed.directory / "victim").unlink()

@@ -77,7 +77,7 @@ def test_a_forged_manifest_is_not_opened(surviving: Possessed, forgery: str) -> 
     bed.ready()
     (said,) = surviving.logged("epoch.not_adopted")
     assert f"epoch {before.number} (pid {before.pid}) cannot be adopted and is ended" in said
-    assert "another file by now" in said
+    assert "another file now" in said
     surviving.serves_on()
     for epoch in bed.epochs():
         for descriptor in Path(f"/proc/{epoch.pid}/fd").iterdir():
@@ -120,7 +120,7 @@ NONSENSE = ["tcp://127.0.0.1:99999", "tcp://example.invalid:443"]
 def test_a_nonsensical_address_costs_its_sender_the_channel(possessed: Possessed, address: str) -> None:
     possessed.order(f"{SPEAK}\n    ask({address!r})")
     (said,) = eventually(lambda: possessed.logged("handoff.broken"), what="it is said")
-    assert "it is no IP address with a port" in said
+    assert "it is not an IP address with a port" in said
     assert "Traceback" not in possessed.bed.journal.path.read_text()
     possessed.serves_on()
 

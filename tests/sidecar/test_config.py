@@ -279,7 +279,7 @@ RDS = "filter_chains[0].filters[0].typed_config.rds"
 
 def test_a_gate_wants_a_node_with_names(directory: Path) -> None:
     tree = patched(gated(bootstrap(directory)), "node.cluster", GONE)
-    assert "node: a gate wants id and cluster" in why_not(tree)
+    assert "node: a gate needs id and cluster" in why_not(tree)
     assert read_tree(tree, "it", cluster="flag").node_cluster == "flag"
 
 

@@ -91,7 +91,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert "no such file" in refusal(DownstreamTls((Certificate(good.chain, nowhere),)))
     expected = f"cannot load the certificate chain {empty}: no certificate in it"
     assert refusal(DownstreamTls((Certificate(str(empty), good.key),))) == expected
-    assert f"it is not that of {good.chain}" in refusal(DownstreamTls((Certificate(good.chain, other.key),)))
+    assert f"it does not match {good.chain}" in refusal(DownstreamTls((Certificate(good.chain, other.key),)))
     assert str(empty) in refusal(DownstreamTls((Certificate(good.chain, str(empty)),)))
     assert f"cannot load the trusted CA {empty}" in refusal(DownstreamTls((good,), str(empty)))
     assert "no trusted_ca" in refusal(DownstreamTls((good,), require_client_certificate=True))
@@ -113,5 +113,5 @@ def test_a_cluster_s_host_is_verified_only_with_a_ca(tmp_path: Path) -> None:
 
 
 def test_a_server_name_that_is_none_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"cannot ask for the server name \.example"):
+    with pytest.raises(BadInput, match=r"cannot use the server name \.example"):
         client_context(UpstreamTls(sni=".example"))

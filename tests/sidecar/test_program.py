@@ -49,9 +49,9 @@ def test_it_tells_its_version_and_what_it_hands_over_with() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--no-such-flag"], "cannot take --no-such-flag: not supported by sidecar"),
+        (["--no-such-flag"], "cannot use --no-such-flag: not supported by sidecar"),
         (["--concurrency", "2"], "more than one worker is not supported by sidecar"),
-        (["-l", "loud"], "cannot take --log-level loud"),
+        (["-l", "loud"], "cannot use --log-level loud"),
         (["--restart-epoch"], "its value is missing"),
     ],
 )
@@ -125,4 +125,4 @@ def test_an_address_that_somebody_has_is_named(tmp_path: Path) -> None:
         config.write_text(yaml.safe_dump({"static_resources": {"listeners": [made]}}), encoding="ascii")
         done = sidecar("-c", config, "--disable-hot-restart")
     assert done.returncode == 1
-    assert f"cannot listen on tcp://127.0.0.1:{port}: somebody else does" in done.stderr
+    assert f"cannot listen on tcp://127.0.0.1:{port}: another process does" in done.stderr

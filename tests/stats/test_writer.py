@@ -55,11 +55,11 @@ def test_a_file_that_cannot_be_given_away_is_removed(ordinary: Path) -> None:
 
 def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     with written(tmp_path / "stats") as writer, reading(tmp_path / "stats") as segment:
-        with pytest.raises(Unwritable, match="another writer has it"):
+        with pytest.raises(Unwritable, match="another writer uses it"):
             create(tmp_path / "stats")
         writer.counter("a").add()
         assert segment.read().counters == {"a": 1}
-    with pytest.raises(Unwritable, match="another writer had it"):
+    with pytest.raises(Unwritable, match="another writer used it"):
         create(tmp_path / "stats")
 
 

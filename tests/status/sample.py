@@ -44,7 +44,7 @@ def facts(serial: str, left: timedelta, name: str = "web.example") -> Facts:
 def overview(now: datetime = NOW) -> Status:
     """Epoch 7 serves, 6 and 5 drain, 8 is at the gate; one of two sets is refused."""
     why = "cannot use /etc/certs/api/tls.crt: it does not fit /etc/certs/api/tls.key"
-    why += "; write both, the last good files serve on"
+    why += "; write both, the last good files stay in use"
     return Status(
         at=now,
         version="0.1.0",

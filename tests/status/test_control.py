@@ -64,7 +64,7 @@ async def test_an_action_is_begun_as_wished_and_noted_with_who_asked(target: str
     assert actions.asked == [asked]
     (note,) = actions.notes
     name = Path("/proc/self/comm").read_text().strip()
-    assert note == f"{target[1:]} was asked for by {name} (pid {os.getpid()}, uid {os.geteuid()})"
+    assert note == f"{target[1:]} was requested by {name} (pid {os.getpid()}, uid {os.geteuid()})"
 
 
 async def test_what_the_agent_refuses_is_the_outcome(tmp_path: Path) -> None:
@@ -193,19 +193,19 @@ async def test_the_state_is_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "target", "status", "said"),
     [
-        ("GET", "/", 404, "there is no / here: /restart, /upgrade"),
-        ("POST", "/restart/8", 404, "there is no /restart/8 here"),
-        ("GET", "/restart", 405, "cannot GET /restart: it takes POST"),
-        ("POST", "/ready", 405, "cannot POST /ready: it takes GET"),
-        ("POST", "/restart?hard=1", 400, "there is no parameter hard here; known: binary, force, now"),
-        ("POST", "/restart?force=yes", 400, "cannot use force=yes: it is 0 or 1"),
-        ("POST", "/restart?force", 400, "cannot use force=: it is 0 or 1"),
-        ("POST", "/stop?now=1", 400, "there is no parameter now here; known: none"),
-        ("POST", "/pause?for=10m", 400, "cannot use for=10m: it is no number of seconds"),
-        ("POST", "/pause?for=nan", 400, "it is no number of seconds"),
-        ("POST", "/pause?for=inf", 400, "it is no number of seconds"),
-        ("POST", "/pause?for=0", 400, "cannot pause for no time at all"),
-        ("GET", "/ready?wait=-1", 400, "it is no number of seconds"),
+        ("GET", "/", 404, "there is no /; available: /restart, /upgrade"),
+        ("POST", "/restart/8", 404, "there is no /restart/8; available"),
+        ("GET", "/restart", 405, "cannot GET /restart: it accepts POST"),
+        ("POST", "/ready", 405, "cannot POST /ready: it accepts GET"),
+        ("POST", "/restart?hard=1", 400, "there is no parameter hard; available: binary, force, now"),
+        ("POST", "/restart?force=yes", 400, "cannot use force=yes: it must be 0 or 1"),
+        ("POST", "/restart?force", 400, "cannot use force=: it must be 0 or 1"),
+        ("POST", "/stop?now=1", 400, "there is no parameter now; available: none"),
+        ("POST", "/pause?for=10m", 400, "cannot use for=10m: it is not a number of seconds"),
+        ("POST", "/pause?for=nan", 400, "it is not a number of seconds"),
+        ("POST", "/pause?for=inf", 400, "it is not a number of seconds"),
+        ("POST", "/pause?for=0", 400, "cannot pause for 0 s"),
+        ("GET", "/ready?wait=-1", 400, "it is not a number of seconds"),
     ],
 )
 async def test_what_cannot_be_meant_is_refused_in_words(
@@ -276,7 +276,7 @@ async def test_a_stranger_is_turned_away_and_noted(tmp_path: Path) -> None:
         place.rmdir()
     assert actions.asked == []
     (note,) = actions.notes
-    assert f"(pid {os.getpid()}, uid 65534) was turned away" in note
+    assert f"(pid {os.getpid()}, uid 65534) was rejected" in note
 
 
 async def test_the_overview_is_told(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ async def test_what_acts_does_so_for_this_machine(path: str, asked: str, address
         while not acting.asked:  # noqa: ASYNC110  # one turn of the loop
             await asyncio.sleep(0)
     assert (response.status, acting.asked) == (202, [asked])
-    assert notes == [f"{path[1:]} was asked for by HTTP from {address}"]
+    assert notes == [f"{path[1:]} was requested by HTTP from {address}"]
 
 
 @pytest.mark.parametrize(

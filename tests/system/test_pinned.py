@@ -88,7 +88,7 @@ def test_at_the_first_start_the_others_are_served_without_it(bed_apart: AgentFix
     bed.more_flags += ["--no-wait"]
     bed.is_small = True
     bed.start()
-    assert any("the others are served without it" in each for each in pinned(bed))
+    assert any("the other certificates are served without it" in each for each in pinned(bed))
 
 
 @pytest.mark.long

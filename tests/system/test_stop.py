@@ -166,7 +166,7 @@ def test_a_client_that_never_ends_is_cut_at_the_deadline(bed_apart: AgentFixture
         assert bed.exited() == 0
         assert time.monotonic() >= asked + 1
     (cut,) = bed.journal.named("drain.cut")
-    assert cut.body.endswith("what it has is cut (1 connection)")
+    assert cut.body.endswith("they are cut (1 connection)")
     (attempt,) = json.loads((bed.run_dir / "history.json").read_text())["attempts"]
     assert attempt["evidence"]["cut_at_end"] == 1
 

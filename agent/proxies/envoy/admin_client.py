@@ -56,7 +56,7 @@ def _understanding(console: UnixPlace) -> Iterator[None]:
     try:
         yield
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        message = f"cannot understand what {console} answers ({type(error).__name__})"
+        message = f"cannot parse the answer of {console} ({type(error).__name__})"
         raise MachineError(message) from error
 
 
@@ -65,10 +65,10 @@ async def _tree(body: bytes) -> dict[str, Any]:
     try:
         found = await asyncio.to_thread(json.loads, body) if len(body) > _MUCH else json.loads(body)
     except RecursionError as error:
-        message = "it is nested too deep"
+        message = "it is nested too deeply"
         raise ValueError(message) from error
     if not isinstance(found, dict):
-        message = "it is no object"
+        message = "it is not an object"
         raise ValueError(message)  # noqa: TRY004  # the same error as for text that is not JSON
     return found
 

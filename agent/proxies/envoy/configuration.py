@@ -134,7 +134,7 @@ class Configuration:
         while left:
             free = [path for path, each in left.items() if not any(source in left for source in each.sources)]
             if not free:
-                message = f"cannot use {next(iter(left))}: it takes resources from itself; name another file"
+                message = f"cannot use {next(iter(left))}: it is a source of resources of itself; name another file"
                 raise BadInput(message)
             yield from free
             for path in free:

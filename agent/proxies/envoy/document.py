@@ -183,7 +183,7 @@ def _references(root: MappingNode, document: str) -> list[Reference]:
         for name, value in mapping.value:
             if not isinstance(name, ScalarNode):
                 where = f"line {name.start_mark.line + 1}" if name.start_mark else "in it"
-                message = f"cannot read {document}: {where}: a key is a list or a mapping; write a word"
+                message = f"cannot read {document}: {where}: a key is a list or a mapping; write a string"
                 raise BadInput(message)
             role = next((role for key, role in ROLES.items() if yaml_nodes.is_key(name, key)), Role.OTHER)
             for source in [value, *yaml_nodes.items(value)]:

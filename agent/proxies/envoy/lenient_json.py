@@ -46,12 +46,12 @@ def _strict(text: str) -> object:
         try:
             json.dumps(found, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise json.JSONDecodeError("half of a surrogate pair is no letter", "", 0) from error
+            raise json.JSONDecodeError("half of a surrogate pair is not a character", "", 0) from error
     return found
 
 
 def _refuse(word: str) -> Never:
-    raise json.JSONDecodeError(f"{word} is no value", "", 0)
+    raise json.JSONDecodeError(f"{word} is not a value", "", 0)
 
 
 def _made_strict(text: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ _OWNED = {
     "--socket-path": "the agent keeps the sockets in its run directory",
     "--socket-mode": "the agent keeps the sockets in its run directory",
     "--drain-time-s": "--drain-time of the agent sets it",
-    "--parent-shutdown-time-s": "the agent ends an epoch when its last connection is gone",
+    "--parent-shutdown-time-s": "the agent ends an epoch when its last connection has closed",
     "--admin-address-path": "the admin address is the one the configuration names",
     "--disable-hot-restart": "the agent needs the hot-restart protocol",
     "--skip-hot-restart-on-no-parent": "the agent is the parent of every epoch",
@@ -23,8 +23,8 @@ _OWNED = {
     "--hot-restart-version": "use: agent version",
     "--version": "use: agent version",
     "--mode": "use: agent check",
-    "--": "what follows would hide the agent's own flags from the proxy",
-    "--ignore_rest": "what follows would hide the agent's own flags from the proxy",
+    "--": "it would hide the agent's own flags from the proxy",
+    "--ignore_rest": "it would hide the agent's own flags from the proxy",
 }
 _LEVELS = ("-l", "--log-level")
 _MERGED = frozenset({"--config-yaml", "--log-format", "--service-node", "--service-cluster"})

@@ -174,4 +174,4 @@ def _last_complaint(output: str) -> str:
             found += f"\n{line}"
     if found:
         return found
-    return next((line for line in reversed(output.splitlines()) if line.strip()), "it said nothing")
+    return next((line for line in reversed(output.splitlines()) if line.strip()), "it printed no message")

@@ -34,7 +34,7 @@ _STOOD_IN = re.compile(f"[{chr(_STAND_INS)}-{chr(_STAND_INS + 0xFF)}]")
 _NONCHARACTERS = 0xFE  # from here on, U+FFFE and U+FFFF
 
 
-BOOTSTRAP, RESOURCES = "an Envoy bootstrap begins with static_resources or the like", "write a list under resources"
+BOOTSTRAP, RESOURCES = "an Envoy bootstrap begins with static_resources or similar", "write a list under resources"
 
 
 def read(text: str, name: str, *, is_json: bool | None = None, remedy: str = BOOTSTRAP) -> MappingNode:
@@ -59,7 +59,7 @@ def read(text: str, name: str, *, is_json: bool | None = None, remedy: str = BOO
     if root is None and not text.strip():
         return MappingNode(_MAPPING, [])
     if not isinstance(root, MappingNode):
-        found = "there is nothing in it but comments" if root is None else "its root is no mapping"
+        found = "it contains only comments" if root is None else "its root is not a mapping"
         message = f"cannot read {name}: {found}; {remedy}"
         raise BadInput(message)
     if "*" in text:
@@ -152,7 +152,7 @@ def _stood_in_for(match: re.Match[str]) -> str:
 
 
 def _too_deep(name: str) -> BadInput:
-    return BadInput(f"cannot read {name}: it is nested more than {DEEPEST} levels deep; no bootstrap is")
+    return BadInput(f"cannot read {name}: it is nested more than {DEEPEST} levels deep; write it flatter")
 
 
 def _place(error: yaml.MarkedYAMLError) -> str:

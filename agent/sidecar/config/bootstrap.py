@@ -57,7 +57,7 @@ def _bootstrap(root: Message, tree: Tree, node: str, node_cluster: str) -> Confi
     _require_distinct(zip(clusters, made.clusters, strict=True))
     _require_free_addresses(listeners, made.listeners)
     if _is_gated(made) and not (made.node_id and made.node_cluster):
-        root.refuse("node", "a gate wants id and cluster; write them here or give --service-node and --service-cluster")
+        root.refuse("node", "a gate needs id and cluster; write them here or give --service-node and --service-cluster")
     return made
 
 

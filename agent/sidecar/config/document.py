@@ -46,7 +46,7 @@ def parse(text: str, name: str) -> Tree:
     except (_Unreadable, ValueError, yaml.YAMLError, RecursionError) as error:
         raise BadInput(f"cannot read {name}: {_reason(error)}") from error
     if tree is None:
-        raise BadInput(f"cannot read {name}: it is empty; a bootstrap begins with static_resources or the like")
+        raise BadInput(f"cannot read {name}: it is empty; a bootstrap begins with static_resources or similar")
     if not isinstance(tree, dict):
         raise BadInput(f"cannot read {name}: its root is not a mapping; a bootstrap begins with static_resources")
     return tree
@@ -113,7 +113,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"line {error.lineno}, column {error.colno}: {error.msg}; correct it"
     if isinstance(error, RecursionError):
-        return "it is nested too deep; no bootstrap is"
+        return "it is nested too deep; write it flatter"
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         return f"{_line(mark)}{without_quotes(error.problem or error.context or 'not YAML')}; correct it"
@@ -143,7 +143,7 @@ def _object(members: list[tuple[str, Any]]) -> Tree:
     if len(tree) < len(members):
         names = [name for name, _ in members]
         double = next(name for name in names if names.count(name) > 1)
-        raise _Unreadable(f"{_key(double)} is there twice in one object")
+        raise _Unreadable(f"{_key(double)} occurs twice in one object")
     return tree
 
 
@@ -220,13 +220,13 @@ class _Builder:
     def name(self, event: Any) -> None:  # noqa: ANN401
         within = self.opened[-1]
         if event.value in within.value:
-            raise _Unreadable(f"{_line(event.start_mark)}{_key(event.value)} is there twice in one mapping")
+            raise _Unreadable(f"{_line(event.start_mark)}{_key(event.value)} occurs twice in one mapping")
         within.key, within.dropped = event.value, event.tag == "!ignore"
 
     def put(self, value: Any) -> None:  # noqa: ANN401
         self.size += 1
         if self.size > _LARGEST:
-            raise _Unreadable(f"it holds more than {_LARGEST} values, what its aliases stand for counted in")
+            raise _Unreadable(f"it holds more than {_LARGEST} values, including those of its aliases")
         if not self.opened:
             self.root = value
             return
@@ -279,7 +279,7 @@ def _in_snake_case(value: Any) -> Any:  # noqa: ANN401  # any tree
     for name, each in value.items():
         spelled = _snake(name)
         if spelled in tree:
-            raise _Unreadable(f"{_key(spelled)} is there twice in one mapping, in two spellings")
+            raise _Unreadable(f"{_key(spelled)} occurs twice in one mapping, in two spellings")
         tree[spelled] = each if name in _FREE_FORM else _in_snake_case(each)
     return tree
 

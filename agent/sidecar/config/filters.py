@@ -96,10 +96,10 @@ def _gate(manager: Message) -> str | None:
     if rds is None or source is None:
         return None
     if rds.text("route_config_name") != gate.NAME:
-        rds.refuse("route_config_name", f"routes from elsewhere than the agent's gate are {NOT_SUPPORTED}")
+        rds.refuse("route_config_name", f"routes from other sources than the agent's gate are {NOT_SUPPORTED}")
     source.choice("resource_api_version", _API_VERSIONS, {"V3": None}, None)
     if source.span("initial_fetch_timeout", 15.0):
-        source.refuse("initial_fetch_timeout", f"a gate that is not waited for is {NOT_SUPPORTED}: it has to be 0s")
+        source.refuse("initial_fetch_timeout", f"a limited wait for the gate is {NOT_SUPPORTED}: it must be 0s")
     api = source.message("api_config_source", "envoy.config.core.v3.ApiConfigSource", required=True)
     return None if api is None else _gate_cluster(api)
 

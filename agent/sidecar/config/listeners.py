@@ -74,7 +74,7 @@ def _wants_inspection(match: Match) -> bool:
 def _require_one_family(message: Message, made: Listener) -> None:
     for each in made.addresses:
         if isinstance(each, SocketAddress) and each.dual_stack and ":" not in each.host:
-            message.refuse("address", f"ipv4_compat is for version 6, and {each.host} is none")
+            message.refuse("address", f"ipv4_compat is for IPv6, and {each.host} is not an IPv6 address")
     if len({isinstance(each, Pipe) for each in made.addresses}) > 1:
         message.refuse("additional_addresses", f"a listener on both a port and a path is {NOT_SUPPORTED}")
 
@@ -86,7 +86,7 @@ def _require_distinct(message: Message, chains: tuple[FilterChain, ...]) -> None
         for key in _keys(chain.match):
             if key in seen:
                 path = message.at(f"filter_chains[{number}].filter_chain_match")
-                message.refusals.add(path, f"it matches what filter_chains[{seen[key]}] does")
+                message.refusals.add(path, f"it matches the same connections as filter_chains[{seen[key]}]")
                 break
             seen[key] = number
 

@@ -20,7 +20,7 @@ def virtual_hosts(manager: Message) -> tuple[VirtualHost, ...]:
         hosts.append(host)
         for domain in host.domains:
             if domain in seen:
-                each.refuse("domains", f"{domain} is there twice")
+                each.refuse("domains", f"{domain} occurs twice")
             seen.add(domain)
     return tuple(hosts)
 

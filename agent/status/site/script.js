@@ -120,12 +120,12 @@ function moment(iso, now) {
 }
 
 const WAITS = {
-  refused_files: ["warn", "A file on the disk is refused", "its last good serves on"],
-  refused_configuration: ["warn", "The configuration on the disk is refused", "the last good one serves on"],
-  refused_program: ["warn", "The program on the disk is refused", "the last good one serves on"],
-  refused_by_proxy: ["warn", "The proxy refuses what lies on the disk", "the last good serves on"],
-  retry: ["warn", "The last attempt failed; the next one waits its time."],
-  drains: ["note", "As many epochs drain as may; the next rotation waits for one of them."],
+  refused_files: ["warn", "A file on disk is refused", "its last good version stays in use"],
+  refused_configuration: ["warn", "The configuration on disk is refused", "the last good one stays in use"],
+  refused_program: ["warn", "The program on disk is refused", "the last good one stays in use"],
+  refused_by_proxy: ["warn", "The proxy refuses the files on disk", "the last good ones stay in use"],
+  retry: ["warn", "The last attempt failed; the next one waits for its back-off."],
+  drains: ["note", "The maximum number of epochs drain; the next rotation waits for one of them."],
   memory: ["warn", "There is too little memory for another epoch; the rotation waits."],
   paused: ["note", "Rotations are paused."],
   window: ["note", "A rotation waits for its window."],
@@ -139,15 +139,15 @@ function waiting(view, now) {
     if (word === "paused" && until) return ["note", until];
     let [tone, text, meanwhile] = WAITS[word] ?? ["warn", `A rotation waits: ${word.replaceAll("_", " ")}.`];
     if (word === "refused_files" && view.refused.length > 1)
-      [text, meanwhile] = [`${view.refused.length} files on the disk are refused`, "their last good serve on"];
+      [text, meanwhile] = [`${view.refused.length} files on disk are refused`, "their last good versions stay in use"];
     if (!meanwhile) return [tone, text];
     return [tone, view.epoch === null ? `${text}.` : `${text}; ${meanwhile}.`];
   });
   if (until && !view.blocked.includes("paused")) found.push(["note", until]);
   if (view.refused.length && !view.blocked.some((word) => word.startsWith("refused")))
-    found.push(["warn", `${plural(view.refused.length, "file")} on the disk ${view.refused.length === 1 ? "is" : "are"} refused.`]);
+    found.push(["warn", `${plural(view.refused.length, "file")} on disk ${view.refused.length === 1 ? "is" : "are"} refused.`]);
   if (view.out_of_sync_since && found.length)
-    found.push(["note", `What lies on the disk has not been what serves since ${moment(view.out_of_sync_since, now)}.`]);
+    found.push(["note", `The files on disk have not been served since ${moment(view.out_of_sync_since, now)}.`]);
   return found;
 }
 
@@ -180,12 +180,12 @@ function standing(view) {
 
 function verdict(view, now) {
   const troubles = [...waiting(view, now), ...ending(view, now)];
-  if (view.hung) troubles.unshift(["bad", "The serving epoch answers nobody: it hangs."]);
+  if (view.hung) troubles.unshift(["bad", "The serving epoch hangs: it accepts no connections."]);
   if (!view.ready && view.epochs.length) troubles.unshift(["bad", standing(view)]);
   const worst = Math.max(0, ...troubles.map(([tone]) => TONES.indexOf(tone)));
   return {
     tone: view.ready ? TONES[worst] : "bad",
-    headline: view.ready ? `Ready. ${standing(view)}` : `Not ready: ${view.reason || "it does not say why"}.`,
+    headline: view.ready ? `Ready. ${standing(view)}` : `Not ready: ${view.reason || "no reason given"}.`,
     troubles: troubles.map(([, text]) => text),
   };
 }
@@ -240,7 +240,7 @@ function track() {
   };
 }
 
-const STAGES = {starting: "starting", waiting: "at the gate", opening: "opening its gate", leaving: "told to end"};
+const STAGES = {starting: "starting", waiting: "at the gate", opening: "opening its gate", leaving: "terminating"};
 
 function epochFacts(epoch, now) {
   const facts = [`since ${moment(epoch.since, now)}, ${span(now - Date.parse(epoch.since))}`];
@@ -263,7 +263,7 @@ function drainPart() {
       show(element, epoch.state === "draining");
       const most = Math.max(first ?? 0, connections ?? 0);
       const many = first === null ? plural(connections ?? 0, "connection") : `${connections} of ${plural(most, "connection")}`;
-      put(left, connections === null ? "connections not known" : `${many} left`);
+      put(left, connections === null ? "connections unknown" : `${many} left`);
       gauge.set(connections === null ? 1 : connections / Math.max(1, most));
       const cutAt = epoch.deadline && Date.parse(epoch.deadline);
       put(cut, cutAt ? `cut in ${span(cutAt - now)}, at ${moment(epoch.deadline, now)}` : "");
@@ -341,7 +341,7 @@ function onDisk(set) {
   if (set.refused) return ["bad", "refused"];
   if (!set.disk && set.chain) return ["warn", "not readable"];
   if (!set.in_sync) return ["note", "not served yet"];
-  return ["good", set.served ? "is what is served" : "is used"];
+  return ["good", set.served ? "served" : "used"];
 }
 
 function certificateRow() {
@@ -351,7 +351,7 @@ function certificateRow() {
   const element = row(
     cell("th", "rowheader", "", name, make("details", "", summary, facts)),
     cell("td", "cell", "Served", served.element, none),
-    cell("td", "cell", "On the disk", badge, disk.element, why),
+    cell("td", "cell", "On disk", badge, disk.element, why),
   );
   return {
     element,
@@ -418,11 +418,11 @@ function evidence(attempt) {
   const {evidence: found} = attempt;
   if (!found) return [attempt.outcome === "running" ? "not yet" : "none"];
   const lines = [`${plural(found.queued, "client")} waited at the commit`];
-  if (found.overflows === null || found.drops === null) lines.push("the kernel does not tell of overflows");
+  if (found.overflows === null || found.drops === null) lines.push("the kernel does not count overflows");
   else lines.push(`${plural(found.overflows, "listen overflow")}, ${plural(found.drops, "drop")}`);
   for (const seen of found.seen) {
     const serial = seen.serial ? shortened(seen.serial) : "nothing";
-    const judged = seen.matches ? "" : `: ${seen.error || "not the one wanted"}`;
+    const judged = seen.matches ? "" : `: ${seen.error || "not the one expected"}`;
     lines.push(`${serial} seen at ${seen.address}${judged}`);
   }
   if (found.cut !== null) lines.push(`${plural(found.cut, "connection")} cut at the drain deadline`);
@@ -443,7 +443,7 @@ function rotationRow() {
   const [proof, lost] = [make("ul", "facts proof"), make("span", "badge")];
   stack.setAttribute("aria-hidden", "true");
   mark(lost, "tone", "warn");
-  put(lost, "look here");
+  put(lost, "check this");
   const element = row(
     cell("th", "rowheader", "", make("span", "attempt", name, " ", outcome), about, reason),
     cell("td", "cell", "Phases", make("span", "measure", stack, " ", sum), legend),
@@ -496,7 +496,7 @@ function listenerRow() {
       peaks.set(listener.address, most);
       put(address, listener.address);
       put(workers, String(listener.workers));
-      put(queue, listener.queue === null ? "not told" : String(listener.queue));
+      put(queue, listener.queue === null ? "unknown" : String(listener.queue));
       put(peak, listener.queue === null ? "–" : String(most));
       show(gauge.element, listener.queue !== null);
       gauge.set((listener.queue ?? 0) / Math.max(16, most), "note");
@@ -556,9 +556,9 @@ function heard(view, word) {
 
 function refresh() {
   if (contact.view) draw(contact.view, agentTime());
-  else if (contact.word === "lost") put(byId("headline"), "The agent does not answer; trying again.");
+  else if (contact.word === "lost") put(byId("headline"), "The agent does not answer; retrying.");
   const ago = span(performance.now() - contact.heardAt);
-  const words = {live: "live", asked: "not live, asked again and again", lost: `nothing for ${ago}, trying again`};
+  const words = {live: "live", asked: "not live, polling", lost: `no answer for ${ago}, retrying`};
   put(byId("contact"), words[contact.word] ?? "connecting");
   mark(byId("contact"), "word", contact.word);
 }

@@ -238,7 +238,7 @@ def test_a_complaint_in_another_format_is_understood() -> None:
     assert "unknown cluster 'nowhere'" in complained(as_json(text))
 
 
-@pytest.mark.parametrize(("output", "said"), [("", "it said nothing"), ("a\n\n b  c \n\n", "b c")])
+@pytest.mark.parametrize(("output", "said"), [("", "it printed no message"), ("a\n\n b  c \n\n", "b c")])
 def test_an_output_that_is_not_envoys_is_its_last_line(output: str, said: str) -> None:
     assert ENVOY.complaint(output, {}) == Complaint(said)
 
