@@ -79,7 +79,7 @@ RUNNING: list[Decorator] = [
     option("--drain-deadline", type=_SPAN, default="10m", help="When remaining connections of an old epoch are cut."),
     option("--stop-deadline", type=_SPAN, default="30s", help="The same after SIGTERM."),
     option("--drain-delay", type=_SPAN_OR_NONE, default="0s", help="After SIGTERM, how long to serve while not ready."),
-    option("--min-drain", type=_SPAN_OR_NONE, default="0s", help="Minimum duration of the drain after it."),
+    option("--min-drain", type=_SPAN_OR_NONE, default="0s", help="Minimum duration of the drain after SIGTERM."),
     option(
         "--drain-direction",
         type=click.Choice(["all", "inbound"]),

@@ -26,7 +26,7 @@ Usage: agent drain [OPTIONS]
   Drain the agent's listeners, and return when no connection remains: a preStop hook.
 
 Options:
-  --run-dir DIR   The agent's run directory; by default the agent's default.  [env var: AGENT_RUN_DIR]
+  --run-dir DIR   The agent's run directory, if it is not the default.  [env var: AGENT_RUN_DIR]
   --no-wait       Return at once; the drain continues.
   --timeout SPAN  Return after this time with exit code 1; the drain continues.  [default: the agent's own deadline]
   -h, --help      Show this message and exit.
@@ -38,7 +38,7 @@ Usage: agent wait [OPTIONS]
   Wait until the agent is ready, even if it has not started yet: a postStart hook.
 
 Options:
-  --run-dir DIR   The agent's run directory; by default the agent's default.  [env var: AGENT_RUN_DIR]
+  --run-dir DIR   The agent's run directory, if it is not the default.  [env var: AGENT_RUN_DIR]
   --timeout SPAN  Give up after this time with the reason and exit code 1.  [default: 60s]
   --url URL       Ask this URL instead, such as http://127.0.0.1:15020/healthz/ready.
   -h, --help      Show this message and exit.

@@ -167,7 +167,7 @@ def test_a_lost_connection_is_said_and_comes_back(chromium: Any, stage: Stage) -
         stage.close()
         seen.says("Connection lost, last seen")
         seen.has("#troubles", "It was: Ready. Epoch 7 serves.")
-        assert "trying again" in seen.text("#contact")
+        assert "retrying" in seen.text("#contact")
         stage.show(scenes.rotated())
         stage.open()
         seen.says("Ready. Epoch 8 serves, 7 drains.")

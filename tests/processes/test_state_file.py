@@ -44,7 +44,7 @@ def test_a_full_disk_is_said_once_and_costs_nothing_else(
     state_file = StateFile(directory)
     for number in (1, 2, 3):
         state_file.write(Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=number), [], 0)
-    assert len([record for record in caplog.records if "without a memory" in record.getMessage()]) == 1
+    assert len([record for record in caplog.records if "without saved state" in record.getMessage()]) == 1
 
 
 def test_what_could_not_be_written_is_written_as_soon_as_that_is_possible(

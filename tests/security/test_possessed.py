@@ -76,7 +76,7 @@ def test_a_forged_manifest_is_not_opened(surviving: Possessed, forgery: str) -> 
     bed.launch()
     bed.ready()
     (said,) = surviving.logged("epoch.not_adopted")
-    assert f"epoch {before.number} (pid {before.pid}) cannot be adopted and is ended" in said
+    assert f"epoch {before.number} (pid {before.pid}) cannot be adopted and is terminated" in said
     assert "another file now" in said
     surviving.serves_on()
     for epoch in bed.epochs():

@@ -54,7 +54,7 @@ def test_curves_that_clients_take(curve: ec.EllipticCurve) -> None:
 @pytest.mark.parametrize("curve", [ec.SECP256K1(), ec.BrainpoolP256R1(), ec.SECP224R1()], ids=lambda curve: curve.name)
 def test_curves_that_they_refuse(curve: ec.EllipticCurve) -> None:
     issued = authority().issue(["a.example"], ec.generate_private_key(curve))
-    with pytest.raises(ValueError, match="on a curve that clients do not take"):
+    with pytest.raises(ValueError, match="on a curve that clients do not accept"):
         leaf_of(issued.chain_pem.decode())
 
 

@@ -59,7 +59,7 @@ def test_what_only_the_proxy_refuses_blocks_no_other_pair(how: str, bed_apart: A
     complaint, *more = eventually(lambda: pinned(bed), what="the pair is named")
     assert more == []
     assert f"cannot use {bed.certs / 'b.test'}." in complaint, "the file is named"
-    assert "says: " in complaint, "and the proxy quoted"
+    assert "reports: " in complaint, "and the proxy quoted"
     assert "last good" in complaint
     assert len(bed.journal.named("epoch.starting")) - starts <= 4  # the files may have been seen half written
     put(bed, mended := renewed(["b.test"]))

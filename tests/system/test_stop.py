@@ -236,7 +236,7 @@ def test_a_drain_by_order_returns_at_the_end_and_the_agent_stays(bed_apart: Agen
         impatient, patient = order(bed, "drain", "--timeout", "500ms"), order(bed, "drain")
         code, said = concluded(impatient)
         assert code == 1, said
-        assert "goes on" in said
+        assert "continues" in said
         assert is_heard(last)
         assert patient.poll() is None
     assert concluded(patient) == (0, "drained\n")
