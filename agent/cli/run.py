@@ -97,7 +97,7 @@ def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
                 os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # our own command line
             except OSError as error:
                 log_event(
-                    logging.ERROR, "agent.not_executed", f"cannot execute the new program: {error}; the old one continues"
+                    logging.ERROR, "agent.not_executed", f"cannot execute the new program: {error}; the old one stays"
                 )
     except AgentError as error:
         leave_reason(str(error))
