@@ -43,9 +43,9 @@ async def test_help_is_printed_by_either_way(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("drain", "--hard"), "cannot run agent drain: there is no --hard here; see agent drain --help"),
-        (("drain", "now"), "there is no now here"),
-        (("drain", "--no-wait=1"), "there is no --no-wait=1 here"),
+        (("drain", "--hard"), "cannot run agent drain: unknown argument --hard; see agent drain --help"),
+        (("drain", "now"), "unknown argument now"),
+        (("drain", "--no-wait=1"), "unknown argument --no-wait=1"),
         (("wait", "--timeout"), "--timeout needs a value"),
         (("wait", "--timeout", "60"), "cannot use --timeout: '60' is not a time span; write it like 45s"),
         (("wait", "--url", "https://a/"), "cannot use the address https://a/: write it like http://"),

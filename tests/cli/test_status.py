@@ -108,10 +108,10 @@ async def test_without_an_agent_it_says_so(tmp_path: Path) -> None:
 
 
 async def test_an_agent_that_has_no_status_is_no_crash(tmp_path: Path) -> None:
-    async with telling(tmp_path, overview(), lambda _: Response(404, b"there is no /status here")):
+    async with telling(tmp_path, overview(), lambda _: Response(404, b"there is no /status")):
         ran = await ask(status, place=tmp_path)
     assert (ran.code, ran.err) == (
-        1, "agent: cannot read the agent's status: it answers 404: there is no /status here\n",
+        1, "agent: cannot read the agent's status: it answers 404: there is no /status\n",
     )  # fmt: skip
 
 

@@ -386,7 +386,7 @@ def test_without_waiting_missing_files_at_the_first_start_end_the_agent() -> Non
     missing = on.RevisionMissing(at=1000.0, what="/etc/certs/tls.key")
     assert ReconcilerDriver(Policy(wait=True)).tell(missing) == []
     assert ReconcilerDriver(Policy(wait=False)).tell(missing) == [
-        do.Finish(78, "nothing to start from: /etc/certs/tls.key")
+        do.Finish(78, "no usable files to start from: /etc/certs/tls.key")
     ]
     assert serving(Policy(wait=False)).tell(missing) == []
 

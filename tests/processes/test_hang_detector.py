@@ -278,7 +278,7 @@ async def test_it_is_said_once_that_it_answers_again() -> None:
             await play.hangs()
             listening.accept()[0].close()
             await until(lambda: len(play.said) == 2)
-            assert play.said[1] == (False, "epoch 7 (pid 4711) answers again")
+            assert play.said[1] == (False, "epoch 7 (pid 4711) accepts connections again")
             assert not play.watch.hung
             with client(listening):
                 await until(lambda: len(play.said) == 3)

@@ -159,7 +159,7 @@ def test_so_many_may_watch_and_no_more_until_one_goes() -> None:
         stream = Stream(overview, watchers_limit=3)
         answers = [await stream.answer(GET) for _ in range(4)]
         assert [answer.status for answer in answers] == [200, 200, 200, 503]
-        assert answers[3].body == b"3 watch already, which is all there may be; see /status\n"
+        assert answers[3].body == b"the limit of 3 watchers is reached; see /status\n"
         answers.pop(0)  # even one of whom nothing was ever read
         assert (await stream.answer(GET)).status == 200
 

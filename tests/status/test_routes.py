@@ -98,7 +98,7 @@ async def told(made: Routes, request: Request) -> int:
 async def test_another_address_says_where_to_look() -> None:
     async with doors(None) as made:
         response = await made.answer(Request("GET", "/nowhere"))
-    assert (response.status, response.body) == (404, b"there is no /nowhere here: see / or /status\n")
+    assert (response.status, response.body) == (404, b"there is no /nowhere; see / or /status\n")
 
 
 @pytest.mark.parametrize(("path", "asked"), [("/drain", "drain"), ("/quitquitquit", "stop")])
