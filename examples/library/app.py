@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""An aiohttp application that can be replaced without one client noticing.
+"""An aiohttp application that is replaced without interrupting clients.
 
-By itself: ./app.py -c app.yaml. Under the agent: agent --proxy-bin ./app.py --config app.yaml --certs certs
+Standalone: ./app.py -c app.yaml. Under the agent: agent --proxy-bin ./app.py --config app.yaml --certs certs
 """
 
 from aiohttp import web
@@ -11,7 +11,7 @@ from agent.epoch import BACKLOG, Epoch, run
 
 
 def application(epoch: Epoch) -> web.Application:
-    """Greet, and in a drain ask clients to come back on a new connection."""
+    """Return the application: it greets, and during a drain closes each connection after its response."""
     requests = epoch.stats.counter("http.app.downstream_rq_total")
 
     async def greet(_: web.Request) -> web.Response:
@@ -31,7 +31,7 @@ def application(epoch: Epoch) -> web.Application:
 
 
 async def main(epoch: Epoch) -> None:
-    """Everything that may fail, then the gate, then the service."""
+    """Prepare all that may fail, wait at the gate, then serve."""
     config = epoch.configuration
     listener = await epoch.listen(config["host"], config["port"])
     tls = epoch.tls_context(config["tls"]["certificate_chain"]["filename"], config["tls"]["private_key"]["filename"])

@@ -44,7 +44,7 @@ class Client(threading.Thread):
         super().__init__()
         self.served = 0
         self.failures: list[str] = []
-        self.serial = 0  # of the certificate that it was shown last
+        self.serial = 0  # of the last certificate received
         self.answer = ""
         self._over = over
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -80,7 +80,7 @@ class Client(threading.Thread):
 
 
 def wait_for_service(agent: subprocess.Popen[bytes]) -> None:
-    """Return when the first request is answered; exit if the agent does, or none ever is."""
+    """Return when the first request is answered; exit if the agent exits or no request is answered in time."""
     client = Client(threading.Event())
     deadline = time.monotonic() + PATIENCE
     while agent.poll() is None and time.monotonic() < deadline:
@@ -117,10 +117,10 @@ def play(certs: Path, every: float, until: float) -> list[Client]:
 
 
 def main() -> int:
-    """Make the scene, play, and tell how it went: exit 1 if a request failed."""
+    """Run the agent and the clients, and print the result: exit 1 if a request failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="between two rotations")
-    parser.add_argument("--for", type=float, default=10.0, dest="length", metavar="SECONDS", help="how long it goes on")
+    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="time between two rotations")
+    parser.add_argument("--for", type=float, default=10.0, dest="length", metavar="SECONDS", help="duration of the run")
     options = parser.parse_args()
     scene = Path(tempfile.mkdtemp(prefix="library-", dir="/tmp"))
     (scene / "certs").mkdir()
