@@ -20,7 +20,7 @@ from agent.status.model import (
 )
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-WHY = "cannot use /etc/certs/api/tls.crt: it does not fit /etc/certs/api/tls.key; write both, the last good files stay in use"
+WHY = "cannot use /etc/certs/api/tls.crt: it does not fit /etc/certs/api/tls.key; write both, the last good stay in use"
 
 
 def _ago(seconds: float) -> datetime:

@@ -105,7 +105,7 @@ def test_a_key_encrypted_in_the_old_way_is_there_but_unknown() -> None:
         (b"-----BEGIN CERTIFICATE-----\nA!\n-----END CERTIFICATE-----\n", Fault.UNPARSABLE, "base64"),
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", Fault.UNPARSABLE, "does not parse"),
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END X-----\n", Fault.UNPARSABLE, "another kind"),
-        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", Fault.UNPARSABLE, "not a readable private key"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", Fault.UNPARSABLE, "a readable private key"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_reason(content: bytes, fault: Fault, why: str) -> None:

@@ -260,7 +260,7 @@ def coming() -> Status:
         (waiting(), OLD, Level.WARNING, "the files on disk are not served yet: jitter"),
         (coming(), OLD, Level.WARNING, "the files on disk are not served yet: a new epoch is starting"),
         (of(a_set(OLD, NEW)), OLD, Level.CRITICAL, f"{WEB} shows serial 1f01, which is not on disk; reason unknown"),
-        (of(a_set(NEW, NEW)), OLD, Level.CRITICAL, f"{WEB} shows serial 1f01, the agent reports that serial 1f02 serves"),
+        (of(a_set(NEW, NEW)), OLD, Level.CRITICAL, f"{WEB} shows serial 1f01, the agent reports that serial 1f02"),
         (
             refused(),
             BELOW.issue(["web.test"], serial=0x77),

@@ -123,7 +123,8 @@ def test_an_agent_that_takes_no_orders_yet_is_there(tmp_path: Path) -> None:
         said = str(nobody_there(f"{tmp_path}/r"))
     finally:
         directory.close()
-    assert said == f"cannot reach the agent at {tmp_path}/r: it runs (pid {os.getpid()}), but does not accept commands yet"
+    expected = f"it runs (pid {os.getpid()}), but does not accept commands yet"
+    assert said == f"cannot reach the agent at {tmp_path}/r: {expected}"
 
 
 def test_who_may_not_look_is_told_whom_to_be(ordinary: Path) -> None:

@@ -375,7 +375,7 @@ async def test_a_replacement_is_asked_for_once() -> None:
             assert replaced == [], "not when it is said"
             await until(lambda: play.replaced)
             await play.looked()
-            assert [text.startswith("epoch 7 (pid 4711) has accepted no connection for ") for text in play.replaced] == [True]
+            assert [text.startswith("epoch 7 (pid 4711) has accepted no ") for text in play.replaced] == [True]
 
 
 async def test_it_may_be_replaced_as_soon_as_it_is_found_to_hang() -> None:
