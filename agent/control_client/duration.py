@@ -15,7 +15,7 @@ def seconds(text: str) -> float:
             raise ValueError(message)
         total += float(number) * _UNITS[unit]
         if not rest and not total:
-            message = f"{text.strip()!r} is zero; write a longer span"
+            message = f"{text.strip()!r} is not a positive time span; write it like 45s"
             raise ValueError(message)
     return total
 

@@ -263,7 +263,7 @@ def test_without_a_cluster_the_reason_is_told(what: str, tmp_path: Path) -> None
         (tmp_path / "token").write_bytes(b"\xff\0")
     else:
         (tmp_path / "ca.crt").write_text("nothing")
-    with pytest.raises(MachineError, match=r"^cannot (find|read|tell|use) "):
+    with pytest.raises(MachineError, match=r"^cannot (find|read|determine|use) "):
         ServiceAccount.find(environment, tmp_path)
 
 
