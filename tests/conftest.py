@@ -6,7 +6,7 @@ import zlib
 import pytest
 from hypothesis import HealthCheck, settings
 
-# No test asserts how long something takes: the machine is shared with others.
+# No test asserts a duration: the machine is shared with other processes.
 settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared-machine")
 

@@ -1,1 +1,1 @@
-"""Measures, always as a ratio to a bare Envoy in the same run."""
+"""Benchmarks: every figure is a ratio to a bare Envoy in the same run."""

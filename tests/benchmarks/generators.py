@@ -1,8 +1,8 @@
-"""The loads of the comparison, as processes: `python -m tests.benchmarks.generators KIND PORT tls|plain SECONDS`.
+"""The load generators as processes: `python -m tests.benchmarks.generators KIND PORT tls|plain SECONDS`.
 
-`bulk` reads zeros and prints bytes and seconds; `paced` asks at a fixed rate over kept connections, each request's wait
-counting from the moment it was due, and prints the median and the 99th percentile in seconds. Connections and requests
-at full speed are made by wrk.
+`bulk` reads zeros and prints bytes and seconds; `paced` sends requests at a fixed rate over kept connections, measures
+each from the time it was due, and prints the median and the 99th percentile in seconds. For connections and requests
+at full speed, wrk is used.
 """
 
 import json
@@ -22,12 +22,12 @@ CONNECTIONS = 16
 
 
 def wrk_binary() -> str | None:
-    """Return the wrk of this machine."""
+    """Return the path of wrk."""
     return shutil.which("wrk")
 
 
 def wrk_command(port: int, seconds: float, *, tls: bool, closing: bool, connections: int = 32) -> list[str]:
-    """Return the command line; wrk counts whole seconds."""
+    """Return the command line; wrk accepts whole seconds only."""
     scheme = "https" if tls else "http"
     last = ["-H", "Connection: close"] if closing else []
     binary = wrk_binary() or "wrk"
@@ -37,7 +37,7 @@ def wrk_command(port: int, seconds: float, *, tls: bool, closing: bool, connecti
 
 @dataclass(frozen=True)
 class Counted:
-    """What wrk counted: whole answers, failures, and the seconds it took."""
+    """The results of wrk: complete responses, failures, and the duration in seconds."""
 
     answers: int
     failures: int
@@ -45,7 +45,7 @@ class Counted:
 
 
 def counted(text: str) -> Counted:
-    """Read what wrk printed."""
+    """Parse the output of wrk."""
     total = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m),", text)
     assert total, f"wrk says {text!r}"
     seconds = float(total[2]) * {"ms": 0.001, "s": 1, "m": 60}[total[3]]
@@ -56,7 +56,7 @@ def counted(text: str) -> Counted:
 
 
 def bulk(target: Target, seconds: float) -> dict[str, float]:
-    """Read as fast as possible for so long."""
+    """Read as fast as possible for this many seconds."""
     buffer, taken = memoryview(bytearray(1 << 20)), 0
     with connect(target, tls_context()) as sock:
         taken -= sock.recv_into(buffer)
@@ -69,7 +69,7 @@ def bulk(target: Target, seconds: float) -> dict[str, float]:
 
 @dataclass
 class Pacer:
-    """Asks at a fixed rate; a request goes to a connection that is free, and waits where none is."""
+    """Sends requests at a fixed rate; a request uses an idle connection, or waits for one."""
 
     target: Target
     due: list[float]
@@ -77,7 +77,7 @@ class Pacer:
     waits: list[float] = field(default_factory=list)
 
     def run(self) -> dict[str, float]:
-        """Make all requests and return the percentiles."""
+        """Send all requests and return the percentiles."""
         selector, context = selectors.DefaultSelector(), tls_context()
         self.free = [connect(self.target, context) for _ in range(CONNECTIONS)]
         for sock in self.free:

@@ -1,4 +1,4 @@
-"""The third one in the comparison: haproxy, one thread, in TCP mode, with TLS ended where the others end it."""
+"""haproxy in the comparison: one thread, in TCP mode, terminating TLS like the others."""
 
 import shutil
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Passage:
-    """A port whose connections go to a port of the origin, with TLS or without."""
+    """A port whose connections are forwarded to a port of the origin, with TLS or without."""
 
     port: int
     origin: int
@@ -15,13 +15,13 @@ class Passage:
 
 
 def haproxy_binary() -> Path | None:
-    """Return the haproxy of this machine."""
+    """Return the path of haproxy."""
     found = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/local/sbin:/usr/sbin:/sbin")
     return Path(found) if found else None
 
 
 def configuration(passages: list[Passage], pair: Path) -> str:
-    """Return what haproxy is told; `pair` holds a chain and its key."""
+    """Return haproxy's configuration; `pair` contains a chain and its key."""
     lines = ["global", "  nbthread 1", "  maxconn 8000", "defaults", "  mode tcp", "  maxconn 8000"]
     lines += ["  timeout connect 5s", "  timeout client 1h", "  timeout server 1h"]
     for passage in passages:

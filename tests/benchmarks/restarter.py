@@ -1,4 +1,4 @@
-"""What one does without an agent: Envoys of one's own, replaced by hand. The other column of the table."""
+"""Hot restarts without an agent: Envoys replaced by hand, for the other column of the table."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.system.room import Process
 
 
 class Restarter:
-    """Runs a bare Envoy on the configuration of a bed and replaces it by the means Envoy's users have."""
+    """Runs a bare Envoy with the configuration of an agent fixture and replaces it with Envoy's own means."""
 
     def __init__(self, bed: AgentFixture) -> None:
         self._bed = bed
@@ -21,14 +21,14 @@ class Restarter:
         return self._bed.room.spawn_bare([*argv, *self._bed.proxy_args], log=self._bed.directory / "bare.log")
 
     def replace(self) -> None:
-        """Start a second Envoy on the same ports (SO_REUSEPORT) and end the first one once the second answers."""
+        """Start a second Envoy on the same ports (SO_REUSEPORT) and end the first one when the second answers."""
         old, self._process = self._process, self._exec()
         self._bed.served()
         old.terminate()
         old.wait(timeout=15)
 
     def crash(self) -> float:
-        """Kill the Envoy and start the next one at once; return the moment of the kill, on the monotonic clock."""
+        """Kill the Envoy and start the next one at once; return the time of the kill (monotonic clock)."""
         killed = time.monotonic()
         self._process.kill()
         self._process.wait()
@@ -37,6 +37,6 @@ class Restarter:
         return killed
 
     def stop(self) -> None:
-        """Kill what runs."""
+        """Kill the running Envoy."""
         self._process.kill()
         self._process.wait()

@@ -1,4 +1,4 @@
-"""The table a benchmark prints: the agent beside a bare Envoy."""
+"""The table of a benchmark: the agent beside a bare Envoy."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One measure of both, and the bar: the largest ratio (or, for counts, the largest number) that is promised."""
+    """One figure of both, and its limit: the largest permitted ratio (for counts, the largest number)."""
 
     what: str
     agent: float
@@ -16,16 +16,16 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as much the agent takes; none for counts, whose bar is the number itself."""
+        """The ratio of the agent's figure to Envoy's; none for counts, whose limit is the number itself."""
         return None if self.counted else self.agent / self.bare
 
     @property
     def holds(self) -> bool:
-        """Whether the promise is kept."""
+        """Whether the figure is within its limit."""
         return (self.agent if self.ratio is None else self.ratio) <= self.bar
 
     def cells(self) -> tuple[str, ...]:
-        """Return the row as it is printed: seconds as milliseconds, counts as they are."""
+        """Return the row as text: seconds as milliseconds, counts unchanged."""
         if self.ratio is None:
             return (self.what, f"{self.agent:.0f}", f"{self.bare:.0f}", "", f"≤ {self.bar:.0f}", self._verdict())
         ms = (f"{span * 1000:.1f} ms" for span in (self.agent, self.bare))

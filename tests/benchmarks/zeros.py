@@ -1,4 +1,4 @@
-"""An origin that sends zeros as fast as they are taken: `python -m tests.benchmarks.zeros PORT`."""
+"""An origin that sends zeros as fast as the peer reads them: `python -m tests.benchmarks.zeros PORT`."""
 
 import contextlib
 import socket
@@ -9,7 +9,7 @@ PART = bytes(1 << 20)
 
 
 def give(peer: socket.socket) -> None:
-    """Send zeros until the peer is gone."""
+    """Send zeros until the peer disconnects."""
     with peer, contextlib.suppress(OSError):
         while True:
             peer.sendall(PART)

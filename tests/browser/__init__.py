@@ -1,1 +1,1 @@
-"""The page in a real Chromium, headless."""
+"""The status page in headless Chromium."""

@@ -1,4 +1,4 @@
-"""A real Chromium, headless, and what one page of it did: what it asked for, what it complained of."""
+"""Headless Chromium, and a record of one page's requests and errors."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ _COMPLAINTS = {"error", "warning"}
 
 
 def program() -> Path:
-    """Where the browser is; skips the test where there is none."""
+    """Return the path of the browser; skip the test if it is missing."""
     found = os.environ.get("AGENT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
         pytest.skip("no Chromium: apt-get install chromium, or name one by AGENT_CHROMIUM")
@@ -31,7 +31,7 @@ def program() -> Path:
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """Start it; skips the test where playwright is missing."""
+    """Start the browser; skip the test if playwright is missing."""
     reason = "no playwright: requirements/install browser"
     playwright = pytest.importorskip("playwright.sync_api", reason=reason)
     arguments = [*_ALONE, "--no-sandbox"] if os.geteuid() == 0 else [*_ALONE]
@@ -45,13 +45,13 @@ def browser() -> Iterator[Any]:
 
 @dataclass
 class Tab:
-    """One page of the browser at `url`."""
+    """One page of the browser, at `url`."""
 
     page: Any
     url: str
     asked: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
-    may_lose: bool = False  # a connection: the browser complains of that
+    may_lose: bool = False  # a lost connection: the browser logs an error for it
 
     def __post_init__(self) -> None:
         self.page.on("request", lambda request: self.asked.append(request.url))
@@ -66,42 +66,42 @@ class Tab:
             self.complaints.append(message.text)
 
     def text(self, selector: str) -> str:
-        """The visible text of the first there."""
+        """Return the visible text of the first match."""
         return str(self.page.locator(selector).first.inner_text())
 
     def all(self, selector: str) -> list[str]:
-        """The visible texts there, white space made one."""
+        """Return the visible texts of all matches, with white space collapsed."""
         return [" ".join(text.split()) for text in self.page.locator(selector).all_inner_texts()]
 
     def says(self, headline: str) -> None:
-        """Wait until the headline has these words."""
+        """Wait until the headline contains these words."""
         self.has("#headline", headline)
 
     def has(self, selector: str, text: str) -> None:
-        """Wait until there is such an element with this text in it."""
+        """Wait until an element with this text exists."""
         place = self.page.locator(selector, has_text=text).first
         place.wait_for(timeout=PATIENCE * 1000)
 
     def run(self, script: str) -> Any:  # noqa: ANN401
-        """What a function in the page returns."""
+        """Return the result of a function run in the page."""
         return self.page.evaluate(script)
 
     def shoot(self, name: str, where: Path) -> None:
-        """Take a picture of all of it; into AGENT_SHOTS if that is set."""
+        """Take a full screenshot; saved in AGENT_SHOTS if that is set."""
         directory = Path(os.environ.get("AGENT_SHOTS") or where)
         self.page.screenshot(path=directory / f"{name}.png", full_page=True)
 
     @property
     def strangers(self) -> list[str]:
-        """What it asked of anybody but the agent."""
+        """The requests to other hosts than the agent."""
         return [url for url in self.asked if not url.startswith(self.url)]
 
     def is_too_wide(self) -> bool:
-        """Whether it scrolls to the side."""
+        """Whether the page scrolls horizontally."""
         return bool(self.run("() => document.documentElement.scrollWidth > window.innerWidth"))
 
     def offences(self) -> list[str]:
-        """What axe finds that is serious or critical."""
+        """Return the violations that axe rates serious or critical."""
         reason = "no axe: requirements/install browser"
         axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason=reason)
         found = axe.Axe().run(self.page).response["violations"]
@@ -121,7 +121,7 @@ def tab(
     may_lose: bool = False,
     **context: Any,  # noqa: ANN401
 ) -> Iterator[Tab]:
-    """Open a page; at the end it must have asked nobody else and complained of nothing."""
+    """Open a page; at the end, check that it sent no request elsewhere and logged no error."""
     made = chromium.new_context(viewport={"width": size[0], "height": size[1]}, **context)
     try:
         opened = Tab(made.new_page(), url, may_lose=may_lose)

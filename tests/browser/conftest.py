@@ -1,4 +1,4 @@
-"""Fixtures of the browser's tests, which are all long."""
+"""Fixtures of the browser tests, which are all long."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,13 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The browser; there may be one at a time, so other modules start their own."""
+    """The browser; other modules start their own, since only one can run at a time."""
     with browser() as made:
         yield made
 
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    """A small agent that shows what the test tells it; at first, that all is well."""
+    """A small agent that publishes the status set by the test; at first a healthy one."""
     with staged(calm()) as made:
         yield made

@@ -1,4 +1,4 @@
-"""The play: two rotations with their drains, a certificate that is refused, and worse."""
+"""The statuses of a scenario: two rotations with their drains, a refused certificate, and failures."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ def _ago(seconds: float) -> datetime:
 
 
 def facts(name: str, serial: str, days: float = 60) -> Facts:
-    """A leaf of ninety days."""
+    """A leaf that is valid for ninety days."""
     end = _ago(0) + timedelta(days=days)
     names = (f"DNS:{name}.example", f"URI:spiffe://example/{name}")
     start, print_ = end - timedelta(days=90), serial.rjust(64, "0")
@@ -36,7 +36,7 @@ def facts(name: str, serial: str, days: float = 60) -> Facts:
 
 
 def certificates(web: str, api: str = "7c41e0d25f0a9b83c6d24e1f") -> tuple[CertificateSet, ...]:
-    """Two pairs, the first with a bundle."""
+    """Two certificate groups, the first with a bundle."""
     bundle = Authorities("/etc/certs/web/ca.crt", 2, _ago(0) + timedelta(days=900))
     leaf, other = facts("web", web), facts("api", api, 41)
     return (
@@ -46,25 +46,25 @@ def certificates(web: str, api: str = "7c41e0d25f0a9b83c6d24e1f") -> tuple[Certi
 
 
 def serving(number: int, seconds: float) -> EpochView:
-    """The one that serves, for so long."""
+    """A serving epoch, since so many seconds."""
     begun, since = _ago(seconds + 0.1), _ago(seconds)
     return EpochView(number, "serving", "serving", f"{number}d1e2f3a4b5c", 100 + number, begun, since, memory=54 << 20)
 
 
 def draining(number: int, seconds: float, left: int, first: int) -> EpochView:
-    """One that has drained for so long, of ten minutes that it has."""
+    """An epoch that has drained for so many seconds, of ten minutes."""
     old = replace(serving(number, seconds), state="draining", stage="draining", started_at=_ago(seconds + 900))
     return replace(old, deadline=_ago(seconds - 600), connections=left, connections_at_first=first, memory=38 << 20)
 
 
 def candidate(number: int) -> EpochView:
-    """One at the gate."""
+    """An epoch at the gate."""
     made = replace(serving(number, 0.02), state="candidate", stage="waiting", memory=None)
     return replace(made, deadline=_ago(-29.9))
 
 
 def attempt(number: int, seconds: float, before: str, after: str, cut: int | None = None) -> AttemptView:
-    """One that has succeeded, so long ago."""
+    """A successful attempt, so many seconds ago."""
     spans = {"launch": 0.004, "start": 0.081, "judge": 0.004, "open": 0.006, "handover": 0.003}
     phases = tuple(Phase(*one) for one in spans.items())
     found = Evidence(3, 0, 0, (ProbeResult("tcp://0.0.0.0:15443", after, matches=True),), cut)
@@ -74,7 +74,7 @@ def attempt(number: int, seconds: float, before: str, after: str, cut: int | Non
 
 
 def calm() -> Status:
-    """All is well."""
+    """A healthy agent."""
     first = AttemptView(7, "start", "serving", "", _ago(86_000), "7d1e2f3a4b5c", None, (), (Phase("start", 0.12),))
     return Status(
         at=_ago(0),
@@ -93,14 +93,14 @@ def calm() -> Status:
 
 
 def tried() -> Status:
-    """A new certificate has come, and a candidate is at the gate."""
+    """A new certificate has arrived, and a candidate is at the gate."""
     run = replace(attempt(8, 0.1, "1f01", "1f02"), outcome="running", phases=(Phase("start", 0.081),), evidence=None)
     base = calm()
     return replace(base, epochs=(*base.epochs, candidate(8)), rotations=(run, *base.rotations))
 
 
 def rotated(seconds: float = 5, left: int = 40) -> Status:
-    """It serves, and the one before drains."""
+    """The candidate serves, and its predecessor drains."""
     base = calm()
     return replace(
         base,
@@ -113,7 +113,7 @@ def rotated(seconds: float = 5, left: int = 40) -> Status:
 
 
 def rotated_again() -> Status:
-    """Another rotation: two drain beside the one that serves."""
+    """Another rotation: two epochs drain beside the serving one."""
     base = rotated(125, 12)
     return replace(
         base,
@@ -125,7 +125,7 @@ def rotated_again() -> Status:
 
 
 def refused(why: str = WHY, path: str = "/etc/certs/api/tls.crt") -> Status:
-    """A pair on the disk does not fit, while the two drain."""
+    """A pair on disk does not match, while two epochs drain."""
     base = rotated_again()
     web, api = base.certificates
     api = replace(api, disk=facts("api", "7c41e0d25f0a9b83c6d24e20", 90), in_sync=False, refused=why)
@@ -139,7 +139,7 @@ def refused(why: str = WHY, path: str = "/etc/certs/api/tls.crt") -> Status:
 
 
 def hostile() -> Status:
-    """Whoever names files writes markup."""
+    """File names that contain markup."""
     base = refused(f"cannot use it: {HOSTILE}", f"/etc/{HOSTILE}.crt")
     bad = replace(base.rotations[0], outcome="refused", reason=HOSTILE, trigger=HOSTILE, evidence=None)
     named = replace(base.certificates[0], name=HOSTILE)
@@ -150,6 +150,6 @@ def hostile() -> Status:
 
 
 def broken() -> Status:
-    """Nothing serves."""
+    """No epoch serves."""
     base = refused()
     return replace(base, ready=False, reason="no epoch serves", epoch=None, epochs=(), blocked=(Blocked.RETRY,))

@@ -1,4 +1,4 @@
-"""A small agent that shows the overviews of a play, at a real status server in a thread of its own."""
+"""A small agent that publishes the statuses of a scenario, at a real status server in its own thread."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ from tests.system.eventually import PATIENCE
 
 
 class Stage:
-    """Shows one overview until the next one is shown. Between `close` and `open` nobody answers at its address."""
+    """Publishes one status until the next one is set. Between `close` and `open`, its address does not answer."""
 
     def __init__(self, first: Status) -> None:
         self._shown = first
@@ -31,23 +31,23 @@ class Stage:
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The address of the page."""
         return f"http://127.0.0.1:{self._port}/"
 
     def show(self, overview: Status) -> None:
-        """Show this one."""
+        """Publish this status."""
         self._shown = overview
         self._loop.call_soon_threadsafe(self.stream.changed)
 
     def open(self) -> None:
-        """Answer."""
+        """Start to answer."""
         listener = socket.create_server(("127.0.0.1", self._port))
         self._port = listener.getsockname()[1]
         self._server = Server(self._answer)
         self._run(self._server.start(listener))
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         assert self._server is not None
         self._run(self._server.close())
 
@@ -71,7 +71,7 @@ class Stage:
 
 @contextmanager
 def staged(first: Status) -> Iterator[Stage]:
-    """A stage that is there for a while."""
+    """Yield a stage."""
     made = Stage(first)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""The page of the real agent with the real sidecar, in a network with no way out, while it rotates and refuses."""
+"""The page of a real agent with the real sidecar, in a network without a way out, during rotations and refusals."""
 
 import socket
 import sys
@@ -19,7 +19,7 @@ DRAINS = ["--drain-time", "20s", "--drain-deadline", "40s"]
 
 @contextmanager
 def running() -> Iterator[AgentFixture]:
-    """An agent that is ready, in a room of its own."""
+    """Yield a ready agent, in its own sandbox."""
     with open_room() as room:
         bed = AgentFixture(room=room, name="b", binary=needed("sidecar").binary, proxy_args=[], more_flags=DRAINS)
         try:
@@ -34,7 +34,7 @@ def running() -> Iterator[AgentFixture]:
 
 @contextmanager
 def clients(bed: AgentFixture, count: int) -> Iterator[list[socket.socket]]:
-    """So many clients, each in the middle of a request."""
+    """Open this many clients, each in the middle of a request."""
     with ExitStack() as stack:
         made = [stack.enter_context(connect(bed.tls, tls_context())) for _ in range(count)]
         for one in made:
@@ -72,7 +72,7 @@ def test_it_follows_the_real_agent(tmp_path: Path) -> None:
 
 
 def _counts(seen: Tab, *counts: str) -> None:
-    """Wait until the drains, newest first, are told so."""
+    """Wait until the page shows these drains, newest first."""
     told: Callable[[], bool] = lambda: tuple(text.split(" cut")[0] for text in seen.all(".drain:visible")) == counts  # noqa: E731
     eventually(told, what=f"{counts}")
 
@@ -83,7 +83,7 @@ def _leave(clients: list[socket.socket], count: int) -> None:
 
 
 def _refuse(bed: AgentFixture, seen: Tab) -> None:
-    """Write two files that do not fit."""
+    """Write two files that do not match."""
     one, other = bed.mint.spare(), bed.mint.spare()
     bed.layout.again(bed.certs, Files(one.chain_pem, other.key_pem))
     seen.has("#troubles", "refused")
@@ -93,7 +93,7 @@ def _refuse(bed: AgentFixture, seen: Tab) -> None:
 
 
 def _look(seen: Tab, tmp_path: Path) -> None:
-    """In every light and width it can be read."""
+    """Check that the page is legible in both colour schemes and at all widths."""
     for scheme in ("light", "dark"):
         for name, (width, height) in {"": (1200, 900), "-phone": PHONE}.items():
             seen.page.emulate_media(color_scheme=scheme)

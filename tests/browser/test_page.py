@@ -1,4 +1,4 @@
-"""The page over a play: what it says at each moment, to whom, and that it asks nobody else."""
+"""The page during a scenario: its content at each step, its accessibility, and that it requests no other host."""
 
 from pathlib import Path
 from typing import Any

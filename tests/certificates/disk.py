@@ -1,4 +1,4 @@
-"""A disk with certificates on it, for plays about the certificate transaction."""
+"""A simulated disk with certificates, for tests of the certificate selection."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ def other_root() -> Authority:
 
 
 def leaf(first_day: int = -10, last_day: int = 100, by: Authority | None = None) -> Leaf:
-    """A leaf whose days count from NOW."""
+    """Issue a leaf whose days are relative to NOW."""
     issuer = by or root()
     return issuer.issue(["a.example"], not_before=NOW + first_day * DAY, not_after=NOW + last_day * DAY)
 
@@ -45,7 +45,7 @@ def new() -> Leaf:
 
 @dataclass
 class Disk:
-    """What lies on disk and what has served, weighed again and again."""
+    """The files on disk and the last served ones, selected again after each change."""
 
     references: tuple[Reference, ...] = PAIR
     contents: dict[str, bytes | Unreadable] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Disk:
 
 
 def serving(pair: Leaf | None = None) -> Disk:
-    """A disk whose pair has served."""
+    """Return a disk whose pair has been served."""
     disk = Disk()
     pair = pair or old()
     assert disk.serve(chain=pair.chain_pem, key=pair.key_pem).complete

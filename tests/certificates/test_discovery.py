@@ -1,4 +1,4 @@
-"""Pairs, bundles and strays, found by content."""
+"""Pairs, bundles and unused files, discovered by content."""
 
 from functools import cache
 
@@ -159,7 +159,7 @@ def test_every_pair_found_is_one(contents: dict[str, bytes]) -> None:
             assert [one for one in begins if one.key_pem in files[Role.KEY]]
 
 
-# Why there is no pair
+# Reasons for a missing pair
 
 
 def test_a_key_that_does_not_fit_is_named_with_its_leaf() -> None:
@@ -183,7 +183,7 @@ def test_the_half_of_a_pair_that_is_not_there_is_asked_for() -> None:
 @pytest.mark.parametrize(
     "spoilt",
     [b"\x30\x82\x01\x00", b"garbage", b"", leaf().chain_pem[:200], Unreadable("no right")],
-    ids=["DER", "garbage", "empty", "half a PEM block", "unreadable"],  # a PEM block differs from process to process
+    ids=["DER", "garbage", "empty", "half a PEM block", "unreadable"],  # PEM blocks are in random order in each process
 )
 def test_the_half_that_cannot_be_read_is_not_called_missing_too(spoilt: bytes | Unreadable) -> None:
     assert [path for path, _ in refused({"tls.crt": spoilt, "tls.key": leaf().key_pem})] == ["tls.crt"]
@@ -191,7 +191,7 @@ def test_the_half_that_cannot_be_read_is_not_called_missing_too(spoilt: bytes | 
 
 
 def test_an_authority_alone_is_asked_for_its_key() -> None:
-    """`openssl req -x509` makes such a certificate to be served."""
+    """`openssl req -x509` creates such a certificate for serving."""
     assert refused({"tls.crt": root().pem, "tls.key": leaf().key_pem}) == [("tls.key", Fault.MISMATCH)]
 
 
@@ -245,13 +245,13 @@ def test_an_authority_with_its_key_and_its_serial_numbers_is_no_broken_pair() ->
 
 
 def pem_of(authority: Authority) -> bytes:
-    """The key of an authority."""
+    """Return the key of an authority."""
     return Leaf(authority.certificate, authority.pem, authority.key).key_pem
 
 
 @pytest.mark.parametrize("days", [(1, 400), (-400, -1)], ids=["from tomorrow", "until yesterday"])
 def test_of_two_chains_for_one_key_the_one_that_is_valid_is_taken(days: tuple[int, int]) -> None:
-    """The newer one would be shown to clients who refuse it, in the place of one that serves."""
+    """The newer one would be shown to clients that refuse it, in place of a valid one."""
     good = root().issue(["a.example"], not_before=NOW - 10 * DAY, not_after=NOW + 10 * DAY)
     other = root().issue(["a.example"], good.key, not_before=NOW + days[0] * DAY, not_after=NOW + days[1] * DAY)
     contents = {"a.crt": good.chain_pem, "b.crt": other.chain_pem, "tls.key": good.key_pem}

@@ -1,4 +1,4 @@
-"""One unit: when its new files are taken, refused or worried about."""
+"""One certificate group: when its new files are accepted, refused or warned about."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""No message has a part of a key in it, whatever became of the file that holds the key."""
+"""No message contains a part of a key, whatever damage the key's file has."""
 
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 def said_of(content: bytes) -> str:
-    """Everything that is said of a file: by itself, beside a good pair, and in each role of a configuration."""
+    """Return all messages about a file: alone, beside a good pair, and in each role of a configuration."""
     contents = {"/c/tls.key": content, "/c/tls.crt": leaf().chain_pem, "/c/all.pem": leaf("rsa").key_pem}
     roles = [Reference("/c/tls.crt", Role.CHAIN, "/c/tls.crt"), Reference("/c/tls.key", Role.KEY, "/c/tls.crt")]
     others = [Reference("/c/tls.key", role, f"as {role}") for role in (Role.CHAIN, Role.BUNDLE)]

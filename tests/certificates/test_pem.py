@@ -1,4 +1,4 @@
-"""One PEM file: what is found in it, and what is said when it cannot be used."""
+"""One PEM file: its content, and the message if it cannot be used."""
 
 import binascii
 from functools import cache
@@ -126,7 +126,7 @@ def test_of_several_keys_the_first_one_counts_and_nothing_after_it_matters() -> 
 
 
 def test_a_trusted_certificate_is_one_where_envoy_takes_it() -> None:
-    """OpenSSL's own kind, with what it is trusted for behind it."""
+    """OpenSSL's own format, with trust settings after the certificate."""
     body = b"".join(leaf().certificate_pem.splitlines()[1:-1])
     more = binascii.b2a_base64(binascii.a2b_base64(body) + b"\x30\x00", newline=False)
     trusted = b"-----BEGIN TRUSTED CERTIFICATE-----\n" + more + b"\n-----END TRUSTED CERTIFICATE-----\n"

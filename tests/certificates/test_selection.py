@@ -1,4 +1,4 @@
-"""Many units: one bad among them, the bonds between them, and what holds whatever happens on disk."""
+"""Many groups: one bad among them, the files they share, and invariants under random changes on disk."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -158,7 +158,7 @@ STATES = st.sampled_from(["old", "new", "late", "cut", "gone", "noise"])
 
 @dataclass(frozen=True)
 class Step:
-    """What somebody writes, on which day, and whether what comes of it serves; None leaves a file alone."""
+    """A write on a certain day, and whether its result serves; None leaves a file unchanged."""
 
     chain: str | None
     key: str | None
@@ -174,7 +174,7 @@ STEPS = st.lists(
 
 @cache
 def states() -> dict[str, dict[str, bytes | Unreadable]]:
-    """State to the content of chain and key in it."""
+    """The content of chain and key for each state."""
     pairs = {"old": old(), "new": new(), "late": leaf(-20, -10)}
     whole: dict[str, dict[str, bytes | Unreadable]] = {
         name: {"chain": pair.chain_pem, "key": pair.key_pem} for name, pair in pairs.items()

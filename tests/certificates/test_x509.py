@@ -1,4 +1,4 @@
-"""Chains, leaves, keys and bundles, and whether they belong together."""
+"""Chains, leaves, keys and bundles, and whether they match."""
 
 import base64
 from datetime import UTC, datetime, timedelta
@@ -122,7 +122,7 @@ def test_a_curve_that_the_library_does_not_know_is_left_to_the_proxy() -> None:
 
 
 def on_strange_curve(der: bytes) -> bytes:
-    """Put 1.2.840.10045.3.1.120, which nobody has defined, in the place of P-256."""
+    """Replace P-256 by 1.2.840.10045.3.1.120, which is not a defined curve."""
     return der.replace(b"\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x2a\x86\x48\xce\x3d\x03\x01\x78")
 
 
@@ -245,7 +245,7 @@ def chained(issuer: Authority) -> Chain:
 
 
 def test_a_chain_is_as_old_as_the_first_of_it_to_end() -> None:
-    """Clients refuse a leaf of ninety days whose issuer ended yesterday."""
+    """Clients refuse a leaf of ninety days whose issuer expired yesterday."""
     until = datetime(2026, 5, 1, tzinfo=UTC)
     chain = chained(Authority.create("root").intermediate("short", not_after=until).intermediate("long"))
     assert chain.leaf.not_after == until
@@ -266,7 +266,7 @@ def test_a_chain_is_not_valid_before_the_last_of_it_is() -> None:
 
 
 def test_a_root_that_is_sent_along_does_not_bound_it() -> None:
-    """Clients have it, or do not; what is sent of it is not looked at."""
+    """Clients have the root already or not; they do not examine the one that is sent."""
     root = Authority.create("root", not_after=datetime(2026, 5, 1, tzinfo=UTC))
     leaf = root.intermediate("middle").issue(["a.example"])
     chain = Chain.of("/c/tls.crt", parse("/c/tls.crt", leaf.chain_pem + root.pem))

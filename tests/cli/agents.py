@@ -1,4 +1,4 @@
-"""The command as an operator has it: a process of its own."""
+"""Runs the command as an operator does: as a separate process."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from tests.system.eventually import PATIENCE
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command ended and what it said."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -19,7 +19,7 @@ class Ran:
 
 
 def agent(*arguments: object, env: Mapping[str, str] | None = None, timeout: float = PATIENCE) -> Ran:
-    """Run `agent` to its end; none of its variables is set but those given."""
+    """Run `agent` to its end; only the given ones of its variables are set."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_")}
     ran = subprocess.run(
         [sys.executable, "-m", "agent", *map(str, arguments)],

@@ -1,4 +1,4 @@
-"""The facts of certificates as openssl tells them, from a file or from a listener."""
+"""Facts about certificates as openssl prints them, from a file or from a listener."""
 
 import subprocess
 from pathlib import Path
@@ -10,13 +10,13 @@ _WANTED = "-serial -subject -issuer -nameopt RFC2253 -dates -dateopt iso_8601 -f
 
 
 def told_of(path: Path) -> set[str]:
-    """What openssl x509 tells of the first certificate in a file."""
+    """Return the facts that openssl x509 prints of the first certificate in a file."""
     out = _run(["x509", "-noout", "-in", str(path), *_WANTED.split(), "-ext", "subjectAltName"])
     return {line.strip() for line in out.splitlines()}
 
 
 def expected(facts: Facts) -> set[str]:
-    """The same from what we know; of the key's type it does not tell."""
+    """Return the same facts from our own parser; openssl x509 does not print the key's type."""
     return {
         f"serial={facts.serial.upper()}",
         f"subject={facts.subject}",
@@ -30,7 +30,7 @@ def expected(facts: Facts) -> set[str]:
 
 
 def shown_at(host: str, port: int, name: str) -> str:
-    """The leaf, as PEM, that openssl s_client is shown when it asks for a name; empty: for none."""
+    """Return the leaf, as PEM, that openssl s_client receives for a server name; empty: without a name."""
     asked = ["-servername", name] if name else ["-noservername"]
     out = _run(["s_client", "-connect", f"{host}:{port}", *asked, "-showcerts"])
     return out[out.index("-----BEGIN") : out.index("-----END CERTIFICATE-----")] + "-----END CERTIFICATE-----\n"

@@ -1,4 +1,4 @@
-"""The commands as an operator or a kubelet has them, beside an agent in this process that takes the orders."""
+"""Runs the commands as separate processes, beside an agent in this process that answers them."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ _ENTRY = "from agent.entry import main; main()"
 
 
 async def order(*arguments: object, place: Path | None = None, **variables: str) -> Ran:
-    """Run `agent` to its end, while the loop goes on."""
+    """Run `agent` to its end, while the loop continues."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_")}
     if place is not None:
         arguments = (*arguments, "--run-dir", place)

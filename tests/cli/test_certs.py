@@ -41,7 +41,7 @@ def facts(leaf: Leaf) -> Known:
 
 
 def written(directory: Path, leaf: Leaf, key: Leaf | None = None) -> CertificateSet:
-    """A set on the disk, of which the agent says that it serves."""
+    """A certificate group on disk that the agent reports as served."""
     chain, secret, bundle = (directory / name for name in ("tls.crt", "tls.key", "ca.crt"))
     chain.write_bytes(leaf.chain_pem)
     secret.write_bytes((key or leaf).key_pem)
@@ -53,7 +53,7 @@ def written(directory: Path, leaf: Leaf, key: Leaf | None = None) -> Certificate
 
 
 def of(*sets: CertificateSet, listeners: tuple[str, ...] = ()) -> Status:
-    """A calm agent with these sets."""
+    """The status of a healthy agent with these groups."""
     views = tuple(ListenerView(address, 1, 0) for address in listeners)
     serving = tuple(each for each in overview().epochs if each.state == "serving")
     return Status(NOW, "1", 1, NOW, True, "", "", 7, serving, sets, listeners=views)
@@ -137,7 +137,7 @@ async def shown(
 
 
 async def test_of_twins_with_other_kinds_of_key_both_are_shown(tmp_path: Path) -> None:
-    """A client that takes both is shown one of them only."""
+    """A client that supports both is shown only one of them."""
     twins = [BELOW.issue(["a.test"], key) for key in ("rsa", "ecdsa")]
     how = context(tmp_path, twins[0])
     (tmp_path / "twin").mkdir()
@@ -214,7 +214,7 @@ def test_bytes_that_break_off_hold_no_certificate(said: bytes) -> None:
     assert chain_in(said) == ()
 
 
-# What to think of it
+# Findings
 
 WEB = "tcp://192.0.2.1:443"
 
@@ -222,7 +222,7 @@ WEB = "tcp://192.0.2.1:443"
 def judged(
     told: Status, *answers: tuple[str, Leaf], least: timedelta | None = None, kind: Kind = Kind.TLS
 ) -> Inventory:
-    """An inventory whose files are what the overview says of them."""
+    """Return an inventory whose files are those of the status."""
     listener = Listener(WEB, kind, tuple(Answer(name, facts(leaf)) for name, leaf in answers), "no answer in time")
     files = {each.name: Files(None, None, ()) for each in told.certificates}
     return compare(told, files, (listener,), least)
@@ -395,7 +395,7 @@ async def test_the_command_compares_the_disk_with_what_is_shown(tmp_path: Path) 
         f"{plain} plaintext: it answers a TLS hello in plaintext",
     ):
         assert line in said
-    whole = " ".join(ran.out.split())  # a long path is broken into lines
+    whole = " ".join(ran.out.split())  # a long path is wrapped
     assert "2 certificates" in whole
     assert "2 authorities" in whole
 

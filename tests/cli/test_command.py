@@ -164,12 +164,12 @@ def test_a_check_leaves_nothing_behind(tmp_path: Path) -> None:
     config = tmp_path / "envoy.yaml"
     config.write_text("{}")
     assert agent("check", "--config", config).code == 0
-    made = checks() - before  # perhaps by somebody else, whose check is under way
+    made = checks() - before  # possibly of another test run, whose check is in progress
     eventually(lambda: not made & checks(), what=f"{made} are gone")
 
 
 def checks() -> set[str]:
-    """Name what checks keep in shared memory while they last."""
+    """Return the names of shared memory files that checks use while they run."""
     return {path.name for path in Path("/dev/shm").glob("agent-check-*")}
 
 

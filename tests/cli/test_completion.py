@@ -1,4 +1,4 @@
-"""What the shells ask for, asked as they do."""
+"""Completion requests, in the form that the shells send."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ def test_bash_takes_the_script() -> None:
 
 
 def test_the_console_script_answers_bash() -> None:
-    """Before click, `agent.entry` looks at the arguments: there are none when a shell asks."""
+    """`agent.entry` inspects the arguments before click: there are none when a shell requests completions."""
     asked = {"COMP_WORDS": "agent dr", "COMP_CWORD": "1", "_AGENT_COMPLETE": "bash_complete"}
     command = [sys.executable, "-c", _ENTRY]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **asked})

@@ -122,7 +122,7 @@ async def test_wait_comes_back_as_soon_as_the_agent_is_ready(tmp_path: Path) -> 
 
 
 async def test_wait_waits_for_an_agent_that_is_not_there_yet(tmp_path: Path) -> None:
-    """Its first look meets somebody who hangs up, and the second one perhaps nobody at all."""
+    """Its first attempt meets a server that closes the connection, and the second one may find no server at all."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / NAME))
         listener.listen()

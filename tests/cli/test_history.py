@@ -14,7 +14,7 @@ NEWEST, SEVEN, SIX, FOUR = overview().rotations
 
 
 async def said(tmp_path: Path, *arguments: object) -> list[str]:
-    """The lines of a history that is as long as the sample's."""
+    """Return the lines of a history as long as the sample's."""
     async with telling(tmp_path, overview()):
         ran = await ask(history, *arguments, place=tmp_path)
     assert (ran.code, ran.err) == (0, "")

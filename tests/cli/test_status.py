@@ -26,7 +26,7 @@ BOX = re.compile("[\u2500-\u259f]")
 
 
 def drawn(told: Status, width: int = 80) -> str:
-    """What a pipe gets."""
+    """Return the output written to a pipe."""
     out = Console(file=io.StringIO(), width=width, highlight=False)
     sheet = Table(out)
     draw(told, sheet)
@@ -34,7 +34,7 @@ def drawn(told: Status, width: int = 80) -> str:
 
 
 def well() -> Status:
-    """The sample without its sorrows."""
+    """The sample without its problems."""
     web = overview().certificates[0]
     return replace(overview(), certificates=(web,), refused=(), blocked=(), out_of_sync_since=None)
 
@@ -115,7 +115,7 @@ async def test_an_agent_that_has_no_status_is_no_crash(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-# What a person reads
+# The output for a person
 
 
 def test_the_first_line_is_the_answer() -> None:
@@ -162,7 +162,7 @@ def test_a_pipe_gets_neither_bars_nor_colours() -> None:
 
 
 def terminal(monkeypatch: pytest.MonkeyPatch, encoding: str = "utf-8", **variables: str) -> str:
-    """What a terminal gets."""
+    """Return the output written to a terminal."""
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True))
     for name in ("NO_COLOR", "COLORTERM"):

@@ -1,4 +1,4 @@
-"""Listeners of the tests: TLS in every temper, and what is no TLS at all."""
+"""Listeners of the tests: TLS in several configurations, and listeners without TLS."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ from tests.pki import Authority, Leaf
 
 
 def context(directory: Path, leaf: Leaf, *, newest: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-    """A server's context that shows this leaf."""
+    """Return a server's context that shows this leaf."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(*pair_in(directory, leaf))
     if newest is not None:
@@ -20,7 +20,7 @@ def context(directory: Path, leaf: Leaf, *, newest: ssl.TLSVersion | None = None
 
 
 def pair_in(directory: Path, leaf: Leaf) -> tuple[Path, Path]:
-    """Write a leaf with its key; return where."""
+    """Write a leaf with its key; return the path."""
     chain, key = directory / "shop.crt", directory / "shop.key"
     chain.write_bytes(leaf.chain_pem)
     key.write_bytes(leaf.key_pem)
@@ -46,7 +46,7 @@ def by_name(made: ssl.SSLContext, others: Mapping[str, ssl.SSLContext]) -> ssl.S
 
 @asynccontextmanager
 async def shop(how: ssl.SSLContext | bytes | None, path: Path | None = None) -> AsyncIterator[str]:
-    """Listen, and give the address: TLS, words in plaintext, or None to hang up without one."""
+    """Listen, and yield the address: TLS, a plaintext answer, or None to close the connection without one."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -60,13 +60,13 @@ async def shop(how: ssl.SSLContext | bytes | None, path: Path | None = None) -> 
         server = await asyncio.start_unix_server(serve, path, ssl=tls)
     else:
         server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    asyncio.get_running_loop().set_exception_handler(lambda _, __: None)  # clients that refuse are what it is about
+    asyncio.get_running_loop().set_exception_handler(lambda _, __: None)  # clients may refuse the certificate
     async with server:
         yield f"unix://{path}" if path else f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 def nobody() -> tuple[socket.socket, str]:
-    """An address at which nobody listens, for as long as the socket is kept."""
+    """Yield an address without a listener, reserved by a bound socket."""
     kept = socket.create_server(("127.0.0.1", 0))
     address = f"tcp://127.0.0.1:{kept.getsockname()[1]}"
     kept.close()

@@ -1,4 +1,4 @@
-"""An agent that tells one overview, or whatever a test wants it to, and commands that ask it from this process."""
+"""An agent that answers with one status, or with a test's own function, and commands that ask it from this process."""
 
 import asyncio
 import inspect
@@ -27,7 +27,7 @@ Answer = Callable[[Request], Response]
 
 @dataclass
 class Telling:
-    """What the agent tells next, and what it was asked."""
+    """The agent's next answer, and the requests it received."""
 
     overview: Status
     other: Answer | None = None
@@ -58,7 +58,7 @@ async def telling(directory: Path, overview: Status, other: Answer | None = None
 
 
 async def ask(command: click.Command, *arguments: object, place: Path | None = None) -> Ran:
-    """Run a command in another thread of this process, to what would be the end of it."""
+    """Run a command to its end in another thread of this process."""
     if place is not None:
         arguments = (*arguments, "--run-dir", place)
     return await asyncio.to_thread(_invoke, command, *map(str, arguments))

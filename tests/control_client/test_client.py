@@ -17,7 +17,7 @@ from agent.core.errors import MachineError, UsageError
 
 @contextmanager
 def answering(listener: socket.socket, *parts: bytes) -> Iterator[list[bytes]]:
-    """Answer one client with these parts, and hang up."""
+    """Answer one client with these parts, and close the connection."""
     heard: list[bytes] = []
 
     def talk() -> None:

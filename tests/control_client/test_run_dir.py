@@ -71,7 +71,7 @@ def test_where_others_made_all_of_them_nobody_is_led_to_one(tmp_path: Path, monk
 def test_the_owner_of_a_directory_is_believed_where_only_root_can_have_put_it(
     tmp_path: Path, mode: int, trusted: bool
 ) -> None:
-    """As systemd makes one in /run for a unit with `User=`; in /tmp anybody makes one."""
+    """systemd creates one in /run for a unit with `User=`; in /tmp any user can create one."""
     tmp_path.chmod(mode)
     directory = tmp_path / "proxy-agent"
     directory.mkdir()

@@ -1,4 +1,4 @@
-"""A play: what happens goes in, what is done about it comes out, and time passes when the play says so."""
+"""Drives a reconciler: events go in, effects come out, and the test controls the time."""
 
 from agent.core import effects as do
 from agent.core import events as on
@@ -18,7 +18,7 @@ def revision(name: str, config_digest: str = "shape") -> Revision:
 
 
 class ReconcilerDriver:
-    """Drives one reconciler. Notes, which only say what was decided, are left out of what is done."""
+    """Drives one reconciler. Log messages are omitted from the returned effects."""
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.core = Reconciler(policy or Policy(), jitter=lambda: 1.0)
@@ -79,7 +79,7 @@ class ReconcilerDriver:
         return done
 
     def rotate(self, name: str, config_digest: str = "shape") -> list[Effect]:
-        """From a new revision to its commit; returns what the commit brought about."""
+        """Rotate from a new revision to its commit; return the effects of the commit."""
         self.ready(name, config_digest)
         return self.come_to_serve()
 
@@ -93,7 +93,7 @@ class ReconcilerDriver:
 
 
 def serving(policy: Policy | None = None) -> ReconcilerDriver:
-    """A play in which epoch 1 serves revision `a`."""
+    """Return a driver in which epoch 1 serves revision `a`."""
     play = ReconcilerDriver(policy)
     play.rotate("a")
     play.wait(60)

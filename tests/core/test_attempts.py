@@ -8,7 +8,7 @@ from tests.core.reconciler_driver import OUT_OF_MEMORY, PERMANENT, TRANSIENT, Re
 
 
 class Recorded(ReconcilerDriver):
-    """A play with a ledger that listens."""
+    """A driver with an attempt log."""
 
     def __init__(self, policy: Policy | None = None) -> None:
         super().__init__(policy)

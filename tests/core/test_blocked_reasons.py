@@ -1,4 +1,4 @@
-"""Why what is wanted does not serve yet, as the status says it."""
+"""The reasons why the wanted revision does not serve yet, as the status shows them."""
 
 from agent.core.desired import BlockedReason
 from agent.core.policy import Policy
@@ -26,7 +26,7 @@ def test_nothing_blocks_while_nothing_serves() -> None:
 def test_the_last_failure_blocks_unless_it_is_permanent() -> None:
     play = serving()
     play.ready("b")
-    play.exits(2, failure=TRANSIENT)  # tried again at once
+    play.exits(2, failure=TRANSIENT)  # retried at once
     play.exits(3, failure=TRANSIENT)
     assert blocked(play) == [BlockedReason.RETRY]
     play = serving()

@@ -1,4 +1,4 @@
-"""Random lives of the agent, with a fault possible at every step, held against the promises of the reconciler."""
+"""Random lives of the agent, with a possible fault at every step, checked against the invariants of the reconciler."""
 
 from dataclasses import replace
 
@@ -34,20 +34,20 @@ POLICY = Policy(
 
 
 class World(RuleBasedStateMachine):
-    """The machine around the core: processes that start, knock, serve, empty and die when they please."""
+    """The machine around the core: processes that start, reach the gate, serve, drain and exit at random."""
 
     def __init__(self) -> None:
         super().__init__()
         self.core = Reconciler(POLICY, jitter=lambda: 0.5)
         self.now = 0.0
-        self.alive: dict[int, str] = {}  # epoch: how far its process has come
+        self.alive: dict[int, str] = {}  # epoch: how far its process is
         self.numbers: list[int] = []
         self.finished: do.Finish | None = None
-        self.making_room: int | None = None  # what was stopped because there was no memory for two
+        self.making_room: int | None = None  # stopped because there was no memory for two
 
     def tell(self, event: Event) -> None:
         if self.finished:
-            return  # nobody is there to hear it
+            return  # nothing receives it any more
         before = self.core.serving
         for effect in self.core.handle(event):
             self.obey(effect)
@@ -77,7 +77,7 @@ class World(RuleBasedStateMachine):
             assert not self.core.epochs, "the agent leaves while epochs live"
 
     def may_be_replaced(self, event: Event, effect: Effect) -> bool:
-        """The one exception that an operator may declare: no memory for two, and the certificate is about to end."""
+        """The one exception that an operator may enable: no memory for two, and the certificate expires soon."""
         allowed = self.core.policy.low_memory is LowMemory.REPLACE and self.core.desired.urgent_at <= self.now
         short = isinstance(event, on.EpochExited) and event.failure.sort is FailureKind.OUT_OF_MEMORY
         return allowed and short and isinstance(effect, do.EndEpoch)
@@ -86,7 +86,7 @@ class World(RuleBasedStateMachine):
         numbers = [number for number, stage in self.alive.items() if stage in stages]
         return data.draw(st.sampled_from(numbers)) if numbers else None
 
-    # What may happen
+    # Possible events
 
     @rule(revision=st.sampled_from(REVISIONS))
     def disk_changes(self, revision: Revision) -> None:
@@ -108,7 +108,7 @@ class World(RuleBasedStateMachine):
     def judgement_falls(self, data: st.DataObject, sort: FailureKind | None) -> None:
         if (number := self.some(data, "knocked", "launched")) is not None:
             if sort is None and self.alive[number] == "launched":
-                return  # good is only said of one that was examined
+                return  # only a checked epoch can be accepted
             failure = None if sort is None else Failure(sort, "judged")
             self.tell(on.EpochJudged(at=self.now, epoch=number, failure=failure))
 
@@ -125,7 +125,7 @@ class World(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def memory_is_short(self, data: st.DataObject) -> None:
-        """There is none for a candidate: it is never started. It is looked for only while something serves."""
+        """No memory for a candidate: it is never started. Memory is checked only while an epoch serves."""
         if (number := self.some(data, "launched")) is not None:
             del self.alive[number]
             self.tell(on.EpochExited(at=self.now, epoch=number, code=None, failure=OUT_OF_MEMORY))
@@ -164,7 +164,7 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def agent_is_killed_and_comes_back(self) -> None:
-        """What it had let through is adopted in the order of the numbers; every other process is killed by then."""
+        """Epochs behind the gate are adopted in the order of their numbers; every other process is killed by then."""
         before = self.core
         self.core = Reconciler(before.policy, jitter=lambda: 0.5, first_epoch=before.next_epoch)
         for epoch in before.epochs.values():
@@ -188,7 +188,7 @@ class World(RuleBasedStateMachine):
     def operator_drains(self) -> None:
         self.tell(on.DrainAsked(at=self.now))
 
-    # What must hold
+    # Invariants
 
     @invariant()
     def at_most_one_candidate_and_one_serves(self) -> None:
@@ -212,7 +212,7 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def what_is_wanted_is_on_its_way(self) -> None:
-        """A start that is due either runs, has a time, or waits for a drain that itself has one."""
+        """A due start runs, has a time, or waits for a drain that itself has one."""
         if self.finished or self.core.stopping or self.core.candidate is not None:
             return
         serving = self.core.serving.revision if self.core.serving else None
@@ -235,7 +235,7 @@ TestLives = World.TestCase
 
 
 class Homebody(World):
-    """The same where a proxy that exits is not started again."""
+    """The same where an exited proxy is not restarted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ TestLivesWithoutRestart = Homebody.TestCase
 
 
 class Frugal(World):
-    """The same where what serves may be replaced when there is no memory for two."""
+    """The same where the serving epoch may be replaced if there is no memory for two."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -246,7 +246,7 @@ def test_words_of_a_dropped_candidate_that_come_late_change_nothing() -> None:
     assert play.core.serving.number == 1
 
 
-# The serving epoch dies
+# The serving epoch exits
 
 
 def test_a_crash_is_answered_by_last_good_at_once() -> None:
@@ -391,7 +391,7 @@ def test_without_waiting_missing_files_at_the_first_start_end_the_agent() -> Non
     assert serving(Policy(wait=False)).tell(missing) == []
 
 
-# The end
+# Shutdown
 
 
 def test_a_stop_drains_and_then_ends() -> None:
@@ -481,7 +481,7 @@ def test_a_stop_in_the_midst_of_a_drain_waits_for_it() -> None:
     assert play.stop() == [do.EndEpoch(1)]
 
 
-# Pauses, and what does not wait
+# Pauses, and events that ignore them
 
 
 def test_a_pause_holds_rotations_until_it_is_over() -> None:
@@ -526,7 +526,7 @@ def test_what_is_asked_for_now_waits_for_neither_pause_nor_drains_and_leaves_not
 
 
 def stay_short_of_memory(play: ReconcilerDriver, attempts: int) -> list[float]:
-    """Let so many attempts find no memory, the one that is on its way first; return the delays after each."""
+    """Let this many attempts find no memory, the current one first; return the delays after each."""
     delays = []
     for _ in range(attempts):
         candidate = play.core.candidate
@@ -587,7 +587,7 @@ def test_without_memory_for_two_what_serves_is_replaced_but_not_before_its_certi
 
 
 def replaced() -> ReconcilerDriver:
-    """A play in which epoch 1 was just ended to make room for revision `b`."""
+    """Return a driver in which epoch 1 was just ended to free memory for revision `b`."""
     play = serving(Policy(low_memory=LowMemory.REPLACE, hold_timeout=3, end_timeout=5))
     play.urgent(play.now, expires_at=play.now + 60)
     play.ready("b")
@@ -708,7 +708,7 @@ def test_near_expiry_a_pause_is_over() -> None:
     assert play.wait(30) == [do.StartEpoch(2, revision("b"), validate=False)]
 
 
-# What a candidate waits for
+# Missing resources of a candidate
 
 SILENT = "it waits for its listeners: the control plane ads does not answer"
 

@@ -13,7 +13,7 @@ def block(levels: int) -> str:
     return "\n".join(" " * level + "a:" for level in range(levels))
 
 
-@pytest.mark.parametrize("levels", [7, 900, 1_500, 100_000])  # libyaml since PyYAML 6.0.4 stops at 1,000 by itself
+@pytest.mark.parametrize("levels", [7, 900, 1_500, 100_000])  # libyaml since PyYAML 6.0.4 itself stops at 1,000
 @pytest.mark.parametrize("text", [flow, lambda levels: "[" * levels], ids=["closed", "open"])
 def test_the_first_collection_beyond_the_limit_is_found(text: Callable[[int], str], levels: int) -> None:
     assert first_beyond(6, text(levels)) == (0, 6)

@@ -1,4 +1,4 @@
-"""What a plain scalar is to Envoy; `tests/sidecar` holds it against Envoy itself."""
+"""How Envoy interprets a plain scalar; `tests/sidecar` compares it with Envoy itself."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The command itself, with a real proxy: as in a pipe, in a terminal, and interrupted."""
+"""The command with a real proxy: in a pipe, in a terminal, and interrupted."""
 
 import contextlib
 import fcntl
@@ -26,7 +26,7 @@ TEMPORARY = [Path("/dev/shm"), Path("/tmp")]
 
 
 def is_runnable(proxy: str) -> bool:
-    """Whether there is such a proxy and it says its version."""
+    """Return whether this proxy exists and prints its version."""
     try:
         binary = find(proxy)
     except UsageError:
@@ -36,7 +36,7 @@ def is_runnable(proxy: str) -> bool:
 
 @pytest.fixture(params=["sidecar", pytest.param("envoy", marks=pytest.mark.long)])
 def proxy(request: pytest.FixtureRequest) -> str:
-    """Each proxy that is here."""
+    """Each installed proxy."""
     name: str = request.param
     if not is_runnable(name):
         pytest.skip(f"wants {name}")
@@ -45,7 +45,7 @@ def proxy(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def any_proxy() -> str:
-    """One proxy that is here."""
+    """One installed proxy."""
     found = next((name for name in ("envoy", "sidecar") if is_runnable(name)), None)
     if found is None:
         pytest.skip("wants a proxy")
@@ -54,18 +54,18 @@ def any_proxy() -> str:
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    """An environment by which every process of a demonstration is known; nothing of it may be left in the end."""
+    """An environment that marks every process of a demonstration; none may be left at the end."""
     mark = uuid.uuid4().hex
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_")}
     before = leftovers()
     yield {**clean, MARK: mark}
     assert processes(mark) == []
-    made = leftovers() - before  # perhaps by somebody else, whose demonstration is under way
+    made = leftovers() - before  # possibly of another test run, whose demonstration is in progress
     eventually(lambda: not made & leftovers(), what=f"{made} are gone")
 
 
 def processes(mark: str) -> list[str]:
-    """The command lines of the processes that inherited a mark."""
+    """Return the command lines of the processes that inherited a mark."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -75,7 +75,7 @@ def processes(mark: str) -> list[str]:
 
 
 def leftovers() -> set[Path]:
-    """The directories of demonstrations."""
+    """Return the directories of demonstrations."""
     return {path for place in TEMPORARY for path in place.glob("agent-demo-*")}
 
 
@@ -132,7 +132,7 @@ def test_a_dumb_terminal_gets_plain_lines(any_proxy: str, environment: dict[str,
 
 
 def in_terminal(arguments: list[str], environment: dict[str, str]) -> str:
-    """Run a program to its end in a terminal of 80 by 24; return everything that it wrote."""
+    """Run a program to its end in a terminal of 80 by 24; return its output."""
     controller, terminal = pty.openpty()
     try:
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -147,7 +147,7 @@ def in_terminal(arguments: list[str], environment: dict[str, str]) -> str:
 
 def _read_to_end(controller: int) -> str:
     data, deadline = b"", time.monotonic() + PATIENCE
-    with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+    with contextlib.suppress(OSError):  # EIO: no process has the terminal open any more
         while time.monotonic() < deadline:
             data += os.read(controller, 65536)
     return data.decode(errors="replace")

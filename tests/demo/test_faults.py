@@ -13,7 +13,7 @@ PERIOD = 6
 
 @pytest.fixture
 def watch() -> Watch:
-    """A watch over a scene that has not begun."""
+    """Return a watch over a scene that has not begun."""
     return Watch(Environment(Settings("envoy", 2.0, 30.0)), print)
 
 

@@ -1,4 +1,4 @@
-"""The clients against a server of the standard library, in one process: what they count is known."""
+"""The clients against a server of the standard library, in one process with known results."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ Answer = Callable[[int], bytes]
 
 
 class Server:
-    """Answers requests by their number, the first one is 1; without an answer it closes. Counts what it answered."""
+    """Answers requests by number, from 1; without an answer it closes the connection. Counts its answers."""
 
     def __init__(self, answer: Answer) -> None:
         self.answered = 0
@@ -31,7 +31,7 @@ class Server:
         self._answer = answer
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Hold one conversation."""
+        """Handle one connection."""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while await self._exchange(reader, writer):
                 continue
@@ -50,7 +50,7 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serving(directory: Path, server: Server) -> AsyncIterator[int]:
-    """Let it listen with PAIR; give its port."""
+    """Listen with PAIR; yield the port."""
     write_pair(directory, PAIR)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / CHAIN, directory / KEY)
@@ -61,7 +61,7 @@ async def serving(directory: Path, server: Server) -> AsyncIterator[int]:
 
 
 async def counted(directory: Path, answer: Answer, trusted: Authority = AUTHORITY) -> tuple[Clients, Server]:
-    """Let the clients run until the server was asked often enough."""
+    """Let the clients run until the server has received enough requests."""
     server = Server(answer)
     async with serving(directory, server) as port:
         clients = Clients(port, ssl.create_default_context(cadata=trusted.pem.decode()))

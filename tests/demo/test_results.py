@@ -10,7 +10,7 @@ KILL = Kill(epoch=3, struck=10.0, gone=10.05)
 
 
 def report(**changes: object) -> dict[str, Any]:
-    """What the clients report when all went well."""
+    """Return a report of clients without failures."""
     usual: dict[str, Any] = {"served": 500, "connections": 200, "longest": 0.25, "deepest": 30}
     return {**usual, "serials": {}, "failures": [], **changes}
 
@@ -20,7 +20,7 @@ def failure(opened: float = 9.0, ended: float = 10.01, reason: str = "reset") ->
 
 
 def proven() -> Results:
-    """A score from which something follows."""
+    """Return a score that proves the run."""
     score = Results(rotations=[Rotation("a1", written=1.0)])
     score.take(report(serials={"a1": [1.1, 2.0]}))
     return score
@@ -31,11 +31,11 @@ def proven() -> Results:
     [
         (failure(), True),
         (failure(opened=10.04, ended=10.06), True),
-        (failure(ended=11.9), True),  # the client was kept from running
-        (failure(opened=10.06, ended=10.07), False),  # begun when the process was gone: it was in the vault's queue
+        (failure(ended=11.9), True),  # the client was not scheduled
+        (failure(opened=10.06, ended=10.07), False),  # started after the exit: it was in the socket store's queue
         (failure(ended=9.99), False),  # before the kill
         (failure(ended=12.06), False),  # long after it
-        (failure(reason="refused"), False),  # nobody is refused by a process that has accepted him
+        (failure(reason="refused"), False),  # a process that has accepted a client does not refuse it
         (failure(reason="timed out"), False),
         (failure(reason="answered wrongly"), False),
     ],

@@ -18,7 +18,7 @@ SIZES = [(80, 24), (60, 24), (100, 40), (200, 60), (40, 12), (20, 5)]
 
 @pytest.fixture
 def watch() -> Watch:
-    """A watch that has seen a lot."""
+    """Return a watch with many events."""
     watch, now = Watch(Environment(SETTINGS), print), time.monotonic()
     for ago, states in ((9, {11: SERVING}), (5, {11: SERVING, 12: CANDIDATE}), (4, {11: DRAINING, 12: SERVING})):
         watch.timeline.observe([Epoch(number, state, 1) for number, state in states.items()], now - ago)
@@ -39,7 +39,7 @@ def events(count: int) -> list[Event]:
 
 
 def frame(watch: Watch, width: int, height: int, happened: list[Event] | None = None) -> list[str]:
-    """What a terminal of that size shows, line by line."""
+    """Return the lines on a terminal of this size."""
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, no_color=True)
     picture = Picture(SETTINGS, watch, happened or [])
     picture.advance(time.monotonic() - 12.0)

@@ -3,7 +3,7 @@ from agent.demo.timeline import DEAD, GONE, Timeline, row
 
 
 def observed(*looks: dict[int, str]) -> Timeline:
-    """A timeline that was shown these states, one second apart, from second 100 on."""
+    """Return a timeline of these states, one second apart, from second 100 on."""
     timeline = Timeline()
     for at, look in enumerate(looks, start=100):
         timeline.observe([Epoch(number, state, 1) for number, state in look.items()], float(at))

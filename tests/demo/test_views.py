@@ -16,7 +16,7 @@ from tests.system.eventually import PATIENCE
 
 @contextmanager
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make standard output a terminal; in the test itself, for between its parts pytest puts its own there."""
+    """Make standard output a terminal; called in the test, since pytest replaces it between the parts of a test."""
     controller, device = pty.openpty()
     with os.fdopen(device, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)

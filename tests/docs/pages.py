@@ -1,4 +1,4 @@
-"""Reads Markdown: headings as GitHub names them, links, and the commands in blocks of code."""
+"""Parses Markdown: headings as GitHub names them, links, and the commands in code blocks."""
 
 import re
 import shlex
@@ -12,18 +12,18 @@ _ENDS = {";", "|", "||", "&", "&&", "(", ")", ">", ">>", "<", "2>", ";;"}
 
 
 def prose(text: str) -> str:
-    """Return a page without its blocks of code."""
+    """Return a page without its code blocks."""
     return _FENCE.sub("", text)
 
 
 def links(text: str) -> list[str]:
-    """Return where the links of a page lead, those within code left out."""
+    """Return the targets of a page's links, except those within code."""
     shown = re.sub(r"`[^`\n]*`", "", prose(text))
     return [*_LINK.findall(shown), *_DEFINITION.findall(shown)]
 
 
 def anchors(text: str) -> set[str]:
-    """Return the names in a page that a link can lead to."""
+    """Return the anchors in a page."""
     names: dict[str, int] = {}
     for heading in re.findall(r"^#{1,6} +(.+?) *#*$", prose(text), re.MULTILINE):
         shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
@@ -34,7 +34,7 @@ def anchors(text: str) -> set[str]:
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
-    """Return the language and the content of each block of code."""
+    """Return the language and the content of each code block."""
     for _, _, language, content in _FENCE.findall(text):
         yield language, content
 
@@ -70,6 +70,6 @@ def _words(command: str) -> list[str]:
 
 
 def target(page: Path, link: str) -> tuple[Path, str]:
-    """Return the file that a link on a page leads to, and the anchor in it."""
+    """Return the file and the anchor that a link on a page refers to."""
     path, _, anchor = link.partition("#")
     return (page.parent / path).resolve() if path else page, anchor

@@ -18,13 +18,13 @@ PAGES = [
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what a page says counts."""
+    """Remove the agent's variables, so that only the options of a page apply."""
     for option in agent.params:
         monkeypatch.delenv(str(option.envvar), raising=False)
 
 
 def complaints(words: list[str]) -> Iterator[str]:
-    """Parse a command line without running it; return what is wrong with it, if anything."""
+    """Parse a command line without running it; return the errors, if any."""
     try:
         context = agent.make_context("agent", words[1:])
         with context:

@@ -16,7 +16,7 @@ EVENTS = {event.name: event for event in log_events(reference.ROOT / "agent")}
 
 
 def spellings() -> set[str]:
-    """Every spelling of an option of `agent` and its commands."""
+    """Return every spelling of an option of `agent` and its commands."""
     found = {each for valued, flags in commands.OPTIONS.values() for each in (*valued, *flags)}
     for command in (agent, *agent.commands.values()):
         for each in command.params:
@@ -68,7 +68,7 @@ def test_every_event_has_a_level_and_a_text_with_words() -> None:
 
 
 def test_every_name_that_is_logged_in_one_line_is_found() -> None:
-    """Compare with a search that knows no grammar."""
+    """Compare with a plain text search."""
     call = re.compile(r'(?:log_event|say|once)\(\s*(?:logging\.\w+, )?"([a-z_]+\.[a-z_]+)",')
     sources = [path.read_text(encoding="utf-8") for path in (reference.ROOT / "agent").rglob("*.py")]
     assert {name for source in sources for name in call.findall(source)} <= EVENTS.keys()

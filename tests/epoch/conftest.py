@@ -1,4 +1,4 @@
-"""The same rules as for the host, and a place in /dev/shm that each test gives back."""
+"""The rules of tests/host, and a place in /dev/shm that each test removes."""
 
 import ctypes
 import os
@@ -17,12 +17,12 @@ _PR_SET_PDEATHSIG = 1
 
 @pytest.fixture(params=["abstract", "path"])
 def prefix(request: pytest.FixtureRequest, tmp_path: os.PathLike[str]) -> str:
-    """What `--socket-path` says, of either kind."""
+    """The value of `--socket-path`, of either kind."""
     return f"@epoch-{secrets.token_hex(4)}" if request.param == "abstract" else f"{os.fspath(tmp_path)}/hr"
 
 
 @pytest.fixture(autouse=True)
 def outlives_its_parent() -> Iterator[None]:
-    """Let the test process itself live on when whoever started it ends."""
+    """Let the test process continue when its parent exits."""
     yield
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)

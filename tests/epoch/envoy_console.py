@@ -1,4 +1,4 @@
-"""The console of a real Envoy, to be asked side by side with ours."""
+"""The admin interface of a real Envoy, for comparison with ours."""
 
 import http.client
 import json
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Page:
-    """What a console answered."""
+    """A response of an admin interface."""
 
     status: int
     content_type: str
@@ -32,12 +32,12 @@ class Page:
 
 @dataclass(frozen=True)
 class EnvoyConsole:
-    """A console at a Unix socket."""
+    """An admin interface at a Unix socket."""
 
     path: Path
 
     def ask(self, target: str, method: str = "GET") -> Page:
-        """One request."""
+        """Send one request."""
         connection = http.client.HTTPConnection("console", timeout=PATIENCE)
         connection.sock = socket.socket(socket.AF_UNIX)
         try:
@@ -51,13 +51,13 @@ class EnvoyConsole:
             connection.close()
 
     def is_there(self) -> bool:
-        """Whether it answers at all."""
+        """Return whether it answers."""
         return self.ask("/server_info").status == 200
 
 
 @contextmanager
 def envoy_console(directory: Path, bootstrap: Json, *arguments: str) -> Iterator[EnvoyConsole]:
-    """Run Envoy with this bootstrap and without hot restart, its console on a Unix socket in `directory`."""
+    """Run Envoy with this bootstrap and without hot restart, its admin interface on a Unix socket in `directory`."""
     assert ENVOY is not None
     path = directory / "admin"
     tree = {**bootstrap, "admin": {"address": {"pipe": {"path": str(path)}}}}

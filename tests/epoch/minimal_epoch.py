@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A tiny HTTP/1.1 server that is an epoch: what the tests put where an Envoy could be.
+"""A tiny HTTP/1.1 server that is an epoch: the tests use it in place of an Envoy.
 
-Its configuration: `listen`, a list of mappings with `port` (on 127.0.0.1) or `path`, and where it wants TLS a `tls`
-with `certificate_chain` and `private_key`, each with a `filename`; and `body`, what it answers.
+Its configuration: `listen`, a list of mappings with `port` (on 127.0.0.1) or `path`, and for TLS a `tls` with
+`certificate_chain` and `private_key`, each with a `filename`; and `body`, the text of every response.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from agent.epoch import BACKLOG, Epoch, Listener, run
 
 
 class Tiny:
-    """One epoch's server: every request is answered with the same body."""
+    """One epoch's server: every request gets the same body."""
 
     def __init__(self, epoch: Epoch) -> None:
         self._epoch = epoch
@@ -21,7 +21,7 @@ class Tiny:
         self._requests = epoch.stats.counter("http.tiny.downstream_rq_total")
 
     async def listen(self, wish: dict[str, Any]) -> tuple[Listener, ssl.SSLContext | None]:
-        """Make one listener as the configuration wishes."""
+        """Open one listener of the configuration."""
         if "path" in wish:
             return await self._epoch.listen_unix(wish["path"], 0o600), None
         tls = wish.get("tls")
@@ -31,7 +31,7 @@ class Tiny:
         return await self._epoch.listen(wish.get("host", "127.0.0.1"), wish["port"]), context
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer requests without a body until the client wants no more, or shall leave."""
+        """Answer requests without a body until the client disconnects or should reconnect."""
         try:
             while head := await self._head(reader):
                 self._requests.add()
