@@ -1,7 +1,7 @@
 """Certificate authorities and leaves for tests, as PEM bytes.
 
-Everything is valid from FROM to UNTIL unless a test says otherwise; no clock is read, and a test with a real proxy can
-use them as they are.
+Valid from FROM to UNTIL unless a test passes other dates; no clock is read, and tests with a real proxy can use them
+unchanged.
 """
 
 import itertools
@@ -41,7 +41,7 @@ _USES = (
 
 
 def key_usage(*uses: str) -> x509.KeyUsage:
-    """Return a key usage that permits these, by the names of its constructor."""
+    """Return a key usage with these uses, by the names of its constructor."""
     return x509.KeyUsage(**{name: name in uses for name in _USES})
 
 
@@ -53,7 +53,7 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519Pri
 
 @dataclass(frozen=True)
 class Leaf:
-    """What an authority issues. `chain_pem` is the leaf and its intermediates, without the root."""
+    """A certificate issued by an authority. `chain_pem` is the leaf and its intermediates, without the root."""
 
     certificate: x509.Certificate
     chain_pem: bytes
@@ -80,7 +80,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority. `issuers` are the certificates a server sends along: itself and up, without the root."""
+    """A certificate authority. `issuers` are the certificates that a server sends: itself and up, without the root."""
 
     certificate: x509.Certificate
     key: PrivateKey
@@ -90,7 +90,7 @@ class Authority:
     def create(
         cls, name: str, key: Algorithm | PrivateKey = "ecdsa", not_before: datetime = FROM, not_after: datetime = UNTIL
     ) -> Self:
-        """Make a root."""
+        """Create a root."""
         private = _private(key)
         builder = _builder(_named(name), private, not_before, not_after)
         certificate = _signed(_as_authority(builder, private).issuer_name(_named(name)), private)
@@ -103,13 +103,13 @@ class Authority:
 
     @property
     def identifier(self) -> x509.AuthorityKeyIdentifier:
-        """The extension by which what it issues names its key; clients in Python 3.13 ask for it."""
+        """The extension by which an issued certificate names its key; clients in Python 3.13 require it."""
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
 
     def intermediate(
         self, name: str, key: Algorithm | PrivateKey = "ecdsa", not_before: datetime = FROM, not_after: datetime = UNTIL
     ) -> "Authority":
-        """Make an authority below this one."""
+        """Create an authority below this one."""
         private = _private(key)
         builder = _builder(_named(name), private, not_before, not_after)
         builder = _as_authority(builder, private).add_extension(self.identifier, critical=False)
@@ -125,7 +125,7 @@ class Authority:
         serial: int | None = None,
         more: Sequence[x509.ExtensionType] = (),
     ) -> Leaf:
-        """Make a leaf for DNS names, IP addresses and URIs (`spiffe://…`), with whatever other extensions."""
+        """Issue a leaf for DNS names, IP addresses and URIs (`spiffe://…`), with any other extensions."""
         private = _private(key)
         builder = _builder(_named(names[0]), private, not_before, not_after, serial)
         builder = builder.add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
@@ -136,7 +136,7 @@ class Authority:
 
 
 def pem(*certificates: x509.Certificate) -> bytes:
-    """Write certificates one after the other."""
+    """Concatenate certificates as PEM."""
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 

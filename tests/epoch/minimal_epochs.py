@@ -1,4 +1,4 @@
-"""How a test runs the tiny server as a process of its own."""
+"""Runs the tiny server as a separate process."""
 
 import asyncio
 import os
@@ -17,18 +17,18 @@ ROOT = Path(__file__).parents[2]
 
 
 class Running:
-    """A running program, and what it writes to stderr."""
+    """A running program and its stderr."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
         self.pid = process.pid
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         self._process.send_signal(number)
 
     async def ended(self) -> tuple[int, str, str]:
-        """Wait for its end; return its exit code and what it said."""
+        """Wait for the exit; return the exit code and the stderr."""
         async with asyncio.timeout(PATIENCE):
             out, err = await self._process.communicate()
         assert self._process.returncode is not None
@@ -37,7 +37,7 @@ class Running:
 
 @asynccontextmanager
 async def running(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> AsyncIterator[Running]:
-    """Run a program; it is killed at the end if it has not ended."""
+    """Run a program; it is killed at the end of the block if it still runs."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, TINY, *arguments),
         stdout=asyncio.subprocess.PIPE,
@@ -53,19 +53,19 @@ async def running(*arguments: str | Path, environment: Mapping[str, str] | None 
 
 
 async def run(*arguments: str | Path) -> tuple[int, str, str]:
-    """Run it to its end; return its exit code and what it said."""
+    """Run a program to its end; return the exit code and the stderr."""
     async with running(*arguments) as process:
         return await process.ended()
 
 
 def listens(path: Path) -> bool:
-    """Tell whether somebody takes connections there: a socket has its name before it does."""
+    """Return whether a process accepts connections there: a socket has its name before it listens."""
     with socket.socket(socket.AF_UNIX) as client:
         return client.connect_ex(str(path)) == 0
 
 
 async def answer(path: Path, request: str = "GET / HTTP/1.1") -> str:
-    """Make one request at a Unix socket, as soon as somebody listens there; return the whole answer."""
+    """Make one request at a Unix socket, as soon as a process listens there; return the complete response."""
     await until(lambda: listens(path))
     async with asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_unix_connection(path)

@@ -1,4 +1,4 @@
-"""A neighbour in a chain that is neither the library nor the agent: sockets as Envoy binds them, bytes by hand."""
+"""A neighbour in a chain that is neither the library nor the agent: sockets bound as by Envoy, messages as bytes."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.system.eventually import PATIENCE
 
 
 def to_kernel(name: str) -> str | bytes:
-    """A name as bind(2) takes it: an abstract one is filled up with zeros to 108 bytes."""
+    """Return a name in the form of bind(2): an abstract one is padded with zeros to 108 bytes."""
     return b"\0" + name[1:].encode().ljust(107, b"\0") if name.startswith("@") else name
 
 
@@ -32,7 +32,7 @@ class Neighbour:
         self._sockets = {role: self._bound(self.name(role, number)) for role in ("parent", "child")}
 
     def name(self, role: str, number: int) -> str:
-        """The name of a role of some epoch of the chain."""
+        """Return the name of a role of an epoch of the chain."""
         return f"{self._prefix}_{role}_{self._first + number % 3}"
 
     @staticmethod
@@ -44,18 +44,18 @@ class Neighbour:
         return made
 
     def send(self, role: str, number: int, *bodies: bytes, descriptors: tuple[int, ...] = ()) -> None:
-        """Send whole messages to a role of some epoch."""
+        """Send whole messages to a role of an epoch."""
         self.send_raw(role, number, *[part for body in bodies for part in datagrams(body)], descriptors=descriptors)
 
     def send_raw(self, role: str, number: int, *parts: bytes, descriptors: tuple[int, ...] = ()) -> None:
-        """Send datagrams as they are."""
+        """Send datagrams unchanged."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.connect(to_kernel(self.name(role, number)))
             for part in parts:
                 socket.send_fds(sender, [part], descriptors) if descriptors else sender.send(part)
 
     async def read(self, role: str) -> tuple[bytes, list[int]]:
-        """Receive one datagram, and the descriptors with it."""
+        """Receive one datagram and its descriptors."""
         sock = self._sockets[role]
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
@@ -73,7 +73,7 @@ class Neighbour:
         assert await self.read(role) == (framed(body), [])
 
     def is_quiet(self, role: str) -> bool:
-        """Whether nothing has come."""
+        """Return whether nothing has arrived."""
         try:
             self._sockets[role].recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -81,14 +81,14 @@ class Neighbour:
         return False
 
     def close(self) -> None:
-        """Be gone; as with Envoy, files stay."""
+        """Close the sockets; as with Envoy, their files remain."""
         for each in self._sockets.values():
             each.close()
 
 
 @contextmanager
 def neighbour(prefix: str, base_id: int, number: int) -> Iterator[Neighbour]:
-    """Be epoch `number` for a while."""
+    """Act as epoch `number` during the block."""
     made = Neighbour(prefix, base_id, number)
     try:
         yield made
@@ -97,7 +97,7 @@ def neighbour(prefix: str, base_id: int, number: int) -> Iterator[Neighbour]:
 
 
 class Stranger:
-    """Another process, which sends what it is told to."""
+    """Another process, which sends datagrams on request."""
 
     CODE = """
 import os, socket, sys
@@ -115,7 +115,7 @@ for line in sys.stdin:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def send(self, name: str, data: bytes) -> None:
-        """Have it send one datagram; return when it has."""
+        """Let it send one datagram; return afterwards."""
         address = to_kernel(name)
         raw = address if isinstance(address, bytes) else address.encode()
         assert self._process.stdin is not None
@@ -124,13 +124,13 @@ for line in sys.stdin:
         assert self._process.stdout.readline() == "\n"
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._process.communicate()
 
 
 @contextmanager
 def a_stranger(user: int | None = None) -> Iterator[Stranger]:
-    """Another process, of another user where that is wanted."""
+    """Start another process, optionally of another user."""
     made = Stranger(user)
     try:
         yield made
@@ -140,7 +140,7 @@ def a_stranger(user: int | None = None) -> Iterator[Stranger]:
 
 @dataclass
 class Server:
-    """A server's part in a hot restart: what it would give, and what it has heard."""
+    """A server's part in a hot restart: the values that it provides, and the calls it received."""
 
     shares: dict[ListenAddress, int] = field(default_factory=dict)
     heard: list[str] = field(default_factory=list)
@@ -148,7 +148,7 @@ class Server:
     gauges: dict[str, int] = field(default_factory=dict)
 
     def part(self) -> ServerHooks:
-        """The part."""
+        """Return its hooks."""
         return ServerHooks(
             share=self.shares.get,
             drain=lambda: self.heard.append("drain"),
@@ -160,7 +160,7 @@ class Server:
 
 @asynccontextmanager
 async def joined(arguments: Arguments, server: Server) -> AsyncIterator[HotRestart]:
-    """A hot restart that has joined; it leaves at the end, and what it made is gone if it has served."""
+    """Yield a hot restart that has joined; it exits at the end, and its files are removed if it has served."""
     made = HotRestart(arguments, server.part())
     await made.join()
     try:
@@ -170,7 +170,7 @@ async def joined(arguments: Arguments, server: Server) -> AsyncIterator[HotResta
 
 
 def arguments(prefix: str, base_id: int, epoch: int, parent_shutdown_time: float = 0) -> Arguments:
-    """The command line of an epoch of the chain."""
+    """Return the command line of an epoch of the chain."""
     return Arguments(
         socket_path=prefix, base_id=base_id, restart_epoch=epoch, parent_shutdown_time=parent_shutdown_time
     )
@@ -178,7 +178,7 @@ def arguments(prefix: str, base_id: int, epoch: int, parent_shutdown_time: float
 
 @contextmanager
 def listening(*, reuse_port: bool = False, listens: bool = True) -> Iterator[socket.socket]:
-    """A socket on a port of loopback."""
+    """Listen on a port of loopback."""
     with socket.socket() as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(reuse_port))
         made.bind(("127.0.0.1", 0))
@@ -188,7 +188,7 @@ def listening(*, reuse_port: bool = False, listens: bool = True) -> Iterator[soc
 
 
 def close_all(descriptors: list[int]) -> None:
-    """Close what came."""
+    """Close received descriptors."""
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)

@@ -94,7 +94,7 @@ def test_a_filter_that_is_none_is_refused(filter_: str) -> None:
         assert page(answer).body.startswith("Invalid re2 regex: ")
 
 
-# Other answers
+# Other documents
 
 
 def test_only_live_is_ready() -> None:
@@ -111,11 +111,11 @@ def test_of_a_parameter_given_twice_the_first_counts() -> None:
     assert parameters("/stats?filter=a%2Bb&filter=c&usedonly") == {"filter": "a+b", "usedonly": ""}
 
 
-# Side by side with the real one
+# Comparison with the real one
 
 
 def _bootstrap(directory: Path) -> dict[str, Any]:
-    """Listeners of all kinds of addresses, TLS with and without an authority, names that are hard to tag."""
+    """Return listeners of all kinds of addresses, TLS with and without an authority, names that are hard to tag."""
     authority = Authority.create("root")
     leaf = authority.issue(["127.0.0.1", "a.example", "spiffe://x/y", "*.b.example", "::1"], serial=0x80)
     (directory / "chain").write_bytes(leaf.chain_pem)
@@ -164,7 +164,7 @@ def real(directory: Path) -> Iterator[EnvoyConsole]:
 
 
 def _greet(console: EnvoyConsole) -> None:
-    """Be a client once, so that there are statistics that only clients make."""
+    """Connect as a client, to create statistics that only clients cause."""
     port = console.ask("/listeners").body.splitlines()[2].rpartition(":")[2]
     with socket.create_connection(("127.0.0.1", int(port)), timeout=PATIENCE) as client:
         client.sendall(b"x")
@@ -177,7 +177,7 @@ def _values(console: EnvoyConsole, kind: str) -> dict[str, int]:
 
 
 def _without_values(exposed: str) -> list[str]:
-    """Lines without their values, which move between two questions, and without histograms, which we have none of."""
+    """Return lines without their values, which change between two requests, and without histograms (not supported)."""
     kept, wanted = [], True
     for line in exposed.splitlines():
         if line.startswith("#"):
@@ -211,7 +211,7 @@ def test_statistics_have_envoys_shape(real: EnvoyConsole, query: str) -> None:
 
 
 def _scalars(body: str) -> str:
-    """Without histograms, and without the values, which move."""
+    """Return statistics without histograms, and without the values, which change."""
     lines = [line for line in body.splitlines(keepends=True) if "P0(" not in line and "No recorded" not in line]
     return re.sub(r'(: |"value":)\d+', r"\1N", "".join(lines))
 
@@ -253,7 +253,7 @@ def test_the_server_has_envoys_members(real: EnvoyConsole) -> None:
 
 
 def _waiting(directory: Path) -> dict[str, Any]:
-    """A listener that waits for routes which do not come."""
+    """Return a listener that waits for routes which never arrive."""
     static = {"listeners": [gate.listener()], "clusters": [gate.cluster(str(directory / "nobody"))]}
     return {"node": {"id": "i", "cluster": "c"}, "static_resources": static}
 

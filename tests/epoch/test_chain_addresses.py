@@ -17,7 +17,7 @@ def test_the_third_follows_the_first_again() -> None:
 
 
 def test_a_large_base_id_wraps_as_in_envoy() -> None:
-    """A name that was seen of an Envoy with --use-dynamic-base-id, whose memory was envoy_shared_memory_2377894220."""
+    """The name comes from an Envoy with --use-dynamic-base-id, whose memory was envoy_shared_memory_2377894220."""
     assert ChainAddresses("@x", 237789422, 0).replies == "@x_child_18446744071792478540"
 
 

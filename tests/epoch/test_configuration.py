@@ -13,7 +13,7 @@ tls: {certificate_chain: {filename: /etc/tls.crt}}
 
 
 def test_what_the_agent_adds_is_taken_out_and_told(tmp_path: Path) -> None:
-    """Through the agent's own hands: the private copy it would write."""
+    """The input is the private copy that the agent itself would write."""
     (tmp_path / "app.yaml").write_text(APP)
     main, _ = Operators(APP, "app.yaml").copies(["/etc/tls.crt"]).fill("/run/1", 1, {"/etc/tls.crt": 9})
     (tmp_path / "copy.yaml").write_text(main)

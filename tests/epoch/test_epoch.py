@@ -37,7 +37,7 @@ def written(path: Path, tree: object) -> str:
     return str(path)
 
 
-# The order
+# The order of calls
 
 
 async def test_there_are_no_sockets_before_the_gate() -> None:
@@ -105,7 +105,7 @@ async def test_clients_are_asked_to_leave_by_the_drain_strategy() -> None:
 
 
 async def test_clients_that_come_at_the_drain_are_left_to_the_successor() -> None:
-    """However late the server closes its sockets: it accepts nobody whom it would then forget."""
+    """Even if the server closes its sockets late, it accepts no client that it would not serve."""
     accepted: list[object] = []
 
     async def handle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -188,7 +188,7 @@ async def test_without_an_agent_it_just_runs(tmp_path: Path) -> None:
 async def test_it_waits_at_the_gate_judged_by_its_console_and_serves_when_it_opens(
     tmp_path: Path, base_id: int
 ) -> None:
-    """All that the agent does with an epoch, but for its own process."""
+    """The agent's part, except for its own process."""
     leaf = Authority.create("x").issue(["a"])
     (tmp_path / "crt").write_bytes(leaf.chain_pem)
     (tmp_path / "key").write_bytes(leaf.key_pem)
@@ -267,7 +267,7 @@ async def _serves_and_drains(directory: Path, after: Neighbour) -> None:
     writer.close()
     await writer.wait_closed()
     async with asyncio.timeout(PATIENCE):
-        while await console.connections():  # it hears of it in a turn of its own loop
+        while await console.connections():  # received in a turn of its own loop
             pass
 
 

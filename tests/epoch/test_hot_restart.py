@@ -53,7 +53,7 @@ def flags(base_id: int) -> int:
 async def as_child(
     prefix: str, base_id: int, parent_shutdown_time: float = 0
 ) -> AsyncIterator[tuple[HotRestart, Neighbour]]:
-    """Epoch 1 of a chain whose epoch 0 is the neighbour, joined."""
+    """Epoch 1 of a chain, joined; the neighbour is epoch 0."""
     Segment(base_id).claim(VERSION)
     try:
         with neighbour(prefix, base_id, 0) as parent:
@@ -72,7 +72,7 @@ async def as_child(
 
 @contextmanager
 def bugs() -> Iterator[list[object]]:
-    """Exceptions that came as far as the loop."""
+    """Exceptions that reached the loop."""
     found: list[object] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: found.append(context["exception"]))
@@ -80,7 +80,7 @@ def bugs() -> Iterator[list[object]]:
     loop.set_exception_handler(None)
 
 
-# The first of a chain
+# The first process of a chain
 
 
 async def test_the_first_makes_the_memory_says_that_it_starts_and_then_that_it_has(prefix: str, base_id: int) -> None:
@@ -266,7 +266,7 @@ async def test_a_parent_that_knows_no_such_request_is_an_error(prefix: str, base
 
 
 async def inherited(child: HotRestart, parent: Neighbour, *held: socket.socket) -> tuple[int, int]:
-    """Let a child inherit from a parent that has these; return how many it got, and how many it asked for."""
+    """Let a child inherit from a parent with these sockets; return how many it got, and how many it asked for."""
     asking = asyncio.create_task(child.inherit(WEB))
     asked = 0
     while not asking.done():
@@ -341,7 +341,7 @@ async def test_a_chain_of_another_version_is_not_joined(version: HotRestartVersi
 
 @asynccontextmanager
 async def as_parent(prefix: str, base_id: int, server: Server) -> AsyncIterator[Neighbour]:
-    """Epoch 0 of a chain serves, and its epoch 1 is the neighbour."""
+    """Epoch 0 of a chain serves, and the neighbour is its epoch 1."""
     async with joined(arguments(prefix, base_id, 0), server) as parent:
         parent.started_at = STARTED_AT
         parent.serve()
@@ -410,7 +410,7 @@ async def test_nobody_where_the_answers_go_is_nobodys_trouble(prefix: str, base_
 
 
 class Broken(dict[ListenAddress, int]):
-    """Shares that cannot be looked up."""
+    """Sockets whose lookup fails."""
 
     def get(self, key: ListenAddress, default: object = None) -> NoReturn:
         raise ZeroDivisionError(key, default)
@@ -424,7 +424,7 @@ async def test_a_bug_in_the_servers_part_is_told_and_the_child_has_its_answer(pr
         assert [type(each) for each in found] == [ZeroDivisionError]
 
 
-# Strangers and rubbish
+# Strangers and invalid messages
 
 
 @pytest.fixture
@@ -457,7 +457,7 @@ def test_rubbish_costs_only_itself(
 async def _rubbish(
     rubbish: list[bytes], role: str, descriptors: int, prefix: str, base_id: int, stranger: Stranger
 ) -> None:
-    """Half a message may be left open for the process that sent it, but never for another one."""
+    """An incomplete message may remain pending for the process that sent it, but never for another one."""
     async with as_parent(prefix, base_id, Server()) as child:
         with listening() as held:
             for each in rubbish:
@@ -465,7 +465,7 @@ async def _rubbish(
                 await asyncio.sleep(0)
         stranger.send(child.name("parent", 0), framed(handmade.STATS))
         while (await child.read("child"))[0] != framed(reply(3)):
-            pass  # some rubbish is an honest message that is not understood
+            pass  # some of it is a valid message that is not supported
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="wants root, to be somebody else as well")
@@ -484,7 +484,7 @@ async def test_another_user_is_not_listened_to(base_id: int) -> None:
 
 
 async def test_it_is_an_epoch_of_the_agent(tmp_path: Path, base_id: int) -> None:
-    """The agent at both ends, as it is for each epoch: parent at 0, child at 2, gone after the end."""
+    """The agent at both ends, as for each epoch: parent at 0, child at 2, exited after the end."""
     names = SocketPaths(tmp_path, base_id)
     Segment(base_id).claim(VERSION)
     heard: list[object] = []

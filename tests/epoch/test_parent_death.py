@@ -11,7 +11,7 @@ PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {CHIL
 
 
 def test_it_ends_with_whoever_started_it() -> None:
-    """The child keeps the pipe to us open for as long as it lives: its end is the end of the file."""
+    """The child holds our pipe open while it lives: end of file means that it has exited."""
     with subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"ready\n"

@@ -97,7 +97,7 @@ def test_every_queue_is_lent_to_its_worker_and_a_shared_one_to_all() -> None:
 
 
 def test_what_listens_already_keeps_the_queue_it_was_given() -> None:
-    """A queue of one: the kernel takes one client more than that, then leaves the next ones unanswered."""
+    """A queue of one: the kernel accepts one more client, and does not answer the following ones."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as short:
         Bound(tcp(*short.getsockname()), [short]).listen()
         with socket.create_connection(short.getsockname()), socket.socket() as second:

@@ -1,4 +1,4 @@
-"""Chains without an agent, each hop under load: an Envoy, then a server of the library or the sidecar, and so on."""
+"""Chains without an agent, each step under load: an Envoy, then a server of the library or the sidecar, and so on."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ QUICK = ("--drain-time-s", "1", "--drain-strategy", "immediate", "--parent-shutd
 
 @dataclass
 class Chain:
-    """A stock chain in a room: each next process follows the one before, which ends by it."""
+    """A stock chain in a sandbox: each process follows the previous one, which exits."""
 
     room: Room
     envoy: Path
@@ -47,28 +47,28 @@ class Chain:
         return self.processes[-1]
 
     def start_envoy(self) -> Process:
-        """Let an Envoy follow, with two workers."""
+        """Start an Envoy as the successor, with two workers."""
         return self.start([self.envoy, "--concurrency", "2", "-c", self.bootstrap("envoy")])
 
     def start_sidecar(self) -> Process:
-        """Let a sidecar follow."""
+        """Start a sidecar as the successor."""
         return self.start([sys.executable, "-m", "agent.sidecar", "-c", self.bootstrap("sidecar")])
 
     def bootstrap(self, name: str) -> Path:
-        """Write what both read, and return where; each answers with its name."""
+        """Write the configuration of Envoy and sidecar, and return its path; each answers with its name."""
         config = self.room.directory / f"{name}.yaml"
         made = listener("web", self.target.host, self.target.port, [{"filters": [http(f"{name}\n")]}])
         config.write_text(yaml.safe_dump({"static_resources": {"listeners": [made]}}))
         return config
 
     def start_tiny(self) -> Process:
-        """Let a tiny server follow."""
+        """Start a tiny server as the successor."""
         config = self.room.directory / "tiny.yaml"
         config.write_text(f'body: "tiny\\n"\nlisten: [{{port: {self.target.port}}}]\n')
         return self.start([sys.executable, TINY, "-c", config])
 
     def follow(self, start: Callable[[], Process], body: bytes) -> None:
-        """Let one follow, and see that it alone serves and that the one before ended well."""
+        """Start a successor; check that only it serves and that its predecessor exited with 0."""
         start()
         eventually(lambda: body_of(self.target) == body, what=f"{body!r} answers")
         before = self.processes[-2]
@@ -111,4 +111,4 @@ def test_envoy_and_another_follow_each_other_and_no_request_fails(chain: Chain, 
     last.send_signal(signal.SIGTERM)
     assert last.wait(timeout=PATIENCE) == 0, chain.log.read_text()
     assert not chain.room.shared_memory(), "the last of a chain removes its memory"
-    shutil.rmtree(chain.room.directory / "hr", ignore_errors=True)  # Envoy leaves its sockets' files
+    shutil.rmtree(chain.room.directory / "hr", ignore_errors=True)  # Envoy leaves the files of its sockets

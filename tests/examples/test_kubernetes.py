@@ -1,4 +1,4 @@
-"""The examples for Kubernetes fit its schemas, and every command line of the agent in them is one."""
+"""The examples for Kubernetes match its schemas, and every command line of the agent in them is valid."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,19 +20,19 @@ Json = dict[str, Any]
 
 
 def documents(path: Path) -> list[Json]:
-    """Read the objects of a file."""
+    """Parse the objects of a file."""
     return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
 def pod(path: Path) -> Json:
-    """Return the pod that the deployment of a file makes."""
+    """Return the pod template of a file's deployment."""
     (deployment,) = (each for each in documents(path) if each["kind"] == "Deployment")
     spec: Json = deployment["spec"]["template"]["spec"]
     return spec
 
 
 def sidecar(path: Path) -> Json:
-    """Return the container that the agent runs in."""
+    """Return the container of the agent."""
     (found,) = (each for each in containers(path) if each["name"] == "agent")
     return found
 
@@ -43,7 +43,7 @@ def containers(path: Path) -> list[Json]:
 
 
 def executed(tree: object) -> Iterator[list[str]]:
-    """Find what the kubelet executes: in probes, before the end and after the start."""
+    """Return the commands that the kubelet executes: in probes and in both hooks."""
     if isinstance(tree, dict):
         if "exec" in tree:
             yield tree["exec"]["command"]
@@ -53,14 +53,14 @@ def executed(tree: object) -> Iterator[list[str]]:
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
 def example(request: pytest.FixtureRequest) -> Path:
-    """One of the files."""
+    """One of the example files."""
     path: Path = request.param
     return path
 
 
 @pytest.fixture
 def settings(example: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """What the agent of an example is told, by its command line and its environment."""
+    """Return the agent's settings in an example, from its command line and its environment."""
     container = sidecar(example)
     known = {option.envvar for option in command.params}
     for variable in container["env"]:

@@ -1,4 +1,4 @@
-"""The examples for Prometheus: its own tool finds nothing wrong, and every metric in them is one of the agent's."""
+"""The examples for Prometheus: promtool accepts them, and every metric in them is one of the agent's."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 
 def promtool(*arguments: str, told: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Run Prometheus' tool in the directory of the examples."""
+    """Run promtool in the directory of the examples."""
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("there is no promtool here: it comes with Prometheus (apt install prometheus)")
@@ -38,7 +38,7 @@ def rules() -> list[Json]:
 
 
 def exposed(*, openmetrics: bool = False) -> bytes:
-    """What an agent tells."""
+    """Return the metrics that an agent exposes."""
     return Metrics(overview).expose(openmetrics=openmetrics)
 
 

@@ -1,4 +1,4 @@
-"""Checks that the generated module is what protoc makes of the .proto file: `python -m tests.handoff.check_proto`."""
+"""Checks that the generated module is protoc's output for the .proto file: `python -m tests.handoff.check_proto`."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ MADE = ("agent/handoff/hot_restart_pb2.py", "agent/handoff/hot_restart_pb2.pyi")
 
 
 def main() -> int:
-    """Exit 1, naming the command that renews it, if a generated file is out of date."""
+    """Exit with 1 and name the command that regenerates a file, if one is out of date."""
     with tempfile.TemporaryDirectory() as scratch:
         protoc = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={scratch}", f"--pyi_out={scratch}"]
         subprocess.run([*protoc, PROTO], cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""The same rules as for the host, and a place in /dev/shm that each test gives back."""
+"""The rules of tests/host, and a place in /dev/shm that each test removes."""
 
 import secrets
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ __all__ = ["no_descriptor_leaks", "ordinary", "pytest_pyfunc_call"]
 
 @pytest.fixture
 def base_id() -> Iterator[int]:
-    """A base id of the test's own: the machine has one /dev/shm. Its memory is gone afterwards, or the test failed."""
+    """A base id of the test's own in the machine's /dev/shm. The test fails if its shared memory is not removed."""
     number = secrets.randbelow(BASE_ID_LIMIT - 1) + 1
     yield number
     is_left = Segment(number).path.exists()

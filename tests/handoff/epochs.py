@@ -1,4 +1,4 @@
-"""How a test talks to a fake epoch: it runs as another process and is told what to do."""
+"""Controls a fake epoch, which runs as another process."""
 
 import asyncio
 import json
@@ -24,23 +24,23 @@ class Epoch:
         self.pid = process.pid
 
     async def tell(self, *words: object) -> Any:  # noqa: ANN401  # JSON
-        """Have it do something; return what it answers."""
+        """Send a command; return the result."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(words).encode() + b"\n")
         return await self.answer()
 
     async def answer(self) -> Any:  # noqa: ANN401  # JSON
-        """Wait for a line of its."""
+        """Wait for a line of its output."""
         assert self._process.stdout is not None
         async with asyncio.timeout(PATIENCE):
             return json.loads(await self._process.stdout.readline())
 
     async def send(self, role: str, body: bytes) -> None:
-        """Have it send a whole message to a role of the agent."""
+        """Let it send a whole message to a role of the agent."""
         await self.tell("send", role, *[datagram.hex() for datagram in datagrams(body)])
 
     async def read(self, role: str) -> tuple[bytes, list[int]]:
-        """Have it receive one datagram; return its bytes and the inodes of what came with it."""
+        """Let it receive one datagram; return its bytes and the inodes of its descriptors."""
         got = await self.tell("read", role)
         assert got["flags"] == 0
         return bytes.fromhex(got["data"]), got["inodes"]
@@ -48,7 +48,7 @@ class Epoch:
 
 @asynccontextmanager
 async def fake_epoch(names: SocketPaths) -> AsyncIterator[Epoch]:
-    """Run an epoch with its sockets bound; it is killed at the end."""
+    """Run an epoch with its sockets bound; it is killed at the end of the block."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", str(PROGRAM), str(names.directory), str(names.base_id)),
         stdin=asyncio.subprocess.PIPE,
@@ -66,7 +66,7 @@ async def fake_epoch(names: SocketPaths) -> AsyncIterator[Epoch]:
 
 
 def open_descriptors() -> set[int]:
-    """Name the descriptors that this process has open."""
+    """Return the open descriptors of this process."""
     entries = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
     return {entry for entry in entries if Path(f"/proc/self/fd/{entry}").exists() or _is_socket(entry)}
 
@@ -80,7 +80,7 @@ def _is_socket(descriptor: int) -> bool:
 
 
 def leaked_since(before: set[int]) -> set[int]:
-    """Name the descriptors that were opened since and not closed; they are closed now."""
+    """Return the descriptors that were opened since and not closed; close them."""
     leaked = open_descriptors() - before
     for descriptor in leaked:
         os.close(descriptor)
@@ -88,7 +88,7 @@ def leaked_since(before: set[int]) -> set[int]:
 
 
 async def until(check: Callable[[], object]) -> None:
-    """Let the loop turn until something is so."""
+    """Run the loop until the condition holds."""
     async with asyncio.timeout(PATIENCE):
         while not check():  # noqa: ASYNC110  # the loop itself is what turns
             await asyncio.sleep(0)

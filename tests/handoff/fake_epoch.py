@@ -1,7 +1,7 @@
-"""An epoch in one small program: it does on its sockets what it is told on stdin, and tells what came on stdout.
+"""A small program that acts as an epoch: it executes commands from stdin on its sockets, and prints the results.
 
-Each line in is a JSON list, a verb and its arguments, and each is answered by one line of JSON. Bytes are hexadecimal.
-The program shares no code with the agent, and is another process, so that its datagrams carry a pid of their own.
+Each input line is a JSON list, a verb and its arguments, and gets one line of JSON as the result. Bytes are
+hexadecimal. The program shares no code with the agent, and is another process, so its datagrams have their own pid.
 """
 
 import json
@@ -40,14 +40,14 @@ def send(role: str, *datagrams: str) -> None:
 
 
 def send_with(role: str, datagram: str, count: int) -> None:
-    """Send a datagram with so many descriptors of the first listening socket."""
+    """Send a datagram with this many descriptors of the first listening socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.connect(name(role))
         socket.send_fds(sender, [bytes.fromhex(datagram)], [LISTENING[0].fileno()] * count)
 
 
 def read(role: str) -> dict[str, object]:
-    """Receive one datagram; tell its bytes and about the descriptor that came with it."""
+    """Receive one datagram; return its bytes and facts about its descriptor."""
     data, descriptors, flags, _ = socket.recv_fds(OWN[role], 1 << 16, 4)
     inodes = [os.fstat(descriptor).st_ino for descriptor in descriptors]
     for descriptor in descriptors:

@@ -1,10 +1,10 @@
-"""The hot-restart protocol written by hand from facts/envoy-hot-restart.md §2 and §3: what the real bytes must be."""
+"""The hot-restart protocol encoded by hand, after the sources of Envoy: the expected bytes."""
 
 import struct
 
 
 def varint(value: int) -> bytes:
-    """Encode an unsigned number; a negative int32 takes ten bytes, as protobuf has it."""
+    """Encode an unsigned number; a negative int32 has ten bytes in protobuf."""
     value &= (1 << 64) - 1
     out = bytearray()
     while value > 0x7F:
@@ -53,11 +53,11 @@ NO_SOCKET_REPLY = reply(1, number(1, -1))
 
 
 def framed(body: bytes) -> bytes:
-    """Put the length in front, as the first datagram has it."""
+    """Prefix the length, as in the first datagram."""
     return struct.pack(">Q", len(body)) + body
 
 
 def datagrams(body: bytes) -> list[bytes]:
-    """Cut a framed message into datagrams of 4096 bytes."""
+    """Split a framed message into datagrams of 4096 bytes."""
     whole = framed(body)
     return [whole[start : start + 4096] for start in range(0, len(whole), 4096)]

@@ -1,4 +1,4 @@
-"""Sockets that the agent binds in a directory of somebody else, who exchanges what lies there for links."""
+"""Sockets that the agent binds in a directory of another user, who replaces entries by links."""
 
 import os
 import socket
@@ -54,7 +54,7 @@ def test_where_it_cannot_be_bound_nothing_is_left_either(home: Path) -> None:
 
 
 def test_from_its_first_moment_a_socket_listens_or_tells_who_sends(home: Path) -> None:
-    """An adopted epoch may speak as soon as the name leads to the next agent."""
+    """An adopted epoch may send as soon as the name refers to the next agent."""
     with (
         binding.bind(socket.SOCK_STREAM, home / "gate") as gate,
         binding.bind(socket.SOCK_DGRAM, home / "hr") as letters,
@@ -80,7 +80,7 @@ def test_a_link_in_its_place_is_not_followed(home: Path) -> None:
 
 
 def test_neither_a_socket_of_another_user_nor_a_file_is_connected_to(home: Path) -> None:
-    """A hard link would be such a socket."""
+    """A hard link could be such a socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as victim:
         victim.bind(str(home / "hr"))
         with pytest.raises(MachineError, match="it is not a socket of the proxy"):

@@ -17,7 +17,7 @@ from tests.handoff.handmade import block, datagrams, framed, request
 
 
 class Correspondence:
-    """A channel at the agent's place as a parent, and what came of it."""
+    """A channel in the role of the parent, and the messages and errors it received."""
 
     def __init__(self, directory: Path) -> None:
         self.names = SocketPaths(directory, 1)
@@ -27,7 +27,7 @@ class Correspondence:
         self.channel.pid = os.getpid()
 
     def send(self, *parts: bytes, descriptors: tuple[int, ...] = ()) -> None:
-        """Send datagrams from this very process."""
+        """Send datagrams from this process."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.connect(str(self.names.agent_as_parent))
             for part in parts:
@@ -59,7 +59,7 @@ async def test_a_message_of_many_datagrams_comes_whole(tmp_path: Path) -> None:
 
 
 def _is_empty(channel: Channel) -> bool:
-    """Tell whether the channel has read everything: a datagram socket that could be read shows its first byte."""
+    """Return whether the channel has read all datagrams."""
     try:
         channel._receiver.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
@@ -165,7 +165,7 @@ async def test_a_malformed_message_closes_this_channel_only_and_is_told_once(
 
 
 async def test_a_channel_that_broke_may_be_closed_again(tmp_path: Path) -> None:
-    """Its owner is buried later and closes everything that it has."""
+    """Its owner closes all its parts again during removal."""
     with corresponding(tmp_path) as mail:
         mail.send(b"abc")
         await until(lambda: mail.errors)
@@ -203,7 +203,7 @@ async def test_a_receiver_that_closes_the_channel_ends_the_reading(tmp_path: Pat
 
 
 def peer(names: SocketPaths) -> socket.socket:
-    """Bind the epoch's end; it reads only when told."""
+    """Bind the epoch's end; it reads only on request."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     made.bind(str(names.epoch_as_child))
     return made
@@ -213,7 +213,7 @@ async def test_a_peer_that_does_not_read_blocks_nobody_and_gets_everything_later
     with corresponding(tmp_path) as mail, peer(mail.names) as epoch:
         mail.channel.connect(mail.names.epoch_as_child)
         for _ in range(3):
-            mail.channel.send(BIG)  # 60 datagrams; the kernel's queue takes about ten
+            mail.channel.send(BIG)  # 60 datagrams; the kernel's queue holds about ten
         epoch.setblocking(False)
         got: list[bytes] = []
 
@@ -251,7 +251,7 @@ async def test_a_descriptor_waits_with_its_datagram_though_its_owner_closes_his(
 
 
 async def test_what_still_waits_when_the_channel_is_closed_takes_no_descriptor_with_it(tmp_path: Path) -> None:
-    """The peer is hung; it is killed and buried."""
+    """The peer hangs; it is killed and removed."""
     before = open_descriptors()
     with corresponding(tmp_path) as mail, peer(mail.names), socket.create_server(("127.0.0.1", 0)) as listening:
         mail.channel.connect(mail.names.epoch_as_child)
@@ -296,7 +296,7 @@ async def test_a_connected_peer_is_reached_though_its_name_is_gone(tmp_path: Pat
 
 
 def test_a_name_is_taken_over_without_being_gone_for_a_moment(tmp_path: Path) -> None:
-    """What stands there is replaced by a rename; nothing is left beside it."""
+    """A rename replaces the existing socket; no other file remains."""
     path = tmp_path / "hr_parent_10"
     with bind_datagram(path) as first, bind_datagram(path) as second:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

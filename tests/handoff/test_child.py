@@ -20,7 +20,7 @@ from tests.handoff.handmade import framed
 ONE, TWO = (
     ListenAddress("tcp://127.0.0.1:1"),
     ListenAddress("tcp://127.0.0.1:0", "/run/netns/a", worker=3),
-)  # where it happens to be
+)  # an arbitrary address
 LONG = 10.0
 
 
@@ -57,7 +57,7 @@ async def test_the_epochs_socket_is_duplicated_and_belongs_to_the_asker(tmp_path
 
 
 async def test_a_socket_of_another_address_is_not_taken(tmp_path: Path) -> None:
-    """It would be handed to the next epoch, which would serve wherever its predecessor wants it to."""
+    """It would be passed to the next epoch, which would serve at the predecessor's address."""
     async with asking(tmp_path) as (child, epoch):
         await epoch.tell("listen")
         for _ in range(2):
@@ -79,7 +79,7 @@ async def test_an_epoch_without_such_a_socket_says_so(tmp_path: Path) -> None:
 
 
 async def test_one_question_at_a_time(tmp_path: Path) -> None:
-    """A child that does not read blocks Envoy's main thread, so nothing is ever asked in advance."""
+    """A child that does not read blocks Envoy's main thread, so no request is sent in advance."""
     async with asking(tmp_path) as (child, epoch):
         first, second = asyncio.create_task(child.ask(TWO, LONG)), asyncio.create_task(child.ask(ONE, LONG))
         await epoch.read("parent_1")
@@ -95,7 +95,7 @@ async def test_one_question_at_a_time(tmp_path: Path) -> None:
 
 
 async def _answered_by(asked: "asyncio.Task[int | None]", child: Child) -> int:
-    """Answer from this process: the epoch itself is busy waiting for the next question."""
+    """Answer from this process: the epoch itself waits for the next request."""
     own, child.channel.pid = child.channel.pid, os.getpid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, socket.create_server(("127.0.0.1", 0)) as given:
         sender.connect(str(child.names.agent_as_child))
@@ -120,7 +120,7 @@ async def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(tmp_p
 
 
 async def test_an_answer_to_a_question_that_was_given_up_is_not_taken_for_the_next_one(tmp_path: Path) -> None:
-    """Whoever follows the listeners is cancelled at a commit, perhaps in the middle of a question."""
+    """The task that follows the listeners is cancelled at a commit, possibly during a request."""
     async with asking(tmp_path) as (child, epoch):
         await epoch.tell("listen")
         given_up = asyncio.create_task(child.ask(ONE, LONG))
@@ -149,7 +149,7 @@ async def test_an_answer_to_no_question_is_closed(tmp_path: Path) -> None:
 
 
 async def test_an_answer_from_a_third_process_is_no_answer(tmp_path: Path) -> None:
-    """Anyone who can write to `child_2` could inject a reply (h13)."""
+    """Every process that can write to `child_2` could inject a reply."""
     async with asking(tmp_path) as (child, epoch):
         asked = asyncio.create_task(child.ask(ONE, LONG))
         await epoch.read("parent_1")
@@ -161,12 +161,12 @@ async def test_an_answer_from_a_third_process_is_no_answer(tmp_path: Path) -> No
 
 
 async def test_nothing_is_asked_where_the_answer_would_abort_the_epoch(tmp_path: Path) -> None:
-    """Envoy aborts at once when the name it answers to is gone: somebody emptied the run directory."""
+    """Envoy aborts if the name that it answers to is missing: the run directory was emptied."""
     async with asking(tmp_path) as (child, epoch):
         child.names.agent_as_child.unlink()
         with pytest.raises(MachineError, match="the answer would abort it"):
             await child.ask(ONE, LONG)
-        child.drain_listeners()  # needs no answer
+        child.drain_listeners()  # this message has no reply
         assert await epoch.read("parent_1") == (framed(handmade.DRAIN_LISTENERS), [])
 
 
@@ -205,7 +205,7 @@ async def test_an_epoch_that_broke_its_channel_can_be_told_to_drain_and_costs_no
 
 
 async def test_stats_are_never_asked_since_that_steals_from_the_sinks(tmp_path: Path) -> None:
-    """All that a child can ask for is a socket, and all that it tells is to drain."""
+    """A child sends only requests for a socket, and the request to drain."""
     async with asking(tmp_path) as (child, epoch):
         child.drain_listeners()
         asked = asyncio.create_task(child.ask(ONE, LONG))

@@ -1,4 +1,4 @@
-"""What an epoch gives is known for what it is, and never held up whoever closes it."""
+"""Descriptors received from an epoch are checked for their type, and closing them never blocks."""
 
 import os
 import socket
@@ -59,7 +59,7 @@ def test_a_netlink_socket_is_none() -> None:
 
 
 def test_a_connection_that_lingers_is_closed_at_once() -> None:
-    """Its owner let its send queue fill up and asked for an hour of patience: the last close would take it."""
+    """Its owner filled the send queue and set SO_LINGER to an hour: the last close would block for that time."""
     with tcp() as server:
         given = socket.create_connection(server.getsockname())
         taker, _ = server.accept()

@@ -98,7 +98,7 @@ def test_what_no_honest_peer_sends_is_refused(datagrams: list[bytes]) -> None:
 
 
 def test_eighty_kilobytes_are_twenty_datagrams() -> None:
-    """80,135 bytes, as measured: the length is among them."""
+    """80,135 bytes, as measured, including the length."""
     message = HotRestartMessage(request=Request(forwarded_udp_packet=Request.ForwardedUdpPacket(payload=b"")))
     while message.ByteSize() < 80_135 - 8:
         missing = 80_135 - 8 - message.ByteSize()
@@ -189,7 +189,7 @@ def test_the_bytes_on_the_wire_are_those_of_envoys_descriptor(message: HotRestar
 
 
 def test_fields_of_a_newer_envoy_do_no_harm() -> None:
-    """The proto grew from 1.36 to 1.40 without a new version: stats came with `dynamics` and tags (fields 5 to 7)."""
+    """The proto grew from 1.36 to 1.40 without a new version: stats got `dynamics` and tags (fields 5 to 7)."""
     body = reply(3, number(1, 7) + block(5, b"\0") + block(6, block(1, "k")) + block(7) + block(99, "later"))
     message = Assembler().feed(framed(body))
     assert message is not None

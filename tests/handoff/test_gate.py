@@ -33,7 +33,7 @@ async def standing(directory: Path, pid: int | None = None) -> AsyncIterator[tup
 
 
 class Knocking:
-    """A connection to a gate, as Envoy's HTTP/1.1 client has it."""
+    """A connection to a gate, like that of Envoy's HTTP/1.1 client."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer

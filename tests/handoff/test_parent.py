@@ -22,7 +22,7 @@ HELD = "tcp://127.0.0.1:81"
 
 @dataclass
 class Scene:
-    """A parent, its epoch, and what the owner of the epoch heard."""
+    """A parent, its epoch, and the calls that the epoch's owner received."""
 
     parent: Parent
     epoch: Epoch
@@ -90,7 +90,7 @@ async def test_what_waits_for_no_answer_gets_none(tmp_path: Path, said: bytes) -
     async with scene(tmp_path) as play:
         await play.epoch.send("parent_0", said)
         await play.epoch.send("parent_0", handmade.STATS)
-        assert await play.epoch.read("child_1") == (framed(reply(3)), [])  # the first thing that came
+        assert await play.epoch.read("child_1") == (framed(reply(3)), [])  # the first one received
 
 
 async def test_a_socket_is_lent_with_its_descriptor(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ import pytest
 from agent.handoff.reuseport_filter import attach, detach
 
 CLIENTS = 60
-BACKLOG = 256  # more than all clients: one that finds its queue full waits for ever
+BACKLOG = 256  # more than all clients: one that finds its queue full waits without limit
 
 
 @contextmanager
 def group(size: int) -> Iterator[list[socket.socket]]:
-    """Make listening sockets that share a port, each with a queue of its own."""
+    """Create listening sockets that share a port, each with its own queue."""
     with ExitStack() as stack:
         first = stack.enter_context(socket.create_server(("127.0.0.1", 0), reuse_port=True, backlog=BACKLOG))
         members = [first]
@@ -25,7 +25,7 @@ def group(size: int) -> Iterator[list[socket.socket]]:
 
 
 def arrivals(members: list[socket.socket], clients: int = CLIENTS) -> list[int]:
-    """Connect that many clients; count whom each member gets."""
+    """Connect this many clients; count the clients of each member."""
     with ExitStack() as stack:
         for _ in range(clients):
             stack.enter_context(socket.create_connection(members[0].getsockname()))
@@ -66,7 +66,7 @@ def test_ending_what_never_began_is_nothing() -> None:
 
 
 def test_the_spare_sockets_may_be_closed_without_losing_a_client() -> None:
-    """Four workers become two: those that are steered stay, whatever becomes of the others."""
+    """Four workers become two: clients of the remaining ones stay, even if the others close."""
     with group(4) as members:
         attach(members[0], 2)
         with ExitStack() as stack:

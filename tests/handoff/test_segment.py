@@ -15,7 +15,7 @@ VERSION = HotRestartVersion(11, 104)
 
 
 def mutex() -> bytes:
-    """40 bytes of a glibc mutex: process-shared and robust, nobody holds it."""
+    """40 bytes of a glibc mutex: process-shared and robust, unlocked."""
     return bytes(16) + struct.pack("<I", 0x90) + bytes(20)
 
 

@@ -60,4 +60,4 @@ def test_in_the_longest_directory_every_socket_of_the_largest_epoch_can_be_bound
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as proxys:
             proxys.bind(str(path))
     for path in (names.agent_as_parent, names.agent_as_child, names.udp_agent_as_child):
-        bind_datagram(path).close()  # under a temporary name first, which is longer
+        bind_datagram(path).close()  # first under a temporary name, which is longer

@@ -22,7 +22,7 @@ def store() -> Iterator[SocketStore]:
 
 
 def server() -> socket.socket:
-    """Listen on a port that was asked for by number: one that the kernel chose is given up with the listening."""
+    """Listen on an explicit port: a port chosen by the kernel is released when listening ends."""
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, REUSE, 1)
         reserved.bind(("127.0.0.1", 0))
@@ -69,7 +69,7 @@ def test_lending_gives_nothing_away(store: SocketStore) -> None:
 
 
 def test_a_flag_of_a_socket_in_use_is_never_changed(store: SocketStore) -> None:
-    """O_NONBLOCK is shared by every duplicate: a blocking one hangs a worker in accept."""
+    """All duplicates share O_NONBLOCK: a blocking one hangs a worker in accept."""
     with server() as listening:
         keep(store, PLACE, listening)
         store.same(PLACE, listening.fileno())
@@ -113,7 +113,7 @@ def test_refusing_twice_is_refusing(store: SocketStore) -> None:
 
 
 def test_a_socket_that_nobody_ever_listened_on_can_be_refused(store: SocketStore) -> None:
-    """Bound by the agent for a proxy that died before it listened."""
+    """Bound by the agent for a proxy that exited before it listened."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         keep(store, PLACE, bound)
@@ -121,7 +121,7 @@ def test_a_socket_that_nobody_ever_listened_on_can_be_refused(store: SocketStore
 
 
 def test_a_unix_socket_is_let_go_since_a_refusal_there_could_not_be_undone(store: SocketStore) -> None:
-    """`shutdown` of a listening Unix socket is for ever: the next proxy's `listen` would not revive it."""
+    """`shutdown` of a listening Unix socket is permanent: the next proxy's `listen` would not revive it."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         path = str(Path(directory) / "s")
         place = ListenAddress(f"unix://{path}")

@@ -48,7 +48,7 @@ async def test_what_cannot_be_delivered_is_lost_and_harms_nobody(tmp_path: Path)
     relay.pid = os.getpid()
     forward(relay, b"to nobody")
     await until(lambda: not _waits(relay))
-    relay.aim(new)  # nobody is there
+    relay.aim(new)  # no process receives there
     forward(relay, b"to one who is gone")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as serving:
         serving.setblocking(False)

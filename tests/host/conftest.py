@@ -1,4 +1,4 @@
-"""What every test of the host runs under: coroutines on a loop of their own, and no descriptor left behind."""
+"""Rules for every test of the host: coroutines run on a loop of their own, and no descriptor may leak."""
 
 import asyncio
 import inspect
@@ -25,7 +25,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(autouse=True)
 def no_descriptor_leaks() -> Iterator[None]:
-    """Compare what this process holds open before and after, each by what it leads to."""
+    """Compare this process's open descriptors before and after, each by its target."""
     before = _open_descriptors()
     yield
     assert _open_descriptors() == before
@@ -33,11 +33,11 @@ def no_descriptor_leaks() -> Iterator[None]:
 
 @pytest.fixture
 def ordinary(tmp_path: Path) -> Iterator[Path]:
-    """Be somebody whom permissions bind, with a directory to work in: root becomes nobody for the test's duration."""
+    """Run as a user without privileges, with a directory to work in: root becomes nobody during the test."""
     if os.geteuid() != 0:
         yield tmp_path
         return
-    place = Path(tempfile.mkdtemp())  # pytest's own directories are closed to everybody else
+    place = Path(tempfile.mkdtemp())  # other users cannot enter pytest's own directories
     os.chown(place, NOBODY, NOBODY)
     os.seteuid(NOBODY)
     try:
@@ -52,6 +52,6 @@ def _open_descriptors() -> dict[str, str]:
     for entry in Path("/proc/self/fd").iterdir():
         try:
             held[entry.name] = str(entry.readlink())
-        except FileNotFoundError:  # the one that listed the directory
+        except FileNotFoundError:  # the one that lists the directory
             continue
     return held

@@ -1,6 +1,6 @@
-"""A small agent that is killed: starts a program, says its pid, and waits for the end.
+"""A small agent that is killed: starts a program, prints its pid, and waits for its exit.
 
-`python -m tests.host.keeper keep|leave [PROGRAM ARGUMENTS…]`; with `keep` the program is to outlive it.
+`python -m tests.host.keeper keep|leave [PROGRAM ARGUMENTS…]`; with `keep` the program outlives it.
 """
 
 import signal
@@ -11,7 +11,7 @@ from agent.host.parent_death_filter import keep_children_alive
 
 
 def main() -> None:
-    """Do it."""
+    """Start the program and wait."""
     if sys.argv[1] == "keep":
         keep_children_alive()
     child = subprocess.Popen(sys.argv[2:])

@@ -1,4 +1,4 @@
-"""A small agent: takes in orphans while children of its own live and die, and tells as JSON what became of them.
+"""A small agent: reaps orphans while its own children start and exit, and prints the result as JSON.
 
 `python -m tests.host.reaper storm ORPHANS`, `… deaf ORPHANS`, `… forbidden`; it may be process 1.
 """
@@ -24,14 +24,14 @@ FOREIGN = 3
 _PR_SET_CHILD_SUBREAPER = 36
 
 MANY_WAITING = """exec 3<&0; i=0; while [ $i -lt {count} ]; do (read x <&3) & i=$((i+1)); done"""
-"""Leaves so many orphans, which end all at once when the pipe at standard input is closed."""
+"""Starts this many orphans, which all exit when the pipe at standard input is closed."""
 
 MANY_DYING = """i=0; while [ $i -lt {count} ]; do ( : & ) ; i=$((i+1)); done"""
-"""Leaves so many orphans, one after the other, which end by themselves."""
+"""Starts this many orphans in sequence, which exit by themselves."""
 
 
 class Children:
-    """Own children: the exit codes they were reaped with."""
+    """Own children: the exit codes that were reaped."""
 
     def __init__(self) -> None:
         self.codes: list[int | None] = []
@@ -46,7 +46,7 @@ class Children:
 
 
 async def storm(count: int) -> dict[str, object]:
-    """So many orphans die at once, own children before, among and after them; a few more orphans live on."""
+    """Let this many orphans exit at once, with own children before, among and after them; a few more orphans live."""
     loop = asyncio.get_running_loop()
     failure = become_reaper()
     readable, writable = os.pipe()
@@ -86,7 +86,7 @@ async def storm(count: int) -> dict[str, object]:
 
 
 async def deaf(count: int) -> dict[str, object]:
-    """So many orphans die while the loop does not turn; then somebody asks it to stop."""
+    """Let this many orphans exit while the loop is blocked; then send a stop signal."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -102,7 +102,7 @@ async def deaf(count: int) -> dict[str, object]:
 
 
 async def forbidden() -> dict[str, object]:
-    """A sandbox does not let us take orphans in."""
+    """Run where a sandbox forbids the subreaper."""
     parent_death_filter._install(
         parent_death_filter._MACHINES[os.uname().machine], _PR_SET_CHILD_SUBREAPER, answer=errno.EPERM
     )
@@ -110,7 +110,7 @@ async def forbidden() -> dict[str, object]:
 
 
 async def until(check: Callable[[], bool]) -> None:
-    """Let the loop turn until it is so."""
+    """Run the loop until the condition holds."""
     async with asyncio.timeout(PATIENCE):
         while not check():  # noqa: ASYNC110  # a turn of the loop, and no pause
             await asyncio.sleep(0)
@@ -122,7 +122,7 @@ def leave_orphans(script: str, count: int, stdin: int) -> None:
 
 
 def launch_nothing() -> bool:
-    """Try to start a program that is not there: its short-lived child is subprocess's own affair."""
+    """Try to start a missing program: subprocess itself handles its short-lived child."""
     try:
         subprocess.Popen(["/no/such/program"])
     except FileNotFoundError:
@@ -131,7 +131,7 @@ def launch_nothing() -> bool:
 
 
 def states_of_children() -> str:
-    """The state letters of all processes whose parent we are."""
+    """Return the state letters of all child processes."""
     states = ""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -144,8 +144,8 @@ def states_of_children() -> str:
 
 
 def main() -> None:
-    """Play one of the three, and print what was found."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # as a careless parent may leave it to us
+    """Run one of the three, and print the result."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # a careless parent may leave it set
     match sys.argv[1:]:
         case "storm", count:
             play = storm(int(count))

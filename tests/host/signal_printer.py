@@ -1,4 +1,4 @@
-"""What the tests of the watcher share: an ear for its reports, and the ways in which files are changed."""
+"""Shared parts of the watcher's tests: a recorder of its reports, and the ways in which files are changed."""
 
 import asyncio
 import errno
@@ -12,14 +12,14 @@ from agent.host.watching import Change, Watcher
 from tests.system.eventually import PATIENCE
 
 SWAPS = 5
-"""Times in a row that every layout is changed: what was armed once only shows at the second."""
+"""Number of consecutive changes of each layout: a watch that was not renewed shows only at the second."""
 
 TURNS = 60
-"""Turns of the loop in which everything the kernel has queued is read, some 2,000 events each."""
+"""Loop iterations in which all events queued in the kernel are read, about 2,000 events each."""
 
 
 class Ear:
-    """Collects what a watcher reports, and waits for it."""
+    """Records the reports of a watcher, and waits for them."""
 
     def __init__(self) -> None:
         self.watcher: Watcher
@@ -38,9 +38,10 @@ class Ear:
         return self.changes[-1]
 
     async def hush(self) -> None:
-        """Let everything be reported that has happened so far, and forget it.
+        """Let all reports of earlier changes arrive, and discard them.
 
-        The system call that makes a change also queues its event, so a few turns of the loop are enough, and no time.
+        The system call that makes a change also queues its event, so a few iterations of the loop suffice, without
+        a delay.
         """
         for _ in range(TURNS):
             await asyncio.sleep(0)
@@ -48,7 +49,7 @@ class Ear:
         self._news.clear()
 
     async def hears_each(self, *deeds: Callable[[], object]) -> None:
-        """Do these one after the other, and hear a report after each."""
+        """Make these changes in sequence, and wait for a report after each."""
         for deed in deeds:
             await self.hush()
             deed()
@@ -64,7 +65,7 @@ class Ear:
 async def watching_paths(
     *paths: Path, mounts: Callable[[], MountTable] = read_mounts, poll_every: float = 0.01
 ) -> AsyncIterator[Ear]:
-    """Watch these paths until the end of the block."""
+    """Watch these paths during the block."""
     ear = Ear()
     loop = asyncio.get_running_loop()
     ear.watcher = Watcher(ear.hear, notice=ear.notices.append, loop=loop, poll_every=poll_every, mounts=mounts)
@@ -76,21 +77,21 @@ async def watching_paths(
 
 
 def replace(path: Path, text: str) -> None:
-    """Put new content in the place of a file by a rename, as careful writers do."""
+    """Replace a file by a rename."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(text)
     fresh.rename(path)
 
 
 def replace_link(path: Path, target: str | Path) -> None:
-    """Make a link lead elsewhere, in one step."""
+    """Change the target of a link in one step."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.symlink_to(target)
     fresh.rename(path)
 
 
 def publish(volume: Path, version: int) -> None:
-    """Write a new version into a volume and drop the one before, in the kubelet's way (its AtomicWriter)."""
+    """Write a new version into a volume and remove the previous one, as the kubelet does (its AtomicWriter)."""
     stamped = volume / f"..{version}"
     stamped.mkdir(parents=True)
     (stamped / "tls.crt").write_text(f"certificate {version}")

@@ -46,7 +46,7 @@ def test_what_the_server_has_closed_does_not_wait() -> None:
 
 
 def test_many_wait_and_all_are_told_of() -> None:
-    """More than the kernel tells in one datagram."""
+    """More than the kernel reports in one datagram."""
     with socket.create_server(("127.0.0.1", 0), backlog=600) as listening:
         waiting = [connect(listening) for _ in range(600)]
         try:
@@ -71,6 +71,6 @@ def test_only_so_many_ports_are_looked_at() -> None:
 
 
 def test_where_the_kernel_does_not_tell_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accept_queues, "_SOCK_DIAG", 31)  # a protocol of netlink that there is not
+    monkeypatch.setattr(accept_queues, "_SOCK_DIAG", 31)  # a netlink protocol that does not exist
     with socket.create_server(("127.0.0.1", 0)) as listening, connect(listening):
         assert clients([listening.getsockname()[1]]) == frozenset()

@@ -1,4 +1,4 @@
-"""What another process carries is read if it is the file that was given to it, and not touched if it is not."""
+"""A descriptor of another process is read if it is the file that was passed to it, and not opened otherwise."""
 
 import os
 import stat
@@ -21,7 +21,7 @@ CONTENT = b"what it runs from"
 
 @pytest.fixture
 def memory() -> Iterator[int]:
-    """A descriptor of sealed memory."""
+    """Return a descriptor of sealed memory."""
     memfds = Memfds()
     yield memfds.hold("a file", CONTENT)
     memfds.close()
@@ -29,7 +29,7 @@ def memory() -> Iterator[int]:
 
 @contextmanager
 def carrier(number: int, descriptor: int) -> Iterator[int]:
-    """Run a process that has a descriptor of ours open under a number; give its pid."""
+    """Run a process that has a descriptor of ours open under a number; yield its pid."""
 
     def put() -> None:
         os.dup2(descriptor, number)
@@ -78,7 +78,7 @@ def _memory(_: Path) -> int:
 
 @pytest.mark.parametrize("make", [_fifo, _unreadable, _same_content, _memory])
 def test_what_was_put_in_its_place_is_not_opened(memory: int, tmp_path: Path, make: Callable[[Path], int]) -> None:
-    """A pipe would wait for its writer; a handle of a file that may not be read would be read with our rights."""
+    """Opening a pipe would wait for its writer; a protected file would be read with our rights."""
     carried = Carried.of(memory)
     other = make(tmp_path / "other")
     try:

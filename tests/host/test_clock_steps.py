@@ -8,7 +8,7 @@ from tests.system.eventually import PATIENCE
 
 
 async def test_a_clock_that_is_set_is_heard_each_time_and_nothing_before() -> None:
-    """It is set to what it shows, which is a step for the kernel."""
+    """It is set to the current time, which is a step for the kernel."""
     steps: asyncio.Queue[float] = asyncio.Queue()
     heard = ClockSteps(lambda: steps.put_nowait(time.monotonic()), asyncio.get_running_loop())
     try:

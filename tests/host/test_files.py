@@ -1,4 +1,4 @@
-"""Reading and listing real files, among them all that only look like files."""
+"""Reading and listing real files and other file types."""
 
 import asyncio
 import errno
@@ -16,13 +16,13 @@ from agent.host.files import list_directory, read_stable
 from agent.host.watching import Watcher
 from tests.system.eventually import PATIENCE
 
-"""Seconds a read may take at most; a machine under load takes much of it."""
+"""Seconds that a read may need at most; a machine under load needs much of it."""
 
 Settled = Callable[[Collection[str]], Awaitable[None]]
 
 
 async def at_rest(_: Collection[str]) -> None:
-    """Know of no writer."""
+    """No writer exists."""
 
 
 async def never(_: Collection[str]) -> None:
@@ -31,7 +31,7 @@ async def never(_: Collection[str]) -> None:
 
 
 def after(*deeds: Callable[[], object]) -> Settled:
-    """Let each of these deeds come between two reads."""
+    """Execute each of these changes between two reads."""
     waiting = iter(deeds)
 
     async def settled(_: Collection[str]) -> None:

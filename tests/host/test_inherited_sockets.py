@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# It stands for systemd first: puts what it was given from descriptor 3 on, and names itself as the heir.
+# In place of systemd: moves the sockets to descriptor 3 and up, and sets its own pid as the receiver.
 HEIR = """
 import fcntl, json, os, sys
 given = [fcntl.fcntl(int(each), fcntl.F_DUPFD, 100) for each in sys.argv[1].split(",")]

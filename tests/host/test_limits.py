@@ -1,4 +1,4 @@
-"""Limits as a process and its children find them."""
+"""Limits of a process and of its children."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ for around in (nullcontext(), core_dumps_allowed(), nullcontext()):
 
 
 def test_neither_we_nor_our_children_leave_a_core_dump_unless_it_is_allowed() -> None:
-    """A soft limit of 1 is the kernel's word for none, also where a program takes cores by a pipe."""
+    """The kernel treats a soft limit of 1 as none, also if a program receives core dumps through a pipe."""
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
     forbidden, allowed, again = done.stdout.splitlines()
     assert forbidden == again

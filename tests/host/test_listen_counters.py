@@ -19,7 +19,7 @@ WORDS = st.sampled_from(
 
 
 def machine(directory: Path, text: str) -> Path:
-    """A /proc in a directory, which holds just this."""
+    """Create a directory as /proc with only these contents."""
     (directory / "net").mkdir(exist_ok=True)
     (directory / "net/netstat").write_text(text)
     return directory

@@ -18,13 +18,13 @@ def handlers_as_before() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:] = handlers
-    root.setLevel(level)  # which also has the loggers forget what they had found enabled
+    root.setLevel(level)  # also resets the loggers' cache of enabled levels
     while OPEN:
         os.close(OPEN.pop())
 
 
 class Written:
-    """A file that the log is written to."""
+    """The file of the log."""
 
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("log")
@@ -135,7 +135,7 @@ def test_a_log_that_is_closed_costs_nothing() -> None:
 
 @pytest.mark.parametrize("style", ["text", "json"])
 async def test_what_the_machine_is_short_of_is_one_line(style: Literal["text", "json"]) -> None:
-    """Such as asyncio's complaint about an accept(2) without a descriptor left, which it makes once a second."""
+    """Such as asyncio's error once a second about an accept(2) without a free descriptor."""
     stream = written(style)
     context = {"message": "socket.accept() out of system resource", "exception": OSError(24, "Too many open files")}
     tell(asyncio.get_running_loop(), {**context, "socket": "<a socket>"})

@@ -1,4 +1,4 @@
-"""Memory that is left, from trees of files as the kernel writes them, and from the kernel itself."""
+"""Available memory, from trees of files as the kernel writes them, and from the kernel itself."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from agent.host.memory import HOST, Footprint, Free, OomWatch, footprint, free, 
 
 GIB = 1 << 30
 MIB = 1 << 20
-UNLIMITED = 0x7FFFFFFFFFFFF000  # what v1 says where no limit is set
+UNLIMITED = 0x7FFFFFFFFFFFF000  # the value of v1 without a limit
 
 
 class Machine:
@@ -132,7 +132,7 @@ def test_a_container_that_sees_only_its_own_group_finds_it_at_the_root(machine: 
     [
         ("/docker/abc", "/docker/abc", ""),
         ("/docker/abc/sub", "/docker/abc", "sub"),
-        ("/docker/abcdef", "/docker/abc", ""),  # a group outside what is mounted here
+        ("/docker/abcdef", "/docker/abc", ""),  # a group outside the mounted hierarchy
         ("/../other", "/", "other"),
     ],
 )
@@ -202,7 +202,7 @@ def test_this_machine_has_some_memory_left() -> None:
 
 
 def kill(machine: Machine, path: str, name: str, kills: int, groups: int | None = None) -> None:
-    """Have the kernel have killed."""
+    """Increment the kernel's kill counter."""
     events = {"low": 0, "high": 9, "max": 9, "oom": 3, "oom_kill": kills}
     machine.group(path, {name: events | ({} if groups is None else {"oom_group_kill": groups})})
 
@@ -285,7 +285,7 @@ def test_a_process_that_is_gone_or_dead_has_none() -> None:
 
 @pytest.fixture
 def small_group() -> Iterator[Path]:
-    """Make a group of version 1 with 30 MiB beside ours; skip where that cannot be."""
+    """Create a group of version 1 with 30 MiB beside ours; skip the test if that is not possible."""
     group = control_groups.find("memory")
     if group is None or group.version != 1 or os.geteuid() != 0:
         pytest.skip("wants root and a memory controller of version 1")

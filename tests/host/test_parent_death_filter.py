@@ -1,4 +1,4 @@
-"""Who lives on when the agent is killed. The filter cannot be taken off again, so each play is a program of its own."""
+"""Which processes survive the agent. The filter cannot be removed, so each test runs a program of its own."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGTERM), 0, 0, 0)
 print("asked", flush=True)
 signal.pause()
 """
-"""Wants to die with its parent, as Envoy does."""
+"""Requests to die with its parent, as Envoy does."""
 
 PREAMBLE = """
 import ctypes, errno, os, signal, subprocess, sys, threading
@@ -57,7 +57,7 @@ def run(script: str) -> list[str]:
 
 @contextmanager
 def killed_keeper(way: str, program: Sequence[str], started: str = "") -> Iterator[int]:
-    """Give a pidfd of a program whose parent was SIGKILLed, after it had said `started`; end it if it lives."""
+    """Yield a pidfd of a program whose parent was SIGKILLed after `started`; end the program if it lives."""
     command = [sys.executable, "-m", keeper.__name__, way, *program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -79,7 +79,7 @@ def has_ended(pidfd: int, within: float) -> bool:
 
 
 def kill_parent(pidfd: int) -> None:
-    """SIGKILL the parent of a process, and return when it is dead."""
+    """SIGKILL the parent of a process, and return when it has exited."""
     pid = next(row.split()[1] for row in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines() if "Pid:" in row)
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     parent_fd = os.pidfd_open(parent)

@@ -1,4 +1,4 @@
-"""The watcher where the kernel does not tell: it looks, and says so once."""
+"""The watcher where the kernel reports no events: it polls, and logs that once."""
 
 import asyncio
 import errno

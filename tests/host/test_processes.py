@@ -27,7 +27,7 @@ def command(shell: int, script: str, **more: object) -> Command:
 
 
 async def end_of(made: Command) -> int | None:
-    """Run a command to its end; return its code."""
+    """Run a command to its end; return its exit code."""
     ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     Process.start(made, ended.set_result)
     return await asyncio.wait_for(ended, PATIENCE)
@@ -44,7 +44,7 @@ async def test_the_exit_is_told_once_with_its_code(shell: int, script: str, code
 
     process = Process.start(command(shell, script), heard)
     await asyncio.wait_for(done.wait(), PATIENCE)
-    process.signal(signal.SIGKILL)  # harmless: it is dead
+    process.signal(signal.SIGKILL)  # harmless: the process has exited
     assert codes == [code]
     with pytest.raises(ChildProcessError):
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222  # it is gone already
@@ -66,7 +66,7 @@ async def test_it_has_a_group_of_its_own_so_that_ctrl_c_is_the_agents(shell: int
 
 
 async def test_it_inherits_the_descriptors_that_are_named_and_no_other(shell: int) -> None:
-    kept, other = os.memfd_create("kept"), os.memfd_create("other")  # the agent's own are CLOEXEC; these even more so
+    kept, other = os.memfd_create("kept"), os.memfd_create("other")  # the agent's own are CLOEXEC; so are these
     os.set_inheritable(other, True)
     code, output = await run(command(shell, "ls /proc/$$/fd", descriptors=[kept]), 10)
     os.close(kept)

@@ -1,4 +1,4 @@
-"""Reaping what is nobody's. The storms are in programs of their own: whoever reaps takes every child of its process."""
+"""Reaping of orphans. The storms run in programs of their own: a reaper takes every child of its process."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 
 def may_be_process_1() -> bool:
-    """Whether anybody lets us: it takes CAP_SYS_ADMIN."""
+    """Return whether this process has CAP_SYS_ADMIN."""
     if shutil.which("unshare") is None:
         return False
     return subprocess.run([*AS_PROCESS_1, "true"], check=False, capture_output=True).returncode == 0
@@ -31,7 +31,7 @@ wants_root = (pytest.mark.root, pytest.mark.skipif(not may_be_process_1(), reaso
 
 
 def play(*arguments: str, under: Sequence[str] = ()) -> Any:  # noqa: ANN401  # of JSON
-    """Run the small agent to its end; return what it found."""
+    """Run the small agent to its end; return its result."""
     command = [*under, sys.executable, "-W", "error", "-m", reaper.__name__, *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -39,7 +39,7 @@ def play(*arguments: str, under: Sequence[str] = ()) -> Any:  # noqa: ANN401  # 
 
 
 def weather(count: int, under: Sequence[str] = ()) -> None:
-    """Have a storm, and check that it went as it should."""
+    """Run a storm, and check its result."""
     found = play("storm", str(count), under=under)
     assert found["failure"] is None
     assert found["reaped"] == count
@@ -78,12 +78,12 @@ def nobody(_: int) -> None:
 
 
 def dying(code: int = 0) -> int:
-    """Start a child that nothing in this process knows of; return its pid."""
+    """Start a child that is unknown to this process; return its pid."""
     return os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {code}"], {})
 
 
 def dead(*codes: int) -> list[int]:
-    """Start children, and return their pids when all are dead and none is reaped."""
+    """Start children, and return their pids when all have exited and none is reaped."""
     pids = [dying(code) for code in codes]
     for pid in pids:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
@@ -91,7 +91,7 @@ def dead(*codes: int) -> list[int]:
 
 
 def bury(pid: int) -> None:
-    """Reap a child that is dead."""
+    """Reap a child that has exited."""
     assert os.waitpid(pid, os.WNOHANG)[0] == pid
 
 

@@ -1,4 +1,4 @@
-"""Whatever somebody put into a directory of his, it goes, and nothing outside of it does."""
+"""A user's directory is removed with any content, and no file outside of it is."""
 
 import os
 import threading
@@ -41,10 +41,10 @@ def test_a_link_in_its_place_goes_and_what_it_leads_to_stays(home: Path, tmp_pat
 
 
 def test_depth_costs_neither_stack_nor_descriptors(home: Path) -> None:
-    """Deeper than a recursion may go, and than a process may have descriptors."""
+    """Deeper than the recursion limit and than the limit of descriptors."""
     at = os.open(home, os.O_RDONLY)
     for _ in range(3000):
-        os.mkdir("d", dir_fd=at)  # longer than a path may be
+        os.mkdir("d", dir_fd=at)  # longer than PATH_MAX
         below = os.open("d", os.O_RDONLY, dir_fd=at)
         os.close(at)
         at = below

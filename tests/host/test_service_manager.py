@@ -16,7 +16,7 @@ Talk = Callable[[ServiceManager], Awaitable[None]]
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The end of the socket at which systemd reads."""
+    """The receiving end of systemd's notification socket."""
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
@@ -42,7 +42,7 @@ def said(manager: socket.socket) -> list[str]:
 
 
 def told(talk: Talk) -> None:
-    """Let somebody tell the service manager something, in a loop of its own."""
+    """Run a notification in a loop of its own; return the messages."""
 
     async def tell() -> None:
         service_manager = ServiceManager()
@@ -62,7 +62,7 @@ def at_once(talk: Callable[[ServiceManager], None]) -> None:
 
 
 def nothing(tell: ServiceManager) -> None:
-    """Say nothing at all."""
+    """Send no notification."""
 
 
 def test_the_unit_is_up_once_and_each_sentence_is_told_once(manager: socket.socket) -> None:
@@ -124,7 +124,7 @@ def test_the_watchdog_hears_of_a_loop_that_turns_and_of_no_other(
         for _ in range(3):
             assert await loop.sock_recv(manager, 64) == b"WATCHDOG=1"
         while select.select([manager], [], [], 0)[0]:
-            manager.recv(64)  # a slow machine may have been late for the next one
+            manager.recv(64)  # a slow machine may have delayed the next one
         assert select.select([manager], [], [], 0.1)[0] == [], "the loop did not turn"
 
     told(talk)

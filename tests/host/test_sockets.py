@@ -21,7 +21,7 @@ with socket.create_server((sys.argv[1], int(sys.argv[2])), reuse_port=True) as m
 
 @contextmanager
 def stranger(host: str = "127.0.0.1", port: int = 0) -> Iterator[tuple[int, int]]:
-    """Have another process listen, with reuse_port; give its pid and its port."""
+    """Let another process listen, with reuse_port; yield its pid and its port."""
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", STRANGER, host, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -144,7 +144,7 @@ def test_a_stranger_at_the_same_port_of_another_address_holds_nothing() -> None:
 
 @pytest.mark.parametrize("ours", ["127.0.0.1", "127.0.0.3"])
 def test_an_epoch_at_the_same_port_of_another_address_does_not_hide_the_stranger(ours: str) -> None:
-    """Both sides of the stranger's address, since the order in which the kernel tells them decides."""
+    """Addresses on both sides of the stranger's, since the result depends on the kernel's order."""
     with (
         stranger("127.0.0.2") as (pid, port),
         socket.create_server((ours, port)),
@@ -154,7 +154,7 @@ def test_an_epoch_at_the_same_port_of_another_address_does_not_hide_the_stranger
 
 
 def test_an_address_that_the_machine_does_not_have_yet_is_held_by_nobody() -> None:
-    """The proxy may bind it all the same: `freebind`, `transparent`; if not, its own complaint is the true one."""
+    """The proxy may bind it with `freebind` or `transparent`; otherwise its own error is the right one."""
     check_free(Endpoint("192.0.2.1", 1), ours=[])
 
 

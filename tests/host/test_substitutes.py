@@ -1,4 +1,4 @@
-"""An epoch lives elsewhere where the run directory takes nothing, and never where somebody else could have a hand."""
+"""An epoch's directory lies elsewhere if the run directory is not writable, but only where no other user interferes."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ wants_root = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Two places of the machine."""
+    """Two candidate directories."""
     found = (tmp_path / "one", tmp_path / "two")
     for each in found:
         each.mkdir()
@@ -26,7 +26,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
 
 
 def only_in(*allowed: Path) -> Callable[..., None]:
-    """Make directories nowhere else: every other disk is full."""
+    """Creating a directory fails elsewhere: every other disk is full."""
     mkdir = Path.mkdir
 
     def refuse(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The watcher on real files: nothing that can matter is missed, and nothing else wakes anybody."""
+"""The watcher on real files: it misses no relevant change, and unrelated changes cause no wake-up."""
 
 import asyncio
 import shutil
@@ -115,7 +115,7 @@ async def test_a_path_that_does_not_exist_yet_is_found_level_by_level(tmp_path: 
 async def test_a_whole_tree_that_appears_at_once_is_watched_to_its_end(tmp_path: Path) -> None:
     chain = tmp_path / "a" / "b" / "chain.pem"
     async with watching_paths(chain) as ear:
-        chain.parent.mkdir(parents=True)  # no turn of the loop between the two: the inner one comes unheard
+        chain.parent.mkdir(parents=True)  # no loop iteration between the two: no event reports the inner one
         await ear.hears()
         await ear.hears_each(lambda: chain.write_text("1"))
 

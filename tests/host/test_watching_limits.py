@@ -1,4 +1,4 @@
-"""The watcher where the kernel loses events, ends watches or is asked for many of them."""
+"""The watcher where the kernel loses events, ends watches or gets many of them."""
 
 import os
 import shutil
@@ -122,7 +122,7 @@ async def test_ten_thousand_files_cost_one_watch_and_one_descriptor(tmp_path: Pa
 
 
 def inheritable() -> set[str]:
-    """Name the descriptors that a program started now would have."""
+    """Return the descriptors that a program started now would inherit."""
     inherited = set()
     for entry in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # the one that lists the directory

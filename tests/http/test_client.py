@@ -1,4 +1,4 @@
-"""The client: who may answer at a Unix socket, and how much."""
+"""The client: which processes it trusts at a Unix socket, and the limits of an answer."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ ENDLESS = b"x" * (1 << 20)
 
 @asynccontextmanager
 async def serving(path: Path, body: bytes | AsyncIterator[bytes]) -> AsyncIterator[list[Request]]:
-    """Answer everything at a Unix socket with this body; give what was asked."""
+    """Answer every request at a Unix socket with this body; yield the requests."""
     asked: list[Request] = []
 
     async def answer(request: Request) -> Response:
@@ -50,7 +50,7 @@ async def test_the_socket_of_another_process_is_asked_nothing(tmp_path: Path) ->
 
 
 async def test_a_link_is_not_followed(tmp_path: Path) -> None:
-    """Whoever waits behind it would see somebody connect; some are started by that."""
+    """A server behind the link would be contacted; a connection starts some of them."""
     with socket.socket(socket.AF_UNIX) as victim:
         victim.bind(str(tmp_path / "victim"))
         victim.listen()

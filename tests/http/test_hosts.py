@@ -1,4 +1,4 @@
-"""Which names of a host are answered, and where."""
+"""Host names that are accepted, by address."""
 
 import pytest
 
@@ -45,7 +45,7 @@ async def test_another_name_is_not_answered_at_a_loopback_address(host: str) -> 
 
 
 async def test_other_addresses_have_names_of_their_own() -> None:
-    """Prometheus asks a pod by whatever its discovery calls it."""
+    """Prometheus requests a pod by the name of its service discovery."""
     for local in ("10.0.0.7", "2001:db8::1", None):
         assert await status("agent.monitoring.svc", local=local) == 200
 

@@ -20,7 +20,7 @@ GET = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
 async def echo(request: Request) -> Response:
-    """Say what was asked."""
+    """Return the request."""
     return Response(200, f"{request.method} {request.target} {len(request.body)}".encode())
 
 
@@ -35,7 +35,7 @@ class Line:
         await self.writer.drain()
 
     async def answer(self) -> tuple[int, bytes]:
-        """Read one answer with a length."""
+        """Read one response with a length."""
         async with asyncio.timeout(PATIENCE):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
             lengths = [int(row.split(":")[1]) for row in head.splitlines() if row.startswith("content-length:")]
@@ -54,7 +54,7 @@ class Line:
 async def serving(
     handler: Callable[[Request], Awaitable[Response]] = echo, admission: Admission | None = None, limit: int = 256
 ) -> AsyncIterator[tuple[str, int]]:
-    """Serve on loopback; fail if the loop had to deal with an exception of the server."""
+    """Serve on loopback; fail if an exception of the server reached the loop."""
     unhandled: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -80,7 +80,7 @@ async def line(name: tuple[str, int]) -> AsyncIterator[Line]:
 
 
 async def test_a_request_with_two_lengths_is_the_last_of_its_connection() -> None:
-    """What stands behind it may be the rest of it, or a request that somebody in between has not seen."""
+    """The following bytes may belong to it, or be a request that an intermediary has not seen."""
     smuggled = b"0\r\n\r\nGET /hidden HTTP/1.1\r\nhost: a\r\n\r\n"
     head = b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\ntransfer-encoding: chunked\r\n\r\n" % len(smuggled)
     asked: list[str] = []
@@ -241,7 +241,7 @@ async def test_a_client_that_says_nothing_is_cut_in_the_end(monkeypatch: pytest.
 
 
 async def test_a_client_that_trickles_is_cut_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`READ_TIMEOUT` is what a client may take for a request, not for each byte of it."""
+    """`READ_TIMEOUT` applies to a whole request, not to each byte of it."""
     monkeypatch.setattr(server, "READ_TIMEOUT", 0.2)
     async with serving() as name, line(name) as slow:
         try:
@@ -288,7 +288,7 @@ async def test_many_clients_at_once_are_all_answered() -> None:
 
 
 async def test_silent_clients_do_not_keep_a_probe_from_its_answer() -> None:
-    """Health is asked on a port that everybody can reach."""
+    """Health is served on a port that every host can reach."""
     async with serving(limit=4) as name:
         silent = [await asyncio.open_connection(*name) for _ in range(4)]
         async with line(name) as probe:
@@ -357,7 +357,7 @@ async def test_a_request_over_tcp_is_from_nobody_in_particular() -> None:
 
 
 async def test_a_handler_that_fails_costs_its_own_connection() -> None:
-    """A bug in it is not swallowed either: the loop's handler is told."""
+    """The bug is reported to the loop's exception handler."""
 
     async def fails(request: Request) -> Response:
         raise OSError("no")
@@ -388,7 +388,7 @@ async def test_closing_cuts_who_still_waits() -> None:
 async def test_clients_that_come_all_at_once_and_have_no_room_are_hung_up_on() -> None:
     async with serving(limit=2) as name:
         loop = asyncio.get_running_loop()
-        crowd = [socket.create_connection(name) for _ in range(20)]  # none is accepted before the loop has its turn
+        crowd = [socket.create_connection(name) for _ in range(20)]  # none is accepted before the loop's next iteration
         for client in crowd[:-2]:
             client.setblocking(False)
             with contextlib.suppress(ConnectionResetError):
@@ -402,7 +402,7 @@ async def test_clients_that_come_all_at_once_and_have_no_room_are_hung_up_on() -
 
 @asynccontextmanager
 async def answering(path: Path, answer: bytes) -> AsyncIterator[list[bytes]]:
-    """Answer everything at a Unix socket with these bytes."""
+    """Answer every request at a Unix socket with these bytes."""
     heard: list[bytes] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

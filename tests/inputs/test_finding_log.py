@@ -12,7 +12,7 @@ def refusal(path: str = "/certs/a", fault: Fault = Fault.EXPIRED, why: str = "wh
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What is said from the debugging on."""
+    """The messages from level DEBUG up."""
     caplog.set_level(logging.DEBUG)
     return caplog
 
@@ -48,7 +48,7 @@ def test_half_of_a_rotation_that_completes_is_never_mentioned(said: pytest.LogCa
     reports = FindingLog(2.0)
     reports.refuse([refusal(fault=Fault.MISSING)], 0.0)
     reports.refuse([], 1.0)
-    assert reports.refuse([refusal(fault=Fault.MISSING)], 3.0) == 5.0  # another rotation, waited for anew
+    assert reports.refuse([refusal(fault=Fault.MISSING)], 3.0) == 5.0  # another rotation with its own delay
     assert not said.records
 
 
@@ -65,7 +65,7 @@ def test_the_same_fault_for_another_reason_is_said_as_well(said: pytest.LogCaptu
     first, second = (refusal(fault=Fault.MISMATCH, why=why) for why in ("serial 1", "serial 2"))
     reports.refuse([first], 0.0)
     reports.refuse([first], 2.0)
-    assert reports.refuse([second], 3.0) == 5.0  # it may be half of the repair
+    assert reports.refuse([second], 3.0) == 5.0  # possibly half of the repair
     assert reports.refusals == [first]
     assert reports.refuse([second], 5.0) is None
     assert reports.refusals == [second]

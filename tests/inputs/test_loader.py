@@ -1,4 +1,4 @@
-"""The small bootstrap follows the files of a directory, whatever names they have while they are written."""
+"""The generated bootstrap follows the files of a directory under any names, also while they are written."""
 
 import asyncio
 import errno
@@ -32,14 +32,14 @@ SIDECAR = Path(sys.executable).with_name("sidecar")
 
 
 def write(directory: Path, chain: str, key: str) -> None:
-    """Put a new pair under these names."""
+    """Write a new pair under these names."""
     leaf = Authority.create("ca").issue(["a.test"])
     (directory / chain).write_bytes(leaf.chain_pem)
     (directory / key).write_bytes(leaf.key_pem)
 
 
 def write_itself(directory: Path, chain: str, key: str) -> None:
-    """Put a new pair under these names whose certificate is its own authority, as `openssl req -x509` makes one."""
+    """Write a new pair whose certificate is its own authority, as `openssl req -x509` creates."""
     authority = Authority.create("a.test")
     (directory / chain).write_bytes(authority.pem)
     (directory / key).write_bytes(Leaf(authority.certificate, authority.pem, authority.key).key_pem)
@@ -49,7 +49,7 @@ def write_itself(directory: Path, chain: str, key: str) -> None:
 async def opened(
     directory: Path, configuration: Path | None = None, alarm_timeout: float = 2.0, program: Path = Path("/bin/true")
 ) -> AsyncIterator[Loader]:
-    """An intake of this directory."""
+    """Open a loader of this directory."""
     settings = Settings(
         proxy=str(program),
         kind=KIND,
@@ -73,7 +73,7 @@ async def opened(
 
 
 async def serve(loader: Loader, directory: Path) -> None:
-    """Let what the directory holds have served."""
+    """Mark the content of the directory as served."""
     references = (await loader.discover()).references
     contents = {each.path: Path(each.path).read_bytes() for each in references}
     outcome = select_files(references, contents, LastGood(), datetime.now(UTC))
@@ -170,7 +170,7 @@ LDS = "resources: [{name: edge, a: {certificate_chain: {filename: %s/tls.crt}, p
 
 
 def resource_file(directory: Path) -> tuple[Path, Path]:
-    """A configuration whose listeners come from a file that names a pair; the pair lies beside them."""
+    """A configuration with listeners from a file that names a pair beside it."""
     away = directory / "away"
     away.mkdir()
     write(away, "tls.crt", "tls.key")
@@ -215,7 +215,7 @@ async def test_one_that_cannot_be_used_leaves_the_last_usable_configuration(
 async def test_what_the_machine_could_not_read_is_looked_at_again_though_nothing_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Out of descriptors for a moment: the new certificate is not the one at fault, and must not wait for the next."""
+    """The machine had no free descriptors: the new certificate is not at fault, and loads again without a change."""
     write(tmp_path, "tls.crt", "tls.key")
     async with opened(tmp_path, program=SIDECAR) as loader:
         assert await next_look(loader) > 60
@@ -226,7 +226,7 @@ async def test_what_the_machine_could_not_read_is_looked_at_again_though_nothing
 
 
 async def next_look(loader: Loader) -> float:
-    """Look; return in how many seconds the next one is due though nothing changes."""
+    """Load; return the seconds until the next load without a change."""
     again_at = (await loader.load()).again_at
     return math.inf if again_at is None else again_at - clock.monotonic()
 
@@ -248,7 +248,7 @@ async def test_a_file_whose_name_is_no_text_is_left_out_and_named(
 
 
 async def test_what_a_look_made_is_kept_before_its_event_is_posted(tmp_path: Path) -> None:
-    """Whatever the supervisor does between the end of a look and its event finds the new revision's files in use."""
+    """The supervisor sees the new revision's files as used, even between the load and its event."""
     write(tmp_path, "tls.crt", "tls.key")
     async with opened(tmp_path, program=SIDECAR) as loader:
         result = asyncio.ensure_future(loader.load())
@@ -277,7 +277,7 @@ DAY = timedelta(days=1)
 async def test_a_pair_that_clients_refuse_takes_no_place_of_one_that_they_take(
     names: list[str], key: Algorithm, days: tuple[int, int], taken: bool, tmp_path: Path
 ) -> None:
-    """A proxy shows either of two pairs for one name; where no other would be shown, a refused one does no harm."""
+    """A proxy shows either of two pairs for one name; if it would show no other, a refused pair does no harm."""
     now = datetime.now(UTC)
     good = Authority.create("ca").issue(["a.test", "c.test"])
     other = Authority.create("ca").issue(names, key, now + days[0] * DAY, now + days[1] * DAY)

@@ -38,7 +38,7 @@ def material(name: str, life: timedelta = timedelta(hours=10)) -> LoadedRevision
 
 
 def local(hour: int) -> Window:
-    """An hour of this machine's clock, `hour` hours after noon in UTC."""
+    """Return local time, `hour` hours after noon in UTC."""
     begin = (NOON + timedelta(hours=hour)).astimezone()
     return Window(begin.timetz().replace(tzinfo=None), (begin + timedelta(hours=1)).timetz().replace(tzinfo=None))
 

@@ -22,24 +22,24 @@ AWKWARD = 'a "quoted" \\ back\\nslash\nline, le="1"} #{é'
 
 
 def text_of(exposition: Exposition, *, openmetrics: bool = False) -> str:
-    """Write it all."""
+    """Format all metrics."""
     return b"".join(format_families(exposition.families.values(), openmetrics=openmetrics)).decode()
 
 
 def as_read_by_prometheus(text: str, *, openmetrics: bool = False) -> Values:
-    """Read with the library of Prometheus, which raises where a text is not valid; times of creation left out."""
+    """Parse with the library of Prometheus, which raises an error for invalid text; creation times are omitted."""
     families = openmetrics_families(text) if openmetrics else text_families(text)  # type: ignore[no-untyped-call]
     samples = [sample for family in families for sample in family.samples]
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for s in samples if not s.name.endswith("_created")}
 
 
 def of(*lines: str, openmetrics: bool = False) -> Exposition:
-    """Read lines."""
+    """Parse lines."""
     return read("".join(f"{line}\n" for line in lines).encode(), openmetrics=openmetrics)
 
 
 def same(one: Values, other: Values) -> bool:
-    """Compare values, of which some may be no numbers."""
+    """Compare values, some of which may be NaN."""
     nan = {key for key in one if math.isnan(one[key])}
     rest = one.keys() - nan
     return (
@@ -50,7 +50,7 @@ def same(one: Values, other: Values) -> bool:
 
 
 def rich() -> CollectorRegistry:
-    """One metric of each kind, with whatever is awkward about labels, helps and values."""
+    """One metric of each kind, with difficult labels, help texts and values."""
     registry = CollectorRegistry()
     counter = Counter("seen", AWKWARD, ["what"], registry=registry)
     counter.labels(AWKWARD).inc(1e300)
@@ -66,7 +66,7 @@ def rich() -> CollectorRegistry:
     return registry
 
 
-# Reading and writing
+# Parsing and writing
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -222,7 +222,7 @@ def test_a_counter_that_only_sounds_like_a_time_of_creation_is_told() -> None:
 
 
 def as_read_by_prometheus_untyped(told: Exposition) -> Values:
-    """The values under the names they were told by: the older parser adds `_total` to those of counters."""
+    """Return the values under their original names: the older parser adds `_total` to those of counters."""
     families = [Family(each.name, Kind.UNTYPED, "", each.samples) for each in told.families.values()]
     return as_read_by_prometheus(b"".join(format_families(families, openmetrics=False)).decode())
 
@@ -303,7 +303,7 @@ def test_a_family_is_of_the_kind_that_the_first_gives_it() -> None:
 
 
 def histogram(buckets: dict[str, int], labels: str = "") -> list[str]:
-    """A histogram's lines."""
+    """Return a histogram's lines."""
     lines = [f'h_bucket{{{labels}le="{bound}"}} {count}' for bound, count in buckets.items()]
     rest = labels.rstrip(",")
     return ["# TYPE h histogram", *lines, f"h_sum{{{rest}}} 1.5", f"h_count{{{rest}}} {buckets['+Inf']}"]
@@ -338,16 +338,16 @@ def test_of_summaries_the_quantiles_are_those_of_the_first() -> None:
     assert sums == {'s{quantile="0.5"}': "1", "s_sum": 3, "s_count": 3}
 
 
-# Those that are gone
+# Exited epochs
 
 
 def counter(value: int, name: str = "a") -> Exposition:
-    """One counter."""
+    """Return one counter."""
     return of(f"# TYPE {name} counter", f"{name} {value}")
 
 
 def total(lineage: EpochTotals, serving: int | None = None, answered: Iterable[int] = ()) -> float:
-    """What one counter stands at."""
+    """Return the value of one counter."""
     family = summed(lineage.parts(serving, set(answered))).families.get("a")
     return 0 if family is None else float(family.samples["a"])
 
@@ -417,7 +417,7 @@ def test_a_state_that_makes_no_sense_is_refused(state: dict[str, object]) -> Non
         EpochTotals.from_state(state)
 
 
-# Sources side by side
+# Several sources
 
 
 def test_a_family_belongs_to_the_first_that_has_it() -> None:

@@ -14,7 +14,7 @@ Tell = Callable[[Metrics], None]
 
 
 def told(metrics: Metrics) -> dict[str, float]:
-    """Every sample, by its series as it is written: the labels sorted."""
+    """Return every sample by its formatted series, with sorted labels."""
     found = {}
     for family in text_families(metrics.expose(openmetrics=False).decode()):
         for sample in family.samples:
@@ -24,12 +24,12 @@ def told(metrics: Metrics) -> dict[str, float]:
 
 
 def of(shown: Status) -> dict[str, float]:
-    """What an overview tells."""
+    """Return the metrics of a status."""
     return told(Metrics(lambda: shown))
 
 
 def attempt(outcome: str, *phases: str, trigger: str = "certificate") -> AttemptView:
-    """One that has ended, with phases of two seconds each."""
+    """Return a completed attempt, with phases of two seconds each."""
     return AttemptView(7, trigger, outcome, "why", ago(60), "a", "b", phases=tuple(Phase(name, 2.0) for name in phases))
 
 

@@ -45,7 +45,7 @@ class Console:
 
 @dataclass
 class Proxy:
-    """An epoch whose console tells metrics like an Envoy's."""
+    """An epoch whose admin interface exposes metrics like an Envoy's."""
 
     number: int
     home: Path
@@ -73,7 +73,7 @@ class Proxy:
 
 @dataclass
 class Scene:
-    """What lives, what serves, and what is counted in shared memory."""
+    """The running epochs, the serving one, and the counters in shared memory."""
 
     place: Path
     directory: RunDirectory
@@ -180,7 +180,7 @@ async def test_an_agent_that_comes_back_knows_what_was_seen(tmp_path: Path, dire
         all_of.begin()
         proxy.text = b"busy"
         assert (await all_of.scrape())["envoy_http_rq_total"] == 7
-        await all_of.bury(proxy)  # and it is not counted twice
+        await all_of.bury(proxy)  # not counted twice
         assert (await all_of.scrape())["envoy_http_rq_total"] == 7
 
 
@@ -327,7 +327,7 @@ async def test_the_application_is_beside(tmp_path: Path, directory: RunDirectory
 
 
 async def test_nobody_else_tells_of_the_agent(tmp_path: Path, directory: RunDirectory) -> None:
-    """Neither under a name that the agent has at the moment, nor under one that it might have had."""
+    """Neither under a current name of the agent's metrics, nor under a possible one."""
     forged = b"proxy_agent_ready 7\n# TYPE proxy_agent_forged_total counter\nproxy_agent_forged_total 1\nown 3\n"
     async with scene(tmp_path, directory) as here:
         proxy = await here.proxy(1)

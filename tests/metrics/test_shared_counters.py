@@ -1,4 +1,4 @@
-"""What the epochs have counted, over their deaths and that of the agent."""
+"""The counters of epochs in shared memory, over exits of epochs and of the agent."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ REQUESTS = "http.inbound.downstream_rq_total"
 
 
 def begin(directory: RunDirectory, epoch: int) -> tuple[Path, Writer]:
-    """An epoch's directory, and the epoch that counts in it as an epoch would."""
+    """Create an epoch's directory, and a writer that counts in it as the epoch would."""
     home = directory.make_epoch(epoch, None)
     path = Path(make_room(home, None)[ENVIRONMENT])
     return home, Writer.create(path, epoch=epoch, pid=1, started_at=STARTED, nonce=nonce_of(epoch))

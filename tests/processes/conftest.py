@@ -1,4 +1,4 @@
-"""The same rules as for the host, and a run directory of the test's own."""
+"""The rules of tests/host, and a run directory of the test's own."""
 
 from collections.abc import Iterator
 from pathlib import Path

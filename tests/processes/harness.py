@@ -1,4 +1,4 @@
-"""A stage for single epochs: the real proxy, driven by the agent's own classes, without the loop that decides."""
+"""Runs single epochs: the real proxy, driven by the agent's own classes, without the deciding loop."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ QUIET = ("-l", "warning", "--concurrency", "2")
 
 
 class EpochHandle:
-    """One epoch on the stage, and what it has said so far."""
+    """One running epoch, and the events it has reported so far."""
 
     def __init__(self, harness: "Harness", material: LoadedRevision) -> None:
         self.reached_gate, self.serves, self.exited = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -63,16 +63,16 @@ class EpochHandle:
 
     @property
     def asked(self) -> set[str]:
-        """The addresses it asked for."""
+        """The addresses it requested."""
         return {place.address for place in self.process.asked}
 
     async def reach_gate(self) -> None:
-        """Launch it and wait until it stands at the gate."""
+        """Launch it and wait until it is at the gate."""
         await self.process.launch(1_700_000_000)
         await happens(self.reached_gate)
 
     async def serve(self, before: "EpochHandle | None" = None) -> None:
-        """Have it take over."""
+        """Let it take over."""
         if self.process.pid is None:
             await self.reach_gate()
         await self.harness_listeners.stage(self.process)
@@ -82,14 +82,14 @@ class EpochHandle:
         await self.harness_listeners.hand_over(self.process, None if before is None else before.process)
 
     async def cleanup(self) -> None:
-        """Remove what it left, once."""
+        """Remove its files, once."""
         if not self._buried:
             self._buried = True
             await self.process.cleanup()
 
 
 class Harness:
-    """What the epochs share: a run directory, a vault, the program."""
+    """The shared parts of the epochs: a run directory, a socket store, the program."""
 
     def __init__(self, directory: RunDirectory, programs: Programs) -> None:
         self.directory, self.programs = directory, programs
@@ -101,7 +101,7 @@ class Harness:
         self._revisions = RevisionStore()
 
     def start(self, text: str, contents: Contents | None = None) -> EpochHandle:
-        """Make an epoch of this configuration."""
+        """Create an epoch of this configuration."""
         assert self.programs.current is not None
         configuration = Configuration(text, "envoy.yaml")
         references = configuration.references if contents else []
@@ -114,13 +114,13 @@ class Harness:
         return role
 
     async def serving(self, text: str) -> EpochHandle:
-        """Have an epoch of this configuration serve."""
+        """Start an epoch of this configuration and let it serve."""
         role = self.start(text)
         await role.serve()
         return role
 
     async def close(self) -> None:
-        """End everybody."""
+        """End all epochs."""
         for role in self.roles:
             if role.process.process is not None and role.code is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -138,7 +138,7 @@ class Harness:
 
 @asynccontextmanager
 async def harness(binary: Path | None = None) -> AsyncIterator[Harness]:
-    """Open a theatre in a short directory of its own; everything is gone at the end."""
+    """Open a harness in a short directory of its own; all its files are removed at the end."""
     path = binary or ENVOY
     assert path is not None
     directory = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
@@ -153,13 +153,13 @@ async def harness(binary: Path | None = None) -> AsyncIterator[Harness]:
 
 
 async def happens(event: asyncio.Event) -> None:
-    """Wait for what must come."""
+    """Wait for an event."""
     async with asyncio.timeout(PATIENCE):
         await event.wait()
 
 
 async def until(check: object) -> None:
-    """Wait until `check` says so; for what only the kernel or a console can tell."""
+    """Wait until `check` is true; for states that only the kernel or an admin interface reports."""
     assert callable(check)
     async with asyncio.timeout(PATIENCE):
         while not (await check() if inspect.iscoroutinefunction(check) else check()):  # noqa: ASYNC110  # neither the kernel nor a console tells by itself
@@ -167,7 +167,7 @@ async def until(check: object) -> None:
 
 
 def descriptors_of(pid: int) -> dict[int, str]:
-    """List what a process has open, each by what it leads to."""
+    """List the open descriptors of a process, each by its target."""
     found = {}
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -176,12 +176,12 @@ def descriptors_of(pid: int) -> dict[int, str]:
 
 
 def place(port: int, worker: int = 0) -> ListenAddress:
-    """A place on loopback."""
+    """Return an address on loopback."""
     return ListenAddress(f"tcp://127.0.0.1:{port}", worker=worker)
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process of ours still runs; a zombie does not."""
+    """Return whether a child process still runs; a zombie does not."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:

@@ -1,4 +1,4 @@
-"""The examination at the gate, of a candidate whose console says what the test wants it to say."""
+"""The check at the gate, for a candidate whose admin interface answers as the test specifies."""
 
 import asyncio
 import json
@@ -50,11 +50,11 @@ def counters(applied: int = 0, rejected: int = 0, failed: int = 0, scope: str = 
 
 
 class Epoch:
-    """An epoch with a console whose `answers` (path to JSON or text) may change."""
+    """An epoch with an admin interface whose `answers` (path to JSON or text) may change."""
 
     def __init__(self, path: Path, configuration: Configuration, number: int) -> None:
         self.answers: dict[str, Any] = {"/stats": "", **WELL}
-        self.asked = 0  # how often it was asked for its counters
+        self.asked = 0  # the number of requests for its counters
         outcome = select_files([], {}, LastGood(), clock.calendar())
         program = SimpleNamespace(binary=SimpleNamespace(path=Path("/usr/bin/envoy")), kind=Envoy(Flags(), 1.0))
         material = SimpleNamespace(
@@ -77,7 +77,7 @@ class Epoch:
 
 
 class Sockets:
-    """What the admission wants of the sockets: which listeners a candidate lacks, until they are followed."""
+    """The socket queries of the admission: the listeners that a candidate lacks, until they are followed."""
 
     def __init__(self, missing: Collection[ListenAddress] = ()) -> None:
         self.lacking, self.gone, self.followed = list(missing), False, 0
@@ -114,7 +114,7 @@ def admission(candidate: Epoch, serving: Epoch | None = None, sockets: Sockets |
 
 @asynccontextmanager
 async def checking(of: Admission) -> AsyncIterator["asyncio.Task[Failure | None]"]:
-    """Let an examination run while the test changes the answers."""
+    """Run a check while the test changes the answers."""
     task = asyncio.get_running_loop().create_task(of.check())
     try:
         yield task
@@ -124,7 +124,7 @@ async def checking(of: Admission) -> AsyncIterator["asyncio.Task[Failure | None]
 
 
 async def stays_open(task: "asyncio.Task[Failure | None]", candidate: Epoch) -> None:
-    """See that it goes on asking: it asks twice more, and is not done."""
+    """Check that it keeps asking: two more requests, and it is not done."""
     asked = candidate.asked
     await until(lambda: candidate.asked >= asked + 2)
     assert not task.done()
@@ -146,7 +146,7 @@ async def test_a_candidate_is_good_once_its_set_is_applied_and_not_before(tmp_pa
 
 
 async def test_a_set_that_was_not_even_asked_for_is_waited_for(tmp_path: Path) -> None:
-    """Envoy's request goes out in the moment in which it asks for its gate's routes."""
+    """Envoy sends the request at the same moment as the one for its gate's routes."""
     async with epoch(tmp_path, PLANE) as candidate:
         candidate.answers["/stats"] = counters(applied=1, scope="cluster_manager.cds")
         async with checking(admission(candidate)) as task:
@@ -248,7 +248,7 @@ async def test_where_only_the_counters_of_secrets_are_hidden_these_are_found_oth
 
 
 async def test_without_a_listener_that_uses_a_secret_no_certificate_is_missed(tmp_path: Path) -> None:
-    """The serving epoch shows the counters of its secrets, so the candidate has none: its listeners tell the rest."""
+    """The serving epoch shows the counters of its secrets, so the candidate has none: its listeners suffice."""
     loaded = {"certificates": [{"cert_chain": [{"path": "<inline>", "serial_number": "01"}]}]}
     async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
         candidate.answers["/stats"] = counters(applied=1)
@@ -299,7 +299,7 @@ async def test_a_console_that_does_not_answer_is_the_machines_error(tmp_path: Pa
             await admission(candidate).check()
 
 
-# Why it waits
+# Reasons for waiting
 
 
 def endpoint(port: int, **stats: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What an earlier agent left: adopted, ended, or not ours; the adoption of real proxies is in the system tests."""
+"""Leftovers of an earlier agent: adopted, terminated, or of other programs; system tests adopt real proxies."""
 
 import subprocess
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ KIND = Envoy(Flags(), 1.0)
 
 @contextmanager
 def epoch(carries: tuple[int, ...] = (), deaf_to: str = "HUP") -> "Iterator[subprocess.Popen[bytes]]":
-    """Run something that could be an epoch which outlived its agent, from when it can be recognised."""
+    """Run a process that resembles an epoch which outlived its agent; yield it when it can be identified."""
     program = ["/bin/sh", "-c", f"trap '' {deaf_to}; echo; read line"]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={}, pass_fds=carries) as process:
         assert process.stdout is not None
@@ -38,7 +38,7 @@ def epoch(carries: tuple[int, ...] = (), deaf_to: str = "HUP") -> "Iterator[subp
 
 @pytest.fixture
 def memory() -> Iterator[int]:
-    """A descriptor of sealed memory, as a manifest is."""
+    """Return a descriptor of sealed memory, as for a manifest."""
     memfds = Memfds()
     yield memfds.hold("epoch 3", b"{}")
     memfds.close()
@@ -50,7 +50,7 @@ def entry(process: "subprocess.Popen[bytes]", **more: object) -> dict[str, Any]:
 
 
 def come_back(directory: RunDirectory, *entries: object, **more: object) -> StateFile:
-    """An agent starts where the state has these entries: none of them can be adopted."""
+    """Start an agent with these entries in its state: none of them can be adopted."""
     directory.remember({"epochs": list(entries)} | more)
     state_file = StateFile(directory)
     adoption = Adoption(KIND, state_file, directory, RevisionStore(), SharedCounters(directory))

@@ -1,4 +1,4 @@
-"""The groups at fault are found, whatever the proxy says of them, and nobody else is accused."""
+"""The groups at fault are identified, whatever the proxy reports about them, and no other group is blamed."""
 
 import asyncio
 
@@ -13,13 +13,13 @@ from agent.proxies.interface import Complaint
 
 
 def unit(name: str, content: bytes | None = None) -> CertificateGroup:
-    """A group of one file."""
+    """Return a group of one file."""
     reference = Reference(f"/c/{name}", Role.OTHER, name)
     return CertificateGroup(name, frozenset({reference}), {reference.path: content or name.encode()}, (), ())
 
 
 class Proxy:
-    """Refuses some groups; `names`: whether it says which file of the first one. Counts what it is asked."""
+    """Refuses some groups; `names`: whether it names a file of the first one. Counts the validations."""
 
     def __init__(self, culprits: set[str], *, names: bool) -> None:
         self.culprits = culprits
@@ -27,7 +27,7 @@ class Proxy:
         self.asked = 0
 
     def complaint(self, held: frozenset[str]) -> Complaint | None:
-        """What it says about all the others."""
+        """Return its message about the others."""
         bad = sorted(self.culprits - held)
         if not bad:
             return None
@@ -40,7 +40,7 @@ class Proxy:
 
 
 def accused(proxy: Proxy, units: list[CertificateGroup]) -> set[str]:
-    """Find the culprits among units."""
+    """Return the blamed groups."""
     first = proxy.complaint(frozenset())
     assert first is not None
     return {pin.unit.name for pin in asyncio.run(bisect(units, first, proxy.ask))}

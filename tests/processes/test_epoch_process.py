@@ -64,7 +64,7 @@ async def test_an_epoch_that_broke_its_channel_is_buried_like_any_other() -> Non
 
 
 def _say(role: EpochHandle, data: bytes) -> None:
-    """Say something in the epoch's place: its own pid is what the channel looks at."""
+    """Send a message as the epoch: the channel checks the sender's pid."""
     assert role.process.parent is not None
     role.process.parent.channel.pid = os.getpid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
@@ -72,7 +72,7 @@ def _say(role: EpochHandle, data: bytes) -> None:
 
 
 async def _tidy(role: EpochHandle) -> None:
-    """Bury what a burial that failed half-way left."""
+    """Finish a removal that failed half-way."""
     role.process.parent = None
     if role.process.segment.path.exists():
         await role.process.cleanup()
@@ -104,7 +104,7 @@ async def test_where_every_base_id_is_taken_that_is_said(monkeypatch: pytest.Mon
 
 
 async def test_an_epoch_is_a_child_of_the_main_thread() -> None:
-    """PR_SET_PDEATHSIG follows the thread: started from another one, Envoy ends with it."""
+    """PR_SET_PDEATHSIG depends on the thread: Envoy, started from another one, exits with it."""
     assert threading.current_thread() is threading.main_thread()
     async with harness() as stage:
         role = stage.start("{}")

@@ -19,13 +19,13 @@ from tests.processes.harness import happens, until
 
 PACE = Intervals(first=0.005, longest=0.01, interval=0.005, report_after=0.02, lag=5.0)
 PATIENT = replace(PACE, report_after=0.25)
-LONG_ENOUGH = 0.6  # in which a patient watch finds that a proxy hangs
-LOOKS = 8  # more than it takes to find that a proxy hangs
+LONG_ENOUGH = 0.6  # in which a slow detector reports a hang
+LOOKS = 8  # longer than a detector needs to report a hang
 
 
 @dataclass
 class Epoch:
-    """What serves, as far as it is watched."""
+    """The serving epoch, as far as the detector uses it."""
 
     number: int
     admin: AdminClient
@@ -33,7 +33,7 @@ class Epoch:
 
 
 class Scene:
-    """A vault with listeners that nobody accepts at, an epoch, and everything that the watch says of it."""
+    """A socket store with listeners that accept nothing, an epoch, and the detector's reports."""
 
     def __init__(self, directory: Path, replace_after: float | None, pace: Intervals) -> None:
         self.directory = directory
@@ -54,7 +54,7 @@ class Scene:
             throttled=self._look,
         )
 
-    def _say(self, hung: bool, text: str) -> None:  # as the watch says it
+    def _say(self, hung: bool, text: str) -> None:  # the detector's reports
         self.said.append((hung, text))
         self.when_said()
 
@@ -64,7 +64,7 @@ class Scene:
 
     @contextmanager
     def listener(self, name: str | None = None) -> Iterator[socket.socket]:
-        """Listen, as the proxy, with a duplicate in the vault."""
+        """Listen, as the proxy, with a duplicate in the socket store."""
         family = socket.AF_INET if name is None else socket.AF_UNIX
         with socket.socket(family) as made:
             made.bind(("127.0.0.1", 0) if name is None else str(self.directory / name))
@@ -76,7 +76,7 @@ class Scene:
 
     @contextmanager
     def deaf_console(self) -> Iterator[None]:
-        """A console that takes questions and answers none, as that of a stopped process."""
+        """An admin interface that accepts requests and answers none, as that of a stopped process."""
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(str(self.directory / "admin"))
             made.listen(16)
@@ -84,7 +84,7 @@ class Scene:
 
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[list[str]]:
-        """A console that answers; gives what it was asked. One that was deaf answers what it was asked meanwhile."""
+        """An admin interface that answers; yields the requests, including those queued before."""
         asked: list[str] = []
 
         async def answer(request: Request) -> Response:
@@ -101,12 +101,12 @@ class Scene:
             await server.close()
 
     async def looked(self, times: int = LOOKS) -> None:
-        """Wait until it was looked at under suspicion so many times more."""
+        """Wait for this many more checks under suspicion."""
         wanted = self.looks + times
         await until(lambda: self.looks >= wanted)
 
     async def hangs(self) -> str:
-        """Wait until it is said that it hangs; the sentence."""
+        """Wait until a hang is reported; return the message."""
         await until(lambda: self.said)
         assert self.said[-1][0]
         return self.said[-1][1]
@@ -131,7 +131,7 @@ def client(listening: socket.socket) -> Iterator[socket.socket]:
 
 
 def timers() -> int:
-    """How many reasons the loop has to wake up by itself."""
+    """Return the number of the loop's timers."""
     scheduled = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
     return sum(not handle.cancelled() for handle in scheduled)
 
@@ -176,7 +176,7 @@ async def test_while_nobody_comes_nothing_wakes_the_agent() -> None:
 
 
 def event_at(listening: socket.socket) -> asyncio.Event:
-    """Tell when the loop has seen a client there; the watch has seen it in the same turn."""
+    """Return when the loop has seen a client there; the detector has seen it in the same iteration."""
     seen = asyncio.Event()
     loop = asyncio.get_running_loop()
     duplicate = os.dup(listening.fileno())
@@ -206,7 +206,7 @@ async def test_a_proxy_whose_queue_moves_is_busy_however_long_its_console_is_sil
             play.watch.follow()
             for _ in range(3):
                 clients.enter_context(client(listening))
-            while clock.monotonic() < began + LONG_ENOUGH:  # one comes, one is taken: all the looks find as many
+            while clock.monotonic() < began + LONG_ENOUGH:  # one arrives, one is accepted: the number stays the same
                 await play.looked(1)
                 clients.enter_context(client(listening))
                 listening.accept()[0].close()
@@ -214,7 +214,7 @@ async def test_a_proxy_whose_queue_moves_is_busy_however_long_its_console_is_sil
 
 
 async def test_where_clients_have_no_names_a_queue_that_gets_shorter_is_a_sign_of_life() -> None:
-    """So it is in another network namespace."""
+    """This is the case in another network namespace."""
     async with scene() as play:
         with play.listener() as listening, play.deaf_console(), contextlib.ExitStack() as clients:
             held = play.store.get(play.store.places()[0])
@@ -231,7 +231,7 @@ async def test_where_clients_have_no_names_a_queue_that_gets_shorter_is_a_sign_o
 
 
 async def test_clients_that_give_up_are_no_sign_of_life() -> None:
-    """What they waited on keeps its place in the queue."""
+    """Their connections keep their places in the queue."""
     async with scene() as play:
         with play.listener() as listening, play.deaf_console(), client(listening):
             play.watch.follow()
@@ -352,7 +352,7 @@ async def test_while_nothing_serves_nothing_is_watched() -> None:
 
 
 async def test_clients_are_refused_while_nothing_serves_without_waking_anybody() -> None:
-    """A socket that was shut down is readable for ever, and so is one that never listened."""
+    """A socket that was shut down is always readable, and so is one that never listened."""
     async with scene() as play:
         with play.listener(), play.deaf_console(), socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))

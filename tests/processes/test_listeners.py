@@ -29,7 +29,7 @@ NOTHING = Configuration("{}", "x.yaml")
 
 @contextmanager
 def holder() -> Iterator[tuple[int, int]]:
-    """Have another process listen on a port."""
+    """Let another process listen on a port."""
     command = [sys.executable, "-I", "-S", "-c", HOLDER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -39,7 +39,7 @@ def holder() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def reserved() -> Iterator[int]:
-    """A port that is ours but that nobody listens on; whoever binds with reuse_port may have it as well."""
+    """Reserve a port without listening; a socket with reuse_port can bind it as well."""
     with socket.socket() as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -48,7 +48,7 @@ def reserved() -> Iterator[int]:
 
 
 def bootstrap(*addresses: Mapping[str, object], **more: object) -> str:
-    """A bootstrap whose listeners answer nothing."""
+    """Return a bootstrap whose listeners accept connections and send no data."""
     echo = {"@type": "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo"}
     chains = [{"filters": [{"name": "echo", "typed_config": echo}]}]
     listeners = [
@@ -79,12 +79,12 @@ def test_what_the_vault_has_is_lent_without_a_question() -> None:
         there = place(listening.getsockname()[1])
         ports.store.put(there, os.dup(listening.fileno()))
     assert ports.get(there, NOTHING) == ports.store.get(there)
-    assert ports.get(ListenAddress(there.address, worker=1), NOTHING) is None  # one worker more: it binds itself
+    assert ports.get(ListenAddress(there.address, worker=1), NOTHING) is None  # one more worker: it binds itself
     ports.store.close_all()
 
 
 def low_port() -> int:
-    """A port below 1024 that nobody has."""
+    """Return an unused port below 1024."""
     for port in range(1023, 600, -1):
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(("127.0.0.1", port))
@@ -94,7 +94,7 @@ def low_port() -> int:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="wants root")
 def test_a_low_port_that_no_configuration_names_is_bound_only_where_that_is_allowed() -> None:
-    """A proxy that was broken into asks for another service's port: it gets nothing, and cannot bind it itself."""
+    """A compromised proxy requests the port of another service: it gets none, and cannot bind it itself."""
     port = low_port()
     named = Configuration(bootstrap(tcp(port)), "x.json")
     for allowed, configuration, is_bound in ((set(), NOTHING, False), ({port}, NOTHING, True), (set(), named, True)):
@@ -104,7 +104,7 @@ def test_a_low_port_that_no_configuration_names_is_bound_only_where_that_is_allo
 
 
 def test_a_path_that_a_proxy_of_another_user_thinks_of_is_not_tried(tmp_path: Path) -> None:
-    """The agent's rights would lead it to sockets that the proxy cannot reach; some wake up whoever they belong to."""
+    """With the agent's rights it would reach sockets that the proxy cannot; a connection starts some services."""
     with socket.socket(socket.AF_UNIX) as victim:
         victim.bind(str(tmp_path / "victim"))
         victim.listen()

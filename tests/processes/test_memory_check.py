@@ -13,7 +13,7 @@ NEEDED = 94
 
 
 class Watch(OomWatch):
-    """Counts what the test says."""
+    """Counts the kills that the test sets."""
 
     def __init__(self, *kills: int) -> None:
         self.left = list(kills)

@@ -50,7 +50,7 @@ def test_a_full_disk_is_said_once_and_costs_nothing_else(
 def test_what_could_not_be_written_is_written_as_soon_as_that_is_possible(
     directory: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Though nothing has changed since: the next agent would believe the older state."""
+    """Even without a further change: the next agent would read the older state."""
     caplog.set_level("INFO")
     path = directory.path / "state.json"
     state_file, core = StateFile(directory), Reconciler(Policy(), jitter=lambda: 0.5, first_epoch=7)

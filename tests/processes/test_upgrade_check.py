@@ -1,4 +1,4 @@
-"""Whether a new program could take over is said before the old one gives anything up."""
+"""The check whether a new program can take over, before the old one exits."""
 
 import subprocess
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_where_nothing_runs_it_can(directory: RunDirectory) -> None:
 
 
 def test_an_epoch_that_serves_and_is_told_of_in_another_way_is_not_given_up(directory: RunDirectory) -> None:
-    """Adoption would end it as a leftover, with its clients."""
+    """Adoption would terminate it as a leftover, with its clients."""
     with subprocess.Popen(["/bin/sleep", "1000"]) as process:
         try:
             created = created_at(process.pid)

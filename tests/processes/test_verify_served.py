@@ -48,7 +48,7 @@ def leaf(issued: pki.Leaf) -> Leaf:
 
 
 class Door:
-    """A TLS server that shows these, one to each who comes, and the last of them to everybody after."""
+    """A TLS server that shows these in sequence, and the last of them to all further clients."""
 
     def __init__(self, directory: Path, *shown: pki.Leaf) -> None:
         self._contexts = [_context(directory / "pair.pem", each) for each in shown]
@@ -62,13 +62,13 @@ class Door:
         self.asked_for.append(name)
 
     async def greet(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Somebody who finished the handshake."""
+        """Accept a client that finished the handshake."""
         self.finished += 1
         writer.close()
 
     @asynccontextmanager
     async def open(self, host: str = "127.0.0.1", path: str = "") -> AsyncIterator[Tree]:
-        """Serve; gives the address as a console tells it."""
+        """Serve; return the address as an admin interface shows it."""
         if path:
             server = await asyncio.start_unix_server(self.greet, path, ssl=self.context)
             name: Tree = {"pipe": {"path": path}}
@@ -94,7 +94,7 @@ def address(host: str, port: int) -> Tree:
 async def admin(
     directory: Path, *static: Tree, dynamic: Sequence[Tree] = (), status: int = 200
 ) -> AsyncIterator[AdminClient]:
-    """A console that tells of these listeners; it knows no dynamic ones if there are none, as Envoy."""
+    """An admin interface that lists these listeners; without dynamic ones it omits their list, as Envoy does."""
 
     async def answer(request: Request) -> Response:
         if "static" in request.target:
@@ -199,7 +199,7 @@ async def test_a_unix_socket_is_reached_too(tmp_path: Path, door: Door) -> None:
 
 
 async def test_a_unix_socket_that_only_the_console_names_is_left_alone(tmp_path: Path) -> None:
-    """It learns that root greets it; whoever took the proxy over could lead the agent to any."""
+    """The server would see a connection of root; a compromised proxy could direct the agent to any socket."""
     with socket.socket(socket.AF_UNIX) as victim:
         victim.bind(str(tmp_path / "victim"))
         victim.listen()
@@ -273,7 +273,7 @@ async def test_a_console_that_does_not_tell_is_an_error(tmp_path: Path) -> None:
 
 
 async def test_a_proof_imports_nothing(tmp_path: Path) -> None:
-    """A running agent may not: an upgrade may have replaced what it would find."""
+    """A running agent must not import: an upgrade may have replaced the modules."""
     shown = Door(tmp_path, OURS)
     async with (
         shown.open() as name,

@@ -1,4 +1,4 @@
-"""The beds of the system tests, with a proxy of another user."""
+"""The agent fixtures of the system tests, with a proxy of another user."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def distrusting(bed_apart: AgentFixture) -> AgentFixture:
-    """A bed whose agent is root and whose proxy is nobody, with an admin address in its bootstrap."""
+    """An agent fixture whose agent is root and whose proxy is nobody, with an admin address in its bootstrap."""
     bed = bed_apart
     bed.directory.chmod(0o755)
     bed.bootstrap.admin_port = bed.room.port()
@@ -52,7 +52,7 @@ def distrusting(bed_apart: AgentFixture) -> AgentFixture:
 
 @pytest.fixture
 def possessed(bed_apart: AgentFixture) -> Possessed:
-    """The same with a sidecar that does what a test tells it."""
+    """The same with a sidecar that executes code of the test."""
     made = Possessed(bed_apart)
     made.start()
     return made

@@ -1,4 +1,4 @@
-"""A real sidecar that somebody has taken over: a thread in it does whatever a test writes, with the proxy's rights."""
+"""A compromised sidecar: a thread in it executes code of the test, with the proxy's rights."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from tests.system.stand_ins import script
 NOBODY = 65534
 HERE = Path(__file__).parents[2]
 
-# The agent tells each epoch where its statistics go, which is its own directory.
+# The agent passes each epoch the path of its statistics, which is in its own directory.
 _PROGRAM = """\
 #!{interpreter} -IB
 import os, sys, threading, time, traceback
@@ -51,7 +51,7 @@ main()
 
 
 def interpreter() -> Path:
-    """An interpreter of this version that nobody may run; the test is skipped where there is none."""
+    """Return an interpreter of this version that nobody may execute; skip the test if there is none."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for candidate in (Path(sys.executable), Path("/usr/bin", version), Path("/usr/local/bin", version)):
         if candidate.exists() and _may_be_run(candidate):
@@ -60,7 +60,7 @@ def interpreter() -> Path:
 
 
 def cores(bed: AgentFixture) -> list[Path]:
-    """List the core dumps beside the bed's files and where the agent was started."""
+    """List the core dumps beside the fixture's files and in the agent's working directory."""
     return [path for folder in (bed.directory, Path.cwd()) for path in folder.iterdir() if path.name.startswith("core")]
 
 
@@ -81,7 +81,7 @@ def _paths() -> list[str]:
 
 @dataclass
 class Possessed:
-    """A bed whose agent is root, and whose proxy is nobody's sidecar and does as it is told."""
+    """An agent fixture whose agent is root, and whose proxy is nobody's sidecar under the test's control."""
 
     bed: AgentFixture
 
@@ -101,7 +101,7 @@ class Possessed:
         return self.bed.run_dir / str(self.bed.serving().number)
 
     def order(self, text: str, home: Path | None = None) -> None:
-        """Have it run this, and wait until it has; an exception in it is the test's. `home` is a variable there."""
+        """Execute this code in it, and wait for its end; exceptions are raised in the test. It can use `home`."""
         at = home or self.home
         (at / "told").unlink(missing_ok=True)
         draft = at / "draft"
@@ -112,11 +112,11 @@ class Possessed:
         assert (at / "told").read_text() == "done"
 
     def logged(self, event: str) -> list[str]:
-        """What the agent said in events of this name."""
+        """Return the agent's messages in events of this name."""
         return [entry.body for entry in self.bed.journal.entries() if entry.name == event]
 
     def serves_on(self) -> None:
-        """The next certificate is served, and by whoever it is, not by a proxy with other rights."""
+        """Check that the next certificate is served, by a proxy with unchanged rights."""
         self.bed.rotate()
         self.bed.served()
         self.bed.committed()

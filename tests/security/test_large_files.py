@@ -1,4 +1,4 @@
-"""However large a file is that somebody puts on the disk: the agent answers everybody else meanwhile."""
+"""A file of any size on disk does not keep the agent from answering other requests."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ def keys(bed: AgentFixture) -> None:
 
 
 def listeners(bed: AgentFixture) -> None:
-    """Under a name that no proxy takes: it is the agent that is looked at."""
+    """Return listeners with a name that no proxy accepts: only the agent is tested."""
     one = "{{name: l{0}, address: {{socket_address: {{address: 127.0.0.1, port_value: {0}}}}}, filter_chains: [{{}}]}}"
     many = ",\n  ".join(one.format(number) for number in range(1024, 11024))
     bed.config.write_text(f"static_resources: {{listeners_of_nobody: [\n  {many}\n]}}\n")
@@ -46,7 +46,7 @@ def files(bed: AgentFixture) -> None:
     "grow", [listeners, *(pytest.param(each, marks=pytest.mark.long) for each in (authorities, keys, aliases, files))]
 )
 def test_the_loop_turns_whatever_there_is_to_judge(make_bed: MakeBed, grow: Callable[[AgentFixture], None]) -> None:
-    """Beside an agent that has nothing to do, asked at the same moments: its loop does not share an interpreter."""
+    """Compared with an idle agent at the same moments: its loop does not share an interpreter."""
     bed, idle = make_bed("b"), make_bed("idle")
     for one in (bed, idle):
         one.start()

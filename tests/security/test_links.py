@@ -1,4 +1,4 @@
-"""What the proxy's user puts into its epoch's directory leads root nowhere."""
+"""Links that the proxy's user puts into its epoch's directory redirect no access of root."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ NOBODY = 65534
 
 
 def admin(bed: AgentFixture, target: str, method: str = "GET") -> tuple[int, str]:
-    """Ask the admin address of the bootstrap."""
+    """Send a request to the admin address of the bootstrap."""
     asked = Request(f"http://127.0.0.1:{bed.bootstrap.admin_port}{target}", method=method)
     try:
         with urlopen(asked, timeout=20) as answer:
@@ -32,7 +32,7 @@ def home(bed: AgentFixture) -> Path:
 
 
 def put_link(path: Path, target: Path) -> None:
-    """Exchange what lies there for a link, as the proxy's user."""
+    """Replace the entry by a link, as the proxy's user."""
     beside = path.with_name("evil")
     beside.symlink_to(target)
     os.chown(beside, NOBODY, NOBODY, follow_symlinks=False)
@@ -40,7 +40,7 @@ def put_link(path: Path, target: Path) -> None:
 
 
 def test_a_console_that_became_a_link_is_not_asked(distrusting: AgentFixture) -> None:
-    """The victim is any socket of root's: it sees no byte, and the agent goes on."""
+    """The victim is any socket of root: it receives no byte, and the agent continues."""
     bed = distrusting
     assert admin(bed, "/ready") == (200, "LIVE\n")
     with socket.socket(socket.AF_UNIX) as victim:

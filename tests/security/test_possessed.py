@@ -1,4 +1,4 @@
-"""A proxy that somebody has taken over: the agent, which is root, is neither led astray nor held up, and serves on."""
+"""A compromised proxy: the agent, which is root, is neither redirected nor blocked, and continues to serve."""
 
 import os
 import shutil
@@ -21,11 +21,11 @@ from tests.system.bare import live
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually
 
-pytestmark = [pytest.mark.root, pytest.mark.envoy]  # of one kind: the proxy is always the same sidecar
+pytestmark = [pytest.mark.root, pytest.mark.envoy]  # of one kind: the compromised proxy is always the sidecar
 SECRET = "root's own secret"
 RACES = count("AGENT_RACES", short=1, long=3)
 
-# What every attack on the protocol begins with.
+# The first steps of every attack on the protocol.
 SPEAK = """
     import glob, socket, sys
     from agent.handoff.framing import cut
@@ -43,7 +43,7 @@ SPEAK = """
 
 @pytest.fixture
 def surviving(bed_apart: AgentFixture) -> Possessed:
-    """Its proxies outlive the agent."""
+    """Let its proxies outlive the agent."""
     made = Possessed(bed_apart)
     made.bed.more_flags += ["--survive"]
     made.start()
@@ -81,7 +81,7 @@ def test_a_forged_manifest_is_not_opened(surviving: Possessed, forgery: str) -> 
     surviving.serves_on()
     for epoch in bed.epochs():
         for descriptor in Path(f"/proc/{epoch.pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # closed meanwhile
+            with suppress(FileNotFoundError):  # closed in between
                 assert str(secret) not in str(descriptor.readlink())
     assert SECRET not in bed.journal.path.read_text()
 
@@ -136,7 +136,7 @@ def test_a_low_port_that_nobody_named_is_not_bound_for_it(possessed: Possessed) 
 
 @contextmanager
 def victim(path: Path) -> Iterator[socket.socket]:
-    """A socket of root's that only root may reach."""
+    """Return a socket of root that only root may reach."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         path.chmod(0o600)
@@ -195,7 +195,7 @@ def test_a_console_that_answers_without_end_costs_a_bounded_amount_of_memory(pos
         for page in ("metrics", "status", "stats/prometheus"):
             with urlopen(f"http://127.0.0.1:{bed.status.port}/{page}", timeout=PATIENCE) as answer:
                 answer.read()
-        possessed.serves_on()  # it is drained meanwhile, and asked how many clients it has
+        possessed.serves_on()  # it drains in between, and is asked for its number of clients
     finally:
         ended.set()
         watcher.join()
@@ -203,7 +203,7 @@ def test_a_console_that_answers_without_end_costs_a_bounded_amount_of_memory(pos
 
 
 def test_what_it_leaves_in_its_directory_holds_nobody_up(possessed: Possessed) -> None:
-    """Deeper than a recursion goes, and more than a moment's work; and a link out of it."""
+    """Deeper than the recursion limit, and more than a moment's work; with a link out of it."""
     bed, home = possessed.bed, possessed.home
     kept = bed.directory / "kept"
     kept.mkdir()
@@ -283,7 +283,7 @@ int main(int argc, char **argv)
 
 @pytest.fixture
 def racer(tmp_path: Path) -> Path:
-    """The program, compiled; the test is skipped where there is no compiler."""
+    """Return the compiled program; skip the test if there is no compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler")
@@ -295,7 +295,7 @@ def racer(tmp_path: Path) -> Path:
 
 
 def test_no_race_makes_a_file_of_roots_the_proxys(possessed: Possessed, racer: Path) -> None:
-    """It spoils every new epoch, which is in the power of its user; and gains nothing by it."""
+    """It damages every new epoch, which belongs to its user; and gains nothing by it."""
     bed = possessed.bed
     prize = bed.directory / "prize"
     prize.write_text(SECRET)

@@ -1,4 +1,4 @@
-"""Another user of the machine stands where an agent is expected: nobody takes him for one."""
+"""Another user's socket in the place of an agent: no command trusts it."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ with socket.socket(socket.AF_UNIX) as listener:
 
 @pytest.fixture
 def squatted(tmp_path: Path) -> "Iterator[tuple[Path, subprocess.Popen[str]]]":
-    """A run directory in a place where anybody may make one, with a socket of another user in it."""
+    """A run directory where every user can create one, with a socket of another user in it."""
     for folder in (tmp_path, *tmp_path.parents[:3]):
         if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
             folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Another user of the machine, and whoever reaches the status port."""
+"""Another user of the machine, and clients of the status port."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_another_user_gets_at_nothing(possessed: Possessed) -> None:
 
 
 def say(bed: AgentFixture, text: str) -> bytes:
-    """Say this at the status port; return all that is answered."""
+    """Send this to the status port; return the whole answer."""
     with socket.create_connection(("127.0.0.1", bed.status.port), timeout=PATIENCE) as line:
         line.sendall(text.replace("\n", "\r\n").encode())
         line.shutdown(socket.SHUT_WR)
@@ -107,5 +107,5 @@ def test_an_agent_that_crashes_leaves_no_core(possessed: Possessed) -> None:
     os.kill(bed.agent_pid, signal.SIGSEGV)
     assert bed.exited() == -signal.SIGSEGV
     assert cores(bed) == []
-    bed.launch()  # what it left is the next one's
+    bed.launch()  # its files pass to the next one
     bed.ready()

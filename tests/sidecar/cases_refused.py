@@ -34,7 +34,7 @@ from tests.sidecar.patches import (
 
 
 def refused(directory: Path) -> list[Case]:
-    """Each a path and what is put there; files are in `directory`."""
+    """Each is a path and its value; files are in `directory`."""
     return [
         (f"{TLS}.address", {"pipe": {"path": "/a\0b"}}),
         (f"{COMMON}.tls_certificates[0].private_key", {"filename": "/a\0b"}),

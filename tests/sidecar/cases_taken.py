@@ -1,4 +1,4 @@
-"""Changes that both Envoy and the sidecar take."""
+"""Changes that both Envoy and the sidecar accept."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from tests.sidecar.patches import (
 
 
 def taken(directory: Path) -> list[Case]:
-    """Each a path and what is put there; files are in `directory`."""
+    """Each is a path and its value; files are in `directory`."""
     return [
         ("node.id", None),
         ("node.metadata", {"a": [1, {"bC": "x"}]}),

@@ -1,4 +1,4 @@
-"""Documents as texts, by what Envoy makes of them."""
+"""Documents as texts, by Envoy's result."""
 
 TAKEN = [
     "{}",

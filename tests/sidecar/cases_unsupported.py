@@ -1,4 +1,4 @@
-"""Changes that Envoy takes and the sidecar does not support."""
+"""Changes that Envoy accepts and the sidecar does not support."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from tests.sidecar.patches import (
 
 
 def unsupported(directory: Path) -> list[Case]:
-    """Each a path and what is put there; files are in `directory`."""
+    """Each is a path and its value; files are in `directory`."""
     return [
         ("admin", {"allow_paths": [{"exact": "/stats*"}]}),
         ("node.locality", {"zone": "x"}),

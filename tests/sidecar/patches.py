@@ -1,4 +1,4 @@
-"""A bootstrap that both the sidecar and Envoy take, and one change of it at a time."""
+"""A bootstrap that both the sidecar and Envoy accept, and single changes of it."""
 
 import copy
 import re
@@ -34,7 +34,7 @@ DIRECT = "filters.network.direct_response.v3.Config"
 
 
 def place(host: str = "127.0.0.1", port: int = 0) -> Json:
-    """An address of the internet."""
+    """Return an IP address and port."""
     return {"socket_address": {"address": host, "port_value": port}}
 
 
@@ -57,7 +57,7 @@ def pair(directory: Path) -> Json:
 
 
 def write_files(directory: Path) -> None:
-    """Put there what the bootstrap names."""
+    """Write the files that the bootstrap names."""
     authority = Authority.create("root")
     leaf = authority.issue(["a.example"])
     for name, content in (("chain", leaf.chain_pem), ("key", leaf.key_pem), ("ca", authority.pem), ("body", b"body")):
@@ -129,7 +129,7 @@ def endpoints(*addresses: Json) -> Json:
 
 
 def patched(tree: Json, path: str, value: object) -> Json:
-    """A copy of a tree in which `value` stands at `path`: beyond the end of a list it is appended, GONE removes."""
+    """Return a copy of a tree with `value` at `path`: beyond the end of a list it is appended, GONE removes."""
     changed = copy.deepcopy(tree)
     steps: list[Any] = [int(step) if step.isdigit() else step for step in re.findall(r"@?\w+", path)]
     within: Any = changed

@@ -1,4 +1,4 @@
-"""A data plane in this process, on sockets of the kernel's choice, and servers behind it."""
+"""A data plane in this process, on sockets with ports chosen by the kernel, and servers behind it."""
 
 import asyncio
 import contextlib
@@ -33,19 +33,19 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class Stand:
-    """A data plane that serves."""
+    """A serving data plane."""
 
     traffic: DataPlane
     writer: Writer
     ports: dict[str, int]
 
     def stat(self, name: str) -> int:
-        """Return what a counter or gauge stands at, which must be there."""
+        """Return the value of a counter or gauge, which must exist."""
         snapshot = self.writer.read()
         return {**snapshot.counters, **snapshot.gauges}[name]
 
     def of_listener(self, name: str, listener: str = "l") -> int:
-        """Return what a statistic of a listener stands at."""
+        """Return the value of a statistic of a listener."""
         return self.stat(f"listener.127.0.0.1_{self.ports[listener]}.{name}")
 
     async def connect(self, listener: str = "l", tls: ssl.SSLContext | None = None, sni: str = "a.example") -> Streams:
@@ -54,7 +54,7 @@ class Stand:
         return await asyncio.open_connection("127.0.0.1", self.ports[listener], ssl=tls, server_hostname=name)
 
     async def until(self, name: str, value: int) -> None:
-        """Wait until a statistic stands at a value: it moves in this very loop, so each turn of it is looked at."""
+        """Wait until a statistic has a value; it changes in this loop, so it is checked in each iteration."""
         while self.stat(name) != value:  # noqa: ASYNC110  # shared memory tells nobody
             await asyncio.sleep(0)
 
@@ -71,7 +71,7 @@ def cluster(*endpoints: Address, name: str = "c", tls: UpstreamTls | None = None
 
 
 def door(port: int = 0, backlog: int = 1024) -> socket.socket:
-    """A listening socket, as a data plane is given it."""
+    """Return a listening socket, as a data plane receives it."""
     made = socket.create_server(("127.0.0.1", port), backlog=backlog)
     made.setblocking(False)
     return made
@@ -81,7 +81,7 @@ def door(port: int = 0, backlog: int = 1024) -> socket.socket:
 async def standing(
     listeners: Sequence[Listener], clusters: Sequence[Cluster] = (), *, drain_time: float = 600, immediate: bool = False
 ) -> AsyncIterator[Stand]:
-    """Serve; at the end everything is cut, and nothing may be left."""
+    """Serve; at the end all connections are cut, and none may be left."""
     doors = {each.name: door() for each in listeners if each.bind_to_port}
     ports = {name: made.getsockname()[1] for name, made in doors.items()}
     bound = [each._replace(addresses=(SocketAddress("127.0.0.1", ports.get(each.name, 1)),)) for each in listeners]
@@ -127,7 +127,7 @@ async def origin(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterat
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send everything back, and the end too."""
+    """Send back all data, and the end of the stream."""
     while data := await reader.read(1 << 16):
         writer.write(data)
         await writer.drain()
@@ -139,7 +139,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 @dataclass
 class Turns:
-    """How often the loop has turned, and how many events the kernel had for it."""
+    """The number of loop iterations, and of events in them."""
 
     turns: int = 0
     events: int = 0
@@ -147,7 +147,7 @@ class Turns:
 
 @contextmanager
 def counted_turns() -> Iterator[Turns]:
-    """Count the turns of the running loop in the block."""
+    """Count the iterations of the running loop in the block."""
     counted = Turns()
     selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
     select = selector.select
@@ -166,16 +166,16 @@ def counted_turns() -> Iterator[Turns]:
 
 
 async def at_rest() -> None:
-    """Check that this process does nothing for a moment: whoever waits is woken only for a cause."""
+    """Check that this process is idle for a moment: no busy waiting."""
     with counted_turns() as counted:
         await asyncio.sleep(0.3)
     assert counted.turns < 50, "somebody spins"
 
 
 async def drained(writer: asyncio.StreamWriter) -> None:
-    """Wait until what was written is taken; TimeoutError once nothing at all has happened for half a second.
+    """Wait until written data is read; TimeoutError if half a second passes without any event.
 
-    All of them are in this loop, so that what is on its way is an event here, however slow the machine.
+    Both ends are in this loop, so data in transit is an event here, however slow the machine is.
     """
     draining = asyncio.ensure_future(writer.drain())
     while not draining.done():
@@ -188,21 +188,21 @@ async def drained(writer: asyncio.StreamWriter) -> None:
 
 
 async def push(writer: asyncio.StreamWriter, size: int) -> None:
-    """Write so many bytes; raise TimeoutError if nobody takes one any more."""
+    """Write this many bytes; raise TimeoutError if the peer reads no more."""
     for _ in range(size >> 20):
         writer.write(bytes(1 << 20))
         await drained(writer)
 
 
 async def leave(streams: Streams) -> None:
-    """Close a connection in good order."""
+    """Close a connection in order."""
     streams[1].close()
     with contextlib.suppress(OSError):
         await streams[1].wait_closed()
 
 
 async def end_of(reader: asyncio.StreamReader) -> bytes:
-    """Read until the end, by a reset too; return what came before."""
+    """Read until the end or a reset; return the data."""
     got = bytearray()
     with contextlib.suppress(ConnectionError):
         while part := await reader.read(1 << 16):
@@ -217,7 +217,7 @@ def authority() -> Authority:
 
 
 def written(directory: Path, leaf: Leaf, name: str) -> Certificate:
-    """Write a pair; return where it is."""
+    """Write a pair; return its paths."""
     chain, key = directory / f"{name}.pem", directory / f"{name}.key"
     chain.write_bytes(leaf.chain_pem)
     key.write_bytes(leaf.key_pem)
@@ -225,7 +225,7 @@ def written(directory: Path, leaf: Leaf, name: str) -> Certificate:
 
 
 def written_ca(directory: Path, which: Authority, name: str = "ca") -> str:
-    """Write an authority's certificate; return where it is."""
+    """Write an authority's certificate; return its path."""
     path = directory / f"{name}.pem"
     path.write_bytes(which.pem)
     return str(path)

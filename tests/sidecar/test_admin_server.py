@@ -21,7 +21,7 @@ NOW = 1_900_000_000.0
 
 @dataclass
 class View:
-    """A server that stands still."""
+    """The view of a server that does not change."""
 
     configuration: Configuration = field(default_factory=lambda: Configuration((), ()))
     arguments: Arguments = field(default_factory=Arguments)
@@ -47,7 +47,7 @@ class View:
 
 @dataclass
 class Actions:
-    """Notes what it is asked to do."""
+    """Records the requested actions."""
 
     done: list[str] = field(default_factory=list)
 
@@ -64,7 +64,7 @@ class Actions:
 async def ask(
     target: str, method: str = "GET", view: View | None = None, actions: Actions | None = None, **headers: str
 ) -> Page:
-    """One request to a console of its own."""
+    """Send one request to an admin server of its own."""
     console = AdminServer(view or View(), actions or Actions(), lambda: NOW)
     answer = await console.answer(Request(method, target, tuple(headers.items())))
     assert isinstance(answer.body, bytes)

@@ -1,4 +1,4 @@
-"""Our console beside a real Envoy's, with one configuration; what may differ is named here."""
+"""Our admin server beside a real Envoy's, with one configuration; permitted differences are listed here."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ SAME = ("/ready", "/hot_restart_version", "/listeners", "/listeners?format=json"
 NODE_OF_ENVOY = {
     "client_features", "dynamic_parameters", "extensions", "listening_addresses", "user_agent_build_version"
 }  # fmt: skip
-OPTIONS_OF_ENVOY = {  # flags that the sidecar does not take
+OPTIONS_OF_ENVOY = {  # flags that the sidecar does not support
     "allow_unknown_static_fields", "base_id_path", "component_log_level", "cpuset_threads", "disabled_extensions",
     "enable_core_dump", "enable_fine_grain_logging", "enable_mutex_tracing", "file_flush_interval",
     "file_flush_min_size", "ignore_unknown_dynamic_fields", "local_address_ip_version", "log_format_escaped",
@@ -46,7 +46,7 @@ def real(directory: Path) -> Iterator[EnvoyConsole]:
 
 @pytest.fixture
 def view(real: EnvoyConsole, directory: Path) -> View:
-    """A server that has what the real one has."""
+    """Return the view of a server with the same state as the real one."""
     path = str(directory / "bootstrap.json")
     arguments = parse(
         ["-c", path, "--disable-hot-restart", "--concurrency", "1", "-l", "warning", *ARGUMENTS], "sidecar"
@@ -122,7 +122,7 @@ async def test_a_part_of_a_dump_is_the_same(real: EnvoyConsole, view: View, reso
 
 
 def _without(tree: Any, *names: str) -> Any:  # noqa: ANN401  # any JSON
-    """A tree in which these members, wherever they are, are empty, and none is left out that Envoy leaves out."""
+    """Return a tree in which these members are empty everywhere, and members that Envoy omits are not removed."""
     if isinstance(tree, list):
         return [_without(each, *names) for each in tree]
     if not isinstance(tree, dict):

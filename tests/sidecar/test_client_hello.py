@@ -1,4 +1,4 @@
-"""What a client says first: from real ClientHellos, in pieces, broken, and from clients that speak something else."""
+"""ClientHellos: real ones, in pieces, damaged, and first bytes of other protocols."""
 
 import ssl
 

@@ -1,4 +1,4 @@
-"""Where a redirected client wanted to go, as the kernel tells it."""
+"""The original destination of a redirected client, as the kernel reports it."""
 
 import socket
 import struct
@@ -17,7 +17,7 @@ class Redirected(socket.socket):
 
     def getsockopt(self, _level: int, _option: int, size: int = 0) -> bytes:  # type: ignore[override]
         number = ip_address(self.wanted[0]).packed
-        before = b"" if len(number) == 4 else bytes(4)  # the flow of version 6 stands before its address
+        before = b"" if len(number) == 4 else bytes(4)  # the IPv6 flow label precedes its address
         return (struct.pack("=H", self.family) + struct.pack("!H", self.wanted[1]) + before + number).ljust(size, b"\0")
 
 

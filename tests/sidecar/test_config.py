@@ -63,7 +63,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def why_not(tree: dict[str, Any]) -> str:
-    """The reason why a document is refused; empty if it is taken."""
+    """Return why a document is refused; empty if it is accepted."""
     try:
         read_tree(document.parse(json.dumps(tree), "it.json"), "it")
     except BadInput as error:
@@ -71,7 +71,7 @@ def why_not(tree: dict[str, Any]) -> str:
     return ""
 
 
-# What is taken
+# Accepted
 
 
 def test_all_that_is_heeded_is_in_the_model(directory: Path) -> None:
@@ -100,7 +100,7 @@ def test_all_that_is_heeded_is_in_the_model(directory: Path) -> None:
 
 
 def listened(directory: Path, *changes: Case) -> Listener:
-    """The first listener after some changes."""
+    """Return the first listener after some changes."""
     tree = bootstrap(directory)
     for change in changes:
         tree = patched(tree, *change)
@@ -185,7 +185,7 @@ def test_a_listener_without_a_name_gets_one(directory: Path) -> None:
     assert len({each.name for each in read_tree(tree, "it").listeners}) == 2
 
 
-# What is refused
+# Refused
 
 
 JUDGED: list[tuple[Callable[[Path], list[Case]], Callable[[str], bool]]] = [
@@ -239,11 +239,11 @@ def test_nothing_is_both_heeded_and_refused(kind: str) -> None:
     assert not KINDS[kind].heeded & KINDS[kind].refused
 
 
-# Bootstraps of others
+# Bootstraps from other sources
 
 
 def gated(tree: dict[str, Any]) -> dict[str, Any]:
-    """A bootstrap as the agent hands it to an epoch."""
+    """Return a bootstrap as the agent passes it to an epoch."""
     template = Dialect(json.dumps(tree), "bootstrap.json").template([])
     made: dict[str, Any] = yaml.safe_load(template.fill("/run/agent/epoch", 7, {}))
     return made
@@ -308,7 +308,7 @@ def test_the_bootstraps_of_the_system_tests_are_read(directory: Path) -> None:
 
 
 def test_many_pairs_are_read_in_no_time(directory: Path) -> None:
-    """A thousand pairs in 300 listeners take about ten times as long as a hundred in 30, and not a hundred times."""
+    """A thousand pairs in 300 listeners need about ten times as long as a hundred in 30, and not a hundred times."""
     listener = bootstrap(directory)["static_resources"]["listeners"][0]
     pairs = [
         {"certificate_chain": {"filename": f"/c/{number}"}, "private_key": {"filename": f"/k/{number}"}}
@@ -329,7 +329,7 @@ def test_many_pairs_are_read_in_no_time(directory: Path) -> None:
 
 
 class Plain(yaml.CSafeDumper):
-    """Writes what is the same twice, instead of an alias."""
+    """Writes equal objects twice, instead of an alias."""
 
     def ignore_aliases(self, _data: object) -> bool:
         return True

@@ -1,6 +1,6 @@
-"""What we take, Envoy takes; what Envoy refuses, we refuse; and what only we refuse, we say is not supported.
+"""Envoy accepts what we accept; we refuse what Envoy refuses; and what only we refuse is reported as not supported.
 
-The default run asks Envoy about some of the documents, with AGENT_LONG=1 about all.
+The default run compares some of the documents, with AGENT_LONG=1 all.
 """
 
 import json
@@ -25,7 +25,7 @@ SOME = None if os.environ.get("AGENT_LONG") else 5
 
 
 def taken_by_envoy(directory: Path, texts: Sequence[str]) -> list[bool]:
-    """Ask about each document by itself."""
+    """Check each document by itself."""
 
     def ask(number: int) -> bool:
         path = directory / f"{number}.yaml"

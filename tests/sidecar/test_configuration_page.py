@@ -1,4 +1,4 @@
-"""The page that documents the configuration has every field that is read, and no other."""
+"""The page of the configuration documents every supported field, and no other."""
 
 import re
 from pathlib import Path
@@ -33,7 +33,7 @@ PAGE = Path(sidecar.__path__[0]) / "CONFIGURATION.md"
 
 
 def documented() -> dict[str, set[str]]:
-    """The fields of each table, by the message that heads it."""
+    """The fields of each table, by the message in its heading."""
     found: dict[str, set[str]] = {}
     fields: set[str] = set()
     for line in PAGE.read_text().splitlines():
@@ -60,7 +60,7 @@ async def test_every_path_of_the_console_is_documented_and_no_other() -> None:
 
 
 def everything(directory: Path) -> Json:
-    """A bootstrap in which there is a message of every kind."""
+    """Return a bootstrap with a message of every kind."""
     write_files(directory)
     tree = gated(bootstrap(directory))
     original = typed("filters.listener.original_dst.v3.OriginalDst")
@@ -131,7 +131,7 @@ PLACES = {
 
 
 def test_every_field_that_is_heeded_is_read(tmp_path: Path) -> None:
-    """What no field can be is refused in each of them: one that nobody asks for would be ignored without a word."""
+    """An impossible value in each field is refused: an unread field would be ignored silently."""
     tree = everything(tmp_path)
     places = {kind: PLACES.get(kind.rpartition(".")[2]) for kind, fields in KINDS.items() if fields.heeded}
     ignored = []
@@ -155,6 +155,6 @@ def test_every_field_that_is_not_heeded_is_refused(tmp_path: Path) -> None:
 
 
 def refusals(why: str) -> int:
-    """How many fields are not supported, those included that are not told."""
+    """Return the number of unsupported fields, including those that are not listed."""
     more = re.search(r"; and (\d+) more$", why)
     return why.count(": not supported by sidecar") + (int(more[1]) if more else 0)

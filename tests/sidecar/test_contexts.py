@@ -1,4 +1,4 @@
-"""Certificates from files: which one a client gets, and how one that cannot be used is refused."""
+"""Certificates from files: which one a client gets, and the reasons for a refusal."""
 
 import os
 import ssl
@@ -14,7 +14,7 @@ from tests.sidecar.stand import authority, visitor, written, written_ca
 
 
 def shown(context: ssl.SSLContext, client: ssl.SSLContext, name: str | None) -> str:
-    """Shake hands in memory; return the first name of the certificate that the client got."""
+    """Shake hands in memory; return the first name of the certificate that the client received."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client.check_hostname = False
     left = client.wrap_bio(to_client, to_server, server_hostname=name)

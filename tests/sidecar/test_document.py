@@ -117,7 +117,7 @@ def test_no_configuration_at_all_is_bad_input() -> None:
         read(None, None)
 
 
-# The command line's YAML over the file's
+# --config-yaml merged over the file
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_no_configuration_at_all_is_bad_input() -> None:
         ("a: x", "a: y", "a: y"),
         ("a: {b: 1, c: 2}", "a: {c: 3}", "a: {b: 1, c: 3}"),
         ("a: [1, 2]", "a: [3]", "a: [1, 2, 3]"),
-        ("a: x", "a: ''", "a: x"),  # a field of its default value is not there, for protobuf
+        ("a: x", "a: ''", "a: x"),  # for protobuf, a field with its default value is not set
         ("a: x", "a: ~", "a: x"),
         ("a: {'@type': t, b: 1}", "a: {'@type': t, c: 2}", "a: {'@type': t, c: 2}"),
         ("metadata: {a: {b: 1}, c: 2}", "metadata: {a: {d: 3}}", "metadata: {a: {d: 3}, c: 2}"),

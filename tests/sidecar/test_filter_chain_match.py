@@ -1,4 +1,4 @@
-"""Which chain a connection gets."""
+"""The filter chain of a connection."""
 
 import pytest
 

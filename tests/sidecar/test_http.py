@@ -1,4 +1,4 @@
-"""HTTP/1.1 through the data plane: what is answered, what is refused, what is kept for the next request."""
+"""HTTP/1.1 through the data plane: responses, refusals, and state that persists between requests."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ HOST = b"Host: x\r\n"
 
 
 class Origin:
-    """Answers requests by their paths, keeps what it was asked, and counts its connections."""
+    """Answers requests by their paths, records them, and counts its connections."""
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
@@ -91,7 +91,7 @@ async def serving(
 
 
 async def answer(streams: Streams, *, to_head: bool = False) -> tuple[int, dict[str, str], bytes]:
-    """Read one answer."""
+    """Read one response."""
     head = (await streams[0].readuntil(b"\r\n\r\n")).decode("latin-1")
     status, *lines = head.strip().split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
@@ -297,7 +297,7 @@ async def test_a_client_that_waits_is_told_to_go_on() -> None:
 
 
 async def test_a_kept_connection_that_died_is_no_failure() -> None:
-    """Its end may be known before the next request, or only after it was sent."""
+    """Its end may be detected before the next request, or only after that was sent."""
     cut = asyncio.Event()
 
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -418,7 +418,7 @@ async def test_an_answer_before_the_whole_request_is_passed_on() -> None:
 
 @pytest.mark.parametrize("is_whole", [False, True])
 async def test_an_answer_before_the_whole_request_takes_nothing_from_it(tmp_path: Path, is_whole: bool) -> None:
-    """A Unix socket has room for a few hundred small writes: the rest waits, parsed by nobody, as the answer comes."""
+    """A Unix socket has space for a few hundred small writes: the rest waits unparsed when the response arrives."""
     loop = asyncio.get_running_loop()
     count, end = 2000, b"0\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as listening:
@@ -452,7 +452,7 @@ async def test_an_answer_before_the_whole_request_takes_nothing_from_it(tmp_path
 
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_what_an_upstream_sends_unasked_is_no_response(at_once: bool) -> None:
-    """It would be the response to the next request, perhaps another client's."""
+    """It would be the response to the next request, possibly of another client."""
     answer, sent = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n", asyncio.Event()
 
     async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

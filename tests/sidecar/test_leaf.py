@@ -1,4 +1,4 @@
-"""What a leaf says of itself, beside what a library reads."""
+"""Properties of a leaf, compared with those that a library reads."""
 
 import ssl
 
@@ -65,7 +65,7 @@ def test_an_elliptic_key_that_may_not_sign_is_refused(uses: tuple[str, ...]) -> 
 
 
 def test_an_rsa_key_that_may_not_sign_is_taken() -> None:
-    """Up to TLS 1.2 it may be the one that a secret is encrypted with."""
+    """Up to TLS 1.2, a secret may be encrypted with it."""
     assert leaf_of(authority().issue(["a.example"], "rsa", more=[key_usage("key_encipherment")]).chain_pem.decode())
 
 

@@ -1,4 +1,4 @@
-"""The command, run as a command: what it says, where, and how it exits."""
+"""The sidecar as a command: its output and its exit codes."""
 
 import signal
 import subprocess
@@ -31,7 +31,7 @@ def write(path: Path, **changes: Json) -> Path:
 
 @contextmanager
 def running(*words: str | Path) -> Iterator[tuple["subprocess.Popen[str]", IO[str]]]:
-    """Run one that serves, from when it says so; it must exit well when told to."""
+    """Run a sidecar, from its message that it serves; it must exit with 0 when requested."""
     command = [*SIDECAR, "--disable-hot-restart", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""A relay on socket pairs, where the order of what happens is the test's."""
+"""A relay on socket pairs, where the test controls the order of events."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ from agent.stats.writer import Writer
 
 
 class Pair:
-    """A wire, and the socket at its far end."""
+    """A stream, and the socket at its far end."""
 
     def __init__(self) -> None:
         near, self.far = socket.socketpair()
@@ -50,7 +50,7 @@ async def test_what_is_held_goes_out_after_the_end_of_its_source() -> None:
     size = 0
     try:
         while True:
-            size += upstream.wire.socket.send(bytes(1 << 16))  # fill the way to the upstream, so that more is held
+            size += upstream.wire.socket.send(bytes(1 << 16))  # fill the buffers to the upstream: more data is held
     except BlockingIOError:
         pass
     relay(client, upstream, lambda *_: over.set_result(True))

@@ -1,4 +1,4 @@
-"""The data plane as a whole: its doors, its references, what it waits for."""
+"""The data plane as a whole: its listeners, references and waits."""
 
 import asyncio
 import errno
@@ -120,7 +120,7 @@ async def test_a_shared_door_stays_as_it_was_for_whoever_shares_it() -> None:
 
 @contextmanager
 def few_descriptors(room: int) -> Iterator[None]:
-    """Let this process have so many more descriptors than it has."""
+    """Permit this process only so many more descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
     fillers = [os.open("/dev/null", os.O_RDONLY) for _ in range(highest - len(list(Path("/proc/self/fd").iterdir())))]
@@ -154,7 +154,7 @@ async def test_without_descriptors_clients_wait_and_the_rest_goes_on() -> None:
 
 async def test_an_accept_that_fails_is_not_the_last() -> None:
     class Failing(socket.socket):
-        """A listening socket of ours whose first accept meets a client that has given up (accept(2), ECONNABORTED)."""
+        """A listening socket whose first accept meets a client that has disconnected (accept(2), ECONNABORTED)."""
 
         failures = 1
 
@@ -201,7 +201,7 @@ async def test_a_name_that_is_gone_keeps_its_last_good_answer(monkeypatch: pytes
             raise socket.gaierror(socket.EAI_AGAIN, "try again")
         return [(0, 0, 0, "", (each, 0)) for each in answer]
 
-    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)  # the resolver of the machine is nobody's to change
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)  # a test cannot change the machine's resolver
     async with standing([], [named("a.example", dns_refresh_rate=0.02, dns_family="V4_ONLY")]) as stand:
         assert stand.stat("cluster.c.membership_total") == 2
         await stand.until("cluster.c.update_no_rebuild", 1)

@@ -1,4 +1,4 @@
-"""TCP through the data plane: both directions, ends, breaks, clients that do not read, clusters that are not there."""
+"""TCP through the data plane: both directions, ends, resets, clients that do not read, missing clusters."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ BULK = os.urandom(1 << 20) * 5
 
 
 def nowhere() -> SocketAddress:
-    """An address that refuses: its port was free a moment ago, and is taken without listening."""
+    """Return an address that refuses: its port is bound without listening."""
     return SocketAddress("127.0.0.1", 1)
 
 
@@ -187,7 +187,7 @@ async def test_without_an_upstream_the_client_is_closed(endpoints: tuple[SocketA
 
 async def test_an_upstream_that_does_not_answer_in_time_is_given_up() -> None:
     full = socket.create_server(("127.0.0.1", 0), backlog=0)
-    waiting = [socket.create_connection(full.getsockname())]  # its queue takes one; whoever comes then gets no answer
+    waiting = [socket.create_connection(full.getsockname())]  # its queue holds one; further clients get no answer
     try:
         address = SocketAddress(*full.getsockname())
         async with standing([listener(PROXY)], [cluster(address, within=0.2)]) as stand:

@@ -1,4 +1,4 @@
-"""TLS with clients and with clusters: who is let in, who is refused and how that is counted."""
+"""TLS with clients and with clusters: accepted and refused connections, and their counters."""
 
 import asyncio
 import os
@@ -61,7 +61,7 @@ def make(tmp_path: Path) -> Make:
 
 
 async def talk(stand: Stand, tls: ssl.SSLContext, name: str = "l", sni: str = "a.example") -> bytes:
-    """Say something; return the answer."""
+    """Send a line; return the answer."""
     reader, writer = await stand.connect(name, tls, sni)
     try:
         writer.write(b"hello")
@@ -88,7 +88,7 @@ async def test_bytes_both_ways_through_tls(make: Make, version: ssl.TLSVersion) 
 
 
 async def test_an_end_under_tls_leaves_the_other_direction_open(make: Make) -> None:
-    """Told by TLS's own end alone; a client that knows of it goes on sending."""
+    """Signalled by TLS's close_notify only; a client that supports half-close continues to send."""
 
     async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"bye")
@@ -214,7 +214,7 @@ async def test_half_a_handshake_costs_its_time_and_nobody_else(make: Make) -> No
     async with standing([listener(Echo())._replace(chains=(chain,))]) as stand:
         begun = time.monotonic()
         assert await talk(stand, visitor()) == b"hello"
-        whole = time.monotonic() - begun  # a slow machine takes its time over a handshake
+        whole = time.monotonic() - begun  # a slow machine needs longer for a handshake
     chain = chain._replace(connect_timeout=max(0.2, 20 * whole))
     async with standing([listener(Echo())._replace(chains=(chain,))]) as stand:
         half = [await stand.connect() for _ in range(20)]
@@ -331,7 +331,7 @@ async def test_a_client_that_leaves_before_it_says_enough(make: Make) -> None:
 
 @pytest.mark.parametrize("within", [0, PATIENCE])
 async def test_a_client_at_a_unix_socket_that_leaves_before_it_says_enough(within: float) -> None:
-    """Its end does not wake whoever waits for more bytes, and there is always something to read."""
+    """The end does not wake a reader that waits for more bytes, and the socket stays readable."""
     inspected: asyncio.Future[Hello | OSError] = asyncio.get_running_loop().create_future()
     connected, client = socket.socketpair(socket.AF_UNIX)
     with connected, client:

@@ -1,4 +1,4 @@
-"""The same rules as for the host: coroutines on a loop of their own, and no descriptor left behind."""
+"""The rules of tests/host: coroutines run on a loop of their own, and no descriptor may leak."""
 
 from tests.host.conftest import no_descriptor_leaks, ordinary, pytest_pyfunc_call
 

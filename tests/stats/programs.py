@@ -1,4 +1,4 @@
-"""Tiny programs that write statistics and say when they are ready: `python -m tests.stats.programs WHAT PATH EPOCH`."""
+"""Small programs that write statistics and report when ready: `python -m tests.stats.programs WHAT PATH EPOCH`."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ STEP = 257 << 32 | 257
 
 
 def pairs(writer: Writer) -> None:
-    """Count for ever: the second counter follows the first, a gauge goes up and down, names come all the time."""
+    """Count without end: the second counter follows the first, a gauge goes up and down, new names are added."""
     first, second, gauge = writer.counter("first"), writer.counter("second"), writer.gauge("open")
     _ready()
     number = 0
@@ -33,7 +33,7 @@ def pairs(writer: Writer) -> None:
 
 
 def halves(writer: Writer) -> None:
-    """Let counters grow for ever whose halves are equal."""
+    """Increase counters without end whose halves are equal."""
     counters = [writer.counter(f"half.{number}") for number in range(HALVES)]
     _ready()
     while True:
@@ -42,7 +42,7 @@ def halves(writer: Writer) -> None:
 
 
 def done(writer: Writer) -> None:
-    """Count a little, and end."""
+    """Count a little, and exit."""
     writer.counter("requests").add(7)
     writer.gauge("connections").set(3)
     _ready()
@@ -55,7 +55,7 @@ def _ready() -> None:
 
 @contextmanager
 def running(what: str, path: Path, epoch: int = 1) -> Iterator[subprocess.Popen[str]]:
-    """Run one of them from its line on; kill it at the end."""
+    """Run one of them from its first line on; kill it at the end of the block."""
     command = [sys.executable, "-m", "tests.stats.programs", what, str(path), str(epoch)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -67,7 +67,7 @@ def running(what: str, path: Path, epoch: int = 1) -> Iterator[subprocess.Popen[
 
 
 def main(what: str, path: str, epoch: str) -> None:
-    """Be one of them."""
+    """Run one of them."""
     nonce = int(epoch).to_bytes(16, "big")
     room = SegmentLayout(4096, 2**16)
     writer = Writer.create(

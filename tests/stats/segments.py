@@ -1,4 +1,4 @@
-"""Segments to look at, made by the real writer."""
+"""Segments for tests, created by the real writer."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ SMALL = SegmentLayout(8, 128)
 
 
 def nonce_of(epoch: int) -> bytes:
-    """A nonce that tells an epoch."""
+    """Return a nonce that identifies an epoch."""
     return epoch.to_bytes(16, "big")
 
 

@@ -1,4 +1,4 @@
-"""Whatever lies in the file: it is refused or read, and nothing else happens."""
+"""A file of any content is refused or read, without other effects."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ def image(tmp_path: Path) -> bytes:
 
 
 def looked_at(path: Path, *images: bytes) -> list[Snapshot]:
-    """Open the first image, read it and the ones that come to lie in its place; return what was not refused."""
+    """Open the first image, read it and its replacements; return the values that were accepted."""
     found: list[Snapshot] = []
     path.touch(0o600)
     path.write_bytes(images[0])

@@ -1,4 +1,4 @@
-"""Two reads of a counter, of which one may be torn: each of its bytes is of another moment."""
+"""Two reads of a counter, one of which may be torn: each of its bytes is from another moment."""
 
 from itertools import accumulate
 
@@ -12,7 +12,7 @@ STEPS = st.sampled_from([0, 1, 2, 0x0F, 0xFF, 0x100, 0x101, 0xFF00, 0xFFFF, 0x10
 
 @st.composite
 def reads(draw: st.DrawFn) -> tuple[list[int], int, int, int]:
-    """A counter's life, two reads of it in the order they were made, and which of them is whole."""
+    """The values of a counter over time, two reads of it in order, and which of them is whole."""
     start = draw(st.one_of(st.integers(0, 2**40), st.sampled_from([0, 0xFF, 0xFE, 0xFFFF, 0xFFFFFF])))
     life = list(accumulate(draw(st.lists(STEPS | st.integers(0, 2**24), max_size=8)), initial=start))
     between = draw(st.integers(0, len(life) - 1))

@@ -27,7 +27,7 @@ def test_counters_go_on_over_epochs_and_gauges_of_the_dead_vanish(tmp_path: Path
         new.gauge("connections").add()
         assert totals.read().counters == {"requests": 7}
         assert totals.read().gauges == {"connections": 4, "old only": 1}
-        old.counter("requests").add()  # after the last read, before the end
+        old.counter("requests").add()  # after the last read, before the exit
         totals.retire(1)
         assert totals.read().counters == {"requests": 8}
         assert totals.read().gauges == {"connections": 1}
@@ -122,7 +122,7 @@ def test_an_agent_that_comes_back_goes_on(tmp_path: Path) -> None:
         assert second.read().gauges == {"b": 1}
         second.retire(3)
         assert second.read().counters == {"a": 1115}
-        second.attach(1, Segment.open(tmp_path / "1"))  # its directory was still there
+        second.attach(1, Segment.open(tmp_path / "1"))  # its directory still existed
         assert second.read().counters == {"a": 1115}
         assert second.to_state()["epochs"].keys() == {"2"}
         second.close()

@@ -1,4 +1,4 @@
-"""A small agent that does what its play says, behind a real control socket."""
+"""A small agent with prescribed actions, behind a real control socket."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -18,7 +18,7 @@ GOOD = (Progress(0.0, "epoch 8 starts"), Progress(0.25, "epoch 8 is at the gate"
 
 
 class Acting:
-    """Writes down what is asked. Each line of the timeline, and the end of a drain, wait until `may_go_on` is set."""
+    """Records requests. Each line of the timeline, and the end of a drain, wait until `may_go_on` is set."""
 
     def __init__(self, *timeline: Progress | OperationResult | Exception) -> None:
         self.timeline = timeline or GOOD
@@ -99,7 +99,7 @@ class Acting:
 
 @asynccontextmanager
 async def controlled(directory: Path, actions: Acting) -> AsyncIterator[Control]:
-    """Let this agent take orders in a directory."""
+    """Open a control socket for this agent in a directory."""
     control = Control(actions, actions.notes.append)
     await control.open(directory)
     try:
@@ -109,6 +109,6 @@ async def controlled(directory: Path, actions: Acting) -> AsyncIterator[Control]
 
 
 async def ask(directory: Path, method: str, target: str) -> tuple[int, str]:
-    """One request to the control socket there."""
+    """Send one request to the control socket there."""
     status, body = await client.fetch(directory / NAME, target, method=method, timeout=PATIENCE)
     return status, body.decode()

@@ -1,4 +1,4 @@
-"""A loop whose time passes in leaps: nothing waits, and what happens when is exact."""
+"""A loop with simulated time: no real waiting, and exact times of events."""
 
 import asyncio
 import selectors
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class _Leaping(selectors.SelectSelector):
-    """Nobody waits here for the next timer: it is that late at once."""
+    """A selector that advances the time to the next timer instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,36 +25,36 @@ class _Leaping(selectors.SelectSelector):
 
 
 class Clockwork(asyncio.SelectorEventLoop):
-    """Time passes when everybody waits."""
+    """Advances the time when no callback is ready."""
 
     def __init__(self) -> None:
         self.selector = _Leaping()
         super().__init__(self.selector)
 
     def time(self) -> float:
-        """Seconds since the beginning."""
+        """Return the seconds since the start."""
         return self.selector.now
 
     @property
     def timers(self) -> list[asyncio.TimerHandle]:
-        """What is yet to happen."""
+        """The pending timers."""
         scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]  # of CPython's loop
         return [timer for timer in scheduled if not timer.cancelled()]
 
     @property
     def wakeups(self) -> int:
-        """How often a timer has ended a wait."""
+        """The number of waits that a timer has ended."""
         return self.selector.wakeups
 
 
 def play(what: Coroutine[Any, Any, T]) -> T:
-    """Run it to its end on a loop of this kind."""
+    """Run a coroutine to its end on such a loop."""
     with asyncio.Runner(loop_factory=Clockwork) as runner:
         return runner.run(what)
 
 
 def clockwork() -> Clockwork:
-    """The loop that runs."""
+    """Return the running loop."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Clockwork)
     return loop

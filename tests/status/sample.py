@@ -1,4 +1,4 @@
-"""An agent in the middle of everything: one of each thing that an overview can show."""
+"""A status with one of each thing that it can show."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -22,12 +22,12 @@ NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
 
 def ago(seconds: float) -> datetime:
-    """So many seconds before the overview was made."""
+    """Return a time this many seconds before the status."""
     return NOW - timedelta(seconds=seconds)
 
 
 def facts(serial: str, left: timedelta, name: str = "web.example") -> Facts:
-    """A leaf of ninety days of which so much is left."""
+    """Return a leaf of ninety days with this much life left."""
     return Facts(
         subject=f"CN={name}",
         names=(f"DNS:{name}", f"URI:spiffe://example/{name}"),

@@ -19,7 +19,7 @@ from tests.system.eventually import PATIENCE
 
 
 def rows(body: str) -> list[dict[str, object]]:
-    """What a timeline tells, line by line."""
+    """Return the lines of a timeline, parsed."""
     return [json.loads(line) for line in body.splitlines()]
 
 
@@ -30,7 +30,7 @@ async def test_a_restart_is_told_as_it_happens(tmp_path: Path) -> None:
     actions = Acting(Progress(0.0, "epoch 8 starts"), Progress(0.5, "it is at the gate"), OperationResult("serving", 8))
     actions.may_go_on.clear()
     async with controlled(tmp_path, actions), stream(tmp_path / NAME, Request("POST", "/restart")) as response:
-        assert response.status == 200  # before anything has happened
+        assert response.status == 200  # before any event
         assert not isinstance(response.body, bytes)
         actions.may_go_on.set()
         body = b"".join([part async for part in response.body])
@@ -88,7 +88,7 @@ async def test_a_client_that_goes_away_cancels_nothing(target: str, tmp_path: Pa
 
 
 async def test_last_words_are_sent_before_the_program_is_replaced(tmp_path: Path) -> None:
-    """What stands after `executing` may be the execve(2), after which nothing is sent."""
+    """The execve(2) may follow `executing`, after which no data is sent."""
     with socket.socket(socket.AF_UNIX) as asker:
 
         class Executing(Acting):
@@ -156,7 +156,7 @@ async def test_a_drain_that_nobody_waits_for_is_noted_when_it_fails(tmp_path: Pa
     assert "cannot drain: nothing serves" in actions.notes
 
 
-# Questions
+# Queries
 
 
 async def test_readiness_is_told_with_its_reason_and_is_no_action(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ async def test_the_state_is_json(tmp_path: Path) -> None:
     assert (status, json.loads(body)) == (200, {"serving": 8, "draining": [7]})
 
 
-# What cannot be meant
+# Invalid requests
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ WIRE = b"GET /events HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
 class Source:
-    """An agent of which overviews are made; each is a second older than the one before."""
+    """An agent whose statuses are each a second older than the previous one."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -32,7 +32,7 @@ class Source:
 
 
 async def body(response: Response) -> AsyncIterator[bytes]:
-    """What is streamed."""
+    """Return the streamed text."""
     assert response.status == 200
     assert not isinstance(response.body, bytes)
     async for part in response.body:
@@ -40,7 +40,7 @@ async def body(response: Response) -> AsyncIterator[bytes]:
 
 
 async def watch(stream: Stream, seconds: float) -> list[float]:
-    """Read all that comes in so many seconds; return when it came."""
+    """Read all data of this many seconds; return the times of arrival."""
     times: list[float] = []
     try:
         async with asyncio.timeout(seconds):
@@ -101,7 +101,7 @@ def test_an_overview_is_made_once_for_all() -> None:
 
 
 def test_one_who_comes_later_waits_for_nothing_and_shakes_nobody() -> None:
-    """However often they connect again, they cost no more than four overviews a second."""
+    """However often they reconnect, they cost no more than four statuses a second."""
 
     async def many() -> int:
         source = Source()
@@ -111,7 +111,7 @@ def test_one_who_comes_later_waits_for_nothing_and_shakes_nobody() -> None:
             came = clockwork().time()
             await anext(body(await stream.answer(GET)))
             assert clockwork().time() == came
-            await asyncio.sleep(0.02)  # of the clockwork's seconds
+            await asyncio.sleep(0.02)  # of simulated seconds
         assert len(await faithful) == source.made
         return source.made
 
@@ -160,7 +160,7 @@ def test_so_many_may_watch_and_no_more_until_one_goes() -> None:
         answers = [await stream.answer(GET) for _ in range(4)]
         assert [answer.status for answer in answers] == [200, 200, 200, 503]
         assert answers[3].body == b"the limit of 3 watchers is reached; see /status\n"
-        answers.pop(0)  # even one of whom nothing was ever read
+        answers.pop(0)  # also one without any read
         assert (await stream.answer(GET)).status == 200
 
     play(crowd())
@@ -208,7 +208,7 @@ async def served(stream: Stream) -> AsyncIterator[tuple[str, int]]:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Let the loop turn until it is."""
+    """Run the loop until the condition holds."""
     async with asyncio.timeout(PATIENCE):
         while not is_so():  # noqa: ASYNC110  # nobody tells of a watcher that is gone
             await asyncio.sleep(0)
@@ -232,7 +232,7 @@ async def test_a_client_that_goes_is_noticed_at_the_next_overview(monkeypatch: p
 
 
 async def test_a_client_that_never_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the server, and what it was given is bounded by what its connection takes."""
+    """The server closes it, and the data queued for it is bounded by the connection's buffers."""
     monkeypatch.setattr(server, "READ_TIMEOUT", 0.05)
     monkeypatch.setattr("agent.status.event_stream._AT_MOST_EVERY", 0.0)
     monkeypatch.setattr("agent.status.event_stream._AT_LEAST_EVERY", 0.0)
@@ -244,7 +244,7 @@ async def test_a_client_that_never_reads_is_cut(monkeypatch: pytest.MonkeyPatch)
         return Status(NOW, "0.1.0", 1, NOW, ready=False, reason="x" * (1 << 20), sentence="", epoch=None)
 
     stream = Stream(large)
-    gc.disable()  # counting references is enough
+    gc.disable()  # reference counting suffices
     try:
         async with served(stream) as name:
             with socket.create_connection(name) as deaf:

@@ -1,4 +1,4 @@
-"""Each address is answered by its room; what acts does so only for whoever may."""
+"""Each path has its handler; actions need permission."""
 
 import asyncio
 import json
@@ -88,7 +88,7 @@ async def test_who_asks_again_gets_the_same_until_something_has_changed() -> Non
 
 
 async def told(made: Routes, request: Request) -> int:
-    """The epoch that the status tells of."""
+    """The epoch in the status."""
     response = await made.answer(request)
     assert isinstance(response.body, bytes)
     epoch: int = json.loads(response.body)["epoch"]

@@ -20,7 +20,7 @@ BARE = replace(
 
 
 def described(name: str) -> dict[str, Any]:
-    """The schema of one of the shapes."""
+    """Return the schema of one of the types."""
     found: dict[str, Any] = SCHEMA if name == Status.__name__ else SCHEMA["$defs"][name]
     return found
 
@@ -68,7 +68,7 @@ def test_every_field_has_its_type(name: str) -> None:
 
 
 def kinds(schema: dict[str, Any]) -> set[str]:
-    """What a value may be: JSON's own types, and names of definitions."""
+    """Return the permitted kinds of a value: JSON's own types, and names of definitions."""
     if "anyOf" in schema:
         return set().union(*map(kinds, schema["anyOf"]))
     if "$ref" in schema:
@@ -81,7 +81,7 @@ def kinds(schema: dict[str, Any]) -> set[str]:
 
 
 def expected(hint: Any) -> set[str]:  # noqa: ANN401  # any annotation
-    """The same of an annotation."""
+    """Return the same of an annotation."""
     if get_origin(hint) is tuple:
         return {f"array of {kind}" for kind in expected(get_args(hint)[0])}
     if get_args(hint):

@@ -1,4 +1,4 @@
-"""The same rules as for the host, and a run directory."""
+"""The rules of tests/host, and a run directory."""
 
 from tests.host.conftest import no_descriptor_leaks, ordinary, pytest_pyfunc_call
 from tests.processes.conftest import directory

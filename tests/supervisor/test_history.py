@@ -22,7 +22,7 @@ SEEN = (ProbeResult("tcp://127.0.0.1:1", "20", matches=True),)
 
 
 class Life:
-    """A reconciler whose history is kept in a directory; revision `a` has serial 1f, and `b` 20."""
+    """A reconciler whose history is saved in a directory; revision `a` has serial 1f, and `b` 20."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self.core = Reconciler(Policy(quiet_timeout=0.0), jitter=lambda: 0.5)
@@ -120,7 +120,7 @@ def test_the_next_agent_knows_what_was(life: Life, directory: RunDirectory) -> N
     before = life.history.views()
     after = Life(directory).history.views()
     assert after[1:] == before[1:]
-    assert after[0] == replace(before[0], outcome=AttemptResult.DROPPED.value)  # nobody saw its end
+    assert after[0] == replace(before[0], outcome=AttemptResult.DROPPED.value)  # its end was not observed
 
 
 @pytest.mark.parametrize("kept", ["[]", "{}", '{"attempts": 3}', '{"attempts": [1, {}, {"epoch": "x"}]}', "{"])

@@ -1,4 +1,4 @@
-"""What the log warns of reaches a cluster as events of the pod: against an API server made here, by real TLS."""
+"""Warnings of the log are sent as events of the pod: against an API server of the test, over real TLS."""
 
 import asyncio
 import base64
@@ -29,7 +29,7 @@ Call = tuple[str, str, dict[str, Any]]  # method, path, body
 
 
 def token(claims: object) -> str:
-    """A token with these claims, which nobody signed."""
+    """Return an unsigned token with these claims."""
     return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
 
 
@@ -38,7 +38,7 @@ BOUND = token({"kubernetes.io": {"namespace": "prod", "pod": {"name": "app-1", "
 
 @dataclass
 class Cluster:
-    """An API server that knows events by their names. It answers with each status of `moods` once, before it works."""
+    """An API server that stores events by name. It answers with each status of `moods` once, before it works."""
 
     calls: list[Call] = field(default_factory=list)
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Cluster:
             await writer.wait_closed()
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> int:
-        """Do as an API server does."""
+        """Answer as an API server does."""
         name = path.removeprefix(EVENTS).strip("/") or body["metadata"]["name"]
         if method == "POST":
             if name in self.events:
@@ -76,7 +76,7 @@ class Cluster:
         return 200
 
     async def told(self, count: int) -> list[Call]:
-        """Wait for so many calls."""
+        """Wait for this many calls."""
         async with asyncio.timeout(PATIENCE), self.asked:
             await self.asked.wait_for(lambda: len(self.calls) >= count)
         return self.calls
@@ -84,7 +84,7 @@ class Cluster:
 
 @asynccontextmanager
 async def listening(cluster: Cluster, directory: Path) -> AsyncIterator[ServiceAccount]:
-    """Let it listen on loopback; give the account of a pod."""
+    """Listen on loopback; yield the account of a pod."""
     authority = Authority.create("cluster")
     leaf = authority.issue(["127.0.0.1"])
     for name, content in (("crt", leaf.chain_pem), ("key", leaf.key_pem), ("ca.crt", authority.pem)):
@@ -105,7 +105,7 @@ async def listening(cluster: Cluster, directory: Path) -> AsyncIterator[ServiceA
 async def announcing_to(
     cluster: Cluster, directory: Path, standing: tuple[str, ...] = ()
 ) -> AsyncIterator[KubernetesEvents]:
-    """An announcer that has begun, and ends."""
+    """Run the sender of events during the block."""
     async with listening(cluster, directory) as account:
         announcer = KubernetesEvents(lambda: standing)
         announcer.begin(lambda: account)

@@ -1,4 +1,4 @@
-"""The real Envoy, for what only it can say: whether it takes a file, and what it complains of."""
+"""The real Envoy, for results that only it can give: whether it accepts a file, and its error message."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ wants_envoy = pytest.mark.skipif(ENVOY is None, reason="no Envoy")
 
 
 def run(arguments: Sequence[str], descriptors: Sequence[int] = ()) -> tuple[int, str]:
-    """Run Envoy to its end; return its exit code and what it printed."""
+    """Run Envoy to its end; return its exit code and its output."""
     assert ENVOY is not None
     ran = subprocess.run(
         [ENVOY, *arguments], capture_output=True, text=True, check=False, pass_fds=descriptors, timeout=PATIENCE
@@ -23,7 +23,7 @@ def run(arguments: Sequence[str], descriptors: Sequence[int] = ()) -> tuple[int,
 
 
 def memory(content: bytes) -> int:
-    """Put bytes into a file without a name, which the caller closes."""
+    """Write bytes into a file without a name, which the caller closes."""
     descriptor = os.memfd_create("test", os.MFD_CLOEXEC)
     os.write(descriptor, content)
     return descriptor

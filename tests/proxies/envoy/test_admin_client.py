@@ -24,7 +24,7 @@ from tests.system.eventually import PATIENCE
 
 @asynccontextmanager
 async def admin(directory: Path, answers: dict[str, bytes], status: int = 200) -> AsyncIterator[AdminClient]:
-    """A console that gives these answers, by path."""
+    """An admin interface with these answers, by path."""
 
     async def answer(request: Request) -> Response:
         return Response(status, answers.get(request.path, b""))
@@ -134,7 +134,7 @@ QUESTIONS = [
 )
 @settings(max_examples=40, deadline=None)
 def test_an_answer_of_any_shape_is_an_answer_or_a_machine_error(question: str, value: object) -> None:
-    """Whoever has taken the proxy over answers; nothing of it is a bug of the agent's."""
+    """A compromised proxy answers; no answer may cause a bug in the agent."""
 
     async def ask() -> None:
         admin = AdminClient(Path("/nowhere"))
@@ -164,11 +164,11 @@ async def test_a_console_that_refuses_or_is_gone_is_a_machine_error(tmp_path: Pa
         await AdminClient(tmp_path / "admin").listeners()
 
 
-# The real one
+# The real Envoy
 
 
 def listening(*names: str, more: dict[str, object] | None = None) -> str:
-    """A bootstrap with a TCP listener at each abstract name, into a cluster that is always down."""
+    """Return a bootstrap with a TCP listener at each abstract name, into a cluster that is always down."""
     proxy = {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo",
     }
@@ -178,13 +178,13 @@ def listening(*names: str, more: dict[str, object] | None = None) -> str:
 
 
 def abstract() -> str:
-    """A name that nobody else on the machine has."""
+    """Return a unique abstract name."""
     return f"@agent-test-{secrets.token_hex(8)}"
 
 
 @contextlib.contextmanager
 def client(name: str) -> Iterator[socket.socket]:
-    """An open connection that has been answered once."""
+    """Return an open connection that has received one response."""
     with socket.socket(socket.AF_UNIX) as made:
         made.settimeout(PATIENCE)
         made.connect("\0" + name[1:])
@@ -222,7 +222,7 @@ NO_STATS: dict[str, object] = {"stats_config": {"stats_matcher": {"reject_all": 
 
 @wants_envoy
 async def test_statistics_that_the_operator_does_not_want_are_not_taken_for_zero() -> None:
-    """Istio's own bootstrap includes a few prefixes only: a drain that sees no counter must not take it for zero."""
+    """Istio's own bootstrap includes only some prefixes: a drain must not read a missing counter as zero."""
     name = abstract()
     async with harness() as stage:
         role = await stage.serving(listening(name, more=NO_STATS))

@@ -14,7 +14,7 @@ from agent.proxies.envoy.admin_forwarder import Forwarder
 
 @asynccontextmanager
 async def leading(directory: Path, allow: str = "") -> AsyncIterator[Forwarder]:
-    """A forwarder to a console that says what it was asked."""
+    """Return a forwarder to an admin interface that returns the request."""
 
     async def answer(request: Request) -> Response:
         said = f"{request.method} {request.target} {request.body.decode()}".encode()
@@ -102,7 +102,7 @@ async def test_only_what_the_operator_allows_is_passed_on(tmp_path: Path, target
 
 
 async def test_a_matcher_that_is_not_understood_allows_nothing(tmp_path: Path) -> None:
-    """RE2 knows expressions that Python does not."""
+    """RE2 supports expressions that Python does not."""
     async with leading(tmp_path, r"[{safe_regex: {regex: '\pN+'}}]") as forwarder:
         assert (await forwarder.answer(Request("GET", "/ready"))).status == 403
 

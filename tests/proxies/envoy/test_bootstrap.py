@@ -68,7 +68,7 @@ def test_files_are_found_with_what_they_are(text: str, as_json: bool) -> None:
 
 
 def test_what_goes_with_a_pair_or_a_bundle_belongs_to_its_unit() -> None:
-    """OCSP responses, revocation lists and files of private-key providers change together with what they are for."""
+    """OCSP responses, revocation lists and files of private-key providers change together with their certificate."""
     found = configured(
         """
 static_resources:
@@ -111,7 +111,7 @@ def test_a_file_that_is_named_twice_or_by_an_alias_is_told_once() -> None:
 
 
 def test_files_in_a_list_are_found() -> None:
-    """session_ticket_keys is a list of data sources; without common keys no session survives a rotation."""
+    """session_ticket_keys is a list of data sources; without shared keys no session survives a rotation."""
     text = "x: {session_ticket_keys: {keys: [{filename: /certs/one}, {filename: /certs/two}]}}"
     assert {reference.path for reference in configured(text).references} == {"/certs/one", "/certs/two"}
 
@@ -169,7 +169,7 @@ def test_a_listener_is_found_as_the_protocol_spells_it(text: str, found: tuple[s
 
 @pytest.mark.parametrize("host", ["::0", "0:0:0:0:0:0:0:0", "0000::"])
 def test_an_address_of_many_spellings_is_one_place(host: str) -> None:
-    """Envoy asks for `tcp://[::]:80`, however the operator wrote it."""
+    """Envoy requests `tcp://[::]:80` for every spelling in the configuration."""
     assert listeners(f"{{address: {{socket_address: {{address: '{host}', port_value: 80}}}}}}")[0][0] == "tcp://[::]:80"
 
 
@@ -210,7 +210,7 @@ def test_datagrams_and_dynamic_listeners_are_noticed() -> None:
     assert not configured("dynamic_resources: {cds_config: {ads: {}}}").has_dynamic_listeners
 
 
-# The console
+# The admin interface
 
 
 ADMIN = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}, allow_paths: [{exact: /ready}]}"
@@ -326,7 +326,7 @@ def test_each_document_is_named_when_it_is_bad() -> None:
         configured("{}", "a: [\n")
 
 
-# What the real Envoy thinks of the copies
+# The real Envoy and the copies
 
 VARIED = {
     "empty": "",

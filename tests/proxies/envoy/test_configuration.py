@@ -1,4 +1,4 @@
-"""A configuration with files of resources: what it names, in which order they are held, and what they become."""
+"""A configuration with resource files: the files it names, the order of their copies, and the copies' content."""
 
 import base64
 import json
@@ -42,7 +42,7 @@ def whole(**more: bytes) -> Configuration:
 
 
 def held(configuration: Configuration, files: dict[str, int]) -> tuple[dict[str, int], dict[str, Any]]:
-    """Hold the files of resources: the descriptors, and what each one holds, in the order of holding."""
+    """Copy the resource files; return the descriptors, and the content of each, in order."""
     contents: dict[str, Any] = {}
 
     def hold(path: str, data: bytes) -> int:

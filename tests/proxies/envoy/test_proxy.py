@@ -49,7 +49,7 @@ def test_a_merged_flag_without_its_value_is_a_usage_error() -> None:
 
 @pytest.mark.parametrize("end", ["--", "--ignore_rest"])
 def test_nothing_may_end_the_flags_before_the_agents_own(end: str) -> None:
-    """What stands behind it would be ignored by Envoy, the restart epoch and the base id among it."""
+    """Envoy would ignore the following flags, including the restart epoch and the base id."""
     with pytest.raises(UsageError):
         Flags.parse([end, "x"])
 
@@ -140,7 +140,7 @@ def test_a_validation_touches_neither_shared_memory_nor_sockets() -> None:
     assert not {"--base-id", "--restart-epoch", "--socket-path"} & set(arguments)
 
 
-# What Envoy did not like
+# Envoy's error messages
 
 LISTENER = """
 static_resources:
@@ -223,7 +223,7 @@ def test_a_complaint_is_one_line_that_names_what_is_wrong(text: str, said: str) 
     ids=["constraint", "unknown type"],
 )
 def test_a_complaint_never_repeats_the_secrets_of_the_file(text: str) -> None:
-    """It goes into the log and to whoever asks `/healthz/ready`."""
+    """It is logged, and `/healthz/ready` shows it."""
     assert SECRET not in complained(as_json(text))
 
 

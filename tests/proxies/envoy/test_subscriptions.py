@@ -1,4 +1,4 @@
-"""What an epoch fetches, read from its counters, and what of it a candidate must have."""
+"""The subscriptions of an epoch, read from its counters, and those that a candidate must have completed."""
 
 from agent.proxies.envoy.subscriptions import missing, parse, subscription
 from agent.proxies.interface import Subscription
@@ -35,7 +35,7 @@ def scopes(found: list[Subscription]) -> list[str]:
 
 
 def test_subscriptions_are_told_from_dns_and_from_the_gate() -> None:
-    """A cluster whose names are looked up counts its updates under the same names, but fetches nothing."""
+    """A cluster with DNS lookups counts its updates under the same names, but fetches no resources."""
     assert parse(TEXT) == {
         "cluster.backend": subscription("cluster.backend", 3, 0, 0),
         LDS: subscription(LDS, 0, 1, 2),

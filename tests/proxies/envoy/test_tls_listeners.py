@@ -13,7 +13,7 @@ Tree = dict[str, Any]
 
 
 def tls(*, file: str = "/dev/fd/7", **match: object) -> Tree:
-    """A filter chain behind a certificate."""
+    """Return a filter chain with a certificate."""
     common = {"tls_certificates": [{"certificate_chain": {"filename": file}, "private_key": {"filename": "/dev/fd/8"}}]}
     kind = f"{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext"
     return {"transport_socket": {"typed_config": {"@type": kind, "common_tls_context": common}}, **_match(match)}

@@ -13,7 +13,7 @@ from tests.mutations import damaged_keys, leaks
 
 
 def shape(node: Node) -> Any:  # noqa: ANN401
-    """What a document says: the tag and the letters of each scalar, in their structure."""
+    """Return the structure of a document: the tag and the text of each scalar."""
     if isinstance(node, ScalarNode):
         return node.tag, node.value
     if isinstance(node, SequenceNode):
@@ -108,13 +108,13 @@ def test_an_empty_document_is_an_empty_mapping(text: str) -> None:
 
 
 def test_of_several_documents_the_first_one_counts() -> None:
-    """As for Envoy; many files end with the line that would begin another."""
+    """As in Envoy; many files end with a line that begins another document."""
     assert shape(yaml_nodes.read("a: 1\n---\nb: 2\n", "x.yaml")) == shape(yaml_nodes.read("a: 1\n", "x.yaml"))
 
 
 @pytest.mark.parametrize("letter", ["\0", "\x07", "\x1b", "\x7f", "\x90", "\ufffe", "\uffff"])
 def test_control_characters_are_letters(letter: str) -> None:
-    """yaml-cpp takes them, and editors leave them in comments."""
+    """yaml-cpp accepts them, and editors leave them in comments."""
     root = yaml_nodes.read(f"# {letter}\na: 'x{letter}y'\nb: ['{letter}']\n", "x.yaml")
     assert yaml_nodes.text(yaml_nodes.get(root, "a")) == f"x{letter}y"
     assert json.loads(yaml_nodes.write_json(root, from_json=False)) == {"a": f"x{letter}y", "b": [letter]}
@@ -241,7 +241,7 @@ def test_no_message_has_a_part_of_a_key_that_stands_in_the_document(
 
 
 def test_a_copy_outlives_the_tree_that_is_taken_apart() -> None:
-    """Also what an alias shares with the rest of it: a list of allowed paths that became empty would allow all."""
+    """Also for nodes shared by an alias: a list of allowed paths that became empty would allow all."""
     root = yaml_nodes.read("a: &x [{prefix: /stats}]\nb: *x\n", "x.yaml")
     kept = yaml_nodes.copied(yaml_nodes.get(root, "b") or root)
     yaml_nodes.take_apart(root)
