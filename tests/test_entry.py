@@ -1,4 +1,4 @@
-"""Where `agent` begins."""
+"""The entry point of `agent`."""
 
 import subprocess
 import sys
@@ -17,6 +17,6 @@ main()
 
 
 def test_signals_wait_while_the_command_line_is_imported() -> None:
-    """That takes a tenth of a second, in which an agent that is to adopt proxies must not be ended."""
+    """The import takes a tenth of a second, in which a signal must not end an agent that is to adopt proxies."""
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0] == "True"

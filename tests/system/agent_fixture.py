@@ -1,4 +1,4 @@
-"""A test bed: one agent with its configuration, certificates and run directory, started as an operator would."""
+"""An agent with its configuration, certificates and run directory, started as an operator would start it."""
 
 import signal
 import sys
@@ -21,15 +21,16 @@ from tests.system.wire import Target
 
 QUICK = ("--drain-time", "1s", "--stop-deadline", "2s")
 FAR = ("--start-deadline", "5m", "--drain-deadline", "5m", "--hold", "5m")
-"""A proxy has the time to start, clients wait for it, and a drain ends with its last client, on a slow machine too: a
-test that is about one of these deadlines sets its own."""
+"""Long enough to start a proxy, to hold clients, and to end a drain with its last client, on a slow machine too: a
+test of one of these deadlines sets its own.
+"""
 HOST = "127.0.0.1"
 T = TypeVar("T")
 
 
 @dataclass
 class AgentFixture:
-    """Everything an operator has, in one directory of a room. `more_flags` come last and so win."""
+    """All files of one agent, in one directory of a sandbox. `more_flags` come last and have precedence."""
 
     room: Room
     name: str
@@ -42,7 +43,7 @@ class AgentFixture:
     proxy_args: list[str] = field(default_factory=lambda: ["--concurrency", "2", "-l", "warning"])
     agent: Process | None = None
     is_small: bool = False
-    """Whether the agent writes the configuration itself, and every pair in the directory is served."""
+    """Whether the agent generates the configuration, so that every pair in the directory is served."""
 
     def __post_init__(self) -> None:
         self.directory = self.room.directory / self.name
@@ -72,30 +73,30 @@ class AgentFixture:
         return [*self.program, "--proxy-bin", str(self.binary), *files, *flags, "--", *self.proxy_args]
 
     def launch(self) -> Process:
-        """Start the agent and do not wait for anything."""
+        """Start the agent without waiting."""
         self.agent = self.room.spawn(self.command(), log=self.journal.path, cell=self.cell)
         return self.agent
 
     def start(self) -> None:
-        """Start the agent on a fresh certificate and wait until it says that it is ready and the proxy answers."""
+        """Start the agent with a new certificate and wait until it is ready and the proxy answers."""
         self.prepare()
         self.launch()
         self.ready()
 
     def ready(self) -> None:
-        """Wait until the agent says that it is ready, serves the newest certificate and holds the sockets."""
+        """Wait until the agent is ready, serves the newest certificate and holds the sockets."""
         eventually(self._is_ready, what="the agent is ready")
         targets = [self.tls] if self.is_small else [self.tls, self.plain]
         eventually(lambda: all(map(self.holds, targets)), what="the vault is complete")
 
     def holds(self, target: Target) -> bool:
-        """Tell whether the agent holds every socket that listens there."""
+        """Return whether the agent holds every socket that listens there."""
         return holds(self.agent_pid, target.port)
 
     def _is_ready(self) -> bool:
         assert self.agent is not None
         assert self.agent.poll() is None, f"the agent ended with {self.agent.returncode}"
-        state = self.state()  # perhaps still that of an agent that was killed
+        state = self.state()  # possibly still that of a killed agent
         return state.agent_pid == self.agent_pid and state.ready and self.serial_served() == serial(self.mint.newest)
 
     @property
@@ -105,15 +106,15 @@ class AgentFixture:
         return self.agent.pid
 
     def state(self) -> State:
-        """Return what the agent says of itself; OSError before it has said anything."""
+        """Return the agent's state file; OSError before there is one."""
         return read_state(self.run_dir)
 
     def epochs(self) -> tuple[Epoch, ...]:
-        """Return the living epochs."""
+        """Return the running epochs."""
         return self.state().epochs
 
     def serving(self) -> Epoch:
-        """Return the serving epoch; AssertionError while there is none that lives."""
+        """Return the serving epoch; AssertionError if none runs."""
         serving = self.state().among(SERVING)
         assert len(serving) == 1, f"serving: {serving}"
         assert alive(serving[0].pid), f"{serving[0]} is dead"
@@ -124,30 +125,30 @@ class AgentFixture:
         return self.serving().pid
 
     def serial_served(self) -> int:
-        """Return the serial of the certificate a new client is shown; ConnectionError when it is shown none."""
+        """Return the serial of the certificate that a new client receives; ConnectionError if there is none."""
         return serial_served(self.tls)
 
     def rotate(self, layout: Layout | None = None, pair: Pair | None = None) -> float:
-        """Put a pair (a fresh one) into the directory; return the monotonic time of its last byte."""
+        """Write a pair (by default a new one) into the directory; return the monotonic time of its last byte."""
         return (layout or self.layout).again(self.certs, pair or self.mint.leaf())
 
     def served(self, pair: Pair | None = None) -> None:
-        """Wait until new clients are shown this pair (the newest one)."""
+        """Wait until new clients receive this pair (by default the newest one)."""
         wanted = serial(pair or self.mint.newest)
         eventually(lambda: self.serial_served() == wanted, what=f"serial {wanted:x} is served")
 
     def committed(self) -> None:
-        """Wait until no candidate is on its way: one shows its certificate to clients before the agent hears of it."""
+        """Wait until no candidate exists: it serves its certificate before the agent is informed."""
         eventually(lambda: not self.state().among(CANDIDATE), what="no candidate is on its way")
 
     def settled(self) -> None:
-        """Wait until one epoch serves and there is no other."""
+        """Wait until one epoch serves and no other runs."""
         eventually(lambda: [one.state for one in self.epochs()] == [SERVING], what="one epoch serves")
 
     def bare_start(self, times: int = 5) -> float:
-        """Return exec → first answer of a bare proxy with this configuration on ports of its own, in seconds.
+        """Return exec → first response of a bare proxy with this configuration on ports of its own, in seconds.
 
-        It has a certificate of its own too: what happens to that of the bed meanwhile does not matter.
+        It has its own certificate as well: a rotation in between has no effect on it.
         """
         config, certs = self.directory / "bare.yaml", self.directory / "bare"
         if not certs.exists():
@@ -156,13 +157,13 @@ class AgentFixture:
         return bare_start(self.room, self.binary, config, self.twin, times, self.proxy_args)
 
     def ten_starts(self) -> str:
-        """Return a span in which a proxy starts, and which a test can wait for, as the agent's flags take it."""
+        """Return a span in which a proxy starts and for which a test can wait, in the format of the agent's options."""
         return f"{10 * self.bare_start(times=3):.3f}s"
 
     def while_starting(self, measure: Callable[[], T]) -> tuple[float, T]:
-        """Start a bare proxy while `measure` runs: both see the same machine at the same time.
+        """Start a bare proxy while `measure` runs: both run under the same conditions.
 
-        Return how long the start took, in seconds, and what `measure` returns.
+        Return the duration of the start, in seconds, and the result of `measure`.
         """
         with ThreadPoolExecutor(1) as pool:
             start = pool.submit(self.bare_start, times=1)
@@ -170,12 +171,12 @@ class AgentFixture:
             return start.result(), measured
 
     def beside_starts(self, times: int, measure: Callable[[], float]) -> tuple[list[float], list[float]]:
-        """Alternate starts of a bare proxy with `measure`, so that both see the same machine; return both spans."""
+        """Alternate starts of a bare proxy with `measure`, under the same conditions; return both durations."""
         pairs = [(self.bare_start(times=1), measure()) for _ in range(times)]
         return [start for start, _ in pairs], [span for _, span in pairs]
 
     def stop(self) -> None:
-        """Ask the agent to stop; it must say 0 and leave nothing."""
+        """Ask the agent to stop; it must exit with 0 and remove all its files."""
         if self.agent is None:
             return
         if self.agent.poll() is None:
@@ -188,19 +189,19 @@ class AgentFixture:
         assert not bugs, f"the agent tells of bugs in itself: {bugs}"
 
     def kill_agent(self) -> None:
-        """Kill the agent, and see that it is dead."""
+        """Kill the agent, and wait for its exit."""
         assert self.agent is not None
         self.agent.send_signal(signal.SIGKILL)
         self.agent.wait(timeout=PATIENCE)
 
     def exited(self) -> int:
-        """Wait for the end of an agent that stops by itself and return its exit code."""
+        """Wait for the exit of an agent that stops by itself and return its exit code."""
         assert self.agent is not None
         code, self.agent = self.agent.wait(timeout=PATIENCE), None
         return code
 
 
 def workers(pid: int) -> int:
-    """Count the workers this Envoy has started: none before its gate is open."""
+    """Count the workers that this Envoy has started: none before its gate is open."""
     names = (Path(task, "comm").read_text(encoding="ascii") for task in Path(f"/proc/{pid}/task").iterdir())
     return sum(name.startswith("wrk:") for name in names)

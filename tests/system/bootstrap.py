@@ -1,4 +1,4 @@
-"""Envoy bootstraps of the tests: TLS listeners, a plain one, and what individual tests add."""
+"""Envoy bootstraps of the tests: TLS listeners, a plain one, and additions of single tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ TYPES = "type.googleapis.com/envoy.extensions"
 
 @dataclass(frozen=True)
 class Secured:
-    """A certificate to serve: its files, and the server name that asks for it (any, when empty)."""
+    """A certificate to serve: its files, and its server name (any, if empty)."""
 
     chain: Path
     key: Path
@@ -23,7 +23,7 @@ class Secured:
 
 @dataclass
 class Bootstrap:
-    """The configuration of one Envoy, told by what a test may vary."""
+    """The configuration of one Envoy, by the properties that tests vary."""
 
     tls_port: int
     plain_port: int
@@ -36,7 +36,7 @@ class Bootstrap:
     dynamic: Json | None = None
 
     def tree(self) -> Json:
-        """Return the bootstrap as the tree that `write` puts into YAML."""
+        """Return the bootstrap as the tree that `write` formats as YAML."""
         tls = listener("tls", self.address, self.tls_port, [tls_chain(one, self.body) for one in self.secured])
         plain = listener("plain", self.address, self.plain_port, [{"filters": [http(self.body)]}])
         tree: Json = {
@@ -54,7 +54,7 @@ class Bootstrap:
         return yaml.safe_dump(self.tree(), sort_keys=False)
 
     def write(self, path: Path) -> None:
-        """Put the bootstrap at `path` in one rename."""
+        """Write the bootstrap to `path` by one rename."""
         replace(path, self.text())
 
 
@@ -71,7 +71,7 @@ def address(host: str, port: int) -> Json:
 
 
 def listener(name: str, host: str, port: int, chains: Sequence[Json]) -> Json:
-    """Return a listener; with server names it looks into the ClientHello first."""
+    """Return a listener; with server names it reads the ClientHello first."""
     made: Json = {"name": name, "address": address(host, port), "filter_chains": list(chains)}
     if any("filter_chain_match" in chain for chain in chains):
         inspector = {"@type": f"{TYPES}.filters.listener.tls_inspector.v3.TlsInspector"}
@@ -99,7 +99,7 @@ def tls_chain(secured: Secured, body: str) -> Json:
 
 
 def http(body: str) -> Json:
-    """Return an HTTP connection manager that answers everything with `body`."""
+    """Return an HTTP connection manager that answers every request with `body`."""
     route = {
         "match": {"prefix": "/"},
         "direct_response": {"status": 200, "body": {"inline_string": body}},
@@ -116,12 +116,12 @@ def http(body: str) -> Json:
 
 
 def lds_from_file(path: Path) -> Json:
-    """Return dynamic resources that take the listeners from a file that is renamed into place."""
+    """Return dynamic resources with listeners from a file that is replaced by a rename."""
     return {"lds_config": {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}}
 
 
 def lds_from_plane(cluster: str) -> Json:
-    """Return dynamic resources that take the listeners from a control plane over gRPC."""
+    """Return dynamic resources with listeners from a control plane over gRPC."""
     source = {
         "api_type": "GRPC",
         "transport_api_version": "V3",
@@ -131,7 +131,7 @@ def lds_from_plane(cluster: str) -> Json:
 
 
 def plane_cluster(name: str, port: int) -> Json:
-    """Return the cluster behind which a control plane listens on loopback."""
+    """Return the cluster of a control plane on loopback."""
     kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     options = {
         "@type": f"type.googleapis.com/{kind}",
@@ -148,7 +148,7 @@ def plane_cluster(name: str, port: int) -> Json:
 
 
 def write_lds(path: Path, listeners: Sequence[Json], version: str) -> None:
-    """Publish `listeners` in the file an Envoy reads its LDS from."""
+    """Publish `listeners` in the file of an Envoy's LDS."""
     kind = "type.googleapis.com/envoy.config.listener.v3.Listener"
     resources = [{"@type": kind, **one} for one in listeners]
     replace(path, yaml.safe_dump({"version_info": version, "resources": resources}, sort_keys=False))

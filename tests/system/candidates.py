@@ -1,4 +1,4 @@
-"""Candidates on their way, for tests that do something to one: none is missed on a machine that is fast or slow."""
+"""Candidates, for tests that act on one: none is missed on a fast or a slow machine."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ TRIES = 50
 
 
 def next_candidate(bed: AgentFixture, before: int) -> Epoch | None:
-    """Wait for the candidate that follows epoch `before`; None where it took over before it was seen."""
+    """Wait for the candidate that follows epoch `before`; None if it took over before it was observed."""
 
     def seen() -> list[Epoch] | bool:
         return bed.state().among(CANDIDATE) or bed.serving().number > before
@@ -26,14 +26,14 @@ def next_candidate(bed: AgentFixture, before: int) -> Epoch | None:
 
 
 def new_candidate(bed: AgentFixture) -> Epoch:
-    """Wait for a candidate that something keeps from taking over."""
+    """Wait for a candidate that cannot take over at present."""
     return eventually(lambda: bed.state().among(CANDIDATE), every=0.001, what="a candidate")[0]
 
 
 def freeze(bed: AgentFixture, pid: int) -> bool:
-    """Stop a candidate; tell whether it does not wait for clients yet, and let it go on otherwise.
+    """Stop a candidate; return whether it does not accept clients yet, and continue it otherwise.
 
-    It begins to when the gate is open, and a stopped one cannot.
+    It accepts clients when the gate is open, and a stopped one cannot.
     """
     try:
         os.kill(pid, signal.SIGSTOP)
@@ -48,7 +48,7 @@ def freeze(bed: AgentFixture, pid: int) -> bool:
 
 @contextmanager
 def frozen_candidate(bed: AgentFixture) -> Iterator[Epoch]:
-    """Rotate until a candidate is stopped before it waits for clients; it goes on at the end."""
+    """Rotate until a candidate is stopped before it accepts clients; it continues at the end of the block."""
     candidate = next(found for _ in range(TRIES) if (found := _rotated_and_frozen(bed)) is not None)
     try:
         yield candidate

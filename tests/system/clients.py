@@ -1,4 +1,4 @@
-"""TLS clients of one handshake each, told exactly as it went."""
+"""TLS clients of one handshake each, with the exact result."""
 
 import contextlib
 import select
@@ -16,11 +16,11 @@ TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
 @dataclass(frozen=True)
 class Met:
-    """What a client saw: the answer's body, or why there was none; and what the handshake agreed on, if it did.
+    """A client's result: the response's body, or the reason of a failure; and the parameters of the handshake.
 
-    `refused` is the server's alert in the words of OpenSSL ("tlsv1 alert unknown ca"), `eof` or `reset` when it hung up
-    without one, and empty when a request was answered. `early` tells that the refusal came within the client's own
-    handshake, which in TLS 1.3 ends before the server has looked at the client's certificate.
+    `refused` is the server's alert in OpenSSL's words ("tlsv1 alert unknown ca"), `eof` or `reset` if the connection
+    ended without one, and empty if a request was answered. `early`: the refusal arrived within the client's own
+    handshake, which in TLS 1.3 ends before the server has verified the client's certificate.
     """
 
     refused: str = ""
@@ -33,9 +33,9 @@ class Met:
 
 @dataclass(frozen=True)
 class Client:
-    """How a client comes: the only TLS version it speaks, if any, its certificate, the name and protocols it asks for.
+    """A client's settings: its only TLS version, if any, its certificate, the server name and protocols it offers.
 
-    One that is `judged` by its certificate, or for having none, waits for the server's word before it sends anything.
+    One that is `judged` by its certificate, or for having none, waits for the server's result before it sends data.
     """
 
     version: ssl.TLSVersion | None = None
@@ -46,7 +46,7 @@ class Client:
     judged: bool = False
 
     def context(self) -> ssl.SSLContext:
-        """Return the context: it takes any certificate of the server."""
+        """Return the context: it accepts any certificate of the server."""
         context = tls_context()
         if self.version is not None:
             context.minimum_version = context.maximum_version = self.version
@@ -82,7 +82,7 @@ class Client:
 
 
 def _await_word(sock: ssl.SSLSocket) -> None:
-    """Wait for what the server says of our certificate: an alert, or its tickets, which are not data."""
+    """Wait for the server's result for our certificate: an alert, or its tickets, which are not data."""
     select.select([sock], [], [], TIMEOUT)
     sock.settimeout(0)
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -92,7 +92,7 @@ def _await_word(sock: ssl.SSLSocket) -> None:
 
 
 def refusal(error: Exception) -> str:
-    """Say how a server refused: its alert in OpenSSL's words, else the reason of `tests.system.wire`."""
+    """Return how a server refused: its alert in OpenSSL's words, else the reason of `tests.system.wire`."""
     cause = error.__cause__ if isinstance(error, Failed) and error.__cause__ is not None else error
     if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
         return (cause.reason or "").lower().replace("_", " ")

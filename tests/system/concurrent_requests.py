@@ -1,4 +1,4 @@
-"""Many requests at once in one thread: each is a flight, all are begun before any is awaited."""
+"""Many concurrent requests in one thread: all are started before any is awaited."""
 
 import selectors
 import socket
@@ -12,7 +12,7 @@ from tests.system.wire import TIMEOUT, Failed, Target, parse, request_bytes, ser
 
 @dataclass
 class Flight:
-    """One request on its way; afterwards `failure` is `None` or says how it went wrong. Times are monotonic."""
+    """One request in progress; afterwards `failure` is `None` or the reason of the failure. Times are monotonic."""
 
     target: Target
     context: ssl.SSLContext
@@ -27,7 +27,7 @@ class Flight:
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing more to wait for."""
+        """Whether it has ended."""
         return self.ended > 0.0
 
     @property
@@ -37,7 +37,7 @@ class Flight:
         return self._sock
 
     def launch(self) -> None:
-        """Connect (loopback answers at once) and send what can be sent without an answer."""
+        """Connect (loopback answers at once) and send the request."""
         try:
             with sorted_errors():
                 self._sock = socket.socket(self.target.family, socket.SOCK_STREAM)
@@ -55,7 +55,7 @@ class Flight:
             self.step()
 
     def step(self) -> None:
-        """Go on as far as possible without waiting."""
+        """Continue as far as possible without blocking."""
         try:
             with sorted_errors():
                 self._go()
@@ -88,7 +88,7 @@ class Flight:
         self._land(None)
 
     def abandon(self) -> None:
-        """Give up waiting: the flight failed by `timeout`."""
+        """Give up: the request failed with `timeout`."""
         self._land(Failed("timeout", "no whole answer in time"))
 
     def _land(self, failure: Failed | None) -> None:
@@ -98,7 +98,7 @@ class Flight:
 
 
 def launched(target: Target, size: int, context: ssl.SSLContext | None = None) -> list[Flight]:
-    """Let `size` clients connect and send; none is answered before the last one is queued, if the proxy is stopped."""
+    """Let `size` clients connect and send; if the proxy is stopped, none is answered before the last one is queued."""
     shared = context or tls_context()
     flights = [Flight(target, shared) for _ in range(size)]
     for flight in flights:
@@ -108,7 +108,7 @@ def launched(target: Target, size: int, context: ssl.SSLContext | None = None) -
 
 
 def land(flights: Iterable[Flight], within: float = TIMEOUT) -> None:
-    """Await every answer; what has none after `within` seconds has failed by `timeout`."""
+    """Await every response; a request without one after `within` seconds has failed with `timeout`."""
     deadline = time.monotonic() + within
     with selectors.DefaultSelector() as selector:
         for flight in flights:
@@ -130,7 +130,7 @@ def _advance(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> No
 
 
 def burst(target: Target, size: int, context: ssl.SSLContext) -> list[Flight]:
-    """Launch `size` flights at once and await them all."""
+    """Start `size` requests at once and await them all."""
     flights = launched(target, size, context)
     land(flights)
     return flights

@@ -40,9 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run every test of a bed on Envoy and, unless it is marked `envoy`, on the sidecar, from the same files.
+    """Run every test with Envoy and, unless it is marked `envoy`, with the sidecar, with the same files.
 
-    The default run has time for those on the sidecar that are marked `sidecar`.
+    The default run includes only those with the sidecar that are marked `sidecar`.
     """
     if "proxy_kind" not in metafunc.fixturenames:
         return
@@ -54,7 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _end_by_signal(item: pytest.Item) -> None:
-    """Let a test that takes too long fail by an exception, so that its fixtures sweep up what it started."""
+    """Let a test that exceeds its time fail by an exception, so that its fixtures clean up."""
     mark = item.get_closest_marker("timeout")
     item.add_marker(pytest.mark.timeout(mark.args[0] if mark else TIMEOUT, method="signal"), append=False)
 
@@ -93,7 +93,7 @@ def old_envoy(older: Path | None) -> Path:
 
 @pytest.fixture(scope="session")
 def envoys(envoy: Path, older: Path | None) -> Envoys:
-    """Both, by version: a test that is parametrized by it needs the one alone that it asks for."""
+    """Both, by version: a test with this parameter uses only the requested one."""
 
     def find(version: str) -> Path:
         found = {"1.40": envoy, "1.36": older}[version]
@@ -106,7 +106,7 @@ def envoys(envoy: Path, older: Path | None) -> Envoys:
 
 @pytest.fixture
 def room() -> Iterator[Room]:
-    """A room of the test's own, checked afterwards; so are the test process's own descriptors and threads."""
+    """A sandbox for the test, checked afterwards; so are the test process's own descriptors and threads."""
     descriptors, threads = open_descriptors(), threading.active_count()
     with open_room() as room:
         yield room
@@ -121,14 +121,14 @@ def open_descriptors() -> int:
 
 @pytest.fixture
 def loads(room: Room) -> Iterator[Loads]:
-    """Loads in the test's room."""
+    """Loads in the test's sandbox."""
     with loads_in(room.directory / "loads") as loads:
         yield loads
 
 
 @pytest.fixture
 def proxy(proxy_kind: str) -> Proxy:
-    """The proxy under test; `pytest_generate_tests` says which kinds a test runs on."""
+    """The proxy under test; `pytest_generate_tests` selects the kinds of a test."""
     return needed(proxy_kind)
 
 
@@ -140,7 +140,7 @@ def binary(proxy: Proxy) -> Path:
 
 @pytest.fixture
 def make_bed(room: Room, proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[MakeBed]:
-    """Make beds, by name; their agents are stopped, and must stop well, at the end."""
+    """Create agent fixtures, by name; their agents are stopped, and must exit with 0, at the end."""
     beds: list[AgentFixture] = []
 
     def make(name: str = "b", **fields: object) -> AgentFixture:
@@ -157,7 +157,7 @@ def make_bed(room: Room, proxy: Proxy, request: pytest.FixtureRequest) -> Iterat
 
 @pytest.fixture
 def bed(make_bed: MakeBed) -> AgentFixture:
-    """A bed whose agent is ready and serves."""
+    """An agent fixture whose agent is ready and serves."""
     bed = make_bed()
     bed.start()
     return bed
@@ -165,13 +165,13 @@ def bed(make_bed: MakeBed) -> AgentFixture:
 
 @pytest.fixture
 def bed_apart(make_bed: MakeBed) -> AgentFixture:
-    """A bed that the test changes before its agent starts."""
+    """An agent fixture that the test changes before its agent starts."""
     return make_bed()
 
 
 @pytest.fixture
 def make_site(make_bed: MakeBed, room: Room) -> Iterator[MakeSite]:
-    """Make a bed under a control plane, neither of them started; the agent must stop well before its plane goes."""
+    """Create an agent fixture with a control plane, neither started; the agent must exit with 0 before its plane."""
     with ExitStack() as stack:
 
         def make(*, delta: bool = False, fetch_timeout: str = "15s", **fields: object) -> Site:
@@ -185,7 +185,7 @@ def make_site(make_bed: MakeBed, room: Room) -> Iterator[MakeSite]:
 
 @pytest.fixture
 def held(bed_apart: AgentFixture, binary: Path) -> Path:
-    """A file that keeps the next proxy of `bed_apart`, running by now, from starting for as long as it exists."""
+    """A file that blocks the start of the next proxy of `bed_apart`, which runs by now, while it exists."""
     bed = bed_apart
     path = bed.directory / "held"
     bed.binary = bed.directory / "proxy"
@@ -196,9 +196,9 @@ def held(bed_apart: AgentFixture, binary: Path) -> Path:
 
 @pytest.fixture
 def broken(bed_apart: AgentFixture, binary: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A file that keeps the proxy of `bed_apart`, running by now, from starting again while it exists.
+    """A file that makes the restart of the proxy of `bed_apart`, which runs by now, fail while it exists.
 
-    Clients are held for a second then, or for as long as a parameter says.
+    Clients are held for a second then, or for the time in a parameter.
     """
     bed = bed_apart
     path = bed.directory / "broken"

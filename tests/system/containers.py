@@ -1,7 +1,7 @@
-"""Containers with the agent as process 1: made by unshare, runc or podman, each with the same few read-only mounts.
+"""Containers with the agent as process 1, created by unshare, runc or podman, each with the same few read-only mounts.
 
-A container has the network of the test's room and a pid namespace, a root file system and a /dev of its own. Into it
-go the system's programs, the interpreter with its packages, and the directory of the bed; it has nothing else.
+A container has the network of the test's sandbox and its own pid namespace, root file system and /dev. Mounted are the
+system's programs, the interpreter with its packages, and the directory of the agent fixture.
 """
 
 import json
@@ -25,7 +25,7 @@ TERMINATION_LOG = "/dev/termination-log"
 NO_RIGHTS = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--clear-groups")
 DEVICES = ("null", "zero", "urandom")
 NAMESPACES = ("pid", "ipc", "uts", "mount")
-LIMITS = ("--ulimit", "nofile=1024:20000", "--ulimit", "nproc=20000:20000", "--pids-limit", "20000")  # no more is had
+LIMITS = ("--ulimit", "nofile=1024:20000", "--ulimit", "nproc=20000:20000", "--pids-limit", "20000")  # the maximum
 
 BUILD = r"""
 cd "$1"; shift
@@ -45,12 +45,12 @@ mkdir dev/shm; mount -t tmpfs -o mode=1777 tmpfs dev/shm
 mount -o remount,bind,ro .
 exec chroot . "$@"
 """.format(devices=" ".join(DEVICES), log=TERMINATION_LOG)
-"""Makes a root of the directory $1 and of pairs `ro|rw PATH`, and executes in it what follows `--`."""
+"""Creates a root of the directory $1 and of pairs `ro|rw PATH`, and executes the command after `--` in it."""
 
 
 @dataclass
 class Container:
-    """One container of a kind. `uid` other than 0 comes without any capability; `log` is its termination log."""
+    """One container of a kind. A `uid` other than 0 has no capability; `log` is its termination log."""
 
     kind: str
     room: Room
@@ -71,14 +71,14 @@ class Container:
             (self.rootfs / path.relative_to("/")).mkdir(parents=True, exist_ok=True)
 
     def mounts(self) -> list[tuple[str, Path]]:
-        """List what is mounted at its own place, `ro` or `rw`; nothing lies below anything else."""
+        """List the mounts, `ro` or `rw`; none is below another."""
         roots = {Path("/usr"), Path("/etc"), Path(sys.prefix), Path(sys.base_prefix), Path(agent.__file__).parents[1]}
         roots |= set(self.more)
         outermost = [one for one in roots if not any(one != other and one.is_relative_to(other) for other in roots)]
         return [*(("ro", path) for path in sorted(outermost)), ("rw", self.writable)]
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """Return what runs `argv` as process 1 and ends with its exit code."""
+        """Return the command that runs `argv` as process 1 and exits with its exit code."""
         return {"unshare": self._unshare, "runc": self._runc, "podman": self._podman}[self.kind](argv)
 
     def _unshare(self, argv: Sequence[str]) -> list[str]:
@@ -136,7 +136,7 @@ class Container:
         return ["podman", "--runtime=runc", "--storage-driver=vfs", "--cgroup-manager=cgroupfs", *places]
 
     def terminate(self) -> None:
-        """Have it stopped as this kind of container is: by SIGTERM to its process 1."""
+        """Stop it as this kind of container is stopped: by SIGTERM to its process 1."""
         if self.kind == "unshare":
             os.kill(self.init(), signal.SIGTERM)
             return
@@ -145,7 +145,7 @@ class Container:
         subprocess.run(runc if self.kind == "runc" else podman, check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL)
 
     def init(self) -> int:
-        """Return the pid, seen from outside, of its process 1; AssertionError while there is none."""
+        """Return the outer pid of its process 1; AssertionError if there is none."""
         if not self._init or not alive(self._init):
             found = [pid for pid, inside in self._inhabitants() if inside == 1]
             assert len(found) == 1, f"process 1 is one of {found}"
@@ -153,7 +153,7 @@ class Container:
         return self._init
 
     def outside(self, inside: int) -> int:
-        """Return the pid, seen from outside, of a process of the container; 0 for one that is gone."""
+        """Return the outer pid of a process of the container; 0 for one that has exited."""
         return next((pid for pid, number in self._inhabitants() if number == inside), 0)
 
     def _inhabitants(self) -> Iterator[tuple[int, int]]:
@@ -163,21 +163,21 @@ class Container:
                 yield pid, numbers[-1]
 
     def enter(self, script: str, **streams: int) -> Process:
-        """Run a shell in it, by its pid namespace alone: what the shell leaves behind comes to process 1."""
+        """Run a shell in it, in its pid namespace only: process 1 inherits the shell's orphans."""
         argv = ["nsenter", f"--target={self.init()}", "--pid", "sh", "-c", script]
         process = Process(argv, stdout=subprocess.DEVNULL, start_new_session=True, **streams)  # type: ignore[call-overload]
         self.room.started.append(process)
         return process  # type: ignore[no-any-return]
 
     def children(self) -> dict[int, str]:
-        """Return the children of its process 1, dead ones too: the pid outside, and the letter of its state."""
+        """Return the children of its process 1, zombies too: the outer pid, and the letter of its state."""
         init = self.init()
         stats = ((int(entry.name), stat_of(entry)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
         return {pid: stat[0] for pid, stat in stats if stat[1:2] == [str(init)]}
 
 
 def numbers_of(pid: int) -> list[int]:
-    """Return the pids of a process, in the namespace of this one first and in its own last; empty when it is gone."""
+    """Return the pids of a process, in this namespace first and in its own last; empty if it has exited."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -186,7 +186,7 @@ def numbers_of(pid: int) -> list[int]:
 
 
 def stat_of(process: Path) -> list[str]:
-    """Return the words of proc_pid_stat(5) from the state on; none when the process is gone."""
+    """Return the words of proc_pid_stat(5) from the state on; none if the process has exited."""
     try:
         text = process.joinpath("stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -196,7 +196,7 @@ def stat_of(process: Path) -> list[str]:
 
 @dataclass
 class ContainedBed(AgentFixture):
-    """A bed whose agent is process 1 of a container; pids are told as they are outside."""
+    """An agent fixture whose agent is process 1 of a container; pids are the outer ones."""
 
     kind: str = "unshare"
     uid: int = 0
@@ -210,7 +210,7 @@ class ContainedBed(AgentFixture):
         os.chown(self.run_dir, self.uid, self.uid)
 
     def launch(self) -> Process:
-        """Start the container and do not wait for anything."""
+        """Start the container without waiting."""
         self.agent = self.room.spawn_bare(self.container.command(self.command()), log=self.journal.path)
         return self.agent
 
@@ -220,13 +220,13 @@ class ContainedBed(AgentFixture):
         return self.container.init()
 
     def state(self) -> State:
-        """Return what the agent says of itself."""
+        """Return the agent's state file."""
         state = super().state()
         epochs = tuple(replace(epoch, pid=self.container.outside(epoch.pid)) for epoch in state.epochs)
         return replace(state, agent_pid=self.container.outside(state.agent_pid), epochs=epochs)
 
     def stop(self) -> None:
-        """Have the container stopped; it must end with 0 and leave nothing."""
+        """Stop the container; it must exit with 0 and leave no process."""
         if self.agent is None:
             return
         if self.agent.poll() is None:
@@ -237,6 +237,6 @@ class ContainedBed(AgentFixture):
 
 
 def installed(kind: str) -> bool:
-    """Tell whether this kind of container can be made here."""
+    """Return whether this kind of container works here."""
     wanted = {"unshare": ("unshare", "setpriv", "nsenter"), "runc": ("runc", "nsenter"), "podman": ("podman", "runc")}
     return all(shutil.which(name) for name in wanted[kind])

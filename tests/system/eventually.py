@@ -1,4 +1,4 @@
-"""The one way a system test waits. No limit here says how fast something has to be: a machine may be slow."""
+"""Waiting in system tests. The limits are not performance requirements: a machine may be slow."""
 
 import time
 from collections.abc import Callable
@@ -6,13 +6,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 PATIENCE = 120.0
-"""Seconds after which something that has not happened is taken never to happen, on any machine."""
+"""Seconds after which a missing event is a failure, on any machine."""
 
 
 def eventually(check: Callable[[], T], *, within: float = PATIENCE, what: str = "", every: float = 0.01) -> T:
-    """Ask `check` until its answer is true and return that answer; fail after `within` seconds with the last answer.
+    """Call `check` until its result is true and return it; fail after `within` seconds with the last result.
 
-    A shorter limit than the usual one is for a check that is expected to fail.
+    A shorter limit than the default is for a check that is expected to fail.
 
     An OSError or AssertionError of `check` means "not yet"; the last one becomes the cause of the failure.
     """
@@ -33,18 +33,18 @@ def eventually(check: Callable[[], T], *, within: float = PATIENCE, what: str = 
 
 
 def throughout(check: Callable[[], bool], *, span: float, what: str, every: float = 0.01) -> None:
-    """Ask `check` again and again for `span` seconds and fail at the first answer that is false.
+    """Call `check` repeatedly for `span` seconds and fail at the first false result.
 
-    See `up_to`, which tells about answers that come later.
+    See `up_to` about later results.
     """
     up_to(time.monotonic() + span, check, what=what, every=every)
 
 
 def up_to(end: float, check: Callable[[], bool], *, what: str, every: float = 0.01) -> None:
-    """Ask `check` again and again up to a moment of the monotonic clock and fail at the first answer that is false.
+    """Call `check` repeatedly up to a moment of the monotonic clock and fail at the first false result.
 
-    An answer, or an exception, that comes after that moment says nothing about the time before it and is ignored:
-    a slow machine may take any time over one check.
+    A result, or an exception, after that moment does not concern the time before it and is ignored: on a slow machine
+    one check may take any time.
     """
     while (asked := time.monotonic()) < end:
         try:
@@ -58,5 +58,5 @@ def up_to(end: float, check: Callable[[], bool], *, what: str, every: float = 0.
 
 
 def pass_time(span: float) -> None:
-    """Let `span` seconds pass: for a span that is itself what a test is about, never to wait for something."""
+    """Let `span` seconds pass: only if a test is about this span, never to wait for an event."""
     time.sleep(span)

@@ -1,7 +1,7 @@
-"""Where hostile clients meet a proxy while a good one is served.
+"""Hostile clients of a proxy that also serves a good one.
 
-What they cost is measured beside honest ones, who meet a twin of the proxy at the same time: the machine that both run
-on may be another one a moment later.
+Their cost is compared with that of honest clients of a second, identical proxy at the same time: the load of the
+machine may change a moment later.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ GOOD = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 class Arena:
     """A proxy with a plain, a TLS and a raw listener.
 
-    `/origin` of the plain one, and everything of the raw one, go to a cluster.
+    `/origin` of the plain one, and all connections of the raw one, are forwarded to a cluster.
     """
 
     room: Room
@@ -41,7 +41,7 @@ class Arena:
     name: str = ""
 
     def __post_init__(self) -> None:
-        """Take ports and make the certificate."""
+        """Reserve ports and create the certificate."""
         self.plain, self.raw = (Target("127.0.0.1", self.room.port()) for _ in range(2))
         self.tls = Target("127.0.0.1", self.room.port(), tls=True)
         self.origin_port = self.room.port()
@@ -85,7 +85,7 @@ class Arena:
 
     @contextmanager
     def open(self) -> Iterator["Fight"]:
-        """Run the proxy and its twin; at the end the good client is still served and no descriptor is left."""
+        """Run both proxies; at the end the good client is still served and no descriptor is left."""
         allow_descriptors()
         twin = replace(self, name="twin-")
         with twin._run() as peaceful, self._run(peaceful) as fight:
@@ -108,14 +108,14 @@ class Arena:
 
 
 class Waits(NamedTuple):
-    """What the good client waited, in seconds, and at the same moments the good client of the twin."""
+    """The waits of the good client, in seconds, and at the same moments those of the second proxy's good client."""
 
     ours: list[float]
     honest: list[float]
 
 
 class Fight:
-    """The proxy while it is attacked."""
+    """The proxy under attack."""
 
     def __init__(self, arena: Arena, alone: Running, kept: socket.socket, twin: "Fight | None") -> None:
         self.arena, self.alone, self._kept, self._twin = arena, alone, kept, twin
@@ -128,7 +128,7 @@ class Fight:
         return self._twin
 
     def good(self, *, tls: bool = False) -> float:
-        """Make a good request on a new connection and one on a kept one; return what both took, in seconds."""
+        """Make a good request on a new connection and one on a kept one; return both durations, in seconds."""
         began = time.monotonic()
         with connect(self.arena.tls if tls else self.arena.plain, self.arena.context) as sock:
             exchange(sock, last=True)
@@ -141,16 +141,16 @@ class Fight:
         waits.honest.append(self.twin.good(tls=tls))
 
     def waits(self, count: int, *, tls: bool = False) -> Waits:
-        """Measure both good clients so many times."""
+        """Measure both good clients this many times."""
         measured = Waits([], [])
         for _ in range(count):
             self.beside(measured, tls=tls)
         return measured
 
     def crowd(self, come: Callable[[], socket.socket], count: int) -> Waits:
-        """Let so many clients come as fast as they can, and stay; as many honest ones come to the twin, and ask.
+        """Let this many clients connect as fast as they can, and stay; as many honest ones use the second proxy.
 
-        Return what the good clients waited meanwhile, who ask after every few of them.
+        Return the waits of the good clients in that time, measured after every few of them.
         """
         measured = Waits([], [])
         honest = self.twin.asks(self.twin.arena.plain, GOOD)
@@ -164,7 +164,7 @@ class Fight:
         return measured
 
     def warm(self, count: int) -> int:
-        """Let so many honest clients come, ask and leave; return the memory that the proxy has then, in bytes."""
+        """Let this many honest clients connect, send and disconnect; return the proxy's memory then, in bytes."""
         come = self.asks(self.arena.plain, GOOD)
         self.hostile += [come() for _ in range(count)]
         self.good()
@@ -172,7 +172,7 @@ class Fight:
         return self.memory()
 
     def asks(self, target: Target, sent: bytes, receive_buffer: int = 0) -> Callable[[], socket.socket]:
-        """Return how a client comes that connects in the clear, sends these bytes and reads nothing."""
+        """Return a client that connects without TLS, sends these bytes and reads nothing."""
 
         def come() -> socket.socket:
             sock = socket.socket()
@@ -186,7 +186,7 @@ class Fight:
         return come
 
     def leave(self) -> None:
-        """Let all hostile clients leave."""
+        """Disconnect all hostile clients."""
         for sock in self.hostile:
             sock.close()
         self.hostile.clear()
@@ -196,7 +196,7 @@ class Fight:
         return len(list(Path(f"/proc/{self.alone.pid}/fd").iterdir()))
 
     def memory(self) -> int:
-        """Return the memory the proxy has written to, in bytes: what it shares with others is no matter of clients."""
+        """Return the memory that the proxy has written to, in bytes: shared memory does not depend on clients."""
         return anonymous(self.alone.pid)
 
 
@@ -207,7 +207,7 @@ def anonymous(pid: int) -> int:
 
 
 def allow_descriptors() -> None:
-    """Let this process and the proxies it starts have as many descriptors as they may."""
+    """Raise the limit of descriptors of this process and of its proxies to the maximum."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -226,9 +226,9 @@ def portion(waits: Sequence[float], share: float) -> float:
 
 
 def bounded(waits: Waits, patience: float = 1) -> None:
-    """Check that the good client waits no more than a few times as long as beside honest ones.
+    """Check that the good client waits at most a few times as long as beside honest ones.
 
-    The longest wait is bounded only loosely: one pause of a machine that others use makes it.
+    The longest wait has a loose bound: one pause of a shared machine causes it.
     """
     for share, times in ((0.5, 4), (0.9, 10), (1.0, 100)):
         ours, theirs = portion(waits.ours, share), portion(waits.honest, share)

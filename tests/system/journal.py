@@ -1,4 +1,4 @@
-"""What the agent wrote to its log (`--log-format json`): the only place that knows the format."""
+"""Parses the agent's log (`--log-format json`); no other module knows the format."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ GRAVE = {"WARN", "ERROR", "CRITICAL"}
 
 @dataclass(frozen=True)
 class Entry:
-    """One event: its dotted name, how grave it is, its sentence, and what belongs to it."""
+    """One event: its name, severity, text and attributes."""
 
     name: str
     severity: str
@@ -19,23 +19,23 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """The sentence and what belongs to it, to search in."""
+        """The text and the attributes, for searching."""
         return f"{self.body} {json.dumps(self.attributes, default=str)}"
 
 
 class Journal:
-    """Reads the log of one agent, from where `mark` was called last."""
+    """Reads the log of one agent, from the last `mark`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._from = 0
 
     def mark(self) -> None:
-        """Look only at what comes from here on."""
+        """Ignore all events so far."""
         self._from = self.path.stat().st_size
 
     def entries(self) -> list[Entry]:
-        """List the agent's events since the mark; lines of the proxies are passed over."""
+        """List the agent's events since the mark; lines of the proxies are skipped."""
         data = self.path.read_bytes()[self._from :]
         return [entry for line in data.splitlines() if (entry := _entry(line))]
 
@@ -48,7 +48,7 @@ class Journal:
         return [one for one in self.entries() if one.severity in GRAVE and word.lower() in one.text.lower()]
 
     def bugs(self) -> list[Entry]:
-        """List what the agent says of its own faults, from the very beginning."""
+        """List the agent's events `bug`, from the start."""
         self._from = 0
         return [one for one in self.entries() if one.name in {"bug", "asyncio"} and one.severity in GRAVE]
 

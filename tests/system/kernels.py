@@ -1,7 +1,7 @@
-"""Second kernels, for what this machine's own has not: their root is this machine's, for reading only.
+"""Other kernels, for features that this machine's kernel lacks: they use this machine's root file system, read-only.
 
 `user_mode` is user-mode-linux, an ordinary process: as fast as the machine between system calls, 39 bits of address.
-`emulated` is Debian's kernel on a processor that qemu emulates: whatever runs here runs there, some ten times slower.
+`emulated` is Debian's kernel on a processor that qemu emulates: it works everywhere, about ten times slower.
 """
 
 import re
@@ -17,9 +17,10 @@ import pytest
 from tests.system.older import CACHE
 
 Kernel = Callable[[Path, Mapping[str, str], Sequence[str]], list[str]]
-"""Gives the command line of a kernel that runs a program of this machine as its first process: from an empty directory
-for files of its own, from variables and from the program with its arguments, without spaces and none of them empty.
-The console is the standard output. The test is skipped where the kernel is not to be had."""
+"""Returns the command line of a kernel that runs a program of this machine as its first process: from an empty
+directory for its own files, from variables and from the program with its arguments, without spaces and none of them
+empty. The console is the standard output. The test is skipped if the kernel is not available.
+"""
 
 IMAGE = "linux-image-"
 META_PACKAGE = f"{IMAGE}amd64"
@@ -33,7 +34,7 @@ exec /bin/busybox switch_root /root "$@"
 
 
 def user_mode(home: Path, variables: Mapping[str, str], program: Sequence[str]) -> list[str]:
-    """Give the command line of user-mode-linux, Debian's package of this name."""
+    """Return the command line of user-mode-linux, Debian's package of this name."""
     _need("linux.uml", "modprobe", of="user-mode-linux and kmod")
     mine = [f"mem={MIB}M", f"umid={home.name}", f"uml_dir={home}", "con0=null,fd:1", "con=null", "ssl=null"]
     root = ["root=none", "rootfstype=hostfs", "rootflags=/", "ro", f"init={program[0]}"]
@@ -41,10 +42,10 @@ def user_mode(home: Path, variables: Mapping[str, str], program: Sequence[str]) 
 
 
 def emulated(home: Path, variables: Mapping[str, str], program: Sequence[str]) -> list[str]:
-    """Give the command line of qemu with the kernel of Debian's package, which is fetched and not installed.
+    """Return the command line of qemu with the kernel of Debian's package, which is downloaded and not installed.
 
-    Its clocks tell a nanosecond an instruction. So to a program the machine is as fast as this one, whatever else is
-    done here meanwhile, and no deadline needs to be longer.
+    Its clocks advance a nanosecond per instruction. So a program runs at the usual speed by its own clock, and no
+    deadline needs to be longer.
     """
     _need("qemu-system-x86_64", "modprobe", "depmod", "apt-get", of="qemu-system-x86, kmod and Debian's apt")
     parts = debian_kernel()
@@ -65,14 +66,14 @@ def _need(*programs: str, of: str) -> None:
 
 
 def _assigned(variables: Mapping[str, str]) -> list[str]:
-    """A kernel hands what it does not know itself to its first process."""
+    """A kernel passes unknown parameters to its first process."""
     return [f"{name}={value}" for name, value in variables.items()]
 
 
 def debian_kernel() -> Path | None:
-    """Return a directory of `vmlinuz`, `busybox` and `modules`, named in the order in which they are to be loaded.
+    """Return a directory of `vmlinuz`, `busybox` and `modules`, named in the order of loading.
 
-    Fetched once; None when apt-get cannot bring it.
+    Downloaded once; None if apt-get fails.
     """
     kept = CACHE / "kernel"
     if not kept.exists():
@@ -89,7 +90,7 @@ def debian_kernel() -> Path | None:
 
 
 def _unpacked(directory: Path) -> Path:
-    """Fetch the packages into a directory; return the root of what they hold."""
+    """Download the packages into a directory; return the root of their content."""
     image = re.findall(rf"Depends: ({IMAGE}\S+)", _told("apt-cache", "depends", META_PACKAGE))[0]
     _told("apt-get", "download", image, "busybox-static", directory=directory)
     root = directory / "root"
@@ -112,13 +113,13 @@ def _gather(root: Path, parts: Path) -> None:
 
 
 def _told(*argv: str, directory: Path | None = None) -> str:
-    """Run a program and return what it says."""
+    """Run a program and return its output."""
     ran = subprocess.run(argv, cwd=directory, check=True, capture_output=True, timeout=300)
     return ran.stdout.decode()
 
 
 def _first_root(parts: Path, home: Path) -> Path:
-    """Write the archive of the root with which the kernel begins: it has what finds the other one, and no more."""
+    """Write the archive of the kernel's first root: it contains only the tools to mount the other one."""
     tree, archive = home / "first", home / "first.cpio"
     for name in ("bin", "root"):
         (tree / name).mkdir(parents=True)

@@ -1,6 +1,6 @@
-"""The ways in which certificates come to lie in a directory, as cert-manager, certbot, Vault and hands do it.
+"""The ways in which cert-manager, certbot, Vault and administrators write certificates into a directory.
 
-Each writer puts one complete pair there and returns the monotonic time at which its last byte was in place.
+Each writer writes one complete pair and returns the monotonic time at which its last byte was in place.
 """
 
 import itertools
@@ -21,7 +21,7 @@ _generation = itertools.count(1)
 
 @dataclass(frozen=True)
 class Layout:
-    """A named way of writing a pair: `first` makes the directory, `again` replaces what is there."""
+    """A named way of writing a pair: `first` creates the directory, `again` replaces its content."""
 
     name: str
     first: Callable[[Path, Pair], float]
@@ -54,7 +54,7 @@ def renamed(directory: Path, pair: Pair) -> float:
 
 
 def kubernetes(directory: Path, pair: Pair) -> float:
-    """Swap `..data` from one dated directory to the next, as the kubelet does for a mounted secret."""
+    """Switch `..data` from one dated directory to the next, as the kubelet does for a mounted secret."""
     directory.mkdir(parents=True, exist_ok=True)
     dated = directory / f"..2026_11_23_00_00_00.{next(_generation):09d}"
     dated.mkdir()
@@ -88,7 +88,7 @@ def moved(directory: Path, pair: Pair) -> float:
 
 
 def remade(directory: Path, pair: Pair) -> float:
-    """Remove the directory and make it anew, file by file."""
+    """Remove the directory and create it again, file by file."""
     shutil.rmtree(directory)
     return _fill(directory, pair)
 

@@ -1,4 +1,4 @@
-"""Who listens in this network namespace, and who else holds the very same sockets."""
+"""The sockets that listen in this network namespace, and the processes that hold them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ def sockets_of(pid: int) -> set[int]:
 
 
 def link_of(entry: Path) -> str:
-    """Read a symbolic link of proc(5), empty when it is gone."""
+    """Read a symbolic link of proc(5), empty if it does not exist."""
     try:
         return str(entry.readlink())
     except OSError:
@@ -31,15 +31,15 @@ def link_of(entry: Path) -> str:
 
 
 def holds(pid: int, port: int) -> bool:
-    """Tell whether somebody listens on the port and the process holds every one of those sockets."""
+    """Return whether sockets listen on the port and the process holds every one of them."""
     sockets = listening(port)
     return bool(sockets) and sockets <= sockets_of(pid)
 
 
 def accepts(pid: int, port: int) -> bool:
-    """Tell whether the process waits for clients at the port: one of its epolls watches a socket that listens there.
+    """Return whether the process accepts clients at the port: one of its epolls watches a socket that listens there.
 
-    A socket that it merely has does not count: that is how a candidate stands at its gate (proc_pid_fdinfo(5)).
+    An open socket alone does not count: that is the state of a candidate at its gate (proc_pid_fdinfo(5)).
     """
     inodes = {f"ino:{inode:x}" for inode in listening(port)}
     watched = (each for entry in Path(f"/proc/{pid}/fdinfo").iterdir() for each in watches(entry))
@@ -47,7 +47,7 @@ def accepts(pid: int, port: int) -> bool:
 
 
 def watches(entry: Path) -> Iterator[set[str]]:
-    """Read what an epoll watches, each as the words of its line; nothing for any other descriptor."""
+    """Return the entries of an epoll, each as the words of its line; none for any other descriptor."""
     try:
         lines = entry.read_text(encoding="ascii").splitlines()
     except OSError:

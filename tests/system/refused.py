@@ -1,4 +1,4 @@
-"""Pairs that are whole and fit, and that a proxy refuses all the same."""
+"""Complete and matching pairs that a proxy refuses nevertheless."""
 
 import subprocess
 from collections.abc import Callable, Mapping
@@ -16,11 +16,11 @@ _ENCRYPTS_ONLY = key_usage("key_encipherment")
 
 def short_rsa(authority: Authority, name: str) -> Pair:
     """RSA with 1,024 bits."""
-    return authority.issue([name], rsa.generate_private_key(65537, 1024))  # that is the point
+    return authority.issue([name], rsa.generate_private_key(65537, 1024))  # intended
 
 
 def on(curve: ec.EllipticCurve) -> Make:
-    """A key on an elliptic curve that clients do not take."""
+    """A key on an elliptic curve that clients do not accept."""
     return lambda authority, name: authority.issue([name], ec.generate_private_key(curve))
 
 
@@ -30,7 +30,7 @@ def no_signatures(authority: Authority, name: str) -> Pair:
 
 
 def pss_key(authority: Authority, name: str) -> Pair:
-    """A key that says of itself that it is for RSA-PSS only."""
+    """A key of the type RSA-PSS only."""
     command = ["openssl", "genpkey", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048"]
     key_pem = subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE).stdout
     private = load_pem_private_key(key_pem, None)

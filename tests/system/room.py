@@ -1,7 +1,7 @@
-"""A room: network, ports, /dev/shm and directory of one test, and the proof that nothing of it remains.
+"""A sandbox: network, ports, /dev/shm and directory of one test, and the check that it leaves no processes or files.
 
-As root a room is a network namespace: its ports are free by construction and every process in it is ours. Without
-root the room takes a block of ports below the ephemeral range, kept by a file lock, and knows its processes by a mark
+As root, a sandbox is a network namespace: its ports are free by construction and every process in it is ours. Without
+root, it reserves a block of ports below the ephemeral range with a file lock, and identifies its processes by a mark
 in their environment.
 """
 
@@ -33,7 +33,7 @@ Process = subprocess.Popen[bytes]
 
 @dataclass
 class Room:
-    """What one test has to itself."""
+    """The resources of one test."""
 
     directory: Path
     shm: Path
@@ -43,23 +43,23 @@ class Room:
     started: list[Process] = field(default_factory=list)
 
     def port(self) -> int:
-        """Give a port of this room that was not given before."""
+        """Return an unused port of this sandbox."""
         return self.ports(1)
 
     def ports(self, count: int) -> int:
-        """Give the first of so many ports in a row that were not given before."""
+        """Return the first of this many consecutive unused ports."""
         first = self.first_port + self._taken
         self._taken += count
         assert self._taken <= BLOCK, "a room has room for few ports"
         return first
 
     def spawn(self, argv: Sequence[str | Path], *, log: Path, cell: Sequence[str] = ()) -> Process:
-        """Start a program in this room, in a cell with a /dev/shm of its own; both its outputs go to `log`."""
+        """Start a program in this sandbox, with a /dev/shm of its own; both its outputs go to `log`."""
         launcher: list[str | Path] = [sys.executable, "-I", "-S", CELL, "--shm", self.shm, *cell, "--"]
         return self.spawn_bare([*launcher, *argv] if self.private else argv, log=log)
 
     def spawn_bare(self, argv: Sequence[str | Path], *, log: Path) -> Process:
-        """Start a program in this room and in a session of its own, by one exec; it shares the machine's /dev/shm."""
+        """Start a program in this sandbox and in its own session, by one exec; it shares the machine's /dev/shm."""
         environment = {**os.environ, MARK: self.directory.name}
         with log.open("ab") as sink:
             process = Process(
@@ -69,7 +69,7 @@ class Room:
         return process
 
     def processes(self) -> list[int]:
-        """List the living processes of this room, the test's own aside; zombies are dead."""
+        """List the running processes of this sandbox, except the test's own; zombies do not count."""
         mine = network_of("thread-self") if self.private else None
         pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
         return [pid for pid in pids if pid != os.getpid() and self._is_ours(pid, mine) and alive(pid)]
@@ -83,11 +83,11 @@ class Room:
             return False
 
     def shared_memory(self) -> set[str]:
-        """Name the files of Envoy's shared memory that this room can see."""
+        """Return the names of Envoy's shared memory files visible in this sandbox."""
         return {path.name for path in self.shm.glob("envoy_shared_memory_*")}
 
     def sweep(self) -> list[int]:
-        """Kill what still lives here and return the pids; reaps our own children."""
+        """Kill all processes that still run here and return the pids; reaps our own children."""
         left = self.processes()
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
@@ -100,12 +100,12 @@ class Room:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether `pid` runs (or is stopped): neither gone nor a zombie."""
+    """Return whether `pid` runs (or is stopped): neither exited nor a zombie."""
     return state_of(pid) not in {"", "Z", "X"}
 
 
 def state_of(pid: int | str) -> str:
-    """Return the letter of proc(5) for the state of a process, or of a thread as `pid/task/tid`; empty when gone."""
+    """Return the letter of proc(5) for a process, or for a thread as `pid/task/tid`; empty if it has exited."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -115,7 +115,7 @@ def state_of(pid: int | str) -> str:
 
 @contextmanager
 def _port_block() -> Iterator[int]:
-    """Keep a block of ports below the ephemeral range for as long as the context lasts."""
+    """Reserve a block of ports below the ephemeral range during the block."""
     with ExitStack() as stack:
         for number in range(200):
             slot = (os.getpid() + number) % 200
@@ -151,7 +151,7 @@ def _shared_room(directory: Path) -> Iterator[Room]:
 
 @contextmanager
 def open_room(patience: float = PATIENCE) -> Iterator[Room]:
-    """Give a room and check, at most `patience` seconds after the end, that nothing the test began is left of it."""
+    """Yield a sandbox; check, at most `patience` seconds after the end, that no processes or files remain."""
     directory = Path(tempfile.mkdtemp(prefix="a", dir="/tmp"))
     directory.chmod(0o755)
     make = _private_room if may_have_networks() else _shared_room
@@ -176,7 +176,7 @@ def _left_clean(room: Room, before: set[str]) -> bool:
 
 
 def command_of(pid: int) -> str:
-    """Return the command line of `pid`, empty when it is gone."""
+    """Return the command line of `pid`, empty if it has exited."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -184,18 +184,18 @@ def command_of(pid: int) -> str:
 
 
 def runs(pid: int, program: Path) -> bool:
-    """Tell whether `pid` executes this very file, by whatever name."""
+    """Return whether `pid` executes this file, by any name."""
     return Path(f"/proc/{pid}/exe").samefile(program)
 
 
 def sockets_below(directory: Path) -> list[Path]:
-    """List the Unix sockets that lie below `directory`."""
+    """List the Unix sockets below `directory`."""
     return [path for path in directory.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
 
 
 @contextmanager
 def stopped(pid: int) -> Iterator[int]:
-    """Keep a process stopped (SIGSTOP), every thread of it, for as long as the context lasts; give its pid back."""
+    """Stop a process (SIGSTOP), every thread of it, during the block; yield its pid."""
     os.kill(pid, signal.SIGSTOP)
     try:
         eventually(lambda: all_threads_stopped(pid), what=f"{pid} is stopped")
@@ -207,7 +207,7 @@ def stopped(pid: int) -> Iterator[int]:
 
 
 def all_threads_stopped(pid: int) -> bool:
-    """Tell whether `pid` is there and none of its threads runs."""
+    """Return whether `pid` exists and none of its threads runs."""
     try:
         return all(state_of(f"{pid}/task/{task.name}") in {"T", "t"} for task in Path(f"/proc/{pid}/task").iterdir())
     except FileNotFoundError:
@@ -216,14 +216,14 @@ def all_threads_stopped(pid: int) -> bool:
 
 @dataclass(frozen=True)
 class Death:
-    """A SIGKILL, on the monotonic clock: when it was sent, and when the process was gone with all its sockets."""
+    """A SIGKILL, on the monotonic clock: when it was sent, and when the process had exited with all its sockets."""
 
     struck: float
     gone: float
 
 
 def kill(pid: int) -> Death:
-    """Kill a process, anybody's child, and wait until it is dead: under load that takes tens of milliseconds."""
+    """Kill any process, and wait for its exit: under load that takes tens of milliseconds."""
     pidfd = os.pidfd_open(pid)
     try:
         struck = time.monotonic()

@@ -1,7 +1,7 @@
-"""A launcher: gives a program a /dev/shm of its own, a read-only root, and then becomes that program.
+"""A launcher: sets up a private /dev/shm and a read-only root for a program, and executes it.
 
-`python -I -S cell.py [--shm DIR] [--read-only-except DIR]... -- PROGRAM ARG...` keeps its pid and its place as a
-child. Wants CAP_SYS_ADMIN. Stands alone, so that it starts fast.
+`python -I -S sandbox.py [--shm DIR] [--read-only-except DIR]... -- PROGRAM ARG...` keeps its pid and its parent.
+Needs CAP_SYS_ADMIN. Imports nothing else, so that it starts fast.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ def _seclude(shm: str | None, writable: list[str]) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Read the options, make the cell, become the program; never returns."""
+    """Parse the options, set up the mounts, execute the program; never returns."""
     shm: str | None = None
     writable: list[str] = []
     while (word := words.pop(0)) != "--":

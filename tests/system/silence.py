@@ -14,7 +14,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Silence:
-    """A directory in which every call waits, until `end`: then each fails, as if the server had died."""
+    """A directory in which every call waits, until `end`: then each fails, as if the server had exited."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,7 +27,7 @@ class Silence:
             raise OSError(number, f"cannot mount a silent file system: {os.strerror(number)}")
 
     def end(self) -> None:
-        """Let everybody go who waits."""
+        """End all waiting calls."""
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
         self._descriptor = -1
@@ -35,7 +35,7 @@ class Silence:
 
 @contextmanager
 def silence(path: Path) -> Iterator[Silence]:
-    """Mount one, and take it away at the end."""
+    """Mount one, and unmount it at the end of the block."""
     silent = Silence(path)
     try:
         yield silent

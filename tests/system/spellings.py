@@ -1,4 +1,4 @@
-"""PEM files in many spellings, right and wrong, as strangers write them."""
+"""PEM files in many spellings, right and wrong."""
 
 import base64
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tests.pki import Authority, Leaf, pem
 from tests.system.eventually import PATIENCE
 
-Spelling = tuple[str, bytes]  # what is special about it, and the file
+Spelling = tuple[str, bytes]  # a description, and the file
 
 _LINE = 64
 
@@ -24,14 +24,14 @@ def body_of(block: bytes) -> bytes:
 
 
 def openssl(*arguments: str, content: bytes) -> bytes:
-    """Have openssl make something of a file."""
+    """Let openssl convert a file."""
     return subprocess.run(
         ["openssl", *arguments], input=content, capture_output=True, check=True, timeout=PATIENCE
     ).stdout
 
 
 def of_block(label: str, whole: bytes) -> Iterator[Spelling]:
-    """Spell a file of one block."""
+    """Return spellings of a file with one block."""
     yield from _line_ends(whole)
     yield from _encodings(whole)
     yield from _headers(whole)
@@ -146,7 +146,7 @@ def _neighbours(label: str, whole: bytes) -> Iterator[Spelling]:
 
 
 def of_chains(leaf: Leaf, issuer: Authority, root: Authority) -> Iterator[Spelling]:
-    """Spell a chain with its leaf, and what a chain may have beside it."""
+    """Return spellings of a chain with its leaf, and with additional blocks."""
     own, middle = leaf.certificate_pem, pem(issuer.certificate)
     trusted = openssl("x509", "-trustout", content=own)
     yield from of_block("CERTIFICATE", own)
@@ -169,7 +169,7 @@ def of_chains(leaf: Leaf, issuer: Authority, root: Authority) -> Iterator[Spelli
 
 
 def of_keys(leaf: Leaf, other: Leaf) -> Iterator[Spelling]:
-    """Spell the key of an ECDSA leaf, and what may lie beside it."""
+    """Return spellings of the key of an ECDSA leaf, and with additional blocks."""
     key, traditional = leaf.key_pem, leaf.traditional_key_pem()
     parameters, broken = block("EC PARAMETERS", b"BggqhkjOPQMBBw=="), block("CERTIFICATE", b"AAAA")
     yield from of_block("PRIVATE KEY", key)
@@ -189,7 +189,7 @@ def of_keys(leaf: Leaf, other: Leaf) -> Iterator[Spelling]:
 
 
 def of_rsa_keys(leaf: Leaf) -> Iterator[Spelling]:
-    """Spell the key of an RSA leaf."""
+    """Return spellings of the key of an RSA leaf."""
     key, traditional = leaf.key_pem, leaf.traditional_key_pem()
     yield "RSA", key
     yield "RSA in its own format", traditional
@@ -199,7 +199,7 @@ def of_rsa_keys(leaf: Leaf) -> Iterator[Spelling]:
 
 
 def of_bundles(root: Authority, leaf: Leaf, middle: Authority) -> Iterator[Spelling]:
-    """Spell a bundle of authorities, and what may be in one."""
+    """Return spellings of a bundle of authorities, and with additional blocks."""
     own = root.pem
     yield from of_block("CERTIFICATE", own)
     yield "trusted", openssl("x509", "-trustout", "-addtrust", "serverAuth", content=own)

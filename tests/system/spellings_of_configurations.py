@@ -1,4 +1,4 @@
-"""Configurations in many spellings of YAML and JSON, right and wrong, as strangers write them."""
+"""Configurations in many spellings of YAML and JSON, right and wrong."""
 
 import json
 from collections.abc import Iterator
@@ -151,7 +151,7 @@ _JSON_VALUES = [
 
 
 def of_yaml() -> Iterator[Spelling]:
-    """Spell a bootstrap in YAML."""
+    """Return spellings of a bootstrap in YAML."""
     plain = YAML.replace(VALUE, "v")
     for value in _YAML_VALUES:
         yield f"YAML {value[:40]!r}", YAML.replace(VALUE, value).encode("utf-8", "surrogatepass")
@@ -200,7 +200,7 @@ def of_yaml() -> Iterator[Spelling]:
 
 
 def of_json() -> Iterator[Spelling]:
-    """Spell a bootstrap in JSON."""
+    """Return spellings of a bootstrap in JSON."""
     for value in _JSON_VALUES:
         yield f"JSON {value[:40]!r}", JSON.replace(f'"{VALUE}"', value).encode("utf-8", "surrogatepass")
     plain = JSON.replace(VALUE, "v")

@@ -1,4 +1,4 @@
-"""What the agent says of itself in `<run directory>/state.json`: the only place that knows the format."""
+"""Parses the agent's state in `<run directory>/state.json`; no other module knows the format."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ CANDIDATE, SERVING, DRAINING = "candidate", "serving", "draining"
 
 @dataclass(frozen=True)
 class Epoch:
-    """One living epoch. `manifest` is the number of a descriptor."""
+    """One running epoch. `manifest` is the number of a descriptor."""
 
     number: int
     state: str
@@ -22,7 +22,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class State:
-    """The agent's picture of itself at one moment."""
+    """The agent's state at one moment."""
 
     agent_pid: int
     ready: bool
@@ -37,7 +37,7 @@ class State:
 
 
 def read_state(run_dir: Path) -> State:
-    """Read the state; OSError while there is none."""
+    """Read the state; OSError if there is none."""
     tree: dict[str, Any] = json.loads((run_dir / "state.json").read_text(encoding="utf-8"))
     return State(
         agent_pid=tree["agent"]["pid"],

@@ -1,4 +1,4 @@
-"""Onlookers: they ask the status server again and again, in a thread of their own, while a test does something."""
+"""Pollers of the status server, in threads of their own, while a test runs."""
 
 import json
 from collections.abc import Callable
@@ -13,10 +13,10 @@ Tree = dict[str, Any]  # JSON
 
 
 class Onlooker:
-    """Calls `look` every so many seconds for as long as the context lasts.
+    """Calls `look` at this interval during the block.
 
-    What `look` finds wrong, by an AssertionError, is in `wrong`; any other exception than an OSError is raised at the
-    end of the context. A look that began at a bad moment for asking (an OSError) counts as `unanswered`.
+    Failures that `look` reports by an AssertionError are in `wrong`; any other exception than an OSError is raised at
+    the end of the block. An OSError, from a call at a bad moment, counts as `unanswered`.
     """
 
     def __init__(self, look: Callable[[], object], every: float) -> None:
@@ -47,12 +47,12 @@ class Onlooker:
             self._broke = error
 
     def once_more(self) -> None:
-        """Wait until it has looked once more, from beginning to end."""
+        """Wait for one more complete call."""
         before = self.looks
         eventually(lambda: self.looks >= before + 2, what="two more looks, the first of which may have begun before")
 
     def look(self) -> None:
-        """Look once."""
+        """Poll once."""
         try:
             self._look()
         except OSError as error:
@@ -63,12 +63,12 @@ class Onlooker:
 
 
 def ask(bed: AgentFixture, path: str) -> Reply:
-    """Ask the status server of a bed; OSError while there is none."""
+    """Send a request to the status server of an agent fixture; OSError if there is none."""
     return Console(bed.status.port).ask(path)
 
 
 def overview(bed: AgentFixture) -> Tree:
-    """Read what `/status` tells."""
+    """Return the content of `/status`."""
     reply = ask(bed, "/status")
     assert reply.status == 200, f"/status: {reply.status} {reply.text}"
     tree: Tree = json.loads(reply.text)

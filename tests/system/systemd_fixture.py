@@ -1,7 +1,7 @@
-"""A test bed of its own kind: the agent as a unit of a real systemd, booted over a throw-away layer of this machine.
+"""The agent as a unit of a real systemd, booted over a temporary layer of this machine.
 
-systemd runs in a container of systemd-nspawn, in the network of the test's room; its root is an overlay over `/` whose
-upper layer is a tmpfs, so that nothing written there remains.
+systemd runs in a container of systemd-nspawn, in the network of the test's sandbox; its root is an overlay over `/`
+whose upper layer is a tmpfs, so that no file written there remains.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ SETTINGS = Path("etc/proxy-agent")
 
 
 def missing() -> str:
-    """Say what this machine lacks for such a bed; nothing where it has all."""
+    """Return what this machine lacks for such a fixture; empty if complete."""
     wanted = ("systemd-nspawn", "nsenter", "mount")
     lacking = [name for name in wanted if shutil.which(name) is None]
     if not Path("/lib/systemd/systemd").exists():
@@ -42,18 +42,18 @@ def missing() -> str:
 
 
 def program() -> Path:
-    """The agent as it is installed beside this interpreter."""
+    """The agent installed beside this interpreter."""
     return Path(sys.executable).with_name("agent")
 
 
 def installed(name: str) -> str:
-    """A unit of ours, with the path that the agent has here."""
+    """A unit of ours, with the path of the installed agent."""
     return (UNITS / name).read_text(encoding="utf-8").replace("/usr/local/bin/agent", str(program()))
 
 
 @contextmanager
 def mounted(kind: str, source: str, where: Path, options: str) -> Iterator[Path]:
-    """Mount a file system for as long as the context lasts."""
+    """Mount a file system during the block."""
     where.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", kind, "-o", options, source, where], check=True)
     try:
@@ -64,7 +64,7 @@ def mounted(kind: str, source: str, where: Path, options: str) -> Iterator[Path]
 
 @contextmanager
 def layer_over_root(directory: Path) -> Iterator[Path]:
-    """Give a root file system: that of this machine, below a layer in memory."""
+    """Yield a root file system: that of this machine, below a layer in memory."""
     with mounted("tmpfs", "agent-test", directory, "size=512m,mode=0755"):
         upper, work, merged = (directory / name for name in ("upper", "work", "merged"))
         for each in (upper, work):
@@ -75,7 +75,7 @@ def layer_over_root(directory: Path) -> Iterator[Path]:
 
 @dataclass
 class SystemdBed:
-    """A booted systemd with the agent's unit in it. `root` is its file system as this process sees it."""
+    """A booted systemd with the agent's unit in it. `root` is its file system as seen by this process."""
 
     room: Room
     root: Path
@@ -110,7 +110,7 @@ class SystemdBed:
         self._configure()
 
     def _drop_in(self) -> str:
-        """Where Python lies on this machine may be what the unit hides; and a watchdog that need not be waited for."""
+        """Undo hardening that hides this machine's Python; and shorten the watchdog."""
         paths = {Path(sys.prefix), Path(sys.base_prefix), PROJECT, self.binary.resolve().parent}
         lines = ["[Service]", "ProtectHome=tmpfs", *(f"BindReadOnlyPaths={path}" for path in sorted(paths))]
         return "\n".join([*lines, "WatchdogSec=2s", "TimeoutAbortSec=1s", ""])
@@ -187,7 +187,7 @@ class SystemdBed:
     # The unit
 
     def systemctl(self, verb: str) -> "subprocess.CompletedProcess[str]":
-        """Do something with the unit, and wait until it is done."""
+        """Execute an action of systemctl, and wait for its end."""
         return self.run("systemctl", verb, UNIT)
 
     def show(self, name: str) -> str:
@@ -196,11 +196,11 @@ class SystemdBed:
 
     @property
     def sentence(self) -> str:
-        """What `systemctl status` says of it."""
+        """The status line of `systemctl status`."""
         return self.show("StatusText")
 
     def start(self) -> None:
-        """Start the unit; it is up when it serves."""
+        """Start the unit; it is active when it serves."""
         done = self.systemctl("start")
         assert done.returncode == 0, done.stderr + self.log()
         assert self.serial_served() == serial(self.mint.newest)
@@ -211,11 +211,11 @@ class SystemdBed:
 
     @property
     def agent_pid(self) -> int:
-        """The main process, by the number that this process knows it by."""
+        """The main process, by its outer pid."""
         return self.outside(int(self.show("MainPID")))
 
     def outside(self, pid: int) -> int:
-        """The number here of a process that has another one in there; 0 when it is gone."""
+        """The outer pid of a process in the container; 0 if it has exited."""
         for each in self.room.processes():
             with contextlib.suppress(OSError):
                 status = Path(f"/proc/{each}/status").read_text(encoding="utf-8")
@@ -224,18 +224,18 @@ class SystemdBed:
         return 0
 
     def install(self, name: str, old: str, new: str) -> None:
-        """Put one more of our units into place, with something of it replaced."""
+        """Install one more of our units, with a replacement in it."""
         text = installed(name)
         assert old in text
         (self.root / "etc/systemd/system" / name).write_text(text.replace(old, new), encoding="utf-8")
         self.run("systemctl", "daemon-reload")
 
     def listening(self) -> int:
-        """Count the sockets that listen where TLS is served."""
+        """Count the sockets that listen on the TLS port."""
         return len(self._listeners())
 
     def held_by_systemd(self) -> int:
-        """Count those of them that process 1 has a descriptor of."""
+        """Count those of them that process 1 holds."""
         held = {str(path.readlink()) for path in Path(f"/proc/{self.leader}/fd").iterdir()}
         return sum(f"socket:[{inode}]" in held for inode in self._listeners())
 
@@ -247,29 +247,29 @@ class SystemdBed:
     # The agent
 
     def state(self) -> State:
-        """What the agent says of itself."""
+        """The agent's state file."""
         return read_state(Path(f"/proc/{self.leader}/root/run/proxy-agent"))
 
     def serving(self) -> Epoch:
-        """The serving epoch; AssertionError while there is none."""
+        """The serving epoch; AssertionError if there is none."""
         (serving,) = self.state().among(SERVING)
         return serving
 
     def serial_served(self) -> int:
-        """The serial that a new client is shown."""
+        """The serial that a new client receives."""
         return serial_served(self.tls)
 
     def rotate(self, pair: Pair | None = None) -> None:
-        """Put a pair into the directory."""
+        """Write a pair into the directory."""
         IN_PLACE.again(self.certs, pair or self.mint.leaf())
 
     def served(self) -> None:
-        """Wait until new clients are shown the newest pair."""
+        """Wait until new clients receive the newest pair."""
         wanted = serial(self.mint.newest)
         eventually(lambda: self.serial_served() == wanted, what=f"serial {wanted:x} is served")
 
     def left(self) -> list[str]:
-        """What is left of the service: processes, shared memory, sockets."""
+        """Return the remains of the service: processes, shared memory, sockets."""
         shm = self.run("sh", "-c", "ls /dev/shm; ls -d /run/proxy-agent* 2>/dev/null").stdout.split()
         return [*map(command_of, filter(_is_of_the_unit, self.room.processes())), *shm]
 
@@ -299,7 +299,7 @@ _MASKED = (
 
 @contextmanager
 def own_groups(directory: Path) -> Iterator[Path]:
-    """Give a directory of links, one to a fresh control group in each hierarchy that systemd uses."""
+    """Yield a directory of links, one to a new control group in each hierarchy that systemd uses."""
     directory.mkdir()
     name = f"agent-test-{os.getpid()}"
     made = [parent / name for parent in _parents()]
@@ -315,7 +315,7 @@ def own_groups(directory: Path) -> Iterator[Path]:
 
 
 def _parents() -> Iterator[Path]:
-    """Where this process is in systemd's own hierarchy of version 1, and in that of version 2 (cgroups(7))."""
+    """Return this process's group in systemd's own hierarchy of version 1, and in that of version 2 (cgroups(7))."""
     here = dict(line.split(":", 1)[1].split(":", 1) for line in Path("/proc/self/cgroup").read_text().splitlines())
     for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
         _, where, kind, options, *_ = line.split()
@@ -326,7 +326,7 @@ def _parents() -> Iterator[Path]:
 
 @contextmanager
 def booted(room: Room, binary: Path, proxy_args: Sequence[str]) -> Iterator[SystemdBed]:
-    """Give a bed whose systemd runs and whose unit does not yet."""
+    """Yield a fixture whose systemd runs and whose unit is not started."""
     with ExitStack() as stack:
         root = stack.enter_context(layer_over_root(room.directory / "system"))
         groups = stack.enter_context(own_groups(room.directory / "groups"))

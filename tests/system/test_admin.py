@@ -1,4 +1,4 @@
-"""The consoles of both proxies, side by side: the same configuration, the same traffic, the same questions."""
+"""The admin interfaces of both proxies, compared: the same configuration, the same traffic, the same requests."""
 
 import dataclasses
 
@@ -137,7 +137,7 @@ def proxy(request: pytest.FixtureRequest) -> Proxy:
 
 
 class Place:
-    """A configuration with all that consoles tell of: TLS, TCP through a cluster, HTTP."""
+    """A configuration with every feature that the admin interfaces show: TLS, TCP through a cluster, HTTP."""
 
     def __init__(self, room: Room, name: str = "plain") -> None:
         self.room, self.name = room, name
@@ -175,7 +175,7 @@ class Place:
         return {"static_resources": {"listeners": listeners, "clusters": [origin]}}
 
     def traffic(self, requests: int = 3) -> None:
-        """Make some requests of each kind, and leave."""
+        """Make some requests of each kind, and disconnect."""
         context = tls_context()
         for target in (self.plain, self.tls, self.raw):
             with connect(target, context) as sock:
@@ -183,7 +183,7 @@ class Place:
                     exchange(sock, last=number == requests - 1)
 
     def told(self, proxy: Proxy, requests: int = 3) -> Observed:
-        """Run a proxy, make the traffic, ask all questions."""
+        """Run a proxy, make the traffic, send all requests."""
         with running(self.room, proxy, self.tree(), console=self.console) as alone:
             self.traffic(requests)
             eventually(lambda: settled(alone.console), what="all connections are counted as gone")
@@ -195,7 +195,7 @@ class Place:
 
 
 def settled(console: Console) -> bool:
-    """Tell whether no client and no upstream is connected, and every request is counted as done."""
+    """Return whether no client and no upstream is connected, and every request is counted as complete."""
     numbers = console.numbers()
     active = [name for name, value in numbers.items() if name.endswith("cx_active") and "admin" not in name and value]
     return not active and numbers["http.http.downstream_rq_completed"] == numbers["http.http.downstream_rq_total"]
@@ -223,7 +223,7 @@ def only_documented(found: list[Difference]) -> None:
 
 
 def is_unmoved(difference: Difference) -> bool:
-    """Tell a statistic that Envoy has, at 0, and the other does not keep, or the line that declares its type."""
+    """Return whether a statistic is at 0 in Envoy and missing in the other, or the line that declares its type."""
     in_statistics = "GET /stats" in difference.key or "POST /stats" in difference.key
     return in_statistics and difference.ours is None and (difference.theirs == "0" or "# TYPE" in difference.key)
 
@@ -269,7 +269,7 @@ def test_who_may_be_restarted_hot_says_so_as_envoy_does(place: Place, proxy: Pro
             told: Observed = {}
             for path in ("/hot_restart_version", "/server_info", "/stats?filter=^server.hot_restart"):
                 told |= observed(alone.console, "GET", path)
-        (place.room.shm / "envoy_shared_memory_70").unlink(missing_ok=True)  # Envoy leaves it
+        (place.room.shm / "envoy_shared_memory_70").unlink(missing_ok=True)  # Envoy omits it
         return told
 
     found = differences(told(proxy), told(needed("envoy")))

@@ -1,4 +1,4 @@
-"""What the consoles' buttons do to listeners and clients, under both proxies: as Envoy does it."""
+"""The effect of the admin interfaces' POST requests on listeners and clients, with both proxies: Envoy's behaviour."""
 
 import signal
 import socket
@@ -35,12 +35,12 @@ class Two:
         return {"static_resources": {"listeners": made}}
 
     def states(self) -> tuple[str, str]:
-        """Say of both listeners what a new client meets."""
+        """Return how both listeners treat a new client."""
         return state(self.outbound), state(self.inbound)
 
 
 def state(target: Target) -> str:
-    """Say what a new client meets: `serves`, `asks to leave`, or `refuses`."""
+    """Return how a listener treats a new client: `serves`, `asks to leave`, or `refuses`."""
     try:
         with connect(target, tls_context()) as sock:
             return answered(sock)
@@ -49,7 +49,7 @@ def state(target: Target) -> str:
 
 
 def answered(sock: socket.socket) -> str:
-    """Make a request on a connection that could be kept, and say whether it may be."""
+    """Make a request on a connection that could be kept, and return whether it is kept."""
     return "asks to leave" if exchange(sock, last=False).closes else "serves"
 
 
@@ -67,7 +67,7 @@ BUTTONS = {
 
 @pytest.mark.parametrize("button", BUTTONS)
 def test_a_button_does_what_envoys_does(room: Room, proxy: Proxy, button: str) -> None:
-    """At once, after the drain time where that changes it, and for a client that was there before."""
+    """At once, after the drain time if that matters, and for a client that was connected before."""
     at_once, later, before = BUTTONS[button]
     two = Two(room, proxy)
     with (
@@ -89,12 +89,12 @@ def test_a_button_does_what_envoys_does(room: Room, proxy: Proxy, button: str) -
 
 
 def draining_for(seconds: int) -> list[str]:
-    """Return the options of a proxy that drains for so long, at once."""
+    """Return the options of a proxy that drains for this long, at once."""
     return ["--drain-time-s", str(seconds), "--drain-strategy", "immediate"]
 
 
 def tells(alone: Running, button: str, states: tuple[str, str]) -> None:
-    """Check what the console tells of these states of the listeners."""
+    """Check the listeners' states in the admin interface."""
     ready = alone.console.ask("/ready")
     assert (ready.status, ready.text) == ((503, "DRAINING\n") if button == "/healthcheck/fail" else (200, "LIVE\n"))
     closed = states.count(REFUSES)

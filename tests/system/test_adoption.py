@@ -1,4 +1,4 @@
-"""An agent that is killed and comes back finds its proxies, and no client has noticed."""
+"""An agent that is killed and restarted adopts its proxies, without an effect on clients."""
 
 import time
 from functools import partial
@@ -19,12 +19,12 @@ from tests.system.wire import connect, exchange, tls_context
 DEATHS = count("AGENT_DEATHS", short=2, long=60)
 OPENINGS = count("AGENT_OPENINGS", short=1, long=10)
 OPENING, UNDER_WAY = "opening", frozenset({"starting", "waiting", "opening"})
-OPENING_DELAYS = [0.0005, 0.001, 0.0015, 0.002, 0.003]  # seconds: where the question is on its way
+OPENING_DELAYS = [0.0005, 0.001, 0.0015, 0.002, 0.003]  # seconds: the request is in transit
 
 
 @pytest.fixture
 def surviving(bed_apart: AgentFixture) -> AgentFixture:
-    """A bed whose proxies outlive the agent."""
+    """An agent fixture whose proxies outlive the agent."""
     bed_apart.more_flags += ["--survive"]
     bed_apart.start()
     return bed_apart
@@ -65,7 +65,7 @@ def test_an_agent_may_be_killed_at_any_moment_of_a_rotation(surviving: AgentFixt
 @pytest.mark.long
 @pytest.mark.timeout(600 * (1 + OPENINGS))
 def test_an_agent_may_be_killed_just_after_a_gate_opened(surviving: AgentFixture, loads: Loads) -> None:
-    """The proxy's question to its parent dies with the agent then, and the next agent answers it unasked."""
+    """The proxy's request to its parent is lost with the agent, and the next agent answers it unasked."""
     bed = surviving
     loads.gentle(bed.tls, bed.plain)
     for delay in OPENING_DELAYS * OPENINGS:
@@ -80,7 +80,7 @@ def test_an_agent_may_be_killed_just_after_a_gate_opened(surviving: AgentFixture
 
 
 def open_a_gate(bed: AgentFixture) -> None:
-    """Rotate until a look at the state sees an open gate: on a busy machine it may open and be done between two."""
+    """Rotate until a read of the state shows an open gate: on a busy machine it may open and complete between two."""
     while True:
         before = bed.serving().number
         bed.rotate()
@@ -90,19 +90,19 @@ def open_a_gate(bed: AgentFixture) -> None:
 
 
 def looked(bed: AgentFixture, before: int) -> list[str]:
-    """Where the living epochs are, once a gate is open, or once another epoch than `before` serves."""
+    """Return the stages of the running epochs, once a gate is open, or once another epoch than `before` serves."""
     seen = bed.epochs()
     serves = any(one.stage == "serving" and one.number > before for one in seen)
     return [one.stage for one in seen] if serves or any(one.stage == OPENING for one in seen) else []
 
 
 def stages(bed: AgentFixture) -> list[str]:
-    """Where in its life each living epoch is, by the state file."""
+    """Return the stage of each running epoch, by the state file."""
     return [one.stage for one in bed.epochs()]
 
 
 def spin(span: float) -> None:
-    """Pass less time than a sleep can."""
+    """Wait for less time than a sleep can."""
     end = time.monotonic() + span
     while time.monotonic() < end:
         pass
@@ -129,7 +129,7 @@ def test_counters_go_on_over_the_death_of_the_agent(bed_apart: AgentFixture, loa
 
 
 def counted(bed: AgentFixture) -> int:
-    """Read how many answers the agent knows of."""
+    """Read the number of responses that the agent has counted."""
     with urlopen(
         f"http://127.0.0.1:{bed.status.port}/stats?filter=^http.http.downstream_rq_2xx$", timeout=PATIENCE
     ) as answer:

@@ -1,4 +1,4 @@
-"""Whatever lies on the disk, what serves goes on serving; one line says why, and the repair is picked up by itself."""
+"""With any input on disk, the serving epoch continues; a message states the reason, and a repair takes effect."""
 
 from collections.abc import Callable, Mapping
 from itertools import cycle
@@ -54,10 +54,10 @@ def no_directory(bed: AgentFixture) -> None:
 
 
 def goes_on_serving(bed: AgentFixture, spoil: Spoil, word: str, files: int = 1) -> None:
-    """Spoil the input: one complaint with this word comes for each bad file, and nothing else happens."""
+    """Damage the input: one warning with this word for each bad file, and no other effect."""
     before = bed.serving()
     bed.journal.mark()
-    with stopped(bed.agent_pid):  # it sees what is spoilt, and not what is on its way to be
+    with stopped(bed.agent_pid):  # it reads the damaged input, not an earlier state
         spoil(bed)
     eventually(lambda: bed.journal.complaints(word), what=f"a complaint about {word}")
     throughout(lambda: bed.serving() == before, span=0.4, what="the old epoch serves")
@@ -101,12 +101,12 @@ def test_a_bundle_without_our_authority_is_held_back(bed_apart: AgentFixture, lo
 
 
 def replace_root(bed: AgentFixture, pem: bytes) -> None:
-    """Put other authorities into the bundle."""
+    """Write other authorities into the bundle."""
     (bed.certs / ROOT).write_bytes(pem)
 
 
 def first_route(tree: Json) -> Json:
-    """Return the route of the first listener, to be changed."""
+    """Return the route of the first listener, for changes."""
     manager: Json = tree["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     route: Json = manager["route_config"]["virtual_hosts"][0]["routes"][0]
     return route
@@ -138,7 +138,7 @@ def test_what_is_wrong_with_a_configuration_is_said_and_the_old_one_serves_on(
     loads.gentle(bed.tls, bed.plain)
     goes_on_serving(bed, spoil, word)
     bed.rotate()
-    bed.served()  # with the configuration that served before
+    bed.served()  # with the previous configuration
     bed.bootstrap.body = "repaired\n"
     bed.bootstrap.write(bed.config)
     eventually(lambda: body_of(bed.plain) == b"repaired\n", what="the repaired configuration serves")
@@ -194,7 +194,7 @@ def test_of_fifty_pairs_the_good_are_new_and_the_bad_stay(bed_apart: AgentFixtur
 
 
 def put(bed: AgentFixture, pairs: Mapping[str, Pair]) -> None:
-    """Write pairs, each in two files of its name, one after the other."""
+    """Write pairs, each in two files of its name, in sequence."""
     for name, pair in pairs.items():
         (bed.certs / f"{name}.crt").write_bytes(pair.chain_pem)
         (bed.certs / f"{name}.key").write_bytes(pair.key_pem)
@@ -206,10 +206,10 @@ def serials(pairs: Mapping[str, Pair]) -> dict[str, int]:
 
 
 def shown(bed: AgentFixture, names: list[str]) -> dict[str, int]:
-    """Return the serial that is shown for each name."""
+    """Return the served serial for each name."""
     return {name: serial_served(named(bed, name)) for name in names}
 
 
 def named(bed: AgentFixture, name: str) -> Target:
-    """Return the TLS listener, asked for by this name."""
+    """Return the TLS listener, with this server name."""
     return Target(bed.tls.host, bed.tls.port, tls=True, server_name=name)

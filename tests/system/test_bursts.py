@@ -1,4 +1,4 @@
-"""Many rotations at once are few epochs, and drains side by side are few and bounded."""
+"""Many rotations at once cause few epochs, and concurrent drains are few and bounded."""
 
 import threading
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from tests.system.loads import Loads, nothing_failed
 from tests.system.state import DRAINING, SERVING
 from tests.system.wire import connect, exchange, tls_context
 
-PAUSE = 0.15  # a slow machine may pause as long as ends a burst, which takes the agent 0.2 s
-LIMIT = 2.0  # the longest that the agent waits for the end of a burst
+PAUSE = 0.15  # a slow machine may pause long enough to end a burst, which takes the agent 0.2 s
+LIMIT = 2.0  # the longest time that the agent waits for the end of a burst
 LAYOUTS = [layout for layout in ALTERNATING if layout is not KEY_LATE]
 
 
 @contextmanager
 def watched(bed: AgentFixture) -> Iterator[dict[str, int]]:
-    """Look at the agent's state every 5 ms; give the largest number of epochs in each state."""
+    """Read the agent's state every 5 ms; return the largest number of epochs in each state."""
     most = {SERVING: 0, DRAINING: 0}
     over = threading.Event()
 
@@ -91,7 +91,7 @@ def test_where_clients_stay_for_long_a_certificate_waits_for_no_drain_deadline(b
 
 @pytest.mark.long
 def test_bursts_of_clients_are_all_answered_across_a_rotation(bed: AgentFixture, loads: Loads) -> None:
-    """The accept queues are never empty: what waits in them must not be lost."""
+    """The accept queues are never empty: clients in them must not be lost."""
     loads.start("bursts", bed.plain, clients=400)
     loads.start("bursts", bed.tls, clients=50)
     for _ in range(2):

@@ -1,6 +1,6 @@
-"""A candidate may die, hang or be told to leave at any moment before its gate opens: no client hears of it.
+"""A candidate may exit, hang or be terminated at any moment before its gate opens, without an effect on clients.
 
-A strike is exact: the candidate is stopped first, and only if it does not wait for clients yet it is struck.
+A signal is exact: the candidate is stopped first, and gets it only if it does not accept clients yet.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ STRIKES = count("AGENT_STRIKES", short=2, long=100)
 
 
 def strike(bed: AgentFixture, pid: int, number: Signals) -> bool:
-    """Strike a candidate if its gate is still shut; tell whether it was hit."""
+    """Send a signal to a candidate if its gate is still closed; return whether it was sent."""
     if not freeze(bed, pid):
         return False
     os.kill(pid, number)
     if number is not signal.SIGSTOP:
-        with contextlib.suppress(ProcessLookupError):  # the agent may have seen its end already
+        with contextlib.suppress(ProcessLookupError):  # the agent may have noticed its exit already
             os.kill(pid, signal.SIGCONT)
     return True
 
@@ -53,7 +53,7 @@ def test_a_struck_candidate_costs_no_request(number: Signals, bed_apart: AgentFi
     bed.launch()
     bed.ready()
     loads.gentle(bed.tls, bed.plain)
-    while hits < STRIKES:  # the others were seen too late
+    while hits < STRIKES:  # the others were observed too late
         before = bed.serving().number
         bed.rotate()
         if (candidate := next_candidate(bed, before)) is not None:
@@ -94,7 +94,7 @@ def test_a_killed_draining_one_loses_only_its_own_connections(bed: AgentFixture,
 
 
 def drains(bed: AgentFixture, pid: int) -> None:
-    """Wait until this epoch is the only one that drains, and accepts no more clients."""
+    """Wait until this epoch is the only draining one, and accepts no more clients."""
     eventually(lambda: [one.pid for one in bed.state().among(DRAINING)] == [pid], what=f"{pid} drains")
     eventually(lambda: not accepts(pid, bed.tls.port) and not accepts(pid, bed.plain.port), what="it accepts no more")
 
@@ -119,7 +119,7 @@ def test_a_candidate_survives_the_death_of_the_draining_one(bed: AgentFixture, l
 
 
 def test_no_client_is_answered_by_a_candidate_at_its_gate(bed: AgentFixture) -> None:
-    """While the candidate is frozen before its gate, every client is answered, and by the old epoch."""
+    """While the candidate is stopped at its gate, the old epoch answers every client."""
     with frozen_candidate(bed):
         old = bed.serial_served()
         land(flights := launched(bed.tls, 200))

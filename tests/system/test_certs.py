@@ -1,4 +1,4 @@
-"""`agent certs` and `agent status` beside openssl, on a real proxy with certificates of every kind."""
+"""`agent certs` and `agent status` compared with openssl, on a real proxy with certificates of every kind."""
 
 import json
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ SPIFFE = "spiffe://example/ns/default/sa/web"
 
 @dataclass(frozen=True)
 class Site:
-    """A name with its certificate on the disk."""
+    """A name with its certificate on disk."""
 
     name: str
     directory: Path
@@ -34,13 +34,13 @@ class Site:
 
     @property
     def chain(self) -> Path:
-        """The chain that lies there."""
+        """The chain on disk."""
         return self.directory / CHAIN
 
 
 @pytest.fixture
 def sites(bed_apart: AgentFixture) -> list[Site]:
-    """A bed that serves a leaf of every kind behind a name of its own, each with a chain of two and a SPIFFE ID."""
+    """An agent fixture that serves a leaf of every kind, each with its own name, a chain of two and a SPIFFE ID."""
     below = authority().intermediate("the one below")
     sites = []
     for name, key in KINDS.items():
@@ -57,7 +57,7 @@ def sites(bed_apart: AgentFixture) -> list[Site]:
 
 
 def told(bed: AgentFixture) -> tuple[int, dict[str, Any]]:
-    """What `agent certs --json` exits with and tells."""
+    """Return the exit code and the output of `agent certs --json`."""
     ran = agent("certs", "--json", "--run-dir", bed.run_dir)
     assert ran.err == ""
     return ran.code, json.loads(ran.out)

@@ -1,4 +1,4 @@
-"""Envoy and the sidecar replace each other under load, from one configuration: to the agent both are epochs."""
+"""Envoy and the sidecar replace each other under load, with one configuration: the agent treats both as epochs."""
 
 from itertools import chain, repeat
 from pathlib import Path
@@ -14,18 +14,18 @@ from tests.system.proxies import needed
 from tests.system.room import stopped
 from tests.system.stand_ins import link, script
 
-pytestmark = pytest.mark.envoy  # a bed for an Envoy, and then whatever the test puts in its place
+pytestmark = pytest.mark.envoy  # the fixture starts with Envoy, and the test replaces the program
 
 ROUNDS = count("AGENT_CHAINS", short=1, long=15)
 
 
 def is_sidecar(pid: int) -> bool:
-    """Tell whether a process runs the sidecar: a program of an interpreter, while Envoy is one by itself."""
+    """Return whether a process runs the sidecar: a program of an interpreter, unlike Envoy."""
     return Path(f"/proc/{pid}/exe").readlink().name.startswith("python")
 
 
 def put(bed: AgentFixture, kind: str) -> None:
-    """Put a proxy in place, with two workers where it has workers."""
+    """Install a proxy, with two workers if it supports workers."""
     program = needed(kind).binary
     if kind == "envoy":
         script(bed.binary, f'exec {program} "$@" --concurrency 2')
@@ -34,7 +34,7 @@ def put(bed: AgentFixture, kind: str) -> None:
 
 
 def take_over(bed: AgentFixture, kind: str) -> None:
-    """Put a proxy of the other kind in place and wait until it alone serves."""
+    """Install a proxy of the other kind and wait until only it serves."""
     put(bed, kind)
     wanted = kind == "sidecar"
     eventually(lambda: is_sidecar(bed.serving_pid()) == wanted, what=f"{kind} serves")
@@ -43,7 +43,7 @@ def take_over(bed: AgentFixture, kind: str) -> None:
 
 @pytest.fixture
 def mixed(bed_apart: AgentFixture) -> AgentFixture:
-    """A bed on whose proxy's path there is an Envoy of two workers, for now."""
+    """An agent fixture whose proxy path is an Envoy with two workers at first."""
     bed = bed_apart
     needed("sidecar")
     bed.binary, bed.proxy_args = bed.directory / "proxy", ["-l", "warning"]
@@ -66,7 +66,7 @@ def test_envoy_and_sidecar_replace_each_other(mixed: AgentFixture, loads: Loads)
 
 @pytest.mark.long
 def test_a_single_worker_takes_the_queues_of_all_workers_and_leaves_them_to_the_next(mixed: AgentFixture) -> None:
-    """Clients in the queues of two stopped workers are answered by the sidecar; and those of the sidecar, by two."""
+    """The sidecar answers clients in the queues of two stopped workers; and two workers answer those of the sidecar."""
     for kind in ("sidecar", "envoy"):
         old = mixed.serving_pid()
         with stopped(old):

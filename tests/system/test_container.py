@@ -1,4 +1,4 @@
-"""The agent as process 1 of a container: its duties there, and how little it needs."""
+"""The agent as process 1 of a container: its duties there, and its minimal requirements."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -23,20 +23,20 @@ pytestmark = pytest.mark.root
 NOBODY = 1337
 ORPHANS = count("AGENT_ORPHANS", short=1000, long=10_000)
 STORM = "exec 3<&0; i=0; while [ $i -lt {count} ]; do (read x <&3) & i=$((i+1)); done"
-"""Leaves so many orphans, which end all at once when the pipe at standard input is closed."""
+"""Starts this many orphans, which all exit when the pipe at standard input is closed."""
 
 MakeContained = Callable[..., ContainedBed]
 
 
 def kinds(*quick: str) -> pytest.MarkDecorator:
-    """Run a test in every kind of container; the default run takes those named."""
+    """Run a test in every kind of container; the default run includes the named ones."""
     marks = {kind: () if kind in quick else pytest.mark.long for kind in KINDS}
     return pytest.mark.parametrize("kind", [pytest.param(kind, marks=marks[kind]) for kind in KINDS])
 
 
 @pytest.fixture
 def contained(room: Room, request: pytest.FixtureRequest) -> Iterator[MakeContained]:
-    """Make a bed in a container; it is stopped, and must stop well, at the end."""
+    """Create an agent fixture in a container; it is stopped, and must exit with 0, at the end."""
     beds: list[ContainedBed] = []
 
     def make(kind: str, **fields: object) -> ContainedBed:

@@ -1,4 +1,4 @@
-"""Rotations under a control plane that is well, slow, or changes what it has in the middle of one."""
+"""Rotations with a control plane that works, is slow, or changes its resources during one."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ WAYS = pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.
 
 @WAYS
 def test_a_renewed_client_pair_rotates_and_loses_no_request(delta: bool, make_site: MakeSite, loads: Loads) -> None:
-    """X1."""
+    """The client pair is the proxy's identity at the control plane."""
     site = make_site(delta=delta)
     site.start()
     loads.gentle(site.bed.tls, site.bed.plain)
@@ -39,7 +39,7 @@ def test_a_renewed_client_pair_rotates_and_loses_no_request(delta: bool, make_si
 
 @WAYS
 def test_a_pushed_secret_is_served_without_a_new_epoch(delta: bool, make_site: MakeSite, loads: Loads) -> None:
-    """X1b."""
+    """A new secret arrives by SDS in the running epoch."""
     site = make_site(delta=delta)
     site.start()
     loads.light(site.bed.tls, site.bed.plain)
@@ -65,7 +65,7 @@ DELAYS = [
 def test_a_rotation_awaits_a_slow_control_plane_and_wastes_no_candidate(
     delay: int, delta: bool, version: str, envoys: Envoys, make_site: MakeSite, loads: Loads
 ) -> None:
-    """X2."""
+    """The candidate waits until every resource is applied, and is not replaced."""
     site = make_site(delta=delta, binary=envoys(version))
     site.start()
     loads.light(site.bed.tls, site.bed.plain)
@@ -78,7 +78,7 @@ def test_a_rotation_awaits_a_slow_control_plane_and_wastes_no_candidate(
 
 
 def test_an_empty_set_of_listeners_does_not_replace_an_epoch_that_serves(make_site: MakeSite, loads: Loads) -> None:
-    """X6: the control plane gives new clients nothing, as after a start with an empty cache."""
+    """The control plane sends new clients an empty set, as after a start with an empty cache."""
     site = make_site()
     site.start()
     loads.light(site.bed.tls, site.bed.plain)
@@ -92,7 +92,7 @@ def test_an_empty_set_of_listeners_does_not_replace_an_epoch_that_serves(make_si
 
 
 def test_when_the_control_plane_takes_all_listeners_readiness_fails_until_they_are_back(make_site: MakeSite) -> None:
-    """X6: the epoch that serves loses its listeners."""
+    """The serving epoch loses its listeners."""
     site = make_site()
     site.start()
     before = site.bed.serving()
@@ -108,7 +108,7 @@ def test_when_the_control_plane_takes_all_listeners_readiness_fails_until_they_a
 
 @pytest.mark.long
 def test_a_listener_that_envoy_refuses_ends_the_rotation_at_once(make_site: MakeSite, loads: Loads) -> None:
-    """X8."""
+    """A rejected resource ends the wait; the old epoch serves."""
     site = make_site()
     site.start()
     loads.light(site.bed.tls, site.bed.plain)
@@ -129,7 +129,7 @@ def test_a_listener_that_envoy_refuses_ends_the_rotation_at_once(make_site: Make
 def test_listeners_that_come_and_go_around_a_rotation_waste_no_candidate(
     delta: bool, make_site: MakeSite, loads: Loads
 ) -> None:
-    """X10: added before one, removed before the next, and removed in the moment of the last."""
+    """Added before one rotation, removed before the next, and removed during the last."""
     site = make_site(delta=delta)
     site.start()
     loads.gentle(site.bed.tls, site.bed.plain)
@@ -160,10 +160,10 @@ def test_listeners_that_come_and_go_around_a_rotation_waste_no_candidate(
 
 
 def answer(*targets: Target) -> bool:
-    """Tell whether the added listeners answer."""
+    """Return whether the added listeners answer."""
     return all(body_of(target) == b"extra\n" for target in targets)
 
 
 def refuse(*targets: Target) -> bool:
-    """Tell whether the removed listeners refuse."""
+    """Return whether the removed listeners refuse."""
     return all(map(refused, targets))

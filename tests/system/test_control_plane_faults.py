@@ -1,6 +1,6 @@
-"""A control plane that is dead, fails, hangs or sends what cannot be used, during a rotation, a crash, or at the start.
+"""A control plane that is down, fails, hangs or sends invalid resources, during a rotation, a crash, or at the start.
 
-What serves goes on serving, nothing half configured takes its place, and the reason is shown where an operator looks.
+The serving epoch continues, no incomplete epoch replaces it, and the reason is shown to the operator.
 """
 
 import time
@@ -32,7 +32,7 @@ Fault = Callable[[ControlPlane], AbstractContextManager[object]]
 
 @contextmanager
 def dead(plane: ControlPlane) -> Iterator[None]:
-    """Keep the control plane from running."""
+    """Stop the control plane."""
     plane.kill()
     yield
     plane.start()
@@ -40,7 +40,7 @@ def dead(plane: ControlPlane) -> Iterator[None]:
 
 @contextmanager
 def unavailable(plane: ControlPlane) -> Iterator[None]:
-    """Let every stream end with UNAVAILABLE."""
+    """End every stream with UNAVAILABLE."""
     plane.change(unavailable=True)
     yield
     plane.change(unavailable=False)
@@ -48,14 +48,14 @@ def unavailable(plane: ControlPlane) -> Iterator[None]:
 
 @contextmanager
 def silent(plane: ControlPlane) -> Iterator[None]:
-    """Let no request be answered."""
+    """Answer no request."""
     plane.change(silent=list(KINDS))
     yield
     plane.change(silent=[])
 
 
 def hanging(plane: ControlPlane) -> AbstractContextManager[object]:
-    """Let the control plane hang: the kernel accepts its connections, and nobody answers."""
+    """Let the control plane hang: the kernel accepts its connections, without an answer."""
     return stopped(plane.pid)
 
 
@@ -71,7 +71,7 @@ FAULTS = [
 def test_a_rotation_waits_for_its_control_plane_and_says_so(
     fault: Fault, delta: bool, make_site: MakeSite, loads: Loads
 ) -> None:
-    """X3, X4, X5."""
+    """For each kind of fault of the control plane."""
     site = make_site(delta=delta)
     site.start()
     loads.light(site.bed.tls, site.bed.plain)
@@ -88,7 +88,7 @@ def test_a_rotation_waits_for_its_control_plane_and_says_so(
 def test_a_rotation_does_not_commit_when_envoy_gives_up_waiting_for_its_listeners(
     make_site: MakeSite, loads: Loads
 ) -> None:
-    """X3, beyond `initial_fetch_timeout`: Envoy goes on without listeners then."""
+    """Beyond `initial_fetch_timeout`, when Envoy continues without listeners."""
     site = make_site(fetch_timeout="1s")
     site.start()
     loads.light(site.bed.tls, site.bed.plain)
@@ -102,7 +102,7 @@ def test_a_rotation_does_not_commit_when_envoy_gives_up_waiting_for_its_listener
 
 @pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.long)], ids=["sotw", "delta"])
 def test_a_rotation_waits_for_a_secret_that_does_not_come(delta: bool, make_site: MakeSite, loads: Loads) -> None:
-    """X7, beyond `initial_fetch_timeout`: Envoy would listen without a certificate then."""
+    """Beyond `initial_fetch_timeout`, when Envoy would listen without a certificate."""
     site = make_site(delta=delta, fetch_timeout="1s")
     site.start()
     loads.light(site.bed.tls, site.bed.plain)
@@ -122,7 +122,7 @@ VERSIONS = pytest.mark.parametrize("version", ["1.40", pytest.param("1.36", mark
 def test_a_secret_that_envoy_refuses_ends_the_rotation_at_once(
     version: str, envoys: Envoys, make_site: MakeSite, loads: Loads
 ) -> None:
-    """X9."""
+    """A rejected secret ends the wait; the old epoch serves."""
     site = make_site(binary=envoys(version))
     site.start()
     loads.light(site.bed.tls, site.bed.plain)
@@ -145,7 +145,7 @@ def test_a_secret_that_envoy_refuses_ends_the_rotation_at_once(
 def test_a_first_start_without_a_usable_secret_is_not_ready_and_the_repair_serves_by_itself(
     version: str, envoys: Envoys, make_site: MakeSite
 ) -> None:
-    """X9, when nothing serves yet."""
+    """No epoch serves yet."""
     site = make_site(binary=envoys(version))
     site.unfit_secret()
     site.plane.start()
@@ -160,7 +160,7 @@ def test_a_first_start_without_a_usable_secret_is_not_ready_and_the_repair_serve
 
 @pytest.mark.long
 def test_after_a_crash_without_a_control_plane_the_first_candidate_waits_for_it(make_site: MakeSite) -> None:
-    """X11: clients are held, then refused; the start deadline ends no candidate while nothing serves."""
+    """Clients are held, then refused; the start deadline ends no candidate while no epoch serves."""
     site = make_site()
     site.bed.more_flags += ["--hold", f"{HOLD:g}s", "--start-deadline", f"{START_DEADLINE:g}s"]
     site.start()
@@ -179,7 +179,7 @@ def test_after_a_crash_without_a_control_plane_the_first_candidate_waits_for_it(
 
 
 def outlives_the_start_deadline(site: Site) -> None:
-    """Check that one candidate waits longer than it may while something serves, and serves once the plane is back."""
+    """Check that one candidate waits longer than the start deadline, and serves when the plane is back."""
     candidate = eventually(lambda: site.bed.state().among(CANDIDATE), what="a candidate")[0]
     throughout(lambda: alive(candidate.pid), span=START_DEADLINE + 1, what="the candidate waits", every=0.05)
     assert not healthy(site.bed.status)
@@ -191,7 +191,7 @@ def outlives_the_start_deadline(site: Site) -> None:
 
 @pytest.mark.long
 def test_a_first_start_waits_for_its_control_plane(make_site: MakeSite) -> None:
-    """X11, when nothing has served yet."""
+    """No epoch has served yet."""
     site = make_site()
     site.bed.more_flags += ["--start-deadline", f"{START_DEADLINE:g}s"]
     site.launch()
@@ -203,7 +203,7 @@ def test_a_first_start_waits_for_its_control_plane(make_site: MakeSite) -> None:
 def test_a_crash_under_a_control_plane_that_is_well_loses_only_what_was_in_flight(
     delta: bool, make_site: MakeSite, loads: Loads
 ) -> None:
-    """X11b."""
+    """With a working control plane."""
     site = make_site(delta=delta)
     site.start()
     loads.gentle(site.bed.tls, site.bed.plain)

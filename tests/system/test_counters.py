@@ -1,4 +1,4 @@
-"""What the agent says was counted is what the clients counted, over rotations and crashes, and never falls."""
+"""The agent's counters equal those of the clients, over rotations and crashes, and never fall."""
 
 from threading import Event, Thread
 from typing import Self
@@ -23,7 +23,7 @@ BEGUN = "http.http.downstream_rq_total"
 
 
 class Reader:
-    """Reads the agent's statistics ten times a second and notes what fell."""
+    """Reads the agent's statistics ten times a second and records counters that fell."""
 
     def __init__(self, bed: AgentFixture) -> None:
         self.bed = bed
@@ -46,7 +46,7 @@ class Reader:
             self.look()
 
     def look(self) -> dict[str, int]:
-        """Read all totals of the listener's clients and requests, and compare them with those read before."""
+        """Read all totals of the listener's clients and requests, and compare them with the previous ones."""
         now = totals(self.bed)
         fell = (name for name, value in self._last.items() if now.get(name, 0) < value)
         self.fallen += [f"{name}: {self._last[name]} → {now.get(name)}" for name in fell]
@@ -56,7 +56,7 @@ class Reader:
 
 
 def totals(bed: AgentFixture) -> dict[str, int]:
-    """Read the counters of requests, by the agent's own address."""
+    """Read the counters of requests, at the agent's own address."""
     with urlopen(f"http://127.0.0.1:{bed.status.port}/stats?filter={COUNTED}", timeout=PATIENCE) as answer:
         lines = answer.read().decode().splitlines()
     return {name: int(value) for name, _, value in (line.rpartition(": ") for line in lines)}
@@ -64,7 +64,7 @@ def totals(bed: AgentFixture) -> dict[str, int]:
 
 @pytest.fixture
 def counting(bed_apart: AgentFixture) -> AgentFixture:
-    """A bed of a sidecar, which counts where the agent can read it."""
+    """An agent fixture with a sidecar, whose counters the agent can read."""
     bed_apart.binary, bed_apart.proxy_args = needed("sidecar").binary, ["-l", "warning"]
     bed_apart.start()
     return bed_apart

@@ -1,4 +1,4 @@
-"""Whenever the serving proxy dies, clients wait for the next one: none is refused, and only what was in it is lost."""
+"""When the serving proxy is killed, clients wait for the next one: none is refused, only requests in it are lost."""
 
 import socket
 import time
@@ -25,7 +25,7 @@ def kill_serving(bed: AgentFixture) -> Death:
 
 
 def only_in_flight(reports: list[Report], deaths: list[Death]) -> None:
-    """Fail if a request was lost that was not on its way inside a proxy at the moment that one was killed."""
+    """Fail if a lost request was not in progress in a proxy at the moment that one was killed."""
     for report in reports:
         assert report.ok, str(report)
         assert len(report.losses) == report.failed, str(report)
@@ -36,7 +36,7 @@ def only_in_flight(reports: list[Report], deaths: list[Death]) -> None:
 
 
 def gap(reports: list[Report], killed: float) -> float:
-    """Return how long after the kill the first request that began after it was answered."""
+    """Return the time from the kill to the first response to a request that began after it."""
     return min(report.first_answer_after(killed) for report in reports) - killed
 
 
@@ -57,7 +57,7 @@ def test_a_killed_proxy_is_replaced_and_nobody_is_refused(disk: str, bed: AgentF
 
 
 def replaced(bed: AgentFixture) -> Death:
-    """Kill the serving Envoy and see the next one serve."""
+    """Kill the serving Envoy and wait until the next one serves."""
     before = bed.serving().number
     killed = kill_serving(bed)
     eventually(lambda: bed.serving().number > before, what="the next one serves")
@@ -65,7 +65,7 @@ def replaced(bed: AgentFixture) -> Death:
 
 
 def crash_and_recover(bed: AgentFixture) -> Death:
-    """Kill the serving Envoy, see the next one serve and a second pass."""
+    """Kill the serving Envoy, wait until the next one serves and a second has passed."""
     killed = replaced(bed)
     pass_time(max(0.0, killed.struck + 1 - time.monotonic()))
     return killed
@@ -88,7 +88,7 @@ def test_clients_queued_at_the_moment_of_a_crash_are_answered(bed: AgentFixture)
 
 
 def refused(bed: AgentFixture) -> bool:
-    """Tell whether the plain listener refuses a client."""
+    """Return whether the plain listener refuses a client."""
     try:
         socket.create_connection((bed.plain.host, bed.plain.port), timeout=PATIENCE).close()
     except ConnectionRefusedError:

@@ -1,4 +1,4 @@
-"""A damaged private key is refused, and no part of it stands in anything that the agent writes."""
+"""A damaged private key is refused, and no output of the agent contains a part of it."""
 
 from collections.abc import Callable
 from urllib.error import HTTPError
@@ -16,7 +16,7 @@ Damage = Callable[[bytes], bytes]
 
 
 def relabelled(key: bytes) -> bytes:
-    """Put a piece of the body where the label was."""
+    """Put a piece of the body in place of the label."""
     piece = key.splitlines()[1]
     return key.replace(b"PRIVATE KEY", piece)
 
@@ -33,7 +33,7 @@ PAGES = ("/", "/status", "/metrics", "/healthz/ready")
 
 
 def everything_written(bed: AgentFixture) -> str:
-    """Collect what the agent and its commands write about their files."""
+    """Collect all outputs of the agent and its commands about their files."""
     certs, run_dir = ("--certs", bed.certs), ("--run-dir", bed.run_dir)
     config = ("--config", bed.config, "--proxy-bin", bed.binary)
     commands = [
@@ -48,7 +48,7 @@ def everything_written(bed: AgentFixture) -> str:
 
 
 def page(bed: AgentFixture, path: str) -> str:
-    """Read one page of the status server."""
+    """Return one page of the status server."""
     try:
         with urlopen(f"http://127.0.0.1:{bed.status.port}{path}", timeout=5) as answer:
             return str(answer.read().decode())

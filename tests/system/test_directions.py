@@ -1,4 +1,4 @@
-"""At the end, `--drain-direction inbound` closes the ways in, and leaves the application its ways out."""
+"""At a stop, `--drain-direction inbound` closes inbound listeners, and keeps the application's outbound ones."""
 
 import os
 import signal
@@ -17,10 +17,10 @@ ENDLESS = ["--stop-deadline", "10m", "--drain-time", "1s"]
 
 
 class Inward(Bootstrap):
-    """A bootstrap whose own two listeners are inbound; the counters of one have a name of their own."""
+    """A bootstrap whose own two listeners are inbound; one has its own name for counters."""
 
     def tree(self) -> Json:
-        """Say so in the tree."""
+        """Return the bootstrap with these directions."""
         tree = super().tree()
         tls, plain, *_ = tree["static_resources"]["listeners"]
         tls["traffic_direction"] = plain["traffic_direction"] = "INBOUND"
@@ -30,7 +30,7 @@ class Inward(Bootstrap):
 
 @pytest.fixture
 def way_out(bed_apart: AgentFixture) -> Target:
-    """An outbound listener of a bed whose others are inbound."""
+    """An outbound listener of a fixture whose other listeners are inbound."""
     bed = bed_apart
     out = Target(HOST, bed.room.port())
     outward = {**listener("out", HOST, out.port, [{"filters": [http("ok\n")]}]), "traffic_direction": "OUTBOUND"}
@@ -41,18 +41,18 @@ def way_out(bed_apart: AgentFixture) -> Target:
 
 
 def refused(target: Target) -> bool:
-    """Tell whether nobody listens there any more."""
+    """Return whether no process listens there any more."""
     return not listening(target.port)
 
 
 def ask_to_stop(bed: AgentFixture) -> None:
-    """Send SIGTERM, and wait until the ways in are closed."""
+    """Send SIGTERM, and wait until the inbound listeners are closed."""
     os.kill(bed.agent_pid, signal.SIGTERM)
     eventually(lambda: refused(bed.tls) and refused(bed.plain), what="the ways in are closed")
 
 
 def once(target: Target) -> bool:
-    """Be answered by one request on a connection of its own."""
+    """Make one request on a new connection."""
     with connect(target, tls_context()) as client:
         return bool(exchange(client, last=True).body)
 
@@ -90,7 +90,7 @@ def test_clients_that_came_in_are_asked_to_leave_and_the_application_is_not(
 
 
 def left(client: socket.socket) -> bool:
-    """Ask once more; tell whether the connection is over."""
+    """Send another request; return whether the connection has ended."""
     try:
         return exchange(client, last=False).closes
     except Failed:

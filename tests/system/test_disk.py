@@ -1,4 +1,4 @@
-"""The disk below the run directory fills up, or turns read-only: what crashes is answered, and nothing is lost."""
+"""The disk of the run directory is full, or becomes read-only: crashes are answered, and no client is lost."""
 
 import contextlib
 import signal
@@ -28,7 +28,7 @@ class Disk:
         _run("mount", "-t", "tmpfs", "-o", f"size=1m,nr_inodes=200,mode={mode:o}", "tests", path)
 
     def fill(self) -> None:
-        """Use up every byte and every entry."""
+        """Use all bytes and all inodes."""
         with contextlib.suppress(OSError):
             (self.path / "bytes").write_bytes(bytes(2 << 20))
         with contextlib.suppress(OSError):
@@ -36,19 +36,19 @@ class Disk:
                 (self.path / f"filler-{number}").touch()
 
     def clear(self) -> None:
-        """Give the room back."""
+        """Free the space again."""
         for each in (*self.path.glob("filler-*"), self.path / "bytes"):
             each.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Take it away."""
+        """Unmount it."""
         _run("umount", "-l", self.path)
 
 
 class Frozen:
-    """A directory in which nothing can be made, renamed or removed, as on a disk that the kernel has turned read-only.
+    """A directory in which no entry can be created, renamed or removed, as on a disk that became read-only.
 
-    A real file system is turned so by nobody else while files in it are open for writing.
+    A real file system cannot be remounted read-only while files in it are open for writing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,11 +56,11 @@ class Frozen:
         path.mkdir(exist_ok=True)
 
     def fill(self) -> None:
-        """Freeze it."""
+        """Make it immutable."""
         _run("chattr", "+i", self.path)
 
     def clear(self) -> None:
-        """Thaw it."""
+        """Make it mutable again."""
         _run("chattr", "-i", self.path)
 
     close = clear
@@ -72,7 +72,7 @@ def _run(*command: str | Path) -> None:
 
 @pytest.fixture
 def full(room: Room) -> Iterator[MakeDisk]:
-    """Make disks by kind, and take them away at the end."""
+    """Create disks by kind, and remove them at the end."""
     disks: list[Disk | Frozen] = []
 
     def make(path: Path, kind: str = "full") -> Disk | Frozen:
@@ -85,7 +85,7 @@ def full(room: Room) -> Iterator[MakeDisk]:
 
 
 def crashed(bed: AgentFixture) -> None:
-    """Kill the proxy and wait until the agent says, in its log, that the next one serves."""
+    """Kill the proxy and wait until the agent logs that the next one serves."""
     bed.journal.mark()
     kill(bed.serving_pid())
     eventually(lambda: bed.journal.named("epoch.serving"), what="the next one serves")
@@ -131,7 +131,7 @@ def test_a_stop_leaves_nothing_elsewhere(how: str, full: MakeDisk, bed_apart: Ag
     assert list(bed.room.shm.iterdir()) == []
     assert bed.journal.bugs() == []
     disk.clear()
-    (bed.run_dir / "control").unlink(missing_ok=True)  # where nothing can be removed, it could not be either
+    (bed.run_dir / "control").unlink(missing_ok=True)  # where no entry can be removed, this one could not be either
 
 
 @pytest.mark.long

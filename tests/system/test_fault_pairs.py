@@ -1,6 +1,6 @@
-"""Pairs of a fault and something that is done in it: whatever comes together, no client is lost to it.
+"""Pairs of a fault and an action during it: no client is lost.
 
-While the fault lasts, what serves goes on; when it is over, everything is as it should be, without anybody's help.
+During the fault, the serving epoch continues; afterwards the agent recovers without help.
 """
 
 import os
@@ -33,20 +33,20 @@ pytestmark = [pytest.mark.root, pytest.mark.long]
 Fault = Callable[[AgentFixture], AbstractContextManager[None]]
 Deed = Callable[[AgentFixture], None]
 
-GOOD = "good"  # the directory that the certificates are reached in by a link
-LASTS = 1.0  # seconds of each fault after what is done in it
+GOOD = "good"  # the directory with the link to the certificates
+LASTS = 1.0  # seconds of each fault after the action in it
 
 
 @contextmanager
 def bad_certificate(bed: AgentFixture) -> Iterator[None]:
-    """The pair on the disk is garbage."""
+    """The pair on disk is invalid."""
     (bed.certs / "tls.crt").write_bytes(GARBAGE)
     yield
 
 
 @contextmanager
 def frozen_run_directory(bed: AgentFixture) -> Iterator[None]:
-    """Nothing can be made, renamed or removed in the run directory."""
+    """No entry can be created, renamed or removed in the run directory."""
     frozen = Frozen(bed.run_dir)
     frozen.fill()
     try:
@@ -56,7 +56,7 @@ def frozen_run_directory(bed: AgentFixture) -> Iterator[None]:
 
 
 def full(disk: Disk) -> Fault:
-    """Nothing can be made or written on a disk."""
+    """No file can be created or written on a disk."""
 
     @contextmanager
     def filled(_: AgentFixture) -> Iterator[None]:
@@ -69,14 +69,14 @@ def full(disk: Disk) -> Fault:
 
 @contextmanager
 def stopped_agent(bed: AgentFixture) -> Iterator[None]:
-    """The agent stands still."""
+    """The agent is stopped (SIGSTOP)."""
     with stopped(bed.agent_pid):
         yield
 
 
 @contextmanager
 def killed_agent(bed: AgentFixture) -> Iterator[None]:
-    """The agent is dead, and comes back."""
+    """The agent is killed, and restarted."""
     bed.kill_agent()
     yield
     bed.launch()
@@ -84,7 +84,7 @@ def killed_agent(bed: AgentFixture) -> Iterator[None]:
 
 @contextmanager
 def no_descriptors(bed: AgentFixture) -> Iterator[None]:
-    """The agent can open nothing more."""
+    """The agent cannot open descriptors."""
     _, hard = before = resource.prlimit(bed.agent_pid, resource.RLIMIT_NOFILE)
     count = len(list(Path(f"/proc/{bed.agent_pid}/fd").iterdir()))
     resource.prlimit(bed.agent_pid, resource.RLIMIT_NOFILE, (count, hard))
@@ -116,7 +116,7 @@ def low_memory(group: Group) -> Fault:
 
 
 LIBFAKETIME = Path(f"/usr/lib/{os.uname().machine}-linux-gnu/faketime/libfaketimeMT.so.1")
-"""Debian's `faketime`: the agent reads a calendar that a file shifts; deadlines stay on the true clock."""
+"""Debian's `faketime`: a file shifts the agent's calendar; deadlines use the true clock."""
 
 
 def shifted_clock(shift: str, file: Path) -> Fault:
@@ -132,20 +132,20 @@ def shifted_clock(shift: str, file: Path) -> Fault:
 
 
 def faked_by(calendar: Path) -> list[str]:
-    """The environment of an agent whose calendar is shifted as a file says."""
+    """Return the environment of an agent whose calendar a file shifts."""
     clock = [f"FAKETIME_TIMESTAMP_FILE={calendar}", "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"]
     return [f"LD_PRELOAD={LIBFAKETIME}", *clock]
 
 
 def without_faking(binary: Path, script: Path) -> Path:
-    """Write a script that starts a proxy on the true calendar: Envoy's allocator deadlocks in the library."""
+    """Write a script that starts a proxy with the true calendar: Envoy's allocator deadlocks in the library."""
     script.write_text(f'#!/bin/sh\nexec env -u LD_PRELOAD {binary} "$@"\n')
     script.chmod(0o755)
     return script
 
 
 def set_clock(shift: str, file: Path) -> None:
-    """Shift the calendar of a bed; the kernel reports a step of its clock, which goes on to show what it did."""
+    """Shift the calendar of a fixture; the kernel reports a step of its clock, although the time stays the same."""
     file.write_text(shift)
     time.clock_settime(time.CLOCK_REALTIME, time.time())
 
@@ -158,47 +158,47 @@ FAULTS: dict[str, Fault] = {
     "no descriptors": no_descriptors,
     "silent certificates": silent_certificates,
 }
-LOST = {"crash": frozenset({"reset", "eof"})}  # only what was in the proxy that died
+LOST = {"crash": frozenset({"reset", "eof"})}  # only requests in the killed proxy
 FULL_RUN, FULL_SHM, LOW_MEMORY = "full run directory", "full shared memory", "low memory"
 CLOCKS = {"clock a day ahead": "+1d", "clock a day back": "-1d"}
-"""Those for which the ground is prepared before the agent starts."""
+"""Faults that need preparation before the agent starts."""
 
 
 def rotate(bed: AgentFixture) -> None:
-    """A new certificate comes, to where it should be, reached or not."""
+    """Write a new certificate, to its usual path, readable or not."""
     bed.layout.again(bed.directory / GOOD, bed.mint.leaf())
 
 
 def burst(bed: AgentFixture) -> None:
-    """Ten come in half a second."""
+    """Write ten in half a second."""
     for _ in range(10):
         rotate(bed)
         pass_time(0.05)
 
 
 def crash(bed: AgentFixture) -> None:
-    """The proxy that serves is killed."""
+    """Kill the serving proxy."""
     kill(bed.serving_pid())
 
 
 def reconfigure(bed: AgentFixture) -> None:
-    """Another configuration comes."""
+    """Write another configuration."""
     bed.bootstrap.body = "another\n"
     bed.bootstrap.write(bed.config)
 
 
 def upgrade(bed: AgentFixture) -> None:
-    """An operator orders an upgrade; carried out or refused, it is answered."""
+    """Request an upgrade; executed or refused, it is answered."""
     agent("upgrade", "--run-dir", bed.run_dir)
 
 
 def restart(bed: AgentFixture) -> None:
-    """An operator orders an epoch of the program on disk; the same holds for it."""
+    """Request an epoch of the program on disk; executed or refused, it is answered."""
     agent("restart", "--binary", "--run-dir", bed.run_dir)
 
 
 def stop(bed: AgentFixture) -> None:
-    """The agent is asked to end."""
+    """Stop the agent."""
     assert bed.agent is not None
     bed.agent.send_signal(signal.SIGTERM)
 
@@ -216,7 +216,7 @@ DEEDS: dict[str, Deed] = {
 
 @pytest.fixture
 def fault(request: pytest.FixtureRequest, bed_apart: AgentFixture) -> Iterator[Fault]:
-    """A fault by its name, with everything in place for it."""
+    """Yield a fault by its name, with its preparation."""
     bed, name = bed_apart, request.param
     bed.more_flags += ["--survive"]
     with ExitStack() as stack:
@@ -272,16 +272,16 @@ def test_whatever_comes_together_no_client_is_lost_to_it(
     reports = loads.finish(at_least=20)
     lost = LOST.get(deed, frozenset())
     if fault is killed_agent and deed == "crash":
-        lost |= {"refused"}  # nobody is left who holds the sockets
+        lost |= {"refused"}  # no process holds the sockets any more
     assert [str(report) for report in reports if set(report.reasons()) - lost] == []
 
 
 def ends(bed: AgentFixture, orders: list[threading.Thread]) -> None:
-    """See that the agent ends as it was asked; one that was dead then has not been asked, and is now."""
+    """Check that the agent stops; one that was not running then is stopped now."""
     orders[0].join()
     if not bed.journal.named("agent.stopping"):
         bed.ready()
         stop(bed)
     assert bed.exited() == 0
     assert bed.journal.bugs() == []
-    (bed.run_dir / "control").unlink(missing_ok=True)  # where nothing can be removed, it could not be either
+    (bed.run_dir / "control").unlink(missing_ok=True)  # where no entry can be removed, this one could not be either

@@ -1,4 +1,4 @@
-"""The operator's own SDS by files (`path_config_source`): its document, or a file that the document names, goes bad."""
+"""The operator's own SDS by files (`path_config_source`): its document, or a file that it names, becomes invalid."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ Describe = Callable[[Path, bytes, bytes], Json]
 
 
 def inline(directory: Path, chain: bytes, key: bytes) -> Json:
-    """Return a TlsCertificate with the bytes themselves."""
+    """Return a TlsCertificate with inline bytes."""
     pair = {"certificate_chain": chain, "private_key": key}
     return {part: {"inline_string": data.decode("ascii")} for part, data in pair.items()}
 
@@ -45,7 +45,7 @@ def files(directory: Path, chain: bytes, key: bytes) -> Json:
 
 @dataclass
 class Secret:
-    """A secret in a directory of its own, outside of `--certs`, and the listener that serves it."""
+    """A secret in a directory of its own, outside of `--certs`, and its listener."""
 
     bed: AgentFixture
     describe: Describe
@@ -62,7 +62,7 @@ class Secret:
         self.put(self.mint.leaf())
 
     def put(self, pair: Pair) -> None:
-        """Write a pair, and the document last: Envoy reads all of it again then."""
+        """Write a pair, and the document last: Envoy then reads all of it again."""
         self._write(pair.chain_pem, pair.key_pem)
 
     def spoil(self) -> None:
@@ -80,16 +80,16 @@ class Secret:
         self.bed.journal.mark()
 
     def served(self) -> bool:
-        """Tell whether new clients get the newest pair that was good."""
+        """Return whether new clients get the newest valid pair."""
         return serial_served(self.target) == serial(self.mint.newest)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """How a message may name what is wrong: the secret, its document, or the file of the key."""
+        """Return the possible names of the fault in a message: the secret, its document, or the file of the key."""
         return SECRET, str(self.document), str(self.directory / "private_key.pem")
 
     def complaints(self) -> list[str]:
-        """List the complaints about it."""
+        """List the warnings about it."""
         return [entry.text for entry in self.bed.journal.complaints() if any(name in entry.text for name in self.names)]
 
 
@@ -110,7 +110,7 @@ VERSIONS = pytest.mark.parametrize("version", ["1.40", pytest.param("1.36", mark
 def test_garbage_that_is_watched_is_refused_and_the_old_one_serves_on(
     describe: Describe, version: str, envoys: Envoys, make_secret: MakeSecret, loads: Loads
 ) -> None:
-    """X12, by `--watch`."""
+    """The file is watched because of `--watch`."""
     secret = make_secret(describe, binary=envoys(version))
     bed = secret.bed
     bed.more_flags += ["--watch", str(secret.directory)]
@@ -131,7 +131,7 @@ def test_garbage_that_is_watched_is_refused_and_the_old_one_serves_on(
 def test_a_restart_onto_garbage_fails_at_once_and_names_it(
     describe: Describe, version: str, envoys: Envoys, make_secret: MakeSecret, loads: Loads
 ) -> None:
-    """X12, by `agent restart`."""
+    """By `agent restart`."""
     secret = make_secret(describe, binary=envoys(version))
     bed = secret.bed
     secret.start()
@@ -154,7 +154,7 @@ def test_a_restart_onto_garbage_fails_at_once_and_names_it(
 def test_after_a_crash_beside_garbage_the_last_good_secret_serves(
     describe: Describe, version: str, envoys: Envoys, make_secret: MakeSecret, loads: Loads
 ) -> None:
-    """X12, by a crash."""
+    """The serving proxy is killed while the file is invalid."""
     secret = make_secret(describe, binary=envoys(version))
     bed = secret.bed
     secret.start()

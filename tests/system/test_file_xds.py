@@ -40,12 +40,12 @@ def from_file(path: Path) -> Json:
 
 
 def events(bed: AgentFixture, name: str) -> list[Entry]:
-    """List what the agent logged under this name since the mark."""
+    """List the agent's events of this name since the mark."""
     return [entry for entry in bed.journal.entries() if entry.name == name]
 
 
 def in_use(bed: AgentFixture) -> None:
-    """Check that `agent certs` shows the newest pair on the disk as what is served, and finds nothing wrong."""
+    """Check that `agent certs` shows the newest pair on disk as served, without findings."""
     ran = agent("certs", "--json", "--run-dir", bed.run_dir)
     inventory: dict[str, Any] = json.loads(ran.out)
     (pair,) = (each for each in inventory["sets"] if each["chain"] and each["chain"]["path"] == str(bed.certs / CHAIN))
@@ -57,7 +57,7 @@ def in_use(bed: AgentFixture) -> None:
 
 
 def refuses_garbage(bed: AgentFixture) -> None:
-    """Turn the key to garbage: it is refused as always, and the old epoch serves on."""
+    """Overwrite the key: it is refused, and the old epoch still serves."""
     before = bed.serving()
     bed.journal.mark()
     (bed.certs / KEY).write_bytes(GARBAGE)
@@ -67,7 +67,7 @@ def refuses_garbage(bed: AgentFixture) -> None:
 
 
 def test_the_certificate_of_a_listener_in_a_file_rotates_by_itself(bed_apart: AgentFixture, loads: Loads) -> None:
-    """X13, LDS."""
+    """With LDS from a file."""
     bed = bed_apart
     path = bed.directory / "lds.yaml"
     tls = listener("tls", HOST, bed.tls.port, [tls_chain(Secured(bed.certs / CHAIN, bed.certs / KEY), "ok\n")])
@@ -90,7 +90,7 @@ def test_the_certificate_of_a_listener_in_a_file_rotates_by_itself(bed_apart: Ag
 
 
 class MutualOrigin:
-    """An origin that wants a client certificate, and remembers the serial number of each."""
+    """An origin that requires a client certificate, and records the serial number of each."""
 
     def __init__(self, directory: Path) -> None:
         leaf = Mint().leaf("upstream.test")
@@ -103,11 +103,11 @@ class MutualOrigin:
         self.serials: list[int] = []
 
     def met(self, serial: int) -> bool:
-        """Tell whether the last client had this certificate."""
+        """Return whether the last client had this certificate."""
         return self.serials[-1:] == [serial]
 
     def serve(self, server: socket.socket, over: threading.Event) -> None:
-        """Answer one request a connection, one connection at a time, until `over`."""
+        """Answer one request per connection, one connection at a time, until `over`."""
         server.settimeout(0.1)
         while not over.is_set():
             with contextlib.suppress(OSError):
@@ -138,7 +138,7 @@ def mutual_origin(directory: Path, port: int) -> Iterator[MutualOrigin]:
 
 
 def forward(cluster: str) -> Json:
-    """Return an HTTP connection manager that sends everything to a cluster."""
+    """Return an HTTP connection manager that forwards all requests to a cluster."""
     manager = http("")
     (route,) = manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]
     del route["direct_response"]
@@ -167,7 +167,7 @@ def write_cds(path: Path, bed: AgentFixture, port: int) -> None:
 
 @pytest.mark.long
 def test_the_client_pair_of_a_cluster_in_a_file_rotates_by_itself(bed_apart: AgentFixture, loads: Loads) -> None:
-    """X13, CDS."""
+    """With CDS from a file."""
     bed, path, port = bed_apart, bed_apart.directory / "cds.yaml", bed_apart.room.port()
     write_cds(path, bed, port)
     plain = listener("plain", HOST, bed.plain.port, [{"filters": [forward(UPSTREAM)]}])

@@ -1,4 +1,4 @@
-"""After many rotations the agent is as it was after the first few: memory, descriptors, files, processes."""
+"""After many rotations the agent uses as much as after the first few: memory, descriptors, files, processes."""
 
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
@@ -18,7 +18,7 @@ LAYOUTS = [layout for layout in ALTERNATING if layout is not KEY_LATE]
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one agent and its serving epoch take; `anonymous` is memory in bytes."""
+    """The resources of one agent and its serving epoch; `anonymous` is memory in bytes."""
 
     anonymous: int
     descriptors: int
@@ -29,7 +29,7 @@ class Footprint:
 
 
 def footprint(bed: AgentFixture) -> Footprint:
-    """Measure a settled bed."""
+    """Measure a settled fixture."""
     proc = Path(f"/proc/{bed.agent_pid}")
     rollup = (proc / "smaps_rollup").read_text(encoding="ascii").splitlines()
     return Footprint(
@@ -43,7 +43,7 @@ def footprint(bed: AgentFixture) -> Footprint:
 
 
 def rotate(bed: AgentFixture, times: int) -> Footprint:
-    """Rotate so often, each time until nothing drains, and measure."""
+    """Rotate this many times, each time until no epoch drains, and measure."""
     for layout in islice(cycle(LAYOUTS), times):
         bed.rotate(layout)
         bed.served()
@@ -61,5 +61,5 @@ def test_nothing_grows_with_rotations(bed: AgentFixture) -> None:
 
 
 def counted(one: Footprint) -> Footprint:
-    """Everything but the memory, which varies a little."""
+    """Return all figures except the memory, which varies a little."""
     return replace(one, anonymous=0)

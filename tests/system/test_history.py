@@ -1,6 +1,6 @@
-"""A stormy life: the history tells of everything that happened to the agent, and so does what it says of itself.
+"""A long run with many events: the history contains every event of the agent, and its own messages agree.
 
-All the while `/status` is read, and must be what its schema says.
+`/status` is read throughout, and must match its schema.
 """
 
 import json
@@ -34,7 +34,7 @@ from tests.system.wire import Target, connect, exchange, tls_context
 
 pytestmark = pytest.mark.long
 
-ABOUT = 0.01  # seconds by which two clocks, and what is rounded, may differ
+ABOUT = 0.01  # seconds by which two clocks, and rounded values, may differ
 WAITING = 40
 HELD = 5
 DEADLINE = 3
@@ -49,7 +49,7 @@ def schema() -> Any:  # noqa: ANN401  # of a library without types
 
 @contextmanager
 def watched(bed: AgentFixture) -> Iterator[None]:
-    """Read `/status` ten times a second; each must be what the schema says."""
+    """Read `/status` ten times a second; each answer must match the schema."""
     found = schema()
 
     def look() -> None:
@@ -64,7 +64,7 @@ def watched(bed: AgentFixture) -> Iterator[None]:
 
 
 def order(bed: AgentFixture, *words: str) -> str:
-    """Give an order as an operator would; it must go well."""
+    """Run a command as an operator would; it must succeed."""
     command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -77,7 +77,7 @@ def history(bed: AgentFixture) -> list[Tree]:
 
 
 def attempt(bed: AgentFixture, epoch: int) -> Tree:
-    """Return what the history tells of an epoch, once its predecessor is gone."""
+    """Return the attempt of an epoch, once its predecessor has exited."""
     bed.settled()
     return next(each for each in history(bed) if each["epoch"] == epoch)
 
@@ -93,23 +93,23 @@ def spans(told: Tree) -> dict[str, float]:
 
 
 def through(told: Tree, *phases: str) -> float:
-    """Return how long an attempt took through these phases, in seconds."""
+    """Return the duration of an attempt in these phases, in seconds."""
     return sum(spans(told)[phase] for phase in phases)
 
 
 def calendar(at: float) -> float:
-    """Turn a monotonic time into seconds since the Epoch."""
+    """Convert a monotonic time to seconds since the Epoch."""
     return datetime.now(UTC).timestamp() - (time.monotonic() - at)
 
 
 def hexed(number: int) -> str:
-    """A serial as the agent writes it: whole bytes."""
+    """Return a serial in the agent's format: whole bytes."""
     return number.to_bytes(number.bit_length() // 8 + 1, "big").hex().removeprefix("00")
 
 
 @contextmanager
 def next_epoch(bed: AgentFixture) -> Iterator[None]:
-    """Wait at the end until an epoch serves that did not at the beginning."""
+    """Wait at the end until another epoch serves than at the beginning."""
     before = bed.serving().number
     yield
     eventually(lambda: bed.serving().number > before, what="the next one serves")
@@ -117,7 +117,7 @@ def next_epoch(bed: AgentFixture) -> Iterator[None]:
 
 @pytest.fixture
 def obstacle(bed_apart: AgentFixture, binary: Path) -> Path:
-    """A file that keeps the proxy of `bed_apart` from starting while it exists; all else that proxy does."""
+    """A file that keeps the proxy of `bed_apart` from starting while it exists; other commands of the proxy work."""
     bed = bed_apart
     path = bed.directory / "broken"
     bed.binary = bed.directory / "proxy"
@@ -131,7 +131,7 @@ def test_the_first_start_and_a_rotation_are_told_with_serials_phases_and_what_a_
     assert (first["trigger"], first["outcome"], first["before"]) == ("start", "serving", None)
     old = hexed(serial(bed.mint.newest))
     assert [(each["before"], each["after"]) for each in first["changes"]] == [(None, old)]
-    with next_epoch(bed):  # a client is shown the certificate a moment before the agent hears of it
+    with next_epoch(bed):  # a client receives the certificate a moment before the agent is informed
         written = bed.rotate()
         shown = first_shown(bed.tls, serial(bed.mint.newest))
     known = time.monotonic()
@@ -170,7 +170,7 @@ def test_clients_that_waited_and_connections_that_were_cut_are_counted(bed_apart
 
 
 def holding(target: Target, stack: ExitStack) -> socket.socket:
-    """Connect and be answered, begin another request, and leave it at that."""
+    """Connect and get a response, begin another request, and do not finish it."""
     sock = stack.enter_context(connect(target, tls_context()))
     exchange(sock, last=False)
     sock.sendall(b"GET / HTTP/1.1\r\nHos")
@@ -178,7 +178,7 @@ def holding(target: Target, stack: ExitStack) -> socket.socket:
 
 
 def is_cut(sock: socket.socket) -> bool:
-    """Tell whether the other side has ended the connection; waits for it."""
+    """Return whether the peer has ended the connection; waits for it."""
     try:
         return sock.recv(1) == b""
     except ConnectionResetError:
@@ -186,7 +186,7 @@ def is_cut(sock: socket.socket) -> bool:
 
 
 def unknown_cluster(bed: AgentFixture) -> Tree:
-    """A listener whose route leads to a cluster that nobody knows."""
+    """Return a listener whose route names an unknown cluster."""
     filtered = http("")
     (host,) = filtered["typed_config"]["route_config"]["virtual_hosts"]
     host["routes"] = [{"match": {"prefix": "/"}, "route": {"cluster": "nowhere"}}]
@@ -225,14 +225,14 @@ def certificate(bed: AgentFixture, _: Path) -> None:
 
 
 def configuration(bed: AgentFixture, _: Path) -> None:
-    """Answer with something else."""
+    """Change the response."""
     with next_epoch(bed):
         bed.bootstrap.body = "other\n"
         bed.bootstrap.write(bed.config)
 
 
 def refused_certificate(bed: AgentFixture, _: Path) -> None:
-    """Write one that ended, and then a good one."""
+    """Write an expired one, and then a valid one."""
     attempts, expired = len(history(bed)), bed.mint.expired()
     bed.rotate(pair=expired)
     eventually(lambda: overview(bed)["refused"], what="it is refused")
@@ -254,14 +254,14 @@ def refused_certificate(bed: AgentFixture, _: Path) -> None:
 
 
 def in_sync(bed: AgentFixture) -> bool:
-    """Tell whether what is on the disk is what serves."""
+    """Return whether the files on disk are served."""
     now = overview(bed)
     assert (now["refused"], now["blocked"], now["out_of_sync_since"]) == ([], [], None)
     return all(each["in_sync"] for each in now["certificates"])
 
 
 def refused_configuration(bed: AgentFixture, _: Path) -> None:
-    """Write one that the proxy does not take, and then a good one."""
+    """Write one that the proxy does not accept, and then a valid one."""
     bed.bootstrap.more = [unknown_cluster(bed)]
     bed.bootstrap.write(bed.config)
     eventually(lambda: history(bed)[0]["outcome"] == "refused", every=0.2, what="it is refused")
@@ -281,7 +281,7 @@ def refused_configuration(bed: AgentFixture, _: Path) -> None:
 
 
 def failing_proxy(bed: AgentFixture, obstacle: Path) -> None:
-    """Rotate while the proxy does not start, and then does."""
+    """Rotate while the proxy cannot start, and then can."""
     serving = bed.serving()
     obstacle.touch()
     bed.rotate()
@@ -296,12 +296,12 @@ def failing_proxy(bed: AgentFixture, obstacle: Path) -> None:
 
 
 def failed(bed: AgentFixture) -> list[Tree]:
-    """List the attempts that failed, newest first; the next one may be under way."""
+    """List the failed attempts, newest first; the next one may be in progress."""
     return [each for each in history(bed) if each["outcome"] == "failed"]
 
 
 def restarted(bed: AgentFixture, _: Path) -> None:
-    """Ask for a new epoch."""
+    """Request a new epoch."""
     order(bed, "restart")
 
 
@@ -312,7 +312,7 @@ def crashed(bed: AgentFixture, _: Path) -> None:
 
 
 def outlives_its_agent(bed: AgentFixture, before: list[Tree]) -> None:
-    """Kill the agent: the next one knows what there was, and how it came to what serves."""
+    """Kill the agent: the next one has the history, including the serving epoch's."""
     bed.kill_agent()
     bed.launch()
     bed.ready()
@@ -327,7 +327,7 @@ def outlives_its_agent(bed: AgentFixture, before: list[Tree]) -> None:
 
 
 def outlives_an_upgrade(bed: AgentFixture) -> None:
-    """Let the agent become its program on disk: it knows what there was."""
+    """Upgrade the agent: it has the history."""
     bed.settled()
     before = history(bed)
     order(bed, "upgrade")
@@ -352,7 +352,7 @@ def test_what_is_dropped_is_told_as_dropped(bed_apart: AgentFixture, held: Path)
 
 
 def ended(bed: AgentFixture, epoch: int) -> Tree:
-    """Return what is told of an attempt, once it has ended."""
+    """Return an attempt, once it has ended."""
     told: Tree = next(each for each in overview(bed)["rotations"] if each["epoch"] == epoch)
     assert told["outcome"] != "running"
     return told

@@ -1,4 +1,4 @@
-"""Slow, broken and hostile clients: they cost bounded memory, and never stop the others."""
+"""Slow, broken and hostile clients: they cost bounded memory, and never block the others."""
 
 import os
 import re
@@ -22,9 +22,9 @@ IDLE = 10_000 if os.environ.get("AGENT_LONG") else 1_000
 IDLE_TLS = IDLE if IDLE > 1_000 else 300
 SOME = 150
 WAVE = 100
-PER_PLAIN = 48 * KIB  # what a connection may cost, in bytes
+PER_PLAIN = 48 * KIB  # the permitted cost of a connection, in bytes
 PER_TLS = 160 * KIB
-PER_STUCK = 1 * MIB  # with buffers of 64 KiB in either direction, and what is in flight between them
+PER_STUCK = 1 * MIB  # with buffers of 64 KiB in either direction, and data in flight between them
 
 
 @pytest.fixture(params=KINDS)
@@ -47,7 +47,7 @@ def client_hello() -> bytes:
 
 
 def costs(fight: Fight, before: int, count: int, each: int) -> None:
-    """Check that so many connections cost at most `each` bytes each, beside what the first ones cost once."""
+    """Check that this many connections cost at most `each` bytes each, beside the one-time cost of the first ones."""
     grown = fight.memory() - before
     assert grown <= count * each + 2 * MIB, f"{grown / count / KIB:.0f} KiB a connection"
 
@@ -87,7 +87,7 @@ def test_what_a_wave_of_clients_took_serves_the_next_wave(arena: Arena) -> None:
 
 
 def left(fight: Fight) -> bool:
-    """Tell whether nobody is connected to the TLS listener."""
+    """Return whether no client is connected to the TLS listener."""
     return fight.alone.console.numbers(f"listener.127.0.0.1_{fight.arena.tls.port}.")["downstream_cx_active"] == 0
 
 
@@ -104,7 +104,7 @@ def test_clients_that_never_read_cost_bounded_memory(arena: Arena, way: str) -> 
 
 
 def stuck(fight: Fight) -> bool:
-    """Tell whether something, but no more, is taken from the origin while the good client makes some requests."""
+    """Return whether a bounded amount is read from the origin while the good client makes some requests."""
     taken = fight.alone.console.numbers("cluster.origin.")["upstream_cx_rx_bytes_total"]
     for _ in range(20):
         fight.good()
@@ -122,7 +122,7 @@ def test_heads_without_end_are_refused(arena: Arena) -> None:
 
 
 def flood(fight: Fight, most: int = 16 * MIB) -> Waits:
-    """Let all send header after header until the proxy has had enough of each; return what the good clients waited."""
+    """Let all send headers until the proxy closes each connection; return the waits of the good clients."""
     line, waits = (b"x-more: " + b"a" * 1000 + b"\r\n") * 16, Waits([], [])
     open_still = dict.fromkeys(fight.hostile, 0)
     while open_still:
@@ -142,7 +142,7 @@ def flood(fight: Fight, most: int = 16 * MIB) -> Waits:
 
 
 def everything(sock: socket.socket) -> bytes:
-    """Read until the proxy closes the connection; what came before a reset may be lost."""
+    """Read until the proxy closes the connection; data before a reset may be lost."""
     data = b""
     try:
         while more := sock.recv(65536):
@@ -183,7 +183,7 @@ def test_clients_that_break_off_leave_nothing(arena: Arena, going: str) -> None:
 
 
 def breaks_off(fight: Fight, sent: bytes, going: str) -> Callable[[], socket.socket]:
-    """Return how a client comes that sends these bytes and leaves, or sends no more."""
+    """Return a client that sends these bytes and disconnects, or sends no more."""
     come = fight.asks(fight.arena.plain, sent)
 
     def come_and_go() -> socket.socket:
@@ -198,7 +198,7 @@ def breaks_off(fight: Fight, sent: bytes, going: str) -> Callable[[], socket.soc
 
 
 def test_requests_sent_ahead_are_answered_in_turn(arena: Arena) -> None:
-    """Two: of three that it answers by itself Envoy suspects a flood."""
+    """Two: Envoy treats three that it answers itself as a flood."""
     with arena.open() as fight:
         sock = fight.asks(arena.plain, GOOD * 2)()
         with sock:
@@ -210,12 +210,12 @@ def test_requests_sent_ahead_are_answered_in_turn(arena: Arena) -> None:
         assert data.count(b"ok\n") == 2
 
 
-# Broken and double-tongued requests
+# Malformed and ambiguous requests
 
 POST = b"POST /origin HTTP/1.1\r\nHost: a\r\n"
 CHUNKS = b"0\r\n\r\n"
 ENVOY_LAX = (200, 400)
-HEADLONG = (400, 200)  # the origin answers the head before its body is seen to be wrong
+HEADLONG = (400, 200)  # the origin answers the head before the error in its body is detected
 BROKEN: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "length and chunks": (POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS, (400,)),
     "chunks and length": (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n" + CHUNKS, (400,)),
@@ -261,11 +261,11 @@ BROKEN: dict[str, tuple[bytes, tuple[int, ...]]] = {
 
 
 def test_broken_requests_are_refused_as_by_envoy_and_never_reach_an_origin_in_two_readings(arena: Arena) -> None:
-    """Where several statuses are listed the first one is Envoy's; the others are as safe."""
+    """If several statuses are listed, the first one is Envoy's; the others are as safe."""
     wrong = []
     with arena.open() as fight, origin(arena.origin_port) as source:
         for number, (name, (sent, allowed)) in enumerate(BROKEN.items()):
-            path = b"/origin-%d-" % number  # a head may come to the origin after the answer has come to us
+            path = b"/origin-%d-" % number  # a head may reach the origin after the response has reached us
             statuses = answers(fight, sent.replace(b"/origin", path))
             wanted = allowed[:1] if arena.proxy.name == "envoy" else allowed
             if statuses not in [[status] for status in wanted]:
@@ -278,7 +278,7 @@ def test_broken_requests_are_refused_as_by_envoy_and_never_reach_an_origin_in_tw
 
 
 def answers(fight: Fight, sent: bytes) -> list[int]:
-    """Send these bytes on a connection, then nothing more; return the statuses of all answers."""
+    """Send these bytes on a connection, then no more; return the statuses of all responses."""
     with fight.asks(fight.arena.plain, sent)() as sock:
         data = sock.recv(65536)
         sock.settimeout(0.02)
@@ -286,7 +286,7 @@ def answers(fight: Fight, sent: bytes) -> list[int]:
 
 
 def two_readings(head: bytes) -> bool:
-    """Tell a head whose body two servers may measure differently, or whose lines they may count differently."""
+    """Return whether two servers may measure this head's body differently, or count its lines differently."""
     lines = head.lower().split(b"\r\n")[1:]
     framing = [line for line in lines if line.startswith((b"content-length", b"transfer-encoding"))]
     return len(framing) > 1 or any(line.startswith((b" ", b"\t")) or b"\n" in line or b"\r" in line for line in lines)

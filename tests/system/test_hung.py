@@ -1,4 +1,4 @@
-"""A serving proxy that answers nobody is reported, and replaced where that is wanted; clients wait and lose nothing."""
+"""A serving proxy that hangs is reported, and replaced with `--replace-hung`; clients wait and lose nothing."""
 
 import socket
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ HUNG, ANSWERS = "service.hung", "service.answers"
 
 @contextmanager
 def waiting(bed: AgentFixture) -> Iterator[list[socket.socket]]:
-    """Clients that have asked, whoever answers."""
+    """Clients that have sent a request."""
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(bed.plain, tls_context(), timeout=40)) for _ in range(CLIENTS)]
         for each in clients:
@@ -30,7 +30,7 @@ def waiting(bed: AgentFixture) -> Iterator[list[socket.socket]]:
 
 
 def answered(clients: list[socket.socket]) -> int:
-    """Count those that get a whole answer; none may fail."""
+    """Count those that get a complete response; none may fail."""
     return sum(exchange(each, last=True).body == b"ok\n" for each in clients)
 
 
@@ -84,7 +84,7 @@ def test_a_rotation_frees_those_who_wait_for_one_that_hangs(bed: AgentFixture) -
 
 
 def test_a_proxy_under_load_never_hangs(bed_apart: AgentFixture, loads: Loads) -> None:
-    """Its queues are hardly ever empty."""
+    """Its queues are rarely empty."""
     bed = bed_apart
     bed.more_flags += ["--replace-hung", "1s"]
     bed.start()

@@ -1,4 +1,4 @@
-"""The kit itself, on a bare Envoy: a load that cannot fail would prove nothing about the agent."""
+"""Tests of the test tools, on a bare Envoy: a load that cannot fail would prove nothing about the agent."""
 
 import http.client
 import signal
@@ -28,7 +28,7 @@ KINDS = ("closed", "keepalive", "open", "bursts")
 
 
 class Lone:
-    """A bare Envoy's configuration, targets and certificate."""
+    """The configuration, targets and certificate of a bare Envoy."""
 
     def __init__(self, room: Room) -> None:
         self.room, self.mint = room, Mint()
@@ -82,7 +82,7 @@ def test_a_killed_proxy_is_seen_as_refused(lone: Lone, proxy: Process, loads: Lo
 
 
 def test_a_lost_accept_queue_is_seen_as_resets(lone: Lone, proxy: Process, envoy: Path) -> None:
-    """Two Envoys share the port by SO_REUSEPORT: what waits for the first one dies with it."""
+    """Two Envoys share the port by SO_REUSEPORT: the accept queue of the first one is lost with it."""
     with bare_proxy(lone.room, envoy, lone.twin_config) as twin:
         eventually(lambda: len(listening(lone.plain.port)) == 4, what="both Envoys listen with two workers")
         with stopped(proxy.pid):
@@ -111,7 +111,7 @@ def test_an_open_loop_reports_the_wait_of_a_pause(lone: Lone, proxy: Process, lo
     load.more(20)
     with stopped(proxy.pid):
         began = time.monotonic()
-        pass_time(0.5)  # the span that must come back as the longest wait
+        pass_time(0.5)  # the expected longest wait
         pause = time.monotonic() - began
     load.more(20)
     (report,) = loads.finish()
@@ -134,7 +134,7 @@ def test_keep_alive_clients_obey_an_announced_close(lone: Lone, proxy: Process, 
 
 @contextmanager
 def answering(port: int, answer: bytes, *, read_first: bool = True) -> Iterator[None]:
-    """Run a server that answers each connection with these bytes and closes it without a word."""
+    """Run a server that answers each connection with these bytes and closes it."""
     with socket.create_server(("127.0.0.1", port)) as server:
         server.settimeout(0.2)
         over = threading.Event()
@@ -208,7 +208,7 @@ def test_the_serial_on_the_wire_is_the_serial_of_the_certificate(lone: Lone, pro
 
 
 def der_of(pem: bytes) -> bytes:
-    """Return the first certificate of a PEM text in DER."""
+    """Return the first certificate of a PEM text as DER."""
     return ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
 
 

@@ -1,4 +1,4 @@
-"""Listeners that come and go while the proxy runs, from a file or a control plane."""
+"""Listeners that are added and removed while the proxy runs, from a file or a control plane."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.system.wire import Target
 
 pytestmark = pytest.mark.envoy
 
-SYNC = 1.0  # twice the interval at which the agent asks for listeners
+SYNC = 1.0  # twice the interval at which the agent queries listeners
 BODY = b"extra\n"
 
 
@@ -28,12 +28,12 @@ def extra(target: Target) -> Json:
 
 
 def answers(target: Target) -> bool:
-    """Tell whether the extra listener answers."""
+    """Return whether the extra listener answers."""
     return body_of(target) == BODY
 
 
 def refuses(target: Target) -> bool:
-    """Tell whether the extra listener refuses clients, at once."""
+    """Return whether the extra listener refuses clients, at once."""
     try:
         body_of(target, timeout=0.2)
     except ConnectionError as error:
@@ -51,14 +51,14 @@ class File:
         bed.bootstrap.dynamic = lds_from_file(self.path)
 
     def publish(self, *, present: bool) -> None:
-        """Put the listener into the file, or take it out."""
+        """Put the listener into the file, or remove it."""
         self._version += 1
         write_lds(self.path, [extra(self.target)] if present else [], str(self._version))
 
 
 @pytest.fixture
 def lds(bed_apart: AgentFixture) -> File:
-    """The bed runs, and its listener file is empty."""
+    """The agent fixture runs, and its listener file is empty."""
     file = File(bed_apart)
     file.publish(present=False)
     bed_apart.start()
@@ -113,7 +113,7 @@ def test_an_added_listener_survives_a_rotation_and_a_crash(
 
 
 def held(bed: AgentFixture, target: Target) -> None:
-    """Wait until the agent holds what listens there."""
+    """Wait until the agent holds the listening sockets."""
     eventually(lambda: bed.holds(target), what="the vault follows")
 
 

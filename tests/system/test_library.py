@@ -1,4 +1,4 @@
-"""A server that is no proxy at all, made an epoch by the library: rotated and killed under load as any other."""
+"""A server that is not a proxy, made an epoch by the library: rotated and killed under load."""
 
 import importlib.util
 import socket
@@ -27,7 +27,7 @@ ROTATIONS = count("AGENT_ROTATIONS", short=3, long=50)
 
 
 class Tiny:
-    """What `tests/epoch/minimal_epoch.py` reads, written as a bed writes its bootstrap."""
+    """The configuration of `tests/epoch/minimal_epoch.py`, written like a fixture's bootstrap."""
 
     def __init__(self, bed: AgentFixture) -> None:
         chain, key = bed.bootstrap.secured[0].chain, bed.bootstrap.secured[0].key
@@ -41,7 +41,7 @@ class Tiny:
 
 @pytest.fixture
 def tiny(room: Room) -> Iterator[AgentFixture]:
-    """A bed whose agent runs the tiny server, ready."""
+    """An agent fixture whose agent runs the tiny server, ready."""
     program = room.directory / "tiny"
     program.write_text(f"#!{sys.executable}\n{TINY.read_text().partition(chr(10))[2]}")
     program.chmod(0o755)

@@ -1,6 +1,6 @@
-"""No memory for two proxies: the agent waits, or replaces as it is told to, and nobody is killed for want of it.
+"""No memory for two proxies: the agent waits, or replaces if configured, and the kernel kills no process.
 
-The control group is a real one of version 1, made by the test; where there is none to be had, the tests are skipped.
+The control group is a real one of version 1, created by the test; without one, the tests are skipped.
 """
 
 import sys
@@ -35,16 +35,16 @@ class Group:
     path: Path
 
     def limit(self, size: int) -> None:
-        """Allow so many bytes."""
+        """Set the limit in bytes."""
         (self.path / "memory.limit_in_bytes").write_text(str(size), encoding="ascii")
 
     def used(self) -> int:
-        """Tell how many bytes are used, without what would be given back when asked for."""
+        """Return the number of used bytes, without reclaimable ones."""
         stat = dict(line.split() for line in self._read("memory.stat").splitlines())
         return int(self._read("memory.usage_in_bytes")) - int(stat["total_inactive_file"])
 
     def kills(self) -> int:
-        """Tell how many processes were killed for want of memory."""
+        """Return the number of processes killed for lack of memory."""
         return int(self._read("memory.oom_control").rpartition("oom_kill ")[2])
 
     def _read(self, name: str) -> str:
@@ -52,14 +52,14 @@ class Group:
 
 
 def removed(path: Path) -> bool:
-    """Remove a group; OSError while anything lives in it."""
+    """Remove a group; OSError while a process is in it."""
     path.rmdir()
     return True
 
 
 @contextmanager
 def group_named(name: str) -> Iterator[Group]:
-    """Make a group that is gone afterwards."""
+    """Create a group that is removed afterwards."""
     path = MOUNT / name
     try:
         path.mkdir()
@@ -73,7 +73,7 @@ def group_named(name: str) -> Iterator[Group]:
 
 @pytest.fixture
 def group(request: pytest.FixtureRequest) -> Iterator[Group]:
-    """A group that is made before the bed's agent starts, and removed when that has ended."""
+    """A group that is created before the fixture's agent starts, and removed after its exit."""
     with group_named(f"agent-test-{datetime.now(UTC).timestamp():.6f}") as made:
         bed: AgentFixture = request.getfixturevalue("bed_apart")
         bed.program = [*ENTER, str(made.path), sys.executable, "-m", "agent"]
@@ -82,14 +82,14 @@ def group(request: pytest.FixtureRequest) -> Iterator[Group]:
 
 
 def leave_room(bed: AgentFixture, group: Group, share: float, more: int = 0) -> None:
-    """Leave so much of what a second proxy would take, and so many bytes more."""
+    """Leave this share of a second proxy's memory free, and this many bytes more."""
     found = footprint(bed.serving_pid())
     assert found is not None
     group.limit(group.used() + int(found.of_one_more * share) + more)
 
 
 def said(bed: AgentFixture, event: str) -> int:
-    """Count how often the agent said so."""
+    """Count the agent's events of this name."""
     return sum(entry.name == event for entry in bed.journal.entries())
 
 
@@ -161,7 +161,7 @@ def test_a_proxy_that_the_kernel_kills_for_want_of_memory_is_named_and_started_a
     bed = bed_apart
     bed.start()
     old = bed.serving_pid()
-    Path(f"/proc/{old}/oom_score_adj").write_text("1000", encoding="ascii")  # the first to go
+    Path(f"/proc/{old}/oom_score_adj").write_text("1000", encoding="ascii")  # the first to be killed
     with pressure(bed, group):
         eventually(lambda: not alive(old), what="the kernel kills")
     bed.ready()
@@ -170,7 +170,7 @@ def test_a_proxy_that_the_kernel_kills_for_want_of_memory_is_named_and_started_a
 
 @contextmanager
 def pressure(bed: AgentFixture, group: Group) -> Iterator[None]:
-    """Have something take more and more memory in the group."""
+    """Let a process use more and more memory in the group."""
     hog = "import os\nkept = []\nwhile True:\n    kept.append(bytearray(os.urandom(1 << 12)) * 256)\n"
     group.limit(group.used() + 64 * MIB)
     process = bed.room.spawn([*ENTER, str(group.path), sys.executable, "-c", hog], log=bed.directory / "hog.log")

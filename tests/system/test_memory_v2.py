@@ -1,7 +1,7 @@
-"""The same want of memory as in `test_memory`, in a control group of version 2 that the kernel kills as a whole.
+"""Like `test_memory`, in a control group of version 2 that the kernel kills as a whole.
 
-Where the memory controller is version 1's, as it is beside an older container runtime, the tests run themselves once
-more in a second kernel: those on the sidecar in user-mode-linux, those on Envoy in an emulated machine.
+If the memory controller is version 1's, as beside an older container runtime, the tests run themselves once more in a
+second kernel: those with the sidecar in user-mode-linux, those with Envoy in an emulated machine.
 """
 
 import subprocess
@@ -28,14 +28,14 @@ from tests.system.test_memory import ENTER, ROTATIONS, Group, leave_room, remove
 MOUNT = Path("/sys/fs/cgroup")
 PROJECT = Path(__file__).parents[2]
 INIT = Path(__file__).with_name("kernel_init.sh")
-IN_KERNEL = 600  # seconds for one test: a program that makes many system calls is ten times slower in user-mode-linux
-IN_ALL = 1800  # seconds for both and the boot: the emulated machine takes five minutes where a core is to be had
+IN_KERNEL = 600  # seconds for one test: a program with many system calls is ten times slower in user-mode-linux
+IN_ALL = 1800  # seconds for both and the boot: the emulated machine needs five minutes on a free core
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
 
 
 def has_version_2() -> bool:
-    """Tell whether groups made here are limited by version 2."""
+    """Return whether groups created here have the limits of version 2."""
     try:
         return "memory" in (MOUNT / "cgroup.subtree_control").read_text(encoding="ascii").split()
     except OSError:
@@ -47,15 +47,15 @@ class Unified(Group):
     """A memory control group of version 2."""
 
     def limit(self, size: int | None) -> None:
-        """Allow so many bytes; None: as many as there are."""
+        """Set the limit in bytes; None: no limit."""
         (self.path / "memory.max").write_text("max" if size is None else str(size), encoding="ascii")
 
     def used(self) -> int:
-        """Tell how many bytes are used, without what would be given back when asked for."""
+        """Return the number of used bytes, without reclaimable ones."""
         return int(self._read("memory.current")) - self._table("memory.stat")["inactive_file"]
 
     def kills(self) -> int:
-        """Tell how many processes were killed for want of memory."""
+        """Return the number of processes killed for lack of memory."""
         return self._table("memory.events")["oom_kill"]
 
     def _table(self, name: str) -> dict[str, int]:
@@ -64,7 +64,7 @@ class Unified(Group):
 
 @contextmanager
 def unified(name: str) -> Iterator[Unified]:
-    """Make a group in which nobody outlives another that is killed for want of memory; it is gone afterwards."""
+    """Create a group that the kernel kills as a whole if memory is lacking; it is removed afterwards."""
     path = MOUNT / name
     path.mkdir()
     try:
@@ -76,7 +76,7 @@ def unified(name: str) -> Iterator[Unified]:
 
 @pytest.fixture
 def group(request: pytest.FixtureRequest) -> Iterator[Unified]:
-    """A group that is made before the bed's agent starts, and removed when that has ended."""
+    """A group that is created before the fixture's agent starts, and removed after its exit."""
     if not has_version_2():
         pytest.skip("no memory control group of version 2")
     with unified(f"agent-test-{datetime.now(UTC).timestamp():.6f}") as made:
@@ -136,14 +136,14 @@ def test_near_expiry_what_serves_is_replaced_where_there_is_room_for_one_and_a_h
 
 
 def below_tmp(*paths: Path) -> str:
-    """Name those that a fresh /tmp would hide, with colons between; a dash for none."""
+    """Return the paths that a new /tmp would hide, separated by colons; a dash for none."""
     return ":".join(str(path) for path in paths if path.is_relative_to("/tmp")) or "-"
 
 
 @pytest.mark.parametrize(
     ("kernel", "kind"),
     [
-        pytest.param(user_mode, "sidecar", id="user-mode-linux"),  # Envoy's allocator wants 48 bits of address
+        pytest.param(user_mode, "sidecar", id="user-mode-linux"),  # Envoy's allocator needs 48 bits of address
         pytest.param(emulated, "envoy", id="qemu"),
     ],
 )

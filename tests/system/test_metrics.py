@@ -1,4 +1,4 @@
-"""What `/metrics` tells: valid at every moment, counters that never fall, and the numbers that clients counted."""
+"""The content of `/metrics`: always valid, counters that never fall, and the numbers that clients counted."""
 
 import re
 import shutil
@@ -40,14 +40,14 @@ TYPE = re.compile(r"^# TYPE (\S+)", re.MULTILINE)
 Labels = tuple[tuple[str, str], ...]
 Samples = dict[tuple[str, Labels], float]
 
-# As the parser names them: it gives every counter the suffix that OpenMetrics wants.
+# As the parser names them: it adds OpenMetrics' suffix to every counter.
 _HTTP = ("envoy_http_conn_manager_prefix", "http")
 ANSWERED = ("envoy_http_downstream_rq_xx_total", (_HTTP, ("envoy_response_code_class", "2")))
 BEGUN = ("envoy_http_downstream_rq_total", (_HTTP,))
 
 
 def values(families: Iterable[Metric], kinds: frozenset[str] | None = None) -> Samples:
-    """Flatten families, of these kinds if any are named; a series that is told twice is an error."""
+    """Flatten families, of these kinds if any are named; a duplicate series is an error."""
     found: Samples = {}
     for family in families:
         if kinds is not None and family.type not in kinds:
@@ -63,7 +63,7 @@ COUNTERS = frozenset({"counter", "histogram"})
 
 
 class Scraper:
-    """Scrapes as Prometheus does, only ten times a second, and notes what fell."""
+    """Scrapes like Prometheus, ten times a second, and records counters that fell."""
 
     def __init__(self, bed: AgentFixture) -> None:
         self.bed = bed
@@ -71,7 +71,7 @@ class Scraper:
         self.sums: Samples = {}
 
     def look(self) -> Samples:
-        """Scrape once; AssertionError if the answer is no exposition, or something fell."""
+        """Scrape once; AssertionError if the answer is not a valid exposition, or a counter fell."""
         now = values(of_text(scraped(self.bed).text), COUNTERS)
         told = {key: value for key, value in now.items() if not key[0].startswith(PER_PROCESS)}
         fell = {key: (value, told.get(key)) for key, value in self.last.items() if told.get(key, 0.0) < value}
@@ -97,12 +97,12 @@ def own(bed: AgentFixture, name: str) -> dict[tuple[str, ...], float]:
 
 
 def answered(reports: list[Report]) -> int:
-    """Count what clients were answered."""
+    """Count the answered requests of clients."""
     return sum(report.ok for report in reports)
 
 
 def lost(reports: list[Report]) -> int:
-    """Count what clients were not answered; none of it was refused."""
+    """Count the failed requests of clients; none was refused."""
     failed = sum(report.failed for report in reports)
     assert failed == sum(report.reasons()["reset"] + report.reasons()["eof"] for report in reports), "none was refused"
     return failed
@@ -150,21 +150,21 @@ def test_over_crashes_too_no_counter_falls_and_only_what_was_in_flight_may_be_mi
     assert (onlooker.wrong, onlooker.unanswered) == ([], [])
     scraper.look()
     counted, most = scraper.look()[BEGUN], answered(reports) + lost(reports)
-    if bed.binary.name == "sidecar":  # it counts where a SIGKILL takes nothing
+    if bed.binary.name == "sidecar":  # its counters survive a SIGKILL
         assert answered(reports) <= counted <= most
     assert 0 < counted <= most
     check(scraped(bed).text)
 
 
 def crash(bed: AgentFixture) -> None:
-    """Kill what serves, and see the next one serve."""
+    """Kill the serving proxy, and wait until the next one serves."""
     before = bed.serving().number
     kill(bed.serving_pid())
     eventually(lambda: bed.serving().number > before, what="the next one serves")
 
 
 def check(text: str) -> None:
-    """Let Prometheus' own tool judge: it must understand everything, and find fault with the proxy's own names only."""
+    """Check with promtool: it must parse everything, and may criticise only the proxy's own names."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("no promtool: install Debian's package prometheus")
@@ -185,7 +185,7 @@ def test_the_exposition_is_valid_in_both_formats_and_passes_promtool(bed: AgentF
 
 
 def as_openmetrics(bed: AgentFixture) -> str:
-    """Scrape as a newer Prometheus does."""
+    """Scrape like a newer Prometheus."""
     asked = (
         b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: application/openmetrics-text\r\nConnection: close\r\n\r\n"
     )
@@ -203,20 +203,20 @@ def as_openmetrics(bed: AgentFixture) -> str:
 
 
 def order(bed: AgentFixture, *words: str) -> None:
-    """Give an order as an operator would; it must go well."""
+    """Run a command as an operator would; it must succeed."""
     command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
     subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
 
 
 def rotate(bed: AgentFixture) -> None:
-    """Rotate, and let the one before leave."""
+    """Rotate, and let the old epoch exit."""
     bed.rotate()
     bed.served()
     bed.settled()
 
 
 def reconfigure(bed: AgentFixture) -> None:
-    """Answer with something else, and let the one before leave."""
+    """Change the response, and let the old epoch exit."""
     before = bed.serving().number
     bed.bootstrap.body += "more\n"
     bed.bootstrap.write(bed.config)
@@ -225,7 +225,7 @@ def reconfigure(bed: AgentFixture) -> None:
 
 
 def misconfigure(bed: AgentFixture) -> None:
-    """Write what no proxy takes, and take it back."""
+    """Write a configuration that no proxy accepts, and revert it."""
     filtered = http("")
     (host,) = filtered["typed_config"]["route_config"]["virtual_hosts"]
     host["routes"] = [{"match": {"prefix": "/"}, "route": {"cluster": "nowhere"}}]
@@ -266,7 +266,7 @@ def test_rotations_and_exits_are_counted_by_what_was_done(bed: AgentFixture) -> 
 
 
 def grown(told: dict[tuple[str, ...], float]) -> Counter[tuple[str, ...]]:
-    """Leave out what is 0."""
+    """Omit values of 0."""
     return Counter({key: int(value) for key, value in told.items() if value})
 
 
@@ -311,7 +311,7 @@ def test_connections_that_are_cut_are_counted_by_what_cut_them(bed_apart: AgentF
 
 
 def held(target: Target, stack: ExitStack) -> None:
-    """Connect, be answered, begin another request, and leave it at that."""
+    """Connect, get a response, begin another request, and do not finish it."""
     sock = stack.enter_context(connect(target, tls_context()))
     exchange(sock, last=False)
     sock.sendall(b"GET / HTTP/1.1\r\nHos")

@@ -1,7 +1,7 @@
-"""TLS from a client's side, under both proxies: who is refused, by which alert, and what is counted.
+"""TLS from a client's side, with both proxies: which clients are refused, by which alert, and the counters.
 
-What is asserted is what Envoy does. The one documented difference: for a certificate that is not valid yet BoringSSL
-says that it has expired, OpenSSL that it is bad.
+The tests assert Envoy's behaviour. The one documented difference: BoringSSL reports a certificate that is not valid yet
+as expired, OpenSSL as bad.
 """
 
 import socket
@@ -41,7 +41,7 @@ def proxy(request: pytest.FixtureRequest) -> Proxy:
 
 
 class Door:
-    """One TLS listener of a proxy that runs alone, and the certificates for it."""
+    """One TLS listener of a proxy that runs alone, and its certificates."""
 
     def __init__(self, room: Room, proxy: Proxy) -> None:
         self.room, self.proxy = room, proxy
@@ -51,14 +51,14 @@ class Door:
         self.trusted.write_bytes(authority().pem)
 
     def secured(self, leaf: Leaf, server_name: str = "") -> Secured:
-        """Put a certificate into files."""
+        """Write a certificate into files."""
         chain, key = (self.room.directory / f"{serial(leaf):x}.{end}" for end in ("pem", "key"))
         chain.write_bytes(leaf.chain_pem)
         key.write_bytes(leaf.key_pem)
         return Secured(chain, key, server_name)
 
     def chain(self, leaf: Leaf, *, server_name: str = "", trusted: Path | None = None, **context: object) -> Json:
-        """Return the filter chain of one certificate; `context` goes into its DownstreamTlsContext."""
+        """Return the filter chain of one certificate; `context` extends its DownstreamTlsContext."""
         secured = self.secured(leaf, server_name)
         made = tls_chain(Secured(secured.chain, secured.key, server_name, trusted), f"{server_name or 'any'}\n")
         made["transport_socket"]["typed_config"].update(context)
@@ -83,7 +83,7 @@ class Open:
         self.running, self.port = running, port
 
     def counts(self) -> dict[str, int]:
-        """Read what the listener counted, details of handshakes aside."""
+        """Read the listener's counters, without details of handshakes."""
         numbers = self.running.console.numbers(f"listener.127.0.0.1_{self.port}.")
         return {name: value for name, value in numbers.items() if not name.startswith(DETAILS)}
 
@@ -94,7 +94,7 @@ class Open:
 
     @contextmanager
     def counting(self, expected: dict[str, int]) -> Iterator[None]:
-        """Check that exactly these numbers move, by as much, in the block and shortly after it."""
+        """Check that exactly these counters change, by these amounts, in the block and shortly after it."""
         before = self.counts()
         yield
         wanted = {name: value for name, value in expected.items() if value}
@@ -164,7 +164,7 @@ def test_a_client_of_an_intermediate_authority_is_served_when_it_sends_the_inter
 
 
 class Alone:
-    """A pair whose chain is the leaf alone."""
+    """A pair whose chain is only the leaf."""
 
     def __init__(self, leaf: Leaf) -> None:
         self.chain_pem, self.key_pem = leaf.certificate_pem, leaf.key_pem
@@ -206,7 +206,7 @@ def test_what_is_not_tls_is_a_connection_error(door: Door) -> None:
 
 @contextmanager
 def closing(port: int) -> Iterator[socket.socket]:
-    """Connect in the clear; at the end wait until the server closes."""
+    """Connect without TLS; at the end wait until the server closes."""
     with socket.create_connection(("127.0.0.1", port), 5) as sock:
         yield sock
         with suppress(ConnectionResetError):

@@ -1,4 +1,4 @@
-"""A pair that only the proxy refuses keeps its last good, and is named; every other one is renewed meanwhile."""
+"""A pair that only the proxy refuses keeps its last good version, and is reported; the others are renewed."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +26,7 @@ NAMES = ["a.test", "b.test", "c.test"]
 
 
 def with_pairs(bed: AgentFixture, names: list[str] = NAMES) -> dict[str, Leaf]:
-    """Have a bed serve a pair for each name, chosen by it, beside its own; start it."""
+    """Let a fixture serve a pair for each name, selected by it, beside its own; start it."""
     pairs = {name: authority().issue([name]) for name in names}
     bed.certs.mkdir()
     put(bed, dict(pairs))
@@ -42,7 +42,7 @@ def renewed(names: list[str]) -> dict[str, Pair]:
 
 
 def pinned(bed: AgentFixture) -> list[str]:
-    """Return what the agent says that the proxy refuses."""
+    """Return the agent's messages about pairs that the proxy refuses."""
     return [entry.body for entry in bed.journal.complaints() if entry.attributes.get("fault") == "proxy"]
 
 
@@ -61,14 +61,14 @@ def test_what_only_the_proxy_refuses_blocks_no_other_pair(how: str, bed_apart: A
     assert f"cannot use {bed.certs / 'b.test'}." in complaint, "the file is named"
     assert "reports: " in complaint, "and the proxy quoted"
     assert "last good" in complaint
-    assert len(bed.journal.named("epoch.starting")) - starts <= 4  # the files may have been seen half written
+    assert len(bed.journal.named("epoch.starting")) - starts <= 4  # the files may have been read half written
     put(bed, mended := renewed(["b.test"]))
     eventually(lambda: shown(bed, ["b.test"]) == serials(mended), what="a good one is taken at once")
     nothing_failed(loads.finish(at_least=20))
 
 
 def test_a_new_name_in_the_directory_that_the_proxy_refuses_is_left_out(bed_apart: AgentFixture) -> None:
-    """Without a configuration every pair is served, but for the one that the proxy does not take."""
+    """Without a configuration every pair is served, except the one that the proxy does not accept."""
     bed = bed_apart
     bed.is_small = True
     bed.start()
@@ -110,12 +110,12 @@ def test_a_new_configuration_that_names_a_pair_without_last_good_leaves_the_old_
 
 
 def stapled(leaf: Leaf, issuer: Authority) -> bytes:
-    """Make an OCSP response that says that a leaf is good."""
+    """Create an OCSP response with the status good for a leaf."""
     now = datetime.now(UTC)
     built = ocsp.OCSPResponseBuilder().add_response(
         leaf.certificate,
         issuer.certificate,
-        SHA1(),  # RFC 6960, and what BoringSSL compares
+        SHA1(),  # RFC 6960, as compared by BoringSSL
         ocsp.OCSPCertStatus.GOOD,
         now,
         now + timedelta(days=1),
@@ -128,7 +128,7 @@ def stapled(leaf: Leaf, issuer: Authority) -> bytes:
 
 @pytest.mark.envoy
 def test_a_refusal_that_names_no_file_is_found_by_trying(bed_apart: AgentFixture, loads: Loads) -> None:
-    """An OCSP response that belongs to another certificate: Envoy does not say whose it is."""
+    """An OCSP response that belongs to another certificate: Envoy does not name the pair."""
     bed, names = bed_apart, [f"n{number}.test" for number in range(6)]
     secured = [Secured(bed.certs / f"{name}.crt", bed.certs / f"{name}.key", name) for name in names]
     bed.bootstrap = Stapling(bed.tls.port, bed.plain.port, [*bed.bootstrap.secured, *secured])
@@ -156,10 +156,10 @@ def test_a_refusal_that_names_no_file_is_found_by_trying(bed_apart: AgentFixture
 
 
 class Stapling(Bootstrap):
-    """The bootstrap, with an OCSP response for each pair that is chosen by a name."""
+    """The bootstrap, with an OCSP response for each pair that is selected by a name."""
 
     def tree(self) -> Json:
-        """Return the bootstrap as the tree that `write` puts into YAML."""
+        """Return the bootstrap as the tree that `write` formats as YAML."""
         tree = super().tree()
         for chain in tree["static_resources"]["listeners"][0]["filter_chains"]:
             if "filter_chain_match" in chain:

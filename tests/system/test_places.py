@@ -1,4 +1,4 @@
-"""Where the agent may live: without privileges, beside another one, on a read-only root."""
+"""Environments of the agent: without privileges, beside another agent, on a read-only root."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1])), reuse_port=True):
 
 
 def is_within_reach(program: Path) -> bool:
-    """Tell whether every user may come as far as this program."""
+    """Return whether every user can reach this program."""
     return all(each.stat().st_mode & 0o001 for each in program.resolve().parents)
 
 

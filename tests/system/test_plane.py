@@ -1,4 +1,4 @@
-"""The control plane itself, with a bare Envoy: faults that do not happen would prove nothing about the agent."""
+"""The control plane itself, with a bare Envoy: faults that do not occur would prove nothing about the agent."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ NAME = "edge-secret"
 
 
 class Lone:
-    """A bare Envoy under a control plane: what it is given, and where it listens."""
+    """A bare Envoy with a control plane: its resources, and its addresses."""
 
     def __init__(self, room: Room, plane: ControlPlane, envoy: Path, *, delta: bool, aggregate: bool = True) -> None:
         self.room, self.plane, self.proxy = room, plane, Proxy("envoy", envoy)
@@ -60,19 +60,19 @@ class Lone:
         }
 
     def listeners(self, *more: Json) -> None:
-        """Set the two listeners, and others beside them."""
+        """Set the two listeners, and more."""
         source = aggregated(self.patience) if self.aggregate else single(delta=self.delta)
         tls = secret_listener("tls", self.tls.port, NAME, source)
         self.plane.listeners(tls, plain_listener("plain", self.plain.port), *more)
 
     def secret(self) -> None:
-        """Set a fresh secret."""
+        """Set a new secret."""
         leaf = self.served.leaf()
         self.plane.secret(NAME, leaf.chain_pem, leaf.key_pem)
 
     @contextmanager
     def running(self) -> Iterator[Running]:
-        """Run the proxy until it answers its console."""
+        """Run the proxy until its admin interface answers."""
         with running(self.room, self.proxy, self.tree()) as proxy:
             yield proxy
 
@@ -94,7 +94,7 @@ def lone(room: Room, plane: ControlPlane, envoy: Path, request: pytest.FixtureRe
 
 
 def refused(target: Target) -> bool:
-    """Tell whether nobody listens there."""
+    """Return whether no process listens there."""
     try:
         body_of(target, timeout=1)
     except ConnectionError as error:
@@ -106,7 +106,7 @@ BOTH = pytest.mark.parametrize("lone", [False, True], ids=["sotw", "delta"], ind
 
 
 def acknowledged(plane: ControlPlane, kind: str) -> bool:
-    """Tell whether Envoy has acknowledged the last response of a kind: of two in a row it may skip the first."""
+    """Return whether Envoy has acknowledged the last response of a kind: of two in a row it may skip the first."""
     acknowledged, sent = (plane.seen(event, kind=kind) for event in ("ack", "sent"))
     return bool(acknowledged) and acknowledged[-1]["version"] == sent[-1]["version"]
 

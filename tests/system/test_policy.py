@@ -1,4 +1,4 @@
-"""What an operator decides beforehand about when: hours, a fleet's spread, expiry that overrides them; and `--now`."""
+"""The operator's settings of when to rotate: hours, a fleet's spread, expiry that overrides them; and `--now`."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ JITTER = 2.0
 
 
 def hours(begin: timedelta, end: timedelta) -> str:
-    """Write the hours from `begin` until `end` from now, as `--rotate-window` takes them."""
+    """Format the hours from `begin` until `end` from now for `--rotate-window`."""
     now = datetime.now(UTC).astimezone()
     return "-".join((now + each).strftime("%H:%M") for each in (begin, end))
 
@@ -39,13 +39,13 @@ OPEN = (timedelta(hours=-1), timedelta(hours=1))
 
 
 def order(bed: AgentFixture, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Give an order as an operator would."""
+    """Run a command as an operator would."""
     command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def ends_in(bed: AgentFixture, left: timedelta, life: timedelta) -> Leaf:
-    """Issue a leaf of this whole life, of which so much is left; it becomes the newest."""
+    """Issue a leaf of this whole life, with this much left; it becomes the newest."""
     end = datetime.now(UTC) + left
     leaf = bed.mint.issuer.issue([NAME], not_before=end - life, not_after=end)
     bed.mint.issued.append(leaf)
@@ -53,7 +53,7 @@ def ends_in(bed: AgentFixture, left: timedelta, life: timedelta) -> Leaf:
 
 
 def old_at(leaf: Leaf) -> float:
-    """When the last tenth of its life begins, in seconds since the Epoch; dates have whole seconds."""
+    """Return the start of the last tenth of its life, in seconds since the Epoch; dates have whole seconds."""
     begin, end = leaf.certificate.not_valid_before_utc, leaf.certificate.not_valid_after_utc
     return (end - (end - begin) / 10).timestamp()
 
@@ -69,7 +69,7 @@ def samples(bed: AgentFixture, name: str) -> dict[tuple[str, ...], float]:
 
 
 def with_hours(bed: AgentFixture, span: Sequence[timedelta]) -> None:
-    """Let the agent of `bed` have these hours."""
+    """Set these hours for the agent of `bed`."""
     bed.more_flags += ["--rotate-window", hours(*span)]
 
 
@@ -118,7 +118,7 @@ def test_when_what_serves_is_about_to_end_the_hours_count_no_more(bed_apart: Age
     bed = bed_apart
     with_hours(bed, CLOSED)
     bed.bootstrap.write(bed.config)
-    until_old = max(6, 30 * bed.bare_start()) * SECOND  # a slow machine has the time to come so far
+    until_old = max(6, 30 * bed.bare_start()) * SECOND  # a slow machine has enough time until then
     old = ends_in(bed, left=until_old + 60 * SECOND, life=600 * SECOND)
     bed.layout.first(bed.certs, old)
     bed.launch()
@@ -136,7 +136,7 @@ def test_when_what_serves_is_about_to_end_the_hours_count_no_more(bed_apart: Age
 
 
 def bed_that_waits(make_bed: MakeBed, least: float, most: float) -> AgentFixture:
-    """Make a bed whose agent waits for so long, by its run directory."""
+    """Create an agent fixture whose delay is this long, because of its run directory."""
     bed = make_bed(f"w{least}")
     instances = (bed.directory / f"run{number}" for number in range(1000))
     limit = timedelta(seconds=JITTER)
@@ -162,12 +162,12 @@ def test_a_fleet_takes_a_change_up_one_after_the_other_within_the_limit(make_bed
 
 
 def shown_at(bed: AgentFixture) -> float:
-    """Return when the newest pair is shown, on the monotonic clock."""
+    """Return when the newest pair is served (monotonic clock)."""
     return first_shown(bed.tls, serial(bed.mint.newest))
 
 
 def told_to_wait(bed: AgentFixture) -> bool:
-    """Tell whether the agent said that it spreads rotations."""
+    """Return whether the agent logged that it spreads rotations."""
     return any("--jitter" in each.body for each in bed.journal.entries() if each.name == "rotation.later")
 
 
@@ -195,7 +195,7 @@ def test_a_leaf_that_grows_old_is_told_at_that_moment_though_nothing_happens(bed
 
 
 def cautions(bed: AgentFixture) -> list[str]:
-    """List what the agent said of leaves that grow old."""
+    """List the agent's warnings about leaves near expiry."""
     said = (each for each in bed.journal.entries() if each.name == "certificate.caution")
     return [each.body for each in said if each.attributes["worry"] == "soon_to_expire"]
 
@@ -204,7 +204,7 @@ def cautions(bed: AgentFixture) -> list[str]:
 
 
 def held(target: Target, stack: ExitStack) -> socket.socket:
-    """Connect, be answered, begin another request, and leave it at that."""
+    """Connect, get a response, begin another request, and do not finish it."""
     sock = stack.enter_context(connect(target, tls_context()))
     exchange(sock, last=False)
     sock.sendall(b"GET / HTTP/1.1\r\nHos")
@@ -232,7 +232,7 @@ def test_a_restart_now_cuts_what_the_old_certificate_was_shown_to(bed_apart: Age
 
 
 def is_cut(sock: socket.socket) -> bool:
-    """Tell whether the other side has ended the connection; waits for it."""
+    """Return whether the peer has ended the connection; waits for it."""
     try:
         return sock.recv(1) == b""
     except TimeoutError:

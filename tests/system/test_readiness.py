@@ -1,4 +1,4 @@
-"""Readiness is there while an epoch serves, and never flaps; its end is told at once, with the reason."""
+"""The agent is ready while an epoch serves, without interruptions; the end is reported at once, with the reason."""
 
 import os
 import signal
@@ -27,14 +27,14 @@ READY = (200, "ready\n")
 
 
 class Probes:
-    """What a kubelet is told, every 20 ms: the answers of `/healthz/ready` in their order, each change of them once."""
+    """A kubelet's probes, every 20 ms: the answers of `/healthz/ready` in order, without repetitions."""
 
     def __init__(self, bed: AgentFixture) -> None:
         self.bed = bed
         self.told: list[tuple[int, str]] = []
 
     def look(self) -> None:
-        """Ask for both, as the kubelet does: a connection each."""
+        """Probe both, as the kubelet does: a connection each."""
         reply = ask(self.bed, "/healthz/ready")
         if self.told[-1:] != [(reply.status, reply.text)]:
             self.told.append((reply.status, reply.text))
@@ -44,7 +44,7 @@ class Probes:
 
 @contextmanager
 def probed(bed: AgentFixture) -> Iterator[Probes]:
-    """Probe for as long as the context lasts; the loop must turn all the while."""
+    """Probe during the block; the loop must not block."""
     probes = Probes(bed)
     with Onlooker(probes.look, EVERY) as onlooker:
         yield probes
@@ -82,7 +82,7 @@ def test_a_candidate_that_is_dropped_or_overtaken_and_a_refused_certificate_chan
 
 
 def drop_a_candidate(bed: AgentFixture, held: Path) -> None:
-    """Put back what serves while a candidate is on its way."""
+    """Restore the served files while a candidate exists."""
     pair = bed.mint.newest
     bed.journal.mark()
     held.touch()
@@ -96,7 +96,7 @@ def drop_a_candidate(bed: AgentFixture, held: Path) -> None:
 
 
 def overtake_a_candidate(bed: AgentFixture, held: Path) -> None:
-    """Write the next certificate while the candidate of the one before is on its way."""
+    """Write the next certificate while the previous one's candidate exists."""
     before = bed.serving().number
     held.touch()
     bed.rotate()
@@ -108,7 +108,7 @@ def overtake_a_candidate(bed: AgentFixture, held: Path) -> None:
 
 
 def said(bed: AgentFixture, event: str) -> bool:
-    """Tell whether the agent said so since the mark."""
+    """Return whether the agent has logged this event since the mark."""
     return any(entry.name == event for entry in bed.journal.entries())
 
 
@@ -155,7 +155,7 @@ def test_a_first_start_that_waits_for_a_file_tells_which_and_why(bed_apart: Agen
 
 
 def waiting(bed: AgentFixture, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Run `agent wait`, as a postStart hook does."""
+    """Run `agent wait`, as in a postStart hook."""
     command = [*bed.program, "wait", "--run-dir", str(bed.run_dir), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 

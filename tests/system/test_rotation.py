@@ -1,4 +1,4 @@
-"""Certificates are rotated in every layout while clients at full speed see nothing."""
+"""Certificates are rotated in every layout without an effect on clients at full speed."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def test_rotations_in_every_layout_under_load_fail_nothing(bed: AgentFixture, lo
 
 
 def rotate(bed: AgentFixture, layout: Layout) -> None:
-    """Rotate, and see it."""
+    """Rotate, and wait for the new certificate."""
     bed.rotate(layout)
     bed.served()
 
@@ -55,9 +55,9 @@ def test_a_new_certificate_is_served_within_a_few_starts(bed: AgentFixture, layo
 
 
 def start_and_rotation(bed: AgentFixture, layout: Layout) -> tuple[float, float]:
-    """Rotate a settled bed; return the span of a start of a bare proxy meanwhile and that of the rotation, in seconds.
+    """Rotate a settled fixture; return the duration of a concurrent start of a bare proxy and of the rotation.
 
-    A rotation lasts from the last byte that is written to the first handshake with the new certificate.
+    In seconds. A rotation lasts from the last written byte to the first handshake with the new certificate.
     """
     bed.settled()
     pair = bed.mint.leaf()

@@ -1,4 +1,4 @@
-"""The file system of the certificates hangs, as NFS and FUSE do: it is said, and everything else goes on."""
+"""The file system of the certificates hangs, as NFS and FUSE do: it is reported, and the agent continues."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def lead(link: Path, target: Path) -> None:
-    """Have a link lead elsewhere, in one step."""
+    """Change the target of a link, in one step."""
     beside = link.with_name("beside")
     beside.symlink_to(target)
     beside.replace(link)
@@ -29,7 +29,7 @@ def lead(link: Path, target: Path) -> None:
 
 @pytest.fixture
 def quiet(bed_apart: AgentFixture) -> Iterator[Silence]:
-    """A place that never answers; the certificates of the bed, running by now, are reached by a link."""
+    """A hanging file system; a link leads to the certificates of the fixture, which runs by now."""
     bed = bed_apart
     (bed.directory / "good").mkdir()
     bed.certs.symlink_to("good")
@@ -40,7 +40,7 @@ def quiet(bed_apart: AgentFixture) -> Iterator[Silence]:
 
 
 def falls_silent(bed: AgentFixture, silent: Silence) -> str:
-    """Have the certificates reached no more; return what the agent says about it."""
+    """Make the certificates unreachable; return the agent's message."""
     bed.journal.mark()
     lead(bed.certs, silent.path)
     (said,) = eventually(lambda: bed.journal.named("disk.silent"), what="it is said")

@@ -1,4 +1,4 @@
-"""The readers agree with Envoy: what it takes is taken, and the other way round; each exception is named here."""
+"""The parsers agree with Envoy about valid and invalid files; the exceptions are listed here."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ HALF_WRITTEN = {
     "bundle: a damaged block before",
     "bundle: a cut block after",
 }
-"""What Envoy passes over, and what is refused here on purpose, as the README says: half of a write."""
+"""Accepted by Envoy, and refused here on purpose, as the documentation states: half of a write."""
 
 OTHER_LETTERS = {
     "YAML in utf-16",
@@ -39,30 +39,30 @@ OTHER_LETTERS = {
     "YAML '[1,,2]'",
     "YAML '[,1]'",
 }
-"""The same of configurations: Envoy would read something else than was meant, or nothing."""
+"""The same for configurations: Envoy would parse another value than intended, or none."""
 
 
 @pytest.fixture(scope="module")
 def pki() -> tuple[Authority, Authority]:
-    """A root and what it issued."""
+    """A root and its certificates."""
     root = Authority.create("root")
     return root, root.intermediate("middle")
 
 
 def validates(room: Room, envoy: Path, number: int, config: Path) -> bool:
-    """Ask Envoy whether it can use a configuration."""
+    """Let Envoy validate a configuration."""
     log = room.directory / f"{number}.log"
     ran = room.spawn([envoy, "-c", config, "--mode", "validate", "-l", "error"], log=log)
     return ran.wait(timeout=60) == 0
 
 
 def disagreements(found: Iterable[tuple[str, bool, bool]]) -> dict[str, str]:
-    """Return where both differ, and how."""
+    """Return the differences."""
     return {name: f"ours {ours}, Envoy {theirs}" for name, ours, theirs in found if ours != theirs}
 
 
 def pem_files(root: Authority, middle: Authority) -> Iterator[tuple[str, bytes, bytes, bytes]]:
-    """Give chain, key and bundle, one of them in every spelling."""
+    """Yield chain, key and bundle, one of them in every spelling."""
     leaf, other, rsa = middle.issue(["a.test"]), root.issue(["b.test"]), root.issue(["r.test"], "rsa")
     for name, chain in spellings.of_chains(leaf, middle, root):
         yield f"chain: {name}", chain, leaf.key_pem, root.pem
@@ -75,7 +75,7 @@ def pem_files(root: Authority, middle: Authority) -> Iterator[tuple[str, bytes, 
 
 
 def is_taken(chain: bytes, key: bytes, bundle: bytes) -> bool:
-    """Judge them as a rotation would."""
+    """Check them as in a rotation."""
     references = [Reference("c", Role.CHAIN, "c"), Reference("k", Role.KEY, "c"), Reference("b", Role.BUNDLE, "b")]
     contents = {"c": chain, "k": key, "b": bundle}
     return select_files(references, contents, LastGood(), datetime.now(UTC)).complete
@@ -101,7 +101,7 @@ def test_pem_files_are_read_as_envoy_reads_them(room: Room, envoy: Path, pki: tu
 
 
 def test_configurations_are_read_as_envoy_reads_them(room: Room, envoy: Path) -> None:
-    """Envoy is asked twice: about the file, and about the copy that an epoch would get."""
+    """Envoy validates both the file and the copy that an epoch would get."""
 
     def judged(numbered: tuple[int, tuple[str, bytes]]) -> tuple[str, bool, bool]:
         number, (name, content) = numbered

@@ -1,4 +1,4 @@
-"""Whatever clients of the status server do, rotations go on undisturbed, others are answered, and memory is bounded."""
+"""Clients of the status server cannot delay rotations or other clients, and their memory is bounded."""
 
 import contextlib
 import os
@@ -20,17 +20,17 @@ from tests.system.wire import Target
 
 ROTATIONS = count("AGENT_ROTATIONS", short=5, long=20)
 IDLE = 1_000
-NEVER_READING = 300  # more than are let in at a time
-AHEAD = 200  # requests that each of them sends before it would read
+NEVER_READING = 300  # more than the limit of connections
+AHEAD = 200  # requests of each of them before it would read
 SLOW = 60
 GARBAGE = 100
 KIB = 1 << 10
 MIB = 1 << 20
-PEAK = 64 * MIB  # by what the agent may grow while they are all there
-AFTER = 24 * MIB  # and what it may keep in its allocator: it grows no more after the third time (seen: 15)
+PEAK = 64 * MIB  # permitted growth of the agent while they are connected
+AFTER = 24 * MIB  # and of its allocator: no more growth after the third time (observed: 15)
 
 Attack = Callable[[AgentFixture, ExitStack], Callable[[], None]]
-"""Begins; returns what to do again and again while it lasts."""
+"""Starts an attack; returns the function to call repeatedly while it lasts."""
 
 
 def connected(target: Target, stack: ExitStack, receive_buffer: int = 0) -> socket.socket:
@@ -46,17 +46,17 @@ def connected(target: Target, stack: ExitStack, receive_buffer: int = 0) -> sock
 
 
 def push(sock: socket.socket, data: bytes) -> None:
-    """Send what goes out at once; the rest, and whether anybody is there, does not matter."""
+    """Send the bytes that fit into the buffer; the rest, and the state of the connection, do not matter."""
     with contextlib.suppress(OSError):
         sock.send(data)
 
 
 def nothing() -> None:
-    """What a client does that waits."""
+    """Do nothing."""
 
 
 def never_reading(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
-    """Ask for everything many times over, and read no answer."""
+    """Send many requests, and read no response."""
     paths = ("/status", "/metrics", "/events", "/", "/stats")
     for number in range(NEVER_READING):
         sock = connected(bed.status, stack, receive_buffer=4 * KIB)
@@ -66,14 +66,14 @@ def never_reading(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
 
 
 def idle(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
-    """Connect, and say nothing."""
+    """Connect, and send no data."""
     for _ in range(IDLE):
         connected(bed.status, stack)
     return nothing
 
 
 def garbage(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
-    """Say what no server understands, again and again."""
+    """Send invalid data repeatedly."""
     texts = (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00\r\n\r\n", b"\0" * 512, b"GET\r\n\r\n", os.urandom(4 * KIB))
 
     def send() -> None:
@@ -85,7 +85,7 @@ def garbage(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
 
 
 def endless_header(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
-    """Send a header of 1 MB, again and again."""
+    """Send a header of 1 MB repeatedly."""
     head = b"GET /status HTTP/1.1\r\nHost: a\r\nX: " + b"a" * MIB + b"\r\n\r\n"
 
     def send() -> None:
@@ -100,7 +100,7 @@ def endless_header(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
 
 
 def slow(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
-    """Send a request byte by byte, and begin anew when the server has had enough of it."""
+    """Send a request byte by byte, and start again when the server closes the connection."""
     endless = b"GET /status HTTP/1.1\r\nHost: a\r\nX: "
     socks = [connected(bed.status, stack) for _ in range(SLOW)]
     for sock in socks:
@@ -114,7 +114,7 @@ def slow(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
 
 
 def large_bodies(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
-    """Send almost a whole megabyte of a body that is never whole."""
+    """Send almost a whole megabyte of a body that is never complete."""
     head = b"POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n"
     socks = {connected(bed.status, stack): head + b"a" * (MIB - 1) for _ in range(IDLE // 4)}
 
@@ -138,7 +138,7 @@ ATTACKS: dict[str, Attack] = {
 
 @contextmanager
 def under(bed: AgentFixture, *attacks: Attack) -> Iterator[None]:
-    """Let these attacks go on for as long as the context lasts."""
+    """Run these attacks during the block."""
     with ExitStack() as stack:
         steps = [attack(bed, stack) for attack in attacks]
         with Onlooker(lambda: [step() for step in steps], every=0.1) as attackers:
@@ -148,7 +148,7 @@ def under(bed: AgentFixture, *attacks: Attack) -> Iterator[None]:
 
 
 class Watch:
-    """Looks at the agent's memory, and is the good client."""
+    """Measures the agent's memory, and is the good client."""
 
     def __init__(self, bed: AgentFixture) -> None:
         self.bed = bed
@@ -156,13 +156,13 @@ class Watch:
         self.descriptors = descriptors(bed)
 
     def memory(self) -> int:
-        """How many bytes the agent has resident."""
+        """Return the agent's resident memory, in bytes."""
         now = resident(self.bed.agent_pid)
         assert now is not None
         return now
 
     def look(self) -> None:
-        """Ask as a kubelet and as an operator do."""
+        """Send the requests of a kubelet and of an operator."""
         self.highest = max(self.highest, self.memory())
         for path in ("/status", "/healthz/ready"):
             reply = ask(self.bed, path)
@@ -170,7 +170,7 @@ class Watch:
 
     @property
     def peak(self) -> int:
-        """By how many bytes it grew at most."""
+        """Return the maximum growth, in bytes."""
         return self.highest - self.before
 
 
@@ -180,14 +180,14 @@ def descriptors(bed: AgentFixture) -> int:
 
 
 def rotate(bed: AgentFixture, times: int) -> None:
-    """Rotate under whatever goes on."""
+    """Rotate under attack."""
     for _ in range(times):
         bed.rotate()
         bed.served()
 
 
 def as_before(bed: AgentFixture, watch: Watch) -> None:
-    """See that the agent has what it had before, and little more memory."""
+    """Check that the agent has its former descriptors, and little more memory."""
     bed.settled()
     eventually(lambda: descriptors(bed) <= watch.descriptors, what="the descriptors are closed")
     assert watch.memory() - watch.before <= AFTER

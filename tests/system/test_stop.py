@@ -1,4 +1,4 @@
-"""Draining to an end: what SIGTERM, `agent drain` and their clocks promise to connections that end, and to others."""
+"""The end of drains: the effect of SIGTERM, `agent drain` and their deadlines on connections."""
 
 import contextlib
 import json
@@ -26,11 +26,11 @@ from tests.system.room import Process, alive, stopped
 from tests.system.wire import Target, connect, exchange, tls_context
 
 HELD = count("AGENT_HELD_MS", short=1500, long=5000) / 1000
-FAR = "10m"  # what this far away did not happen by time: no test lives so long
+FAR = "10m"  # beyond the duration of any test
 
 
 class Echo:
-    """Says back what each client says, in threads of this process."""
+    """Echoes the data of each client, in threads of this process."""
 
     def __init__(self, server: socket.socket) -> None:
         self._server = server
@@ -52,7 +52,7 @@ class Echo:
                 client.sendall(data)
 
     def close(self) -> None:
-        """Hang up, and end every thread."""
+        """Close all connections, and end every thread."""
         self._server.shutdown(socket.SHUT_RDWR)
         self._threads[0].join()
         for client in self._clients:
@@ -64,7 +64,7 @@ class Echo:
 
 @pytest.fixture
 def raw(bed_apart: AgentFixture) -> Iterator[Target]:
-    """A listener more for `bed_apart`: whatever is said there comes back, through the proxy."""
+    """An additional listener of `bed_apart` that forwards to an echo server."""
     target, port = Target(HOST, bed_apart.room.port()), bed_apart.room.port()
     forward = {"@type": f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": "raw", "cluster": "echo"}
     endpoint = {"endpoint": {"address": address(HOST, port)}}
@@ -87,20 +87,20 @@ def raw(bed_apart: AgentFixture) -> Iterator[Target]:
 
 @contextmanager
 def client(target: Target) -> Iterator[socket.socket]:
-    """Connect and be heard."""
+    """Connect and check the echo."""
     with socket.create_connection((target.host, target.port), timeout=PATIENCE) as sock:
         assert is_heard(sock)
         yield sock
 
 
 def is_heard(sock: socket.socket) -> bool:
-    """Say something, and tell whether it comes back."""
+    """Send a line, and return whether the echo arrives."""
     sock.sendall(b"hello")
     return sock.recv(64) == b"hello"
 
 
 def is_cut(sock: socket.socket) -> bool:
-    """Tell whether the other side has ended the connection; waits for it."""
+    """Return whether the peer has ended the connection; waits for it."""
     try:
         return sock.recv(1) == b""
     except ConnectionResetError:
@@ -108,24 +108,24 @@ def is_cut(sock: socket.socket) -> bool:
 
 
 def terminate(bed: AgentFixture) -> float:
-    """Send SIGTERM to the agent; return when, on the monotonic clock: it hears of it no sooner."""
+    """Send SIGTERM to the agent; return the time (monotonic clock): it is received no earlier."""
     asked = time.monotonic()
     os.kill(bed.agent_pid, signal.SIGTERM)
     return asked
 
 
 def runs(bed: AgentFixture) -> bool:
-    """Tell whether the agent runs."""
+    """Return whether the agent runs."""
     return bed.agent is not None and bed.agent.poll() is None
 
 
 def is_refused(target: Target) -> bool:
-    """Tell whether nobody listens there any more."""
+    """Return whether no process listens there any more."""
     return not listening(target.port)
 
 
 def order(bed: AgentFixture, *words: str) -> Process:
-    """Begin to run a command of the agent's."""
+    """Start a command of the agent."""
     argv = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
     process = Process(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     bed.room.started.append(process)
@@ -133,7 +133,7 @@ def order(bed: AgentFixture, *words: str) -> Process:
 
 
 def concluded(process: Process) -> tuple[int, str]:
-    """Wait for the end of a command; return its exit code and what it said."""
+    """Wait for the end of a command; return its exit code and its output."""
     said, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, said.decode()
 
@@ -257,7 +257,7 @@ def test_waiting_ends_with_readiness_or_tells_why_not(bed_apart: AgentFixture) -
 
 
 def test_a_stop_that_comes_before_the_agent_has_begun_is_heard(bed_apart: AgentFixture) -> None:
-    """Else it would be gone by the signal, and the proxies of an earlier agent that it was to adopt would stay."""
+    """Otherwise the signal would end it, and the proxies of an earlier agent, which it was to adopt, would remain."""
     bed = bed_apart
     bed.prepare()
     bed.launch()
@@ -267,7 +267,7 @@ def test_a_stop_that_comes_before_the_agent_has_begun_is_heard(bed_apart: AgentF
 
 
 def holds_back(pid: int, number: signal.Signals) -> bool:
-    """Tell whether a signal waits until the process asks for it (SigBlk in proc_pid_status)."""
+    """Return whether the process blocks a signal (SigBlk in proc_pid_status)."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
     return bool(int(blocked, 16) & 1 << (number - 1))
@@ -275,7 +275,7 @@ def holds_back(pid: int, number: signal.Signals) -> bool:
 
 @pytest.mark.long
 def test_a_proxy_that_hangs_without_clients_keeps_no_agent_from_ending(bed_apart: AgentFixture) -> None:
-    """As it does while nobody reads its log: nobody waits for it until the stop deadline."""
+    """A proxy hangs like this if its log is not read: the agent does not wait for it until the stop deadline."""
     bed = bed_apart
     bed.more_flags += ["--stop-deadline", FAR]
     bed.start()

@@ -1,4 +1,4 @@
-"""The agent as a unit of a real systemd: its proxies and its clients outlive it, and its exit codes are the truth."""
+"""The agent as a unit of a real systemd: its proxies and its clients outlive it, and its exit codes are correct."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ on_systemd = pytest.mark.skipif(bool(missing()), reason=f"wants {missing()}")
 
 @pytest.fixture
 def booted_bed(room: Room, proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[SystemdBed]:
-    """A systemd that has been booted and has our unit, which is not started yet."""
+    """A booted systemd with our unit, which is not started yet."""
     with booted(room, proxy.binary, [*QUIETLY, *WORKERS[proxy.name]]) as bed:
         yield bed
         request.node.add_report_section("call", "log of the unit", bed.log())

@@ -91,7 +91,7 @@ Play = Callable[[Harness], Coroutine[None, None, None]]
 
 
 def on_stage(play: Play, binary: Path | None = None) -> None:
-    """Run a play to its end."""
+    """Run a test coroutine to its end."""
 
     async def run() -> None:
         async with harness(binary) as stage:
@@ -102,7 +102,7 @@ def on_stage(play: Play, binary: Path | None = None) -> None:
 
 @pytest.fixture
 def text(room: Room) -> str:
-    """A plain bootstrap on the first port of the room."""
+    """Return a plain bootstrap on the first port of the sandbox."""
     return plain(room.port())
 
 
@@ -115,29 +115,29 @@ def plain(port: int, body: str = "ok\n") -> str:
 
 
 def port_of(role: EpochHandle) -> int:
-    """The port of its only listener."""
+    """Return the port of its only listener."""
     return int(role.process.material.configuration.listeners[0].place.address.rpartition(":")[2])
 
 
 async def body(role: EpochHandle) -> bytes:
-    """What its listener answers."""
+    """Return the response of its listener."""
     return await asyncio.to_thread(body_of, Target("127.0.0.1", port_of(role)))
 
 
 async def state(role: EpochHandle) -> str:
-    """What its console says of it."""
+    """Return its state from the admin interface."""
     _, said = await client.fetch(role.process.admin.path, "/server_info", timeout=PATIENCE)
     return str(json.loads(said)["state"])
 
 
 def flags(role: EpochHandle) -> bytes:
-    """The flags of its shared memory: zero unless somebody initialises."""
+    """Return the flags of its shared memory: zero unless a process initialises."""
     return role.process.segment.path.read_bytes()[96:]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_candidate_that_ends_leaves_nothing_behind_and_nothing_touched(how: signal.Signals, text: str) -> None:
-    """E1, E1c: stock, the old one loses its console, its flag stays set, and a SIGTERM takes both down."""
+    """With stock hot restart, the old one loses its admin interface, its flag stays set, and a SIGTERM ends both."""
 
     async def play(stage: Harness) -> None:
         old = await stage.serving(text)
@@ -170,7 +170,7 @@ def test_two_candidates_in_a_row_and_an_epoch_that_stays_do_not_share_a_name(tex
 
 
 def test_a_question_that_was_given_up_does_not_abort_the_proxy(text: str) -> None:
-    """A2, E9: an answer that finds nobody aborts Envoy after 10 s; here it finds the agent, which throws it away."""
+    """A reply without a receiver aborts Envoy after 10 s; here the agent receives and discards it."""
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
@@ -191,7 +191,7 @@ def test_a_question_that_was_given_up_does_not_abort_the_proxy(text: str) -> Non
 
 
 def test_an_epoch_is_not_asked_when_its_answer_would_find_no_name(text: str) -> None:
-    """Somebody empties the run directory: Envoy would abort at once when it answers."""
+    """The run directory is emptied: Envoy would abort when it answers."""
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
@@ -205,12 +205,12 @@ def test_an_epoch_is_not_asked_when_its_answer_would_find_no_name(text: str) -> 
 
 @pytest.mark.long
 def test_a_serving_epoch_needs_nobody_behind_its_sockets(text: str) -> None:
-    """After Terminate Envoy never speaks to its parent again: neither 10 s of retries nor the next Stats kill it."""
+    """After Terminate Envoy sends no more messages to its parent: neither retries nor the next Stats abort it."""
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
         assert serving.process.parent is not None
-        for _ in range(3):  # Terminate follows DrainListeners in the next turn of its main thread
+        for _ in range(3):  # Terminate follows DrainListeners in the next iteration of its main thread
             await state(serving)
         serving.process.parent.close()
         throughout(lambda: alive(serving.pid), span=16, what="it lives without a parent", every=0.5)
@@ -221,7 +221,7 @@ def test_a_serving_epoch_needs_nobody_behind_its_sockets(text: str) -> None:
 
 @pytest.mark.long
 def test_the_new_one_outlives_the_old_one(text: str) -> None:
-    """E7: stock, the new one aborts 14.8 s after the old one died in its drain."""
+    """With stock hot restart, the new one aborts 14.8 s after the old one exited during its drain."""
 
     async def play(stage: Harness) -> None:
         old = await stage.serving(text)
@@ -249,7 +249,7 @@ def test_the_new_one_serves_on_at_the_moment_the_old_one_dies(text: str) -> None
 
 
 def test_a_foreign_leftover_of_a_base_id_is_passed_by(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Envoy never removes its segment: root's from last year stands in the way of the same base id."""
+    """Envoy never removes its segment: an old one of root blocks the same base id."""
     taken, free = random.SystemRandom().sample(range(1, BASE_ID_LIMIT), 2)  # the machine has one /dev/shm
     leftover = Segment(taken).path
     leftover.write_bytes(b"root's")
@@ -269,7 +269,7 @@ def test_a_foreign_leftover_of_a_base_id_is_passed_by(text: str, monkeypatch: py
 
 
 def test_a_socket_bound_for_the_proxy_is_served(text: str) -> None:
-    """A blocking one hangs the worker in accept; one that does not listen yet is listened on by Envoy."""
+    """A blocking one hangs the worker in accept; Envoy calls listen on one that does not listen yet."""
 
     async def play(stage: Harness) -> None:
         role = stage.start(text)
@@ -286,7 +286,7 @@ def test_a_socket_bound_for_the_proxy_is_served(text: str) -> None:
 
 
 def test_only_what_the_proxy_names_itself_is_asked(text: str) -> None:
-    """A4: any other address aborts it. The vault holds one socket for each worker, the very ones of Envoy."""
+    """Any other address aborts it. The socket store holds one socket for each worker, the same ones as Envoy."""
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
@@ -299,7 +299,7 @@ def test_only_what_the_proxy_names_itself_is_asked(text: str) -> None:
 
 
 def test_a_listener_that_is_gone_refuses_its_clients(text: str, room: Room) -> None:
-    """h1: held by the vault, its clients would hang."""
+    """If the socket store held its socket, its clients would hang."""
     other = plain(room.port())
 
     async def play(stage: Harness) -> None:
@@ -321,14 +321,14 @@ def _is_refused(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
     except ConnectionResetError:
-        return False  # it went between the two halves of a handshake
+        return False  # removed between the two halves of a handshake
     except ConnectionRefusedError:
         return True
     return False
 
 
 def test_files_gone_after_the_judgement_are_not_missed(room: Room) -> None:
-    """They are sealed memory, handed over as `/dev/fd/N`."""
+    """They are sealed memory, passed as `/dev/fd/N`."""
     leaf = Authority.create("ca").issue(["a.test"])
     chain, key = "/gone/tls.crt", "/gone/tls.key"
     made = Bootstrap(room.port(), room.port(), [Secured(Path(chain), Path(key))])
@@ -357,7 +357,7 @@ def test_an_unlinked_program_runs_on(text: str, tmp_path: Path) -> None:
 
 
 def test_an_epoch_writes_where_the_agent_writes(text: str) -> None:
-    """A pipe whose reader stops blocks the application log, and with it everything."""
+    """A pipe that is not read blocks the application log, and with it the proxy."""
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
@@ -369,7 +369,7 @@ def test_an_epoch_writes_where_the_agent_writes(text: str) -> None:
 
 
 def test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else(text: str, room: Room) -> None:
-    """Not the vault, not the lock, not the gate or the memory of another epoch."""
+    """Not the socket store, the lock, the gate or the memory of another epoch."""
     leaf = Authority.create("ca").issue(["a.test"])
     chain, key = "/gone/tls.crt", "/gone/tls.key"
     made = Bootstrap(room.port(), room.port(), [Secured(Path(chain), Path(key))])
@@ -384,7 +384,7 @@ def test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else(text: str, room
         held = {f"socket:[{inode}]" for inode in stage.listeners.store.inodes()}
         shared = {target for fd, target in descriptors_of(second.pid).items() if fd > 2} & ours
         shared = {target for target in shared if not target.startswith("anon_inode:")}
-        manifest = f"/memfd:epoch {second.process.number} (deleted)"  # what it runs from, for an agent that comes back
+        manifest = f"/memfd:epoch {second.process.number} (deleted)"  # the files of its revision, for a restarted agent
         copy = "/memfd:envoy.yaml (deleted)"  # its private copy of the configuration
         assert shared == {binary, manifest, copy}
         assert not held & set(descriptors_of(second.pid).values())
@@ -393,7 +393,7 @@ def test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else(text: str, room
 
 
 def test_the_console_is_the_epochs_own(room: Room) -> None:
-    """Admin is never passed from epoch to epoch, and a second one on the same port would die."""
+    """The admin socket is never passed from epoch to epoch, and a second one on the same port would end the proxy."""
     tree = json.loads(plain(room.port()))
     tree["admin"] = {"address": address("127.0.0.1", room.port())}
 
@@ -409,7 +409,7 @@ def test_the_console_is_the_epochs_own(room: Room) -> None:
 
 
 def test_allowed_paths_bind_the_operators_address_only(room: Room) -> None:
-    """`allow_paths: [/ready]` would make /listeners and /certs "not allowed" to the agent."""
+    """`allow_paths: [/ready]` would forbid /listeners and /certs to the agent."""
     tree = json.loads(plain(room.port()))
     tree["admin"] = {"address": address("127.0.0.1", room.port()), "allow_paths": [{"exact": "/ready"}]}
 

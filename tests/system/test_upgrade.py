@@ -1,4 +1,4 @@
-"""The agent is replaced by its program on disk, in place, and neither a client nor a proxy notices."""
+"""The agent is replaced by its program on disk, in place, without an effect on clients and proxies."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ UPGRADES = count("AGENT_UPGRADES", short=1, long=50)
 
 @pytest.fixture
 def own_package(bed_apart: AgentFixture) -> Path:
-    """The package that the agent of the bed runs from, a copy that a test may spoil."""
+    """The package of the fixture's agent, a copy that a test may damage."""
     lib = bed_apart.directory / "lib"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(agent.__file__).parent, lib / "agent", ignore=ignored)
@@ -31,7 +31,7 @@ def own_package(bed_apart: AgentFixture) -> Path:
 
 
 def order(bed: AgentFixture, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Give an order as an operator would."""
+    """Run a command as an operator would."""
     command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 

@@ -1,4 +1,4 @@
-"""The proxy's binary is replaced, upward and downward, under load."""
+"""The proxy's binary is upgraded and downgraded under load."""
 
 import shutil
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_rotation_leaves_the_binary_alone(bed_apart: AgentFixture, envoy: Path
 
 
 def replace_binary(bed: AgentFixture, binary: Path) -> None:
-    """Put another binary in place and wait until it serves."""
+    """Install another binary and wait until it serves."""
     link(bed.binary, binary)
     eventually(lambda: runs(bed.serving_pid(), binary), what=f"{binary} serves")
 
@@ -55,10 +55,10 @@ def replace_binary(bed: AgentFixture, binary: Path) -> None:
 def test_an_older_version_runs_and_rotates_with_its_run_directory_in_shared_memory(
     old_envoy: Path, make_bed: MakeBed, loads: Loads
 ) -> None:
-    """X14: Envoy 1.36 opens no configuration below /dev, but for /dev/fd."""
+    """Envoy 1.36 opens no configuration below /dev, except /dev/fd."""
     bed = make_bed(binary=old_envoy)
     name = bed.room.directory.name
-    bed.run_dir = bed.room.shm / name  # /dev/shm is that directory for the agent, where the room is private
+    bed.run_dir = bed.room.shm / name  # the agent sees that directory as /dev/shm, if the sandbox is private
     bed.more_flags += ["--run-dir", f"/dev/shm/{name}"]
     try:
         bed.start()

@@ -1,4 +1,4 @@
-"""The number of workers changes from one epoch to the next, and no client is stranded in a queue nobody reads."""
+"""The number of workers changes from one epoch to the next, and no client stays in a queue without a reader."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_four_two_four_workers_under_load(bed_apart: AgentFixture, loads: Loads,
 
 
 def start_with(bed: AgentFixture, number: Path, envoy: Path, wanted: int) -> None:
-    """Start the bed with a proxy that takes its number of workers from a file."""
+    """Start the fixture with a proxy whose number of workers is in a file."""
     number.write_text(str(wanted), encoding="ascii")
     bed.binary, bed.proxy_args = bed.directory / "proxy", ["-l", "warning"]
     with_workers(bed.binary, envoy, number)
@@ -39,6 +39,6 @@ def start_with(bed: AgentFixture, number: Path, envoy: Path, wanted: int) -> Non
 
 
 def serve_with(bed: AgentFixture, wanted: int) -> None:
-    """Wait until the newest certificate is served with so many workers."""
+    """Wait until the newest certificate is served with this many workers."""
     bed.served()
     eventually(lambda: workers(bed.serving_pid()) == wanted, what=f"{wanted} workers")

@@ -1,8 +1,8 @@
-"""One HTTP request over TCP or TLS, told exactly as it went. Standard library only: the load program runs on it.
+"""One HTTP request over TCP or TLS, with its exact result. Standard library only: the load program uses it.
 
-A request is *ok* when a whole answer with status 200 came. Everything else is a `Failed` with one of these reasons:
-`refused`, `reset`, `eof` (closed before the answer was whole), `timeout`, `tls` (the handshake was answered wrongly),
-`status` (another status than 200), `malformed`, or `client` (we could not try at all; it counts as failed too).
+A request is *ok* if a complete response with status 200 arrived. Otherwise it is `Failed` with one of these reasons:
+`refused`, `reset`, `eof` (closed before the response was complete), `timeout`, `tls` (an invalid answer to the
+handshake), `status` (another status than 200), `malformed`, or `client` (it could not be sent; it counts as failed).
 """
 
 import socket
@@ -17,7 +17,7 @@ TIMEOUT = PATIENCE
 
 
 class Failed(Exception):
-    """A request that was not answered as it should; `reason` is one word of the module's docstring."""
+    """A failed request; `reason` is one word of the module's docstring."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -26,7 +26,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go; `tls` with or without a server name."""
+    """The destination of requests; `tls` with or without a server name."""
 
     host: str
     port: int
@@ -41,14 +41,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole answer: its body, and whether the server said that it closes the connection after it."""
+    """A complete response: its body, and whether the server announced that it closes the connection."""
 
     body: bytes
     closes: bool
 
 
 def reason_of(error: OSError) -> str:
-    """Sort an error of a socket into the reasons of the module's docstring."""
+    """Map an error of a socket to a reason of the module's docstring."""
     kinds: list[tuple[type[OSError] | tuple[type[OSError], ...], str]] = [
         (ConnectionRefusedError, "refused"),
         ((ConnectionResetError, BrokenPipeError, ConnectionAbortedError), "reset"),
@@ -61,7 +61,7 @@ def reason_of(error: OSError) -> str:
 
 @contextmanager
 def sorted_errors() -> Iterator[None]:
-    """Turn every error of a socket into `Failed`."""
+    """Convert every error of a socket to `Failed`."""
     try:
         yield
     except OSError as error:
@@ -69,7 +69,7 @@ def sorted_errors() -> Iterator[None]:
 
 
 def tls_context() -> ssl.SSLContext:
-    """Return a context that takes any certificate: the tests look at the serial themselves."""
+    """Return a context that accepts any certificate: the tests check the serial themselves."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -77,7 +77,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 def connect(target: Target, context: ssl.SSLContext, timeout: float = TIMEOUT) -> socket.socket:
-    """Connect once, and shake hands where the target wants TLS; `Failed` otherwise."""
+    """Connect once, and shake hands if the target uses TLS; `Failed` otherwise."""
     with sorted_errors():
         sock = socket.socket(target.family, socket.SOCK_STREAM)
         try:
@@ -91,12 +91,12 @@ def connect(target: Target, context: ssl.SSLContext, timeout: float = TIMEOUT) -
 
 
 def request_bytes(*, last: bool) -> bytes:
-    """Return the request; the `last` one on a connection says so."""
+    """Return the request; the `last` one on a connection announces that."""
     return b"GET / HTTP/1.1\r\nHost: test\r\n" + (b"Connection: close\r\n" if last else b"") + b"\r\n"
 
 
 def exchange(sock: socket.socket, *, last: bool) -> Answer:
-    """Send one request and read its whole answer; `Failed` otherwise."""
+    """Send one request and read its complete response; `Failed` otherwise."""
     with sorted_errors():
         sock.sendall(request_bytes(last=last))
         data = b""
@@ -109,7 +109,7 @@ def exchange(sock: socket.socket, *, last: bool) -> Answer:
 
 
 def parse(data: bytes) -> Answer | None:
-    """Return the answer in `data`, `None` while it is not whole; `Failed` when it is not a 200 of a known length."""
+    """Parse the response in `data`, `None` while it is incomplete; `Failed` if it is not a 200 of a known length."""
     head, found, body = data.partition(b"\r\n\r\n")
     if not found:
         return None
@@ -124,7 +124,7 @@ def parse(data: bytes) -> Answer | None:
 
 
 def closed_by_peer(sock: socket.socket) -> bool:
-    """Tell, without waiting, whether the peer has closed this idle connection; `Failed` when it sent something."""
+    """Return, without waiting, whether the peer has closed this idle connection; `Failed` if it sent data."""
     timeout = sock.gettimeout()
     sock.settimeout(0)
     try:
@@ -141,7 +141,7 @@ def closed_by_peer(sock: socket.socket) -> bool:
 
 
 def serial_of(sock: socket.socket) -> int | None:
-    """Return the serial number of the certificate the peer showed, `None` without TLS."""
+    """Return the serial number of the peer's certificate, `None` without TLS."""
     der = sock.getpeercert(binary_form=True) if isinstance(sock, ssl.SSLSocket) else None
     return serial_in(der) if der else None
 
@@ -156,5 +156,5 @@ def serial_in(der: bytes) -> int:
 
 
 def _inside(der: bytes, at: int) -> int:
-    """Return where the contents of the DER element at `at` begin."""
+    """Return the position of the contents of the DER element at `at`."""
     return at + 2 + (der[at + 1] & 0x7F if der[at + 1] & 0x80 else 0)

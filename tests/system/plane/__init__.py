@@ -1,1 +1,1 @@
-"""A control plane for the tests: xDS over gRPC, with faults that a test turns on and off while it runs."""
+"""A control plane for the tests: xDS over gRPC, with faults that tests enable and disable while it runs."""

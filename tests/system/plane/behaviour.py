@@ -1,4 +1,4 @@
-"""What a control plane serves and how it behaves: written by a test, read by the server, as one JSON file."""
+"""Resources and faults of a control plane: written by a test, read by the server, as one JSON file."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -12,16 +12,16 @@ KINDS = {
     CLUSTERS: "type.googleapis.com/envoy.config.cluster.v3.Cluster",
     SECRETS: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
 }
-WILDCARD = (LISTENERS, CLUSTERS)  # a client that names none of these means all of them
+WILDCARD = (LISTENERS, CLUSTERS)  # a client that names none of these subscribes to all of them
 
 
 @dataclass
 class Behaviour:
-    """Resources by kind and name, in the JSON form of a bootstrap, and the faults that are on.
+    """Resources by kind and name, in the JSON form of a bootstrap, and the enabled faults.
 
-    `delay_ms`: every response of this kind is sent so much later. `silent`: kinds that are never answered.
-    `empty_for_new`: kinds of which streams opened from now on get an empty set. `unavailable`: streams, open and new,
-    end with UNAVAILABLE. `number` counts the changes; the server records it once it is in effect.
+    `delay_ms`: every response of this kind is delayed by this. `silent`: kinds that are never answered.
+    `empty_for_new`: kinds with an empty set on streams opened from now on. `unavailable`: streams, open and new,
+    end with UNAVAILABLE. `number` counts the changes; the server records it when the change is in effect.
     """
 
     number: int = 0

@@ -1,4 +1,4 @@
-"""The control plane as a test holds it: started, killed, changed while it runs, and asked what it saw."""
+"""Controls a control plane: start, kill, changes while it runs, and the events it recorded."""
 
 import json
 import signal
@@ -21,10 +21,10 @@ Event = dict[str, Any]
 
 @dataclass
 class ControlPlane:
-    """A server in the room; the same port, resources and record however often it is started.
+    """A server in the sandbox; its port, resources and record persist over restarts.
 
-    With `mutual` it has a certificate of the tests' authority and wants one of its clients. What is changed here while
-    the server is down is in effect from its next start on.
+    With `mutual` it has a certificate of the tests' authority and requires one of its clients. Changes while the server
+    is down take effect at its next start.
     """
 
     room: Room
@@ -72,7 +72,7 @@ class ControlPlane:
             self.process = None
 
     def change(self, **faults: object) -> None:
-        """Change fields of the behaviour, together with resources that were changed since; wait until in effect."""
+        """Change fields of the behaviour, together with resources changed before; wait until in effect."""
         for name, value in faults.items():
             assert name in vars(self.behaviour), f"no such field: {name}"
             setattr(self.behaviour, name, value)
@@ -111,7 +111,7 @@ class ControlPlane:
         self.behaviour.resources[SECRETS][name] = {"name": name, "tls_certificate": sources}
 
     def seen(self, event: str = "", **wanted: object) -> list[Event]:
-        """List what the server saw, oldest first: events of this name with these fields.
+        """List the server's events, oldest first: those of this name with these fields.
 
         `opened` and `closed` (a stream), `subscribed`, `sent`, `ack`, `nack`, `behaviour`: see streams.py.
         """
@@ -122,13 +122,13 @@ class ControlPlane:
         return [one for one in events if all(one.get(name) == value for name, value in wanted.items())]
 
     def client_serials(self) -> list[int]:
-        """List the serial numbers of the certificates that clients opened streams with, oldest first."""
+        """List the serial numbers of the client certificates of streams, oldest first."""
         return [int(one["serial"], 16) for one in self.seen("opened") if one["serial"]]
 
 
 @contextmanager
 def control_plane(room: Room, name: str = "plane", *, mutual: bool = True) -> Iterator[ControlPlane]:
-    """Give a control plane that is not started yet; it is killed at the end."""
+    """Yield a control plane that is not started; it is killed at the end of the block."""
     plane = ControlPlane(room, room.directory / name, mutual=mutual)
     try:
         yield plane

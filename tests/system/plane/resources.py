@@ -1,4 +1,4 @@
-"""Resources as they go over the wire: from the JSON form of a bootstrap to protobuf, with a version each."""
+"""Resources in wire format: from the JSON form of a bootstrap to protobuf, with a version each."""
 
 import base64
 import hashlib
@@ -11,7 +11,7 @@ from google.protobuf.json_format import ParseDict
 
 from tests.system.plane.behaviour import KINDS, Json
 
-xds = grpc.protos("tests/system/plane/xds.proto")  # compiled here by grpcio-tools; no generated code is kept
+xds = grpc.protos("tests/system/plane/xds.proto")  # compiled here by grpcio-tools; no generated code is stored
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Versioned:
 
 
 def encoded(kind: str, trees: Mapping[str, Json]) -> dict[str, Versioned]:
-    """Encode the resources of a kind; json_format.ParseError names a field that xds.proto lacks."""
+    """Encode the resources of a kind; json_format.ParseError names a field that is missing in xds.proto."""
     return {name: _versioned(name, {"@type": KINDS[kind], **tree}) for name, tree in trees.items()}
 
 
@@ -34,7 +34,7 @@ def _versioned(name: str, tree: Json) -> Versioned:
 
 
 def _with_packed(tree: Any) -> Any:  # noqa: ANN401  # JSON
-    """Replace each object that has an `@type` by the JSON form of the message `Any`, from the inside out."""
+    """Replace each object with an `@type` by the JSON form of the message `Any`, innermost first."""
     if isinstance(tree, list):
         return [_with_packed(one) for one in tree]
     if not isinstance(tree, dict):
@@ -48,6 +48,6 @@ def _with_packed(tree: Any) -> Any:  # noqa: ANN401  # JSON
 
 
 def version_of(resources: Iterable[Versioned]) -> str:
-    """Return one version for a set of resources: the same set has the same one, in every process."""
+    """Return one version for a set of resources, the same in every process."""
     parts = sorted(f"{one.name} {one.version}" for one in resources)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

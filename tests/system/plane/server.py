@@ -1,7 +1,7 @@
-"""The control plane's program: `python -m tests.system.plane.server DIRECTORY`, started in a test's room.
+"""The control plane's program: `python -m tests.system.plane.server DIRECTORY`, started in a test's sandbox.
 
 The directory has `server.json` (`port`, and for mTLS the files `chain`, `key` and `trusted`) and `behaviour.json`,
-which is read again on SIGHUP. What the server sees goes to `seen.jsonl`, an event a line.
+which is read again on SIGHUP. The server writes its events to `seen.jsonl`, one per line.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ def method(shelf: Shelf, record: Record, kind: type[Stream], name: str) -> Messa
 
 
 def handlers(shelf: Shelf, record: Record) -> list[Message]:
-    """Return the handlers of all services, each state of the world and incremental."""
+    """Return the handlers of all services, each as state of the world and incremental."""
     made = []
     for service, what in SERVICES.items():
         names: dict[str, type[Stream]] = {f"Stream{what}": StateOfTheWorld, f"Delta{what}": Delta}
@@ -68,7 +68,7 @@ def handlers(shelf: Shelf, record: Record) -> list[Message]:
 
 
 def bind(server: Message, settings: dict[str, Any]) -> None:
-    """Bind the port, with TLS and client certificates where the settings name files for it."""
+    """Bind the port, with TLS and client certificates if the settings name files for it."""
     address = f"127.0.0.1:{settings['port']}"
     if "chain" not in settings:
         server.add_insecure_port(address)

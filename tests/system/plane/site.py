@@ -1,6 +1,6 @@
-"""A bed under a control plane: listeners, clusters and the certificate come by xDS, over mTLS.
+"""An agent fixture with a control plane: listeners, clusters and the certificate come by xDS, over mTLS.
 
-`--certs` has the client pair of that connection, so what rotates there is how the proxy reaches its control plane.
+`--certs` has the client pair of that connection, so a rotation renews the proxy's identity at its control plane.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ SECRET = "edge-secret"
 
 @dataclass
 class Site:
-    """One agent and its control plane. `fetch_timeout`: the `initial_fetch_timeout` of everything that comes by xDS."""
+    """One agent and its control plane. `fetch_timeout`: the `initial_fetch_timeout` of all xDS resources."""
 
     bed: AgentFixture
     plane: ControlPlane
@@ -50,12 +50,12 @@ class Site:
         self.secret()
 
     def listeners(self, *more: Json, plain: Json | None = None) -> None:
-        """Set the listeners: one for TLS with a secret, one in the clear (or another in its place), and more."""
+        """Set the listeners: one for TLS with a secret, a plain one (or another in its place), and more."""
         tls = secret_listener("tls", self.bed.tls.port, SECRET, aggregated(self.fetch_timeout))
         self.plane.listeners(tls, plain or plain_listener("plain", self.bed.plain.port), *more)
 
     def secret(self) -> None:
-        """Set a fresh secret."""
+        """Set a new secret."""
         leaf = self.secrets.leaf()
         self.plane.secret(SECRET, leaf.chain_pem, leaf.key_pem)
 
@@ -70,7 +70,7 @@ class Site:
         self.ready()
 
     def launch(self) -> None:
-        """Start the agent and do not wait for anything."""
+        """Start the agent without waiting."""
         self.bed.prepare()
         (self.bed.certs / ROOT).write_bytes(authority().pem)
         self.bed.launch()
@@ -88,18 +88,18 @@ class Site:
         return state.agent_pid == self.bed.agent_pid and state.ready and self.serves()
 
     def serves(self) -> bool:
-        """Tell whether new clients get the newest secret, and an answer in the clear."""
+        """Return whether new clients get the newest secret, and a plain response."""
         return self.bed.serial_served() == serial(self.secrets.newest) and body_of(self.bed.plain) == b"ok\n"
 
     def rotate(self) -> Epoch:
-        """Renew the client pair; return the epoch that serves until the next one does."""
+        """Renew the client pair; return the epoch that serves until the next one takes over."""
         before = self.bed.serving()
         self.bed.journal.mark()
         self.bed.rotate()
         return before
 
     def committed(self, before: Epoch) -> None:
-        """Wait until a later epoch serves with the newest client pair, and no candidate is on its way."""
+        """Wait until a later epoch serves with the newest client pair, and no candidate exists."""
         eventually(lambda: self._is_committed(before), what=f"an epoch after {before.number} serves")
         assert self.serves(), "with its certificate and its listeners"
 
@@ -109,24 +109,24 @@ class Site:
         return serving.number > before.number and newest and serving.revision == state.wanted and not unfinished(state)
 
     def stays(self, before: Epoch, span: float) -> None:
-        """Check for a span that this epoch, and no other, serves."""
+        """Check for a span that only this epoch serves."""
         what = f"epoch {before.number} serves"
         throughout(lambda: self.bed.serving() == before and self.serves(), span=span, what=what, every=0.05)
 
     def dropped(self) -> list[Entry]:
-        """List the candidates that were dropped since the last rotation began."""
+        """List the candidates that were dropped since the start of the last rotation."""
         return [entry for entry in self.bed.journal.entries() if entry.name == "epoch.dropped"]
 
     def log(self) -> str:
-        """Return the warnings and errors since the last rotation began."""
+        """Return the warnings and errors since the start of the last rotation."""
         return "\n".join(entry.text for entry in self.bed.journal.complaints())
 
     def names_of_the_plane(self) -> tuple[str, ...]:
-        """Return how a message may name the control plane: by its cluster or its address."""
+        """Return the names of the control plane in messages: its cluster and its address."""
         return CLUSTER, f"{HOST}:{self.plane.port}"
 
     def explains(self, names: Sequence[str], words: Sequence[str] = ()) -> None:
-        """Wait until the log, the status document and `agent status` have one of the names and one of the words."""
+        """Wait until the log, the status document and `agent status` contain one of the names and one of the words."""
         sources: dict[str, Callable[[], str]] = {
             "the log": self.log,
             "/status": lambda: ask(self.bed, "/status").text,
@@ -148,12 +148,12 @@ class Site:
 
 
 def unfinished(state: State) -> bool:
-    """Tell whether a candidate is on its way."""
+    """Return whether a candidate exists."""
     return bool(state.among(CANDIDATE))
 
 
 def mentions(read: Callable[[], str], names: Sequence[str], words: Sequence[str]) -> bool:
-    """Tell whether a text, however its lines are broken, has one of the names and one of the words."""
+    """Return whether a text, whatever its line breaks, contains one of the names and one of the words."""
     text = read()
     flat = "".join(text.split()).lower()
     for group in (names, words):
@@ -163,5 +163,5 @@ def mentions(read: Callable[[], str], names: Sequence[str], words: Sequence[str]
 
 
 def reason(source: str, names: Sequence[str], words: Sequence[str]) -> str:
-    """Describe what is awaited of a source."""
+    """Describe the expected message of a source."""
     return f"{source} mentions {' or '.join(names)}" + (f" and {' or '.join(words)}" if words else "")

@@ -1,4 +1,4 @@
-"""Parts of a bootstrap that point to the control plane, and listeners whose certificates are secrets."""
+"""Parts of a bootstrap that refer to the control plane, and listeners with certificates from secrets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ RETRY = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}}
 
 
 def grpc_source(*, delta: bool, cluster: str = CLUSTER) -> Json:
-    """Return an ApiConfigSource; a lost stream is opened anew within half a second."""
+    """Return an ApiConfigSource; a lost stream is reopened within half a second."""
     return {
         "api_type": "DELTA_GRPC" if delta else "GRPC",
         "transport_api_version": "V3",
@@ -19,12 +19,12 @@ def grpc_source(*, delta: bool, cluster: str = CLUSTER) -> Json:
 
 
 def aggregated(timeout: str = "15s") -> Json:
-    """Return a ConfigSource for resources that come over the aggregated stream."""
+    """Return a ConfigSource for resources of the aggregated stream."""
     return {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": timeout}
 
 
 def single(*, delta: bool, timeout: str = "15s") -> Json:
-    """Return a ConfigSource for resources that have a stream of their own."""
+    """Return a ConfigSource for resources with a stream of their own."""
     source = grpc_source(delta=delta)
     return {"api_config_source": source, "resource_api_version": "V3", "initial_fetch_timeout": timeout}
 
@@ -36,7 +36,7 @@ def ads(*, delta: bool, timeout: str = "15s") -> Json:
 
 
 def xds_cluster(port: int, chain: Path | None = None, key: Path | None = None, trusted: Path | None = None) -> Json:
-    """Return the cluster of the control plane, with a client pair where it wants mTLS."""
+    """Return the cluster of the control plane, with a client pair for mTLS."""
     cluster = plane_cluster(CLUSTER, port)
     if chain is not None:
         cluster["transport_socket"] = {"name": "tls", "typed_config": client_context(chain, key, trusted)}
@@ -78,10 +78,10 @@ def refused_listener(name: str, port: int) -> Json:
 
 
 class FromPlane(Bootstrap):
-    """A bootstrap without listeners of its own, but for `more`."""
+    """A bootstrap without static listeners except `more`."""
 
     def tree(self) -> Json:
-        """Return the bootstrap as the tree that `write` puts into YAML."""
+        """Return the bootstrap as the tree that `write` formats as YAML."""
         tree = super().tree()
         tree["static_resources"]["listeners"] = self.more
         return tree

@@ -1,7 +1,7 @@
 """One xDS stream: state of the world, or incremental (delta).
 
-Requests, changes of the behaviour and delays that have passed come through one queue, so that one coroutine alone
-decides and writes. The protocol is that of Envoy's documentation, "xDS REST and gRPC protocol".
+Requests, changes of the behaviour and elapsed delays pass through one queue, so that only one coroutine decides and
+writes. The protocol is that of Envoy's documentation, "xDS REST and gRPC protocol".
 """
 
 import asyncio
@@ -18,20 +18,20 @@ from tests.system.plane.behaviour import KINDS, SECRETS, WILDCARD, Behaviour
 from tests.system.plane.resources import Versioned, encoded, version_of, xds
 
 Record = Callable[..., None]
-Message = Any  # neither grpc nor a message compiled at run time has types
+Message = Any  # grpc and messages compiled at run time have no types
 _numbers = itertools.count(1)
 
 
 @dataclass
 class Shelf:
-    """The behaviour in effect, its resources encoded, and the queues of the open streams."""
+    """The behaviour in effect, its encoded resources, and the queues of the open streams."""
 
     behaviour: Behaviour
     resources: dict[str, dict[str, Versioned]] = field(default_factory=dict)
     queues: set["asyncio.Queue[object]"] = field(default_factory=set)
 
     def put(self, behaviour: Behaviour) -> None:
-        """Bring another behaviour into effect."""
+        """Activate another behaviour."""
         self.behaviour = behaviour
         self.resources = {kind: encoded(kind, trees) for kind, trees in behaviour.resources.items()}
         for queue in self.queues:
@@ -45,19 +45,19 @@ class Changed:
 
 @dataclass(frozen=True)
 class Due:
-    """The delay before a response of this kind has passed."""
+    """The delay before a response of this kind has elapsed."""
 
     kind: str
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The client sends nothing more."""
+    """The client has closed its side."""
 
 
 @dataclass
 class Subscription:
-    """What a client wants of one kind and has got."""
+    """A client's subscription of one kind, and the resources sent to it."""
 
     names: set[str] = field(default_factory=set)
     wildcard: bool = False
@@ -80,7 +80,7 @@ class Stream(ABC):
         self._empty = set(shelf.behaviour.empty_for_new)
 
     async def run(self, requests: AsyncIterator[Message], method: str, serial: str | None) -> None:
-        """Serve the stream to its end."""
+        """Serve the stream until its end."""
         self._record("opened", method=method, serial=serial)
         reader = asyncio.create_task(self._read(requests))
         self._shelf.queues.add(self._queue)
@@ -125,7 +125,7 @@ class Stream(ABC):
             await self._respond(kind)
 
     async def _requested(self, kind: str, request: Message) -> bool:
-        """Note what is asked for; tell whether a response is due."""
+        """Record the requested names; return whether a response is due."""
         first = kind not in self._subscriptions
         subscription = self._subscriptions.setdefault(kind, Subscription())
         wants = self.subscribe(subscription, kind, request, first=first)
@@ -143,7 +143,7 @@ class Stream(ABC):
             self._record("ack", kind=kind, version=subscription.sent)
 
     async def _respond(self, kind: str) -> None:
-        """Send the newest of a kind, after its delay."""
+        """Send the newest resources of a kind, after its delay."""
         delay = self._shelf.behaviour.delay_ms.get(kind, 0) / 1000
         if not delay:
             await self._send(kind)
@@ -176,15 +176,15 @@ class Stream(ABC):
 
     @abstractmethod
     def subscribe(self, subscription: Subscription, kind: str, request: Message, *, first: bool) -> bool:
-        """Note the names in a request; tell whether they are others than before."""
+        """Record the names in a request; return whether they differ from before."""
 
     @abstractmethod
     def response(self, kind: str, resources: dict[str, Versioned], nonce: str) -> Message:
-        """Make the response with these resources; None where the client has them already."""
+        """Build the response with these resources; None if the client has them already."""
 
 
 class StateOfTheWorld(Stream):
-    """Each response has all resources that the client wants."""
+    """Each response contains all resources of the subscription."""
 
     def subscribe(self, subscription: Subscription, kind: str, request: Message, *, first: bool) -> bool:
         names = set(request.resource_names)
@@ -201,7 +201,7 @@ class StateOfTheWorld(Stream):
 
 
 class Delta(Stream):
-    """Each response has what changed."""
+    """Each response contains the changes."""
 
     def subscribe(self, subscription: Subscription, kind: str, request: Message, *, first: bool) -> bool:
         added, left = set(request.resource_names_subscribe), set(request.resource_names_unsubscribe)
