@@ -37,6 +37,7 @@ class InputWatcher:
     ) -> None:
         self._record = record
         self.missing = "the files on disk are being read"
+        self.is_usable = False  # whether the last finished load could use every file on disk
         self._settings = settings
         self._post = post
         self._changed = asyncio.Event()
@@ -82,6 +83,7 @@ class InputWatcher:
             await wait_for_change(self._changed, result.again_at)
 
     def _tell(self, result: LoadResult) -> None:
+        self.is_usable = result.material is not None and not result.refused and not any(self.loader.complaints())
         if result.material is not None:
             revision, not_before = result.material.revision, self.timing.not_before(result.material)
             self._post(on.RevisionReady(at=clock.monotonic(), revision=revision, not_before=not_before))

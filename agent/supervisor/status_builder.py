@@ -67,10 +67,11 @@ class StatusBuilder:
             self._out_of_sync_since = clock.calendar()
 
     def _is_out_of_sync(self) -> bool:
-        core, loader = self._core, self._inputs.loader
+        """Return whether something else serves than what is on disk; a load that still runs changes nothing."""
+        core = self._core
         if core.serving is None or core.serving.revision != core.desired.wanted or core.desired.refused is not None:
             return True
-        return bool(loader.reports.refusals) or any(loader.complaints())
+        return not self._inputs.is_usable
 
     def build(self) -> Status:
         """Return a snapshot."""
