@@ -38,7 +38,13 @@ INPUTS: list[Decorator] = [
         "--proxy-bin", default="envoy", metavar="NAME|PATH", help="The proxy: sidecar, envoy, or the path of a program."
     ),
     option("--config", type=_PATH, metavar="FILE", help="The proxy's bootstrap; without it the agent generates one."),
-    option("--certs", type=_PATH, multiple=True, metavar="DIR", help="A directory of certificates; may be repeated."),
+    option(
+        "--certs",
+        type=_PATH,
+        multiple=True,
+        metavar="DIR",
+        help="A directory of certificates, searched 3 levels deep; may be repeated.",
+    ),
     option("--watch", type=_PATH, multiple=True, metavar="PATH", help="Another path whose changes start a new epoch."),
     option("--listen", default="0.0.0.0:15443", metavar="ADDR", help="Where the generated bootstrap accepts TLS."),
     option("--forward", default="127.0.0.1:8080", metavar="ADDR", help="Where the generated bootstrap forwards to."),

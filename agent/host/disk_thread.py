@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from agent.certificates.contents import Contents, Unreadable
-from agent.host.files import list_directory, read_stable
+from agent.host.files import Tree, list_directory, list_tree, read_stable
 from agent.host.watching import Watcher
 
 _LEAVE = 1.0  # seconds that `close` waits for the thread
@@ -69,6 +69,10 @@ class DiskThread:
     async def list(self, path: str) -> list[str] | Unreadable:
         """List the files in a directory."""
         return await self.call(list_directory, path)
+
+    async def tree(self, path: str, levels: int, without: str) -> Tree | Unreadable:
+        """List the files in a directory and in those below it, see `list_tree`."""
+        return await self.call(list_tree, path, levels, without)
 
     async def call(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call a function that accesses the operator's files; return its result."""

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 
 from agent.certificates.contents import Contents, Unreadable
 from agent.certificates.findings import Fault
@@ -71,6 +72,52 @@ def list_directory(path: str) -> list[str] | Unreadable:
         return sorted(entry.path for entry in visible_entries(path) if _is_file(entry))
     except (OSError, ValueError) as error:
         return _missing(path, error)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A directory with those below it: all `files` and `directories` by path, and why some of these are unreadable."""
+
+    files: list[str]
+    directories: list[str]
+    unreadable: dict[str, str]
+
+
+def list_tree(path: str, levels: int, without: str = "") -> Tree | Unreadable:
+    """Return the regular files, and links to such, in a tree of directories, without hidden names.
+
+    `levels`: how many directories deep, 1 for this one alone. Links to directories are followed. `without`: a directory
+    to leave out.
+    """
+    top = list_directory(path)
+    if isinstance(top, Unreadable):
+        return top
+    tree = Tree(top, [path], {})
+    below = [path]
+    for _ in range(levels - 1):
+        below = [each for directory in below for each in _directories_in(directory) if each != without]
+        for directory in below:
+            files = list_directory(directory)
+            tree.directories.append(directory)
+            if isinstance(files, Unreadable):
+                tree.unreadable[directory] = files.reason
+            else:
+                tree.files.extend(files)
+    return tree
+
+
+def _directories_in(path: str) -> list[str]:
+    try:
+        return sorted(entry.path for entry in visible_entries(path) if _is_directory(entry))
+    except (OSError, ValueError):
+        return []
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 async def _read_all(paths: Collection[str]) -> Contents:

@@ -20,6 +20,7 @@ from agent.host import clock
 from agent.host.disk_thread import DiskThread
 from agent.host.log import log_event
 from agent.host.offload import offload
+from agent.inputs.directories import CertificateDirectories
 from agent.inputs.finding_log import FindingLog
 from agent.inputs.pairs import DirectoryPairs
 from agent.inputs.programs import Programs
@@ -27,7 +28,6 @@ from agent.inputs.revisions import LoadedRevision, RevisionStore, Source
 from agent.inputs.settings import Settings
 from agent.proxies.interface import Configuration
 
-_NAMED = 3  # names listed in one message
 _SHORTAGE = 1.0  # seconds until a retry after the machine failed to read files
 _TRY_AGAIN = 10.0  # seconds until an unusable program is checked again, if there is no other
 SMALL = "bootstrap.yaml"  # the name of the configuration that the agent generates
@@ -74,6 +74,7 @@ class Loader:
         self._verdict = ""  # the proxy's reason
         self._is_short = False  # whether the machine lacked a resource during the load
         self._resources: dict[str, None] = {}  # the resource files that the newest configuration names
+        self._directories = CertificateDirectories(settings, files, self._watch, self.reports)
         self.silent: tuple[tuple[Path, ...], str] | None = None  # paths on a hanging file system, and the message
         self._unreadable = ""  # why the configuration on disk cannot be read
         self._incomplete = ""  # what the newest configuration lacks, so that the previous one is used
@@ -304,11 +305,11 @@ class Loader:
 
     async def small(self) -> bytes:
         """Return the default bootstrap over every pair in the certificate directories."""
-        contents, pairing = await self._read(await self._directory_files()), self._pairing
+        contents, pairing = await self._read(await self._directories.files()), self._pairing
         discovery = await self._discovered(contents)
         pairing.choose(discovery, contents, self._last_good.units, self._pins, clock.calendar())
         if not pairing.found:
-            raise NoPairError(await self._where(), pairing.unpaired)
+            raise NoPairError(await self._directories.where(), pairing.unpaired)
         return pairing.text(pairing.found)
 
     async def _parsed_small(self, references: Iterable[Reference]) -> Source:
@@ -317,7 +318,7 @@ class Loader:
 
     async def discover(self) -> Discovery:
         """Return what the certificate directories hold, judged by content."""
-        return await self._discovered(await self._read(await self._directory_files()))
+        return await self._discovered(await self._read(await self._directories.files()))
 
     @staticmethod
     async def _discovered(contents: Contents) -> Discovery:
@@ -353,15 +354,15 @@ class Loader:
         return [each for each in configuration.references if self._is_watched(each.path, configuration)]
 
     def _is_watched(self, path: str, configuration: Configuration) -> bool:
-        """Return whether a file is under a watched path or named by a resource file."""
-        if path in configuration.resource_references:
+        """Return whether a file is under a watched path or named by a resource file; without --certs all are."""
+        if path in configuration.resource_references or not self._settings.certificates:
             return True
         written, real = Path(path).absolute(), Path(path).parent.resolve() / Path(path).name
         scopes = self._settings.scopes
         return any(written.is_relative_to(scope.absolute()) or real.is_relative_to(scope.resolve()) for scope in scopes)
 
     def _watched_paths(self) -> list[str]:
-        paths = [str(path) for path in self._settings.scopes]
+        paths = [*map(str, self._settings.scopes), *self._directories.below]
         if self._settings.config is not None:
             paths += [str(self._settings.config), *self._resources]
         if self._settings.restart_on_binary or self.programs.current is None:
@@ -371,25 +372,6 @@ class Loader:
             paths += source.resources
             paths += [each.path for each in self._watched_references(configuration)]
         return paths
-
-    async def _where(self) -> str:
-        """Return the certificate directories, with the reason for each that cannot be read."""
-        looked = [(directory, await self._files.list(str(directory))) for directory in self._settings.certificates]
-        return ", ".join(
-            f"{directory} ({entries.reason})" if isinstance(entries, Unreadable) else str(directory)
-            for directory, entries in looked
-        )
-
-    async def _directory_files(self) -> list[str]:
-        """Return the files in the certificate directories; log and skip names that are not UTF-8."""
-        found: list[str] = []
-        for directory in self._settings.certificates:
-            entries = await self._files.list(str(directory))
-            found += [] if isinstance(entries, Unreadable) else entries
-        odd = [path for path in found if not _is_text(path)]
-        names = ", ".join(ascii(path) for path in odd[:_NAMED]) + (" and others" if len(odd) > _NAMED else "")
-        self.reports.once("files.odd_name", f"ignored, since its name is not UTF-8: {names}; rename it" if odd else "")
-        return [path for path in found if path not in odd]
 
     async def _read(self, paths: Sequence[str]) -> Contents:
         contents = await self._files.read(list(dict.fromkeys(paths)), self._settings.settle_timeout)
@@ -417,7 +399,9 @@ class Loader:
     async def _what_is_missing(self, source: Source | None) -> tuple[str, ...]:
         missing = []
         if source is None:
-            missing.append(str(self._settings.config or f"a certificate with its key in {await self._where()}"))
+            missing.append(
+                str(self._settings.config or f"a certificate with its key in {await self._directories.where()}")
+            )
         if self.programs.current is None:
             missing.append(str(self.programs.path))
         return tuple(missing)
@@ -442,22 +426,13 @@ class Loader:
             configuration = self._source.configuration
             references = configuration.references
             used = [each.path for each in await self._in_scope(configuration)]
-            contents = await self._read([*await self._directory_files(), *used])
+            contents = await self._read([*await self._directories.files(), *used])
             for stray in await offload(_size(contents), strays, contents, references):
                 log_event(logging.WARNING, "certificate.stray", stray.message)
 
 
 def _size(contents: Contents) -> int:
     return sum(len(content) for content in contents.values() if isinstance(content, bytes))
-
-
-def _is_text(path: str) -> bool:
-    """Return whether a path is valid UTF-8; Python keeps other bytes as lone surrogates."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _required(path: str, content: bytes | Unreadable) -> bytes:

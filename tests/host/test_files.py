@@ -12,7 +12,7 @@ import pytest
 from agent.certificates.contents import Unreadable
 from agent.certificates.findings import Fault
 from agent.host import files
-from agent.host.files import list_directory, read_stable
+from agent.host.files import Tree, list_directory, list_tree, read_stable
 from agent.host.watching import Watcher
 from tests.system.eventually import PATIENCE
 
@@ -181,6 +181,44 @@ def test_a_directory_lists_its_visible_files_in_order(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "fifo")
     assert list_directory(str(tmp_path)) == [str(tmp_path / "ca.crt"), str(tmp_path / "tls.key")]
+
+
+def test_a_tree_is_listed_so_many_levels_deep_and_through_links(tmp_path: Path) -> None:
+    for name in ("a/fullchain.pem", "a/b/key.pem", "a/b/c/deep.pem", ".hidden/no.pem", "run/no.pem", "top.pem"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "again").symlink_to("../a")
+    (tmp_path / "other").symlink_to("a/b")
+    (tmp_path / "loop").symlink_to("loop")
+    tree = list_tree(str(tmp_path), 3, f"{tmp_path}/run")
+    assert isinstance(tree, Tree)
+    assert sorted(path.removeprefix(f"{tmp_path}/") for path in tree.files) == [
+        "a/again/fullchain.pem", "a/b/key.pem", "a/fullchain.pem", "other/c/deep.pem", "other/key.pem", "top.pem",
+    ]  # fmt: skip
+    below = ["", "/a", "/other", "/a/again", "/a/b", "/other/c"]
+    assert sorted(tree.directories) == sorted(f"{tmp_path}{each}" for each in below)
+    assert list_tree(str(tmp_path), 1) == Tree([f"{tmp_path}/top.pem"], [str(tmp_path)], {})
+
+
+def test_a_tree_without_a_top_is_unreadable(tmp_path: Path) -> None:
+    assert list_tree(str(tmp_path / "none"), 3) == Unreadable("no such file or directory")
+
+
+def test_an_unreadable_directory_in_a_tree_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "top.pem").touch()
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("/a"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    tree = list_tree(str(tmp_path), 3)
+    assert tree == Tree(
+        [f"{tmp_path}/top.pem"], [str(tmp_path), f"{tmp_path}/a"], {f"{tmp_path}/a": "permission denied"}
+    )
 
 
 def test_a_directory_that_is_none_is_missing_with_the_reason(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import cast
 import pytest
 
 from agent.certificates.findings import Fallback, Fault
+from agent.certificates.references import Reference, Role
 from agent.certificates.selection import LastGood, select_files
 from agent.host import clock
 from agent.host.disk_thread import DiskThread
@@ -23,6 +24,7 @@ from agent.inputs.loader import Loader
 from agent.inputs.programs import Programs
 from agent.inputs.revisions import LoadedRevision, RevisionStore
 from agent.inputs.settings import Settings
+from agent.proxies.envoy import default_bootstrap
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
 from tests.pki import Algorithm, Authority, Leaf
@@ -47,13 +49,17 @@ def write_itself(directory: Path, chain: str, key: str) -> None:
 
 @asynccontextmanager
 async def opened(
-    directory: Path, configuration: Path | None = None, alarm_timeout: float = 2.0, program: Path = Path("/bin/true")
+    directory: Path,
+    configuration: Path | None = None,
+    alarm_timeout: float = 2.0,
+    program: Path = Path("/bin/true"),
+    certificates: tuple[Path, ...] | None = None,
 ) -> AsyncIterator[Loader]:
-    """Open a loader of this directory."""
+    """Open a loader of this directory; `certificates`: those of --certs, this directory by default."""
     settings = Settings(
         proxy=str(program),
         kind=KIND,
-        certificates=(directory,),
+        certificates=(directory,) if certificates is None else certificates,
         config=configuration,
         watched=(),
         run_directory=directory / "run",
@@ -310,3 +316,25 @@ async def test_a_pair_that_ends_leaves_its_place_to_the_one_beside_it(
         later = (await loader.load()).material
         assert later is not None
         assert list(later.outcome.units) == [f"{tmp_path}/b.crt"]
+
+
+async def test_without_certs_the_files_that_the_configuration_names_are_watched(tmp_path: Path) -> None:
+    (tmp_path / "certs").mkdir()
+    write(tmp_path / "certs", "tls.crt", "tls.key")
+    small = default_bootstrap.bootstrap(
+        ("127.0.0.1", 1),
+        ("127.0.0.1", 2),
+        [
+            Reference(f"{tmp_path}/certs/tls.crt", Role.CHAIN, "u"),
+            Reference(f"{tmp_path}/certs/tls.key", Role.KEY, "u"),
+        ],
+    )
+    (tmp_path / "envoy.yaml").write_text(small)
+    async with opened(tmp_path, tmp_path / "envoy.yaml", program=SIDECAR, certificates=()) as loader:
+        first = await loader.load()
+        assert first.material is not None
+        assert set(first.material.outcome.files) == {f"{tmp_path}/certs/tls.crt", f"{tmp_path}/certs/tls.key"}
+        write(tmp_path / "certs", "tls.crt", "tls.key")
+        second = await loader.load()
+    assert second.material is not None
+    assert second.material.revision != first.material.revision
