@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from agent import __version__
+from agent.cli import environment
 from agent.cli.options import INPUTS, RUNNING, apply
 
 _EPILOG = """\
@@ -30,6 +32,7 @@ class Agent(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Separate the proxy's arguments: they are neither commands nor options here."""
+        ctx.meta[environment.SERVICE_LINKS] = environment.drop_service_links(os.environ, self)
         at = args.index("--") if "--" in args else len(args)
         rest = super().parse_args(ctx, args[:at])
         ctx.obj = tuple(args[at + 1 :])
@@ -47,6 +50,7 @@ class Agent(click.Group):
     subcommand_metavar="[COMMAND | -- PROXY_ARGS...]",
 )
 @apply([*INPUTS, *RUNNING])
+@click.version_option(__version__, message="agent %(version)s", help="Show the agent's version and exit.")
 @click.pass_context
 def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # click's values
     """Keep a network proxy running, and replace it without interrupting clients.
@@ -65,9 +69,12 @@ def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # clic
     keep_standard_streams()
 
     from agent.cli.settings import running
-    from agent.host.log import configure
+    from agent.host.log import configure, log_event
 
     configure(options["log_format"], options["log_level"])
+    ignored = [*ctx.meta.get(environment.SERVICE_LINKS, ()), *environment.unknown(os.environ, ctx.command)]
+    for text in ignored:
+        log_event(logging.WARNING, "environment.ignored", text)
     return _run(running(options, ctx.obj))
 
 

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.certificates.contents import Contents, Unreadable
 from agent.certificates.findings import Fault
@@ -170,9 +171,20 @@ def _missing(path: str, error: OSError | ValueError) -> Unreadable:
     if isinstance(error, ValueError):
         return Unreadable("its name contains a NUL byte")  # Python's wording differs from version to version
     reason = (error.strerror or str(error)).lower()
+    if error.errno == errno.EACCES:
+        reason += f" to uid {os.geteuid()}{_owner(path)}"
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return Unreadable(_why_not_there(path) or reason)
     return Unreadable(reason, Fault.UNREADABLE, passes=error.errno in _PASSING)
+
+
+def _owner(path: str) -> str:
+    """Describe who may read a file; return an empty string if its directory does not tell."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return ", which may not enter its directory"
+    return f" (mode {stat.S_IMODE(status.st_mode):04o}, owner {status.st_uid}:{status.st_gid})"
 
 
 def _why_not_there(path: str) -> str:

@@ -6,6 +6,7 @@ They get a clean environment, a session of their own, and only the named descrip
 
 import asyncio
 import contextlib
+import errno
 import os
 import pwd
 import signal
@@ -176,6 +177,8 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
             )
     except OSError as error:
         message = f"cannot start {command.arguments[0]}: {error.strerror}"
+        if error.errno == errno.EPERM and command.user is not None:
+            message += f" to become uid {command.user.uid}: run the agent as root, or leave out --proxy-user"
         raise MachineError(message) from error
 
 

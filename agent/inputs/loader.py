@@ -225,7 +225,8 @@ class Loader:
             await offload(len(source.text) + _size(source.resources), copies.prepare, as_json=as_json)
 
     def _not_usable(self, refusals: Sequence[Rejection]) -> tuple[str, ...]:
-        return (*filter(None, [self._unreadable, self._incomplete]), *(each.message for each in refusals))
+        unusable = self._unusable if self.programs.current is None else ""
+        return (*filter(None, [unusable, self._unreadable, self._incomplete]), *(each.message for each in refusals))
 
     # The program
 
@@ -290,7 +291,8 @@ class Loader:
 
     def _refuse_configuration(self, reason: str) -> None:
         self._unreadable = reason
-        serves_on = "the last good one stays in use" if self._source is not None else "no proxy starts without it"
+        has_another = self._source is not None or self._served is not None
+        serves_on = "the last good one stays in use" if has_another else "no proxy starts without it"
         self.reports.once("config.refused", f"{reason}; {serves_on}", logging.ERROR)
 
     async def _read_configuration(self) -> tuple[bytes, str]:
@@ -444,7 +446,8 @@ def _required(path: str, content: bytes | Unreadable) -> bytes:
         if content.passes:
             message = f"cannot read {path}: {content.reason}"
             raise MachineError(message)
-        message = f"cannot read {path}: {content.reason}; write it"
+        remedy = "write it" if content.fault is Fault.MISSING else "name a file that the agent can read"
+        message = f"cannot read {path}: {content.reason}; {remedy}"
         raise BadInput(message)
     return content
 

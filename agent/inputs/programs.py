@@ -68,13 +68,12 @@ class Programs:
             program = await self._probe(binary)
         except (BadInput, MachineError) as error:
             binary.close()
-            remedy = "install a working one"
+            remedy = "name an Envoy, sidecar or a program that takes their arguments by --proxy-bin"
             if isinstance(error, MachineError):  # the machine may have been too busy
+                remedy = "the agent tries again" if self.current is None else "try again with agent restart"
                 if self.current is None:
                     self.ask_again()
-                else:
-                    remedy += ", or try this one again with agent restart"
-            message = f"cannot use {self.path}: {error}; {remedy}"
+            message = f"cannot use {self.path} as the proxy: {error}; {remedy}"
             raise BadInput(message) from error
         if self.current is not None:
             self._superseded.append(self.current.binary)
@@ -96,7 +95,7 @@ class Programs:
         command = Command(binary.descriptor, [str(self.path), *arguments], user=self._user)
         code, output = await run(command, _PROBE_TIMEOUT)
         if code != 0:
-            message = f"{arguments[0]} ended with {code}"
+            message = f"it exited with {code} when asked for its {arguments[0].removeprefix('--')}"
             raise BadInput(message)
         lines = [line for line in output.splitlines() if line.strip()]
         return lines[-1].strip() if lines else ""

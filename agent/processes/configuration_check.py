@@ -43,8 +43,10 @@ async def inspect(settings: Settings) -> Report:
         return Report((f"unusable: {', '.join(result.missing)}",), good=False)
     leaves = tuple(_line(unit, leaf) for unit, leaf in result.material.outcome.leaves.items())
     complaint = await _complaint(settings, result.material)
-    refusal = None if complaint is None else f"{result.material.program.binary.path} refuses it: {complaint.text}"
-    verdict = refusal or "the proxy accepts it"
+    verdict = "the proxy accepts it"
+    if complaint is not None:
+        what = "the arguments after --" if complaint.concerns_arguments else "it"
+        verdict = f"{result.material.program.binary.path} refuses {what}: {complaint.text}"
     return Report((*leaves, verdict), good=complaint is None and not loader.reports.refusals)
 
 

@@ -434,8 +434,11 @@ class ProcessTable:
 
     async def _verdict(self, refused: EpochProcess, complaint: Complaint) -> Failure:
         """Return a proxy's rejection as a failure, naming the certificate groups at fault, if any."""
-        pins = await self._bisection.accuse(refused, complaint)
         program, name = refused.material.program.binary.path.name, refused.material.configuration.name
+        if complaint.concerns_arguments:
+            reason = f"cannot use the arguments after --: {program} reports: {complaint.text}"
+            return Failure(FailureKind.PERMANENT, reason)
+        pins = await self._bisection.accuse(refused, complaint)
         reason = "; ".join(str(pin.fault) for pin in pins) or f"cannot use {name}: {program} reports: {complaint.text}"
         return Failure(FailureKind.PERMANENT, reason, pinned=bool(pins))
 

@@ -78,10 +78,14 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """A proxy's reason for rejecting a configuration, in one line, and the files that it names."""
+    """A proxy's reason for rejecting a configuration, in one line, and the files that it names.
+
+    `concerns_arguments`: it rejects the operator's arguments, not the configuration.
+    """
 
     text: str
     paths: frozenset[str] = frozenset()
+    concerns_arguments: bool = False
 
 
 @dataclass(frozen=True, slots=True)

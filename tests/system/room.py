@@ -26,7 +26,7 @@ from tests.system.eventually import PATIENCE, eventually
 from tests.system.namespaces import may_have_networks, network_of, own_network
 
 CELL = Path(__file__).with_name("sandbox.py")
-MARK = "AGENT_TEST_ROOM"
+MARK = "ROOM_OF_A_TEST"  # not AGENT_…, which would be an option of the agent
 BLOCK = 50
 Process = subprocess.Popen[bytes]
 
@@ -60,7 +60,8 @@ class Room:
 
     def spawn_bare(self, argv: Sequence[str | Path], *, log: Path) -> Process:
         """Start a program in this sandbox and in its own session, by one exec; it shares the machine's /dev/shm."""
-        environment = {**os.environ, MARK: self.directory.name}
+        own = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_")}
+        environment = {**own, MARK: self.directory.name}
         with log.open("ab") as sink:
             process = Process(
                 argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True, env=environment

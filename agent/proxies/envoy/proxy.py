@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yaml.nodes import Node
@@ -29,6 +29,9 @@ _VERSION = re.compile(r"version: (?:\w+/)?(\d+\.[^/\s]+)")  # <commit>/<version>
 
 _PREFIX = re.compile(r"^\[[^]]*]\[\d+]\[(?P<level>\w+)]\[\w+] (?:\[[^]]*] )?(?P<text>.*)$")
 _COMPLAINT = re.compile(r"error initializing config(?:uration)? '[^']*': |^exception.*?: ", re.IGNORECASE)
+_ARGUMENTS = re.compile(
+    r"^(?:PARSE ERROR:|error: unknown (?:IP|log)|[\w.-]+: cannot (?:use|take|pass) -)", re.MULTILINE
+)
 _DOCUMENT = re.compile(r"\{.*\}", re.DOTALL)
 _DEBUG = re.compile(r"goo\.gle/debug\w*[\s\w]*:\s*")  # how protobuf marks a repeated document
 _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)")
@@ -82,7 +85,8 @@ class Envoy:
 
     def complaint(self, output: str, descriptors: Mapping[int, str]) -> Complaint:
         """Find the complaint in Envoy's output."""
-        return self.rejection(_COMPLAINT.sub("", _last_complaint(output).strip()), descriptors)
+        found = self.rejection(_COMPLAINT.sub("", _last_complaint(output).strip()), descriptors)
+        return replace(found, concerns_arguments=bool(_ARGUMENTS.search(output)))
 
     def rejection(self, message: str, descriptors: Mapping[int, str]) -> Complaint:
         """Parse a message in which `/dev/fd/N` replaces the path of a file."""
