@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
     from agent.status.model import AttemptView
 
-_FAILED = frozenset({"refused", "failed", "short"})
+_FAILED = frozenset({"crashed", "refused", "failed", "short"})
 _EPILOG = """\
-Outcomes: serving; running; refused, until the files change; failed, and retried; short, not enough memory; dropped,
-superseded by a newer revision or no longer wanted. The agent keeps a bounded number of attempts.
+Outcomes: running; serving; succeeded, it has served; crashed, it exited while it served; refused, until the files
+change; failed, and retried; short, not enough memory; superseded by a newer revision or no longer wanted. The agent
+keeps a bounded number of attempts.
 """
 
 
 @click.command(epilog=_EPILOG)
 @run_dir
 @click.option("-n", "--number", type=click.IntRange(min=1), default=20, show_default=True, help="Maximum number.")
-@click.option("--failed", is_flag=True, help="Only refused and failed attempts.")
+@click.option("--failed", is_flag=True, help="Only crashed, refused and failed attempts.")
 @click.option("-v", "--verbose", is_flag=True, help="All details of each attempt.")
 @click.option("--json", "raw", is_flag=True, help="One line of JSON per attempt.")
 @click.argument("epoch", type=click.IntRange(min=1), required=False)
@@ -41,18 +42,19 @@ def history(
     raw: bool,
 ) -> None:
     """List the last attempts at a new epoch, newest first; with an epoch's number, all details of that one."""
-    attempts: Sequence[AttemptView] = look(place(ctx, run_dir)).rotations
+    overview = look(place(ctx, run_dir))
+    attempts: Sequence[AttemptView] = overview.rotations
     if epoch is not None:
         attempts = [each for each in attempts if each.epoch == epoch]
         if not attempts:
             message = f"cannot show epoch {epoch}: the agent has no record of it, or no longer; see agent history"
             raise UsageError(message)
     if failed:
-        attempts = [each for each in attempts if each.outcome in _FAILED]
+        attempts = [each for each in attempts if each.result(overview.epoch) in _FAILED]
     if raw:
         _print_lines(attempts[:number])
     else:
-        _print(attempts[:number], whole=verbose or epoch is not None)
+        _print(attempts[:number], overview.epoch, whole=verbose or epoch is not None)
 
 
 def _print_lines(attempts: "Sequence[AttemptView]") -> None:
@@ -62,10 +64,10 @@ def _print_lines(attempts: "Sequence[AttemptView]") -> None:
         click.echo(json.dumps(to_json(each)))
 
 
-def _print(attempts: "Sequence[AttemptView]", *, whole: bool) -> None:
+def _print(attempts: "Sequence[AttemptView]", serving: int | None, *, whole: bool) -> None:
     from agent.cli.history_view import details, rows
     from agent.cli.table import Table, console
 
     sheet = Table(console(), least=100)
-    (details if whole else rows)(attempts, sheet)
+    (details if whole else rows)(attempts, serving, sheet)
     sheet.print()

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from agent.cli.format import plural, second, short, span
-from agent.cli.status_view import OUTCOMES, QUIET, total
+from agent.cli.status_view import OUTCOMES, QUIET, crash, total
 from agent.cli.table import Styled, Table, join
 from agent.status.model import AttemptView, Evidence, ProbeResult
 
-_HEAD = f"{'began':<20}  {'epoch':>5}  {'trigger':<13}  {'outcome':<7}  {'took':>7}  what"
+_HEAD = f"{'began':<20}  {'epoch':>5}  {'trigger':<13}  {'outcome':<10}  {'took':>7}  what"
 
 
-def rows(attempts: Sequence[AttemptView], sheet: Table) -> None:
-    """Write a line for each attempt; a long reason ends in an ellipsis."""
+def rows(attempts: Sequence[AttemptView], serving: int | None, sheet: Table) -> None:
+    """Write a line for each attempt; a long reason ends in an ellipsis. `serving`: the epoch that serves."""
     if not attempts:
         sheet.say("no matching attempts recorded")
         return
@@ -21,7 +21,8 @@ def rows(attempts: Sequence[AttemptView], sheet: Table) -> None:
     for each in attempts:
         took = "" if each.outcome == "running" or not each.phases else span(total(each))
         line = join([f"{second(each.began_at)}  {each.epoch:>5}  {each.trigger:<13}  "])
-        line.append_text(join([(f"{each.outcome:<7}", OUTCOMES.get(each.outcome, ""))]))
+        result = each.result(serving)
+        line.append_text(join([(f"{result:<10}", OUTCOMES.get(result, ""))]))
         line.append_text(join([f"  {took:>7}  {'; '.join(_brief(each))}"]))
         line.rstrip()
         line.truncate(sheet.width, overflow="ellipsis")
@@ -33,6 +34,8 @@ def _brief(attempt: AttemptView) -> Iterator[str]:
         yield attempt.reason
     for change in attempt.changes:
         yield f"{change.set} {short(change.before)} -> {short(change.after)}"
+    if attempt.end is not None and attempt.end.is_crash:
+        yield crash(attempt.end)
     if attempt.evidence is not None:
         yield from _losses(attempt.evidence)
 
@@ -51,12 +54,13 @@ def _losses(evidence: Evidence) -> Iterator[str]:
         yield "another certificate was seen"
 
 
-def details(attempts: Sequence[AttemptView], sheet: Table) -> None:
-    """Write all details of each attempt."""
+def details(attempts: Sequence[AttemptView], serving: int | None, sheet: Table) -> None:
+    """Write all details of each attempt. `serving`: the epoch that serves."""
     for number, each in enumerate(attempts):
         if number:
             sheet.lines.append(Text())
-        outcome = (each.outcome, f"bold {OUTCOMES.get(each.outcome, '')}")
+        result = each.result(serving)
+        outcome = (result, f"bold {OUTCOMES.get(result, '')}")
         sheet.say(join([(f"epoch {each.epoch}: ", "bold"), outcome]))
         if each.reason:
             sheet.say(each.reason, indent=2, hang=0)
@@ -73,7 +77,11 @@ def _facts(attempt: AttemptView) -> Iterator[tuple[str, Styled]]:
         parts = ", ".join(f"{phase.name} {span(phase.seconds)}" for phase in attempt.phases)
         yield "took", f"{span(total(attempt))}: {parts}"
     if attempt.evidence is not None:
-        yield from _evidence(attempt.evidence, follows=attempt.before is not None)
+        yield from _evidence(attempt.evidence, follows=attempt.before is not None and attempt.trigger != "crash")
+    if attempt.end is not None:
+        end, color = attempt.end, "red" if attempt.end.is_crash else ""
+        asked = "" if end.is_crash else " on request of the agent"
+        yield "exit", (f"{end.text}{asked} at {second(end.at)}, {end.state}, after {span(end.served)}", color)
 
 
 def _evidence(evidence: Evidence, *, follows: bool) -> Iterator[tuple[str, Styled]]:

@@ -55,7 +55,7 @@ def exit_code(overview: "Status") -> int:
     """Return 0, 1 or 3, as --help describes."""
     if not overview.ready:
         return _NOT_READY
-    worried = overview.refused or overview.hung or overview.out_of_sync_since is not None
+    worried = overview.refused or overview.hung or overview.crash_loop or overview.out_of_sync_since is not None
     return _WORRIED if worried or not all(each.in_sync for each in overview.certificates) else 0
 
 

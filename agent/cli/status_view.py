@@ -6,10 +6,19 @@ from rich.text import Text
 
 from agent.cli.format import left, moment, plural, recent, second, short, size, span
 from agent.cli.table import Styled, Table, join
-from agent.status.model import AttemptView, Authorities, CertificateSet, EpochView, Facts, RejectedFile, Status
+from agent.status.model import AttemptView, Authorities, CertificateSet, End, EpochView, Facts, RejectedFile, Status
 
 GOOD, BAD, WORRYING, BUSY, QUIET = "green", "red", "yellow", "cyan", "dim"
-OUTCOMES = {"serving": GOOD, "running": BUSY, "refused": BAD, "failed": BAD, "short": WORRYING, "dropped": QUIET}
+OUTCOMES = {
+    "serving": GOOD,
+    "succeeded": GOOD,
+    "running": BUSY,
+    "crashed": BAD,
+    "refused": BAD,
+    "failed": BAD,
+    "short": WORRYING,
+    "superseded": QUIET,
+}
 _STATES = {"candidate": BUSY, "serving": GOOD, "draining": WORRYING}
 _STAGES = {"waiting": "at the gate"}
 _SHOWN_ROTATIONS = 5
@@ -69,7 +78,8 @@ def _end(overview: Status) -> datetime | None:
 def draw(overview: Status, sheet: Table) -> None:
     """Write the whole status."""
     worried = overview.refused or overview.hung or overview.out_of_sync_since
-    sheet.say((_headline(overview), f"bold {(WORRYING if worried else GOOD) if overview.ready else BAD}"))
+    shown = BAD if not overview.ready or overview.crash_loop else WORRYING if worried else GOOD
+    sheet.say((_headline(overview), f"bold {shown}"))
     _worries(overview, sheet)
     _refused(overview, sheet)
     _waits(overview, sheet)
@@ -83,11 +93,21 @@ def draw(overview: Status, sheet: Table) -> None:
 def _worries(overview: Status, sheet: Table) -> None:
     if overview.hung:
         sheet.say(("the serving proxy hangs: it accepts no connections, and clients wait", BAD))
+    if overview.crash_loop:
+        sheet.say((_crashes(overview), BAD))
     if overview.refused:
         sheet.say((f"{plural(len(overview.refused), 'file')} refused, see below", WORRYING))
     if overview.out_of_sync_since is not None and overview.epoch is not None:
         since = span(overview.at - overview.out_of_sync_since)
         sheet.say((f"the files on disk have not been served for {since}", WORRYING))
+
+
+def _crashes(overview: Status) -> str:
+    crashes = overview.crashes
+    last = crashes[0]
+    assert last.end is not None
+    ago = span(overview.at - last.end.at)
+    return f"{len(crashes)} crashes in the last hour, the last one {ago} ago: epoch {last.epoch} {crash(last.end)}"
 
 
 # Refusals
@@ -240,7 +260,8 @@ def _rotations(overview: Status, sheet: Table) -> None:
     for attempt, began in zip(shown, moments, strict=True):
         line = join([(f"{began:<{max(map(len, moments))}}  ", QUIET), f"{attempt.epoch:>4}  "])
         line.append(f"{attempt.trigger:<13}  ")
-        line.append_text(join([(f"{attempt.outcome:<7}", OUTCOMES.get(attempt.outcome, ""))]))
+        result = attempt.result(overview.epoch)
+        line.append_text(join([(f"{result:<10}", OUTCOMES.get(result, ""))]))
         ending = attempt.reason or brief(attempt)
         sheet.say(line.append(f"  {ending}" if ending else ""), indent=2, hang=6)
 
@@ -249,7 +270,14 @@ def brief(attempt: AttemptView) -> str:
     """Return how long an attempt took and what it changed."""
     facts = [span(total(attempt))] if attempt.phases and attempt.outcome != "running" else []
     facts += [f"{each.set} {short(each.before)} -> {short(each.after)}" for each in attempt.changes]
+    facts += [crash(attempt.end)] if attempt.end is not None and attempt.end.is_crash else []
     return ", ".join(facts)
+
+
+def crash(end: End) -> str:
+    """Return how a crashed epoch ended."""
+    why = "ran out of memory" if end.cause == "memory" else end.text
+    return f"{why} after {span(end.served)}"
 
 
 def total(attempt: AttemptView) -> float:

@@ -73,7 +73,7 @@ class Programs:
                 remedy = "the agent tries again" if self.current is None else "try again with agent restart"
                 if self.current is None:
                     self.ask_again()
-            message = f"cannot use {self.path} as the proxy: {error}; {remedy}"
+            message = f"cannot use {self.path}: {error}; {remedy}"
             raise BadInput(message) from error
         if self.current is not None:
             self._superseded.append(self.current.binary)

@@ -7,7 +7,7 @@ as many as are configured.
 import platform
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
@@ -18,7 +18,7 @@ from agent.core.attempts import AttemptResult
 from agent.core.triggers import Trigger
 from agent.metrics.parser import Family, Kind
 from agent.metrics.writer import format_families
-from agent.status.model import AttemptView, Blocked, CertificateSet, Status
+from agent.status.model import AttemptView, Blocked, CertificateSet, Exit, Status
 
 PREFIX = "proxy_agent"
 
@@ -31,22 +31,11 @@ OTHER = "other"
 """The label value for a word outside these sets."""
 
 _FAILURES = (AttemptResult.REFUSED.value, AttemptResult.FAILED.value, AttemptResult.SHORT.value)
-_AFTERWARDS = {"handover", "drain"}  # phases that end after the epoch serves
 _UNNAMED = ("configuration", "program", "proxy")  # reasons of rejections that concern no certificate
 _PHASE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 _Values = dict[tuple[str, ...], float]  # keyed by label values
-
-
-class Exit(StrEnum):
-    """Why a proxy exited."""
-
-    ASKED = "asked"
-    KILLED = "killed"  # by the agent, since it did not exit in time
-    CODE = "code"  # exited by itself
-    SIGNAL = "signal"  # killed by a signal that the agent did not send
-    MEMORY = "memory"  # killed by the kernel for lack of memory
 
 
 class Cut(StrEnum):
@@ -105,7 +94,7 @@ class Metrics:
         if outcome in _FAILURES:
             self._counts.failures.labels(_failed_in(phases[-1].name if phases else ""), outcome).inc()
         if outcome == AttemptResult.SERVING:
-            self._gauges.last_success = _served_at(attempt)
+            self._gauges.last_success = attempt.served_at
 
     def phase_ended(self, phase: str, seconds: float) -> None:
         """Record the duration of a finished phase."""
@@ -292,11 +281,7 @@ def _address(address: str) -> str:
 
 def _last_success(overview: Status) -> datetime | None:
     """Return the last success in the attempt history, which outlives an agent."""
-    return next((_served_at(each) for each in overview.rotations if each.outcome == AttemptResult.SERVING), None)
-
-
-def _served_at(attempt: AttemptView) -> datetime:
-    return attempt.began_at + timedelta(seconds=sum(p.seconds for p in attempt.phases if p.name not in _AFTERWARDS))
+    return next((each.served_at for each in overview.rotations if each.outcome == AttemptResult.SERVING), None)
 
 
 def _failed_in(last: str) -> str:

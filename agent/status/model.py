@@ -6,12 +6,16 @@ with a Z; durations are in seconds. Fields are added, never removed.
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from agent.certificates.x509 import Leaf  # a reader of the status need not load the certificate parser
+
+_AFTERWARDS = frozenset({"handover", "drain"})  # phases that end after the epoch serves
+CRASHES_SHOWN = timedelta(hours=1)
+"""How long a crash is part of `Status.crashes`."""
 
 
 class Blocked(StrEnum):
@@ -191,13 +195,43 @@ class Evidence:
     cut_at_end: int | None = None
 
 
+class Exit(StrEnum):
+    """Why a proxy exited: a closed set, usable as a metric label."""
+
+    ASKED = "asked"
+    KILLED = "killed"  # by the agent, since it did not exit in time
+    CODE = "code"  # exited by itself
+    SIGNAL = "signal"  # killed by a signal that the agent did not send
+    MEMORY = "memory"  # killed by the kernel for lack of memory
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The exit of an epoch that had served.
+
+    `cause`: one of `Exit`. `text`: "was killed by SIGKILL". `served`: how long it had served, in seconds. `state`: the
+    state in which it exited, serving or draining.
+    """
+
+    at: datetime
+    cause: str
+    text: str
+    served: float
+    state: str
+
+    @property
+    def is_crash(self) -> bool:
+        """Whether the agent did not end it."""
+        return self.cause not in {Exit.ASKED, Exit.KILLED}
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptView:
     """One attempt at a new epoch.
 
     `trigger`: start, certificate, configuration, operator, crash, hung, memory, adoption. `outcome`: running, serving,
     refused (a permanent failure), failed (a transient one), dropped (superseded or no longer wanted), short (out of
-    memory).
+    memory). `end`: the exit of an epoch that had served, None before.
     """
 
     epoch: int
@@ -210,6 +244,22 @@ class AttemptView:
     changes: tuple[Change, ...] = ()
     phases: tuple[Phase, ...] = ()
     evidence: Evidence | None = None
+    end: End | None = None
+
+    @property
+    def served_at(self) -> datetime:
+        """When it began to serve, if it did."""
+        return self.began_at + timedelta(seconds=sum(p.seconds for p in self.phases if p.name not in _AFTERWARDS))
+
+    def result(self, serving: int | None) -> str:
+        """Return the outcome as it is shown: past epochs succeeded or crashed, only the `serving` one serves."""
+        if self.outcome == "dropped":
+            return "superseded"
+        if self.outcome != "serving":
+            return self.outcome
+        if self.end is not None and self.end.is_crash:
+            return "crashed"
+        return "serving" if self.epoch == serving else "succeeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +289,18 @@ class Status:
     paused_until: datetime | None = None
     watch: str = "inotify"
     hung: bool = False
+
+    @property
+    def crashes(self) -> tuple[AttemptView, ...]:
+        """The attempts whose epoch crashed within the last hour, newest first."""
+        ended = [(each.end.at, each) for each in self.rotations if each.end is not None and each.end.is_crash]
+        recent = [(at, each) for at, each in ended if self.at - at < CRASHES_SHOWN]
+        return tuple(each for _, each in sorted(recent, key=lambda pair: pair[0], reverse=True))
+
+    @property
+    def crash_loop(self) -> bool:
+        """Whether it crashed more than once within the last hour."""
+        return len(self.crashes) > 1
 
 
 def to_json(value: Any) -> Any:  # noqa: ANN401  # any JSON value

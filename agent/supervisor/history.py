@@ -18,7 +18,7 @@ from agent.host import clock, listen_counters
 from agent.host.listen_counters import ListenCounters
 from agent.host.log import log_event
 from agent.host.run_directory import RunDirectory
-from agent.status.model import AttemptView, Change, Evidence, Phase, ProbeResult, to_json
+from agent.status.model import AttemptView, Change, End, Evidence, Phase, ProbeResult, to_json
 
 _FILE = "history.json"
 
@@ -34,12 +34,13 @@ class _Record:
     changes: tuple[Change, ...]
     counters: ListenCounters | None  # at the start of the attempt
     evidence: Evidence | None = None
+    end: End | None = None
     row: Any = None  # its JSON, cached once the record is settled
 
     @property
     def is_settled(self) -> bool:
         if self.attempt.outcome is AttemptResult.SERVING:
-            return self.evidence is not None and self.evidence.cut is not None
+            return self.evidence is not None and self.evidence.cut is not None and self.end is not None
         return self.attempt.outcome is not AttemptResult.RUNNING
 
     def to_json(self) -> Any:  # noqa: ANN401  # any JSON value
@@ -60,6 +61,7 @@ class _Record:
             changes=self.changes,
             phases=tuple(Phase(name, round(seconds, 6)) for name, seconds in attempt.phases.items()),
             evidence=self.evidence,
+            end=self.end,
         )
 
 
@@ -150,6 +152,12 @@ class History:
             own.evidence, own.row = replace(own.evidence, cut_at_end=connections), None
         self.keep()
 
+    def exited(self, epoch: int, end: End) -> None:
+        """Record the exit of an epoch that had served."""
+        if (record := self._records.get(epoch)) is not None:
+            record.end, record.row = end, None
+            self.keep()
+
     def drained(self, epoch: int) -> float | None:
         """Record that an epoch exited; return its drain time in seconds, if it has a successor."""
         record = self._successor(epoch)
@@ -191,7 +199,7 @@ def _recall(directory: RunDirectory) -> list[AttemptView]:
 
 def _read(row: dict[str, Any]) -> AttemptView:
     """Parse what `to_json` wrote; an attempt without an end becomes a dropped one."""
-    evidence = row["evidence"]
+    evidence, end = row["evidence"], row.get("end")  # earlier agents recorded no end
     return AttemptView(
         epoch=int(row["epoch"]),
         trigger=str(row["trigger"]),
@@ -203,4 +211,5 @@ def _read(row: dict[str, Any]) -> AttemptView:
         changes=tuple(Change(**each) for each in row["changes"]),
         phases=tuple(Phase(**each) for each in row["phases"]),
         evidence=evidence and Evidence(**{**evidence, "seen": tuple(ProbeResult(**each) for each in evidence["seen"])}),
+        end=end and End(**{**end, "at": datetime.fromisoformat(end["at"])}),
     )

@@ -10,15 +10,16 @@ from agent.core.effects import Effect, LogTopic
 from agent.core.epochs import State
 from agent.core.errors import MachineError
 from agent.core.events import Event
-from agent.host import listen_counters
+from agent.host import clock, listen_counters
 from agent.host.log import log_event
+from agent.host.processes import describe_exit
 from agent.host.tasks import Tasks
-from agent.metrics.registry import Cut, Exit, Metrics
+from agent.metrics.registry import Cut, Metrics
 from agent.processes.draining import connections_left
 from agent.processes.epoch_process import EpochProcess
 from agent.processes.process_table import ProcessTable
 from agent.processes.verify_served import verify_served
-from agent.status.model import AttemptView, Evidence, ProbeResult, to_json
+from agent.status.model import AttemptView, End, Evidence, Exit, ProbeResult, to_json
 from agent.supervisor.history import History
 
 _SERIAL = 12  # digits of a serial in a log line
@@ -93,9 +94,18 @@ class Recorder:
         process = self._processes.epochs.get(event.epoch)
         if process is None or process.pid is None:
             return
-        self._metrics.epoch_exited(self._state(process), _cause(process, event))
+        state, cause = self._state(process), _cause(process, event)
+        self._metrics.epoch_exited(state, cause)
+        if process.has_served:
+            self._history.exited(event.epoch, self._end(process, event, state, cause))
         if (seconds := self._history.drained(event.epoch)) is not None:
             self._metrics.phase_ended("drain", seconds)
+
+    def _end(self, process: EpochProcess, event: on.EpochExited, state: str, cause: Exit) -> End:
+        view = self._history.view(process.number)
+        now = clock.calendar()
+        served = 0.0 if view is None else (now - view.served_at).total_seconds()
+        return End(now, cause.value, describe_exit(event.code), round(max(0.0, served), 3), state)
 
     def _state(self, process: EpochProcess) -> str:
         """Return its state before its shutdown began."""

@@ -26,6 +26,7 @@ _WRITTEN_IN: dict[str, tuple[str, str, int | None]] = {
     "certificate.refused": ("certificates/findings.py", "message", None),
     "certificate.stray": ("certificates/discovery.py", "FileWarning", 3),
     "control.asked": ("status/control.py", "_note", 0),
+    "environment.ignored": ("cli/environment.py", "_unknown", None),
     "epoch.gone": ("processes/process_table.py", "Failure", 1),
     "history.unwritable": ("host/run_directory.py", "MachineError", 0),
     "proxy.refused": ("inputs/programs.py", "BadInput", 0),

@@ -7,8 +7,8 @@ from enum import StrEnum
 from agent.certificates.findings import Fault, WarningKind
 from agent.core.attempts import AttemptResult
 from agent.core.triggers import Trigger
-from agent.metrics.registry import PHASES, STATES, Cut, Exit, Source
-from agent.status.model import Blocked, Phase
+from agent.metrics.registry import PHASES, STATES, Cut, Source
+from agent.status.model import Blocked, Exit, Phase
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,8 @@ def test_what_we_may_not_read_is_said_and_is_not_the_files_fault(ordinary: Path)
     assert files.chain is not None
     assert files.key is not None
     problems = [files.chain.problem, files.key.problem, files.bundles[0].problem]
-    assert all(each.endswith("permission denied; run this as root or as the agent's user") for each in problems)
+    assert all("permission denied to uid" in each for each in problems)
+    assert all(each.endswith("; run this as root or as the agent's user") for each in problems)
     assert (files.chain.unusable, files.key.unusable, files.bundles[0].unusable) == (False, False, False)
     inventory = compare(of(made), {"web": files}, (), None)
     assert (inventory.level, inventory.sets[0].disk) == (0, made.disk)

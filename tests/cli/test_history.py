@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from agent.cli.history import history
-from agent.status.model import Change, Evidence, Phase, ProbeResult, to_json
+from agent.status.model import Change, End, Evidence, Phase, ProbeResult, to_json
 from tests.cli.told import ask, telling
-from tests.status.sample import overview
+from tests.status.sample import ago, overview
 
 NEWEST, SEVEN, SIX, FOUR = overview().rotations
 
@@ -31,8 +31,8 @@ async def test_there_is_a_line_for_each_newest_first(tmp_path: Path) -> None:
         "began epoch trigger outcome took what",
         "2026-05-04 11:59:59Z 8 certificate running web 1f02 -> 1f03",
         "2026-05-04 11:58:59Z 7 certificate serving 95 ms web 1f01 -> 1f02",
-        "2026-05-04 11:00:00Z 6 operator serving 90 ms 2 cut",
-        "2026-05-04 09:58:20Z 4 configuration refused 300 ms cannot use envoy.yaml: envoy says: no…",
+        "2026-05-04 11:00:00Z 6 operator succeeded 90 ms 2 cut",
+        "2026-05-04 09:58:20Z 4 configuration refused 300 ms cannot use envoy.yaml: envoy says:…",
     ]
     assert max(map(len, lines)) <= 100
 
@@ -47,6 +47,42 @@ async def test_what_was_lost_stands_in_the_line(tmp_path: Path) -> None:
     async with telling(tmp_path, replace(overview(), rotations=(replace(told, changes=()),))):
         ran = await ask(history, place=tmp_path)
     assert "1 overflow; 2 drops; 3 cut" in ran.out
+
+
+def ended(cause: str, text: str) -> End:
+    return End(ago(5), cause, text, 8.5, "serving")
+
+
+@pytest.mark.parametrize(
+    ("cause", "text", "shown"),
+    [
+        ("signal", "was killed by SIGKILL", "was killed by SIGKILL after 8.5 s"),
+        ("memory", "was killed by SIGKILL", "ran out of memory after 8.5 s"),
+        ("code", "exited with 0", "exited with 0 after 8.5 s"),
+    ],
+)
+async def test_a_crash_is_told_apart_with_its_cause(cause: str, text: str, shown: str, tmp_path: Path) -> None:
+    told = replace(SIX, evidence=None, end=ended(cause, text))
+    for arguments in ((), ("--failed",)):
+        async with telling(tmp_path, replace(overview(), rotations=(told,))):
+            ran = await ask(history, *arguments, place=tmp_path)
+        assert " ".join(ran.out.splitlines()[1].split()).endswith(f"6 operator crashed 90 ms {shown}")
+
+
+@pytest.mark.parametrize("cause", ["asked", "killed"])
+async def test_an_epoch_that_the_agent_ended_has_succeeded(cause: str, tmp_path: Path) -> None:
+    told = replace(SIX, end=ended(cause, "exited with 0"))
+    async with telling(tmp_path, replace(overview(), rotations=(told,))):
+        assert " succeeded " in (await ask(history, place=tmp_path)).out
+        assert "no matching" in (await ask(history, "--failed", place=tmp_path)).out
+        one = (await ask(history, "6", place=tmp_path)).out
+    assert "exited with 0 on request of the agent" in one
+
+
+async def test_what_was_overtaken_is_superseded(tmp_path: Path) -> None:
+    told = replace(SIX, outcome="dropped", evidence=None)
+    async with telling(tmp_path, replace(overview(), rotations=(told,))):
+        assert " superseded " in (await ask(history, place=tmp_path)).out
 
 
 @pytest.mark.parametrize(
@@ -80,7 +116,7 @@ async def test_an_epoch_s_number_shows_everything_about_it(tmp_path: Path) -> No
 async def test_verbose_shows_everything_about_each_and_cuts_no_reason(tmp_path: Path) -> None:
     text = "\n".join(await said(tmp_path, "-v"))
     assert re.findall(r"^epoch (\d+): (\w+)$", text, re.MULTILINE) == [
-        ("8", "running"), ("7", "serving"), ("6", "serving"), ("4", "refused"),
+        ("8", "running"), ("7", "serving"), ("6", "succeeded"), ("4", "refused"),
     ]  # fmt: skip
     assert "cannot use envoy.yaml: envoy says: no such cluster <x>" in text
     assert "drain 12 s" in text

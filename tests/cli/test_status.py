@@ -18,7 +18,7 @@ from agent.cli.watch_view import Screen
 from agent.control_client.run_dir import NoAgent
 from agent.core.errors import MachineError
 from agent.http.message import Response
-from agent.status.model import Blocked, Status, document
+from agent.status.model import Blocked, End, Status, document
 from tests.cli.told import ask, telling
 from tests.status.sample import NOW, ago, overview
 
@@ -37,6 +37,19 @@ def well() -> Status:
     """The sample without its problems."""
     web = overview().certificates[0]
     return replace(overview(), certificates=(web,), refused=(), blocked=(), out_of_sync_since=None)
+
+
+def crashed(*seconds: float) -> Status:
+    """The sample without its problems, but for crashes so many seconds ago."""
+    one = well().rotations[1]
+    ends = [End(ago(each), "signal", "was killed by SIGSEGV", 12.0, "serving") for each in seconds]
+    return replace(well(), rotations=tuple(replace(one, epoch=3 - n, end=end) for n, end in enumerate(ends)))
+
+
+def test_crashes_are_a_trouble_from_the_second_on() -> None:
+    text = unwrapped(drawn(crashed(10, 60)))
+    assert "2 crashes in the last hour, the last one 10 s ago: epoch 3 was killed by SIGSEGV after 12 s" in text
+    assert "crashes in the last hour" not in drawn(crashed(10))
 
 
 def unwrapped(text: str) -> str:
@@ -81,8 +94,22 @@ def test_what_is_no_overview_is_no_crash(answer: str) -> None:
         (replace(well(), out_of_sync_since=ago(1)), 3),
         (replace(well(), certificates=(replace(well().certificates[0], in_sync=False),)), 3),
         (replace(well(), hung=True), 3),
+        (crashed(10), 0),
+        (crashed(10, 3_500), 3),
+        (crashed(10, 3_700), 0),
     ],
-    ids=["well", "not ready", "not ready and refused", "refused", "out of sync", "one set out of sync", "hung"],
+    ids=[
+        "well",
+        "not ready",
+        "not ready and refused",
+        "refused",
+        "out of sync",
+        "one set out of sync",
+        "hung",
+        "one crash",
+        "two crashes",
+        "one crash in the last hour",
+    ],
 )
 def test_the_exit_code_is_the_answer(told: Status, code: int) -> None:
     assert exit_code(told) == code

@@ -48,7 +48,7 @@ def test_every_command_has_a_section_with_its_own_options() -> None:
 
 
 def test_every_option_of_agent_has_its_variable() -> None:
-    variables = {str(each.envvar) for each in agent.params}
+    variables = {str(each.envvar) for each in agent.params if each.envvar}
     assert "AGENT_DRAIN_TIME" in variables
     assert [each for each in variables if f"`{each}`" not in section("agent")] == []
 

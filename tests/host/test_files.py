@@ -134,7 +134,18 @@ async def test_what_is_no_file_is_missing_with_the_reason(tmp_path: Path) -> Non
 
 async def test_what_may_not_be_read_is_missing(ordinary: Path) -> None:
     (ordinary / "key.pem").touch(mode=0o000)
-    assert await read(ordinary / "key.pem") == unreadable("permission denied")
+    uid, owner = os.geteuid(), (ordinary / "key.pem").stat()
+    why = f"permission denied to uid {uid} (mode 0000, owner {owner.st_uid}:{owner.st_gid})"
+    assert await read(ordinary / "key.pem") == unreadable(why)
+
+
+async def test_a_file_in_a_closed_directory_is_missing(ordinary: Path) -> None:
+    (ordinary / "closed").mkdir()
+    (ordinary / "closed" / "key.pem").touch()
+    (ordinary / "closed").chmod(0)
+    why = f"permission denied to uid {os.geteuid()}, which may not enter its directory"
+    assert await read(ordinary / "closed" / "key.pem") == unreadable(why)
+    (ordinary / "closed").chmod(0o700)
 
 
 @pytest.mark.parametrize(("excess", "is_missing"), [(0, False), (1, True)])
@@ -204,21 +215,14 @@ def test_a_tree_without_a_top_is_unreadable(tmp_path: Path) -> None:
     assert list_tree(str(tmp_path / "none"), 3) == Unreadable("no such file or directory")
 
 
-def test_an_unreadable_directory_in_a_tree_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "top.pem").touch()
-    scan = os.scandir
-
-    def refuse(path: str) -> object:
-        if path.endswith("/a"):
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    tree = list_tree(str(tmp_path), 3)
-    assert tree == Tree(
-        [f"{tmp_path}/top.pem"], [str(tmp_path), f"{tmp_path}/a"], {f"{tmp_path}/a": "permission denied"}
-    )
+def test_an_unreadable_directory_in_a_tree_is_named(ordinary: Path) -> None:
+    (ordinary / "a").mkdir(mode=0)
+    (ordinary / "top.pem").touch()
+    tree = list_tree(str(ordinary), 3)
+    assert isinstance(tree, Tree)
+    top, below = str(ordinary), f"{ordinary}/a"
+    assert (tree.files, tree.directories) == ([f"{top}/top.pem"], [top, below])
+    assert tree.unreadable[below].startswith("permission denied to uid")
 
 
 def test_a_directory_that_is_none_is_missing_with_the_reason(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ async def test_the_same_content_in_another_file_is_the_same_program(tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("#!/bin/sh\nexit 3\n", "ended with 3"),
+        ("#!/bin/sh\nexit 3\n", "it exited with 3 when asked for its"),
         ("#!/bin/sh\necho disabled\n", "printed 'disabled'"),
         ("#!/bin/sh\necho 12.104\n", "it has version 12.104"),
         ("#!/bin/sh\n", "printed ''"),

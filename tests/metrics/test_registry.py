@@ -6,8 +6,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
-from agent.metrics.registry import OTHER, Cut, Exit, Metrics, Source
-from agent.status.model import AttemptView, Blocked, ListenerView, Phase, RejectedFile, Status
+from agent.metrics.registry import OTHER, Cut, Metrics, Source
+from agent.status.model import AttemptView, Blocked, Exit, ListenerView, Phase, RejectedFile, Status
 from tests.status.sample import NOW, ago, overview
 
 Tell = Callable[[Metrics], None]

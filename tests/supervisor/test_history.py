@@ -14,7 +14,7 @@ from agent.core.reconciler import Reconciler
 from agent.core.revision import Revision
 from agent.host import clock
 from agent.host.run_directory import RunDirectory
-from agent.status.model import AttemptView, Change, ProbeResult
+from agent.status.model import AttemptView, Change, End, ProbeResult
 from agent.supervisor.history import History
 
 WEB = Leaf("CN=a", (), "CN=b", 0x1F, datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC), "RSA", "ab")
@@ -75,6 +75,24 @@ def test_an_attempt_has_its_serials_and_its_evidence(life: Life) -> None:
     assert (evidence.queued, evidence.seen, evidence.cut) == (3, SEEN, None)
     assert evidence.overflows is not None
     assert evidence.overflows >= 0
+
+
+def test_the_end_of_an_epoch_is_kept_for_the_next_agent(life: Life, directory: RunDirectory) -> None:
+    end = End(datetime(2026, 1, 2, tzinfo=UTC), "signal", "was killed by SIGKILL", 8.5, "serving")
+    life.history.exited(2, end)
+    life.history.exited(99, end)
+    assert [each.end for each in life.history.views()] == [end, None]
+    assert Life(directory).history.views()[0].end == end
+
+
+def test_an_earlier_agents_attempts_have_no_end(life: Life, directory: RunDirectory) -> None:
+    kept = directory.recall("history.json")
+    rows = kept["attempts"]
+    assert isinstance(rows, list)
+    for row in rows:
+        del row["end"]
+    directory.remember(kept, "history.json")
+    assert [each.end for each in Life(directory).history.views()] == [None, None]
 
 
 def test_what_was_left_at_the_deadline_is_of_the_one_that_took_over(life: Life) -> None:

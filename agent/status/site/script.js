@@ -180,6 +180,9 @@ function standing(view) {
 
 function verdict(view, now) {
   const troubles = [...waiting(view, now), ...ending(view, now)];
+  const crashed = crashes(view, now);
+  if (crashed.length > 1)
+    troubles.unshift(["bad", `${crashed.length} crashes in the last hour, the last one: epoch ${crashed[0].epoch} ${crash(crashed[0].end)}.`]);
   if (view.hung) troubles.unshift(["bad", "The serving epoch hangs: it accepts no connections."]);
   if (!view.ready && view.epochs.length) troubles.unshift(["bad", standing(view)]);
   const worst = Math.max(0, ...troubles.map(([tone]) => TONES.indexOf(tone)));
@@ -386,7 +389,30 @@ function drawCertificates(view, now) {
   put(byId("certificates-more"), `${sets.length - shown.length} more are in status as JSON.`);
 }
 
-const OUTCOMES = {running: "note", serving: "good", refused: "bad", failed: "bad", dropped: "", short: "warn"};
+const OUTCOMES = {
+  running: "note", serving: "good", succeeded: "good", crashed: "bad", refused: "bad", failed: "bad", superseded: "", short: "warn",
+};
+
+const isCrash = (end) => Boolean(end) && end.cause !== "asked" && end.cause !== "killed";
+
+/** The outcome as it is shown: past epochs succeeded or crashed, only one serves. */
+function result(attempt, serving) {
+  if (attempt.outcome === "dropped") return "superseded";
+  if (attempt.outcome !== "serving") return attempt.outcome;
+  if (isCrash(attempt.end)) return "crashed";
+  return attempt.epoch === serving ? "serving" : "succeeded";
+}
+
+/** How a crashed epoch ended. */
+function crash(end) {
+  return `${end.cause === "memory" ? "ran out of memory" : end.text} after ${brief(end.served)}`;
+}
+
+/** The attempts whose epoch crashed within the last hour, newest first. */
+function crashes(view, now) {
+  const recent = view.rotations.filter((each) => isCrash(each.end) && now - Date.parse(each.end.at) < 3600e3);
+  return recent.sort((one, other) => Date.parse(other.end.at) - Date.parse(one.end.at));
+}
 const toHandover = (attempt) => attempt.phases.filter((phase) => phase.name !== "drain");
 const total = (phases) => phases.reduce((sum, phase) => sum + phase.seconds, 0);
 
@@ -451,15 +477,17 @@ function rotationRow() {
   );
   return {
     element,
-    update({attempt, now, longest}) {
+    update({attempt, now, longest, serving}) {
       put(name, `Epoch ${attempt.epoch}`);
-      put(outcome, attempt.outcome);
-      mark(outcome, "tone", OUTCOMES[attempt.outcome] ?? "");
+      const shown = result(attempt, serving);
+      put(outcome, shown);
+      mark(outcome, "tone", OUTCOMES[shown] ?? "");
       const began = Date.parse(attempt.began_at);
       const since = `${moment(attempt.began_at, now)}, ${span(now - began)} ago`;
       texts(about, [`${attempt.trigger}, ${since}`, ...attempt.changes.map(change)]);
-      show(reason, Boolean(attempt.reason));
-      put(reason, attempt.reason);
+      const why = isCrash(attempt.end) ? `It ${crash(attempt.end)}.` : attempt.reason;
+      show(reason, Boolean(why));
+      put(reason, why);
       const phases = toHandover(attempt);
       each(stack, phases, (phase) => phase.name, segment);
       style(stack, "width", `${(total(phases) / longest * 100).toFixed(1)}%`);
@@ -473,7 +501,7 @@ function rotationRow() {
 
 function drawRotations(view, now) {
   const longest = Math.max(0.001, ...view.rotations.map((attempt) => total(toHandover(attempt))));
-  const items = view.rotations.slice(0, ROWS_LIMIT).map((attempt) => ({attempt, now, longest}));
+  const items = view.rotations.slice(0, ROWS_LIMIT).map((attempt) => ({attempt, now, longest, serving: view.epoch}));
   each(byId("rotations"), items, ({attempt}) => `${attempt.epoch} ${attempt.began_at}`, rotationRow);
   show(byId("rotations-table"), items.length > 0);
   show(byId("rotations-none"), !items.length);
