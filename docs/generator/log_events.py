@@ -88,7 +88,7 @@ def _logged(module: Module) -> Iterator[tuple[str, set[str], str]]:
         name = call_name(call)
         if name == "LogMessage":
             topic = LogTopic[ast.unparse(call.args[0]).rpartition(".")[2]]
-            level = executor._LEVELS.get(topic, logging.INFO)  # noqa: SLF001  # the only place that has them
+            level = executor._LEVELS.get(topic, logging.INFO)  # noqa: SLF001  # defined only there
             yield topic.value, {logging.getLevelName(level).lower()}, module.text(call.args[1], function)
         elif name in _CALLS and function is not None and function.name not in _CALLS:
             yield from _events(module, call, function)

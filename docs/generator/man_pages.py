@@ -91,7 +91,7 @@ def _epilog(command: Command) -> Iterator[str]:
             if blocks:
                 yield section(heading, *blocks)
             heading, blocks = {"Exit codes": "Exit status"}.get(before, before), []
-            text = after.strip()  # noqa: PLW2901  # the heading is taken off
+            text = after.strip()  # noqa: PLW2901  # removes the heading
         blocks += [_epilog_block(text)] if text else []
     if blocks:
         yield section(heading, *blocks)

@@ -101,7 +101,7 @@ def _separator(option: Option) -> str:
 
 def _error_codes() -> Iterator[list[str]]:
     for error in _ERRORS:
-        code = cli._exit_code(error(""))  # noqa: SLF001  # what `main` exits with
+        code = cli._exit_code(error(""))  # noqa: SLF001  # the exit codes of `main`
         yield [_code(str(code)), _text(str(error.__doc__))]
 
 

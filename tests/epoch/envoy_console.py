@@ -25,7 +25,7 @@ class Page:
     body: str
 
     @property
-    def tree(self) -> Any:  # noqa: ANN401  # whatever JSON it is
+    def tree(self) -> Any:  # noqa: ANN401  # any JSON value
         """Its body as JSON."""
         return json.loads(self.body)
 

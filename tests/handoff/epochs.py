@@ -90,5 +90,5 @@ def leaked_since(before: set[int]) -> set[int]:
 async def until(check: Callable[[], object]) -> None:
     """Run the loop until the condition holds."""
     async with asyncio.timeout(PATIENCE):
-        while not check():  # noqa: ASYNC110  # the loop itself is what turns
+        while not check():  # noqa: ASYNC110  # runs the loop
             await asyncio.sleep(0)

@@ -112,7 +112,7 @@ async def forbidden() -> dict[str, object]:
 async def until(check: Callable[[], bool]) -> None:
     """Run the loop until the condition holds."""
     async with asyncio.timeout(PATIENCE):
-        while not check():  # noqa: ASYNC110  # a turn of the loop, and no pause
+        while not check():  # noqa: ASYNC110  # an iteration of the loop, without a pause
             await asyncio.sleep(0)
 
 

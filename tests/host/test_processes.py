@@ -47,7 +47,7 @@ async def test_the_exit_is_told_once_with_its_code(shell: int, script: str, code
     process.signal(signal.SIGKILL)  # harmless: the process has exited
     assert codes == [code]
     with pytest.raises(ChildProcessError):
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222  # it is gone already
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222  # it has exited already
 
 
 async def test_a_signal_reaches_the_process_and_no_other_of_that_number(shell: int) -> None:

@@ -449,7 +449,7 @@ async def test_without_merging_an_epoch_that_ends_while_it_is_asked_is_no_failur
         proxy = await all_of.proxy(1)
         proxy.hangs = True
         answering = asyncio.create_task(all_of.scraping.answer(Request("GET", "/metrics")))
-        while not proxy.asked:  # noqa: ASYNC110  # until it is asked
+        while not proxy.asked:  # noqa: ASYNC110  # until a request arrives
             await asyncio.sleep(0)
         setattr(proxy, how, True)
         await all_of.servers[1].close()

@@ -162,7 +162,7 @@ async def until(check: object) -> None:
     """Wait until `check` is true; for states that only the kernel or an admin interface reports."""
     assert callable(check)
     async with asyncio.timeout(PATIENCE):
-        while not (await check() if inspect.iscoroutinefunction(check) else check()):  # noqa: ASYNC110  # neither the kernel nor a console tells by itself
+        while not (await check() if inspect.iscoroutinefunction(check) else check()):  # noqa: ASYNC110  # no event signals this
             await asyncio.sleep(0.01)
 
 

@@ -55,7 +55,7 @@ class Stand:
 
     async def until(self, name: str, value: int) -> None:
         """Wait until a statistic has a value; it changes in this loop, so it is checked in each iteration."""
-        while self.stat(name) != value:  # noqa: ASYNC110  # shared memory tells nobody
+        while self.stat(name) != value:  # noqa: ASYNC110  # shared memory sends no event
             await asyncio.sleep(0)
 
 
@@ -96,7 +96,7 @@ async def standing(
     finally:
         await traffic.close()
         async with asyncio.timeout(5):
-            while traffic.connections:  # noqa: ASYNC110  # a connection that is cut is lost in a turn of the loop
+            while traffic.connections:  # noqa: ASYNC110  # a cut connection ends in an iteration of the loop
                 await asyncio.sleep(0)
     gauges = {name: value for name, value in writer.read().gauges.items() if "active" in name and value}
     assert not gauges, f"still counted: {gauges}"

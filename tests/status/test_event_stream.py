@@ -45,7 +45,7 @@ async def watch(stream: Stream, seconds: float) -> list[float]:
     try:
         async with asyncio.timeout(seconds):
             async for _ in body(await stream.answer(GET)):
-                times.append(asyncio.get_running_loop().time())  # noqa: PERF401  # what came outlives the timeout
+                times.append(asyncio.get_running_loop().time())  # noqa: PERF401  # kept after the timeout
     except TimeoutError:
         return times
     raise AssertionError("it has an end")
@@ -210,7 +210,7 @@ async def served(stream: Stream) -> AsyncIterator[tuple[str, int]]:
 async def until(is_so: Callable[[], bool]) -> None:
     """Run the loop until the condition holds."""
     async with asyncio.timeout(PATIENCE):
-        while not is_so():  # noqa: ASYNC110  # nobody tells of a watcher that is gone
+        while not is_so():  # noqa: ASYNC110  # no event signals a disconnected watcher
             await asyncio.sleep(0)
 
 

@@ -107,7 +107,7 @@ async def test_what_acts_does_so_for_this_machine(path: str, asked: str, address
     acting, notes = Acting(), list[str]()
     async with doors(acting, notes) as made:
         response = await made.answer(Request("POST", path, address=address))
-        while not acting.asked:  # noqa: ASYNC110  # one turn of the loop
+        while not acting.asked:  # noqa: ASYNC110  # one iteration of the loop
             await asyncio.sleep(0)
     assert (response.status, acting.asked) == (202, [asked])
     assert notes == [f"{path[1:]} was requested by HTTP from {address}"]

@@ -43,7 +43,7 @@ class Onlooker:
         try:
             while not self._over.wait(self._every):
                 self.look()
-        except Exception as error:  # noqa: BLE001  # it is raised where it is seen
+        except Exception as error:  # noqa: BLE001  # raised at the end of the block
             self._broke = error
 
     def once_more(self) -> None:

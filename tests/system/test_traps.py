@@ -1,64 +1,64 @@
-"""Every trap of the two facts files, and the test that shows that it does not bite.
+"""Known faults of hot restart and of a process between two Envoys, and the test that covers each.
 
 A name without a path is a test of this file; `handoff/`, `proxies/envoy/` and so on are packages of `tests/`.
 
-envoy-hot-restart.md
+Envoy's hot restart:
 
-| § | trap | shown by |
-|---|---|---|
-| 1 | abstract names are open to every user, and stolen | `handoff/test_socket_paths`, `host/test_run_directory`: 0700 |
-| 1 | whoever may write may speak | `handoff/test_channel`: only the epoch's pid counts |
-| 1 | `base_id * 10` wraps in 32 bits | `handoff/test_socket_paths::test_no_base_id_wraps_in_32_bits` |
-| 2 | a wrong length, a foreign cmsg, a truncated datagram abort | `handoff/test_framing`, `handoff/test_channel` |
-| 2 | the sender blocks while nobody reads | `handoff/test_channel::test_a_peer_that_does_not_read_…` |
-| 2 | anybody who can write may inject an answer (h13) | `handoff/test_child::test_an_answer_from_a_third_…` |
-| 3 | unknown requests, TestConnection | `handoff/test_parent` |
-| 3 | admin is never passed | `test_the_console_is_the_epochs_own` |
-| 4 | a SIGTERM to a candidate takes the old one down (E1c) | `test_a_candidate_that_ends_…`, `test_candidate` |
-| 4 | a flag stays set for ever (E1, E4) | the same, and `test_bad_input` |
-| 4 | ShutdownAdmin stops the admin and the stats of the old one | the same: the old console answers |
-| 4 | PDEATHSIG follows the thread | `processes/test_epoch_process::test_an_epoch_is_a_child_of_…` |
-| 5 | a missing or stale segment, one that stays for ever | `test_a_foreign_leftover_…`, `handoff/test_segment` |
-| 6 | Stats steals from the sinks | `handoff/test_child::test_stats_are_never_asked_…` |
-| 7 | fewer workers strand clients | `handoff/test_reuseport_filter`, `test_workers` |
-| 7 | a blocking socket hangs a worker | `test_a_socket_bound_for_…`, `host/test_sockets` |
-| A2, E9 | an answer that finds nobody aborts the proxy | `test_a_question_that_was_given_up_…` |
-| A3 | a child that does not read blocks the main thread | `handoff/test_child::test_one_question_at_a_time` |
-| A4 | an address that cannot be parsed aborts | `test_only_what_the_proxy_names_itself_is_asked` |
-| A5 | a bound child name stops the next epoch | `test_two_candidates_in_a_row_…`: a base id for each epoch |
-| A7 | 3 bytes abort | nothing but `framing.cut` sends |
-| E3 | a child that dies after DrainListeners leaves a closed door | `test_crash`: the vault holds it |
-| E6 | a child without a parent aborts | `test_a_serving_epoch_needs_nobody_behind_its_sockets` (long) |
-| E7 | the old one dies in its drain: the new one aborts | `test_the_new_one_outlives_the_old_one` (long) |
-| h1 | a removed listener hangs its clients | `test_a_listener_that_is_gone_refuses_its_clients`, `test_lds` |
-| h2 | a plain epoch 0 beside held sockets | no epoch is 0: `proxies/envoy/test_proxy` |
-| 10, 15099 | a second restart cuts the drain of the first | `test_bursts` |
-
-agent-in-the-middle.md
-
-| trap | shown by |
+| fault | covered by |
 |---|---|
-| ungated, a candidate takes traffic at once | `test_candidate::test_no_client_is_answered_by_a_candidate_…` |
-| REST xDS wants a node | `proxies/envoy/test_proxy::test_the_node_is_given_only_…`, every test here (no node) |
+| abstract names are open to every user, and can be stolen | `handoff/test_socket_paths`, `host/test_run_directory` |
+| every process with write permission may send | `handoff/test_channel`: only the epoch's pid counts |
+| `base_id * 10` wraps in 32 bits | `handoff/test_socket_paths::test_no_base_id_wraps_in_32_bits` |
+| a wrong length, a foreign cmsg, a truncated datagram abort | `handoff/test_framing`, `handoff/test_channel` |
+| the sender blocks if the peer does not read | `handoff/test_channel::test_a_peer_that_does_not_read_…` |
+| every process with write permission may inject an answer | `handoff/test_child::test_an_answer_from_a_third_…` |
+| unknown requests, TestConnection | `handoff/test_parent` |
+| the admin socket is never passed | `test_the_console_is_the_epochs_own` |
+| a SIGTERM to a candidate ends the old one | `test_a_candidate_that_ends_…`, `test_candidate` |
+| a flag stays set after the exit | the same, and `test_bad_input` |
+| ShutdownAdmin ends the admin server and the stats of the old one | the same: the old admin interface answers |
+| PDEATHSIG depends on the thread | `processes/test_epoch_process::test_an_epoch_is_a_child_of_…` |
+| a missing or stale segment, one that is never removed | `test_a_foreign_leftover_…`, `handoff/test_segment` |
+| a Stats request removes counts from the sinks | `handoff/test_child::test_stats_are_never_asked_…` |
+| fewer workers strand clients | `handoff/test_reuseport_filter`, `test_workers` |
+| a blocking socket hangs a worker | `test_a_socket_bound_for_…`, `host/test_sockets` |
+| an answer without a receiver aborts the proxy | `test_a_question_that_was_given_up_…` |
+| a child that does not read blocks the main thread | `handoff/test_child::test_one_question_at_a_time` |
+| an address that cannot be parsed aborts | `test_only_what_the_proxy_names_itself_is_asked` |
+| a bound child name stops the next epoch | `test_two_candidates_in_a_row_…`: a base id for each epoch |
+| a message of 3 bytes aborts | only `framing.cut` sends |
+| a child that exits after DrainListeners leaves closed listeners | `test_crash`: the socket store holds them |
+| a child without a parent aborts | `test_a_serving_epoch_needs_nobody_behind_its_sockets` (long) |
+| the old one exits during its drain: the new one aborts | `test_the_new_one_outlives_the_old_one` (long) |
+| a removed listener hangs its clients | `test_a_listener_that_is_gone_refuses_its_clients`, `test_lds` |
+| a plain epoch 0 beside held sockets | no epoch is 0: `proxies/envoy/test_proxy` |
+| a second restart cuts the drain of the first (issue 15099) | `test_bursts` |
+
+A process between two Envoys:
+
+| fault | covered by |
+|---|---|
+| without a gate, a candidate serves at once | `test_candidate::test_no_client_is_answered_by_a_candidate_…` |
+| REST xDS needs a node | `proxies/envoy/test_proxy::test_the_node_is_given_only_…`, every test here (no node) |
 | a missing socket file aborts at once | `test_an_epoch_is_not_asked_when_its_answer_would_find_no_name` |
-| after Terminate nothing is sent to the parent | `test_a_serving_epoch_needs_nobody_behind_its_sockets` |
-| an empty shell looks ready | `processes/test_listeners`, `test_lds` |
+| after Terminate no message is sent to the parent | `test_a_serving_epoch_needs_nobody_behind_its_sockets` |
+| an epoch without listeners looks ready | `processes/test_listeners`, `test_lds` |
 | `shutdown()` refuses, `listen()` revives | `handoff/test_socket_store` |
 | two programs share a port silently | `host/test_sockets`, `test_places` |
-| garbage on disk and a crash | `test_crash`; certificates with the files gone: `test_files_gone_…` |
+| invalid files on disk and a crash | `test_crash`; certificates with removed files: `test_files_gone_…` |
 | the binary is unlinked | `test_an_unlinked_program_runs_on` |
 | serials as `0abc`, `01` | `proxies/envoy/test_admin_client` |
 | a pipe between proxy and log | `test_an_epoch_writes_where_the_agent_writes` |
-| descriptors inherited | `test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else` |
-| owned flags, `--config-yaml` twice | `proxies/envoy/test_proxy`, `proxies/envoy/test_bootstrap` |
-| `allow_paths` hides the console from the agent | `test_allowed_paths_bind_the_operators_address_only` |
+| inherited descriptors | `test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else` |
+| the agent's own flags, `--config-yaml` twice | `proxies/envoy/test_proxy`, `proxies/envoy/test_bootstrap` |
+| `allow_paths` blocks the agent's admin requests | `test_allowed_paths_bind_the_operators_address_only` |
 | a socket path of 94 bytes | `handoff/test_socket_paths` |
-| admin polls count as clients | `proxies/envoy/test_admin_client` |
-| drains never end by themselves | `test_rotation`, `test_bursts`: the deadline |
-| UDP | not promised; `handoff/test_udp_relay` |
-| watchdog, torn counters | `host/test_watching`; no counters yet |
+| admin requests count as clients | `proxies/envoy/test_admin_client` |
+| drains without an end | `test_rotation`, `test_bursts`: the deadline |
+| UDP | not guaranteed; `handoff/test_udp_relay` |
+| watchdog, torn counters | `host/test_watching`, `stats/test_torn_reads` |
 
-The tests here drive the real Envoy by the agent's own classes.
+The tests here drive the real Envoy with the agent's own classes.
 """
 
 import asyncio
