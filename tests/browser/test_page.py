@@ -84,7 +84,7 @@ def test_markup_in_what_the_agent_says_is_text(chromium: Any, stage: Stage) -> N
 
 @pytest.mark.parametrize(("scheme", "size"), LOOKS)
 @pytest.mark.parametrize("scene", [scenes.calm, scenes.refused, scenes.broken])
-def test_everybody_can_read_it(
+def test_the_page_is_accessible(
     chromium: Any,  # noqa: ANN401
     stage: Stage,
     scheme: str,
@@ -133,7 +133,7 @@ def test_a_keyboard_reaches_everything_and_keeps_its_place(chromium: Any, stage:
         assert "DNS:api.example" in seen.text("#certificates")
 
 
-def test_a_screen_reader_hears_what_matters_and_not_what_ticks(chromium: Any, stage: Stage) -> None:  # noqa: ANN401
+def test_a_screen_reader_announces_changes_and_not_clocks(chromium: Any, stage: Stage) -> None:  # noqa: ANN401
     stage.show(scenes.rotated(left=40))
     with tab(chromium, stage.url) as seen:
         seen.has(".drain", "40 of 40")

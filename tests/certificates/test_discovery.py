@@ -108,7 +108,7 @@ def test_halves_without_their_other_half_are_strays() -> None:
     assert "encrypted" in strays(contents, ())[2].message
 
 
-def test_what_cannot_be_read_is_told_before_what_never_was_pem() -> None:
+def test_an_unreadable_file_is_reported_before_a_file_that_is_not_pem() -> None:
     contents: Contents = {
         "README": b"hello",
         "a.der": b"\x30\x82\x01\x00",

@@ -180,14 +180,14 @@ def test_an_expired_root_in_a_bundle_is_a_worry() -> None:
     assert worries(disk.select(bundle=root().pem + expired.pem)) == [WarningKind.EXPIRED_ROOT]
 
 
-def test_a_unit_that_gains_a_file_has_no_last_good_until_it_is_whole() -> None:
+def test_a_group_that_gains_a_file_has_no_last_good_until_it_is_complete() -> None:
     disk = serving()
     disk.references = (*PAIR, Reference("bundle", Role.BUNDLE, "a"))
     assert disk.select(bundle=GONE).missing == ("a",)
     assert disk.select(bundle=root().pem).complete
 
 
-def test_a_unit_that_loses_a_file_falls_back_on_the_rest() -> None:
+def test_a_group_that_loses_a_file_uses_the_rest() -> None:
     disk = Disk((*PAIR, Reference("bundle", Role.BUNDLE, "a")))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem)
     disk.references = PAIR

@@ -47,7 +47,7 @@ def test_a_bundle_may_lose_what_never_issued_our_leaf() -> None:
     assert disk.select(bundle=root().pem).files["bundle"] == root().pem
 
 
-def test_a_bundle_that_never_held_our_authority_is_not_judged_by_it() -> None:
+def test_a_bundle_that_never_contained_our_authority_need_not_contain_it() -> None:
     disk = Disk((*PAIR, BUNDLE))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=other_root().pem)
     third = Authority.create("third")
@@ -70,14 +70,14 @@ def test_an_authority_stays_while_the_leaf_that_moves_away_is_held_back() -> Non
     assert outcome.files["bundle"] == root().pem
 
 
-def test_a_bundle_in_the_unit_of_a_pair_changes_only_with_it() -> None:
+def test_a_bundle_in_the_group_of_a_pair_changes_only_with_it() -> None:
     disk = Disk((*PAIR, Reference("bundle", Role.BUNDLE, "a")))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem)
     outcome = disk.select(bundle=root().pem + other_root().pem, chain=new().chain_pem)
     assert outcome.files == {"chain": old().chain_pem, "key": old().key_pem, "bundle": root().pem}
 
 
-def test_units_that_share_a_file_keep_the_same_bytes_of_it() -> None:
+def test_groups_that_share_a_file_use_the_same_bytes_of_it() -> None:
     twin = (Reference("twin", Role.CHAIN, "b"), Reference("key", Role.KEY, "b"))
     disk = Disk((*PAIR, *twin))
     disk.serve(chain=old().chain_pem, twin=old().chain_pem, key=old().key_pem)
@@ -185,7 +185,7 @@ def states() -> dict[str, dict[str, bytes | Unreadable]]:
 
 
 @given(STEPS)
-def test_whatever_happens_on_disk_a_unit_runs_from_a_whole_pair_or_its_last_good(steps: list[Step]) -> None:
+def test_after_any_change_on_disk_a_group_uses_a_complete_pair_or_its_last_good(steps: list[Step]) -> None:
     disk = Disk(contents={"chain": GONE, "key": GONE})
     whole = [states()[name] for name in ("old", "new", "late")]
     for step in steps:

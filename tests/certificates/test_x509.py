@@ -60,7 +60,7 @@ def mismatch(of: bytes, with_key: bytes) -> Unusable:
     return caught.value
 
 
-def test_the_facts_of_a_leaf_are_told() -> None:
+def test_the_facts_of_a_leaf() -> None:
     issued = middle().issue(["a.example", "192.0.2.1", "spiffe://cluster.local/ns/a"], serial=0xABC)
     leaf = chain(issued.chain_pem).leaf
     assert (leaf.subject, leaf.issuer) == ("CN=a.example", "CN=middle")
@@ -80,7 +80,7 @@ def test_a_leaf_without_names_has_none() -> None:
     ("algorithm", "told"),
     [("ecdsa", "ECDSA P-256"), ("rsa", "RSA 2048"), ("ed25519", "Ed25519"), (ec.SECP384R1(), "ECDSA P-384")],
 )
-def test_the_kind_of_key_is_told(algorithm: Algorithm | ec.SECP384R1, told: str) -> None:
+def test_the_kind_of_key(algorithm: Algorithm | ec.SECP384R1, told: str) -> None:
     private = ec.generate_private_key(algorithm) if isinstance(algorithm, ec.SECP384R1) else algorithm
     assert chain(root().issue(["a.example"], private).chain_pem).leaf.key_type == told
 
@@ -188,7 +188,7 @@ def test_a_renewed_authority_with_the_same_key_anchors_as_before() -> None:
     assert bundle(renewed.pem).anchors(chain(root().issue(["a.example"]).chain_pem), FROM)
 
 
-def test_authorities_are_told_from_leaves() -> None:
+def test_authorities_are_distinguished_from_leaves() -> None:
     assert is_authority(root().certificate)
     assert is_authority(middle().certificate)
     assert not is_authority(root().issue(["a.example"]).certificate)

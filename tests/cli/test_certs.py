@@ -63,7 +63,7 @@ def of(*sets: CertificateSet, listeners: tuple[str, ...] = ()) -> Status:
 
 
 @pytest.mark.parametrize("key", ["rsa", "ecdsa", "ed25519"])
-def test_the_facts_are_those_that_openssl_tells(key: Algorithm, tmp_path: Path) -> None:
+def test_the_facts_equal_those_of_openssl(key: Algorithm, tmp_path: Path) -> None:
     path = tmp_path / "tls.crt"
     path.write_bytes(BELOW.issue(["a.test", "192.0.2.7", SPIFFE], key).chain_pem)
     file = read_files(CertificateSet("a", str(path), None, None, None)).chain
@@ -78,7 +78,7 @@ def test_the_facts_are_those_that_openssl_tells(key: Algorithm, tmp_path: Path) 
 # Files
 
 
-def test_files_that_belong_together_are_told_so(tmp_path: Path) -> None:
+def test_matching_files_are_reported(tmp_path: Path) -> None:
     files = read_files(written(tmp_path, NEW))
     assert files.chain is not None
     assert files.key is not None
@@ -93,7 +93,7 @@ def test_a_key_of_another_certificate_does_not_fit(tmp_path: Path) -> None:
     assert f"cannot use {tmp_path}/tls.key: it does not fit" in key.problem
 
 
-def test_a_chain_out_of_order_and_garbage_are_told(tmp_path: Path) -> None:
+def test_a_chain_out_of_order_and_invalid_files_are_reported(tmp_path: Path) -> None:
     made = written(tmp_path, NEW)
     (tmp_path / "tls.crt").write_bytes(NEW.certificate_pem + ROOT.pem)
     (tmp_path / "ca.crt").write_bytes(b"garbage")
@@ -186,7 +186,7 @@ async def test_a_listener_on_a_unix_socket_is_asked_too(tmp_path: Path) -> None:
     assert listener.answers == (Answer("", facts(NEW)),)
 
 
-async def test_what_is_no_tls_is_told_as_what_it_is(tmp_path: Path) -> None:
+async def test_a_listener_without_tls_is_reported_as_such(tmp_path: Path) -> None:
     bound, free = nobody()
     with bound:
         async with shop(b"HTTP/1.1 400 Bad Request\r\n\r\n") as plain, shop(None) as rude:
@@ -308,7 +308,7 @@ def test_a_leaf_belongs_to_the_set_it_is_from_though_another_has_the_same_names(
     assert [[each.serial for each in item.shown] for item in inventory.sets] == [["1f01"], ["1f02"]]
 
 
-def test_issuers_that_a_server_adds_to_the_file_s_worry_nobody() -> None:
+def test_additional_issuers_of_a_server_are_no_finding() -> None:
     alone = replace(NEW, chain_pem=NEW.certificate_pem)
     assert judged(of(a_set(alone, alone)), ("", NEW)).level == Level.OK
 
@@ -325,7 +325,7 @@ def test_what_serves_before_its_time_is_critical() -> None:
     assert judged(of(a_set(early, early)), ("", early)).level == Level.CRITICAL
 
 
-def test_a_leaf_of_no_set_is_told_and_worries_nobody() -> None:
+def test_a_leaf_of_no_group_is_shown_and_is_no_finding() -> None:
     inventory = judged(of(a_set(NEW, NEW)), ("", FOREIGN), ("web.test", NEW))
     assert inventory.level == Level.OK
     assert [(each.address, each.leaf.serial) for each in inventory.strangers] == [(WEB, "fe")]
@@ -344,7 +344,7 @@ def test_a_leaf_of_no_set_is_told_and_worries_nobody() -> None:
     ],
     ids=str,
 )
-def test_life_left_is_judged(life: timedelta, left: timedelta, least: timedelta | None, level: Level) -> None:
+def test_remaining_life_is_a_finding(life: timedelta, left: timedelta, least: timedelta | None, level: Level) -> None:
     leaf = ROOT.issue(["web.test"], not_before=NOW + left - life, not_after=NOW + left)
     assert judged(of(a_set(leaf, leaf)), ("", leaf), least=least).level == level
 
@@ -365,7 +365,7 @@ def test_what_serves_counts_and_not_what_lies_on_the_disk() -> None:
         (Kind.PLAINTEXT, False, Level.OK),
     ],
 )
-def test_a_listener_without_a_certificate_is_judged_by_what_it_is(kind: Kind, hung: bool, level: Level) -> None:
+def test_a_listener_without_a_certificate_is_a_finding_by_its_kind(kind: Kind, hung: bool, level: Level) -> None:
     inventory = judged(replace(of(), hung=hung), kind=kind)
     assert inventory.level == level
     assert [(each.address, each.kind) for each in inventory.listeners] == [(WEB, kind)]

@@ -131,7 +131,7 @@ def test_a_key_that_does_not_fit_is_refused(certs: Path) -> None:
 
 
 @wants_envoy
-def test_what_the_proxy_refuses_is_told_in_the_operators_names(tmp_path: Path) -> None:
+def test_a_refusal_of_the_proxy_has_the_operators_paths(tmp_path: Path) -> None:
     config = tmp_path / "envoy.yaml"
     config.write_text("nonsense: 1")
     ran = agent("check", "--config", config)
@@ -177,14 +177,14 @@ def checks() -> set[str]:
 
 
 @wants_envoy
-def test_the_versions_are_told() -> None:
+def test_the_versions_are_printed() -> None:
     ran = agent("version")
     assert ran.code == 0, ran
     assert re.search(r"^agent \d", ran.out)
     assert "hot restart 11.104" in ran.out
 
 
-def test_a_version_without_a_proxy_is_told_before_the_complaint() -> None:
+def test_without_a_proxy_the_agents_version_is_printed_first() -> None:
     ran = agent("version", "--proxy-bin", "/no/such/proxy")
     assert ran.code == 2
     assert ran.out.startswith("agent ")

@@ -54,7 +54,7 @@ async def test_a_restart_that_does_not_serve_exits_1_with_the_reason(
     assert (ran.code, ran.out, ran.err) == (1, "   0.012 s  epoch 8 starts\n", said)
 
 
-async def test_a_restart_prints_what_is_told_when_it_is_told(tmp_path: Path) -> None:
+async def test_a_restart_prints_progress_at_once(tmp_path: Path) -> None:
     """Through a pipe, as systemd and scripts read it."""
     said = asyncio.Event()
 
@@ -76,7 +76,7 @@ async def test_a_restart_prints_what_is_told_when_it_is_told(tmp_path: Path) -> 
             assert (await process.stdout.read(), await process.wait()) == (b"epoch 8 serves\n", 0)
 
 
-async def test_json_is_what_was_told(tmp_path: Path) -> None:
+async def test_json_is_the_agents_answer(tmp_path: Path) -> None:
     async with controlled(tmp_path, Acting(CANDIDATE, OperationResult("refused", 8, "why not"))):
         ran = await order("restart", "--json", place=tmp_path)
     assert [json.loads(line) for line in ran.out.splitlines()] == [
@@ -86,7 +86,7 @@ async def test_json_is_what_was_told(tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (1, "agent: cannot restart: why not\n")
 
 
-async def test_once_the_agent_has_begun_to_tell_it_may_take_its_time(tmp_path: Path) -> None:
+async def test_after_the_first_line_the_agent_may_be_slow(tmp_path: Path) -> None:
     async with controlled(tmp_path, Acting()):
         exchange = await asyncio.to_thread(control._reach, str(tmp_path))
         before = exchange.deadline
@@ -141,7 +141,7 @@ async def test_an_upgrade_has_gone_well_when_the_new_program_is_ready(tmp_path: 
     assert actions.asked == ["upgrade", "ready"]
 
 
-async def test_an_upgrade_that_comes_back_tells_why(tmp_path: Path) -> None:
+async def test_a_failed_upgrade_reports_why(tmp_path: Path) -> None:
     timeline = (OperationResult("executing"), OperationResult("failed", None, "the new program does not start"))
     async with controlled(tmp_path, Acting(*timeline)):
         ran = await order("upgrade", place=tmp_path)

@@ -97,7 +97,7 @@ async def test_a_drain_that_takes_longer_than_wanted_goes_on(tmp_path: Path) -> 
             await actions.ended.wait()
 
 
-async def test_a_drain_that_the_agent_refuses_tells_why(tmp_path: Path) -> None:
+async def test_a_refused_drain_reports_why(tmp_path: Path) -> None:
     actions = Acting()
     actions.refusal = MachineError("cannot drain: no epoch serves")
     async with controlled(tmp_path, actions):
@@ -136,7 +136,7 @@ async def test_wait_waits_for_an_agent_that_is_not_there_yet(tmp_path: Path) -> 
     assert (ran.code, ran.out) == (0, "ready\n")
 
 
-async def test_wait_gives_up_and_tells_why(tmp_path: Path) -> None:
+async def test_wait_gives_up_and_reports_why(tmp_path: Path) -> None:
     actions = Acting()
     actions.reason = "no certificate is usable yet"
     async with controlled(tmp_path, actions):
@@ -145,7 +145,7 @@ async def test_wait_gives_up_and_tells_why(tmp_path: Path) -> None:
     assert ran.err == "agent: cannot wait any longer than 100ms for readiness: no certificate is usable yet\n"
 
 
-async def test_wait_for_nobody_tells_that_nobody_is_there(tmp_path: Path) -> None:
+async def test_wait_without_an_agent_reports_that(tmp_path: Path) -> None:
     ran = await order("wait", "--timeout", "1ms", place=tmp_path / "r")
     assert ran.code == 1
     assert f"for readiness: cannot reach an agent at {tmp_path}/r: there is no such directory" in ran.err

@@ -130,7 +130,7 @@ async def test_what_follows_nothing_cuts_nothing(tmp_path: Path) -> None:
     assert "cut " not in ran.out
 
 
-async def test_what_the_kernel_does_not_tell_is_not_zero(tmp_path: Path) -> None:
+async def test_an_unknown_kernel_counter_is_not_zero(tmp_path: Path) -> None:
     blind = ProbeResult("tcp://0.0.0.0:1", None, matches=False, error="connection refused")
     told = replace(SEVEN, evidence=Evidence(1, None, None, (blind,), 0))
     async with telling(tmp_path, replace(overview(), rotations=(told,))):
@@ -142,7 +142,7 @@ async def test_what_the_kernel_does_not_tell_is_not_zero(tmp_path: Path) -> None
     assert "seen no certificate at tcp://0.0.0.0:1: connection refused" in text
 
 
-async def test_an_epoch_that_nobody_knows_is_a_usage_error(tmp_path: Path) -> None:
+async def test_an_unknown_epoch_is_a_usage_error(tmp_path: Path) -> None:
     async with telling(tmp_path, overview()):
         ran = await ask(history, 5, place=tmp_path)
     assert (ran.code, ran.out) == (2, "")

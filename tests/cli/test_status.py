@@ -56,7 +56,7 @@ def unwrapped(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_what_json_tells_is_read_as_it_was() -> None:
+def test_json_is_parsed_into_the_same_status() -> None:
     assert read(document(overview()).decode()) == overview()
 
 
@@ -258,7 +258,7 @@ async def test_watching_survives_a_restart_of_the_agent(tmp_path: Path) -> None:
     looks.close()
 
 
-async def test_watching_what_cannot_tell_ends_at_once(tmp_path: Path) -> None:
+async def test_watching_an_agent_without_a_status_ends_at_once(tmp_path: Path) -> None:
     async with telling(tmp_path, overview(), lambda _: Response(404, b"no")):
         ran = await ask(status, "--watch", place=tmp_path)
     assert (ran.code, ran.err) == (1, "agent: cannot read the agent's status: it answers 404: no\n")

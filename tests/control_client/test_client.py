@@ -99,7 +99,7 @@ def test_what_steers_a_terminal_does_not_get_there(tmp_path: Path) -> None:
         assert one.text() == "?[2Jyou are? root\tnow\N{REPLACEMENT CHARACTER}"
 
 
-def test_a_socket_without_an_agent_is_told(tmp_path: Path) -> None:
+def test_a_socket_without_an_agent_is_reported(tmp_path: Path) -> None:
     at_path(tmp_path / "control").close()
     with pytest.raises(NoAgent, match="it is no agent's run directory"):
         at_control(str(tmp_path), soon())
@@ -110,7 +110,7 @@ def test_a_path_that_is_too_long_is_no_agent(tmp_path: Path) -> None:
         at_control(str(tmp_path / ("x" * 100)), soon())
 
 
-def test_who_may_not_ask_is_told_whom_to_be(ordinary: Path) -> None:
+def test_without_permission_the_message_names_the_user_to_run_as(ordinary: Path) -> None:
     with at_path(ordinary / "control"):
         (ordinary / "control").chmod(0)
         with pytest.raises(MachineError, match="permission denied; run this as root or as the agent's user") as caught:
@@ -132,7 +132,7 @@ def test_a_page_is_asked_for_over_tcp() -> None:
     assert heard[0].startswith(b"GET /healthz/ready?verbose HTTP/1.0\r\nhost: 127.0.0.1\r\n")
 
 
-def test_a_page_that_nobody_serves_is_an_os_error() -> None:
+def test_a_page_without_a_server_is_an_os_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(OSError, match="refused"):

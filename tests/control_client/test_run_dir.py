@@ -32,7 +32,7 @@ os._exit(9)
     ],
     ids=str,
 )
-def test_where_it_lies_if_nobody_says(
+def test_the_default_run_directory(
     variables: dict[str, str], writable: str, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
@@ -44,7 +44,7 @@ def test_where_it_lies_if_nobody_says(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="wants root")
-def test_a_directory_that_somebody_else_made_first_is_passed_over(tmp_path: Path) -> None:
+def test_a_directory_that_another_user_made_first_is_skipped(tmp_path: Path) -> None:
     wanted = str(tmp_path / "proxy-agent-0")
     assert run_dir._first_own(wanted) == wanted
     Path(wanted).mkdir()
@@ -57,7 +57,7 @@ def test_a_directory_that_somebody_else_made_first_is_passed_over(tmp_path: Path
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="wants root")
-def test_where_others_made_all_of_them_nobody_is_led_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_other_users_made_all_candidates_none_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_dir, "_NAMES", 3)
     for name in ("mine", "mine.1", "mine.2"):
         (tmp_path / name).mkdir()
@@ -81,7 +81,7 @@ def test_the_owner_of_a_directory_is_believed_where_only_root_can_have_put_it(
     assert not run_dir.is_trusted(1000, str(directory))
 
 
-def test_nobody_but_root_and_ourselves_is_believed_where_there_is_no_directory(tmp_path: Path) -> None:
+def test_without_a_directory_only_root_and_our_own_user_are_trusted(tmp_path: Path) -> None:
     assert run_dir.is_trusted(os.getuid(), str(tmp_path / "nowhere"))
     assert not run_dir.is_trusted(os.getuid() + 1, str(tmp_path / "nowhere"))
 
@@ -104,11 +104,11 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
     assert "not a directory" in str(nobody_there(f"{tmp_path}/file")).lower()
 
 
-def test_a_strangers_directory_is_told_from_an_agents(tmp_path: Path) -> None:
+def test_a_directory_without_an_agent_is_recognised(tmp_path: Path) -> None:
     assert "it is no agent's run directory" in str(nobody_there(str(tmp_path)))
 
 
-def test_a_dead_agent_is_told_with_its_pid(tmp_path: Path) -> None:
+def test_an_exited_agent_is_reported_with_its_pid(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _DYING, str(tmp_path / "r")]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     pid = made.stdout.strip()
@@ -127,7 +127,7 @@ def test_an_agent_that_takes_no_orders_yet_is_there(tmp_path: Path) -> None:
     assert said == f"cannot reach the agent at {tmp_path}/r: {expected}"
 
 
-def test_who_may_not_look_is_told_whom_to_be(ordinary: Path) -> None:
+def test_an_unreadable_directory_names_the_user_to_run_as(ordinary: Path) -> None:
     closed = ordinary / "closed"
     closed.mkdir(mode=0)
     try:

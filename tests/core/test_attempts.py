@@ -55,7 +55,7 @@ def test_an_attempt_that_serves_has_all_its_phases() -> None:
     assert attempt.phases == {"launch": 0.25, "start": 0.25, "judge": 0.25, "open": 0.25, "handover": 0.5, "drain": 1.5}
 
 
-def test_each_trigger_is_told_apart() -> None:
+def test_each_trigger_is_distinguished() -> None:
     play = Recorded().first()
     play.ready("b")
     play.comes_to_serve(2)
@@ -79,7 +79,7 @@ def test_each_trigger_is_told_apart() -> None:
     ]
 
 
-def test_a_verdict_an_accident_and_one_that_is_wanted_no_more_are_told_apart() -> None:
+def test_permanent_and_transient_failures_and_dropped_attempts_are_distinguished() -> None:
     play = Recorded().first()
     play.ready("b")
     play.gate(2)

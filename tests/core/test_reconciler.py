@@ -10,7 +10,7 @@ from tests.core.reconciler_driver import PERMANENT, TRANSIENT, ReconcilerDriver,
 # One rotation
 
 
-def test_the_first_revision_starts_epoch_one_and_is_judged_like_any_other() -> None:
+def test_the_first_revision_starts_epoch_one_and_is_checked_like_any_other() -> None:
     play = ReconcilerDriver()
     assert play.ready("a") == [do.StartEpoch(1, revision("a"), validate=False)]
     assert play.gate(1) == [do.JudgeEpoch(1)]
@@ -18,7 +18,7 @@ def test_the_first_revision_starts_epoch_one_and_is_judged_like_any_other() -> N
     assert play.serves(1) == [do.CommitEpoch(1)]
 
 
-def test_a_rotation_is_judged_before_the_gate_opens_and_drains_the_old_epoch_only_at_the_commit() -> None:
+def test_a_rotation_is_checked_before_the_gate_opens_and_drains_the_old_epoch_only_at_the_commit() -> None:
     play = serving()
     assert play.ready("b") == [do.StartEpoch(2, revision("b"), validate=False)]
     assert play.gate(2) == [do.JudgeEpoch(2)]
@@ -161,14 +161,14 @@ def test_a_disk_that_is_never_still_is_served_all_the_same() -> None:
 # Candidates that fail
 
 
-def test_a_candidate_killed_at_the_gate_is_tried_again_at_once_and_the_serving_epoch_never_hears_of_it() -> None:
+def test_a_candidate_killed_at_the_gate_is_retried_at_once_without_an_effect_on_the_serving_epoch() -> None:
     play = serving()
     play.ready("b")
     play.gate(2)
     assert play.exits(2) == [do.StartEpoch(3, revision("b"), validate=False)]
 
 
-def test_an_accident_is_retried_for_ever_with_growing_delays_up_to_the_limit() -> None:
+def test_a_transient_failure_is_retried_without_end_with_growing_delays_up_to_the_limit() -> None:
     play = serving(Policy(retry_limit=60))
     play.ready("b")
     delays = []
@@ -179,7 +179,7 @@ def test_an_accident_is_retried_for_ever_with_growing_delays_up_to_the_limit() -
     assert [round(delay, 1) for delay in delays] == [0, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60, 60, 60]
 
 
-def test_a_verdict_is_not_tried_again_until_the_content_changes() -> None:
+def test_a_permanent_failure_is_not_retried_until_the_content_changes() -> None:
     play = serving()
     play.ready("b")
     assert play.exits(2, 1, PERMANENT) == []
@@ -189,14 +189,14 @@ def test_a_verdict_is_not_tried_again_until_the_content_changes() -> None:
     assert play.ready("c") == [do.StartEpoch(3, revision("c"), validate=False)]
 
 
-def test_a_verdict_is_tried_again_when_an_operator_asks() -> None:
+def test_a_permanent_failure_is_retried_when_an_operator_asks() -> None:
     play = serving()
     play.ready("b")
     play.exits(2, 1, PERMANENT)
     assert play.restart() == [do.StartEpoch(3, revision("b"), validate=False)]
 
 
-def test_a_verdict_is_tried_again_when_the_served_certificate_is_about_to_end() -> None:
+def test_a_permanent_failure_is_retried_when_the_served_certificate_expires_soon() -> None:
     play = serving()
     play.urgent(play.now + 50, expires_at=play.now + 100)
     play.ready("b")
@@ -214,7 +214,7 @@ def test_a_candidate_that_does_not_serve_in_time_is_dropped_and_retried() -> Non
     assert started == do.StartEpoch(3, revision("b"), validate=False)
 
 
-def test_a_candidate_that_does_not_get_ready_makes_room_for_something_newer() -> None:
+def test_a_candidate_that_does_not_become_ready_is_dropped_for_a_newer_revision() -> None:
     play = serving(Policy(start_timeout=30, overtaken_timeout=10))
     play.ready("b")
     play.wait(5)
@@ -228,7 +228,7 @@ def test_a_candidate_that_does_not_get_ready_makes_room_for_something_newer() ->
     assert started == do.StartEpoch(4, revision("d"), validate=False)
 
 
-def test_a_candidate_that_is_judged_bad_is_dropped() -> None:
+def test_a_candidate_that_fails_the_check_is_dropped() -> None:
     play = serving()
     play.ready("b")
     play.gate(2)
@@ -321,7 +321,7 @@ def test_a_crash_while_an_unjudged_candidate_stands_at_the_gate_starts_last_good
     assert started == do.StartEpoch(3, revision("a"), validate=False)
 
 
-def test_a_crash_while_a_candidate_is_judged_good_lets_that_one_serve() -> None:
+def test_a_crash_after_a_candidate_passed_the_check_lets_that_one_serve() -> None:
     play = serving()
     play.ready("b")
     play.gate(2)
@@ -365,7 +365,7 @@ def test_restart_on_failure_ends_after_a_proper_exit_and_restarts_after_a_crash(
     assert crashed == [do.StartEpoch(2, revision("a"), validate=False)]
 
 
-def test_the_agent_gives_up_when_it_is_told_to() -> None:
+def test_the_agent_gives_up_if_configured() -> None:
     play = ReconcilerDriver(Policy(give_up=3))
     play.ready("a")
     assert play.exits(1, 1) == [do.StartEpoch(2, revision("a"), validate=False)]
@@ -426,7 +426,7 @@ def test_a_crash_during_the_stop_is_still_a_stop() -> None:
     assert play.exits(1) == [do.Finish(0, "stopped as asked")]
 
 
-def test_a_stop_waits_with_the_drain_until_whoever_sends_clients_has_heard() -> None:
+def test_a_stop_delays_the_drain_for_the_load_balancer() -> None:
     play = serving(Policy(stop_timeout=30, drain_delay=5))
     assert play.stop() == []
     assert play.core.stopping
@@ -713,7 +713,7 @@ def test_near_expiry_a_pause_is_over() -> None:
 SILENT = "it waits for its listeners: the control plane ads does not answer"
 
 
-def test_a_first_candidate_that_tells_what_it_waits_for_outlives_its_start_deadline() -> None:
+def test_a_first_candidate_with_a_reason_for_waiting_outlives_its_start_deadline() -> None:
     play = ReconcilerDriver()
     play.ready("a")
     play.awaits(1, SILENT)
@@ -740,7 +740,7 @@ def test_one_that_is_silent_again_is_dropped_at_its_deadline() -> None:
     assert isinstance(play.wait(30)[0], do.DropEpoch)
 
 
-def test_beside_an_epoch_that_serves_it_is_dropped_and_the_reason_tells_what_it_waited_for() -> None:
+def test_beside_a_serving_epoch_it_is_dropped_and_the_reason_names_the_missing_resources() -> None:
     play = serving()
     play.ready("b")
     play.awaits(2, SILENT)
@@ -751,7 +751,7 @@ def test_beside_an_epoch_that_serves_it_is_dropped_and_the_reason_tells_what_it_
     assert SILENT in play.core.last_failure.reason
 
 
-def test_it_makes_room_where_there_is_something_else_to_try() -> None:
+def test_it_is_dropped_if_another_revision_can_be_tried() -> None:
     play = serving()
     play.exits(1)
     play.awaits(2, SILENT)

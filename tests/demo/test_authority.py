@@ -34,10 +34,10 @@ def test_a_foreign_key_does_not_fit(tmp_path: Path) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tmp_path / CHAIN, tmp_path / KEY)
 
 
-def test_nobody_else_reads_the_key(tmp_path: Path) -> None:
+def test_no_other_user_can_read_the_key(tmp_path: Path) -> None:
     write_pair(tmp_path, AUTHORITY.issue())
     assert (tmp_path / KEY).stat().st_mode & 0o777 == 0o600
 
 
-def test_serials_are_told_apart_as_they_are_shown() -> None:
+def test_shortened_serials_differ() -> None:
     assert len({short(AUTHORITY.issue().serial) for _ in range(20)}) == 20

@@ -4,7 +4,7 @@ from contextlib import ExitStack, closing
 from agent.demo.backlog import Backlog
 
 
-def test_clients_that_nobody_accepts_are_counted() -> None:
+def test_clients_in_the_accept_queue_are_counted() -> None:
     with ExitStack() as stack:
         first, other = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
         backlog = stack.enter_context(closing(Backlog(first.getsockname()[1])))

@@ -14,7 +14,7 @@ def serving(number: int, serial: str) -> Entry:
     return entry("epoch.serving", SERVES.format(number, serial))
 
 
-def test_the_first_epoch_and_its_certificate_are_told() -> None:
+def test_the_first_epoch_and_its_certificate_have_a_caption() -> None:
     assert Captions().words(serving(1, "4a3f9100")) == "epoch 1 serves with serial 4a3f91"
 
 
@@ -30,7 +30,7 @@ def test_an_epoch_with_the_certificate_of_before_serves_last_good() -> None:
     assert story.words(serving(2, "4a3f9100")) == "epoch 2 serves last good serial 4a3f91"
 
 
-def test_a_death_is_told_with_what_becomes_of_the_clients() -> None:
+def test_the_caption_of_an_exit_says_that_clients_wait() -> None:
     body = "no epoch serves: epoch 5 (pid 812) was killed by SIGKILL; last good starts at once"
     told = Captions().words(entry("service.down", body, "ERROR"))
     assert told == "epoch 5 has exited: clients wait in the accept queue, last good starts"
@@ -49,12 +49,12 @@ def test_a_death_is_told_with_what_becomes_of_the_clients() -> None:
         ),
     ],
 )
-def test_what_is_grave_is_told_without_paths_pids_and_remedies(body: str, told: str) -> None:
+def test_captions_of_errors_omit_paths_pids_and_remedies(body: str, told: str) -> None:
     assert Captions().words(entry("anything", body, "WARN")) == told
 
 
 @pytest.mark.parametrize("name", ["epoch.starting", "epoch.draining", "epoch.gone", "certificate.repaired"])
-def test_what_the_timeline_shows_is_not_told_as_well(name: str) -> None:
+def test_events_on_the_timeline_have_no_caption(name: str) -> None:
     assert Captions().words(entry(name, "epoch 3 does something")) == ""
 
 

@@ -83,7 +83,7 @@ def command(proxy: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "agent", "demo", "--proxy-bin", proxy, *options]
 
 
-def test_nothing_fails_in_a_pipe_and_it_is_told_in_plain_lines(proxy: str, environment: dict[str, str]) -> None:
+def test_in_a_pipe_no_request_fails_and_the_output_is_plain_lines(proxy: str, environment: dict[str, str]) -> None:
     arguments = command(proxy, "--every", "600ms", "--for", "2400ms")
     ran = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -153,7 +153,7 @@ def _read_to_end(controller: int) -> str:
     return data.decode(errors="replace")
 
 
-def test_a_proxy_that_is_not_there_is_told_at_once(environment: dict[str, str]) -> None:
+def test_a_missing_proxy_is_reported_at_once(environment: dict[str, str]) -> None:
     ran = subprocess.run(
         command("/nowhere/proxy"), capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment
     )

@@ -25,7 +25,7 @@ def test_the_end_of_the_log_is_for_people(tmp_path: Path) -> None:
     assert Log(path).tail(2) == ["ERROR it broke", "Traceback"]
 
 
-def test_an_entry_tells_its_epoch_and_serial(tmp_path: Path) -> None:
+def test_an_entry_has_its_epoch_and_serial(tmp_path: Path) -> None:
     path = tmp_path / "agent.log"
     path.write_text(f"{line('epoch 12 (pid 3) serves; serial 00ab12 until then')}\n{line('nothing', 'WARN')}\n")
     first, second = Log(path).entries()

@@ -101,7 +101,7 @@ def test_a_failed_request_is_the_end_of_it() -> None:
     assert lines[:2] == ["500 requests on 200 connections, failed: 1", "1 refused"]
 
 
-def test_what_was_cut_by_a_kill_is_told_and_is_no_failure() -> None:
+def test_connections_cut_by_a_kill_are_reported_and_no_failure() -> None:
     score = proven()
     score.kills.append(KILL)
     score.take(report(failures=[failure()]))
@@ -125,7 +125,7 @@ def test_too_little_load_proves_nothing(changes: dict[str, Any], why: str) -> No
     assert lines[-1].startswith(f"this proves nothing: {why}")
 
 
-def test_an_accept_queue_that_the_kernel_does_not_tell_is_no_reproach() -> None:
+def test_an_unknown_accept_queue_is_no_failure() -> None:
     score = proven()
     score.take(report(deepest=None))
     assert summary(score)[1]

@@ -44,7 +44,7 @@ def test_a_pipe_gets_lines() -> None:
     assert isinstance(view(), Lines)
 
 
-def test_lines_tell_the_time_since_the_load_began(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_have_the_time_since_the_start_of_the_load(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines()
     lines.event(Event(95.0, "an epoch serves"))
     lines.began(100.0)

@@ -12,7 +12,7 @@ tls: {certificate_chain: {filename: /etc/tls.crt}}
 """
 
 
-def test_what_the_agent_adds_is_taken_out_and_told(tmp_path: Path) -> None:
+def test_additions_of_the_agent_are_removed_and_returned(tmp_path: Path) -> None:
     """The input is the private copy that the agent itself would write."""
     (tmp_path / "app.yaml").write_text(APP)
     main, _ = Operators(APP, "app.yaml").copies(["/etc/tls.crt"]).fill("/run/1", 1, {"/etc/tls.crt": 9})
@@ -31,7 +31,7 @@ def test_what_is_the_applications_own_stays(tmp_path: Path) -> None:
     assert found.tree == {"static_resources": {"clusters": [{"name": "mine"}]}, "admin": {"name": "root"}}
 
 
-def test_without_an_agent_there_is_neither_gate_nor_console(tmp_path: Path) -> None:
+def test_without_an_agent_there_is_neither_gate_nor_admin_interface(tmp_path: Path) -> None:
     (tmp_path / "app.yaml").write_text(APP)
     found = read(str(tmp_path / "app.yaml"), None)
     assert (found.tree["greeting"], found.gate, found.console) == ("hello", None, None)
@@ -62,12 +62,12 @@ def test_nothing_is_an_empty_mapping() -> None:
         (b"[" * 100_000, "nested more than 200 levels"),
     ],
 )
-def test_what_is_no_configuration_is_told_with_its_line(text: bytes, complaint: str, tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_reported_with_its_line(text: bytes, complaint: str, tmp_path: Path) -> None:
     (tmp_path / "app.yaml").write_bytes(text)
     with pytest.raises(BadInput, match=complaint):
         read(str(tmp_path / "app.yaml"), None)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No such file"):
         read(str(tmp_path / "app.yaml"), None)

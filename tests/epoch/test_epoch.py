@@ -78,7 +78,7 @@ async def test_sigterm_before_it_serves_ends_its_block_quietly() -> None:
     assert task.cancelling() == 0
 
 
-async def test_a_cancellation_by_somebody_else_is_nobodys_to_swallow() -> None:
+async def test_a_cancellation_from_outside_is_not_swallowed() -> None:
     lives = asyncio.Event()
 
     async def live() -> None:
@@ -135,7 +135,7 @@ async def test_an_address_that_is_held_is_an_error_before_the_gate() -> None:
             await epoch.listen(*held.getsockname())
 
 
-async def test_a_certificate_that_does_not_fit_its_key_is_told(tmp_path: Path) -> None:
+async def test_a_certificate_that_does_not_match_its_key_is_an_error(tmp_path: Path) -> None:
     one, other = Authority.create("x").issue(["a"]), Authority.create("x").issue(["b"])
     (tmp_path / "crt").write_bytes(one.chain_pem)
     (tmp_path / "key").write_bytes(other.key_pem)
@@ -185,7 +185,7 @@ async def test_without_an_agent_it_just_runs(tmp_path: Path) -> None:
         assert await tiny.ended() == (0, "", "")
 
 
-async def test_it_waits_at_the_gate_judged_by_its_console_and_serves_when_it_opens(
+async def test_it_waits_at_the_gate_is_checked_by_its_admin_interface_and_serves_when_it_opens(
     tmp_path: Path, base_id: int
 ) -> None:
     """The agent's part, except for its own process."""

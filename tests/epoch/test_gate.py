@@ -11,7 +11,7 @@ from tests.handoff.epochs import until
 from tests.system.eventually import PATIENCE
 
 
-async def test_whoever_knocks_is_let_in_when_the_gate_opens(tmp_path: Path) -> None:
+async def test_a_waiting_candidate_passes_when_the_gate_opens(tmp_path: Path) -> None:
     knocks: list[str] = []
     gate = Gate(tmp_path / "gate", lambda: knocks.append("knock"))
     gate.pid = os.getpid()
@@ -24,7 +24,7 @@ async def test_whoever_knocks_is_let_in_when_the_gate_opens(tmp_path: Path) -> N
     await gate.close()
 
 
-async def test_a_gate_that_is_taken_away_is_told(tmp_path: Path) -> None:
+async def test_a_removed_gate_is_an_error(tmp_path: Path) -> None:
     knocks: list[str] = []
     gate = Gate(tmp_path / "gate", lambda: knocks.append("knock"))
     gate.pid = os.getpid()
@@ -36,7 +36,7 @@ async def test_a_gate_that_is_taken_away_is_told(tmp_path: Path) -> None:
         await knocking
 
 
-async def test_no_gate_and_a_gate_for_somebody_else_are_told(tmp_path: Path) -> None:
+async def test_no_gate_and_a_gate_for_another_process_are_errors(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="cannot pass the gate"):
         await wait_at_gate(tmp_path / "gate")
     gate = Gate(tmp_path / "gate", lambda: None)

@@ -101,14 +101,14 @@ async def test_it_leaves_no_file_of_its_sockets(tmp_path: Path, base_id: int) ->
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_name_that_somebody_has_is_refused_and_nothing_is_touched(prefix: str, base_id: int) -> None:
+async def test_a_name_in_use_is_refused_without_changes(prefix: str, base_id: int) -> None:
     told = rf"cannot bind .*_{base_id * 10}: .*choose another"
     with neighbour(prefix, base_id, 0), pytest.raises(MachineError, match=told):
         await HotRestart(arguments(prefix, base_id, 0), Server().part()).join()
     assert not Segment(base_id).path.exists()
 
 
-async def test_a_path_that_is_too_long_for_a_socket_is_told_before_any_is_bound(base_id: int) -> None:
+async def test_a_path_too_long_for_a_socket_is_reported_before_any_is_bound(base_id: int) -> None:
     with pytest.raises(UsageError, match="bytes too long"):
         await HotRestart(arguments("/tmp/" + "x" * 90, base_id, 0), Server().part()).join()
 
@@ -180,7 +180,7 @@ async def test_a_successor_ends_the_parent_before_its_time(prefix: str, base_id:
         await parent.expect("parent", handmade.TERMINATE)
 
 
-async def test_what_a_parent_that_is_gone_is_told_harms_nobody(prefix: str, base_id: int) -> None:
+async def test_messages_to_an_exited_parent_have_no_effect(prefix: str, base_id: int) -> None:
     async with as_child(prefix, base_id) as (child, parent):
         parent.close()
         child.serve()
@@ -233,7 +233,7 @@ async def test_a_parent_that_was_silent_once_is_asked_nothing_more(
         await parent.expect("parent", handmade.DRAIN_LISTENERS)
 
 
-async def test_a_socket_that_comes_when_nobody_waits_any_more_is_closed(prefix: str, base_id: int) -> None:
+async def test_a_socket_that_arrives_after_the_timeout_is_closed(prefix: str, base_id: int) -> None:
     async with as_child(prefix, base_id) as (child, parent):
         asking = asyncio.create_task(child.inherit(WEB))
         await parent.expect("parent", pass_listen_socket(WEB.address))
@@ -302,7 +302,7 @@ async def test_one_socket_for_all_workers_is_inherited_once(prefix: str, base_id
             assert await inherited(child, parent, alone) == (1, 1)
 
 
-async def test_whoever_binds_on_request_is_not_asked_for_more_and_more(prefix: str, base_id: int) -> None:
+async def test_a_parent_that_binds_on_request_is_not_asked_without_end(prefix: str, base_id: int) -> None:
     async with as_child(prefix, base_id) as (child, parent):
         with listening(reuse_port=True, listens=False) as fresh, listening(reuse_port=True) as old:
             assert await inherited(child, parent, fresh, fresh) == (1, 1)
@@ -312,7 +312,7 @@ async def test_whoever_binds_on_request_is_not_asked_for_more_and_more(prefix: s
 # Refusals to join
 
 
-async def test_a_child_without_a_chain_is_told_so(prefix: str, base_id: int) -> None:
+async def test_a_child_without_a_chain_is_refused(prefix: str, base_id: int) -> None:
     with pytest.raises(MachineError, match="does not exist; the first process is --restart-epoch 0"):
         await HotRestart(arguments(prefix, base_id, 1), Server().part()).join()
 
@@ -396,7 +396,7 @@ async def test_a_big_answer_reaches_a_child_that_reads_slowly(prefix: str, base_
             assert len(data) == length
 
 
-async def test_nobody_where_the_answers_go_is_nobodys_trouble(prefix: str, base_id: int) -> None:
+async def test_a_missing_receiver_of_answers_has_no_effect(prefix: str, base_id: int) -> None:
     server = Server()
     async with as_parent(prefix, base_id, server) as child:
         with neighbour(prefix, base_id, 2) as elsewhere:
@@ -416,7 +416,7 @@ class Broken(dict[ListenAddress, int]):
         raise ZeroDivisionError(key, default)
 
 
-async def test_a_bug_in_the_servers_part_is_told_and_the_child_has_its_answer(prefix: str, base_id: int) -> None:
+async def test_a_bug_in_the_servers_hooks_is_reported_and_the_child_gets_its_answer(prefix: str, base_id: int) -> None:
     async with as_parent(prefix, base_id, Server(Broken())) as child:
         with bugs() as found:
             child.send("parent", 0, pass_listen_socket("tcp://127.0.0.1:1"))
@@ -448,7 +448,7 @@ RUBBISH = st.lists(
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rubbish=RUBBISH, to_child=st.booleans(), descriptors=st.integers(0, 3))
-def test_rubbish_costs_only_itself(
+def test_an_invalid_message_affects_no_other(
     rubbish: list[bytes], to_child: bool, descriptors: int, tmp_path: Path, base_id: int, stranger: Stranger
 ) -> None:
     asyncio.run(_rubbish(rubbish, "child" if to_child else "parent", descriptors, f"{tmp_path}/hr", base_id, stranger))

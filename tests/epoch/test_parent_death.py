@@ -10,7 +10,7 @@ CHILD = "from agent.epoch.parent_death import end_with_parent as e; e(); print('
 PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {CHILD!r}]).wait()"
 
 
-def test_it_ends_with_whoever_started_it() -> None:
+def test_it_exits_with_its_parent() -> None:
     """The child holds our pipe open while it lives: end of file means that it has exited."""
     with subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None

@@ -54,7 +54,7 @@ def test_clients_of_a_unix_socket_are_counted_as_well(abstract: bool, tmp_path: 
     bound.close()
 
 
-def test_a_port_that_somebody_has_is_not_shared_without_a_word() -> None:
+def test_a_port_in_use_is_not_shared_silently() -> None:
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(("127.0.0.1", 0))
@@ -63,12 +63,12 @@ def test_a_port_that_somebody_has_is_not_shared_without_a_word() -> None:
             bind(tcp(*held.getsockname()))
 
 
-def test_an_address_that_is_not_here_is_told() -> None:
+def test_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(MachineError, match=r"cannot listen on tcp://192\.0\.2\.1:80: "):
         bind(tcp("192.0.2.1", 80))
 
 
-def test_a_stale_unix_socket_makes_room_and_nothing_else_does(tmp_path: Path) -> None:
+def test_only_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     place = unix(str(tmp_path / "web"))
     with bind(place) as stale:
         stale.listen()
@@ -81,7 +81,7 @@ def test_a_stale_unix_socket_makes_room_and_nothing_else_does(tmp_path: Path) ->
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def test_every_queue_is_lent_to_its_worker_and_a_shared_one_to_all() -> None:
+def test_every_queue_is_passed_to_its_worker_and_a_shared_one_to_all() -> None:
     place = tcp("127.0.0.1", 0)
     grouped, shared = Bound(place, [bind(place), bind(place)]), Bound(place, [socket.create_server(("127.0.0.1", 0))])
     assert [grouped.get(replace(place, worker=each)) for each in range(3)] == [

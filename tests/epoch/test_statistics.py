@@ -30,7 +30,7 @@ def test_without_an_agent_it_counts_for_itself() -> None:
     assert number({}) == number({NUMBER: "x"}) == 0
 
 
-def test_a_file_that_is_not_to_be_had_is_told_and_no_reason_to_die(
+def test_a_missing_file_is_logged_and_does_not_end_the_program(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -38,7 +38,7 @@ def test_a_file_that_is_not_to_be_had_is_told_and_no_reason_to_die(
     assert "only the admin interface shows the counters" in caplog.text
 
 
-def test_a_successor_hears_what_was_counted_since_it_asked() -> None:
+def test_a_successor_gets_the_counts_since_its_last_request() -> None:
     writer = Writer.private()
     deltas = Deltas(writer)
     writer.counter("requests").add(3)

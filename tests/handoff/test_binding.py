@@ -34,7 +34,7 @@ def test_a_link_in_the_way_is_replaced_and_what_it_leads_to_stays(home: Path) ->
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="wants root")
-def test_the_owner_may_use_it_and_nobody_else(home: Path) -> None:
+def test_only_the_owner_may_use_it(home: Path) -> None:
     with binding.bind(socket.SOCK_STREAM, home / "gate", NOBODY):
         found = (home / "gate").lstat()
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (*NOBODY, 0o600)
@@ -53,7 +53,7 @@ def test_where_it_cannot_be_bound_nothing_is_left_either(home: Path) -> None:
     assert [path.name for path in home.parent.iterdir()] == ["1"]
 
 
-def test_from_its_first_moment_a_socket_listens_or_tells_who_sends(home: Path) -> None:
+def test_from_its_first_moment_a_socket_listens_or_passes_credentials(home: Path) -> None:
     """An adopted epoch may send as soon as the name refers to the next agent."""
     with (
         binding.bind(socket.SOCK_STREAM, home / "gate") as gate,

@@ -90,7 +90,7 @@ async def test_what_another_process_says_or_gives_does_not_count(tmp_path: Path)
         assert mail.letters[0].descriptor is None
 
 
-async def test_what_another_process_says_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_messages_of_another_process_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with corresponding(tmp_path) as mail:
         async with fake_epoch(mail.names) as stranger:
             for _ in range(3):
@@ -152,7 +152,7 @@ async def test_more_descriptors_than_one_end_the_channel_and_are_closed(tmp_path
     ids=["3 bytes", "empty", "2^64 announced", "too long", "longer than a datagram", "no protobuf", "too much later"],
 )
 @pytest.mark.parametrize("with_descriptor", [False, True])
-async def test_a_malformed_message_closes_this_channel_only_and_is_told_once(
+async def test_a_malformed_message_closes_only_this_channel_and_is_reported_once(
     tmp_path: Path, parts: tuple[bytes, ...], with_descriptor: bool
 ) -> None:
     with corresponding(tmp_path) as mail, socket.create_server(("127.0.0.1", 0)) as listening:
@@ -209,7 +209,7 @@ def peer(names: SocketPaths) -> socket.socket:
     return made
 
 
-async def test_a_peer_that_does_not_read_blocks_nobody_and_gets_everything_later(tmp_path: Path) -> None:
+async def test_a_peer_that_does_not_read_does_not_block_and_gets_all_messages_later(tmp_path: Path) -> None:
     with corresponding(tmp_path) as mail, peer(mail.names) as epoch:
         mail.channel.connect(mail.names.epoch_as_child)
         for _ in range(3):

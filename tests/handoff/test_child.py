@@ -179,7 +179,7 @@ async def test_an_epoch_that_is_gone_cannot_be_asked(tmp_path: Path) -> None:
     child.close()
 
 
-async def test_whoever_waits_for_an_answer_when_the_epoch_goes_is_told(tmp_path: Path) -> None:
+async def test_a_pending_request_fails_when_the_epoch_exits(tmp_path: Path) -> None:
     async with asking(tmp_path) as (child, epoch):
         asked = asyncio.create_task(child.ask(ONE, LONG))
         await epoch.read("parent_1")
@@ -188,7 +188,7 @@ async def test_whoever_waits_for_an_answer_when_the_epoch_goes_is_told(tmp_path:
             await asked
 
 
-async def test_an_epoch_that_broke_its_channel_can_be_told_to_drain_and_costs_nothing(tmp_path: Path) -> None:
+async def test_an_epoch_that_broke_its_channel_can_be_drained_without_an_error(tmp_path: Path) -> None:
     names = SocketPaths(tmp_path, 9)
     child = Child(names)
     async with fake_epoch(names) as epoch:

@@ -93,7 +93,7 @@ async def test_the_gate_stays_open_for_the_next_day_and_is_reached_once(tmp_path
         assert knocks == ["knock"]
 
 
-async def test_nobody_but_the_candidate_may_knock(tmp_path: Path) -> None:
+async def test_only_the_candidate_may_use_the_gate(tmp_path: Path) -> None:
     async with standing(tmp_path, pid=1) as (shut, knocks):
         async with knocking(shut) as stranger:
             with contextlib.suppress(ConnectionError):

@@ -93,7 +93,7 @@ async def test_what_waits_for_no_answer_gets_none(tmp_path: Path, said: bytes) -
         assert await play.epoch.read("child_1") == (framed(reply(3)), [])  # the first one received
 
 
-async def test_a_socket_is_lent_with_its_descriptor(tmp_path: Path) -> None:
+async def test_a_socket_is_passed_as_a_descriptor(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         async with scene(tmp_path, listening.fileno()) as play:
             await play.epoch.send("parent_0", handmade.pass_listen_socket(OURS, 2))
@@ -111,7 +111,7 @@ async def test_what_the_epoch_must_bind_itself_is_remembered(tmp_path: Path) -> 
         assert play.parent.asked == play.parent.bound_itself == {ListenAddress("unix://@x", "/run/netns/a")}
 
 
-async def test_no_answer_where_somebody_else_listens_since_any_would_share_the_port(tmp_path: Path) -> None:
+async def test_no_answer_if_another_process_listens_since_any_would_share_the_port(tmp_path: Path) -> None:
     async with scene(tmp_path) as play:
         await play.epoch.send("parent_0", handmade.pass_listen_socket(HELD))
         await until(lambda: play.heard)
@@ -121,7 +121,7 @@ async def test_no_answer_where_somebody_else_listens_since_any_would_share_the_p
         assert play.parent.asked == {ListenAddress(HELD)}
 
 
-async def test_that_it_serves_is_heard_once(tmp_path: Path) -> None:
+async def test_that_it_serves_is_reported_once(tmp_path: Path) -> None:
     async with scene(tmp_path) as play:
         for _ in range(3):
             await play.epoch.send("parent_0", handmade.DRAIN_LISTENERS)
@@ -130,14 +130,14 @@ async def test_that_it_serves_is_heard_once(tmp_path: Path) -> None:
         assert play.heard == ["serves"]
 
 
-async def test_a_descriptor_that_nobody_asked_for_is_closed(tmp_path: Path) -> None:
+async def test_an_unrequested_descriptor_is_closed(tmp_path: Path) -> None:
     async with scene(tmp_path) as play:
         await play.epoch.tell("listen")
         await play.epoch.tell("send_with", "parent_0", framed(handmade.STATS).hex(), 1)
         assert await play.epoch.read("child_1") == (framed(reply(3)), [])
 
 
-async def test_a_hostile_epoch_loses_its_channel_and_its_owner_hears_why(tmp_path: Path) -> None:
+async def test_a_hostile_epoch_loses_its_channel_and_its_owner_gets_the_reason(tmp_path: Path) -> None:
     async with scene(tmp_path) as play:
         await play.epoch.tell("send", "parent_0", "00ff")
         await until(lambda: play.heard)
@@ -151,7 +151,7 @@ async def test_the_parent_of_a_hostile_epoch_can_be_closed(tmp_path: Path) -> No
         play.parent.close()
 
 
-async def test_an_epoch_that_vanished_with_a_question_open_harms_nobody(tmp_path: Path) -> None:
+async def test_an_epoch_that_exits_with_an_open_request_has_no_effect(tmp_path: Path) -> None:
     async with scene(tmp_path) as play:
         await play.epoch.send("parent_0", handmade.DRAIN_LISTENERS)
         play.parent.names.epoch_as_child.unlink()

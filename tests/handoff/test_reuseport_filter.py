@@ -53,7 +53,7 @@ def test_new_clients_come_to_the_first_workers_only_and_to_each_of_them(workers:
         assert all(counts[:workers])
 
 
-def test_without_steering_everybody_gets_some_again() -> None:
+def test_without_steering_all_members_get_clients_again() -> None:
     with group(4) as members:
         attach(members[0], 1)
         detach(members[0])

@@ -92,7 +92,7 @@ def test_refused_clients_are_refused_at_once_and_those_that_wait_are_reset(store
             waiting.recv(1)
 
 
-def test_whoever_listens_again_ends_the_refusal(store: SocketStore) -> None:
+def test_a_new_listen_ends_the_refusal(store: SocketStore) -> None:
     with server() as listening:
         name = listening.getsockname()
         keep(store, PLACE, listening)
@@ -112,7 +112,7 @@ def test_refusing_twice_is_refusing(store: SocketStore) -> None:
     store.refuse()
 
 
-def test_a_socket_that_nobody_ever_listened_on_can_be_refused(store: SocketStore) -> None:
+def test_a_socket_that_never_listened_can_be_refused(store: SocketStore) -> None:
     """Bound by the agent for a proxy that exited before it listened."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -173,7 +173,7 @@ def test_what_is_let_go_refuses_clients(store: SocketStore) -> None:
         pass
 
 
-def test_places_workers_and_listeners_are_told_apart(store: SocketStore) -> None:
+def test_addresses_workers_and_listeners_are_distinguished(store: SocketStore) -> None:
     places = [
         ListenAddress("tcp://a:1", worker=1),
         ListenAddress("tcp://a:1"),
@@ -200,7 +200,7 @@ def test_groups_count_what_is_here_and_what_is_asked_for(store: SocketStore) -> 
     assert store.groups([]) == {}
 
 
-def test_what_cannot_tell_its_queue_has_none(store: SocketStore) -> None:
+def test_a_socket_without_a_queue_length_has_none(store: SocketStore) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("\0agent-test-queue")
         keep(store, ListenAddress("unix://@agent-test-queue"), listening)

@@ -42,7 +42,7 @@ async def test_what_the_draining_epoch_forwards_reaches_the_serving_one_unchange
     assert not old.udp_agent_as_child.exists()
 
 
-async def test_what_cannot_be_delivered_is_lost_and_harms_nobody(tmp_path: Path) -> None:
+async def test_an_undeliverable_datagram_is_dropped(tmp_path: Path) -> None:
     old, new = names(tmp_path, 1), names(tmp_path, 2)
     relay = UdpRelay(old)
     relay.pid = os.getpid()

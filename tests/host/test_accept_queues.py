@@ -13,7 +13,7 @@ def connect(listening: socket.socket) -> socket.socket:
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_those_wait_whom_nobody_has_accepted(family: socket.AddressFamily, host: str) -> None:
+def test_clients_that_are_not_accepted_are_counted(family: socket.AddressFamily, host: str) -> None:
     with socket.create_server((host, 0), family=family) as listening:
         port = listening.getsockname()[1]
         assert clients([port]) == frozenset()
@@ -28,7 +28,7 @@ def test_those_wait_whom_nobody_has_accepted(family: socket.AddressFamily, host:
                 assert clients([1]) == frozenset()
 
 
-def test_one_that_has_left_still_waits_and_one_that_was_reset_is_not_told_of() -> None:
+def test_a_closed_client_is_counted_and_a_reset_one_is_not() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         leaving, resetting = connect(listening), connect(listening)
@@ -45,7 +45,7 @@ def test_what_the_server_has_closed_does_not_wait() -> None:
         assert clients([listening.getsockname()[1]]) == frozenset()
 
 
-def test_many_wait_and_all_are_told_of() -> None:
+def test_many_clients_are_all_counted() -> None:
     """More than the kernel reports in one datagram."""
     with socket.create_server(("127.0.0.1", 0), backlog=600) as listening:
         waiting = [connect(listening) for _ in range(600)]
@@ -70,7 +70,7 @@ def test_only_so_many_ports_are_looked_at() -> None:
         assert not clients([*range(1, LIMIT + 1), port])
 
 
-def test_where_the_kernel_does_not_tell_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kernel_support_the_count_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accept_queues, "_SOCK_DIAG", 31)  # a netlink protocol that does not exist
     with socket.create_server(("127.0.0.1", 0)) as listening, connect(listening):
         assert clients([listening.getsockname()[1]]) == frozenset()

@@ -96,7 +96,7 @@ def test_the_same_inode_on_another_mount_is_another_file(memory: int) -> None:
         replace(carried, mount=carried.mount + 1).read(pid)
 
 
-def test_what_anybody_can_have_written_to_is_not_believed(tmp_path: Path) -> None:
+def test_a_writable_file_is_not_trusted(tmp_path: Path) -> None:
     unsealed = _same_content(tmp_path / "file")
     try:
         with carrier(unsealed, unsealed) as pid, pytest.raises(MachineError, match="not sealed"):
@@ -105,7 +105,7 @@ def test_what_anybody_can_have_written_to_is_not_believed(tmp_path: Path) -> Non
         os.close(unsealed)
 
 
-def test_a_program_is_opened_anew_and_for_reading(tmp_path: Path) -> None:
+def test_a_program_is_reopened_for_reading(tmp_path: Path) -> None:
     given = _same_content(tmp_path / "program")
     try:
         with carrier(given, given) as pid:
@@ -120,7 +120,7 @@ def test_a_program_is_opened_anew_and_for_reading(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 10**9])
-def test_a_number_that_nobody_has_is_said(memory: int, number: int) -> None:
+def test_an_unused_descriptor_number_is_an_error(memory: int, number: int) -> None:
     with carrier(memory, memory) as pid, pytest.raises(MachineError, match=f"descriptor {number} of the process {pid}"):
         replace(Carried.of(memory), descriptor=number).read(pid)
 

@@ -7,7 +7,7 @@ from agent.host.clock_steps import ClockSteps
 from tests.system.eventually import PATIENCE
 
 
-async def test_a_clock_that_is_set_is_heard_each_time_and_nothing_before() -> None:
+async def test_each_step_of_the_clock_is_reported_and_none_before() -> None:
     """It is set to the current time, which is a step for the kernel."""
     steps: asyncio.Queue[float] = asyncio.Queue()
     heard = ClockSteps(lambda: steps.put_nowait(time.monotonic()), asyncio.get_running_loop())

@@ -49,12 +49,12 @@ def addresses(*listeners: socket.socket) -> list[str]:
     return [f"tcp://127.0.0.1:{each.getsockname()[1]}" for each in listeners]
 
 
-def test_what_systemd_passes_is_claimed_once_and_for_nobody_else(three: list[socket.socket]) -> None:
+def test_sockets_of_systemd_are_received_once_and_only_by_their_receiver(three: list[socket.socket]) -> None:
     result = claimed(three, "unknown:unknown:unknown")
     assert result == {"found": addresses(*three), "shared": [False] * 3, "left": [], "again": 0}
 
 
-def test_stored_sockets_come_in_the_order_of_their_workers_after_those_of_a_unit(three: list[socket.socket]) -> None:
+def test_stored_sockets_follow_those_of_a_unit_in_the_order_of_their_workers(three: list[socket.socket]) -> None:
     result = claimed(three, "agent.socket:0001.x-1:0000.x-2")
     assert result["found"] == addresses(three[0], three[2], three[1])
 

@@ -38,7 +38,7 @@ def test_what_was_counted_between_two_looks_is_their_difference() -> None:
     ["", TEXT.replace("ListenDrops", "Other"), TEXT.replace("333 4", ""), TEXT.replace("22", "-22"), TEXT * 2],
     ids=["empty", "without a name", "cut", "negative", "twice"],
 )
-def test_a_kernel_that_does_not_tell_gives_none(tmp_path: Path, text: str) -> None:
+def test_without_kernel_counters_the_result_is_none(tmp_path: Path, text: str) -> None:
     assert read(proc=machine(tmp_path, text)) is None
 
 

@@ -109,7 +109,7 @@ def test_a_line_of_json_stays_one_line() -> None:
     assert one(stream)["body"] == "a\nb\u2028é"
 
 
-def test_a_log_that_nobody_reads_loses_lines_and_stops_nobody() -> None:
+def test_a_log_without_a_reader_loses_lines_and_does_not_block() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, True)
     configure("text", "info", writing)

@@ -17,7 +17,7 @@ def test_a_content_can_be_read_by_path_as_often_as_one_likes() -> None:
     store.release(b"secret")
 
 
-def test_nobody_can_change_it() -> None:
+def test_it_cannot_be_changed() -> None:
     store = Memfds()
     descriptor = store.hold("x", b"secret")
     for attempt in (

@@ -207,7 +207,7 @@ def kill(machine: Machine, path: str, name: str, kills: int, groups: int | None 
     machine.group(path, {name: events | ({} if groups is None else {"oom_group_kill": groups})})
 
 
-def test_each_kill_is_told_once(modern: Machine) -> None:
+def test_each_kill_is_counted_once(modern: Machine) -> None:
     kill(modern, "pods/pod1/proxy", "memory.events.local", 7, 0)
     watch = OomWatch(proc=modern.proc)
     assert watch.kills() == 0
@@ -235,7 +235,7 @@ def test_the_next_best_events_count(modern: Machine, path: str) -> None:
     assert watch.kills() == 1
 
 
-def test_version_1_tells_by_its_oom_control(old: Machine) -> None:
+def test_version_1_counts_in_its_oom_control(old: Machine) -> None:
     path = "memory/pods/pod1/memory.oom_control"
     write(old.mount / path, {"oom_kill_disable": 0, "under_oom": 0, "oom_kill": 1})
     watch = OomWatch(proc=old.proc)
@@ -249,7 +249,7 @@ def test_without_a_group_the_whole_machine_counts(machine: Machine) -> None:
     assert watch.kills() == 1
 
 
-def test_a_counter_that_starts_anew_is_no_kill(modern: Machine) -> None:
+def test_a_counter_that_starts_again_is_no_kill(modern: Machine) -> None:
     kill(modern, "pods/pod1/proxy", "memory.events.local", 7)
     watch = OomWatch(proc=modern.proc)
     kill(modern, "pods/pod1/proxy", "memory.events.local", 0)

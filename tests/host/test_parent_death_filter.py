@@ -189,7 +189,7 @@ print(subprocess.check_output(["{program}", "-u"], text=True).strip())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
-def test_root_can_still_start_a_program_as_somebody_else() -> None:
+def test_root_can_still_start_a_program_as_another_user() -> None:
     assert run("""
 keep_children_alive()
 print(subprocess.check_output(["id", "-u"], text=True, user=65534, group=65534, extra_groups=[]).strip())
@@ -206,7 +206,7 @@ print(subprocess.check_output(["id", "-u"], text=True, user=65534, group=65534, 
     ],
     ids=["machine", "sandbox", "old kernel", "no effect"],
 )
-def test_where_it_is_not_to_be_had_the_reason_is_told(spoil: str, why: str) -> None:
+def test_if_it_is_not_available_the_reason_is_reported(spoil: str, why: str) -> None:
     assert run(f"""
 machine = parent_death_filter._MACHINES[os.uname().machine]
 {spoil}

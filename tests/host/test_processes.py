@@ -34,7 +34,7 @@ async def end_of(made: Command) -> int | None:
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -9), ("kill -15 $$", -15)])
-async def test_the_exit_is_told_once_with_its_code(shell: int, script: str, code: int) -> None:
+async def test_the_exit_is_reported_once_with_its_code(shell: int, script: str, code: int) -> None:
     codes: list[int | None] = []
     done = asyncio.Event()
 
@@ -126,7 +126,7 @@ async def test_both_outputs_of_a_short_command_are_returned(shell: int) -> None:
     assert await run(command(shell, "echo out; echo err >&2; exit 7"), 10) == (7, "out\nerr\n")
 
 
-async def test_much_output_blocks_nobody_and_is_cut(shell: int) -> None:
+async def test_much_output_does_not_block_and_is_cut(shell: int) -> None:
     code, output = await run(command(shell, "head -c 3000000 /dev/zero | tr '\\0' x"), 10)
     assert code == 0
     assert len(output) == 1 << 20
@@ -151,7 +151,7 @@ async def test_a_command_that_does_not_end_is_killed_and_named(shell: int, tmp_p
     ("code", "words"),
     [(0, "exited with 0"), (1, "exited with 1"), (-9, "was killed by SIGKILL"), (-99, "was killed by signal 99")],
 )
-def test_an_exit_is_told_in_words(code: int, words: str) -> None:
+def test_an_exit_is_described_in_words(code: int, words: str) -> None:
     assert describe_exit(code) == words
 
 
@@ -179,7 +179,7 @@ def test_a_process_is_seen_to_have_a_socket_or_not() -> None:
     assert has_socket(2**22 + 1, [inode]) is None
 
 
-async def test_many_deaths_at_once_are_all_told(shell: int) -> None:
+async def test_many_concurrent_exits_are_all_reported(shell: int) -> None:
     ends = (end_of(command(shell, f"exit {number}")) for number in range(20))
     codes: Sequence[int | None] = await asyncio.gather(*ends)
     assert codes == list(range(20))

@@ -113,7 +113,7 @@ async def test_those_that_were_dead_before_are_reaped_at_the_start() -> None:
     orphans.close()
 
 
-async def test_a_look_that_was_due_at_the_end_is_not_taken() -> None:
+async def test_a_pending_reap_at_the_end_is_dropped() -> None:
     (pid,) = dead(0)
     orphans = Reaper(nobody, loop=asyncio.get_running_loop())
     orphans.start()
@@ -162,7 +162,7 @@ async def test_a_handler_that_is_added_later_stops_nothing() -> None:
     loop.remove_signal_handler(signal.SIGUSR2)
 
 
-async def test_an_owner_with_a_bug_is_told_of_and_does_not_stop_the_others_from_being_reaped() -> None:
+async def test_an_owner_with_a_bug_is_logged_and_the_others_are_reaped() -> None:
     loop = asyncio.get_running_loop()
     complaints: list[Any] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context["exception"]))

@@ -59,7 +59,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
-def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     os.chown(tmp_path / "run", NOBODY, NOBODY)
     with pytest.raises(MachineError, match="not a directory of this user"):
@@ -121,7 +121,7 @@ def test_an_epoch_gets_an_empty_directory_of_its_own(tmp_path: Path) -> None:
         assert not first.exists()
 
 
-def test_somebody_may_have_emptied_run_under_us(tmp_path: Path) -> None:
+def test_run_may_be_emptied_while_the_agent_runs(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as made:
         (made.path / "lock").unlink()
         made.path.rmdir()

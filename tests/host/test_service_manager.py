@@ -65,7 +65,7 @@ def nothing(tell: ServiceManager) -> None:
     """Send no notification."""
 
 
-def test_the_unit_is_up_once_and_each_sentence_is_told_once(manager: socket.socket) -> None:
+def test_the_unit_becomes_active_once_and_each_status_is_sent_once(manager: socket.socket) -> None:
     def talk(tell: ServiceManager) -> None:
         tell.status("no epoch serves")
         tell.status("no epoch serves")
@@ -111,7 +111,7 @@ def test_systemd_waits_for_as_long_as_nothing_serves_and_no_longer(manager: sock
     assert said(manager) == ["EXTEND_TIMEOUT_USEC=60000000", "READY=1"]
 
 
-def test_the_watchdog_hears_of_a_loop_that_turns_and_of_no_other(
+def test_the_watchdog_is_notified_only_while_the_loop_runs(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "40000")
@@ -146,7 +146,7 @@ def test_a_program_that_this_one_becomes_gets_a_minute_to_begin(
 
 
 @pytest.mark.parametrize(("span", "pid"), [("40000", "1"), ("0", None), ("", None), ("soon", None)])
-def test_without_a_watchdog_of_ours_nobody_wakes_up(
+def test_without_a_watchdog_there_are_no_wake_ups(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch, span: str, pid: str | None
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", span)
@@ -189,7 +189,7 @@ def test_another_socket_takes_the_place_of_the_one_of_that_name(
     assert words == ["FDSTORE", "FDSTORE", "FDSTOREREMOVE", "FDSTORE"]
 
 
-def test_what_an_earlier_agent_stored_is_let_go_since_it_is_stored_anew(
+def test_sockets_stored_by_an_earlier_agent_are_removed_and_stored_again(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LISTEN_FDNAMES", "agent.socket:0001.x:0000.x")
@@ -197,7 +197,7 @@ def test_what_an_earlier_agent_stored_is_let_go_since_it_is_stored_anew(
     assert said(manager) == ["FDSTOREREMOVE=1\nFDNAME=0001.x", "FDSTOREREMOVE=1\nFDNAME=0000.x"]
 
 
-def test_names_that_look_alike_stay_apart(manager: socket.socket, listener: socket.socket) -> None:
+def test_similar_names_remain_distinct(manager: socket.socket, listener: socket.socket) -> None:
     def talk(tell: ServiceManager) -> None:
         for name in ("unix:///a/b", "unix:///a:b", "x" * 300, "x" * 299):
             tell.store(name, listener.fileno())

@@ -73,7 +73,7 @@ def test_an_address_that_is_not_ours_is_a_machine_error() -> None:
         listen(Endpoint("192.0.2.1", 0))
 
 
-def test_a_socket_that_nobody_listens_on_any_more_is_replaced(tmp_path: Path) -> None:
+def test_a_socket_without_a_listener_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -82,7 +82,7 @@ def test_a_socket_that_nobody_listens_on_any_more_is_replaced(tmp_path: Path) ->
         assert made.family == socket.AF_UNIX
 
 
-def test_a_socket_that_somebody_listens_on_is_left_alone(tmp_path: Path) -> None:
+def test_a_socket_with_a_listener_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with listen(Endpoint(path=str(path))), pytest.raises(MachineError, match="in use"):
         listen(Endpoint(path=str(path)))
@@ -153,12 +153,12 @@ def test_an_epoch_at_the_same_port_of_another_address_does_not_hide_the_stranger
         check_free(Endpoint("127.0.0.2", port), ours=[os.getpid()])
 
 
-def test_an_address_that_the_machine_does_not_have_yet_is_held_by_nobody() -> None:
+def test_an_address_that_the_machine_lacks_has_no_holder() -> None:
     """The proxy may bind it with `freebind` or `transparent`; otherwise its own error is the right one."""
     check_free(Endpoint("192.0.2.1", 1), ours=[])
 
 
-def test_nobody_listens_on_a_port_that_nobody_listens_on() -> None:
+def test_a_free_port_has_no_holder() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         assert find_holders(Endpoint("127.0.0.1", bound.getsockname()[1])) == []

@@ -37,7 +37,7 @@ def only_in(*allowed: Path) -> Callable[..., None]:
     return refuse
 
 
-def test_an_epoch_lives_elsewhere_while_there_is_no_room_and_leaves_nothing(
+def test_an_epoch_uses_another_directory_while_there_is_no_space_and_removes_it(
     places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory = RunDirectory(tmp_path / "run")
@@ -87,7 +87,7 @@ def test_the_first_place_may_be_as_full(
 
 
 @wants_root
-def test_what_somebody_else_has_made_there_is_passed_over(places: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_directory_that_another_user_has_made_is_skipped(places: tuple[Path, Path], tmp_path: Path) -> None:
     (name,) = {path.name for path in _made(tmp_path / "run")}
     squatted, link = places[0] / name, places[1] / name
     squatted.mkdir()

@@ -52,7 +52,7 @@ def test_what_is_not_a_file_is_left_alone(tmp_path: Path) -> None:
     assert target.read_text() == "precious"
 
 
-def test_nobody_is_waited_for(tmp_path: Path) -> None:
+def test_a_write_never_blocks(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     leave_reason("why", fifo)

@@ -77,7 +77,7 @@ async def test_a_link_far_up_the_path_is_followed_each_time_it_is_exchanged(tmp_
             )
 
 
-async def test_a_directory_removed_and_made_anew_is_followed_each_time(tmp_path: Path) -> None:
+async def test_a_directory_removed_and_created_again_is_followed_each_time(tmp_path: Path) -> None:
     certs = tmp_path / "deep" / "certs"
     certs.mkdir(parents=True)
     async with watching_paths(certs) as ear:
@@ -154,7 +154,7 @@ async def test_entries_of_a_directory_come_and_go_and_those_of_its_sub_directori
         assert await ear.hears_nothing()
 
 
-async def test_a_thousand_strangers_in_the_directories_above_wake_nobody(tmp_path: Path) -> None:
+async def test_a_thousand_other_files_in_the_directories_above_cause_no_wake_up(tmp_path: Path) -> None:
     chain = tmp_path / "certs" / "chain.pem"
     chain.parent.mkdir()
     chain.touch()

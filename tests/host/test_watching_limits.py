@@ -30,7 +30,7 @@ async def test_an_overflowing_queue_is_a_change_and_everything_is_watched_as_bef
         await ear.hears_each((certs / "chain.pem").touch, (certs / "chain.pem").unlink)
 
 
-async def test_a_watch_that_the_kernel_ends_is_made_anew(tmp_path: Path) -> None:
+async def test_a_watch_that_the_kernel_ends_is_created_again(tmp_path: Path) -> None:
     async with watching_paths(tmp_path) as ear:
         assert ear.watcher._inotify is not None
         for descriptor in ear.watcher._inotify._directories:

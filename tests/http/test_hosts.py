@@ -22,7 +22,7 @@ async def status(*hosts: str, local: str | None = "127.0.0.1") -> int:
         *("localhost", "LOCALHOST:15020", "localhost.", "proxy.internal:15020", ""),
     ],
 )
-async def test_what_nobody_else_can_be_called_is_answered(host: str) -> None:
+async def test_unambiguous_host_names_are_accepted(host: str) -> None:
     assert await status(host) == 200
 
 

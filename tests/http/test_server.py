@@ -302,7 +302,7 @@ async def test_silent_clients_do_not_keep_a_probe_from_its_answer() -> None:
                     writer.transport.abort()
 
 
-async def test_who_has_kept_us_waiting_the_longest_makes_room_and_not_who_came_first(
+async def test_the_longest_idle_connection_is_closed_and_not_the_oldest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server, "PATIENCE", 0.0)
@@ -316,7 +316,7 @@ async def test_who_has_kept_us_waiting_the_longest_makes_room_and_not_who_came_f
         assert await silent.rest() == b""
 
 
-async def test_who_has_just_come_is_left_his_moment_while_there_is_room() -> None:
+async def test_a_new_connection_keeps_its_time_while_there_is_space() -> None:
     async with serving(limit=8) as name, AsyncExitStack() as stack:
         crowd = [await stack.enter_async_context(line(name)) for _ in range(8)]
         for each in crowd:
@@ -330,7 +330,7 @@ async def test_who_is_not_admitted_is_cut() -> None:
         assert await one.rest() == b""
 
 
-async def test_a_request_at_a_unix_socket_tells_who_asked(tmp_path: Path) -> None:
+async def test_a_request_at_a_unix_socket_has_its_peer(tmp_path: Path) -> None:
     async def tell(request: Request) -> Response:
         assert request.peer is not None
         return Response(200, f"{request.peer.pid} {request.peer.uid} {request.peer.gid}".encode())
@@ -347,7 +347,7 @@ async def test_a_request_at_a_unix_socket_tells_who_asked(tmp_path: Path) -> Non
     assert body.decode() == f"{os.getpid()} {os.geteuid()} {os.getegid()}"
 
 
-async def test_a_request_over_tcp_is_from_nobody_in_particular() -> None:
+async def test_a_request_over_tcp_has_no_peer() -> None:
     async def tell(request: Request) -> Response:
         return Response(200, str(request.peer).encode())
 
@@ -385,7 +385,7 @@ async def test_closing_cuts_who_still_waits() -> None:
 # The client
 
 
-async def test_clients_that_come_all_at_once_and_have_no_room_are_hung_up_on() -> None:
+async def test_connections_over_the_limit_are_closed() -> None:
     async with serving(limit=2) as name:
         loop = asyncio.get_running_loop()
         crowd = [socket.create_connection(name) for _ in range(20)]  # none is accepted before the loop's next iteration

@@ -72,7 +72,7 @@ def test_the_same_fault_for_another_reason_is_said_as_well(said: pytest.LogCaptu
     assert names(said) == ["certificate.refused"] * 2
 
 
-def test_what_is_spoilt_anew_again_and_again_is_said_in_time(said: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_damaged_repeatedly_is_reported_in_time(said: pytest.LogCaptureFixture) -> None:
     reports = FindingLog(2.0)
     for number in range(5):
         reports.refuse([refusal(fault=Fault.MISMATCH, why=f"serial {number}")], number / 2)
@@ -86,7 +86,7 @@ def test_a_file_that_is_refused_for_something_else_now_is_not_called_repaired(sa
     assert names(said) == ["certificate.refused"] * 2
 
 
-def test_the_earliest_moment_to_look_again_is_told() -> None:
+def test_the_earliest_time_of_the_next_load_is_returned() -> None:
     reports = FindingLog(2.0)
     reports.refuse([refusal("/a", Fault.EMPTY)], 1.0)
     assert reports.refuse([refusal("/a", Fault.EMPTY), refusal("/b", Fault.EMPTY)], 2.0) == 3.0

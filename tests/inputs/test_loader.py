@@ -96,7 +96,7 @@ async def test_an_empty_configuration_is_not_taken_for_one(text: str, tmp_path: 
     assert message == f"cannot read {tmp_path}/envoy.yaml: it is empty; write it"
 
 
-async def test_while_there_is_no_pair_it_is_told_of_the_file_and_not_of_the_configuration(tmp_path: Path) -> None:
+async def test_without_a_pair_the_message_names_the_file_and_not_the_configuration(tmp_path: Path) -> None:
     write(tmp_path, "tls.crt", "other.key")
     write(tmp_path, "other.crt", "tls.key")
     (tmp_path / "other.crt").unlink()
@@ -253,7 +253,7 @@ async def test_a_file_whose_name_is_no_text_is_left_out_and_named(
     assert "odd-\\udcff.crt" in caplog.text
 
 
-async def test_what_a_look_made_is_kept_before_its_event_is_posted(tmp_path: Path) -> None:
+async def test_a_loaded_revision_is_stored_before_its_event_is_posted(tmp_path: Path) -> None:
     """The supervisor sees the new revision's files as used, even between the load and its event."""
     write(tmp_path, "tls.crt", "tls.key")
     async with opened(tmp_path, program=SIDECAR) as loader:

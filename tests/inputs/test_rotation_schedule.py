@@ -79,7 +79,7 @@ def test_the_window_is_open_at_its_first_moment(tmp_path: Path) -> None:
     assert timing.not_before(material("b")) == AT_ONCE
 
 
-def test_what_was_chosen_by_the_calendar_is_chosen_anew_when_that_is_set(
+def test_a_choice_by_the_calendar_is_made_again_when_the_clock_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timing = RotationSchedule(settings(tmp_path, window=local(2)))

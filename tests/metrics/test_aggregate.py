@@ -127,7 +127,7 @@ def test_what_counts_is_a_number_and_not_below_0(line: str) -> None:
     assert of("# TYPE a_total counter", "# TYPE h histogram", line).broken == 1
 
 
-def test_of_a_series_that_is_told_twice_the_first_is_taken() -> None:
+def test_of_a_duplicate_series_the_first_is_used() -> None:
     told = of("a 1", "a 2", 'a{b="c"} 3')
     assert (told.broken, told.families["a"].samples) == (1, {"a": "1", 'a{b="c"}': "3"})
 
@@ -214,7 +214,7 @@ def test_times_of_creation_are_left_out_of_openmetrics(told: Exposition) -> None
     assert text_of(told, openmetrics=True) == "# TYPE a counter\na_total 1\n# EOF\n"
 
 
-def test_a_counter_that_only_sounds_like_a_time_of_creation_is_told() -> None:
+def test_a_counter_whose_name_resembles_a_creation_time_is_exposed() -> None:
     told = of("# TYPE a_total counter", "a_total 1", "# TYPE a_created counter", "a_created 2")
     text = text_of(told, openmetrics=True)
     assert "a_created 2\n" in text
@@ -379,7 +379,7 @@ def test_totals_never_fall_and_miss_nothing_that_was_seen(steps: list[tuple[int,
         before = now
 
 
-def test_a_series_that_is_told_no_more_keeps_what_it_had() -> None:
+def test_a_series_that_disappears_keeps_its_total() -> None:
     lineage = EpochTotals()
     lineage.see(1, of("# TYPE a counter", "a 1", 'a{b="c"} 2', *histogram({"1": 1, "+Inf": 2})))
     lineage.see(1, counter(3))

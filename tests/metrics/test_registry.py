@@ -33,14 +33,14 @@ def attempt(outcome: str, *phases: str, trigger: str = "certificate") -> Attempt
     return AttemptView(7, trigger, outcome, "why", ago(60), "a", "b", phases=tuple(Phase(name, 2.0) for name in phases))
 
 
-def test_both_formats_are_valid_and_tell_the_same() -> None:
+def test_both_formats_are_valid_and_contain_the_same_values() -> None:
     metrics = Metrics(overview)
     text = [family.name for family in text_families(metrics.expose(openmetrics=False).decode())]
     families = openmetrics_families(metrics.expose(openmetrics=True).decode())  # type: ignore[no-untyped-call]
     assert [family.name for family in families] == text
 
 
-def test_what_there_is_to_tell() -> None:
+def test_all_metrics() -> None:
     names = {family.name for family in text_families(Metrics(overview).expose(openmetrics=False).decode())}
     ours = {name.removeprefix("proxy_agent_") for name in names if name.startswith("proxy_agent_")}
     assert ours == {
@@ -124,7 +124,7 @@ def test_each_way_to_be_blocked_is_a_series() -> None:
     assert [found[f"rotation_blocked{{reason={reason.value}}}"] for reason in Blocked] == [1] * len(Blocked)
 
 
-def test_a_socket_in_a_directory_is_told_without_its_path() -> None:
+def test_a_socket_in_a_directory_is_labelled_without_its_path() -> None:
     sockets = tuple(ListenerView(f"unix:///run/{name}", 1, 2) for name in "ab")
     assert of(replace(overview(), listeners=sockets))["listener_queue_length{address=unix}"] == 4
 

@@ -236,7 +236,7 @@ async def test_a_candidate_that_does_not_answer_yet_is_no_failure(tmp_path: Path
 
 
 @pytest.mark.parametrize("told", [b"# TYPE a untyped\na 1\nthis is no line\n", b"a 1\n" * 2])
-async def test_what_can_be_read_of_a_broken_text_is_told(tmp_path: Path, directory: RunDirectory, told: bytes) -> None:
+async def test_the_valid_part_of_a_broken_text_is_exposed(tmp_path: Path, directory: RunDirectory, told: bytes) -> None:
     async with scene(tmp_path, directory) as all_of:
         proxy = await all_of.proxy(1)
         proxy.text = told
@@ -269,7 +269,7 @@ async def test_epochs_that_count_in_shared_memory_are_read_there(tmp_path: Path,
         writer.close()
 
 
-async def test_what_was_counted_in_shared_memory_is_told_while_nothing_lives(
+async def test_counters_in_shared_memory_are_exposed_while_no_epoch_runs(
     tmp_path: Path, directory: RunDirectory
 ) -> None:
     async with scene(tmp_path, directory) as all_of:
@@ -326,7 +326,7 @@ async def test_the_application_is_beside(tmp_path: Path, directory: RunDirectory
         ]
 
 
-async def test_nobody_else_tells_of_the_agent(tmp_path: Path, directory: RunDirectory) -> None:
+async def test_metrics_of_others_cannot_use_the_agents_names(tmp_path: Path, directory: RunDirectory) -> None:
     """Neither under a current name of the agent's metrics, nor under a possible one."""
     forged = b"proxy_agent_ready 7\n# TYPE proxy_agent_forged_total counter\nproxy_agent_forged_total 1\nown 3\n"
     async with scene(tmp_path, directory) as here:
@@ -340,7 +340,7 @@ async def test_nobody_else_tells_of_the_agent(tmp_path: Path, directory: RunDire
 
 
 @pytest.mark.parametrize("status", [200, 404])
-async def test_of_an_application_that_tells_what_is_taken_the_rest_is_told(
+async def test_an_application_metric_with_a_used_name_is_dropped_and_the_rest_exposed(
     tmp_path: Path, directory: RunDirectory, status: int
 ) -> None:
     async def answer(_: Request) -> Response:
@@ -398,7 +398,7 @@ async def test_who_goes_away_takes_nothing_from_the_others(tmp_path: Path, direc
         assert (await second)["envoy_http_rq_total"] == 7
 
 
-async def test_openmetrics_is_told_to_who_would_rather_have_it(tmp_path: Path, directory: RunDirectory) -> None:
+async def test_a_client_that_prefers_openmetrics_gets_it(tmp_path: Path, directory: RunDirectory) -> None:
     async with scene(tmp_path, directory) as all_of:
         await all_of.proxy(1, 7)
         response = await all_of.scraping.answer(Request("GET", "/stats/prometheus", (("accept", PROMETHEUS),)))
@@ -432,7 +432,7 @@ async def test_without_merging_the_answer_is_passed_on_untouched(tmp_path: Path,
         assert len(proxy.asked) == 1
 
 
-async def test_without_merging_an_epoch_that_hangs_is_told(tmp_path: Path, directory: RunDirectory) -> None:
+async def test_without_merging_a_hanging_epoch_is_an_error(tmp_path: Path, directory: RunDirectory) -> None:
     async with scene(tmp_path, directory) as all_of:
         all_of.begin(merge=False, limits=Limits(seconds=0.1))
         (await all_of.proxy(1)).hangs = True
@@ -464,7 +464,7 @@ async def test_a_memory_that_makes_no_sense_is_none(tmp_path: Path, directory: R
         assert (await all_of.scrape())["envoy_http_rq_total"] == 7
 
 
-def test_what_is_counted_in_shared_memory_is_told_as_the_console_tells_it() -> None:
+def test_counters_in_shared_memory_have_the_admin_interfaces_names() -> None:
     counters = {"http.in.rq_total": 1, "cluster.a.b.upstream_rq_5xx": 2, "cluster.c.upstream_rq_503": 3, "x-y.z": 4}
     snapshot = Snapshot(counters, {"server.live": 1, "listener.0.0.0.0_80.downstream_cx_active": 2})
     body = prometheus(snapshot, {}).body
@@ -481,7 +481,7 @@ def test_of_gauges_in_shared_memory_the_serving_epochs_counts_but_for_what_all_h
     assert values == [12, 1, 5]
 
 
-def test_an_application_is_told_by_its_url() -> None:
+def test_an_application_is_given_by_its_url() -> None:
     assert Application.parse("http://127.0.0.1:8080") == Application("127.0.0.1", 8080, "/metrics", "127.0.0.1:8080")
     assert Application.parse("http://[::1]/m?a=b") == Application("::1", 80, "/m?a=b", "[::1]")
 

@@ -89,7 +89,7 @@ def test_a_segment_that_makes_no_sense_is_left_out(
     assert len(caplog.records) == (1 if any(content) else 0)
 
 
-def test_an_epoch_starts_where_there_is_no_room_for_statistics(
+def test_an_epoch_starts_without_space_for_statistics(
     directory: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     home = directory.make_epoch(1, None)

@@ -189,7 +189,7 @@ async def test_while_nothing_serves_the_control_plane_may_mend_it(tmp_path: Path
 
 
 @pytest.mark.parametrize("serves", [True, False])
-async def test_a_file_that_is_refused_is_a_verdict_that_names_it(tmp_path: Path, serves: bool) -> None:
+async def test_a_refused_file_is_a_permanent_failure_that_names_it(tmp_path: Path, serves: bool) -> None:
     async with epoch(tmp_path, BY_FILE) as candidate, epoch(tmp_path, BY_FILE, 1) as serving:
         candidate.answers["/stats"] = counters(rejected=1)
         failure = await admission(candidate, serving if serves else None).check()
@@ -198,7 +198,7 @@ async def test_a_file_that_is_refused_is_a_verdict_that_names_it(tmp_path: Path,
     assert failure.reason == "cannot use /d/lds.yaml: envoy refuses its listeners (LDS) in it; see its log"
 
 
-async def test_a_secret_that_the_serving_epoch_lacks_as_well_keeps_nobody_waiting(tmp_path: Path) -> None:
+async def test_a_secret_that_the_serving_epoch_lacks_as_well_is_not_awaited(tmp_path: Path) -> None:
     text = counters(applied=1) + counters(scope="sds.edge")
     async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
         candidate.answers["/stats"] = serving.answers["/stats"] = text
@@ -292,7 +292,7 @@ async def test_a_listener_of_the_configuration_itself_that_is_missing_is_a_failu
     assert failure.reason == f"epoch 2 does not listen on {named}, which serves now"
 
 
-async def test_a_console_that_does_not_answer_is_the_machines_error(tmp_path: Path) -> None:
+async def test_an_admin_interface_that_does_not_answer_is_a_machine_error(tmp_path: Path) -> None:
     async with epoch(tmp_path, PLANE) as candidate:
         candidate.answers.clear()
         with pytest.raises(MachineError):
@@ -329,7 +329,7 @@ async def test_the_state_of_the_control_plane_is_part_of_the_reason(
         assert await reason_of(admission(candidate)) == expected
 
 
-async def test_a_connection_is_tried_to_tell_why_there_is_none(tmp_path: Path) -> None:
+async def test_a_connection_is_tried_to_report_why_there_is_none(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         async with epoch(tmp_path, PLANE) as candidate:
@@ -341,7 +341,7 @@ async def test_a_connection_is_tried_to_tell_why_there_is_none(tmp_path: Path) -
     assert closed_reason.endswith(f"at 127.0.0.1:{port} cannot be reached: connection refused")
 
 
-async def test_what_was_refused_and_what_initialises_is_told(tmp_path: Path) -> None:
+async def test_rejections_and_initialising_targets_are_reported(tmp_path: Path) -> None:
     async with epoch(tmp_path, PLANE) as candidate:
         candidate.answers["/stats"] = counters(rejected=1, scope="sds.edge") + counters(applied=1)
         reason = await reason_of(admission(candidate))
@@ -355,7 +355,7 @@ async def test_what_was_refused_and_what_initialises_is_told(tmp_path: Path) -> 
         assert await reason_of(admission(candidate)) == ""
 
 
-async def test_a_listener_that_is_still_to_come_is_told(tmp_path: Path) -> None:
+async def test_a_missing_listener_is_reported(tmp_path: Path) -> None:
     sockets = Sockets([ListenAddress("tcp://127.0.0.1:80")])
     async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
         candidate.answers["/stats"] = counters(applied=1)

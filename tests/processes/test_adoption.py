@@ -81,7 +81,7 @@ def test_a_socket_that_a_killed_agent_had_half_made_is_removed(directory: RunDir
     assert not half.exists()
 
 
-def test_one_that_does_not_hear_is_ended_as_well(directory: RunDirectory) -> None:
+def test_a_process_that_ignores_sigterm_is_killed(directory: RunDirectory) -> None:
     with epoch(deaf_to="TERM") as process:
         come_back(directory, entry(process))
         process.wait(PATIENCE)
@@ -144,7 +144,7 @@ NEGATIVE = pytest.param([{"pid": -1, "created": 1, "base_id": "x"}])
 
 
 @pytest.mark.parametrize("epochs", ["x", {"a": 1}, None, [1, None, "x", {}], NEGATIVE])
-def test_a_memory_that_makes_no_sense_harms_nobody(directory: RunDirectory, epochs: object) -> None:
+def test_an_invalid_manifest_has_no_effect(directory: RunDirectory, epochs: object) -> None:
     directory.remember({"epochs": epochs})
     list(Adoption(KIND, StateFile(directory), directory, RevisionStore(), SharedCounters(directory)).epochs())
 

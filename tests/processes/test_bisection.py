@@ -47,7 +47,7 @@ def accused(proxy: Proxy, units: list[CertificateGroup]) -> set[str]:
 
 
 @given(st.integers(1, 60), st.data())
-def test_without_a_name_every_culprit_is_found_and_nobody_else(count: int, data: st.DataObject) -> None:
+def test_without_a_name_every_group_at_fault_is_identified_and_no_other(count: int, data: st.DataObject) -> None:
     names = [f"{number:02}" for number in range(count)]
     culprits = data.draw(st.sets(st.sampled_from(names), min_size=1, max_size=3))
     proxy = Proxy(culprits, names=False)
@@ -73,7 +73,7 @@ def test_what_fails_without_the_new_groups_too_is_not_their_fault() -> None:
 
 
 @pytest.mark.parametrize("names", [True, False])
-def test_nobody_is_accused_where_nothing_is_new(names: bool) -> None:
+def test_no_group_is_blamed_without_a_new_one(names: bool) -> None:
     assert accused(Proxy({"a"}, names=names), []) == set()
 
 

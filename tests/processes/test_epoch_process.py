@@ -49,7 +49,7 @@ async def test_burial_removes_everything_that_was_its_own() -> None:
         assert not role.process.names.directory.exists()
 
 
-async def test_an_epoch_that_broke_its_channel_is_buried_like_any_other() -> None:
+async def test_an_epoch_that_broke_its_channel_is_removed_like_any_other() -> None:
     async with harness() as stage:
         role = stage.start("{}")
         await role.reach_gate()

@@ -159,7 +159,7 @@ async def test_a_client_that_comes_later_is_noticed_too() -> None:
                 assert "a client waits at unix://" in await play.hangs()
 
 
-async def test_while_nobody_comes_nothing_wakes_the_agent() -> None:
+async def test_without_clients_the_agent_does_not_wake_up() -> None:
     async with scene() as play:
         with play.listener() as listening, play.deaf_console():
             before = timers()
@@ -190,7 +190,7 @@ def event_at(listening: socket.socket) -> asyncio.Event:
     return seen
 
 
-async def test_a_proxy_whose_console_answers_is_busy_however_long_its_queue_stands() -> None:
+async def test_a_proxy_whose_admin_interface_answers_is_busy_however_long_its_queue_stands() -> None:
     began = clock.monotonic()
     async with scene(pace=PATIENT) as play, play.admin() as asked:
         with play.listener() as listening, client(listening):
@@ -199,7 +199,7 @@ async def test_a_proxy_whose_console_answers_is_busy_however_long_its_queue_stan
             assert play.said == []
 
 
-async def test_a_proxy_whose_queue_moves_is_busy_however_long_its_console_is_silent() -> None:
+async def test_a_proxy_whose_queue_moves_is_busy_however_long_its_admin_interface_is_silent() -> None:
     began = clock.monotonic()
     async with scene(pace=PATIENT) as play:
         with play.listener() as listening, play.deaf_console(), contextlib.ExitStack() as clients:
@@ -253,7 +253,7 @@ async def test_a_queue_that_grows_is_no_sign_of_life() -> None:
             assert play.said[0][0]
 
 
-async def test_a_proxy_without_a_console_cannot_be_judged() -> None:
+async def test_a_proxy_without_an_admin_interface_is_not_checked() -> None:
     async with scene() as play:
         with play.listener() as listening, client(listening):
             play.watch.follow()
@@ -261,7 +261,7 @@ async def test_a_proxy_without_a_console_cannot_be_judged() -> None:
             assert play.said == []
 
 
-async def test_a_console_whose_own_queue_is_full_is_silent() -> None:
+async def test_an_admin_interface_with_a_full_queue_is_silent() -> None:
     async with scene() as play:
         with play.listener() as listening, client(listening), socket.socket(socket.AF_UNIX) as admin:
             admin.bind(str(play.directory / "admin"))
@@ -285,7 +285,7 @@ async def test_it_is_said_once_that_it_answers_again() -> None:
                 assert play.said[2][0], "and hangs again"
 
 
-async def test_a_console_that_answers_at_last_is_a_sign_of_life() -> None:
+async def test_a_late_answer_of_the_admin_interface_is_a_sign_of_life() -> None:
     async with scene() as play:
         with play.listener() as listening, socket.socket(socket.AF_UNIX) as admin, client(listening):
             admin.bind(str(play.directory / "admin"))
@@ -316,7 +316,7 @@ async def test_another_epoch_in_its_place_is_watched_by_itself() -> None:
             assert play.said[2][1].startswith("epoch 8 ")
 
 
-async def test_what_comes_into_the_vault_later_is_watched_after_it_is_followed() -> None:
+async def test_a_socket_that_is_stored_later_is_watched() -> None:
     async with scene() as play:
         with play.listener() as first, play.deaf_console():
             play.watch.follow()
@@ -351,7 +351,7 @@ async def test_while_nothing_serves_nothing_is_watched() -> None:
             assert not play.watch._is_watching()
 
 
-async def test_clients_are_refused_while_nothing_serves_without_waking_anybody() -> None:
+async def test_clients_are_refused_while_no_epoch_serves_without_a_wake_up() -> None:
     """A socket that was shut down is always readable, and so is one that never listened."""
     async with scene() as play:
         with play.listener(), play.deaf_console(), socket.socket() as bound:
@@ -410,7 +410,7 @@ async def test_an_epoch_that_hangs_is_not_replaced_while_the_group_is_throttled(
             await until(lambda: play.replaced)
 
 
-async def test_after_the_agent_itself_stood_still_the_seconds_start_anew() -> None:
+async def test_after_a_stop_of_the_agent_itself_the_seconds_start_again() -> None:
     always_late = Intervals(first=0.005, longest=0.01, interval=0.005, report_after=0.02, lag=-1.0)
     async with scene(pace=always_late) as play:
         with play.listener() as listening, play.deaf_console(), client(listening):

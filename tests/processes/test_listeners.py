@@ -62,7 +62,7 @@ def tcp(port: int) -> dict[str, object]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def test_a_foreign_holder_is_named_and_nothing_is_lent() -> None:
+def test_a_foreign_holder_is_named_and_no_socket_is_passed() -> None:
     ports = Listeners(None, list)
     with holder() as (pid, port), pytest.raises(AddressHeld, match=f"pid {pid}"):
         ports.get(place(port), NOTHING)
@@ -73,7 +73,7 @@ def test_a_socket_of_an_epoch_of_ours_is_no_foreign_holder() -> None:
         assert Listeners(None, lambda: [pid]).get(place(port), NOTHING) is None
 
 
-def test_what_the_vault_has_is_lent_without_a_question() -> None:
+def test_a_stored_socket_is_passed_without_a_request() -> None:
     ports = Listeners(None, list)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         there = place(listening.getsockname()[1])
@@ -204,7 +204,7 @@ async def test_a_listener_whose_address_was_written_otherwise_can_be_taken_away(
 
 
 @wants_envoy
-async def test_a_held_address_gets_no_answer_and_is_told(tmp_path: Path) -> None:
+async def test_a_held_address_gets_no_answer_and_is_reported(tmp_path: Path) -> None:
     with holder() as (pid, port):
         async with harness() as stage:
             candidate = stage.start(bootstrap(tcp(port)))

@@ -26,7 +26,7 @@ def room(free: int, footprint: Footprint | None = PROXY) -> MemoryCheck:
     return MemoryCheck(lambda: Free(free, LIMIT), lambda _: footprint)
 
 
-def test_there_is_room_for_what_a_second_proxy_takes_at_its_peak_with_an_eighth_and_four_mib_more() -> None:
+def test_a_second_proxy_needs_its_peak_with_an_eighth_and_four_mib_more() -> None:
     assert room(NEEDED * MIB).shortage(1) is None
     assert room(NEEDED * MIB - 1).shortage(1) is not None
 
@@ -40,7 +40,7 @@ def test_a_proxy_that_is_gone_meanwhile_asks_for_nothing() -> None:
     assert room(0, None).shortage(1) is None
 
 
-def test_this_machine_has_room_for_one_more_of_this_process() -> None:
+def test_this_machine_has_memory_for_one_more_of_this_process() -> None:
     assert MemoryCheck().shortage(os.getpid()) is None
 
 
@@ -55,7 +55,7 @@ def test_this_machine_has_room_for_one_more_of_this_process() -> None:
         (None, 0, ""),
     ],
 )
-def test_a_death_is_told_to_be_for_want_of_memory_where_the_kernel_counts_one(
+def test_an_exit_is_reported_as_out_of_memory_if_the_kernel_counts_a_kill(
     code: int | None, kills: int, told: str
 ) -> None:
     assert MemoryCheck(watch=Watch(kills)).describe_death(code, by_agent=False) == told

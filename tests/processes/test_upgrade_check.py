@@ -23,7 +23,7 @@ def test_where_nothing_runs_it_can(directory: RunDirectory) -> None:
     assert attempt(directory) == "the new program can take over"
 
 
-def test_an_epoch_that_serves_and_is_told_of_in_another_way_is_not_given_up(directory: RunDirectory) -> None:
+def test_a_serving_epoch_with_an_incompatible_entry_is_not_terminated(directory: RunDirectory) -> None:
     """Adoption would terminate it as a leftover, with its clients."""
     with subprocess.Popen(["/bin/sleep", "1000"]) as process:
         try:

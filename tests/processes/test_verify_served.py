@@ -126,7 +126,7 @@ def spelled(name: Tree) -> str:
     return ListenAddress.at("tcp", inner["address"], str(inner["port_value"]), "").address
 
 
-async def test_the_certificate_that_a_client_sees_is_told(tmp_path: Path, door: Door) -> None:
+async def test_the_certificate_that_a_client_receives_is_recorded(tmp_path: Path, door: Door) -> None:
     async with door.open() as name, admin(tmp_path, listener(tls()) | {"address": name}) as asked:
         assert await verify_served(asked, [leaf(OTHER), leaf(OURS)]) == (
             ProbeResult(spelled(name), "0abc", matches=True),
@@ -198,7 +198,7 @@ async def test_a_unix_socket_is_reached_too(tmp_path: Path, door: Door) -> None:
         assert seen == (ProbeResult(f"unix://{path}", "0abc", matches=True),)
 
 
-async def test_a_unix_socket_that_only_the_console_names_is_left_alone(tmp_path: Path) -> None:
+async def test_a_unix_socket_that_only_the_admin_interface_names_is_not_contacted(tmp_path: Path) -> None:
     """The server would see a connection of root; a compromised proxy could direct the agent to any socket."""
     with socket.socket(socket.AF_UNIX) as victim:
         victim.bind(str(tmp_path / "victim"))
@@ -211,7 +211,7 @@ async def test_a_unix_socket_that_only_the_console_names_is_left_alone(tmp_path:
             victim.accept()
 
 
-async def test_who_does_not_answer_is_told_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_server_is_recorded_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as deaf, socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -222,7 +222,7 @@ async def test_who_does_not_answer_is_told_with_the_reason(tmp_path: Path, monke
     assert refused.error.startswith("no connection: [Errno 111]")
 
 
-async def test_who_hangs_up_or_talks_nonsense_is_told_with_the_reason(tmp_path: Path) -> None:
+async def test_a_closed_connection_or_invalid_answer_is_recorded_with_the_reason(tmp_path: Path) -> None:
     came = 0
 
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -254,7 +254,7 @@ async def test_there_are_no_more_connections_than_the_limit(tmp_path: Path, door
     assert len(door.asked_for) == LIMIT
 
 
-async def test_nobody_connects_to_a_plain_listener_or_for_want_of_anything_to_compare(tmp_path: Path) -> None:
+async def test_no_connection_to_a_plain_listener_or_without_a_certificate_to_compare(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         name = {"address": address(*server.getsockname())}
@@ -267,12 +267,12 @@ async def test_nobody_connects_to_a_plain_listener_or_for_want_of_anything_to_co
             server.accept()
 
 
-async def test_a_console_that_does_not_tell_is_an_error(tmp_path: Path) -> None:
+async def test_an_admin_interface_without_an_answer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"cannot ask .*/config_dump"):
         await verify_served(AdminClient(tmp_path / "admin"), [leaf(OURS)])
 
 
-async def test_a_proof_imports_nothing(tmp_path: Path) -> None:
+async def test_a_verification_imports_no_module(tmp_path: Path) -> None:
     """A running agent must not import: an upgrade may have replaced the modules."""
     shown = Door(tmp_path, OURS)
     async with (

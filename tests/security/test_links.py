@@ -39,7 +39,7 @@ def put_link(path: Path, target: Path) -> None:
     beside.rename(path)
 
 
-def test_a_console_that_became_a_link_is_not_asked(distrusting: AgentFixture) -> None:
+def test_an_admin_socket_that_became_a_link_gets_no_request(distrusting: AgentFixture) -> None:
     """The victim is any socket of root: it receives no byte, and the agent continues."""
     bed = distrusting
     assert admin(bed, "/ready") == (200, "LIVE\n")
@@ -59,7 +59,7 @@ def test_a_console_that_became_a_link_is_not_asked(distrusting: AgentFixture) ->
     eventually(lambda: admin(bed, "/ready") == (200, "LIVE\n"), what="the next epoch's console answers")
 
 
-def test_a_console_that_became_the_agents_own_socket_gives_no_orders(distrusting: AgentFixture) -> None:
+def test_an_admin_socket_replaced_by_the_agents_own_socket_gets_no_request(distrusting: AgentFixture) -> None:
     bed = distrusting
     control = next(path for path in bed.run_dir.iterdir() if stat.S_ISSOCK(path.lstat().st_mode))
     put_link(home(bed) / "admin", control)

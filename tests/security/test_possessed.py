@@ -86,7 +86,7 @@ def test_a_forged_manifest_is_not_opened(surviving: Possessed, forgery: str) -> 
     assert SECRET not in bed.journal.path.read_text()
 
 
-def test_who_asks_and_does_not_read_loses_its_channel_and_nobody_else_anything(possessed: Possessed) -> None:
+def test_a_proxy_that_sends_and_does_not_read_loses_only_its_channel(possessed: Possessed) -> None:
     bed = possessed.bed
     open_before, proxy = psutil.Process(bed.agent_pid).num_fds(), bed.serving_pid()
     flood = f"""
@@ -125,7 +125,7 @@ def test_a_nonsensical_address_costs_its_sender_the_channel(possessed: Possessed
     possessed.serves_on()
 
 
-def test_a_low_port_that_nobody_named_is_not_bound_for_it(possessed: Possessed) -> None:
+def test_an_unnamed_low_port_is_not_bound_for_it(possessed: Possessed) -> None:
     possessed.order(f"{SPEAK}\n    ask('tcp://127.0.0.1:22')")
     (said,) = eventually(lambda: possessed.logged("handoff.refused"), what="it is said")
     assert "tcp://127.0.0.1:22" in said
@@ -178,7 +178,7 @@ ENDLESS = """
 """
 
 
-def test_a_console_that_answers_without_end_costs_a_bounded_amount_of_memory(possessed: Possessed) -> None:
+def test_an_endless_admin_answer_costs_a_bounded_amount_of_memory(possessed: Possessed) -> None:
     bed = possessed.bed
     possessed.order(ENDLESS)
     process, peak = psutil.Process(bed.agent_pid), 0
@@ -202,7 +202,7 @@ def test_a_console_that_answers_without_end_costs_a_bounded_amount_of_memory(pos
     assert peak < 300 << 20
 
 
-def test_what_it_leaves_in_its_directory_holds_nobody_up(possessed: Possessed) -> None:
+def test_files_in_its_directory_do_not_block_the_agent(possessed: Possessed) -> None:
     """Deeper than the recursion limit, and more than a moment's work; with a link out of it."""
     bed, home = possessed.bed, possessed.home
     kept = bed.directory / "kept"
@@ -248,7 +248,7 @@ def test_it_has_neither_the_agents_terminal_nor_a_core_to_leave(possessed: Posse
     assert cores(bed) == []
 
 
-def test_what_it_counts_does_not_tell_of_the_agent(possessed: Possessed) -> None:
+def test_its_counters_cannot_use_the_agents_names(possessed: Possessed) -> None:
     bed = possessed.bed
     possessed.order("""
     import os

@@ -96,7 +96,7 @@ async def test_what_changes_something_wants_post_and_no_other_origin(target: str
     assert actions.done == [done, done]
 
 
-async def test_the_console_keeps_to_the_paths_it_is_allowed() -> None:
+async def test_the_admin_server_answers_only_allowed_paths() -> None:
     admin = {"allow_paths": [{"exact": "/ready"}, {"prefix": "/stats"}], "address": {"pipe": {"path": "/x"}}}
     view = View(read_tree({"admin": admin}, "x"))
     assert (await ask("/ready", view=view)).status == 200
@@ -117,7 +117,7 @@ async def test_every_path_of_the_list_is_there_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("word", ["LIVE", "DRAINING", "INITIALIZING", "PRE_INITIALIZING"])
-async def test_the_state_is_told_everywhere(word: str) -> None:
+async def test_the_state_is_shown_in_all_documents(word: str) -> None:
     view = View(word=word)
     assert (await ask("/ready", view=view)).body == f"{word}\n"
     told = (await ask("/server_info", view=view)).tree
@@ -181,7 +181,7 @@ async def test_a_dump_can_be_narrowed(tmp_path: Path) -> None:
     assert (await ask("/config_dump?mask=bootstrap", view=view)).status == 400
 
 
-async def test_metadata_of_the_node_is_told_as_it_is(tmp_path: Path) -> None:
+async def test_metadata_of_the_node_is_shown_unchanged(tmp_path: Path) -> None:
     write_files(tmp_path)
     tree = patched(bootstrap(tmp_path), "node.metadata", {"aB": {"private_key": "mine"}})
     told = (await ask("/server_info", view=View(read_tree(tree, "x")))).tree["node"]

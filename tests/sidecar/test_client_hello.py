@@ -53,7 +53,7 @@ def test_a_hello_in_several_records_is_put_together() -> None:
 @pytest.mark.parametrize(
     "data", [b"GET / HTTP/1.1\r\n", b"\x15\x03\x01", b"\x16\x02", b"\x16\x03\x01\x00\x04\x02\0\0\0"]
 )
-def test_anything_else_is_told_at_once(data: bytes) -> None:
+def test_other_protocols_are_recognised_at_once(data: bytes) -> None:
     assert hello_of(data) == RAW
 
 

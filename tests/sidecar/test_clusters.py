@@ -24,7 +24,7 @@ class Redirected(socket.socket):
 @pytest.mark.parametrize(
     ("family", "here", "other"), [("AF_INET", "127.0.0.1", "10.1.2.3"), ("AF_INET6", "::1", "fd::1")]
 )
-def test_a_redirect_is_told_from_none(family: str, here: str, other: str) -> None:
+def test_a_redirect_is_recognised(family: str, here: str, other: str) -> None:
     with Redirected(getattr(socket, family)) as client:
         client.bind((here, 0))
         client.wanted = (other, 8443)
@@ -33,7 +33,7 @@ def test_a_redirect_is_told_from_none(family: str, here: str, other: str) -> Non
         assert original_destination(client) is None
 
 
-def test_a_kernel_that_tracks_nothing_tells_nothing() -> None:
+def test_without_connection_tracking_there_is_no_destination() -> None:
     for family in (socket.AF_INET, socket.AF_UNIX):
         with socket.socket(family) as client:
             assert original_destination(client) is None

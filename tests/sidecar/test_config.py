@@ -196,7 +196,7 @@ JUDGED: list[tuple[Callable[[Path], list[Case]], Callable[[str], bool]]] = [
 
 
 @pytest.mark.parametrize(("cases", "is_right"), JUDGED, ids=["taken", "unsupported", "refused"])
-def test_documents_are_judged_as_they_are_by_envoy(
+def test_documents_are_accepted_and_refused_as_by_envoy(
     directory: Path, cases: Callable[[Path], list[Case]], is_right: Callable[[str], bool]
 ) -> None:
     tree = bootstrap(directory)
@@ -209,12 +209,12 @@ def test_a_reason_has_the_full_path(directory: Path) -> None:
     assert why_not(patched(bootstrap(directory), path, [])) == f"cannot use it: {path}: not supported by sidecar"
 
 
-def test_a_typing_error_is_told_from_what_is_not_supported(directory: Path) -> None:
+def test_an_unknown_field_is_distinguished_from_an_unsupported_one(directory: Path) -> None:
     why = why_not(patched(bootstrap(directory), f"{PROXY}.stat_prefx", "x"))
     assert why.endswith("stat_prefx: no such field in envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy")
 
 
-def test_the_first_few_reasons_are_told_and_the_rest_counted(directory: Path) -> None:
+def test_the_first_few_reasons_are_listed_and_the_rest_counted(directory: Path) -> None:
     tree = patched(bootstrap(directory), PROXY, {"@type": f"x/{TCP}", **dict.fromkeys(map(str, range(7)), 1)})
     why = why_not(tree)
     assert why.count("no such field") == 5
@@ -224,7 +224,7 @@ def test_the_first_few_reasons_are_told_and_the_rest_counted(directory: Path) ->
 TCP = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 
 
-def test_one_flaw_is_told_once(directory: Path) -> None:
+def test_one_error_is_reported_once(directory: Path) -> None:
     for path, value in (
         (f"{TLS}.address.socket_address", "127.0.0.1:80"),
         (f"{WEB}.filter_chains[0].transport_socket", {"name": "x", "config_discovery": {}}),

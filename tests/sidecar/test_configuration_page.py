@@ -53,7 +53,7 @@ def test_every_row_has_three_cells() -> None:
     assert [row for row in rows if row.count("|") != 4] == []
 
 
-async def test_every_path_of_the_console_is_documented_and_no_other() -> None:
+async def test_every_path_of_the_admin_server_is_documented_and_no_other() -> None:
     rows = re.findall(r"^\| `(/[\w/]*)` \| (POST)?", PAGE.read_text(), re.MULTILINE)
     listed = re.findall(r"^  (/[\w/]*)(?: \((POST)\))?: ", (await ask("/help")).body, re.MULTILINE)
     assert sorted(rows) == sorted(listed)

@@ -240,7 +240,7 @@ async def test_requests_in_a_row_are_answered_in_order() -> None:
         assert behind.connections == 1
 
 
-async def test_many_requests_at_once_keep_nobody_waiting() -> None:
+async def test_many_requests_at_once_block_no_client() -> None:
     async with serving() as (stand, _):
         greedy, modest = await stand.connect(), await stand.connect()
         greedy[1].write(get("/ok") * 5000)
@@ -286,7 +286,7 @@ async def test_what_comes_back() -> None:
         await leave(streams)
 
 
-async def test_a_client_that_waits_is_told_to_go_on() -> None:
+async def test_a_waiting_client_gets_100_continue() -> None:
     async with serving() as (stand, behind):
         streams = await stand.connect()
         assert (await ask(streams, post("/app", b"expect: 100-continue\r\ncontent-length: 3\r\n")))[0] == 100
@@ -493,7 +493,7 @@ async def test_a_drain_asks_clients_to_leave(how: str) -> None:
         assert stand.stat("http.h.downstream_cx_drain_close") == 1
 
 
-async def test_a_gradual_drain_begins_with_nobody() -> None:
+async def test_a_gradual_drain_closes_no_connection_at_first() -> None:
     async with serving(drain_time=3600) as (stand, _):
         stand.traffic.drain()
         streams = await stand.connect()

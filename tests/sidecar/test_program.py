@@ -41,7 +41,7 @@ def running(*words: str | Path) -> Iterator[tuple["subprocess.Popen[str]", IO[st
             process.kill()
 
 
-def test_it_tells_its_version_and_what_it_hands_over_with() -> None:
+def test_it_prints_its_version_and_its_hot_restart_version() -> None:
     assert sidecar("--version").stdout.startswith("sidecar  version: ")
     assert sidecar("--hot-restart-version").stdout.strip() in {"11.104", "11.120"}
 
@@ -69,7 +69,7 @@ def test_a_good_configuration_is_validated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["validate", "serve"])
-def test_a_bad_configuration_is_told_as_envoy_tells_it(tmp_path: Path, mode: str) -> None:
+def test_a_bad_configuration_has_envoys_message(tmp_path: Path, mode: str) -> None:
     config = write(tmp_path / "bad.yaml", no_such_field={})
     done = sidecar("-c", config, "--mode", mode, "--disable-hot-restart")
     assert done.returncode == 1
@@ -93,7 +93,7 @@ def test_the_pattern_of_the_configuration_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_exits_with_0_when_told_to(tmp_path: Path, number: signal.Signals) -> None:
+def test_it_exits_with_0_on_sigterm(tmp_path: Path, number: signal.Signals) -> None:
     with running("-c", write(tmp_path / "c.yaml")) as (process, log):
         log.readline()
         process.send_signal(number)
@@ -101,7 +101,7 @@ def test_it_exits_with_0_when_told_to(tmp_path: Path, number: signal.Signals) ->
         assert f"{number.name}: exiting" in log.read()
 
 
-def test_a_log_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
+def test_a_moved_log_is_reopened(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with running("-c", write(tmp_path / "c.yaml"), "--log-path", path, "-l", "info") as (process, _):
         moved = tmp_path / "moved"
@@ -117,7 +117,7 @@ def test_a_log_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
         assert "exiting" in path.read_text(encoding="ascii")
 
 
-def test_an_address_that_somebody_has_is_named(tmp_path: Path) -> None:
+def test_an_address_in_use_is_named(tmp_path: Path) -> None:
     with running("-c", write(tmp_path / "c.yaml")) as (_, log):
         port = int(log.readline().rpartition(":")[2])
         made = listener("web", "127.0.0.1", port, [{"filters": [http("ok\n")]}])

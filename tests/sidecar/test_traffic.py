@@ -71,7 +71,7 @@ def test_certificates_that_cannot_be_loaded_are_named_with_their_owner(tmp_path:
     assert refusal(clusters=(upstream,)).startswith("cluster c: cannot read the certificate chain")
 
 
-async def test_every_door_of_a_listener_is_open() -> None:
+async def test_every_address_of_a_listener_accepts() -> None:
     doors = [door() for _ in range(3)]
     ports = [each.getsockname()[1] for each in doors]
     settings = listener(Echo())
@@ -85,7 +85,7 @@ async def test_every_door_of_a_listener_is_open() -> None:
     await traffic.close()
 
 
-async def test_the_doors_close_and_their_clients_stay() -> None:
+async def test_listeners_close_and_their_clients_stay() -> None:
     listeners = [listener(Echo(), inbound=True), listener(Echo(), "out")]
     async with standing(listeners) as stand:
         inside, outside = await stand.connect("l"), await stand.connect("out")
@@ -102,7 +102,7 @@ async def test_the_doors_close_and_their_clients_stay() -> None:
             await leave((reader, writer))
 
 
-async def test_a_shared_door_stays_as_it_was_for_whoever_shares_it() -> None:
+async def test_a_shared_listening_socket_keeps_its_flags() -> None:
     shared = door()
     twin = shared.dup()
     async with standing([]) as stand:
@@ -211,7 +211,7 @@ async def test_a_name_that_is_gone_keeps_its_last_good_answer(monkeypatch: pytes
         assert stand.stat("cluster.c.update_success") == 2
 
 
-async def test_without_a_redirect_nobody_is_connected_to_himself() -> None:
+async def test_without_a_redirect_no_client_is_connected_to_the_listener_itself() -> None:
     original = Cluster("c", "ORIGINAL_DST")
     looks = listener(TcpProxy("t", "c"), original_dst=True)
     async with standing([looks, listener(TcpProxy("t", "c"), "other")], [original]) as stand:

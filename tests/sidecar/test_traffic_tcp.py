@@ -63,7 +63,7 @@ async def test_an_end_of_one_direction_leaves_the_other_open() -> None:
             assert await taken == b"still here"
 
 
-async def test_a_client_that_never_reads_stops_its_upstream_and_nobody_else() -> None:
+async def test_a_client_that_never_reads_stops_only_its_upstream() -> None:
     pushed = 0
     stalled = asyncio.Event()
 

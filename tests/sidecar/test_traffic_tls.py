@@ -184,7 +184,7 @@ async def test_others_are_refused_and_counted(
         assert stand.of_listener("ssl.connection_error") == stand.of_listener("ssl.handshake") == 0
 
 
-async def test_a_certificate_that_nobody_asked_for_must_verify_too(make: Make, tmp_path: Path) -> None:
+async def test_an_unrequested_certificate_must_verify_too(make: Make, tmp_path: Path) -> None:
     tls = DownstreamTls((make(),), written_ca(tmp_path, authority()))
     async with standing([listener(Echo(), tls=tls)]) as stand:
         assert await talk(stand, visitor()) == b"hello"
@@ -209,7 +209,7 @@ async def test_what_is_no_tls_is_closed_and_counted(make: Make) -> None:
         assert stand.of_listener("ssl.connection_error") == 1
 
 
-async def test_half_a_handshake_costs_its_time_and_nobody_else(make: Make) -> None:
+async def test_half_a_handshake_delays_no_other_client(make: Make) -> None:
     chain = FilterChain(Echo(), tls=DownstreamTls((make(),)))
     async with standing([listener(Echo())._replace(chains=(chain,))]) as stand:
         begun = time.monotonic()
@@ -310,7 +310,7 @@ async def test_a_client_that_says_nothing_is_looked_at_for_a_while(make: Make) -
         await leave((reader, writer))
 
 
-async def test_a_part_of_a_hello_wakes_nobody_until_there_is_more(make: Make) -> None:
+async def test_a_part_of_a_hello_causes_no_wake_up_until_there_is_more(make: Make) -> None:
     async with standing([by_name(make)]) as stand:
         _, writer = await stand.connect()
         writer.write(b"\x16\x03\x01")

@@ -106,7 +106,7 @@ def test_a_good_header_before_anything(
     body=st.binary(max_size=1024),
     repeated=st.integers(1, 64),
 )
-def test_a_good_header_of_any_room_before_any_body(
+def test_a_valid_header_of_any_layout_before_any_body(
     tmp_path: Path, slots: int, strings: int, published: int, body: bytes, repeated: int
 ) -> None:
     room = SegmentLayout(slots, strings * WORD)

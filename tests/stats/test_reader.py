@@ -44,7 +44,7 @@ def test_names_and_values_that_come_later_are_read(tmp_path: Path) -> None:
     assert (header.epoch, header.started_at, header.nonce, header.room) == (1, STARTED, nonce_of(1), SMALL)
 
 
-def test_dropped_names_are_told(tmp_path: Path) -> None:
+def test_dropped_names_are_counted(tmp_path: Path) -> None:
     with written(tmp_path / "stats", room=SegmentLayout(1, 8)) as writer, reading(tmp_path / "stats") as segment:
         writer.counter("a")
         writer.counter("b")
@@ -130,7 +130,7 @@ def test_links_modes_and_other_things_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 64, 127, 136, VALUES_WORD * WORD, VALUES_WORD * WORD + 12])
-def test_a_file_cut_off_while_it_is_read_is_refused_and_kills_nobody(tmp_path: Path, size: int) -> None:
+def test_a_file_truncated_during_a_read_is_refused_without_a_crash(tmp_path: Path, size: int) -> None:
     path = tmp_path / "stats"
     with written(path) as writer, reading(path) as segment:
         writer.counter("a").add()
@@ -167,7 +167,7 @@ def test_names_that_make_no_sense_are_refused_until_they_do(tmp_path: Path, offs
             segment.read()
 
 
-def test_a_name_that_nobody_writes_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "stats"
     with written(path) as writer, reading(path) as segment:
         writer.counter("a")

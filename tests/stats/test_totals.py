@@ -128,7 +128,7 @@ def test_an_agent_that_comes_back_goes_on(tmp_path: Path) -> None:
         second.close()
 
 
-def test_an_epoch_that_starts_anew_adds_to_its_former_self(tmp_path: Path) -> None:
+def test_an_epoch_that_restarts_its_counters_adds_to_its_earlier_ones(tmp_path: Path) -> None:
     totals = Totals()
     with written(tmp_path / "a", 1) as one, written(tmp_path / "b", 1, nonce=nonce_of(9)) as other:
         one.counter("a").add(3)

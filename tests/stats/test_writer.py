@@ -159,6 +159,6 @@ def test_a_closed_writer_counts_no_more() -> None:
 
 
 @pytest.mark.parametrize(("slots", "strings"), [(0, 8), (2**16 + 1, 8), (1, 7), (1, -8), (1, 2**24 + 8)])
-def test_room_has_limits(slots: int, strings: int) -> None:
+def test_the_layout_has_limits(slots: int, strings: int) -> None:
     with pytest.raises(ValueError, match="are n"):
         SegmentLayout(slots, strings)

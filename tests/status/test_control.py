@@ -26,7 +26,7 @@ def rows(body: str) -> list[dict[str, object]]:
 # The timeline of an attempt
 
 
-async def test_a_restart_is_told_as_it_happens(tmp_path: Path) -> None:
+async def test_the_progress_of_a_restart_is_streamed(tmp_path: Path) -> None:
     actions = Acting(Progress(0.0, "epoch 8 starts"), Progress(0.5, "it is at the gate"), OperationResult("serving", 8))
     actions.may_go_on.clear()
     async with controlled(tmp_path, actions), stream(tmp_path / NAME, Request("POST", "/restart")) as response:
@@ -110,7 +110,7 @@ async def test_last_words_are_sent_before_the_program_is_replaced(tmp_path: Path
     assert b'"executing"' in actions.heard
 
 
-async def test_a_bug_in_an_action_breaks_the_answer_off_and_is_told_to_the_loop(tmp_path: Path) -> None:
+async def test_a_bug_in_an_action_ends_the_answer_and_is_reported_to_the_loop(tmp_path: Path) -> None:
     unhandled: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context.get("exception")))
     bug = ZeroDivisionError("a bug")
@@ -147,7 +147,7 @@ async def test_a_drain_is_answered_at_once_if_that_is_asked(tmp_path: Path) -> N
             await actions.ended.wait()
 
 
-async def test_a_drain_that_nobody_waits_for_is_noted_when_it_fails(tmp_path: Path) -> None:
+async def test_a_failed_drain_without_a_waiting_client_is_logged(tmp_path: Path) -> None:
     actions = Acting()
     actions.refusal = MachineError("cannot drain: nothing serves")
     async with controlled(tmp_path, actions):
@@ -159,7 +159,7 @@ async def test_a_drain_that_nobody_waits_for_is_noted_when_it_fails(tmp_path: Pa
 # Queries
 
 
-async def test_readiness_is_told_with_its_reason_and_is_no_action(tmp_path: Path) -> None:
+async def test_readiness_has_its_reason_and_is_no_action(tmp_path: Path) -> None:
     actions = Acting()
     async with controlled(tmp_path, actions):
         assert await ask(tmp_path, "GET", "/ready") == (200, "ready\n")
@@ -220,7 +220,7 @@ async def test_what_cannot_be_meant_is_refused_in_words(
 
 
 @pytest.mark.parametrize("refusal", [MachineError("cannot stop: it is stopping"), UsageError("cannot stop: why?")])
-async def test_what_the_agent_does_not_do_is_told(refusal: MachineError, tmp_path: Path) -> None:
+async def test_an_action_that_fails_is_reported(refusal: MachineError, tmp_path: Path) -> None:
     actions = Acting()
     actions.refusal = refusal
     async with controlled(tmp_path, actions):
@@ -279,13 +279,13 @@ async def test_a_stranger_is_turned_away_and_noted(tmp_path: Path) -> None:
     assert f"(pid {os.getpid()}, uid 65534) was rejected" in note
 
 
-async def test_the_overview_is_told(tmp_path: Path) -> None:
+async def test_the_status_is_returned(tmp_path: Path) -> None:
     async with controlled(tmp_path, Acting()):
         status, text = await ask(tmp_path, "GET", "/status")
     assert (status, json.loads(text)["epoch"]) == (200, 7)
 
 
-async def test_what_a_console_answers_is_passed_on(tmp_path: Path) -> None:
+async def test_an_answer_of_the_admin_interface_is_passed_on(tmp_path: Path) -> None:
     actions = Acting()
     async with controlled(tmp_path, actions):
         assert await ask(tmp_path, "POST", "/request?target=%2Fstats%3Ffilter%3Da") == (418, "told by a console\n")

@@ -63,11 +63,11 @@ def test_an_overview_comes_at_once_and_is_whole() -> None:
     assert play(first()) == (0.0, b"retry: 1000\ndata: " + document(overview()) + b"\n")
 
 
-def test_nothing_new_is_told_every_two_seconds() -> None:
+def test_an_unchanged_status_is_sent_every_two_seconds() -> None:
     assert play(watch(Stream(overview), 9)) == [0.0, 2.0, 4.0, 6.0, 8.0]
 
 
-def test_a_change_is_told_at_once() -> None:
+def test_a_change_is_sent_at_once() -> None:
     async def change_once() -> list[float]:
         stream = Stream(overview)
         clockwork().call_later(1.1, stream.changed)
@@ -76,7 +76,7 @@ def test_a_change_is_told_at_once() -> None:
     assert play(change_once()) == pytest.approx([0.0, 1.1])
 
 
-def test_many_changes_are_told_four_times_a_second_with_the_last_among_them() -> None:
+def test_many_changes_are_sent_four_times_a_second_including_the_last() -> None:
     async def change_often() -> tuple[list[float], int]:
         source = Source()
         stream = Stream(source.read)
@@ -100,7 +100,7 @@ def test_an_overview_is_made_once_for_all() -> None:
     assert play(many()) == 3
 
 
-def test_one_who_comes_later_waits_for_nothing_and_shakes_nobody() -> None:
+def test_a_later_client_gets_a_status_at_once_without_an_extra_one() -> None:
     """However often they reconnect, they cost no more than four statuses a second."""
 
     async def many() -> int:
@@ -179,7 +179,7 @@ def test_other_questions_have_an_end(method: str, status: int) -> None:
     assert isinstance(answer.body, bytes)
 
 
-def test_an_overview_that_cannot_be_made_ends_the_answer_and_is_told() -> None:
+def test_a_status_that_fails_ends_the_answer_and_is_logged() -> None:
     def fail() -> Status:
         raise ZeroDivisionError
 

@@ -17,7 +17,7 @@ from agent.status.health import Health
         ("/", "", 404, b"not found\n"),
     ],
 )
-async def test_health_tells_whether_and_why_not(method: str, path: str, reason: str, status: int, said: bytes) -> None:
+async def test_health_has_the_reason(method: str, path: str, reason: str, status: int, said: bytes) -> None:
     response = await Health(lambda: reason).answer(Request(method, path))
     assert (response.status, response.body) == (status, said)
 

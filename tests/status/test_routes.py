@@ -53,7 +53,7 @@ async def doors(actions: Acting | None, notes: list[str] | None = None) -> Async
         ("/status/schema.json", b"schema"),
     ],
 )
-async def test_each_address_has_its_room(path: str, says: bytes) -> None:
+async def test_each_path_has_its_handler(path: str, says: bytes) -> None:
     async with doors(None) as made:
         response = await made.answer(Request("GET", path))
     assert response.status == 200
@@ -95,7 +95,7 @@ async def told(made: Routes, request: Request) -> int:
     return epoch
 
 
-async def test_another_address_says_where_to_look() -> None:
+async def test_an_unknown_path_names_the_existing_ones() -> None:
     async with doors(None) as made:
         response = await made.answer(Request("GET", "/nowhere"))
     assert (response.status, response.body) == (404, b"there is no /nowhere; see / or /status\n")
@@ -125,7 +125,7 @@ async def test_what_acts_does_so_for_this_machine(path: str, asked: str, address
     ],
     ids=["get", "elsewhere", "link-local", "browser", "browser without an origin", "nobody"],
 )
-async def test_what_acts_does_not_for_anybody_else(request_: Request, status: int) -> None:
+async def test_actions_are_refused_to_other_clients(request_: Request, status: int) -> None:
     acting = Acting()
     async with doors(acting) as made:
         assert (await made.answer(request_)).status == status
@@ -139,7 +139,7 @@ async def test_what_acts_does_not_unless_the_operator_allows_it() -> None:
     assert b"--http-actions" in (response.body if isinstance(response.body, bytes) else b"")
 
 
-async def test_the_server_tells_whence_a_request_came() -> None:
+async def test_a_request_has_its_client_address() -> None:
     seen: list[str | None] = []
 
     async def answer(request: Request) -> Response:

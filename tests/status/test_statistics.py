@@ -17,6 +17,6 @@ SNAPSHOT = Snapshot({"http.inbound.downstream_rq_total": 7, "cluster.app.upstrea
         ("/stats?filter=(", 400, b"cannot use the filter: missing ), unterminated subpattern at position 0\n"),
     ],
 )
-async def test_statistics_are_told_by_name(target: str, status: int, said: bytes) -> None:
+async def test_statistics_are_sorted_by_name(target: str, status: int, said: bytes) -> None:
     response = await Statistics(lambda: SNAPSHOT).answer(Request("GET", target))
     assert (response.status, response.body) == (status, said)

@@ -111,7 +111,7 @@ def test_what_the_end_of_an_epoch_cuts_is_kept_though_nothing_takes_over(life: L
     assert evidence.cut_at_end == 7
 
 
-def test_a_drain_that_came_to_its_end_has_cut_nobody(life: Life) -> None:
+def test_a_completed_drain_has_cut_no_connection(life: Life) -> None:
     life.dies(1)
     life.history.drained(1)
     evidence = life.history.views()[0].evidence
@@ -124,7 +124,7 @@ def test_an_epoch_that_nothing_took_over_from_has_not_drained(life: Life) -> Non
     assert life.history.drained(2) is None
 
 
-def test_what_failed_is_told_when_it_does(life: Life) -> None:
+def test_a_failure_is_recorded_at_once(life: Life) -> None:
     life.ready("c")
     (attempt,) = life.dies(3)
     assert (attempt.outcome, attempt.reason) == ("failed", "it fell over")

@@ -152,7 +152,7 @@ async def test_the_same_again_is_counted(tmp_path: Path) -> None:
     assert [method for method, _, _ in cluster.calls] == ["POST", "PATCH", "PATCH"]
 
 
-async def test_what_an_agent_before_has_told_is_not_told_beside_it(tmp_path: Path) -> None:
+async def test_an_event_of_an_earlier_agent_is_not_duplicated(tmp_path: Path) -> None:
     cluster = Cluster()
     for _ in range(2):
         async with announcing_to(cluster, tmp_path):
@@ -163,7 +163,7 @@ async def test_what_an_agent_before_has_told_is_not_told_beside_it(tmp_path: Pat
     assert [method for method, _, _ in cluster.calls] == ["POST", "POST", "PATCH"]
 
 
-async def test_what_the_cluster_has_forgotten_is_told_anew(tmp_path: Path) -> None:
+async def test_an_event_that_the_cluster_has_deleted_is_created_again(tmp_path: Path) -> None:
     cluster = Cluster()
     async with announcing_to(cluster, tmp_path):
         refuse()
@@ -175,9 +175,7 @@ async def test_what_the_cluster_has_forgotten_is_told_anew(tmp_path: Path) -> No
     assert event["count"] == 1
 
 
-async def test_what_still_stands_is_told_again_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_a_persistent_warning_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kubernetes_events, "AGAIN", 0.3)
     cluster = Cluster()
     async with announcing_to(cluster, tmp_path, standing=("it does not fit",)):
@@ -198,7 +196,7 @@ async def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, monkeypatch:
     assert len(cluster.events) == 1
 
 
-async def test_a_right_that_is_missing_is_said_once_with_the_way_out_and_all_is_told_once_it_is_there(
+async def test_a_missing_permission_is_logged_once_and_all_events_are_sent_once_it_is_granted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(kubernetes_events, "SOON", 0.2)
@@ -247,7 +245,7 @@ async def test_a_flood_is_cut_off_and_the_rest_follows_slowly(
 @pytest.mark.parametrize(
     "what", ["no variables", "no port", "no token", "a token of nobody", "no token at all", "no authority"]
 )
-def test_without_a_cluster_the_reason_is_told(what: str, tmp_path: Path) -> None:
+def test_without_a_cluster_the_reason_is_reported(what: str, tmp_path: Path) -> None:
     environment = {"KUBERNETES_SERVICE_HOST": "::1", "KUBERNETES_SERVICE_PORT": "443"}
     (tmp_path / "ca.crt").write_bytes(Authority.create("cluster").pem)
     (tmp_path / "token").write_text(BOUND)
@@ -267,7 +265,7 @@ def test_without_a_cluster_the_reason_is_told(what: str, tmp_path: Path) -> None
         ServiceAccount.find(environment, tmp_path)
 
 
-def test_an_account_tells_who_this_is(tmp_path: Path) -> None:
+def test_an_account_names_the_pod(tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_bytes(Authority.create("cluster").pem)
     (tmp_path / "token").write_text(BOUND)
     environment = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}

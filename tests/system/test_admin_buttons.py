@@ -128,7 +128,7 @@ ENDINGS: dict[str, Ending] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_proxy_that_is_told_to_end_ends_well_and_soon_with_a_client_connected(
+def test_a_proxy_that_is_terminated_exits_with_0_and_soon_with_a_client_connected(
     room: Room, proxy: Proxy, ending: str
 ) -> None:
     two = Two(room, proxy)
@@ -140,7 +140,7 @@ def test_a_proxy_that_is_told_to_end_ends_well_and_soon_with_a_client_connected(
         assert sock.recv(1) == b""
 
 
-def test_the_console_tells_its_address_in_a_file(room: Room, proxy: Proxy) -> None:
+def test_the_admin_address_is_written_to_a_file(room: Room, proxy: Proxy) -> None:
     path = Path(room.directory / "admin")
     with running(room, proxy, Two(room, proxy).tree(), ["--admin-address-path", str(path)]) as alone:
         assert path.read_text(encoding="ascii") == f"127.0.0.1:{alone.console.port}"

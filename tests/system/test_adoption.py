@@ -180,7 +180,7 @@ def test_a_proxy_that_died_with_its_agent_is_started_again(surviving: AgentFixtu
 
 
 @pytest.mark.long
-def test_an_adopted_proxy_that_crashes_is_replaced_and_nobody_refused(surviving: AgentFixture, loads: Loads) -> None:
+def test_an_adopted_proxy_that_crashes_is_replaced_and_no_client_refused(surviving: AgentFixture, loads: Loads) -> None:
     bed = surviving
     bed.kill_agent()
     bed.launch()

@@ -71,7 +71,7 @@ def set_of(inventory: dict[str, Any], site: Site) -> dict[str, Any]:
     return found[0]
 
 
-def test_certs_tells_the_same_facts_as_openssl(bed_apart: AgentFixture, sites: list[Site], tmp_path: Path) -> None:
+def test_certs_prints_the_same_facts_as_openssl(bed_apart: AgentFixture, sites: list[Site], tmp_path: Path) -> None:
     code, inventory = told(bed_apart)
     assert (code, inventory["findings"]) == (0, [])
     for site in sites:
@@ -111,7 +111,7 @@ def test_a_key_that_does_not_fit_is_explained_and_nothing_else_changes(
     assert "it does not fit" in inventory["findings"][0]["message"]
 
 
-def test_the_ledger_and_the_console_are_at_hand(bed_apart: AgentFixture, sites: list[Site]) -> None:
+def test_history_and_request_work(bed_apart: AgentFixture, sites: list[Site]) -> None:
     bed_apart.rotate()
     bed_apart.served()
     first, second = (

@@ -70,7 +70,7 @@ def test_sigterm_lets_connections_end_and_the_code_is_0(kind: str, contained: Ma
 
 @pytest.mark.long
 @kinds("unshare")
-def test_a_killed_proxy_is_replaced_and_nobody_is_refused(kind: str, contained: MakeContained) -> None:
+def test_a_killed_proxy_is_replaced_and_no_client_is_refused(kind: str, contained: MakeContained) -> None:
     bed = contained(kind)
     bed.start()
     first = bed.serving()

@@ -41,7 +41,7 @@ def gap(reports: list[Report], killed: float) -> float:
 
 
 @pytest.mark.parametrize("disk", ["good", "garbage"])
-def test_a_killed_proxy_is_replaced_and_nobody_is_refused(disk: str, bed: AgentFixture, loads: Loads) -> None:
+def test_a_killed_proxy_is_replaced_and_no_client_is_refused(disk: str, bed: AgentFixture, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     loads.start("open", bed.tls, clients=1, rate=100)
     if disk == "garbage":
@@ -72,7 +72,7 @@ def crash_and_recover(bed: AgentFixture) -> Death:
 
 
 @pytest.mark.long
-def test_five_crashes_a_second_apart_refuse_nobody(bed: AgentFixture, loads: Loads) -> None:
+def test_five_crashes_a_second_apart_refuse_no_client(bed: AgentFixture, loads: Loads) -> None:
     loads.gentle(bed.tls, bed.plain)
     kills = [crash_and_recover(bed) for _ in range(5)]
     loads.more(20)

@@ -98,7 +98,7 @@ def left(client: socket.socket) -> bool:
 
 
 @pytest.mark.long
-def test_where_the_console_does_not_answer_everything_is_closed(bed_apart: AgentFixture, way_out: Target) -> None:
+def test_if_the_admin_does_not_answer_all_listeners_are_closed(bed_apart: AgentFixture, way_out: Target) -> None:
     bed = bed_apart
     bed.stop()
     bed.launch()

@@ -126,7 +126,7 @@ def obstacle(bed_apart: AgentFixture, binary: Path) -> Path:
     return path
 
 
-def test_the_first_start_and_a_rotation_are_told_with_serials_phases_and_what_a_client_saw(bed: AgentFixture) -> None:
+def test_the_first_start_and_a_rotation_are_recorded_with_all_details(bed: AgentFixture) -> None:
     first = newest(bed)
     assert (first["trigger"], first["outcome"], first["before"]) == ("start", "serving", None)
     old = hexed(serial(bed.mint.newest))
@@ -193,7 +193,7 @@ def unknown_cluster(bed: AgentFixture) -> Tree:
     return listener("lost", "127.0.0.1", bed.room.port(), [{"filters": [filtered]}])
 
 
-def test_a_stormy_life_is_told_from_its_first_day_and_outlives_agents(bed_apart: AgentFixture, obstacle: Path) -> None:
+def test_the_history_of_many_events_is_complete_and_outlives_agents(bed_apart: AgentFixture, obstacle: Path) -> None:
     bed = bed_apart
     bed.more_flags += ["--survive", "--hold", "10s"]
     bed.start()
@@ -338,7 +338,7 @@ def outlives_an_upgrade(bed: AgentFixture) -> None:
     assert newest(bed)["trigger"] == "certificate"
 
 
-def test_what_is_dropped_is_told_as_dropped(bed_apart: AgentFixture, held: Path) -> None:
+def test_a_dropped_attempt_is_recorded_as_dropped(bed_apart: AgentFixture, held: Path) -> None:
     bed, pair = bed_apart, bed_apart.mint.newest
     held.touch()
     IN_PLACE.again(bed.certs, bed.mint.spare())

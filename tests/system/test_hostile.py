@@ -53,7 +53,7 @@ def costs(fight: Fight, before: int, count: int, each: int) -> None:
 
 
 @pytest.mark.parametrize("sent", ["nothing", "half a hello", "a hello"])
-def test_half_open_handshakes_stop_nobody(arena: Arena, sent: str) -> None:
+def test_half_open_handshakes_block_no_client(arena: Arena, sent: str) -> None:
     hello = client_hello()
     with arena.open() as fight:
         before = fight.warm(SOME)
@@ -65,7 +65,7 @@ def test_half_open_handshakes_stop_nobody(arena: Arena, sent: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "tls"])
-def test_idle_connections_cost_little_and_stop_nobody(arena: Arena, kind: str) -> None:
+def test_idle_connections_cost_little_and_block_no_client(arena: Arena, kind: str) -> None:
     target, count, each = (arena.tls, IDLE_TLS, PER_TLS) if kind == "tls" else (arena.plain, IDLE, PER_PLAIN)
     with arena.open() as fight:
         before = fight.warm(SOME)

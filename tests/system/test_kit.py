@@ -212,14 +212,14 @@ def der_of(pem: bytes) -> bytes:
     return ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
 
 
-def test_a_room_tells_of_what_was_left_in_it(envoy: Path) -> None:
+def test_a_sandbox_reports_remaining_processes(envoy: Path) -> None:
     with pytest.raises(AssertionError, match=r"sleep 1000"), open_room(patience=0.2) as room:
         left = room.spawn_bare(["sleep", "1000"], log=room.directory / "log")
     assert left.returncode == -signal.SIGKILL
 
 
 @pytest.mark.root
-def test_a_room_tells_of_shared_memory_left_in_it(envoy: Path) -> None:
+def test_a_sandbox_reports_remaining_shared_memory(envoy: Path) -> None:
     with pytest.raises(AssertionError, match=r"envoy_shared_memory_7"), open_room(patience=0.2) as room:
         room.spawn(["touch", "/dev/shm/envoy_shared_memory_7"], log=room.directory / "log").wait()
     assert not room.shm.exists()

@@ -115,9 +115,7 @@ def test_ten_rotations_without_memory_for_two_wait_and_are_made_up_for_when_ther
 
 
 @pytest.mark.long
-def test_where_there_is_just_the_memory_that_is_asked_for_a_rotation_costs_nobody_his_life(
-    bed_apart: AgentFixture, group: Group, loads: Loads
-) -> None:
+def test_with_just_enough_memory_a_rotation_causes_no_kill(bed_apart: AgentFixture, group: Group, loads: Loads) -> None:
     bed = bed_apart
     bed.start()
     loads.gentle(bed.tls, bed.plain)
@@ -182,7 +180,7 @@ def pressure(bed: AgentFixture, group: Group) -> Iterator[None]:
         group.limit(UNLIMITED)
 
 
-def test_an_upgrade_without_memory_for_two_agents_is_refused_and_kills_nobody(
+def test_an_upgrade_without_memory_for_two_agents_is_refused_without_a_kill(
     bed_apart: AgentFixture, group: Group, loads: Loads
 ) -> None:
     bed = bed_apart

@@ -87,7 +87,7 @@ def group(request: pytest.FixtureRequest) -> Iterator[Unified]:
 
 
 @pytest.mark.timeout(IN_KERNEL)
-def test_ten_rotations_wait_where_there_is_room_for_one_and_a_half(
+def test_ten_rotations_wait_with_memory_for_one_and_a_half(
     bed_apart: AgentFixture, group: Unified, loads: Loads
 ) -> None:
     bed = bed_apart
@@ -110,7 +110,7 @@ def test_ten_rotations_wait_where_there_is_room_for_one_and_a_half(
 
 
 @pytest.mark.timeout(IN_KERNEL)
-def test_near_expiry_what_serves_is_replaced_where_there_is_room_for_one_and_a_half(
+def test_near_expiry_the_serving_epoch_is_replaced_with_memory_for_one_and_a_half(
     bed_apart: AgentFixture, group: Unified, loads: Loads
 ) -> None:
     bed = bed_apart

@@ -184,7 +184,7 @@ def test_what_envoy_refuses_is_recorded_with_its_reason(lone: Lone) -> None:
         lone.serves()
 
 
-def test_streams_end_with_unavailable_until_told_otherwise(lone: Lone) -> None:
+def test_streams_end_with_unavailable_while_the_fault_is_enabled(lone: Lone) -> None:
     plane = lone.plane
     plane.start()
     with lone.running():

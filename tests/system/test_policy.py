@@ -74,7 +74,7 @@ def with_hours(bed: AgentFixture, span: Sequence[timedelta]) -> None:
 
 
 @pytest.mark.long
-def test_outside_of_its_hours_a_change_waits_until_somebody_asks(bed_apart: AgentFixture) -> None:
+def test_outside_of_its_hours_a_change_waits_until_an_operator_asks(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     with_hours(bed, CLOSED)
     bed.start()
@@ -175,7 +175,7 @@ def told_to_wait(bed: AgentFixture) -> bool:
 
 
 @pytest.mark.long
-def test_a_leaf_that_grows_old_is_told_at_that_moment_though_nothing_happens(bed_apart: AgentFixture) -> None:
+def test_a_leaf_near_expiry_is_reported_at_that_moment_without_another_event(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.bootstrap.write(bed.config)
     leaf = ends_in(bed, left=40 * SECOND, life=360 * SECOND)
@@ -241,7 +241,7 @@ def is_cut(sock: socket.socket) -> bool:
         return True
 
 
-def test_a_leaf_that_is_old_from_the_start_is_told_at_once(bed_apart: AgentFixture) -> None:
+def test_a_leaf_near_expiry_from_the_start_is_reported_at_once(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.bootstrap.write(bed.config)
     bed.layout.first(bed.certs, ends_in(bed, left=60 * MINUTE, life=1000 * MINUTE))

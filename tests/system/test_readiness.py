@@ -113,9 +113,7 @@ def said(bed: AgentFixture, event: str) -> bool:
 
 
 @pytest.mark.long
-def test_when_nothing_serves_it_is_told_at_once_and_why_until_something_does(
-    bed_apart: AgentFixture, broken: Path
-) -> None:
+def test_while_no_epoch_serves_readiness_fails_at_once_with_the_reason(bed_apart: AgentFixture, broken: Path) -> None:
     bed = bed_apart
     IN_PLACE.again(bed.certs, Files(b"garbage", b"garbage"))
     eventually(lambda: bed.journal.complaints(str(bed.certs)), what="a complaint about garbage")
@@ -135,7 +133,7 @@ def test_when_nothing_serves_it_is_told_at_once_and_why_until_something_does(
     assert "kill" in down[0][1].lower(), f"the first reason is the crash: {down}"
 
 
-def test_a_first_start_that_waits_for_a_file_tells_which_and_why(bed_apart: AgentFixture) -> None:
+def test_a_first_start_that_waits_for_a_file_names_it_and_the_reason(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     bed.prepare()
     good, other = bed.mint.newest, bed.mint.spare()

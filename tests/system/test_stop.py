@@ -245,7 +245,7 @@ def test_a_drain_by_order_returns_at_the_end_and_the_agent_stays(bed_apart: Agen
     assert bed.exited() == 0
 
 
-def test_waiting_ends_with_readiness_or_tells_why_not(bed_apart: AgentFixture) -> None:
+def test_waiting_ends_with_readiness_or_the_reason(bed_apart: AgentFixture) -> None:
     bed = bed_apart
     code, said = concluded(order(bed, "wait", "--timeout", "100ms"))
     assert code == 1
@@ -256,7 +256,7 @@ def test_waiting_ends_with_readiness_or_tells_why_not(bed_apart: AgentFixture) -
     assert concluded(waiting) == (0, "ready\n")
 
 
-def test_a_stop_that_comes_before_the_agent_has_begun_is_heard(bed_apart: AgentFixture) -> None:
+def test_a_stop_signal_before_the_agent_has_begun_is_handled(bed_apart: AgentFixture) -> None:
     """Otherwise the signal would end it, and the proxies of an earlier agent, which it was to adopt, would remain."""
     bed = bed_apart
     bed.prepare()

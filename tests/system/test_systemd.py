@@ -46,7 +46,7 @@ def a_new_agent(bed: SystemdBed, old: int) -> None:
 
 @pytest.mark.root
 @on_systemd
-def test_a_reload_tells_the_truth_and_so_does_the_status(unit: SystemdBed, loads: Loads) -> None:
+def test_the_results_of_a_reload_and_of_the_status_are_correct(unit: SystemdBed, loads: Loads) -> None:
     bed = unit
     loads.gentle(bed.tls, bed.plain)
     before = bed.serving()
@@ -188,7 +188,7 @@ def test_systemd_waits_for_the_first_certificate(booted_bed: SystemdBed) -> None
 @pytest.mark.root
 @pytest.mark.long
 @on_systemd
-def test_the_sockets_of_a_unit_are_the_proxys_for_good(booted_bed: SystemdBed, loads: Loads) -> None:
+def test_the_proxy_keeps_the_sockets_of_a_unit(booted_bed: SystemdBed, loads: Loads) -> None:
     bed = booted_bed
     bed.install("agent.socket", "0.0.0.0:15443", f"127.0.0.1:{bed.tls.port}")
     assert bed.run("systemctl", "start", "agent.socket").returncode == 0
@@ -206,7 +206,7 @@ def test_the_sockets_of_a_unit_are_the_proxys_for_good(booted_bed: SystemdBed, l
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="wants systemd-analyze")
 @pytest.mark.parametrize("name", ["agent.service", "agent@.service", "agent.socket"])
-def test_the_units_are_in_order(tmp_path: Path, name: str) -> None:
+def test_the_units_are_valid(tmp_path: Path, name: str) -> None:
     for each in ("agent.service", "agent@.service", "agent.socket"):
         (tmp_path / each).write_text(installed(each), encoding="utf-8")
     command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)]

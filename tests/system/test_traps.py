@@ -13,7 +13,7 @@ Envoy's hot restart:
 | the sender blocks if the peer does not read | `handoff/test_channel::test_a_peer_that_does_not_read_…` |
 | every process with write permission may inject an answer | `handoff/test_child::test_an_answer_from_a_third_…` |
 | unknown requests, TestConnection | `handoff/test_parent` |
-| the admin socket is never passed | `test_the_console_is_the_epochs_own` |
+| the admin socket is never passed | `test_the_admin_interface_is_the_epochs_own` |
 | a SIGTERM to a candidate ends the old one | `test_a_candidate_that_ends_…`, `test_candidate` |
 | a flag stays set after the exit | the same, and `test_bad_input` |
 | ShutdownAdmin ends the admin server and the stats of the old one | the same: the old admin interface answers |
@@ -28,7 +28,7 @@ Envoy's hot restart:
 | a bound child name stops the next epoch | `test_two_candidates_in_a_row_…`: a base id for each epoch |
 | a message of 3 bytes aborts | only `framing.cut` sends |
 | a child that exits after DrainListeners leaves closed listeners | `test_crash`: the socket store holds them |
-| a child without a parent aborts | `test_a_serving_epoch_needs_nobody_behind_its_sockets` (long) |
+| a child without a parent aborts | `test_a_serving_epoch_needs_no_parent_at_its_sockets` (long) |
 | the old one exits during its drain: the new one aborts | `test_the_new_one_outlives_the_old_one` (long) |
 | a removed listener hangs its clients | `test_a_listener_that_is_gone_refuses_its_clients`, `test_lds` |
 | a plain epoch 0 beside held sockets | no epoch is 0: `proxies/envoy/test_proxy` |
@@ -41,11 +41,11 @@ A process between two Envoys:
 | without a gate, a candidate serves at once | `test_candidate::test_no_client_is_answered_by_a_candidate_…` |
 | REST xDS needs a node | `proxies/envoy/test_proxy::test_the_node_is_given_only_…`, every test here (no node) |
 | a missing socket file aborts at once | `test_an_epoch_is_not_asked_when_its_answer_would_find_no_name` |
-| after Terminate no message is sent to the parent | `test_a_serving_epoch_needs_nobody_behind_its_sockets` |
+| after Terminate no message is sent to the parent | `test_a_serving_epoch_needs_no_parent_at_its_sockets` |
 | an epoch without listeners looks ready | `processes/test_listeners`, `test_lds` |
 | `shutdown()` refuses, `listen()` revives | `handoff/test_socket_store` |
 | two programs share a port silently | `host/test_sockets`, `test_places` |
-| invalid files on disk and a crash | `test_crash`; certificates with removed files: `test_files_gone_…` |
+| invalid files on disk and a crash | `test_crash`; certificates with removed files: `test_files_removed_after_…` |
 | the binary is unlinked | `test_an_unlinked_program_runs_on` |
 | serials as `0abc`, `01` | `proxies/envoy/test_admin_client` |
 | a pipe between proxy and log | `test_an_epoch_writes_where_the_agent_writes` |
@@ -204,7 +204,7 @@ def test_an_epoch_is_not_asked_when_its_answer_would_find_no_name(text: str) -> 
 
 
 @pytest.mark.long
-def test_a_serving_epoch_needs_nobody_behind_its_sockets(text: str) -> None:
+def test_a_serving_epoch_needs_no_parent_at_its_sockets(text: str) -> None:
     """After Terminate Envoy sends no more messages to its parent: neither retries nor the next Stats abort it."""
 
     async def play(stage: Harness) -> None:
@@ -327,7 +327,7 @@ def _is_refused(port: int) -> bool:
     return False
 
 
-def test_files_gone_after_the_judgement_are_not_missed(room: Room) -> None:
+def test_files_removed_after_the_check_are_not_needed(room: Room) -> None:
     """They are sealed memory, passed as `/dev/fd/N`."""
     leaf = Authority.create("ca").issue(["a.test"])
     chain, key = "/gone/tls.crt", "/gone/tls.key"
@@ -392,7 +392,7 @@ def test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else(text: str, room
     on_stage(play)
 
 
-def test_the_console_is_the_epochs_own(room: Room) -> None:
+def test_the_admin_interface_is_the_epochs_own(room: Room) -> None:
     """The admin socket is never passed from epoch to epoch, and a second one on the same port would end the proxy."""
     tree = json.loads(plain(room.port()))
     tree["admin"] = {"address": address("127.0.0.1", room.port())}

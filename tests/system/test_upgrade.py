@@ -76,7 +76,7 @@ def test_the_new_program_is_what_runs_after_it(bed_apart: AgentFixture, own_pack
 
 
 @pytest.mark.sidecar
-def test_a_restart_tells_the_truth(bed: AgentFixture) -> None:
+def test_the_result_of_a_restart_is_correct(bed: AgentFixture) -> None:
     before = bed.serving()
     done = order(bed, "restart")
     assert done.returncode == 0, done.stderr

@@ -75,7 +75,7 @@ listener.admin.main_thread.downstream_cx_active: 1
 UDP = {"socket_address": {"address": "1.2.3.4", "port_value": 5, "protocol": "UDP"}}
 
 
-async def test_listeners_are_told_in_the_protocols_spelling(tmp_path: Path) -> None:
+async def test_listeners_have_the_protocols_spelling(tmp_path: Path) -> None:
     inner = [
         {"name": "a", "local_address": {"socket_address": {"address": "::", "port_value": 80}}},
         {"name": "b", "local_address": {"pipe": {"path": "@x"}},
@@ -155,7 +155,7 @@ async def test_an_answer_that_is_nested_without_end_is_a_machine_error(tmp_path:
             await asked.certificates()
 
 
-async def test_a_console_that_refuses_or_is_gone_is_a_machine_error(tmp_path: Path) -> None:
+async def test_an_admin_interface_that_refuses_or_has_exited_is_a_machine_error(tmp_path: Path) -> None:
     async with admin(tmp_path, {}, status=403) as asked:
         with pytest.raises(MachineError, match="status 403"):
             await asked.connections()

@@ -67,7 +67,7 @@ def test_files_are_found_with_what_they_are(text: str, as_json: bool) -> None:
     assert set(configured(text, name="e.json" if as_json else "e.yaml").references) == set(REFERENCES)
 
 
-def test_what_goes_with_a_pair_or_a_bundle_belongs_to_its_unit() -> None:
+def test_files_of_a_pair_or_a_bundle_belong_to_its_group() -> None:
     """OCSP responses, revocation lists and files of private-key providers change together with their certificate."""
     found = configured(
         """
@@ -105,7 +105,7 @@ def test_files_of_the_extra_document_are_found_too() -> None:
     assert set(configured("{}", SNAKE).references) == set(REFERENCES)
 
 
-def test_a_file_that_is_named_twice_or_by_an_alias_is_told_once() -> None:
+def test_a_file_that_is_named_twice_or_by_an_alias_is_listed_once() -> None:
     text = "a: &x {trusted_ca: {filename: /certs/ca.pem}}\nb: *x\nc: {trusted_ca: {filename: /certs/ca.pem}}"
     assert configured(text).references == [Reference("/certs/ca.pem", Role.BUNDLE, "/certs/ca.pem")]
 
@@ -216,7 +216,7 @@ def test_datagrams_and_dynamic_listeners_are_noticed() -> None:
 ADMIN = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}, allow_paths: [{exact: /ready}]}"
 
 
-def test_the_console_moves_to_the_epochs_own_socket_and_answers_everything_there() -> None:
+def test_the_admin_interface_moves_to_the_epochs_own_socket_without_restrictions() -> None:
     tree = filled(ADMIN)
     assert tree["admin"] == {"address": {"pipe": {"path": "/run/7/admin", "mode": 0o600}}}
     console = configured(ADMIN).admin_address
@@ -225,12 +225,12 @@ def test_the_console_moves_to_the_epochs_own_socket_and_answers_everything_there
     assert console.allowed is not None
 
 
-def test_what_else_the_operator_wants_of_his_console_stays() -> None:
+def test_other_settings_of_the_admin_interface_are_kept() -> None:
     tree = filled("admin: {profilePath: /tmp/p, address: {pipe: {path: /x}}}")
     assert tree["admin"]["profilePath"] == "/tmp/p"
 
 
-def test_the_console_of_the_extra_document_wins_and_does_not_undo_the_private_one() -> None:
+def test_the_admin_address_of_the_extra_document_has_precedence_and_the_private_one_stays() -> None:
     extra = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 7}}}"
     both = configured(ADMIN, extra)
     assert both.admin_address is not None
@@ -249,7 +249,7 @@ def test_paths_that_are_allowed_in_one_document_bind_the_address_of_the_other(ad
     assert console.allowed is not None
 
 
-def test_a_bootstrap_without_a_console_names_none() -> None:
+def test_a_bootstrap_without_an_admin_interface_names_none() -> None:
     assert configured("{}").admin_address is None
 
 
@@ -308,7 +308,7 @@ def test_an_epoch_that_the_operator_names_himself_stays() -> None:
 # The node and the name
 
 
-def test_the_node_is_whoever_either_document_says() -> None:
+def test_either_document_can_set_the_node() -> None:
     assert configured("node: {id: a}", "node: {cluster: b}").node == ("a", "b")
     assert configured("{}").node == (None, None)
 

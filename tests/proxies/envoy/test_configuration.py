@@ -90,7 +90,7 @@ def test_they_become_descriptors_the_innermost_first() -> None:
     assert source == {"path": "/dev/fd/102"}, "nothing is watched that cannot change"
 
 
-def test_what_is_fetched_is_told_with_where_it_comes_from() -> None:
+def test_fetched_resources_are_listed_with_their_sources() -> None:
     configuration = whole()
     assert configuration.sets == {"listener_manager.lds": "/d/lds.yaml", "cluster_manager.cds": None}
     assert configuration.control_planes == ["plane"]
@@ -134,7 +134,7 @@ def secret(chain: bytes, key: bytes) -> bytes:
     return json.dumps({"resources": [{"@type": SECRET, "name": "edge", "tls_certificate": pair}]}).encode()
 
 
-def test_a_pair_within_one_is_judged() -> None:
+def test_a_pair_in_a_resource_file_is_checked() -> None:
     one, other = (Authority.create("ca").issue(["a.test"]) for _ in range(2))
     whole(**{"/d/sds.json": secret(one.chain_pem, one.key_pem)})
     with pytest.raises(BadInput, match=r"cannot use /d/sds\.json \(edge\): it does not fit the leaf"):

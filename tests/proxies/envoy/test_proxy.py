@@ -124,7 +124,7 @@ def test_the_node_is_given_only_where_the_operator_has_none(
     assert not any(part in line for part in unwanted)
 
 
-def test_a_log_format_of_the_file_leaves_no_room_for_the_flag() -> None:
+def test_a_log_format_of_the_file_excludes_the_flag() -> None:
     text = "application_log_config: {log_format: {text_format: x}}"
     assert "--log-format" not in launched(text, flags=Flags(log_format="%v"))
     assert "--log-format" not in launched(extra=text)
@@ -243,7 +243,7 @@ def test_an_output_that_is_not_envoys_is_its_last_line(output: str, said: str) -
     assert ENVOY.complaint(output, {}) == Complaint(said)
 
 
-def test_a_complaint_tells_which_files_it_names() -> None:
+def test_a_complaint_contains_the_files_it_names() -> None:
     output = "it cannot use /dev/fd/7 with /dev/fd/70, nor /dev/fd/8"
     found = ENVOY.complaint(output, {7: "/certs/tls.crt", 70: "/certs/tls.key", 9: "/certs/other"})
     assert found.text == "it cannot use /certs/tls.crt with /certs/tls.key, nor /dev/fd/8"

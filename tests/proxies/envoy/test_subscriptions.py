@@ -34,7 +34,7 @@ def scopes(found: list[Subscription]) -> list[str]:
     return [each.scope for each in found]
 
 
-def test_subscriptions_are_told_from_dns_and_from_the_gate() -> None:
+def test_subscriptions_are_distinguished_from_dns_and_from_the_gate() -> None:
     """A cluster with DNS lookups counts its updates under the same names, but fetches no resources."""
     assert parse(TEXT) == {
         "cluster.backend": subscription("cluster.backend", 3, 0, 0),

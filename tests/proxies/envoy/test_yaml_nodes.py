@@ -161,7 +161,7 @@ def test_keys_are_found_in_either_spelling() -> None:
     assert yaml_nodes.get(root, "static_resources", "name", "deeper") is None
 
 
-def test_aliases_are_followed_and_each_mapping_is_told_once() -> None:
+def test_aliases_are_followed_and_each_mapping_is_yielded_once() -> None:
     root = yaml_nodes.read("a: &x {k: {f: 1}}\nb: *x\nc: [*x, {g: 2}]\n", "x.yaml")
     assert yaml_nodes.text(yaml_nodes.get(root, "b", "k", "f")) == "1"
     assert [key for key, _ in yaml_nodes.mappings(root)] == ["", "a", "k", "c"]
