@@ -80,7 +80,7 @@ class SharedMemory:
         if flags & _INITIALIZING:
             message = (
                 f"cannot join the chain of {self.segment.path}: another process of it is still starting; try again "
-                "when it has, or, if none is left, start as --restart-epoch 0 of another --base-id"
+                "when it has, or, if none runs, start as --restart-epoch 0 of another --base-id"
             )
             raise MachineError(message)
         self._write(flags | _INITIALIZING)

@@ -49,7 +49,7 @@ class Assembler:
 
     def _begin(self, datagram: bytes) -> bytes:
         if len(datagram) < _LENGTH.size:
-            message = f"cannot read a message: its first datagram has {len(datagram)} bytes, its length alone takes 8"
+            message = f"cannot read a message: its first datagram has {len(datagram)} bytes, the length needs 8"
             raise ProtocolError(message)
         (self._expected,) = _LENGTH.unpack_from(datagram)
         if self._expected > MESSAGE_LIMIT:

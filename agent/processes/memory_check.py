@@ -37,7 +37,7 @@ class MemoryCheck:
         if free.bytes >= needed:
             return None
         has, wants = free.bytes / _MIB, needed / _MIB
-        return f"{has:.0f} MiB are free by {free.limit_name}, and a second {what} takes up to {wants:.0f} MiB"
+        return f"{has:.0f} MiB are free by {free.limit_name}, and a second {what} needs up to {wants:.0f} MiB"
 
     def describe_death(self, code: int | None, *, by_agent: bool) -> str:
         """Return a suffix for an exit message; empty if the exit was not caused by lack of memory.

@@ -138,7 +138,7 @@ class ServerConnection:
                 self.service.counters.downstream_rq_header_timeout.add()
                 raise HttpError(408, "request header timeout") from error
             if not data:
-                raise ClientGone("the client has left in the middle of its request")
+                raise ClientGone("the client has disconnected in the middle of its request")
             self.machine.receive_data(data)
         if not isinstance(event, h11.Request):
             raise ClientGone("the client has disconnected")
@@ -165,7 +165,7 @@ class ServerConnection:
                 await self._continue()
             data = await self._read_body(until)
             if not data:
-                raise ClientGone("the client has left in the middle of its request")
+                raise ClientGone("the client has disconnected in the middle of its request")
             self.machine.receive_data(data)
         if isinstance(event, h11.Data):
             return bytes(event.data)

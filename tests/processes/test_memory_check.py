@@ -33,7 +33,7 @@ def test_a_second_proxy_needs_its_peak_with_an_eighth_and_four_mib_more() -> Non
 
 def test_a_shortage_tells_how_much_is_free_of_which_limit_and_how_much_is_needed() -> None:
     told = room(12 * MIB).shortage(1)
-    assert told == f"12 MiB are free by {LIMIT}, and a second proxy takes up to {NEEDED} MiB"
+    assert told == f"12 MiB are free by {LIMIT}, and a second proxy needs up to {NEEDED} MiB"
 
 
 def test_a_proxy_that_is_gone_meanwhile_asks_for_nothing() -> None:

@@ -101,7 +101,7 @@ def test_ten_rotations_wait_with_memory_for_one_and_a_half(
         assert bed.serving() == serving
     throughout(lambda: said(bed, "memory.short") == ROTATIONS, span=3, what="each is said once", every=0.2)
     words = [entry.body for entry in bed.journal.entries() if entry.name == "memory.short"]
-    assert all(f"MiB are free by {group.path}/memory.max, and a second proxy takes" in each for each in words)
+    assert all(f"MiB are free by {group.path}/memory.max, and a second proxy needs" in each for each in words)
     assert bed.serving() == serving
     group.limit(None)
     bed.served()
