@@ -18,7 +18,7 @@ def span(time: float | timedelta) -> str:
     for least, size, unit in _SPANS:
         if seconds >= least:
             return f"{int(seconds / size):,} {unit}"
-    return f"{int(seconds * 10) / 10} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+    return f"{int(seconds * 10) / 10} s" if seconds >= 1 else f"{int(seconds * 1000)} ms"
 
 
 def moment(at: datetime) -> str:

@@ -1,6 +1,6 @@
 """Formats the output of `agent status`: the answer, then problems with reasons, the rest."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rich.text import Text
 
@@ -220,7 +220,8 @@ def _certificates(overview: Status, sheet: Table) -> None:
 
 
 def _served(each: CertificateSet, facts: Facts, now: datetime, sheet: Table) -> Text:
-    share = (facts.not_after - now) / (facts.not_after - facts.not_before)
+    life = max(facts.not_after - facts.not_before, timedelta(seconds=1))  # X.509 allows dates that are equal
+    share = (facts.not_after - now) / life
     style = GOOD if share > 1 / 3 else WORRYING if share > 1 / 10 else BAD
     bar = sheet.bar(share, style, 10)
     line = Text().append_text(bar).append("  " if bar else "")

@@ -10,6 +10,7 @@ from rich.text import Text
 from agent.control_client.client import printable
 
 _WIDEST = 110  # columns that are comfortable to read
+_NARROWEST = 20  # columns into which a text is wrapped at the least
 _DEEPEST = 30  # maximum hanging indent of a row's last cell, in columns
 _QUIET = "dim"
 _BAR = {True: ("━", "━"), False: ("#", ".")}
@@ -46,10 +47,10 @@ class Table:
     def say(self, line: Text | Styled, indent: int = 0, hang: int = 2) -> None:
         """Write a line; continuation lines are indented by `hang` more."""
         rest = line if isinstance(line, Text) else join([line])
-        first, rest = self._split(rest, self.width - indent)
+        first, rest = self._split(rest, max(_NARROWEST, self.width - indent))
         self.lines.append(Text(" " * indent).append_text(first))
         while rest:
-            part, rest = self._split(rest, max(20, self.width - indent - hang))
+            part, rest = self._split(rest, max(_NARROWEST, self.width - indent - hang))
             self.lines.append(Text(" " * (indent + hang)).append_text(part))
 
     def _split(self, text: Text, width: int) -> tuple[Text, Text]:

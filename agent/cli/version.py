@@ -26,4 +26,5 @@ async def _describe(proxy_bin: str) -> str:
     programs = Programs(find(proxy_bin), Envoy(Flags(), DRAIN_TIME), None)
     await programs.load()
     assert programs.current is not None
+    programs.current.binary.close()
     return f"{programs.path} {programs.current.version}, hot restart {programs.current.handoff}"

@@ -36,8 +36,9 @@ async def serve(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 1) else over.set())
-    await loop.create_server(Conversation, sock=socket.socket(fileno=descriptor))
+    server = await loop.create_server(Conversation, sock=socket.socket(fileno=descriptor))
     await over.wait()
+    server.close()
     loop.remove_reader(sys.stdin.fileno())
 
 

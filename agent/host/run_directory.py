@@ -31,7 +31,7 @@ class RunDirectory:
         self._mode = 0o711 if traversable else 0o700
         _make(path, self._mode)
         _refuse_foreign(path)
-        self._lock = _lock(path / _LOCK)
+        self._lock = _occupy(path, self._mode)
         self._substitutes = Substitutes(path, self._mode)
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class RunDirectory:
                 return
         except OSError:
             _make(self.path, self._mode)
-        fresh = _lock(self.path / _LOCK)
+        fresh = _occupy(self.path, self._mode)
         os.close(self._lock)
         self._lock = fresh
 
@@ -148,7 +148,7 @@ def _make(path: Path, mode: int) -> None:
                 f"cannot use the run directory {path}: it is not a directory of this user; choose another --run-dir"
             )
             raise MachineError(message)
-        path.chmod(mode)
+        path.chmod(stat.S_IMODE(found.st_mode) & 0o711)  # not yet `mode`: another agent may hold the lock
     except OSError as error:
         message = f"cannot use the run directory {path}: {error.strerror}; choose a writable --run-dir"
         raise MachineError(message) from error
@@ -159,6 +159,13 @@ def _refuse_foreign(path: Path) -> None:
     if names and names.isdisjoint({_LOCK, _STATE}):
         message = f"cannot use the run directory {path}: it contains files of other programs; choose another"
         raise MachineError(message)
+
+
+def _occupy(path: Path, mode: int) -> int:
+    """Lock the directory and set its mode; return the lock's descriptor."""
+    descriptor = _lock(path / _LOCK)
+    path.chmod(mode)
+    return descriptor
 
 
 def _lock(path: Path) -> int:

@@ -1,6 +1,5 @@
 """The metrics endpoint of the application behind the proxy."""
 
-import codecs
 import ipaddress
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -27,15 +26,15 @@ class Application:
         """Parse `http://host[:port][/path]`; the path defaults to /metrics. Raises `UsageError`."""
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port or 80
+            host, port = parts.hostname, 80 if parts.port is None else parts.port
+            if host and not _is_address(host):
+                host.encode("idna")  # also loads the codec: at the first look-up, an upgrade may have replaced its file
         except ValueError as error:
-            message = f"cannot use --app-metrics {url}: {error}"
+            message = f"cannot use --app-metrics {url!r}: {error}"
             raise UsageError(message) from error
-        if parts.scheme != "http" or not host or parts.username is not None:
-            message = f"cannot use --app-metrics {url}: it is not of the form http://host:port/path"
+        if parts.scheme != "http" or not host or not port or parts.username is not None or not _is_plain(url):
+            message = f"cannot use --app-metrics {url!r}: it is not of the form http://host:port/path"
             raise UsageError(message)
-        if not _is_address(host):
-            codecs.lookup("idna")  # preload: at the first name lookup, an upgrade may have replaced it
         query = f"?{parts.query}" if parts.query else ""
         return cls(host, port, (parts.path or "/metrics") + query, parts.netloc)
 
@@ -48,6 +47,11 @@ class Application:
         request = Request("GET", self.target, tuple(headers))
         async with stream((self.host, self.port), request, self.authority) as response:
             yield response
+
+
+def _is_plain(url: str) -> bool:
+    """Return whether HTTP can carry it as it is: ASCII without blanks and control characters."""
+    return url.isascii() and url.isprintable() and " " not in url
 
 
 def _is_address(host: str) -> bool:

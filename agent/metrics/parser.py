@@ -8,6 +8,7 @@ https://prometheus.io/docs/instrumenting/exposition_formats/ and
 https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,14 +37,22 @@ _CREATED = {"counter", "histogram", "summary"}
 _KINDS = {**{kind.value: kind for kind in Kind}, "unknown": Kind.UNTYPED}
 
 _NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*+"
-_LABEL = r'[ \t]*+[a-zA-Z_][a-zA-Z0-9_]*+[ \t]*+=[ \t]*+"[^"\\\n]*+(?:\\["\\n][^"\\\n]*+)*+"[ \t]*+'
+_LABEL_NAME = r"[a-zA-Z_][a-zA-Z0-9_]*+"
+_QUOTED = r'"[^"\\\n]*+(?:\\["\\n][^"\\\n]*+)*+"'
+_LABEL = rf"[ \t]*+{_LABEL_NAME}[ \t]*+=[ \t]*+{_QUOTED}[ \t]*+"
 _LABELS = rf"\{{(?:{_LABEL}(?:,{_LABEL})*+,?+)?+[ \t]*+\}}"
-_VALUE = r"[+-]?+(?:\d++(?:\.\d*+)?+(?:[eE][+-]?+\d++)?+|\.\d++(?:[eE][+-]?+\d++)?+|(?i:inf(?:inity)?+|nan))"
-# The groups: series, name, labels, value, rest of the line.
-_SAMPLE = re.compile(rf"(({_NAME})({_LABELS})?+)[ \t]++({_VALUE})(?:[ \t]++([^\n]*+))?+")
+_EXEMPLAR = rf"\{{(?:{_LABEL_NAME}={_QUOTED}(?:,{_LABEL_NAME}={_QUOTED})*+)?+\}}"  # OpenMetrics has no blanks there
+_REAL = r"[+-]?+(?:\d++(?:\.\d*+)?+(?:[eE][+-]?+\d++)?+|\.\d++(?:[eE][+-]?+\d++)?+)"
+_VALUE = rf"(?:{_REAL}|[+-]?+(?i:inf(?:inity)?+)|(?i:nan))"  # as Go's ParseFloat: it refuses a NaN with a sign
+# The groups: name, labels, value, rest of the line.
+_SAMPLE = re.compile(rf"({_NAME})({_LABELS})?+[ \t]++({_VALUE})(?:[ \t]++([^\n]*+))?+", re.ASCII)
 _COMMENT = re.compile(rf"#[ \t]++(HELP|TYPE)[ \t]++({_NAME})(?:[ \t]++(.*))?")
-_MILLISECONDS = re.compile(r"-?\d{1,18}")
-_SECONDS = re.compile(rf"({_VALUE})?(?:[ \t]*(# {_LABELS} {_VALUE}(?: {_VALUE})?))?")
+_MILLISECONDS = re.compile(r"-?\d{1,18}", re.ASCII)
+# The groups: time, exemplar, its value, its time.
+_SECONDS = re.compile(rf"({_REAL})?(?:[ \t]*(# {_EXEMPLAR} ({_VALUE})(?: ({_REAL}))?))?", re.ASCII)
+_TIME_LIMIT = 1e15  # seconds; their milliseconds have 18 digits
+_LABELED = re.compile(rf"({_LABEL_NAME})[ \t]*+=[ \t]*+{_QUOTED}")
+_BLANK = re.compile(rf"({_QUOTED})|[ \t]++")
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -129,7 +138,8 @@ class _Reader:
             series, _, value = line.rpartition(" ")
             name, brace, labels = series.partition("{")
             family = owners.get(name) if not brace or labels in known else None
-            if family is None or series in family.samples or not (value.isdecimal() and value.isascii()):
+            whole = value.isdecimal() and value.isascii() and len(value) < 19
+            if family is None or series in family.samples or not whole:
                 broken += not self._take(line)
             else:
                 family.samples[series] = value
@@ -138,16 +148,27 @@ class _Reader:
 
     def _take(self, line: str) -> bool:
         """Parse one line of any kind; return whether it is valid."""
+        line = line.lstrip(" \t")
         if (found := _SAMPLE.fullmatch(line)) is None:
-            return self._take_comment(line) if line.startswith("#") else not line.strip(" \t")
-        series, name, labels, value, rest = found.groups()
+            return self._take_comment(line) if line.startswith("#") else not line
+        name, labels, value, rest = found.groups(default="")
+        extras = self._extras(rest.rstrip(" \t")) if rest else ("", "")
+        if extras is None or _overflows(value):
+            return False
+        compact = labels
+        if labels[1:] not in self._labels:
+            if _is_repetitive(labels):
+                return False
+            if (compact := _without_blanks(labels)) == labels:
+                self._labels.add(labels[1:])
         family = self._owners.get(name) or self._untyped(name)
-        if series in family.samples or (value[0] in "-nN" and _counts(family, name)):
+        series = name + compact
+        if family is None or series in family.samples or (value[0] in "-nN" and _counts(family, name)):
             return False
         family.samples[series] = value
-        if labels is not None:
-            self._labels.add(labels[1:])
-        return not rest or self._take_rest(family, series, rest)
+        if any(extras):
+            family.extras[series] = extras
+        return True
 
     def finish(self) -> None:
         """Set the help text of every family."""
@@ -157,25 +178,20 @@ class _Reader:
                 if family is not None:
                     family.help = text
 
-    def _untyped(self, name: str) -> Family:
+    def _untyped(self, name: str) -> Family | None:
+        """Add a family for a sample that none has declared; None if a family with other sample names has the name."""
+        if name in self._exposition.families:
+            return None
         family = Family(name, Kind.UNTYPED)
         self._owners[name] = self._exposition.families[name] = family
         return family
 
-    def _take_rest(self, family: Family, series: str, rest: str) -> bool:
-        """Parse a time and, in OpenMetrics, an exemplar; if invalid, drop the sample."""
-        rest = rest.rstrip(" \t")
+    def _extras(self, rest: str) -> tuple[str, str] | None:
+        """Parse a time and, in OpenMetrics, an exemplar; return None if invalid."""
         if self._openmetrics:
             found = _SECONDS.fullmatch(rest)
-            extras = None if found is None else (found[1] or "", found[2] or "")
-        else:
-            extras = (_seconds(rest), "") if _MILLISECONDS.fullmatch(rest) or not rest else None
-        if extras is None:
-            del family.samples[series]
-            return False
-        if any(extras):
-            family.extras[series] = extras
-        return True
+            return (found[1] or "", found[2] or "") if found is not None and _is_in_range(found) else None
+        return (_seconds(rest), "") if _MILLISECONDS.fullmatch(rest) else None
 
     def _take_comment(self, comment: str) -> bool:
         found = _COMMENT.fullmatch(comment)
@@ -191,7 +207,8 @@ class _Reader:
         """Handle a `# TYPE`; only the first one counts, and only before the samples."""
         families = tuple(self._families(name, told))
         owners = {each: family for family in families for each in family.names()}
-        if not families or name in self._declared or not self._owners.keys().isdisjoint(owners):
+        is_taken = any(family.name in self._exposition.families for family in families)
+        if not families or is_taken or name in self._declared or not self._owners.keys().isdisjoint(owners):
             return False
         self._declared[name] = families
         self._owners.update(owners)
@@ -216,11 +233,35 @@ def _counts(family: Family, name: str) -> bool:
     return family.kind in SUFFIXES and name.endswith(("_bucket", "_count")) and name != family.name
 
 
+def _is_repetitive(labels: str) -> bool:
+    """Return whether a label name occurs twice; a metric's name is the label `__name__`."""
+    if "," not in labels and "__name__" not in labels:
+        return False
+    names = ["__name__", *_LABELED.findall(labels)]
+    return len(set(names)) < len(names)
+
+
+def _without_blanks(labels: str) -> str:
+    """Remove blanks around label names and values, which OpenMetrics does not allow."""
+    return _BLANK.sub(r"\1", labels) if " " in labels or "\t" in labels else labels
+
+
+def _overflows(value: str) -> bool:
+    """Return whether a number is too large for a double, which Go's ParseFloat refuses."""
+    return math.isinf(float(value)) and "n" not in value.lower()
+
+
+def _is_in_range(found: re.Match[str]) -> bool:
+    """Return whether the times of a sample and its exemplar, and the exemplar's value, can be represented."""
+    times = [float(found[group] or 0) for group in (1, 4)]
+    return all(abs(time) < _TIME_LIMIT for time in times) and not _overflows(found[3] or "0")
+
+
 def _seconds(milliseconds: str) -> str:
     """Convert milliseconds to seconds, exactly."""
     sign, digits = ("-", milliseconds[1:]) if milliseconds[:1] == "-" else ("", milliseconds)
     digits = digits.rjust(4, "0")
-    return f"{sign}{digits[:-3]}.{digits[-3:]}" if milliseconds else ""
+    return f"{sign}{digits[:-3]}.{digits[-3:]}"
 
 
 def _unescaped_quote(found: re.Match[str]) -> str:

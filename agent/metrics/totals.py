@@ -87,9 +87,11 @@ class EpochTotals:
             new = worth.samples if known is None else worth.samples.keys() - known.samples.keys()
             if (size := _size(new)) > room:
                 self.dropped += len(new)
-                continue
-            room -= size
-            kept.families[family.name] = worth
+                worth.samples = {series: value for series, value in worth.samples.items() if series not in new}
+            else:
+                room -= size
+            if worth.samples:
+                kept.families[family.name] = worth
         if kept.families:
             self._gone = summed(Sources(None, silent=(self._gone, kept)))
 

@@ -6,13 +6,14 @@ import socket
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from agent.cli import control
 from agent.core.errors import MachineError
 from agent.status.actions import OperationResult, Progress
 from agent.status.control import NAME
-from tests.cli.orders import order
+from tests.cli.told import order
 from tests.status.acting import Acting, controlled
 from tests.system.eventually import PATIENCE
 
@@ -113,9 +114,8 @@ async def test_an_agent_that_goes_away_in_the_middle_is_no_success(tmp_path: Pat
 async def test_where_no_agent_runs_every_order_says_so(tmp_path: Path) -> None:
     said = f"agent: cannot reach an agent at {tmp_path}/r: there is no such directory; start one"
     names = ("restart", "upgrade", "stop", "pause", "resume", "drain")
-    for name, ran in zip(
-        names, await asyncio.gather(*(order(name, place=tmp_path / "r") for name in names)), strict=True
-    ):
+    for name in names:
+        ran = await order(name, place=tmp_path / "r")
         assert (ran.code, ran.out) == (1, ""), name
         assert ran.err.startswith(said), name
 
@@ -224,3 +224,112 @@ async def test_an_agent_that_turns_us_away_is_named(tmp_path: Path) -> None:
         ran = await ordered
     assert ran.code == 1
     assert f"agent: cannot resume: no answer from pid {os.getpid()}: " in ran.err
+
+
+class Answering:
+    """A control socket that answers every request with the same bytes."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = parts
+        self.heard: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.heard.append((await reader.readuntil(b"\r\n")).decode().strip())
+        for part in self.parts:
+            writer.write(part)
+        await writer.drain()
+        writer.close()
+
+
+def answer(status: int, body: str, *more: str) -> tuple[bytes, ...]:
+    return (f"HTTP/1.0 {status} X\r\n\r\n".encode(), body.encode(), *(each.encode() for each in more))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "words"),
+    [
+        (200, "rotations go on", 0, ["rotations go on"]),
+        (202, "soon", 0, ["soon"]),
+        (400, "cannot resume: that is no time", 2, ["cannot resume: that is no time"]),
+        (400, "nonsense", 1, ["resume", "nonsense"]),
+        (409, "cannot resume: it stops", 1, ["cannot resume: it stops"]),
+        (503, "", 1, ["resume", "503"]),
+        (301, "elsewhere", 1, ["resume", "elsewhere"]),
+    ],
+)
+async def test_an_answer_is_printed_or_is_the_reason(
+    status: int, body: str, code: int, words: list[str], tmp_path: Path
+) -> None:
+    agent = Answering(*answer(status, body))
+    async with await asyncio.start_unix_server(agent.serve, tmp_path / NAME):
+        ran = await order("resume", place=tmp_path)
+    assert (ran.code, agent.heard) == (code, ["POST /resume HTTP/1.0"])
+    assert [word for word in words if word not in ran.out + ran.err] == []
+    assert bool(ran.out) is (code == 0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "out"),
+    [
+        (('{"at": 1, "text": "a\\u001b[2J"}\n', '{"outcome": "serving", "epoch": 8}\n'), 0, ["1.000 s a?[2J", "8"]),
+        (('{"outcome": "serving", "epoch": 8}\n', '{"outcome": "failed"}\n'), 1, []),
+        (('{"outcome": "failed"}\n', '{"outcome": "serving", "epoch": 8}\n'), 0, ["8"]),
+        (('{"at": 1, "text": "a"}\n', "{half"), 1, ["1.000 s a"]),
+        (("{}\n",), 1, []),
+        ((), 1, []),
+    ],
+)
+async def test_a_timeline_ends_with_its_last_outcome(
+    lines: tuple[str, ...], code: int, out: list[str], tmp_path: Path
+) -> None:
+    agent = Answering(*answer(200, "", *lines))
+    async with await asyncio.start_unix_server(agent.serve, tmp_path / NAME):
+        ran = await order("restart", place=tmp_path)
+        raw = await order("restart", "--json", place=tmp_path)
+    said = [" ".join(line.split()) for line in ran.out.splitlines()]
+    assert (ran.code, len(said), bool(ran.err)) == (code, len(out), code == 1)
+    assert all(word in line for word, line in zip(out, said, strict=True))
+    assert raw.out.splitlines() == [line.strip() for line in lines if line.endswith("\n")]
+    assert raw.code == code
+
+
+@pytest.mark.parametrize("name", ["restart", "upgrade"])
+async def test_a_timeline_that_is_refused_or_not_begun_is_an_error(name: str, tmp_path: Path) -> None:
+    for parts, words in ((answer(409, "cannot do it: it stops"), "it stops"), ((), f"pid {os.getpid()}")):
+        agent = Answering(*parts)
+        async with await asyncio.start_unix_server(agent.serve, tmp_path / NAME):
+            ran = await order(name, place=tmp_path)
+        (tmp_path / NAME).unlink(missing_ok=True)
+        assert (ran.code, ran.out, words in ran.err) == (1, "", True)
+
+
+async def test_an_upgraded_agent_that_does_not_become_ready_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_EXECUTION_TIMEOUT", "50ms")
+    actions = Acting(OperationResult("executing"))
+    actions.reason = "it adopts epoch 7"
+    async with controlled(tmp_path, actions):
+        ran = await order("upgrade", place=tmp_path)
+    assert (ran.code, "new program" in ran.err) == (1, True)
+
+
+async def test_an_agent_whose_process_cannot_be_watched_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> int:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "pidfd_open", fail)
+    async with controlled(tmp_path, Acting()):
+        ran = await order("stop", place=tmp_path)
+    assert (ran.code, ran.out) == (0, "stopping\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "expected"),
+    [("drain", "--t", ["--timeout"]), ("wait", "--u", ["--url"]), ("wait", "--he", ["--help"]), ("drain", "--x", [])],
+)
+def test_a_quick_command_completes_its_own_options(command: str, typed: str, expected: list[str]) -> None:
+    quick = {"drain": control.drain, "wait": control.wait}[command]
+    assert [each.value for each in quick.shell_complete(click.Context(quick), typed)] == expected

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import click
 from click.testing import CliRunner
 
+from agent.cli.run import agent
 from agent.core.errors import AgentError, UsageError
 from agent.http.message import Request, Response
 from agent.http.server import Server
@@ -44,14 +46,14 @@ class Telling:
 @asynccontextmanager
 async def telling(directory: Path, overview: Status, other: Answer | None = None) -> AsyncIterator[Telling]:
     """Answer at the control socket of a run directory."""
-    agent = Telling(overview, other)
-    server = Server(agent.answer)
+    told = Telling(overview, other)
+    server = Server(told.answer)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(directory / NAME))
     listener.listen()
     await server.start(listener)
     try:
-        yield agent
+        yield told
     finally:
         await server.close()
         (directory / NAME).unlink()
@@ -64,8 +66,16 @@ async def ask(command: click.Command, *arguments: object, place: Path | None = N
     return await asyncio.to_thread(_invoke, command, *map(str, arguments))
 
 
-def _invoke(command: click.Command, *arguments: str) -> Ran:
-    runner = CliRunner(env={"COLUMNS": None, "AGENT_RUN_DIR": None}, **_APART)
+async def order(*arguments: object, place: Path | None = None, **variables: str) -> Ran:
+    """Run `agent` with these arguments in another thread of this process."""
+    if place is not None:
+        arguments = (*arguments, "--run-dir", place)
+    return await asyncio.to_thread(_invoke, agent, *map(str, arguments), **variables)
+
+
+def _invoke(command: click.Command, *arguments: str, **variables: str) -> Ran:
+    unset: dict[str, str | None] = {name: None for name in os.environ if name.startswith("AGENT_")}
+    runner = CliRunner(env={**unset, "COLUMNS": None, **variables}, **_APART)
     result = runner.invoke(command, arguments, standalone_mode=False)
     match result.exception:
         case None:

@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import json
+import os
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
+from agent.demo import load
 from agent.demo.authority import CHAIN, KEY, Authority, write_pair
-from agent.demo.counters import UnexpectedAnswer, reason_of
+from agent.demo.counters import Counters, UnexpectedAnswer, reason_of
 from agent.demo.load import Clients
 
 AUTHORITY = Authority()
@@ -110,3 +114,43 @@ def test_failures_in_a_word() -> None:
     }
     assert {reason_of(error): error for error in told.values()} == told
     assert reason_of(ssl.SSLEOFError()) == "reset"
+
+
+# The program
+
+
+class Reporting:
+    """Clients of which some failures are still to be reported when they have finished."""
+
+    def __init__(self, port: int, _: ssl.SSLContext) -> None:
+        self.port, self.done = port, list[str]()
+        self.tally = Counters()
+        MADE.append(self)
+
+    def start(self) -> None:
+        self.done.append("start")
+        for _ in range(250):
+            self.tally.failed(1.0, "reset")
+
+    def finish(self) -> None:
+        self.done.append("finish")
+
+
+MADE: list[Reporting] = []
+
+
+def test_the_program_reports_until_its_input_ends_and_then_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nice: list[int] = []
+    monkeypatch.setattr(load, "Clients", Reporting)
+    monkeypatch.setattr(os, "nice", nice.append)
+    (tmp_path / "root.pem").write_bytes(Authority().pem)
+    with (tmp_path / "input").open("w+b") as stdin:  # ends at once
+        monkeypatch.setattr(sys, "stdin", stdin)
+        load.main(4431, str(tmp_path / "root.pem"))
+    clients = MADE.pop()
+    reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (clients.port, clients.done, len(nice)) == (4431, ["start", "finish"], 1)
+    assert sum(len(each["failures"]) for each in reports) == 250
+    assert reports[-1]["failures"]

@@ -1,14 +1,16 @@
+import asyncio
 import io
 import time
 
 import pytest
 from rich.console import Console
 
+from agent.demo import screen as module
 from agent.demo.digits import big
 from agent.demo.environment import Environment
 from agent.demo.journal import CANDIDATE, DRAINING, SERVING, Epoch
 from agent.demo.results import Kill, Rotation
-from agent.demo.screen import Picture
+from agent.demo.screen import Picture, Screen
 from agent.demo.settings import Settings
 from agent.demo.watch import Event, Watch
 
@@ -106,3 +108,55 @@ def test_large_figures() -> None:
     assert big(17) == ["▀█  ▀▀█", " █    █", "▀▀▀   ▀"]
     assert big(5000) == big(999)
     assert all(len({len(line) for line in big(number)}) == 1 for number in range(100))
+
+
+# The live screen
+
+
+async def test_frames_are_drawn_until_the_screen_is_closed_and_the_terminal_restored(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, looks = io.StringIO(), list[float]()
+    monkeypatch.setattr(module, "_FRAME_INTERVAL", 0.0)
+    monkeypatch.setattr(watch, "look", lambda: looks.append(0.0))
+    screen = Screen()
+    screen._console = Console(file=out, width=100, height=40, force_terminal=True, color_system=None)
+    screen.close()
+    screen.event(Event(time.monotonic(), "something happened"))
+    drawing = asyncio.create_task(screen.draw(SETTINGS, watch))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    screen.began(time.monotonic())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    drawing.cancel()
+    await asyncio.gather(drawing, return_exceptions=True)
+    screen.close()
+    screen.close()
+    said = out.getvalue()
+    assert len(looks) >= 4
+    assert (said.count("\x1b[?1049h"), said.count("\x1b[?1049l")) == (1, 1)
+    assert said.index("starting") < said.index("0 of 30 s") < said.index("\x1b[?1049l")
+    assert "something happened" in said
+
+
+@pytest.mark.parametrize(("good", "colour"), [(True, "\x1b[1;32m"), (False, "\x1b[1;31m")])
+def test_the_first_line_of_the_summary_is_the_verdict(good: bool, colour: str) -> None:
+    out = io.StringIO()
+    screen = Screen()
+    screen._console = Console(file=out, width=100, force_terminal=True, color_system="standard")
+    screen.say(["the [bold] first", "the second"], good=good)
+    assert out.getvalue() == f"{colour}the [bold] first\x1b[0m\nthe second\n"
+
+
+def test_the_rate_is_counted_over_a_second(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watch.score.served = 0
+    picture = Picture(SETTINGS, watch, [])
+    rates = []
+    for at, served in ((100.9, 900), (101.0, 1000), (101.5, 5000), (103.0, 1400)):
+        now[0], watch.score.served = at, served
+        picture.advance(100.0)
+        rates.append(picture._rate)
+    assert rates == [0.0, 1000.0, 1000.0, 200.0]

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import thread  # noqa: F401  # asyncio imports it late; `ordinary` may not read Python's files
 from pathlib import Path
 
 import pytest

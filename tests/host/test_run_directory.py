@@ -29,6 +29,21 @@ def test_it_is_made_for_its_owner_only(tmp_path: Path) -> None:
         assert stat.S_IMODE(made.path.stat().st_mode) == 0o711
 
 
+def test_a_second_agent_that_is_refused_leaves_the_mode_as_it_is(tmp_path: Path) -> None:
+    """Proxies of another user reach their sockets through this directory."""
+    with opened(tmp_path / "run", traversable=True) as made:
+        with pytest.raises(RunDirectoryHeld):
+            RunDirectory(made.path)
+        assert stat.S_IMODE(made.path.stat().st_mode) == 0o711
+
+
+def test_a_directory_that_anybody_may_write_into_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o777)
+    with opened(tmp_path / "run") as made:
+        assert stat.S_IMODE(made.path.stat().st_mode) == 0o700
+
+
 def test_a_second_agent_is_refused_and_the_first_named(tmp_path: Path) -> None:
     with opened(tmp_path / "run"):
         code = "from agent.host.run_directory import RunDirectory; from pathlib import Path; import sys\n"

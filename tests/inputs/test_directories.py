@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.inputs.test_loader import SIDECAR, opened, write
+from tests.inputs.test_loader import opened, write
 
 
 def place(directory: Path, name: str) -> Path:
@@ -23,7 +23,7 @@ async def test_pairs_are_found_below_the_directory(tmp_path: Path) -> None:
 
 async def test_a_pair_in_a_new_directory_is_noticed_and_a_removed_one_too(tmp_path: Path) -> None:
     place(tmp_path, "a.test")
-    async with opened(tmp_path, program=SIDECAR) as loader:
+    async with opened(tmp_path) as loader:
         first = await loader.load()
         assert first.material is not None
         place(tmp_path, "b.test")
