@@ -143,7 +143,7 @@ def _best_chains(files: _Files, now: datetime) -> dict[bytes, Chain]:
     """Return the chain to serve for each public key: the highest rank, then the first by name."""
     chains: dict[bytes, Chain] = {}
     for file in files.values():
-        public = public_key_of(file.chain.certificates[0]) if file.chain else None
+        public = _public(file.chain) if file.chain else None
         if file.chain and public and (public not in chains or _rank(file.chain, now) > _rank(chains[public], now)):
             chains[public] = file.chain
     return chains
@@ -179,7 +179,11 @@ def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Rejection]:
     """
     chains, keys = _halves(files, ())
     leaves = _leaves(chains)
-    lonely = [Rejection.of(chain.path, _why_alone(chain, keys)) for chain in leaves or chains]
+    fitting = _keys(files)
+    lonely = [
+        Rejection.of(chain.path, _why_none_is_served(chain) if _public(chain) in fitting else _why_alone(chain, keys))
+        for chain in leaves or chains
+    ]
     if not chains:
         why = "its certificate is missing"
         lonely = [Rejection.of(key.path, Unusable(key.path, Fault.MISSING, why, "write it")) for key in keys]
@@ -213,7 +217,7 @@ def _broken_pairs(files: _Files, broken: _Broken, paired: Collection[str]) -> It
 def _halves(files: _Files, paired: Collection[str]) -> tuple[list[Chain], list[Key]]:
     """Return the chains and keys that match nothing here and are no copies of paired ones."""
     chains = {path: file.chain for path, file in files.items() if file.chain is not None}
-    publics = {path: public_key_of(chain.certificates[0]) for path, chain in chains.items()}
+    publics = {path: _public(chain) for path, chain in chains.items()}
     known = {public for path, public in publics.items() if path in paired}
     keys = [
         Key(path, file.pem.key)
@@ -239,8 +243,18 @@ def _why_alone(chain: Chain, keys: Collection[Key]) -> Unusable:
         require_fit(chain, key)
     except Unusable as unusable:
         return unusable
+    why = f"its key, and that in {key.path}, are of a kind that cannot be compared"
+    return Unusable(chain.path, Fault.UNPARSABLE, why, "use RSA, ECDSA on a NIST curve, or Ed25519")
+
+
+def _why_none_is_served(chain: Chain) -> Unusable:
+    """Return why a chain whose key is here is no pair."""
     why = "it and another certificate here issued each other"
     return Unusable(chain.path, Fault.MISMATCH, why, "keep only the certificate to serve")
+
+
+def _public(chain: Chain) -> bytes | None:
+    return public_key_of(chain.certificates[0])
 
 
 def _in_common(one: str, other: str) -> int:

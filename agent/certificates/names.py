@@ -13,7 +13,8 @@ def named(units: Iterable[str]) -> dict[str, str]:
     while shared := _shared(names):
         depth += 1
         if depth > deepest + 1:
-            return names | {unit: unit for unit in shared}  # they differ in the suffix alone
+            # Groups that differ in the suffix alone are named by their whole paths, which are nobody else's name.
+            return {unit: unit if unit in shared or name in paths else name for unit, name in names.items()}
         names |= {unit: "/".join(paths[unit].split("/")[-depth:]) for unit in shared}
     return names
 

@@ -255,8 +255,10 @@ def issued_by(certificate: Certificate, authority: Certificate) -> bool:
 def is_authority(certificate: Certificate) -> bool:
     """Whether a certificate is a CA by its basic constraints, or, without them, is self-signed."""
     extensions = _extensions(certificate)
+    if extensions is None:
+        return False
     try:
-        return bool(extensions and extensions.get_extension_for_class(BasicConstraints).value.ca)
+        return extensions.get_extension_for_class(BasicConstraints).value.ca
     except ExtensionNotFound:
         return issued_by(certificate, certificate)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _CHUNK = 65536
 _UPGRADE = 5.0  # seconds that an agent may take to execute its new program
 _PAUSE = 0.02
+_LONGEST = 1e9  # seconds, some thirty years: more than the kernel takes is an error
 _PEER = 12  # bytes of struct ucred: pid, uid, gid
 
 
@@ -73,7 +74,7 @@ class Exchange:
 
     def text(self) -> str:
         """Return the rest of the response as one line."""
-        return " ".join(self.lines())
+        return " ".join(self.lines()).strip()
 
     def close(self) -> None:
         """Close the connection; safe to repeat."""
@@ -94,7 +95,7 @@ class Exchange:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        return left
+        return min(left, _LONGEST)
 
 
 def at_control(directory: str, deadline: float | None) -> Exchange:

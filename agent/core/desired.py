@@ -59,19 +59,25 @@ class DesiredState:
 
     def change(self, revision: Revision, at: float, not_before: float) -> None:
         """Set a changed revision as wanted and clear the rejection."""
+        self._wait_from(at)
         self.wanted = revision
         self.not_before = not_before
         self.refused = None
         self.burst = self.burst + 1 if at - self.changed_at < self.policy.quiet_timeout else 0
         self.changed_at = at
-        if self.waiting_since is None:
+
+    def _wait_from(self, at: float) -> None:
+        """Let the wait begin now, unless an earlier change or request waits already."""
+        is_rejected = self.refused is not None and self.refused.revision == self.wanted
+        is_waiting = self.restart_asked or (self.wanted != self.last_good and not is_rejected)
+        if self.waiting_since is None or not is_waiting:
             self.waiting_since = at
 
     def ask(self, trigger: Trigger, at: float, *, now: bool, again: bool) -> None:
         """Request a new epoch, even of the serving revision if `again`, and clear the rejection."""
-        self.restart_asked = self.restart_asked or again
-        if again and self.waiting_since is None:
-            self.waiting_since = at
+        if again:
+            self._wait_from(at)
+            self.restart_asked = True
         self.asked_for = trigger
         self.now_asked = self.now_asked or now
         self.not_before = -NEVER

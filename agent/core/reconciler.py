@@ -245,13 +245,11 @@ class Reconciler:
         self.desired.served(epoch.revision)
         self.last_failure = None
         self._refuse_at = self._replaced = None
+        is_now, self.desired.now_asked = self.desired.now_asked, False
         if before is None:
             return [do.CommitEpoch(epoch.number)]
         done = [do.CommitEpoch(epoch.number), transitions.drain(before, self._drained_by(at))]
-        if self.desired.now_asked:
-            self.desired.now_asked = False
-            done.append(self._end(before, at))
-        return done
+        return [*done, self._end(before, at)] if is_now else done
 
     def _drained_by(self, at: float) -> float:
         """Return the drain deadline of a superseded epoch, no later than its certificate's end."""

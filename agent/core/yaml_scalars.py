@@ -8,6 +8,7 @@ import re
 
 _LARGEST_EXACT = (1 << 53) - 1  # that a JSON number holds
 _LARGEST_INTEGER = 1 << 63
+_LONGEST_INTEGER = 19  # its decimal digits
 _TRUE = frozenset(spelled for word in ("y", "yes", "true", "on") for spelled in (word, word.upper(), word.title()))
 _FALSE = frozenset(spelled for word in ("n", "no", "false", "off") for spelled in (word, word.upper(), word.title()))
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
@@ -25,6 +26,8 @@ def plain_scalar(word: str) -> bool | int | str | None:
         return word
     digits = whole[2]
     base = 16 if digits[:2].lower() == "0x" else 8 if digits[0] == "0" else 10
+    if base == 10 and len(digits) > _LONGEST_INTEGER:
+        return word  # int() raises ValueError for thousands of digits
     number = int(digits, base) * (-1 if whole[1] == "-" else 1)
     if abs(number) <= _LARGEST_EXACT:
         return number

@@ -1,5 +1,6 @@
 """Pairs, bundles and unused files, discovered by content."""
 
+import base64
 from functools import cache
 
 import pytest
@@ -198,6 +199,45 @@ def test_an_authority_alone_is_asked_for_its_key() -> None:
 def test_an_encrypted_key_is_named() -> None:
     (found,) = discover({"tls.crt": leaf().chain_pem, "tls.key": leaf().encrypted_key_pem()}, NOW).refused
     assert (found.path, found.why) == ("tls.key", "it is encrypted")
+
+
+def test_a_leaf_together_with_its_self_signed_root_is_no_bundle_and_asks_for_its_key() -> None:
+    contents = {"tls.pem": leaf().chain_pem + root().pem}
+    assert found(contents) == []
+    assert refused(contents) == [("tls.pem", Fault.MISSING)]
+
+
+def test_a_root_together_with_an_intermediate_is_a_bundle_and_intermediates_alone_are_none() -> None:
+    both, alone = middle().pem + root().pem, middle().pem
+    assert found({"ca.pem": both, **GOOD}) == [*pair("a.crt", "a.key"), Reference("ca.pem", Role.BUNDLE, "ca.pem")]
+    assert found({"ca.pem": alone, **GOOD}) == pair("a.crt", "a.key")
+
+
+def test_two_authorities_that_issued_each_other_are_told_that_one_is_to_be_left() -> None:
+    one, other = Authority.create("one"), Authority.create("other")
+    crossed = {
+        "a.crt": other.intermediate("one", one.key).pem,
+        "a.key": pem_of(one),
+        "b.crt": one.intermediate("other", other.key).pem,
+        "b.key": pem_of(other),
+    }
+    assert refused(crossed) == [("a.crt", Fault.MISMATCH), ("b.crt", Fault.MISMATCH)]
+    assert all("issued" in each.why for each in discover(crossed, NOW).refused)
+
+
+def on_an_unknown_curve(pem: bytes) -> bytes:
+    """Replace prime256v1 by prime239v3, which the cryptography library does not know."""
+    begin, *body, end = pem.splitlines(keepends=True)
+    der = base64.b64decode(b"".join(body)).replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030106"))
+    return begin + base64.encodebytes(der) + end
+
+
+def test_a_pair_on_an_unknown_curve_is_told_that_it_cannot_be_compared() -> None:
+    contents = {"a.crt": on_an_unknown_curve(leaf().certificate_pem), "a.key": on_an_unknown_curve(leaf().key_pem)}
+    assert found(contents) == []
+    (rejection,) = discover(contents, NOW).refused
+    assert (rejection.path, rejection.fault) == ("a.crt", Fault.UNPARSABLE)
+    assert "a.key" in rejection.why
 
 
 # A broken pair beside a good one

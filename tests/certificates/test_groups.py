@@ -4,6 +4,7 @@ import pytest
 
 from agent.certificates.contents import Unreadable
 from agent.certificates.findings import Fault, WarningKind
+from agent.certificates.groups import Pin
 from agent.certificates.pem import parse
 from agent.certificates.references import Reference, Role
 from tests import pki
@@ -187,7 +188,55 @@ def test_a_group_that_gains_a_file_has_no_last_good_until_it_is_complete() -> No
     assert disk.select(bundle=root().pem).complete
 
 
-def test_a_group_that_loses_a_file_uses_the_rest() -> None:
+def test_a_group_is_narrowed_to_what_it_holds_and_to_nothing_else() -> None:
+    disk = Disk((*PAIR, Reference("bundle", Role.BUNDLE, "a")))
+    group = disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem).units["a"]
+    assert group.narrowed_to(group.references) is group
+    pair = group.narrowed_to(frozenset(PAIR))
+    assert pair is not None
+    assert (set(pair.files), len(pair.chains), pair.bundles) == ({"chain", "key"}, 1, ())
+    alone = group.narrowed_to(frozenset({Reference("bundle", Role.BUNDLE, "a")}))
+    assert alone is not None
+    assert (alone.leaf, set(alone.files), len(alone.bundles)) == (None, {"bundle"}, 1)
+    assert group.narrowed_to(frozenset({*PAIR, Reference("other", Role.OTHER, "a")})) is None
+    assert pair.narrowed_to(group.references) is None
+
+
+def test_a_pin_lies_in_a_directory_that_holds_every_byte_of_it() -> None:
+    pin = Pin(serving().last_good.units["a"], "chain", "it is too short")
+    whole = {"chain": old().chain_pem, "key": old().key_pem}
+    assert pin.lies_in({**whole, "more": b""})
+    assert not pin.lies_in({**whole, "key": new().key_pem})
+    assert not pin.lies_in({"chain": old().chain_pem})
+    assert not pin.lies_in({**whole, "key": GONE})
+
+
+def test_a_pin_is_of_the_same_files_in_the_same_roles() -> None:
+    group = serving().last_good.units["a"]
+    pin = Pin(group, "chain", "it is too short")
+    assert pin.holds(serving().last_good.units["a"])
+    assert not pin.holds(serving(new()).last_good.units["a"])
+    narrowed = group.narrowed_to(frozenset(PAIR[:1]))
+    assert narrowed is not None
+    assert not pin.holds(narrowed)
+
+
+def test_a_pin_without_a_date_or_a_served_leaf_is_never_tried_again() -> None:
+    group = serving().last_good.units["a"]
+    late = NOW + 1000 * DAY
+    assert Pin(group, "chain", "short", since=NOW).is_tried_again(group, late)
+    assert not Pin(group, "chain", "short").is_tried_again(group, late)
+    assert not Pin(group, "chain", "short", since=NOW).is_tried_again(None, late)
+    assert not Pin(group, "chain", "short", since=NOW).is_tried_again(group.narrowed_to(frozenset(PAIR[1:])), late)
+
+
+@pytest.mark.parametrize("days", [(-2, 50), (-20, 200), (-10, 100)])
+def test_going_back_in_one_date_alone_is_no_worry(days: tuple[int, int]) -> None:
+    pair = leaf(*days)
+    assert worries(serving().select(chain=pair.chain_pem, key=pair.key_pem)) == []
+
+
+def test_a_unit_that_loses_a_file_falls_back_on_the_rest() -> None:
     disk = Disk((*PAIR, Reference("bundle", Role.BUNDLE, "a")))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem)
     disk.references = PAIR

@@ -1,3 +1,6 @@
+from itertools import product
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +23,43 @@ def test_those_that_differ_in_the_suffix_alone_are_called_by_it() -> None:
     assert named(["/c/a.crt", "/c/a.pem"]) == {"/c/a.crt": "/c/a.crt", "/c/a.pem": "/c/a.pem"}
 
 
-@given(st.sets(st.from_regex(r"/([ab]/){0,3}[ab]\.(crt|pem)", fullmatch=True)))
+def test_no_set_has_no_name() -> None:
+    assert named([]) == {}
+
+
+def test_a_set_that_is_named_twice_is_one() -> None:
+    assert named(["/c/a.crt", "/c/a.crt"]) == {"/c/a.crt": "a"}
+
+
+@pytest.mark.parametrize(
+    ("units", "names"),
+    [
+        (["/a/x/tls.crt", "/b/x/tls.crt", "/b/y/tls.crt"], ["a/x/tls", "b/x/tls", "y/tls"]),
+        (["/tls.crt", "/c/tls.crt"], ["/tls", "c/tls"]),
+        (["tls.crt", "c/tls.crt"], ["tls", "c/tls"]),
+        (["/c/.crt", "/c/.pem"], [".crt", ".pem"]),
+        (["/c/v1.2/tls", "/c/v1.3/tls"], ["v1.2/tls", "v1.3/tls"]),
+        (["/c/tls.0.pem", "/c/tls.1.pem"], ["tls.0", "tls.1"]),
+        (["/c/a.crt", "/c/a.pem", "/c/b.crt"], ["/c/a.crt", "/c/a.pem", "b"]),
+        (
+            ["/c/a.crt", "/c/a.pem", "/c/a.crt.pem", "/x/c/a.crt.pem"],
+            ["/c/a.crt", "/c/a.pem", "/c/a.crt.pem", "x/c/a.crt"],
+        ),
+    ],
+)
+def test_as_many_parts_are_shown_as_tell_them_apart(units: list[str], names: list[str]) -> None:
+    assert list(map(named(units).__getitem__, units)) == names
+
+
+PATHS = [
+    f"{root}{directory}{file}"
+    for root, directory, file in product(
+        ("/", "/x/", ""), ("", "c/", "c/d/"), ("a.crt", "a.pem", "a.crt.pem", "a", "b.crt", ".crt")
+    )
+]
+
+
+@given(st.sets(st.sampled_from(PATHS)))
 def test_no_two_sets_have_one_name(units: set[str]) -> None:
     names = named(units)
     assert set(names) == units

@@ -234,3 +234,23 @@ def test_what_serves_is_not_refused_for_what_the_proxy_said_once() -> None:
     disk = serving()
     pin = Pin(disk.last_good.units["a"], "chain", "it is too short")
     assert faults(select_files(disk.references, disk.contents, disk.last_good, disk.now, {"a": pin})) == []
+
+
+def test_a_renewal_is_of_the_groups_whose_files_differ_from_the_last_good_ones() -> None:
+    disk = Disk(many(3))
+    disk.serve(**written(old(), 3))
+    assert disk.select().renewed(disk.last_good) == ()
+    outcome = disk.select(CHAIN1=new().chain_pem, KEY1=new().key_pem, CHAIN2=b"garbage")
+    assert [unit.name for unit in outcome.renewed(disk.last_good)] == ["1"]
+    assert [unit.name for unit in outcome.renewed(LastGood())] == ["0", "1", "2"]
+
+
+def test_a_configuration_without_certificates_is_complete() -> None:
+    outcome = Disk(()).select()
+    assert (outcome.complete, outcome.files, outcome.leaves, outcome.look_again) == (True, {}, {}, None)
+
+
+def test_a_reference_that_comes_twice_counts_once() -> None:
+    disk = Disk((*PAIR, *PAIR))
+    assert disk.select(chain=GONE, key=GONE).missing == ("a",)
+    assert faults(disk.select()) == [("chain", Fault.MISSING), ("key", Fault.MISSING)]

@@ -1,6 +1,7 @@
 """Chains, leaves, keys and bundles, and whether they match."""
 
 import base64
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
@@ -166,6 +167,83 @@ def test_a_leaf_expires_soon_in_the_last_tenth_of_its_life() -> None:
     leaf = chain(root().issue(["a.example"], not_before=FROM, not_after=FROM + 10 * DAY).chain_pem).leaf
     assert not leaf.soon_to_expire(FROM + 9 * DAY)
     assert leaf.soon_to_expire(FROM + 9 * DAY + timedelta(seconds=1))
+
+
+def facts(**changed: object) -> Leaf:
+    """A leaf's facts, as they are told or others."""
+    usual = Leaf("CN=a", ("DNS:a.example", "DNS:b.example"), "CN=root", 1, FROM, UNTIL, "ECDSA P-256", "00" * 32)
+    return replace(usual, **changed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("other", "stands_in"),
+    [
+        (facts(), True),
+        (facts(names=("DNS:b.example",)), True),
+        (facts(names=("DNS:b.example", "DNS:c.example")), False),
+        (facts(key_type="ECDSA P-384"), True),
+        (facts(key_type="RSA 2048"), False),
+        (facts(subject="CN=other"), True),
+        (facts(names=()), True),
+        (facts(names=(), subject="CN=other"), False),
+    ],
+    ids=["itself", "fewer names", "a name more", "another curve", "another key type", "another subject",
+         "no names", "no names and another subject"],
+)  # fmt: skip
+def test_a_leaf_stands_in_for_another_with_its_names_and_its_kind_of_key(other: Leaf, stands_in: bool) -> None:
+    assert facts().stands_in_for(other) is stands_in
+
+
+@pytest.mark.parametrize(
+    ("serial", "shown"), [(0, "00"), (1, "01"), (0xAB, "ab"), (0xABC, "0abc"), (2**159, "80" + "00" * 19)]
+)
+def test_a_serial_number_is_shown_in_whole_bytes(serial: int, shown: str) -> None:
+    assert facts(serial=serial).serial_hex == shown
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ((), None),
+        (("URI:https://a/", "URI:spiffe://a/b", "URI:spiffe://c/d"), "spiffe://a/b"),
+        (("DNS:spiffe.example",), None),
+        (("DNS:spiffe://a/b",), None),
+    ],
+)
+def test_a_spiffe_id_is_a_uri(names: tuple[str, ...], found: str | None) -> None:
+    assert facts(names=names).spiffe_id == found
+
+
+def test_a_mail_address_is_a_name_and_other_kinds_are_left_out() -> None:
+    names = [x509.RFC822Name("a@b.example"), x509.RegisteredID(x509.ObjectIdentifier("1.2.3")), x509.DNSName("a")]
+    subject = x509.Name([])
+    builder = x509.CertificateBuilder(subject, subject, root().key.public_key(), 1, FROM, UNTIL)
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+    assert Leaf.of(builder.sign(root().key, SHA256())).names == ("email:a@b.example", "DNS:a")
+
+
+def test_a_self_signed_certificate_without_constraints_is_its_own_authority() -> None:
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "own")])
+    own = x509.CertificateBuilder(subject, subject, root().key.public_key(), 1, FROM, UNTIL).sign(root().key, SHA256())
+    assert is_authority(own)
+    constrained = x509.CertificateBuilder(subject, subject, root().key.public_key(), 1, FROM, UNTIL)
+    constrained = constrained.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    assert not is_authority(constrained.sign(root().key, SHA256()))
+
+
+@pytest.mark.parametrize("moment", [FROM, UNTIL])
+def test_an_authority_anchors_and_a_leaf_is_accepted_at_the_very_ends_of_their_lives(moment: datetime) -> None:
+    leaf = chain(root().issue(["a.example"]).chain_pem)
+    require_valid(leaf, moment)
+    assert bundle(root().pem).anchors(leaf, moment)
+    assert bundle(root().pem).expired(moment) == ()
+    beyond = timedelta(seconds=-1 if moment == FROM else 1)
+    assert not bundle(root().pem).anchors(leaf, moment + beyond)
+
+
+def test_an_issuer_with_the_same_dates_does_not_bound_a_chain() -> None:
+    leaf = chain(middle().issue(["a.example"]).chain_pem).leaf
+    assert (leaf.begins_by, leaf.ends_by) == ("", "")
 
 
 def test_a_bundle_anchors_what_its_authorities_issued_or_are_part_of() -> None:

@@ -116,7 +116,7 @@ def test_an_outcome_has_its_colour(outcome: str, style: str) -> None:
 def test_attempts_are_told_apart_by_a_blank_line() -> None:
     found = lines(lambda table: details([PLAIN, replace(PLAIN, epoch=8)], 7, table))
     assert [at for at, line in enumerate(found) if not line] == [4]
-    assert [line for line in found if line.startswith("epoch")] == ["epoch 7: serving", "epoch 8: serving"]
+    assert [line for line in found if line.startswith("epoch")] == ["epoch 7: serving", "epoch 8: succeeded"]
     assert lines(lambda table: details([], 7, table)) == []
 
 

@@ -1,46 +1,20 @@
+import _socket
 import os
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.control_client import client
 from agent.control_client.client import Exchange, at_control, at_url, explain, split
 from agent.control_client.run_dir import NoAgent
 from agent.core.errors import MachineError, UsageError
-
-
-@contextmanager
-def answering(listener: socket.socket, *parts: bytes) -> Iterator[list[bytes]]:
-    """Answer one client with these parts, and close the connection."""
-    heard: list[bytes] = []
-
-    def talk() -> None:
-        client, _ = listener.accept()
-        with client:
-            heard.append(client.recv(65536))
-            for part in parts:
-                client.sendall(part)
-
-    with listener:
-        thread = threading.Thread(target=talk)
-        thread.start()
-        try:
-            yield heard
-        finally:
-            thread.join()
-
-
-def at_path(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen()
-    return listener
+from tests.control_client.fake_agent import Clock, answering, at_path
 
 
 def soon() -> float:
@@ -118,6 +92,81 @@ def test_without_permission_the_message_names_the_user_to_run_as(ordinary: Path)
     assert not isinstance(caught.value, NoAgent)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="wants root")
+def test_an_agent_of_a_stranger_is_not_believed(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "control"))
+    os.seteuid(65534)
+    listener.listen()
+    os.seteuid(0)
+    with listener, pytest.raises(MachineError, match="uid 65534") as caught:
+        at_control(str(tmp_path), soon())
+    assert not isinstance(caught.value, NoAgent)
+
+
+def test_a_connection_may_be_closed_twice(tmp_path: Path) -> None:
+    with at_path(tmp_path / "control"), exchange(tmp_path) as one:
+        one.close()
+
+
+def test_without_a_deadline_an_answer_is_read_all_the_same(tmp_path: Path) -> None:
+    with answering(at_path(tmp_path / "control"), b"HTTP/1.1 200 OK\r\n\r\nwell\n"):
+        one = at_control(str(tmp_path), None)
+        assert (one.ask("GET", "/"), one.text()) == (200, "well")
+        one.close()
+
+
+def test_an_answer_without_text_is_an_empty_line(tmp_path: Path) -> None:
+    with answering(at_path(tmp_path / "control"), b"HTTP/1.1 200 OK\r\n\r\n\n \n\n"), exchange(tmp_path) as one:
+        one.ask("GET", "/")
+        assert one.text() == ""
+
+
+# An agent that replaces itself
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(client, "time", made)
+    return made
+
+
+@pytest.fixture
+def upgrading(tmp_path: Path) -> Path:
+    """A run directory whose last agent lives, and does not listen."""
+    (tmp_path / "lock").write_text(f"{os.getpid()}\n")
+    return tmp_path
+
+
+def test_an_agent_that_executes_its_new_program_is_waited_for(upgrading: Path, clock: Clock) -> None:
+    with ExitStack() as stack:
+
+        def listen() -> None:
+            if len(clock.slept) == 3:
+                stack.enter_context(at_path(upgrading / "control"))
+
+        clock.on_sleep = listen
+        at_control(str(upgrading), None).close()
+    assert clock.slept == [0.02, 0.02, 0.02]
+
+
+@pytest.mark.parametrize(("deadline", "waited"), [(None, 5.0), (1001.0, 1.0), (9000.0, 5.0)])
+def test_it_is_waited_for_some_seconds_and_never_beyond_the_deadline(
+    deadline: float | None, waited: float, upgrading: Path, clock: Clock
+) -> None:
+    with pytest.raises(NoAgent):
+        at_control(str(upgrading), deadline)
+    assert clock.now - 1000.0 == pytest.approx(waited, abs=0.03)
+
+
+def test_an_agent_that_is_gone_is_not_waited_for(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "lock").write_text("")
+    with pytest.raises(NoAgent):
+        at_control(str(tmp_path), None)
+    assert clock.slept == []
+
+
 # Pages
 
 
@@ -139,6 +188,37 @@ def test_a_page_without_a_server_is_an_os_error() -> None:
         at_url(f"http://127.0.0.1:{port}", soon())
 
 
+def addresses(*ports: int) -> Callable[..., list[tuple[object, ...]]]:
+    """Return a resolver that gives these ports of loopback for any name."""
+
+    def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in ports]
+
+    return resolve
+
+
+def test_of_several_addresses_the_first_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = closed.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        alive = listener.getsockname()[1]
+        monkeypatch.setattr(_socket, "getaddrinfo", addresses(dead, alive, dead))
+        one, host, path = at_url("http://page.example/x", soon())
+        one.close()
+        assert (host, path) == ("page.example", "/x")
+        listener.settimeout(1)
+        listener.accept()[0].close()
+
+
+@pytest.mark.parametrize("ports", [(), (1,)])
+def test_a_name_without_an_address_that_answers_is_an_os_error(
+    ports: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_socket, "getaddrinfo", addresses(*ports))
+    with pytest.raises(ConnectionRefusedError):
+        at_url("http://page.example/x", soon())
+
+
 @pytest.mark.parametrize(
     ("url", "parts"),
     [
@@ -147,6 +227,7 @@ def test_a_page_without_a_server_is_an_os_error() -> None:
         ("http://localhost/x", ("localhost", 80, "/x")),
         ("http://[::1]:15020/a/b?c=d", ("::1", 15020, "/a/b?c=d")),
         ("http://[::1]/", ("::1", 80, "/")),
+        ("http://a:080/?x://y:1", ("a", 80, "/?x://y:1")),
     ],
 )
 def test_a_url_is_taken_apart(url: str, parts: tuple[str, int, str]) -> None:
@@ -179,6 +260,9 @@ def test_whatever_is_written_is_a_url_or_refused(url: str) -> None:
         (ConnectionRefusedError(111, "Connection refused"), "connection refused"),
         (ConnectionError("the answer cannot be parsed"), "the answer cannot be parsed"),
         (OSError("AF_UNIX path too long"), "AF_UNIX path too long"),
+        (OSError(5, "Input/output error"), "input/output error"),
+        (OSError(5, "X"), "X"),
+        (OSError(), ""),
     ],
 )
 def test_an_error_is_explained(error: OSError, said: str) -> None:

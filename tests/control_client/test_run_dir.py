@@ -127,7 +127,82 @@ def test_an_agent_that_takes_no_orders_yet_is_there(tmp_path: Path) -> None:
     assert said == f"cannot reach the agent at {tmp_path}/r: {expected}"
 
 
-def test_an_unreadable_directory_names_the_user_to_run_as(ordinary: Path) -> None:
+@pytest.mark.parametrize(
+    ("lock", "age", "alive"),
+    [
+        (f"{os.getpid()}", 0, True),
+        (f" {os.getpid()}\n", 0, True),
+        (f"{os.getpid()}", 1_000_000_000, False),
+        ("", 0, False),
+        ("0", 0, False),
+        ("-1", 0, False),
+        ("self", 0, False),
+        ("../1", 0, False),
+        ("99999999999999999999", 0, False),
+        ("\0", 0, False),
+    ],
+    ids=[
+        "us",
+        "us with blanks",
+        "a pid that another had",
+        "nobody",
+        "zero",
+        "negative",
+        "a name",
+        "a path",
+        "huge",
+        "NUL",
+    ],
+)
+def test_the_last_agent_lives_if_its_process_is_older_than_its_lock(
+    lock: str, age: int, alive: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "lock").write_text(lock)
+    when = (tmp_path / "lock").stat().st_mtime - age
+    os.utime(tmp_path / "lock", (when, when))
+    assert run_dir.lives(str(tmp_path)) is alive
+
+
+def test_where_there_is_no_lock_nobody_lives(tmp_path: Path) -> None:
+    assert not run_dir.lives(str(tmp_path))
+    assert not run_dir.lives(str(tmp_path / "nowhere"))
+
+
+def test_an_agent_in_the_midst_of_an_upgrade_is_there(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(str(os.getpid()))
+    assert f"it is there (pid {os.getpid()})" in str(nobody_there(str(tmp_path)))
+
+
+def test_an_agent_that_wrote_no_pid_yet_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    assert "(pid unknown) is gone" in str(nobody_there(str(tmp_path)))
+
+
+def test_a_directory_whose_name_is_too_long_is_no_agents(tmp_path: Path) -> None:
+    found = nobody_there(f"{tmp_path}/{'x' * 300}")
+    assert isinstance(found, NoAgent)
+    assert "name too long" in str(found)
+
+
+def test_a_lock_that_vanishes_is_not_held(tmp_path: Path) -> None:
+    assert not run_dir._is_locked(str(tmp_path / "lock"))
+
+
+def test_a_lock_that_we_may_not_read_is_told_like_a_directory(ordinary: Path) -> None:
+    (ordinary / "lock").touch(0)
+    found = nobody_there(str(ordinary))
+    assert not isinstance(found, NoAgent)
+    assert "permission denied" in str(found)
+
+
+def test_who_is_not_trusted_is_named_by_his_uid() -> None:
+    error = run_dir.distrusted(1234, "/run/x")
+    assert "uid 1234" in str(error)
+    assert "/run/x" in str(error)
+    assert not isinstance(error, NoAgent)
+
+
+def test_who_may_not_look_is_told_whom_to_be(ordinary: Path) -> None:
     closed = ordinary / "closed"
     closed.mkdir(mode=0)
     try:

@@ -1,10 +1,15 @@
+import pytest
+
+from agent.core import effects as do
 from agent.core import events as on
-from agent.core.attempts import AttemptLog, AttemptResult
-from agent.core.effects import Effect
-from agent.core.events import Event
+from agent.core.attempts import Attempt, AttemptLog, AttemptResult
+from agent.core.effects import Effect, LogTopic
+from agent.core.epochs import Epoch
+from agent.core.events import Event, Failure
 from agent.core.policy import LowMemory, Policy
+from agent.core.revision import Revision
 from agent.core.triggers import Trigger
-from tests.core.reconciler_driver import OUT_OF_MEMORY, PERMANENT, TRANSIENT, ReconcilerDriver
+from tests.core.reconciler_driver import OUT_OF_MEMORY, PERMANENT, TRANSIENT, ReconcilerDriver, revision
 
 
 class Recorded(ReconcilerDriver):
@@ -145,3 +150,204 @@ def test_only_the_newest_are_kept() -> None:
         play.emptied(number - 1)
         play.exits(number - 1, 0)
     assert [play.ledger.attempts[0].epoch, play.ledger.attempts[-1].epoch] == [50, 149]
+
+
+# The log alone
+
+
+REVISIONS = {number: revision(name) for number, name in enumerate("abcdef", 1)}
+
+
+class Logged:
+    """A log beside epochs that are started, committed and drained by hand."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[int, Epoch] = {}
+        self.log = AttemptLog(self.epochs)
+
+    def happens(self, event: Event, *effects: Effect) -> list[Attempt]:
+        return self.log.enter(event, effects)
+
+    def start(self, number: int, at: float = 100.0, of: Revision | None = None) -> None:
+        wanted = of or REVISIONS[number]
+        self.epochs[number] = Epoch(number, wanted, at, trigger=Trigger.CERTIFICATE)
+        self.happens(on.TimePassed(at=at), do.StartEpoch(number, wanted, validate=False))
+
+    def serve(self, number: int, at: float = 101.0, *, instead_of: int | None = None) -> None:
+        drains = [do.DrainEpoch(instead_of)] if instead_of else []
+        self.happens(on.EpochServes(at=at, epoch=number), do.CommitEpoch(number), *drains)
+
+    def exit(self, number: int, failure: Failure = TRANSIENT, at: float = 102.0) -> list[Attempt]:
+        return self.happens(on.EpochExited(at=at, epoch=number, code=1, failure=failure))
+
+    def outcomes(self) -> dict[int, AttemptResult]:
+        return {each.epoch: each.outcome for each in self.log.attempts}
+
+
+def test_an_attempt_is_of_its_epoch_and_runs_until_it_ends() -> None:
+    made = Logged()
+    assert (made.log.of(1), made.log.running(1)) == (None, None)
+    made.start(1)
+    made.start(2)
+    attempt = made.log.of(1)
+    assert attempt is not None
+    assert (attempt.epoch, attempt.began, attempt.trigger, attempt.before) == (1, 100.0, Trigger.CERTIFICATE, None)
+    assert made.log.running(1) is attempt
+    made.serve(1)
+    assert made.log.running(1) is None
+    assert made.log.of(1) is attempt
+
+
+def test_an_attempt_knows_what_served_when_it_began() -> None:
+    made = Logged()
+    made.start(1)
+    made.serve(1)
+    made.start(2)
+    attempt = made.log.of(2)
+    assert attempt is not None
+    assert attempt.before == REVISIONS[1]
+
+
+@pytest.mark.parametrize(
+    ("failure", "outcome"),
+    [
+        (TRANSIENT, AttemptResult.FAILED),
+        (PERMANENT, AttemptResult.REFUSED),
+        (OUT_OF_MEMORY, AttemptResult.SHORT),
+    ],
+)
+def test_an_exit_ends_an_attempt_with_the_kind_of_its_failure(failure: Failure, outcome: AttemptResult) -> None:
+    made = Logged()
+    made.start(1)
+    (ended,) = made.exit(1, failure)
+    assert (ended.epoch, ended.outcome, ended.reason) == (1, outcome, failure.reason)
+    assert made.exit(1, failure) == [], "it ended once"
+
+
+@pytest.mark.parametrize(
+    ("topic", "outcome"),
+    [
+        (LogTopic.REFUSED, AttemptResult.REFUSED),
+        (LogTopic.RETRY, AttemptResult.FAILED),
+        (LogTopic.SHORT, AttemptResult.SHORT),
+        (LogTopic.DOWN, AttemptResult.DROPPED),
+        (None, AttemptResult.DROPPED),
+    ],
+)
+def test_a_dropped_candidate_ends_as_the_log_says(topic: LogTopic | None, outcome: AttemptResult) -> None:
+    made = Logged()
+    made.start(1)
+    notes = [do.LogMessage(topic, "because")] if topic else []
+    (ended,) = made.happens(on.TimePassed(at=110.0), do.DropEpoch(1, "it is late"), *notes)
+    assert (ended.outcome, ended.reason) == (outcome, "it is late")
+
+
+def test_dropping_what_is_not_in_the_log_ends_nothing() -> None:
+    made = Logged()
+    assert made.happens(on.TimePassed(at=110.0), do.DropEpoch(9, "it is late")) == []
+
+
+def test_an_attempt_that_serves_is_among_those_that_ended() -> None:
+    made = Logged()
+    made.start(1)
+    (ended,) = made.happens(on.EpochServes(at=101.0, epoch=1), do.CommitEpoch(1))
+    assert (ended.outcome, ended.phases) == (AttemptResult.SERVING, {"open": 1.0})
+
+
+def test_events_of_other_epochs_change_no_attempt() -> None:
+    made = Logged()
+    made.start(1)
+    for event in (on.EpochStarted(at=101.0, epoch=9, pid=1), on.EpochEmptied(at=101.0, epoch=1)):
+        assert made.happens(event) == []
+    attempt = made.log.of(1)
+    assert attempt is not None
+    assert attempt.phases == {}
+
+
+def test_a_candidate_that_is_judged_bad_has_no_such_phase() -> None:
+    made = Logged()
+    made.start(1)
+    made.happens(on.EpochJudged(at=101.0, epoch=1, failure=PERMANENT))
+    attempt = made.log.of(1)
+    assert attempt is not None
+    assert attempt.phases == {}
+
+
+def test_a_handover_is_recorded_once_and_of_known_epochs_alone() -> None:
+    made = Logged()
+    made.start(1, 100.0)
+    made.log.handed_over(9, 101.0)
+    made.log.handed_over(1, 103.0)
+    made.log.handed_over(1, 109.0)
+    attempt = made.log.of(1)
+    assert attempt is not None
+    assert attempt.phases == {"handover": 3.0}
+
+
+def test_a_drain_lasts_until_the_superseded_epoch_exits() -> None:
+    made = Logged()
+    made.start(1)
+    made.serve(1, 101.0)
+    made.start(2, 110.0)
+    made.serve(2, 111.0, instead_of=1)
+    made.exit(9, at=112.0)
+    made.exit(1, at=115.0)
+    made.exit(1, at=119.0)
+    assert [(each.supersedes, each.phases.get("drain")) for each in made.log.attempts] == [(None, None), (1, 4.0)]
+
+
+def test_an_epoch_that_drains_because_the_agent_stops_is_superseded_by_none() -> None:
+    made = Logged()
+    made.start(1)
+    made.serve(1)
+    made.start(2)
+    made.exit(2)
+    made.happens(on.StopAsked(at=120.0), do.DrainEpoch(1))
+    made.happens(on.StopAsked(at=120.0), do.DrainEpoch(9))
+    assert [each.supersedes for each in made.log.attempts] == [None, None]
+
+
+def test_a_drain_is_for_the_newest_that_serves_and_not_for_one_that_only_starts() -> None:
+    made = Logged()
+    for number in (1, 2):
+        made.start(number)
+        made.serve(number)
+    made.start(3)
+    made.happens(on.TimePassed(at=120.0), do.DrainEpoch(1))
+    assert {each.epoch: each.supersedes for each in made.log.attempts} == {1: None, 2: 1, 3: None}
+
+
+def test_a_drain_with_an_empty_log_is_nobodys() -> None:
+    made = Logged()
+    made.happens(on.TimePassed(at=120.0), do.DrainEpoch(1))
+    assert not made.log.attempts
+
+
+@pytest.mark.parametrize(
+    ("first", "of", "outcomes"),
+    [
+        (OUT_OF_MEMORY, REVISIONS[2], {2: AttemptResult.SHORT}),
+        (OUT_OF_MEMORY, REVISIONS[1], {1: AttemptResult.SHORT, 2: AttemptResult.SHORT}),
+        (TRANSIENT, REVISIONS[2], {1: AttemptResult.FAILED, 2: AttemptResult.SHORT}),
+    ],
+    ids=["the same revision", "another revision", "another failure"],
+)
+def test_only_shortages_of_one_revision_become_one(
+    first: Failure, of: Revision, outcomes: dict[int, AttemptResult]
+) -> None:
+    made = Logged()
+    made.start(1, 100.0, of)
+    made.exit(1, first)
+    made.start(2, 110.0)
+    made.exit(2, OUT_OF_MEMORY)
+    assert made.outcomes() == outcomes
+    assert made.log.attempts[-1].began == (100.0 if len(outcomes) == 1 else 110.0)
+
+
+def test_an_attempt_that_fails_otherwise_stays_beside_the_shortage_before_it() -> None:
+    made = Logged()
+    made.start(1, of=REVISIONS[2])
+    made.exit(1, OUT_OF_MEMORY)
+    made.start(2)
+    made.exit(2, TRANSIENT)
+    assert made.outcomes() == {1: AttemptResult.SHORT, 2: AttemptResult.FAILED}

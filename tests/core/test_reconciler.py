@@ -5,6 +5,7 @@ from agent.core import events as on
 from agent.core.effects import LogTopic
 from agent.core.epochs import State
 from agent.core.policy import LowMemory, Policy, Restart
+from agent.core.reconciler import Reconciler
 from tests.core.reconciler_driver import PERMANENT, TRANSIENT, ReconcilerDriver, revision, serving
 
 # One rotation
@@ -101,6 +102,29 @@ def test_a_change_waits_for_a_drain_to_end_but_not_for_ever() -> None:
     assert [epoch.number for epoch in play.core.draining] == [1, 2]
     assert play.ready("d") == []
     assert play.wait(9.9) == [], "the next one waits as long"
+
+
+def test_a_change_after_one_that_was_taken_back_waits_as_long_as_any_other() -> None:
+    play = serving(Policy(drains=1, drain_patience=10))
+    play.rotate("b")
+    assert play.ready("c") == []
+    assert play.ready("b") == []
+    play.wait(100)
+    assert play.ready("d") == []
+    assert play.wait(9.9) == []
+    assert play.wait(0.2) == [do.StartEpoch(3, revision("d"), validate=False)]
+
+
+def test_a_change_after_one_that_was_rejected_waits_as_long_as_any_other() -> None:
+    play = serving(Policy(drains=1, drain_patience=10))
+    play.rotate("b")
+    play.ready("c")
+    play.wait(10)
+    assert play.exits(3, 1, PERMANENT) == []
+    play.wait(100)
+    assert play.ready("d") == []
+    assert play.wait(9.9) == []
+    assert play.wait(0.2) == [do.StartEpoch(4, revision("d"), validate=False)]
 
 
 def test_an_epoch_that_is_asked_for_waits_no_longer() -> None:
@@ -382,6 +406,43 @@ def test_without_waiting_an_unusable_first_revision_ends_the_agent() -> None:
     assert play.exits(1, 1, PERMANENT) == [do.Finish(78, PERMANENT.reason)]
 
 
+def test_restart_never_ends_with_the_code_of_a_first_epoch_that_never_served() -> None:
+    play = ReconcilerDriver(Policy(restart=Restart.NEVER))
+    play.ready("a")
+    assert play.exits(1, 7) == [do.Finish(7, TRANSIENT.reason)]
+
+
+def test_a_first_epoch_that_could_not_be_started_is_tried_again_whatever_is_restarted() -> None:
+    play = ReconcilerDriver(Policy(restart=Restart.NEVER))
+    play.ready("a")
+    assert play.exits(1, None) == [do.StartEpoch(2, revision("a"), validate=False)]
+
+
+def test_restart_never_ends_with_one_where_the_code_cannot_be_read() -> None:
+    assert serving(Policy(restart=Restart.NEVER)).exits(1, None) == [do.Finish(1, TRANSIENT.reason)]
+
+
+@pytest.mark.parametrize("code", [1, None])
+def test_restart_on_failure_restarts_where_the_code_is_no_success(code: int | None) -> None:
+    crashed = serving(Policy(restart=Restart.ON_FAILURE)).exits(1, code)
+    assert crashed == [do.StartEpoch(2, revision("a"), validate=False)]
+
+
+def test_an_event_of_an_epoch_that_is_gone_or_unknown_changes_nothing() -> None:
+    play = serving()
+    deadline = play.core.deadline
+    assert play.exits(9) == play.serves(9) == play.gate(9) == play.judged(9) == play.emptied(9) == []
+    assert play.core.deadline == deadline
+
+
+def test_numbers_begin_where_an_earlier_agent_left_off() -> None:
+    core = Reconciler(Policy(), jitter=lambda: 1.0, first_epoch=42)
+    assert core.next_epoch == 42
+    assert core.handle(on.RevisionReady(at=1.0, revision=revision("a"))) == [
+        do.StartEpoch(42, revision("a"), validate=False)
+    ]
+
+
 def test_without_waiting_missing_files_at_the_first_start_end_the_agent() -> None:
     missing = on.RevisionMissing(at=1000.0, what="/etc/certs/tls.key")
     assert ReconcilerDriver(Policy(wait=True)).tell(missing) == []
@@ -520,6 +581,18 @@ def test_what_is_asked_for_now_waits_for_neither_pause_nor_drains_and_leaves_not
     play.exits(1)
     play.pause(0)
     assert play.rotate("d") == [do.CommitEpoch(4), do.DrainEpoch(3)]
+
+
+def test_a_restart_now_that_a_crash_has_answered_ends_no_later_epoch() -> None:
+    play = serving()
+    play.restart(now=True)
+    play.exits(1)
+    assert play.come_to_serve() == [do.CommitEpoch(2)]
+    play.wait(60)
+    play.pause(60)
+    assert play.ready("b") == []
+    play.pause(0)
+    assert play.come_to_serve() == [do.CommitEpoch(3), do.DrainEpoch(2)]
 
 
 # Memory

@@ -21,13 +21,19 @@ DAY = timedelta(days=1)
         ("11:00-12:00", NOON.replace(hour=11) + DAY),
         ("23:00-13:00", NOON),
         ("23:00-01:00", NOON.replace(hour=23)),
+        ("23:00-12:00", NOON.replace(hour=23)),
+        ("12:00-11:59", NOON),
+        ("12:00:01-12:00", NOON.replace(second=1)),
+        (" 02:00 - 04:00 ", NOON.replace(hour=2) + DAY),
     ],
 )
 def test_a_window_opens_at_its_hour_or_is_open(hours: str, opens: datetime) -> None:
     assert Window.parse(hours).opens(NOON) == opens
 
 
-@pytest.mark.parametrize("text", ["", "02:00", "02:00-", "two-four", "02:00-02:00", "25:00-26:00", "02:00+01:00-04:00"])
+@pytest.mark.parametrize(
+    "text", ["", "02:00", "02:00-", "two-four", "02:00-02:00", "25:00-26:00", "02:00+01:00-04:00", "02:00-04:00Z"]
+)
 def test_what_are_no_hours_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="write them like 02:00-04:00"):
         Window.parse(text)
@@ -43,6 +49,13 @@ def test_a_window_opens_within_a_day_and_is_open_then(begin: object, end: object
     opening = window.opens(now)
     assert now <= opening <= now + DAY
     assert window.opens(opening) == opening
+
+
+def test_an_instance_waits_for_a_known_share_of_a_hundredth_of_the_life() -> None:
+    """A quarter or so: the first eight bytes of the SHA-256 of its name."""
+    assert jitter_offset("pod-0", timedelta(seconds=2**14 * 100)) == jitter_offset("pod-0", None, timedelta(minutes=10))
+    assert jitter_offset("pod-0", timedelta(seconds=100)) == jitter_offset("pod-0", None, timedelta(seconds=1))
+    assert jitter_offset("pod-0", timedelta()) == timedelta()
 
 
 def test_a_fleet_is_spread_evenly_and_each_instance_keeps_its_place() -> None:

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.core.yaml_depth import first_beyond
+from agent.core.yaml_depth import DEEPEST, first_beyond
 
 
 def flow(levels: int) -> str:
@@ -17,6 +17,16 @@ def block(levels: int) -> str:
 @pytest.mark.parametrize("text", [flow, lambda levels: "[" * levels], ids=["closed", "open"])
 def test_the_first_collection_beyond_the_limit_is_found(text: Callable[[int], str], levels: int) -> None:
     assert first_beyond(6, text(levels)) == (0, 6)
+
+
+def test_a_collection_that_ended_does_not_count_for_those_after_it() -> None:
+    assert first_beyond(6, "[" + "[[]]," * 9 + "]") is None
+    assert first_beyond(4, "[[[[],[[]]]]]") == (0, 7)
+
+
+def test_the_deepest_that_is_read_is_two_hundred_levels() -> None:
+    assert first_beyond(DEEPEST, flow(200)) is None
+    assert first_beyond(DEEPEST, flow(201)) == (0, 200)
 
 
 @pytest.mark.parametrize("levels", [7, 1_500])

@@ -1,6 +1,7 @@
 """Sockets that the agent binds in a directory of another user, who replaces entries by links."""
 
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -53,8 +54,35 @@ def test_where_it_cannot_be_bound_nothing_is_left_either(home: Path) -> None:
     assert [path.name for path in home.parent.iterdir()] == ["1"]
 
 
-def test_from_its_first_moment_a_socket_listens_or_passes_credentials(home: Path) -> None:
-    """An adopted epoch may send as soon as the name refers to the next agent."""
+def test_without_a_directory_beside_it_nothing_is_bound(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match=r"cannot bind .*/hr: No such file"):
+        binding.bind(socket.SOCK_DGRAM, tmp_path / "nowhere" / "1" / "hr")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666, 0o000])
+def test_the_mode_is_the_one_that_is_asked_for(mode: int, home: Path) -> None:
+    with binding.bind(socket.SOCK_DGRAM, home / "hr", mode=mode):
+        assert stat.S_IMODE((home / "hr").lstat().st_mode) == mode
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+def test_no_call_on_it_ever_waits(kind: socket.SocketKind, home: Path) -> None:
+    with binding.bind(kind, home / "hr") as bound:
+        assert bound.getblocking() is False
+        assert not bound.get_inheritable()
+
+
+def test_a_private_directory_that_cannot_be_removed_is_no_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(shutil, "rmtree", fails)
+    with binding.bind(socket.SOCK_DGRAM, home / "hr"):
+        assert [path.name[0] for path in home.parent.iterdir() if path != home] == [binding.PREFIX]
+
+
+def test_from_its_first_moment_a_socket_listens_or_tells_who_sends(home: Path) -> None:
+    """An adopted epoch may speak as soon as the name leads to the next agent."""
     with (
         binding.bind(socket.SOCK_STREAM, home / "gate") as gate,
         binding.bind(socket.SOCK_DGRAM, home / "hr") as letters,
@@ -69,6 +97,22 @@ def test_a_socket_of_the_proxys_is_connected_to(home: Path) -> None:
         with binding.connect(home / "hr", (os.getuid(), os.getgid())) as sender:
             sender.send(b"x")
         assert proxys.recv(10) == b"x"
+
+
+def test_where_nobody_is_the_reason_is_the_systems(home: Path) -> None:
+    with pytest.raises(MachineError, match=r"cannot reach .*/hr: No such file"):
+        binding.connect(home / "hr")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as gone:
+        gone.bind(str(home / "hr"))
+    with pytest.raises(MachineError, match=r"cannot reach .*/hr: Connection refused"):
+        binding.connect(home / "hr")
+
+
+def test_sending_never_waits(home: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as proxys:
+        proxys.bind(str(home / "hr"))
+        with binding.connect(home / "hr") as sender:
+            assert sender.getblocking() is False
 
 
 def test_a_link_in_its_place_is_not_followed(home: Path) -> None:

@@ -1,14 +1,25 @@
+import errno
 import fcntl
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from agent.core.errors import MachineError, ProtocolError
-from agent.handoff.channel import Channel, Message, bind_datagram
+from agent.handoff import binding
+from agent.handoff.channel import (
+    Channel,
+    Message,
+    Sender,
+    bind_datagram,
+    parse_ancillary,
+    parse_signed_ancillary,
+)
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply, Request
 from agent.handoff.socket_paths import SocketPaths
 from tests.handoff import handmade
@@ -199,6 +210,97 @@ async def test_a_receiver_that_closes_the_channel_ends_the_reading(tmp_path: Pat
     assert len(heard) == 1
 
 
+class Failing(socket.socket):
+    """A socket whose kernel fails: what cannot be provoked otherwise."""
+
+    errors: ClassVar[list[OSError]] = []
+
+    def recvmsg(self, *arguments: int) -> Any:  # noqa: ANN401  # as the one it stands in for
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().recvmsg(*arguments)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[OSError]:
+    """Let a channel's socket raise these errors before it works."""
+    bind = binding.bind
+
+    def bind_failing(*arguments: Any) -> Failing:  # noqa: ANN401  # passed on
+        return Failing(fileno=bind(*arguments).detach())
+
+    monkeypatch.setattr(binding, "bind", bind_failing)
+    monkeypatch.setattr(Failing, "errors", [])
+    return Failing.errors
+
+
+async def test_an_error_of_the_kernel_closes_the_channel_and_is_told_with_the_path(
+    tmp_path: Path, failing: list[OSError]
+) -> None:
+    failing.append(OSError(errno.ENOBUFS, "No buffer space available"))
+    with corresponding(tmp_path) as mail:
+        mail.send(framed(handmade.STATS))
+        await until(lambda: mail.errors)
+        assert str(mail.names.agent_as_parent) in str(mail.errors[0])
+        assert "No buffer space available" in str(mail.errors[0])
+        assert not mail.names.agent_as_parent.exists()
+        assert not mail.letters
+
+
+@pytest.mark.parametrize("number", [errno.EINTR, errno.EAGAIN])
+async def test_a_read_that_is_only_to_be_tried_again_costs_nothing(
+    number: int, tmp_path: Path, failing: list[OSError]
+) -> None:
+    failing.append(OSError(number, "again"))
+    with corresponding(tmp_path) as mail:
+        mail.send(framed(handmade.STATS))
+        await until(lambda: mail.letters)
+        assert not mail.errors
+
+
+async def test_a_descriptor_that_comes_with_a_stranger_is_closed_and_no_error(tmp_path: Path) -> None:
+    before = open_descriptors()
+    with corresponding(tmp_path) as mail, socket.create_server(("127.0.0.1", 0)) as listening:
+        mail.channel.pid = os.getpid() + 1
+        mail.send(framed(handmade.SOCKET_REPLY), descriptors=(listening.fileno(),) * 3)
+        await until(lambda: _is_empty(mail.channel))
+        assert not mail.errors
+        assert not mail.letters
+    await until(lambda: not open_descriptors() - before)
+
+
+# What comes beside the bytes
+
+CREDENTIALS = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, struct.pack("3i", 7, 1000, 100))
+
+
+def rights(*descriptors: int, cut: int = 0) -> tuple[int, int, bytes]:
+    data = struct.pack(f"{len(descriptors)}i", *descriptors)
+    return socket.SOL_SOCKET, socket.SCM_RIGHTS, data[: len(data) - cut]
+
+
+@pytest.mark.parametrize(
+    ("ancillary", "sender", "descriptors"),
+    [
+        ([], None, []),
+        ([CREDENTIALS], Sender(7, 1000), []),
+        ([rights(3)], None, [3]),
+        ([CREDENTIALS, rights(3, 4)], Sender(7, 1000), [3, 4]),
+        ([rights(3), CREDENTIALS, rights(4)], Sender(7, 1000), [3, 4]),
+        ([rights(3, 4, cut=2)], None, [3]),
+        ([rights(3, cut=1)], None, []),
+        ([(socket.IPPROTO_IP, socket.SCM_RIGHTS, b"\x03\0\0\0")], None, []),
+        ([(socket.SOL_SOCKET, 99, b"\x03\0\0\0")], None, []),
+        ([(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, CREDENTIALS[2] + b"more")], Sender(7, 1000), []),
+    ],
+)
+def test_sender_and_descriptors_are_read_from_what_the_kernel_adds(
+    ancillary: list[tuple[int, int, bytes]], sender: Sender | None, descriptors: list[int]
+) -> None:
+    assert parse_signed_ancillary(ancillary) == (sender, descriptors)
+    assert parse_ancillary(ancillary) == (sender.pid if sender else None, descriptors)
+
+
 # Sending
 
 
@@ -282,6 +384,41 @@ async def test_a_peer_that_was_never_there_is_a_machine_error(tmp_path: Path) ->
             mail.channel.connect(mail.names.epoch_as_child)
         with pytest.raises(MachineError, match="never connected"):
             mail.channel.send(HotRestartMessage())
+
+
+async def test_a_closed_channel_reaches_nobody(tmp_path: Path) -> None:
+    with corresponding(tmp_path) as mail, peer(mail.names):
+        mail.channel.close()
+        with pytest.raises(MachineError, match="is closed"):
+            mail.channel.connect(mail.names.epoch_as_child)
+
+
+async def test_connecting_again_keeps_the_peer(tmp_path: Path) -> None:
+    with corresponding(tmp_path) as mail, peer(mail.names) as epoch:
+        mail.channel.connect(mail.names.epoch_as_child)
+        mail.channel.connect(mail.names.udp_epoch_as_child)  # where nobody is
+        mail.channel.send(HotRestartMessage(didnt_recognize_your_last_message=True))
+        assert epoch.recv(100) == framed(handmade.NOT_UNDERSTOOD)
+
+
+async def test_a_peer_that_never_reads_costs_its_channel_after_some_datagrams(tmp_path: Path) -> None:
+    with corresponding(tmp_path) as mail, peer(mail.names):
+        mail.channel.connect(mail.names.epoch_as_child)
+        sent = 0
+        while not mail.errors:
+            mail.channel.send(HotRestartMessage(didnt_recognize_your_last_message=True))
+            sent += 1
+        assert 64 < sent < 64 + 2 + 600, "the limit, and what the kernel's queue takes"
+        assert str(mail.names.agent_as_parent) in str(mail.errors[0])
+        assert len(mail.errors) == 1
+
+
+async def test_a_message_of_more_datagrams_than_may_wait_is_sent_all_the_same(tmp_path: Path) -> None:
+    big = HotRestartMessage(request=Request(forwarded_udp_packet=Request.ForwardedUdpPacket(payload=b"x" * 400_000)))
+    with corresponding(tmp_path) as mail, peer(mail.names):
+        mail.channel.connect(mail.names.epoch_as_child)
+        mail.channel.send(big)
+        assert not mail.errors
 
 
 async def test_a_connected_peer_is_reached_though_its_name_is_gone(tmp_path: Path) -> None:

@@ -142,6 +142,83 @@ async def test_a_gate_without_a_place_is_a_machine_error(tmp_path: Path) -> None
     await made.close()
 
 
+async def test_the_gate_tells_whether_it_is_open(tmp_path: Path) -> None:
+    async with standing(tmp_path) as (made, _):
+        before = made.is_open
+        made.open()
+        made.open()
+        assert (before, made.is_open) == (False, True)
+
+
+async def test_before_a_candidate_asks_for_routes_the_gate_was_not_asked(tmp_path: Path) -> None:
+    async with standing(tmp_path) as (made, knocks), knocking(made) as candidate:
+        await candidate.ask("/v3/discovery:routes/more")
+        assert (await candidate.answer())[0] == 404
+        assert (made.was_asked, knocks) == (False, [])
+        await candidate.ask(f"{ROUTES}?x=y")
+        await until(lambda: knocks)
+        assert made.was_asked
+
+
+async def test_a_gate_without_a_candidate_admits_nobody(tmp_path: Path) -> None:
+    made = Gate(tmp_path / "gate", lambda: None)
+    await made.shut(None)
+    try:
+        async with knocking(made) as anybody:
+            with contextlib.suppress(ConnectionError):
+                await anybody.ask()
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await anybody.answer()
+        assert not made.was_asked
+    finally:
+        await made.close()
+
+
+async def test_the_gate_of_an_earlier_agent_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "gate").touch()
+    async with standing(tmp_path) as (made, _), knocking(made) as candidate:
+        made.open()
+        await candidate.ask()
+        assert (await candidate.answer())[0] == 200
+
+
+# What Envoy is given
+
+
+def values(of: object, key: str) -> list[object]:
+    """Find the values of a key anywhere in a document."""
+    if isinstance(of, dict):
+        return [value for name, value in of.items() if name == key] + [
+            found for value in of.values() for found in values(value, key)
+        ]
+    return [found for each in of for found in values(each, key)] if isinstance(of, list) else []
+
+
+def test_the_cluster_leads_to_the_gate_alone() -> None:
+    made = gate.cluster("/run/x/1/gate")
+    assert values(made, "path") == ["/run/x/1/gate"]
+    assert (made["name"], values(made, "cluster_name")) == ("agent_gate", ["agent_gate"])
+    assert made["type"] == "STATIC", "a name that is looked up would wait for a resolver"
+
+
+def test_the_listener_binds_no_port_and_waits_for_its_routes_as_long_as_it_takes() -> None:
+    made = gate.listener()
+    assert made["bind_to_port"] is False
+    assert values(made, "route_config_name") == [gate.NAME]
+    assert values(made, "cluster_names") == [[gate.NAME]]
+    assert values(made, "initial_fetch_timeout") == ["0s"], "Envoy's default lets it serve after fifteen seconds"
+    assert values(made, "api_type") == ["REST"]
+
+
+def test_a_day_passes_before_envoy_asks_again() -> None:
+    assert values(gate.listener(), "refresh_delay") == [f"{24 * 60 * 60}s"]
+
+
+def test_both_can_be_written_into_a_configuration() -> None:
+    for made in (gate.cluster("/run/x"), gate.listener()):
+        assert json.loads(json.dumps(made)) == made
+
+
 async def test_who_reached_the_gate_of_an_earlier_agent_asks_again_and_reaches_it_no_second_time(
     tmp_path: Path,
 ) -> None:

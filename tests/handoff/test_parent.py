@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import AddressHeld, ProtocolError
+from agent.handoff import parent
 from agent.handoff.parent import Parent, ParentEvents
 from agent.handoff.socket_paths import SocketPaths
 from agent.handoff.socket_store import ListenAddress
@@ -40,14 +42,14 @@ async def scene(directory: Path, lent: int | None = None) -> AsyncIterator[Scene
         return lent if place.address == OURS else None
 
     events = ParentEvents(get_socket, lambda: heard.append("serves"), heard.append, heard.append)
-    parent = Parent(names, STARTED_AT, events)
+    made = Parent(names, STARTED_AT, events)
     try:
         async with fake_epoch(names) as epoch:
-            parent.channel.pid = epoch.pid
-            yield Scene(parent, epoch, heard)
+            made.channel.pid = epoch.pid
+            yield Scene(made, epoch, heard)
     finally:
         if not any(isinstance(each, ProtocolError) for each in heard):
-            parent.close()
+            made.close()
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,44 @@ async def test_an_address_that_envoy_never_writes_closes_the_channel_and_nothing
         (error,) = play.heard
         assert isinstance(error, ProtocolError)
         assert "it is not an IP address with a port" in str(error)
+
+
+async def test_an_epoch_may_ask_for_so_many_sockets_and_again_for_each_but_for_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parent, "_PLACES_LIMIT", 2)
+    async with scene(tmp_path) as play:
+        for port in (1, 2, 1):
+            await play.epoch.send("parent_0", handmade.pass_listen_socket(f"tcp://127.0.0.1:{port}"))
+            assert await play.epoch.read("child_1") == (framed(handmade.NO_SOCKET_REPLY), [])
+        await play.epoch.send("parent_0", handmade.pass_listen_socket("tcp://127.0.0.1:3"))
+        await until(lambda: bool(play.heard))
+        assert isinstance(play.heard[0], ProtocolError)
+        assert "2 sockets" in str(play.heard[0])
+
+
+@pytest.mark.parametrize(("port", "is_one"), [("65535", True), ("0", True), ("65536", False), ("", False)])
+def test_a_port_is_one_of_65536(port: str, is_one: bool) -> None:
+    place = ListenAddress(f"tcp://127.0.0.1:{port}")
+    with contextlib.nullcontext() if is_one else pytest.raises(ProtocolError):
+        parent.require_literal(place)
+
+
+def test_what_is_quoted_of_a_hostile_address_is_short() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parent.require_literal(ListenAddress("x" * 5000))
+    assert len(str(caught.value)) < 200
+
+
+async def test_what_an_earlier_agent_knew_of_an_epoch_is_known(tmp_path: Path) -> None:
+    heard: list[object] = []
+    asked = {ListenAddress(OURS)}
+    events = ParentEvents(lambda _: None, lambda: heard.append("serves"), heard.append, heard.append)
+    made = Parent(SocketPaths(tmp_path, 4), STARTED_AT, events, asked, serves=True)
+    made.hear_that_it_serves()
+    assert (made.asked, made.bound_itself, heard) == (asked, set(), [])
+    assert made.asked is not asked
+    made.close()
 
 
 @pytest.mark.parametrize("address", ["tcp://[::]:80", "tcp://[fe80::1%eth0]:80", "udp://1.2.3.4:53", "unix:///run/x"])

@@ -60,6 +60,22 @@ def test_without_steering_all_members_get_clients_again() -> None:
         assert all(arrivals(members, 200))
 
 
+def test_the_last_filter_counts_whoever_set_it() -> None:
+    with group(4) as members:
+        attach(members[0], 1)
+        attach(members[3], 2)
+        counts = arrivals(members)
+        assert all(counts[:2])
+        assert counts[2:] == [0, 0]
+        detach(members[1])
+        assert all(arrivals(members, 200))
+
+
+def test_another_error_than_a_missing_filter_is_not_swallowed() -> None:
+    with socket.socket(socket.AF_UNIX) as other, pytest.raises(OSError, match=r"Invalid argument|not supported"):
+        detach(other)
+
+
 def test_ending_what_never_began_is_nothing() -> None:
     with group(2) as members:
         detach(members[0])

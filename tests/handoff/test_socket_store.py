@@ -2,7 +2,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -200,7 +200,111 @@ def test_groups_count_what_is_here_and_what_is_asked_for(store: SocketStore) -> 
     assert store.groups([]) == {}
 
 
-def test_a_socket_without_a_queue_length_has_none(store: SocketStore) -> None:
+def test_a_datagram_socket_has_no_queue_of_clients(store: SocketStore) -> None:
+    """The kernel has no TCP_INFO for it."""
+    place = ListenAddress("udp://127.0.0.1:1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.bind(("127.0.0.1", 0))
+        keep(store, place, bound)
+        bound.sendto(b"x", bound.getsockname())
+    assert store.queued(place) == 0
+    assert store.waiting() == 0
+
+
+def test_the_clients_of_all_queues_are_counted(store: SocketStore) -> None:
+    with server() as one, server() as other:
+        keep(store, PLACE, one)
+        keep(store, ListenAddress("tcp://127.0.0.1:2"), other)
+        with client(one.getsockname()), client(one.getsockname()), client(other.getsockname()):
+            assert (store.queued(PLACE), store.waiting()) == (2, 3)
+
+
+def test_the_queue_of_an_ipv6_socket_is_counted_too(store: SocketStore) -> None:
+    place = ListenAddress("tcp://[::1]:1")
+    try:
+        listening = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with listening, socket.create_connection(listening.getsockname()[:2]):
+        keep(store, place, listening)
+        assert store.queued(place) == 1
+
+
+def test_a_narrow_queue_takes_hardly_a_client_more_and_loses_none(store: SocketStore) -> None:
+    unheard = ListenAddress("tcp://127.0.0.1:2")
+    with server() as listening, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, socket.socket() as bound:
+        keep(store, PLACE, listening)
+        keep(store, ListenAddress("udp://127.0.0.1:1"), datagrams)
+        bound.bind(("127.0.0.1", 0))
+        keep(store, unheard, bound)
+        with client(listening.getsockname()), client(listening.getsockname()), ExitStack() as stack:
+            store.narrow()
+            assert store.queued(PLACE) == 2
+            for _ in range(5):
+                late = stack.enter_context(socket.socket())
+                late.setblocking(False)
+                late.connect_ex(listening.getsockname())
+            assert store.queued(PLACE) <= 3
+
+
+def test_everything_of_another_store_is_taken_over(store: SocketStore) -> None:
+    other, second = SocketStore(), ListenAddress("tcp://127.0.0.1:2")
+    with server() as old, server() as new, server() as more:
+        keep(store, PLACE, old)
+        keep(other, PLACE, new)
+        keep(other, second, more)
+        store.take_all(other)
+        assert other.places() == []
+        assert store.places() == [PLACE, second]
+        assert store.same(PLACE, new.fileno())
+        other.close_all()
+        assert store.same(second, more.fileno())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "port", "address"),
+    [
+        ("tcp", "127.0.0.1", "80", "tcp://127.0.0.1:80"),
+        ("udp", "::1", "53", "udp://[::1]:53"),
+        ("tcp", "fe80::1%eth0", "0", "tcp://[fe80::1%eth0]:0"),
+    ],
+)
+def test_an_address_is_written_as_the_protocol_writes_it(scheme: str, host: str, port: str, address: str) -> None:
+    assert ListenAddress.at(scheme, host, port, "/run/netns/a") == ListenAddress(address, "/run/netns/a")
+
+
+@pytest.mark.parametrize(
+    ("address", "any_port"),
+    [
+        ("tcp://127.0.0.1:0", True),
+        ("udp://[::]:0", True),
+        ("tcp://127.0.0.1:10", False),
+        ("tcp://127.0.0.1:80", False),
+        ("unix:///run/x:0", False),
+        ("unix://@x:0", False),
+    ],
+)
+def test_a_port_that_the_kernel_chooses_is_told_from_any_other(address: str, any_port: bool) -> None:
+    assert ListenAddress(address).any_port is any_port
+
+
+def test_one_socket_stands_for_its_whole_group(store: SocketStore) -> None:
+    one, two = ListenAddress("tcp://a:1", worker=1), ListenAddress("tcp://a:1", worker=2)
+    with server() as first, server() as second:
+        keep(store, two, second)
+        keep(store, one, first)
+        for place in (one, two, one.listener):
+            assert os.path.sameopenfile(store.member(place.listener).fileno(), first.fileno())
+
+
+def test_the_inodes_are_those_of_streams_alone(store: SocketStore) -> None:
+    with server() as listening, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        keep(store, PLACE, listening)
+        keep(store, ListenAddress("udp://127.0.0.1:1"), datagrams)
+        assert store.inodes() == {os.fstat(listening.fileno()).st_ino}
+
+
+def test_what_cannot_tell_its_queue_has_none(store: SocketStore) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("\0agent-test-queue")
         keep(store, ListenAddress("unix://@agent-test-queue"), listening)

@@ -2,6 +2,8 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
+
 from agent.handoff.framing import cut
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Request
 from agent.handoff.socket_paths import SocketPaths
@@ -71,6 +73,59 @@ async def test_an_epoch_that_does_not_read_costs_datagrams_and_no_time(tmp_path:
             forward(relay, b"x")
             await until(lambda: not _waits(relay))
         assert relay.relayed < 100
+    relay.close()
+
+
+async def test_a_successor_at_the_same_place_is_found_again(tmp_path: Path) -> None:
+    old, new = names(tmp_path, 1), names(tmp_path, 2)
+    relay = UdpRelay(old)
+    relay.pid = os.getpid()
+    relay.aim(new)
+    for content in (b"first", b"second"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as serving:
+            serving.setblocking(False)
+            serving.bind(str(new.udp_epoch_as_child))
+            if content == b"second":
+                forward(relay, b"lost")  # to the one that is gone
+                await until(lambda: not _waits(relay))
+            forward(relay, content)
+            await until(lambda: not _waits(relay))
+            assert serving.recv(100) == content
+        new.udp_epoch_as_child.unlink()
+    assert relay.relayed == 2
+    relay.close()
+
+
+async def test_from_a_new_aim_on_the_next_epoch_gets_everything(tmp_path: Path) -> None:
+    relay = UdpRelay(names(tmp_path, 1))
+    relay.pid = os.getpid()
+    for number in (2, 3):
+        target = names(tmp_path, number)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as serving:
+            serving.setblocking(False)
+            serving.bind(str(target.udp_epoch_as_child))
+            relay.aim(target)
+            forward(relay, b"%d" % number)
+            await until(lambda: not _waits(relay))
+            assert serving.recv(100) == b"%d" % number
+    relay.close()
+
+
+async def test_what_another_process_forwards_is_not_relayed_and_its_descriptors_are_closed(tmp_path: Path) -> None:
+    old, new = names(tmp_path, 1), names(tmp_path, 2)
+    relay = UdpRelay(old)
+    relay.pid = os.getpid() + 1
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as serving, socket.socket() as spare:
+        serving.setblocking(False)
+        serving.bind(str(new.udp_epoch_as_child))
+        relay.aim(new)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+            stranger.connect(str(relay.path))
+            socket.send_fds(stranger, [b"x"], [spare.fileno()] * 3)
+        await until(lambda: not _waits(relay))
+        with pytest.raises(BlockingIOError):
+            serving.recv(100)
+    assert relay.relayed == 0
     relay.close()
 
 

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from agent.http import client, server
 from agent.http.message import Request, Response
-from agent.http.server import BODY_LIMIT, HEADER_LIMIT, Admission, Server
+from agent.http.server import BODY_LIMIT, HEADER_LIMIT, Admission, Server, affordable_clients
 from tests.system.eventually import PATIENCE
 
 GET = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -367,6 +368,65 @@ async def test_a_handler_that_fails_costs_its_own_connection() -> None:
         assert await one.rest() == b""
 
 
+@pytest.mark.parametrize(
+    ("descriptors", "clients"), [(16, 8), (64, 8), (72, 9), (1024, 128), (2048, 256), (1 << 20, 256)]
+)
+def test_clients_get_an_eighth_of_the_descriptors(
+    descriptors: int, clients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, 1 << 20))
+    assert affordable_clients() == clients
+
+
+async def test_by_default_as_many_clients_are_served_as_the_descriptors_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "affordable_clients", lambda: 2)
+    listener = socket.create_server(("127.0.0.1", 0))
+    made = Server(echo)
+    await made.start(listener)
+    try:
+        async with line(listener.getsockname()) as first, line(listener.getsockname()) as second:
+            for each in (first, second):
+                await each.send(GET)
+                assert await each.answer() == (200, b"GET /x 0")
+            async with line(listener.getsockname()) as third:
+                await third.send(GET)
+                assert await third.answer() == (200, b"GET /x 0")
+            assert await first.rest() == b""
+    finally:
+        await made.close()
+
+
+async def test_a_server_that_never_started_can_be_closed() -> None:
+    await Server(echo).close()
+
+
+async def test_a_request_over_tcp_tells_both_addresses() -> None:
+    async def tell(request: Request) -> Response:
+        return Response(200, f"{request.address} {request.local}".encode())
+
+    async with serving(tell) as name, line(name) as one:
+        await one.send(GET)
+        assert await one.answer() == (200, b"127.0.0.1 127.0.0.1")
+
+
+async def test_a_handler_is_given_method_target_headers_and_body() -> None:
+    asked: list[Request] = []
+
+    async def note(request: Request) -> Response:
+        asked.append(request)
+        return Response(204)
+
+    async with serving(note) as name, line(name) as one:
+        await one.send(b"PUT /a%20b?c=d HTTP/1.1\r\nHost: a\r\nX-Odd: \xe9\r\nContent-Length: 2\r\n\r\n\0\xff")
+        async with asyncio.timeout(PATIENCE):
+            await one.reader.readuntil(b"\r\n\r\n")
+    (request,) = asked
+    assert (request.method, request.target, request.body) == ("PUT", "/a%20b?c=d", b"\0\xff")
+    assert ("x-odd", "\xe9") in request.headers
+
+
 async def test_closing_cuts_who_still_waits() -> None:
     never = asyncio.Event()
 
@@ -382,10 +442,7 @@ async def test_closing_cuts_who_still_waits() -> None:
     writer.transport.abort()
 
 
-# The client
-
-
-async def test_connections_over_the_limit_are_closed() -> None:
+async def test_clients_that_come_all_at_once_and_have_no_room_are_hung_up_on() -> None:
     async with serving(limit=2) as name:
         loop = asyncio.get_running_loop()
         crowd = [socket.create_connection(name) for _ in range(20)]  # none is accepted before the loop's next iteration
@@ -398,64 +455,3 @@ async def test_connections_over_the_limit_are_closed() -> None:
             assert await late.answer() == (200, b"GET /late 0")
         for client in crowd:
             client.close()
-
-
-@asynccontextmanager
-async def answering(path: Path, answer: bytes) -> AsyncIterator[list[bytes]]:
-    """Answer every request at a Unix socket with these bytes."""
-    heard: list[bytes] = []
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(answer)
-        writer.close()
-
-    made = await asyncio.start_unix_server(talk, str(path))
-    try:
-        yield heard
-    finally:
-        made.close()
-        await asyncio.sleep(0.0)
-
-
-@pytest.mark.parametrize(
-    ("answer", "body"),
-    [
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", b"abc"),
-        (b"HTTP/1.1 200 OK\r\n\r\nabc", b"abc"),
-        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b""),
-    ],
-    ids=["length", "chunked", "until the end", "after an informational one"],
-)
-async def test_every_kind_of_answer_is_read_whole(tmp_path: Path, answer: bytes, body: bytes) -> None:
-    async with answering(tmp_path / "s", answer):
-        assert await client.fetch(tmp_path / "s", "/", timeout=PATIENCE) == (200, body)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", b"HTTP/1.1 200 OK\r\nx"],
-    ids=["nothing", "garbage", "half a body", "half a head"],
-)
-async def test_what_is_no_whole_answer_is_a_connection_error(tmp_path: Path, answer: bytes) -> None:
-    async with answering(tmp_path / "s", answer):
-        with pytest.raises(ConnectionError):
-            await client.fetch(tmp_path / "s", "/", timeout=PATIENCE)
-
-
-async def test_a_server_that_is_not_there_or_says_nothing_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        await client.fetch(tmp_path / "none", "/", timeout=PATIENCE)
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(tmp_path / "s"))
-        silent.listen()
-        with pytest.raises(TimeoutError):
-            await client.fetch(tmp_path / "s", "/", timeout=0.05)
-
-
-async def test_a_client_asks_one_question_a_connection(tmp_path: Path) -> None:
-    async with answering(tmp_path / "s", b"HTTP/1.1 204 No Content\r\n\r\n") as heard:
-        assert await client.fetch(tmp_path / "s", "/a?b=c", method="POST", timeout=PATIENCE) == (204, b"")
-    assert heard[0].startswith(b"POST /a?b=c HTTP/1.1\r\n")
-    assert b"connection: close" in heard[0].lower()

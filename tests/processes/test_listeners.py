@@ -7,14 +7,18 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from agent.core.errors import AddressHeld
 from agent.handoff.socket_store import ListenAddress
 from agent.host.processes import User
+from agent.processes.epoch_process import EpochProcess
 from agent.processes.listeners import Listeners
 from agent.proxies.envoy.configuration import Configuration
+from tests.handoff.test_reuseport_filter import arrivals, group
 from tests.processes.harness import descriptors_of, harness, place, until
 from tests.proxies.envoy.envoys import wants_envoy
 
@@ -142,6 +146,29 @@ async def test_the_sockets_of_the_first_epoch_are_those_of_the_second() -> None:
 
 
 @wants_envoy
+async def test_clients_are_steered_to_the_workers_of_a_smaller_epoch_and_to_all_of_the_next() -> None:
+    """Until the old epoch is gone, its sockets are in the group, too."""
+    made = Listeners(None, list)
+    with group(4) as members:
+        name = f"tcp://127.0.0.1:{members[0].getsockname()[1]}"
+        places = [ListenAddress(name, worker=worker) for worker in range(4)]
+
+        def keep_all() -> None:
+            for place, member in zip(places, members, strict=True):
+                made.store.put(place, os.dup(member.fileno()))
+
+        keep_all()
+        await made.hand_over(cast("EpochProcess", SimpleNamespace(asked=set(places[:2]))), None)
+        assert made.store.places() == places[:2]
+        counts = arrivals(members)
+        assert counts[2:] == [0, 0]
+        assert all(counts[:2])
+        keep_all()
+        await made.hand_over(cast("EpochProcess", SimpleNamespace(asked=set(places))), None)
+        assert all(arrivals(members, 200))
+        made.store.close_all()
+
+
 async def test_a_listener_with_one_socket_is_held_once(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

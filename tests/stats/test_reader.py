@@ -7,7 +7,7 @@ import pytest
 from agent.stats import layout
 from agent.stats.errors import InvalidSegment, Unpublished
 from agent.stats.layout import PUBLISHED_WORD, VALUES_WORD, WORD, SegmentLayout
-from agent.stats.reader import Segment
+from agent.stats.reader import Segment, _Copy
 from agent.stats.segment_file import reserve
 from tests.stats.programs import HALVES, running
 from tests.stats.segments import SMALL, STARTED, nonce_of, reading, written
@@ -203,6 +203,63 @@ def test_an_error_of_the_disk_is_a_refusal(tmp_path: Path, monkeypatch: pytest.M
             with pytest.raises(InvalidSegment):
                 Segment.open(tmp_path / "stats")
         segment.read()
+
+
+class Hasty:
+    """A copy of a segment in which a counter is another one at each read."""
+
+    def __init__(self, copy: _Copy, values: list[int]) -> None:
+        self.copy, self.values = copy, values
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.copy, name)
+
+    def take(self, start: int, size: int) -> int:
+        taken = self.copy.take(start, size)
+        self.copy.words[VALUES_WORD] = self.values.pop(0)
+        return taken
+
+
+@pytest.mark.parametrize(
+    ("values", "read", "looks"),
+    [
+        ([5, 7, 7], 7, 3),
+        ([5, 7, 9, 9], 9, 4),
+        ([0x100, *range(0x101, 0x10A)], 0x100, 10),
+        ([0x1FF, *range(0x200, 0x209)], 0x200, 10),
+    ],
+    ids=["the third read agrees", "the fourth", "never, within a byte", "never, after a carry"],
+)
+def test_a_counter_is_read_until_two_reads_agree_or_else_is_a_lower_bound(
+    values: list[int], read: int, looks: int, tmp_path: Path
+) -> None:
+    with written(tmp_path / "stats") as writer, reading(tmp_path / "stats") as segment:
+        writer.counter("a")
+        segment.read()
+        left = [*values, *[0] * 9]
+        copies = segment._copies
+        segment._copies = [Hasty(copy, left) for copy in copies]  # type: ignore[misc]
+        assert segment.read().counters == {"a": read}
+        assert len(values) + 9 - len(left) == looks
+        segment._copies = copies
+
+
+def test_a_file_that_is_cut_off_between_two_looks_at_a_counter_is_refused(tmp_path: Path) -> None:
+    class Cutting(Hasty):
+        def take(self, start: int, size: int) -> int:
+            if len(self.values) == 1:
+                return 0
+            return super().take(start, size)
+
+    with written(tmp_path / "stats") as writer, reading(tmp_path / "stats") as segment:
+        writer.counter("a")
+        segment.read()
+        values = [5, 7, 9]
+        copies = segment._copies
+        segment._copies = [Cutting(copy, values) for copy in copies]  # type: ignore[misc]
+        with pytest.raises(InvalidSegment, match="shorter"):
+            segment.read()
+        segment._copies = copies
 
 
 def test_a_huge_file_costs_nothing(tmp_path: Path) -> None:

@@ -140,6 +140,65 @@ def test_an_epoch_that_restarts_its_counters_adds_to_its_earlier_ones(tmp_path: 
         totals.close()
 
 
+def test_an_epoch_that_was_retired_is_closed_and_not_counted_again(tmp_path: Path) -> None:
+    totals = Totals()
+    with written(tmp_path / "1") as writer:
+        writer.counter("a").add(3)
+        totals.attach(1, Segment.open(tmp_path / "1"))
+        totals.retire(1)
+        again = Segment.open(tmp_path / "1")
+        totals.attach(1, again)
+        writer.counter("a").add(3)
+        assert totals.read().counters == {"a": 3}
+        assert totals.gauges(1) == {}
+
+
+def test_the_gauges_of_one_epoch_are_those_of_the_last_read(tmp_path: Path) -> None:
+    totals = Totals()
+    with written(tmp_path / "1", 1) as one, written(tmp_path / "2", 2) as two:
+        for epoch, writer in ((1, one), (2, two)):
+            writer.gauge("g").set(epoch)
+            totals.attach(epoch, Segment.open(tmp_path / str(epoch)))
+        assert totals.gauges(1) == {}
+        totals.read()
+        one.gauge("g").set(9)
+        assert (totals.gauges(1), totals.gauges(2), totals.gauges(3)) == ({"g": 1}, {"g": 2}, {})
+        totals.close()
+
+
+def test_the_same_segment_may_be_attached_again(tmp_path: Path) -> None:
+    totals = Totals()
+    with written(tmp_path / "1") as writer:
+        segment = Segment.open(tmp_path / "1")
+        totals.attach(1, segment)
+        totals.attach(1, segment)
+        writer.counter("a").add()
+        assert totals.read().counters == {"a": 1}
+        totals.close()
+
+
+def test_a_counter_of_zero_is_shown_and_saved(tmp_path: Path) -> None:
+    totals = Totals()
+    with written(tmp_path / "1") as writer:
+        writer.counter("a")
+        totals.attach(1, Segment.open(tmp_path / "1"))
+        assert totals.read().counters == {"a": 0}
+        totals.retire(1)
+    assert totals.to_state()["gone"] == {"counters": {"a": 0}, "dropped": 0}
+
+
+@pytest.mark.parametrize(("step", "counts"), [(2**63 - 1, 10 + 2**63 - 1), (2**63, 10)])
+def test_a_step_of_half_a_word_or_more_is_a_decrease(step: int, counts: int, tmp_path: Path) -> None:
+    totals = Totals()
+    with written(tmp_path / "1") as writer:
+        totals.attach(1, Segment.open(tmp_path / "1"))
+        writer.counter("a").add(10)
+        totals.read()
+        writer.counter("a").add(step)
+        assert totals.read().counters == {"a": counts}
+        totals.close()
+
+
 def test_what_is_remembered_of_the_dead_is_bounded(tmp_path: Path) -> None:
     totals = Totals()
     for epoch in range(1, REMEMBERED + 10):

@@ -1,6 +1,6 @@
 import errno
+import mmap
 import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -9,48 +9,11 @@ from agent.stats.errors import Unwritable
 from agent.stats.layout import LARGEST_WORD, LONGEST_NAME, SegmentLayout
 from agent.stats.segment_file import reserve
 from agent.stats.writer import Writer
-from tests.host.conftest import NOBODY
 from tests.stats.segments import SMALL, reading, written
 
 
 def create(path: Path, room: SegmentLayout = SMALL) -> Writer:
     return Writer.create(path, epoch=1, pid=2, started_at=3, nonce=bytes(16), room=room)
-
-
-def test_the_agent_makes_the_file_empty_and_private(tmp_path: Path) -> None:
-    path = tmp_path / "stats"
-    before = os.umask(0o277)
-    try:
-        reserve(path)
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert path.stat().st_size == 0
-    with pytest.raises(Unwritable, match="file exists"):
-        reserve(path)
-
-
-def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
-    target, link = tmp_path / "precious", tmp_path / "link"
-    target.touch(0o600)
-    link.symlink_to(target)
-    with pytest.raises(Unwritable):
-        reserve(link)
-    with pytest.raises(Unwritable):
-        create(link)
-    assert target.stat().st_size == 0
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
-def test_a_proxy_of_another_user_owns_its_file(tmp_path: Path) -> None:
-    reserve(tmp_path / "stats", (NOBODY, NOBODY))
-    assert (tmp_path / "stats").stat().st_uid == NOBODY
-
-
-def test_a_file_that_cannot_be_given_away_is_removed(ordinary: Path) -> None:
-    with pytest.raises(Unwritable, match="cannot give"):
-        reserve(ordinary / "stats", (0, 0))
-    assert not (ordinary / "stats").exists()
 
 
 def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
@@ -148,6 +111,61 @@ def test_what_is_no_name_is_dropped_and_never_stops_a_proxy(name: str) -> None:
     writer.counter(name).add()
     assert writer.read().counters == {}
     assert writer.read().dropped == 1
+
+
+def test_a_file_that_cannot_be_mapped_is_an_error_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    reserve(tmp_path / "stats")
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", fails)
+        with pytest.raises(Unwritable, match=f"cannot map {tmp_path}/stats: Cannot allocate memory"):
+            create(tmp_path / "stats")
+
+
+def test_a_name_that_fills_the_string_table_to_its_end_fits() -> None:
+    writer = Writer.private(SegmentLayout(2, 8))
+    writer.counter("abcd").add()
+    writer.gauge("efgh").set(7)
+    assert (writer.read().counters, writer.read().gauges, writer.read().dropped) == ({"abcd": 1}, {"efgh": 7}, 0)
+
+
+def test_each_call_for_a_dropped_name_counts_and_has_a_value_of_its_own() -> None:
+    writer = Writer.private(SegmentLayout(1, 8))
+    writer.counter("a")
+    first, second = writer.counter("b"), writer.counter("b")
+    first.add(3)
+    assert (first.value, second.value, writer.read().dropped) == (3, 0, 2)
+    gauge = writer.gauge("b")
+    gauge.set(9)
+    assert (gauge.value, writer.read().gauges, writer.read().dropped) == (9, {}, 3)
+
+
+def test_a_counter_takes_a_step_of_more_than_a_word() -> None:
+    counter = Writer.private().counter("a")
+    counter.add(5)
+    counter.add(2**64)
+    assert counter.value == 5
+    counter.add()
+    assert counter.value == 6
+
+
+def test_a_gauge_goes_up_and_down_by_one_unless_told_otherwise() -> None:
+    gauge = Writer.private().gauge("a")
+    gauge.add()
+    gauge.add(5)
+    gauge.sub()
+    gauge.sub(2)
+    assert gauge.value == 3
+    gauge.sub(-4)
+    gauge.add(-1)
+    assert gauge.value == 6
+
+
+def test_the_file_tells_who_writes(tmp_path: Path) -> None:
+    with written(tmp_path / "stats", 7), reading(tmp_path / "stats") as segment:
+        assert (segment.header.epoch, segment.header.pid) == (7, os.getpid())
 
 
 def test_a_closed_writer_counts_no_more() -> None:
