@@ -56,16 +56,21 @@ def address_of(descriptor: int) -> str | None:
     Returns None if it is no such socket.
     """
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as seen:
-            if seen.type != socket.SOCK_STREAM or not seen.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                return None
-            name = seen.getsockname()
-            if seen.family == socket.AF_UNIX:
-                return f"unix://{'@' + name[1:].decode() if isinstance(name, bytes) else name}"
-            host = f"[{name[0]}]" if seen.family == socket.AF_INET6 else name[0]
-            return f"tcp://{host}:{name[1]}"
+        seen = socket.socket(fileno=descriptor)
     except OSError:
         return None
+    try:
+        if seen.type != socket.SOCK_STREAM or not seen.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return None
+        name = seen.getsockname()
+        if seen.family == socket.AF_UNIX:
+            return f"unix://{'@' + name[1:].decode() if isinstance(name, bytes) else name}"
+        host = f"[{name[0]}]" if seen.family == socket.AF_INET6 else name[0]
+        return f"tcp://{host}:{name[1]}"
+    except OSError:
+        return None
+    finally:
+        seen.detach()
 
 
 def _claim_own() -> list[InheritedSocket]:

@@ -119,16 +119,22 @@ def recover(kind: Proxy, found: Survivor, revisions: RevisionStore) -> LoadedRev
     references = [each for each in configuration.references if each.path in contents]
     outcome = select_files(references, contents, LastGood(), clock.calendar())
     source = Source(configuration, manifest.text.encode(), resources)
-    return revisions.adopt(manifest.revision, source, outcome, program)
+    material = None
+    try:
+        material = revisions.adopt(manifest.revision, source, outcome, program)
+    finally:
+        if material is None or material.program is not program:
+            program.binary.close()  # another epoch of this revision was adopted before, with its own descriptor
+    return material
 
 
 def _program(kind: Proxy, manifest: Manifest, pid: int) -> Program:
+    handoff = HotRestartVersion.parse(manifest.handoff)
     binary = opened_binary(Path(manifest.program_path), manifest.program.open(pid))
     if binary.identity != manifest.identity:
         binary.close()
         message = f"cannot adopt the process {pid}: its program {manifest.program_path} has been changed since"
         raise BadInput(message)
-    handoff = HotRestartVersion.parse(manifest.handoff)
     return Program(binary, kind, manifest.program_version, handoff, manifest.reads_json)
 
 

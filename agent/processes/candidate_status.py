@@ -89,7 +89,12 @@ async def _why(address: str) -> str:
     except TimeoutError:
         return f"no answer within {_CONNECT_TIMEOUT:g} s"
     except OSError as error:
-        return (os.strerror(error.errno) if error.errno else str(error)).lower()
+        number = error.errno or 0
+        if number > 0:
+            return os.strerror(number).lower()
+        return (error.strerror or str(error)).lower()  # the resolver's numbers are negative
+    except ValueError:  # an internal address, which has no port
+        return "the agent cannot connect to such an address"
     writer.transport.abort()
     return "it accepts connections, but TLS or HTTP/2 on them fails"
 

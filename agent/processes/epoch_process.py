@@ -155,6 +155,7 @@ class EpochProcess:
     async def take_over(self, found: Survivor, started_at: int) -> None:
         """Adopt an earlier agent's process. Raises `MachineError` if it has exited."""
         process = Process.adopt(found.pid, found.created, self._exited)
+        self.process = process  # before anything fails: it can still be killed
         self.created = found.created
         self.has_served = found.state is not State.OPENING
         await self._stand_around(started_at)

@@ -246,11 +246,13 @@ async def _ask(admin: Admin) -> bool:
 
 
 async def _pass(question: "asyncio.Task[bool] | None", span: float) -> None:
-    """Sleep for `span` seconds, or until the question is answered."""
-    if question is None or question.done():
-        await asyncio.sleep(span)
-    else:
+    """Sleep for `span` seconds, or until the question is answered; an error is no answer."""
+    began = clock.monotonic()
+    if question is not None and not question.done():
         await asyncio.wait([question], timeout=span)
+        if _is_answered(question):
+            return
+    await asyncio.sleep(max(0.0, span - (clock.monotonic() - began)))
 
 
 def _is_answered(question: "asyncio.Task[bool]") -> bool:

@@ -15,7 +15,8 @@ def kill_leftovers(directory: RunDirectory) -> Iterator[tuple[int, int]]:
         Segment(state_file.spare).release()
     for entry in state_file.inherited:
         number, pid = entry.get("number"), adoption.clear(entry)
+        if not isinstance(number, int):
+            continue  # an entry without a number must not keep the others alive
         if pid is not None:
-            yield int(str(number)), pid
-        if isinstance(number, int):
-            directory.remove_epoch(number)
+            yield number, pid
+        directory.remove_epoch(number)

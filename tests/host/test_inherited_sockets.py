@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-# In place of systemd: moves the sockets to descriptor 3 and up, and sets its own pid as the receiver.
+from agent.host.inherited_sockets import address_of
+
+# It stands for systemd first: puts what it was given from descriptor 3 on, and names itself as the heir.
 HEIR = """
 import fcntl, json, os, sys
 given = [fcntl.fcntl(int(each), fcntl.F_DUPFD, 100) for each in sys.argv[1].split(",")]
@@ -71,3 +73,13 @@ def test_fewer_names_than_sockets_are_enough(three: list[socket.socket]) -> None
 def test_what_was_meant_for_another_process_is_left_alone(three: list[socket.socket]) -> None:
     result = claimed(three, "a:b:c", pid="1")
     assert (result["found"], result["left"]) == ([], [])
+
+
+def test_a_descriptor_that_is_no_socket_has_no_address_and_stays_the_callers() -> None:
+    """systemd may pass a pipe or a file as well; nothing is left open for it."""
+    descriptor = os.memfd_create("file")
+    try:
+        assert address_of(descriptor) is None
+        os.fstat(descriptor)
+    finally:
+        os.close(descriptor)

@@ -102,3 +102,82 @@ def test_totals_that_were_spoilt_begin_at_nothing(directory: RunDirectory, caplo
     directory.remember({"gone": "a lot"}, "totals.json")
     assert counted(SharedCounters(directory)) == 0
     assert "counters start at 0" in caplog.text
+
+
+def test_a_segment_of_another_epoch_is_left_out(directory: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    home = directory.make_epoch(1, None)
+    path = Path(make_room(home, None)[ENVIRONMENT])
+    writer = Writer.create(path, epoch=2, pid=1, started_at=STARTED, nonce=nonce_of(2))
+    writer.counter(REQUESTS).add(5)
+    writer.close()
+    counting = SharedCounters(directory)
+    counting.follow(1, home)
+    counting.retire(1)
+    assert counted(counting) == 0
+    [record] = caplog.records
+    assert vars(record)["event"] == "stats.refused"
+    assert str(path) in record.getMessage()
+
+
+def test_an_epoch_is_followed_once_however_often_that_is_asked(directory: RunDirectory) -> None:
+    counting = SharedCounters(directory)
+    home, writer = begin(directory, 1)
+    for _ in range(3):
+        counting.follow(1, home)
+    writer.counter(REQUESTS).add(5)
+    writer.close()
+    assert counted(counting) == 5
+    counting.retire(1)
+    counting.follow(1, home)
+    counting.retire(1)
+    assert counted(counting) == 5, "nor after it has retired"
+
+
+def test_what_cannot_be_saved_is_told_kept_in_memory_and_saved_with_the_next_epoch(
+    directory: RunDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    counting, saved = SharedCounters(directory), directory.path / "totals.json"
+    saved.mkdir()
+    for epoch in (1, 2):
+        home, writer = begin(directory, epoch)
+        counting.follow(epoch, home)
+        writer.counter(REQUESTS).add(5)
+        counting.retire(epoch)
+        writer.close()
+        assert counted(counting) == 5 * epoch
+        if epoch == 1:
+            saved.rmdir()
+    assert [vars(record)["event"] for record in caplog.records] == ["state.unwritable"]
+    assert counted(SharedCounters(directory)) == 10
+
+
+def test_the_totals_are_saved_only_if_they_changed(directory: RunDirectory) -> None:
+    counting, saved = SharedCounters(directory), directory.path / "totals.json"
+    home, writer = begin(directory, 1)
+    counting.follow(1, home)
+    writer.counter(REQUESTS).add(5)
+    counting.retire(1)
+    writer.close()
+    written = saved.stat().st_ino
+    counting.retire(1)
+    counting.retire(99)
+    assert saved.stat().st_ino == written
+
+
+def test_gauges_of_one_epoch_are_those_of_the_last_read(directory: RunDirectory) -> None:
+    counting = SharedCounters(directory)
+    for epoch in (1, 2):
+        home, writer = begin(directory, epoch)
+        counting.follow(epoch, home)
+        writer.gauge("server.live").set(epoch)
+        writer.close()
+    assert counting.read().gauges == {"server.live": 3}
+    assert [dict(counting.gauges(epoch)) for epoch in (1, 2, 3)] == [{"server.live": 1}, {"server.live": 2}, {}]
+    counting.close()
+
+
+def test_a_new_epoch_is_told_where_to_count(directory: RunDirectory, tmp_path: Path) -> None:
+    home = directory.make_epoch(1, None)
+    own = tmp_path.stat()
+    assert make_room(home, (own.st_uid, own.st_gid)) == {ENVIRONMENT: str(home / "stats")}
+    assert (home / "stats").stat().st_uid == own.st_uid

@@ -1,9 +1,7 @@
-"""The check at the gate, for a candidate whose admin interface answers as the test specifies."""
+"""The examination at the gate, of a candidate whose console says what the test wants it to say."""
 
 import asyncio
-import json
-import socket
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,110 +9,26 @@ from typing import Any, cast
 
 import pytest
 
-from agent.certificates.selection import LastGood, select_files
 from agent.core.errors import MachineError
 from agent.core.events import Failure, FailureKind
 from agent.core.revision import Revision
 from agent.handoff.socket_store import ListenAddress
-from agent.host import clock
-from agent.http.message import Request, Response
-from agent.http.server import Server
 from agent.processes.admission import Admission
 from agent.processes.candidate_status import reason_of
 from agent.processes.epoch_process import EpochProcess
-from agent.proxies.envoy.admin_client import AdminClient
-from agent.proxies.envoy.configuration import Configuration
-from agent.proxies.envoy.options import Flags
-from agent.proxies.envoy.proxy import Envoy
+from agent.proxies.interface import Complaint, LoadedCertificate, Subscription
+from tests import pki
+from tests.processes.answering_epochs import BY_FILE, PLANE, STATIC, Epoch, Sockets, admission, counters, epoch
+from tests.processes.conftest import MakeEpoch
+from tests.processes.fakes import FakeAdmin, Revisions
 from tests.processes.harness import until
-from tests.proxies.envoy.test_subscriptions import LDS
-
-STATIC = "static_resources: {}"
-PLANE = """
-dynamic_resources:
-  lds_config: {ads: {}, resource_api_version: V3}
-  ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: ads}}]}
-"""
-BY_FILE = "dynamic_resources: {lds_config: {path_config_source: {path: /d/lds.yaml}}}"
-WELL: dict[str, Any] = {
-    "/certs": {},
-    "/init_dump": {},
-    "/clusters": {},
-    "/server_info": {"state": "INITIALIZING"},
-}
-
-
-def counters(applied: int = 0, rejected: int = 0, failed: int = 0, scope: str = LDS) -> str:
-    values = {"init_fetch_timeout": 0, "update_success": applied, "update_rejected": rejected, "update_failure": failed}
-    return "".join(f"{scope}.{name}: {value}\n" for name, value in values.items())
-
-
-class Epoch:
-    """An epoch with an admin interface whose `answers` (path to JSON or text) may change."""
-
-    def __init__(self, path: Path, configuration: Configuration, number: int) -> None:
-        self.answers: dict[str, Any] = {"/stats": "", **WELL}
-        self.asked = 0  # the number of requests for its counters
-        outcome = select_files([], {}, LastGood(), clock.calendar())
-        program = SimpleNamespace(binary=SimpleNamespace(path=Path("/usr/bin/envoy")), kind=Envoy(Flags(), 1.0))
-        material = SimpleNamespace(
-            revision=Revision("digest", "shape"),
-            configuration=configuration,
-            outcome=outcome,
-            descriptors={},
-            paths={9: "/c/tls.key"},
-            program=program,
-        )
-        self.process = cast(EpochProcess, SimpleNamespace(number=number, admin=AdminClient(path), material=material))
-
-    async def answer(self, request: Request) -> Response:
-        self.asked += request.path == "/stats"
-        target = request.target if request.target in self.answers else request.path
-        answer = self.answers.get(target)
-        if answer is None:
-            return Response(404, b"")
-        return Response(200, (answer if isinstance(answer, str) else json.dumps(answer)).encode())
-
-
-class Sockets:
-    """The socket queries of the admission: the listeners that a candidate lacks, until they are followed."""
-
-    def __init__(self, missing: Collection[ListenAddress] = ()) -> None:
-        self.lacking, self.gone, self.followed = list(missing), False, 0
-
-    def missing(self, _candidate: EpochProcess, _before: Configuration | None) -> list[ListenAddress]:
-        return self.lacking
-
-    async def follow(self, _serving: EpochProcess) -> None:
-        self.followed += 1
-        if self.gone:
-            self.lacking.clear()
-
-
-@asynccontextmanager
-async def epoch(directory: Path, text: str, number: int = 2) -> AsyncIterator[Epoch]:
-    path = directory / f"admin{number}"
-    resources = {"/d/lds.yaml": b"resources: []"} if "/d/lds.yaml" in text else {}
-    made = Epoch(path, Configuration(text, "envoy.yaml", None, resources), number)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    server = Server(made.answer)
-    await server.start(listener)
-    try:
-        yield made
-    finally:
-        await server.close()
-
-
-def admission(candidate: Epoch, serving: Epoch | None = None, sockets: Sockets | None = None) -> Admission:
-    return Admission(
-        candidate.process, lambda: None if serving is None else serving.process, cast(Any, sockets or Sockets())
-    )
+from tests.processes.test_manifest import CHAIN, KEY, TEXT
+from tests.processes.virtual_time import virtual_time
 
 
 @asynccontextmanager
 async def checking(of: Admission) -> AsyncIterator["asyncio.Task[Failure | None]"]:
-    """Run a check while the test changes the answers."""
+    """Let an examination run while the test changes the answers."""
     task = asyncio.get_running_loop().create_task(of.check())
     try:
         yield task
@@ -124,7 +38,7 @@ async def checking(of: Admission) -> AsyncIterator["asyncio.Task[Failure | None]
 
 
 async def stays_open(task: "asyncio.Task[Failure | None]", candidate: Epoch) -> None:
-    """Check that it keeps asking: two more requests, and it is not done."""
+    """See that it goes on asking: it asks twice more, and is not done."""
     asked = candidate.asked
     await until(lambda: candidate.asked >= asked + 2)
     assert not task.done()
@@ -146,7 +60,7 @@ async def test_a_candidate_is_good_once_its_set_is_applied_and_not_before(tmp_pa
 
 
 async def test_a_set_that_was_not_even_asked_for_is_waited_for(tmp_path: Path) -> None:
-    """Envoy sends the request at the same moment as the one for its gate's routes."""
+    """Envoy's request goes out in the moment in which it asks for its gate's routes."""
     async with epoch(tmp_path, PLANE) as candidate:
         candidate.answers["/stats"] = counters(applied=1, scope="cluster_manager.cds")
         async with checking(admission(candidate)) as task:
@@ -189,7 +103,7 @@ async def test_while_nothing_serves_the_control_plane_may_mend_it(tmp_path: Path
 
 
 @pytest.mark.parametrize("serves", [True, False])
-async def test_a_refused_file_is_a_permanent_failure_that_names_it(tmp_path: Path, serves: bool) -> None:
+async def test_a_file_that_is_refused_is_a_verdict_that_names_it(tmp_path: Path, serves: bool) -> None:
     async with epoch(tmp_path, BY_FILE) as candidate, epoch(tmp_path, BY_FILE, 1) as serving:
         candidate.answers["/stats"] = counters(rejected=1)
         failure = await admission(candidate, serving if serves else None).check()
@@ -198,7 +112,7 @@ async def test_a_refused_file_is_a_permanent_failure_that_names_it(tmp_path: Pat
     assert failure.reason == "cannot use /d/lds.yaml: envoy refuses its listeners (LDS) in it; see its log"
 
 
-async def test_a_secret_that_the_serving_epoch_lacks_as_well_is_not_awaited(tmp_path: Path) -> None:
+async def test_a_secret_that_the_serving_epoch_lacks_as_well_keeps_nobody_waiting(tmp_path: Path) -> None:
     text = counters(applied=1) + counters(scope="sds.edge")
     async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
         candidate.answers["/stats"] = serving.answers["/stats"] = text
@@ -248,7 +162,7 @@ async def test_where_only_the_counters_of_secrets_are_hidden_these_are_found_oth
 
 
 async def test_without_a_listener_that_uses_a_secret_no_certificate_is_missed(tmp_path: Path) -> None:
-    """The serving epoch shows the counters of its secrets, so the candidate has none: its listeners suffice."""
+    """The serving epoch shows the counters of its secrets, so the candidate has none: its listeners tell the rest."""
     loaded = {"certificates": [{"cert_chain": [{"path": "<inline>", "serial_number": "01"}]}]}
     async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
         candidate.answers["/stats"] = counters(applied=1)
@@ -292,72 +206,405 @@ async def test_a_listener_of_the_configuration_itself_that_is_missing_is_a_failu
     assert failure.reason == f"epoch 2 does not listen on {named}, which serves now"
 
 
-async def test_an_admin_interface_that_does_not_answer_is_a_machine_error(tmp_path: Path) -> None:
+async def test_a_console_that_does_not_answer_is_the_machines_error(tmp_path: Path) -> None:
     async with epoch(tmp_path, PLANE) as candidate:
         candidate.answers.clear()
         with pytest.raises(MachineError):
             await admission(candidate).check()
 
 
-# Reasons for waiting
+# In detail, with an admin interface that is no server
+
+LEAF = pki.Authority.create("ca").issue(["a.test"], serial=0xABC)
+FILES = {CHAIN: LEAF.chain_pem, KEY: LEAF.key_pem}
+LISTENERS = "listener_manager.lds"
+TLS = TEXT.partition(', "dynamic_resources"')[0] + "}"
+TWO_PLANES = """
+dynamic_resources:
+  lds_config: {api_config_source: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: one}}]}}
+  cds_config: {api_config_source: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: two}}]}}
+"""
 
 
-def endpoint(port: int, **stats: int) -> dict[str, Any]:
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-    return {"address": address, "stats": [{"name": name, "value": str(value)} for name, value in stats.items()]}
+def answers(epoch: EpochProcess) -> dict[str, Any]:
+    return cast(FakeAdmin, epoch.admin).answers
 
 
-def clusters(*endpoints: dict[str, Any]) -> dict[str, Any]:
-    return {"cluster_statuses": [{"name": "ads", "host_statuses": list(endpoints)}]}
+def asked(epoch: EpochProcess) -> list[str]:
+    return cast(FakeAdmin, epoch.admin).asked
+
+
+def subscribed(*found: Subscription) -> dict[str, Subscription]:
+    return {each.scope: each for each in found}
+
+
+def listeners(**counts: Any) -> Subscription:  # noqa: ANN401
+    return Subscription(LISTENERS, "its listeners", is_essential=True, **counts)
+
+
+def secret(name: str, **counts: Any) -> Subscription:  # noqa: ANN401
+    return Subscription(f"sds.{name}", f"secret {name}", is_essential=True, secret=name, **counts)
+
+
+def examination(
+    candidate: EpochProcess,
+    serving: EpochProcess | None = None,
+    sockets: Sockets | None = None,
+    bisection: object = None,
+) -> Admission:
+    return Admission(candidate, lambda: serving, cast(Any, sockets or Sockets()), cast(Any, bisection))
+
+
+@pytest.fixture
+def serving(make_epoch: MakeEpoch) -> EpochProcess:
+    """An epoch that serves from the files that the candidate has."""
+    made = make_epoch(TLS, FILES, number=1)
+    assert made.material.configuration.is_static
+    return made
+
+
+@pytest.fixture
+def candidate(make_epoch: MakeEpoch) -> EpochProcess:
+    return make_epoch(TLS, FILES, number=2)
+
+
+def loaded(epoch: EpochProcess, path: str, serial: int) -> LoadedCertificate:
+    return LoadedCertificate(f"/dev/fd/{epoch.material.descriptors[path]}", serial)
+
+
+@virtual_time
+async def test_a_candidate_that_loaded_another_certificate_is_refused(
+    candidate: EpochProcess, serving: EpochProcess
+) -> None:
+    answers(candidate)["certificates"] = [loaded(candidate, CHAIN, 0xABC), loaded(candidate, CHAIN, 0xDEF)]
+    failure = await examination(candidate, serving).check()
+    assert failure is not None
+    assert failure.sort is FailureKind.TRANSIENT
+    for word in ("epoch 2", "serial def", CHAIN, "0abc"):
+        assert word in failure.reason
 
 
 @pytest.mark.parametrize(
-    ("endpoints", "failed", "state"),
+    "other",
     [
-        ([], 0, "has no address yet"),
-        ([endpoint(9)], 0, "at 127.0.0.1:9 is not connected"),
-        ([endpoint(9, cx_active=1)], 0, "at 127.0.0.1:9 is connected and does not answer"),
-        ([endpoint(9, cx_active=1)], 3, "at 127.0.0.1:9 is connected and its streams are closed repeatedly"),
+        [],
+        [LoadedCertificate("<inline>", 0xDEF)],
+        [LoadedCertificate("/dev/fd/999", 0xDEF)],
+        [LoadedCertificate("/c/tls.crt", 0xDEF)],
+    ],
+    ids=str,
+)
+@virtual_time
+async def test_a_candidate_that_loaded_its_own_certificate_is_good(
+    candidate: EpochProcess, serving: EpochProcess, other: list[LoadedCertificate]
+) -> None:
+    answers(candidate)["certificates"] = [loaded(candidate, CHAIN, 0xABC), *other]
+    assert await examination(candidate, serving).check() is None
+    assert "certificates" in asked(candidate)
+
+
+@virtual_time
+async def test_a_static_candidate_beside_one_that_serves_is_examined(
+    candidate: EpochProcess, serving: EpochProcess
+) -> None:
+    answers(candidate)["certificates"] = MachineError("silent")
+    assert await examination(candidate).check() is None, "there is nothing to compare it with"
+    with pytest.raises(MachineError):
+        await examination(candidate, serving).check()
+
+
+@virtual_time
+async def test_what_still_initialises_is_waited_for_and_asked_at_most_every_tenth_of_a_second_or_so(
+    candidate: EpochProcess, serving: EpochProcess
+) -> None:
+    answers(candidate)["waits_only_for_gate"] = False
+    async with checking(examination(candidate, serving)) as task:
+        await asyncio.sleep(10)
+        assert not task.done()
+        assert 38 <= asked(candidate).count("waits_only_for_gate") <= 46, "each quarter of a second, after a few more"
+        answers(candidate)["waits_only_for_gate"] = True
+        assert await task is None
+
+
+@virtual_time
+async def test_a_candidate_is_asked_again_soon_at_first(candidate: EpochProcess, serving: EpochProcess) -> None:
+    """Most are whole within milliseconds."""
+    whole = iter([False, True])
+    answers(candidate)["waits_only_for_gate"] = whole.__next__
+    async with checking(examination(candidate, serving)) as task:
+        await asyncio.sleep(0.011)
+        assert task.done()
+
+
+@virtual_time
+async def test_a_wrong_certificate_counts_before_a_missing_listener(
+    candidate: EpochProcess, serving: EpochProcess
+) -> None:
+    answers(candidate)["certificates"] = [loaded(candidate, CHAIN, 1)]
+    sockets = Sockets([ListenAddress("tcp://127.0.0.1:80")])
+    failure = await examination(candidate, serving, sockets).check()
+    assert failure is not None
+    assert CHAIN in failure.reason
+
+
+@pytest.mark.parametrize(
+    ("ports", "shown"),
+    [
+        ([80], "on tcp://127.0.0.1:80,"),
+        ([80, 81, 82], "tcp://127.0.0.1:80, tcp://127.0.0.1:81, tcp://127.0.0.1:82,"),
+        ([80, 81, 82, 83], "tcp://127.0.0.1:82 and 1 more,"),
     ],
 )
-async def test_the_state_of_the_control_plane_is_part_of_the_reason(
-    tmp_path: Path, endpoints: list[dict[str, Any]], failed: int, state: str
+@virtual_time
+async def test_a_missing_listener_of_a_static_configuration_is_a_failure(
+    candidate: EpochProcess, serving: EpochProcess, ports: list[int], shown: str
 ) -> None:
-    async with epoch(tmp_path, PLANE) as candidate:
-        candidate.answers |= {"/stats": counters(failed=failed), "/clusters": clusters(*endpoints)}
-        expected = f"it waits for its listeners (LDS): the control plane ads {state}"
-        assert await reason_of(admission(candidate)) == expected
+    sockets = Sockets([ListenAddress(f"tcp://127.0.0.1:{port}") for port in ports])
+    failure = await examination(candidate, serving, sockets).check()
+    assert failure is not None
+    assert failure.sort is FailureKind.TRANSIENT
+    assert "epoch 2" in failure.reason
+    assert shown in failure.reason
+    assert sockets.followed == 0
+    assert await examination(candidate, None, sockets).check() is None, "nothing serves"
 
 
-async def test_a_connection_is_tried_to_report_why_there_is_none(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        async with epoch(tmp_path, PLANE) as candidate:
-            candidate.answers |= {"/stats": counters(), "/clusters": clusters(endpoint(port, cx_connect_fail=1))}
-            open_reason = await reason_of(admission(candidate))
-            server.close()
-            closed_reason = await reason_of(admission(candidate))
-    assert open_reason.endswith("cannot be reached: it accepts connections, but TLS or HTTP/2 on them fails")
-    assert closed_reason.endswith(f"at 127.0.0.1:{port} cannot be reached: connection refused")
+@virtual_time
+async def test_the_listeners_are_compared_with_the_configuration_that_serves(
+    candidate: EpochProcess, serving: EpochProcess
+) -> None:
+    compared: list[tuple[object, object]] = []
+
+    class Seen(Sockets):
+        def missing(self, _candidate: EpochProcess, _before: Any) -> list[ListenAddress]:  # noqa: ANN401
+            compared.append((_candidate, _before))
+            return []
+
+    assert await examination(candidate, serving, Seen()).check() is None
+    assert compared[0] == (candidate, serving.material.configuration)
 
 
-async def test_rejections_and_initialising_targets_are_reported(tmp_path: Path) -> None:
-    async with epoch(tmp_path, PLANE) as candidate:
-        candidate.answers["/stats"] = counters(rejected=1, scope="sds.edge") + counters(applied=1)
-        reason = await reason_of(admission(candidate))
-        assert reason == "it refuses secret edge; see its log; correct it at the control plane ads"
-        candidate.answers["/stats"] = counters(applied=1)
-        candidate.answers["/init_dump"] = {"unready_targets_dumps": [{"target_names": ["RDS x", "agent_gate"]}]}
-        assert await reason_of(admission(candidate)) == "it is initialising RDS x"
-        candidate.answers["/init_dump"] = {}
-        assert await reason_of(admission(candidate)) == ""
-        candidate.answers["/server_info"] = {"state": "LIVE"}
-        assert await reason_of(admission(candidate)) == ""
+@virtual_time
+async def test_a_control_planes_listener_that_is_missing_is_looked_for_at_the_epoch_that_serves(
+    make_epoch: MakeEpoch,
+) -> None:
+    candidate, serving = make_epoch(PLANE, number=2), make_epoch(PLANE, number=1)
+    answers(candidate)["subscriptions"] = answers(serving)["subscriptions"] = subscribed(listeners(applied=1))
+    followed: list[object] = []
+
+    class Seen(Sockets):
+        async def follow(self, _serving: EpochProcess) -> None:
+            followed.append(_serving)
+            self.lacking.clear()
+
+    sockets = Seen([ListenAddress("tcp://127.0.0.1:80")])
+    assert await examination(candidate, serving, sockets).check() is None
+    assert followed == [serving]
+    assert asked(candidate).count("subscriptions") == 1, "there is nothing more to wait for"
 
 
-async def test_a_missing_listener_is_reported(tmp_path: Path) -> None:
-    sockets = Sockets([ListenAddress("tcp://127.0.0.1:80")])
-    async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
-        candidate.answers["/stats"] = counters(applied=1)
-        reason = await reason_of(admission(candidate, serving, sockets))
-    assert reason == "it has no listener on tcp://127.0.0.1:80 yet, which serves now"
+# Subscriptions
+
+
+@pytest.mark.parametrize(
+    ("own", "served", "missing"),
+    [
+        ([listeners(applied=1), secret("a", applied=1)], [], []),
+        ([listeners(applied=1), secret("a")], [], ["sds.a"]),
+        ([listeners(), secret("a", applied=1)], [listeners(applied=1)], [LISTENERS]),
+        ([listeners(), secret("a", applied=1)], [listeners(), secret("a", applied=1)], []),
+        ([listeners(applied=1), secret("a", rejected=1), secret("b")], [], ["sds.a", "sds.b"]),
+    ],
+)
+@virtual_time
+async def test_what_it_needs_and_has_not_applied_is_missing(
+    make_epoch: MakeEpoch, own: list[Subscription], served: list[Subscription], missing: list[str]
+) -> None:
+    candidate, serving = make_epoch(PLANE, number=2), make_epoch(PLANE, number=1)
+    answers(candidate)["subscriptions"] = subscribed(*own)
+    answers(serving)["subscriptions"] = subscribed(*served)
+    assert [each.scope for each in await examination(candidate, serving).missing()] == missing
+
+
+@virtual_time
+async def test_a_static_configuration_misses_nothing_and_is_not_asked(candidate: EpochProcess) -> None:
+    answers(candidate)["subscriptions"] = MachineError("silent")
+    assert await examination(candidate).missing() == []
+    assert asked(candidate) == []
+
+
+@virtual_time
+async def test_one_that_has_applied_all_is_compared_with_nobody(make_epoch: MakeEpoch) -> None:
+    candidate, serving = make_epoch(PLANE, number=2), make_epoch(PLANE, number=1)
+    answers(candidate)["subscriptions"] = subscribed(listeners(applied=1), secret("a", applied=1))
+    assert await examination(candidate, serving).missing() == []
+    assert asked(serving) == []
+
+
+UNSEEN = [secret("a"), Subscription("cluster_manager.cds", "its clusters"), Subscription(LISTENERS, "its listeners")]
+
+
+@pytest.mark.parametrize(
+    ("shown", "missing"),
+    [
+        ([], ["sds.a", LISTENERS]),
+        ([listeners(applied=1)], ["sds.a"]),
+        ([secret("b", applied=1)], [LISTENERS]),
+    ],
+    ids=["all counters are hidden", "those of secrets are", "those of sets are"],
+)
+@virtual_time
+async def test_a_first_candidate_whose_counters_are_hidden_misses_what_has_no_update(
+    make_epoch: MakeEpoch, shown: list[Subscription], missing: list[str]
+) -> None:
+    """Only the sets that the configuration has: it fetches no clusters."""
+    candidate = make_epoch(PLANE, number=2)
+    answers(candidate)["subscriptions"] = subscribed(*shown)
+    answers(candidate)["unseen"] = UNSEEN
+    assert [each.scope for each in await examination(candidate).missing()] == missing
+
+
+@virtual_time
+async def test_what_comes_from_a_file_is_not_missed_where_no_counter_is_shown(
+    make_epoch: MakeEpoch, revisions: Revisions
+) -> None:
+    candidate = make_epoch(number=2)
+    candidate.material = revisions.load(BY_FILE, None, {"/d/lds.yaml": b"resources: []"})
+    answers(candidate)["unseen"] = UNSEEN
+    assert [each.scope for each in await examination(candidate).missing()] == ["sds.a"]
+
+
+def certificates(inline: int, files: int) -> list[LoadedCertificate]:
+    return [LoadedCertificate("<inline>", 1)] * inline + [LoadedCertificate("/dev/fd/9", 1)] * files
+
+
+@pytest.mark.parametrize(
+    ("own", "served", "is_missing"),
+    [
+        (certificates(1, 0), certificates(2, 0), True),
+        (certificates(2, 0), certificates(2, 0), False),
+        (certificates(3, 0), certificates(2, 0), False),
+        (certificates(0, 5), certificates(1, 0), True),
+        (certificates(1, 0), certificates(1, 5), False),
+    ],
+)
+@virtual_time
+async def test_without_counters_as_many_fetched_certificates_are_needed_as_the_serving_epoch_has(
+    make_epoch: MakeEpoch, own: list[LoadedCertificate], served: list[LoadedCertificate], is_missing: bool
+) -> None:
+    candidate, serving = make_epoch(PLANE, number=2), make_epoch(PLANE, number=1)
+    answers(candidate)["certificates"], answers(serving)["certificates"] = own, served
+    assert [str(each) for each in await examination(candidate, serving).missing()] == ["certificates"] * is_missing
+
+
+@virtual_time
+async def test_without_counters_a_serving_epoch_that_hangs_is_no_measure(make_epoch: MakeEpoch) -> None:
+    candidate, serving = make_epoch(PLANE, number=2), make_epoch(PLANE, number=1)
+    answers(serving)["subscriptions"] = answers(serving)["certificates"] = MachineError("it hangs")
+    assert await examination(candidate, serving).missing() == []
+
+
+@virtual_time
+async def test_an_epoch_of_another_configuration_is_no_measure(make_epoch: MakeEpoch) -> None:
+    candidate, serving = make_epoch(PLANE, number=2), make_epoch(TWO_PLANES, number=1)
+    answers(serving)["certificates"] = certificates(2, 0)
+    assert await examination(candidate, serving).missing() == []
+
+
+# Refusals
+
+
+@virtual_time
+async def test_a_refusal_names_every_control_plane_and_every_reason(make_epoch: MakeEpoch) -> None:
+    candidate, serving = make_epoch(TWO_PLANES, number=2), make_epoch(TWO_PLANES, number=1)
+    answers(candidate)["subscriptions"] = subscribed(listeners(rejected=3), secret("a"))
+    answers(candidate)["rejections"] = ["no such filter", "no such cluster"]
+    failure = await examination(candidate, serving).check()
+    assert failure is not None
+    assert failure.sort is FailureKind.TRANSIENT
+    for word in ("epoch 2", "its listeners", "one or two", "no such filter; no such cluster"):
+        assert word in failure.reason
+
+
+@virtual_time
+async def test_a_refusal_that_comes_while_others_are_waited_for_is_found(make_epoch: MakeEpoch) -> None:
+    candidate, serving = make_epoch(PLANE, number=2), make_epoch(PLANE, number=1)
+    answers(candidate)["subscriptions"] = subscribed(listeners(), secret("a"))
+    async with checking(examination(candidate, serving)) as task:
+        await asyncio.sleep(5)
+        assert not task.done()
+        answers(candidate)["subscriptions"] = subscribed(listeners(), secret("a", rejected=1))
+        failure = await task
+    assert failure is not None
+    assert "secret a" in failure.reason
+
+
+class Accuser:
+    """Blames these groups for whatever is in a file."""
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = faults
+        self.accused: list[tuple[str, int, Complaint]] = []
+
+    def accuse_in(self, document: str, refused: EpochProcess, complaint: Complaint) -> tuple[object, ...]:
+        self.accused.append((document, refused.number, complaint))
+        return tuple(SimpleNamespace(fault=fault) for fault in self.faults)
+
+
+@pytest.fixture
+def by_file(make_epoch: MakeEpoch, revisions: Revisions) -> EpochProcess:
+    """A candidate that refuses its resource file."""
+    made = make_epoch(number=2)
+    made.material = revisions.load(BY_FILE, None, {"/d/lds.yaml": b"resources: []"})
+    answers(made)["subscriptions"] = subscribed(listeners(rejected=1))
+    answers(made)["rejections"] = ["bad key in /dev/fd/99"]
+    return made
+
+
+@virtual_time
+async def test_a_refused_file_is_a_permanent_failure_that_names_it(by_file: EpochProcess) -> None:
+    accuser = Accuser()
+    failure = await examination(by_file, None, None, accuser).check()
+    assert failure is not None
+    assert (failure.sort, failure.pinned) == (FailureKind.PERMANENT, False)
+    for word in ("/d/lds.yaml", "true refuses its listeners", "bad key"):
+        assert word in failure.reason
+    [(document, number, complaint)] = accuser.accused
+    assert (document, number) == ("/d/lds.yaml", 2)
+    assert "/d/lds.yaml: bad key" in complaint.text
+
+
+@virtual_time
+async def test_the_groups_at_fault_are_named_in_its_place(by_file: EpochProcess) -> None:
+    failure = await examination(by_file, None, None, Accuser("/c/a.pem is weak", "/c/b.pem is weak")).check()
+    assert failure is not None
+    assert (failure.sort, failure.pinned) == (FailureKind.PERMANENT, True)
+    assert failure.reason == "/c/a.pem is weak; /c/b.pem is weak"
+
+
+@virtual_time
+async def test_a_complaint_carries_the_paths_of_the_files_that_it_names(
+    make_epoch: MakeEpoch, revisions: Revisions
+) -> None:
+    candidate, accuser = make_epoch(number=2), Accuser()
+    candidate.material = revisions.load(TEXT, FILES, {"/d/lds.yaml": b"resources: []"})
+    numbers = [candidate.material.descriptors[path] for path in (KEY, CHAIN)]
+    answers(candidate)["subscriptions"] = subscribed(listeners(rejected=1))
+    answers(candidate)["rejections"] = [f"bad /dev/fd/{number}" for number in numbers]
+    await examination(candidate, None, None, accuser).check()
+    [(_, _, complaint)] = accuser.accused
+    assert complaint.paths == {KEY, CHAIN}
+    assert f"bad {KEY}; bad {CHAIN}" in complaint.text
+
+
+@pytest.mark.parametrize(("said", "end"), [([], "see its log"), (["no"], ": no"), (["no", "nor"], ": no; nor")])
+@virtual_time
+async def test_why_it_refused_is_appended_to_a_message(make_epoch: MakeEpoch, said: list[str], end: str) -> None:
+    candidate = make_epoch(number=2)
+    answers(candidate)["rejections"] = said
+    assert (await examination(candidate).why_refused()).endswith(end)
+
+
+def test_without_an_epoch_that_serves_no_listener_is_missing(candidate: EpochProcess) -> None:
+    of = examination(candidate, None, Sockets([ListenAddress("tcp://127.0.0.1:80")]))
+    assert (of.missing_listeners(), of.described_listeners()) == ([], "")

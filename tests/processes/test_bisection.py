@@ -1,15 +1,25 @@
 """The groups at fault are identified, whatever the proxy reports about them, and no other group is blamed."""
 
 import asyncio
+from collections.abc import Collection, Iterable
+from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.certificates.groups import CertificateGroup
+from agent.certificates.groups import CertificateGroup, Pin
 from agent.certificates.references import Reference, Role
-from agent.processes.bisection import NothingToRunError, bisect
+from agent.core.errors import MachineError
+from agent.core.policy import Policy
+from agent.inputs.revisions import LoadedRevision
+from agent.processes.bisection import Bisection, NothingToRunError, bisect
+from agent.processes.epoch_process import EpochProcess
 from agent.proxies.interface import Complaint
+from tests import pki
+from tests.processes.conftest import MakeEpoch
+from tests.processes.fakes import Kernel, Revisions
+from tests.processes.test_manifest import CHAIN, KEY, TEXT
 
 
 def unit(name: str, content: bytes | None = None) -> CertificateGroup:
@@ -46,6 +56,7 @@ def accused(proxy: Proxy, units: list[CertificateGroup]) -> set[str]:
     return {pin.unit.name for pin in asyncio.run(bisect(units, first, proxy.ask))}
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 60), st.data())
 def test_without_a_name_every_group_at_fault_is_identified_and_no_other(count: int, data: st.DataObject) -> None:
     names = [f"{number:02}" for number in range(count)]
@@ -82,3 +93,187 @@ async def test_what_cannot_be_held_back_is_not_accused() -> None:
         raise NothingToRunError
 
     assert await bisect([unit("a")], Complaint("no"), ask) == ()
+
+
+async def test_all_groups_are_tried_without_the_new_ones_first() -> None:
+    asked: list[list[str]] = []
+
+    async def ask(held: frozenset[str]) -> Complaint | None:
+        asked.append(sorted(held))
+        return Complaint("no") if "b" not in held else None
+
+    pins = await bisect([unit(name) for name in "abcd"], Complaint("no"), ask)
+    assert [pin.unit.name for pin in pins] == ["b"]
+    assert asked[0] == ["a", "b", "c", "d"]
+    assert asked[1] == [], "then all of them at once"
+    assert all("a" not in held for held in asked[2:]), "a group that is cleared is not held back any more"
+    assert asked[-1] == ["b"]
+
+
+async def test_a_file_that_is_named_in_the_search_ends_it_for_its_group_and_not_for_the_others() -> None:
+    culprits = {"a", "d"}
+
+    async def ask(held: frozenset[str]) -> Complaint | None:
+        bad = sorted(culprits - held)
+        return Complaint(f"no {bad[0]}", frozenset({f"/c/{bad[0]}"})) if bad else None
+
+    pins = await bisect([unit(name) for name in "abcd"], Complaint("something"), ask)
+    assert sorted((pin.unit.name, pin.path, pin.why) for pin in pins) == [("a", "/c/a", "no a"), ("d", "/c/d", "no d")]
+
+
+async def test_a_pin_names_the_file_and_the_proxys_own_words() -> None:
+    same = unit("b", b"same")
+    pins = await bisect([unit("a", b"same"), same], Complaint("bad key", frozenset({"/c/b", "/elsewhere"})), _unasked)
+    assert [(pin.unit.name, pin.path, pin.why) for pin in pins] == [("a", "/c/a", "bad key"), ("b", "/c/b", "bad key")]
+
+
+async def _unasked(_: frozenset[str]) -> Complaint | None:
+    raise AssertionError
+
+
+# With a proxy and a loader
+
+LEAF = pki.Authority.create("ca").issue(["a.test"])
+
+
+class Loader:
+    """Knows which groups are new, and what is left without some of them."""
+
+    def __init__(self, *new: CertificateGroup) -> None:
+        self.new = new
+        self.variants: dict[frozenset[str], LoadedRevision | None] = {}
+        self.pinned: list[Pin] = []
+        self.named: frozenset[str] = frozenset()
+        self.asked: list[str] = []
+
+    def renewed(self, _: LoadedRevision) -> tuple[CertificateGroup, ...]:
+        return self.new
+
+    async def without(self, _: LoadedRevision, held: Collection[str]) -> LoadedRevision | None:
+        return self.variants[frozenset(held)]
+
+    def pin(self, pins: Iterable[Pin]) -> None:
+        self.pinned += pins
+
+    def units_in(self, document: str, _: LoadedRevision) -> frozenset[str]:
+        self.asked.append(document)
+        return self.named
+
+
+@pytest.fixture
+def epoch(make_epoch: MakeEpoch) -> EpochProcess:
+    return make_epoch(TEXT, {CHAIN: LEAF.chain_pem, KEY: LEAF.key_pem})
+
+
+def group(epoch: EpochProcess) -> CertificateGroup:
+    """The epoch's own group: a chain and its key."""
+    [found] = epoch.material.outcome.units.values()
+    return found
+
+
+def bisection(loader: Loader, revisions: Revisions) -> Bisection:
+    settings: Any = type("Settings", (), {"policy": Policy(start_timeout=7.0)})
+    return Bisection(settings, cast(Any, loader), revisions)
+
+
+async def test_a_group_is_found_by_validating_without_it(
+    epoch: EpochProcess, kernel: Kernel, revisions: Revisions
+) -> None:
+    loader, variant = Loader(group(epoch)), revisions.load("{}")
+    loader.variants = {frozenset({group(epoch).name}): variant, frozenset(): epoch.material}
+    kernel.results = [(0, ""), (1, "weak key")]
+    pins = await bisection(loader, revisions).accuse(epoch, Complaint("something"))
+    assert [(pin.unit, pin.path) for pin in pins] == [(group(epoch), CHAIN)]
+    assert pins[0].why == "true reports: weak key"
+    assert loader.pinned == list(pins)
+    assert [timeout for _, timeout in kernel.ran] == [7.0, 7.0]
+    assert kernel.ran[0][0].descriptors != kernel.ran[1][0].descriptors, "the first run is without its files"
+
+
+async def test_a_file_that_the_complaint_names_needs_no_run(
+    epoch: EpochProcess, kernel: Kernel, revisions: Revisions
+) -> None:
+    loader = Loader(group(epoch))
+    pins = await bisection(loader, revisions).accuse(epoch, Complaint("weak", frozenset({KEY})))
+    assert [(pin.path, pin.why) for pin in pins] == [(KEY, "true reports: weak")]
+    assert kernel.ran == []
+    assert loader.pinned == list(pins)
+
+
+async def test_where_nothing_would_be_left_to_run_nobody_is_accused(
+    epoch: EpochProcess, kernel: Kernel, revisions: Revisions
+) -> None:
+    loader = Loader(group(epoch))
+    loader.variants = {frozenset({group(epoch).name}): None}
+    assert await bisection(loader, revisions).accuse(epoch, Complaint("something")) == ()
+    assert loader.pinned == []
+    assert kernel.ran == []
+
+
+async def test_a_variant_is_kept_while_it_is_tried_and_released_afterwards(
+    epoch: EpochProcess, kernel: Kernel, revisions: Revisions
+) -> None:
+    loader, variant = Loader(group(epoch)), revisions.load("{}")
+    loader.variants = {frozenset({group(epoch).name}): variant}
+    kept: list[bool] = []
+
+    async def validate(_: float, material: LoadedRevision) -> Complaint | None:
+        revisions.keep_only([epoch.material.revision])
+        kept.append(revisions[material.revision] is material)
+        return Complaint("still")
+
+    epoch.validate = validate  # type: ignore[method-assign, assignment]
+    assert await bisection(loader, revisions).accuse(epoch, Complaint("something")) == ()
+    assert kept == [True]
+    revisions.keep_only([epoch.material.revision])
+    with pytest.raises(KeyError):
+        revisions[variant.revision]
+
+
+async def test_a_proxy_that_does_not_end_accuses_nobody(
+    epoch: EpochProcess, kernel: Kernel, revisions: Revisions
+) -> None:
+    loader = Loader(group(epoch))
+    loader.variants = {frozenset({group(epoch).name}): revisions.load("{}")}
+    kernel.results = [MachineError("it did not end")]
+    with pytest.raises(MachineError):
+        await bisection(loader, revisions).accuse(epoch, Complaint("something"))
+    assert loader.pinned == []
+
+
+@pytest.mark.parametrize(
+    ("paths", "named", "accused"),
+    [
+        ({"/c/a"}, {"a", "b", "c"}, ["a"]),
+        (set(), {"a", "b"}, ["a", "b"]),
+        (set(), set(), []),
+        ({"/elsewhere"}, {"c"}, ["c"]),
+        (set(), {"old"}, []),
+    ],
+    ids=[
+        "the group that the complaint names",
+        "without a name, the new groups of the file",
+        "no group, where the file itself is new",
+        "a name of no group",
+        "no group that has served",
+    ],
+)
+def test_a_refused_resource_file_accuses(
+    epoch: EpochProcess, revisions: Revisions, paths: set[str], named: set[str], accused: list[str]
+) -> None:
+    loader = Loader(unit("a"), unit("b"), unit("c"))
+    loader.named = frozenset(named)
+    pins = bisection(loader, revisions).accuse_in("/d/lds.yaml", epoch, Complaint("no", frozenset(paths)))
+    assert [pin.unit.name for pin in pins] == accused
+    assert [(pin.path, pin.why) for pin in pins] == [(f"/c/{name}", "no") for name in accused]
+    assert loader.pinned == list(pins)
+    assert loader.asked in ([], ["/d/lds.yaml"])
+
+
+def test_a_group_is_pinned_at_its_chain_or_else_at_its_first_file(epoch: EpochProcess, revisions: Revisions) -> None:
+    files = {"/c/z": b"z", "/c/b": b"b"}
+    several = CertificateGroup("several", frozenset(), files, (), ())
+    loader = Loader(several, group(epoch))
+    loader.named = frozenset({"several", group(epoch).name})
+    pins = bisection(loader, revisions).accuse_in("/d/lds.yaml", epoch, Complaint("no"))
+    assert [pin.path for pin in pins] == ["/c/b", CHAIN]

@@ -1,124 +1,491 @@
+"""An epoch's process and all that is its own, from its directory to its last socket; no process is started."""
+
+import asyncio
 import os
 import signal
 import socket
-import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from agent.core.errors import MachineError
-from agent.handoff.segment import HotRestartVersion, Segment
-from agent.handoff.socket_paths import BASE_ID_LIMIT
-from agent.proxies.envoy.options import Flags
-from agent.proxies.envoy.proxy import Envoy
-from tests.processes.harness import EpochHandle, happens, harness, until
-from tests.proxies.envoy.envoys import wants_envoy
+from agent.core.epochs import State
+from agent.core.errors import AddressHeld, MachineError
+from agent.handoff.segment import Segment
+from agent.handoff.socket_store import ListenAddress
+from agent.host.carried import Carried
+from agent.host.processes import User, created_at
+from agent.host.run_directory import RunDirectory
+from agent.processes import reserved_segments
+from agent.processes.epoch_process import EpochProcess
+from agent.processes.manifest import Manifest
+from agent.processes.reserved_segments import ReservedSegments
+from agent.processes.survivor import Survivor
+from tests import pki
+from tests.handoff.handmade import DRAIN_LISTENERS, SHUTDOWN_ADMIN
+from tests.processes.conftest import MakeEpoch
+from tests.processes.fakes import VERSION, Calls, FakeProcess, Kernel, Peer, Revisions, listening
+from tests.processes.test_manifest import CHAIN, KEY, TEXT
+from tests.processes.virtual_time import now, turns, virtual_time
 
-pytestmark = wants_envoy
-ENVOY = Envoy(Flags(), 1.0)
-
-
-async def test_a_validation_says_what_is_wrong_in_the_operators_names_and_leaves_no_file() -> None:
-    async with harness() as stage:
-        assert await stage.start("{}").process.validate(10) is None
-        role = stage.start("nonsense: 1")
-        complaint = await role.process.validate(10)
-        assert complaint is not None
-        assert "nonsense" in complaint.text
-        assert {path.name for path in role.process.names.directory.iterdir()} == {"bin", "stats"}
-
-
-async def test_an_epoch_that_gave_up_can_be_asked_why() -> None:
-    async with harness() as stage:
-        role = stage.start("nonsense: 1")
-        await role.process.launch(0)
-        await happens(role.exited)
-        assert role.code == 1
-        assert "nonsense" in str(await role.process.validate(10))
+UDP = """
+static_resources:
+  listeners: [{name: u, address: {socket_address: {protocol: UDP, address: 127.0.0.1, port_value: 53}}}]
+"""
+LEAF = pki.Authority.create("ca").issue(["a.test"])
+FILES = {CHAIN: LEAF.chain_pem, KEY: LEAF.key_pem}
+PLACE = ListenAddress("tcp://127.0.0.1:1")
 
 
-async def test_burial_removes_everything_that_was_its_own() -> None:
-    async with harness() as stage:
-        role = stage.start("{}")
-        await role.serve()
-        role.process.signal(signal.SIGTERM)
-        await happens(role.exited)
-        assert role.code == 0
-        await role.cleanup()
-        assert not role.process.segment.path.exists()
-        assert not role.process.names.directory.exists()
+@pytest.fixture
+def found(directory: RunDirectory, base_id: int) -> Survivor:
+    """An earlier agent's epoch 3, whose process is this one."""
+    directory.make_epoch(3, None)
+    return Survivor(3, State.SERVING, os.getpid(), 7, "abc", base_id, Carried(9, 12, 4711), frozenset({PLACE}))
 
 
-async def test_an_epoch_that_broke_its_channel_is_removed_like_any_other() -> None:
-    async with harness() as stage:
-        role = stage.start("{}")
-        await role.reach_gate()
-        _say(role, b"abc")
-        await until(lambda: role.broken)
-        role.process.signal(signal.SIGKILL)
-        await happens(role.exited)
-        try:
-            await role.cleanup()
-        finally:
-            await _tidy(role)
+# Its resources
 
 
-def _say(role: EpochHandle, data: bytes) -> None:
-    """Send a message as the epoch: the channel checks the sender's pid."""
-    assert role.process.parent is not None
-    role.process.parent.channel.pid = os.getpid()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.sendto(data, str(role.process.parent.channel.path))
+def test_a_new_epoch_has_a_directory_memory_and_a_manifest_of_its_own(
+    make_epoch: MakeEpoch, directory: RunDirectory
+) -> None:
+    epoch = make_epoch(number=4)
+    assert epoch.home == directory.path / "4"
+    assert epoch.segment.path.read_bytes() == VERSION.image()
+    assert epoch.names.directory == epoch.home
+    assert epoch.names.base_id == epoch.segment.base_id
+    assert epoch.admin.path == epoch.home / "admin"
+    assert epoch.gate.path == epoch.home / "gate"
+    assert Manifest.carried_by(os.getpid(), epoch.manifest) == Manifest.of(epoch.material)
+    assert (epoch.pid, epoch.asked, epoch.bound_itself, epoch.is_adopted()) == (None, set(), set(), False)
+    assert not any((epoch.has_served, epoch.drains, epoch.was_asked, epoch.was_killed, epoch.was_starved))
 
 
-async def _tidy(role: EpochHandle) -> None:
-    """Finish a removal that failed half-way."""
-    role.process.parent = None
-    if role.process.segment.path.exists():
-        await role.process.cleanup()
+def test_the_program_has_its_own_name_in_a_list_of_processes(make_epoch: MakeEpoch) -> None:
+    epoch = make_epoch()
+    link = epoch.home / "bin/true"
+    assert str(link.readlink()) == f"/proc/self/fd/{epoch.material.program.binary.descriptor}"
+    assert link.samefile("/bin/true")
 
 
-async def test_a_base_id_that_is_taken_is_passed_by(monkeypatch: pytest.MonkeyPatch, base_id: int) -> None:
-    taken, free = Segment(base_id), base_id % (BASE_ID_LIMIT - 1) + 1
-    assert taken.claim(HotRestartVersion(11, 104))
-    numbers = iter([base_id, free])
-    monkeypatch.setattr("agent.processes.epoch_process.secrets.randbelow", lambda _: next(numbers) - 1)
-    try:
-        async with harness() as stage:
-            assert stage.start("{}").process.segment.base_id == free
-    finally:
-        taken.release()
+def test_each_epoch_has_a_nonce_that_nobody_guesses(make_epoch: MakeEpoch) -> None:
+    nonces = {make_epoch(number=number).nonce for number in (1, 2, 3)}
+    assert len(nonces) == 3
+    assert {len(bytes.fromhex(nonce)) for nonce in nonces} == {16}
 
 
-async def test_where_every_base_id_is_taken_that_is_said(monkeypatch: pytest.MonkeyPatch, base_id: int) -> None:
-    taken = Segment(base_id)
-    assert taken.claim(HotRestartVersion(11, 104))
-    monkeypatch.setattr("agent.processes.epoch_process.secrets.randbelow", lambda _: base_id - 1)
-    try:
-        async with harness() as stage:
-            with pytest.raises(MachineError, match="cannot reserve a base id"):
-                stage.start("{}")
-            stage.roles.clear()
-    finally:
-        taken.release()
+def test_the_reserved_memory_is_used(directory: RunDirectory, revisions: Revisions) -> None:
+    segments = ReservedSegments(None)
+    segments.keep_one(VERSION)
+    spare = segments.spare
+    epoch = EpochProcess(1, revisions.load(), directory, None, Calls().access, segments=segments)
+    epoch.clear()
+    assert epoch.segment == spare
+    assert segments.spare is None
 
 
-async def test_an_epoch_is_a_child_of_the_main_thread() -> None:
-    """PR_SET_PDEATHSIG depends on the thread: Envoy, started from another one, exits with it."""
-    assert threading.current_thread() is threading.main_thread()
-    async with harness() as stage:
-        role = stage.start("{}")
-        await role.reach_gate()
-        parent = Path(f"/proc/{role.pid}/stat").read_text().rpartition(")")[2].split()[1]
-        assert int(parent) == os.getpid()
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        assert str(role.pid) in children
+def test_without_shared_memory_there_is_no_epoch(
+    directory: RunDirectory, revisions: Revisions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(reserved_segments, "Segment", lambda number: Segment(number, tmp_path / "gone"))
+    with pytest.raises(MachineError, match="gone"):
+        EpochProcess(1, revisions.load(), directory, None, Calls().access)
 
 
-async def test_an_epoch_knows_its_number_and_its_nonce() -> None:
-    async with harness() as stage:
-        role = stage.start("{}")
-        await role.reach_gate()
-        environment = Path(f"/proc/{role.pid}/environ").read_bytes().split(b"\0")
-        assert b"PROXY_AGENT_EPOCH=1" in environment
-        assert f"PROXY_AGENT_NONCE={role.process.nonce}".encode() in environment
+def test_an_adopted_epoch_keeps_what_it_has(
+    make_epoch: MakeEpoch, directory: RunDirectory, found: Survivor, base_id: int
+) -> None:
+    epoch = make_epoch(number=3, found=found)
+    assert (epoch.nonce, epoch.manifest, epoch.segment.base_id) == ("abc", Carried(9, 12, 4711), base_id)
+    assert epoch.home == directory.path / "3"
+    assert list(epoch.home.iterdir()) == [], "nothing is made anew"
+    assert not epoch.segment.path.exists()
+    assert epoch.is_adopted()
+
+
+# Validation
+
+
+async def test_a_configuration_that_the_proxy_accepts_has_no_complaint(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    epoch = make_epoch()
+    assert await epoch.validate(7.0) is None
+    [(command, timeout)] = kernel.ran
+    assert timeout == 7.0
+    assert list(command.arguments)[-2:] == ["--mode", "validate"]
+    assert kernel.started == []
+    assert command.output is None
+    assert not command.dumps_core
+
+
+async def test_a_complaint_names_files_by_the_operators_paths(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    epoch = make_epoch(TEXT, FILES)
+    number = epoch.material.descriptors[KEY]
+    kernel.results = [(1, f"bad key in /dev/fd/{number}")]
+    complaint = await epoch.validate(1)
+    assert complaint is not None
+    assert complaint.text == f"bad key in {KEY}"
+    assert complaint.paths == {KEY}
+
+
+async def test_the_copy_of_the_configuration_has_the_name_of_the_original_in_a_complaint(
+    make_epoch: MakeEpoch, kernel: Kernel
+) -> None:
+    epoch = make_epoch()
+    await epoch.validate(1)
+    copy = list(kernel.ran[0][0].arguments)[2]
+    kernel.results = [(255, f"no such field in {copy}")]
+    complaint = await epoch.validate(1)
+    assert complaint is not None
+    assert complaint.text == "no such field in /etc/envoy.yaml"
+
+
+async def test_a_variant_is_validated_with_its_own_files(
+    make_epoch: MakeEpoch, kernel: Kernel, revisions: Revisions
+) -> None:
+    epoch, variant = make_epoch(), revisions.load(TEXT, FILES)
+    await epoch.validate(1, variant)
+    [(command, _)] = kernel.ran
+    assert set(variant.descriptors.values()) <= set(command.descriptors)
+    copy = int(list(command.arguments)[2].removeprefix("/dev/fd/"))
+    text = os.pread(copy, 1 << 16, 0)
+    assert f"/dev/fd/{variant.descriptors[KEY]}".encode() in text
+    assert KEY.encode() not in text
+
+
+async def test_a_validation_that_does_not_end_is_the_machines_error(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    kernel.results = [MachineError("it did not end")]
+    with pytest.raises(MachineError):
+        await make_epoch().validate(1)
+
+
+# Launch
+
+
+@virtual_time
+async def test_all_sockets_are_open_before_the_process_starts(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    """A proxy that finds nobody at the other end aborts."""
+    epoch = make_epoch()
+    seen: list[list[bool]] = []
+    paths = (epoch.names.agent_as_parent, epoch.names.agent_as_child, epoch.gate.path)
+    kernel.before_start = lambda: seen.append([path.is_socket() for path in paths])
+    assert await epoch.launch(0) == os.getpid()
+    assert seen == [[True, True, True]]
+    assert (epoch.pid, epoch.created) == (os.getpid(), created_at(os.getpid()))
+    assert epoch.relay is None, "it has no datagrams to pass on"
+    await epoch.cleanup()
+
+
+@virtual_time
+async def test_the_command_has_the_program_its_descriptors_and_its_identity(
+    make_epoch: MakeEpoch, kernel: Kernel
+) -> None:
+    epoch = make_epoch(TEXT, FILES, number=4)
+    await epoch.launch(0, 3, dumps_core=True)
+    [command] = kernel.started
+    assert command.binary == epoch.material.program.binary.descriptor
+    assert command.executable == str(epoch.home / "bin/true")
+    assert command.arguments[0] == "/bin/true"
+    assert command.arguments[command.arguments.index("--parent-shutdown-time-s") + 1] == "3"
+    assert command.arguments[command.arguments.index("--base-id") + 1] == str(epoch.segment.base_id)
+    assert "[epoch 4]" in command.arguments[command.arguments.index("--log-format") + 1]
+    assert set(command.descriptors) > {*epoch.material.descriptors.values(), epoch.manifest.descriptor}
+    assert command.environment["PROXY_AGENT_EPOCH"] == "4"
+    assert command.environment["PROXY_AGENT_NONCE"] == epoch.nonce
+    assert str(epoch.home / "stats") in command.environment.values()
+    assert command.dumps_core
+    assert command.user is None
+    assert command.output is None, "its log is the agent's"
+    await epoch.cleanup()
+
+
+@virtual_time
+async def test_a_launch_does_not_overlap_and_dumps_no_core_by_itself(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    epoch = make_epoch()
+    await epoch.launch(0)
+    [command] = kernel.started
+    assert command.arguments[command.arguments.index("--parent-shutdown-time-s") + 1] == "0"
+    assert not command.dumps_core
+    await epoch.cleanup()
+
+
+@pytest.mark.parametrize(("reads_json", "start"), [(True, b"{"), (False, b"static_resources")])
+@virtual_time
+async def test_the_copy_is_in_the_language_that_the_program_reads(
+    make_epoch: MakeEpoch, kernel: Kernel, revisions: Revisions, reads_json: bool, start: bytes
+) -> None:
+    revisions.program = replace(revisions.program, reads_json=reads_json)
+    epoch = make_epoch(UDP.strip())
+    await epoch.launch(0)
+    copy = int(kernel.started[0].arguments[2].removeprefix("/dev/fd/"))
+    assert os.pread(copy, 1 << 16, 0).lstrip().startswith(start)
+    await epoch.cleanup()
+
+
+@virtual_time
+async def test_a_proxy_of_another_user_owns_what_it_has_to_open(
+    directory: RunDirectory, revisions: Revisions, kernel: Kernel
+) -> None:
+    own = directory.path.stat()
+    user = User(own.st_uid, own.st_gid) if os.geteuid() else User(65534, 65533)
+    epoch = EpochProcess(1, revisions.load(UDP), directory, user, Calls().access)
+    await epoch.launch(0)
+    assert kernel.started[0].user == user
+    paths = [epoch.home, epoch.segment.path, epoch.gate.path, epoch.names.agent_as_parent, epoch.names.agent_as_child]
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in paths} == {user.owner}
+    await epoch.cleanup()
+
+
+@virtual_time
+async def test_a_program_that_cannot_be_executed_leaves_nothing(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    kernel.refusal = MachineError("cannot start /bin/true")
+    epoch = make_epoch()
+    with pytest.raises(MachineError):
+        await epoch.launch(0)
+    assert epoch.pid is None
+    await epoch.cleanup()
+    assert not epoch.home.exists()
+
+
+@virtual_time
+async def test_only_the_process_itself_is_listened_to(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    epoch = make_epoch(UDP)
+    await epoch.launch(0)
+    assert epoch.parent is not None
+    assert epoch.child is not None
+    assert epoch.relay is not None
+    parts: list[Any] = [epoch.parent.channel, epoch.child.channel, epoch.gate, epoch.admin, epoch.relay]
+    assert [each.pid for each in parts] == [os.getpid()] * 5
+    await epoch.cleanup()
+
+
+# What it reports
+
+
+class Launched:
+    """An epoch that was launched, and the proxy's side of it."""
+
+    def __init__(self, epoch: EpochProcess, calls: Calls) -> None:
+        self.epoch, self.calls, self.proxy = epoch, calls, Peer(epoch.names)
+
+    async def close(self) -> None:
+        self.proxy.close()
+        await self.epoch.cleanup()
+
+
+async def launched(make_epoch: MakeEpoch, get: Callable[[int, ListenAddress], int | None] | None = None) -> Launched:
+    calls = Calls(get) if get is not None else Calls()
+    epoch = make_epoch(number=4, calls=calls)
+    await epoch.launch(1_600_000_000)
+    return Launched(epoch, calls)
+
+
+@virtual_time
+async def test_each_report_has_the_epochs_number(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    run = await launched(make_epoch)
+    run.proxy.request(DRAIN_LISTENERS)
+    await turns()
+    run.proxy.ask("tcp://no.literal:1")
+    await turns()
+    kernel.processes[0].exit(-9)
+    assert run.calls.serving == [4]
+    assert [number for number, _ in run.calls.broken] == [4]
+    assert run.calls.exits == [(4, -9)]
+    await run.close()
+
+
+@virtual_time
+async def test_an_address_that_is_held_is_reported(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    asked: list[tuple[int, ListenAddress]] = []
+
+    def get(number: int, place: ListenAddress) -> int | None:
+        asked.append((number, place))
+        raise AddressHeld("somebody is there")
+
+    run = await launched(make_epoch, get)
+    run.proxy.ask(PLACE.address)
+    await turns()
+    assert asked == [(4, PLACE)]
+    assert [(number, str(error)) for number, error in run.calls.held] == [(4, "somebody is there")]
+    assert run.epoch.asked == {PLACE}
+    assert run.epoch.bound_itself == set()
+    await run.close()
+
+
+@virtual_time
+async def test_what_it_asked_for_and_had_to_bind_is_known(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    [listener] = listening()
+    with listener:
+        given = ListenAddress("tcp://127.0.0.1:2")
+        run = await launched(make_epoch, lambda _, place: listener.fileno() if place == given else None)
+        for place in (PLACE, given):
+            run.proxy.ask(place.address)
+        await turns()
+        assert run.epoch.asked == {PLACE, given}
+        assert run.epoch.bound_itself == {PLACE}
+        await run.close()
+
+
+@virtual_time
+async def test_the_service_began_when_the_agent_says(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    run = await launched(make_epoch)
+    run.proxy.request(SHUTDOWN_ADMIN)
+    await turns()
+    assert b"\x80\xa0\xf8\xfa\x05" in run.proxy.replies[0][0], "1,600,000,000 as a varint"
+    await run.close()
+
+
+async def at_the_gate(epoch: EpochProcess) -> asyncio.StreamWriter:
+    """Ask the gate for its routes, as the proxy."""
+    _, writer = await asyncio.open_unix_connection(str(epoch.gate.path))
+    writer.write(b"POST /v3/discovery:routes HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+    await turns()
+    return writer
+
+
+@virtual_time
+async def test_the_gate_is_reached_once(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    run = await launched(make_epoch)
+    for _ in range(2):
+        (await at_the_gate(run.epoch)).close()
+    assert run.calls.gates == [4]
+    await run.close()
+
+
+# Adoption
+
+
+@pytest.mark.parametrize(
+    ("state", "has_served"), [(State.OPENING, False), (State.SERVING, True), (State.DRAINING, True)]
+)
+@virtual_time
+async def test_an_adopted_process_goes_on_where_it_was(
+    make_epoch: MakeEpoch, kernel: Kernel, found: Survivor, state: State, has_served: bool
+) -> None:
+    found, calls = replace(found, state=state), Calls()
+    epoch = make_epoch(number=3, found=found, calls=calls)
+    await epoch.take_over(found, 0)
+    proxy = Peer(epoch.names)
+    assert (epoch.pid, epoch.created, epoch.has_served) == (os.getpid(), 7, has_served)
+    assert (epoch.asked, epoch.bound_itself) == ({PLACE}, {PLACE})
+    assert (kernel.adopted, kernel.started) == ([(os.getpid(), 7)], []), "by its pid and its start"
+    (await at_the_gate(epoch)).close()
+    proxy.request(DRAIN_LISTENERS)
+    await turns()
+    assert calls.gates == [], "it was there before"
+    assert calls.serving == ([] if has_served else [3])
+    proxy.close()
+    await epoch.cleanup()
+
+
+@virtual_time
+async def test_a_process_that_is_gone_is_not_adopted(make_epoch: MakeEpoch, kernel: Kernel, found: Survivor) -> None:
+    kernel.refusal = MachineError("it is another one by now")
+    epoch = make_epoch(number=3, found=found)
+    with pytest.raises(MachineError):
+        await epoch.take_over(found, 0)
+    assert (epoch.pid, epoch.parent, epoch.child) == (None, None, None)
+
+
+@virtual_time
+async def test_an_adopted_process_whose_sockets_cannot_be_made_can_still_be_killed(
+    make_epoch: MakeEpoch, kernel: Kernel, found: Survivor
+) -> None:
+    epoch = make_epoch(number=3, found=found)
+    epoch.home.rmdir()
+    with pytest.raises(MachineError):
+        await epoch.take_over(found, 0)
+    epoch.signal(signal.SIGKILL)
+    assert kernel.processes[0].signals == [signal.SIGKILL]
+
+
+# Signals and the end
+
+
+@pytest.mark.parametrize(
+    ("number", "asked", "killed"),
+    [(signal.SIGTERM, True, False), (signal.SIGKILL, False, True), (signal.SIGUSR1, False, False)],
+)
+def test_a_signal_reaches_the_process_and_is_remembered(
+    make_epoch: MakeEpoch, number: signal.Signals, asked: bool, killed: bool
+) -> None:
+    epoch = make_epoch(pid=1)
+    epoch.signal(number)
+    assert cast(FakeProcess, epoch.process).signals == [number]
+    assert (epoch.was_asked, epoch.was_killed) == (asked, killed)
+    epoch.signal(signal.SIGUSR1)
+    assert (epoch.was_asked, epoch.was_killed) == (asked, killed)
+
+
+def test_before_there_is_a_process_a_signal_reaches_nobody(make_epoch: MakeEpoch) -> None:
+    epoch = make_epoch()
+    epoch.signal(signal.SIGKILL)
+    assert epoch.was_killed
+
+
+@virtual_time
+async def test_nothing_of_an_epoch_is_left(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    epoch = make_epoch(UDP)
+    await epoch.launch(0)
+    await epoch.cleanup()
+    assert not epoch.home.exists()
+    assert not epoch.segment.path.exists()
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(epoch.manifest.descriptor)
+
+
+# Sockets
+
+
+@virtual_time
+async def test_a_duplicate_of_its_socket_is_the_callers(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    run = await launched(make_epoch)
+    [listener] = listening()
+    with listener:
+        address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        run.proxy.sockets[address, 2] = listener
+        descriptor = await run.epoch.duplicate(ListenAddress(address, worker=2))
+        assert descriptor is not None
+        assert os.fstat(descriptor).st_ino == os.fstat(listener.fileno()).st_ino
+        os.close(descriptor)
+        assert await run.epoch.duplicate(ListenAddress(address)) is None
+    await run.close()
+
+
+@virtual_time
+async def test_a_process_that_does_not_answer_is_waited_for_five_seconds(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    epoch = make_epoch()
+    await epoch.launch(0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(str(epoch.names.epoch_as_parent))
+        began = now()
+        with pytest.raises(MachineError, match=r"127\.0\.0\.1:1"):
+            await epoch.duplicate(PLACE)
+        assert now() - began == pytest.approx(5.0)
+    await epoch.cleanup()
+
+
+async def test_before_there_is_a_process_it_has_no_socket_and_accepts_nothing(make_epoch: MakeEpoch) -> None:
+    epoch = make_epoch()
+    assert await epoch.duplicate(PLACE) is None
+    epoch.stop_accepting()
+
+
+@virtual_time
+async def test_it_is_told_to_stop_accepting(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    run = await launched(make_epoch)
+    run.epoch.stop_accepting()
+    await turns()
+    assert run.proxy.drains == 1
+    await run.close()
+
+
+@virtual_time
+async def test_a_process_that_is_gone_cannot_be_told(make_epoch: MakeEpoch, kernel: Kernel) -> None:
+    epoch = make_epoch()
+    await epoch.launch(0)
+    with pytest.raises(MachineError):
+        epoch.stop_accepting()
+    await epoch.cleanup()

@@ -1,5 +1,8 @@
+"""A serving proxy that accepts nobody and answers nothing hangs; any sign of life says that it does not."""
+
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import tempfile
@@ -7,15 +10,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from agent.handoff.socket_store import ListenAddress, SocketStore
 from agent.host import clock
 from agent.host.throttling import Throttled
 from agent.http.message import Request, Response
 from agent.http.server import Server
+from agent.processes import hang_detector
 from agent.processes.hang_detector import HangDetector, Intervals
 from agent.proxies.envoy.admin_client import AdminClient
 from tests.processes.harness import happens, until
+from tests.processes.virtual_time import now, turns, virtual_time
 
 PACE = Intervals(first=0.005, longest=0.01, interval=0.005, report_after=0.02, lag=5.0)
 PATIENT = replace(PACE, report_after=0.25)
@@ -416,4 +424,216 @@ async def test_after_a_stop_of_the_agent_itself_the_seconds_start_again() -> Non
         with play.listener() as listening, play.deaf_console(), client(listening):
             play.watch.follow()
             await play.looked()
+            assert play.said == []
+
+
+# In virtual time, at the default intervals
+
+
+@pytest.fixture
+def told_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent's clock is the loop's."""
+    monkeypatch.setattr(clock, "monotonic", now)
+
+
+@pytest.mark.usefixtures("told_clock")
+@pytest.mark.parametrize(("quiet", "after"), [(30.0, 7.0), (0.0, 8.0)])
+@virtual_time
+async def test_a_hang_is_reported_five_seconds_after_the_first_look_without_progress(
+    quiet: float, after: float
+) -> None:
+    """One or two seconds until the first look, one to the next, and then the five."""
+    async with scene(pace=Intervals()) as play:
+        with play.listener("in") as listening, play.deaf_console():
+            play.watch.follow()
+            await asyncio.sleep(quiet)
+            with client(listening):
+                await asyncio.sleep(after - 0.1)
+                assert (play.said, play.watch.hung) == ([], False)
+                await asyncio.sleep(0.2)
+                assert [hung for hung, _ in play.said] == [True]
+                assert play.watch.hung
+                assert "for 5 s" in play.said[0][1]
+
+
+@pytest.mark.usefixtures("told_clock")
+@virtual_time
+async def test_it_is_well_again_at_the_first_look_after_it_accepted() -> None:
+    async with scene(pace=Intervals()) as play:
+        with play.listener("in") as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await asyncio.sleep(20)
+            states = [play.watch.hung]
+            listening.accept()[0].close()
+            await asyncio.sleep(1.1)
+            assert [*states, play.watch.hung] == [True, False]
+            assert [hung for hung, _ in play.said] == [True, False]
+            await asyncio.sleep(3600)
+            assert len(play.said) == 2, "nobody waits any more"
+
+
+@pytest.mark.usefixtures("told_clock")
+@virtual_time
+async def test_a_replacement_is_asked_for_once_when_its_time_has_come() -> None:
+    async with scene(replace_after=30.0, pace=Intervals()) as play:
+        with play.listener("in") as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await asyncio.sleep(32.9)
+            assert (len(play.said), play.replaced) == (1, [])
+            await asyncio.sleep(0.2)
+            assert len(play.replaced) == 1
+            assert "epoch 7" in play.replaced[0]
+            assert "30 s" in play.replaced[0]
+            await asyncio.sleep(100)
+            assert len(play.replaced) == 1
+
+
+@pytest.mark.usefixtures("told_clock")
+@virtual_time
+async def test_an_epoch_is_not_replaced_before_it_is_reported() -> None:
+    async with scene(replace_after=1.0, pace=Intervals()) as play:
+        with play.listener("in") as listening, play.deaf_console(), client(listening):
+            play.when_said = lambda: play.replaced.append("reported")
+            play.watch.follow()
+            await asyncio.sleep(60)
+            assert [text.partition(" ")[0] for text in play.replaced] == ["reported", "epoch"]
+
+
+@pytest.mark.usefixtures("told_clock")
+@virtual_time
+async def test_a_replaced_epoch_that_hangs_anew_is_reported_and_replaced_anew() -> None:
+    async with scene(replace_after=10.0, pace=Intervals()) as play:
+        with play.listener("in") as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await asyncio.sleep(60)
+            listening.accept()[0].close()
+            await asyncio.sleep(60)
+            with client(listening):
+                await asyncio.sleep(60)
+                assert [hung for hung, _ in play.said] == [True, False, True]
+                assert len(play.replaced) == 2
+
+
+@pytest.mark.usefixtures("told_clock")
+@pytest.mark.parametrize(("standstill", "reported"), [(2.9, True), (3.2, False)])
+@virtual_time
+async def test_a_look_that_comes_too_late_begins_the_suspicion_anew(standstill: float, reported: bool) -> None:
+    """The agent was stopped, as by a suspended machine: the proxy had no time either."""
+    async with scene(pace=Intervals()) as play:
+        with play.listener("in") as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await asyncio.sleep(6.5)
+            loop: Any = asyncio.get_running_loop()
+            loop.now += standstill - 0.5
+            await asyncio.sleep(2.0)
+            assert bool(play.said) is reported
+            await asyncio.sleep(8)
+            assert play.said
+
+
+@pytest.mark.usefixtures("told_clock")
+@virtual_time
+async def test_without_clients_nothing_is_looked_at_and_with_clients_at_most_every_four_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[float] = []
+    monkeypatch.setattr(hang_detector, "is_anybody_waiting", lambda _: looked.append(round(now() - 1000, 3)))
+    async with scene(pace=Intervals()) as play:
+        with play.listener("in") as listening, client(listening):
+            play.watch.follow()
+            await asyncio.sleep(20)
+            assert looked == [2.0, 6.0, 10.0, 14.0, 18.0], "a client is always there, though never the same"
+            listening.accept()[0].close()
+            await asyncio.sleep(100)
+            assert len(looked) == 6
+            with client(listening):
+                await asyncio.sleep(3.5)
+            assert [round(each - looked[5], 3) for each in looked[6:]][-2:] == pytest.approx(
+                [98.0 + 1.0, 98.0 + 3.0], abs=0.1
+            )
+
+
+@pytest.mark.usefixtures("told_clock")
+@virtual_time
+async def test_no_more_than_three_listeners_are_named_and_the_longest_queue_first() -> None:
+    async with scene(pace=Intervals()) as play, contextlib.AsyncExitStack() as rest:
+        with play.deaf_console():
+            listeners = [rest.enter_context(play.listener()) for _ in range(5)]
+            for number, listening in enumerate(listeners):
+                for _ in range(number + 1):
+                    rest.enter_context(client(listening))
+            play.watch.follow()
+            await asyncio.sleep(8.5)
+            [(_, text)] = play.said
+            ports = [f"tcp://127.0.0.1:{each.getsockname()[1]}" for each in reversed(listeners)]
+            assert f"15 clients wait at {ports[0]}, {ports[1]}, {ports[2]} and 2 more" in text
+            play.store.close_all()
+
+
+@pytest.mark.usefixtures("told_clock")
+@virtual_time
+async def test_the_workers_of_a_listener_count_as_one() -> None:
+    async with scene(pace=Intervals()) as play:
+        with play.deaf_console(), play.listener() as listening, client(listening):
+            [there] = play.store.places()
+            held = play.store.get(there)
+            assert held is not None
+            play.store.put(replace(there, worker=1), os.dup(held))
+            play.watch.follow()
+            await asyncio.sleep(8.5)
+            assert f"2 clients wait at {there.address}, and" in play.said[0][1]
+
+
+@pytest.mark.usefixtures("told_clock")
+@pytest.mark.parametrize(("code", "is_well"), [(errno.EMFILE, False), (errno.ENOENT, True), (errno.EACCES, True)])
+@virtual_time
+async def test_an_error_of_the_agents_own_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch, code: int, is_well: bool
+) -> None:
+    asked: list[float] = []
+
+    async def fail(*_: object, **__: object) -> None:
+        asked.append(now())
+        raise OSError(code, "no")
+
+    monkeypatch.setattr("agent.http.client.fetch", fail)
+    async with scene(pace=Intervals()) as play:
+        with play.listener("in") as listening, client(listening):
+            play.watch.follow()
+            await asyncio.sleep(30)
+            assert bool(play.said) is not is_well
+            assert len(asked) <= 30, "one a second"
+
+
+@pytest.mark.usefixtures("told_clock")
+@virtual_time
+async def test_queues_that_cannot_be_watched_are_warned_of_and_watched_again_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: SocketStore) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with scene(pace=Intervals()) as play:
+        with play.listener("in") as listening, play.deaf_console(), client(listening):
+            with monkeypatch.context() as patch:
+                patch.setattr(hang_detector, "opened", fail)
+                play.watch.follow()
+                await turns()
+            [text] = [record.getMessage() for record in caplog.records]
+            assert "epoch 7" in text
+            assert "Too many open files" in text
+            play.watch.follow()
+            await asyncio.sleep(20)
+            assert play.watch.hung
+
+
+@pytest.mark.usefixtures("told_clock")
+@virtual_time
+async def test_a_watch_that_is_closed_says_nothing_more() -> None:
+    async with scene(pace=Intervals()) as play:
+        with play.listener("in") as listening, play.deaf_console(), client(listening):
+            play.watch.follow()
+            await asyncio.sleep(4)
+            await play.watch.close()
+            await asyncio.sleep(60)
             assert play.said == []

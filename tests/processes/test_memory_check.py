@@ -36,6 +36,38 @@ def test_a_shortage_tells_how_much_is_free_of_which_limit_and_how_much_is_needed
     assert told == f"12 MiB are free by {LIMIT}, and a second proxy needs up to {NEEDED} MiB"
 
 
+def test_the_thing_that_does_not_fit_is_named() -> None:
+    told = room(0).shortage(1, "agent")
+    assert told is not None
+    assert "a second agent needs" in told
+
+
+def test_the_process_that_it_is_compared_with_is_the_one_that_was_asked_for() -> None:
+    asked: list[int] = []
+
+    def footprint(pid: int) -> Footprint:
+        asked.append(pid)
+        return PROXY
+
+    MemoryCheck(lambda: Free(0, LIMIT), footprint).shortage(4711)
+    assert asked == [4711]
+
+
+@pytest.mark.parametrize(
+    ("footprint", "needed"),
+    [
+        (Footprint(0, 0, 0, 0), 4 * MIB),
+        (Footprint(100 * MIB, 40 * MIB, 90 * MIB, 0), 49 * MIB),
+        (Footprint(1 << 40, 0, 0, 0), (1 << 40) + (1 << 37) + 4 * MIB),
+        (Footprint(7, 0, 0, 0), 7 + 4 * MIB),
+    ],
+    ids=["nothing", "mostly its program, which is shared", "huge", "a few bytes"],
+)
+def test_an_eighth_and_four_mib_are_added_to_whatever_a_proxy_takes(footprint: Footprint, needed: int) -> None:
+    assert room(needed, footprint).shortage(1) is None
+    assert room(needed - 1, footprint).shortage(1) is not None
+
+
 def test_a_proxy_that_is_gone_meanwhile_asks_for_nothing() -> None:
     assert room(0, None).shortage(1) is None
 

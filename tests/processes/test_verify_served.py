@@ -1,3 +1,5 @@
+"""What a client sees after a rotation is compared with what the epoch runs from."""
+
 import asyncio
 import json
 import socket
@@ -9,17 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.certificates.x509 import Leaf
 from agent.core.errors import MachineError
 from agent.handoff.socket_store import ListenAddress
+from agent.host.sockets import Endpoint
+from agent.host.tls_probe import ProbeError
 from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.processes import verify_served as module
 from agent.processes.verify_served import LIMIT, verify_served
 from agent.proxies.envoy.admin_client import AdminClient
+from agent.proxies.interface import TlsListener
 from agent.status.model import ProbeResult
 from tests import pki
+from tests.processes.fakes import FakeAdmin
+from tests.processes.virtual_time import now, virtual_time
 from tests.proxies.envoy.test_tls_listeners import listener, tls
 
 AUTHORITY = pki.Authority.create("proof")
@@ -29,6 +37,7 @@ LOOKING = """
 import asyncio, pathlib, sys, types
 from agent.processes.verify_served import verify_served
 from agent.proxies.envoy.admin_client import AdminClient
+from agent.proxies.interface import TlsListener
 
 async def main():
     admin = AdminClient(pathlib.Path(sys.argv[1]))
@@ -283,3 +292,148 @@ async def test_a_verification_imports_no_module(tmp_path: Path) -> None:
         child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         told, _ = await child.communicate()
     assert told.decode().split("\n") == ["0abc", ""]
+
+
+# With answers that are no connections
+
+
+class Clients:
+    """What clients see at each address, one after the other: a certificate in DER, or an error."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **seen: list[bytes | Exception]) -> None:
+        self.seen = {f"tcp://127.0.0.1:{name[1:]}": list(answers) for name, answers in seen.items()}
+        self.asked: list[tuple[float, int, str | None, float]] = []
+        monkeypatch.setattr(module, "probe", self._probe)
+
+    async def _probe(self, endpoint: Endpoint, name: str | None, _: object, timeout: float) -> list[bytes]:
+        self.asked.append((round(now() - 1000, 3), endpoint.port, name, timeout))
+        await asyncio.sleep(0)
+        answers = self.seen[f"tcp://127.0.0.1:{endpoint.port}"]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return [answer, b"an intermediate"]
+
+
+def der(issued: pki.Leaf) -> bytes:
+    return issued.certificate.public_bytes(Encoding.DER)
+
+
+def listens(*ports: int, name: str | None = None) -> FakeAdmin:
+    """A console that lists these TLS listeners."""
+    made = FakeAdmin(Path("/nowhere"))
+    made.answers["tls_listeners"] = [TlsListener(ListenAddress(f"tcp://127.0.0.1:{port}"), name) for port in ports]
+    return made
+
+
+@virtual_time
+async def test_only_those_that_show_another_certificate_are_looked_at_again_a_tenth_and_half_a_second_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = ProbeError(ConnectionRefusedError(111, "refused"), b"", connected=False)
+    clients = Clients(monkeypatch, p1=[der(OURS)], p2=[der(OTHER)], p3=[refused], p4=[der(OTHER), der(OURS)])
+    seen = await verify_served(listens(1, 2, 3, 4), [leaf(OURS)])
+    assert [(each.serial, each.matches) for each in seen] == [
+        ("0abc", True),
+        ("0def", False),
+        (None, False),
+        ("0abc", True),
+    ]
+    assert [(at, port) for at, port, _, _ in clients.asked] == [
+        (0.0, 1),
+        (0.0, 2),
+        (0.0, 3),
+        (0.0, 4),
+        (0.1, 2),
+        (0.1, 4),
+        (0.6, 2),
+    ]
+    assert {(name, timeout) for _, _, name, timeout in clients.asked} == {(None, 2.0)}
+
+
+@virtual_time
+async def test_one_that_fails_later_is_told_with_its_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clients(monkeypatch, p1=[der(OTHER), ProbeError(TimeoutError(), b"", connected=True)])
+    [seen] = await verify_served(listens(1), [leaf(OURS)])
+    assert (seen.serial, seen.matches) == (None, False)
+    assert "2 s" in seen.error
+
+
+@virtual_time
+async def test_any_of_the_epochs_certificates_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = Clients(monkeypatch, p1=[der(OTHER)], p2=[der(OURS)])
+    seen = await verify_served(listens(1, 2, name="a.test"), [leaf(OURS), leaf(OTHER)])
+    assert [(each.address, each.matches, each.error) for each in seen] == [
+        ("tcp://127.0.0.1:1 a.test", True, ""),
+        ("tcp://127.0.0.1:2 a.test", True, ""),
+    ]
+    assert [name for _, _, name, _ in clients.asked] == ["a.test", "a.test"]
+
+
+@pytest.mark.parametrize("data", [b"", b"no certificate", b"\x30\x82"])
+@virtual_time
+async def test_bytes_that_are_no_certificate_have_no_serial_and_do_not_match(
+    monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    Clients(monkeypatch, p1=[data])
+    [seen] = await verify_served(listens(1), [leaf(OURS)])
+    assert (seen.serial, seen.matches, seen.error) == (None, False, "")
+
+
+def alert(reason: str | None) -> ssl.SSLError:
+    """An error as OpenSSL raises it."""
+    made = ssl.SSLError(1, "the whole text")
+    made.reason = reason  # type: ignore[assignment]  # None for an error outside its tables
+    return made
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TimeoutError(), "2 s"),
+        (alert("UNRECOGNIZED_NAME"), "handshake failed: UNRECOGNIZED_NAME"),
+        (alert(None), "the whole text"),
+        (ConnectionResetError(104, "reset by peer"), "reset by peer"),
+        (ValueError("no such name"), "no such name"),
+    ],
+)
+@virtual_time
+async def test_why_nothing_was_seen_is_told(
+    monkeypatch: pytest.MonkeyPatch, error: OSError | ValueError, words: str
+) -> None:
+    Clients(monkeypatch, p1=[ProbeError(error, b"", connected=True)])
+    [seen] = await verify_served(listens(1), [leaf(OURS)])
+    assert words in seen.error
+
+
+@virtual_time
+async def test_the_first_sixteen_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = range(1, 20)
+    shown: dict[str, list[bytes | Exception]] = {f"p{port}": [der(OURS)] for port in ports}
+    clients = Clients(monkeypatch, **shown)
+    assert len(await verify_served(listens(*ports), [leaf(OURS)])) == 16
+    assert [port for _, port, _, _ in clients.asked] == list(range(1, 17))
+
+
+@virtual_time
+async def test_a_unix_socket_is_looked_at_only_if_the_configuration_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = FakeAdmin(Path("/nowhere"))
+    places = [ListenAddress(f"unix:///run/{name}") for name in "ab"]
+    made.answers["tls_listeners"] = [TlsListener(place, None) for place in places]
+    reached: list[str] = []
+
+    async def see(endpoint: Endpoint, *_: object) -> list[bytes]:
+        reached.append(endpoint.path)
+        return [der(OURS)]
+
+    monkeypatch.setattr(module, "probe", see)
+    assert await verify_served(made, [leaf(OURS)]) == ()
+    assert len(await verify_served(made, [leaf(OURS)], [places[1]])) == 1
+    assert reached == ["/run/b"]
+
+
+@virtual_time
+async def test_without_certificates_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = listens(1)
+    assert await verify_served(made, []) == ()
+    assert made.asked == []
