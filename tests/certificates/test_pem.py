@@ -181,7 +181,7 @@ def test_a_file_of_nothing_but_a_revocation_list_has_neither_certificate_nor_key
 @pytest.mark.parametrize("label", ["OPENSSH PRIVATE KEY", "ANY PRIVATE KEY", "MY SECRET PRIVATE KEY"])
 def test_a_key_in_a_format_that_no_proxy_takes_is_refused_by_its_known_name_alone(label: str) -> None:
     unusable = refusal(block(label, b"secret"))
-    assert "not a private key that can be read" in unusable.why
+    assert "is not a readable private key" in unusable.why
     assert ("MY SECRET" in str(unusable)) is False
 
 
@@ -267,12 +267,12 @@ def test_a_key_of_another_algorithm_than_its_label_is_refused(algorithm: Algorit
 
 def test_a_key_of_an_algorithms_own_format_is_not_pkcs8() -> None:
     body = b"".join(leaf("rsa").traditional_key_pem().splitlines()[1:-1])
-    assert "not a private key" in refusal(block("PRIVATE KEY", binascii.a2b_base64(body))).why
+    assert "is not a readable private key" in refusal(block("PRIVATE KEY", binascii.a2b_base64(body))).why
 
 
 def test_a_header_that_is_no_encryption_makes_a_key_unreadable() -> None:
     content = leaf("rsa").traditional_key_pem().replace(b"KEY-----\n", b"KEY-----\nComment: mine\n\n", 1)
-    assert "not a private key" in refusal(content).why
+    assert "is not a readable private key" in refusal(content).why
 
 
 def _numbers() -> RSAPrivateNumbers:

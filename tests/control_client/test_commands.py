@@ -80,7 +80,7 @@ def test_a_drain_without_a_timeout_is_waited_for_as_long_as_it_takes(control: Pa
 def test_a_drain_beyond_its_timeout_is_an_error_that_names_it(control: Path, clock: Clock) -> None:
     with (
         answering_each(at_path(control), [[OK, clock.passes(3.1), b"still "]]),
-        pytest.raises(MachineError, match=r"3s.*goes on"),
+        pytest.raises(MachineError, match=r"3s.*continues"),
     ):
         commands.drain(["--timeout", "3s"])
 
@@ -169,7 +169,7 @@ def test_a_wait_for_an_agent_that_never_comes_says_that_there_is_none(control: P
 def test_an_agent_that_hangs_up_is_named_with_its_directory(control: Path, clock: Clock) -> None:
     with (
         answering_each(at_path(control), [[clock.passes(10.0)]]),
-        pytest.raises(MachineError, match=rf"{control.parent}.*no answer"),
+        pytest.raises(MachineError, match=rf"{control.parent}.*does not answer"),
     ):
         commands.wait(["--timeout", "10s"])
 
@@ -261,8 +261,8 @@ def test_the_run_directory_is_the_given_one_or_that_of_the_environment(
 @pytest.mark.parametrize(
     ("name", "arguments", "named"),
     [
-        ("drain", ["--run-dir"], "--run-dir wants a value"),
-        ("wait", ["--timeout", "1s", "--url"], "--url wants a value"),
+        ("drain", ["--run-dir"], "--run-dir needs a value"),
+        ("wait", ["--timeout", "1s", "--url"], "--url needs a value"),
         ("drain", ["--no-wait=yes"], "--no-wait=yes"),
         ("drain", ["--nowait"], "--nowait"),
         ("drain", ["now"], "now"),

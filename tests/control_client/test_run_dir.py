@@ -170,12 +170,12 @@ def test_where_there_is_no_lock_nobody_lives(tmp_path: Path) -> None:
 
 def test_an_agent_in_the_midst_of_an_upgrade_is_there(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text(str(os.getpid()))
-    assert f"it is there (pid {os.getpid()})" in str(nobody_there(str(tmp_path)))
+    assert f"it runs (pid {os.getpid()})" in str(nobody_there(str(tmp_path)))
 
 
 def test_an_agent_that_wrote_no_pid_yet_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
-    assert "(pid unknown) is gone" in str(nobody_there(str(tmp_path)))
+    assert "(pid unknown) has exited" in str(nobody_there(str(tmp_path)))
 
 
 def test_a_directory_whose_name_is_too_long_is_no_agents(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ async def test_a_server_is_reached_over_tcp_and_named_by_its_host_when_it_answer
 
     made = await asyncio.start_server(talk, "127.0.0.1", 0)
     try:
-        with pytest.raises(ConnectionError, match=r"cannot understand .* page\.test"):
+        with pytest.raises(ConnectionError, match=r"cannot parse .* page\.test"):
             async with client.stream(made.sockets[0].getsockname(), Request("GET", "/"), "page.test"):
                 pass
     finally:
@@ -286,7 +286,7 @@ async def test_an_answer_that_is_not_read_to_its_end_still_ends_its_connection(t
 
 async def test_what_cannot_be_passed_on_leaves_no_connection(tmp_path: Path) -> None:
     async with answering(tmp_path / "s", b"garbage\r\n\r\n"):
-        with pytest.raises(ConnectionError, match="cannot understand"):
+        with pytest.raises(ConnectionError, match="cannot parse"):
             await client.passed_on(tmp_path / "s", Request("GET", "/"))
 
 

@@ -178,7 +178,7 @@ def test_a_file_that_was_cut_off_is_shorter_and_nothing_of_it_is_learnt(size: in
 
 def test_a_name_with_a_control_character_is_refused(file: File) -> None:
     file.name(b"a\nb")
-    refused(NameIndex(ROOM), file, 1, "nobody writes")
+    refused(NameIndex(ROOM), file, 1, "invalid name")
 
 
 def test_bytes_that_are_no_text_are_refused(file: File) -> None:

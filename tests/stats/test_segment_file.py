@@ -99,7 +99,7 @@ def test_no_child_of_the_writer_inherits_it(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_refused_while_the_first_lives_and_after_it(tmp_path: Path) -> None:
     path = reserved(tmp_path)
-    with claimed(path, 4096), pytest.raises(Unwritable, match="another writer has it"), claimed(path, 8192):
+    with claimed(path, 4096), pytest.raises(Unwritable, match="another writer uses it"), claimed(path, 8192):
         pass
     assert path.stat().st_size == 4096
     with pytest.raises(Unwritable, match="another writer had it"), claimed(path, 8192):
