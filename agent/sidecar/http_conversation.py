@@ -6,6 +6,7 @@ two parsers may read differently (a length with chunks), is rejected here, as in
 
 import asyncio
 import contextlib
+import re
 from collections import deque
 from http import HTTPStatus
 
@@ -13,7 +14,7 @@ import h11
 
 from agent.sidecar.client import Client
 from agent.sidecar.http_exchange import ClientGone, HttpError, UpstreamRequest
-from agent.sidecar.http_headers import LIMIT, nominated, own, upgrade_of, values
+from agent.sidecar.http_headers import LIMIT, WITHOUT_BODY, nominated, own, upgrade_of, values
 from agent.sidecar.http_service import Service
 from agent.sidecar.model import Reply, Route
 from agent.sidecar.stream import Stream
@@ -33,6 +34,7 @@ class ServerConnection:
         self.machine = h11.Connection(h11.SERVER, max_incomplete_event_size=service.settings.max_request_headers)
         self.is_complete = False  # the whole request was received
         self.is_answering = False  # the response's head is being sent
+        self._is_head = False  # the request's method is HEAD
         self._ahead: deque[bytes] = deque()  # parts of the body that were parsed before anybody asked for them
         self._is_new = True
         self._by_us = False
@@ -58,7 +60,7 @@ class ServerConnection:
 
         Raises OSError if the client has disconnected.
         """
-        self.is_complete = self.is_answering = False
+        self.is_complete = self.is_answering = self._is_head = False
         self._ahead.clear()
         if not await self._first_bytes():
             return False
@@ -101,6 +103,7 @@ class ServerConnection:
 
     async def _serve(self) -> None:
         request = await self._head()
+        self._is_head = request.method == b"HEAD"
         _check(request)
         if upgrade_of(request.headers):
             self.service.counters.downstream_rq_ws_on_non_ws_route.add()
@@ -110,7 +113,7 @@ class ServerConnection:
         if request.method == b"CONNECT":
             raise HttpError(404, "")
         authority, target = _place(request)
-        if target != request.target:
+        if not target.startswith(b"/"):
             self.service.counters.downstream_rq_non_relative_path.add()
         self.service.counters.rq_total.add()
         route = self._route(authority, target)
@@ -206,11 +209,16 @@ class ServerConnection:
         await self.reply(refusal.status, text.encode(), is_refusal=refusal.closes)
 
     async def reply(self, status: int, body: bytes, *, is_refusal: bool = False) -> None:
-        """Send a response that no cluster gave; with `is_refusal`, close the connection after it."""
+        """Send a response that no cluster gave; with `is_refusal`, close the connection after it.
+
+        The response to HEAD has the length of `body`, but not `body`; one with status 204 or 304 has neither.
+        """
         self.must_close = self.must_close or is_refusal
-        head = self.head(status, own(body, self.service.name))
+        if status in WITHOUT_BODY:
+            body = b""
+        head = self.head(status, own(status, body, self.service.name))
         parts = [head]
-        if body:
+        if body and not self._is_head:
             parts.append(self.machine.send(h11.Data(data=body)) or b"")
         parts.append(self.machine.send(h11.EndOfMessage()) or b"")
         await self.stream.write(b"".join(parts), self.service.settings.stream_idle_timeout)
@@ -267,14 +275,25 @@ def _check(request: h11.Request) -> None:
         raise HttpError(400, None)
 
 
+_ABSOLUTE = re.compile(rb"https?://(?:[^/?@#]*@)?([^/?@#]+)(/[^?]*)?(\?.*)?", re.IGNORECASE)
+
+
 def _place(request: h11.Request) -> tuple[bytes, bytes]:
-    """Return authority and path; a target with both (RFC 9112, 3.2.2) overrides the host header."""
+    """Return authority and path; a target with both (RFC 9112, 3.2.2) overrides the host header.
+
+    Raises `HttpError` for a target of another form, or with a fragment, as in Envoy.
+    """
     target = request.target
-    scheme, mark, rest = target.partition(b"://")
-    if mark and scheme.lower() in {b"http", b"https"} and not target.startswith(b"/"):
-        authority, slash, path = rest.partition(b"/")
-        return authority, slash + path or b"/"
-    return next(iter(values(request.headers, b"host")), b""), target
+    if target.startswith(b"/") or (target == b"*" and request.method == b"OPTIONS"):
+        authority, path = next(iter(values(request.headers, b"host")), b""), target
+    else:
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise HttpError(400, None)
+        authority, path = absolute[1], (absolute[2] or b"/") + (absolute[3] or b"")
+    if b"#" in path:
+        raise HttpError(400, "")
+    return authority, path
 
 
 def _phrase(status: int) -> bytes:

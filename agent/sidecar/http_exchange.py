@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from agent.sidecar.http_headers import to_client, to_upstream, values
+from agent.sidecar.http_headers import is_framed_well, to_client, to_upstream, values
 from agent.sidecar.http_pool import Closed, Pool, Unreachable, UpstreamConnection
 from agent.sidecar.model import Route
 
@@ -167,14 +167,16 @@ class UpstreamRequest:
             raise
         finally:
             self._line = None
-            if upload is not None:
-                upload.cancel()
-                await asyncio.gather(upload, return_exceptions=True)
-            counters.upstream_rq_active.sub()
-            if line.is_reusable:
-                pool.release(line)
-            else:
-                line.close(by_us=by_us, busy=True)
+            try:
+                if upload is not None:
+                    upload.cancel()
+                    await asyncio.gather(upload, return_exceptions=True)
+            finally:  # this task may be cancelled meanwhile
+                counters.upstream_rq_active.sub()
+                if line.is_reusable:
+                    pool.release(line)
+                else:
+                    line.close(by_us=by_us, busy=True)
 
     @property
     def _idle(self) -> float:
@@ -206,6 +208,8 @@ class UpstreamRequest:
             response = await self._next(line)
         if not isinstance(response, h11.Response):
             raise h11.RemoteProtocolError("no answer")
+        if not is_framed_well(response):
+            raise h11.RemoteProtocolError("the end of the answer is ambiguous")
         milliseconds = int((self._loop.time() - self._began_at) * 1000)
         pool.upstream.counters.answered(response.status_code)
         headers = to_client(response, milliseconds, self._service.name)
@@ -225,12 +229,15 @@ class UpstreamRequest:
 
     async def _next(self, line: UpstreamConnection) -> h11.Event:
         """Return the response's next part; the idle timeout starts once the request is sent."""
+        within = self._idle
         while True:
             try:
-                return await line.next(self._idle)
+                return await line.next(within)
             except TimeoutError:
-                if self._conversation.is_complete and self._loop.time() >= self._sent_at + self._idle:
-                    raise
+                if self._conversation.is_complete:
+                    within = self._sent_at + self._idle - self._loop.time()
+                    if within <= 0:
+                        raise
 
     async def _flush(self, out: bytearray) -> None:
         try:

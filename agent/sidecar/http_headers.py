@@ -8,6 +8,7 @@ import h11
 Headers = list[tuple[bytes, bytes]]
 
 LIMIT = 100  # headers per request, Envoy's default for max_headers_count
+WITHOUT_BODY = frozenset({204, 304})  # RFC 9110, 6.4.1
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 
 
@@ -61,10 +62,22 @@ def to_client(response: h11.Response, service_time: int, server: bytes) -> Heade
     return [*kept, *added]
 
 
-def own(body: bytes, server: bytes) -> Headers:
+def own(status: int, body: bytes, server: bytes) -> Headers:
     """Return the headers of a response that no cluster gave."""
     kind = [(b"content-type", b"text/plain")] if body else []
-    return [(b"content-length", b"%d" % len(body)), *kind, (b"date", date()), (b"server", server)]
+    length = [] if status in WITHOUT_BODY else [(b"content-length", b"%d" % len(body))]
+    return [*length, *kind, (b"date", date()), (b"server", server)]
+
+
+def is_framed_well(response: h11.Response) -> bool:
+    """Return whether all parsers find the same end of a response.
+
+    As in Envoy, a length with chunks is not allowed, and neither is a body of a response with status 204.
+    """
+    lengths, codings = values(response.headers, b"content-length"), values(response.headers, b"transfer-encoding")
+    if response.status_code == 204:
+        return not codings and lengths in ([], [b"0"])
+    return not (codings and lengths)
 
 
 def _request_id() -> bytes:

@@ -23,7 +23,7 @@ class Service(NamedTuple):
     @property
     def name(self) -> bytes:
         """The value of the `server` header."""
-        return self.settings.server_name.encode("latin-1")
+        return self.settings.server_name.encode().strip()
 
     def answered(self, status: int) -> None:
         """Count the head of a response."""

@@ -94,12 +94,20 @@ def _date(flag: str) -> Flag:
     return lambda record: datetime.fromtimestamp(record.created).astimezone().strftime(f"%{flag}")
 
 
+def _offset(record: logging.LogRecord) -> str:
+    """Return the offset from UTC as +02:00; strftime(3) has no colon."""
+    offset = datetime.fromtimestamp(record.created).astimezone().strftime("%z")
+    return f"{offset[:3]}:{offset[3:5]}"
+
+
 def _fraction(digits: int) -> Flag:
     return lambda record: f"{record.created % 1:.9f}"[2 : 2 + digits]
 
 
 _FLAGS: Mapping[str, Flag] = {
-    **{flag: _date(flag) for flag in "aAbBcCdDHImMprRSTxXyYz"},
+    **{flag: _date(flag) for flag in "aAbBcdDHImMprRSTxXyY"},
+    "C": _date("y"),  # the year in two digits; strftime(3) has the century here
+    "z": _offset,
     "v": _message,
     "_": lambda record: _message(record).replace("\n", "\\n"),
     "j": lambda record: json.dumps(_message(record))[1:-1],

@@ -104,6 +104,8 @@ REQUESTS = {
     "no upstream": get("/dead"),
     "an upstream": get("/app"),
     "head": b"HEAD /app HTTP/1.1\r\n" + HOST + b"\r\n",
+    "head of a direct response": b"HEAD /ok HTTP/1.1\r\n" + HOST + b"\r\n",
+    "head without an upstream": b"HEAD /dead HTTP/1.1\r\n" + HOST + b"\r\n",
     "timeout": get("/slow"),
     "upstream closes": post(b"content-length: 1\r\n", b"x").replace(b"/app", b"/app/closes"),
     "upstream's garbage": get("/app/garbage"),
@@ -114,6 +116,13 @@ REQUESTS = {
     "connect": b"CONNECT x:1 HTTP/1.1\r\n" + HOST + b"\r\n",
     "asterisk": b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n",
     "absolute": get("http://y/ok"),
+    "absolute with a user": get("http://user@y/ok"),
+    "absolute without a host": get("http:///ok"),
+    "absolute with a fragment": get("http://y#ok"),
+    "another scheme": get("ftp://y/ok"),
+    "relative": get("ok"),
+    "fragment": get("/ok#x"),
+    "upstream's length and chunks": get("/app/ambiguous"),
     "old": b"GET /ok HTTP/1.0\r\nhost: x\r\n\r\n",
     "nonsense": b"BLA\r\n\r\n",
     "too large": get("/ok", b"x: " + b"a" * 70_000 + b"\r\n"),
@@ -140,7 +149,9 @@ async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
         if b"/slow" in head:
             await reader.read()
             return
-        writer.write(b"garbage\r\n\r\n" if b"garbage" in head else b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
+        chunks = b"transfer-encoding: chunked\r\n" if b"ambiguous" in head else b""
+        answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n" + chunks + b"\r\n"
+        writer.write(b"garbage\r\n\r\n" if b"garbage" in head else answer)
         writer.write(b"" if head.startswith(b"HEAD") or b"garbage" in head else b"hi")
         await writer.drain()
 

@@ -73,7 +73,7 @@ async def _body(reader: asyncio.StreamReader, head: bytes) -> bytes:
         return await reader.readexactly(int(length[1]))
     body = b""
     if b"chunked" in head:
-        while size := int(await reader.readline(), 16):
+        while size := int(await reader.readuntil(b"\n"), 16):
             body += (await reader.readexactly(size + 2))[:-2]
         await reader.readline()
     return body

@@ -157,3 +157,94 @@ def test_no_message_has_a_part_of_a_key_that_stands_in_the_document(
 ) -> None:
     key, content = drawn
     assert leaks(key, why_not(around.format(content.decode("latin-1")), name)) == []
+
+
+# Limits and odd documents
+
+
+@pytest.mark.parametrize(("levels", "is_good"), [(100, True), (101, False)])
+def test_a_document_has_100_levels_at_most(levels: int, is_good: bool) -> None:
+    why = why_not("a:\n  " + "[" * (levels - 1) + "]" * (levels - 1))
+    assert (why == "") is is_good
+    assert is_good or ("line 2, column " in why and "100 levels" in why)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_good"),
+    [
+        (f"a: [{','.join('x' * 98)}]", True),  # a mapping, a list, and 98 texts
+        (f"a: [{','.join('x' * 99)}]", False),
+        (f"a: &a [{','.join('x' * 40)}]\nb: *a", True),
+        (f"a: &a [{','.join('x' * 40)}]\nb: *a\nc: *a", False),
+        ("a: &a [x,x,x]\nb: &b [*a,*a,*a]\nc: [*b,*b]", True),
+        ("a: &a [x,x,x]\nb: &b [*a,*a,*a]\nc: [*b,*b,*b,*b,*b]", False),
+        ("a: &a {x: 1}\nb: [" + ",".join(["*a"] * 20) + "]", True),
+        ("a: &a {x: 1}\nb: [" + ",".join(["*a"] * 60) + "]", False),
+    ],
+)
+def test_what_aliases_stand_for_counts(monkeypatch: pytest.MonkeyPatch, text: str, is_good: bool) -> None:
+    monkeypatch.setattr("agent.sidecar.config.document._LARGEST", 100)
+    assert (why_not(text) == "") is is_good
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("'a': &x 5\nb: *x\nc: &x n\nd: *x", {"a": 5, "b": 5, "c": False, "d": False}),
+        ("'a': &x [1]\nb: &x {c: 2}\nd: *x", {"a": [1], "b": {"c": 2}, "d": {"c": 2}}),
+        ("a: ! 5", {"a": "5"}),
+        ("aList: [{bField: [{cField: 1}]}]", {"a_list": [{"b_field": [{"c_field": 1}]}]}),
+        ("Abc: 1\nabC_d: 2\na_B: 3\nABC: 4\naBC: 5", {"Abc": 1, "abC_d": 2, "a_B": 3, "ABC": 4, "a_b_c": 5}),
+        ("!ignore a: {b: [1]}\n!ignore c: 1\nd: {!ignore e: 1}", {"d": {}}),
+        ("json_format: {aB: {cD: 1}}", {"json_format": {"aB": {"cD": 1}}}),
+    ],
+)
+def test_odd_documents_have_one_meaning(text: str, tree: object) -> None:
+    assert parse(text, "it") == tree
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a: &x 1\nb: &x [*x]", "the alias x has no anchor"),
+        ("a: {*x : 1}", "a key is not a plain word"),
+        ("a: &x 1\n*x : 2", "a key is not a plain word"),
+        ("a: *\U0001f600", "line 1, column 5"),
+    ],
+)
+def test_a_loop_or_a_key_that_is_no_word_is_told(text: str, why: str) -> None:
+    assert why in why_not(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [('{"a": 1, "b": 1, "b": 2}', "the key b is"), ('{"x y=%": 1, "x y=%": 2}', ": a key is")],
+)
+def test_the_key_that_is_there_twice_is_named_if_it_may_be(text: str, named: str) -> None:
+    assert named in why_not(text, "it.json")
+
+
+@pytest.mark.parametrize("text", ["a: \0", "a: \x07", "a: [", "a: 1\n---\nb: 2", '"'])
+def test_every_reason_has_a_next_step(text: str) -> None:
+    assert why_not(text).endswith("; correct it")
+
+
+@pytest.mark.parametrize(
+    ("under", "over", "merged"),
+    [
+        ("a: [1]", "a: x", "a: x"),
+        ("a: x", "a: [1]", "a: [1]"),
+        ("a: {b: 1}", "a: []", "a: []"),
+        ("stats_flush_interval: 7s", "stats_flush_interval: ~", "stats_flush_interval: 7s"),
+        ("stats_flush_interval: 7s", "stats_flush_interval: 8s", "stats_flush_interval: 8s"),
+        ("stats_flush_interval: 7s", "stats_flush_interval: 0s", "stats_flush_interval: 7s"),
+        ("a: 1", "stats_flush_interval: 8s", "{a: 1, stats_flush_interval: 8s}"),
+        ("a: {pipe: {path: x}, c: 1}", "a: {b: 2}", "a: {pipe: {path: x}, c: 1, b: 2}"),
+        ("a: {pipe: {path: x}, c: 1}", "a: {socket_address: {}}", "a: {socket_address: {}, c: 1}"),
+        ("json_format: {a: {b: 1}, c: 2}", "json_format: {a: {d: 3}}", "json_format: {a: {d: 3}, c: 2}"),
+        ("a: ~", "a: false", "a: false"),
+        ("a: true", "a: false", "a: true"),
+    ],
+)
+def test_more_is_merged_as_protobuf_merges_it(under: str, over: str, merged: str) -> None:
+    assert merge(parse(under, "a"), parse(over, "b")) == parse(merged, "c")
