@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.core.errors import BadInput, MachineError
+from agent.core.errors import BadInput, MachineError, UsageError
 from agent.epoch import admin_documents, stats_format
 from agent.epoch.arguments import Arguments, hot_restart_version
+from agent.epoch.chain_addresses import is_abstract
 from agent.epoch.sockets import Bound, bind, tcp, unix
 from agent.handoff.gate import NAME
 from agent.handoff.socket_store import ListenAddress
@@ -63,8 +64,9 @@ class AdminServer:
         except OSError as error:
             listener.close()
             raise MachineError(f"cannot listen on {place.address}: {error.strerror}") from error
-        if listener.family == socket.AF_UNIX and "@" not in place.address:
-            self._path = place.address.removeprefix("unix://")
+        path = place.address.removeprefix("unix://")
+        if listener.family == socket.AF_UNIX and not is_abstract(path):
+            self._path = path
         await self._server.start(listener)
 
     async def close(self) -> None:
@@ -128,8 +130,18 @@ def _server(facts: EpochFacts) -> admin_documents.Server:
 
 def _place(address: Mapping[str, Any]) -> tuple[ListenAddress, int | None]:
     pipe, internet = address.get("pipe"), address.get("socket_address")
-    if isinstance(pipe, dict) and "path" in pipe:
-        return unix(str(pipe["path"])), int(pipe.get("mode", 0o600))
-    if isinstance(internet, dict) and {"address", "port_value"} <= internet.keys():
-        return tcp(str(internet["address"]), int(internet["port_value"])), None
+    try:
+        if isinstance(pipe, dict) and "path" in pipe:
+            return unix(str(pipe["path"])), int(pipe.get("mode", 0o600))
+        if isinstance(internet, dict) and {"address", "port_value"} <= internet.keys():
+            return tcp(str(internet["address"]), _port(internet["port_value"])), None
+    except (UsageError, TypeError, ValueError) as error:
+        raise BadInput(f"cannot open the admin server at {_ADMIN}.address: {error}") from error
     raise BadInput(f"cannot open the admin server at {_ADMIN}.address: no pipe and no socket_address with a port")
+
+
+def _port(value: object) -> int:
+    port = int(str(value))
+    if port not in range(1 << 16):
+        raise ValueError(f"{port} is not a port")
+    return port

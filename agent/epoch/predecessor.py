@@ -8,6 +8,7 @@ import socket
 from agent.core.errors import MachineError
 from agent.epoch.sender import MessageSender
 from agent.handoff.channel import Message
+from agent.handoff.descriptors import discard
 from agent.handoff.hot_restart_pb2 import HotRestartMessage, Reply, Request
 from agent.handoff.socket_store import ListenAddress
 
@@ -59,8 +60,7 @@ class Predecessor:
                 descriptor = await self._socket(ListenAddress(place.address, place.namespace, worker))
                 if descriptor is None:
                     break
-                received = socket.socket(fileno=descriptor)
-                received.setblocking(False)
+                received = self._received(place, descriptor)
                 if inherited and (_is_same(inherited[0], received) or not listens(received)):
                     received.close()
                     break
@@ -72,6 +72,16 @@ class Predecessor:
                 each.close()
             raise
         return inherited
+
+    def _received(self, place: ListenAddress, descriptor: int) -> socket.socket:
+        try:
+            received = socket.socket(fileno=descriptor)
+        except OSError as error:
+            discard([descriptor])
+            message = f"cannot go on with {self._outbox.address}: what it sent for {place.address} is no socket"
+            raise MachineError(message) from error
+        received.setblocking(False)
+        return received
 
     async def _socket(self, place: ListenAddress) -> int | None:
         request = Request.PassListenSocket(

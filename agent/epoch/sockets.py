@@ -5,12 +5,11 @@ import os
 import socket
 import stat
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 
 from agent.core.errors import AddressHeld, MachineError, UsageError
 from agent.epoch.predecessor import listens
-from agent.handoff.socket_store import ListenAddress
+from agent.handoff.socket_store import ListenAddress, spelled
 
 BACKLOG = 4096
 """Length of the accept queue; the kernel caps it at net.core.somaxconn."""
@@ -24,7 +23,7 @@ def tcp(host: str, port: int) -> ListenAddress:
     Raises `UsageError` for a name, which may resolve to another address in the next epoch.
     """
     try:
-        return ListenAddress.at("tcp", ip_address(host).compressed, str(port), "")
+        return ListenAddress.at("tcp", spelled(host), str(port), "")
     except ValueError:
         raise UsageError(f"cannot listen on {host}: it is not a literal address like 127.0.0.1 or ::1") from None
 

@@ -12,6 +12,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Address, ip_address
 
 _TCP_INFO_BACKLOG = slice(24, 28)  # tcpi_unacked: the length of a listening socket's accept queue (tcp_diag.c)
 
@@ -41,6 +42,17 @@ class ListenAddress:
     def listener(self) -> "ListenAddress":
         """The address without the worker."""
         return replace(self, worker=0)
+
+
+def spelled(host: str) -> str:
+    """Return an IP address in the protocol's spelling, that of inet_ntop(3): `::0` is `::`.
+
+    Raises ValueError if it is none. Python spells an IPv4-mapped address differently from version to version.
+    """
+    number = ip_address(host)
+    if isinstance(number, IPv6Address) and number.ipv4_mapped is not None:
+        return f"::ffff:{number.ipv4_mapped}"
+    return number.compressed
 
 
 class SocketStore:

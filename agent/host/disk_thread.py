@@ -4,6 +4,7 @@ Its own loop runs the watcher and reads files. It is a daemon thread, so the pro
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from pathlib import Path
@@ -109,7 +110,8 @@ async def silent_ones(paths: Iterable[Path]) -> list[Path]:
     loop = asyncio.get_running_loop()
 
     def ask(path: Path) -> None:
-        path.exists()
+        with contextlib.suppress(OSError, ValueError):  # an error is an answer as well
+            path.stat()
         _call(loop, silent[path].set)
 
     for path in silent:

@@ -56,28 +56,32 @@ def address_of(descriptor: int) -> str | None:
     Returns None if it is no such socket.
     """
     try:
-        seen = socket.socket(fileno=descriptor)
-    except OSError:
+        with _duplicate(descriptor) as seen:
+            if seen.type != socket.SOCK_STREAM or not seen.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return None
+            name = seen.getsockname()
+            if seen.family == socket.AF_UNIX:
+                return f"unix://{'@' + name[1:].decode() if isinstance(name, bytes) else name}"
+            host = f"[{name[0]}]" if seen.family == socket.AF_INET6 else name[0]
+            return f"tcp://{host}:{name[1]}"
+    except (OSError, UnicodeDecodeError):
         return None
+
+
+def _duplicate(descriptor: int) -> socket.socket:
+    duplicate = os.dup(descriptor)
     try:
-        if seen.type != socket.SOCK_STREAM or not seen.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return None
-        name = seen.getsockname()
-        if seen.family == socket.AF_UNIX:
-            return f"unix://{'@' + name[1:].decode() if isinstance(name, bytes) else name}"
-        host = f"[{name[0]}]" if seen.family == socket.AF_INET6 else name[0]
-        return f"tcp://{host}:{name[1]}"
-    except OSError:
-        return None
-    finally:
-        seen.detach()
+        return socket.socket(fileno=duplicate)
+    except OSError:  # not a socket
+        os.close(duplicate)
+        raise
 
 
 def _claim_own() -> list[InheritedSocket]:
     try:
         named = json.loads(os.environ.pop(OWN, "{}"))
         return [InheritedSocket(_own(int(number)), str(name)) for name, number in named.items()]
-    except (ValueError, AttributeError, OSError):
+    except (ValueError, TypeError, OverflowError, AttributeError, OSError):
         return []
 
 

@@ -5,7 +5,6 @@ name the pod (Kubernetes 1.22 and later), so the pod's name needs no configurati
 """
 
 import base64
-import binascii
 import codecs
 import json
 import os
@@ -89,6 +88,6 @@ def _pod_of(token: str) -> Pod:
         payload = token.split(".")[1]
         claims: Any = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["kubernetes.io"]
         return Pod(claims["namespace"], claims["pod"]["name"], claims["pod"]["uid"])
-    except (IndexError, KeyError, TypeError, ValueError, binascii.Error) as error:
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         message = "cannot determine the pod: the service account's token is not bound to one"
         raise MachineError(message) from error

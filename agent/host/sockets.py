@@ -7,6 +7,7 @@ unprivileged proxy may not, and its own two addresses: for the admin interface a
 import errno
 import os
 import socket
+import stat
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,8 +146,7 @@ def find_holders(endpoint: Endpoint) -> list[Holder]:
 
 
 def _check_path_free(endpoint: Endpoint) -> None:
-    path = Path(endpoint.path)
-    if not endpoint.path.startswith("@") and path.exists() and not path.is_socket():
+    if not endpoint.path.startswith("@") and not _is_socket(Path(endpoint.path), missing=True):
         message = f"cannot listen on {endpoint}: it is a file and not a socket; remove it or choose another path"
         raise AddressHeld(message)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -195,12 +195,21 @@ def _bind(endpoint: Endpoint, prepare: Callable[[socket.socket], None]) -> socke
 
 def _remove_stale(path: Path) -> None:
     """Remove a Unix socket without a listener; keep any other file."""
-    if not path.is_socket():
+    if not _is_socket(path, missing=False):
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # its queue may be full
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
         except OSError:
             return
+
+
+def _is_socket(path: Path, *, missing: bool) -> bool:
+    """Whether there is a socket at `path`; `missing` if nothing can be seen there."""
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return missing

@@ -79,6 +79,9 @@ class _Conversation:
     ) -> tuple[bytes, ...]:
         loop = asyncio.get_running_loop()
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        if server_name and "\0" in server_name:
+            message = "a server name contains a NUL byte"  # Python would raise a TypeError
+            raise ValueError(message)
         name = server_name.encode("ascii") if server_name else None  # to encode text, Python would import more
         tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
         while True:

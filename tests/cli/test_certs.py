@@ -17,7 +17,6 @@ from agent.cli.certs import _Days, certs
 from agent.cli.certs_compare import compare
 from agent.cli.certs_files import Files, Inventory, Level, read_files
 from agent.cli.certs_listeners import Answer, Kind, Listener, ask_all
-from agent.host.tls_probe import chain_in
 from agent.status.model import Authorities, Blocked, CertificateSet, Facts, ListenerView, Status, to_json
 from tests.cli import openssl
 from tests.cli.tls_servers import by_name, context, nobody, pair_in, shop, wanting
@@ -208,14 +207,7 @@ async def test_a_listener_that_says_nothing_is_not_waited_for() -> None:
     assert (listener.kind, listener.why) == (Kind.SILENT, "no answer in time")
 
 
-@pytest.mark.parametrize(
-    "said", [b"", b"\x16", b"\x16\x03\x03\xff\xff\x0b", b"\x16\x03\x03\x00\x02\x0b\x00", b"HTTP/1"]
-)
-def test_bytes_that_break_off_hold_no_certificate(said: bytes) -> None:
-    assert chain_in(said) == ()
-
-
-# Findings
+# What to think of it
 
 WEB = "tcp://192.0.2.1:443"
 

@@ -62,39 +62,7 @@ def test_what_does_not_parse_is_left_out() -> None:
     assert tree == {"certificates": [{"ca_cert": [], "cert_chain": []}]}
 
 
-# Statistics
-
-
-def names(snapshot: Snapshot, **asked: str) -> list[str]:
-    return [line.rpartition(": ")[0] for line in page(stats_format.stats(snapshot, asked)).body.splitlines()]
-
-
-SOME = Snapshot({"b.total": 2, "a.total": 0}, {"c.active": 0, "a.active": 1})
-
-
-def test_values_come_sorted_whatever_their_kind() -> None:
-    assert page(stats_format.stats(SOME, {})).body == "a.active: 1\na.total: 0\nb.total: 2\nc.active: 0\n"
-    assert names(SOME, type="Counters") == ["a.total", "b.total"]
-    assert names(SOME, type="Gauges", filter="^a") == ["a.active"]
-
-
-def test_a_counter_that_has_not_counted_is_unused_but_a_gauge_may_be_back_at_zero() -> None:
-    assert names(SOME, usedonly="") == ["a.active", "b.total", "c.active"]
-
-
-def test_a_filter_finds_anywhere_and_can_be_turned_round() -> None:
-    assert names(SOME, filter="tot") == ["a.total", "b.total"]
-    assert names(SOME, filter="tot", invert_filter="") == ["a.active", "c.active"]
-
-
-@pytest.mark.parametrize("filter_", ["(", "a{2,1}", "(?P<a", "*", "(" * 5000])
-def test_a_filter_that_is_none_is_refused(filter_: str) -> None:
-    for answer in (stats_format.stats(SOME, {"filter": filter_}), stats_format.prometheus(SOME, {"filter": filter_})):
-        assert answer.status == 400
-        assert page(answer).body.startswith("Invalid re2 regex: ")
-
-
-# Other documents
+# Other answers
 
 
 def test_only_live_is_ready() -> None:

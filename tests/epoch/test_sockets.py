@@ -12,6 +12,7 @@ from agent.epoch.sockets import Bound, bind, tcp, unix
 def test_places_are_spelled_as_in_the_protocol() -> None:
     assert tcp("127.0.0.1", 80).address == "tcp://127.0.0.1:80"
     assert tcp("0:0::1", 80).address == "tcp://[::1]:80"
+    assert tcp("::FFFF:7f00:1", 80).address == "tcp://[::ffff:127.0.0.1]:80"
     assert unix("/run/x").address == "unix:///run/x"
     assert unix("@x").address == "unix://@x"
 

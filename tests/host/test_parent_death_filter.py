@@ -1,5 +1,6 @@
 """Which processes survive the agent. The filter cannot be removed, so each test runs a program of its own."""
 
+import ctypes
 import errno
 import os
 import select
@@ -10,9 +11,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from agent.core.errors import MachineError
 from agent.host import parent_death_filter
 from tests.epoch.envoy_console import EnvoyConsole
 from tests.host import keeper
@@ -279,3 +282,70 @@ def struct_of(audit: int, number: int, option: int) -> bytes:
     """Lay out `struct seccomp_data`: the call's number, the architecture, the instruction pointer, six arguments."""
     words = [(number, 4), (audit, 4), (0, 8), (option, 8), *[(0, 8)] * 5]
     return b"".join(value.to_bytes(size, "little") for value, size in words)
+
+
+# The filter in this process: a C library in the place of the kernel's.
+
+
+class Library:
+    """A C library whose calls answer as they are told to, and write down their numbers."""
+
+    def __init__(self, *, accepts: list[bool], no_new_privs: int = 0, seccomp: int = 0) -> None:
+        self._accepts = accepts
+        self._no_new_privs = no_new_privs
+        self._seccomp = seccomp
+        self.calls: list[tuple[int, ...]] = []
+
+    def prctl(self, option: int, *arguments: ctypes.c_ulong) -> int:
+        self.calls.append((option, *(each.value for each in arguments)))
+        if option == 38:  # PR_SET_NO_NEW_PRIVS
+            return self._no_new_privs
+        return 0 if self._accepts.pop(0) else -1
+
+    def syscall(self, number: ctypes.c_long, operation: ctypes.c_ulong, flags: ctypes.c_ulong, _: bytes) -> int:
+        self.calls.append((number.value, operation.value, flags.value))
+        return self._seccomp
+
+
+def install(monkeypatch: pytest.MonkeyPatch, library: Library) -> list[tuple[int, ...]]:
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: library)
+    monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EACCES)
+    parent_death_filter.keep_children_alive()
+    return library.calls
+
+
+ASKED = (1, 1 << 16, 0, 0, 0)
+
+
+def test_a_filter_is_installed_for_all_threads_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MACHINE is not None
+    calls = install(monkeypatch, Library(accepts=[False, True]))
+    assert calls == [ASKED, (38, 1, 0, 0, 0), (MACHINE.seccomp, 1, 5), ASKED]
+    assert install(monkeypatch, Library(accepts=[True])) == [ASKED]
+
+
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        (Library(accepts=[False], no_new_privs=-1), "permission denied"),
+        (Library(accepts=[False], seccomp=-1), "permission denied"),
+        (Library(accepts=[False], seccomp=77), "thread 77"),
+        (Library(accepts=[False, False]), "no effect"),
+    ],
+    ids=["no_new_privs", "seccomp", "a thread", "no effect"],
+)
+def test_a_filter_that_cannot_be_installed_is_an_error_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, library: Library, words: str
+) -> None:
+    with pytest.raises(MachineError, match=words):
+        install(monkeypatch, library)
+
+
+def test_a_machine_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
+    with pytest.raises(MachineError, match="riscv64"):
+        install(monkeypatch, Library(accepts=[False]))
+
+
+def test_nothing_has_been_installed_by_these_tests() -> None:
+    assert not parent_death_filter.children_are_kept_alive()

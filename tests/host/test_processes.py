@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import MachineError, UsageError
-from agent.host.processes import Command, Process, User, clean_environment, describe_exit, has_socket, run
+from agent.host.processes import (
+    Command,
+    Process,
+    User,
+    boot,
+    clean_environment,
+    connections_at,
+    created_at,
+    describe_exit,
+    has_socket,
+    owner_of,
+    run,
+)
 from tests.host.conftest import NOBODY
 from tests.system.eventually import PATIENCE
 
@@ -189,3 +201,104 @@ async def test_a_short_command_is_the_first_to_go_where_memory_runs_out(shell: i
     until = "until grep -q '^1000$' /proc/$$/oom_score_adj; do :; done"
     assert (await run(command(shell, until), PATIENCE))[0] == 0
     assert await end_of(command(shell, "exit $(cat /proc/$$/oom_score_adj)")) == 0, "a proxy is not"
+
+
+# Adoption. The process that is adopted is the one that runs the tests, so nothing is started.
+
+NOBODY_HAS = 2**22 + 1  # above the largest pid_max
+
+
+def own_start() -> int:
+    """Return the start of this process in clock ticks, from its 22nd field; its name has no bracket."""
+    return int(Path("/proc/self/stat").read_text().partition(") ")[2].split()[19])
+
+
+def test_a_process_is_identified_by_when_it_began() -> None:
+    assert created_at(os.getpid()) == own_start()
+    assert created_at(1) is not None
+    assert created_at(NOBODY_HAS) is None
+
+
+def test_a_name_with_brackets_and_blanks_does_not_move_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = "7 (a) b) S (c) 1 2 3 (x) " + " ".join(str(number) for number in range(1, 60))
+    monkeypatch.setattr(Path, "read_text", lambda _: stat)
+    assert created_at(7) == 20
+
+
+async def test_a_process_of_another_agent_is_adopted_and_its_exit_has_no_code() -> None:
+    codes: list[int | None] = []
+    process = Process.adopt(os.getpid(), own_start(), codes.append)
+    assert process.pid == os.getpid()
+    assert owner_of(os.getpid()) == process.reap
+    process.signal(signal.SIGCHLD)  # it is ignored, and reaches it
+    process.reap()  # as when its pidfd is readable: it is no child of this process
+    assert codes == [None]
+    assert owner_of(os.getpid()) is None
+    process.signal(signal.SIGKILL)  # it is not known any more
+
+
+@pytest.mark.parametrize("moved", [-1, 1, -(10**6)])
+async def test_a_process_that_began_at_another_time_is_another_one(moved: int) -> None:
+    """Its number has been given anew. The fixture of the folder finds a descriptor that is left open."""
+    with pytest.raises(MachineError, match=rf"{os.getpid()}.*another"):
+        Process.adopt(os.getpid(), own_start() + moved, lambda _: pytest.fail("told"))
+    assert owner_of(os.getpid()) is None
+
+
+async def test_a_process_that_is_gone_cannot_be_adopted() -> None:
+    with pytest.raises(MachineError, match=rf"{NOBODY_HAS}: No such process"):
+        Process.adopt(NOBODY_HAS, 1, lambda _: pytest.fail("told"))
+
+
+async def test_a_process_that_has_just_exited_is_sent_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise ProcessLookupError
+
+    process = Process.adopt(os.getpid(), own_start(), lambda _: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(signal, "pidfd_send_signal", gone)
+        process.signal(signal.SIGTERM)
+    process.reap()
+
+
+async def test_a_child_that_cannot_be_supervised_is_ended(shell: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[int] = []
+
+    def refuse(pid: int) -> int:
+        children.append(pid)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(MachineError, match="sh: Too many open files"):
+        Process.start(command(shell, "exec sleep 1000"), lambda _: pytest.fail("told"))
+    (pid,) = children
+    with pytest.raises(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222  # it is gone already
+
+
+def test_an_exit_that_nobody_saw_is_told_as_such() -> None:
+    assert "ended" in describe_exit(None)
+
+
+def test_the_boot_has_an_identity_and_none_where_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert boot() == Path("/proc/sys/kernel/random/boot_id").read_text().strip() != ""
+
+    def refuse(_: Path) -> str:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert boot() == ""
+
+
+def test_connections_at_a_port_are_counted_without_its_listener() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as other:
+        port, quiet = listener.getsockname()[1], other.getsockname()[1]
+        assert connections_at(os.getpid(), [port]) == 0
+        with socket.create_connection(("127.0.0.1", port)):
+            served, _ = listener.accept()
+            with served:
+                assert connections_at(os.getpid(), [port]) == 1
+                assert connections_at(os.getpid(), [quiet]) == 0
+                assert connections_at(os.getpid(), [quiet, port]) == 1
+                assert connections_at(os.getpid(), []) == 0
+    assert connections_at(NOBODY_HAS, [port]) is None

@@ -3,13 +3,22 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.core.errors import AddressHeld, MachineError, UsageError
-from agent.host.sockets import Endpoint, bind_for_proxy, check_free, find_holders, listen, may_bind_for_others
+from agent.host.sockets import (
+    Endpoint,
+    Holder,
+    bind_for_proxy,
+    check_free,
+    find_holders,
+    listen,
+    may_bind_for_others,
+)
 
 STRANGER = """
 import socket, sys
@@ -170,3 +179,119 @@ def test_low_ports_are_bound_for_others_by_root_only() -> None:
     assert not may_bind_for_others(low)
     if low > 1:
         assert may_bind_for_others(low - 1) is (os.geteuid() == 0)
+
+
+# Paths that are held, and places without access
+
+
+@contextmanager
+def full(path: Path) -> Iterator[None]:
+    """Listen at a path with a queue that is full."""
+    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as clients:
+        listener.bind(str(path))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(str(path))
+        yield
+
+
+def test_a_path_at_which_somebody_listens_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "web"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        check_free(Endpoint(path=str(path)), [])
+        listener.listen()
+        with pytest.raises(AddressHeld, match=f"{path}.*another process"):
+            check_free(Endpoint(path=str(path)), [])
+    check_free(Endpoint(path=str(path)), [])
+
+
+def test_an_abstract_name_at_which_somebody_listens_is_held() -> None:
+    name = f"@sockets-{os.getpid()}"
+    check_free(Endpoint(path=name), [])
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("\0" + name[1:])
+        listener.listen()
+        with pytest.raises(AddressHeld, match=name):
+            check_free(Endpoint(path=name), [])
+
+
+def test_a_path_whose_listener_accepts_nobody_is_held_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "web"
+    with full(path):
+        with pytest.raises(AddressHeld):
+            check_free(Endpoint(path=str(path)), [])
+        with pytest.raises(MachineError, match=str(path)):
+            listen(Endpoint(path=str(path)))
+        assert path.is_socket()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_path_with_something_else_at_it_is_not_for_a_proxy_to_remove(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "web"
+    path.touch() if kind == "file" else path.mkdir()
+    with pytest.raises(AddressHeld, match=f"{path}.*no socket"):
+        check_free(Endpoint(path=str(path)), [])
+
+
+@pytest.mark.parametrize("name", ["missing", "missing/below", "x" * 200])
+def test_a_path_without_a_socket_is_free(tmp_path: Path, name: str) -> None:
+    check_free(Endpoint(path=str(tmp_path / name)), [])
+
+
+def test_a_path_without_access_is_left_to_the_proxy_and_an_error_for_the_agent(ordinary: Path) -> None:
+    locked = ordinary / "locked"
+    locked.mkdir(0)
+    try:
+        check_free(Endpoint(path=str(locked / "web")), [])
+        with pytest.raises(MachineError, match=str(locked)):
+            listen(Endpoint(path=str(locked / "web")))
+    finally:
+        locked.chmod(0o700)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_that_only_an_epoch_has_is_free(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        endpoint = Endpoint(host, listener.getsockname()[1])
+        check_free(endpoint, [os.getpid()])
+        with pytest.raises(AddressHeld, match=rf"pid {os.getpid()}"):
+            check_free(endpoint, [1])
+        assert [each.pid for each in find_holders(endpoint)] == [os.getpid()]
+
+
+def test_a_port_whose_holder_is_hidden_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "net_connections", lambda _: [])
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(AddressHeld, match="another process"):
+        check_free(Endpoint("127.0.0.1", listener.getsockname()[1]), [os.getpid()])
+
+
+def test_a_holder_is_named_as_far_as_it_is_known() -> None:
+    assert "another user" in str(Holder(None))
+    assert str(Holder(os.getpid())).endswith(f" (pid {os.getpid()})")
+    assert str(Holder(2**22 + 1)) == f"pid {2**22 + 1}"
+
+
+def test_a_port_that_may_not_be_bound_is_an_error_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(MachineError, match=r"127\.0\.0\.1:80.*1023"):
+        listen(Endpoint("127.0.0.1", 80))
+
+
+@pytest.mark.parametrize(("port", "low", "uid", "answer"), [
+    (1, "1024", 0, True), (1023, "1024", 0, True), (1024, "1024", 0, False), (0, "1024", 0, False),
+    (80, "80", 0, False), (80, "81", 0, True), (80, "1024", 1000, False),
+])  # fmt: skip
+def test_a_low_port_is_one_that_the_kernel_keeps_for_root(
+    port: int, low: str, uid: int, answer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(Path, "read_text", lambda _: f"{low}\n")
+    assert may_bind_for_others(port) is answer

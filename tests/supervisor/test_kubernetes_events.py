@@ -1,7 +1,6 @@
 """Warnings of the log are sent as events of the pod: against an API server of the test, over real TLS."""
 
 import asyncio
-import base64
 import contextlib
 import json
 import logging
@@ -15,25 +14,16 @@ from typing import Any
 
 import pytest
 
-from agent.core.errors import MachineError
 from agent.host import log
 from agent.host.service_account import Pod, ServiceAccount
 from agent.supervisor import kubernetes_events
 from agent.supervisor.kubernetes_events import KubernetesEvents, PodEvent
+from tests.host.pods import BOUND, POD
 from tests.pki import Authority
 from tests.system.eventually import PATIENCE
 
-POD = Pod("prod", "app-1", "u-1")
 EVENTS = "/api/v1/namespaces/prod/events"
 Call = tuple[str, str, dict[str, Any]]  # method, path, body
-
-
-def token(claims: object) -> str:
-    """Return an unsigned token with these claims."""
-    return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
-
-
-BOUND = token({"kubernetes.io": {"namespace": "prod", "pod": {"name": "app-1", "uid": "u-1"}}})
 
 
 @dataclass
@@ -240,40 +230,6 @@ async def test_a_flood_is_cut_off_and_the_rest_follows_slowly(
     assert set(early) <= {f"number {number}" for number in range(26)}
     assert len(cluster.events) < 40
     assert [getattr(each, "event", "") for each in caplog.records].count("events.cut") == 1
-
-
-@pytest.mark.parametrize(
-    "what", ["no variables", "no port", "no token", "a token of nobody", "no token at all", "no authority"]
-)
-def test_without_a_cluster_the_reason_is_reported(what: str, tmp_path: Path) -> None:
-    environment = {"KUBERNETES_SERVICE_HOST": "::1", "KUBERNETES_SERVICE_PORT": "443"}
-    (tmp_path / "ca.crt").write_bytes(Authority.create("cluster").pem)
-    (tmp_path / "token").write_text(BOUND)
-    if what == "no variables":
-        del environment["KUBERNETES_SERVICE_PORT"]
-    elif what == "no port":
-        environment["KUBERNETES_SERVICE_PORT"] = "99999"
-    elif what == "no token":
-        (tmp_path / "token").unlink()
-    elif what == "a token of nobody":
-        (tmp_path / "token").write_text(token({"kubernetes.io": {"namespace": "prod"}}))
-    elif what == "no token at all":
-        (tmp_path / "token").write_bytes(b"\xff\0")
-    else:
-        (tmp_path / "ca.crt").write_text("nothing")
-    with pytest.raises(MachineError, match=r"^cannot (find|read|determine|use) "):
-        ServiceAccount.find(environment, tmp_path)
-
-
-def test_an_account_names_the_pod(tmp_path: Path) -> None:
-    (tmp_path / "ca.crt").write_bytes(Authority.create("cluster").pem)
-    (tmp_path / "token").write_text(BOUND)
-    environment = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
-    found = ServiceAccount.find(environment, tmp_path)
-    assert (found.pod, found.authority) == (POD, "[fd00::1]:443")
-    trust = found.trust()
-    assert (trust.verify_mode, trust.check_hostname) == (ssl.CERT_REQUIRED, True)
-    assert not trust.verify_flags & ssl.VERIFY_X509_STRICT
 
 
 def test_another_pod_of_the_same_name_has_events_of_its_own() -> None:

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from ipaddress import ip_address
 from pathlib import PurePath
 from typing import Protocol
 
@@ -22,7 +21,7 @@ from agent.certificates.pem import parse
 from agent.certificates.references import Reference, Role
 from agent.certificates.x509 import Chain, Key, require_fit
 from agent.core.errors import BadInput
-from agent.handoff.socket_store import ListenAddress
+from agent.handoff.socket_store import ListenAddress, spelled
 from agent.proxies.envoy import yaml_nodes
 from agent.proxies.interface import StaticListener
 
@@ -52,6 +51,9 @@ class Document(ABC):
         self.name = name
         self._text = text
         self._is_json = is_json
+        if reserved := _TOKEN.search(text):
+            message = f"cannot use {name}: the agent keeps {reserved[0]} for itself; write another word"
+            raise BadInput(message)
         with self._parsed() as root:
             self.references = _references(root, name)
             """Every file it names by `filename`, with role and certificate group."""
@@ -283,9 +285,9 @@ def place_of(address: Node | None) -> ListenAddress | None:
 
 
 def _canonical(host: str) -> str:
-    """Return an address in Envoy's spelling: `::0` is `::`."""
+    """Return an address in Envoy's spelling, and a name as it is."""
     try:
-        return ip_address(host).compressed
+        return spelled(host)
     except ValueError:
         return host
 

@@ -19,6 +19,7 @@ _TOKEN = re.compile(
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 _CLOSING = ("]", "}")
+_QUOTES = ('"', "'")
 
 
 class Pairs(list[tuple[str, object]]):
@@ -33,7 +34,7 @@ def loads(text: str) -> object:
     try:
         return _strict(text)
     except json.JSONDecodeError as error:
-        strict = "".join(_made_strict(text))
+        strict = " ".join(_made_strict(text))  # not "": `1 2` is not 12
         try:
             return _strict(strict)
         except json.JSONDecodeError:
@@ -57,7 +58,7 @@ def _refuse(word: str) -> Never:
 def _made_strict(text: str) -> Iterator[str]:
     """Yield the document's tokens in strict JSON; tokens that are not valid remain unchanged."""
     found = list(_tokens(text))
-    for (kind, word), (_, after) in zip(found, [*found[1:], ("", "")], strict=True):
+    for (kind, word), (_, after) in zip(found, [*found, ("", "")][1:], strict=True):
         if word == "," and after in _CLOSING:
             continue
         if kind == "quoted" and word.startswith("'"):
@@ -69,13 +70,15 @@ def _made_strict(text: str) -> Iterator[str]:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    """Yield kind and text of each token except blanks; an invalid character has an empty kind."""
+    """Yield kind and text of each token except blanks; what is invalid has an empty kind."""
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
-            yield "", text[at]
-            at += 1
+            # No quote matches after an open one, and each would be searched for up to the end.
+            rest = text[at:] if text[at] in _QUOTES else text[at]
+            yield "", rest
+            at += len(rest)
             continue
         if match.lastgroup != "blank":
             yield match.lastgroup or "", match[0]

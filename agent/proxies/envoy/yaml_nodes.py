@@ -38,7 +38,7 @@ BOOTSTRAP, RESOURCES = "an Envoy bootstrap begins with static_resources or simil
 
 
 def read(text: str, name: str, *, is_json: bool | None = None, remedy: str = BOOTSTRAP) -> MappingNode:
-    """Parse a document whose root is a mapping; an empty document is an empty mapping.
+    """Parse a document whose root is a mapping; an empty YAML document is an empty mapping.
 
     Raises `BadInput` with the line. `is_json`: by default, from the suffix. `remedy`: advice in the error for another
     root.

@@ -1,0 +1,153 @@
+"""The status snapshot in plain values: what becomes of each in JSON."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from cryptography import x509
+
+from agent.certificates.x509 import Leaf, leaf_of_chain
+from agent.status.model import (
+    AttemptView,
+    Blocked,
+    Change,
+    EpochView,
+    Evidence,
+    Facts,
+    ListenerView,
+    Phase,
+    ProbeResult,
+    Status,
+    document,
+    to_json,
+)
+from tests.pki import Authority
+from tests.status.sample import NOW, overview
+
+
+@pytest.mark.parametrize("value", [None, True, False, 0, -7, 1 << 70, 1.5, "", "ж\n\0"])
+def test_a_plain_value_is_itself(value: object) -> None:
+    assert to_json(value) is value
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (datetime(2026, 5, 4, 12, 0, tzinfo=UTC), "2026-05-04T12:00:00.000Z"),
+        (datetime(2026, 5, 4, 12, 0, 0, 123_999, tzinfo=UTC), "2026-05-04T12:00:00.123Z"),
+        (datetime(2026, 5, 4, 1, 30, tzinfo=timezone(timedelta(hours=2))), "2026-05-03T23:30:00.000Z"),
+        (datetime(2026, 12, 31, 23, 30, tzinfo=timezone(timedelta(hours=-5, minutes=-45))), "2027-01-01T05:15:00.000Z"),
+        (datetime(1, 1, 1, tzinfo=UTC), "0001-01-01T00:00:00.000Z"),
+        (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), "9999-12-31T23:59:59.999Z"),
+    ],
+)
+def test_a_moment_is_in_utc_with_milliseconds_and_a_z(moment: datetime, text: str) -> None:
+    assert to_json(moment) == text
+
+
+def test_a_reason_of_the_closed_set_is_its_word() -> None:
+    assert json.dumps(to_json((Blocked.REFUSED_FILES, Blocked.JITTER))) == '["refused_files", "jitter"]'
+
+
+def test_tuples_are_lists_and_objects_have_their_fields_by_name() -> None:
+    assert to_json(()) == []
+    assert to_json(((1,), (None, "x"))) == [[1], [None, "x"]]
+    assert to_json((ListenerView("tcp://[::]:443", 2, None),)) == [
+        {"address": "tcp://[::]:443", "workers": 2, "queue": None}
+    ]
+
+
+def test_what_is_within_an_object_is_converted_too() -> None:
+    evidence = Evidence(3, None, 0, (ProbeResult("tcp://1.2.3.4:5", None, False, "refused"),))
+    attempt = AttemptView(
+        8,
+        "certificate",
+        "serving",
+        "",
+        NOW,
+        "2d",
+        None,
+        (Change("web", None, "1f"),),
+        (Phase("start", 0.25),),
+        evidence,
+    )
+    assert to_json(attempt) == {
+        "epoch": 8,
+        "trigger": "certificate",
+        "outcome": "serving",
+        "reason": "",
+        "began_at": "2026-05-04T12:00:00.000Z",
+        "revision": "2d",
+        "before": None,
+        "changes": [{"set": "web", "before": None, "after": "1f"}],
+        "phases": [{"name": "start", "seconds": 0.25}],
+        "evidence": {
+            "queued": 3,
+            "overflows": None,
+            "drops": 0,
+            "seen": [{"address": "tcp://1.2.3.4:5", "serial": None, "matches": False, "error": "refused"}],
+            "cut": None,
+            "cut_at_end": None,
+        },
+    }
+
+
+def test_what_a_reader_may_leave_out_has_a_value_that_says_nothing() -> None:
+    view = to_json(EpochView(1, "candidate", "starting", "2d", None, NOW, NOW))
+    assert {name: value for name, value in view.items() if value in (None, "", [])} == {
+        "pid": None,
+        "deadline": None,
+        "connections": None,
+        "connections_at_first": None,
+        "memory": None,
+        "serials": [],
+        "awaits": "",
+    }
+    status = to_json(Status(NOW, "1", 1, NOW, False, "no epoch serves", "", None))
+    assert (status["watch"], status["hung"], status["paused_until"], status["rotations"]) == (
+        "inotify",
+        False,
+        None,
+        [],
+    )
+
+
+def test_a_value_of_any_other_type_is_a_bug() -> None:
+    for value in ([1], {1}, b"bytes", object()):
+        with pytest.raises(AttributeError):
+            to_json(value)
+
+
+def test_a_document_is_one_line_without_blanks() -> None:
+    text = document(overview())
+    assert text.endswith(b"}\n")
+    assert text.count(b"\n") == 1
+    assert b'"epoch":7,"epochs":[{"number":5,' in text
+    assert json.loads(text)["certificates"][1]["refused"].startswith("cannot use /etc/certs/api/tls.crt")
+
+
+def test_a_document_is_in_ascii_whatever_the_names_are() -> None:
+    """A path may have bytes that are no UTF-8; a reader gets what Python made of them."""
+    status = Status(NOW, "1", 1, NOW, False, "cannot read /ж/\udcff\u2028", "", None)
+    text = document(status)
+    assert text.isascii()
+    assert json.loads(text)["reason"] == "cannot read /ж/\udcff\u2028"
+
+
+def leaf() -> Leaf:
+    root = Authority.create("the root")
+    below = root.intermediate("the one below", not_after=datetime(2040, 1, 1, tzinfo=UTC))
+    issued = below.issue(["a.test", "192.0.2.7", "spiffe://a/b"], serial=0xABC)
+    return leaf_of_chain(tuple(x509.load_pem_x509_certificates(issued.chain_pem)))
+
+
+def test_the_facts_of_a_leaf_are_those_of_its_chain() -> None:
+    known, facts = leaf(), Facts.of(leaf())
+    assert (facts.subject, facts.issuer) == ("CN=a.test", "CN=the one below")
+    assert facts.names == ("DNS:a.test", "IP:192.0.2.7", "URI:spiffe://a/b")
+    assert (facts.spiffe_id, facts.serial, facts.key_type) == ("spiffe://a/b", known.serial_hex, "ECDSA P-256")
+    assert int(facts.serial, 16) == 0xABC
+    assert (facts.not_before.year, facts.not_after.year) == (2020, 2040)
+    assert len(facts.fingerprint) == 64
+    assert [len(each) for each in facts.issuers] == [64]
+    assert facts.issuers[0] != facts.fingerprint
