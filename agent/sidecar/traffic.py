@@ -119,7 +119,8 @@ class DataPlane:
         """Return the socket of the agent's gate behind this cluster."""
         endpoints = self._upstream(cluster).settings.endpoints
         if len(endpoints) == 1 and isinstance(endpoints[0], Pipe):
-            return Path(endpoints[0].path)
+            path = endpoints[0].path
+            return Path(f"\0{path[1:]}" if path.startswith("@") else path)  # `@` names an abstract socket
         raise BadInput(
             f"cannot use cluster {cluster} as a gate: a gate is one Unix socket; name it as its only endpoint"
         )

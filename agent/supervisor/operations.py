@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
 from agent.core import events as on
 from agent.core.errors import BadInput, MachineError
@@ -27,8 +27,9 @@ _ENDINGS = {"revision.refused": "refused", "start.retry": "failed", "agent.gone"
 class Operations:
     """Carries out the operations that an operator requests.
 
-    `post` queues an event, `status` builds a snapshot, `stop` begins to terminate. `leaves`: the agent exits and its
-    epochs stay; `executes`: its successor runs in this same process.
+    `post` queues an event, `status` builds a snapshot, `stop` begins to terminate. `dry_run` runs the program on disk
+    as a check and returns its exit code and output. `leaves`: the agent exits and its epochs stay; `executes`: its
+    successor runs in this same process.
     """
 
     def __init__(
@@ -38,6 +39,9 @@ class Operations:
         post: Callable[[Event], None],
         status: Callable[[], Status],
         stop: Callable[[str], None],
+        *,
+        memory_check: MemoryCheck | None = None,
+        dry_run: Callable[[], Awaitable[tuple[int, str]]] = upgrade_check.run_program_on_disk,
     ) -> None:
         self.leaves = False
         self.executes = False
@@ -48,6 +52,8 @@ class Operations:
         self._post = post
         self._status = status
         self._stop = stop
+        self._memory_check = memory_check or MemoryCheck()
+        self._dry_run = dry_run
         self._not_ready = "no epoch serves"
         self._ready = asyncio.Event()
         self._drained = asyncio.Event()
@@ -96,12 +102,12 @@ class Operations:
     async def upgrade(self) -> AsyncIterator[Progress | OperationResult]:
         """Dry-run the program on disk on a copy of the state; if it can take over, execute it."""
         began = clock.monotonic()
-        if (shortage := MemoryCheck().shortage(own_pid(), "agent")) is not None:
+        if (shortage := self._memory_check.shortage(own_pid(), "agent")) is not None:
             reason = f"there is no memory to try the new program beside this one: {shortage}; free some and try again"
             yield OperationResult("refused", reason=reason)
             return
         try:
-            code, said = await upgrade_check.run_program_on_disk()
+            code, said = await self._dry_run()
         except MachineError as error:
             yield OperationResult("refused", reason=str(error))
             return

@@ -7,6 +7,7 @@ import random
 import signal
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from agent import __version__
 from agent.core import effects as do
@@ -65,10 +66,25 @@ _ENDING = {State.DRAINING, State.TERMINATING}
 _WRITE_AGAIN = 1.0  # seconds until a failed write of the state file is retried
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The classes of the parts that reach the disk, processes, the kernel or a cluster."""
+
+    inputs: type[InputWatcher] = InputWatcher
+    processes: type[ProcessTable] = ProcessTable
+    adoption: type[Adoption] = Adoption
+    hang_detector: type[HangDetector] = HangDetector
+    kubernetes_events: type[KubernetesEvents] = KubernetesEvents
+    termination_log: type[TerminationLog] = TerminationLog
+    clock_steps: type[ClockSteps] = ClockSteps
+    reaper: type[Reaper] = Reaper
+
+
 class Supervisor:
     """One agent, from start to exit code. Create it inside a running loop."""
 
-    def __init__(self, settings: Settings, directory: RunDirectory) -> None:
+    def __init__(self, settings: Settings, directory: RunDirectory, parts: Parts | None = None) -> None:
+        self._parts = parts = parts or Parts()
         self._settings = settings
         self._directory = directory
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -79,7 +95,7 @@ class Supervisor:
         self._core = Reconciler(settings.policy, jitter=random.random, first_epoch=self._state_file.first_epoch)
         self._revisions = RevisionStore()
         self._programs = Programs(find(settings.proxy), settings.kind, settings.user)
-        self._inputs = InputWatcher(settings, self._programs, self._revisions, self._post, self._record)
+        self._inputs = parts.inputs(settings, self._programs, self._revisions, self._post, self._record)
         self._metrics = Metrics(self._status, beside_application=settings.application is not None)
         self._shared_counters = SharedCounters(directory)
         self._scraper = Scraper(
@@ -95,17 +111,17 @@ class Supervisor:
             followed=self._followed,
             final_scrape=self._scraper.final_scrape if settings.status_port else None,
         )
-        self._processes = ProcessTable(
+        self._processes = parts.processes(
             settings, directory, self._revisions, self._shared_counters, store, bisection, callbacks
         )
-        self._hang_detector = HangDetector(
+        self._hang_detector = parts.hang_detector(
             store, lambda: self._processes.serving, self._hangs, self._replace, settings.replace_hung
         )
         service = Service(self._core, self._processes, self._inputs)
         self._summary = Summary(service)
         self._systemd = SystemdNotifier(self._core, manager, store, self._summary)
-        self._kubernetes_events = KubernetesEvents(self._summary.rejections)
-        self._termination_log = TerminationLog()
+        self._kubernetes_events = parts.kubernetes_events(self._summary.rejections)
+        self._termination_log = parts.termination_log()
         self._history = History(self._core.epochs, directory, lambda each: self._revisions[each].outcome.leaves)
         self._recorder = Recorder(self._history, self._processes, self._metrics, proves=settings.prove)
         self._status_builder = StatusBuilder(service, self._history, self._summary, self._hang_detector, __version__)
@@ -114,7 +130,7 @@ class Supervisor:
         self._routes = self._make_routes()
         self._endpoints = Endpoints(self._routes, settings.kind, settings.status_names)
         self._executor = Executor(service, self._revisions, self._endpoints, self._post)
-        self._reaper = Reaper(owner_of, loop=asyncio.get_running_loop())
+        self._reaper = parts.reaper(owner_of, loop=asyncio.get_running_loop())
 
     def _scraped(self) -> Epochs:
         """Return the functions by which the scraper reads the current epochs."""
@@ -157,7 +173,7 @@ class Supervisor:
             self._kubernetes_events.begin()
         await self._adopt()
         self._reap_orphans()
-        self._clock_steps = ClockSteps(self._clock_stepped, asyncio.get_running_loop())
+        self._clock_steps = self._parts.clock_steps(self._clock_stepped, asyncio.get_running_loop())
         self._record()
         await self._open_endpoints(next((each.descriptor for each in inherited if each.name == STATUS), None))
         watching = self._tasks.spawn(self._inputs.watch(), "inputs")
@@ -207,7 +223,7 @@ class Supervisor:
     async def _adopt(self) -> None:
         """Adopt the epochs of an earlier agent."""
         self._processes.served_since = self._state_file.served_since or self._processes.served_since
-        adoption = Adoption(
+        adoption = self._parts.adoption(
             self._settings.kind, self._state_file, self._directory, self._revisions, self._shared_counters
         )
         for found, material in adoption.epochs():
@@ -332,7 +348,6 @@ class Supervisor:
         self._routes.changed()
 
     def _followed(self) -> None:
-        self._hang_detector.follow()
         self._record()
 
     def _clock_stepped(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_ON_ITS_WAY = 0.001  # seconds that the kernel may take from one end of a socket to the other
 
 
 class _Leaping(selectors.SelectSelector):
@@ -17,11 +18,16 @@ class _Leaping(selectors.SelectSelector):
         self.wakeups = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everybody waits for ever"
-        if timeout > 0:
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if len(self.get_map()) > 1:  # more than the loop's own socket
+            ready = super().select(_ON_ITS_WAY)
+        assert ready or timeout is not None, "everybody waits for ever"
+        if timeout is not None and timeout > 0 and not ready:
             self.wakeups += 1
             self.now += timeout
-        return super().select(0)
+        return ready
 
 
 class Clockwork(asyncio.SelectorEventLoop):

@@ -187,7 +187,7 @@ def test_each_listener_filter_does_its_own() -> None:
     assert (value.original_dst, value.inspects_tls) == (False, True)
 
 
-SAME = "m.filter_chains[1].filter_chain_match: it matches what filter_chains[0] does"
+SAME = "m.filter_chains[1].filter_chain_match: it matches the same connections as filter_chains[0]"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_two_chains_must_not_match_the_same(first: object, second: object, is_sa
 def test_the_third_of_three_same_chains_is_told_with_its_first() -> None:
     names = [{"server_names": ["x"]}, {"server_names": ["a", "b"]}, {"server_names": ["b", "a"]}]
     why = made(filter_chains=[chain(match=each) for each in names]).why
-    assert why == "m.filter_chains[2].filter_chain_match: it matches what filter_chains[1] does"
+    assert why == "m.filter_chains[2].filter_chain_match: it matches the same connections as filter_chains[1]"
 
 
 def test_tls_and_the_time_of_its_handshake_are_read() -> None:

@@ -57,7 +57,7 @@ def test_a_domain_is_printable(domain: str) -> None:
 
 def test_a_domain_is_there_once_in_any_case() -> None:
     assert hosts(host("a.example"), host("b", "A.example")).why == (
-        "m.route_config.virtual_hosts[1].domains: a.example is there twice"
+        "m.route_config.virtual_hosts[1].domains: a.example occurs twice"
     )
     assert "m.route_config.virtual_hosts[0].domains: a" in hosts(host("a", "a")).why
 
