@@ -348,6 +348,7 @@ class Supervisor:
         self._routes.changed()
 
     def _followed(self) -> None:
+        self._hang_detector.follow()
         self._record()
 
     def _clock_stepped(self) -> None:
