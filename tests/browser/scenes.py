@@ -9,6 +9,7 @@ from agent.status.model import (
     Blocked,
     CertificateSet,
     Change,
+    End,
     EpochView,
     Evidence,
     Facts,
@@ -136,6 +137,15 @@ def refused(why: str = WHY, path: str = "/etc/certs/api/tls.crt") -> Status:
         blocked=(Blocked.REFUSED_FILES,),
         out_of_sync_since=_ago(30),
     )
+
+
+def crashed() -> Status:
+    """Two crashes within the hour, and one before; the last epoch serves."""
+    base = rotated(125, 12)
+    one, end = base.rotations[0], End(_ago(10), "signal", "was killed by SIGSEGV", 12.0, "serving")
+    ends = [None, end, replace(end, at=_ago(60), cause="memory"), replace(end, at=_ago(4_000), cause="code")]
+    attempts = tuple(replace(one, epoch=8 - n, trigger="crash", changes=(), end=each) for n, each in enumerate(ends))
+    return replace(base, epochs=(serving(8, 9),), rotations=attempts)
 
 
 def hostile() -> Status:

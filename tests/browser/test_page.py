@@ -66,6 +66,16 @@ def test_it_follows_two_rotations_and_a_refusal(chromium: Any, stage: Stage) -> 
         assert seen.page.title() == "Not ready · proxy agent"
 
 
+def test_crashes_are_a_trouble_and_told_apart(chromium: Any, stage: Stage) -> None:  # noqa: ANN401
+    stage.show(scenes.crashed())
+    with tab(chromium, stage.url) as seen:
+        seen.says("Ready. Epoch 8 serves.")
+        seen.has("#troubles", "2 crashes in the last hour, the last one: epoch 7 was killed by SIGSEGV after 12.0 s.")
+        assert seen.run("() => document.body.dataset.tone") == "bad"
+        assert seen.all("#rotations .attempt .badge") == ["serving", "crashed", "crashed", "crashed"]
+        assert "It ran out of memory after 12.0 s." in seen.text("#rotations")
+
+
 def test_markup_in_what_the_agent_says_is_text(chromium: Any, stage: Stage) -> None:  # noqa: ANN401
     with tab(chromium, stage.url) as seen:
         stage.show(scenes.hostile())
