@@ -28,7 +28,7 @@ from agent.core.errors import (
     ],
 )
 def test_each_is_caught_as_its_ancestors_and_as_nothing_else(
-    error: type[AgentError], parents: set[type[AgentError]]
+    error: type[Exception], parents: set[type[Exception]]
 ) -> None:
     family: set[type[Exception]] = {
         AgentError,
