@@ -112,13 +112,17 @@ async def test_all_groups_are_tried_without_the_new_ones_first() -> None:
 
 async def test_a_file_that_is_named_in_the_search_ends_it_for_its_group_and_not_for_the_others() -> None:
     culprits = {"a", "d"}
+    asked = 0
 
     async def ask(held: frozenset[str]) -> Complaint | None:
+        nonlocal asked
+        asked += 1
         bad = sorted(culprits - held)
         return Complaint(f"no {bad[0]}", frozenset({f"/c/{bad[0]}"})) if bad else None
 
     pins = await bisect([unit(name) for name in "abcd"], Complaint("something"), ask)
     assert sorted((pin.unit.name, pin.path, pin.why) for pin in pins) == [("a", "/c/a", "no a"), ("d", "/c/d", "no d")]
+    assert asked == 4, "without all, with all, without the first, without both"
 
 
 async def test_a_pin_names_the_file_and_the_proxys_own_words() -> None:
@@ -277,3 +281,11 @@ def test_a_group_is_pinned_at_its_chain_or_else_at_its_first_file(epoch: EpochPr
     loader.named = frozenset({"several", group(epoch).name})
     pins = bisection(loader, revisions).accuse_in("/d/lds.yaml", epoch, Complaint("no"))
     assert [pin.path for pin in pins] == ["/c/b", CHAIN]
+
+
+def test_a_chain_is_named_before_a_key_whatever_their_names(make_epoch: MakeEpoch, revisions: Revisions) -> None:
+    epoch = make_epoch(TEXT.replace(KEY, "/c/a.key"), {CHAIN: LEAF.chain_pem, "/c/a.key": LEAF.key_pem})
+    loader = Loader(group(epoch))
+    loader.named = frozenset({group(epoch).name})
+    [pin] = bisection(loader, revisions).accuse_in("/d/lds.yaml", epoch, Complaint("no"))
+    assert pin.path == CHAIN

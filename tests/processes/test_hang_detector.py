@@ -347,7 +347,7 @@ async def test_to_follow_again_forgets_nothing_of_an_epoch_that_hangs() -> None:
             assert len(play.said) == 1
 
 
-async def test_while_nothing_serves_nothing_is_watched() -> None:
+async def test_while_nothing_serves_nothing_is_watched(caplog: pytest.LogCaptureFixture) -> None:
     async with scene() as play:
         with play.listener() as listening, play.deaf_console(), client(listening):
             play.watch.follow()
@@ -357,6 +357,7 @@ async def test_while_nothing_serves_nothing_is_watched() -> None:
             assert play.said == []
             play.watch.follow()
             assert not play.watch._is_watching()
+            assert caplog.records == []
 
 
 async def test_clients_are_refused_while_no_epoch_serves_without_a_wake_up() -> None:
@@ -474,6 +475,46 @@ async def test_it_is_well_again_at_the_first_look_after_it_accepted() -> None:
 
 @pytest.mark.usefixtures("told_clock")
 @virtual_time
+async def test_the_console_is_asked_once_and_its_answer_is_heard_at_once() -> None:
+    async with scene(pace=Intervals()) as play:
+        with play.listener("in") as listening, socket.socket(socket.AF_UNIX) as admin, client(listening):
+            admin.bind(str(play.directory / "admin"))
+            admin.listen(16)
+            admin.setblocking(False)
+            play.watch.follow()
+            await asyncio.sleep(20.4)
+            asked, _ = admin.accept()
+            with asked:
+                with pytest.raises(BlockingIOError):
+                    admin.accept()
+                heard: list[float] = []
+                play.when_said = lambda: heard.append(now())
+                asked.send(b"HTTP/1.1 503 no\r\ncontent-length: 0\r\n\r\n")
+                answered_at = now()
+                await asyncio.sleep(0.5)
+                assert heard == [answered_at]
+
+
+@pytest.mark.usefixtures("told_clock")
+@virtual_time
+async def test_a_question_that_is_no_longer_of_interest_is_given_up() -> None:
+    async with scene(pace=Intervals()) as play:
+        with play.listener("in") as listening, socket.socket(socket.AF_UNIX) as admin, client(listening):
+            admin.bind(str(play.directory / "admin"))
+            admin.listen(16)
+            play.watch.follow()
+            await asyncio.sleep(20)
+            asked, _ = admin.accept()
+            with asked:
+                asked.setblocking(False)
+                assert asked.recv(1 << 16).startswith(b"GET /ready ")
+                listening.accept()[0].close()
+                await asyncio.sleep(2)
+                assert asked.recv(1) == b"", "it is closed"
+
+
+@pytest.mark.usefixtures("told_clock")
+@virtual_time
 async def test_a_replacement_is_asked_for_once_when_its_time_has_come() -> None:
     async with scene(replace_after=30.0, pace=Intervals()) as play:
         with play.listener("in") as listening, play.deaf_console(), client(listening):
@@ -554,11 +595,14 @@ async def test_without_clients_nothing_is_looked_at_and_with_clients_at_most_eve
 
 
 @pytest.mark.usefixtures("told_clock")
+@pytest.mark.parametrize(("count", "clients", "more"), [(3, 6, ", and for"), (5, 15, " and 2 more, and for")])
 @virtual_time
-async def test_no_more_than_three_listeners_are_named_and_the_longest_queue_first() -> None:
+async def test_no_more_than_three_listeners_are_named_and_the_longest_queue_first(
+    count: int, clients: int, more: str
+) -> None:
     async with scene(pace=Intervals()) as play, contextlib.AsyncExitStack() as rest:
         with play.deaf_console():
-            listeners = [rest.enter_context(play.listener()) for _ in range(5)]
+            listeners = [rest.enter_context(play.listener()) for _ in range(count)]
             for number, listening in enumerate(listeners):
                 for _ in range(number + 1):
                     rest.enter_context(client(listening))
@@ -566,7 +610,7 @@ async def test_no_more_than_three_listeners_are_named_and_the_longest_queue_firs
             await asyncio.sleep(8.5)
             [(_, text)] = play.said
             ports = [f"tcp://127.0.0.1:{each.getsockname()[1]}" for each in reversed(listeners)]
-            assert f"15 clients wait at {ports[0]}, {ports[1]}, {ports[2]} and 2 more" in text
+            assert f"{clients} clients wait at {ports[0]}, {ports[1]}, {ports[2]}{more}" in text
             play.store.close_all()
 
 
@@ -620,6 +664,7 @@ async def test_queues_that_cannot_be_watched_are_warned_of_and_watched_again_lat
                 play.watch.follow()
                 await turns()
             [text] = [record.getMessage() for record in caplog.records]
+            assert [vars(record)["event"] for record in caplog.records] == ["hung.unwatched"]
             assert "epoch 7" in text
             assert "Too many open files" in text
             play.watch.follow()
