@@ -1,6 +1,7 @@
 """`agent check` tells what a start would find, with the proxy's own word, and leaves nothing behind."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from agent.core.errors import MachineError, UsageError
 from agent.host.processes import Command, User
+from agent.host.run_directory import RunDirectory
 from agent.inputs import programs
 from agent.inputs.settings import Settings
 from agent.processes.configuration_check import inspect, small_bootstrap
@@ -157,13 +159,21 @@ async def test_strays_are_reported_to_the_log(
     assert str(tmp_path / "certs/tls.crt") in caplog.text
 
 
+def own_threads() -> set[threading.Thread]:
+    """The threads that run, without those of the loop."""
+    return {each for each in threading.enumerate() if not each.name.startswith("asyncio_")}
+
+
 async def test_nothing_is_left_behind(proxy: Kernel, settings: MakeSettings, tmp_path: Path) -> None:
     shared = set(Path("/dev/shm").glob("envoy_shared_memory_*"))
+    threads = own_threads()
     proxy.results = [MachineError("cannot wait for /bin/true")]
     with pytest.raises(MachineError):
         await inspect(settings())
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock"}
     assert set(Path("/dev/shm").glob("envoy_shared_memory_*")) <= shared
+    assert own_threads() <= threads
+    RunDirectory(tmp_path / "run").close()  # it is not locked any more
 
 
 @pytest.mark.parametrize(("user", "mode"), [(None, 0o700), ("self", 0o711)])
