@@ -10,6 +10,7 @@ import pytest
 
 from agent.core.errors import BadInput, MachineError
 from agent.epoch import Epoch
+from agent.epoch import run as run_epoch
 from agent.epoch.arguments import Arguments, hot_restart_version, parse
 from agent.handoff.gate import NAME, Gate, cluster, listener
 from agent.handoff.segment import HotRestartVersion, Segment
@@ -307,3 +308,177 @@ async def test_sigterm_at_the_gate_ends_a_candidate_with_0_and_leaves_the_servin
 def test_a_command_line_without_a_chain_joins_none() -> None:
     assert not Arguments().given
     assert parse(["--base-id", "1"], "app").given == {"base_id"}
+
+
+# In this process
+
+
+async def test_the_configuration_and_the_number_are_those_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PROXY_AGENT_EPOCH", raising=False)
+    config = written(tmp_path / "c.yaml", {"body": "hello"})
+    async with made("-c", config, "--config-yaml", "{more: 1}", "--mode", "validate", "--restart-epoch", "3") as epoch:
+        assert epoch.configuration == {"body": "hello", "more": 1}
+        assert epoch.number == 3
+        monkeypatch.setenv("PROXY_AGENT_EPOCH", "17")
+        assert epoch.number == 17
+
+
+async def test_validation_in_a_block_ends_it_at_the_gate_and_binds_nothing(tmp_path: Path) -> None:
+    loop, reached = asyncio.get_running_loop(), []
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        async with made("--mode", "validate") as epoch:
+            web = await epoch.listen(*held.getsockname())
+            await epoch.listen_unix(str(tmp_path / "web"))
+            assert web.address == f"tcp://127.0.0.1:{held.getsockname()[1]}"
+            reached.append("gate")
+            await epoch.admitted()
+            reached.append("behind it")
+    assert reached == ["gate"]
+    assert not (tmp_path / "web").exists()
+    assert not loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def test_an_error_in_a_block_is_raised_and_everything_is_closed() -> None:
+    made_sockets: list[socket.socket] = []
+
+    async def fail() -> None:
+        async with made() as epoch:
+            web = await epoch.listen("127.0.0.1", 0)
+            await epoch.admitted()
+            made_sockets.extend(web.sockets)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert [each.fileno() for each in made_sockets] == [-1]
+    assert not asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+
+async def test_a_console_that_cannot_be_opened_ends_the_epoch_before_it_begins(tmp_path: Path) -> None:
+    for address in ({"pipe": {"path": f"{tmp_path}/none/admin"}}, {"socket_address": {"address": "::1"}}):
+        with pytest.raises((MachineError, BadInput)):
+            async with made("--config-yaml", json.dumps({"admin": {"address": address}})):
+                pytest.fail("it has begun")
+    assert not asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+
+def gated(directory: Path) -> str:
+    return json.dumps({
+        "static_resources": {"clusters": [cluster(str(directory / "gate"))], "listeners": [listener()]},
+        "admin": {"address": {"pipe": {"path": str(directory / "admin")}}},
+    })  # fmt: skip
+
+
+async def test_it_waits_at_the_gate_in_a_state_that_its_console_shows(tmp_path: Path) -> None:
+    reached: asyncio.Queue[None] = asyncio.Queue()
+    gate = Gate(tmp_path / "gate", lambda: reached.put_nowait(None))
+    gate.pid = os.getpid()
+    await gate.shut(None)
+    try:
+        async with made("--config-yaml", gated(tmp_path)) as epoch:
+            assert epoch.configuration == {}
+            web = await epoch.listen("127.0.0.1", 0)
+            waiting = asyncio.ensure_future(epoch.admitted())
+            async with asyncio.timeout(PATIENCE):
+                await reached.get()
+            waits, state = epoch._facts.waits_at_gate, epoch._facts.state
+            assert (waits, state) == (True, "INITIALIZING")
+            with pytest.raises(RuntimeError, match="no sockets"):
+                web.sockets  # noqa: B018
+            gate.open()
+            await waiting
+            assert not epoch._facts.waits_at_gate
+            assert len(web.sockets) == 1
+            serving = asyncio.ensure_future(epoch.serve())
+            await until(lambda: epoch._facts.state == "LIVE")
+            before = epoch.is_draining
+            epoch._drain()
+            await serving
+            assert (before, epoch.is_draining, epoch._facts.state) == (False, True, "DRAINING")
+            await epoch.serve()
+    finally:
+        await gate.close()
+    assert not (tmp_path / "admin").exists()
+
+
+async def test_a_gate_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match=f"{tmp_path}/gate"):
+        async with made("--config-yaml", gated(tmp_path)) as epoch:
+            await epoch.admitted()
+
+
+async def test_a_successor_takes_the_console_and_a_second_one_finds_none(tmp_path: Path) -> None:
+    address = json.dumps({"admin": {"address": {"pipe": {"path": str(tmp_path / "admin")}}}})
+    async with made("--config-yaml", address) as epoch:
+        assert (tmp_path / "admin").is_socket()
+        for _ in range(2):
+            epoch._part().shutdown_admin()
+        await until(lambda: not (tmp_path / "admin").exists())
+
+
+async def test_a_successor_is_given_sockets_by_their_addresses_and_statistics_since_it_asked() -> None:
+    async with made() as epoch:
+        web = await epoch.listen("127.0.0.1", 0)
+        await epoch.admitted()
+        part, place = epoch._part(), ListenAddress(web.address)
+        given = part.share(place)
+        assert given is not None
+        assert os.path.sameopenfile(given, web.sockets[0].fileno())
+        assert part.share(ListenAddress("tcp://127.0.0.1:1")) is None
+        requests = epoch.stats.counter("requests")
+        part.stats()
+        requests.add(2)
+        counters, gauges = part.stats()
+        assert counters == {"requests": 2}
+        assert not any(gauges.values())
+        assert part.stats()[0] == {}
+
+
+async def test_clients_leave_more_and_more_probably_while_it_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, dice = [100.0], [0.5]
+    monkeypatch.setattr("agent.host.clock.monotonic", lambda: now[0])
+    monkeypatch.setattr("random.random", lambda: dice[0])
+    async with made("--drain-time-s", "10") as epoch:
+        await epoch.admitted()
+        assert not epoch.client_should_leave()
+        epoch._drain()
+        answers = []
+        for now[0] in (100.0, 104.9, 105.1, 109.0, 110.0):
+            answers.append(epoch.client_should_leave())
+        assert answers == [False, False, True, True, True]
+        now[0], dice[0] = 109.0, 0.95
+        assert not epoch.client_should_leave()
+
+
+@pytest.mark.parametrize("arguments", [("--drain-strategy", "immediate"), ("--drain-time-s", "0")], ids=" ".join)
+async def test_clients_leave_at_once_where_that_is_wanted(arguments: tuple[str, str]) -> None:
+    async with made(*arguments) as epoch:
+        await epoch.admitted()
+        assert not epoch.client_should_leave()
+        epoch._drain()
+        assert epoch.client_should_leave()
+
+
+async def test_a_drain_before_the_gate_is_none() -> None:
+    async with made() as epoch:
+        epoch._drain()
+        assert not epoch.is_draining
+        await epoch.admitted()
+
+
+def test_a_main_that_ends_is_exit_0_and_an_error_of_ours_is_its_words(tmp_path: Path) -> None:
+    served: list[Epoch] = []
+
+    async def main(epoch: Epoch) -> None:
+        served.append(epoch)
+
+    with pytest.raises(SystemExit) as ended:
+        run_epoch(main, ["app", "--config-yaml", "{a: 1}"])
+    assert ended.value.code == 0
+    assert [epoch.configuration for epoch in served] == [{"a": 1}]
+    with pytest.raises(SystemExit) as ended:
+        run_epoch(main, ["app", "-c", f"{tmp_path}/none"])
+    assert f"{tmp_path}/none" in str(ended.value.code)
+    assert len(served) == 1

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator, Sequence
@@ -99,6 +100,38 @@ async def test_its_environment_has_nothing_that_is_meant_for_the_agent(
     assert {"KEPT", "ADDED"} <= names
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "AGENT_CERTS"} & names
     assert "KEPT" in clean_environment()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "AGENT_",
+        "AGENT_X",
+    ],
+)
+def test_a_variable_for_the_agent_alone_is_not_passed_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "x")
+    monkeypatch.setenv(f"NOT_{name}", "kept")
+    assert name not in clean_environment()
+    assert clean_environment()[f"NOT_{name}"] == "kept"
+
+
+async def test_a_core_dump_is_allowed_only_where_it_is_wanted(shell: int) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, limits[1]))
+    try:
+        forbidden = await run(command(shell, "ulimit -S -c; ulimit -H -c"), 10)
+        allowed = await run(command(shell, "ulimit -S -c; ulimit -H -c", dumps_core=True), 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, limits)
+    assert forbidden[1].split()[0] == "0"
+    assert len(set(allowed[1].split())) == 1
 
 
 async def test_nothing_can_be_typed_at_it(shell: int) -> None:

@@ -155,3 +155,70 @@ def test_aliases_that_go_too_deep_or_round_in_circles_are_refused() -> None:
     for text, reason in ((f"l0: &l0 x\n{levels}", "levels deep"), ("a: &a [*a]", "stand for more than")):
         with pytest.raises(BadInput, match=reason):
             Configuration(text, "e.yaml")
+
+
+EXTRA = """
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9902}}, allow_paths: [{exact: /b}]}
+node: {id: other, cluster: fleet}
+static_resources: {listeners: [{address: {socket_address: {address: 127.0.0.1, port_value: 53, protocol: UDP}}}]}
+application_log_config: {log_format: {text_format: '%v'}}
+"""
+MAIN = """
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}, allow_paths: [{exact: /a}]}
+node: {id: first}
+"""
+
+
+def test_the_extra_document_counts_as_envoy_merges_it() -> None:
+    configuration = Configuration(MAIN, "envoy.yaml", EXTRA)
+    assert configuration.node == ("first", "fleet")
+    assert configuration.has_log_format
+    assert configuration.has_udp
+    assert [each.place.address for each in configuration.listeners] == ["udp://127.0.0.1:53"]
+    admin = configuration.admin_address
+    assert admin is not None
+    assert admin.address == "tcp://127.0.0.1:9902"
+    assert len(admin.allowed) == 2
+
+
+def test_a_document_alone_has_what_it_says() -> None:
+    configuration = Configuration(MAIN, "envoy.yaml")
+    assert configuration.node == ("first", None)
+    assert not configuration.has_log_format
+    assert not configuration.has_udp
+    assert configuration.admin_address is not None
+    assert configuration.admin_address.address == "tcp://127.0.0.1:9901"
+    nothing = Configuration("{}", "envoy.yaml")
+    assert (nothing.admin_address, nothing.node, nothing.listeners) == (None, (None, None), [])
+
+
+@pytest.mark.parametrize(("name", "words"), [("envoy.pb", r"\.pb"), ("envoy", "missing"), ("envoy.YAML", r"\.YAML")])
+def test_a_bootstrap_of_another_format_is_refused_with_its_suffix(name: str, words: str) -> None:
+    with pytest.raises(BadInput, match=f"{name}.*{words}"):
+        Configuration("{}", name)
+
+
+def test_the_groups_of_a_resource_file_are_its_own() -> None:
+    assert whole().units_in("/d/lds.yaml") == {"/c/tls.crt"}
+    assert whole().units_in("/d/sds.json") == {"/c/ca"}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_copies_are_made_on_demand_and_once(as_json: bool) -> None:
+    configuration = Configuration(BOOTSTRAP, "envoy.yaml", EXTRA, BOTH)
+    copies = configuration.copies(["/c/tls.key"])
+    assert not copies.are_made(as_json=as_json)
+    copies.prepare(as_json=as_json)
+    assert copies.are_made(as_json=as_json)
+    assert not copies.are_made(as_json=not as_json)
+    assert configuration.copies({"/c/tls.key"}) is copies
+    assert configuration.copies(["/c/tls.crt"]) is not copies
+
+
+def test_the_copy_of_the_extra_document_is_yaml_whatever_the_main_one_is() -> None:
+    main, extra = Configuration("{}", "envoy.yaml", EXTRA).copies([]).fill("/run/1", 3, {}, as_json=True)
+    assert "static_resources" in json.loads(main)
+    assert extra is not None
+    assert "[epoch 3] %v" in extra
+    assert "9902" not in extra
+    assert Configuration("{}", "envoy.yaml").copies([]).fill("/run/1", 3, {})[1] is None
