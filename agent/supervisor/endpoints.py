@@ -9,9 +9,10 @@ from agent.host.inherited_sockets import reuse
 from agent.host.log import log_event
 from agent.host.sockets import Endpoint, listen
 from agent.http.hosts import guarded
+from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.processes.epoch_process import EpochProcess
-from agent.proxies.interface import AdminAddress, Forwarder, Proxy
+from agent.proxies.interface import Forwarder, Proxy
 from agent.status.routes import Routes
 
 STATUS = "status"
@@ -31,7 +32,7 @@ class Endpoints:
         self._status = Server(guarded(routes.answer, names), body_limit=0)
         self._admin: Server | None = None
         self._forwarder: Forwarder | None = None
-        self._named: AdminAddress | None = None
+        self._address: str | None = None
         self._moving = asyncio.Lock()
 
     async def open_status(self, host: str, port: int, inherited: int | None = None) -> None:
@@ -50,27 +51,32 @@ class Endpoints:
         """Forward the admin address, if the configuration names one, to this epoch."""
         named = serving.material.configuration.admin_address
         async with self._moving:
-            if self._forwarder is None or named != self._named:
-                await self._move(named)
-        if self._forwarder is not None:
-            self._forwarder.target = serving.admin.place
+            if named is not None:
+                self._forwarder = self._kind.forwarder(named.allowed)
+                self._forwarder.target = serving.admin.place
+            address = None if named is None else named.address
+            if self._admin is None or address != self._address:
+                await self._move(address)
 
-    async def _move(self, named: AdminAddress | None) -> None:
+    async def _move(self, address: str | None) -> None:
         """Listen at another admin address. A failure is only logged: the proxy serves without one."""
         if self._admin is not None:
             await self._admin.close()
-        self._admin = self._forwarder = None
-        self._named = named
-        if named is None:
+        self._admin = None
+        self._address = address
+        if address is None:
             return
         try:
-            listener = listen(Endpoint.parse(named.address))
+            listener = listen(Endpoint.parse(address))
         except (MachineError, UsageError) as error:
             log_event(logging.ERROR, "admin.unavailable", f"there is no admin interface: {error}")
             return
-        self._forwarder = self._kind.forwarder(named.allowed)
-        self._admin = Server(guarded(self._forwarder.answer, self._names))
+        self._admin = Server(guarded(self._forward, self._names))
         await self._admin.start(listener)
+
+    async def _forward(self, request: Request) -> Response:
+        assert self._forwarder is not None
+        return await self._forwarder.answer(request)
 
     async def close(self) -> None:
         """Close every address."""

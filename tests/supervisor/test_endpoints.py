@@ -15,6 +15,7 @@ from agent.processes.epoch_process import EpochProcess
 from agent.status.routes import Routes
 from agent.supervisor.endpoints import Endpoints
 from tests.supervisor.stand_ins import KIND, Process, ask, logged, material
+from tests.system.eventually import PATIENCE
 
 LOOPBACK = "127.0.0.1"
 
@@ -170,14 +171,16 @@ async def test_the_admin_address_leads_to_the_epoch_that_serves(tmp_path: Path) 
         assert await ask(tmp_path / "a", "/stats") == (200, "2 /stats")
 
 
-async def test_connections_outlast_a_change_of_the_epoch(tmp_path: Path) -> None:
-    text = admin_at(tmp_path / "a")
+@pytest.mark.parametrize("allowed", [(), ("/x",)])
+async def test_connections_outlast_a_change_of_the_epoch(tmp_path: Path, allowed: tuple[str, ...]) -> None:
+    text = admin_at(tmp_path / "a", *allowed)
     async with opened() as (endpoints, _), epoch(1, tmp_path, text) as one, epoch(2, tmp_path, text) as two:
         await endpoints.route_to(one)
         reader, writer = await asyncio.open_unix_connection(str(tmp_path / "a"))
         await endpoints.route_to(two)
         writer.write(b"GET /x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        assert b"2 /x" in await reader.read()
+        async with asyncio.timeout(PATIENCE):
+            assert b"2 /x" in await reader.read()
         writer.close()
         await writer.wait_closed()
 
