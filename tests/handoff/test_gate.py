@@ -64,6 +64,9 @@ async def test_a_candidate_waits_until_the_gate_opens(tmp_path: Path) -> None:
         await candidate.ask()
         answer = asyncio.create_task(candidate.answer())
         await until(lambda: knocks)
+        async with knocking(shut) as other:
+            await other.ask("/another")
+            assert (await other.answer())[0] == 404, "which takes longer than an answer on its way"
         assert not answer.done()
         shut.open()
         status, body = await answer

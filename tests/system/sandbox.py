@@ -20,7 +20,8 @@ def _mount(source: str, target: str, flags: int) -> None:
         raise OSError(number, f"cannot mount {source} on {target}: {os.strerror(number)}")
 
 
-def _seclude(shm: str | None, writable: list[str]) -> None:
+def seclude(shm: str | None, writable: list[str]) -> None:
+    """Leave the mount namespace; mount `shm` on /dev/shm, and all but `writable` read-only if it names any."""
     if _libc.unshare(CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "cannot leave the mount namespace")
     _mount("none", "/", MS_REC | MS_PRIVATE)
@@ -43,7 +44,7 @@ def main(words: list[str]) -> None:
             writable.append(words.pop(0))
         else:
             sys.exit(f"cell: unknown option {word}")
-    _seclude(shm, writable)
+    seclude(shm, writable)
     os.execvp(words[0], words)
 
 
