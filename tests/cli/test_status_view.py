@@ -107,13 +107,13 @@ def test_the_first_line_has_the_time_left_and_the_colour_of_the_state(told: Stat
     ("told", "words"),
     [
         (status(), []),
-        (status(hung=True), ["hung"]),
+        (status(hung=True), ["hangs"]),
         (status(refused=(RejectedFile("/a", "empty", "m"),) * 3), ["3 files"]),
         (status(out_of_sync_since=ago(300)), ["5 min"]),
         (status(out_of_sync_since=ago(300), epoch=None), []),
         (
             status(hung=True, refused=(RejectedFile("/a", "empty", "m"),), out_of_sync_since=ago(9)),
-            ["hung", "1 f", "9.0"],
+            ["hangs", "1 f", "9.0"],
         ),
     ],
 )
@@ -234,7 +234,7 @@ def epoch(**more: object) -> str:
         ({"state": "draining", "connections": 3, "connections_at_first": 1200}, ["3 of 1,200 connections"], []),
         ({"state": "draining", "connections": 1200, "connections_at_first": None}, ["1,200 connections"], [" of "]),
         ({"state": "draining", "connections": 0, "connections_at_first": 0}, ["0 connections"], [" of "]),
-        ({"state": "draining"}, ["not known"], ["0"]),
+        ({"state": "draining"}, ["unknown"], ["0"]),
         ({"state": "draining", "stage": "leaving", "deadline": NOW + 2 * DAY}, ["in 2 days"], ["leaving"]),
         ({"state": "odd", "stage": "odd"}, ["7 odd"], []),
     ],
@@ -355,12 +355,12 @@ def test_a_listener_has_its_queue_and_its_workers() -> None:
     views = (ListenerView("tcp://[::]:1", 2, 1200), ListenerView("tcp://[::]:2", 1, 1), ListenerView("unix:///s", 0, 0))
     found = section(status(listeners=(*views, ListenerView("unix:///t", 1, None))), "listeners")
     assert [line.split()[0] for line in found] == ["tcp://[::]:1", "tcp://[::]:2", "unix:///s", "unix:///t"]
-    assert ["1,200" in found[0], "1 client " in found[1], "client" in found[2]] == [True, True, False]
+    assert ["1,200" in found[0], "1 client " in found[1], "no client" in found[2]] == [True, True, True]
     workers = [" ".join(line.split()[-2:]) for line in found]
     assert workers == ["2 workers", "1 worker", "0 workers", "1 worker"]
     assert section(status(), "listeners") == []
     assert style_of(status(listeners=views), "1,200") == {"yellow"}
-    assert style_of(status(listeners=views[2:]), "nobody") <= {"dim"}
+    assert style_of(status(listeners=views[2:]), "no client") <= {"dim"}
 
 
 # Rotations
@@ -399,11 +399,11 @@ def test_the_last_five_rotations_are_lines() -> None:
     attempts[2] = replace(ATTEMPT, epoch=18, began_at=ago(86_400), changes=(Change("web", "1", "2"),))
     found = section(status(rotations=tuple(attempts)), "rotations")
     assert found == [
-        "11:58:59Z 20 certificate serving",
+        "11:58:59Z 20 certificate succeeded",
         "11:58:59Z 19 certificate failed no such file",
-        "2026-05-03 12:00:00Z 18 certificate serving web 1 -> 2",
-        "11:58:59Z 17 certificate serving",
-        "11:58:59Z 16 certificate serving",
+        "2026-05-03 12:00:00Z 18 certificate succeeded web 1 -> 2",
+        "11:58:59Z 17 certificate succeeded",
+        "11:58:59Z 16 certificate succeeded",
     ]
     assert section(status(), "rotations") == []
     assert style_of(status(rotations=tuple(attempts)), "failed") == {"red"}

@@ -66,7 +66,7 @@ def test_without_an_agent_the_reason_is_shown_and_then_what_was_known(monkeypatc
 def test_an_answer_that_cannot_be_read_is_an_error_and_no_loss() -> None:
     screen = Screen(terminal())
     screen.take(text(overview()))
-    with pytest.raises(MachineError, match="cannot understand"):
+    with pytest.raises(MachineError, match="cannot parse"):
         screen.take("<html>")
     assert "epoch 7" in plain(screen)[0]
 

@@ -225,7 +225,7 @@ async def test_it_does_not_begin_while_nothing_serves(stage: Stage, monkeypatch:
     stage.scene.begin()
     for number in range(20):
         stage.scene.logs("x", f"line {number}", "ERROR")
-    with pytest.raises(MachineError, match="nothing serves") as caught:
+    with pytest.raises(MachineError, match="no epoch serves") as caught:
         await stage.run().run()
     assert [f"line {number}" in str(caught.value) for number in (7, 8, 19)] == [False, True, True]
     assert (stage.done, stage.view.said, stage.view.closed, stage.scene.ended) == ([], [], 1, True)

@@ -19,5 +19,7 @@ def child() -> Iterator[int]:
 async def test_another_process_of_that_number_is_not_adopted(child: int) -> None:
     created = created_at(child)
     assert created is not None
-    with pytest.raises(MachineError, match=f"^cannot adopt the process {child}: the pid belongs to another process now"):
+    with pytest.raises(
+        MachineError, match=f"^cannot adopt the process {child}: the pid belongs to another process now"
+    ):
         Process.adopt(child, created - 1, lambda _: None)

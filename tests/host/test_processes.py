@@ -310,7 +310,7 @@ async def test_a_child_that_cannot_be_supervised_is_ended(shell: int, monkeypatc
 
 
 def test_an_exit_that_nobody_saw_is_told_as_such() -> None:
-    assert "ended" in describe_exit(None)
+    assert "unknown" in describe_exit(None)
 
 
 def test_the_boot_has_an_identity_and_none_where_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

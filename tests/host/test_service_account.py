@@ -76,7 +76,7 @@ def test_a_token_that_the_kubelet_has_replaced_is_read_again(mounted: Path) -> N
 @pytest.mark.parametrize("content", [b"\xff\0", "tökén".encode()])
 def test_a_token_that_is_no_text_in_ascii_cannot_be_read(mounted: Path, content: bytes) -> None:
     (mounted / "token").write_bytes(content)
-    with pytest.raises(MachineError, match="it is no token"):
+    with pytest.raises(MachineError, match="it is not a token"):
         ServiceAccount.find(INSIDE, mounted)
 
 
@@ -121,7 +121,7 @@ def claims(**changes: object) -> dict[str, object]:
 )
 def test_a_token_that_is_not_bound_to_a_pod_is_refused_and_not_quoted(tmp_path: Path, text: str) -> None:
     mount(tmp_path, CLUSTER, text)
-    with pytest.raises(MachineError, match="which pod") as refused:
+    with pytest.raises(MachineError, match="determine the pod") as refused:
         ServiceAccount.find(INSIDE, tmp_path)
     assert "c2ln" not in str(refused.value)
 

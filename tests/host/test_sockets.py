@@ -233,7 +233,7 @@ def test_a_path_whose_listener_accepts_nobody_is_held_and_not_waited_for(tmp_pat
 def test_a_path_with_something_else_at_it_is_not_for_a_proxy_to_remove(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "web"
     path.touch() if kind == "file" else path.mkdir()
-    with pytest.raises(AddressHeld, match=f"{path}.*no socket"):
+    with pytest.raises(AddressHeld, match=f"{path}.*not a socket"):
         check_free(Endpoint(path=str(path)), [])
 
 

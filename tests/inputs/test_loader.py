@@ -856,7 +856,7 @@ async def test_without_a_pair_the_reasons_stand_in_the_error(tmp_path: Path) -> 
             await loader.small()
 
 
-@pytest.mark.parametrize(("before", "words"), [(True, "serves on"), (False, "nothing is started")])
+@pytest.mark.parametrize(("before", "words"), [(True, "stays in use"), (False, "no proxy starts")])
 async def test_a_refused_configuration_is_logged_with_what_happens_now(
     before: bool, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

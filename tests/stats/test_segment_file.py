@@ -102,7 +102,7 @@ def test_a_second_writer_is_refused_while_the_first_lives_and_after_it(tmp_path:
     with claimed(path, 4096), pytest.raises(Unwritable, match="another writer uses it"), claimed(path, 8192):
         pass
     assert path.stat().st_size == 4096
-    with pytest.raises(Unwritable, match="another writer had it"), claimed(path, 8192):
+    with pytest.raises(Unwritable, match="another writer used it"), claimed(path, 8192):
         pass
     assert path.stat().st_size == 4096
 

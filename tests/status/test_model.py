@@ -1,6 +1,7 @@
 """The status snapshot in plain values: what becomes of each in JSON."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -11,6 +12,7 @@ from agent.status.model import (
     AttemptView,
     Blocked,
     Change,
+    End,
     EpochView,
     Evidence,
     Facts,
@@ -89,6 +91,7 @@ def test_what_is_within_an_object_is_converted_too() -> None:
             "cut": None,
             "cut_at_end": None,
         },
+        "end": None,
     }
 
 
@@ -151,3 +154,46 @@ def test_the_facts_of_a_leaf_are_those_of_its_chain() -> None:
     assert len(facts.fingerprint) == 64
     assert [len(each) for each in facts.issuers] == [64]
     assert facts.issuers[0] != facts.fingerprint
+
+
+# Crashes
+
+
+def ended(cause: str, seconds: float = 5) -> End:
+    return End(NOW - timedelta(seconds=seconds), cause, "exited with 1", 8.5, "serving")
+
+
+def attempt(number: int, end: End | None = None, outcome: str = "serving") -> AttemptView:
+    return AttemptView(number, "certificate", outcome, "", NOW, "2d", None, end=end)
+
+
+@pytest.mark.parametrize(
+    ("view", "result"),
+    [
+        (attempt(7), "serving"),
+        (attempt(6), "succeeded"),
+        (attempt(6, ended("asked")), "succeeded"),
+        (attempt(6, ended("killed")), "succeeded"),
+        (attempt(7, ended("code")), "crashed"),
+        (attempt(6, ended("signal")), "crashed"),
+        (attempt(6, ended("memory")), "crashed"),
+        (attempt(6, outcome="dropped"), "superseded"),
+        (attempt(6, outcome="refused"), "refused"),
+        (attempt(8, outcome="running"), "running"),
+    ],
+)
+def test_an_attempt_has_a_result_for_people(view: AttemptView, result: str) -> None:
+    assert view.result(7) == result
+
+
+def test_crashes_are_those_of_the_last_hour_newest_first() -> None:
+    ends = [ended("code", 3599), ended("signal", 1), ended("asked", 1), ended("code", 3600), None]
+    shown = replace(overview(), at=NOW, rotations=tuple(attempt(n, end) for n, end in enumerate(ends, 1)))
+    assert [each.epoch for each in shown.crashes] == [2, 1]
+    assert shown.crash_loop
+    assert not replace(shown, rotations=shown.rotations[1:]).crash_loop
+
+
+def test_an_epoch_serves_from_the_end_of_its_opening() -> None:
+    phases = (Phase("start", 2.0), Phase("open", 0.5), Phase("handover", 9.0), Phase("drain", 70.0))
+    assert replace(attempt(7), phases=phases).served_at == NOW + timedelta(seconds=2.5)
