@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -295,3 +296,42 @@ def test_a_low_port_is_one_that_the_kernel_keeps_for_root(
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     monkeypatch.setattr(Path, "read_text", lambda _: f"{low}\n")
     assert may_bind_for_others(port) is answer
+
+
+@pytest.mark.parametrize(
+    ("asked", "listens", "holds"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.1", "::", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("::", "::1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("::1", "::2", False),
+    ],
+)
+def test_a_holder_listens_at_the_address_or_at_one_that_stands_for_all(
+    asked: str, listens: str, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row(ip: str, port: int, status: str, pid: int | None) -> SimpleNamespace:
+        return SimpleNamespace(status=status, laddr=SimpleNamespace(ip=ip, port=port), pid=pid)
+
+    rows = [
+        row(listens, 80, psutil.CONN_LISTEN, 7),
+        row(listens, 80, psutil.CONN_LISTEN, 7),
+        row(listens, 80, psutil.CONN_LISTEN, None),
+        row(listens, 80, psutil.CONN_ESTABLISHED, 8),
+        row(listens, 81, psutil.CONN_LISTEN, 9),
+        SimpleNamespace(status=psutil.CONN_LISTEN, laddr=(), pid=10),
+    ]
+    monkeypatch.setattr(psutil, "net_connections", lambda kind: rows if kind == "tcp" else [])
+    assert find_holders(Endpoint(asked, 80)) == ([Holder(7), Holder(None)] if holds else [])
+
+
+def test_a_file_with_an_at_sign_is_no_abstract_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "@name").touch()
+    check_free(Endpoint(path="@name"), [])
+    with listen(Endpoint(path="@name")), pytest.raises(AddressHeld):
+        check_free(Endpoint(path="@name"), [])
+    assert (tmp_path / "@name").exists()

@@ -8,6 +8,7 @@ import pytest
 
 from agent.certificates.references import Role
 from agent.core.errors import BadInput
+from agent.proxies.envoy import yaml_nodes
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.subscriptions import subscription
 from tests.pki import Authority
@@ -222,3 +223,44 @@ def test_the_copy_of_the_extra_document_is_yaml_whatever_the_main_one_is() -> No
     assert "[epoch 3] %v" in extra
     assert "9902" not in extra
     assert Configuration("{}", "envoy.yaml").copies([]).fill("/run/1", 3, {})[1] is None
+
+
+@pytest.mark.parametrize("name", ["envoy.yaml", "envoy.yml", "envoy.json"])
+def test_a_configuration_keeps_its_name_and_the_extra_document(name: str) -> None:
+    configuration = Configuration("{}", name, "{node: {id: x}}")
+    assert (configuration.name, configuration.extra) == (name, "{node: {id: x}}")
+    assert Configuration("{}", name).extra is None
+
+
+def test_an_extra_document_that_does_not_parse_is_named_by_its_flag() -> None:
+    with pytest.raises(BadInput, match=r"--config-yaml: line \d"):
+        Configuration("{}", "envoy.yaml", "a: [")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dynamic_resources: {lds_config: {ads: {}, resource_api_version: V3}}",
+        "x: {api_config_source: {cluster_names: [plane]}}",
+        "x: {path_config_source: {path: /d/r.pb}}",
+        "x: {path_config_source: {path: /d/r.json}}",
+    ],
+    ids=["listeners by a control plane", "a control plane", "a file in protobuf", "a file"],
+)
+def test_what_fetches_anything_is_not_loaded_from_the_beginning(text: str) -> None:
+    resources = dict.fromkeys(Configuration(text, "envoy.yaml").unread, b"{}")
+    assert not Configuration(text, "envoy.yaml", None, resources).is_static
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_has_been_prepared_is_only_filled_in(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = Configuration(BOOTSTRAP, "envoy.yaml", "{node: {id: x}}", BOTH).copies([])
+    copies.prepare(as_json=as_json)
+    for name in ("write", "write_json"):
+        monkeypatch.setattr(yaml_nodes, name, lambda *_, **__: pytest.fail("made again"))
+    descriptors: dict[str, int] = {}
+    copies.hold_resources(descriptors, lambda *_: 9)
+    main, extra = copies.fill("/run/1", 1, descriptors, as_json=as_json)
+    assert main.startswith("{") is as_json
+    assert extra is not None
+    assert extra.strip() == "{node: {id: x}}"
