@@ -37,6 +37,7 @@ from agent.status.model import document
 NAME: Final = "control"
 
 _PAUSE = 600.0  # seconds, by default
+_DIGITS = 18  # of a number; Python refuses to read one of some thousand
 _HEARING = 1.0  # seconds for sending the last line before the program is replaced
 _JSON: Headers = (("content-type", "application/json"),)
 _LINES: Headers = (("content-type", "application/x-ndjson"),)
@@ -217,7 +218,7 @@ class _Query:
     def number(self, name: str) -> int | None:
         """Return a whole number; None if the parameter is missing."""
         value = self._values.get(name)
-        if value is not None and not (value.isascii() and value.isdecimal()):
+        if value is not None and not (value.isascii() and value.isdecimal() and len(value) <= _DIGITS):
             message = f"cannot use {name}={value}: it is not a number"
             raise UsageError(message)
         return None if value is None else int(value)

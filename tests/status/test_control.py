@@ -206,6 +206,9 @@ async def test_the_state_is_json(tmp_path: Path) -> None:
         ("POST", "/pause?for=inf", 400, "it is not a number of seconds"),
         ("POST", "/pause?for=0", 400, "cannot pause for 0 s"),
         ("GET", "/ready?wait=-1", 400, "it is not a number of seconds"),
+        ("POST", "/request?epoch=-1", 400, "cannot use epoch=-1"),
+        ("POST", f"/request?epoch={'9' * 5000}", 400, "cannot use epoch=9"),
+        ("POST", "/request?epoch=%C2%B2", 400, "cannot use epoch=²"),
     ],
 )
 async def test_what_cannot_be_meant_is_refused_in_words(
