@@ -7,8 +7,6 @@ import pytest
 from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import eventually
 
-pytestmark = pytest.mark.sidecar
-
 QUIET = 3  # lines of a proxy in a start and an end; Envoy writes 140 at its own default level
 
 

@@ -146,6 +146,7 @@ def test_each_command_of_the_agent_succeeds_as_it_is_written(sandbox: Sandbox, p
     sandbox.run(list(lived(own_commands(page))))
 
 
+@pytest.mark.long
 def test_the_walk_through_an_agents_life(sandbox: Sandbox) -> None:
     walks = [script for page in PAGES for script in scripts(page) if script[0] == WALK]
     assert walks
