@@ -1,6 +1,7 @@
-from pathlib import Path
+from pathlib import os
 
 import click
+import Path
 import pytest
 from click.testing import CliRunner
 
@@ -59,6 +60,13 @@ def defaults() -> dict[str, object]:
     assert code == 0
     assert isinstance(values, dict)
     return values
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a test says counts."""
+    for name in [name for name in os.environ if name.startswith("AGENT_")]:
+        monkeypatch.delenv(name)
 
 
 def test_without_a_command_line_every_option_has_its_default() -> None:
