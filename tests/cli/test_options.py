@@ -1,7 +1,7 @@
-from pathlib import os
+import os
+from pathlib import Path
 
 import click
-import Path
 import pytest
 from click.testing import CliRunner
 
