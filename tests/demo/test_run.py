@@ -111,7 +111,7 @@ class Fault:
 
 
 @dataclass
-class Stage:
+class FakeScene:
     """A demonstration that is about to begin."""
 
     scene: Scene
@@ -137,8 +137,8 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    made = Stage(Scene(tmp_path), View(), Clock(), [])
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeScene:
+    made = FakeScene(Scene(tmp_path), View(), Clock(), [])
     monkeypatch.setattr(module, "Environment", lambda _: made.scene)
     monkeypatch.setattr(module, "Faults", made.make_faults)
     monkeypatch.setattr(module, "_sleep_until", made.clock.sleep_until)
@@ -148,7 +148,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return made
 
 
-def proving(stage: Stage, monkeypatch: pytest.MonkeyPatch, *, holds: bool = True) -> list[float]:
+def proving(stage: FakeScene, monkeypatch: pytest.MonkeyPatch, *, holds: bool = True) -> list[float]:
     """Let what is waited for hold; return the timeouts."""
     waits: list[float] = []
 
@@ -165,13 +165,13 @@ def proving(stage: Stage, monkeypatch: pytest.MonkeyPatch, *, holds: bool = True
     return waits
 
 
-async def serving(stage: Stage) -> None:
+async def serving(stage: FakeScene) -> None:
     stage.scene.begin()
     stage.scene.writes_state((1, "serving", 42))
 
 
 async def test_it_rotates_at_every_turn_and_breaks_something_at_each_second_one(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: FakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = proving(stage, monkeypatch)
     await serving(stage)
@@ -188,7 +188,7 @@ async def test_it_rotates_at_every_turn_and_breaks_something_at_each_second_one(
 
 @pytest.mark.parametrize(("every", "length", "turns"), [(2.0, 1.0, 1), (2.0, 2.9, 1), (2.0, 3.1, 2), (1.0, 5.0, 5)])
 async def test_there_is_at_least_one_turn_and_else_as_many_as_fit(
-    every: float, length: float, turns: int, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    every: float, length: float, turns: int, stage: FakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proving(stage, monkeypatch)
     stage.faults = [("garbage", True)]
@@ -198,7 +198,7 @@ async def test_there_is_at_least_one_turn_and_else_as_many_as_fit(
     assert stage.clock.slept[-1] == 100.0 + length
 
 
-async def test_a_machine_that_is_too_slow_ends_it_early(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_machine_that_is_too_slow_ends_it_early(stage: FakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     proving(stage, monkeypatch)
     await serving(stage)
 
@@ -211,7 +211,7 @@ async def test_a_machine_that_is_too_slow_ends_it_early(stage: Stage, monkeypatc
     assert stage.done.count("rotate") < 4
 
 
-async def test_what_proves_nothing_is_not_good(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_proves_nothing_is_not_good(stage: FakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     proving(stage, monkeypatch, holds=False)
     await serving(stage)
     run = stage.run()
@@ -220,7 +220,7 @@ async def test_what_proves_nothing_is_not_good(stage: Stage, monkeypatch: pytest
     assert stage.view.said[0][1] is False
 
 
-async def test_it_does_not_begin_while_nothing_serves(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_does_not_begin_while_nothing_serves(stage: FakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     proving(stage, monkeypatch, holds=False)
     stage.scene.begin()
     for number in range(20):
@@ -233,7 +233,7 @@ async def test_it_does_not_begin_while_nothing_serves(stage: Stage, monkeypatch:
 
 @pytest.mark.parametrize("name", ["agent", "origin"])
 async def test_a_process_that_ends_too_early_is_named_with_its_code(
-    name: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    name: str, stage: FakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await serving(stage)
     never_ending(stage, monkeypatch)
@@ -246,7 +246,7 @@ async def test_a_process_that_ends_too_early_is_named_with_its_code(
     assert stage.scene.ended
 
 
-def never_ending(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def never_ending(stage: FakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let it serve, and the clients be at work for ever."""
 
     async def until(watch: Watch, condition: Callable[[], bool], _: float) -> None:
@@ -257,7 +257,7 @@ def never_ending(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Watch, "until", until)
 
 
-async def test_clients_that_end_too_early_are_an_error(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clients_that_end_too_early_are_an_error(stage: FakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     await serving(stage)
     never_ending(stage, monkeypatch)
     stage.scene.reports.feed_eof()
@@ -266,7 +266,7 @@ async def test_clients_that_end_too_early_are_an_error(stage: Stage, monkeypatch
     assert stage.view.closed == 1
 
 
-async def test_a_view_that_breaks_is_not_hidden(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_view_that_breaks_is_not_hidden(stage: FakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     await serving(stage)
     never_ending(stage, monkeypatch)
     stage.view.breaks = True
@@ -276,7 +276,7 @@ async def test_a_view_that_breaks_is_not_hidden(stage: Stage, monkeypatch: pytes
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_the_first_signal_ends_it_in_order(
-    number: signal.Signals, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, stage: FakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await serving(stage)
     never_ending(stage, monkeypatch)
@@ -288,7 +288,7 @@ async def test_the_first_signal_ends_it_in_order(
     assert (len(stage.view.said), stage.scene.stopped, stage.scene.ended) == (1, 1, True)
 
 
-async def test_the_second_signal_cancels_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_second_signal_cancels_it(stage: FakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     await serving(stage)
 
     async def stubborn(*_: object) -> None:
@@ -319,7 +319,7 @@ async def until(condition: Callable[[], object]) -> None:
 # Its parts
 
 
-async def test_a_turn_is_over_when_a_client_has_seen_its_pair(stage: Stage) -> None:
+async def test_a_turn_is_over_when_a_client_has_seen_its_pair(stage: FakeScene) -> None:
     watch = Watch(stage.scene.as_environment(), lambda _: None)
     turn = module._Turn(watch)
     assert turn.was_seen()

@@ -30,7 +30,7 @@ class Console:
         self.routed.append(serving.number)
 
 
-class Stage(Scene):
+class ExecutorScene(Scene):
     """A scene with an executor in it."""
 
     def __init__(self) -> None:
@@ -41,8 +41,8 @@ class Stage(Scene):
 
 
 @pytest.fixture
-def stage(time: Time) -> Stage:
-    return Stage()
+def stage(time: Time) -> ExecutorScene:
+    return ExecutorScene()
 
 
 REVISION = Revision("0123456789abcdef", "shape")
@@ -63,12 +63,14 @@ REVISION = Revision("0123456789abcdef", "shape")
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_each_effect_is_one_call_of_the_process_table(stage: Stage, effect: Effect, call: tuple[object, ...]) -> None:
+def test_each_effect_is_one_call_of_the_process_table(
+    stage: ExecutorScene, effect: Effect, call: tuple[object, ...]
+) -> None:
     stage.executor.execute(effect)
     assert stage.processes.calls == [call]
 
 
-def test_a_drain_after_a_stop_request_is_the_last_one(stage: Stage) -> None:
+def test_a_drain_after_a_stop_request_is_the_last_one(stage: ExecutorScene) -> None:
     stage.serve("a")
     stage.core.handle(on.DrainAsked(at=NOW))
     stage.executor.execute(do.DrainEpoch(1))
@@ -95,7 +97,7 @@ def test_a_drain_after_a_stop_request_is_the_last_one(stage: Stage) -> None:
     ],
 )
 def test_what_an_operator_wants_to_know_is_one_log_event(
-    stage: Stage, effect: Effect, level: int, name: str, epoch: int | None, word: str
+    stage: ExecutorScene, effect: Effect, level: int, name: str, epoch: int | None, word: str
 ) -> None:
     with logged() as events:
         stage.executor.execute(effect)
@@ -105,13 +107,13 @@ def test_what_an_operator_wants_to_know_is_one_log_event(
 
 
 @pytest.mark.parametrize("effect", [do.JudgeEpoch(5), do.OpenGate(6), do.EndEpoch(9)])
-def test_steps_that_succeed_are_silent(stage: Stage, effect: Effect) -> None:
+def test_steps_that_succeed_are_silent(stage: ExecutorScene, effect: Effect) -> None:
     with logged() as events:
         stage.executor.execute(effect)
     assert not events
 
 
-def test_the_end_of_the_agent_is_not_its_matter(stage: Stage) -> None:
+def test_the_end_of_the_agent_is_not_its_matter(stage: ExecutorScene) -> None:
     with pytest.raises(AssertionError):
         stage.executor.execute(do.Finish(0, "stopped"))
 
@@ -123,7 +125,7 @@ def test_the_end_of_the_agent_is_not_its_matter(stage: Stage) -> None:
     ("clients", "shown"),
     [(None, "C"), (0, "C (0 connections)"), (1, "C (1 connection)"), (12345, "C (12,345 connections)")],
 )
-def test_a_cut_drain_says_how_many_connections_it_costs(stage: Stage, clients: int | None, shown: str) -> None:
+def test_a_cut_drain_says_how_many_connections_it_costs(stage: ExecutorScene, clients: int | None, shown: str) -> None:
     stage.serve("a").clients = clients
     with logged() as events:
         stage.executor.execute(do.LogMessage(LogTopic.DRAIN_CUT, "C", 1))
@@ -138,7 +140,7 @@ def test_a_cut_drain_says_how_many_connections_it_costs(stage: Stage, clients: i
         do.LogMessage(LogTopic.DOWN, "C", 1),
     ],
 )
-def test_other_messages_count_no_connections(stage: Stage, note: do.LogMessage) -> None:
+def test_other_messages_count_no_connections(stage: ExecutorScene, note: do.LogMessage) -> None:
     stage.serve("a").clients = 5
     with logged() as events:
         stage.executor.execute(note)
@@ -148,7 +150,7 @@ def test_other_messages_count_no_connections(stage: Stage, note: do.LogMessage) 
 # Refused revisions
 
 
-def refuse(stage: Stage, *, pinned: bool) -> do.LogMessage:
+def refuse(stage: ExecutorScene, *, pinned: bool) -> do.LogMessage:
     """Let the candidate of `b` be refused beside `a`, and return what is logged about it."""
     stage.serve("a")
     stage.begin("b")
@@ -157,23 +159,23 @@ def refuse(stage: Stage, *, pinned: bool) -> do.LogMessage:
     return next(each for each in effects if isinstance(each, do.LogMessage))
 
 
-def test_the_loader_learns_of_a_refused_revision_before_it_reads_again(stage: Stage) -> None:
+def test_the_loader_learns_of_a_refused_revision_before_it_reads_again(stage: ExecutorScene) -> None:
     stage.executor.execute(refuse(stage, pinned=False))
     assert stage.inputs.calls == [("refuse", "b", "no such cluster"), ("reload_soon",)]
 
 
-def test_with_pinned_groups_the_configuration_is_not_refused(stage: Stage) -> None:
+def test_with_pinned_groups_the_configuration_is_not_refused(stage: ExecutorScene) -> None:
     stage.executor.execute(refuse(stage, pinned=True))
     assert stage.inputs.calls == [("reload_soon",)]
 
 
-def test_a_message_about_something_else_is_no_refusal(stage: Stage) -> None:
+def test_a_message_about_something_else_is_no_refusal(stage: ExecutorScene) -> None:
     refuse(stage, pinned=False)
     stage.executor.execute(do.LogMessage(LogTopic.RETRY, "again", 2))
     assert not stage.inputs.calls
 
 
-def test_a_refusal_that_is_forgiven_meanwhile_has_no_effect(stage: Stage) -> None:
+def test_a_refusal_that_is_forgiven_meanwhile_has_no_effect(stage: ExecutorScene) -> None:
     message = refuse(stage, pinned=False)
     stage.core.handle(on.RestartAsked(at=NOW))
     stage.executor.execute(message)
@@ -184,7 +186,7 @@ def test_a_refusal_that_is_forgiven_meanwhile_has_no_effect(stage: Stage) -> Non
 
 
 async def test_a_commit_makes_the_revision_the_last_good_one_and_routes_the_admin_address(
-    stage: Stage, time: Time
+    stage: ExecutorScene, time: Time
 ) -> None:
     stage.serve("a")
     stage.executor.execute(do.CommitEpoch(1))
@@ -194,7 +196,7 @@ async def test_a_commit_makes_the_revision_the_last_good_one_and_routes_the_admi
     assert stage.console.routed == [1]
 
 
-async def test_a_route_that_is_not_made_yet_is_given_up_at_the_end(stage: Stage, time: Time) -> None:
+async def test_a_route_that_is_not_made_yet_is_given_up_at_the_end(stage: ExecutorScene, time: Time) -> None:
     stage.serve("a")
     stage.executor.execute(do.CommitEpoch(1))
     await stage.executor.close()
@@ -202,7 +204,7 @@ async def test_a_route_that_is_not_made_yet_is_given_up_at_the_end(stage: Stage,
     assert not stage.console.routed
 
 
-async def test_a_commit_foresees_when_the_first_leaf_is_urgent_and_expires(stage: Stage, time: Time) -> None:
+async def test_a_commit_foresees_when_the_first_leaf_is_urgent_and_expires(stage: ExecutorScene, time: Time) -> None:
     long, short = leaf(life=timedelta(days=100)), leaf(2, TODAY - timedelta(days=7), timedelta(days=10))
     stage.serve("a", group("/c/long.crt", long), group("/c/short.crt", short))
     stage.executor.execute(do.CommitEpoch(1))
@@ -210,7 +212,7 @@ async def test_a_commit_foresees_when_the_first_leaf_is_urgent_and_expires(stage
     assert stage.posted == [on.ExpiryForeseen(at=NOW, urgent_at=NOW + 2 * A_DAY, expires_at=NOW + 3 * A_DAY)]
 
 
-async def test_the_first_to_be_urgent_need_not_be_the_first_to_expire(stage: Stage, time: Time) -> None:
+async def test_the_first_to_be_urgent_need_not_be_the_first_to_expire(stage: ExecutorScene, time: Time) -> None:
     old, young = leaf(1, TODAY - timedelta(days=190), timedelta(days=200)), leaf(2, life=timedelta(days=5))
     stage.serve("a", group("/c/old.crt", old), group("/c/young.crt", young))
     stage.executor.execute(do.CommitEpoch(1))
@@ -218,14 +220,14 @@ async def test_the_first_to_be_urgent_need_not_be_the_first_to_expire(stage: Sta
     assert stage.posted == [on.ExpiryForeseen(at=NOW, urgent_at=NOW - 10 * A_DAY, expires_at=NOW + 5 * A_DAY)]
 
 
-async def test_without_a_leaf_nothing_expires(stage: Stage, time: Time) -> None:
+async def test_without_a_leaf_nothing_expires(stage: ExecutorScene, time: Time) -> None:
     stage.serve("a")
     stage.executor.execute(do.CommitEpoch(1))
     await stage.executor.close()
     assert stage.posted == [on.ExpiryForeseen(at=NOW, urgent_at=None, expires_at=None)]
 
 
-async def test_after_a_clock_step_expiry_is_foreseen_anew(stage: Stage, time: Time) -> None:
+async def test_after_a_clock_step_expiry_is_foreseen_anew(stage: ExecutorScene, time: Time) -> None:
     stage.serve("a", group("/c/web.crt", leaf(life=timedelta(days=10))))
     time.set_clock(timedelta(days=4))
     stage.executor.clock_stepped()
@@ -233,13 +235,13 @@ async def test_after_a_clock_step_expiry_is_foreseen_anew(stage: Stage, time: Ti
     assert stage.inputs.calls == [("clock_stepped",), ("reload_soon",)]
 
 
-def test_a_clock_step_while_nothing_serves_concerns_the_inputs_alone(stage: Stage) -> None:
+def test_a_clock_step_while_nothing_serves_concerns_the_inputs_alone(stage: ExecutorScene) -> None:
     stage.executor.clock_stepped()
     assert not stage.posted
     assert stage.inputs.calls == [("clock_stepped",), ("reload_soon",)]
 
 
-async def sentence(stage: Stage) -> str:
+async def sentence(stage: ExecutorScene) -> str:
     """Commit epoch 1 and return what is logged about it."""
     with logged() as events:
         stage.executor.execute(do.CommitEpoch(1))
@@ -249,7 +251,7 @@ async def sentence(stage: Stage) -> str:
     return event.text
 
 
-async def test_the_log_says_who_serves_after_how_long_with_which_certificates(stage: Stage, time: Time) -> None:
+async def test_the_log_says_who_serves_after_how_long_with_which_certificates(stage: ExecutorScene, time: Time) -> None:
     stage.serve("a", group("/c/1.crt", leaf(0x1F)), group("/c/2.crt", leaf(0xABC)))
     time.leap(4.0)
     text = await sentence(stage)
@@ -260,14 +262,14 @@ async def test_the_log_says_who_serves_after_how_long_with_which_certificates(st
 
 
 @pytest.mark.parametrize(("count", "more"), [(3, "and 1 more"), (5, "and 3 more")])
-async def test_of_many_certificates_the_log_names_two(stage: Stage, time: Time, count: int, more: str) -> None:
+async def test_of_many_certificates_the_log_names_two(stage: ExecutorScene, time: Time, count: int, more: str) -> None:
     stage.serve("a", *(group(f"/c/{number}.crt", leaf(number)) for number in range(1, count + 1)))
     text = await sentence(stage)
     assert text.count("serial") == 2
     assert text.endswith(more)
 
 
-async def test_an_adopted_epoch_has_no_duration(stage: Stage, time: Time) -> None:
+async def test_an_adopted_epoch_has_no_duration(stage: ExecutorScene, time: Time) -> None:
     stage.serve("a").adopted = True
     text = await sentence(stage)
     assert "adopted" in text
