@@ -50,12 +50,12 @@ class Discovery:
     look_again: datetime | None = None
     chains: Mapping[str, Chain] = field(default_factory=dict)
 
-    def superseded(self, units: Collection[str], now: datetime) -> Iterator[Rejection]:
+    def superseded(self, groups: Collection[str], now: datetime) -> Iterator[Rejection]:
         """Yield a rejection for each of these pairs that is not valid and has a valid substitute.
 
         The substitute has its names and its key type: a proxy with both might send either.
         """
-        chains = [self.chains[unit] for unit in self.chains if unit in units]
+        chains = [self.chains[group] for group in self.chains if group in groups]
         valid = [chain.leaf for chain in chains if chain.leaf.valid_at(now)]
         for chain in chains:
             if any(leaf.stands_in_for(chain.leaf) for leaf in valid):

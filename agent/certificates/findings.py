@@ -81,7 +81,7 @@ class Fallback(StrEnum):
 class Rejection:
     """A certificate group that is held back because of `path`."""
 
-    unit: str
+    group: str
     path: str
     fault: Fault
     why: str
@@ -90,10 +90,10 @@ class Rejection:
     usable_from: datetime | None = None
 
     @classmethod
-    def of(cls, unit: str, unusable: Unusable, meanwhile: Fallback = Fallback.NOTHING) -> Self:
-        """Return the rejection of `unit` for a fault in one of its files."""
+    def of(cls, group: str, unusable: Unusable, meanwhile: Fallback = Fallback.NOTHING) -> Self:
+        """Return the rejection of `group` for a fault in one of its files."""
         fault, why, remedy = unusable.fault, unusable.why, unusable.remedy
-        return cls(unit, unusable.path, fault, why, remedy, meanwhile, unusable.usable_from)
+        return cls(group, unusable.path, fault, why, remedy, meanwhile, unusable.usable_from)
 
     @property
     def may_resolve(self) -> bool:
@@ -115,7 +115,7 @@ class Rejection:
 class FileWarning:
     """A warning about a file that is not rejected; `message` is the log message."""
 
-    unit: str
+    group: str
     path: str
     worry: WarningKind
     message: str
@@ -124,4 +124,4 @@ class FileWarning:
     def of(cls, refusal: Rejection) -> Self:
         """Return a warning in place of a rejection, for a file that nothing uses."""
         message = f"{refusal.path} is not used: {refusal.why}; {refusal.remedy}, or remove it"
-        return cls(refusal.unit, refusal.path, WarningKind.STRAY, message)
+        return cls(refusal.group, refusal.path, WarningKind.STRAY, message)

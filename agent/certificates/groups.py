@@ -71,14 +71,14 @@ class Pin:
     `path` is the file at fault, `why` the proxy's message, `since` the time of the rejection.
     """
 
-    unit: CertificateGroup
+    group: CertificateGroup
     path: str
     why: str
     since: datetime | None = None
 
-    def holds(self, unit: CertificateGroup) -> bool:
-        """Whether `unit` has the same files and references; any other may be tried."""
-        return (unit.files, unit.references) == (self.unit.files, self.unit.references)
+    def holds(self, group: CertificateGroup) -> bool:
+        """Whether `group` has the same files and references; any other may be tried."""
+        return (group.files, group.references) == (self.group.files, self.group.references)
 
     def is_tried_again(self, served: CertificateGroup | None, now: datetime) -> bool:
         """Whether the served leaf has come near expiry since: then the proxy may retry the group."""
@@ -88,7 +88,7 @@ class Pin:
 
     def lies_in(self, contents: Contents) -> bool:
         """Whether `contents` holds the same bytes."""
-        return all(contents.get(path) == content for path, content in self.unit.files.items())
+        return all(contents.get(path) == content for path, content in self.group.files.items())
 
     @property
     def fault(self) -> Unusable:
@@ -103,7 +103,7 @@ class Judgement:
     `found`: the leaf in its files, usable or not; None if none can be parsed.
     """
 
-    unit: CertificateGroup | None
+    group: CertificateGroup | None
     faults: tuple[Unusable, ...]
     found: Leaf | None
 
@@ -125,8 +125,8 @@ def judge(
         bench.ask_dates(now)
     if bench.faults:
         return Judgement(None, tuple(bench.faults), bench.leaf)
-    unit = CertificateGroup(name, frozenset(references), bench.files, tuple(bench.chains), tuple(bench.bundles))
-    return Judgement(unit, (), bench.leaf)
+    group = CertificateGroup(name, frozenset(references), bench.files, tuple(bench.chains), tuple(bench.bundles))
+    return Judgement(group, (), bench.leaf)
 
 
 def _unchanged(references: Sequence[Reference], contents: Contents, served: CertificateGroup) -> bool:
@@ -157,7 +157,7 @@ class _GroupBuilder:
 
     def read(self, references: Sequence[Reference], contents: Contents) -> None:
         for path in dict.fromkeys(reference.path for reference in references):
-            roles = [role for role in Role if Reference(path, role, references[0].unit) in references]
+            roles = [role for role in Role if Reference(path, role, references[0].group) in references]
             with self._noting():
                 self.files[path] = require(contents, path)
                 self._take(path, roles)
@@ -191,29 +191,29 @@ class _GroupBuilder:
                 require_valid(chain, now)
 
 
-def _about_chain(unit: str, chain: Chain, now: datetime) -> Iterator[FileWarning]:
+def _about_chain(group: str, chain: Chain, now: datetime) -> Iterator[FileWarning]:
     leaf = chain.leaf
     named = f"the leaf in {chain.path} (serial {leaf.serial_hex})"
     ends = f"the issuer in {chain.path} ({leaf.ends_by})" if leaf.ends_by else named
     begins = f"the issuer in {chain.path} ({leaf.begins_by})" if leaf.begins_by else named
     if leaf.not_after < now:
         message = f"{ends} expired at {leaf.not_after.isoformat()}; clients refuse it: write a renewed certificate"
-        yield FileWarning(unit, chain.path, WarningKind.EXPIRED, message)
+        yield FileWarning(group, chain.path, WarningKind.EXPIRED, message)
     elif leaf.not_before > now:
         message = f"{begins} is not valid before {leaf.not_before.isoformat()}; clients refuse it until then"
-        yield FileWarning(unit, chain.path, WarningKind.NOT_YET_VALID, message)
+        yield FileWarning(group, chain.path, WarningKind.NOT_YET_VALID, message)
     elif leaf.soon_to_expire(now):
         message = f"{ends} expires at {leaf.not_after.isoformat()}, in the last tenth of its life; renew it now"
-        yield FileWarning(unit, chain.path, WarningKind.SOON_TO_EXPIRE, message)
+        yield FileWarning(group, chain.path, WarningKind.SOON_TO_EXPIRE, message)
     if not chain.in_order:
         message = f"the certificates in {chain.path} are out of order; put the leaf first and each issuer next"
-        yield FileWarning(unit, chain.path, WarningKind.CHAIN_ORDER, message)
+        yield FileWarning(group, chain.path, WarningKind.CHAIN_ORDER, message)
 
 
-def _about_bundle(unit: str, bundle: Bundle, now: datetime) -> Iterator[FileWarning]:
+def _about_bundle(group: str, bundle: Bundle, now: datetime) -> Iterator[FileWarning]:
     expired = bundle.expired(now)
     if expired:
         first = f"serial {expired[0].serial_number:x}, at {expired[0].not_valid_after_utc.isoformat()}"
         message = f"{len(expired)} of {len(bundle.certificates)} authorities in {bundle.path} have expired"
         message += f" (the first: {first}); remove them"
-        yield FileWarning(unit, bundle.path, WarningKind.EXPIRED_ROOT, message)
+        yield FileWarning(group, bundle.path, WarningKind.EXPIRED_ROOT, message)

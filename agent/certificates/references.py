@@ -17,10 +17,10 @@ class Role(StrEnum):
 class Reference:
     """One reference to a file.
 
-    `unit` names the certificate group, whose files must change together: a chain and its key, and a bundle if the
+    `group` names the certificate group, whose files must change together: a chain and its key, and a bundle if the
     configuration uses it with that pair. The name is the chain's path, or the bundle's, and is shown to operators.
     """
 
     path: str
     role: Role
-    unit: str
+    group: str

@@ -26,24 +26,24 @@ class LastGood:
     An agent that adopts a running epoch rebuilds it by selecting from that epoch's own files against an empty one.
     """
 
-    units: Mapping[str, CertificateGroup] = field(default_factory=dict)
+    groups: Mapping[str, CertificateGroup] = field(default_factory=dict)
 
     @classmethod
-    def after(cls, outcome: "Selection") -> "LastGood":
-        """Return the last good groups after a revision made from `outcome` has served."""
-        return cls(outcome.units)
+    def after(cls, selection: "Selection") -> "LastGood":
+        """Return the last good groups after a revision made from `selection` has served."""
+        return cls(selection.groups)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The selected certificate groups, with rejections and warnings.
 
-    `units` lacks the groups that have no usable files, neither new nor last good; `missing` names them. `look_again` is
+    `groups` lacks the groups without usable files, neither new nor last good; `missing` names them. `look_again` is
     the earliest time at which a certificate rejected for its date becomes valid, or a selected one starts to cause a
     warning. `found`: the leaf on disk for each group, selected or not, if one can be parsed.
     """
 
-    units: Mapping[str, CertificateGroup]
+    groups: Mapping[str, CertificateGroup]
     missing: tuple[str, ...]
     refused: tuple[Rejection, ...]
     cautions: tuple[FileWarning, ...]
@@ -52,7 +52,7 @@ class Selection:
 
     def renewed(self, last_good: LastGood) -> tuple[CertificateGroup, ...]:
         """Return the selected groups that differ from the last good ones."""
-        return tuple(unit for name, unit in self.units.items() if unit is not last_good.units.get(name))
+        return tuple(group for name, group in self.groups.items() if group is not last_good.groups.get(name))
 
     @property
     def complete(self) -> bool:
@@ -62,12 +62,12 @@ class Selection:
     @property
     def files(self) -> dict[str, bytes]:
         """The selected bytes by path."""
-        return {path: content for unit in self.units.values() for path, content in unit.files.items()}
+        return {path: content for group in self.groups.values() for path, content in group.files.items()}
 
     @property
     def leaves(self) -> dict[str, Leaf]:
         """The selected leaf by group, for every group with a chain."""
-        return {name: unit.leaf for name, unit in self.units.items() if unit.leaf is not None}
+        return {name: group.leaf for name, group in self.groups.items() if group.leaf is not None}
 
 
 def select_files(
@@ -87,14 +87,14 @@ def select_files(
     for name, members in _by_unit(references).items():
         scales.put(name, members, contents)
     scales.settle()
-    return scales.outcome()
+    return scales.selection()
 
 
 def _by_unit(references: Iterable[Reference]) -> dict[str, list[Reference]]:
-    units: defaultdict[str, list[Reference]] = defaultdict(list)
+    groups: defaultdict[str, list[Reference]] = defaultdict(list)
     for reference in dict.fromkeys(references):
-        units[reference.unit].append(reference)
-    return units
+        groups[reference.group].append(reference)
+    return groups
 
 
 class _Selection:
@@ -105,7 +105,7 @@ class _Selection:
     """
 
     def __init__(self, last_good: LastGood, now: datetime, pins: Mapping[str, Pin]) -> None:
-        self._served = last_good.units
+        self._served = last_good.groups
         self._pins = pins
         self._now = now
         self._before: dict[str, CertificateGroup | None] = {}
@@ -117,18 +117,18 @@ class _Selection:
         served = self._served.get(name)
         judgement = judge(name, members, contents, served, self._now)
         self._before[name] = served.narrowed_to(frozenset(members)) if served else None
-        self._chosen[name] = judgement.unit
+        self._chosen[name] = judgement.group
         if judgement.found is not None:
             self._found[name] = judgement.found
-        for fault in (*judgement.faults, *self._pinned(judgement.unit)):
+        for fault in (*judgement.faults, *self._pinned(judgement.group)):
             self._hold(name, fault)
 
-    def _pinned(self, unit: CertificateGroup | None) -> Iterator[Unusable]:
+    def _pinned(self, group: CertificateGroup | None) -> Iterator[Unusable]:
         """Yield the proxy's rejection of these files, unless they serve or are due for a retry."""
-        if unit is None or (pin := self._pins.get(unit.name)) is None or not pin.holds(unit):
+        if group is None or (pin := self._pins.get(group.name)) is None or not pin.holds(group):
             return
-        served = self._served.get(unit.name)
-        if unit is not served and not pin.is_tried_again(served, self._now):
+        served = self._served.get(group.name)
+        if group is not served and not pin.is_tried_again(served, self._now):
             yield pin.fault
 
     def _hold(self, name: str, fault: Unusable) -> None:
@@ -148,59 +148,59 @@ class _Selection:
         yield from self._lost_authorities()
 
     def _renewed(self) -> Iterator[CertificateGroup]:
-        return (unit for name, unit in self._chosen.items() if unit and unit is not self._before[name])
+        return (group for name, group in self._chosen.items() if group and group is not self._before[name])
 
     def _torn_files(self) -> Iterator[tuple[str, Unusable]]:
         kept = {}
-        for name, unit in self._chosen.items():
-            if unit and unit is self._before[name]:
-                kept.update({path: (name, content) for path, content in unit.files.items()})
-        for unit in self._renewed():
-            for path, content in unit.files.items():
+        for name, group in self._chosen.items():
+            if group and group is self._before[name]:
+                kept.update({path: (name, content) for path, content in group.files.items()})
+        for group in self._renewed():
+            for path, content in group.files.items():
                 holder, old = kept.get(path, ("", content))
                 if old != content:
                     why = f"{holder} uses it too, and cannot use this version"
-                    yield unit.name, Unusable(path, Fault.TIED, why, "repair the refused files of that one")
+                    yield group.name, Unusable(path, Fault.TIED, why, "repair the refused files of that one")
 
     def _lost_authorities(self) -> Iterator[tuple[str, Unusable]]:
-        for unit in self._renewed():
-            served = self._served.get(unit.name)
+        for group in self._renewed():
+            served = self._served.get(group.name)
             olds = {bundle.path: bundle for bundle in served.bundles} if served else {}
-            for bundle in unit.bundles:
+            for bundle in group.bundles:
                 lost = self._unanchored(olds.get(bundle.path), bundle)
                 if lost is not None:
                     why = f"it lacks the authority that issued the leaf in {lost.path} (serial {lost.leaf.serial_hex})"
                     remedy = "restore the authority until that leaf is replaced"
-                    yield unit.name, Unusable(bundle.path, Fault.LOST_OWN_CA, why, remedy)
+                    yield group.name, Unusable(bundle.path, Fault.LOST_OWN_CA, why, remedy)
 
     def _unanchored(self, old: Bundle | None, new: Bundle) -> Chain | None:
         """Return a selected chain with an authority in the old bundle but none in the new one."""
         if old is None or set(old.certificates) <= set(new.certificates):
             return None
-        chains = (chain for unit in self._chosen.values() if unit for chain in unit.chains)
+        chains = (chain for group in self._chosen.values() if group for chain in group.chains)
         own = (chain for chain in chains if old.anchors(chain, self._now))
         return next((chain for chain in own if not new.anchors(chain, self._now)), None)
 
-    def outcome(self) -> Selection:
-        units = {name: unit for name, unit in self._chosen.items() if unit}
+    def selection(self) -> Selection:
+        groups = {name: group for name, group in self._chosen.items() if group}
         return Selection(
-            units=units,
-            missing=tuple(name for name, unit in self._chosen.items() if unit is None),
+            groups=groups,
+            missing=tuple(name for name, group in self._chosen.items() if group is None),
             refused=tuple(self._refused),
-            cautions=tuple(self._cautions(units.values())),
-            look_again=min(self._turns(units.values()), default=None),
+            cautions=tuple(self._cautions(groups.values())),
+            look_again=min(self._turns(groups.values()), default=None),
             found=self._found,
         )
 
-    def _turns(self, units: Iterable[CertificateGroup]) -> Iterator[datetime]:
+    def _turns(self, groups: Iterable[CertificateGroup]) -> Iterator[datetime]:
         """Yield the times at which the result changes without any change on disk."""
         yield from (each.usable_from for each in self._refused if each.usable_from)
-        for leaf in (unit.leaf for unit in units if unit.leaf is not None):
+        for leaf in (group.leaf for group in groups if group.leaf is not None):
             yield from (turn for turn in (leaf.old_from, leaf.not_after) if turn > self._now)
 
-    def _cautions(self, units: Iterable[CertificateGroup]) -> Iterator[FileWarning]:
-        for unit in units:
-            yield from unit.cautions(self._now)
-            served = self._served.get(unit.name)
+    def _cautions(self, groups: Iterable[CertificateGroup]) -> Iterator[FileWarning]:
+        for group in groups:
+            yield from group.cautions(self._now)
+            served = self._served.get(group.name)
             if served:
-                yield from unit.cautions_after(served)
+                yield from group.cautions_after(served)

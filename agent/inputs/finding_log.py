@@ -30,11 +30,11 @@ class FindingLog:
 
     def refuse(self, refusals: Iterable[Rejection], at: float) -> float | None:
         """Log new refusals and resolved ones; return when to check again those that may resolve."""
-        now = {(each.unit, each.path, each.fault.value): each for each in refusals}
-        concerned = {name for each in now.values() for name in (each.unit, each.path)}
+        now = {(each.group, each.path, each.fault.value): each for each in refusals}
+        concerned = {name for each in now.values() for name in (each.group, each.path)}
         for gone in self._refused.keys() - now.keys():
             refusal = self._refused.pop(gone)
-            if not {refusal.unit, refusal.path} & concerned:  # else it is still refused, for another reason
+            if not {refusal.group, refusal.path} & concerned:  # else it is still refused, for another reason
                 log_event(logging.INFO, "certificate.repaired", f"{refusal.path} is no longer refused")
         seen: tuple[_Key | Rejection, ...] = (*now.keys(), *now.values())
         self._since = {each: self._since.get(each, at) for each in seen}
@@ -42,8 +42,8 @@ class FindingLog:
         new = [key for key, each in now.items() if self._refused.get(key) != each]
         for key in [key for key in new if due[key] <= at]:
             refusal = self._refused[key] = now[key]
-            fault, unit = refusal.fault.value, refusal.unit
-            log_event(logging.WARNING, "certificate.refused", refusal.message, fault=fault, unit=unit)
+            fault, group = refusal.fault.value, refusal.group
+            log_event(logging.WARNING, "certificate.refused", refusal.message, fault=fault, unit=group)
         return min((due[key] for key in new if due[key] > at), default=None)
 
     def _due(self, key: _Key, refusal: Rejection) -> float:

@@ -45,11 +45,11 @@ class NoPairError(BadInput):
 class LoadResult:
     """The result of one load.
 
-    `material` is None while something is missing that nothing can replace. `refused`: messages about files that exist
-    but are not usable, and so not in `material`.
+    `loaded` is None while something is missing that nothing can replace. `refused`: messages about files that exist
+    but are not usable, and so not in `loaded`.
     """
 
-    material: LoadedRevision | None
+    loaded: LoadedRevision | None
     missing: tuple[str, ...] = ()
     again_at: float | None = None  # monotonic: when to load again even without a change
     refused: tuple[str, ...] = ()
@@ -79,60 +79,60 @@ class Loader:
         self._unreadable = ""  # why the configuration on disk cannot be read
         self._incomplete = ""  # what the newest configuration lacks, so that the previous one is used
         self._unusable = ""  # why the program on disk cannot be used
-        self.outcome: Selection | None = None  # the newest selection of certificates
+        self.selection: Selection | None = None  # the newest selection of certificates
         self._pairing = DirectoryPairs(settings.kind, settings.listen, settings.forward)
 
-    def serves(self, material: LoadedRevision) -> None:
+    def serves(self, loaded: LoadedRevision) -> None:
         """Use a revision that has served as the fallback for bad files."""
-        self._last_good = LastGood.after(material.outcome)
-        self._served = material.source
-        refused, taken = {each.unit for each in material.outcome.refused}, material.outcome.units
+        self._last_good = LastGood.after(loaded.selection)
+        self._served = loaded.source
+        refused, taken = {each.group for each in loaded.selection.refused}, loaded.selection.groups
         self._pins = {name: pin for name, pin in self._pins.items() if name in refused or name not in taken}
 
-    def refuse(self, material: LoadedRevision, verdict: str) -> None:
+    def refuse(self, loaded: LoadedRevision, verdict: str) -> None:
         """Record that the proxy rejects a revision; if its configuration is new, use the served one.
 
         Certificates thus continue to rotate. If the served configuration is rejected too, the configuration was not at
         fault.
         """
-        is_new = self._served is not None and not material.source.same(self._served)
-        self._refused = material.source if is_new else None
+        is_new = self._served is not None and not loaded.source.same(self._served)
+        self._refused = loaded.source if is_new else None
         self._verdict = verdict
 
     def pin(self, pins: Iterable[Pin]) -> None:
         """Keep the last good files of groups that the proxy rejects; others continue to rotate."""
         now = clock.calendar()
-        self._pins |= {pin.unit.name: replace(pin, since=now) for pin in pins}
+        self._pins |= {pin.group.name: replace(pin, since=now) for pin in pins}
 
-    def renewed(self, material: LoadedRevision) -> tuple[CertificateGroup, ...]:
+    def renewed(self, loaded: LoadedRevision) -> tuple[CertificateGroup, ...]:
         """Return the revision's groups that differ from those that have served."""
-        return material.outcome.renewed(self._last_good)
+        return loaded.selection.renewed(self._last_good)
 
-    def units_in(self, document: str, material: LoadedRevision) -> frozenset[str]:
+    def groups_in(self, document: str, loaded: LoadedRevision) -> frozenset[str]:
         """Return the groups that a resource file names; none if the file is new and may be at fault."""
-        if self._served is None or self._served.resources.get(document) != material.source.resources.get(document):
+        if self._served is None or self._served.resources.get(document) != loaded.source.resources.get(document):
             return frozenset()
-        return material.configuration.units_in(document)
+        return loaded.configuration.groups_in(document)
 
-    async def without(self, material: LoadedRevision, held: Collection[str]) -> LoadedRevision | None:
+    async def without(self, loaded: LoadedRevision, held: Collection[str]) -> LoadedRevision | None:
         """Make a revision with these new groups held back; None if that is not possible."""
-        units = material.outcome.units
-        pins = {name: Pin(units[name], name, "it is held back") for name in held}
-        references = [each for unit in units.values() for each in unit.references]
-        source = material.source
+        groups = loaded.selection.groups
+        pins = {name: Pin(groups[name], name, "it is held back") for name in held}
+        references = [each for group in groups.values() for each in group.references]
+        source = loaded.source
         if self._settings.config is None:
-            references = [each for each in references if each.unit not in held or each.unit in self._last_good.units]
+            references = [each for each in references if each.group not in held or each.group in self._last_good.groups]
             if not references:
                 return None
             source = await self._parsed_small(references)
-        contents = material.outcome.files
-        outcome = await offload(
+        contents = loaded.selection.files
+        selection = await offload(
             _size(contents), select_files, references, contents, self._last_good, clock.calendar(), pins
         )
-        if not outcome.complete or any(outcome.units.get(name) is units[name] for name in held):
+        if not selection.complete or any(selection.groups.get(name) is groups[name] for name in held):
             return None
-        await self._prepare(source, outcome, as_json=material.program.reads_json)
-        return self._revisions.make(source, outcome, material.program, b"")
+        await self._prepare(source, selection, as_json=loaded.program.reads_json)
+        return self._revisions.make(source, selection, loaded.program, b"")
 
     @property
     def configuration_name(self) -> str:
@@ -193,22 +193,22 @@ class Loader:
             )
         await self._watch()
         self._say_limits(source.configuration)
-        outcome = newest = self.outcome = await self._weigh(source)
-        again_at = self._report(outcome)
+        selection = newest = self.selection = await self._weigh(source)
+        again_at = self._report(selection)
         self._incomplete = ""
-        if not outcome.complete and self._served is not None and not source.same(self._served):
-            names = ", ".join(outcome.missing)
+        if not selection.complete and self._served is not None and not source.same(self._served):
+            names = ", ".join(selection.missing)
             self._incomplete = f"cannot use {source.configuration.name}: it names {names}, which cannot be used"
             source = self._served
-            outcome = await self._weigh(source)
+            selection = await self._weigh(source)
         refused = self._not_usable(newest.refused)
-        if not outcome.complete:
-            return LoadResult(None, outcome.missing, again_at, refused)
-        extra = await self._digest_watched({*outcome.files, *source.resources})
-        await self._prepare(source, outcome, as_json=self.programs.current.reads_json)
-        material = self._revisions.make(source, outcome, self.programs.current, extra)
-        self.newest = material.revision
-        return LoadResult(material, again_at=again_at, refused=refused)
+        if not selection.complete:
+            return LoadResult(None, selection.missing, again_at, refused)
+        extra = await self._digest_watched({*selection.files, *source.resources})
+        await self._prepare(source, selection, as_json=self.programs.current.reads_json)
+        loaded = self._revisions.make(source, selection, self.programs.current, extra)
+        self.newest = loaded.revision
+        return LoadResult(loaded, again_at=again_at, refused=refused)
 
     async def _weigh(self, source: Source) -> Selection:
         """Select the files that a configuration names, by their current content on disk."""
@@ -218,9 +218,9 @@ class Loader:
         return await offload(_size(contents), select_files, references, contents, self._last_good, now, self._pins)
 
     @staticmethod
-    async def _prepare(source: Source, outcome: Selection, *, as_json: bool) -> None:
+    async def _prepare(source: Source, selection: Selection, *, as_json: bool) -> None:
         """Prepare the copies off the loop, unless they exist already."""
-        copies = source.configuration.copies(outcome.files)
+        copies = source.configuration.copies(selection.files)
         if not copies.are_made(as_json=as_json):
             await offload(len(source.text) + _size(source.resources), copies.prepare, as_json=as_json)
 
@@ -309,7 +309,7 @@ class Loader:
         """Return the default bootstrap over every pair in the certificate directories."""
         contents, pairing = await self._read(await self._directories.files()), self._pairing
         discovery = await self._discovered(contents)
-        pairing.choose(discovery, contents, self._last_good.units, self._pins, clock.calendar())
+        pairing.choose(discovery, contents, self._last_good.groups, self._pins, clock.calendar())
         if not pairing.found:
             raise NoPairError(await self._directories.where(), pairing.unpaired)
         return pairing.text(pairing.found)
@@ -408,12 +408,12 @@ class Loader:
             missing.append(str(self.programs.path))
         return tuple(missing)
 
-    def _report(self, outcome: Selection) -> float | None:
+    def _report(self, selection: Selection) -> float | None:
         """Log the findings; return when to load again."""
         now = clock.monotonic()
-        again = self.reports.refuse((*outcome.refused, *self._pairing.unpaired), now)
-        stray = self.reports.caution((*outcome.cautions, *self._pairing.beside), now)
-        turns = [_monotonic_of(each) for each in (outcome.look_again, self._pairing.turn) if each is not None]
+        again = self.reports.refuse((*selection.refused, *self._pairing.unpaired), now)
+        stray = self.reports.caution((*selection.cautions, *self._pairing.beside), now)
+        turns = [_monotonic_of(each) for each in (selection.look_again, self._pairing.turn) if each is not None]
         return min((time for time in (again, stray, *turns) if time is not None), default=None)
 
     def _report_nothing(self) -> float | None:

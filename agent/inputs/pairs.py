@@ -45,18 +45,18 @@ class DirectoryPairs:
         """
         self.turn = discovery.look_again
         pinned = [pin for name, pin in pins.items() if name not in served and pin.lies_in(contents)]
-        left_out = {pin.unit.name for pin in pinned}
-        paired = [each for each in discovery.references if each.role in _PAIR and each.unit not in left_out]
-        units = {each.unit for each in paired}
-        superseded = tuple(discovery.superseded(units, now))
-        paired = [each for each in paired if each.unit not in {refusal.unit for refusal in superseded}]
-        kept = [each for each in self.found if each.unit not in units and each.unit in served]
+        left_out = {pin.group.name for pin in pinned}
+        paired = [each for each in discovery.references if each.role in _PAIR and each.group not in left_out]
+        groups = {each.group for each in paired}
+        superseded = tuple(discovery.superseded(groups, now))
+        paired = [each for each in paired if each.group not in {refusal.group for refusal in superseded}]
+        kept = [each for each in self.found if each.group not in groups and each.group in served]
         self.found = _in_order({*paired, *kept})
-        used = {name for each in self.found for name in (each.path, each.unit)}
+        used = {name for each in self.found for name in (each.path, each.group)}
         # A fault of a served pair is logged when its files are selected; beside it alone, no file is half of a pair.
         refused = () if kept and not paired else discovery.refused
-        refused += superseded + tuple(Rejection.of(pin.unit.name, pin.fault, Fallback.OTHERS) for pin in pinned)
-        self.unpaired = tuple(each for each in refused if not {each.path, each.unit} & used)
+        refused += superseded + tuple(Rejection.of(pin.group.name, pin.fault, Fallback.OTHERS) for pin in pinned)
+        self.unpaired = tuple(each for each in refused if not {each.path, each.group} & used)
         self.beside = tuple(each for each in discovery.strays if each.path not in used)
 
     def text(self, references: Iterable[Reference]) -> bytes:
@@ -67,4 +67,4 @@ class DirectoryPairs:
 
 
 def _in_order(references: Iterable[Reference]) -> list[Reference]:
-    return sorted(references, key=lambda each: (each.unit, each.role.value, each.path))
+    return sorted(references, key=lambda each: (each.group, each.role.value, each.path))

@@ -45,7 +45,7 @@ class LoadedRevision:
     revision: Revision
     source: Source
     copies: Copies
-    outcome: Selection
+    selection: Selection
     program: Program
     descriptors: Mapping[str, int]
     held: tuple[bytes, ...]
@@ -66,26 +66,26 @@ class RevisionStore:
 
     def __init__(self) -> None:
         self._memfds = Memfds()
-        self._materials: dict[Revision, LoadedRevision] = {}
+        self._loaded: dict[Revision, LoadedRevision] = {}
         self._tried: set[Revision] = set()
 
     def __getitem__(self, revision: Revision) -> LoadedRevision:
-        return self._materials[revision]
+        return self._loaded[revision]
 
-    def make(self, source: Source, outcome: Selection, program: Program, extra: bytes) -> LoadedRevision:
+    def make(self, source: Source, selection: Selection, program: Program, extra: bytes) -> LoadedRevision:
         """Materialise a revision; the same bytes give the existing one. Raises `MachineError`.
 
         `extra`: the digest of anything else that makes a new revision.
         """
-        return self.adopt(_identify(source, outcome.files, program, extra), source, outcome, program)
+        return self.adopt(_identify(source, selection.files, program, extra), source, selection, program)
 
-    def adopt(self, revision: Revision, source: Source, outcome: Selection, program: Program) -> LoadedRevision:
+    def adopt(self, revision: Revision, source: Source, selection: Selection, program: Program) -> LoadedRevision:
         """Hold an earlier agent's revision under its existing name. Raises `MachineError`."""
-        if revision not in self._materials:
-            copies = source.configuration.copies(outcome.files)
-            descriptors, held = self._hold(outcome.files, copies)
-            self._materials[revision] = LoadedRevision(revision, source, copies, outcome, program, descriptors, held)
-        return self._materials[revision]
+        if revision not in self._loaded:
+            copies = source.configuration.copies(selection.files)
+            descriptors, held = self._hold(selection.files, copies)
+            self._loaded[revision] = LoadedRevision(revision, source, copies, selection, program, descriptors, held)
+        return self._loaded[revision]
 
     def _hold(self, files: Mapping[str, bytes], copies: Copies) -> tuple[dict[str, int], tuple[bytes, ...]]:
         held: list[bytes] = []
@@ -108,18 +108,18 @@ class RevisionStore:
             self._memfds.release(data)
 
     @contextmanager
-    def trying(self, material: LoadedRevision) -> Iterator[LoadedRevision]:
+    def trying(self, loaded: LoadedRevision) -> Iterator[LoadedRevision]:
         """Hold a revision that no epoch uses while something is tried with it."""
-        self._tried.add(material.revision)
+        self._tried.add(loaded.revision)
         try:
-            yield material
+            yield loaded
         finally:
-            self._tried.discard(material.revision)
+            self._tried.discard(loaded.revision)
 
     def keep_only(self, used: Collection[Revision]) -> None:
         """Release every revision that is neither used nor being tried."""
-        for revision in self._materials.keys() - {*used, *self._tried}:
-            self._release(self._materials.pop(revision).held)
+        for revision in self._loaded.keys() - {*used, *self._tried}:
+            self._release(self._loaded.pop(revision).held)
 
 
 def _identify(source: Source, files: Mapping[str, bytes], program: Program, extra: bytes) -> Revision:

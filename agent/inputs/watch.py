@@ -77,15 +77,15 @@ class InputWatcher:
             for answer in asked:
                 if not answer.done():
                     answer.set_result(result)
-            if not said_strays and result.material is not None:
+            if not said_strays and result.loaded is not None:
                 said_strays = True
                 await self.loader.report_strays()
             await wait_for_change(self._changed, result.again_at)
 
     def _tell(self, result: LoadResult) -> None:
-        self.is_usable = result.material is not None and not result.refused and not any(self.loader.complaints())
-        if result.material is not None:
-            revision, not_before = result.material.revision, self.timing.not_before(result.material)
+        self.is_usable = result.loaded is not None and not result.refused and not any(self.loader.complaints())
+        if result.loaded is not None:
+            revision, not_before = result.loaded.revision, self.timing.not_before(result.loaded)
             self._post(on.RevisionReady(at=clock.monotonic(), revision=revision, not_before=not_before))
         elif result.missing:
             missing = ", ".join(result.missing)

@@ -42,7 +42,7 @@ class Admission:
 
     @property
     def _kind(self) -> Proxy:
-        return self.candidate.material.program.kind
+        return self.candidate.loaded.program.kind
 
     async def check(self) -> Failure | None:
         """Wait until the candidate is fully loaded; return why it fails, or None if it passes.
@@ -51,7 +51,7 @@ class Admission:
         of listeners and clusters, secrets and other routes may still be loading. The start deadline limits the wait,
         not this function.
         """
-        if self.serving() is None and self.candidate.material.configuration.is_static:
+        if self.serving() is None and self.candidate.loaded.configuration.is_static:
             return None  # nothing to wait for, and no serving epoch to compare it with
 
         async def check() -> Failure | None:
@@ -64,14 +64,14 @@ class Admission:
         if missing := await self.missing():
             return await self._refused(missing)
         admin = self.candidate.admin
-        whole, loaded = await asyncio.gather(admin.waits_only_for_gate(), admin.certificates())
+        whole, certificates = await asyncio.gather(admin.waits_only_for_gate(), admin.certificates())
         if not whole:
             raise _NotYet
-        return self._wrong_certificate(loaded) or await self._missing_listener()
+        return self._wrong_certificate(certificates) or await self._missing_listener()
 
     async def missing(self) -> list[Subscription]:
         """Return the subscriptions that it needs and has not applied. Raises `MachineError`."""
-        configuration = self.candidate.material.configuration
+        configuration = self.candidate.loaded.configuration
         if configuration.is_static:
             return []
         found = await self.candidate.admin.subscriptions()
@@ -99,11 +99,11 @@ class Admission:
 
         If an epoch with the same configuration serves, the candidate must have loaded as many fetched certificates.
         """
-        serving, admin, material = self.serving(), self.candidate.admin, self.candidate.material
+        serving, admin, loaded = self.serving(), self.candidate.admin, self.candidate.loaded
         if serving is None:
-            unseen = [each for each in await admin.unseen() if material.configuration.source_of(each) is None]
+            unseen = [each for each in await admin.unseen() if loaded.configuration.source_of(each) is None]
             return [each for each in unseen if (secrets if each.secret else each.scope in hidden)]
-        if serving.material.revision.config_digest != material.revision.config_digest:
+        if serving.loaded.revision.config_digest != loaded.revision.config_digest:
             return []
         try:
             before = await serving.admin.certificates()
@@ -120,20 +120,20 @@ class Admission:
         refused = next((each for each in missing if each.is_refused), None)
         if refused is None:
             raise _NotYet
-        source = self.candidate.material.configuration.source_of(refused)
+        source = self.candidate.loaded.configuration.source_of(refused)
         if source is None and self.serving() is None:
             raise _NotYet
         if source is not None:
             return await self._verdict(source, refused)
         why = await self.why_refused()
-        planes = self.candidate.material.configuration.control_planes
+        planes = self.candidate.loaded.configuration.control_planes
         plane = f" of the control plane {' or '.join(planes)}" if planes else ""
         return Failure(FailureKind.TRANSIENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
 
     async def _verdict(self, source: str, refused: Subscription) -> Failure:
         """Blame the certificate groups at fault in a resource file, or else the file itself."""
         complaint = await self._complaint()
-        program = self.candidate.material.program.binary.path.name
+        program = self.candidate.loaded.program.binary.path.name
         pins: tuple[Pin, ...] = ()
         if self.bisection is not None:
             said = f"{program} refuses {refused} in {source}{_behind(complaint)}"
@@ -147,19 +147,19 @@ class Admission:
         return _behind(await self._complaint())
 
     async def _complaint(self) -> Complaint:
-        texts, paths = await self.candidate.admin.rejections(), self.candidate.material.paths
+        texts, paths = await self.candidate.admin.rejections(), self.candidate.loaded.paths
         said = [self._kind.rejection(text, paths) for text in texts]
         return Complaint("; ".join(each.text for each in said), frozenset().union(*(each.paths for each in said)))
 
-    def _wrong_certificate(self, loaded: Iterable[LoadedCertificate]) -> Failure | None:
+    def _wrong_certificate(self, certificates: Iterable[LoadedCertificate]) -> Failure | None:
         """Return a failure if a certificate loaded from a memfd is not the one written there."""
-        material = self.candidate.material
+        loaded = self.candidate.loaded
         expected = {
-            f"/dev/fd/{material.descriptors[chain.path]}": chain
-            for unit in material.outcome.units.values()
-            for chain in unit.chains
+            f"/dev/fd/{loaded.descriptors[chain.path]}": chain
+            for group in loaded.selection.groups.values()
+            for chain in group.chains
         }
-        for certificate in loaded:
+        for certificate in certificates:
             chain = expected.get(certificate.path)
             if chain is not None and certificate.serial not in {each.serial_number for each in chain.certificates}:
                 reason = f"it loaded serial {certificate.serial:x} where {chain.path} has {chain.leaf.serial_hex}"
@@ -171,7 +171,7 @@ class Admission:
         serving = self.serving()
         if serving is None or not self.missing_listeners():
             return None
-        if not self.candidate.material.configuration.has_dynamic_listeners:
+        if not self.candidate.loaded.configuration.has_dynamic_listeners:
             reason = f"epoch {self.candidate.number} does not listen on {self.described_listeners()}, which serves now"
             return Failure(FailureKind.TRANSIENT, reason)
         await self.listeners.follow(serving)  # its control plane may have removed a listener, or be about to add one
@@ -182,7 +182,7 @@ class Admission:
     def missing_listeners(self) -> list[ListenAddress]:
         """Return the serving epoch's listeners that the candidate should have and does not."""
         serving = self.serving()
-        return [] if serving is None else self.listeners.missing(self.candidate, serving.material.configuration)
+        return [] if serving is None else self.listeners.missing(self.candidate, serving.loaded.configuration)
 
     def described_listeners(self) -> str:
         """Return the first missing listeners and the number of further ones, as text."""

@@ -60,8 +60,8 @@ class Adoption:
         rest: list[dict[str, Any]] = []
         for entry in sorted(self._state_file.inherited, key=lambda entry: str(entry.get("number")).zfill(20)):
             found = find_survivor(entry)
-            if isinstance(found, Survivor) and (material := self._recover(found)) is not None:
-                yield found, material
+            if isinstance(found, Survivor) and (loaded := self._recover(found)) is not None:
+                yield found, loaded
                 self._state_file.settle(entry)
             else:
                 rest.append(entry)
@@ -117,15 +117,15 @@ def recover(kind: Proxy, found: Survivor, revisions: RevisionStore) -> LoadedRev
     configuration = kind.configuration(manifest.text, manifest.name, manifest.config_yaml, resources)
     program = _program(kind, manifest, found.pid)
     references = [each for each in configuration.references if each.path in contents]
-    outcome = select_files(references, contents, LastGood(), clock.calendar())
+    selection = select_files(references, contents, LastGood(), clock.calendar())
     source = Source(configuration, manifest.text.encode(), resources)
-    material = None
+    loaded = None
     try:
-        material = revisions.adopt(manifest.revision, source, outcome, program)
+        loaded = revisions.adopt(manifest.revision, source, selection, program)
     finally:
-        if material is None or material.program is not program:
+        if loaded is None or loaded.program is not program:
             program.binary.close()  # another epoch of this revision was adopted before, with its own descriptor
-    return material
+    return loaded
 
 
 def _program(kind: Proxy, manifest: Manifest, pid: int) -> Program:

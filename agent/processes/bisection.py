@@ -30,7 +30,7 @@ async def bisect(suspects: Sequence[CertificateGroup], complaint: Complaint, ask
     """
     if named := _named(suspects, complaint):
         return named
-    search = _Search(ask, frozenset(unit.name for unit in suspects))
+    search = _Search(ask, frozenset(group.name for group in suspects))
     try:
         if await ask(search.uncleared) is not None:
             return ()
@@ -42,11 +42,11 @@ async def bisect(suspects: Sequence[CertificateGroup], complaint: Complaint, ask
 
 def _named(suspects: Collection[CertificateGroup], complaint: Complaint) -> tuple[Pin, ...]:
     """Return the groups with a file that the complaint names, or with the same bytes elsewhere."""
-    contents = {unit.files[path]: path for path in complaint.paths for unit in suspects if path in unit.files}
+    contents = {group.files[path]: path for path in complaint.paths for group in suspects if path in group.files}
     return tuple(
-        _pin(unit, complaint, next(path for path, content in unit.files.items() if content in contents))
-        for unit in suspects
-        if not contents.keys().isdisjoint(unit.files.values())
+        _pin(group, complaint, next(path for path, content in group.files.items() if content in contents))
+        for group in suspects
+        if not contents.keys().isdisjoint(group.files.values())
     )
 
 
@@ -58,29 +58,29 @@ class _Search:
     uncleared: frozenset[str]
     found: list[Pin] = field(default_factory=list)
 
-    async def among(self, units: Sequence[CertificateGroup]) -> None:
+    async def among(self, groups: Sequence[CertificateGroup]) -> None:
         """Clear these groups, or find those at fault among them."""
-        names = frozenset(unit.name for unit in units)
+        names = frozenset(group.name for group in groups)
         complaint = await self.ask(self.uncleared - names)
         if complaint is None:
             self.uncleared -= names
-        elif len(units) == 1:
-            self.found.append(_pin(units[0], complaint))
-        elif named := _named(units, complaint):
+        elif len(groups) == 1:
+            self.found.append(_pin(groups[0], complaint))
+        elif named := _named(groups, complaint):
             self.found += named
-            culprits = {pin.unit.name for pin in named}
-            if rest := [unit for unit in units if unit.name not in culprits]:
+            culprits = {pin.group.name for pin in named}
+            if rest := [group for group in groups if group.name not in culprits]:
                 await self.among(rest)
         else:
-            half = len(units) // 2
-            await self.among(units[:half])
-            await self.among(units[half:])
+            half = len(groups) // 2
+            await self.among(groups[:half])
+            await self.among(groups[half:])
 
 
-def _pin(unit: CertificateGroup, complaint: Complaint, path: str | None = None) -> Pin:
+def _pin(group: CertificateGroup, complaint: Complaint, path: str | None = None) -> Pin:
     """Pin a group at one of its files: `path`, or else its chain, or else its first file."""
-    first = unit.chains[0].path if unit.chains else min(unit.files)
-    return Pin(unit, path or first, complaint.text)
+    first = group.chains[0].path if group.chains else min(group.files)
+    return Pin(group, path or first, complaint.text)
 
 
 class Bisection:
@@ -93,22 +93,22 @@ class Bisection:
 
     async def accuse(self, refused: EpochProcess, complaint: Complaint) -> tuple[Pin, ...]:
         """Pin the groups at fault, if any. Raises `MachineError` if the proxy does not respond."""
-        material = refused.material
+        loaded = refused.loaded
 
-        program = material.program.binary.path.name
+        program = loaded.program.binary.path.name
 
         def said(complaint: Complaint) -> Complaint:
             return replace(complaint, text=f"{program} reports: {complaint.text}")
 
         async def ask(held: frozenset[str]) -> Complaint | None:
-            variant = await self._loader.without(material, held)
+            variant = await self._loader.without(loaded, held)
             if variant is None:
                 raise NothingToRunError
             with self._revisions.trying(variant):
                 answer = await refused.validate(self._timeout, variant)
             return None if answer is None else said(answer)
 
-        pins = await bisect(self._loader.renewed(material), said(complaint), ask)
+        pins = await bisect(self._loader.renewed(loaded), said(complaint), ask)
         self._loader.pin(pins)
         return pins
 
@@ -118,11 +118,11 @@ class Bisection:
         A proxy cannot validate resource files, so bisection is impossible: if the complaint names no group, all new
         groups of that file are pinned.
         """
-        material = refused.material
-        suspects = self._loader.renewed(material)
+        loaded = refused.loaded
+        suspects = self._loader.renewed(loaded)
         pins = _named(suspects, complaint)
         if not pins:
-            units = self._loader.units_in(document, material)
-            pins = tuple(_pin(unit, complaint) for unit in suspects if unit.name in units)
+            groups = self._loader.groups_in(document, loaded)
+            pins = tuple(_pin(group, complaint) for group in suspects if group.name in groups)
         self._loader.pin(pins)
         return pins

@@ -50,7 +50,7 @@ async def reason_of(admission: Admission) -> str:
 
 
 async def _describe(admission: Admission, missing: Sequence[Subscription]) -> str:
-    configuration = admission.candidate.material.configuration
+    configuration = admission.candidate.loaded.configuration
     named = ", ".join(map(str, missing[:_NAMED])) + (" …" if len(missing) > _NAMED else "")
     if missing[0].is_refused:
         refused = f"it refuses {missing[0]}{await admission.why_refused()}"

@@ -39,14 +39,14 @@ async def inspect(settings: Settings) -> Report:
     async with _loader(settings) as loader:
         result = await loader.load()
         await loader.report_strays()
-    if result.material is None:
+    if result.loaded is None:
         return Report((f"unusable: {', '.join(result.missing)}",), good=False)
-    leaves = tuple(_line(unit, leaf) for unit, leaf in result.material.outcome.leaves.items())
-    complaint = await _complaint(settings, result.material)
+    leaves = tuple(_line(group, leaf) for group, leaf in result.loaded.selection.leaves.items())
+    complaint = await _complaint(settings, result.loaded)
     verdict = "the proxy accepts it"
     if complaint is not None:
         what = "the arguments after --" if complaint.concerns_arguments else "it"
-        verdict = f"{result.material.program.binary.path} refuses {what}: {complaint.text}"
+        verdict = f"{result.loaded.program.binary.path} refuses {what}: {complaint.text}"
     return Report((*leaves, verdict), good=complaint is None and not loader.reports.refusals)
 
 
@@ -65,9 +65,9 @@ async def _loader(settings: Settings) -> AsyncIterator[Loader]:
         await files.close()
 
 
-async def _complaint(settings: Settings, material: LoadedRevision) -> Complaint | None:
+async def _complaint(settings: Settings, loaded: LoadedRevision) -> Complaint | None:
     directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
-    epoch = EpochProcess(1, material, directory, settings.user, _DEAF)
+    epoch = EpochProcess(1, loaded, directory, settings.user, _DEAF)
     try:
         return await epoch.validate(_TIMEOUT)
     finally:
@@ -75,6 +75,6 @@ async def _complaint(settings: Settings, material: LoadedRevision) -> Complaint 
         directory.close()
 
 
-def _line(unit: str, leaf: Leaf) -> str:
+def _line(group: str, leaf: Leaf) -> str:
     names = ", ".join(leaf.names) or leaf.subject
-    return f"{unit}: {names}; serial {leaf.serial_hex}, {leaf.key_type}, until {leaf.not_after:%Y-%m-%d %H:%M}Z"
+    return f"{group}: {names}; serial {leaf.serial_hex}, {leaf.key_type}, until {leaf.not_after:%Y-%m-%d %H:%M}Z"

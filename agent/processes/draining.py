@@ -34,10 +34,8 @@ async def emptied(
     """
     interval = _FIRST_INTERVAL
     zeros = 0
-    if epoch.material.configuration.has_udp:
-        await asyncio.sleep(
-            epoch.material.program.kind.udp_overlap + _FIRST_INTERVAL
-        )  # it forwards datagrams until then
+    if epoch.loaded.configuration.has_udp:
+        await asyncio.sleep(epoch.loaded.program.kind.udp_overlap + _FIRST_INTERVAL)  # it forwards datagrams until then
     while True:
         await asyncio.sleep(interval)
         interval = min(interval * _GROWTH, _LAST_INTERVAL if at_the_end else _LONGEST_INTERVAL)

@@ -53,7 +53,7 @@ class EpochProcess:
     def __init__(
         self,
         number: int,
-        material: LoadedRevision,
+        loaded: LoadedRevision,
         directory: RunDirectory,
         user: User | None,
         listeners: ListenerAccess,
@@ -62,7 +62,7 @@ class EpochProcess:
     ) -> None:
         """Create the epoch's resources, or reuse those of `found`, an earlier agent's epoch."""
         self.number = number
-        self.material = material
+        self.loaded = loaded
         self.nonce = secrets.token_hex(16) if found is None else found.nonce
         self.found = found
         self.process: Process | None = None
@@ -79,14 +79,14 @@ class EpochProcess:
         self._owner = None if user is None else user.owner
         self._listeners = listeners
         self._memory = Memfds()
-        binary = material.program.binary
+        binary = loaded.program.binary
         name = f"bin/{binary.path.name}"  # a link to the opened binary, so that `ps` and `ss` show its own name
         if found is None:
             self.home = directory.make_epoch(number, self._owner, {name: f"/proc/self/fd/{binary.descriptor}"})
             self._room = make_room(self.home, self._owner)
-            self.manifest = Carried.in_memory(self._memory.hold(f"epoch {number}", Manifest.of(material).to_bytes()))
+            self.manifest = Carried.in_memory(self._memory.hold(f"epoch {number}", Manifest.of(loaded).to_bytes()))
             try:
-                self.segment = (segments or ReservedSegments(self._owner)).claim(material.program.handoff)
+                self.segment = (segments or ReservedSegments(self._owner)).claim(loaded.program.handoff)
             except MachineError:
                 self._memory.close()
                 raise
@@ -97,7 +97,7 @@ class EpochProcess:
             self.manifest = found.manifest
         self._program = self.home / name
         self.names = SocketPaths(self.home, self.segment.base_id)
-        self.admin = material.program.kind.admin(self.home / "admin")
+        self.admin = loaded.program.kind.admin(self.home / "admin")
         reached = partial(listeners.reached_gate, number)
         self.gate = Gate(self.home / "gate", reached, reached_before=found is not None)
         self.child: Child | None = None
@@ -125,17 +125,17 @@ class EpochProcess:
 
     # Process
 
-    async def validate(self, timeout: float, material: LoadedRevision | None = None) -> Complaint | None:
-        """Validate the configuration of `material` (default: its own) with the proxy.
+    async def validate(self, timeout: float, loaded: LoadedRevision | None = None) -> Complaint | None:
+        """Validate the configuration of `loaded` (default: its own) with the proxy.
 
         Returns the proxy's complaint, or None if it accepts it.
         """
-        material = material or self.material
-        copy, extra = self._copy(material)
-        kind = material.program.kind
-        arguments = kind.validate(copy, extra, material.configuration)
-        code, output = await run(self._command(arguments, material), timeout)
-        return None if code == 0 else kind.complaint(output, {**material.paths, copy: material.configuration.name})
+        loaded = loaded or self.loaded
+        copy, extra = self._copy(loaded)
+        kind = loaded.program.kind
+        arguments = kind.validate(copy, extra, loaded.configuration)
+        code, output = await run(self._command(arguments, loaded), timeout)
+        return None if code == 0 else kind.complaint(output, {**loaded.paths, copy: loaded.configuration.name})
 
     async def launch(self, started_at: int, overlap: int = 0, *, dumps_core: bool = False) -> int:
         """Start the process after its sockets are open; return its pid. Raises `MachineError`.
@@ -143,10 +143,10 @@ class EpochProcess:
         For `overlap` seconds after it serves, its predecessor continues to read the UDP sockets.
         """
         await self._stand_around(started_at)
-        copy, extra = self._copy(self.material)
-        kind, configuration = self.material.program.kind, self.material.configuration
+        copy, extra = self._copy(self.loaded)
+        kind, configuration = self.loaded.program.kind, self.loaded.configuration
         arguments = kind.launch(self.names, copy, extra, self.number, configuration, overlap)
-        command = replace(self._command(arguments, self.material), dumps_core=dumps_core)
+        command = replace(self._command(arguments, self.loaded), dumps_core=dumps_core)
         process = Process.start(command, self._exited)
         self.created = created_at(process.pid)
         self._attend(process)
@@ -174,7 +174,7 @@ class EpochProcess:
         self.parent = Parent(self.names, started_at, events, asked, serves=self.has_served, owner=self._owner)
         self.parent.bound_itself.update(asked)  # which of them it bound itself is not recorded
         self.child = Child(self.names, self._owner)
-        if self.material.configuration.has_udp:
+        if self.loaded.configuration.has_udp:
             self.relay = UdpRelay(self.names, self._owner)
         await self.gate.shut(self._owner)
 
@@ -190,18 +190,18 @@ class EpochProcess:
     def _exited(self, code: int | None) -> None:
         self._listeners.exited(self.number, code)
 
-    def _copy(self, material: LoadedRevision) -> tuple[int, str | None]:
+    def _copy(self, loaded: LoadedRevision) -> tuple[int, str | None]:
         """Write the configuration copy to a memfd; return its descriptor and the extra document."""
-        as_json = material.program.reads_json
-        main, extra = material.copies.fill(str(self.home), self.number, material.descriptors, as_json=as_json)
-        return self._memory.hold(material.configuration.name, main.encode()), extra
+        as_json = loaded.program.reads_json
+        main, extra = loaded.copies.fill(str(self.home), self.number, loaded.descriptors, as_json=as_json)
+        return self._memory.hold(loaded.configuration.name, main.encode()), extra
 
-    def _command(self, arguments: list[str], material: LoadedRevision) -> Command:
+    def _command(self, arguments: list[str], loaded: LoadedRevision) -> Command:
         return Command(
-            binary=self.material.program.binary.descriptor,
+            binary=self.loaded.program.binary.descriptor,
             executable=str(self._program),
-            arguments=[str(self.material.program.binary.path), *arguments],
-            descriptors={*material.descriptors.values(), *self._memory.descriptors},
+            arguments=[str(self.loaded.program.binary.path), *arguments],
+            descriptors={*loaded.descriptors.values(), *self._memory.descriptors},
             environment=self._environment(),
             user=self._user,
         )

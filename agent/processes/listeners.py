@@ -124,7 +124,7 @@ class Listeners:
 
     def missing(self, candidate: EpochProcess, before: Configuration | None) -> list[ListenAddress]:
         """Return served listeners that are still configured and that a candidate did not request."""
-        now = candidate.material.configuration
+        now = candidate.loaded.configuration
         static_before = set() if before is None else {listener.place for listener in before.listeners}
         static_now = {listener.place for listener in now.listeners}
         asked = {place.listener for place in candidate.asked}

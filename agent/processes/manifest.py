@@ -40,23 +40,23 @@ class Manifest:
     resources: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, material: LoadedRevision) -> "Manifest":
+    def of(cls, loaded: LoadedRevision) -> "Manifest":
         """Return the manifest of an epoch that runs this revision."""
-        program = material.program
+        program = loaded.program
         return cls(
-            digest=material.revision.digest,
-            shape=material.revision.config_digest,
-            name=material.configuration.name,
-            text=material.source.text.decode(),
-            config_yaml=material.configuration.extra,
-            files={path: Carried.in_memory(material.descriptors[path]) for path in material.outcome.files},
+            digest=loaded.revision.digest,
+            shape=loaded.revision.config_digest,
+            name=loaded.configuration.name,
+            text=loaded.source.text.decode(),
+            config_yaml=loaded.configuration.extra,
+            files={path: Carried.in_memory(loaded.descriptors[path]) for path in loaded.selection.files},
             program=Carried.of(program.binary.descriptor),
             program_path=str(program.binary.path),
             identity=program.binary.identity,
             program_version=program.version,
             handoff=str(program.handoff),
             reads_json=program.reads_json,
-            resources={path: data.decode() for path, data in material.source.resources.items()},
+            resources={path: data.decode() for path, data in loaded.source.resources.items()},
         )
 
     @property

@@ -125,14 +125,14 @@ class ProcessTable:
                 return Failure(
                     FailureKind.OUT_OF_MEMORY, f"epoch {number} cannot start beside {self.serving.number}: {shortage}"
                 )
-        material, user = self._revisions[revision], self._settings.user
-        epoch = EpochProcess(number, material, self._directory, user, self._listeners(), segments=self.segments)
+        loaded, user = self._revisions[revision], self._settings.user
+        epoch = EpochProcess(number, loaded, self._directory, user, self._listeners(), segments=self.segments)
         self.epochs[number] = epoch
         self._record()  # so that the next agent finds its process by the manifest, even without a pid
         if validate and (complaint := await epoch.validate(self._settings.policy.start_timeout)):
             return await self._verdict(epoch, complaint)
-        has_udp = self.serving is not None and epoch.material.configuration.has_udp
-        overlap = material.program.kind.udp_overlap if has_udp else 0
+        has_udp = self.serving is not None and epoch.loaded.configuration.has_udp
+        overlap = loaded.program.kind.udp_overlap if has_udp else 0
         core = self._settings.core_dumps
         pid = await epoch.launch(self.served_since, overlap, dumps_core=core)
         self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
@@ -147,12 +147,12 @@ class ProcessTable:
 
         await observe(self._admission(candidate), lambda: number in self.epochs, tell)
 
-    async def adopt(self, found: Survivor, material: LoadedRevision) -> None:
+    async def adopt(self, found: Survivor, loaded: LoadedRevision) -> None:
         """Adopt an earlier agent's epoch; if it serves, put its sockets into the socket store.
 
         Raises `MachineError` if it has exited.
         """
-        epoch = EpochProcess(found.number, material, self._directory, self._settings.user, self._listeners(), found)
+        epoch = EpochProcess(found.number, loaded, self._directory, self._settings.user, self._listeners(), found)
         self.epochs[found.number] = epoch
         try:
             await epoch.take_over(found, self.served_since)
@@ -181,7 +181,7 @@ class ProcessTable:
 
     def _get_socket(self, number: int, place: ListenAddress) -> int | None:
         try:
-            return self.listeners.get(place, self.epochs[number].material.configuration)
+            return self.listeners.get(place, self.epochs[number].loaded.configuration)
         except AddressHeld:
             raise
         except MachineError as error:
@@ -259,7 +259,7 @@ class ProcessTable:
         before, after = self.serving, self.epochs[number]
         self.serving = after
         after.has_served = True
-        self.segments.keep_one(after.material.program.handoff)
+        self.segments.keep_one(after.loaded.program.handoff)
         self.shared_counters.follow(number, after.home)
         self.listeners.adopt()
         for epoch in self.epochs.values():
@@ -273,7 +273,7 @@ class ProcessTable:
             self._follower.cancel()
         await self.listeners.hand_over(after, before)
         self._callbacks.handed_over(after)
-        if not after.material.configuration.has_dynamic_listeners:
+        if not after.loaded.configuration.has_dynamic_listeners:
             self._had_dynamic = False
             self._tell_unserved("")
         else:
@@ -296,7 +296,7 @@ class ProcessTable:
         """Set `unserved` if the control plane removed every dynamic listener: usually a fault."""
         dynamic = _dynamic(serving, listeners)
         self._had_dynamic |= bool(dynamic)
-        planes = " or ".join(serving.material.configuration.control_planes) or "its source"
+        planes = " or ".join(serving.loaded.configuration.control_planes) or "its source"
         lost = f"epoch {serving.number} has only its static listeners: {planes} removed all others"
         self._tell_unserved(lost if self._had_dynamic and not dynamic else "")
 
@@ -434,7 +434,7 @@ class ProcessTable:
 
     async def _verdict(self, refused: EpochProcess, complaint: Complaint) -> Failure:
         """Return a proxy's rejection as a failure, naming the certificate groups at fault, if any."""
-        program, name = refused.material.program.binary.path.name, refused.material.configuration.name
+        program, name = refused.loaded.program.binary.path.name, refused.loaded.configuration.name
         if complaint.concerns_arguments:
             reason = f"cannot use the arguments after --: {program} reports: {complaint.text}"
             return Failure(FailureKind.PERMANENT, reason)
@@ -459,5 +459,5 @@ class ProcessTable:
 
 def _dynamic(epoch: EpochProcess, listeners: Iterable[ListenAddress]) -> list[ListenAddress]:
     """Return the listeners that the epoch's static configuration does not name."""
-    static = {listener.place for listener in epoch.material.configuration.listeners}
+    static = {listener.place for listener in epoch.loaded.configuration.listeners}
     return [place for place in listeners if place not in static]

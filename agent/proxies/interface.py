@@ -195,7 +195,7 @@ class Configuration(Protocol):
     def admin_address(self) -> AdminAddress | None:
         """The admin address that the operator configured, if any."""
 
-    def units_in(self, path: str) -> frozenset[str]:
+    def groups_in(self, path: str) -> frozenset[str]:
         """Return the certificate groups that a resource file names."""
 
     def source_of(self, subscription: Subscription) -> str | None:

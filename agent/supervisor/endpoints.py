@@ -49,7 +49,7 @@ class Endpoints:
 
     async def route_to(self, serving: EpochProcess) -> None:
         """Forward the admin address, if the configuration names one, to this epoch."""
-        named = serving.material.configuration.admin_address
+        named = serving.loaded.configuration.admin_address
         async with self._moving:
             if named is not None:
                 self._forwarder = self._kind.forwarder(named.allowed)

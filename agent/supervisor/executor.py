@@ -109,9 +109,9 @@ class Executor:
     def _commit(self, number: int) -> None:
         epoch = self._core.epochs[number]
         serving = self._processes.commit(number)
-        self._inputs.loader.serves(serving.material)
+        self._inputs.loader.serves(serving.loaded)
         self._tasks.spawn(self._endpoints.route_to(serving), "console")
-        self._foresee_expiry(serving.material)
+        self._foresee_expiry(serving.loaded)
         log_event(logging.INFO, "epoch.serving", _describe(epoch, serving), stated=_facts(epoch, serving), epoch=number)
 
     def clock_stepped(self) -> None:
@@ -119,15 +119,15 @@ class Executor:
         self._inputs.timing.clock_stepped()
         self._inputs.reload_soon()
         if self._processes.serving is not None:
-            self._foresee_expiry(self._processes.serving.material)
+            self._foresee_expiry(self._processes.serving.loaded)
 
-    def _foresee_expiry(self, material: LoadedRevision) -> None:
+    def _foresee_expiry(self, loaded: LoadedRevision) -> None:
         """Post when the first served leaf certificate becomes urgent and when it expires.
 
         The reconciler has no calendar: it gets both as monotonic times.
         """
         now, at = clock.calendar(), clock.monotonic()
-        leaves = material.outcome.leaves.values()
+        leaves = loaded.selection.leaves.values()
         ends = [
             ((leaf.not_after - now).total_seconds(), (leaf.not_after - leaf.not_before).total_seconds())
             for leaf in leaves
@@ -143,7 +143,7 @@ def _counted(connections: int | None) -> str:
 
 def _facts(epoch: Epoch, serving: EpochProcess) -> dict[str, object]:
     """Return what serves now as attributes of its log event."""
-    leaves = serving.material.outcome.leaves.values()
+    leaves = serving.loaded.selection.leaves.values()
     return {
         "pid": epoch.pid,
         "revision": epoch.revision.name,
@@ -156,7 +156,7 @@ def _facts(epoch: Epoch, serving: EpochProcess) -> dict[str, object]:
 def _describe(epoch: Epoch, serving: EpochProcess) -> str:
     leaves = [
         f"serial {leaf.serial_hex} until {leaf.not_after:%Y-%m-%d %H:%M}Z"
-        for leaf in serving.material.outcome.leaves.values()
+        for leaf in serving.loaded.selection.leaves.values()
     ]
     shown = "; ".join(leaves[:2]) + (f" and {len(leaves) - 2} more" if len(leaves) > 2 else "")
     took = f"{(clock.monotonic() - epoch.started_at) * 1000:.0f} ms after its start"

@@ -116,8 +116,8 @@ class History:
         before = {} if attempt.before is None else self._leaves(attempt.before)
         after = self._leaves(attempt.revision)
         names = named({*before, *after})
-        changed = [unit for unit in sorted(names) if before.get(unit) != after.get(unit)]
-        return tuple(Change(names[unit], _serial(before.get(unit)), _serial(after.get(unit))) for unit in changed)
+        changed = [group for group in sorted(names) if before.get(group) != after.get(group)]
+        return tuple(Change(names[group], _serial(before.get(group)), _serial(after.get(group))) for group in changed)
 
     # Evidence
 

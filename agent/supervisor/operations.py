@@ -76,7 +76,7 @@ class Operations:
             yield OperationResult("refused", reason="; ".join(look.refused))
             return
         with _logged() as notices:
-            wanted = None if look.material is None else look.material.revision
+            wanted = None if look.loaded is None else look.loaded.revision
             first = core.next_epoch if core.candidate is None else core.candidate.number
             self._post(on.RestartAsked(at=clock.monotonic(), now=now))
             if (left := core.desired.paused_until - clock.monotonic()) > 0 and not now:
@@ -179,7 +179,7 @@ class Operations:
             alive = ", ".join(map(str, sorted(processes.epochs))) or "none"
             which = "no epoch serves" if epoch is None else f"there is no epoch {epoch}"
             return Response(404, f"{which}; running: {alive}\n".encode())
-        forwarder = process.material.program.kind.forwarder(())
+        forwarder = process.loaded.program.kind.forwarder(())
         forwarder.target = process.admin.place
         return await forwarder.answer(Request(method, target))
 

@@ -126,9 +126,9 @@ class Recorder:
         seen: tuple[ProbeResult, ...] = ()
         if self._proves:
             try:
-                units = process.material.outcome.units.values()
-                leaves = [chain.leaf for unit in units for chain in unit.chains]
-                named = [each.place for each in process.material.configuration.listeners]
+                groups = process.loaded.selection.groups.values()
+                leaves = [chain.leaf for group in groups for chain in group.chains]
+                named = [each.place for each in process.loaded.configuration.listeners]
                 seen = await verify_served(process.admin, leaves, named)
             except MachineError as error:
                 log_event(logging.DEBUG, "rotation.unproved", str(error))

@@ -122,7 +122,7 @@ class StatusBuilder:
             memory=None if epoch.pid is None else resident(epoch.pid),
             serials=()
             if process is None
-            else tuple(leaf.serial_hex for leaf in process.material.outcome.leaves.values()),
+            else tuple(leaf.serial_hex for leaf in process.loaded.selection.leaves.values()),
             awaits=epoch.awaits,
         )
 
@@ -136,27 +136,27 @@ class StatusBuilder:
     # Certificates
 
     def _certificates(self, names: Mapping[str, str]) -> Iterator[CertificateSet]:
-        disk, served, refused = self._inputs.loader.outcome, self._served(), self._refusals()
-        units = {**({} if disk is None else disk.units), **served}
-        for unit in sorted(names):
-            yield _set(names[unit], units.get(unit), served.get(unit), _found(disk, unit), refused.get(unit))
+        disk, served, refused = self._inputs.loader.selection, self._served(), self._refusals()
+        groups = {**({} if disk is None else disk.groups), **served}
+        for group in sorted(names):
+            yield _set(names[group], groups.get(group), served.get(group), _found(disk, group), refused.get(group))
 
     def _served(self) -> Mapping[str, CertificateGroup]:
         serving = self._processes.serving
-        return {} if serving is None else serving.material.outcome.units
+        return {} if serving is None else serving.loaded.selection.groups
 
     def _names(self) -> dict[str, str]:
         """Return the display name of each certificate group, served, on disk or refused."""
-        disk = self._inputs.loader.outcome
-        return named({*self._served(), *({} if disk is None else disk.units), *self._refusals()})
+        disk = self._inputs.loader.selection
+        return named({*self._served(), *({} if disk is None else disk.groups), *self._refusals()})
 
     def _refusals(self) -> dict[str, Rejection]:
-        return {each.unit: each for each in reversed(self._inputs.loader.reports.refusals)}
+        return {each.group: each for each in reversed(self._inputs.loader.reports.refusals)}
 
     def _refused(self, names: Mapping[str, str]) -> list[RejectedFile]:
         loader, desired = self._inputs.loader, self._core.desired
         refusals = loader.reports.refusals
-        found = [RejectedFile(each.path, each.fault.value, each.message, names[each.unit]) for each in refusals]
+        found = [RejectedFile(each.path, each.fault.value, each.message, names[each.group]) for each in refusals]
         found += [RejectedFile(path, reason, message) for path, reason, message in loader.complaints()]
         said = {each.message for each in found}
         if desired.refused is not None and desired.refused.reason not in said:
@@ -182,13 +182,13 @@ _REASONS = {
 }
 
 
-def _found(disk: Selection | None, unit: str) -> Leaf | None:
-    return None if disk is None else disk.found.get(unit)
+def _found(disk: Selection | None, group: str) -> Leaf | None:
+    return None if disk is None else disk.found.get(group)
 
 
 def _set(
     name: str,
-    unit: CertificateGroup | None,
+    group: CertificateGroup | None,
     served: CertificateGroup | None,
     found: Leaf | None,
     refusal: Rejection | None,
@@ -196,8 +196,8 @@ def _set(
     leaf = None if served is None else served.leaf
     return CertificateSet(
         name=name,
-        chain=_path(unit, Role.CHAIN),
-        key=_path(unit, Role.KEY),
+        chain=_path(group, Role.CHAIN),
+        key=_path(group, Role.KEY),
         served=None if leaf is None else Facts.of(leaf),
         disk=None if found is None else Facts.of(found),
         bundles=() if served is None else tuple(map(_authorities, served.bundles)),
@@ -206,8 +206,8 @@ def _set(
     )
 
 
-def _path(unit: CertificateGroup | None, role: Role) -> str | None:
-    found: Iterable[str] = () if unit is None else sorted(each.path for each in unit.references if each.role is role)
+def _path(group: CertificateGroup | None, role: Role) -> str | None:
+    found: Iterable[str] = () if group is None else sorted(each.path for each in group.references if each.role is role)
     return next(map(_whole, found), None)
 
 

@@ -40,7 +40,7 @@ class Summary:
 
     def _until(self, number: int) -> str:
         process = self._processes.epochs.get(number)
-        ends = [] if process is None else [leaf.not_after for leaf in _leaves(process.material)]
+        ends = [] if process is None else [leaf.not_after for leaf in _leaves(process.loaded)]
         return f", certificate until {min(ends):%Y-%m-%d %H:%MZ}" if ends else ""
 
     def rejections(self) -> list[str]:
@@ -77,5 +77,5 @@ class Summary:
         yield from self.complaints()
 
 
-def _leaves(material: LoadedRevision) -> Iterable[Leaf]:
-    return material.outcome.leaves.values()
+def _leaves(loaded: LoadedRevision) -> Iterable[Leaf]:
+    return loaded.selection.leaves.values()

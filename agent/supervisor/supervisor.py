@@ -122,7 +122,7 @@ class Supervisor:
         self._systemd = SystemdNotifier(self._core, manager, store, self._summary)
         self._kubernetes_events = parts.kubernetes_events(self._summary.rejections)
         self._termination_log = parts.termination_log()
-        self._history = History(self._core.epochs, directory, lambda each: self._revisions[each].outcome.leaves)
+        self._history = History(self._core.epochs, directory, lambda each: self._revisions[each].selection.leaves)
         self._recorder = Recorder(self._history, self._processes, self._metrics, proves=settings.prove)
         self._status_builder = StatusBuilder(service, self._history, self._summary, self._hang_detector, __version__)
         self._operations = Operations(service, self._state_file, self._post, self._status, self._stop)
@@ -226,15 +226,15 @@ class Supervisor:
         adoption = self._parts.adoption(
             self._settings.kind, self._state_file, self._directory, self._revisions, self._shared_counters
         )
-        for found, material in adoption.epochs():
+        for found, loaded in adoption.epochs():
             try:
-                await self._processes.adopt(found, material)
+                await self._processes.adopt(found, loaded)
             except (MachineError, OSError) as error:
                 log_event(logging.WARNING, "epoch.not_adopted", f"epoch {found.number}: {error}")
                 continue
-            self._programs.adopt(material.program)
+            self._programs.adopt(loaded.program)
             event = on.EpochAdopted(
-                at=clock.monotonic(), epoch=found.number, revision=material.revision, pid=found.pid, state=found.state
+                at=clock.monotonic(), epoch=found.number, revision=loaded.revision, pid=found.pid, state=found.state
             )
             self._take(event)
         adoption.remove_stale(frozenset(self._processes.epochs))
@@ -391,7 +391,7 @@ class Supervisor:
         desired = self._core.desired
         used = {epoch.revision for epoch in self._core.epochs.values()}
         used |= {each for each in (desired.wanted, desired.last_good, self._inputs.loader.newest) if each is not None}
-        used |= {process.material.revision for process in self._processes.epochs.values()}
+        used |= {process.loaded.revision for process in self._processes.epochs.values()}
         self._revisions.keep_only(used)
         self._programs.forget_unused({self._revisions[each].program.binary.descriptor for each in used})
 

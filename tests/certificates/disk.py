@@ -57,9 +57,9 @@ class Disk:
         return select_files(self.references, self.contents, self.last_good, self.now)
 
     def serve(self, **written: bytes | Unreadable) -> Selection:
-        outcome = self.select(**written)
-        self.last_good = LastGood.after(outcome)
-        return outcome
+        selection = self.select(**written)
+        self.last_good = LastGood.after(selection)
+        return selection
 
 
 def serving(pair: Leaf | None = None) -> Disk:
@@ -70,9 +70,9 @@ def serving(pair: Leaf | None = None) -> Disk:
     return disk
 
 
-def faults(outcome: Selection) -> list[tuple[str, Fault]]:
-    return [(refusal.path, refusal.fault) for refusal in outcome.refused]
+def faults(selection: Selection) -> list[tuple[str, Fault]]:
+    return [(refusal.path, refusal.fault) for refusal in selection.refused]
 
 
-def worries(outcome: Selection) -> list[WarningKind]:
-    return [caution.worry for caution in outcome.cautions]
+def worries(selection: Selection) -> list[WarningKind]:
+    return [caution.worry for caution in selection.cautions]

@@ -153,7 +153,7 @@ def test_any_directory_gives_the_same_result_in_any_order(contents: dict[str, by
 def test_every_pair_found_is_one(contents: dict[str, bytes]) -> None:
     pairs: dict[str, dict[Role, bytes]] = {}
     for reference in found(contents):
-        pairs.setdefault(reference.unit, {})[reference.role] = contents[reference.path]
+        pairs.setdefault(reference.group, {})[reference.role] = contents[reference.path]
     for files in pairs.values():
         if Role.BUNDLE not in files:
             begins = [one for one in PAIRS if parse("", files[Role.CHAIN]).certificates[0] == one.certificate]

@@ -70,6 +70,6 @@ def test_the_log_message_is_the_complaint_and_the_fallback(fallback: Fallback) -
 
 def test_a_rejected_file_that_nothing_uses_is_a_stray_which_may_be_removed() -> None:
     warning = FileWarning.of(Rejection.of("web", unusable()))
-    assert (warning.unit, warning.path, warning.worry) == ("web", "/c/tls.key", WarningKind.STRAY)
+    assert (warning.group, warning.path, warning.worry) == ("web", "/c/tls.key", WarningKind.STRAY)
     assert warning.message.startswith("/c/tls.key is not used: it does not fit; write another")
     assert "remove" in warning.message

@@ -13,10 +13,10 @@ from tests.pki import Authority
 
 
 def test_a_good_pair_is_run_from_at_once() -> None:
-    outcome = Disk().select(chain=old().chain_pem, key=old().key_pem)
-    assert outcome.files == {"chain": old().chain_pem, "key": old().key_pem}
-    assert outcome.leaves["a"].serial == old().certificate.serial_number
-    assert (outcome.complete, outcome.refused, outcome.cautions) == (True, (), ())
+    selection = Disk().select(chain=old().chain_pem, key=old().key_pem)
+    assert selection.files == {"chain": old().chain_pem, "key": old().key_pem}
+    assert selection.leaves["a"].serial == old().certificate.serial_number
+    assert (selection.complete, selection.refused, selection.cautions) == (True, (), ())
 
 
 def test_a_leaf_is_looked_at_again_when_it_grows_old_and_when_it_ends() -> None:
@@ -32,16 +32,16 @@ def test_a_leaf_is_looked_at_again_when_it_grows_old_and_when_it_ends() -> None:
 
 
 def test_what_lies_on_the_disk_is_known_though_it_is_refused() -> None:
-    outcome = serving().select(chain=new().chain_pem)
-    assert faults(outcome) == [("key", Fault.MISMATCH)]
-    assert outcome.found["a"].serial == new().certificate.serial_number
-    assert outcome.leaves["a"].serial == old().certificate.serial_number
+    selection = serving().select(chain=new().chain_pem)
+    assert faults(selection) == [("key", Fault.MISMATCH)]
+    assert selection.found["a"].serial == new().certificate.serial_number
+    assert selection.leaves["a"].serial == old().certificate.serial_number
 
 
 def test_a_renewed_pair_takes_over() -> None:
-    outcome = serving().select(chain=new().chain_pem, key=new().key_pem)
-    assert outcome.files == {"chain": new().chain_pem, "key": new().key_pem}
-    assert outcome.leaves["a"].serial == new().certificate.serial_number
+    selection = serving().select(chain=new().chain_pem, key=new().key_pem)
+    assert selection.files == {"chain": new().chain_pem, "key": new().key_pem}
+    assert selection.leaves["a"].serial == new().certificate.serial_number
 
 
 def test_a_weighing_never_advances_what_is_last_good() -> None:
@@ -69,11 +69,11 @@ def test_a_chain_whose_key_has_not_come_yet_is_waited_for() -> None:
     ],
 )
 def test_a_bad_file_holds_back_its_pair(content: bytes | Unreadable, fault: Fault, may_resolve: bool) -> None:
-    outcome = serving().select(chain=content, key=new().key_pem)
-    assert faults(outcome) == [("chain", fault)]
-    assert outcome.refused[0].may_resolve is may_resolve
-    assert outcome.files == {"chain": old().chain_pem, "key": old().key_pem}
-    assert outcome.complete
+    selection = serving().select(chain=content, key=new().key_pem)
+    assert faults(selection) == [("chain", fault)]
+    assert selection.refused[0].may_resolve is may_resolve
+    assert selection.files == {"chain": old().chain_pem, "key": old().key_pem}
+    assert selection.complete
 
 
 def test_every_bad_file_of_a_pair_is_named() -> None:
@@ -84,9 +84,9 @@ def test_every_bad_file_of_a_pair_is_named() -> None:
 
 
 def test_without_last_good_a_bad_pair_leaves_the_outcome_incomplete() -> None:
-    outcome = Disk().select(chain=old().chain_pem, key=GONE)
-    assert (outcome.complete, outcome.missing, outcome.files) == (False, ("a",), {})
-    assert outcome.refused[0].message.endswith("no proxy starts without it")
+    selection = Disk().select(chain=old().chain_pem, key=GONE)
+    assert (selection.complete, selection.missing, selection.files) == (False, ("a",), {})
+    assert selection.refused[0].message.endswith("no proxy starts without it")
 
 
 def test_a_refusal_says_what_cannot_be_used_why_and_what_next() -> None:
@@ -99,17 +99,17 @@ def test_a_refusal_says_what_cannot_be_used_why_and_what_next() -> None:
 
 def test_an_expired_leaf_does_not_replace_a_valid_one() -> None:
     late = leaf(-20, -10)
-    outcome = serving().select(chain=late.chain_pem, key=late.key_pem)
-    assert faults(outcome) == [("chain", Fault.EXPIRED)]
-    assert not outcome.refused[0].may_resolve
-    assert outcome.files["chain"] == old().chain_pem
+    selection = serving().select(chain=late.chain_pem, key=late.key_pem)
+    assert faults(selection) == [("chain", Fault.EXPIRED)]
+    assert not selection.refused[0].may_resolve
+    assert selection.files["chain"] == old().chain_pem
 
 
 def test_a_leaf_of_tomorrow_is_looked_at_again_tomorrow() -> None:
     disk, early = serving(), leaf(1, 200)
-    outcome = disk.select(chain=early.chain_pem, key=early.key_pem)
-    assert faults(outcome) == [("chain", Fault.NOT_YET_VALID)]
-    assert outcome.look_again == NOW + DAY
+    selection = disk.select(chain=early.chain_pem, key=early.key_pem)
+    assert faults(selection) == [("chain", Fault.NOT_YET_VALID)]
+    assert selection.look_again == NOW + DAY
     disk.now = NOW + DAY
     assert disk.select().files["chain"] == early.chain_pem
 
@@ -119,16 +119,16 @@ def test_at_the_very_first_start_a_leaf_out_of_its_dates_is_only_a_worry(
     days: tuple[int, int], worry: WarningKind
 ) -> None:
     pair = leaf(*days)
-    outcome = Disk().select(chain=pair.chain_pem, key=pair.key_pem)
-    assert (outcome.complete, worries(outcome)) == (True, [worry])
+    selection = Disk().select(chain=pair.chain_pem, key=pair.key_pem)
+    assert (selection.complete, worries(selection)) == (True, [worry])
 
 
 def test_an_expired_leaf_may_replace_an_expired_one() -> None:
     disk, late = serving(), leaf(0, 150)
     disk.now = NOW + 200 * DAY
-    outcome = disk.select(chain=late.chain_pem, key=late.key_pem)
-    assert outcome.files["chain"] == late.chain_pem
-    assert worries(outcome) == [WarningKind.EXPIRED]
+    selection = disk.select(chain=late.chain_pem, key=late.key_pem)
+    assert selection.files["chain"] == late.chain_pem
+    assert worries(selection) == [WarningKind.EXPIRED]
 
 
 def test_an_unchanged_leaf_is_never_refused_for_its_age_but_worried_about() -> None:
@@ -136,26 +136,26 @@ def test_an_unchanged_leaf_is_never_refused_for_its_age_but_worried_about() -> N
     disk.now = NOW + 95 * DAY
     assert worries(disk.select()) == [WarningKind.SOON_TO_EXPIRE]
     disk.now = NOW + 200 * DAY
-    outcome = disk.select()
-    assert (outcome.refused, worries(outcome)) == ((), [WarningKind.EXPIRED])
+    selection = disk.select()
+    assert (selection.refused, worries(selection)) == ((), [WarningKind.EXPIRED])
 
 
 def test_going_back_in_both_dates_is_a_worry() -> None:
-    outcome = serving(new()).select(chain=old().chain_pem, key=old().key_pem)
-    assert (outcome.files["chain"], worries(outcome)) == (old().chain_pem, [WarningKind.OLDER])
+    selection = serving(new()).select(chain=old().chain_pem, key=old().key_pem)
+    assert (selection.files["chain"], worries(selection)) == (old().chain_pem, [WarningKind.OLDER])
 
 
 def test_issuers_out_of_order_are_a_worry() -> None:
     upper = root().intermediate("upper")
     pair = upper.intermediate("lower").issue(["a.example"])
     first, lower, top = parse("chain", pair.chain_pem).certificates
-    outcome = Disk().select(chain=pki.pem(first, top, lower), key=pair.key_pem)
-    assert (outcome.complete, worries(outcome)) == (True, [WarningKind.CHAIN_ORDER])
+    selection = Disk().select(chain=pki.pem(first, top, lower), key=pair.key_pem)
+    assert (selection.complete, worries(selection)) == (True, [WarningKind.CHAIN_ORDER])
 
 
 def test_an_encrypted_key_is_left_to_the_proxy() -> None:
-    outcome = Disk().select(chain=old().chain_pem, key=old().encrypted_key_pem())
-    assert (outcome.complete, outcome.refused) == (True, ())
+    selection = Disk().select(chain=old().chain_pem, key=old().encrypted_key_pem())
+    assert (selection.complete, selection.refused) == (True, ())
 
 
 def test_a_file_may_be_a_chain_and_something_else_too() -> None:
@@ -190,7 +190,7 @@ def test_a_group_that_gains_a_file_has_no_last_good_until_it_is_complete() -> No
 
 def test_a_group_is_narrowed_to_what_it_holds_and_to_nothing_else() -> None:
     disk = Disk((*PAIR, Reference("bundle", Role.BUNDLE, "a")))
-    group = disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem).units["a"]
+    group = disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem).groups["a"]
     assert group.narrowed_to(group.references) is group
     pair = group.narrowed_to(frozenset(PAIR))
     assert pair is not None
@@ -203,7 +203,7 @@ def test_a_group_is_narrowed_to_what_it_holds_and_to_nothing_else() -> None:
 
 
 def test_a_pin_lies_in_a_directory_that_holds_every_byte_of_it() -> None:
-    pin = Pin(serving().last_good.units["a"], "chain", "it is too short")
+    pin = Pin(serving().last_good.groups["a"], "chain", "it is too short")
     whole = {"chain": old().chain_pem, "key": old().key_pem}
     assert pin.lies_in({**whole, "more": b""})
     assert not pin.lies_in({**whole, "key": new().key_pem})
@@ -212,17 +212,17 @@ def test_a_pin_lies_in_a_directory_that_holds_every_byte_of_it() -> None:
 
 
 def test_a_pin_is_of_the_same_files_in_the_same_roles() -> None:
-    group = serving().last_good.units["a"]
+    group = serving().last_good.groups["a"]
     pin = Pin(group, "chain", "it is too short")
-    assert pin.holds(serving().last_good.units["a"])
-    assert not pin.holds(serving(new()).last_good.units["a"])
+    assert pin.holds(serving().last_good.groups["a"])
+    assert not pin.holds(serving(new()).last_good.groups["a"])
     narrowed = group.narrowed_to(frozenset(PAIR[:1]))
     assert narrowed is not None
     assert not pin.holds(narrowed)
 
 
 def test_a_pin_without_a_date_or_a_served_leaf_is_never_tried_again() -> None:
-    group = serving().last_good.units["a"]
+    group = serving().last_good.groups["a"]
     late = NOW + 1000 * DAY
     assert Pin(group, "chain", "short", since=NOW).is_tried_again(group, late)
     assert not Pin(group, "chain", "short").is_tried_again(group, late)
@@ -240,6 +240,6 @@ def test_a_unit_that_loses_a_file_falls_back_on_the_rest() -> None:
     disk = Disk((*PAIR, Reference("bundle", Role.BUNDLE, "a")))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem)
     disk.references = PAIR
-    outcome = disk.select(chain=GONE)
-    assert outcome.files == {"chain": old().chain_pem, "key": old().key_pem}
-    assert outcome.units["a"].bundles == ()
+    selection = disk.select(chain=GONE)
+    assert selection.files == {"chain": old().chain_pem, "key": old().key_pem}
+    assert selection.groups["a"].bundles == ()

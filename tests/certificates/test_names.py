@@ -32,7 +32,7 @@ def test_a_set_that_is_named_twice_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("units", "names"),
+    ("groups", "names"),
     [
         (["/a/x/tls.crt", "/b/x/tls.crt", "/b/y/tls.crt"], ["a/x/tls", "b/x/tls", "y/tls"]),
         (["/tls.crt", "/c/tls.crt"], ["/tls", "c/tls"]),
@@ -47,8 +47,8 @@ def test_a_set_that_is_named_twice_is_one() -> None:
         ),
     ],
 )
-def test_as_many_parts_are_shown_as_tell_them_apart(units: list[str], names: list[str]) -> None:
-    assert list(map(named(units).__getitem__, units)) == names
+def test_as_many_parts_are_shown_as_tell_them_apart(groups: list[str], names: list[str]) -> None:
+    assert list(map(named(groups).__getitem__, groups)) == names
 
 
 PATHS = [
@@ -60,7 +60,7 @@ PATHS = [
 
 
 @given(st.sets(st.sampled_from(PATHS)))
-def test_no_two_sets_have_one_name(units: set[str]) -> None:
-    names = named(units)
-    assert set(names) == units
-    assert len(set(names.values())) == len(units)
+def test_no_two_sets_have_one_name(groups: set[str]) -> None:
+    names = named(groups)
+    assert set(names) == groups
+    assert len(set(names.values())) == len(groups)

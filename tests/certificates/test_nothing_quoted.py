@@ -22,9 +22,9 @@ def said_of(content: bytes) -> str:
     contents = {"/c/tls.key": content, "/c/tls.crt": leaf().chain_pem, "/c/all.pem": leaf("rsa").key_pem}
     roles = [Reference("/c/tls.crt", Role.CHAIN, "/c/tls.crt"), Reference("/c/tls.key", Role.KEY, "/c/tls.crt")]
     others = [Reference("/c/tls.key", role, f"as {role}") for role in (Role.CHAIN, Role.BUNDLE)]
-    found, outcome = discover(contents, NOW), select_files([*roles, *others], contents, LastGood(), NOW)
-    said = [each.message for each in (*found.refused, *outcome.refused)]
-    said += [each.message for each in (*found.strays, *strays(contents, roles), *outcome.cautions)]
+    found, selection = discover(contents, NOW), select_files([*roles, *others], contents, LastGood(), NOW)
+    said = [each.message for each in (*found.refused, *selection.refused)]
+    said += [each.message for each in (*found.strays, *strays(contents, roles), *selection.cautions)]
     try:
         parse("/c/tls.key", content)
     except Unusable as unusable:

@@ -36,9 +36,9 @@ def test_a_bundle_that_lost_the_authority_of_our_own_leaf_is_held_back() -> None
     disk = Disk((*PAIR, BUNDLE))
     both = root().pem + other_root().pem
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=both)
-    outcome = disk.select(bundle=other_root().pem)
-    assert faults(outcome) == [("bundle", Fault.LOST_OWN_CA)]
-    assert outcome.files["bundle"] == both
+    selection = disk.select(bundle=other_root().pem)
+    assert faults(selection) == [("bundle", Fault.LOST_OWN_CA)]
+    assert selection.files["bundle"] == both
 
 
 def test_a_bundle_may_lose_what_never_issued_our_leaf() -> None:
@@ -58,32 +58,32 @@ def test_an_authority_may_go_together_with_the_last_leaf_it_issued() -> None:
     disk = Disk((*PAIR, BUNDLE))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem)
     moved = leaf(by=other_root())
-    outcome = disk.select(bundle=other_root().pem, chain=moved.chain_pem, key=moved.key_pem)
-    assert (outcome.refused, outcome.files["bundle"]) == ((), other_root().pem)
+    selection = disk.select(bundle=other_root().pem, chain=moved.chain_pem, key=moved.key_pem)
+    assert (selection.refused, selection.files["bundle"]) == ((), other_root().pem)
 
 
 def test_an_authority_stays_while_the_leaf_that_moves_away_is_held_back() -> None:
     disk = Disk((*PAIR, BUNDLE))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem)
-    outcome = disk.select(bundle=other_root().pem, chain=leaf(by=other_root()).chain_pem, key=GONE)
-    assert faults(outcome) == [("key", Fault.MISSING), ("bundle", Fault.LOST_OWN_CA)]
-    assert outcome.files["bundle"] == root().pem
+    selection = disk.select(bundle=other_root().pem, chain=leaf(by=other_root()).chain_pem, key=GONE)
+    assert faults(selection) == [("key", Fault.MISSING), ("bundle", Fault.LOST_OWN_CA)]
+    assert selection.files["bundle"] == root().pem
 
 
 def test_a_bundle_in_the_group_of_a_pair_changes_only_with_it() -> None:
     disk = Disk((*PAIR, Reference("bundle", Role.BUNDLE, "a")))
     disk.serve(chain=old().chain_pem, key=old().key_pem, bundle=root().pem)
-    outcome = disk.select(bundle=root().pem + other_root().pem, chain=new().chain_pem)
-    assert outcome.files == {"chain": old().chain_pem, "key": old().key_pem, "bundle": root().pem}
+    selection = disk.select(bundle=root().pem + other_root().pem, chain=new().chain_pem)
+    assert selection.files == {"chain": old().chain_pem, "key": old().key_pem, "bundle": root().pem}
 
 
 def test_groups_that_share_a_file_use_the_same_bytes_of_it() -> None:
     twin = (Reference("twin", Role.CHAIN, "b"), Reference("key", Role.KEY, "b"))
     disk = Disk((*PAIR, *twin))
     disk.serve(chain=old().chain_pem, twin=old().chain_pem, key=old().key_pem)
-    outcome = disk.select(chain=new().chain_pem, key=new().key_pem)
-    assert sorted(faults(outcome)) == [("key", Fault.MISMATCH), ("key", Fault.TIED)]
-    assert outcome.files == {"chain": old().chain_pem, "twin": old().chain_pem, "key": old().key_pem}
+    selection = disk.select(chain=new().chain_pem, key=new().key_pem)
+    assert sorted(faults(selection)) == [("key", Fault.MISMATCH), ("key", Fault.TIED)]
+    assert selection.files == {"chain": old().chain_pem, "twin": old().chain_pem, "key": old().key_pem}
 
 
 def test_a_shared_file_holds_back_as_far_as_the_sharing_goes() -> None:
@@ -91,9 +91,9 @@ def test_a_shared_file_holds_back_as_far_as_the_sharing_goes() -> None:
     third = (Reference("chain2", Role.OTHER, "c"), Reference("other", Role.OTHER, "c"))
     disk = Disk((*PAIR, *second, *third))
     served = disk.serve(chain=old().chain_pem, key=old().key_pem, chain2=old().chain_pem, other=b"1").files
-    outcome = disk.select(chain=b"garbage", key=new().key_pem, chain2=new().chain_pem, other=b"2")
-    assert [refusal.unit for refusal in outcome.refused] == ["a", "b", "c"]
-    assert outcome.files == served
+    selection = disk.select(chain=b"garbage", key=new().key_pem, chain2=new().chain_pem, other=b"2")
+    assert [refusal.group for refusal in selection.refused] == ["a", "b", "c"]
+    assert selection.files == served
 
 
 def many(count: int) -> tuple[Reference, ...]:
@@ -109,10 +109,10 @@ def written(pair: Leaf, count: int) -> dict[str, bytes | Unreadable]:
 def test_one_bad_pair_among_fifty_keeps_its_last_good_and_the_others_go_on() -> None:
     disk = Disk(many(50))
     disk.serve(**written(old(), 50))
-    outcome = disk.select(**written(new(), 50) | {"KEY7": b"garbage"})
-    assert [refusal.unit for refusal in outcome.refused] == ["7"]
-    assert outcome.files["CHAIN7"] == old().chain_pem
-    assert sum(content == new().chain_pem for content in outcome.files.values()) == 49
+    selection = disk.select(**written(new(), 50) | {"KEY7": b"garbage"})
+    assert [refusal.group for refusal in selection.refused] == ["7"]
+    assert selection.files["CHAIN7"] == old().chain_pem
+    assert sum(content == new().chain_pem for content in selection.files.values()) == 49
 
 
 def test_only_what_changed_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,14 +126,14 @@ def test_only_what_changed_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(many(1000))
     disk.serve(**written(old(), 1000))
     parsed.clear()
-    outcome = disk.select(CHAIN7=new().chain_pem, KEY7=new().key_pem, CHAIN8=GONE)
+    selection = disk.select(CHAIN7=new().chain_pem, KEY7=new().key_pem, CHAIN8=GONE)
     assert parsed == ["CHAIN7", "KEY7", "KEY8"]
-    assert len(outcome.leaves) == 1000
+    assert len(selection.leaves) == 1000
 
 
 def test_private_keys_stay_out_of_what_may_be_printed() -> None:
-    outcome = serving().select()
-    assert "PRIVATE" not in repr(outcome)
+    selection = serving().select()
+    assert "PRIVATE" not in repr(selection)
     assert "PRIVATE" not in repr(serving().last_good)
 
 
@@ -144,8 +144,8 @@ def test_a_damaged_file_never_makes_a_pair_that_does_not_fit(path: str, data: st
     damaged = bytearray(whole[path])
     damaged[position] ^= data.draw(st.integers(1, 255))
     cut = data.draw(st.sampled_from([len(damaged), position]))
-    outcome = serving().select(**whole | {path: bytes(damaged[:cut])})
-    assert outcome.files["key"] == old().key_pem or _same_leaf(outcome.files["chain"], new())
+    selection = serving().select(**whole | {path: bytes(damaged[:cut])})
+    assert selection.files["key"] == old().key_pem or _same_leaf(selection.files["chain"], new())
 
 
 def _same_leaf(chain: bytes, pair: Leaf) -> bool:
@@ -191,24 +191,24 @@ def test_after_any_change_on_disk_a_group_uses_a_complete_pair_or_its_last_good(
     for step in steps:
         disk.now = NOW + step.day * DAY
         written = {"chain": step.chain, "key": step.key}
-        outcome = disk.select(**{path: states()[state][path] for path, state in written.items() if state})
-        before = disk.last_good.units.get("a")
-        assert outcome.complete or not before, "what has served is never lost"
-        assert not outcome.files or outcome.files in whole
-        assert not outcome.files or outcome.files == disk.contents or (before and outcome.files == before.files)
-        assert outcome.refused or outcome.files == disk.contents, "what is not taken is refused"
+        selection = disk.select(**{path: states()[state][path] for path, state in written.items() if state})
+        before = disk.last_good.groups.get("a")
+        assert selection.complete or not before, "what has served is never lost"
+        assert not selection.files or selection.files in whole
+        assert not selection.files or selection.files == disk.contents or (before and selection.files == before.files)
+        assert selection.refused or selection.files == disk.contents, "what is not taken is refused"
         if step.served:
-            disk.last_good = LastGood.after(outcome)
+            disk.last_good = LastGood.after(selection)
 
 
 def test_what_the_proxy_refused_keeps_its_last_good_until_other_bytes_are_there() -> None:
     disk = Disk(many(3))
     disk.serve(**written(old(), 3))
     first = disk.select(**written(new(), 3))
-    pins = {"1": Pin(first.units["1"], "CHAIN1", "it is too short")}
-    outcome = select_files(disk.references, disk.contents, disk.last_good, disk.now, pins)
-    assert faults(outcome) == [("CHAIN1", Fault.PROXY)]
-    assert [outcome.files[f"CHAIN{number}"] for number in range(3)] == [
+    pins = {"1": Pin(first.groups["1"], "CHAIN1", "it is too short")}
+    selection = select_files(disk.references, disk.contents, disk.last_good, disk.now, pins)
+    assert faults(selection) == [("CHAIN1", Fault.PROXY)]
+    assert [selection.files[f"CHAIN{number}"] for number in range(3)] == [
         new().chain_pem,
         old().chain_pem,
         new().chain_pem,
@@ -223,16 +223,16 @@ def test_what_the_proxy_refused_is_tried_once_more_when_the_last_good_grows_old(
 ) -> None:
     """The last tenth of its life begins after 89 days."""
     disk = serving()
-    unit = disk.select(chain=new().chain_pem, key=new().key_pem).units["a"]
-    pin = Pin(unit, "chain", "it is too short", since=NOW + refused * DAY)
-    outcome = select_files(disk.references, disk.contents, disk.last_good, NOW + looked * DAY, {"a": pin})
-    assert faults(outcome) == ([("chain", Fault.PROXY)] if held else [])
-    assert (outcome.units["a"] is disk.last_good.units["a"]) is held
+    group = disk.select(chain=new().chain_pem, key=new().key_pem).groups["a"]
+    pin = Pin(group, "chain", "it is too short", since=NOW + refused * DAY)
+    selection = select_files(disk.references, disk.contents, disk.last_good, NOW + looked * DAY, {"a": pin})
+    assert faults(selection) == ([("chain", Fault.PROXY)] if held else [])
+    assert (selection.groups["a"] is disk.last_good.groups["a"]) is held
 
 
 def test_what_serves_is_not_refused_for_what_the_proxy_said_once() -> None:
     disk = serving()
-    pin = Pin(disk.last_good.units["a"], "chain", "it is too short")
+    pin = Pin(disk.last_good.groups["a"], "chain", "it is too short")
     assert faults(select_files(disk.references, disk.contents, disk.last_good, disk.now, {"a": pin})) == []
 
 
@@ -240,14 +240,14 @@ def test_a_renewal_is_of_the_groups_whose_files_differ_from_the_last_good_ones()
     disk = Disk(many(3))
     disk.serve(**written(old(), 3))
     assert disk.select().renewed(disk.last_good) == ()
-    outcome = disk.select(CHAIN1=new().chain_pem, KEY1=new().key_pem, CHAIN2=b"garbage")
-    assert [unit.name for unit in outcome.renewed(disk.last_good)] == ["1"]
-    assert [unit.name for unit in outcome.renewed(LastGood())] == ["0", "1", "2"]
+    selection = disk.select(CHAIN1=new().chain_pem, KEY1=new().key_pem, CHAIN2=b"garbage")
+    assert [group.name for group in selection.renewed(disk.last_good)] == ["1"]
+    assert [group.name for group in selection.renewed(LastGood())] == ["0", "1", "2"]
 
 
 def test_a_configuration_without_certificates_is_complete() -> None:
-    outcome = Disk(()).select()
-    assert (outcome.complete, outcome.files, outcome.leaves, outcome.look_again) == (True, {}, {}, None)
+    selection = Disk(()).select()
+    assert (selection.complete, selection.files, selection.leaves, selection.look_again) == (True, {}, {}, None)
 
 
 def test_a_reference_that_comes_twice_counts_once() -> None:

@@ -17,7 +17,7 @@ async def test_pairs_are_found_below_the_directory(tmp_path: Path) -> None:
     for name in ("a.test", "b.test", "tenant/c.test", "tenant/deep/d.test"):
         place(tmp_path, name)
     async with opened(tmp_path) as loader:
-        found = {each.unit.removeprefix(f"{tmp_path}/") for each in (await loader.discover()).references}
+        found = {each.group.removeprefix(f"{tmp_path}/") for each in (await loader.discover()).references}
     assert found == {"a.test/fullchain.pem", "b.test/fullchain.pem", "tenant/c.test/fullchain.pem"}
 
 
@@ -25,11 +25,11 @@ async def test_a_pair_in_a_new_directory_is_noticed_and_a_removed_one_too(tmp_pa
     place(tmp_path, "a.test")
     async with opened(tmp_path) as loader:
         first = await loader.load()
-        assert first.material is not None
+        assert first.loaded is not None
         place(tmp_path, "b.test")
         second = await loader.load()
-        assert second.material is not None
-        assert len(second.material.outcome.units) == 2
+        assert second.loaded is not None
+        assert len(second.loaded.selection.groups) == 2
         assert f"{tmp_path}/b.test" in loader._directories.below
 
 
@@ -37,4 +37,4 @@ async def test_the_run_directory_is_no_place_for_certificates(tmp_path: Path) ->
     place(tmp_path, "a.test")
     place(tmp_path, "run")
     async with opened(tmp_path) as loader:
-        assert {each.unit for each in (await loader.discover()).references} == {f"{tmp_path}/a.test/fullchain.pem"}
+        assert {each.group for each in (await loader.discover()).references} == {f"{tmp_path}/a.test/fullchain.pem"}

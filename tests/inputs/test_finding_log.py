@@ -7,7 +7,7 @@ from agent.inputs.finding_log import FindingLog
 
 
 def refusal(path: str = "/certs/a", fault: Fault = Fault.EXPIRED, why: str = "why") -> Rejection:
-    return Rejection(f"unit of {path}", path, fault, why, "remedy", Fallback.LAST_GOOD)
+    return Rejection(f"group of {path}", path, fault, why, "remedy", Fallback.LAST_GOOD)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_the_earliest_time_of_the_next_load_is_returned() -> None:
 
 def test_a_caution_is_said_while_it_is_new(said: pytest.LogCaptureFixture) -> None:
     reports = FindingLog(0.0)
-    worry = FileWarning("unit", "/a", WarningKind.OLDER, "older than what is served")
+    worry = FileWarning("group", "/a", WarningKind.OLDER, "older than what is served")
     for cautions in ([worry], [worry], [], [worry]):
         assert reports.caution(cautions, at=0.0) is None
     assert names(said) == ["certificate.caution"] * 2
@@ -102,7 +102,7 @@ def test_a_caution_is_said_while_it_is_new(said: pytest.LogCaptureFixture) -> No
 
 def test_a_stray_may_be_half_of_a_pair_under_way(said: pytest.LogCaptureFixture) -> None:
     reports = FindingLog(2.0)
-    stray = FileWarning("unit", "/a", WarningKind.STRAY, "nothing uses /a")
+    stray = FileWarning("group", "/a", WarningKind.STRAY, "nothing uses /a")
     assert reports.caution([stray], at=10.0) == 12.0
     assert reports.caution([], at=11.0) is None
     assert reports.caution([stray], at=12.0) == 14.0

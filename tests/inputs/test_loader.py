@@ -96,8 +96,8 @@ async def serve(loader: Loader, directory: Path) -> None:
     """Mark the content of the directory as served."""
     references = (await loader.discover()).references
     contents = {each.path: Path(each.path).read_bytes() for each in references}
-    outcome = select_files(references, contents, LastGood(), datetime.now(UTC))
-    loader.serves(cast("LoadedRevision", SimpleNamespace(outcome=outcome, source=None)))
+    selection = select_files(references, contents, LastGood(), datetime.now(UTC))
+    loader.serves(cast("LoadedRevision", SimpleNamespace(selection=selection, source=None)))
 
 
 @pytest.mark.parametrize("text", ["", "\n", "  \n\n"])
@@ -105,7 +105,7 @@ async def test_an_empty_configuration_is_not_taken_for_one(text: str, tmp_path: 
     (tmp_path / "envoy.yaml").write_text(text)
     async with opened(tmp_path, tmp_path / "envoy.yaml") as loader:
         result = await loader.load()
-    assert result.material is None
+    assert result.loaded is None
     (message,) = [message for _, reason, message in loader.complaints() if reason == "configuration"]
     assert message == f"cannot read {tmp_path}/envoy.yaml: it is empty; write it"
 
@@ -123,7 +123,7 @@ async def test_without_a_pair_the_message_names_the_file_and_not_the_configurati
         assert [message for message in result.refused if "does not fit the leaf" in message]
         assert not list(loader.complaints())
         write(tmp_path, "tls.crt", "tls.key")
-        assert (await loader.load()).material is not None
+        assert (await loader.load()).loaded is not None
         assert not loader.reports.refusals
 
 
@@ -137,7 +137,7 @@ async def test_what_lies_beside_the_pairs_is_said_once_it_is_no_write_under_way(
     (tmp_path / "store.p12").write_bytes(b"\x30\x82\x01\x00")
     async with opened(tmp_path, alarm_timeout=0.1) as loader:
         result = await loader.load()
-        assert result.material is not None
+        assert result.loaded is not None
         assert result.again_at is not None
         assert not result.refused, "an agent restart is none of its business"
         assert not caplog.records
@@ -154,10 +154,10 @@ async def test_the_only_pair_that_turns_bad_is_refused_alone(tmp_path: Path) -> 
     write(tmp_path, "tls.crt.old", ".key")
     async with opened(tmp_path, alarm_timeout=0.0) as loader:
         result = await loader.load()
-        assert result.material is not None
-        loader.serves(result.material)
+        assert result.loaded is not None
+        loader.serves(result.loaded)
         (tmp_path / "tls.key").write_bytes(b"garbage")
-        assert (await loader.load()).material is not None
+        assert (await loader.load()).loaded is not None
         ((path, meanwhile),) = [(each.path, each.meanwhile) for each in loader.reports.refusals]
     assert (path, meanwhile) == (f"{tmp_path}/tls.key", Fallback.LAST_GOOD)
 
@@ -206,14 +206,14 @@ async def test_a_file_of_resources_is_read_with_the_files_that_it_names(tmp_path
     certs.mkdir()
     async with opened(certs, configuration) as loader:
         result = await loader.load()
-        assert result.material is not None
-        assert set(result.material.outcome.files) == {f"{tmp_path}/away/tls.crt", f"{tmp_path}/away/tls.key"}
+        assert result.loaded is not None
+        assert set(result.loaded.selection.files) == {f"{tmp_path}/away/tls.crt", f"{tmp_path}/away/tls.key"}
         again = await loader.load()
-        assert again.material is result.material, "the same bytes"
+        assert again.loaded is result.loaded, "the same bytes"
         resources.write_text(resources.read_text() + "\n")
         changed = await loader.load()
-        assert changed.material is not None
-        assert changed.material.revision.config_digest != result.material.revision.config_digest
+        assert changed.loaded is not None
+        assert changed.loaded.revision.config_digest != result.loaded.revision.config_digest
 
 
 @pytest.mark.parametrize("content", ["", "resources: [", None])
@@ -224,10 +224,10 @@ async def test_one_that_cannot_be_used_leaves_the_last_usable_configuration(
     certs = tmp_path / "certs"
     certs.mkdir()
     async with opened(certs, configuration) as loader:
-        before = (await loader.load()).material
+        before = (await loader.load()).loaded
         resources.unlink() if content is None else resources.write_text(content)
         result = await loader.load()
-        assert result.material is before
+        assert result.loaded is before
         assert [(path, kind) for path, kind, _ in loader.complaints()] == [(str(resources), "configuration")]
         assert str(resources) in result.refused[0]
 
@@ -275,9 +275,9 @@ async def test_a_loaded_revision_is_stored_before_its_event_is_posted(tmp_path: 
         while not result.done():
             await asyncio.sleep(0)
             loader._revisions.keep_only({revision for revision in [loader.newest] if revision is not None})
-        material = result.result().material
-        assert material is not None
-        assert loader._revisions[material.revision] is material
+        loaded = result.result().loaded
+        assert loaded is not None
+        assert loader._revisions[loaded.revision] is loaded
 
 
 DAY = timedelta(days=1)
@@ -307,8 +307,8 @@ async def test_a_pair_that_clients_refuse_takes_no_place_of_one_that_they_take(
     async with opened(tmp_path, alarm_timeout=0.0) as loader:
         for _ in range(2):
             result = await loader.load()
-        assert result.material is not None
-        assert (f"{tmp_path}/another.crt" in result.material.outcome.files) is taken
+        assert result.loaded is not None
+        assert (f"{tmp_path}/another.crt" in result.loaded.selection.files) is taken
         refused = [(each.path, each.meanwhile) for each in loader.reports.refusals]
     assert refused == ([] if taken else [(f"{tmp_path}/another.crt", Fallback.OTHERS)])
 
@@ -322,14 +322,14 @@ async def test_a_pair_that_ends_leaves_its_place_to_the_one_beside_it(
         (tmp_path / f"{stem}.crt").write_bytes(leaf.chain_pem)
         (tmp_path / f"{stem}.key").write_bytes(leaf.key_pem)
     async with opened(tmp_path) as loader:
-        both = (await loader.load()).material
+        both = (await loader.load()).loaded
         assert both is not None
-        assert len(both.outcome.units) == 2
+        assert len(both.selection.groups) == 2
         loader.serves(both)
         monkeypatch.setattr(clock, "calendar", lambda: now + 2 * DAY)
-        later = (await loader.load()).material
+        later = (await loader.load()).loaded
         assert later is not None
-        assert list(later.outcome.units) == [f"{tmp_path}/b.crt"]
+        assert list(later.selection.groups) == [f"{tmp_path}/b.crt"]
 
 
 # Configurations
@@ -354,9 +354,9 @@ def configured(directory: Path, *pairs: str, more: str = "") -> Path:
 
 async def made(loader: Loader) -> LoadedRevision:
     """What a load that succeeds makes."""
-    material = (await loader.load()).material
-    assert material is not None
-    return material
+    loaded = (await loader.load()).loaded
+    assert loaded is not None
+    return loaded
 
 
 def complaints(loader: Loader) -> list[tuple[str, str]]:
@@ -420,12 +420,12 @@ async def test_a_new_configuration_that_names_a_missing_file_waits_for_it(tmp_pa
         loader.serves(first)
         configured(tmp_path, "a", "b")
         result = await loader.load()
-        assert result.material is first
+        assert result.loaded is first
         ((complained, kind, message),) = loader.complaints()
         assert (complained, kind, f"{tmp_path}/b.crt" in message) == (str(path), "configuration", True)
         assert [f"{tmp_path}/b." in text for text in result.refused] == [True, True, True]
         write(tmp_path, "b.crt", "b.key")
-        assert set((await made(loader)).outcome.units) == {f"{tmp_path}/a.crt", f"{tmp_path}/b.crt"}
+        assert set((await made(loader)).selection.groups) == {f"{tmp_path}/a.crt", f"{tmp_path}/b.crt"}
         assert complaints(loader) == []
 
 
@@ -433,7 +433,7 @@ async def test_the_first_configuration_waits_for_every_file_that_it_names(tmp_pa
     write(tmp_path, "a.crt", "a.key")
     async with ready(tmp_path, configured(tmp_path, "a", "b")) as loader:
         result = await loader.load()
-        assert (result.material, result.missing) == (None, (f"{tmp_path}/b.crt",))
+        assert (result.loaded, result.missing) == (None, (f"{tmp_path}/b.crt",))
         assert complaints(loader) == []
 
 
@@ -451,7 +451,7 @@ async def test_a_configuration_that_cannot_be_read_leaves_the_last_one(
         path.unlink() if content is None else path.write_bytes(content)
         for _ in range(2):
             result = await loader.load()
-        assert result.material is first
+        assert result.loaded is first
         ((complained, kind, message),) = loader.complaints()
         assert (complained, kind) == (str(path), "configuration")
         assert all(word in message for word in (str(path), *words))
@@ -466,7 +466,7 @@ async def test_a_configuration_that_cannot_be_read_leaves_the_last_one(
 async def test_without_any_configuration_its_path_is_missing(tmp_path: Path) -> None:
     async with ready(tmp_path, tmp_path / "envoy.yaml") as loader:
         result = await loader.load()
-        assert (result.material, result.missing) == (None, (f"{tmp_path}/envoy.yaml",))
+        assert (result.loaded, result.missing) == (None, (f"{tmp_path}/envoy.yaml",))
 
 
 async def test_a_configuration_that_the_machine_cannot_read_is_no_fault_of_its_own(
@@ -499,7 +499,7 @@ async def test_a_program_that_cannot_be_read_is_complained_about_and_tried_again
     program.touch(0)
     async with opened(ordinary, program=program) as loader:
         result = await loader.load()
-        assert (result.material, result.missing, result.again_at) == (None, (str(program),), 1010.0)
+        assert (result.loaded, result.missing, result.again_at) == (None, (str(program),), 1010.0)
         assert complaints(loader) == [(str(program), "program")]
         assert not loader.programs.changed()
         loader.forgive()
@@ -515,8 +515,8 @@ async def test_a_disk_that_hangs_is_complained_about_first(tmp_path: Path) -> No
 # Groups that the proxy rejects
 
 
-def pin(material: LoadedRevision, name: str) -> Pin:
-    return Pin(material.outcome.units[name], name, "key too small")
+def pin(loaded: LoadedRevision, name: str) -> Pin:
+    return Pin(loaded.selection.groups[name], name, "key too small")
 
 
 async def test_a_pinned_group_keeps_its_last_good_files_until_its_bytes_change(tmp_path: Path) -> None:
@@ -532,7 +532,7 @@ async def test_a_pinned_group_keeps_its_last_good_files_until_its_bytes_change(t
         loader.pin([pin(second, f"{tmp_path}/a.crt")])
         third = await made(loader)
         assert [each.name for each in loader.renewed(third)] == [f"{tmp_path}/b.crt"]
-        assert third.outcome.files[f"{tmp_path}/a.crt"] == first.outcome.files[f"{tmp_path}/a.crt"]
+        assert third.selection.files[f"{tmp_path}/a.crt"] == first.selection.files[f"{tmp_path}/a.crt"]
         loader.serves(third)
         assert await made(loader) is third, "the pin outlives a revision in which it is held back"
         write(tmp_path, "a.crt", "a.key")
@@ -568,8 +568,8 @@ async def test_a_revision_without_some_groups_is_made_for_a_trial(tmp_path: Path
         second = await made(loader)
         trial = await loader.without(second, {a})
         assert trial is not None
-        assert trial.outcome.files[a] == first.outcome.files[a]
-        assert trial.outcome.files[b] == second.outcome.files[b]
+        assert trial.selection.files[a] == first.selection.files[a]
+        assert trial.selection.files[b] == second.selection.files[b]
         assert await made(loader) is second, "the trial changes nothing"
         write(tmp_path, "a.crt", "a.key")
         third = await made(loader)
@@ -589,7 +589,7 @@ async def test_a_trial_of_directory_pairs_leaves_out_what_has_not_served(tmp_pat
         second = await made(loader)
         trial = await loader.without(second, {b})
         assert trial is not None
-        assert list(trial.outcome.units) == [a]
+        assert list(trial.selection.groups) == [a]
         assert b.encode() not in trial.source.text
 
 
@@ -598,11 +598,11 @@ async def test_the_groups_of_a_file_of_resources_are_told_if_it_is_the_served_on
     (tmp_path / "certs").mkdir()
     async with ready(tmp_path / "certs", path) as loader:
         first = await made(loader)
-        assert loader.units_in(str(resources), first) == frozenset()
+        assert loader.groups_in(str(resources), first) == frozenset()
         loader.serves(first)
-        assert loader.units_in(str(resources), first) == {f"{tmp_path}/away/tls.crt"}
+        assert loader.groups_in(str(resources), first) == {f"{tmp_path}/away/tls.crt"}
         resources.write_text(resources.read_text() + "\n")
-        assert loader.units_in(str(resources), await made(loader)) == frozenset()
+        assert loader.groups_in(str(resources), await made(loader)) == frozenset()
 
 
 # What a configuration cannot have
@@ -623,12 +623,12 @@ async def test_files_outside_what_is_watched_are_left_to_the_proxy_and_named_onc
     path.write_text(path.read_text() + f"z: {{trusted_ca: {{filename: {away}/a.crt}}}}\n")
     async with ready(certs, path) as loader:
         for _ in range(2):
-            material = await made(loader)
-        assert set(material.outcome.files) == {f"{certs}/a.crt", f"{certs}/a.key"}
+            loaded = await made(loader)
+        assert set(loaded.selection.files) == {f"{certs}/a.crt", f"{certs}/a.key"}
         ((event, text),) = events(caplog)
         assert (event, f"{away}/a.crt" in text, f"{certs}/" in text) == ("files.unwatched", True, False)
     async with ready(certs, path, (away,)) as loader:
-        assert f"{away}/a.crt" in (await made(loader)).outcome.files
+        assert f"{away}/a.crt" in (await made(loader)).selection.files
 
 
 UDP = "static_resources: {listeners: [{address: {socket_address: {protocol: UDP, address: 127.0.0.1, port_value: 1}}}]}"
@@ -740,14 +740,14 @@ async def test_a_new_program_is_taken_and_forgives_if_the_operator_wants_that(
         loader.serves(first)
         write(certs, "a.crt", "a.key")
         loader.pin([pin(await made(loader), f"{certs}/a.crt")])
-        assert (await made(loader)).outcome.files == first.outcome.files
+        assert (await made(loader)).selection.files == first.selection.files
         old = program.stat().st_ino
         (tmp_path / "new").write_text("2")
         (tmp_path / "new").replace(program)
         second = await made(loader)
         assert program.stat().st_ino != old
         assert (second.program is first.program) is not restarts
-        assert (second.outcome.files == first.outcome.files) is not restarts, "what was refused is tried again"
+        assert (second.selection.files == first.selection.files) is not restarts, "what was refused is tried again"
         assert [event for event, _ in events(caplog)].count("proxy.found") == (2 if restarts else 1)
         loader.programs.forget_unused(set())
 
@@ -885,9 +885,9 @@ async def test_without_certs_the_files_that_the_configuration_names_are_watched(
     (tmp_path / "envoy.yaml").write_text(small)
     async with opened(tmp_path, tmp_path / "envoy.yaml", certificates=()) as loader:
         first = await loader.load()
-        assert first.material is not None
-        assert set(first.material.outcome.files) == {f"{tmp_path}/certs/tls.crt", f"{tmp_path}/certs/tls.key"}
+        assert first.loaded is not None
+        assert set(first.loaded.selection.files) == {f"{tmp_path}/certs/tls.crt", f"{tmp_path}/certs/tls.key"}
         write(tmp_path / "certs", "tls.crt", "tls.key")
         second = await loader.load()
-    assert second.material is not None
-    assert second.material.revision != first.material.revision
+    assert second.loaded is not None
+    assert second.loaded.revision != first.loaded.revision

@@ -31,7 +31,7 @@ class Writer:
         self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]
     ) -> str:
         self.asked.append((listen, forward))
-        return "".join(f"{each.unit} {each.role} {each.path}\n" for each in references)
+        return "".join(f"{each.group} {each.role} {each.path}\n" for each in references)
 
 
 def pairs(
@@ -62,15 +62,15 @@ def choose(
     now: datetime = NOW,
 ) -> list[str]:
     """Choose; return the names of the pairs."""
-    chooser.choose(discover(found, now), found, served, {pin.unit.name: pin for pin in pins}, now)
+    chooser.choose(discover(found, now), found, served, {pin.group.name: pin for pin in pins}, now)
     assert all(each.role in {Role.CHAIN, Role.KEY} for each in chooser.found)
-    return [each.unit for each in chooser.found if each.role is Role.CHAIN]
+    return [each.group for each in chooser.found if each.role is Role.CHAIN]
 
 
 def pinned(found: Contents, name: str, why: str = "key too short") -> Pin:
     """The pin of a pair that the proxy rejected."""
     selection = select_files(discover(found, NOW).references, found, LastGood(), NOW)
-    return Pin(selection.units[name], name, why)
+    return Pin(selection.groups[name], name, why)
 
 
 def test_at_first_there_is_nothing() -> None:
@@ -152,8 +152,8 @@ def test_an_unused_file_is_beside_the_pairs_unless_a_kept_pair_uses_it() -> None
 def test_a_pair_that_the_proxy_rejected_before_it_served_is_left_out() -> None:
     chooser, found = pairs(), contents(A, B)
     assert choose(chooser, found, pins=[pinned(found, "/c/b.crt")]) == ["/c/a.crt"]
-    ((unit, fault, why, fallback),) = [(each.unit, each.fault, each.why, each.meanwhile) for each in chooser.unpaired]
-    assert (unit, fault, why, fallback) == ("/c/b.crt", Fault.PROXY, "key too short", Fallback.OTHERS)
+    ((group, fault, why, fallback),) = [(each.group, each.fault, each.why, each.meanwhile) for each in chooser.unpaired]
+    assert (group, fault, why, fallback) == ("/c/b.crt", Fault.PROXY, "key too short", Fallback.OTHERS)
 
 
 def test_a_rejected_pair_is_chosen_again_when_its_bytes_change() -> None:

@@ -36,7 +36,7 @@ def pair() -> Contents:
     return {"/c/tls.crt": leaf.chain_pem, "/c/tls.key": leaf.key_pem}
 
 
-def outcome(contents: Contents, text: str = TEXT) -> Selection:
+def selection(contents: Contents, text: str = TEXT) -> Selection:
     return select_files(Configuration(text, "x.yaml").references, contents, LastGood(), clock.calendar())
 
 
@@ -46,7 +46,7 @@ def make(
 ) -> LoadedRevision:  # fmt: skip
     source = Source(Configuration(text, "x.yaml", None, resources), text.encode(), resources or {})
     program = program if flags is None else replace(program, kind=Envoy(flags, 1.0))
-    return store.make(source, outcome(contents, text), program, extra)
+    return store.make(source, selection(contents, text), program, extra)
 
 
 def test_the_same_bytes_are_the_same_material(program: Program) -> None:

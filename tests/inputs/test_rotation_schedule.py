@@ -31,10 +31,10 @@ def settings(directory: Path, **more: object) -> Settings:
     return replace(plain, **more)  # type: ignore[arg-type]
 
 
-def material(name: str, life: timedelta = timedelta(hours=10)) -> LoadedRevision:
+def loaded(name: str, life: timedelta = timedelta(hours=10)) -> LoadedRevision:
     leaf = SimpleNamespace(not_before=NOON, not_after=NOON + life)
-    outcome = SimpleNamespace(leaves={"a": leaf})
-    return cast("LoadedRevision", SimpleNamespace(revision=Revision(name, "shape"), outcome=outcome))
+    selection = SimpleNamespace(leaves={"a": leaf})
+    return cast("LoadedRevision", SimpleNamespace(revision=Revision(name, "shape"), selection=selection))
 
 
 def local(hour: int) -> Window:
@@ -45,18 +45,18 @@ def local(hour: int) -> Window:
 
 def test_without_a_wish_everything_goes_on_at_once(tmp_path: Path) -> None:
     timing = RotationSchedule(settings(tmp_path))
-    assert [timing.not_before(material(name)) for name in "ab"] == [AT_ONCE, AT_ONCE]
+    assert [timing.not_before(loaded(name)) for name in "ab"] == [AT_ONCE, AT_ONCE]
 
 
 def test_the_first_one_waits_for_nothing(tmp_path: Path) -> None:
     timing = RotationSchedule(settings(tmp_path, window=local(2), jitter=60.0))
-    assert timing.not_before(material("a")) == AT_ONCE
+    assert timing.not_before(loaded("a")) == AT_ONCE
 
 
 def test_what_comes_outside_the_window_waits_for_it(tmp_path: Path) -> None:
     timing = RotationSchedule(settings(tmp_path, window=local(2)))
-    timing.not_before(material("a"))
-    second = material("b")
+    timing.not_before(loaded("a"))
+    second = loaded("b")
     assert timing.not_before(second) == 1000.0 + 7200
     assert timing.not_before(second) == 1000.0 + 7200
     assert timing.blocked is Blocked.WINDOW
@@ -64,26 +64,26 @@ def test_what_comes_outside_the_window_waits_for_it(tmp_path: Path) -> None:
 
 def test_a_fleet_is_spread_by_the_life_of_the_certificate(tmp_path: Path) -> None:
     timing = RotationSchedule(settings(tmp_path, jitter=None))
-    timing.not_before(material("a"))
-    waits = timing.not_before(material("b")) - 1000.0
+    timing.not_before(loaded("a"))
+    waits = timing.not_before(loaded("b")) - 1000.0
     assert 0 < waits < 360
     assert timing.blocked is Blocked.JITTER
     other = RotationSchedule(settings(tmp_path / "another", jitter=None))
-    other.not_before(material("a"))
-    assert other.not_before(material("b")) - 1000.0 != waits
+    other.not_before(loaded("a"))
+    assert other.not_before(loaded("b")) - 1000.0 != waits
 
 
 def test_the_window_is_open_at_its_first_moment(tmp_path: Path) -> None:
     timing = RotationSchedule(settings(tmp_path, window=local(0)))
-    timing.not_before(material("a"))
-    assert timing.not_before(material("b")) == AT_ONCE
+    timing.not_before(loaded("a"))
+    assert timing.not_before(loaded("b")) == AT_ONCE
 
 
 def test_a_choice_by_the_calendar_is_made_again_when_the_clock_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timing = RotationSchedule(settings(tmp_path, window=local(2)))
-    first, second = material("a"), material("b")
+    first, second = loaded("a"), loaded("b")
     timing.not_before(first)
     assert timing.not_before(second) == pytest.approx(1000.0 + 2 * 3600)
     monkeypatch.setattr(clock, "calendar", lambda: NOON + timedelta(hours=1))
@@ -94,7 +94,7 @@ def test_a_choice_by_the_calendar_is_made_again_when_the_clock_is_set(
 
 def test_what_waits_for_nothing_does_not_begin_to_when_the_calendar_is_set(tmp_path: Path) -> None:
     timing = RotationSchedule(settings(tmp_path, window=local(2)))
-    only = material("a")
+    only = loaded("a")
     timing.not_before(only)
     timing.clock_stepped()
     assert timing.not_before(only) == AT_ONCE

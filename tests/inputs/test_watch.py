@@ -143,7 +143,7 @@ async def watching(*results: LoadResult | Exception, busy: bool = False, **more:
     )
     disk = Disk(list(results), busy=asyncio.Event() if busy else None)
     watcher.loader = cast("Loader", disk)
-    watcher.timing = cast("RotationSchedule", SimpleNamespace(not_before=lambda material: material.not_before))
+    watcher.timing = cast("RotationSchedule", SimpleNamespace(not_before=lambda loaded: loaded.not_before))
     task = asyncio.create_task(watcher.watch())
     made = Watching(watcher, disk, task, posted, recorded)
     try:
@@ -153,7 +153,7 @@ async def watching(*results: LoadResult | Exception, busy: bool = False, **more:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def material(name: str, not_before: float = 0.0) -> LoadedRevision:
+def loaded(name: str, not_before: float = 0.0) -> LoadedRevision:
     return cast("LoadedRevision", SimpleNamespace(revision=Revision(name, "digest"), not_before=not_before))
 
 
@@ -165,7 +165,7 @@ def texts(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int, str]]:
 
 
 async def test_a_loaded_revision_is_posted_with_the_time_from_which_it_may_serve(told: None) -> None:
-    async with watching(LoadResult(material("a", 7.0)), LoadResult(material("b", 8.0))) as it:
+    async with watching(LoadResult(loaded("a", 7.0)), LoadResult(loaded("b", 8.0))) as it:
         await it.loaded()
         await it.again()
     assert it.posted == [
@@ -183,7 +183,7 @@ async def test_what_is_missing_is_posted_with_what_is_refused(told: None) -> Non
 
 
 async def test_a_revision_is_posted_though_something_beside_it_is_missing(told: None) -> None:
-    async with watching(LoadResult(material("a"), missing=("/b",), refused=("/c",))) as it:
+    async with watching(LoadResult(loaded("a"), missing=("/b",), refused=("/c",))) as it:
         await it.loaded()
     assert [type(event) for event in it.posted] == [RevisionReady]
 
@@ -239,7 +239,7 @@ async def test_a_load_that_names_a_time_is_repeated_then_without_a_change(told: 
 
 
 async def test_unused_files_are_reported_once_after_the_first_revision(told: None) -> None:
-    async with watching(NOTHING, LoadResult(material("a")), LoadResult(material("b"))) as it:
+    async with watching(NOTHING, LoadResult(loaded("a")), LoadResult(loaded("b"))) as it:
         counts = []
         await it.loaded()
         for _ in range(3):
@@ -252,7 +252,7 @@ async def test_unused_files_are_reported_once_after_the_first_revision(told: Non
 
 
 async def test_an_operator_gets_a_load_that_began_after_the_request(told: None) -> None:
-    first, second = LoadResult(material("a")), LoadResult(material("b"))
+    first, second = LoadResult(loaded("a")), LoadResult(loaded("b"))
     async with watching(first, second, busy=True) as it:
         await it.until(lambda: it.disk.loads)
         answers = [asyncio.create_task(it.watcher.load()) for _ in range(2)]
@@ -290,7 +290,7 @@ async def test_a_failure_of_the_machine_is_logged_once_and_tried_again_in_a_seco
         result = await answer
         await it.again()
         await it.again()
-    assert (result.material, result.again_at, result.missing) == (None, 1001.0, ())
+    assert (result.loaded, result.again_at, result.missing) == (None, 1001.0, ())
     assert [str(error) in text for text in result.refused] == [True]
     assert [(event, level, str(error) in text) for event, level, text in texts(caplog)] == [
         ("disk.unusable", logging.ERROR, True),
@@ -349,7 +349,7 @@ def hanging(told: None, monkeypatch: pytest.MonkeyPatch) -> Hanging:
 
 
 async def test_a_disk_that_hangs_is_named_to_every_operator(hanging: Hanging, caplog: pytest.LogCaptureFixture) -> None:
-    async with watching(NOTHING, LoadResult(material("a")), busy=True, watched=(Path("/w"),)) as it:
+    async with watching(NOTHING, LoadResult(loaded("a")), busy=True, watched=(Path("/w"),)) as it:
         early = asyncio.create_task(it.watcher.load())
         await it.until(lambda: it.disk.silent)
         late = await it.watcher.load()
@@ -389,7 +389,7 @@ async def test_a_disk_that_answers_again_is_logged_and_its_load_counts(
     hanging: Hanging, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "agent")
-    async with watching(LoadResult(material("a")), busy=True) as it:
+    async with watching(LoadResult(loaded("a")), busy=True) as it:
         await it.until(lambda: it.disk.silent)
         assert it.disk.busy is not None
         it.disk.busy.set()

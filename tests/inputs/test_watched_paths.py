@@ -35,8 +35,8 @@ async def test_any_change_there_is_another_revision_and_the_same_bytes_are_none(
     for text in ("a", "b", "b", "a"):
         (watched / "geoip.db").write_text(text, encoding="ascii")
         result = await loader.load()
-        assert result.material is not None
-        made.append(result.material.revision)
+        assert result.loaded is not None
+        made.append(result.loaded.revision)
     assert made[0] == made[3] != made[1] == made[2]
     revisions.keep_only(set())
     assert programs.current is not None

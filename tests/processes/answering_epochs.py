@@ -48,17 +48,17 @@ class Epoch:
     def __init__(self, path: Path, configuration: Configuration, number: int) -> None:
         self.answers: dict[str, Any] = {"/stats": "", **WELL}
         self.asked = 0  # how often it was asked for its counters
-        outcome = select_files([], {}, LastGood(), clock.calendar())
+        selection = select_files([], {}, LastGood(), clock.calendar())
         program = SimpleNamespace(binary=SimpleNamespace(path=Path("/usr/bin/envoy")), kind=Envoy(Flags(), 1.0))
-        material = SimpleNamespace(
+        loaded = SimpleNamespace(
             revision=Revision("digest", "shape"),
             configuration=configuration,
-            outcome=outcome,
+            selection=selection,
             descriptors={},
             paths={9: "/c/tls.key"},
             program=program,
         )
-        self.process = cast(EpochProcess, SimpleNamespace(number=number, admin=AdminClient(path), material=material))
+        self.process = cast(EpochProcess, SimpleNamespace(number=number, admin=AdminClient(path), loaded=loaded))
 
     async def answer(self, request: Request) -> Response:
         self.asked += request.path == "/stats"

@@ -148,8 +148,8 @@ class Revisions(RevisionStore):
         resources = dict(resources or {})
         configuration = KIND.configuration(text, "/etc/envoy.yaml", None, resources)
         references = [each for each in configuration.references if each.path in (contents or {})]
-        outcome = select_files(references, contents or {}, LastGood(), clock.calendar())
-        return self.make(Source(configuration, text.encode(), resources), outcome, self.program, b"")
+        selection = select_files(references, contents or {}, LastGood(), clock.calendar())
+        return self.make(Source(configuration, text.encode(), resources), selection, self.program, b"")
 
     def close(self) -> None:
         """Release all revisions and the program."""

@@ -33,7 +33,7 @@ QUIET = ("-l", "warning", "--concurrency", "2")
 class EpochHandle:
     """One running epoch, and the events it has reported so far."""
 
-    def __init__(self, harness: "Harness", material: LoadedRevision) -> None:
+    def __init__(self, harness: "Harness", loaded: LoadedRevision) -> None:
         self.reached_gate, self.serves, self.exited = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.code: int | None = None
         self.harness_listeners = harness.listeners
@@ -47,9 +47,9 @@ class EpochHandle:
             exited=lambda _, code: self._exit(code),
             held=lambda _, error: self.held.append(error),
             broken=lambda _, error: self.broken.append(error),
-            get_socket=lambda _, place: harness.listeners.get(place, material.configuration),
+            get_socket=lambda _, place: harness.listeners.get(place, loaded.configuration),
         )
-        self.process = EpochProcess(harness.number, material, harness.directory, None, listeners)
+        self.process = EpochProcess(harness.number, loaded, harness.directory, None, listeners)
 
     def _exit(self, code: int | None) -> None:
         self.code = code
@@ -105,11 +105,11 @@ class Harness:
         assert self.programs.current is not None
         configuration = Configuration(text, "envoy.yaml")
         references = configuration.references if contents else []
-        outcome = select_files(references, contents or {}, LastGood(), clock.calendar())
-        assert outcome.complete, outcome
+        selection = select_files(references, contents or {}, LastGood(), clock.calendar())
+        assert selection.complete, selection
         source = Source(configuration, text.encode())
-        material = self._revisions.make(source, outcome, self.programs.current, b"")
-        role = EpochHandle(self, material)
+        loaded = self._revisions.make(source, selection, self.programs.current, b"")
+        role = EpochHandle(self, loaded)
         self.roles.append(role)
         return role
 

@@ -145,7 +145,7 @@ async def test_without_counters_it_has_to_load_as_many_certificates_as_the_one_t
 async def test_of_another_configuration_it_may_load_fewer_certificates(tmp_path: Path) -> None:
     async with epoch(tmp_path, PLANE) as candidate, epoch(tmp_path, PLANE, 1) as serving:
         serving.answers["/certs"] = {"certificates": [{"cert_chain": [{"path": "<inline>", "serial_number": "01"}]}]}
-        serving.process.material.revision = Revision("digest", "another")  # type: ignore[misc]
+        serving.process.loaded.revision = Revision("digest", "another")  # type: ignore[misc]
         assert await admission(candidate, serving).check() is None
 
 
@@ -259,7 +259,7 @@ def examination(
 def serving(make_epoch: MakeEpoch) -> EpochProcess:
     """An epoch that serves from the files that the candidate has."""
     made = make_epoch(TLS, FILES, number=1)
-    assert made.material.configuration.is_static
+    assert made.loaded.configuration.is_static
     return made
 
 
@@ -269,7 +269,7 @@ def candidate(make_epoch: MakeEpoch) -> EpochProcess:
 
 
 def loaded(epoch: EpochProcess, path: str, serial: int) -> LoadedCertificate:
-    return LoadedCertificate(f"/dev/fd/{epoch.material.descriptors[path]}", serial)
+    return LoadedCertificate(f"/dev/fd/{epoch.loaded.descriptors[path]}", serial)
 
 
 @virtual_time
@@ -381,7 +381,7 @@ async def test_the_listeners_are_compared_with_the_configuration_that_serves(
             return []
 
     assert await examination(candidate, serving, Seen()).check() is None
-    assert compared[0] == (candidate, serving.material.configuration)
+    assert compared[0] == (candidate, serving.loaded.configuration)
 
 
 @virtual_time
@@ -469,7 +469,7 @@ async def test_what_comes_from_a_file_is_not_missed_where_no_counter_is_shown(
     make_epoch: MakeEpoch, revisions: Revisions
 ) -> None:
     candidate = make_epoch(number=2)
-    candidate.material = revisions.load(BY_FILE, None, {"/d/lds.yaml": b"resources: []"})
+    candidate.loaded = revisions.load(BY_FILE, None, {"/d/lds.yaml": b"resources: []"})
     answers(candidate)["unseen"] = UNSEEN
     assert [each.scope for each in await examination(candidate).missing()] == ["sds.a"]
 
@@ -555,7 +555,7 @@ class Accuser:
 def by_file(make_epoch: MakeEpoch, revisions: Revisions) -> EpochProcess:
     """A candidate that refuses its resource file."""
     made = make_epoch(number=2)
-    made.material = revisions.load(BY_FILE, None, {"/d/lds.yaml": b"resources: []"})
+    made.loaded = revisions.load(BY_FILE, None, {"/d/lds.yaml": b"resources: []"})
     answers(made)["subscriptions"] = subscribed(listeners(rejected=1))
     answers(made)["rejections"] = ["bad key in /dev/fd/99"]
     return made
@@ -587,8 +587,8 @@ async def test_a_complaint_carries_the_paths_of_the_files_that_it_names(
     make_epoch: MakeEpoch, revisions: Revisions
 ) -> None:
     candidate, accuser = make_epoch(number=2), Accuser()
-    candidate.material = revisions.load(TEXT, FILES, {"/d/lds.yaml": b"resources: []"})
-    numbers = [candidate.material.descriptors[path] for path in (KEY, CHAIN)]
+    candidate.loaded = revisions.load(TEXT, FILES, {"/d/lds.yaml": b"resources: []"})
+    numbers = [candidate.loaded.descriptors[path] for path in (KEY, CHAIN)]
     answers(candidate)["subscriptions"] = subscribed(listeners(rejected=1))
     answers(candidate)["rejections"] = [f"bad /dev/fd/{number}" for number in numbers]
     await examination(candidate, None, None, accuser).check()

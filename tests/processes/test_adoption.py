@@ -196,11 +196,11 @@ class Left:
     """What an earlier agent started: its revision, and memory with the manifest."""
 
     def __init__(self, revisions: Revisions) -> None:
-        self.material: LoadedRevision = revisions.load(
+        self.loaded: LoadedRevision = revisions.load(
             TEXT, {CHAIN: LEAF.chain_pem, KEY: LEAF.key_pem}, {LDS: b"resources: []"}
         )
         self._memfds = Memfds()
-        self.manifest = Manifest.of(self.material)
+        self.manifest = Manifest.of(self.loaded)
 
     def held(self, **changes: Any) -> int:  # noqa: ANN401  # as `replace` has it
         """Hold a manifest that differs in some fields."""
@@ -208,7 +208,7 @@ class Left:
 
     def carries(self, manifest: int) -> tuple[int, ...]:
         """The descriptors that an epoch has."""
-        return (manifest, self.material.program.binary.descriptor, *self.material.descriptors.values())
+        return (manifest, self.loaded.program.binary.descriptor, *self.loaded.descriptors.values())
 
     def close(self) -> None:
         self._memfds.close()
@@ -242,9 +242,9 @@ class Back:
         return [found.number for found, _ in self.epochs()]
 
     def _kept(self, adopted: Iterable[tuple[Survivor, LoadedRevision]]) -> Iterator[tuple[Survivor, LoadedRevision]]:
-        for found, material in adopted:
-            self._binaries[id(material)] = material.program.binary
-            yield found, material
+        for found, loaded in adopted:
+            self._binaries[id(loaded)] = loaded.program.binary
+            yield found, loaded
 
     def epochs(self) -> Iterator[tuple[Survivor, LoadedRevision]]:
         """Adopt what can be."""
@@ -260,18 +260,18 @@ def test_an_epoch_that_serves_is_adopted_with_its_revision(directory: RunDirecto
     manifest = left.held()
     with epoch(left.carries(manifest)) as process:
         back = Back(directory, whole(process, manifest))
-        [(found, material)] = back.epochs()
+        [(found, loaded)] = back.epochs()
         assert process.poll() is None
     assert (found.number, found.state, found.pid) == (3, State.SERVING, process.pid)
     assert found.places == {ListenAddress("tcp://127.0.0.1:1")}
-    assert material.revision == left.material.revision
-    assert material.outcome.files == {CHAIN: LEAF.chain_pem, KEY: LEAF.key_pem}
-    assert material.source.text == TEXT.encode()
-    assert material.source.resources == {LDS: b"resources: []"}
-    assert material.configuration.name == "/etc/envoy.yaml"
-    program = material.program
+    assert loaded.revision == left.loaded.revision
+    assert loaded.selection.files == {CHAIN: LEAF.chain_pem, KEY: LEAF.key_pem}
+    assert loaded.source.text == TEXT.encode()
+    assert loaded.source.resources == {LDS: b"resources: []"}
+    assert loaded.configuration.name == "/etc/envoy.yaml"
+    program = loaded.program
     assert (program.version, str(program.handoff), program.reads_json) == ("1.40.0", "11.104", True)
-    assert program.binary.identity == left.material.program.binary.identity
+    assert program.binary.identity == left.loaded.program.binary.identity
     assert str(program.binary.path) == "/bin/true"
     back.close()
 
@@ -352,9 +352,9 @@ def test_a_file_that_the_epoch_read_by_itself_is_no_part_of_its_revision(directo
     manifest = left.held(files={})
     with epoch(left.carries(manifest)) as process:
         back = Back(directory, whole(process, manifest))
-        [(_, material)] = back.epochs()
-        assert (material.outcome.files, material.outcome.complete) == ({}, True)
-        assert set(material.descriptors) == {LDS}
+        [(_, loaded)] = back.epochs()
+        assert (loaded.selection.files, loaded.selection.complete) == ({}, True)
+        assert set(loaded.descriptors) == {LDS}
         back.close()
 
 

@@ -22,7 +22,7 @@ from tests.processes.fakes import Kernel, Revisions
 from tests.processes.test_manifest import CHAIN, KEY, TEXT
 
 
-def unit(name: str, content: bytes | None = None) -> CertificateGroup:
+def group(name: str, content: bytes | None = None) -> CertificateGroup:
     """Return a group of one file."""
     reference = Reference(f"/c/{name}", Role.OTHER, name)
     return CertificateGroup(name, frozenset({reference}), {reference.path: content or name.encode()}, (), ())
@@ -49,11 +49,11 @@ class Proxy:
         return self.complaint(held)
 
 
-def accused(proxy: Proxy, units: list[CertificateGroup]) -> set[str]:
+def accused(proxy: Proxy, groups: list[CertificateGroup]) -> set[str]:
     """Return the blamed groups."""
     first = proxy.complaint(frozenset())
     assert first is not None
-    return {pin.unit.name for pin in asyncio.run(bisect(units, first, proxy.ask))}
+    return {pin.group.name for pin in asyncio.run(bisect(groups, first, proxy.ask))}
 
 
 @settings(max_examples=30)
@@ -62,25 +62,25 @@ def test_without_a_name_every_group_at_fault_is_identified_and_no_other(count: i
     names = [f"{number:02}" for number in range(count)]
     culprits = data.draw(st.sets(st.sampled_from(names), min_size=1, max_size=3))
     proxy = Proxy(culprits, names=False)
-    assert accused(proxy, [unit(name) for name in names]) == culprits
+    assert accused(proxy, [group(name) for name in names]) == culprits
     assert proxy.asked <= 2 + 2 * len(culprits) * count.bit_length()
 
 
 def test_a_name_is_believed_without_another_question() -> None:
     proxy = Proxy({"b", "c"}, names=True)
-    assert accused(proxy, [unit("a"), unit("b"), unit("c")]) == {"b"}, "the next attempt tells of the other one"
+    assert accused(proxy, [group("a"), group("b"), group("c")]) == {"b"}, "the next attempt tells of the other one"
     assert proxy.asked == 0
 
 
 def test_the_same_bytes_under_another_name_are_as_bad() -> None:
     """Memory is shared by content: the name may be that of either."""
     proxy = Proxy({"b"}, names=True)
-    assert accused(proxy, [unit("a", b"same"), unit("b", b"same"), unit("c")]) == {"a", "b"}
+    assert accused(proxy, [group("a", b"same"), group("b", b"same"), group("c")]) == {"a", "b"}
 
 
 def test_what_fails_without_the_new_groups_too_is_not_their_fault() -> None:
     proxy = Proxy({"the configuration"}, names=False)
-    assert accused(proxy, [unit("a"), unit("b")]) == set()
+    assert accused(proxy, [group("a"), group("b")]) == set()
 
 
 @pytest.mark.parametrize("names", [True, False])
@@ -92,7 +92,7 @@ async def test_what_cannot_be_held_back_is_not_accused() -> None:
     async def ask(_: frozenset[str]) -> Complaint | None:
         raise NothingToRunError
 
-    assert await bisect([unit("a")], Complaint("no"), ask) == ()
+    assert await bisect([group("a")], Complaint("no"), ask) == ()
 
 
 async def test_all_groups_are_tried_without_the_new_ones_first() -> None:
@@ -102,8 +102,8 @@ async def test_all_groups_are_tried_without_the_new_ones_first() -> None:
         asked.append(sorted(held))
         return Complaint("no") if "b" not in held else None
 
-    pins = await bisect([unit(name) for name in "abcd"], Complaint("no"), ask)
-    assert [pin.unit.name for pin in pins] == ["b"]
+    pins = await bisect([group(name) for name in "abcd"], Complaint("no"), ask)
+    assert [pin.group.name for pin in pins] == ["b"]
     assert asked[0] == ["a", "b", "c", "d"]
     assert asked[1] == [], "then all of them at once"
     assert all("a" not in held for held in asked[2:]), "a group that is cleared is not held back any more"
@@ -120,15 +120,15 @@ async def test_a_file_that_is_named_in_the_search_ends_it_for_its_group_and_not_
         bad = sorted(culprits - held)
         return Complaint(f"no {bad[0]}", frozenset({f"/c/{bad[0]}"})) if bad else None
 
-    pins = await bisect([unit(name) for name in "abcd"], Complaint("something"), ask)
-    assert sorted((pin.unit.name, pin.path, pin.why) for pin in pins) == [("a", "/c/a", "no a"), ("d", "/c/d", "no d")]
+    pins = await bisect([group(name) for name in "abcd"], Complaint("something"), ask)
+    assert sorted((pin.group.name, pin.path, pin.why) for pin in pins) == [("a", "/c/a", "no a"), ("d", "/c/d", "no d")]
     assert asked == 4, "without all, with all, without the first, without both"
 
 
 async def test_a_pin_names_the_file_and_the_proxys_own_words() -> None:
-    same = unit("b", b"same")
-    pins = await bisect([unit("a", b"same"), same], Complaint("bad key", frozenset({"/c/b", "/elsewhere"})), _unasked)
-    assert [(pin.unit.name, pin.path, pin.why) for pin in pins] == [("a", "/c/a", "bad key"), ("b", "/c/b", "bad key")]
+    same = group("b", b"same")
+    pins = await bisect([group("a", b"same"), same], Complaint("bad key", frozenset({"/c/b", "/elsewhere"})), _unasked)
+    assert [(pin.group.name, pin.path, pin.why) for pin in pins] == [("a", "/c/a", "bad key"), ("b", "/c/b", "bad key")]
 
 
 async def _unasked(_: frozenset[str]) -> Complaint | None:
@@ -159,7 +159,7 @@ class Loader:
     def pin(self, pins: Iterable[Pin]) -> None:
         self.pinned += pins
 
-    def units_in(self, document: str, _: LoadedRevision) -> frozenset[str]:
+    def groups_in(self, document: str, _: LoadedRevision) -> frozenset[str]:
         self.asked.append(document)
         return self.named
 
@@ -169,9 +169,9 @@ def epoch(make_epoch: MakeEpoch) -> EpochProcess:
     return make_epoch(TEXT, {CHAIN: LEAF.chain_pem, KEY: LEAF.key_pem})
 
 
-def group(epoch: EpochProcess) -> CertificateGroup:
+def own(epoch: EpochProcess) -> CertificateGroup:
     """The epoch's own group: a chain and its key."""
-    [found] = epoch.material.outcome.units.values()
+    [found] = epoch.loaded.selection.groups.values()
     return found
 
 
@@ -183,11 +183,11 @@ def bisection(loader: Loader, revisions: Revisions) -> Bisection:
 async def test_a_group_is_found_by_validating_without_it(
     epoch: EpochProcess, kernel: Kernel, revisions: Revisions
 ) -> None:
-    loader, variant = Loader(group(epoch)), revisions.load("{}")
-    loader.variants = {frozenset({group(epoch).name}): variant, frozenset(): epoch.material}
+    loader, variant = Loader(own(epoch)), revisions.load("{}")
+    loader.variants = {frozenset({own(epoch).name}): variant, frozenset(): epoch.loaded}
     kernel.results = [(0, ""), (1, "weak key")]
     pins = await bisection(loader, revisions).accuse(epoch, Complaint("something"))
-    assert [(pin.unit, pin.path) for pin in pins] == [(group(epoch), CHAIN)]
+    assert [(pin.group, pin.path) for pin in pins] == [(own(epoch), CHAIN)]
     assert pins[0].why == "true reports: weak key"
     assert loader.pinned == list(pins)
     assert [timeout for _, timeout in kernel.ran] == [7.0, 7.0]
@@ -197,7 +197,7 @@ async def test_a_group_is_found_by_validating_without_it(
 async def test_a_file_that_the_complaint_names_needs_no_run(
     epoch: EpochProcess, kernel: Kernel, revisions: Revisions
 ) -> None:
-    loader = Loader(group(epoch))
+    loader = Loader(own(epoch))
     pins = await bisection(loader, revisions).accuse(epoch, Complaint("weak", frozenset({KEY})))
     assert [(pin.path, pin.why) for pin in pins] == [(KEY, "true reports: weak")]
     assert kernel.ran == []
@@ -207,8 +207,8 @@ async def test_a_file_that_the_complaint_names_needs_no_run(
 async def test_where_nothing_would_be_left_to_run_nobody_is_accused(
     epoch: EpochProcess, kernel: Kernel, revisions: Revisions
 ) -> None:
-    loader = Loader(group(epoch))
-    loader.variants = {frozenset({group(epoch).name}): None}
+    loader = Loader(own(epoch))
+    loader.variants = {frozenset({own(epoch).name}): None}
     assert await bisection(loader, revisions).accuse(epoch, Complaint("something")) == ()
     assert loader.pinned == []
     assert kernel.ran == []
@@ -217,19 +217,19 @@ async def test_where_nothing_would_be_left_to_run_nobody_is_accused(
 async def test_a_variant_is_kept_while_it_is_tried_and_released_afterwards(
     epoch: EpochProcess, kernel: Kernel, revisions: Revisions
 ) -> None:
-    loader, variant = Loader(group(epoch)), revisions.load("{}")
-    loader.variants = {frozenset({group(epoch).name}): variant}
+    loader, variant = Loader(own(epoch)), revisions.load("{}")
+    loader.variants = {frozenset({own(epoch).name}): variant}
     kept: list[bool] = []
 
-    async def validate(_: float, material: LoadedRevision) -> Complaint | None:
-        revisions.keep_only([epoch.material.revision])
-        kept.append(revisions[material.revision] is material)
+    async def validate(_: float, loaded: LoadedRevision) -> Complaint | None:
+        revisions.keep_only([epoch.loaded.revision])
+        kept.append(revisions[loaded.revision] is loaded)
         return Complaint("still")
 
     epoch.validate = validate  # type: ignore[method-assign, assignment]
     assert await bisection(loader, revisions).accuse(epoch, Complaint("something")) == ()
     assert kept == [True]
-    revisions.keep_only([epoch.material.revision])
+    revisions.keep_only([epoch.loaded.revision])
     with pytest.raises(KeyError):
         revisions[variant.revision]
 
@@ -237,8 +237,8 @@ async def test_a_variant_is_kept_while_it_is_tried_and_released_afterwards(
 async def test_a_proxy_that_does_not_end_accuses_nobody(
     epoch: EpochProcess, kernel: Kernel, revisions: Revisions
 ) -> None:
-    loader = Loader(group(epoch))
-    loader.variants = {frozenset({group(epoch).name}): revisions.load("{}")}
+    loader = Loader(own(epoch))
+    loader.variants = {frozenset({own(epoch).name}): revisions.load("{}")}
     kernel.results = [MachineError("it did not end")]
     with pytest.raises(MachineError):
         await bisection(loader, revisions).accuse(epoch, Complaint("something"))
@@ -265,10 +265,10 @@ async def test_a_proxy_that_does_not_end_accuses_nobody(
 def test_a_refused_resource_file_accuses(
     epoch: EpochProcess, revisions: Revisions, paths: set[str], named: set[str], accused: list[str]
 ) -> None:
-    loader = Loader(unit("a"), unit("b"), unit("c"))
+    loader = Loader(group("a"), group("b"), group("c"))
     loader.named = frozenset(named)
     pins = bisection(loader, revisions).accuse_in("/d/lds.yaml", epoch, Complaint("no", frozenset(paths)))
-    assert [pin.unit.name for pin in pins] == accused
+    assert [pin.group.name for pin in pins] == accused
     assert [(pin.path, pin.why) for pin in pins] == [(f"/c/{name}", "no") for name in accused]
     assert loader.pinned == list(pins)
     assert loader.asked in ([], ["/d/lds.yaml"])
@@ -277,15 +277,15 @@ def test_a_refused_resource_file_accuses(
 def test_a_group_is_pinned_at_its_chain_or_else_at_its_first_file(epoch: EpochProcess, revisions: Revisions) -> None:
     files = {"/c/z": b"z", "/c/b": b"b"}
     several = CertificateGroup("several", frozenset(), files, (), ())
-    loader = Loader(several, group(epoch))
-    loader.named = frozenset({"several", group(epoch).name})
+    loader = Loader(several, own(epoch))
+    loader.named = frozenset({"several", own(epoch).name})
     pins = bisection(loader, revisions).accuse_in("/d/lds.yaml", epoch, Complaint("no"))
     assert [pin.path for pin in pins] == ["/c/b", CHAIN]
 
 
 def test_a_chain_is_named_before_a_key_whatever_their_names(make_epoch: MakeEpoch, revisions: Revisions) -> None:
     epoch = make_epoch(TEXT.replace(KEY, "/c/a.key"), {CHAIN: LEAF.chain_pem, "/c/a.key": LEAF.key_pem})
-    loader = Loader(group(epoch))
-    loader.named = frozenset({group(epoch).name})
+    loader = Loader(own(epoch))
+    loader.named = frozenset({own(epoch).name})
     [pin] = bisection(loader, revisions).accuse_in("/d/lds.yaml", epoch, Complaint("no"))
     assert pin.path == CHAIN

@@ -135,7 +135,7 @@ BY_FILE = "dynamic_resources: {lds_config: {path_config_source: {path: /d/lds.ya
 
 async def test_a_refused_file_is_no_control_planes(make_epoch: MakeEpoch, revisions: Any) -> None:  # noqa: ANN401
     candidate = make_epoch(number=2)
-    candidate.material = revisions.load(BY_FILE, None, {"/d/lds.yaml": b"resources: []"})
+    candidate.loaded = revisions.load(BY_FILE, None, {"/d/lds.yaml": b"resources: []"})
     answers(candidate).update({"state": "INITIALIZING", "subscriptions": lacks(rejected=1), "rejections": ["bad"]})
     assert (await reason_of(admission(candidate))).endswith("refuses its listeners: bad")
     answers(candidate)["subscriptions"] = lacks()

@@ -59,7 +59,7 @@ def test_a_new_epoch_has_a_directory_memory_and_a_manifest_of_its_own(
     assert epoch.names.base_id == epoch.segment.base_id
     assert epoch.admin.path == epoch.home / "admin"
     assert epoch.gate.path == epoch.home / "gate"
-    assert Manifest.carried_by(os.getpid(), epoch.manifest) == Manifest.of(epoch.material)
+    assert Manifest.carried_by(os.getpid(), epoch.manifest) == Manifest.of(epoch.loaded)
     assert (epoch.pid, epoch.asked, epoch.bound_itself, epoch.is_adopted()) == (None, set(), set(), False)
     assert not any((epoch.has_served, epoch.drains, epoch.was_asked, epoch.was_killed, epoch.was_starved))
 
@@ -67,7 +67,7 @@ def test_a_new_epoch_has_a_directory_memory_and_a_manifest_of_its_own(
 def test_the_program_has_its_own_name_in_a_list_of_processes(make_epoch: MakeEpoch) -> None:
     epoch = make_epoch()
     link = epoch.home / "bin/true"
-    assert str(link.readlink()) == f"/proc/self/fd/{epoch.material.program.binary.descriptor}"
+    assert str(link.readlink()) == f"/proc/self/fd/{epoch.loaded.program.binary.descriptor}"
     assert link.samefile("/bin/true")
 
 
@@ -122,7 +122,7 @@ async def test_a_configuration_that_the_proxy_accepts_has_no_complaint(make_epoc
 
 async def test_a_complaint_names_files_by_the_operators_paths(make_epoch: MakeEpoch, kernel: Kernel) -> None:
     epoch = make_epoch(TEXT, FILES)
-    number = epoch.material.descriptors[KEY]
+    number = epoch.loaded.descriptors[KEY]
     kernel.results = [(1, f"bad key in /dev/fd/{number}")]
     complaint = await epoch.validate(1)
     assert complaint is not None
@@ -185,13 +185,13 @@ async def test_the_command_has_the_program_its_descriptors_and_its_identity(
     epoch = make_epoch(TEXT, FILES, number=4)
     await epoch.launch(0, 3, dumps_core=True)
     [command] = kernel.started
-    assert command.binary == epoch.material.program.binary.descriptor
+    assert command.binary == epoch.loaded.program.binary.descriptor
     assert command.executable == str(epoch.home / "bin/true")
     assert command.arguments[0] == "/bin/true"
     assert command.arguments[command.arguments.index("--parent-shutdown-time-s") + 1] == "3"
     assert command.arguments[command.arguments.index("--base-id") + 1] == str(epoch.segment.base_id)
     assert "[epoch 4]" in command.arguments[command.arguments.index("--log-format") + 1]
-    assert set(command.descriptors) > {*epoch.material.descriptors.values(), epoch.manifest.descriptor}
+    assert set(command.descriptors) > {*epoch.loaded.descriptors.values(), epoch.manifest.descriptor}
     assert command.environment["PROXY_AGENT_EPOCH"] == "4"
     assert command.environment["PROXY_AGENT_NONCE"] == epoch.nonce
     assert str(epoch.home / "stats") in command.environment.values()

@@ -62,7 +62,7 @@ async def test_a_candidate_that_lacks_a_served_listener_is_found_out_unless_the_
         both, less = bootstrap(tcp(one), tcp(two)), bootstrap(tcp(one))
         async with harness() as stage:
             first = await stage.serving(both)
-            before = first.process.material.configuration
+            before = first.process.loaded.configuration
             shell = stage.start(less)
             await shell.reach_gate()
             assert stage.listeners.missing(shell.process, before) == []
@@ -78,7 +78,7 @@ async def test_a_listener_whose_address_was_written_otherwise_can_be_taken_away(
             first = await stage.serving(bootstrap(tcp(one), other))
             shell = stage.start(bootstrap(tcp(one)))
             await shell.reach_gate()
-            missing = stage.listeners.missing(shell.process, first.process.material.configuration)
+            missing = stage.listeners.missing(shell.process, first.process.loaded.configuration)
     assert missing == []
 
 

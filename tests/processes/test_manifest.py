@@ -42,9 +42,9 @@ Hold = Callable[[bytes], Carried]
 
 
 @pytest.fixture
-def material(revisions: Revisions) -> LoadedRevision:
+def loaded(revisions: Revisions) -> LoadedRevision:
     made = revisions.load(TEXT, {CHAIN: LEAF.chain_pem, KEY: LEAF.key_pem}, {LDS: b"resources: []  # \xc3\xa4"})
-    assert set(made.outcome.files) == {CHAIN, KEY}
+    assert set(made.selection.files) == {CHAIN, KEY}
     return made
 
 
@@ -56,44 +56,44 @@ def hold(no_descriptor_leaks: None) -> Iterator[Hold]:
     memfds.close()
 
 
-def test_what_is_written_is_read_from_the_process_that_carries_it(material: LoadedRevision, hold: Hold) -> None:
-    written = Manifest.of(material)
+def test_what_is_written_is_read_from_the_process_that_carries_it(loaded: LoadedRevision, hold: Hold) -> None:
+    written = Manifest.of(loaded)
     assert Manifest.carried_by(os.getpid(), hold(written.to_bytes())) == written
 
 
-def test_it_names_the_revision_and_the_configuration(material: LoadedRevision) -> None:
-    manifest = Manifest.of(material)
-    assert manifest.revision == material.revision
-    assert (manifest.digest, manifest.shape) == (material.revision.digest, material.revision.config_digest)
+def test_it_names_the_revision_and_the_configuration(loaded: LoadedRevision) -> None:
+    manifest = Manifest.of(loaded)
+    assert manifest.revision == loaded.revision
+    assert (manifest.digest, manifest.shape) == (loaded.revision.digest, loaded.revision.config_digest)
     assert (manifest.name, manifest.text, manifest.config_yaml) == ("/etc/envoy.yaml", TEXT, None)
     assert manifest.resources == {LDS: "resources: []  # ä"}
 
 
-def test_it_names_each_file_by_a_descriptor_that_holds_its_bytes(material: LoadedRevision) -> None:
-    files = Manifest.of(material).files
+def test_it_names_each_file_by_a_descriptor_that_holds_its_bytes(loaded: LoadedRevision) -> None:
+    files = Manifest.of(loaded).files
     assert {path: carried.read(os.getpid()) for path, carried in files.items()} == {
         CHAIN: LEAF.chain_pem,
         KEY: LEAF.key_pem,
     }
 
 
-def test_it_names_the_program_by_the_file_that_is_open(material: LoadedRevision) -> None:
-    manifest = Manifest.of(material)
+def test_it_names_the_program_by_the_file_that_is_open(loaded: LoadedRevision) -> None:
+    manifest = Manifest.of(loaded)
     assert manifest.program.is_carried_by(os.getpid())
     assert manifest.program.inode == Path("/bin/true").stat().st_ino
     assert manifest.program_path == "/bin/true"
-    assert manifest.identity == material.program.binary.identity
+    assert manifest.identity == loaded.program.binary.identity
     assert (manifest.program_version, manifest.handoff, manifest.reads_json) == ("1.40.0", "11.104", True)
 
 
-def test_no_key_and_no_certificate_is_in_it(material: LoadedRevision) -> None:
-    data = Manifest.of(material).to_bytes()
+def test_no_key_and_no_certificate_is_in_it(loaded: LoadedRevision) -> None:
+    data = Manifest.of(loaded).to_bytes()
     assert b"PRIVATE KEY" not in data
     assert b"CERTIFICATE" not in data
 
 
-def tree_of(material: LoadedRevision) -> dict[str, Any]:
-    tree: dict[str, Any] = json.loads(Manifest.of(material).to_bytes())
+def tree_of(loaded: LoadedRevision) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(Manifest.of(loaded).to_bytes())
     return tree
 
 
@@ -101,8 +101,8 @@ def read(tree: object, hold: Hold) -> Manifest:
     return Manifest.carried_by(os.getpid(), hold(json.dumps(tree).encode()))
 
 
-def test_fields_that_an_older_agent_did_not_write_have_defaults(material: LoadedRevision, hold: Hold) -> None:
-    tree = tree_of(material)
+def test_fields_that_an_older_agent_did_not_write_have_defaults(loaded: LoadedRevision, hold: Hold) -> None:
+    tree = tree_of(loaded)
     del tree["reads_json"], tree["resources"]
     older = read(tree, hold)
     assert (older.reads_json, older.resources) == (True, {})
@@ -110,16 +110,16 @@ def test_fields_that_an_older_agent_did_not_write_have_defaults(material: Loaded
 
 
 @pytest.mark.parametrize("form", [1, 3, "2", None])
-def test_one_of_another_kind_of_agent_is_not_believed(material: LoadedRevision, hold: Hold, form: object) -> None:
+def test_one_of_another_kind_of_agent_is_not_believed(loaded: LoadedRevision, hold: Hold, form: object) -> None:
     with pytest.raises(BadInput, match=rf"{os.getpid()}.* incompatible"):
-        read(tree_of(material) | {"format": form}, hold)
+        read(tree_of(loaded) | {"format": form}, hold)
 
 
 @pytest.mark.parametrize(
     "field", ["format", "digest", "shape", "name", "text", "config_yaml", "files", "program", "identity", "handoff"]
 )
-def test_without_what_it_needs_it_makes_no_sense(material: LoadedRevision, hold: Hold, field: str) -> None:
-    tree = tree_of(material)
+def test_without_what_it_needs_it_makes_no_sense(loaded: LoadedRevision, hold: Hold, field: str) -> None:
+    tree = tree_of(loaded)
     del tree[field]
     with pytest.raises(BadInput, match=str(os.getpid())):
         read(tree, hold)
@@ -139,9 +139,9 @@ def test_without_what_it_needs_it_makes_no_sense(material: LoadedRevision, hold:
     ],
     ids=str,
 )
-def test_fields_of_another_form_make_no_sense(material: LoadedRevision, hold: Hold, change: dict[str, object]) -> None:
+def test_fields_of_another_form_make_no_sense(loaded: LoadedRevision, hold: Hold, change: dict[str, object]) -> None:
     with pytest.raises(BadInput, match=str(os.getpid())):
-        read(tree_of(material) | change, hold)
+        read(tree_of(loaded) | change, hold)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"7", b'"x"', b"null", b"\xff\xfe", b"{}"])
@@ -150,19 +150,19 @@ def test_other_bytes_make_no_sense(hold: Hold, data: bytes) -> None:
         Manifest.carried_by(os.getpid(), hold(data))
 
 
-def test_what_is_not_sealed_is_not_believed(material: LoadedRevision) -> None:
+def test_what_is_not_sealed_is_not_believed(loaded: LoadedRevision) -> None:
     """The epoch could change it while it is read."""
     descriptor = os.memfd_create("open")
     try:
-        os.write(descriptor, Manifest.of(material).to_bytes())
+        os.write(descriptor, Manifest.of(loaded).to_bytes())
         with pytest.raises(MachineError, match="not sealed"):
             Manifest.carried_by(os.getpid(), Carried.of(descriptor))
     finally:
         os.close(descriptor)
 
 
-def test_another_file_under_that_number_is_not_read(material: LoadedRevision, hold: Hold) -> None:
-    carried = hold(Manifest.of(material).to_bytes())
+def test_another_file_under_that_number_is_not_read(loaded: LoadedRevision, hold: Hold) -> None:
+    carried = hold(Manifest.of(loaded).to_bytes())
     other = Carried(carried.descriptor, carried.mount, carried.inode + 1)
     with pytest.raises(MachineError, match=str(carried.descriptor)):
         Manifest.carried_by(os.getpid(), other)

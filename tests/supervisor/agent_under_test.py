@@ -70,12 +70,12 @@ class Table(Processes):
         super().start(number, revision, validate=validate)
         self.epochs[number] = Process(number, self._revisions[revision], self._agent.directory.path / str(number))
 
-    async def adopt(self, found: Survivor, material: LoadedRevision) -> None:
+    async def adopt(self, found: Survivor, loaded: LoadedRevision) -> None:
         """Hold an earlier agent's epoch, or raise why it cannot be."""
         if found.number in self.unadoptable:
             raise self.unadoptable[found.number]
-        self.adopted.append((found, material))
-        self.epochs[found.number] = Process(found.number, material, pid=found.pid, adopted=True)
+        self.adopted.append((found, loaded))
+        self.epochs[found.number] = Process(found.number, loaded, pid=found.pid, adopted=True)
 
     def cleanup(self, number: int) -> None:
         """List it."""
@@ -225,8 +225,8 @@ class Legacy:
         """Yield what a test left."""
         for found, path in self._agent.left_behind:
             revision = Revision(f"r{found.number}", "shape")
-            outcome, runs = selection(), program(path, found.number)
-            yield found, self._agent.inputs.revisions.adopt(revision, source(), outcome, runs)
+            taken, runs = selection(), program(path, found.number)
+            yield found, self._agent.inputs.revisions.adopt(revision, source(), taken, runs)
 
     def remove_stale(self, adopted: frozenset[int]) -> None:
         """List it."""

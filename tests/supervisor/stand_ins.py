@@ -94,16 +94,16 @@ def source(text: str = BOOTSTRAP) -> Source:
     return Source(Configuration(text, "/etc/proxy.yaml"), text.encode())
 
 
-def material(name: str, *groups: CertificateGroup, text: str = BOOTSTRAP, shape: str = "shape") -> LoadedRevision:
+def loaded(name: str, *groups: CertificateGroup, text: str = BOOTSTRAP, shape: str = "shape") -> LoadedRevision:
     """A loaded revision."""
     parsed = source(text)
     copies = parsed.configuration.copies([])
     return LoadedRevision(Revision(name, shape), parsed, copies, selection(*groups), program(), {}, ())
 
 
-def rejection(unit: str, why: str = "it is empty", fault: Fault = Fault.EMPTY) -> Rejection:
+def rejection(group: str, why: str = "it is empty", fault: Fault = Fault.EMPTY) -> Rejection:
     """A certificate group that is held back."""
-    return Rejection(unit, unit, fault, why, "write it", Fallback.LAST_GOOD)
+    return Rejection(group, group, fault, why, "write it", Fallback.LAST_GOOD)
 
 
 # Processes
@@ -128,7 +128,7 @@ class Process:
     """An epoch process that lists the signals that it receives."""
 
     number: int
-    material: LoadedRevision
+    loaded: LoadedRevision
     home: Path = Path("/nonexistent")
     pid: int | None = None
     clients: int | None = None
@@ -244,7 +244,7 @@ class Loader:
     def __init__(self, calls: list[tuple[object, ...]]) -> None:
         self.calls = calls
         self.newest: Revision | None = None
-        self.outcome: Selection | None = None
+        self.selection: Selection | None = None
         self.found: list[tuple[str, str, str]] = []
         self.reports = SimpleNamespace(refusals=list[Rejection]())
         self.programs = Programs()
@@ -321,7 +321,7 @@ class Scene:
 
     def begin(self, name: str, *groups: CertificateGroup, at: float = NOW, text: str = BOOTSTRAP) -> Process:
         """Let a revision be ready; return the process of the candidate that starts for it."""
-        made = material(name, *groups, text=text)
+        made = loaded(name, *groups, text=text)
         self.revisions[made.revision] = made
         self.tell(on.RevisionReady(at=at, revision=made.revision))
         assert self.core.candidate is not None

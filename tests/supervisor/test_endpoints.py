@@ -14,7 +14,7 @@ from agent.http.server import Server
 from agent.processes.epoch_process import EpochProcess
 from agent.status.routes import Routes
 from agent.supervisor.endpoints import Endpoints
-from tests.supervisor.stand_ins import KIND, Process, ask, logged, material
+from tests.supervisor.stand_ins import KIND, Process, ask, loaded, logged
 from tests.system.eventually import PATIENCE
 
 LOOPBACK = "127.0.0.1"
@@ -148,7 +148,7 @@ async def epoch(number: int, home: Path, text: str) -> AsyncIterator[EpochProces
     bound.bind(str(place))
     server = Server(answer)
     await server.start(bound)
-    process = Process(number, material(f"r{number}", text=text))
+    process = Process(number, loaded(f"r{number}", text=text))
     process.admin.place = place
     try:
         yield process.as_epoch

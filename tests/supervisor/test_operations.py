@@ -124,7 +124,7 @@ def serves(epoch: int, level: int = logging.INFO) -> None:
 
 def good(desk: Desk, name: str = "a", *refused: str) -> None:
     """Let the next load give the revision `name`."""
-    desk.inputs.result = LoadResult(desk.serve(name).material, refused=refused)
+    desk.inputs.result = LoadResult(desk.serve(name).loaded, refused=refused)
 
 
 # Restart
@@ -191,7 +191,7 @@ async def test_an_epoch_of_an_older_revision_is_not_its_result(desk: Desk, time:
 
 async def test_a_candidate_of_the_wanted_revision_is_its_result(desk: Desk, time: Time) -> None:
     desk.serve("a")
-    desk.inputs.result = LoadResult(desk.begin("b").material)
+    desk.inputs.result = LoadResult(desk.begin("b").loaded)
     restart = Restart(desk)
     await restart.asked()
     serves(2)

@@ -59,7 +59,7 @@ class Recorded(Scene):
 
     def __init__(self, directory: RunDirectory, policy: Policy | None = None, *, proves: bool = True) -> None:
         super().__init__(policy)
-        self.history = History(self.core.epochs, directory, lambda each: self.revisions[each].outcome.leaves)
+        self.history = History(self.core.epochs, directory, lambda each: self.revisions[each].selection.leaves)
         self.metrics = Metrics(lambda: STOPPED)
         processes = cast("ProcessTable", self.processes)
         self.recorder = Recorder(self.history, processes, self.metrics, proves=proves)
@@ -127,7 +127,7 @@ async def test_a_handover_completes_an_attempt(recorded: Recorded, time: Time) -
 
 
 async def test_an_epoch_without_an_attempt_hands_over_in_silence(recorded: Recorded, time: Time) -> None:
-    process = Process(9, recorded.serve("a").material)
+    process = Process(9, recorded.serve("a").loaded)
     with logged() as events:
         recorded.recorder.handed_over(process.as_epoch)
         await settled(lambda: not recorded.recorder._tasks._running)
@@ -257,7 +257,7 @@ def test_a_second_stop_cuts_at_once(recorded: Recorded) -> None:
 def test_a_restart_without_a_drain_cuts_at_the_commit(recorded: Recorded) -> None:
     process = recorded.serve("a")
     recorded.tell(on.RestartAsked(at=NOW, now=True))
-    recorded.processes.epochs[2] = Process(2, process.material)
+    recorded.processes.epochs[2] = Process(2, process.loaded)
     process.clients = 4
     process.asked = {ListenAddress("unix:///run/x.sock")}
     recorded.tell(on.EpochServes(at=NOW, epoch=recorded.pass_gate()))
@@ -288,7 +288,7 @@ def test_the_kernel_has_the_last_word_on_what_is_cut(recorded: Recorded) -> None
 def test_the_time_from_a_crash_to_the_next_commit_is_held(recorded: Recorded) -> None:
     process = recorded.serve("a")
     recorded.exits(1, at=NOW + 1)
-    recorded.processes.epochs[2] = Process(2, process.material)
+    recorded.processes.epochs[2] = Process(2, process.loaded)
     recorded.tell(on.EpochServes(at=NOW + 3.5, epoch=recorded.pass_gate()))
     assert recorded.counted("hold_seconds_total") == 2.5
 
@@ -296,7 +296,7 @@ def test_the_time_from_a_crash_to_the_next_commit_is_held(recorded: Recorded) ->
 def test_clients_that_are_refused_are_not_held_any_more(recorded: Recorded) -> None:
     process = recorded.serve("a")
     recorded.exits(1)
-    recorded.processes.epochs[2] = Process(2, process.material)
+    recorded.processes.epochs[2] = Process(2, process.loaded)
     recorded.tell(on.TimePassed(at=NOW + 5))
     assert recorded.counted("hold_seconds_total") == 5
     recorded.tell(on.EpochServes(at=NOW + 9, epoch=recorded.pass_gate()))
@@ -343,7 +343,7 @@ def test_the_clients_in_the_queues_are_counted_when_the_gate_opens(recorded: Rec
 
 
 def test_no_gate_opened_for_an_adopted_epoch(recorded: Recorded) -> None:
-    revision = recorded.serve("a").material.revision
+    revision = recorded.serve("a").loaded.revision
     recorded.tell(on.EpochAdopted(at=NOW, epoch=7, revision=revision, pid=7, state=State.SERVING))
     assert recorded.evidence(7).queued == 0
 
@@ -497,9 +497,9 @@ async def test_the_predecessors_drain_is_no_part_of_the_takeover(recorded: Recor
 
 async def test_an_adopted_epoch_has_a_line_without_evidence(recorded: Recorded, time: Time) -> None:
     process = recorded.serve("a")
-    revision = process.material.revision
+    revision = process.loaded.revision
     recorded.tell(on.EpochAdopted(at=NOW, epoch=7, revision=revision, pid=7, state=State.SERVING))
-    adopted = Process(7, process.material)
+    adopted = Process(7, process.loaded)
     record = recorded.history._records[7]
     record.evidence = None
     _, text = await conclusion(recorded, adopted)

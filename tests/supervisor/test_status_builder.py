@@ -42,7 +42,7 @@ class Seen(Scene):
         super().__init__(policy)
         self.detector = SimpleNamespace(hung=False)
         self.summary = Summary(self.service)
-        self.history = History(self.core.epochs, directory, lambda each: self.revisions[each].outcome.leaves)
+        self.history = History(self.core.epochs, directory, lambda each: self.revisions[each].selection.leaves)
         detector = cast("HangDetector", self.detector)
         self.builder = StatusBuilder(self.service, self.history, self.summary, detector, "1.2.3")
 
@@ -107,7 +107,7 @@ def test_it_says_how_files_are_watched(seen: Seen) -> None:
 
 
 def test_the_rotations_are_those_of_the_history(seen: Seen) -> None:
-    revision = seen.begin("a").material.revision
+    revision = seen.begin("a").loaded.revision
     adopted = on.EpochAdopted(at=NOW, epoch=1, revision=revision, pid=1, state=seen.core.epochs[1].state)
     seen.history.enter(adopted, [])
     assert [each.epoch for each in seen.status.rotations] == [1]
@@ -183,7 +183,7 @@ def test_the_epochs_are_listed_from_old_to_new(seen: Seen, directory: RunDirecto
     seen.serve("a")
     seen.serve("b")
     seen.begin("c")
-    revision = seen.processes.epochs[1].material.revision
+    revision = seen.processes.epochs[1].loaded.revision
     seen.core.handle(on.EpochAdopted(at=NOW, epoch=0, revision=revision, pid=1, state=seen.core.epochs[1].state))
     assert [each.number for each in seen.status.epochs] == [0, 1, 2, 3]
 
@@ -308,7 +308,7 @@ def test_only_the_queue_of_a_tcp_listener_is_known(seen: Seen, web: ListenAddres
 def test_a_set_shows_what_serves_and_what_is_on_disk(seen: Seen) -> None:
     old, new = leaf(0x1F), leaf(0x20)
     seen.serve("a", group("/etc/certs/web.crt", old))
-    seen.inputs.loader.outcome = selection(group("/etc/certs/web.crt", new))
+    seen.inputs.loader.selection = selection(group("/etc/certs/web.crt", new))
     assert seen.the_set() == CertificateSet(
         name="web",
         chain="/etc/certs/web.crt",
@@ -321,13 +321,13 @@ def test_a_set_shows_what_serves_and_what_is_on_disk(seen: Seen) -> None:
 
 def test_a_set_is_in_sync_if_the_leaf_on_disk_serves(seen: Seen) -> None:
     seen.serve("a", group("/c/web.crt", leaf()))
-    seen.inputs.loader.outcome = selection(group("/c/web.crt", leaf()))
+    seen.inputs.loader.selection = selection(group("/c/web.crt", leaf()))
     assert seen.the_set().in_sync
 
 
 def test_a_refused_set_is_not_in_sync_though_its_leaf_serves(seen: Seen) -> None:
     seen.serve("a", group("/c/web.crt", leaf()))
-    seen.inputs.loader.outcome = selection(group("/c/web.crt", leaf()))
+    seen.inputs.loader.selection = selection(group("/c/web.crt", leaf()))
     seen.inputs.loader.reports.refusals = [rejection("/c/web.crt", "its key is another one's", Fault.MISMATCH)]
     found = seen.the_set()
     assert not found.in_sync
@@ -340,7 +340,7 @@ def test_the_first_of_two_refusals_of_a_set_is_shown(seen: Seen) -> None:
 
 
 def test_a_set_that_does_not_serve_has_its_paths_from_the_disk(seen: Seen) -> None:
-    seen.inputs.loader.outcome = selection(group("/c/web.crt", leaf()))
+    seen.inputs.loader.selection = selection(group("/c/web.crt", leaf()))
     found = seen.the_set()
     assert (found.chain, found.served, found.disk) == ("/c/web.crt", None, Facts.of(leaf()))
     assert not found.in_sync
@@ -356,14 +356,14 @@ def test_what_serves_has_the_last_word_on_the_paths(seen: Seen) -> None:
     served = group("/c/web.crt", leaf())
     moved = replace(served, references=frozenset(replace(each, path="/d" + each.path) for each in served.references))
     seen.serve("a", moved)
-    seen.inputs.loader.outcome = selection(served)
+    seen.inputs.loader.selection = selection(served)
     assert (seen.the_set().chain, seen.the_set().key) == ("/d/c/web.crt", "/d/c/web.key")
 
 
 def test_of_two_chains_in_a_set_the_first_by_name_is_shown(seen: Seen) -> None:
     one = group("/c/web.crt", leaf())
     more = frozenset(replace(each, path=each.path.replace("web", name)) for name in "za" for each in one.references)
-    seen.inputs.loader.outcome = selection(replace(one, references=more))
+    seen.inputs.loader.selection = selection(replace(one, references=more))
     assert (seen.the_set().chain, seen.the_set().key) == ("/c/a.crt", "/c/a.key")
 
 
@@ -381,7 +381,7 @@ def test_a_relative_path_is_shown_in_full(seen: Seen, tmp_path: Path, monkeypatc
 
 def test_sets_of_one_name_are_told_apart(seen: Seen) -> None:
     seen.serve("a", group("/b/tls.crt", leaf()))
-    seen.inputs.loader.outcome = selection(group("/a/tls.crt", leaf()))
+    seen.inputs.loader.selection = selection(group("/a/tls.crt", leaf()))
     assert [each.name for each in seen.status.certificates] == ["a/tls", "b/tls"]
 
 

@@ -656,12 +656,12 @@ async def test_an_epoch_of_an_earlier_agent_serves_on(directory: RunDirectory, t
     agent = Agent(directory)
     agent.left_behind = [(survivor(3), "/bin/true")]
     async with running(agent):
-        ((found, material),) = agent.processes.adopted
-        assert (found, material.revision) == (survivor(3), Revision("r3", "shape"))
+        ((found, loaded),) = agent.processes.adopted
+        assert (found, loaded.revision) == (survivor(3), Revision("r3", "shape"))
         assert agent.calls == [("commit", 3)]
         assert [(each["number"], each["pid"], each["stage"]) for each in agent.state["epochs"]] == [(3, 43, "serving")]
         assert agent.state["last_good"] == "r3"
-        assert agent.inputs.programs.current is material.program
+        assert agent.inputs.programs.current is loaded.program
         assert (await agent.find("b")).number == 4
 
 
@@ -682,8 +682,8 @@ async def test_an_epoch_that_cannot_be_adopted_does_not_keep_the_others(
     with logged() as events:
         async with running(agent):
             assert agent.calls == [("commit", 4)]
-            ((_, material),) = agent.processes.adopted
-            assert agent.inputs.programs.current is material.program
+            ((_, loaded),) = agent.processes.adopted
+            assert agent.inputs.programs.current is loaded.program
             assert agent.stale_but == [frozenset({4})]
     (event,) = [event for event in events if event.name == "epoch.not_adopted"]
     assert event.level == logging.WARNING

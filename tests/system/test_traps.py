@@ -116,7 +116,7 @@ def plain(port: int, body: str = "ok\n") -> str:
 
 def port_of(role: EpochHandle) -> int:
     """Return the port of its only listener."""
-    return int(role.process.material.configuration.listeners[0].place.address.rpartition(":")[2])
+    return int(role.process.loaded.configuration.listeners[0].place.address.rpartition(":")[2])
 
 
 async def body(role: EpochHandle) -> bytes:
@@ -380,7 +380,7 @@ def test_an_epoch_inherits_what_is_meant_for_it_and_nothing_else(text: str, room
         second = stage.start(text)
         await second.reach_gate()
         ours = set(descriptors_of(os.getpid()).values()) - {"/dev/null"}
-        binary = str(second.process.material.program.binary.path.resolve())
+        binary = str(second.process.loaded.program.binary.path.resolve())
         held = {f"socket:[{inode}]" for inode in stage.listeners.store.inodes()}
         shared = {target for fd, target in descriptors_of(second.pid).items() if fd > 2} & ours
         shared = {target for target in shared if not target.startswith("anon_inode:")}

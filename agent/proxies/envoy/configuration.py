@@ -66,9 +66,9 @@ class Configuration:
         """The paths that resource files name."""
         return frozenset(each.path for document in self._resources.values() for each in document.references)
 
-    def units_in(self, path: str) -> frozenset[str]:
+    def groups_in(self, path: str) -> frozenset[str]:
         """Return the certificate groups that a resource file names."""
-        return frozenset(each.unit for each in self._resources[path].references)
+        return frozenset(each.group for each in self._resources[path].references)
 
     @property
     def unread(self) -> list[str]:

@@ -27,9 +27,9 @@ def bootstrap(listen: tuple[str, int], forward: tuple[str, int], references: Ite
 
 
 def _pairs(references: Sequence[Reference]) -> list[tuple[str, str]]:
-    keys = {reference.unit: reference.path for reference in references if reference.role is Role.KEY}
+    keys = {reference.group: reference.path for reference in references if reference.role is Role.KEY}
     chains = [reference for reference in references if reference.role is Role.CHAIN]
-    return [(chain.path, keys[chain.unit]) for chain in chains if chain.unit in keys]
+    return [(chain.path, keys[chain.group]) for chain in chains if chain.group in keys]
 
 
 def _is_number(host: str) -> bool:

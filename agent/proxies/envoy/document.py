@@ -180,7 +180,7 @@ class Copy(Protocol):
 
 
 def _references(root: MappingNode, document: str) -> list[Reference]:
-    found, units = [], _units(root)
+    found, groups = [], _groups(root)
     for _, mapping in yaml_nodes.mappings(root):
         for name, value in mapping.value:
             if not isinstance(name, ScalarNode):
@@ -191,11 +191,11 @@ def _references(root: MappingNode, document: str) -> list[Reference]:
             for source in [value, *yaml_nodes.items(value)]:
                 path = yaml_nodes.text(yaml_nodes.get(source, "filename"))
                 if path is not None:
-                    found.append(Reference(path, role, units.get(id(mapping), path)))
+                    found.append(Reference(path, role, groups.get(id(mapping), path)))
     return list(dict.fromkeys(found))
 
 
-def _units(root: MappingNode) -> dict[int, str]:
+def _groups(root: MappingNode) -> dict[int, str]:
     """Return the certificate group of each mapping, by id.
 
     A chain's group includes its key, OCSP response and the like; a bundle's group includes its CRL.

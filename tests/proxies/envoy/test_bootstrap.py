@@ -88,7 +88,7 @@ static_resources:
   - tls_certificate: {pkcs12: {filename: /certs/b.p12}}
 """
     ).references
-    assert {each.path: each.unit for each in found} == {
+    assert {each.path: each.group for each in found} == {
         "/certs/a.pem": "/certs/a.pem",
         "/certs/a.key": "/certs/a.pem",
         "/certs/a.ocsp": "/certs/a.pem",

@@ -62,7 +62,7 @@ def test_files_of_resources_are_asked_for_one_level_after_the_other() -> None:
 
 
 def test_what_they_name_is_referenced_like_what_the_bootstrap_names() -> None:
-    found = {each.path: (each.role, each.unit) for each in whole().references}
+    found = {each.path: (each.role, each.group) for each in whole().references}
     assert found == {
         "/c/tls.crt": (Role.CHAIN, "/c/tls.crt"),
         "/c/tls.key": (Role.KEY, "/c/tls.crt"),
@@ -200,8 +200,8 @@ def test_a_bootstrap_of_another_format_is_refused_with_its_suffix(name: str, wor
 
 
 def test_the_groups_of_a_resource_file_are_its_own() -> None:
-    assert whole().units_in("/d/lds.yaml") == {"/c/tls.crt"}
-    assert whole().units_in("/d/sds.json") == {"/c/ca"}
+    assert whole().groups_in("/d/lds.yaml") == {"/c/tls.crt"}
+    assert whole().groups_in("/d/sds.json") == {"/c/ca"}
 
 
 @pytest.mark.parametrize("as_json", [False, True])

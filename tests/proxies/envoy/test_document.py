@@ -76,7 +76,7 @@ a: {certificate_chain: {filename: /c}, private_key: {filename: /k}, deep: [{ocsp
 b: {trusted_ca: {filename: /ca}, crl: {filename: /crl}}
 c: {private_key: {filename: /alone}}
 """
-    assert {each.path: each.unit for each in named(text)} == {
+    assert {each.path: each.group for each in named(text)} == {
         "/c": "/c",
         "/k": "/c",
         "/o": "/c",
@@ -88,12 +88,12 @@ c: {private_key: {filename: /alone}}
 
 def test_a_group_within_another_is_one_of_its_own_only_for_what_the_outer_does_not_have() -> None:
     text = "a: {trusted_ca: {filename: /ca}, inner: {certificate_chain: {filename: /c}, private_key: {filename: /k}}}"
-    assert {each.path: each.unit for each in named(text)} == {"/ca": "/ca", "/c": "/ca", "/k": "/ca"}
+    assert {each.path: each.group for each in named(text)} == {"/ca": "/ca", "/c": "/ca", "/k": "/ca"}
 
 
 def test_a_chain_names_the_group_where_there_is_a_bundle_too() -> None:
     text = "a: {trusted_ca: {filename: /ca}, certificate_chain: {filename: /c}, private_key: {filename: /k}}"
-    assert {each.unit for each in named(text)} == {"/c"}
+    assert {each.group for each in named(text)} == {"/c"}
 
 
 def test_each_element_of_a_list_is_a_file() -> None:
