@@ -34,7 +34,7 @@ START_BAR = 1.5
 WAIT_BAR = 2.0
 
 
-def new_bed(room: Room, name: str) -> AgentFixture:
+def new_instance(room: Room, name: str) -> AgentFixture:
     """Create an agent fixture in its own sandbox."""
     binary = envoy_binary()
     if binary is None:
@@ -43,36 +43,36 @@ def new_bed(room: Room, name: str) -> AgentFixture:
 
 
 @contextmanager
-def agent_bed(name: str) -> Iterator[AgentFixture]:
+def agent_instance(name: str) -> Iterator[AgentFixture]:
     """Yield an agent fixture whose agent runs."""
     with open_room() as room:
-        bed = new_bed(room, name)
-        bed.start()
-        yield bed
-        bed.stop()
+        instance = new_instance(room, name)
+        instance.start()
+        yield instance
+        instance.stop()
 
 
 @contextmanager
-def bare_bed(name: str) -> Iterator[tuple[AgentFixture, Restarter]]:
+def bare_instance(name: str) -> Iterator[tuple[AgentFixture, Restarter]]:
     """Yield an agent fixture without an agent, and a restarter that runs a bare Envoy with its configuration."""
     with open_room() as room:
-        bed = new_bed(room, name)
-        bed.prepare()
-        restarter = Restarter(bed)
+        instance = new_instance(room, name)
+        instance.prepare()
+        restarter = Restarter(instance)
         try:
-            yield bed, restarter
+            yield instance, restarter
         finally:
             restarter.stop()
 
 
-def rotations(bed: AgentFixture, after_each: Callable[[], object]) -> tuple[list[Report], float]:
+def rotations(instance: AgentFixture, after_each: Callable[[], object]) -> tuple[list[Report], float]:
     """Rotate in every layout under load; return the reports, and those of a bare start under the same load."""
-    with loads_in(bed.directory / "loads") as loads:
-        loads.usual(bed.tls, bed.plain)
+    with loads_in(instance.directory / "loads") as loads:
+        loads.usual(instance.tls, instance.plain)
         loads.more(20)
-        start = bed.bare_start(times=5)
+        start = instance.bare_start(times=5)
         for layout in islice(cycle(ALTERNATING), ROTATIONS):
-            bed.rotate(layout)
+            instance.rotate(layout)
             after_each()
         loads.more(20)
         return loads.finish(), start
@@ -80,9 +80,9 @@ def rotations(bed: AgentFixture, after_each: Callable[[], object]) -> tuple[list
 
 def line_one() -> Iterator[Row]:
     """Measure rotations under load: failed requests and the longest wait."""
-    with agent_bed("agent") as bed:
-        reports, start = rotations(bed, bed.served)
-    with bare_bed("bare") as (bare, restarter):
+    with agent_instance("agent") as instance:
+        reports, start = rotations(instance, instance.served)
+    with bare_instance("bare") as (bare, restarter):
         bare_reports, _ = rotations(bare, restarter.replace)
     requests = sum(report.ok for report in reports)
     yield Row(
@@ -103,17 +103,17 @@ def failed(reports: list[Report]) -> int:
 
 def line_two() -> Iterator[Row]:
     """Measure last byte written → first handshake with the new certificate, beside exec → first response."""
-    with agent_bed("agent") as bed:
-        starts, spans = bed.beside_starts(MEASURED, lambda: rotation_span(bed))
+    with agent_instance("agent") as instance:
+        starts, spans = instance.beside_starts(MEASURED, lambda: rotation_span(instance))
     start, span = statistics.median(starts), statistics.median(spans)
     yield Row(f"2  new certificate served, median of {MEASURED} : start", span, start, START_BAR)
 
 
-def rotation_span(bed: AgentFixture) -> float:
+def rotation_span(instance: AgentFixture) -> float:
     """Rotate once; return last byte written → first handshake with the new certificate, in seconds."""
-    bed.settled()
-    written = bed.rotate(KUBERNETES)
-    return first_shown(bed.tls, serial(bed.mint.newest)) - written
+    instance.settled()
+    written = instance.rotate(KUBERNETES)
+    return first_shown(instance.tls, serial(instance.mint.newest)) - written
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,13 @@ class Crashes:
     start: float
 
 
-def crashes(bed: AgentFixture, crash: Callable[[], float]) -> Crashes:
+def crashes(instance: AgentFixture, crash: Callable[[], float]) -> Crashes:
     """Crash the proxy under load several times."""
-    with loads_in(bed.directory / "loads") as loads:
-        loads.gentle(bed.tls, bed.plain)
-        loads.start("open", bed.tls, clients=1, rate=100)
+    with loads_in(instance.directory / "loads") as loads:
+        loads.gentle(instance.tls, instance.plain)
+        loads.start("open", instance.tls, clients=1, rate=100)
         loads.more(10)
-        start = bed.bare_start(times=MEASURED)
+        start = instance.bare_start(times=MEASURED)
         kills = []
         for _ in range(CRASHES):
             loads.more(10)
@@ -142,20 +142,20 @@ def crashes(bed: AgentFixture, crash: Callable[[], float]) -> Crashes:
     return Crashes(gaps, sum(report.reasons()["refused"] for report in reports), start)
 
 
-def crash_of(bed: AgentFixture) -> float:
+def crash_of(instance: AgentFixture) -> float:
     """Kill the agent's serving Envoy and wait until the next one serves; return the time of the kill."""
-    before = bed.serving()
+    before = instance.serving()
     killed = time.monotonic()
     os.kill(before.pid, signal.SIGKILL)
-    eventually(lambda: bed.serving().number > before.number, within=10)
+    eventually(lambda: instance.serving().number > before.number, within=10)
     return killed
 
 
 def line_five() -> Iterator[Row]:
     """Measure the gap of a crash and the clients refused in it."""
-    with agent_bed("agent") as bed:
-        ours = crashes(bed, lambda: crash_of(bed))
-    with bare_bed("bare") as (bare, restarter):
+    with agent_instance("agent") as instance:
+        ours = crashes(instance, lambda: crash_of(instance))
+    with bare_instance("bare") as (bare, restarter):
         theirs = crashes(bare, restarter.crash)
     yield Row(f"5  refused in {CRASHES} crashes", ours.refused, theirs.refused, 0, counted=True)
     gap = statistics.median(ours.gaps)

@@ -107,22 +107,22 @@ def threads(pid: int) -> int:
 def idle(proxy: Proxy) -> Iterator[AgentFixture]:
     """Yield a serving agent fixture, in directories without other writers: changes above a watched path wake it up."""
     with open_room() as room, tempfile.TemporaryDirectory(dir=QUIET) as directory:
-        bed = AgentFixture(
+        instance = AgentFixture(
             replace(room, directory=Path(directory)),
             proxy.name,
             proxy.binary,
             more_flags=[*EVERYTHING],
             proxy_args=["-l", "warning"],
         )
-        bed.start()
-        yield bed
-        bed.stop()
+        instance.start()
+        yield instance
+        instance.stop()
 
 
 @contextmanager
-def watching(bed: AgentFixture) -> Iterator[Callable[[], int]]:
+def watching(instance: AgentFixture) -> Iterator[Callable[[], int]]:
     """Watch the page's events; yield a function that returns the number of bytes received so far."""
-    with socket.create_connection((bed.status.host, bed.status.port), timeout=5) as sock:
+    with socket.create_connection((instance.status.host, instance.status.port), timeout=5) as sock:
         sock.sendall(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
         sock.setblocking(False)
         yield lambda: _drained(sock)
@@ -148,20 +148,20 @@ class Idle:
     told: float  # bytes per second
 
 
-def measure(bed: AgentFixture) -> Idle:
+def measure(instance: AgentFixture) -> Idle:
     """Measure an idle agent, and the same one while a client watches its page."""
-    bed.settled()
-    fresh = Memory.of(bed.agent_pid)
+    instance.settled()
+    fresh = Memory.of(instance.agent_pid)
     for path in LOOKED_AT:
-        ask(bed, path)
-    bed.rotate()
-    bed.served()
-    bed.settled()
+        ask(instance, path)
+    instance.rotate()
+    instance.served()
+    instance.settled()
     pass_time(2)  # wait for the work after a rotation
-    used, number = Memory.of(bed.agent_pid), threads(bed.agent_pid)
-    rate = Rate.over(bed.agent_pid, SECONDS)
-    with watching(bed) as told:
-        watched = Rate.over(bed.agent_pid, SECONDS / 3)
+    used, number = Memory.of(instance.agent_pid), threads(instance.agent_pid)
+    rate = Rate.over(instance.agent_pid, SECONDS)
+    with watching(instance) as told:
+        watched = Rate.over(instance.agent_pid, SECONDS / 3)
         size = told()
     return Idle(fresh, used, number, rate, watched, size / (SECONDS / 3))
 
@@ -178,13 +178,13 @@ def environment(bytecode: str) -> dict[str, str]:
 def start_span(proxy: Proxy) -> float:
     """Start an agent; return the seconds until it had executed the proxy, as recorded in its own history."""
     with open_room() as room:
-        bed = AgentFixture(room, "s", proxy.binary, more_flags=[*EVERYTHING], proxy_args=["-l", "warning"])
-        bed.prepare()
+        instance = AgentFixture(room, "s", proxy.binary, more_flags=[*EVERYTHING], proxy_args=["-l", "warning"])
+        instance.prepare()
         began = time.time()
-        bed.agent = room.spawn_bare(bed.command(), log=bed.journal.path)
-        bed.ready()
-        (first,) = eventually(lambda: overview(bed)["rotations"], within=2)
-        bed.stop()
+        instance.agent = room.spawn_bare(instance.command(), log=instance.journal.path)
+        instance.ready()
+        (first,) = eventually(lambda: overview(instance)["rotations"], within=2)
+        instance.stop()
     launch: float = first["phases"][0]["seconds"]
     return datetime.fromisoformat(first["began_at"]).timestamp() + launch - began
 
@@ -259,8 +259,8 @@ def main() -> int:
         start_span(proxies[0])  # this run writes the bytecode, which needs memory as well
         idles: dict[str, Idle] = {}
         for proxy in proxies:
-            with idle(proxy) as bed:
-                idles[proxy.name] = measure(bed)
+            with idle(proxy) as instance:
+                idles[proxy.name] = measure(instance)
         medians = starts(proxies)
     with suppress(BrokenPipeError):
         tell_idle(idles)

@@ -11,19 +11,21 @@ from tests.system.room import Process
 class Restarter:
     """Runs a bare Envoy with the configuration of an agent fixture and replaces it with Envoy's own means."""
 
-    def __init__(self, bed: AgentFixture) -> None:
-        self._bed = bed
+    def __init__(self, instance: AgentFixture) -> None:
+        self._instance = instance
         self._process = self._exec()
-        first_answer(bed.tls)
+        first_answer(instance.tls)
 
     def _exec(self) -> Process:
-        argv: list[str | Path] = [self._bed.binary, "-c", self._bed.config, "--disable-hot-restart"]
-        return self._bed.room.spawn_bare([*argv, *self._bed.proxy_args], log=self._bed.directory / "bare.log")
+        argv: list[str | Path] = [self._instance.binary, "-c", self._instance.config, "--disable-hot-restart"]
+        return self._instance.room.spawn_bare(
+            [*argv, *self._instance.proxy_args], log=self._instance.directory / "bare.log"
+        )
 
     def replace(self) -> None:
         """Start a second Envoy on the same ports (SO_REUSEPORT) and end the first one when the second answers."""
         old, self._process = self._process, self._exec()
-        self._bed.served()
+        self._instance.served()
         old.terminate()
         old.wait(timeout=15)
 
@@ -33,7 +35,7 @@ class Restarter:
         self._process.kill()
         self._process.wait()
         self._process = self._exec()
-        first_answer(self._bed.tls)
+        first_answer(self._instance.tls)
         return killed
 
     def stop(self) -> None:

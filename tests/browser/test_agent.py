@@ -21,47 +21,51 @@ DRAINS = ["--drain-time", "20s", "--drain-deadline", "40s"]
 def running() -> Iterator[AgentFixture]:
     """Yield a ready agent, in its own sandbox."""
     with open_room() as room:
-        bed = AgentFixture(room=room, name="b", binary=needed("sidecar").binary, proxy_args=[], more_flags=DRAINS)
+        instance = AgentFixture(room=room, name="b", binary=needed("sidecar").binary, proxy_args=[], more_flags=DRAINS)
         try:
-            bed.start()
-            yield bed
+            instance.start()
+            yield instance
         except BaseException:
-            sys.stderr.write(bed.journal.tail())
+            sys.stderr.write(instance.journal.tail())
             raise
         finally:
-            bed.stop()
+            instance.stop()
 
 
 @contextmanager
-def clients(bed: AgentFixture, count: int) -> Iterator[list[socket.socket]]:
+def clients(instance: AgentFixture, count: int) -> Iterator[list[socket.socket]]:
     """Open this many clients, each in the middle of a request."""
     with ExitStack() as stack:
-        made = [stack.enter_context(connect(bed.tls, tls_context())) for _ in range(count)]
+        made = [stack.enter_context(connect(instance.tls, tls_context())) for _ in range(count)]
         for one in made:
             one.sendall(b"GET / HTTP/1.1\r\nHost: te")
         yield made
 
 
 def test_it_follows_the_real_agent(tmp_path: Path) -> None:
-    with running() as bed, browser() as chromium, tab(chromium, f"http://127.0.0.1:{bed.status.port}/") as seen:
+    with (
+        running() as instance,
+        browser() as chromium,
+        tab(chromium, f"http://127.0.0.1:{instance.status.port}/") as seen,
+    ):
         seen.says("Ready. Epoch 1 serves.")
-        assert f"…{serial(bed.mint.newest):x}"[-4:] in seen.text("#certificates")
+        assert f"…{serial(instance.mint.newest):x}"[-4:] in seen.text("#certificates")
         assert "start" in seen.text("#rotations")
-        with clients(bed, 5) as first:
-            bed.rotate()
+        with clients(instance, 5) as first:
+            instance.rotate()
             seen.says("Ready. Epoch 2 serves, 1 drains.")
             seen.has("#rotations tr:first-child", "certificate")
-            with clients(bed, 3) as second:
-                bed.rotate()
+            with clients(instance, 3) as second:
+                instance.rotate()
                 seen.says("Ready. Epoch 3 serves, 1 and 2 drain.")
                 _counts(seen, "3 of 3 connections left", "5 of 5 connections left")
                 _leave(first, 2)
                 _counts(seen, "3 of 3 connections left", "3 of 5 connections left")
-                _refuse(bed, seen)
+                _refuse(instance, seen)
                 _look(seen, tmp_path)
                 _leave(second, 3)
                 seen.says("Ready. Epoch 3 serves, 1 drains.")
-        bed.rotate()
+        instance.rotate()
         seen.says("Ready. Epoch 4 serves")
         eventually(lambda: not seen.page.is_visible("#refused-section"), what="nothing is refused")
         assert [text.split(" certificate,")[0] for text in seen.all("#rotations tr")][:3] == [
@@ -82,12 +86,12 @@ def _leave(clients: list[socket.socket], count: int) -> None:
         clients.pop().close()
 
 
-def _refuse(bed: AgentFixture, seen: Tab) -> None:
+def _refuse(instance: AgentFixture, seen: Tab) -> None:
     """Write two files that do not match."""
-    one, other = bed.mint.spare(), bed.mint.spare()
-    bed.layout.again(bed.certs, Files(one.chain_pem, other.key_pem))
+    one, other = instance.mint.spare(), instance.mint.spare()
+    instance.layout.again(instance.certs, Files(one.chain_pem, other.key_pem))
     seen.has("#troubles", "refused")
-    assert str(bed.certs) in seen.text("#refused")
+    assert str(instance.certs) in seen.text("#refused")
     assert "does not fit" in seen.text("#refused")
     assert "refused" in seen.all("#certificates .badge")
 

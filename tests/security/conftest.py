@@ -7,26 +7,26 @@ import pytest
 from tests.security.possessed import Possessed
 from tests.system.agent_fixture import AgentFixture
 from tests.system.conftest import (
-    bed_apart,
     binary,
-    make_bed,
+    make_instance,
     proxy,
     pytest_generate_tests,
     pytest_runtest_makereport,
     room,
+    unstarted,
 )
 from tests.system.namespaces import may_have_networks
 
 HERE = Path(__file__).parent
 
 __all__ = [
-    "bed_apart",
     "binary",
-    "make_bed",
+    "make_instance",
     "proxy",
     "pytest_generate_tests",
     "pytest_runtest_makereport",
     "room",
+    "unstarted",
 ]
 
 
@@ -40,19 +40,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def distrusting(bed_apart: AgentFixture) -> AgentFixture:
+def distrusting(unstarted: AgentFixture) -> AgentFixture:
     """An agent fixture whose agent is root and whose proxy is nobody, with an admin address in its bootstrap."""
-    bed = bed_apart
-    bed.directory.chmod(0o755)
-    bed.bootstrap.admin_port = bed.room.port()
-    bed.more_flags += ["--proxy-user", "nobody"]
-    bed.start()
-    return bed
+    instance = unstarted
+    instance.directory.chmod(0o755)
+    instance.bootstrap.admin_port = instance.room.port()
+    instance.more_flags += ["--proxy-user", "nobody"]
+    instance.start()
+    return instance
 
 
 @pytest.fixture
-def possessed(bed_apart: AgentFixture) -> Possessed:
+def possessed(unstarted: AgentFixture) -> Possessed:
     """The same with a sidecar that executes code of the test."""
-    made = Possessed(bed_apart)
+    made = Possessed(unstarted)
     made.start()
     return made

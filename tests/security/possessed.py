@@ -59,9 +59,11 @@ def interpreter() -> Path:
     pytest.skip(f"no {version} that the user nobody may run")
 
 
-def cores(bed: AgentFixture) -> list[Path]:
+def cores(instance: AgentFixture) -> list[Path]:
     """List the core dumps beside the fixture's files and in the agent's working directory."""
-    return [path for folder in (bed.directory, Path.cwd()) for path in folder.iterdir() if path.name.startswith("core")]
+    return [
+        path for folder in (instance.directory, Path.cwd()) for path in folder.iterdir() if path.name.startswith("core")
+    ]
 
 
 def _may_be_run(program: Path) -> bool:
@@ -83,22 +85,22 @@ def _paths() -> list[str]:
 class Possessed:
     """An agent fixture whose agent is root, and whose proxy is nobody's sidecar under the test's control."""
 
-    bed: AgentFixture
+    instance: AgentFixture
 
     def start(self) -> None:
         """Start the agent."""
-        self.bed.directory.chmod(0o755)
-        script_path = self.bed.directory / "sidecar"
+        self.instance.directory.chmod(0o755)
+        script_path = self.instance.directory / "sidecar"
         script(script_path, "exit 1")
         script_path.write_text(_PROGRAM.format(interpreter=interpreter(), paths=_paths()))
-        self.bed.binary, self.bed.proxy_args = script_path, ["-l", "warning"]
-        self.bed.more_flags += ["--proxy-user", "nobody"]
-        self.bed.start()
+        self.instance.binary, self.instance.proxy_args = script_path, ["-l", "warning"]
+        self.instance.more_flags += ["--proxy-user", "nobody"]
+        self.instance.start()
 
     @property
     def home(self) -> Path:
         """The directory of the serving epoch."""
-        return self.bed.run_dir / str(self.bed.serving().number)
+        return self.instance.run_dir / str(self.instance.serving().number)
 
     def order(self, text: str, home: Path | None = None) -> None:
         """Execute this code in it, and wait for its end; exceptions are raised in the test. It can use `home`."""
@@ -113,12 +115,12 @@ class Possessed:
 
     def logged(self, event: str) -> list[str]:
         """Return the agent's messages in events of this name."""
-        return [entry.body for entry in self.bed.journal.entries() if entry.name == event]
+        return [entry.body for entry in self.instance.journal.entries() if entry.name == event]
 
     def serves_on(self) -> None:
         """Check that the next certificate is served, by a proxy with unchanged rights."""
-        self.bed.rotate()
-        self.bed.served()
-        self.bed.committed()
-        status = Path(f"/proc/{self.bed.serving_pid()}/status").read_text()
+        self.instance.rotate()
+        self.instance.served()
+        self.instance.committed()
+        status = Path(f"/proc/{self.instance.serving_pid()}/status").read_text()
         assert next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:] == [str(NOBODY)] * 4

@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.root, pytest.mark.envoy]
 NOBODY = 65534
 
 
-def admin(bed: AgentFixture, target: str, method: str = "GET") -> tuple[int, str]:
+def admin(instance: AgentFixture, target: str, method: str = "GET") -> tuple[int, str]:
     """Send a request to the admin address of the bootstrap."""
-    asked = Request(f"http://127.0.0.1:{bed.bootstrap.admin_port}{target}", method=method)
+    asked = Request(f"http://127.0.0.1:{instance.bootstrap.admin_port}{target}", method=method)
     try:
         with urlopen(asked, timeout=20) as answer:
             return answer.status, answer.read().decode()
@@ -26,9 +26,9 @@ def admin(bed: AgentFixture, target: str, method: str = "GET") -> tuple[int, str
         return error.code, error.read().decode()
 
 
-def home(bed: AgentFixture) -> Path:
+def home(instance: AgentFixture) -> Path:
     """The directory of the serving epoch, which belongs to the proxy."""
-    return bed.run_dir / str(bed.serving().number)
+    return instance.run_dir / str(instance.serving().number)
 
 
 def put_link(path: Path, target: Path) -> None:
@@ -41,29 +41,29 @@ def put_link(path: Path, target: Path) -> None:
 
 def test_an_admin_socket_that_became_a_link_gets_no_request(distrusting: AgentFixture) -> None:
     """The victim is any socket of root: it receives no byte, and the agent continues."""
-    bed = distrusting
-    assert admin(bed, "/ready") == (200, "LIVE\n")
+    instance = distrusting
+    assert admin(instance, "/ready") == (200, "LIVE\n")
     with socket.socket(socket.AF_UNIX) as victim:
-        victim.bind(str(bed.directory / "victim"))
+        victim.bind(str(instance.directory / "victim"))
         victim.listen()
         victim.setblocking(False)
-        put_link(home(bed) / "admin", bed.directory / "victim")
-        status, text = admin(bed, "/quitquitquit", "POST")
+        put_link(home(instance) / "admin", instance.directory / "victim")
+        status, text = admin(instance, "/quitquitquit", "POST")
         assert status == 503
         assert "is not a socket any more" in text
         with pytest.raises(BlockingIOError):
             victim.accept()
-    (bed.directory / "victim").unlink()
-    bed.rotate()
-    bed.served()
-    eventually(lambda: admin(bed, "/ready") == (200, "LIVE\n"), what="the next epoch's console answers")
+    (instance.directory / "victim").unlink()
+    instance.rotate()
+    instance.served()
+    eventually(lambda: admin(instance, "/ready") == (200, "LIVE\n"), what="the next epoch's console answers")
 
 
 def test_an_admin_socket_replaced_by_the_agents_own_socket_gets_no_request(distrusting: AgentFixture) -> None:
-    bed = distrusting
-    control = next(path for path in bed.run_dir.iterdir() if stat.S_ISSOCK(path.lstat().st_mode))
-    put_link(home(bed) / "admin", control)
-    status, _ = admin(bed, "/stop", "POST")
+    instance = distrusting
+    control = next(path for path in instance.run_dir.iterdir() if stat.S_ISSOCK(path.lstat().st_mode))
+    put_link(home(instance) / "admin", control)
+    status, _ = admin(instance, "/stop", "POST")
     assert status == 503
-    bed.rotate()
-    bed.served()
+    instance.rotate()
+    instance.served()

@@ -42,10 +42,10 @@ SPEAK = """
 
 
 @pytest.fixture
-def surviving(bed_apart: AgentFixture) -> Possessed:
+def surviving(unstarted: AgentFixture) -> Possessed:
     """Let its proxies outlive the agent."""
-    made = Possessed(bed_apart)
-    made.bed.more_flags += ["--survive"]
+    made = Possessed(unstarted)
+    made.instance.more_flags += ["--survive"]
     made.start()
     return made
 
@@ -64,31 +64,31 @@ LONG = ("memory of its own", "a directory")
 
 @pytest.mark.parametrize("forgery", [pytest.param(each, marks=LATER if each in LONG else ()) for each in FORGERIES])
 def test_a_forged_manifest_is_not_opened(surviving: Possessed, forgery: str) -> None:
-    bed = surviving.bed
-    secret = bed.directory / "secret"
+    instance = surviving.instance
+    secret = instance.directory / "secret"
     secret.write_text(SECRET)
     secret.chmod(0o600)
-    number = bed.serving().manifest
+    number = instance.serving().manifest
     text = FORGERIES[forgery].format(secret=str(secret))
     surviving.order(f"import os\nnumber = {number}\nput = lambda fd: os.dup2(fd, number)\n{text}")
-    before = bed.serving()
-    bed.kill_agent()
-    bed.launch()
-    bed.ready()
+    before = instance.serving()
+    instance.kill_agent()
+    instance.launch()
+    instance.ready()
     (said,) = surviving.logged("epoch.not_adopted")
     assert f"epoch {before.number} (pid {before.pid}) cannot be adopted and is terminated" in said
     assert "another file now" in said
     surviving.serves_on()
-    for epoch in bed.epochs():
+    for epoch in instance.epochs():
         for descriptor in Path(f"/proc/{epoch.pid}/fd").iterdir():
             with suppress(FileNotFoundError):  # closed in between
                 assert str(secret) not in str(descriptor.readlink())
-    assert SECRET not in bed.journal.path.read_text()
+    assert SECRET not in instance.journal.path.read_text()
 
 
 def test_a_proxy_that_sends_and_does_not_read_loses_only_its_channel(possessed: Possessed) -> None:
-    bed = possessed.bed
-    open_before, proxy = psutil.Process(bed.agent_pid).num_fds(), bed.serving_pid()
+    instance = possessed.instance
+    open_before, proxy = psutil.Process(instance.agent_pid).num_fds(), instance.serving_pid()
     flood = f"""
     import asyncio, gc, threading, time
     loop = next(each for each in gc.get_objects() if isinstance(each, asyncio.AbstractEventLoop))
@@ -97,7 +97,7 @@ def test_a_proxy_that_sends_and_does_not_read_loses_only_its_channel(possessed: 
     def flood():
         while True:
             try:
-                ask("tcp://127.0.0.1:{bed.tls.port}")
+                ask("tcp://127.0.0.1:{instance.tls.port}")
             except OSError:
                 time.sleep(0.001)
 
@@ -105,8 +105,8 @@ def test_a_proxy_that_sends_and_does_not_read_loses_only_its_channel(possessed: 
     """
     possessed.order(SPEAK + flood)
     eventually(lambda: possessed.logged("handoff.broken"), what="the channel is closed")
-    assert psutil.Process(bed.agent_pid).num_fds() < open_before + 200
-    live(bed.status)
+    assert psutil.Process(instance.agent_pid).num_fds() < open_before + 200
+    live(instance.status)
     possessed.serves_on()
     psutil.Process(proxy).kill()  # it would not exit by itself
 
@@ -121,7 +121,7 @@ def test_a_nonsensical_address_costs_its_sender_the_channel(possessed: Possessed
     possessed.order(f"{SPEAK}\n    ask({address!r})")
     (said,) = eventually(lambda: possessed.logged("handoff.broken"), what="it is said")
     assert "it is not an IP address with a port" in said
-    assert "Traceback" not in possessed.bed.journal.path.read_text()
+    assert "Traceback" not in possessed.instance.journal.path.read_text()
     possessed.serves_on()
 
 
@@ -129,7 +129,7 @@ def test_an_unnamed_low_port_is_not_bound_for_it(possessed: Possessed) -> None:
     possessed.order(f"{SPEAK}\n    ask('tcp://127.0.0.1:22')")
     (said,) = eventually(lambda: possessed.logged("handoff.refused"), what="it is said")
     assert "tcp://127.0.0.1:22" in said
-    listening = {each.laddr.port for each in psutil.Process(possessed.bed.agent_pid).net_connections("inet")}
+    listening = {each.laddr.port for each in psutil.Process(possessed.instance.agent_pid).net_connections("inet")}
     assert 22 not in listening
     possessed.serves_on()
 
@@ -147,8 +147,8 @@ def victim(path: Path) -> Iterator[socket.socket]:
 
 
 def test_a_socket_of_roots_that_it_asks_for_is_not_tried(possessed: Possessed) -> None:
-    with victim(possessed.bed.directory / "victim") as listener:
-        possessed.order(f"{SPEAK}\n    ask('unix://{possessed.bed.directory}/victim')")
+    with victim(possessed.instance.directory / "victim") as listener:
+        possessed.order(f"{SPEAK}\n    ask('unix://{possessed.instance.directory}/victim')")
         possessed.serves_on()
         with pytest.raises(BlockingIOError):
             listener.accept()
@@ -179,9 +179,9 @@ ENDLESS = """
 
 
 def test_an_endless_admin_answer_costs_a_bounded_amount_of_memory(possessed: Possessed) -> None:
-    bed = possessed.bed
+    instance = possessed.instance
     possessed.order(ENDLESS)
-    process, peak = psutil.Process(bed.agent_pid), 0
+    process, peak = psutil.Process(instance.agent_pid), 0
     ended = threading.Event()
 
     def watch() -> None:
@@ -193,7 +193,7 @@ def test_an_endless_admin_answer_costs_a_bounded_amount_of_memory(possessed: Pos
     watcher.start()
     try:
         for page in ("metrics", "status", "stats/prometheus"):
-            with urlopen(f"http://127.0.0.1:{bed.status.port}/{page}", timeout=PATIENCE) as answer:
+            with urlopen(f"http://127.0.0.1:{instance.status.port}/{page}", timeout=PATIENCE) as answer:
                 answer.read()
         possessed.serves_on()  # it drains in between, and is asked for its number of clients
     finally:
@@ -204,8 +204,8 @@ def test_an_endless_admin_answer_costs_a_bounded_amount_of_memory(possessed: Pos
 
 def test_files_in_its_directory_do_not_block_the_agent(possessed: Possessed) -> None:
     """Deeper than the recursion limit, and more than a moment's work; with a link out of it."""
-    bed, home = possessed.bed, possessed.home
-    kept = bed.directory / "kept"
+    instance, home = possessed.instance, possessed.home
+    kept = instance.directory / "kept"
     kept.mkdir()
     (kept / "file").write_text("root's")
     possessed.order(f"""
@@ -221,17 +221,17 @@ def test_files_in_its_directory_do_not_block_the_agent(possessed: Possessed) -> 
         at = below
     os.close(at)
     """)
-    os.kill(bed.serving_pid(), signal.SIGKILL)
+    os.kill(instance.serving_pid(), signal.SIGKILL)
     eventually(lambda: not home.exists(), what="the directory is gone")
-    bed.ready()
+    instance.ready()
     assert (kept / "file").read_text() == "root's"
     possessed.serves_on()
 
 
 def test_it_has_neither_the_agents_terminal_nor_a_core_to_leave(possessed: Possessed) -> None:
-    bed = possessed.bed
-    pid = bed.serving_pid()
-    assert os.getsid(pid) == pid != os.getsid(bed.agent_pid)
+    instance = possessed.instance
+    pid = instance.serving_pid()
+    assert os.getsid(pid) == pid != os.getsid(instance.agent_pid)
     possessed.order("""
     import resource
     assert resource.getrlimit(resource.RLIMIT_CORE)[0] in (0, 1), resource.getrlimit(resource.RLIMIT_CORE)
@@ -244,19 +244,19 @@ def test_it_has_neither_the_agents_terminal_nor_a_core_to_leave(possessed: Posse
     """)
     os.kill(pid, signal.SIGSEGV)
     eventually(lambda: not psutil.pid_exists(pid), what="it is dead")
-    bed.ready()
-    assert cores(bed) == []
+    instance.ready()
+    assert cores(instance) == []
 
 
 def test_its_counters_cannot_use_the_agents_names(possessed: Possessed) -> None:
-    bed = possessed.bed
+    instance = possessed.instance
     possessed.order("""
     import os
     path = os.environ["PROXY_AGENT_STATS"]
     os.unlink(path)
     os.symlink("/etc/shadow", path)
     """)
-    with urlopen(f"http://127.0.0.1:{bed.status.port}/metrics", timeout=PATIENCE) as answer:
+    with urlopen(f"http://127.0.0.1:{instance.status.port}/metrics", timeout=PATIENCE) as answer:
         assert b"proxy_agent_ready 1" in answer.read()
     possessed.serves_on()
 
@@ -296,30 +296,30 @@ def racer(tmp_path: Path) -> Path:
 
 def test_no_race_makes_a_file_of_roots_the_proxys(possessed: Possessed, racer: Path) -> None:
     """It damages every new epoch, which belongs to its user; and gains nothing by it."""
-    bed = possessed.bed
-    prize = bed.directory / "prize"
+    instance = possessed.instance
+    prize = instance.directory / "prize"
     prize.write_text(SECRET)
     prize.chmod(0o600)
     before = prize.stat()
-    program = bed.directory / "race"
+    program = instance.directory / "race"
     program.write_bytes(racer.read_bytes())
     program.chmod(0o755)
-    serving = bed.serving().number
+    serving = instance.serving().number
     with ExitStack() as racers:
         for _ in range(2):
             one = subprocess.Popen(
-                [program, bed.run_dir, prize, str(serving + 1)], user=NOBODY, group=NOBODY, extra_groups=[]
+                [program, instance.run_dir, prize, str(serving + 1)], user=NOBODY, group=NOBODY, extra_groups=[]
             )
             racers.enter_context(one)
             racers.callback(one.kill)
         for _ in range(RACES):
-            tried = bed.state().next_epoch
-            bed.rotate()
-            eventually(lambda: bed.state().next_epoch > tried, what="an epoch was tried")  # noqa: B023
-            live(bed.status)
+            tried = instance.state().next_epoch
+            instance.rotate()
+            eventually(lambda: instance.state().next_epoch > tried, what="an epoch was tried")  # noqa: B023
+            live(instance.status)
     after = prize.stat()
     assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (0, 0, 0o600)
     assert after.st_ctime_ns == before.st_ctime_ns
     assert prize.read_text() == SECRET
-    assert bed.state().next_epoch > serving
+    assert instance.state().next_epoch > serving
     possessed.serves_on()

@@ -51,8 +51,16 @@ print(json.dumps(got))
 
 
 def test_another_user_gets_at_nothing(possessed: Possessed) -> None:
-    bed = possessed.bed
-    command = [str(interpreter()), "-I", "-c", TRIES, str(bed.run_dir), str(bed.agent_pid), str(bed.serving_pid())]
+    instance = possessed.instance
+    command = [
+        str(interpreter()),
+        "-I",
+        "-c",
+        TRIES,
+        str(instance.run_dir),
+        str(instance.agent_pid),
+        str(instance.serving_pid()),
+    ]
     done = subprocess.run(
         command, user=STRANGER, group=STRANGER, extra_groups=[], capture_output=True, text=True, check=True
     )
@@ -60,9 +68,9 @@ def test_another_user_gets_at_nothing(possessed: Possessed) -> None:
     possessed.serves_on()
 
 
-def say(bed: AgentFixture, text: str) -> bytes:
+def say(instance: AgentFixture, text: str) -> bytes:
     """Send this to the status port; return the whole answer."""
-    with socket.create_connection(("127.0.0.1", bed.status.port), timeout=PATIENCE) as line:
+    with socket.create_connection(("127.0.0.1", instance.status.port), timeout=PATIENCE) as line:
         line.sendall(text.replace("\n", "\r\n").encode())
         line.shutdown(socket.SHUT_WR)
         answer = b""
@@ -73,11 +81,11 @@ def say(bed: AgentFixture, text: str) -> bytes:
 
 @pytest.mark.parametrize("page", ["/status", "/", "/metrics", "/events", "/stats"])
 def test_a_page_whose_name_was_led_here_reads_nothing(possessed: Possessed, page: str) -> None:
-    asked = f"GET {page} HTTP/1.1\nHost: evil.example:{possessed.bed.status.port}\nConnection: close\n\n"
-    answer = say(possessed.bed, asked)
+    asked = f"GET {page} HTTP/1.1\nHost: evil.example:{possessed.instance.status.port}\nConnection: close\n\n"
+    answer = say(possessed.instance, asked)
     assert answer.startswith(b"HTTP/1.1 421 ")
     assert b"epoch" not in answer
-    assert say(possessed.bed, "GET /status HTTP/1.1\nHost: localhost\nConnection: close\n\n").startswith(
+    assert say(possessed.instance, "GET /status HTTP/1.1\nHost: localhost\nConnection: close\n\n").startswith(
         b"HTTP/1.1 200 "
     )
 
@@ -85,27 +93,27 @@ def test_a_page_whose_name_was_led_here_reads_nothing(possessed: Possessed, page
 @pytest.mark.parametrize(
     "more", ["Origin: http://127.0.0.1\n", "Sec-Fetch-Site: cross-site\n", "Sec-Fetch-Site: same-origin\n"]
 )
-def test_a_page_in_a_browser_drains_nothing(bed_apart: AgentFixture, more: str) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--http-actions"]
-    bed.start()
+def test_a_page_in_a_browser_drains_nothing(unstarted: AgentFixture, more: str) -> None:
+    instance = unstarted
+    instance.more_flags += ["--http-actions"]
+    instance.start()
     head = f"POST /drain HTTP/1.1\nHost: 127.0.0.1\nContent-Length: 0\nConnection: close\n{more}\n"
-    assert say(bed, head).startswith(b"HTTP/1.1 403 ")
-    bed.rotate()
-    bed.served()
+    assert say(instance, head).startswith(b"HTTP/1.1 403 ")
+    instance.rotate()
+    instance.served()
 
 
 def test_a_second_request_within_a_first_one_is_not_seen(possessed: Possessed) -> None:
     head = "POST /status HTTP/1.1\nHost: localhost\nContent-Length: 5\nTransfer-Encoding: chunked\n\n"
-    answer = say(possessed.bed, f"{head}0\n\nGET /status HTTP/1.1\nHost: localhost\n\n")
+    answer = say(possessed.instance, f"{head}0\n\nGET /status HTTP/1.1\nHost: localhost\n\n")
     assert answer.count(b"HTTP/1.1") == 1
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
 def test_an_agent_that_crashes_leaves_no_core(possessed: Possessed) -> None:
-    bed = possessed.bed
-    os.kill(bed.agent_pid, signal.SIGSEGV)
-    assert bed.exited() == -signal.SIGSEGV
-    assert cores(bed) == []
-    bed.launch()  # its files pass to the next one
-    bed.ready()
+    instance = possessed.instance
+    os.kill(instance.agent_pid, signal.SIGSEGV)
+    assert instance.exited() == -signal.SIGSEGV
+    assert cores(instance) == []
+    instance.launch()  # its files pass to the next one
+    instance.ready()

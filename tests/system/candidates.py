@@ -15,22 +15,22 @@ from tests.system.state import CANDIDATE, Epoch
 TRIES = 50
 
 
-def next_candidate(bed: AgentFixture, before: int) -> Epoch | None:
+def next_candidate(instance: AgentFixture, before: int) -> Epoch | None:
     """Wait for the candidate that follows epoch `before`; None if it took over before it was observed."""
 
     def seen() -> list[Epoch] | bool:
-        return bed.state().among(CANDIDATE) or bed.serving().number > before
+        return instance.state().among(CANDIDATE) or instance.serving().number > before
 
     found = eventually(seen, every=0.001, what="a candidate")
     return found[0] if isinstance(found, list) else None
 
 
-def new_candidate(bed: AgentFixture) -> Epoch:
+def new_candidate(instance: AgentFixture) -> Epoch:
     """Wait for a candidate that cannot take over at present."""
-    return eventually(lambda: bed.state().among(CANDIDATE), every=0.001, what="a candidate")[0]
+    return eventually(lambda: instance.state().among(CANDIDATE), every=0.001, what="a candidate")[0]
 
 
-def freeze(bed: AgentFixture, pid: int) -> bool:
+def freeze(instance: AgentFixture, pid: int) -> bool:
     """Stop a candidate; return whether it does not accept clients yet, and continue it otherwise.
 
     It accepts clients when the gate is open, and a stopped one cannot.
@@ -38,7 +38,7 @@ def freeze(bed: AgentFixture, pid: int) -> bool:
     try:
         os.kill(pid, signal.SIGSTOP)
         eventually(lambda: all_threads_stopped(pid) or not alive(pid), every=0.001, what=f"{pid} is stopped")
-        if alive(pid) and not accepts(pid, bed.tls.port):
+        if alive(pid) and not accepts(pid, instance.tls.port):
             return True
         os.kill(pid, signal.SIGCONT)
     except (ProcessLookupError, FileNotFoundError):
@@ -47,9 +47,9 @@ def freeze(bed: AgentFixture, pid: int) -> bool:
 
 
 @contextmanager
-def frozen_candidate(bed: AgentFixture) -> Iterator[Epoch]:
+def frozen_candidate(instance: AgentFixture) -> Iterator[Epoch]:
     """Rotate until a candidate is stopped before it accepts clients; it continues at the end of the block."""
-    candidate = next(found for _ in range(TRIES) if (found := _rotated_and_frozen(bed)) is not None)
+    candidate = next(found for _ in range(TRIES) if (found := _rotated_and_frozen(instance)) is not None)
     try:
         yield candidate
     finally:
@@ -57,12 +57,12 @@ def frozen_candidate(bed: AgentFixture) -> Iterator[Epoch]:
             os.kill(candidate.pid, signal.SIGCONT)
 
 
-def _rotated_and_frozen(bed: AgentFixture) -> Epoch | None:
-    before = bed.serving().number
-    bed.rotate()
-    candidate = next_candidate(bed, before)
-    if candidate is not None and freeze(bed, candidate.pid):
+def _rotated_and_frozen(instance: AgentFixture) -> Epoch | None:
+    before = instance.serving().number
+    instance.rotate()
+    candidate = next_candidate(instance, before)
+    if candidate is not None and freeze(instance, candidate.pid):
         return candidate
-    bed.served()
-    bed.committed()
+    instance.served()
+    instance.committed()
     return None

@@ -22,10 +22,10 @@ HERE = Path(__file__).parent
 TIMEOUT = 600
 QUIETLY = ("-l", "warning")
 WORKERS = {"envoy": ("--concurrency", "2"), "sidecar": ()}
-MakeBed = Callable[..., AgentFixture]
+MakeInstance = Callable[..., AgentFixture]
 MakeSite = Callable[..., Site]
 Envoys = Callable[[str], Path]
-BEDS = pytest.StashKey[list[AgentFixture]]()
+INSTANCES = pytest.StashKey[list[AgentFixture]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,7 +64,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Show the end of the agents' logs beside a failure."""
     report = yield
     if report.failed:
-        report.sections += [(f"log of agent {bed.name}", bed.journal.tail()) for bed in item.stash.get(BEDS, [])]
+        report.sections += [
+            (f"log of agent {instance.name}", instance.journal.tail()) for instance in item.stash.get(INSTANCES, [])
+        ]
     return report
 
 
@@ -139,72 +141,72 @@ def binary(proxy: Proxy) -> Path:
 
 
 @pytest.fixture
-def make_bed(room: Room, proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[MakeBed]:
+def make_instance(room: Room, proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[MakeInstance]:
     """Create agent fixtures, by name; their agents are stopped, and must exit with 0, at the end."""
-    beds: list[AgentFixture] = []
+    instances: list[AgentFixture] = []
 
     def make(name: str = "b", **fields: object) -> AgentFixture:
         fields = {"binary": proxy.binary, "proxy_args": [*QUIETLY, *WORKERS[proxy.name]], **fields}
-        beds.append(AgentFixture(room=room, name=name, **fields))  # type: ignore[arg-type]
-        return beds[-1]
+        instances.append(AgentFixture(room=room, name=name, **fields))  # type: ignore[arg-type]
+        return instances[-1]
 
-    request.node.stash[BEDS] = beds
+    request.node.stash[INSTANCES] = instances
     yield make
     with ExitStack() as stack:
-        for bed in beds:
-            stack.callback(bed.stop)
+        for instance in instances:
+            stack.callback(instance.stop)
 
 
 @pytest.fixture
-def bed(make_bed: MakeBed) -> AgentFixture:
+def instance(make_instance: MakeInstance) -> AgentFixture:
     """An agent fixture whose agent is ready and serves."""
-    bed = make_bed()
-    bed.start()
-    return bed
+    instance = make_instance()
+    instance.start()
+    return instance
 
 
 @pytest.fixture
-def bed_apart(make_bed: MakeBed) -> AgentFixture:
+def unstarted(make_instance: MakeInstance) -> AgentFixture:
     """An agent fixture that the test changes before its agent starts."""
-    return make_bed()
+    return make_instance()
 
 
 @pytest.fixture
-def make_site(make_bed: MakeBed, room: Room) -> Iterator[MakeSite]:
+def make_site(make_instance: MakeInstance, room: Room) -> Iterator[MakeSite]:
     """Create an agent fixture with a control plane, neither started; the agent must exit with 0 before its plane."""
     with ExitStack() as stack:
 
         def make(*, delta: bool = False, fetch_timeout: str = "15s", **fields: object) -> Site:
             plane = stack.enter_context(control_plane(room))
-            bed = make_bed(**fields)
-            stack.callback(bed.stop)
-            return Site(bed, plane, delta, fetch_timeout)
+            instance = make_instance(**fields)
+            stack.callback(instance.stop)
+            return Site(instance, plane, delta, fetch_timeout)
 
         yield make
 
 
 @pytest.fixture
-def held(bed_apart: AgentFixture, binary: Path) -> Path:
-    """A file that blocks the start of the next proxy of `bed_apart`, which runs by now, while it exists."""
-    bed = bed_apart
-    path = bed.directory / "held"
-    bed.binary = bed.directory / "proxy"
-    holdable(bed.binary, binary, path)
-    bed.start()
+def held(unstarted: AgentFixture, binary: Path) -> Path:
+    """A file that blocks the start of the next proxy of `unstarted`, which runs by now, while it exists."""
+    instance = unstarted
+    path = instance.directory / "held"
+    instance.binary = instance.directory / "proxy"
+    holdable(instance.binary, binary, path)
+    instance.start()
     return path
 
 
 @pytest.fixture
-def broken(bed_apart: AgentFixture, binary: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A file that makes the restart of the proxy of `bed_apart`, which runs by now, fail while it exists.
+def broken(unstarted: AgentFixture, binary: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file that makes the restart of the proxy of `unstarted`, which runs by now, fail while it exists.
 
     Clients are held for a second then, or for the time in a parameter.
     """
-    bed = bed_apart
-    path = bed.directory / "broken"
-    bed.binary = bed.directory / "proxy"
-    breakable(bed.binary, binary, path)
-    bed.more_flags += ["--hold", getattr(request, "param", "1s")]
-    bed.start()
+    instance = unstarted
+    path = instance.directory / "broken"
+    instance.binary = instance.directory / "proxy"
+    breakable(instance.binary, binary, path)
+    instance.more_flags += ["--hold", getattr(request, "param", "1s")]
+    instance.start()
     yield path
     path.unlink(missing_ok=True)

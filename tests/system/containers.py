@@ -195,7 +195,7 @@ def stat_of(process: Path) -> list[str]:
 
 
 @dataclass
-class ContainedBed(AgentFixture):
+class ContainedInstance(AgentFixture):
     """An agent fixture whose agent is process 1 of a container; pids are the outer ones."""
 
     kind: str = "unshare"

@@ -62,14 +62,14 @@ class Onlooker:
         self.looks += 1
 
 
-def ask(bed: AgentFixture, path: str) -> Reply:
+def ask(instance: AgentFixture, path: str) -> Reply:
     """Send a request to the status server of an agent fixture; OSError if there is none."""
-    return Console(bed.status.port).ask(path)
+    return Console(instance.status.port).ask(path)
 
 
-def overview(bed: AgentFixture) -> Tree:
+def overview(instance: AgentFixture) -> Tree:
     """Return the content of `/status`."""
-    reply = ask(bed, "/status")
+    reply = ask(instance, "/status")
     assert reply.status == 200, f"/status: {reply.status} {reply.text}"
     tree: Tree = json.loads(reply.text)
     return tree

@@ -74,7 +74,7 @@ def layer_over_root(directory: Path) -> Iterator[Path]:
 
 
 @dataclass
-class SystemdBed:
+class SystemdInstance:
     """A booted systemd with the agent's unit in it. `root` is its file system as seen by this process."""
 
     room: Room
@@ -325,13 +325,13 @@ def _parents() -> Iterator[Path]:
 
 
 @contextmanager
-def booted(room: Room, binary: Path, proxy_args: Sequence[str]) -> Iterator[SystemdBed]:
+def booted(room: Room, binary: Path, proxy_args: Sequence[str]) -> Iterator[SystemdInstance]:
     """Yield a fixture whose systemd runs and whose unit is not started."""
     with ExitStack() as stack:
         root = stack.enter_context(layer_over_root(room.directory / "system"))
         groups = stack.enter_context(own_groups(room.directory / "groups"))
-        bed = SystemdBed(room, root, binary, proxy_args, groups)
-        stack.callback(bed.power_off)
-        bed.furnish()
-        bed.boot()
-        yield bed
+        instance = SystemdInstance(room, root, binary, proxy_args, groups)
+        stack.callback(instance.power_off)
+        instance.furnish()
+        instance.boot()
+        yield instance

@@ -22,46 +22,46 @@ GARBAGE = b"-----BEGIN CERTIFICATE-----\nnot base64 at all\n-----END CERTIFICATE
 Spoil = Callable[[AgentFixture], None]
 
 
-def garbage(bed: AgentFixture) -> None:
-    (bed.certs / CHAIN).write_bytes(GARBAGE)
+def garbage(instance: AgentFixture) -> None:
+    (instance.certs / CHAIN).write_bytes(GARBAGE)
 
 
-def truncated(bed: AgentFixture) -> None:
-    leaf = bed.mint.spare()
-    IN_PLACE.again(bed.certs, Files(leaf.chain_pem[: len(leaf.chain_pem) // 2], leaf.key_pem))
+def truncated(instance: AgentFixture) -> None:
+    leaf = instance.mint.spare()
+    IN_PLACE.again(instance.certs, Files(leaf.chain_pem[: len(leaf.chain_pem) // 2], leaf.key_pem))
 
 
-def mismatched(bed: AgentFixture) -> None:
-    RENAMED.again(bed.certs, Files(bed.mint.spare().chain_pem, bed.mint.spare().key_pem))
+def mismatched(instance: AgentFixture) -> None:
+    RENAMED.again(instance.certs, Files(instance.mint.spare().chain_pem, instance.mint.spare().key_pem))
 
 
-def expired(bed: AgentFixture) -> None:
-    IN_PLACE.again(bed.certs, bed.mint.expired())
+def expired(instance: AgentFixture) -> None:
+    IN_PLACE.again(instance.certs, instance.mint.expired())
 
 
-def empty(bed: AgentFixture) -> None:
-    (bed.certs / KEY).write_bytes(b"")
+def empty(instance: AgentFixture) -> None:
+    (instance.certs / KEY).write_bytes(b"")
 
 
-def missing(bed: AgentFixture) -> None:
-    (bed.certs / CHAIN).unlink()
+def missing(instance: AgentFixture) -> None:
+    (instance.certs / CHAIN).unlink()
 
 
-def no_directory(bed: AgentFixture) -> None:
-    for path in bed.certs.iterdir():
+def no_directory(instance: AgentFixture) -> None:
+    for path in instance.certs.iterdir():
         path.unlink()
-    bed.certs.rmdir()
+    instance.certs.rmdir()
 
 
-def goes_on_serving(bed: AgentFixture, spoil: Spoil, word: str, files: int = 1) -> None:
+def goes_on_serving(instance: AgentFixture, spoil: Spoil, word: str, files: int = 1) -> None:
     """Damage the input: one warning with this word for each bad file, and no other effect."""
-    before = bed.serving()
-    bed.journal.mark()
-    with stopped(bed.agent_pid):  # it reads the damaged input, not an earlier state
-        spoil(bed)
-    eventually(lambda: bed.journal.complaints(word), what=f"a complaint about {word}")
-    throughout(lambda: bed.serving() == before, span=0.4, what="the old epoch serves")
-    lines = [entry.body for entry in bed.journal.complaints(word)]
+    before = instance.serving()
+    instance.journal.mark()
+    with stopped(instance.agent_pid):  # it reads the damaged input, not an earlier state
+        spoil(instance)
+    eventually(lambda: instance.journal.complaints(word), what=f"a complaint about {word}")
+    throughout(lambda: instance.serving() == before, span=0.4, what="the old epoch serves")
+    lines = [entry.body for entry in instance.journal.complaints(word)]
     assert len(lines) == files, f"one clear line a file, not {len(lines)}: {lines}"
 
 
@@ -75,34 +75,36 @@ def goes_on_serving(bed: AgentFixture, spoil: Spoil, word: str, files: int = 1) 
         *(pytest.param(one, marks=pytest.mark.long) for one in (truncated, empty, missing)),
     ],
 )
-def test_a_bad_certificate_is_named_and_the_old_one_serves_on(spoil: Spoil, bed: AgentFixture, loads: Loads) -> None:
-    loads.gentle(bed.tls, bed.plain)
-    goes_on_serving(bed, spoil, str(bed.certs), files=2 if spoil is no_directory else 1)
-    assert bed.serial_served() == serial(bed.mint.newest)
-    bed.certs.mkdir(exist_ok=True)
-    bed.rotate()
-    bed.served()
+def test_a_bad_certificate_is_named_and_the_old_one_serves_on(
+    spoil: Spoil, instance: AgentFixture, loads: Loads
+) -> None:
+    loads.gentle(instance.tls, instance.plain)
+    goes_on_serving(instance, spoil, str(instance.certs), files=2 if spoil is no_directory else 1)
+    assert instance.serial_served() == serial(instance.mint.newest)
+    instance.certs.mkdir(exist_ok=True)
+    instance.rotate()
+    instance.served()
     nothing_failed(loads.finish(at_least=20))
 
 
-def test_a_bundle_without_our_authority_is_held_back(bed_apart: AgentFixture, loads: Loads) -> None:
-    bed, root, other = bed_apart, authority().pem, authority("somebody else").pem
-    bed.bootstrap.secured = [Secured(bed.certs / CHAIN, bed.certs / KEY, trusted=bed.certs / ROOT)]
-    bed.prepare()
-    (bed.certs / ROOT).write_bytes(root)
-    bed.launch()
-    bed.ready()
-    loads.gentle(bed.tls, bed.plain)
-    goes_on_serving(bed, lambda bed: replace_root(bed, other), ROOT)
-    first = bed.serving().number
-    replace_root(bed, root + other)
-    eventually(lambda: bed.serving().number > first, what="the repaired bundle serves")
+def test_a_bundle_without_our_authority_is_held_back(unstarted: AgentFixture, loads: Loads) -> None:
+    instance, root, other = unstarted, authority().pem, authority("somebody else").pem
+    instance.bootstrap.secured = [Secured(instance.certs / CHAIN, instance.certs / KEY, trusted=instance.certs / ROOT)]
+    instance.prepare()
+    (instance.certs / ROOT).write_bytes(root)
+    instance.launch()
+    instance.ready()
+    loads.gentle(instance.tls, instance.plain)
+    goes_on_serving(instance, lambda instance: replace_root(instance, other), ROOT)
+    first = instance.serving().number
+    replace_root(instance, root + other)
+    eventually(lambda: instance.serving().number > first, what="the repaired bundle serves")
     nothing_failed(loads.finish(at_least=20))
 
 
-def replace_root(bed: AgentFixture, pem: bytes) -> None:
+def replace_root(instance: AgentFixture, pem: bytes) -> None:
     """Write other authorities into the bundle."""
-    (bed.certs / ROOT).write_bytes(pem)
+    (instance.certs / ROOT).write_bytes(pem)
 
 
 def first_route(tree: Json) -> Json:
@@ -112,36 +114,36 @@ def first_route(tree: Json) -> Json:
     return route
 
 
-def unknown_field(bed: AgentFixture) -> None:
-    replace(bed.config, bed.bootstrap.text() + "no_such_field: true\n")
+def unknown_field(instance: AgentFixture) -> None:
+    replace(instance.config, instance.bootstrap.text() + "no_such_field: true\n")
 
 
-def unknown_cluster(bed: AgentFixture) -> None:
-    tree = bed.bootstrap.tree()
+def unknown_cluster(instance: AgentFixture) -> None:
+    tree = instance.bootstrap.tree()
     route = first_route(tree)
     del route["direct_response"]
     route["route"] = {"cluster": "nowhere"}
-    replace(bed.config, yaml.safe_dump(tree))
+    replace(instance.config, yaml.safe_dump(tree))
 
 
-def half_written(bed: AgentFixture) -> None:
-    text = bed.bootstrap.text()
-    bed.config.write_text(text[: len(text) // 2] + ": [", encoding="utf-8")
+def half_written(instance: AgentFixture) -> None:
+    text = instance.bootstrap.text()
+    instance.config.write_text(text[: len(text) // 2] + ": [", encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("spoil", "word"), [(unknown_field, "no_such_field"), (unknown_cluster, "nowhere"), (half_written, "envoy.yaml")]
 )
 def test_what_is_wrong_with_a_configuration_is_said_and_the_old_one_serves_on(
-    spoil: Spoil, word: str, bed: AgentFixture, loads: Loads
+    spoil: Spoil, word: str, instance: AgentFixture, loads: Loads
 ) -> None:
-    loads.gentle(bed.tls, bed.plain)
-    goes_on_serving(bed, spoil, word)
-    bed.rotate()
-    bed.served()  # with the previous configuration
-    bed.bootstrap.body = "repaired\n"
-    bed.bootstrap.write(bed.config)
-    eventually(lambda: body_of(bed.plain) == b"repaired\n", what="the repaired configuration serves")
+    loads.gentle(instance.tls, instance.plain)
+    goes_on_serving(instance, spoil, word)
+    instance.rotate()
+    instance.served()  # with the previous configuration
+    instance.bootstrap.body = "repaired\n"
+    instance.bootstrap.write(instance.config)
+    eventually(lambda: body_of(instance.plain) == b"repaired\n", what="the repaired configuration serves")
     nothing_failed(loads.finish(at_least=20))
 
 
@@ -149,55 +151,57 @@ def test_what_is_wrong_with_a_configuration_is_said_and_the_old_one_serves_on(
     "spoil", [exits_at_once, *(pytest.param(one, marks=pytest.mark.long) for one in (never_ready, never_answers))]
 )
 def test_a_bad_binary_is_named_and_the_old_one_serves_on(
-    spoil: Callable[[Path], None], bed_apart: AgentFixture, loads: Loads, binary: Path
+    spoil: Callable[[Path], None], unstarted: AgentFixture, loads: Loads, binary: Path
 ) -> None:
-    bed = bed_apart
-    bed.binary = bed.directory / "proxy"
-    link(bed.binary, binary)
-    bed.prepare()
-    bed.more_flags += ["--on-binary", "restart", "--start-deadline", bed.ten_starts()]
-    bed.launch()
-    bed.ready()
-    loads.gentle(bed.tls, bed.plain)
-    before = bed.serving()
-    bed.journal.mark()
-    spoil(bed.binary)
-    eventually(bed.journal.complaints, what="a complaint")
-    throughout(lambda: bed.serving() == before, span=1, what="the old epoch serves")
-    link(bed.binary, binary)
-    bed.rotate()
-    bed.served()
+    instance = unstarted
+    instance.binary = instance.directory / "proxy"
+    link(instance.binary, binary)
+    instance.prepare()
+    instance.more_flags += ["--on-binary", "restart", "--start-deadline", instance.ten_starts()]
+    instance.launch()
+    instance.ready()
+    loads.gentle(instance.tls, instance.plain)
+    before = instance.serving()
+    instance.journal.mark()
+    spoil(instance.binary)
+    eventually(instance.journal.complaints, what="a complaint")
+    throughout(lambda: instance.serving() == before, span=1, what="the old epoch serves")
+    link(instance.binary, binary)
+    instance.rotate()
+    instance.served()
     nothing_failed(loads.finish(at_least=20))
 
 
-def test_of_fifty_pairs_the_good_are_new_and_the_bad_stay(bed_apart: AgentFixture, loads: Loads) -> None:
-    bed, names = bed_apart, [f"s{number:02}.test" for number in range(50)]
-    bed.bootstrap.secured = [Secured(bed.certs / f"{name}.crt", bed.certs / f"{name}.key", name) for name in names]
-    bed.bootstrap.write(bed.config)
-    bed.certs.mkdir()
-    old, new = ({name: bed.mint.leaf(name) for name in names} for _ in range(2))
-    put(bed, old)
-    bed.launch()
-    eventually(lambda: shown(bed, names) == serials(old), what="fifty certificates are served")
-    loads.gentle(named(bed, names[0]), bed.plain)
-    spoils = cycle([b"", GARBAGE, b"not even PEM", bed.mint.spare().chain_pem])
+def test_of_fifty_pairs_the_good_are_new_and_the_bad_stay(unstarted: AgentFixture, loads: Loads) -> None:
+    instance, names = unstarted, [f"s{number:02}.test" for number in range(50)]
+    instance.bootstrap.secured = [
+        Secured(instance.certs / f"{name}.crt", instance.certs / f"{name}.key", name) for name in names
+    ]
+    instance.bootstrap.write(instance.config)
+    instance.certs.mkdir()
+    old, new = ({name: instance.mint.leaf(name) for name in names} for _ in range(2))
+    put(instance, old)
+    instance.launch()
+    eventually(lambda: shown(instance, names) == serials(old), what="fifty certificates are served")
+    loads.gentle(named(instance, names[0]), instance.plain)
+    spoils = cycle([b"", GARBAGE, b"not even PEM", instance.mint.spare().chain_pem])
     bad = names[::3]
     assert len(bad) == 17
     good = {name: new[name] for name in names if name not in bad}
-    put(bed, {name: Files(next(spoils), old[name].key_pem) for name in bad})
-    put(bed, good)
+    put(instance, {name: Files(next(spoils), old[name].key_pem) for name in bad})
+    put(instance, good)
     last = list(good)[-1]
-    eventually(lambda: shown(bed, [last]) == serials({last: new[last]}), what="the last one written is new")
+    eventually(lambda: shown(instance, [last]) == serials({last: new[last]}), what="the last one written is new")
     wanted = serials(old) | serials(good)
-    eventually(lambda: shown(bed, names) == wanted, what="the old one accepts no more")
+    eventually(lambda: shown(instance, names) == wanted, what="the old one accepts no more")
     nothing_failed(loads.finish(at_least=20))
 
 
-def put(bed: AgentFixture, pairs: Mapping[str, Pair]) -> None:
+def put(instance: AgentFixture, pairs: Mapping[str, Pair]) -> None:
     """Write pairs, each in two files of its name, in sequence."""
     for name, pair in pairs.items():
-        (bed.certs / f"{name}.crt").write_bytes(pair.chain_pem)
-        (bed.certs / f"{name}.key").write_bytes(pair.key_pem)
+        (instance.certs / f"{name}.crt").write_bytes(pair.chain_pem)
+        (instance.certs / f"{name}.key").write_bytes(pair.key_pem)
 
 
 def serials(pairs: Mapping[str, Pair]) -> dict[str, int]:
@@ -205,11 +209,11 @@ def serials(pairs: Mapping[str, Pair]) -> dict[str, int]:
     return {name: serial(pair) for name, pair in pairs.items()}
 
 
-def shown(bed: AgentFixture, names: list[str]) -> dict[str, int]:
+def shown(instance: AgentFixture, names: list[str]) -> dict[str, int]:
     """Return the served serial for each name."""
-    return {name: serial_served(named(bed, name)) for name in names}
+    return {name: serial_served(named(instance, name)) for name in names}
 
 
-def named(bed: AgentFixture, name: str) -> Target:
+def named(instance: AgentFixture, name: str) -> Target:
     """Return the TLS listener, with this server name."""
-    return Target(bed.tls.host, bed.tls.port, tls=True, server_name=name)
+    return Target(instance.tls.host, instance.tls.port, tls=True, server_name=name)

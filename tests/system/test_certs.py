@@ -39,26 +39,26 @@ class Site:
 
 
 @pytest.fixture
-def sites(bed_apart: AgentFixture) -> list[Site]:
+def sites(unstarted: AgentFixture) -> list[Site]:
     """An agent fixture that serves a leaf of every kind, each with its own name, a chain of two and a SPIFFE ID."""
     below = authority().intermediate("the one below")
     sites = []
     for name, key in KINDS.items():
-        directory = bed_apart.directory / name
+        directory = unstarted.directory / name
         leaf = below.issue([name, f"*.{name}", "192.0.2.7", SPIFFE], key)
         IN_PLACE.first(directory, leaf)
         (directory / ROOT).write_bytes(authority().pem)
-        bed_apart.more_flags += ["--certs", str(directory)]
+        unstarted.more_flags += ["--certs", str(directory)]
         sites.append(Site(name, directory, leaf))
     secured = [Secured(each.chain, each.directory / KEY, each.name, each.directory / ROOT) for each in sites]
-    bed_apart.bootstrap.secured = [*bed_apart.bootstrap.secured, *secured]
-    bed_apart.start()
+    unstarted.bootstrap.secured = [*unstarted.bootstrap.secured, *secured]
+    unstarted.start()
     return sites
 
 
-def told(bed: AgentFixture) -> tuple[int, dict[str, Any]]:
+def told(instance: AgentFixture) -> tuple[int, dict[str, Any]]:
     """Return the exit code and the output of `agent certs --json`."""
-    ran = agent("certs", "--json", "--run-dir", bed.run_dir)
+    ran = agent("certs", "--json", "--run-dir", instance.run_dir)
     assert ran.err == ""
     return ran.code, json.loads(ran.out)
 
@@ -71,14 +71,14 @@ def set_of(inventory: dict[str, Any], site: Site) -> dict[str, Any]:
     return found[0]
 
 
-def test_certs_prints_the_same_facts_as_openssl(bed_apart: AgentFixture, sites: list[Site], tmp_path: Path) -> None:
-    code, inventory = told(bed_apart)
+def test_certs_prints_the_same_facts_as_openssl(unstarted: AgentFixture, sites: list[Site], tmp_path: Path) -> None:
+    code, inventory = told(unstarted)
     assert (code, inventory["findings"]) == (0, [])
     for site in sites:
         known = Facts.of(Known.of(site.leaf.certificate))
         assert openssl.told_of(site.chain) == openssl.expected(known)
         pem = tmp_path / "shown.pem"
-        pem.write_text(openssl.shown_at(bed_apart.tls.host, bed_apart.tls.port, site.name))
+        pem.write_text(openssl.shown_at(unstarted.tls.host, unstarted.tls.port, site.name))
         assert openssl.told_of(pem) == openssl.expected(known)
         one = set_of(inventory, site)
         for facts in (one["disk"], one["served"], one["chain"]["leaf"]):
@@ -87,41 +87,41 @@ def test_certs_prints_the_same_facts_as_openssl(bed_apart: AgentFixture, sites: 
         assert (one["chain"]["certificates"], one["chain"]["in_order"], one["key"]["fits"]) == (2, True, True)
         assert {(each["name"], each["matches"]) for each in one["shown"]} == {(site.name, True)}
     kinds = {each["address"]: each["kind"] for each in inventory["listeners"]}
-    host = bed_apart.tls.host
-    assert kinds == {f"tcp://{host}:{bed_apart.tls.port}": "tls", f"tcp://{host}:{bed_apart.plain.port}": "plaintext"}
+    host = unstarted.tls.host
+    assert kinds == {f"tcp://{host}:{unstarted.tls.port}": "tls", f"tcp://{host}:{unstarted.plain.port}": "plaintext"}
 
 
 def test_a_key_that_does_not_fit_is_explained_and_nothing_else_changes(
-    bed_apart: AgentFixture, sites: list[Site]
+    unstarted: AgentFixture, sites: list[Site]
 ) -> None:
     spoiled = sites[0]
     (spoiled.directory / KEY).write_bytes(sites[1].leaf.key_pem)
 
     def refused() -> Ran | None:
-        ran = agent("status", "--run-dir", bed_apart.run_dir)
+        ran = agent("status", "--run-dir", unstarted.run_dir)
         return ran if ran.code == 3 else None
 
     status = eventually(refused, what="the refusal is told")
     assert status is not None
     assert "certificate and key do not belong together" in status.out.split("\nepochs\n")[0]
     assert f"{spoiled.directory}/{KEY}" in "".join(status.out.split())
-    code, inventory = told(bed_apart)
+    code, inventory = told(unstarted)
     assert code == 1
     assert [each["about"] for each in inventory["findings"]] == [set_of(inventory, spoiled)["name"]]
     assert "it does not fit" in inventory["findings"][0]["message"]
 
 
-def test_history_and_request_work(bed_apart: AgentFixture, sites: list[Site]) -> None:
-    bed_apart.rotate()
-    bed_apart.served()
+def test_history_and_request_work(unstarted: AgentFixture, sites: list[Site]) -> None:
+    unstarted.rotate()
+    unstarted.served()
     first, second = (
-        json.loads(line) for line in agent("history", "--json", "--run-dir", bed_apart.run_dir).out.splitlines()
+        json.loads(line) for line in agent("history", "--json", "--run-dir", unstarted.run_dir).out.splitlines()
     )
     assert (first["trigger"], second["trigger"]) == ("certificate", "start")
-    assert [each["after"] for each in first["changes"]] == [f"{bed_apart.mint.newest.certificate.serial_number:040x}"]
-    stats = agent("request", "GET", "stats", "--run-dir", bed_apart.run_dir)
+    assert [each["after"] for each in first["changes"]] == [f"{unstarted.mint.newest.certificate.serial_number:040x}"]
+    stats = agent("request", "GET", "stats", "--run-dir", unstarted.run_dir)
     assert (stats.code, "server.uptime" in stats.out) == (0, True)
-    missing = agent("request", "GET", "no-such-page", "--run-dir", bed_apart.run_dir)
+    missing = agent("request", "GET", "no-such-page", "--run-dir", unstarted.run_dir)
     assert (missing.code, missing.err) == (1, "agent: GET /no-such-page is answered with 404\n")
-    nobody = agent("request", "GET", "stats", "--epoch", 99, "--run-dir", bed_apart.run_dir)
+    nobody = agent("request", "GET", "stats", "--epoch", 99, "--run-dir", unstarted.run_dir)
     assert nobody.code == 1

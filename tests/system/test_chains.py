@@ -24,33 +24,33 @@ def is_sidecar(pid: int) -> bool:
     return Path(f"/proc/{pid}/exe").readlink().name.startswith("python")
 
 
-def put(bed: AgentFixture, kind: str) -> None:
+def put(instance: AgentFixture, kind: str) -> None:
     """Install a proxy, with two workers if it supports workers."""
     program = needed(kind).binary
     if kind == "envoy":
-        script(bed.binary, f'exec {program} "$@" --concurrency 2')
+        script(instance.binary, f'exec {program} "$@" --concurrency 2')
     else:
-        link(bed.binary, program)
+        link(instance.binary, program)
 
 
-def take_over(bed: AgentFixture, kind: str) -> None:
+def take_over(instance: AgentFixture, kind: str) -> None:
     """Install a proxy of the other kind and wait until only it serves."""
-    put(bed, kind)
+    put(instance, kind)
     wanted = kind == "sidecar"
-    eventually(lambda: is_sidecar(bed.serving_pid()) == wanted, what=f"{kind} serves")
-    bed.settled()
+    eventually(lambda: is_sidecar(instance.serving_pid()) == wanted, what=f"{kind} serves")
+    instance.settled()
 
 
 @pytest.fixture
-def mixed(bed_apart: AgentFixture) -> AgentFixture:
+def mixed(unstarted: AgentFixture) -> AgentFixture:
     """An agent fixture whose proxy path is an Envoy with two workers at first."""
-    bed = bed_apart
+    instance = unstarted
     needed("sidecar")
-    bed.binary, bed.proxy_args = bed.directory / "proxy", ["-l", "warning"]
-    bed.more_flags += ["--on-binary", "restart"]
-    put(bed, "envoy")
-    bed.start()
-    return bed
+    instance.binary, instance.proxy_args = instance.directory / "proxy", ["-l", "warning"]
+    instance.more_flags += ["--on-binary", "restart"]
+    put(instance, "envoy")
+    instance.start()
+    return instance
 
 
 @pytest.mark.long

@@ -9,8 +9,8 @@ import pytest
 
 from tests.system.bare import healthy
 from tests.system.concurrent_requests import land, launched
-from tests.system.conftest import BEDS, QUIETLY
-from tests.system.containers import KINDS, ContainedBed, installed
+from tests.system.conftest import INSTANCES, QUIETLY
+from tests.system.containers import KINDS, ContainedInstance, installed
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.loads import Loads, nothing_failed
@@ -25,7 +25,7 @@ ORPHANS = count("AGENT_ORPHANS", short=1000, long=10_000)
 STORM = "exec 3<&0; i=0; while [ $i -lt {count} ]; do (read x <&3) & i=$((i+1)); done"
 """Starts this many orphans, which all exit when the pipe at standard input is closed."""
 
-MakeContained = Callable[..., ContainedBed]
+MakeContained = Callable[..., ContainedInstance]
 
 
 def kinds(*quick: str) -> pytest.MarkDecorator:
@@ -37,52 +37,52 @@ def kinds(*quick: str) -> pytest.MarkDecorator:
 @pytest.fixture
 def contained(room: Room, request: pytest.FixtureRequest) -> Iterator[MakeContained]:
     """Create an agent fixture in a container; it is stopped, and must exit with 0, at the end."""
-    beds: list[ContainedBed] = []
+    instances: list[ContainedInstance] = []
 
-    def make(kind: str, **fields: object) -> ContainedBed:
+    def make(kind: str, **fields: object) -> ContainedInstance:
         if not installed(kind):
             pytest.skip(f"no {kind} here")
         binary = needed("sidecar").binary
-        beds.append(ContainedBed(room, "b", binary, kind=kind, proxy_args=[*QUIETLY], **fields))  # type: ignore[arg-type]
-        return beds[-1]
+        instances.append(ContainedInstance(room, "b", binary, kind=kind, proxy_args=[*QUIETLY], **fields))  # type: ignore[arg-type]
+        return instances[-1]
 
-    request.node.stash[BEDS] = beds
+    request.node.stash[INSTANCES] = instances
     yield make
     with ExitStack() as stack:
-        for bed in beds:
-            stack.callback(bed.stop)
+        for instance in instances:
+            stack.callback(instance.stop)
 
 
 @kinds("unshare", "runc")
 def test_sigterm_lets_connections_end_and_the_code_is_0(kind: str, contained: MakeContained) -> None:
-    bed = contained(kind)
-    bed.more_flags += ["--stop-deadline", "10m"]
-    bed.start()
-    with connect(bed.plain, tls_context()) as held:
+    instance = contained(kind)
+    instance.more_flags += ["--stop-deadline", "10m"]
+    instance.start()
+    with connect(instance.plain, tls_context()) as held:
         exchange(held, last=False)
-        bed.container.terminate()
-        eventually(lambda: not healthy(bed.status), what="it is not ready any more")
+        instance.container.terminate()
+        eventually(lambda: not healthy(instance.status), what="it is not ready any more")
         exchange(held, last=False)
-        assert bed.agent is not None
-        assert bed.agent.poll() is None
-    assert bed.exited() == 0
+        assert instance.agent is not None
+        assert instance.agent.poll() is None
+    assert instance.exited() == 0
 
 
 @pytest.mark.long
 @kinds("unshare")
 def test_a_killed_proxy_is_replaced_and_no_client_is_refused(kind: str, contained: MakeContained) -> None:
-    bed = contained(kind)
-    bed.start()
-    first = bed.serving()
+    instance = contained(kind)
+    instance.start()
+    first = instance.serving()
     with stopped(first.pid):
-        flights = launched(bed.tls, 50)
+        flights = launched(instance.tls, 50)
         kill(first.pid)
     land(flights)
     assert [str(flight.failure) for flight in flights if flight.failure] == []
-    eventually(lambda: bed.serving().number > first.number, what="the next one serves")
-    bed.rotate()
-    bed.served()
-    bed.settled()
+    eventually(lambda: instance.serving().number > first.number, what="the next one serves")
+    instance.rotate()
+    instance.served()
+    instance.settled()
 
 
 @pytest.mark.long
@@ -91,13 +91,13 @@ def test_a_killed_proxy_is_replaced_and_no_client_is_refused(kind: str, containe
 def test_no_zombie_is_left_of_a_storm_of_orphans_and_strangers_live_on(
     kind: str, contained: MakeContained, loads: Loads
 ) -> None:
-    bed = contained(kind)
-    bed.start()
-    box = bed.container
-    loads.gentle(bed.tls, bed.plain)
+    instance = contained(kind)
+    instance.start()
+    box = instance.container
+    loads.gentle(instance.tls, instance.plain)
     keep, kept = os.pipe()
     readable, writable = os.pipe()
-    proxy = bed.serving_pid()
+    proxy = instance.serving_pid()
     box.enter(STORM.format(count=3), stdin=keep).wait(timeout=PATIENCE)
     box.enter(STORM.format(count=ORPHANS), stdin=readable).wait(timeout=300)
     strangers = {pid for pid in box.children() if pid != proxy}
@@ -106,14 +106,14 @@ def test_no_zombie_is_left_of_a_storm_of_orphans_and_strangers_live_on(
     os.close(writable)
     eventually(lambda: len(box.children()) == 4, every=0.1, what="every orphan is reaped")
     eventually(lambda: set(box.children().values()).isdisjoint({"Z"}), what="there is no zombie")
-    bed.rotate()
-    bed.served()
-    bed.settled()
+    instance.rotate()
+    instance.served()
+    instance.settled()
     left = {pid for pid in strangers if alive(pid)}
     assert len(left) == 3, "the agent leaves strangers alone"
     os.close(keep)
     os.close(kept)
-    eventually(lambda: list(box.children()) == [bed.serving_pid()], what="only the proxy is left")
+    eventually(lambda: list(box.children()) == [instance.serving_pid()], what="only the proxy is left")
     nothing_failed(loads.finish(at_least=20))
 
 
@@ -121,24 +121,24 @@ def test_no_zombie_is_left_of_a_storm_of_orphans_and_strangers_live_on(
 def test_a_read_only_root_and_a_user_without_any_right_are_enough(
     kind: str, contained: MakeContained, loads: Loads
 ) -> None:
-    bed = contained(kind, uid=NOBODY)
-    bed.start()
-    for pid in (bed.agent_pid, bed.serving_pid()):
+    instance = contained(kind, uid=NOBODY)
+    instance.start()
+    for pid in (instance.agent_pid, instance.serving_pid()):
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         assert f"Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}" in status
         assert "CapEff:\t0000000000000000" in status
         assert "CapBnd:\t0000000000000000" in status
-    root = Path(f"/proc/{bed.agent_pid}/mountinfo").read_text(encoding="utf-8")
+    root = Path(f"/proc/{instance.agent_pid}/mountinfo").read_text(encoding="utf-8")
     assert any(line.split()[4] == "/" and line.split()[5].startswith("ro") for line in root.splitlines())
-    loads.gentle(bed.tls, bed.plain)
-    bed.rotate()
-    bed.served()
-    bed.settled()
+    loads.gentle(instance.tls, instance.plain)
+    instance.rotate()
+    instance.served()
+    instance.settled()
     nothing_failed(loads.finish(at_least=20))
-    before = bed.serving()
+    before = instance.serving()
     kill(before.pid)
-    eventually(lambda: bed.serving().number > before.number, what="the next one serves")
-    bed.ready()
+    eventually(lambda: instance.serving().number > before.number, what="the next one serves")
+    instance.ready()
 
 
 @kinds("unshare")
@@ -148,10 +148,10 @@ def test_the_reason_of_a_failure_is_the_last_word_of_the_container(
     log = room.directory / "termination-log"
     log.touch()
     log.chmod(0o666)
-    bed = contained(kind, uid=NOBODY, log=log)
-    bed.more_flags += ["--no-wait"]
-    bed.prepare()
-    (bed.certs / "tls.crt").write_bytes(b"garbage")
-    bed.launch()
-    assert bed.exited() == 78
-    assert str(bed.certs) in log.read_text(encoding="utf-8")
+    instance = contained(kind, uid=NOBODY, log=log)
+    instance.more_flags += ["--no-wait"]
+    instance.prepare()
+    (instance.certs / "tls.crt").write_bytes(b"garbage")
+    instance.launch()
+    assert instance.exited() == 78
+    assert str(instance.certs) in log.read_text(encoding="utf-8")

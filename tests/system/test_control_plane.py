@@ -29,12 +29,12 @@ def test_a_renewed_client_pair_rotates_and_loses_no_request(delta: bool, make_si
     """The client pair is the proxy's identity at the control plane."""
     site = make_site(delta=delta)
     site.start()
-    loads.gentle(site.bed.tls, site.bed.plain)
+    loads.gentle(site.instance.tls, site.instance.plain)
     for _ in range(ROTATIONS):
         site.committed(site.rotate())
     loads.more(20)
     nothing_failed(loads.finish(at_least=20))
-    assert set(site.plane.client_serials()) == {serial(pair) for pair in site.bed.mint.issued}
+    assert set(site.plane.client_serials()) == {serial(pair) for pair in site.instance.mint.issued}
 
 
 @WAYS
@@ -42,8 +42,8 @@ def test_a_pushed_secret_is_served_without_a_new_epoch(delta: bool, make_site: M
     """A new secret arrives by SDS in the running epoch."""
     site = make_site(delta=delta)
     site.start()
-    loads.light(site.bed.tls, site.bed.plain)
-    before = site.bed.serving()
+    loads.light(site.instance.tls, site.instance.plain)
+    before = site.instance.serving()
     for _ in range(3):
         site.secret()
         site.plane.change()
@@ -68,7 +68,7 @@ def test_a_rotation_awaits_a_slow_control_plane_and_wastes_no_candidate(
     """The candidate waits until every resource is applied, and is not replaced."""
     site = make_site(delta=delta, binary=envoys(version))
     site.start()
-    loads.light(site.bed.tls, site.bed.plain)
+    loads.light(site.instance.tls, site.instance.plain)
     site.plane.change(delay_ms=dict.fromkeys(KINDS, delay))
     for _ in range(ROTATIONS // 2):
         site.committed(site.rotate())
@@ -81,7 +81,7 @@ def test_an_empty_set_of_listeners_does_not_replace_an_epoch_that_serves(make_si
     """The control plane sends new clients an empty set, as after a start with an empty cache."""
     site = make_site()
     site.start()
-    loads.light(site.bed.tls, site.bed.plain)
+    loads.light(site.instance.tls, site.instance.plain)
     site.plane.change(empty_for_new=[LISTENERS])
     before = site.rotate()
     site.stays(before, span=1.5)
@@ -95,15 +95,15 @@ def test_when_the_control_plane_takes_all_listeners_readiness_fails_until_they_a
     """The serving epoch loses its listeners."""
     site = make_site()
     site.start()
-    before = site.bed.serving()
+    before = site.instance.serving()
     site.plane.listeners()
     site.plane.change()
-    eventually(lambda: refused(site.bed.plain), what="the listeners are gone")
+    eventually(lambda: refused(site.instance.plain), what="the listeners are gone")
     site.unready(["listen"])
     site.listeners()
     site.plane.change()
     site.ready()
-    assert site.bed.serving() == before, "no restart is needed"
+    assert site.instance.serving() == before, "no restart is needed"
 
 
 @pytest.mark.long
@@ -111,12 +111,12 @@ def test_a_listener_that_envoy_refuses_ends_the_rotation_at_once(make_site: Make
     """A rejected resource ends the wait; the old epoch serves."""
     site = make_site()
     site.start()
-    loads.light(site.bed.tls, site.bed.plain)
-    site.listeners(plain=refused_listener("plain", site.bed.plain.port))
+    loads.light(site.instance.tls, site.instance.plain)
+    site.listeners(plain=refused_listener("plain", site.instance.plain.port))
     site.plane.change()
     before = site.rotate()
     site.explains(["same matching rules"])
-    eventually(lambda: not site.bed.state().among(CANDIDATE), what="the candidate is gone")
+    eventually(lambda: not site.instance.state().among(CANDIDATE), what="the candidate is gone")
     site.stays(before, span=1)
     site.listeners()
     site.plane.change()
@@ -132,8 +132,8 @@ def test_listeners_that_come_and_go_around_a_rotation_waste_no_candidate(
     """Added before one rotation, removed before the next, and removed during the last."""
     site = make_site(delta=delta)
     site.start()
-    loads.gentle(site.bed.tls, site.bed.plain)
-    extra, tls = Target(HOST, site.bed.room.port()), Target(HOST, site.bed.room.port(), tls=True)
+    loads.gentle(site.instance.tls, site.instance.plain)
+    extra, tls = Target(HOST, site.instance.room.port()), Target(HOST, site.instance.room.port(), tls=True)
     more = [
         plain_listener("extra", extra.port, "extra\n"),
         secret_listener("extra-tls", tls.port, SECRET, aggregated(), "extra\n"),
@@ -150,7 +150,7 @@ def test_listeners_that_come_and_go_around_a_rotation_waste_no_candidate(
     eventually(lambda: answer(extra, tls), what="the listeners answer again")
     site.plane.change(delay_ms={LISTENERS: 200})
     before = site.rotate()
-    eventually(lambda: site.bed.state().among(CANDIDATE), every=0.001, what="a candidate")
+    eventually(lambda: site.instance.state().among(CANDIDATE), every=0.001, what="a candidate")
     site.listeners()
     site.plane.change()
     site.committed(before)

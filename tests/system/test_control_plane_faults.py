@@ -74,7 +74,7 @@ def test_a_rotation_waits_for_its_control_plane_and_says_so(
     """For each kind of fault of the control plane."""
     site = make_site(delta=delta)
     site.start()
-    loads.light(site.bed.tls, site.bed.plain)
+    loads.light(site.instance.tls, site.instance.plain)
     with fault(site.plane):
         before = site.rotate()
         site.explains(site.names_of_the_plane(), ERRORS)
@@ -91,7 +91,7 @@ def test_a_rotation_does_not_commit_when_envoy_gives_up_waiting_for_its_listener
     """Beyond `initial_fetch_timeout`, when Envoy continues without listeners."""
     site = make_site(fetch_timeout="1s")
     site.start()
-    loads.light(site.bed.tls, site.bed.plain)
+    loads.light(site.instance.tls, site.instance.plain)
     site.plane.kill()
     before = site.rotate()
     site.stays(before, span=4)
@@ -105,7 +105,7 @@ def test_a_rotation_waits_for_a_secret_that_does_not_come(delta: bool, make_site
     """Beyond `initial_fetch_timeout`, when Envoy would listen without a certificate."""
     site = make_site(delta=delta, fetch_timeout="1s")
     site.start()
-    loads.light(site.bed.tls, site.bed.plain)
+    loads.light(site.instance.tls, site.instance.plain)
     site.plane.change(silent=[SECRETS])
     before = site.rotate()
     site.stays(before, span=2.5)
@@ -125,13 +125,13 @@ def test_a_secret_that_envoy_refuses_ends_the_rotation_at_once(
     """A rejected secret ends the wait; the old epoch serves."""
     site = make_site(binary=envoys(version))
     site.start()
-    loads.light(site.bed.tls, site.bed.plain)
+    loads.light(site.instance.tls, site.instance.plain)
     served = site.secrets.newest
     site.unfit_secret()
     site.plane.change()
     before = site.rotate()
     site.explains([SECRET])
-    eventually(lambda: not site.bed.state().among(CANDIDATE), what="the candidate is gone")
+    eventually(lambda: not site.instance.state().among(CANDIDATE), what="the candidate is gone")
     site.stays(before, span=1)
     assert site.secrets.newest is served
     site.secret()
@@ -152,7 +152,7 @@ def test_a_first_start_without_a_usable_secret_is_not_ready_and_the_repair_serve
     site.launch()
     eventually(lambda: site.plane.seen("nack", kind=SECRETS), what="Envoy refuses the secret")
     site.unready([SECRET])
-    throughout(lambda: not healthy(site.bed.status), span=1, what="not ready", every=0.05)
+    throughout(lambda: not healthy(site.instance.status), span=1, what="not ready", every=0.05)
     site.secret()
     site.plane.change()
     site.ready()
@@ -162,16 +162,16 @@ def test_a_first_start_without_a_usable_secret_is_not_ready_and_the_repair_serve
 def test_after_a_crash_without_a_control_plane_the_first_candidate_waits_for_it(make_site: MakeSite) -> None:
     """Clients are held, then refused; the start deadline ends no candidate while no epoch serves."""
     site = make_site()
-    site.bed.more_flags += ["--hold", f"{HOLD:g}s", "--start-deadline", f"{START_DEADLINE:g}s"]
+    site.instance.more_flags += ["--hold", f"{HOLD:g}s", "--start-deadline", f"{START_DEADLINE:g}s"]
     site.start()
-    site.bed.journal.mark()
+    site.instance.journal.mark()
     site.plane.kill()
-    death = kill(site.bed.serving_pid())
-    eventually(lambda: not healthy(site.bed.status), what="readiness is gone at once")
-    waiting = launched(site.bed.plain, 5)
+    death = kill(site.instance.serving_pid())
+    eventually(lambda: not healthy(site.instance.status), what="readiness is gone at once")
+    waiting = launched(site.instance.plain, 5)
     held = death.struck + HOLD - 0.2 - time.monotonic()
-    throughout(lambda: not refuses(site.bed), span=max(0.0, held), what="clients are held")
-    eventually(lambda: refuses(site.bed), what="clients are refused after the hold")
+    throughout(lambda: not refuses(site.instance), span=max(0.0, held), what="clients are held")
+    eventually(lambda: refuses(site.instance), what="clients are refused after the hold")
     land(waiting)
     assert {flight.failure.reason for flight in waiting if flight.failure} == {"reset"}
     site.unready(site.names_of_the_plane(), ERRORS)
@@ -180,12 +180,12 @@ def test_after_a_crash_without_a_control_plane_the_first_candidate_waits_for_it(
 
 def outlives_the_start_deadline(site: Site) -> None:
     """Check that one candidate waits longer than the start deadline, and serves when the plane is back."""
-    candidate = eventually(lambda: site.bed.state().among(CANDIDATE), what="a candidate")[0]
+    candidate = eventually(lambda: site.instance.state().among(CANDIDATE), what="a candidate")[0]
     throughout(lambda: alive(candidate.pid), span=START_DEADLINE + 1, what="the candidate waits", every=0.05)
-    assert not healthy(site.bed.status)
+    assert not healthy(site.instance.status)
     site.plane.start()
     site.ready()
-    assert site.bed.serving().pid == candidate.pid
+    assert site.instance.serving().pid == candidate.pid
     assert site.dropped() == []
 
 
@@ -193,7 +193,7 @@ def outlives_the_start_deadline(site: Site) -> None:
 def test_a_first_start_waits_for_its_control_plane(make_site: MakeSite) -> None:
     """No epoch has served yet."""
     site = make_site()
-    site.bed.more_flags += ["--start-deadline", f"{START_DEADLINE:g}s"]
+    site.instance.more_flags += ["--start-deadline", f"{START_DEADLINE:g}s"]
     site.launch()
     site.unready(site.names_of_the_plane(), ERRORS)
     outlives_the_start_deadline(site)
@@ -206,9 +206,9 @@ def test_a_crash_under_a_control_plane_that_is_well_loses_only_what_was_in_fligh
     """With a working control plane."""
     site = make_site(delta=delta)
     site.start()
-    loads.gentle(site.bed.tls, site.bed.plain)
+    loads.gentle(site.instance.tls, site.instance.plain)
     loads.more(20)
-    before = site.bed.serving()
+    before = site.instance.serving()
     death = kill(before.pid)
     site.committed(before)
     loads.more(20)

@@ -25,8 +25,8 @@ BEGUN = "http.http.downstream_rq_total"
 class Reader:
     """Reads the agent's statistics ten times a second and records counters that fell."""
 
-    def __init__(self, bed: AgentFixture) -> None:
-        self.bed = bed
+    def __init__(self, instance: AgentFixture) -> None:
+        self.instance = instance
         self.fallen: list[str] = []
         self.looks = 0
         self._last: dict[str, int] = {}
@@ -47,7 +47,7 @@ class Reader:
 
     def look(self) -> dict[str, int]:
         """Read all totals of the listener's clients and requests, and compare them with the previous ones."""
-        now = totals(self.bed)
+        now = totals(self.instance)
         fell = (name for name, value in self._last.items() if now.get(name, 0) < value)
         self.fallen += [f"{name}: {self._last[name]} → {now.get(name)}" for name in fell]
         self._last = now
@@ -55,30 +55,30 @@ class Reader:
         return now
 
 
-def totals(bed: AgentFixture) -> dict[str, int]:
+def totals(instance: AgentFixture) -> dict[str, int]:
     """Read the counters of requests, at the agent's own address."""
-    with urlopen(f"http://127.0.0.1:{bed.status.port}/stats?filter={COUNTED}", timeout=PATIENCE) as answer:
+    with urlopen(f"http://127.0.0.1:{instance.status.port}/stats?filter={COUNTED}", timeout=PATIENCE) as answer:
         lines = answer.read().decode().splitlines()
     return {name: int(value) for name, _, value in (line.rpartition(": ") for line in lines)}
 
 
 @pytest.fixture
-def counting(bed_apart: AgentFixture) -> AgentFixture:
+def counting(unstarted: AgentFixture) -> AgentFixture:
     """An agent fixture with a sidecar, whose counters the agent can read."""
-    bed_apart.binary, bed_apart.proxy_args = needed("sidecar").binary, ["-l", "warning"]
-    bed_apart.start()
-    return bed_apart
+    unstarted.binary, unstarted.proxy_args = needed("sidecar").binary, ["-l", "warning"]
+    unstarted.start()
+    return unstarted
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 4 * ROTATIONS)
 def test_after_rotations_every_answer_was_counted_once(counting: AgentFixture, loads: Loads) -> None:
-    bed = counting
-    with Reader(bed) as reader:
-        loads.usual(bed.tls, bed.plain)
+    instance = counting
+    with Reader(instance) as reader:
+        loads.usual(instance.tls, instance.plain)
         for _ in range(ROTATIONS):
-            bed.rotate()
-            bed.served()
+            instance.rotate()
+            instance.served()
         loads.more(20)
         reports = loads.finish()
         answered = sum(report.ok for report in reports)
@@ -93,18 +93,18 @@ def test_after_rotations_every_answer_was_counted_once(counting: AgentFixture, l
 def test_after_rotations_and_crashes_only_what_was_in_flight_may_be_missing(
     counting: AgentFixture, loads: Loads
 ) -> None:
-    bed = counting
-    with Reader(bed) as reader:
-        loads.gentle(bed.tls, bed.plain)
+    instance = counting
+    with Reader(instance) as reader:
+        loads.gentle(instance.tls, instance.plain)
         for number in range(ROTATIONS):
-            bed.rotate()
-            bed.served()
-            bed.committed()
+            instance.rotate()
+            instance.served()
+            instance.committed()
             if number % (ROTATIONS // KILLS):
                 continue
-            before = bed.serving().number
-            kill(bed.serving_pid())
-            eventually(lambda: bed.serving().number > before, what="the next one serves")  # noqa: B023
+            before = instance.serving().number
+            kill(instance.serving_pid())
+            eventually(lambda: instance.serving().number > before, what="the next one serves")  # noqa: B023
             loads.more(20)
         reports = loads.finish()
         answered = sum(report.ok for report in reports)

@@ -32,25 +32,25 @@ DAMAGES: dict[str, Damage] = {
 PAGES = ("/", "/status", "/metrics", "/healthz/ready")
 
 
-def everything_written(bed: AgentFixture) -> str:
+def everything_written(instance: AgentFixture) -> str:
     """Collect all outputs of the agent and its commands about their files."""
-    certs, run_dir = ("--certs", bed.certs), ("--run-dir", bed.run_dir)
-    config = ("--config", bed.config, "--proxy-bin", bed.binary)
+    certs, run_dir = ("--certs", instance.certs), ("--run-dir", instance.run_dir)
+    config = ("--config", instance.config, "--proxy-bin", instance.binary)
     commands = [
         agent("check", *config, *certs, *run_dir),
-        agent("check", "--proxy-bin", bed.binary, *certs, *run_dir),
+        agent("check", "--proxy-bin", instance.binary, *certs, *run_dir),
         *(agent(word, *run_dir, *more) for word in ("certs", "status", "history") for more in ((), ("--json",))),
     ]
     written = [f"{ran.out}\n{ran.err}" for ran in commands]
-    written += [page(bed, path) for path in PAGES]
-    written.append((bed.run_dir / "state.json").read_text(encoding="utf-8"))
-    return "\n".join([*written, bed.journal.path.read_text(encoding="utf-8")])
+    written += [page(instance, path) for path in PAGES]
+    written.append((instance.run_dir / "state.json").read_text(encoding="utf-8"))
+    return "\n".join([*written, instance.journal.path.read_text(encoding="utf-8")])
 
 
-def page(bed: AgentFixture, path: str) -> str:
+def page(instance: AgentFixture, path: str) -> str:
     """Return one page of the status server."""
     try:
-        with urlopen(f"http://127.0.0.1:{bed.status.port}{path}", timeout=5) as answer:
+        with urlopen(f"http://127.0.0.1:{instance.status.port}{path}", timeout=5) as answer:
             return str(answer.read().decode())
     except HTTPError as error:
         return error.read().decode()
@@ -58,14 +58,14 @@ def page(bed: AgentFixture, path: str) -> str:
 
 @pytest.mark.long
 @pytest.mark.timeout(120)
-def test_nothing_that_is_written_has_a_part_of_a_damaged_key(bed: AgentFixture) -> None:
-    key = bed.mint.spare().key_pem
+def test_nothing_that_is_written_has_a_part_of_a_damaged_key(instance: AgentFixture) -> None:
+    key = instance.mint.spare().key_pem
     for name, damage in DAMAGES.items():
-        bed.journal.mark()
-        (bed.certs / KEY).write_bytes(damage(key))
-        eventually(lambda: bed.journal.complaints(KEY), what=f"the key is refused: {name}")
-        bed.rotate()
-        bed.served()
-    (bed.certs / KEY).write_bytes(flattened(key, b" "))
-    eventually(lambda: KEY in page(bed, "/status"), what="the refusal is shown")
-    assert leaks(key, everything_written(bed)) == []
+        instance.journal.mark()
+        (instance.certs / KEY).write_bytes(damage(key))
+        eventually(lambda: instance.journal.complaints(KEY), what=f"the key is refused: {name}")
+        instance.rotate()
+        instance.served()
+    (instance.certs / KEY).write_bytes(flattened(key, b" "))
+    eventually(lambda: KEY in page(instance, "/status"), what="the refusal is shown")
+    assert leaks(key, everything_written(instance)) == []

@@ -29,14 +29,14 @@ class Inward(Bootstrap):
 
 
 @pytest.fixture
-def way_out(bed_apart: AgentFixture) -> Target:
+def way_out(unstarted: AgentFixture) -> Target:
     """An outbound listener of a fixture whose other listeners are inbound."""
-    bed = bed_apart
-    out = Target(HOST, bed.room.port())
+    instance = unstarted
+    out = Target(HOST, instance.room.port())
     outward = {**listener("out", HOST, out.port, [{"filters": [http("ok\n")]}]), "traffic_direction": "OUTBOUND"}
-    bed.bootstrap = Inward(bed.tls.port, bed.plain.port, bed.bootstrap.secured, more=[outward])
-    bed.more_flags += [*ENDLESS, "--drain-direction", "inbound"]
-    bed.start()
+    instance.bootstrap = Inward(instance.tls.port, instance.plain.port, instance.bootstrap.secured, more=[outward])
+    instance.more_flags += [*ENDLESS, "--drain-direction", "inbound"]
+    instance.start()
     return out
 
 
@@ -45,10 +45,10 @@ def refused(target: Target) -> bool:
     return not listening(target.port)
 
 
-def ask_to_stop(bed: AgentFixture) -> None:
+def ask_to_stop(instance: AgentFixture) -> None:
     """Send SIGTERM, and wait until the inbound listeners are closed."""
-    os.kill(bed.agent_pid, signal.SIGTERM)
-    eventually(lambda: refused(bed.tls) and refused(bed.plain), what="the ways in are closed")
+    os.kill(instance.agent_pid, signal.SIGTERM)
+    eventually(lambda: refused(instance.tls) and refused(instance.plain), what="the ways in are closed")
 
 
 def once(target: Target) -> bool:
@@ -59,32 +59,32 @@ def once(target: Target) -> bool:
 
 @pytest.mark.sidecar
 def test_the_ways_out_stay_open_until_the_last_client_has_left_by_the_way_it_came(
-    bed_apart: AgentFixture, way_out: Target
+    unstarted: AgentFixture, way_out: Target
 ) -> None:
-    bed = bed_apart
-    serving = bed.serving_pid()
-    with socket.create_connection((HOST, bed.plain.port)), connect(way_out, tls_context()) as application:
+    instance = unstarted
+    serving = instance.serving_pid()
+    with socket.create_connection((HOST, instance.plain.port)), connect(way_out, tls_context()) as application:
         exchange(application, last=False)
-        ask_to_stop(bed)
+        ask_to_stop(instance)
         throughout(lambda: once(way_out), span=1, what="new connections out")
         exchange(application, last=False)
         assert alive(serving)
-        assert bed.agent is not None
+        assert instance.agent is not None
     with connect(way_out, tls_context()) as application:
         exchange(application, last=False)
-        assert bed.exited() == 0, "a connection out keeps nobody"
-    assert not bed.journal.complaints("outbound")
+        assert instance.exited() == 0, "a connection out keeps nobody"
+    assert not instance.journal.complaints("outbound")
 
 
 @pytest.mark.sidecar
 def test_clients_that_came_in_are_asked_to_leave_and_the_application_is_not(
-    bed_apart: AgentFixture, way_out: Target
+    unstarted: AgentFixture, way_out: Target
 ) -> None:
-    bed = bed_apart
-    with connect(bed.plain, tls_context()) as client, connect(way_out, tls_context()) as application:
+    instance = unstarted
+    with connect(instance.plain, tls_context()) as client, connect(way_out, tls_context()) as application:
         exchange(client, last=False)
         exchange(application, last=False)
-        ask_to_stop(bed)
+        ask_to_stop(instance)
         eventually(lambda: left(client), every=0.1, what="the client is asked to leave")
         exchange(application, last=False)
 
@@ -98,15 +98,15 @@ def left(client: socket.socket) -> bool:
 
 
 @pytest.mark.long
-def test_if_the_admin_does_not_answer_all_listeners_are_closed(bed_apart: AgentFixture, way_out: Target) -> None:
-    bed = bed_apart
-    bed.stop()
-    bed.launch()
-    bed.ready()
-    serving = bed.serving_pid()
-    with socket.create_connection((HOST, bed.plain.port)):
+def test_if_the_admin_does_not_answer_all_listeners_are_closed(unstarted: AgentFixture, way_out: Target) -> None:
+    instance = unstarted
+    instance.stop()
+    instance.launch()
+    instance.ready()
+    serving = instance.serving_pid()
+    with socket.create_connection((HOST, instance.plain.port)):
         with stopped(serving):
-            os.kill(bed.agent_pid, signal.SIGTERM)
-            eventually(lambda: bed.journal.complaints("outbound"), what="the fallback is told")
+            os.kill(instance.agent_pid, signal.SIGTERM)
+            eventually(lambda: instance.journal.complaints("outbound"), what="the fallback is told")
         eventually(lambda: refused(way_out), what="the way out is closed as well")
-    assert bed.exited() == 0
+    assert instance.exited() == 0

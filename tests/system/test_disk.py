@@ -84,11 +84,11 @@ def full(room: Room) -> Iterator[MakeDisk]:
         disk.close()
 
 
-def crashed(bed: AgentFixture) -> None:
+def crashed(instance: AgentFixture) -> None:
     """Kill the proxy and wait until the agent logs that the next one serves."""
-    bed.journal.mark()
-    kill(bed.serving_pid())
-    eventually(lambda: bed.journal.named("epoch.serving"), what="the next one serves")
+    instance.journal.mark()
+    kill(instance.serving_pid())
+    eventually(lambda: instance.journal.named("epoch.serving"), what="the next one serves")
 
 
 HOW = pytest.mark.parametrize("how", ["full", pytest.param("read-only", marks=pytest.mark.long)])
@@ -96,75 +96,77 @@ HOW = pytest.mark.parametrize("how", ["full", pytest.param("read-only", marks=py
 
 @HOW
 def test_a_crash_is_answered_and_a_rotation_goes_on(
-    how: str, full: MakeDisk, bed_apart: AgentFixture, loads: Loads
+    how: str, full: MakeDisk, unstarted: AgentFixture, loads: Loads
 ) -> None:
-    bed = bed_apart
-    disk = full(bed.run_dir, how)
-    bed.start()
-    loads.gentle(bed.tls, bed.plain)
+    instance = unstarted
+    disk = full(instance.run_dir, how)
+    instance.start()
+    loads.gentle(instance.tls, instance.plain)
     disk.fill()
-    crashed(bed)
-    bed.rotate()
-    bed.served()
+    crashed(instance)
+    instance.rotate()
+    instance.served()
     reports = loads.finish(at_least=20)
     assert sum(report.reasons()["refused"] for report in reports) == 0
     disk.clear()
-    eventually(bed.serving, what="the state is written again")
-    bed.rotate()
-    bed.served()
-    bed.committed()
-    bed.settled()
-    assert (bed.run_dir / str(bed.serving().number)).is_dir(), "the next one lives where it should"
+    eventually(instance.serving, what="the state is written again")
+    instance.rotate()
+    instance.served()
+    instance.committed()
+    instance.settled()
+    assert (instance.run_dir / str(instance.serving().number)).is_dir(), "the next one lives where it should"
 
 
 @pytest.mark.long
 @HOW
-def test_a_stop_leaves_nothing_elsewhere(how: str, full: MakeDisk, bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    disk = full(bed.run_dir, how)
-    bed.start()
+def test_a_stop_leaves_nothing_elsewhere(how: str, full: MakeDisk, unstarted: AgentFixture) -> None:
+    instance = unstarted
+    disk = full(instance.run_dir, how)
+    instance.start()
     disk.fill()
-    crashed(bed)
-    assert bed.agent is not None
-    bed.agent.send_signal(signal.SIGTERM)
-    assert bed.exited() == 0
-    assert list(bed.room.shm.iterdir()) == []
-    assert bed.journal.bugs() == []
+    crashed(instance)
+    assert instance.agent is not None
+    instance.agent.send_signal(signal.SIGTERM)
+    assert instance.exited() == 0
+    assert list(instance.room.shm.iterdir()) == []
+    assert instance.journal.bugs() == []
     disk.clear()
-    (bed.run_dir / "control").unlink(missing_ok=True)  # where no entry can be removed, this one could not be either
+    (instance.run_dir / "control").unlink(
+        missing_ok=True
+    )  # where no entry can be removed, this one could not be either
 
 
 @pytest.mark.long
 @HOW
 def test_an_agent_that_comes_back_finds_what_lives_elsewhere(
-    how: str, full: MakeDisk, bed_apart: AgentFixture, loads: Loads
+    how: str, full: MakeDisk, unstarted: AgentFixture, loads: Loads
 ) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--survive"]
-    disk = full(bed.run_dir, how)
-    bed.start()
+    instance = unstarted
+    instance.more_flags += ["--survive"]
+    disk = full(instance.run_dir, how)
+    instance.start()
     disk.fill()
-    crashed(bed)
+    crashed(instance)
     disk.clear()
-    before = eventually(bed.serving, what="the state is written again")
-    loads.gentle(bed.tls, bed.plain)
-    bed.kill_agent()
-    bed.launch()
-    bed.ready()
-    assert bed.serving() == before, "it is adopted"
-    bed.rotate()
-    bed.served()
+    before = eventually(instance.serving, what="the state is written again")
+    loads.gentle(instance.tls, instance.plain)
+    instance.kill_agent()
+    instance.launch()
+    instance.ready()
+    assert instance.serving() == before, "it is adopted"
+    instance.rotate()
+    instance.served()
     nothing_failed(loads.finish(at_least=20))
 
 
-def test_with_shared_memory_full_a_crash_is_answered(full: MakeDisk, bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    disk = full(bed.room.shm)
-    bed.room.shm.chmod(0o1777)
-    bed.start()
+def test_with_shared_memory_full_a_crash_is_answered(full: MakeDisk, unstarted: AgentFixture) -> None:
+    instance = unstarted
+    disk = full(instance.room.shm)
+    instance.room.shm.chmod(0o1777)
+    instance.start()
     disk.fill()
-    crashed(bed)
+    crashed(instance)
     disk.clear()
-    bed.rotate()
-    bed.served()
-    bed.committed()
+    instance.rotate()
+    instance.served()
+    instance.committed()

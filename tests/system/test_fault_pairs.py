@@ -38,16 +38,16 @@ LASTS = 1.0  # seconds of each fault after the action in it
 
 
 @contextmanager
-def bad_certificate(bed: AgentFixture) -> Iterator[None]:
+def bad_certificate(instance: AgentFixture) -> Iterator[None]:
     """The pair on disk is invalid."""
-    (bed.certs / "tls.crt").write_bytes(GARBAGE)
+    (instance.certs / "tls.crt").write_bytes(GARBAGE)
     yield
 
 
 @contextmanager
-def frozen_run_directory(bed: AgentFixture) -> Iterator[None]:
+def frozen_run_directory(instance: AgentFixture) -> Iterator[None]:
     """No entry can be created, renamed or removed in the run directory."""
-    frozen = Frozen(bed.run_dir)
+    frozen = Frozen(instance.run_dir)
     frozen.fill()
     try:
         yield
@@ -68,39 +68,39 @@ def full(disk: Disk) -> Fault:
 
 
 @contextmanager
-def stopped_agent(bed: AgentFixture) -> Iterator[None]:
+def stopped_agent(instance: AgentFixture) -> Iterator[None]:
     """The agent is stopped (SIGSTOP)."""
-    with stopped(bed.agent_pid):
+    with stopped(instance.agent_pid):
         yield
 
 
 @contextmanager
-def killed_agent(bed: AgentFixture) -> Iterator[None]:
+def killed_agent(instance: AgentFixture) -> Iterator[None]:
     """The agent is killed, and restarted."""
-    bed.kill_agent()
+    instance.kill_agent()
     yield
-    bed.launch()
+    instance.launch()
 
 
 @contextmanager
-def no_descriptors(bed: AgentFixture) -> Iterator[None]:
+def no_descriptors(instance: AgentFixture) -> Iterator[None]:
     """The agent cannot open descriptors."""
-    _, hard = before = resource.prlimit(bed.agent_pid, resource.RLIMIT_NOFILE)
-    count = len(list(Path(f"/proc/{bed.agent_pid}/fd").iterdir()))
-    resource.prlimit(bed.agent_pid, resource.RLIMIT_NOFILE, (count, hard))
+    _, hard = before = resource.prlimit(instance.agent_pid, resource.RLIMIT_NOFILE)
+    count = len(list(Path(f"/proc/{instance.agent_pid}/fd").iterdir()))
+    resource.prlimit(instance.agent_pid, resource.RLIMIT_NOFILE, (count, hard))
     yield
     with suppress(ProcessLookupError):
-        resource.prlimit(bed.agent_pid, resource.RLIMIT_NOFILE, before)
+        resource.prlimit(instance.agent_pid, resource.RLIMIT_NOFILE, before)
 
 
 @contextmanager
-def silent_certificates(bed: AgentFixture) -> Iterator[None]:
+def silent_certificates(instance: AgentFixture) -> Iterator[None]:
     """The file system of the certificates does not answer."""
-    with silence(bed.directory / "silent") as silent:
-        lead(bed.certs, silent.path)
+    with silence(instance.directory / "silent") as silent:
+        lead(instance.certs, silent.path)
         pass_time(LASTS)
         yield
-        lead(bed.certs, Path(GOOD))
+        lead(instance.certs, Path(GOOD))
 
 
 def low_memory(group: Group) -> Fault:
@@ -164,43 +164,43 @@ CLOCKS = {"clock a day ahead": "+1d", "clock a day back": "-1d"}
 """Faults that need preparation before the agent starts."""
 
 
-def rotate(bed: AgentFixture) -> None:
+def rotate(instance: AgentFixture) -> None:
     """Write a new certificate, to its usual path, readable or not."""
-    bed.layout.again(bed.directory / GOOD, bed.mint.leaf())
+    instance.layout.again(instance.directory / GOOD, instance.mint.leaf())
 
 
-def burst(bed: AgentFixture) -> None:
+def burst(instance: AgentFixture) -> None:
     """Write ten in half a second."""
     for _ in range(10):
-        rotate(bed)
+        rotate(instance)
         pass_time(0.05)
 
 
-def crash(bed: AgentFixture) -> None:
+def crash(instance: AgentFixture) -> None:
     """Kill the serving proxy."""
-    kill(bed.serving_pid())
+    kill(instance.serving_pid())
 
 
-def reconfigure(bed: AgentFixture) -> None:
+def reconfigure(instance: AgentFixture) -> None:
     """Write another configuration."""
-    bed.bootstrap.body = "another\n"
-    bed.bootstrap.write(bed.config)
+    instance.bootstrap.body = "another\n"
+    instance.bootstrap.write(instance.config)
 
 
-def upgrade(bed: AgentFixture) -> None:
+def upgrade(instance: AgentFixture) -> None:
     """Request an upgrade; executed or refused, it is answered."""
-    agent("upgrade", "--run-dir", bed.run_dir)
+    agent("upgrade", "--run-dir", instance.run_dir)
 
 
-def restart(bed: AgentFixture) -> None:
+def restart(instance: AgentFixture) -> None:
     """Request an epoch of the program on disk; executed or refused, it is answered."""
-    agent("restart", "--binary", "--run-dir", bed.run_dir)
+    agent("restart", "--binary", "--run-dir", instance.run_dir)
 
 
-def stop(bed: AgentFixture) -> None:
+def stop(instance: AgentFixture) -> None:
     """Stop the agent."""
-    assert bed.agent is not None
-    bed.agent.send_signal(signal.SIGTERM)
+    assert instance.agent is not None
+    instance.agent.send_signal(signal.SIGTERM)
 
 
 DEEDS: dict[str, Deed] = {
@@ -215,60 +215,60 @@ DEEDS: dict[str, Deed] = {
 
 
 @pytest.fixture
-def fault(request: pytest.FixtureRequest, bed_apart: AgentFixture) -> Iterator[Fault]:
+def fault(request: pytest.FixtureRequest, unstarted: AgentFixture) -> Iterator[Fault]:
     """Yield a fault by its name, with its preparation."""
-    bed, name = bed_apart, request.param
-    bed.more_flags += ["--survive"]
+    instance, name = unstarted, request.param
+    instance.more_flags += ["--survive"]
     with ExitStack() as stack:
         if name in {FULL_RUN, FULL_SHM}:
-            disk = Disk(bed.run_dir if name == FULL_RUN else bed.room.shm)
+            disk = Disk(instance.run_dir if name == FULL_RUN else instance.room.shm)
             stack.callback(disk.close)
             yield full(disk)
         elif name == LOW_MEMORY:
-            group = stack.enter_context(group_named(f"agent-test-{bed.directory.parent.name}"))
-            bed.program = [*ENTER, str(group.path), sys.executable, "-m", "agent"]
+            group = stack.enter_context(group_named(f"agent-test-{instance.directory.parent.name}"))
+            instance.program = [*ENTER, str(group.path), sys.executable, "-m", "agent"]
             yield low_memory(group)
-            bed.stop()
+            instance.stop()
         elif name in CLOCKS:
             if not LIBFAKETIME.exists():
                 pytest.skip(f"there is no {LIBFAKETIME} (Debian: faketime)")
-            calendar = bed.directory / "calendar"
+            calendar = instance.directory / "calendar"
             calendar.write_text("+0")
-            bed.mint.lasts = timedelta(hours=12)
-            bed.program = ["env", *faked_by(calendar), sys.executable, "-m", "agent"]
-            bed.binary = without_faking(bed.binary, bed.directory / "proxy")
+            instance.mint.lasts = timedelta(hours=12)
+            instance.program = ["env", *faked_by(calendar), sys.executable, "-m", "agent"]
+            instance.binary = without_faking(instance.binary, instance.directory / "proxy")
             yield shifted_clock(CLOCKS[name], calendar)
         else:
             yield FAULTS[name]
-        bed.stop()
+        instance.stop()
 
 
 @pytest.mark.parametrize("deed", DEEDS)
 @pytest.mark.parametrize("fault", [*FAULTS, FULL_RUN, FULL_SHM, LOW_MEMORY, *CLOCKS], indirect=True)
 def test_whatever_comes_together_no_client_is_lost_to_it(
-    fault: Fault, deed: str, bed_apart: AgentFixture, loads: Loads
+    fault: Fault, deed: str, unstarted: AgentFixture, loads: Loads
 ) -> None:
-    bed = bed_apart
-    (bed.directory / GOOD).mkdir()
-    bed.certs.symlink_to(GOOD)
-    bed.start()
-    loads.gentle(bed.tls, bed.plain)
+    instance = unstarted
+    (instance.directory / GOOD).mkdir()
+    instance.certs.symlink_to(GOOD)
+    instance.start()
+    loads.gentle(instance.tls, instance.plain)
     orders: list[threading.Thread] = []
-    with fault(bed):
-        orders.append(threading.Thread(target=DEEDS[deed], args=(bed,)))
+    with fault(instance):
+        orders.append(threading.Thread(target=DEEDS[deed], args=(instance,)))
         orders[0].start()
         pass_time(LASTS)
     if deed == "stop":
-        ends(bed, orders)
+        ends(instance, orders)
         return
     eventually(lambda: not orders[0].is_alive(), what="whoever ordered it has an answer")
-    bed.rotate()
-    bed.served()
+    instance.rotate()
+    instance.served()
     if deed == "configuration":
-        eventually(lambda: body_of(bed.plain) == b"another\n", what="the configuration serves")
-    bed.committed()
-    bed.settled()
-    assert bed.state().agent_pid == bed.agent_pid
+        eventually(lambda: body_of(instance.plain) == b"another\n", what="the configuration serves")
+    instance.committed()
+    instance.settled()
+    assert instance.state().agent_pid == instance.agent_pid
     reports = loads.finish(at_least=20)
     lost = LOST.get(deed, frozenset())
     if fault is killed_agent and deed == "crash":
@@ -276,12 +276,14 @@ def test_whatever_comes_together_no_client_is_lost_to_it(
     assert [str(report) for report in reports if set(report.reasons()) - lost] == []
 
 
-def ends(bed: AgentFixture, orders: list[threading.Thread]) -> None:
+def ends(instance: AgentFixture, orders: list[threading.Thread]) -> None:
     """Check that the agent stops; one that was not running then is stopped now."""
     orders[0].join()
-    if not bed.journal.named("agent.stopping"):
-        bed.ready()
-        stop(bed)
-    assert bed.exited() == 0
-    assert bed.journal.bugs() == []
-    (bed.run_dir / "control").unlink(missing_ok=True)  # where no entry can be removed, this one could not be either
+    if not instance.journal.named("agent.stopping"):
+        instance.ready()
+        stop(instance)
+    assert instance.exited() == 0
+    assert instance.journal.bugs() == []
+    (instance.run_dir / "control").unlink(
+        missing_ok=True
+    )  # where no entry can be removed, this one could not be either

@@ -12,7 +12,7 @@ from tests.system.agent_fixture import HOST, AgentFixture
 from tests.system.bare import serial_served
 from tests.system.bootstrap import Json, replace
 from tests.system.certificates import Mint, Pair, serial
-from tests.system.conftest import Envoys, MakeBed
+from tests.system.conftest import Envoys, MakeInstance
 from tests.system.eventually import PATIENCE, eventually, throughout
 from tests.system.loads import Loads, nothing_failed
 from tests.system.plane.behaviour import KINDS, SECRETS
@@ -47,18 +47,18 @@ def files(directory: Path, chain: bytes, key: bytes) -> Json:
 class Secret:
     """A secret in a directory of its own, outside of `--certs`, and its listener."""
 
-    bed: AgentFixture
+    instance: AgentFixture
     describe: Describe
 
     def __post_init__(self) -> None:
-        self.directory = self.bed.directory / "sds"
+        self.directory = self.instance.directory / "sds"
         self.directory.mkdir()
         self.document = self.directory / "secret.json"
-        self.target = Target(HOST, self.bed.room.port(), tls=True)
+        self.target = Target(HOST, self.instance.room.port(), tls=True)
         self.mint = Mint()
         path = {"path": str(self.document), "watched_directory": {"path": str(self.directory)}}
         source = {"path_config_source": path, "resource_api_version": "V3"}
-        self.bed.bootstrap.more = [secret_listener("edge", self.target.port, SECRET, source)]
+        self.instance.bootstrap.more = [secret_listener("edge", self.target.port, SECRET, source)]
         self.put(self.mint.leaf())
 
     def put(self, pair: Pair) -> None:
@@ -75,9 +75,9 @@ class Secret:
 
     def start(self) -> None:
         """Start the agent and wait until clients get the secret."""
-        self.bed.start()
+        self.instance.start()
         eventually(self.served, what="the secret is served")
-        self.bed.journal.mark()
+        self.instance.journal.mark()
 
     def served(self) -> bool:
         """Return whether new clients get the newest valid pair."""
@@ -90,15 +90,17 @@ class Secret:
 
     def complaints(self) -> list[str]:
         """List the warnings about it."""
-        return [entry.text for entry in self.bed.journal.complaints() if any(name in entry.text for name in self.names)]
+        return [
+            entry.text for entry in self.instance.journal.complaints() if any(name in entry.text for name in self.names)
+        ]
 
 
 MakeSecret = Callable[..., Secret]
 
 
 @pytest.fixture
-def make_secret(make_bed: MakeBed) -> MakeSecret:
-    return lambda describe, **fields: Secret(make_bed(**fields), describe)
+def make_secret(make_instance: MakeInstance) -> MakeSecret:
+    return lambda describe, **fields: Secret(make_instance(**fields), describe)
 
 
 BOTH = pytest.mark.parametrize("describe", [files, pytest.param(inline, marks=pytest.mark.long)])
@@ -112,17 +114,17 @@ def test_garbage_that_is_watched_is_refused_and_the_old_one_serves_on(
 ) -> None:
     """The file is watched because of `--watch`."""
     secret = make_secret(describe, binary=envoys(version))
-    bed = secret.bed
-    bed.more_flags += ["--watch", str(secret.directory)]
+    instance = secret.instance
+    instance.more_flags += ["--watch", str(secret.directory)]
     secret.start()
-    loads.light(secret.target, bed.plain)
-    before = bed.serving()
+    loads.light(secret.target, instance.plain)
+    before = instance.serving()
     secret.spoil()
     eventually(secret.complaints, what="a complaint about the secret")
-    eventually(lambda: not bed.state().among(CANDIDATE), what="the candidate is gone")
-    throughout(lambda: bed.serving() == before and secret.served(), span=1, what="the old one serves", every=0.05)
+    eventually(lambda: not instance.state().among(CANDIDATE), what="the candidate is gone")
+    throughout(lambda: instance.serving() == before and secret.served(), span=1, what="the old one serves", every=0.05)
     secret.put(secret.mint.leaf())
-    eventually(lambda: bed.serving().number > before.number and secret.served(), what="the repair serves")
+    eventually(lambda: instance.serving().number > before.number and secret.served(), what="the repair serves")
     nothing_failed(loads.finish(at_least=20))
 
 
@@ -133,17 +135,19 @@ def test_a_restart_onto_garbage_fails_at_once_and_names_it(
 ) -> None:
     """By `agent restart`."""
     secret = make_secret(describe, binary=envoys(version))
-    bed = secret.bed
+    instance = secret.instance
     secret.start()
-    loads.light(secret.target, bed.plain)
-    before = bed.serving()
+    loads.light(secret.target, instance.plain)
+    before = instance.serving()
     secret.spoil()
-    ran = agent("restart", "--run-dir", bed.run_dir, timeout=PATIENCE)  # less than the start deadline
+    ran = agent("restart", "--run-dir", instance.run_dir, timeout=PATIENCE)  # less than the start deadline
     assert ran.code != 0, ran.out
     assert any(name in "".join((ran.out + ran.err).split()) for name in secret.names), ran.out + ran.err
-    throughout(lambda: bed.serving() == before and secret.served(), span=0.5, what="the old one serves", every=0.05)
+    throughout(
+        lambda: instance.serving() == before and secret.served(), span=0.5, what="the old one serves", every=0.05
+    )
     secret.put(secret.mint.leaf())
-    ran = agent("restart", "--run-dir", bed.run_dir, timeout=PATIENCE)
+    ran = agent("restart", "--run-dir", instance.run_dir, timeout=PATIENCE)
     assert ran.code == 0, ran.out + ran.err
     assert secret.served()
     nothing_failed(loads.finish(at_least=20))
@@ -156,13 +160,13 @@ def test_after_a_crash_beside_garbage_the_last_good_secret_serves(
 ) -> None:
     """The serving proxy is killed while the file is invalid."""
     secret = make_secret(describe, binary=envoys(version))
-    bed = secret.bed
+    instance = secret.instance
     secret.start()
-    loads.gentle(secret.target, bed.plain)
+    loads.gentle(secret.target, instance.plain)
     loads.more(20)
     secret.spoil()
-    before = bed.serving()
+    before = instance.serving()
     death = kill(before.pid)
-    eventually(lambda: bed.serving().number > before.number and secret.served(), what="last good serves")
+    eventually(lambda: instance.serving().number > before.number and secret.served(), what="last good serves")
     loads.more(20)
     only_in_flight(loads.finish(), [death])

@@ -39,53 +39,57 @@ def from_file(path: Path) -> Json:
     return {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
 
 
-def events(bed: AgentFixture, name: str) -> list[Entry]:
+def events(instance: AgentFixture, name: str) -> list[Entry]:
     """List the agent's events of this name since the mark."""
-    return [entry for entry in bed.journal.entries() if entry.name == name]
+    return [entry for entry in instance.journal.entries() if entry.name == name]
 
 
-def in_use(bed: AgentFixture) -> None:
+def in_use(instance: AgentFixture) -> None:
     """Check that `agent certs` shows the newest pair on disk as served, without findings."""
-    ran = agent("certs", "--json", "--run-dir", bed.run_dir)
+    ran = agent("certs", "--json", "--run-dir", instance.run_dir)
     inventory: dict[str, Any] = json.loads(ran.out)
-    (pair,) = (each for each in inventory["sets"] if each["chain"] and each["chain"]["path"] == str(bed.certs / CHAIN))
-    assert int(pair["disk"]["serial"].replace(":", ""), 16) == serial(bed.mint.newest)
+    (pair,) = (
+        each for each in inventory["sets"] if each["chain"] and each["chain"]["path"] == str(instance.certs / CHAIN)
+    )
+    assert int(pair["disk"]["serial"].replace(":", ""), 16) == serial(instance.mint.newest)
     assert pair["served"], "the certificate is in use"
     assert pair["served"]["serial"] == pair["disk"]["serial"]
     assert (ran.code, inventory["findings"]) == (0, [])
-    assert events(bed, "certificate.stray") == []
+    assert events(instance, "certificate.stray") == []
 
 
-def refuses_garbage(bed: AgentFixture) -> None:
+def refuses_garbage(instance: AgentFixture) -> None:
     """Overwrite the key: it is refused, and the old epoch still serves."""
-    before = bed.serving()
-    bed.journal.mark()
-    (bed.certs / KEY).write_bytes(GARBAGE)
-    eventually(lambda: events(bed, "certificate.refused"), what="the key is refused")
-    assert str(bed.certs) in events(bed, "certificate.refused")[0].text
-    throughout(lambda: bed.serving() == before, span=0.5, what="the old epoch serves")
+    before = instance.serving()
+    instance.journal.mark()
+    (instance.certs / KEY).write_bytes(GARBAGE)
+    eventually(lambda: events(instance, "certificate.refused"), what="the key is refused")
+    assert str(instance.certs) in events(instance, "certificate.refused")[0].text
+    throughout(lambda: instance.serving() == before, span=0.5, what="the old epoch serves")
 
 
-def test_the_certificate_of_a_listener_in_a_file_rotates_by_itself(bed_apart: AgentFixture, loads: Loads) -> None:
+def test_the_certificate_of_a_listener_in_a_file_rotates_by_itself(unstarted: AgentFixture, loads: Loads) -> None:
     """With LDS from a file."""
-    bed = bed_apart
-    path = bed.directory / "lds.yaml"
-    tls = listener("tls", HOST, bed.tls.port, [tls_chain(Secured(bed.certs / CHAIN, bed.certs / KEY), "ok\n")])
-    write_lds(path, [tls, plain_listener("plain", bed.plain.port)], "1")
-    bed.bootstrap = FromPlane(bed.tls.port, bed.plain.port, [], dynamic={"lds_config": from_file(path)})
-    bed.start()
-    loads.light(bed.tls, bed.plain)
-    in_use(bed)
+    instance = unstarted
+    path = instance.directory / "lds.yaml"
+    tls = listener(
+        "tls", HOST, instance.tls.port, [tls_chain(Secured(instance.certs / CHAIN, instance.certs / KEY), "ok\n")]
+    )
+    write_lds(path, [tls, plain_listener("plain", instance.plain.port)], "1")
+    instance.bootstrap = FromPlane(instance.tls.port, instance.plain.port, [], dynamic={"lds_config": from_file(path)})
+    instance.start()
+    loads.light(instance.tls, instance.plain)
+    in_use(instance)
     for _ in range(2):
-        bed.rotate()
-        bed.served()
-    bed.committed()
-    in_use(bed)
-    served = serial(bed.mint.newest)
-    refuses_garbage(bed)
-    assert bed.serial_served() == served
-    bed.rotate()
-    bed.served()
+        instance.rotate()
+        instance.served()
+    instance.committed()
+    in_use(instance)
+    served = serial(instance.mint.newest)
+    refuses_garbage(instance)
+    assert instance.serial_served() == served
+    instance.rotate()
+    instance.served()
     nothing_failed(loads.finish(at_least=20))
 
 
@@ -147,9 +151,9 @@ def forward(cluster: str) -> Json:
     return manager
 
 
-def write_cds(path: Path, bed: AgentFixture, port: int) -> None:
+def write_cds(path: Path, instance: AgentFixture, port: int) -> None:
     """Publish the cluster of the origin, with the client pair in `--certs`."""
-    context = client_context(bed.certs / CHAIN, bed.certs / KEY, bed.certs / ROOT)
+    context = client_context(instance.certs / CHAIN, instance.certs / KEY, instance.certs / ROOT)
     del context["common_tls_context"]["alpn_protocols"]
     cluster = {
         "@type": KINDS[CLUSTERS],
@@ -166,26 +170,28 @@ def write_cds(path: Path, bed: AgentFixture, port: int) -> None:
 
 
 @pytest.mark.long
-def test_the_client_pair_of_a_cluster_in_a_file_rotates_by_itself(bed_apart: AgentFixture, loads: Loads) -> None:
+def test_the_client_pair_of_a_cluster_in_a_file_rotates_by_itself(unstarted: AgentFixture, loads: Loads) -> None:
     """With CDS from a file."""
-    bed, path, port = bed_apart, bed_apart.directory / "cds.yaml", bed_apart.room.port()
-    write_cds(path, bed, port)
-    plain = listener("plain", HOST, bed.plain.port, [{"filters": [forward(UPSTREAM)]}])
-    bed.bootstrap = FromPlane(bed.tls.port, bed.plain.port, [], more=[plain], dynamic={"cds_config": from_file(path)})
-    with mutual_origin(bed.directory, port) as origin:
-        bed.prepare()
-        (bed.certs / ROOT).write_bytes(authority().pem)
-        bed.launch()
-        eventually(lambda: body_of(bed.plain) == b"ok\n", what="the origin answers")
-        eventually(lambda: bed.state().ready)
-        load = loads.start("closed", bed.plain, clients=1, pace=0.01)
+    instance, path, port = unstarted, unstarted.directory / "cds.yaml", unstarted.room.port()
+    write_cds(path, instance, port)
+    plain = listener("plain", HOST, instance.plain.port, [{"filters": [forward(UPSTREAM)]}])
+    instance.bootstrap = FromPlane(
+        instance.tls.port, instance.plain.port, [], more=[plain], dynamic={"cds_config": from_file(path)}
+    )
+    with mutual_origin(instance.directory, port) as origin:
+        instance.prepare()
+        (instance.certs / ROOT).write_bytes(authority().pem)
+        instance.launch()
+        eventually(lambda: body_of(instance.plain) == b"ok\n", what="the origin answers")
+        eventually(lambda: instance.state().ready)
+        load = loads.start("closed", instance.plain, clients=1, pace=0.01)
         for _ in range(2):
-            bed.rotate()
-            eventually(partial(origin.met, serial(bed.mint.newest)), what="the new pair is used")
-        bed.committed()
-        assert events(bed, "certificate.stray") == []
-        refuses_garbage(bed)
+            instance.rotate()
+            eventually(partial(origin.met, serial(instance.mint.newest)), what="the new pair is used")
+        instance.committed()
+        assert events(instance, "certificate.stray") == []
+        refuses_garbage(instance)
         load.more(20)
         nothing_failed(loads.finish(at_least=20))
-        assert origin.met(serial(bed.mint.newest))
-        bed.stop()
+        assert origin.met(serial(instance.mint.newest))
+        instance.stop()

@@ -28,36 +28,36 @@ class Footprint:
     threads: int
 
 
-def footprint(bed: AgentFixture) -> Footprint:
+def footprint(instance: AgentFixture) -> Footprint:
     """Measure a settled fixture."""
-    proc = Path(f"/proc/{bed.agent_pid}")
+    proc = Path(f"/proc/{instance.agent_pid}")
     rollup = (proc / "smaps_rollup").read_text(encoding="ascii").splitlines()
     return Footprint(
         anonymous=next(int(line.split()[1]) for line in rollup if line.startswith("Anonymous:")) * 1024,
         descriptors=sum(1 for _ in (proc / "fd").iterdir()),
-        files=sum(1 for _ in bed.run_dir.rglob("*")),
-        shared_memory=len(bed.room.shared_memory()),
-        processes=len(bed.room.processes()),
+        files=sum(1 for _ in instance.run_dir.rglob("*")),
+        shared_memory=len(instance.room.shared_memory()),
+        processes=len(instance.room.processes()),
         threads=sum(1 for _ in (proc / "task").iterdir()),
     )
 
 
-def rotate(bed: AgentFixture, times: int) -> Footprint:
+def rotate(instance: AgentFixture, times: int) -> Footprint:
     """Rotate this many times, each time until no epoch drains, and measure."""
     for layout in islice(cycle(LAYOUTS), times):
-        bed.rotate(layout)
-        bed.served()
-        bed.settled()
-    return footprint(bed)
+        instance.rotate(layout)
+        instance.served()
+        instance.settled()
+    return footprint(instance)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 3 * ROTATIONS)
-def test_nothing_grows_with_rotations(bed: AgentFixture) -> None:
-    before = rotate(bed, 5)
-    after = rotate(bed, ROTATIONS)
+def test_nothing_grows_with_rotations(instance: AgentFixture) -> None:
+    before = rotate(instance, 5)
+    after = rotate(instance, ROTATIONS)
     assert after.anonymous - before.anonymous <= MEMORY_SLACK, f"{before} → {after}"
-    eventually(lambda: counted(footprint(bed)) == counted(before), what=f"as it was: {before}")
+    eventually(lambda: counted(footprint(instance)) == counted(before), what=f"as it was: {before}")
 
 
 def counted(one: Footprint) -> Footprint:

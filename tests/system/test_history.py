@@ -48,12 +48,12 @@ def schema() -> Any:  # noqa: ANN401  # of a library without types
 
 
 @contextmanager
-def watched(bed: AgentFixture) -> Iterator[None]:
+def watched(instance: AgentFixture) -> Iterator[None]:
     """Read `/status` ten times a second; each answer must match the schema."""
     found = schema()
 
     def look() -> None:
-        tree = overview(bed)
+        tree = overview(instance)
         complaints = [f"{list(each.path)}: {each.message}" for each in found.iter_errors(tree)]
         assert not complaints, complaints
 
@@ -63,28 +63,28 @@ def watched(bed: AgentFixture) -> Iterator[None]:
     assert onlooker.looks > len(onlooker.unanswered)
 
 
-def order(bed: AgentFixture, *words: str) -> str:
+def order(instance: AgentFixture, *words: str) -> str:
     """Run a command as an operator would; it must succeed."""
-    command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
+    command = [sys.executable, "-m", "agent", *words, "--run-dir", str(instance.run_dir)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def history(bed: AgentFixture) -> list[Tree]:
+def history(instance: AgentFixture) -> list[Tree]:
     """Read `agent history --json`, newest first."""
-    return [json.loads(line) for line in order(bed, "history", "--json", "-n", "100").splitlines()]
+    return [json.loads(line) for line in order(instance, "history", "--json", "-n", "100").splitlines()]
 
 
-def attempt(bed: AgentFixture, epoch: int) -> Tree:
+def attempt(instance: AgentFixture, epoch: int) -> Tree:
     """Return the attempt of an epoch, once its predecessor has exited."""
-    bed.settled()
-    return next(each for each in history(bed) if each["epoch"] == epoch)
+    instance.settled()
+    return next(each for each in history(instance) if each["epoch"] == epoch)
 
 
-def newest(bed: AgentFixture) -> Tree:
+def newest(instance: AgentFixture) -> Tree:
     """Return the attempt that serves."""
-    return attempt(bed, bed.serving().number)
+    return attempt(instance, instance.serving().number)
 
 
 def spans(told: Tree) -> dict[str, float]:
@@ -108,34 +108,34 @@ def hexed(number: int) -> str:
 
 
 @contextmanager
-def next_epoch(bed: AgentFixture) -> Iterator[None]:
+def next_epoch(instance: AgentFixture) -> Iterator[None]:
     """Wait at the end until another epoch serves than at the beginning."""
-    before = bed.serving().number
+    before = instance.serving().number
     yield
-    eventually(lambda: bed.serving().number > before, what="the next one serves")
+    eventually(lambda: instance.serving().number > before, what="the next one serves")
 
 
 @pytest.fixture
-def obstacle(bed_apart: AgentFixture, binary: Path) -> Path:
-    """A file that keeps the proxy of `bed_apart` from starting while it exists; other commands of the proxy work."""
-    bed = bed_apart
-    path = bed.directory / "broken"
-    bed.binary = bed.directory / "proxy"
+def obstacle(unstarted: AgentFixture, binary: Path) -> Path:
+    """A file that keeps the proxy of `unstarted` from starting while it exists; other commands of the proxy work."""
+    instance = unstarted
+    path = instance.directory / "broken"
+    instance.binary = instance.directory / "proxy"
     excused = "*version*|*validate*"
-    script(bed.binary, f'case "$*" in {excused}) ;; *) [ -e {path} ] && exit 1;; esac\nexec {binary} "$@"')
+    script(instance.binary, f'case "$*" in {excused}) ;; *) [ -e {path} ] && exit 1;; esac\nexec {binary} "$@"')
     return path
 
 
-def test_the_first_start_and_a_rotation_are_recorded_with_all_details(bed: AgentFixture) -> None:
-    first = newest(bed)
+def test_the_first_start_and_a_rotation_are_recorded_with_all_details(instance: AgentFixture) -> None:
+    first = newest(instance)
     assert (first["trigger"], first["outcome"], first["before"]) == ("start", "serving", None)
-    old = hexed(serial(bed.mint.newest))
+    old = hexed(serial(instance.mint.newest))
     assert [(each["before"], each["after"]) for each in first["changes"]] == [(None, old)]
-    with next_epoch(bed):  # a client receives the certificate a moment before the agent is informed
-        written = bed.rotate()
-        shown = first_shown(bed.tls, serial(bed.mint.newest))
+    with next_epoch(instance):  # a client receives the certificate a moment before the agent is informed
+        written = instance.rotate()
+        shown = first_shown(instance.tls, serial(instance.mint.newest))
     known = time.monotonic()
-    told, new = newest(bed), hexed(serial(bed.mint.newest))
+    told, new = newest(instance), hexed(serial(instance.mint.newest))
     assert (told["trigger"], told["outcome"], told["reason"]) == ("certificate", "serving", "")
     assert told["before"] == first["revision"] != told["revision"]
     assert [(each["before"], each["after"]) for each in told["changes"]] == [(old, new)]
@@ -149,18 +149,18 @@ def test_the_first_start_and_a_rotation_are_recorded_with_all_details(bed: Agent
     assert (told["evidence"]["cut"], told["evidence"]["overflows"]) == (0, 0)
 
 
-def test_clients_that_waited_and_connections_that_were_cut_are_counted(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--drain-deadline", f"{DEADLINE}s"]
-    bed.start()
+def test_clients_that_waited_and_connections_that_were_cut_are_counted(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.more_flags += ["--drain-deadline", f"{DEADLINE}s"]
+    instance.start()
     with ExitStack() as stack:
-        held = [holding(bed.plain, stack) for _ in range(HELD)]
-        with stopped(bed.serving_pid()):
-            flights = launched(bed.plain, WAITING)
-            bed.rotate()
+        held = [holding(instance.plain, stack) for _ in range(HELD)]
+        with stopped(instance.serving_pid()):
+            flights = launched(instance.plain, WAITING)
+            instance.rotate()
             land(flights)
         assert [str(flight.failure) for flight in flights if flight.failure] == []
-        told = newest(bed)
+        told = newest(instance)
         assert all(is_cut(sock) for sock in held)
     evidence = told["evidence"]
     assert 0 < evidence["queued"] <= WAITING
@@ -185,18 +185,18 @@ def is_cut(sock: socket.socket) -> bool:
         return True
 
 
-def unknown_cluster(bed: AgentFixture) -> Tree:
+def unknown_cluster(instance: AgentFixture) -> Tree:
     """Return a listener whose route names an unknown cluster."""
     filtered = http("")
     (host,) = filtered["typed_config"]["route_config"]["virtual_hosts"]
     host["routes"] = [{"match": {"prefix": "/"}, "route": {"cluster": "nowhere"}}]
-    return listener("lost", "127.0.0.1", bed.room.port(), [{"filters": [filtered]}])
+    return listener("lost", "127.0.0.1", instance.room.port(), [{"filters": [filtered]}])
 
 
-def test_the_history_of_many_events_is_complete_and_outlives_agents(bed_apart: AgentFixture, obstacle: Path) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--survive", "--hold", "10s"]
-    bed.start()
+def test_the_history_of_many_events_is_complete_and_outlives_agents(unstarted: AgentFixture, obstacle: Path) -> None:
+    instance = unstarted
+    instance.more_flags += ["--survive", "--hold", "10s"]
+    instance.start()
     steps: list[tuple[str, Callable[[AgentFixture, Path], None]]] = [
         ("certificate", certificate),
         ("configuration", configuration),
@@ -206,153 +206,153 @@ def test_the_history_of_many_events_is_complete_and_outlives_agents(bed_apart: A
         ("operator", restarted),
         ("crash", crashed),
     ]
-    with watched(bed):
+    with watched(instance):
         for trigger, step in steps:
-            step(bed, obstacle)
-            told = newest(bed)
+            step(instance, obstacle)
+            told = newest(instance)
             assert (told["trigger"], told["outcome"]) == (trigger, "serving"), step.__name__
             assert all(seen["matches"] for seen in told["evidence"]["seen"]), told
-        before = history(bed)
-        outlives_its_agent(bed, before)
-        outlives_an_upgrade(bed)
-    assert overview(bed)["rotations"] == history(bed)
+        before = history(instance)
+        outlives_its_agent(instance, before)
+        outlives_an_upgrade(instance)
+    assert overview(instance)["rotations"] == history(instance)
 
 
-def certificate(bed: AgentFixture, _: Path) -> None:
+def certificate(instance: AgentFixture, _: Path) -> None:
     """Rotate."""
-    with next_epoch(bed):
-        bed.rotate()
+    with next_epoch(instance):
+        instance.rotate()
 
 
-def configuration(bed: AgentFixture, _: Path) -> None:
+def configuration(instance: AgentFixture, _: Path) -> None:
     """Change the response."""
-    with next_epoch(bed):
-        bed.bootstrap.body = "other\n"
-        bed.bootstrap.write(bed.config)
+    with next_epoch(instance):
+        instance.bootstrap.body = "other\n"
+        instance.bootstrap.write(instance.config)
 
 
-def refused_certificate(bed: AgentFixture, _: Path) -> None:
+def refused_certificate(instance: AgentFixture, _: Path) -> None:
     """Write an expired one, and then a valid one."""
-    attempts, expired = len(history(bed)), bed.mint.expired()
-    bed.rotate(pair=expired)
-    eventually(lambda: overview(bed)["refused"], what="it is refused")
-    now = overview(bed)
+    attempts, expired = len(history(instance)), instance.mint.expired()
+    instance.rotate(pair=expired)
+    eventually(lambda: overview(instance)["refused"], what="it is refused")
+    now = overview(instance)
     (refused,) = now["refused"]
     assert refused["reason"] == "expired"
-    assert str(bed.certs) in refused["path"]
+    assert str(instance.certs) in refused["path"]
     assert "expired" in refused["message"]
     assert now["blocked"] == ["refused_files"]
     assert now["out_of_sync_since"] is not None
     (one,) = now["certificates"]
     assert (one["name"], one["in_sync"]) == (refused["set"], False)
     assert one["disk"]["serial"] == hexed(serial(expired))
-    assert one["served"]["serial"] == hexed(serial(bed.mint.newest))
-    assert len(history(bed)) == attempts, "nothing was attempted"
-    with next_epoch(bed):
-        bed.rotate()
-    eventually(lambda: in_sync(bed), what="everything is in sync")
+    assert one["served"]["serial"] == hexed(serial(instance.mint.newest))
+    assert len(history(instance)) == attempts, "nothing was attempted"
+    with next_epoch(instance):
+        instance.rotate()
+    eventually(lambda: in_sync(instance), what="everything is in sync")
 
 
-def in_sync(bed: AgentFixture) -> bool:
+def in_sync(instance: AgentFixture) -> bool:
     """Return whether the files on disk are served."""
-    now = overview(bed)
+    now = overview(instance)
     assert (now["refused"], now["blocked"], now["out_of_sync_since"]) == ([], [], None)
     return all(each["in_sync"] for each in now["certificates"])
 
 
-def refused_configuration(bed: AgentFixture, _: Path) -> None:
+def refused_configuration(instance: AgentFixture, _: Path) -> None:
     """Write one that the proxy does not accept, and then a valid one."""
-    bed.bootstrap.more = [unknown_cluster(bed)]
-    bed.bootstrap.write(bed.config)
-    eventually(lambda: history(bed)[0]["outcome"] == "refused", every=0.2, what="it is refused")
-    told, now = history(bed)[0], overview(bed)
+    instance.bootstrap.more = [unknown_cluster(instance)]
+    instance.bootstrap.write(instance.config)
+    eventually(lambda: history(instance)[0]["outcome"] == "refused", every=0.2, what="it is refused")
+    told, now = history(instance)[0], overview(instance)
     assert told["trigger"] == "configuration"
     assert "nowhere" in told["reason"]
     assert (told["evidence"], told["changes"]) == (None, [])
-    eventually(lambda: overview(bed)["blocked"] == ["refused_by_proxy"], what="it is told why")
+    eventually(lambda: overview(instance)["blocked"] == ["refused_by_proxy"], what="it is told why")
     (refused,) = now["refused"]
-    assert (refused["path"], refused["reason"], refused["set"]) == (str(bed.config), "proxy", None)
+    assert (refused["path"], refused["reason"], refused["set"]) == (str(instance.config), "proxy", None)
     assert "nowhere" in refused["message"]
-    bed.bootstrap.more = []
-    bed.bootstrap.body = "good again\n"
-    with next_epoch(bed):
-        bed.bootstrap.write(bed.config)
-    eventually(lambda: in_sync(bed), what="everything is in sync")
+    instance.bootstrap.more = []
+    instance.bootstrap.body = "good again\n"
+    with next_epoch(instance):
+        instance.bootstrap.write(instance.config)
+    eventually(lambda: in_sync(instance), what="everything is in sync")
 
 
-def failing_proxy(bed: AgentFixture, obstacle: Path) -> None:
+def failing_proxy(instance: AgentFixture, obstacle: Path) -> None:
     """Rotate while the proxy cannot start, and then can."""
-    serving = bed.serving()
+    serving = instance.serving()
     obstacle.touch()
-    bed.rotate()
-    told = eventually(lambda: failed(bed), every=0.2, what="the start failed")[0]
+    instance.rotate()
+    told = eventually(lambda: failed(instance), every=0.2, what="the start failed")[0]
     assert (told["trigger"], told["epoch"] > serving.number) == ("certificate", True)
     assert "exited with 1" in told["reason"]
-    assert bed.serving() == serving
-    eventually(lambda: "retry" in overview(bed)["blocked"], every=0.001, what="the next attempt waits")
-    with next_epoch(bed):
+    assert instance.serving() == serving
+    eventually(lambda: "retry" in overview(instance)["blocked"], every=0.001, what="the next attempt waits")
+    with next_epoch(instance):
         obstacle.unlink()
-    eventually(lambda: in_sync(bed), what="everything is in sync")
+    eventually(lambda: in_sync(instance), what="everything is in sync")
 
 
-def failed(bed: AgentFixture) -> list[Tree]:
+def failed(instance: AgentFixture) -> list[Tree]:
     """List the failed attempts, newest first; the next one may be in progress."""
-    return [each for each in history(bed) if each["outcome"] == "failed"]
+    return [each for each in history(instance) if each["outcome"] == "failed"]
 
 
-def restarted(bed: AgentFixture, _: Path) -> None:
+def restarted(instance: AgentFixture, _: Path) -> None:
     """Request a new epoch."""
-    order(bed, "restart")
+    order(instance, "restart")
 
 
-def crashed(bed: AgentFixture, _: Path) -> None:
+def crashed(instance: AgentFixture, _: Path) -> None:
     """Kill the proxy."""
-    with next_epoch(bed):
-        kill(bed.serving_pid())
+    with next_epoch(instance):
+        kill(instance.serving_pid())
 
 
-def outlives_its_agent(bed: AgentFixture, before: list[Tree]) -> None:
+def outlives_its_agent(instance: AgentFixture, before: list[Tree]) -> None:
     """Kill the agent: the next one has the history, including the serving epoch's."""
-    bed.kill_agent()
-    bed.launch()
-    bed.ready()
-    bed.settled()
-    now = history(bed)
+    instance.kill_agent()
+    instance.launch()
+    instance.ready()
+    instance.settled()
+    now = history(instance)
     assert now[-len(before) :] == before
     adopted = now[: -len(before)]
     assert [(each["trigger"], each["outcome"]) for each in adopted] in ([], [("adoption", "serving")]), adopted
-    certificate(bed, bed.directory)
-    told = newest(bed)
+    certificate(instance, instance.directory)
+    told = newest(instance)
     assert (told["trigger"], told["outcome"], len(told["changes"])) == ("certificate", "serving", 1)
 
 
-def outlives_an_upgrade(bed: AgentFixture) -> None:
+def outlives_an_upgrade(instance: AgentFixture) -> None:
     """Upgrade the agent: it has the history."""
-    bed.settled()
-    before = history(bed)
-    order(bed, "upgrade")
-    eventually(lambda: [one.state for one in bed.epochs()] == [SERVING])
-    now = history(bed)
+    instance.settled()
+    before = history(instance)
+    order(instance, "upgrade")
+    eventually(lambda: [one.state for one in instance.epochs()] == [SERVING])
+    now = history(instance)
     assert now[-len(before) :] == before
-    certificate(bed, bed.directory)
-    assert newest(bed)["trigger"] == "certificate"
+    certificate(instance, instance.directory)
+    assert newest(instance)["trigger"] == "certificate"
 
 
-def test_a_dropped_attempt_is_recorded_as_dropped(bed_apart: AgentFixture, held: Path) -> None:
-    bed, pair = bed_apart, bed_apart.mint.newest
+def test_a_dropped_attempt_is_recorded_as_dropped(unstarted: AgentFixture, held: Path) -> None:
+    instance, pair = unstarted, unstarted.mint.newest
     held.touch()
-    IN_PLACE.again(bed.certs, bed.mint.spare())
-    candidate = new_candidate(bed)
+    IN_PLACE.again(instance.certs, instance.mint.spare())
+    candidate = new_candidate(instance)
     with stopped(candidate.pid):
-        IN_PLACE.again(bed.certs, pair)
-        told = eventually(lambda: ended(bed, candidate.number), every=0.1, what="it is dropped")
+        IN_PLACE.again(instance.certs, pair)
+        told = eventually(lambda: ended(instance, candidate.number), every=0.1, what="it is dropped")
     assert (told["trigger"], told["outcome"]) == ("certificate", "dropped")
     assert told["reason"]
-    assert bed.serving().number < candidate.number
+    assert instance.serving().number < candidate.number
 
 
-def ended(bed: AgentFixture, epoch: int) -> Tree:
+def ended(instance: AgentFixture, epoch: int) -> Tree:
     """Return an attempt, once it has ended."""
-    told: Tree = next(each for each in overview(bed)["rotations"] if each["epoch"] == epoch)
+    told: Tree = next(each for each in overview(instance)["rotations"] if each["epoch"] == epoch)
     assert told["outcome"] != "running"
     return told

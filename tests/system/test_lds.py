@@ -44,11 +44,11 @@ def refuses(target: Target) -> bool:
 class File:
     """Listeners from a file."""
 
-    def __init__(self, bed: AgentFixture) -> None:
-        self.path = bed.directory / "lds.yaml"
-        self.target = Target(HOST, bed.room.port())
+    def __init__(self, instance: AgentFixture) -> None:
+        self.path = instance.directory / "lds.yaml"
+        self.target = Target(HOST, instance.room.port())
         self._version = 0
-        bed.bootstrap.dynamic = lds_from_file(self.path)
+        instance.bootstrap.dynamic = lds_from_file(self.path)
 
     def publish(self, *, present: bool) -> None:
         """Put the listener into the file, or remove it."""
@@ -57,17 +57,17 @@ class File:
 
 
 @pytest.fixture
-def lds(bed_apart: AgentFixture) -> File:
+def lds(unstarted: AgentFixture) -> File:
     """The agent fixture runs, and its listener file is empty."""
-    file = File(bed_apart)
+    file = File(unstarted)
     file.publish(present=False)
-    bed_apart.start()
+    unstarted.start()
     return file
 
 
-def test_a_listener_is_added_removed_and_added_again(bed_apart: AgentFixture, lds: File, loads: Loads) -> None:
-    bed = bed_apart
-    loads.gentle(bed.tls, bed.plain)
+def test_a_listener_is_added_removed_and_added_again(unstarted: AgentFixture, lds: File, loads: Loads) -> None:
+    instance = unstarted
+    loads.gentle(instance.tls, instance.plain)
     lds.publish(present=True)
     eventually(lambda: answers(lds.target), what="added")
     load = loads.start("closed", lds.target, clients=2, pace=0.002)
@@ -88,9 +88,9 @@ def test_a_listener_is_added_removed_and_added_again(bed_apart: AgentFixture, ld
 
 @pytest.mark.parametrize("again", [False, True], ids=["added", "added-again"])
 def test_an_added_listener_survives_a_rotation_and_a_crash(
-    again: bool, bed_apart: AgentFixture, lds: File, loads: Loads
+    again: bool, unstarted: AgentFixture, lds: File, loads: Loads
 ) -> None:
-    bed = bed_apart
+    instance = unstarted
     lds.publish(present=True)
     eventually(lambda: answers(lds.target), what="added")
     if again:
@@ -98,47 +98,51 @@ def test_an_added_listener_survives_a_rotation_and_a_crash(
         eventually(lambda: refuses(lds.target))
         lds.publish(present=True)
         eventually(lambda: answers(lds.target), what="added again")
-    held(bed, lds.target)
+    held(instance, lds.target)
     load = loads.start("bursts", lds.target, clients=50, pace=0.01)
-    bed.rotate()
-    bed.served()
+    instance.rotate()
+    instance.served()
     load.more(200)
     nothing_failed(loads.finish(at_least=100))
-    held(bed, lds.target)
-    with stopped(bed.serving_pid()) as pid:
+    held(instance, lds.target)
+    with stopped(instance.serving_pid()) as pid:
         flights = launched(lds.target, 100)
         os.kill(pid, signal.SIGKILL)
     land(flights)
     assert [str(flight.failure) for flight in flights if flight.failure] == []
 
 
-def held(bed: AgentFixture, target: Target) -> None:
+def held(instance: AgentFixture, target: Target) -> None:
     """Wait until the agent holds the listening sockets."""
-    eventually(lambda: bed.holds(target), what="the vault follows")
+    eventually(lambda: instance.holds(target), what="the vault follows")
 
 
 @pytest.mark.long
 def test_a_dead_control_plane_delays_the_rotation_and_nothing_else(
-    bed_apart: AgentFixture, loads: Loads, room: Room
+    unstarted: AgentFixture, loads: Loads, room: Room
 ) -> None:
-    bed, target = bed_apart, Target(HOST, room.port())
+    instance, target = unstarted, Target(HOST, room.port())
     with control_plane(room, mutual=False) as plane:
-        bed.bootstrap.dynamic = lds_from_plane("plane")
-        bed.bootstrap.clusters = [plane_cluster("plane", plane.port)]
+        instance.bootstrap.dynamic = lds_from_plane("plane")
+        instance.bootstrap.clusters = [plane_cluster("plane", plane.port)]
         plane.listeners(extra(target))
         plane.start()
-        bed.start()
+        instance.start()
         eventually(lambda: answers(target), what="the listener of the control plane answers")
-        held(bed, target)
+        held(instance, target)
         plane.kill()
-        loads.gentle(bed.tls, target)
-        before, old = bed.serving(), serial(bed.mint.newest)
-        bed.journal.mark()
-        bed.rotate()
-        throughout(lambda: bed.serving() == before and bed.serial_served() == old, span=3, what="the old epoch serves")
-        assert bed.journal.complaints(), "somebody must be told"
+        loads.gentle(instance.tls, target)
+        before, old = instance.serving(), serial(instance.mint.newest)
+        instance.journal.mark()
+        instance.rotate()
+        throughout(
+            lambda: instance.serving() == before and instance.serial_served() == old,
+            span=3,
+            what="the old epoch serves",
+        )
+        assert instance.journal.complaints(), "somebody must be told"
         plane.start()
-        bed.served()
+        instance.served()
         loads.more(20)
         nothing_failed(loads.finish(at_least=20))
-        bed.stop()
+        instance.stop()

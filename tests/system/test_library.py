@@ -29,10 +29,10 @@ ROTATIONS = count("AGENT_ROTATIONS", short=3, long=50)
 class Tiny:
     """The configuration of `tests/epoch/minimal_epoch.py`, written like a fixture's bootstrap."""
 
-    def __init__(self, bed: AgentFixture) -> None:
-        chain, key = bed.bootstrap.secured[0].chain, bed.bootstrap.secured[0].key
+    def __init__(self, instance: AgentFixture) -> None:
+        chain, key = instance.bootstrap.secured[0].chain, instance.bootstrap.secured[0].key
         tls = {"certificate_chain": {"filename": str(chain)}, "private_key": {"filename": str(key)}}
-        self.tree = {"listen": [{"port": bed.tls.port, "tls": tls}, {"port": bed.plain.port}]}
+        self.tree = {"listen": [{"port": instance.tls.port, "tls": tls}, {"port": instance.plain.port}]}
 
     def write(self, path: Path) -> None:
         """Put the configuration at `path`."""
@@ -45,13 +45,13 @@ def tiny(room: Room) -> Iterator[AgentFixture]:
     program = room.directory / "tiny"
     program.write_text(f"#!{sys.executable}\n{TINY.read_text().partition(chr(10))[2]}")
     program.chmod(0o755)
-    bed = AgentFixture(room=room, name="b", binary=program, proxy_args=[])
-    bed.bootstrap.write = Tiny(bed).write  # type: ignore[method-assign]
+    instance = AgentFixture(room=room, name="b", binary=program, proxy_args=[])
+    instance.bootstrap.write = Tiny(instance).write  # type: ignore[method-assign]
     try:
-        bed.start()
-        yield bed
+        instance.start()
+        yield instance
     finally:
-        bed.stop()
+        instance.stop()
 
 
 @pytest.mark.long

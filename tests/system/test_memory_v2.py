@@ -80,54 +80,56 @@ def group(request: pytest.FixtureRequest) -> Iterator[Unified]:
     if not has_version_2():
         pytest.skip("no memory control group of version 2")
     with unified(f"agent-test-{datetime.now(UTC).timestamp():.6f}") as made:
-        bed: AgentFixture = request.getfixturevalue("bed_apart")
-        bed.program = [*ENTER, str(made.path), sys.executable, "-m", "agent"]
+        instance: AgentFixture = request.getfixturevalue("unstarted")
+        instance.program = [*ENTER, str(made.path), sys.executable, "-m", "agent"]
         yield made
-        bed.stop()
+        instance.stop()
 
 
 @pytest.mark.timeout(IN_KERNEL)
 def test_ten_rotations_wait_with_memory_for_one_and_a_half(
-    bed_apart: AgentFixture, group: Unified, loads: Loads
+    unstarted: AgentFixture, group: Unified, loads: Loads
 ) -> None:
-    bed = bed_apart
-    bed.start()
-    serving = bed.serving()
-    leave_room(bed, group, 0.5)
-    loads.gentle(bed.tls, bed.plain)
+    instance = unstarted
+    instance.start()
+    serving = instance.serving()
+    leave_room(instance, group, 0.5)
+    loads.gentle(instance.tls, instance.plain)
     for number in range(1, ROTATIONS + 1):
-        bed.rotate()
-        eventually(lambda told=number: said(bed, "memory.short") >= told)  # type: ignore[misc]
-        assert bed.serving() == serving
-    throughout(lambda: said(bed, "memory.short") == ROTATIONS, span=3, what="each is said once", every=0.2)
-    words = [entry.body for entry in bed.journal.entries() if entry.name == "memory.short"]
+        instance.rotate()
+        eventually(lambda told=number: said(instance, "memory.short") >= told)  # type: ignore[misc]
+        assert instance.serving() == serving
+    throughout(lambda: said(instance, "memory.short") == ROTATIONS, span=3, what="each is said once", every=0.2)
+    words = [entry.body for entry in instance.journal.entries() if entry.name == "memory.short"]
     assert all(f"MiB are free by {group.path}/memory.max, and a second proxy needs" in each for each in words)
-    assert bed.serving() == serving
+    assert instance.serving() == serving
     group.limit(None)
-    bed.served()
+    instance.served()
     assert group.kills() == 0
     nothing_failed(loads.finish(at_least=100))
 
 
 @pytest.mark.timeout(IN_KERNEL)
 def test_near_expiry_the_serving_epoch_is_replaced_with_memory_for_one_and_a_half(
-    bed_apart: AgentFixture, group: Unified, loads: Loads
+    unstarted: AgentFixture, group: Unified, loads: Loads
 ) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--low-memory", "replace", "--hold", "1m"]
+    instance = unstarted
+    instance.more_flags += ["--low-memory", "replace", "--hold", "1m"]
     now = datetime.now(UTC)
-    old_leaf = bed.mint.issuer.issue([NAME], not_before=now - timedelta(hours=10), not_after=now + timedelta(minutes=5))
-    bed.mint.issued.append(old_leaf)
-    bed.bootstrap.write(bed.config)
-    bed.layout.first(bed.certs, bed.mint.newest)
-    bed.launch()
-    bed.ready()
-    old = bed.serving_pid()
-    leave_room(bed, group, 0.5)
-    loads.gentle(bed.tls, bed.plain)
-    bed.rotate()
-    bed.served()
-    words = [entry.body for entry in bed.journal.entries() if entry.name == "service.replaced"]
+    old_leaf = instance.mint.issuer.issue(
+        [NAME], not_before=now - timedelta(hours=10), not_after=now + timedelta(minutes=5)
+    )
+    instance.mint.issued.append(old_leaf)
+    instance.bootstrap.write(instance.config)
+    instance.layout.first(instance.certs, instance.mint.newest)
+    instance.launch()
+    instance.ready()
+    old = instance.serving_pid()
+    leave_room(instance, group, 0.5)
+    loads.gentle(instance.tls, instance.plain)
+    instance.rotate()
+    instance.served()
+    words = [entry.body for entry in instance.journal.entries() if entry.name == "service.replaced"]
     assert not alive(old)
     assert len(words) == 1
     assert group.kills() == 0

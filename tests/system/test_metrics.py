@@ -65,14 +65,14 @@ COUNTERS = frozenset({"counter", "histogram"})
 class Scraper:
     """Scrapes like Prometheus, ten times a second, and records counters that fell."""
 
-    def __init__(self, bed: AgentFixture) -> None:
-        self.bed = bed
+    def __init__(self, instance: AgentFixture) -> None:
+        self.instance = instance
         self.last: Samples = {}
         self.sums: Samples = {}
 
     def look(self) -> Samples:
         """Scrape once; AssertionError if the answer is not a valid exposition, or a counter fell."""
-        now = values(of_text(scraped(self.bed).text), COUNTERS)
+        now = values(of_text(scraped(self.instance).text), COUNTERS)
         told = {key: value for key, value in now.items() if not key[0].startswith(PER_PROCESS)}
         fell = {key: (value, told.get(key)) for key, value in self.last.items() if told.get(key, 0.0) < value}
         self.last = told
@@ -80,9 +80,9 @@ class Scraper:
         return told
 
 
-def scraped(bed: AgentFixture) -> Reply:
+def scraped(instance: AgentFixture) -> Reply:
     """Scrape."""
-    reply = ask(bed, "/metrics")
+    reply = ask(instance, "/metrics")
     assert reply.status == 200, reply.text
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
     twice = [name for name, times in Counter(TYPE.findall(reply.text)).items() if times > 1]
@@ -90,9 +90,9 @@ def scraped(bed: AgentFixture) -> Reply:
     return reply
 
 
-def own(bed: AgentFixture, name: str) -> dict[tuple[str, ...], float]:
+def own(instance: AgentFixture, name: str) -> dict[tuple[str, ...], float]:
     """Read one of the agent's own metrics, by the values of its labels in the order of their names."""
-    samples = values(of_text(scraped(bed).text))
+    samples = values(of_text(scraped(instance).text))
     return {tuple(value for _, value in key[1]): told for key, told in samples.items() if key[0] == OURS + name}
 
 
@@ -110,57 +110,57 @@ def lost(reports: list[Report]) -> int:
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 5 * ROTATIONS)
-def test_over_rotations_no_counter_falls_and_every_answer_is_counted_once(bed: AgentFixture, loads: Loads) -> None:
-    scraper = Scraper(bed)
+def test_over_rotations_no_counter_falls_and_every_answer_is_counted_once(instance: AgentFixture, loads: Loads) -> None:
+    scraper = Scraper(instance)
     with Onlooker(scraper.look, EVERY) as onlooker:
-        loads.usual(bed.tls, bed.plain)
+        loads.usual(instance.tls, instance.plain)
         for _ in range(ROTATIONS):
-            bed.rotate()
-            bed.served()
+            instance.rotate()
+            instance.served()
         loads.more(20)
         reports = loads.finish()
-        bed.settled()
+        instance.settled()
         onlooker.once_more()
     assert (onlooker.wrong, onlooker.unanswered) == ([], [])
     assert lost(reports) == 0
     wanted = answered(reports)
     eventually(lambda: scraper.look()[ANSWERED] >= wanted, what="the last answers are counted")
     assert scraper.look()[ANSWERED] == wanted
-    assert all(value == 0 for value in own(bed, "scrape_failures_total").values())
+    assert all(value == 0 for value in own(instance, "scrape_failures_total").values())
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 5 * ROTATIONS + 10 * CRASHES)
 def test_over_crashes_too_no_counter_falls_and_only_what_was_in_flight_may_be_missing(
-    bed: AgentFixture, loads: Loads
+    instance: AgentFixture, loads: Loads
 ) -> None:
-    scraper = Scraper(bed)
+    scraper = Scraper(instance)
     with Onlooker(scraper.look, EVERY) as onlooker:
-        loads.gentle(bed.tls, bed.plain)
+        loads.gentle(instance.tls, instance.plain)
         for number in range(ROTATIONS):
-            bed.rotate()
-            bed.served()
-            bed.committed()
+            instance.rotate()
+            instance.served()
+            instance.committed()
             if number % max(1, ROTATIONS // CRASHES) == 0:
-                crash(bed)
+                crash(instance)
                 loads.more(20)
         reports = loads.finish()
-        bed.settled()
+        instance.settled()
         onlooker.once_more()
     assert (onlooker.wrong, onlooker.unanswered) == ([], [])
     scraper.look()
     counted, most = scraper.look()[BEGUN], answered(reports) + lost(reports)
-    if bed.binary.name == "sidecar":  # its counters survive a SIGKILL
+    if instance.binary.name == "sidecar":  # its counters survive a SIGKILL
         assert answered(reports) <= counted <= most
     assert 0 < counted <= most
-    check(scraped(bed).text)
+    check(scraped(instance).text)
 
 
-def crash(bed: AgentFixture) -> None:
+def crash(instance: AgentFixture) -> None:
     """Kill the serving proxy, and wait until the next one serves."""
-    before = bed.serving().number
-    kill(bed.serving_pid())
-    eventually(lambda: bed.serving().number > before, what="the next one serves")
+    before = instance.serving().number
+    kill(instance.serving_pid())
+    eventually(lambda: instance.serving().number > before, what="the next one serves")
 
 
 def check(text: str) -> None:
@@ -174,22 +174,22 @@ def check(text: str) -> None:
     assert done.returncode in {0, 3}, "3: names are against its conventions, and Envoy's are"
 
 
-def test_the_exposition_is_valid_in_both_formats_and_passes_promtool(bed: AgentFixture) -> None:
-    found = values(of_text(scraped(bed).text))
+def test_the_exposition_is_valid_in_both_formats_and_passes_promtool(instance: AgentFixture) -> None:
+    found = values(of_text(scraped(instance).text))
     assert found[OURS + "ready", ()] == 1
     assert any(name.startswith("envoy_listener_") for name, _ in found)
-    openmetrics = values(of_openmetrics(as_openmetrics(bed)))  # type: ignore[no-untyped-call]
+    openmetrics = values(of_openmetrics(as_openmetrics(instance)))  # type: ignore[no-untyped-call]
     assert openmetrics[OURS + "ready", ()] == 1
     assert any(name.startswith("envoy_listener_") for name, _ in openmetrics)
-    check(scraped(bed).text)
+    check(scraped(instance).text)
 
 
-def as_openmetrics(bed: AgentFixture) -> str:
+def as_openmetrics(instance: AgentFixture) -> str:
     """Scrape like a newer Prometheus."""
     asked = (
         b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: application/openmetrics-text\r\nConnection: close\r\n\r\n"
     )
-    with socket.create_connection((bed.status.host, bed.status.port), timeout=PATIENCE) as sock:
+    with socket.create_connection((instance.status.host, instance.status.port), timeout=PATIENCE) as sock:
         sock.sendall(asked)
         data = b""
         while part := sock.recv(65536):
@@ -202,52 +202,52 @@ def as_openmetrics(bed: AgentFixture) -> str:
 # The agent's own
 
 
-def order(bed: AgentFixture, *words: str) -> None:
+def order(instance: AgentFixture, *words: str) -> None:
     """Run a command as an operator would; it must succeed."""
-    command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
+    command = [sys.executable, "-m", "agent", *words, "--run-dir", str(instance.run_dir)]
     subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
 
 
-def rotate(bed: AgentFixture) -> None:
+def rotate(instance: AgentFixture) -> None:
     """Rotate, and let the old epoch exit."""
-    bed.rotate()
-    bed.served()
-    bed.settled()
+    instance.rotate()
+    instance.served()
+    instance.settled()
 
 
-def reconfigure(bed: AgentFixture) -> None:
+def reconfigure(instance: AgentFixture) -> None:
     """Change the response, and let the old epoch exit."""
-    before = bed.serving().number
-    bed.bootstrap.body += "more\n"
-    bed.bootstrap.write(bed.config)
-    eventually(lambda: bed.serving().number > before, what="the next one serves")
-    bed.settled()
+    before = instance.serving().number
+    instance.bootstrap.body += "more\n"
+    instance.bootstrap.write(instance.config)
+    eventually(lambda: instance.serving().number > before, what="the next one serves")
+    instance.settled()
 
 
-def misconfigure(bed: AgentFixture) -> None:
+def misconfigure(instance: AgentFixture) -> None:
     """Write a configuration that no proxy accepts, and revert it."""
     filtered = http("")
     (host,) = filtered["typed_config"]["route_config"]["virtual_hosts"]
     host["routes"] = [{"match": {"prefix": "/"}, "route": {"cluster": "nowhere"}}]
-    bed.bootstrap.more = [listener("lost", "127.0.0.1", bed.room.port(), [{"filters": [filtered]}])]
-    bed.bootstrap.write(bed.config)
-    eventually(lambda: overview(bed)["rotations"][0]["outcome"] == "refused", what="it is refused")
-    bed.bootstrap.more = []
-    bed.bootstrap.write(bed.config)
-    eventually(lambda: overview(bed)["refused"] == [], what="nothing is refused")
+    instance.bootstrap.more = [listener("lost", "127.0.0.1", instance.room.port(), [{"filters": [filtered]}])]
+    instance.bootstrap.write(instance.config)
+    eventually(lambda: overview(instance)["rotations"][0]["outcome"] == "refused", what="it is refused")
+    instance.bootstrap.more = []
+    instance.bootstrap.write(instance.config)
+    eventually(lambda: overview(instance)["refused"] == [], what="nothing is refused")
 
 
 @pytest.mark.long
-def test_rotations_and_exits_are_counted_by_what_was_done(bed: AgentFixture) -> None:
-    bed.settled()
+def test_rotations_and_exits_are_counted_by_what_was_done(instance: AgentFixture) -> None:
+    instance.settled()
     for _ in range(3):
-        rotate(bed)
-    reconfigure(bed)
-    misconfigure(bed)
-    order(bed, "restart")
-    bed.settled()
-    crash(bed)
-    bed.settled()
+        rotate(instance)
+    reconfigure(instance)
+    misconfigure(instance)
+    order(instance, "restart")
+    instance.settled()
+    crash(instance)
+    instance.settled()
     wanted = {
         ("serving", "start"): 1,
         ("serving", "certificate"): 3,
@@ -256,11 +256,11 @@ def test_rotations_and_exits_are_counted_by_what_was_done(bed: AgentFixture) -> 
         ("serving", "operator"): 1,
         ("serving", "crash"): 1,
     }
-    assert grown(own(bed, "rotations_total")) == wanted
-    assert grown(own(bed, "proxy_exits_total")) == {("asked", "draining"): 5, ("signal", "serving"): 1}
-    failures = own(bed, "rotation_failures_total")
+    assert grown(own(instance, "rotations_total")) == wanted
+    assert grown(own(instance, "proxy_exits_total")) == {("asked", "draining"): 5, ("signal", "serving"): 1}
+    failures = own(instance, "rotation_failures_total")
     assert sum(failures.values()) == 1
-    ends = {phase: number for (phase,), number in own(bed, "rotation_phase_duration_seconds_count").items()}
+    ends = {phase: number for (phase,), number in own(instance, "rotation_phase_duration_seconds_count").items()}
     assert [ends[phase] for phase in ("start", "open", "handover")] == [7, 7, 7]
     assert ends["drain"] == 5, "what crashed did not drain"
 
@@ -271,43 +271,43 @@ def grown(told: dict[tuple[str, ...], float]) -> Counter[tuple[str, ...]]:
 
 
 @pytest.mark.long
-def test_how_long_clients_were_held_is_counted(bed_apart: AgentFixture, binary: Path, loads: Loads) -> None:
-    bed, slowly = bed_apart, bed_apart.directory / "slowly"
-    bed.binary = bed.directory / "proxy"
-    script(bed.binary, f'[ -e {slowly} ] && sleep {SLEEP}\nexec {binary} "$@"')
-    bed.start()
+def test_how_long_clients_were_held_is_counted(unstarted: AgentFixture, binary: Path, loads: Loads) -> None:
+    instance, slowly = unstarted, unstarted.directory / "slowly"
+    instance.binary = instance.directory / "proxy"
+    script(instance.binary, f'[ -e {slowly} ] && sleep {SLEEP}\nexec {binary} "$@"')
+    instance.start()
     slowly.touch()
-    loads.start("closed", bed.plain, clients=2)
-    assert own(bed, "hold_seconds_total") == {(): 0}
-    before = bed.serving().number
-    killed = kill(bed.serving_pid())
-    eventually(lambda: bed.serving().number > before, what="the next one serves")
+    loads.start("closed", instance.plain, clients=2)
+    assert own(instance, "hold_seconds_total") == {(): 0}
+    before = instance.serving().number
+    killed = kill(instance.serving_pid())
+    eventually(lambda: instance.serving().number > before, what="the next one serves")
     known = time.monotonic()
     loads.more(20)
     (report,) = loads.finish()
     assert report.first_answer_after(killed.gone) > killed.gone + SLEEP
-    (held,) = own(bed, "hold_seconds_total").values()
+    (held,) = own(instance, "hold_seconds_total").values()
     assert SLEEP <= held <= known - killed.struck
     slowly.unlink()
-    rotate(bed)
-    assert own(bed, "hold_seconds_total") == {(): held}, "a rotation holds nobody"
+    rotate(instance)
+    assert own(instance, "hold_seconds_total") == {(): held}, "a rotation holds nobody"
 
 
 @pytest.mark.long
-def test_connections_that_are_cut_are_counted_by_what_cut_them(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--drain-deadline", "3s"]
-    bed.start()
+def test_connections_that_are_cut_are_counted_by_what_cut_them(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.more_flags += ["--drain-deadline", "3s"]
+    instance.start()
     with ExitStack() as stack:
         for _ in range(HELD):
-            held(bed.plain, stack)
-        rotate(bed)
-        assert grown(own(bed, "connections_closed_total")) == {("drain_deadline",): HELD}
+            held(instance.plain, stack)
+        rotate(instance)
+        assert grown(own(instance, "connections_closed_total")) == {("drain_deadline",): HELD}
         for _ in range(HELD):
-            held(bed.plain, stack)
-        order(bed, "restart", "--now")
-        bed.settled()
-        assert grown(own(bed, "connections_closed_total")) == {("drain_deadline",): HELD, ("restart_now",): HELD}
+            held(instance.plain, stack)
+        order(instance, "restart", "--now")
+        instance.settled()
+        assert grown(own(instance, "connections_closed_total")) == {("drain_deadline",): HELD, ("restart_now",): HELD}
 
 
 def held(target: Target, stack: ExitStack) -> None:
@@ -318,24 +318,24 @@ def held(target: Target, stack: ExitStack) -> None:
 
 
 @pytest.mark.long
-def test_counters_go_on_over_the_death_of_an_agent(bed_apart: AgentFixture, loads: Loads) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--survive"]
-    bed.start()
-    loads.start("closed", bed.plain)
+def test_counters_go_on_over_the_death_of_an_agent(unstarted: AgentFixture, loads: Loads) -> None:
+    instance = unstarted
+    instance.more_flags += ["--survive"]
+    instance.start()
+    loads.start("closed", instance.plain)
     loads.more(20)
-    rotate(bed)
-    scraper = Scraper(bed)
+    rotate(instance)
+    scraper = Scraper(instance)
     seen = scraper.look()
-    assert bed.agent is not None
-    bed.agent.send_signal(signal.SIGKILL)
-    bed.agent.wait(timeout=PATIENCE)
+    assert instance.agent is not None
+    instance.agent.send_signal(signal.SIGKILL)
+    instance.agent.wait(timeout=PATIENCE)
     loads.more(20)
-    bed.launch()
-    bed.ready()
-    rotate(bed)
+    instance.launch()
+    instance.ready()
+    rotate(instance)
     reports = loads.finish()
-    now = scraper.last = values(of_text(scraped(bed).text), COUNTERS)
+    now = scraper.last = values(of_text(scraped(instance).text), COUNTERS)
     fell = {key: now.get(key) for key, value in seen.items() if key[0].startswith("envoy_") and now.get(key, 0) < value}
     assert not fell
     assert lost(reports) == 0

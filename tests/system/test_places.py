@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.agent_fixture import AgentFixture
-from tests.system.conftest import MakeBed
+from tests.system.conftest import MakeInstance
 from tests.system.eventually import eventually, throughout
 from tests.system.listening import listening
 from tests.system.loads import Loads, nothing_failed
@@ -27,28 +27,28 @@ def is_within_reach(program: Path) -> bool:
 
 
 @pytest.mark.root
-def test_an_unprivileged_proxy_serves_on_a_low_port(bed_apart: AgentFixture, loads: Loads) -> None:
-    bed = bed_apart
-    if bed.binary.name == "sidecar" and not is_within_reach(Path(sys.executable)):
+def test_an_unprivileged_proxy_serves_on_a_low_port(unstarted: AgentFixture, loads: Loads) -> None:
+    instance = unstarted
+    if instance.binary.name == "sidecar" and not is_within_reach(Path(sys.executable)):
         pytest.skip("the interpreter of the sidecar is out of the reach of nobody")
-    bed.tls, bed.plain = Target("127.0.0.1", 443, tls=True), Target("127.0.0.1", 80)
-    bed.bootstrap.tls_port, bed.bootstrap.plain_port = 443, 80
-    bed.more_flags += ["--proxy-user", "nobody"]
-    bed.start()
-    assert Path(f"/proc/{bed.serving_pid()}").stat().st_uid == 65534
-    loads.gentle(bed.tls, bed.plain)
+    instance.tls, instance.plain = Target("127.0.0.1", 443, tls=True), Target("127.0.0.1", 80)
+    instance.bootstrap.tls_port, instance.bootstrap.plain_port = 443, 80
+    instance.more_flags += ["--proxy-user", "nobody"]
+    instance.start()
+    assert Path(f"/proc/{instance.serving_pid()}").stat().st_uid == 65534
+    loads.gentle(instance.tls, instance.plain)
     for _ in range(3):
-        bed.rotate()
-        bed.served()
+        instance.rotate()
+        instance.served()
     nothing_failed(loads.finish(at_least=20))
 
 
 @pytest.mark.long
-def test_two_agents_side_by_side_do_not_notice_each_other(make_bed: MakeBed, loads: Loads) -> None:
-    one, other = make_bed("one"), make_bed("other")
-    for bed in (one, other):
-        bed.start()
-        loads.gentle(bed.tls, bed.plain)
+def test_two_agents_side_by_side_do_not_notice_each_other(make_instance: MakeInstance, loads: Loads) -> None:
+    one, other = make_instance("one"), make_instance("other")
+    for instance in (one, other):
+        instance.start()
+        loads.gentle(instance.tls, instance.plain)
     untouched = other.serving()
     one.rotate()
     one.served()
@@ -61,8 +61,8 @@ def test_two_agents_side_by_side_do_not_notice_each_other(make_bed: MakeBed, loa
     nothing_failed([report for report in reports if str(other.tls.port) in report.name])
 
 
-def test_a_second_agent_on_the_same_run_directory_names_the_first(make_bed: MakeBed, loads: Loads) -> None:
-    one, other = make_bed("one"), make_bed("other")
+def test_a_second_agent_on_the_same_run_directory_names_the_first(make_instance: MakeInstance, loads: Loads) -> None:
+    one, other = make_instance("one"), make_instance("other")
     one.start()
     before = one.serving()
     loads.gentle(one.tls, one.plain)
@@ -76,39 +76,39 @@ def test_a_second_agent_on_the_same_run_directory_names_the_first(make_bed: Make
     assert one.serving() == before
 
 
-def test_a_foreign_holder_of_a_port_is_named(bed_apart: AgentFixture, room: Room) -> None:
-    bed = bed_apart
-    holder = room.spawn_bare([sys.executable, "-c", HOLDER, str(bed.tls.port)], log=room.directory / "holder.log")
-    eventually(lambda: listening(bed.tls.port), what="the holder listens")
-    bed.prepare()
-    bed.launch()
-    eventually(lambda: bed.journal.complaints(str(holder.pid)), what="the holder is named by its pid")
+def test_a_foreign_holder_of_a_port_is_named(unstarted: AgentFixture, room: Room) -> None:
+    instance = unstarted
+    holder = room.spawn_bare([sys.executable, "-c", HOLDER, str(instance.tls.port)], log=room.directory / "holder.log")
+    eventually(lambda: listening(instance.tls.port), what="the holder listens")
+    instance.prepare()
+    instance.launch()
+    eventually(lambda: instance.journal.complaints(str(holder.pid)), what="the holder is named by its pid")
     holder.kill()
     holder.wait()
-    bed.ready()
+    instance.ready()
 
 
-def test_a_run_directory_too_long_for_sockets_is_refused_at_once(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.run_dir = bed.directory / ("x" * 90) / "run"
-    bed.prepare()
-    bed.launch()
-    assert bed.exited() in {2, 78}
-    assert "x" * 90 in bed.journal.tail()
+def test_a_run_directory_too_long_for_sockets_is_refused_at_once(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.run_dir = instance.directory / ("x" * 90) / "run"
+    instance.prepare()
+    instance.launch()
+    assert instance.exited() in {2, 78}
+    assert "x" * 90 in instance.journal.tail()
 
 
 @pytest.mark.root
-def test_a_read_only_root_is_enough(bed_apart: AgentFixture, loads: Loads) -> None:
-    bed = bed_apart
-    bed.run_dir.mkdir(mode=0o700)
-    bed.cell = ["--read-only-except", str(bed.run_dir)]
-    bed.start()
-    loads.gentle(bed.tls, bed.plain)
-    bed.rotate()
-    bed.served()
-    eventually(lambda: bed.serving().number == 2, what="the second epoch is known to serve")
-    os.kill(bed.serving_pid(), 9)
-    bed.ready()
+def test_a_read_only_root_is_enough(unstarted: AgentFixture, loads: Loads) -> None:
+    instance = unstarted
+    instance.run_dir.mkdir(mode=0o700)
+    instance.cell = ["--read-only-except", str(instance.run_dir)]
+    instance.start()
+    loads.gentle(instance.tls, instance.plain)
+    instance.rotate()
+    instance.served()
+    eventually(lambda: instance.serving().number == 2, what="the second epoch is known to serve")
+    os.kill(instance.serving_pid(), 9)
+    instance.ready()
     loads.more(20)
     assert all(report.reasons()["refused"] == 0 for report in loads.finish())
-    throughout(lambda: bed.serving().number == 3, span=0.3, what="the third epoch serves")
+    throughout(lambda: instance.serving().number == 3, span=0.3, what="the third epoch serves")

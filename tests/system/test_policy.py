@@ -18,7 +18,7 @@ from tests.pki import Leaf
 from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import STARTS, first_shown
 from tests.system.certificates import NAME, serial
-from tests.system.conftest import MakeBed
+from tests.system.conftest import MakeInstance
 from tests.system.eventually import PATIENCE, eventually, throughout, up_to
 from tests.system.status_pollers import ask, overview
 from tests.system.wire import Target, connect, exchange, tls_context
@@ -38,17 +38,17 @@ CLOSED = (timedelta(hours=3), timedelta(hours=4))
 OPEN = (timedelta(hours=-1), timedelta(hours=1))
 
 
-def order(bed: AgentFixture, *words: str) -> "subprocess.CompletedProcess[str]":
+def order(instance: AgentFixture, *words: str) -> "subprocess.CompletedProcess[str]":
     """Run a command as an operator would."""
-    command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
+    command = [sys.executable, "-m", "agent", *words, "--run-dir", str(instance.run_dir)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-def ends_in(bed: AgentFixture, left: timedelta, life: timedelta) -> Leaf:
+def ends_in(instance: AgentFixture, left: timedelta, life: timedelta) -> Leaf:
     """Issue a leaf of this whole life, with this much left; it becomes the newest."""
     end = datetime.now(UTC) + left
-    leaf = bed.mint.issuer.issue([NAME], not_before=end - life, not_after=end)
-    bed.mint.issued.append(leaf)
+    leaf = instance.mint.issuer.issue([NAME], not_before=end - life, not_after=end)
+    instance.mint.issued.append(leaf)
     return leaf
 
 
@@ -58,9 +58,9 @@ def old_at(leaf: Leaf) -> float:
     return (end - (end - begin) / 10).timestamp()
 
 
-def samples(bed: AgentFixture, name: str) -> dict[tuple[str, ...], float]:
+def samples(instance: AgentFixture, name: str) -> dict[tuple[str, ...], float]:
     """Read one of the agent's own metrics, by the values of its labels in the order of their names."""
-    families = text_string_to_metric_families(ask(bed, "/metrics").text)
+    families = text_string_to_metric_families(ask(instance, "/metrics").text)
     named = (sample for family in families for sample in family.samples if sample.name == f"proxy_agent_{name}")
     return {tuple(value for _, value in sorted(sample.labels.items())): sample.value for sample in named}
 
@@ -68,135 +68,137 @@ def samples(bed: AgentFixture, name: str) -> dict[tuple[str, ...], float]:
 # Hours
 
 
-def with_hours(bed: AgentFixture, span: Sequence[timedelta]) -> None:
-    """Set these hours for the agent of `bed`."""
-    bed.more_flags += ["--rotate-window", hours(*span)]
+def with_hours(instance: AgentFixture, span: Sequence[timedelta]) -> None:
+    """Set these hours for the agent of `instance`."""
+    instance.more_flags += ["--rotate-window", hours(*span)]
 
 
 @pytest.mark.long
-def test_outside_of_its_hours_a_change_waits_until_an_operator_asks(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    with_hours(bed, CLOSED)
-    bed.start()
-    before = bed.serving()
-    bed.rotate()
-    eventually(lambda: overview(bed)["blocked"] == ["window"], what="it is told what is waited for")
-    assert samples(bed, "rotation_blocked")["window",] == 1
-    throughout(lambda: [one.number for one in bed.epochs()] == [before.number], span=1, what="nothing is started")
-    assert overview(bed)["out_of_sync_since"] is not None
-    assert "--rotate-window" in next(each.body for each in bed.journal.entries() if each.name == "rotation.later")
-    done = order(bed, "restart")
+def test_outside_of_its_hours_a_change_waits_until_an_operator_asks(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    with_hours(instance, CLOSED)
+    instance.start()
+    before = instance.serving()
+    instance.rotate()
+    eventually(lambda: overview(instance)["blocked"] == ["window"], what="it is told what is waited for")
+    assert samples(instance, "rotation_blocked")["window",] == 1
+    throughout(lambda: [one.number for one in instance.epochs()] == [before.number], span=1, what="nothing is started")
+    assert overview(instance)["out_of_sync_since"] is not None
+    assert "--rotate-window" in next(each.body for each in instance.journal.entries() if each.name == "rotation.later")
+    done = order(instance, "restart")
     assert done.returncode == 0, done.stderr
-    bed.served()
-    eventually(lambda: overview(bed)["blocked"] == [])
-    assert samples(bed, "rotation_blocked")["window",] == 0
+    instance.served()
+    eventually(lambda: overview(instance)["blocked"] == [])
+    assert samples(instance, "rotation_blocked")["window",] == 0
 
 
 @pytest.mark.long
-def test_within_its_hours_a_change_is_taken_up_at_once(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    with_hours(bed, OPEN)
-    bed.start()
-    pair = bed.mint.leaf()
-    start, span = bed.while_starting(lambda: -bed.rotate(pair=pair) + first_shown(bed.tls, serial(pair)))
+def test_within_its_hours_a_change_is_taken_up_at_once(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    with_hours(instance, OPEN)
+    instance.start()
+    pair = instance.mint.leaf()
+    start, span = instance.while_starting(lambda: -instance.rotate(pair=pair) + first_shown(instance.tls, serial(pair)))
     assert span <= STARTS * start
 
 
 @pytest.mark.long
-def test_a_crash_does_not_wait_for_the_hours(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    with_hours(bed, CLOSED)
-    bed.start()
-    before = bed.serving()
+def test_a_crash_does_not_wait_for_the_hours(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    with_hours(instance, CLOSED)
+    instance.start()
+    before = instance.serving()
     os.kill(before.pid, 9)
-    eventually(lambda: bed.serving().number > before.number)
-    bed.ready()
+    eventually(lambda: instance.serving().number > before.number)
+    instance.ready()
 
 
 @pytest.mark.long
-def test_when_what_serves_is_about_to_end_the_hours_count_no_more(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    with_hours(bed, CLOSED)
-    bed.bootstrap.write(bed.config)
-    until_old = max(6, 30 * bed.bare_start()) * SECOND  # a slow machine has enough time until then
-    old = ends_in(bed, left=until_old + 60 * SECOND, life=600 * SECOND)
-    bed.layout.first(bed.certs, old)
-    bed.launch()
-    bed.ready()
-    bed.rotate()
-    eventually(lambda: overview(bed)["blocked"] == ["window"], what="it waits")
+def test_when_what_serves_is_about_to_end_the_hours_count_no_more(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    with_hours(instance, CLOSED)
+    instance.bootstrap.write(instance.config)
+    until_old = max(6, 30 * instance.bare_start()) * SECOND  # a slow machine has enough time until then
+    old = ends_in(instance, left=until_old + 60 * SECOND, life=600 * SECOND)
+    instance.layout.first(instance.certs, old)
+    instance.launch()
+    instance.ready()
+    instance.rotate()
+    eventually(lambda: overview(instance)["blocked"] == ["window"], what="it waits")
     assert time.time() < old_at(old)
-    shown = first_shown(bed.tls, serial(bed.mint.newest))
+    shown = first_shown(instance.tls, serial(instance.mint.newest))
     shown_at = time.time() - (time.monotonic() - shown)
     assert shown_at >= old_at(old), "not before the last tenth, and then without regard to the hours"
-    assert overview(bed)["blocked"] == []
+    assert overview(instance)["blocked"] == []
 
 
 # A fleet
 
 
-def bed_that_waits(make_bed: MakeBed, least: float, most: float) -> AgentFixture:
+def instance_that_waits(make_instance: MakeInstance, least: float, most: float) -> AgentFixture:
     """Create an agent fixture whose delay is this long, because of its run directory."""
-    bed = make_bed(f"w{least}")
-    instances = (bed.directory / f"run{number}" for number in range(1000))
+    instance = make_instance(f"w{least}")
+    run_dirs = (instance.directory / f"run{number}" for number in range(1000))
     limit = timedelta(seconds=JITTER)
-    bed.run_dir = next(
+    instance.run_dir = next(
         each
-        for each in instances
+        for each in run_dirs
         if least <= jitter_offset(f"{socket.gethostname()}:{each}", None, limit).total_seconds() <= most
     )
-    bed.more_flags += ["--jitter", f"{JITTER:g}s"]
-    bed.start()
-    return bed
+    instance.more_flags += ["--jitter", f"{JITTER:g}s"]
+    instance.start()
+    return instance
 
 
 @pytest.mark.long
-def test_a_fleet_takes_a_change_up_one_after_the_other_within_the_limit(make_bed: MakeBed) -> None:
-    early, late = bed_that_waits(make_bed, 0.2, 0.5), bed_that_waits(make_bed, 1.7, 2.0)
-    written = [bed.rotate() for bed in (early, late)]
-    starts, shown = zip(*(bed.while_starting(partial(shown_at, bed)) for bed in (early, late)), strict=True)
+def test_a_fleet_takes_a_change_up_one_after_the_other_within_the_limit(make_instance: MakeInstance) -> None:
+    early, late = instance_that_waits(make_instance, 0.2, 0.5), instance_that_waits(make_instance, 1.7, 2.0)
+    written = [instance.rotate() for instance in (early, late)]
+    starts, shown = zip(
+        *(instance.while_starting(partial(shown_at, instance)) for instance in (early, late)), strict=True
+    )
     spans, start = [at - since for at, since in zip(shown, written, strict=True)], max(starts)
     assert told_to_wait(late)
     assert 0.2 <= spans[0] <= 0.5 + STARTS * start
     assert 1.7 <= spans[1] <= JITTER + STARTS * start
 
 
-def shown_at(bed: AgentFixture) -> float:
+def shown_at(instance: AgentFixture) -> float:
     """Return when the newest pair is served (monotonic clock)."""
-    return first_shown(bed.tls, serial(bed.mint.newest))
+    return first_shown(instance.tls, serial(instance.mint.newest))
 
 
-def told_to_wait(bed: AgentFixture) -> bool:
+def told_to_wait(instance: AgentFixture) -> bool:
     """Return whether the agent logged that it spreads rotations."""
-    return any("--jitter" in each.body for each in bed.journal.entries() if each.name == "rotation.later")
+    return any("--jitter" in each.body for each in instance.journal.entries() if each.name == "rotation.later")
 
 
 # Age
 
 
 @pytest.mark.long
-def test_a_leaf_near_expiry_is_reported_at_that_moment_without_another_event(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.bootstrap.write(bed.config)
-    leaf = ends_in(bed, left=40 * SECOND, life=360 * SECOND)
-    bed.layout.first(bed.certs, leaf)
-    bed.launch()
-    bed.ready()
-    before = bed.serving()
+def test_a_leaf_near_expiry_is_reported_at_that_moment_without_another_event(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.bootstrap.write(instance.config)
+    leaf = ends_in(instance, left=40 * SECOND, life=360 * SECOND)
+    instance.layout.first(instance.certs, leaf)
+    instance.launch()
+    instance.ready()
+    before = instance.serving()
     end = time.monotonic() + old_at(leaf) - time.time()
-    up_to(end, lambda: not cautions(bed), what="no caution yet", every=0.1)
-    eventually(lambda: cautions(bed), what="the leaf is cautioned")
-    (caution,) = cautions(bed)
+    up_to(end, lambda: not cautions(instance), what="no caution yet", every=0.1)
+    eventually(lambda: cautions(instance), what="the leaf is cautioned")
+    (caution,) = cautions(instance)
     assert "in the last tenth of its life" in caution
     end = leaf.certificate.not_valid_after_utc.timestamp()
-    ends = samples(bed, "certificate_not_after_timestamp_seconds")
+    ends = samples(instance, "certificate_not_after_timestamp_seconds")
     assert ends == {("leaf", "tls", "served"): end, ("leaf", "tls", "disk"): end}
-    assert bed.serving() == before, "it is told, and nothing else"
+    assert instance.serving() == before, "it is told, and nothing else"
 
 
-def cautions(bed: AgentFixture) -> list[str]:
+def cautions(instance: AgentFixture) -> list[str]:
     """List the agent's warnings about leaves near expiry."""
-    said = (each for each in bed.journal.entries() if each.name == "certificate.caution")
+    said = (each for each in instance.journal.entries() if each.name == "certificate.caution")
     return [each.body for each in said if each.attributes["worry"] == "soon_to_expire"]
 
 
@@ -212,23 +214,23 @@ def held(target: Target, stack: ExitStack) -> socket.socket:
 
 
 @pytest.mark.long
-def test_a_restart_now_cuts_what_the_old_certificate_was_shown_to(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    with_hours(bed, CLOSED)
-    bed.more_flags += ["--drain-deadline", "10m"]
-    bed.start()
-    bed.rotate()
-    eventually(lambda: overview(bed)["blocked"] == ["window"], what="it waits")
+def test_a_restart_now_cuts_what_the_old_certificate_was_shown_to(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    with_hours(instance, CLOSED)
+    instance.more_flags += ["--drain-deadline", "10m"]
+    instance.start()
+    instance.rotate()
+    eventually(lambda: overview(instance)["blocked"] == ["window"], what="it waits")
     with ExitStack() as stack:
-        clients = [held(bed.tls, stack) for _ in range(HELD)]
-        done = order(bed, "restart", "--now")
+        clients = [held(instance.tls, stack) for _ in range(HELD)]
+        done = order(instance, "restart", "--now")
         assert done.returncode == 0, done.stderr
-        assert bed.serial_served() == serial(bed.mint.newest)
+        assert instance.serial_served() == serial(instance.mint.newest)
         assert all(is_cut(sock) for sock in clients), "long before the drain deadline"
-    bed.settled()
-    assert samples(bed, "connections_closed_total")["restart_now",] == HELD
-    assert samples(bed, "connections_closed_total")["drain_deadline",] == 0
-    assert overview(bed)["rotations"][0]["evidence"]["cut"] == HELD
+    instance.settled()
+    assert samples(instance, "connections_closed_total")["restart_now",] == HELD
+    assert samples(instance, "connections_closed_total")["drain_deadline",] == 0
+    assert overview(instance)["rotations"][0]["evidence"]["cut"] == HELD
 
 
 def is_cut(sock: socket.socket) -> bool:
@@ -241,10 +243,10 @@ def is_cut(sock: socket.socket) -> bool:
         return True
 
 
-def test_a_leaf_near_expiry_from_the_start_is_reported_at_once(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.bootstrap.write(bed.config)
-    bed.layout.first(bed.certs, ends_in(bed, left=60 * MINUTE, life=1000 * MINUTE))
-    bed.launch()
-    bed.ready()
-    assert len(cautions(bed)) == 1
+def test_a_leaf_near_expiry_from_the_start_is_reported_at_once(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.bootstrap.write(instance.config)
+    instance.layout.first(instance.certs, ends_in(instance, left=60 * MINUTE, life=1000 * MINUTE))
+    instance.launch()
+    instance.ready()
+    assert len(cautions(instance)) == 1

@@ -29,23 +29,23 @@ READY = (200, "ready\n")
 class Probes:
     """A kubelet's probes, every 20 ms: the answers of `/healthz/ready` in order, without repetitions."""
 
-    def __init__(self, bed: AgentFixture) -> None:
-        self.bed = bed
+    def __init__(self, instance: AgentFixture) -> None:
+        self.instance = instance
         self.told: list[tuple[int, str]] = []
 
     def look(self) -> None:
         """Probe both, as the kubelet does: a connection each."""
-        reply = ask(self.bed, "/healthz/ready")
+        reply = ask(self.instance, "/healthz/ready")
         if self.told[-1:] != [(reply.status, reply.text)]:
             self.told.append((reply.status, reply.text))
-        live = ask(self.bed, "/healthz/live")
+        live = ask(self.instance, "/healthz/live")
         assert (live.status, live.text) == (200, LIVE), f"live: {live.status} {live.text}"
 
 
 @contextmanager
-def probed(bed: AgentFixture) -> Iterator[Probes]:
+def probed(instance: AgentFixture) -> Iterator[Probes]:
     """Probe during the block; the loop must not block."""
-    probes = Probes(bed)
+    probes = Probes(instance)
     with Onlooker(probes.look, EVERY) as onlooker:
         yield probes
         onlooker.once_more()
@@ -54,77 +54,77 @@ def probed(bed: AgentFixture) -> Iterator[Probes]:
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 4 * ROTATIONS)
-def test_over_rotations_in_every_layout_it_is_ready_from_the_first_time_to_the_last(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.prepare()
-    with probed(bed) as probes:
-        bed.launch()
-        bed.ready()
+def test_over_rotations_in_every_layout_it_is_ready_from_the_first_time_to_the_last(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.prepare()
+    with probed(instance) as probes:
+        instance.launch()
+        instance.ready()
         for layout in islice(cycle(ALTERNATING), ROTATIONS):
-            bed.rotate(layout)
-            bed.served()
-        bed.settled()
+            instance.rotate(layout)
+            instance.served()
+        instance.settled()
     assert probes.told[-1] == READY
     assert [answer for answer in probes.told[:-1] if answer[0] != 503] == [], "it was ready once, and for good"
-    assert bed.serving().number > ROTATIONS
+    assert instance.serving().number > ROTATIONS
 
 
 def test_a_candidate_that_is_dropped_or_overtaken_and_a_refused_certificate_change_nothing(
-    bed_apart: AgentFixture, held: Path
+    unstarted: AgentFixture, held: Path
 ) -> None:
-    bed = bed_apart
-    with probed(bed) as probes:
-        drop_a_candidate(bed, held)
-        overtake_a_candidate(bed, held)
-        bed.rotate(pair=bed.mint.expired())
-        eventually(lambda: bed.journal.complaints("expired"), what="the expired leaf is refused")
+    instance = unstarted
+    with probed(instance) as probes:
+        drop_a_candidate(instance, held)
+        overtake_a_candidate(instance, held)
+        instance.rotate(pair=instance.mint.expired())
+        eventually(lambda: instance.journal.complaints("expired"), what="the expired leaf is refused")
     assert probes.told == [READY]
 
 
-def drop_a_candidate(bed: AgentFixture, held: Path) -> None:
+def drop_a_candidate(instance: AgentFixture, held: Path) -> None:
     """Restore the served files while a candidate exists."""
-    pair = bed.mint.newest
-    bed.journal.mark()
+    pair = instance.mint.newest
+    instance.journal.mark()
     held.touch()
-    IN_PLACE.again(bed.certs, bed.mint.spare())
-    candidate = new_candidate(bed)
+    IN_PLACE.again(instance.certs, instance.mint.spare())
+    candidate = new_candidate(instance)
     with stopped(candidate.pid):
-        IN_PLACE.again(bed.certs, pair)
-        eventually(lambda: said(bed, "epoch.dropped"), what="the candidate is dropped")
+        IN_PLACE.again(instance.certs, pair)
+        eventually(lambda: said(instance, "epoch.dropped"), what="the candidate is dropped")
     held.unlink()
-    assert bed.serial_served() == serial(pair)
+    assert instance.serial_served() == serial(pair)
 
 
-def overtake_a_candidate(bed: AgentFixture, held: Path) -> None:
+def overtake_a_candidate(instance: AgentFixture, held: Path) -> None:
     """Write the next certificate while the previous one's candidate exists."""
-    before = bed.serving().number
+    before = instance.serving().number
     held.touch()
-    bed.rotate()
-    new_candidate(bed)
-    bed.rotate()
+    instance.rotate()
+    new_candidate(instance)
+    instance.rotate()
     held.unlink()
-    bed.served()
-    eventually(lambda: bed.serving().number > before)
+    instance.served()
+    eventually(lambda: instance.serving().number > before)
 
 
-def said(bed: AgentFixture, event: str) -> bool:
+def said(instance: AgentFixture, event: str) -> bool:
     """Return whether the agent has logged this event since the mark."""
-    return any(entry.name == event for entry in bed.journal.entries())
+    return any(entry.name == event for entry in instance.journal.entries())
 
 
 @pytest.mark.long
-def test_while_no_epoch_serves_readiness_fails_at_once_with_the_reason(bed_apart: AgentFixture, broken: Path) -> None:
-    bed = bed_apart
-    IN_PLACE.again(bed.certs, Files(b"garbage", b"garbage"))
-    eventually(lambda: bed.journal.complaints(str(bed.certs)), what="a complaint about garbage")
-    with probed(bed) as probes:
+def test_while_no_epoch_serves_readiness_fails_at_once_with_the_reason(unstarted: AgentFixture, broken: Path) -> None:
+    instance = unstarted
+    IN_PLACE.again(instance.certs, Files(b"garbage", b"garbage"))
+    eventually(lambda: instance.journal.complaints(str(instance.certs)), what="a complaint about garbage")
+    with probed(instance) as probes:
         eventually(lambda: probes.told == [READY])
         broken.touch()
-        kill(bed.serving_pid())
-        eventually(lambda: ask(bed, "/healthz/ready").status == 503, what="readiness is gone")
-        throughout(lambda: ask(bed, "/healthz/ready").status == 503, span=2, what="nothing serves", every=EVERY)
+        kill(instance.serving_pid())
+        eventually(lambda: ask(instance, "/healthz/ready").status == 503, what="readiness is gone")
+        throughout(lambda: ask(instance, "/healthz/ready").status == 503, span=2, what="nothing serves", every=EVERY)
         broken.unlink()
-        bed.ready()
+        instance.ready()
         eventually(lambda: probes.told[-1] == READY)
     first, *down, last = probes.told
     assert (first, last) == (READY, READY)
@@ -133,41 +133,41 @@ def test_while_no_epoch_serves_readiness_fails_at_once_with_the_reason(bed_apart
     assert "kill" in down[0][1].lower(), f"the first reason is the crash: {down}"
 
 
-def test_a_first_start_that_waits_for_a_file_names_it_and_the_reason(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.prepare()
-    good, other = bed.mint.newest, bed.mint.spare()
-    IN_PLACE.again(bed.certs, Files(good.chain_pem, other.key_pem))
-    bed.launch()
-    eventually(lambda: "does not fit the leaf" in ask(bed, "/healthz/ready").text, what="the reason")
-    assert ask(bed, "/healthz/ready").status == 503
-    waited = waiting(bed, "--timeout", "100ms")
+def test_a_first_start_that_waits_for_a_file_names_it_and_the_reason(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.prepare()
+    good, other = instance.mint.newest, instance.mint.spare()
+    IN_PLACE.again(instance.certs, Files(good.chain_pem, other.key_pem))
+    instance.launch()
+    eventually(lambda: "does not fit the leaf" in ask(instance, "/healthz/ready").text, what="the reason")
+    assert ask(instance, "/healthz/ready").status == 503
+    waited = waiting(instance, "--timeout", "100ms")
     assert waited.returncode == 1
     assert waited.stderr.startswith(
         "agent: cannot wait any longer than 100ms for readiness: no epoch serves: waiting for "
     )
-    assert f"cannot use {bed.certs / KEY}: it does not fit the leaf in {bed.certs / CHAIN}" in waited.stderr
-    IN_PLACE.again(bed.certs, good)
-    assert waiting(bed).stdout == "ready\n"
-    assert ask(bed, "/healthz/ready").text == "ready\n"
+    assert f"cannot use {instance.certs / KEY}: it does not fit the leaf in {instance.certs / CHAIN}" in waited.stderr
+    IN_PLACE.again(instance.certs, good)
+    assert waiting(instance).stdout == "ready\n"
+    assert ask(instance, "/healthz/ready").text == "ready\n"
 
 
-def waiting(bed: AgentFixture, *options: str) -> "subprocess.CompletedProcess[str]":
+def waiting(instance: AgentFixture, *options: str) -> "subprocess.CompletedProcess[str]":
     """Run `agent wait`, as in a postStart hook."""
-    command = [*bed.program, "wait", "--run-dir", str(bed.run_dir), *options]
+    command = [*instance.program, "wait", "--run-dir", str(instance.run_dir), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.long
-def test_from_sigterm_on_it_is_not_ready_though_clients_are_served_for_the_delay(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--drain-delay", "10m"]
-    bed.start()
-    with probed(bed) as probes:
+def test_from_sigterm_on_it_is_not_ready_though_clients_are_served_for_the_delay(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.more_flags += ["--drain-delay", "10m"]
+    instance.start()
+    with probed(instance) as probes:
         eventually(lambda: probes.told == [READY])
-        os.kill(bed.agent_pid, signal.SIGTERM)
+        os.kill(instance.agent_pid, signal.SIGTERM)
         eventually(lambda: probes.told[-1][0] == 503, what="readiness is gone")
-        throughout(lambda: body_of(bed.plain) == b"ok\n", span=0.5, what="clients are served for the delay")
-        os.kill(bed.agent_pid, signal.SIGTERM)
-        assert bed.exited() == 0
+        throughout(lambda: body_of(instance.plain) == b"ok\n", span=0.5, what="clients are served for the delay")
+        os.kill(instance.agent_pid, signal.SIGTERM)
+        assert instance.exited() == 0
     assert probes.told == [READY, (503, "the agent is stopping\n")]

@@ -26,10 +26,13 @@ MEASURED = count("AGENT_MEASURED", short=5, long=20)
 
 
 @pytest.mark.timeout(600 + 4 * ROTATIONS)
-def test_rotations_in_every_layout_under_load_fail_nothing(bed: AgentFixture, loads: Loads) -> None:
-    loads.usual(bed.tls, bed.plain)
+def test_rotations_in_every_layout_under_load_fail_nothing(instance: AgentFixture, loads: Loads) -> None:
+    loads.usual(instance.tls, instance.plain)
     loads.more(20)
-    starts = [bed.while_starting(partial(rotate, bed, layout))[0] for layout in islice(cycle(ALTERNATING), ROTATIONS)]
+    starts = [
+        instance.while_starting(partial(rotate, instance, layout))[0]
+        for layout in islice(cycle(ALTERNATING), ROTATIONS)
+    ]
     loads.more(20)
     reports = loads.finish(at_least=100)
     nothing_failed(reports)
@@ -37,10 +40,10 @@ def test_rotations_in_every_layout_under_load_fail_nothing(bed: AgentFixture, lo
     assert max(longest.values()) <= STARTS * max(starts), f"longest waits {longest}, starts of a proxy {starts}"
 
 
-def rotate(bed: AgentFixture, layout: Layout) -> None:
+def rotate(instance: AgentFixture, layout: Layout) -> None:
     """Rotate, and wait for the new certificate."""
-    bed.rotate(layout)
-    bed.served()
+    instance.rotate(layout)
+    instance.served()
 
 
 @pytest.mark.parametrize(
@@ -48,62 +51,62 @@ def rotate(bed: AgentFixture, layout: Layout) -> None:
     [KUBERNETES, IN_PLACE, *(pytest.param(one, marks=pytest.mark.long) for one in (RENAMED, MOVED))],
     ids=lambda one: one.name,
 )
-def test_a_new_certificate_is_served_within_a_few_starts(bed: AgentFixture, layout: Layout) -> None:
-    measured = [start_and_rotation(bed, layout) for _ in range(MEASURED)]
+def test_a_new_certificate_is_served_within_a_few_starts(instance: AgentFixture, layout: Layout) -> None:
+    measured = [start_and_rotation(instance, layout) for _ in range(MEASURED)]
     ratio = statistics.median(span / start for start, span in measured)
     assert ratio <= STARTS, f"{ratio:.2f} starts; starts and spans {measured}"
 
 
-def start_and_rotation(bed: AgentFixture, layout: Layout) -> tuple[float, float]:
+def start_and_rotation(instance: AgentFixture, layout: Layout) -> tuple[float, float]:
     """Rotate a settled fixture; return the duration of a concurrent start of a bare proxy and of the rotation.
 
     In seconds. A rotation lasts from the last written byte to the first handshake with the new certificate.
     """
-    bed.settled()
-    pair = bed.mint.leaf()
-    return bed.while_starting(lambda: -bed.rotate(layout, pair) + first_shown(bed.tls, serial(pair)))
+    instance.settled()
+    pair = instance.mint.leaf()
+    return instance.while_starting(lambda: -instance.rotate(layout, pair) + first_shown(instance.tls, serial(pair)))
 
 
 @pytest.mark.parametrize("port", ["tls", "plain"])
-def test_clients_queued_at_a_hung_proxy_are_answered_by_the_next_one(bed: AgentFixture, port: str) -> None:
-    old = bed.serving_pid()
+def test_clients_queued_at_a_hung_proxy_are_answered_by_the_next_one(instance: AgentFixture, port: str) -> None:
+    old = instance.serving_pid()
     with stopped(old):
-        flights = launched(bed.tls if port == "tls" else bed.plain, 300)
-        bed.rotate()
+        flights = launched(instance.tls if port == "tls" else instance.plain, 300)
+        instance.rotate()
         land(flights)
         assert all_threads_stopped(old)
     assert [str(flight.failure) for flight in flights if flight.failure] == []
-    assert {flight.serial for flight in flights} <= {serial(bed.mint.newest), None}
-    bed.settled()
+    assert {flight.serial for flight in flights} <= {serial(instance.mint.newest), None}
+    instance.settled()
 
 
-def test_keys_of_every_kind_are_served(bed: AgentFixture) -> None:
+def test_keys_of_every_kind_are_served(instance: AgentFixture) -> None:
     keys: tuple[Algorithm, ...] = ("rsa", "ed25519", "ecdsa")
     for key in keys:
-        bed.rotate(pair=bed.mint.leaf(key=key))
-        bed.served()
+        instance.rotate(pair=instance.mint.leaf(key=key))
+        instance.served()
 
 
-def test_the_same_bytes_written_again_start_nothing(bed: AgentFixture) -> None:
-    before = bed.serving()
-    IN_PLACE.again(bed.certs, bed.mint.newest)
-    RENAMED.again(bed.certs, bed.mint.newest)
-    throughout(lambda: [one.number for one in bed.epochs()] == [before.number], span=1, what="no other epoch")
+def test_the_same_bytes_written_again_start_nothing(instance: AgentFixture) -> None:
+    before = instance.serving()
+    IN_PLACE.again(instance.certs, instance.mint.newest)
+    RENAMED.again(instance.certs, instance.mint.newest)
+    throughout(lambda: [one.number for one in instance.epochs()] == [before.number], span=1, what="no other epoch")
 
 
-def test_sighup_makes_a_new_epoch_of_the_same_revision(bed: AgentFixture, loads: Loads) -> None:
-    before = bed.serving()
-    loads.gentle(bed.tls, bed.plain)
-    os.kill(bed.agent_pid, signal.SIGHUP)
-    eventually(lambda: bed.serving().number > before.number)
-    assert bed.serving().revision == before.revision
+def test_sighup_makes_a_new_epoch_of_the_same_revision(instance: AgentFixture, loads: Loads) -> None:
+    before = instance.serving()
+    loads.gentle(instance.tls, instance.plain)
+    os.kill(instance.agent_pid, signal.SIGHUP)
+    eventually(lambda: instance.serving().number > before.number)
+    assert instance.serving().revision == before.revision
     loads.more(20)
     nothing_failed(loads.finish(at_least=20))
 
 
-def test_a_first_certificate_that_comes_late_is_waited_for(bed_apart: AgentFixture) -> None:
-    bed_apart.bootstrap.write(bed_apart.config)
-    bed_apart.launch()
-    eventually(lambda: not healthy(bed_apart.status), what="the agent says that it is not ready")
-    bed_apart.layout.first(bed_apart.certs, bed_apart.mint.leaf())
-    bed_apart.ready()
+def test_a_first_certificate_that_comes_late_is_waited_for(unstarted: AgentFixture) -> None:
+    unstarted.bootstrap.write(unstarted.config)
+    unstarted.launch()
+    eventually(lambda: not healthy(unstarted.status), what="the agent says that it is not ready")
+    unstarted.layout.first(unstarted.certs, unstarted.mint.leaf())
+    unstarted.ready()

@@ -28,66 +28,66 @@ def lead(link: Path, target: Path) -> None:
 
 
 @pytest.fixture
-def quiet(bed_apart: AgentFixture) -> Iterator[Silence]:
+def quiet(unstarted: AgentFixture) -> Iterator[Silence]:
     """A hanging file system; a link leads to the certificates of the fixture, which runs by now."""
-    bed = bed_apart
-    (bed.directory / "good").mkdir()
-    bed.certs.symlink_to("good")
-    with silence(bed.directory / "silent") as silent:
-        bed.start()
+    instance = unstarted
+    (instance.directory / "good").mkdir()
+    instance.certs.symlink_to("good")
+    with silence(instance.directory / "silent") as silent:
+        instance.start()
         yield silent
-        lead(bed.certs, Path("good"))
+        lead(instance.certs, Path("good"))
 
 
-def falls_silent(bed: AgentFixture, silent: Silence) -> str:
+def falls_silent(instance: AgentFixture, silent: Silence) -> str:
     """Make the certificates unreachable; return the agent's message."""
-    bed.journal.mark()
-    lead(bed.certs, silent.path)
-    (said,) = eventually(lambda: bed.journal.named("disk.silent"), what="it is said")
+    instance.journal.mark()
+    lead(instance.certs, silent.path)
+    (said,) = eventually(lambda: instance.journal.named("disk.silent"), what="it is said")
     return said.body
 
 
 def test_a_disk_that_hangs_is_named_and_nothing_waits_for_it(
-    bed_apart: AgentFixture, quiet: Silence, loads: Loads
+    unstarted: AgentFixture, quiet: Silence, loads: Loads
 ) -> None:
-    bed = bed_apart
-    loads.gentle(bed.tls, bed.plain)
-    said = falls_silent(bed, quiet)
-    assert str(bed.certs) in said
-    assert str(bed.config) not in said, "that one answers"
-    before = bed.serving().number
-    kill(bed.serving_pid())
-    eventually(lambda: bed.serving().number > before, what="a killed proxy is replaced")
-    assert ask(bed, "/healthz/ready").status == 200
-    ordered = agent("restart", "--run-dir", bed.run_dir)
+    instance = unstarted
+    loads.gentle(instance.tls, instance.plain)
+    said = falls_silent(instance, quiet)
+    assert str(instance.certs) in said
+    assert str(instance.config) not in said, "that one answers"
+    before = instance.serving().number
+    kill(instance.serving_pid())
+    eventually(lambda: instance.serving().number > before, what="a killed proxy is replaced")
+    assert ask(instance, "/healthz/ready").status == 200
+    ordered = agent("restart", "--run-dir", instance.run_dir)
     assert (ordered.code != 0, "does not answer" in ordered.err + ordered.out) == (True, True), ordered
-    assert "does not answer" in agent("status", "--run-dir", bed.run_dir).out
-    lead(bed.certs, Path("good"))
+    assert "does not answer" in agent("status", "--run-dir", instance.run_dir).out
+    lead(instance.certs, Path("good"))
     quiet.end()
-    bed.rotate()
-    bed.served()
-    assert bed.journal.named("disk.answers")
+    instance.rotate()
+    instance.served()
+    assert instance.journal.named("disk.answers")
     reports = loads.finish(at_least=20)
     assert sum(report.reasons()["refused"] for report in reports) == 0
 
 
 @pytest.mark.long
-def test_an_agent_ends_though_the_disk_hangs(bed_apart: AgentFixture, quiet: Silence) -> None:
-    falls_silent(bed_apart, quiet)
-    bed_apart.stop()
+def test_an_agent_ends_though_the_disk_hangs(unstarted: AgentFixture, quiet: Silence) -> None:
+    falls_silent(unstarted, quiet)
+    unstarted.stop()
 
 
 @pytest.mark.long
-def test_an_agent_that_is_started_beside_a_silent_disk_says_what_it_waits_for(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.prepare()
-    good = bed.certs.rename(bed.directory / "good")
-    with silence(bed.directory / "silent") as silent:
-        bed.certs.symlink_to(silent.path)
-        bed.launch()
-        eventually(lambda: bed.journal.named("disk.silent"), what="it is said")
-        answer = ask(bed, "/healthz/ready")
+def test_an_agent_that_is_started_beside_a_silent_disk_says_what_it_waits_for(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.prepare()
+    good = instance.certs.rename(instance.directory / "good")
+    with silence(instance.directory / "silent") as silent:
+        instance.certs.symlink_to(silent.path)
+        instance.launch()
+        eventually(lambda: instance.journal.named("disk.silent"), what="it is said")
+        answer = ask(instance, "/healthz/ready")
         assert (answer.status, b"does not answer" in answer.body) == (503, True)
-        lead(bed.certs, good)
+        lead(instance.certs, good)
         silent.end()
-        bed.ready()
+        instance.ready()

@@ -55,42 +55,42 @@ def nothing() -> None:
     """Do nothing."""
 
 
-def never_reading(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
+def never_reading(instance: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Send many requests, and read no response."""
     paths = ("/status", "/metrics", "/events", "/", "/stats")
     for number in range(NEVER_READING):
-        sock = connected(bed.status, stack, receive_buffer=4 * KIB)
+        sock = connected(instance.status, stack, receive_buffer=4 * KIB)
         asked = f"GET {paths[number % len(paths)]} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
         push(sock, asked * AHEAD)
     return nothing
 
 
-def idle(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
+def idle(instance: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Connect, and send no data."""
     for _ in range(IDLE):
-        connected(bed.status, stack)
+        connected(instance.status, stack)
     return nothing
 
 
-def garbage(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
+def garbage(instance: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Send invalid data repeatedly."""
     texts = (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00\r\n\r\n", b"\0" * 512, b"GET\r\n\r\n", os.urandom(4 * KIB))
 
     def send() -> None:
         for text in texts * (GARBAGE // len(texts) // 10):
             with ExitStack() as own:
-                push(connected(bed.status, own), text)
+                push(connected(instance.status, own), text)
 
     return send
 
 
-def endless_header(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
+def endless_header(instance: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Send a header of 1 MB repeatedly."""
     head = b"GET /status HTTP/1.1\r\nHost: a\r\nX: " + b"a" * MIB + b"\r\n\r\n"
 
     def send() -> None:
         with ExitStack() as own, contextlib.suppress(OSError):
-            sock = connected(bed.status, own)
+            sock = connected(instance.status, own)
             sock.settimeout(PATIENCE)
             sock.sendall(head)
             answer = sock.recv(64)
@@ -99,10 +99,10 @@ def endless_header(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     return send
 
 
-def slow(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
+def slow(instance: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Send a request byte by byte, and start again when the server closes the connection."""
     endless = b"GET /status HTTP/1.1\r\nHost: a\r\nX: "
-    socks = [connected(bed.status, stack) for _ in range(SLOW)]
+    socks = [connected(instance.status, stack) for _ in range(SLOW)]
     for sock in socks:
         push(sock, endless)
 
@@ -113,10 +113,10 @@ def slow(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     return drip
 
 
-def large_bodies(bed: AgentFixture, stack: ExitStack) -> Callable[[], None]:
+def large_bodies(instance: AgentFixture, stack: ExitStack) -> Callable[[], None]:
     """Send almost a whole megabyte of a body that is never complete."""
     head = b"POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n"
-    socks = {connected(bed.status, stack): head + b"a" * (MIB - 1) for _ in range(IDLE // 4)}
+    socks = {connected(instance.status, stack): head + b"a" * (MIB - 1) for _ in range(IDLE // 4)}
 
     def send() -> None:
         for sock, rest in socks.items():
@@ -137,10 +137,10 @@ ATTACKS: dict[str, Attack] = {
 
 
 @contextmanager
-def under(bed: AgentFixture, *attacks: Attack) -> Iterator[None]:
+def under(instance: AgentFixture, *attacks: Attack) -> Iterator[None]:
     """Run these attacks during the block."""
     with ExitStack() as stack:
-        steps = [attack(bed, stack) for attack in attacks]
+        steps = [attack(instance, stack) for attack in attacks]
         with Onlooker(lambda: [step() for step in steps], every=0.1) as attackers:
             yield
             eventually(lambda: attackers.looks > 3, what="the attackers get their turn")
@@ -150,14 +150,14 @@ def under(bed: AgentFixture, *attacks: Attack) -> Iterator[None]:
 class Watch:
     """Measures the agent's memory, and is the good client."""
 
-    def __init__(self, bed: AgentFixture) -> None:
-        self.bed = bed
+    def __init__(self, instance: AgentFixture) -> None:
+        self.instance = instance
         self.before = self.highest = self.memory()
-        self.descriptors = descriptors(bed)
+        self.descriptors = descriptors(instance)
 
     def memory(self) -> int:
         """Return the agent's resident memory, in bytes."""
-        now = resident(self.bed.agent_pid)
+        now = resident(self.instance.agent_pid)
         assert now is not None
         return now
 
@@ -165,7 +165,7 @@ class Watch:
         """Send the requests of a kubelet and of an operator."""
         self.highest = max(self.highest, self.memory())
         for path in ("/status", "/healthz/ready"):
-            reply = ask(self.bed, path)
+            reply = ask(self.instance, path)
             assert reply.status == 200, f"{path}: {reply.status} {reply.text}"
 
     @property
@@ -174,63 +174,63 @@ class Watch:
         return self.highest - self.before
 
 
-def descriptors(bed: AgentFixture) -> int:
+def descriptors(instance: AgentFixture) -> int:
     """Count the open descriptors of the agent."""
-    return len(list(Path(f"/proc/{bed.agent_pid}/fd").iterdir()))
+    return len(list(Path(f"/proc/{instance.agent_pid}/fd").iterdir()))
 
 
-def rotate(bed: AgentFixture, times: int) -> None:
+def rotate(instance: AgentFixture, times: int) -> None:
     """Rotate under attack."""
     for _ in range(times):
-        bed.rotate()
-        bed.served()
+        instance.rotate()
+        instance.served()
 
 
-def as_before(bed: AgentFixture, watch: Watch) -> None:
+def as_before(instance: AgentFixture, watch: Watch) -> None:
     """Check that the agent has its former descriptors, and little more memory."""
-    bed.settled()
-    eventually(lambda: descriptors(bed) <= watch.descriptors, what="the descriptors are closed")
+    instance.settled()
+    eventually(lambda: descriptors(instance) <= watch.descriptors, what="the descriptors are closed")
     assert watch.memory() - watch.before <= AFTER
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 5 * ROTATIONS)
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_a_bad_client_costs_only_bounded_memory(attack: Attack, bed: AgentFixture, loads: Loads) -> None:
-    rotate(bed, 2)
-    bed.settled()
-    watch = Watch(bed)
-    loads.gentle(bed.tls, bed.plain)
-    with under(bed, attack), Onlooker(watch.look, every=0.1) as good:
-        rotate(bed, ROTATIONS)
+def test_a_bad_client_costs_only_bounded_memory(attack: Attack, instance: AgentFixture, loads: Loads) -> None:
+    rotate(instance, 2)
+    instance.settled()
+    watch = Watch(instance)
+    loads.gentle(instance.tls, instance.plain)
+    with under(instance, attack), Onlooker(watch.look, every=0.1) as good:
+        rotate(instance, ROTATIONS)
         loads.more(20)
     nothing_failed(loads.finish(at_least=20))
     assert (good.wrong, good.unanswered) == ([], [])
     assert watch.peak <= PEAK, f"{watch.peak / MIB:.1f} MiB"
-    as_before(bed, watch)
+    as_before(instance, watch)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600 + 5 * ROTATIONS)
-def test_all_of_them_together_do_neither(bed: AgentFixture, loads: Loads) -> None:
-    rotate(bed, 2)
-    bed.settled()
-    watch = Watch(bed)
-    loads.gentle(bed.tls, bed.plain)
-    with under(bed, *ATTACKS.values()), Onlooker(watch.look, every=0.1) as good:
-        rotate(bed, ROTATIONS)
+def test_all_of_them_together_do_neither(instance: AgentFixture, loads: Loads) -> None:
+    rotate(instance, 2)
+    instance.settled()
+    watch = Watch(instance)
+    loads.gentle(instance.tls, instance.plain)
+    with under(instance, *ATTACKS.values()), Onlooker(watch.look, every=0.1) as good:
+        rotate(instance, ROTATIONS)
         loads.more(20)
     nothing_failed(loads.finish(at_least=20))
     assert (good.wrong, good.unanswered) == ([], [])
     assert watch.peak <= PEAK, f"{watch.peak / MIB:.1f} MiB"
-    as_before(bed, watch)
+    as_before(instance, watch)
 
 
-def test_what_there_is_can_be_read_and_nothing_else_can_be_done(bed: AgentFixture) -> None:
-    assert overview(bed)["epoch"] == bed.serving().number
+def test_what_there_is_can_be_read_and_nothing_else_can_be_done(instance: AgentFixture) -> None:
+    assert overview(instance)["epoch"] == instance.serving().number
     there = ("/", "/status", "/status/schema.json", "/metrics", "/stats/prometheus", "/stats", "/healthz/live")
-    assert {path: ask(bed, path).status for path in there} == dict.fromkeys(there, 200)
-    assert ask(bed, "/nothing").status == 404
+    assert {path: ask(instance, path).status for path in there} == dict.fromkeys(there, 200)
+    assert ask(instance, "/nothing").status == 404
     for path in ("/drain", "/quitquitquit"):
-        assert ask(bed, path).status == 405
-        assert Console(bed.status.port).post(path).status == 403, "off unless --http-actions is given"
+        assert ask(instance, path).status == 405
+        assert Console(instance.status.port).post(path).status == 403, "off unless --http-actions is given"

@@ -63,15 +63,15 @@ class Echo:
 
 
 @pytest.fixture
-def raw(bed_apart: AgentFixture) -> Iterator[Target]:
-    """An additional listener of `bed_apart` that forwards to an echo server."""
-    target, port = Target(HOST, bed_apart.room.port()), bed_apart.room.port()
+def raw(unstarted: AgentFixture) -> Iterator[Target]:
+    """An additional listener of `unstarted` that forwards to an echo server."""
+    target, port = Target(HOST, unstarted.room.port()), unstarted.room.port()
     forward = {"@type": f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": "raw", "cluster": "echo"}
     endpoint = {"endpoint": {"address": address(HOST, port)}}
-    bed_apart.bootstrap.more = [
+    unstarted.bootstrap.more = [
         listener("raw", HOST, target.port, [{"filters": [{"name": "tcp", "typed_config": forward}]}])
     ]
-    bed_apart.bootstrap.clusters = [
+    unstarted.bootstrap.clusters = [
         {
             "name": "echo",
             "type": "STATIC",
@@ -107,16 +107,16 @@ def is_cut(sock: socket.socket) -> bool:
         return True
 
 
-def terminate(bed: AgentFixture) -> float:
+def terminate(instance: AgentFixture) -> float:
     """Send SIGTERM to the agent; return the time (monotonic clock): it is received no earlier."""
     asked = time.monotonic()
-    os.kill(bed.agent_pid, signal.SIGTERM)
+    os.kill(instance.agent_pid, signal.SIGTERM)
     return asked
 
 
-def runs(bed: AgentFixture) -> bool:
+def runs(instance: AgentFixture) -> bool:
     """Return whether the agent runs."""
-    return bed.agent is not None and bed.agent.poll() is None
+    return instance.agent is not None and instance.agent.poll() is None
 
 
 def is_refused(target: Target) -> bool:
@@ -124,11 +124,11 @@ def is_refused(target: Target) -> bool:
     return not listening(target.port)
 
 
-def order(bed: AgentFixture, *words: str) -> Process:
+def order(instance: AgentFixture, *words: str) -> Process:
     """Start a command of the agent."""
-    argv = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
+    argv = [sys.executable, "-m", "agent", *words, "--run-dir", str(instance.run_dir)]
     process = Process(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    bed.room.started.append(process)
+    instance.room.started.append(process)
     return process
 
 
@@ -138,132 +138,134 @@ def concluded(process: Process) -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
-def test_connections_end_undisturbed_and_the_agent_right_after_the_last(bed_apart: AgentFixture, raw: Target) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--stop-deadline", FAR]
-    bed.start()
-    with client(raw) as first, client(raw) as last, connect(bed.plain, tls_context()) as polite:
+def test_connections_end_undisturbed_and_the_agent_right_after_the_last(unstarted: AgentFixture, raw: Target) -> None:
+    instance = unstarted
+    instance.more_flags += ["--stop-deadline", FAR]
+    instance.start()
+    with client(raw) as first, client(raw) as last, connect(instance.plain, tls_context()) as polite:
         exchange(polite, last=False)
-        terminate(bed)
-        eventually(lambda: is_refused(raw) and is_refused(bed.tls), what="new clients are refused")
-        assert not healthy(bed.status)
+        terminate(instance)
+        eventually(lambda: is_refused(raw) and is_refused(instance.tls), what="new clients are refused")
+        assert not healthy(instance.status)
         exchange(polite, last=False)
         throughout(lambda: is_heard(first) and is_heard(last), span=HELD, what="both are heard")
         first.close()
         throughout(lambda: is_heard(last), span=0.3, what="the last one is heard")
-        assert runs(bed)
-    assert bed.exited() == 0, "long before the deadline"
+        assert runs(instance)
+    assert instance.exited() == 0, "long before the deadline"
 
 
-def test_a_client_that_never_ends_is_cut_at_the_deadline(bed_apart: AgentFixture, raw: Target) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--stop-deadline", "1s"]
-    bed.start()
+def test_a_client_that_never_ends_is_cut_at_the_deadline(unstarted: AgentFixture, raw: Target) -> None:
+    instance = unstarted
+    instance.more_flags += ["--stop-deadline", "1s"]
+    instance.start()
     with client(raw) as endless:
-        asked = terminate(bed)
+        asked = terminate(instance)
         up_to(asked + 1, lambda: is_heard(endless), what="it is heard until the deadline")
         assert is_cut(endless)
-        assert bed.exited() == 0
+        assert instance.exited() == 0
         assert time.monotonic() >= asked + 1
-    (cut,) = bed.journal.named("drain.cut")
+    (cut,) = instance.journal.named("drain.cut")
     assert cut.body.endswith("they are cut (1 connection)")
-    (attempt,) = json.loads((bed.run_dir / "history.json").read_text())["attempts"]
+    (attempt,) = json.loads((instance.run_dir / "history.json").read_text())["attempts"]
     assert attempt["evidence"]["cut_at_end"] == 1
 
 
 @pytest.mark.long
-def test_a_hung_proxy_does_not_keep_the_agent(bed_apart: AgentFixture, raw: Target) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--stop-deadline", "1s"]
-    bed.start()
-    with client(raw), stopped(bed.serving_pid()) as hung:
-        asked = terminate(bed)
-        assert bed.exited() == 0
+def test_a_hung_proxy_does_not_keep_the_agent(unstarted: AgentFixture, raw: Target) -> None:
+    instance = unstarted
+    instance.more_flags += ["--stop-deadline", "1s"]
+    instance.start()
+    with client(raw), stopped(instance.serving_pid()) as hung:
+        asked = terminate(instance)
+        assert instance.exited() == 0
         assert time.monotonic() >= asked + 1
         assert not alive(hung)
 
 
-def test_a_drain_delay_serves_new_clients_for_so_long(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--drain-delay", "1s", "--stop-deadline", FAR]
-    bed.start()
-    asked = terminate(bed)
-    up_to(asked + 1, lambda: body_of(bed.plain) == b"ok\n", what="new clients are served")
-    assert bed.exited() == 0
+def test_a_drain_delay_serves_new_clients_for_so_long(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.more_flags += ["--drain-delay", "1s", "--stop-deadline", FAR]
+    instance.start()
+    asked = terminate(instance)
+    up_to(asked + 1, lambda: body_of(instance.plain) == b"ok\n", what="new clients are served")
+    assert instance.exited() == 0
     assert time.monotonic() >= asked + 1
 
 
-def test_readiness_is_gone_from_the_beginning_of_a_drain_delay(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--drain-delay", FAR, "--stop-deadline", FAR]
-    bed.start()
-    terminate(bed)
-    eventually(lambda: not healthy(bed.status), what="it is not ready any more")
-    throughout(lambda: body_of(bed.plain) == b"ok\n" and not healthy(bed.status), span=0.5, what="clients are served")
-    terminate(bed)
-    assert bed.exited() == 0
+def test_readiness_is_gone_from_the_beginning_of_a_drain_delay(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.more_flags += ["--drain-delay", FAR, "--stop-deadline", FAR]
+    instance.start()
+    terminate(instance)
+    eventually(lambda: not healthy(instance.status), what="it is not ready any more")
+    throughout(
+        lambda: body_of(instance.plain) == b"ok\n" and not healthy(instance.status), span=0.5, what="clients are served"
+    )
+    terminate(instance)
+    assert instance.exited() == 0
 
 
-def test_the_shortest_drain_keeps_an_empty_proxy(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--min-drain", "1s", "--stop-deadline", FAR]
-    bed.start()
-    proxy = bed.serving_pid()
-    asked = terminate(bed)
-    eventually(lambda: is_refused(bed.plain), what="new clients are refused")
+def test_the_shortest_drain_keeps_an_empty_proxy(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    instance.more_flags += ["--min-drain", "1s", "--stop-deadline", FAR]
+    instance.start()
+    proxy = instance.serving_pid()
+    asked = terminate(instance)
+    eventually(lambda: is_refused(instance.plain), what="new clients are refused")
     up_to(asked + 1, lambda: alive(proxy), what="the proxy lives")
-    assert bed.exited() == 0, "long before the deadline"
+    assert instance.exited() == 0, "long before the deadline"
 
 
 @pytest.mark.parametrize("delay", ["0s", FAR])
-def test_a_second_signal_hurries(delay: str, bed_apart: AgentFixture, raw: Target) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--stop-deadline", FAR, "--drain-delay", delay]
-    bed.start()
+def test_a_second_signal_hurries(delay: str, unstarted: AgentFixture, raw: Target) -> None:
+    instance = unstarted
+    instance.more_flags += ["--stop-deadline", FAR, "--drain-delay", delay]
+    instance.start()
     with client(raw) as endless:
-        terminate(bed)
+        terminate(instance)
         throughout(lambda: is_heard(endless), span=0.3, what="it is heard")
-        terminate(bed)
+        terminate(instance)
         assert is_cut(endless)
-        assert bed.exited() == 0
+        assert instance.exited() == 0
 
 
-def test_a_drain_by_order_returns_at_the_end_and_the_agent_stays(bed_apart: AgentFixture, raw: Target) -> None:
-    bed = bed_apart
-    bed.more_flags += ["--stop-deadline", FAR]
-    bed.start()
+def test_a_drain_by_order_returns_at_the_end_and_the_agent_stays(unstarted: AgentFixture, raw: Target) -> None:
+    instance = unstarted
+    instance.more_flags += ["--stop-deadline", FAR]
+    instance.start()
     with client(raw) as last:
-        impatient, patient = order(bed, "drain", "--timeout", "500ms"), order(bed, "drain")
+        impatient, patient = order(instance, "drain", "--timeout", "500ms"), order(instance, "drain")
         code, said = concluded(impatient)
         assert code == 1, said
         assert "continues" in said
         assert is_heard(last)
         assert patient.poll() is None
     assert concluded(patient) == (0, "drained\n")
-    throughout(lambda: runs(bed) and not healthy(bed.status), span=0.3, what="the agent stays, not ready")
-    terminate(bed)
-    assert bed.exited() == 0
+    throughout(lambda: runs(instance) and not healthy(instance.status), span=0.3, what="the agent stays, not ready")
+    terminate(instance)
+    assert instance.exited() == 0
 
 
-def test_waiting_ends_with_readiness_or_the_reason(bed_apart: AgentFixture) -> None:
-    bed = bed_apart
-    code, said = concluded(order(bed, "wait", "--timeout", "100ms"))
+def test_waiting_ends_with_readiness_or_the_reason(unstarted: AgentFixture) -> None:
+    instance = unstarted
+    code, said = concluded(order(instance, "wait", "--timeout", "100ms"))
     assert code == 1
-    assert str(bed.run_dir) in said
-    waiting = order(bed, "wait", "--timeout", FAR)
+    assert str(instance.run_dir) in said
+    waiting = order(instance, "wait", "--timeout", FAR)
     throughout(lambda: waiting.poll() is None, span=0.2, what="it waits for an agent")
-    bed.start()
+    instance.start()
     assert concluded(waiting) == (0, "ready\n")
 
 
-def test_a_stop_signal_before_the_agent_has_begun_is_handled(bed_apart: AgentFixture) -> None:
+def test_a_stop_signal_before_the_agent_has_begun_is_handled(unstarted: AgentFixture) -> None:
     """Otherwise the signal would end it, and the proxies of an earlier agent, which it was to adopt, would remain."""
-    bed = bed_apart
-    bed.prepare()
-    bed.launch()
-    eventually(lambda: holds_back(bed.agent_pid, signal.SIGTERM), every=0, what="signals wait")
-    os.kill(bed.agent_pid, signal.SIGTERM)
-    assert bed.exited() == 0
+    instance = unstarted
+    instance.prepare()
+    instance.launch()
+    eventually(lambda: holds_back(instance.agent_pid, signal.SIGTERM), every=0, what="signals wait")
+    os.kill(instance.agent_pid, signal.SIGTERM)
+    assert instance.exited() == 0
 
 
 def holds_back(pid: int, number: signal.Signals) -> bool:
@@ -274,24 +276,24 @@ def holds_back(pid: int, number: signal.Signals) -> bool:
 
 
 @pytest.mark.long
-def test_a_proxy_that_hangs_without_clients_keeps_no_agent_from_ending(bed_apart: AgentFixture) -> None:
+def test_a_proxy_that_hangs_without_clients_keeps_no_agent_from_ending(unstarted: AgentFixture) -> None:
     """A proxy hangs like this if its log is not read: the agent does not wait for it until the stop deadline."""
-    bed = bed_apart
-    bed.more_flags += ["--stop-deadline", FAR]
-    bed.start()
-    with stopped(bed.serving_pid()):
-        assert bed.agent is not None
-        bed.agent.send_signal(signal.SIGTERM)
-        assert bed.exited() == 0
+    instance = unstarted
+    instance.more_flags += ["--stop-deadline", FAR]
+    instance.start()
+    with stopped(instance.serving_pid()):
+        assert instance.agent is not None
+        instance.agent.send_signal(signal.SIGTERM)
+        assert instance.exited() == 0
 
 
 @pytest.mark.sidecar
-def test_who_waits_in_an_accept_queue_at_the_end_is_answered(bed: AgentFixture) -> None:
-    with stopped(bed.serving_pid()):
-        flights = launched(bed.plain, 15) + launched(bed.tls, 15)
-        assert bed.agent is not None
-        bed.agent.send_signal(signal.SIGTERM)
-        eventually(lambda: bed.journal.named("agent.stopping"), what="it stops")
+def test_who_waits_in_an_accept_queue_at_the_end_is_answered(instance: AgentFixture) -> None:
+    with stopped(instance.serving_pid()):
+        flights = launched(instance.plain, 15) + launched(instance.tls, 15)
+        assert instance.agent is not None
+        instance.agent.send_signal(signal.SIGTERM)
+        eventually(lambda: instance.journal.named("agent.stopping"), what="it stops")
     land(flights)
     assert [str(flight.failure) for flight in flights if flight.failure] == []
-    assert bed.exited() == 0
+    assert instance.exited() == 0

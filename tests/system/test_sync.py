@@ -10,25 +10,25 @@ from tests.system.status_pollers import overview
 pytestmark = pytest.mark.sidecar
 
 
-def reasons(bed: AgentFixture) -> list[str]:
+def reasons(instance: AgentFixture) -> list[str]:
     """Return why each file is refused."""
-    return [each["reason"] for each in overview(bed)["refused"]]
+    return [each["reason"] for each in overview(instance)["refused"]]
 
 
-def test_one_bad_content_after_another_is_one_disagreement(bed: AgentFixture) -> None:
-    eventually(lambda: overview(bed)["out_of_sync_since"] is None, what="the service is in sync")
-    (bed.certs / CHAIN).write_bytes(b"no certificate")
-    eventually(lambda: reasons(bed) == ["unparsable"], what="the chain is refused")
-    since = overview(bed)["out_of_sync_since"]
+def test_one_bad_content_after_another_is_one_disagreement(instance: AgentFixture) -> None:
+    eventually(lambda: overview(instance)["out_of_sync_since"] is None, what="the service is in sync")
+    (instance.certs / CHAIN).write_bytes(b"no certificate")
+    eventually(lambda: reasons(instance) == ["unparsable"], what="the chain is refused")
+    since = overview(instance)["out_of_sync_since"]
     assert since is not None
-    pair, other = bed.mint.leaf(), bed.mint.leaf()
-    (bed.certs / CHAIN).write_bytes(pair.chain_pem)
-    (bed.certs / KEY).write_bytes(other.key_pem)
-    eventually(lambda: reasons(bed) == ["mismatch"], what="the pair is refused")
-    bed.config.write_text("static_resources: [")
-    eventually(lambda: "configuration" in reasons(bed), what="the configuration is refused")
-    (bed.certs / CHAIN).write_bytes(other.chain_pem)
-    eventually(lambda: reasons(bed) == ["configuration"], what="the pair is good")
-    assert overview(bed)["out_of_sync_since"] == since
-    bed.bootstrap.write(bed.config)
-    eventually(lambda: overview(bed)["out_of_sync_since"] is None, what="the service is in sync again")
+    pair, other = instance.mint.leaf(), instance.mint.leaf()
+    (instance.certs / CHAIN).write_bytes(pair.chain_pem)
+    (instance.certs / KEY).write_bytes(other.key_pem)
+    eventually(lambda: reasons(instance) == ["mismatch"], what="the pair is refused")
+    instance.config.write_text("static_resources: [")
+    eventually(lambda: "configuration" in reasons(instance), what="the configuration is refused")
+    (instance.certs / CHAIN).write_bytes(other.chain_pem)
+    eventually(lambda: reasons(instance) == ["configuration"], what="the pair is good")
+    assert overview(instance)["out_of_sync_since"] == since
+    instance.bootstrap.write(instance.config)
+    eventually(lambda: overview(instance)["out_of_sync_since"] is None, what="the service is in sync again")

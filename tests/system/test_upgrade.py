@@ -17,72 +17,72 @@ UPGRADES = count("AGENT_UPGRADES", short=1, long=50)
 
 
 @pytest.fixture
-def own_package(bed_apart: AgentFixture) -> Path:
+def own_package(unstarted: AgentFixture) -> Path:
     """The package of the fixture's agent, a copy that a test may damage."""
-    lib = bed_apart.directory / "lib"
+    lib = unstarted.directory / "lib"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(agent.__file__).parent, lib / "agent", ignore=ignored)
-    script = bed_apart.directory / "agent.py"
+    script = unstarted.directory / "agent.py"
     lines = ["import sys", f"sys.path.insert(0, {str(lib)!r})", "from agent.entry import main", "main()"]
     script.write_text("\n".join(lines), encoding="ascii")
-    bed_apart.program = (sys.executable, str(script))
-    bed_apart.start()
+    unstarted.program = (sys.executable, str(script))
+    unstarted.start()
     return lib / "agent"
 
 
-def order(bed: AgentFixture, *words: str) -> "subprocess.CompletedProcess[str]":
+def order(instance: AgentFixture, *words: str) -> "subprocess.CompletedProcess[str]":
     """Run a command as an operator would."""
-    command = [sys.executable, "-m", "agent", *words, "--run-dir", str(bed.run_dir)]
+    command = [sys.executable, "-m", "agent", *words, "--run-dir", str(instance.run_dir)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.timeout(600 + 6 * UPGRADES)
-def test_upgrades_between_rotations_fail_nothing(bed: AgentFixture, loads: Loads) -> None:
-    loads.gentle(bed.tls, bed.plain)
+def test_upgrades_between_rotations_fail_nothing(instance: AgentFixture, loads: Loads) -> None:
+    loads.gentle(instance.tls, instance.plain)
     for _ in range(UPGRADES):
-        pid, serving = bed.agent_pid, bed.serving()
-        done = order(bed, "upgrade")
+        pid, serving = instance.agent_pid, instance.serving()
+        done = order(instance, "upgrade")
         assert done.returncode == 0, done.stderr
-        assert (bed.state().agent_pid, bed.serving()) == (pid, serving)
-        bed.rotate()
-        eventually(lambda: bed.serving().number > serving.number, what="the next one serves")  # noqa: B023
+        assert (instance.state().agent_pid, instance.serving()) == (pid, serving)
+        instance.rotate()
+        eventually(lambda: instance.serving().number > serving.number, what="the next one serves")  # noqa: B023
     nothing_failed(loads.finish(at_least=100))
 
 
 @pytest.mark.long
-def test_a_new_program_that_is_broken_changes_nothing(bed_apart: AgentFixture, own_package: Path, loads: Loads) -> None:
-    bed = bed_apart
-    before = bed.serving()
-    loads.gentle(bed.tls, bed.plain)
+def test_a_new_program_that_is_broken_changes_nothing(unstarted: AgentFixture, own_package: Path, loads: Loads) -> None:
+    instance = unstarted
+    before = instance.serving()
+    loads.gentle(instance.tls, instance.plain)
     (own_package / "supervisor" / "supervisor.py").write_text("raise ImportError('half installed')\n", encoding="ascii")
-    done = order(bed, "upgrade")
+    done = order(instance, "upgrade")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "cannot take over" in done.stderr
     assert "half installed" in done.stderr
-    bed.rotate()
-    eventually(lambda: bed.serving().number == before.number + 1, what="the next one serves")
-    bed.served()
+    instance.rotate()
+    eventually(lambda: instance.serving().number == before.number + 1, what="the next one serves")
+    instance.served()
     nothing_failed(loads.finish(at_least=20))
 
 
-def test_the_new_program_is_what_runs_after_it(bed_apart: AgentFixture, own_package: Path) -> None:
-    bed = bed_apart
-    marker = bed.directory / "new"
+def test_the_new_program_is_what_runs_after_it(unstarted: AgentFixture, own_package: Path) -> None:
+    instance = unstarted
+    marker = instance.directory / "new"
     entry = own_package / "entry.py"
     entry.write_text(f"open({str(marker)!r}, 'a').write('x')\n" + entry.read_text(encoding="utf-8"), encoding="utf-8")
-    assert order(bed, "upgrade").returncode == 0
+    assert order(instance, "upgrade").returncode == 0
     assert marker.read_text(encoding="ascii") == "xx", "once to try it, once to be it"
 
 
 @pytest.mark.sidecar
-def test_the_result_of_a_restart_is_correct(bed: AgentFixture) -> None:
-    before = bed.serving()
-    done = order(bed, "restart")
+def test_the_result_of_a_restart_is_correct(instance: AgentFixture) -> None:
+    before = instance.serving()
+    done = order(instance, "restart")
     assert done.returncode == 0, done.stderr
     assert f"epoch {before.number + 1} serves" in done.stdout
-    (bed.certs / "tls.crt").write_bytes(b"garbage")
-    refused = order(bed, "restart")
+    (instance.certs / "tls.crt").write_bytes(b"garbage")
+    refused = order(instance, "restart")
     assert refused.returncode == 1
-    assert str(bed.certs) in refused.stderr
-    assert bed.serving().number == before.number + 1
+    assert str(instance.certs) in refused.stderr
+    assert instance.serving().number == before.number + 1

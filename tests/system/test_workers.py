@@ -15,30 +15,30 @@ pytestmark = [pytest.mark.envoy, pytest.mark.long]
 CHANGES = count("AGENT_WORKERS", short=2, long=20)
 
 
-def test_four_two_four_workers_under_load(bed_apart: AgentFixture, loads: Loads, envoy: Path) -> None:
-    bed, number = bed_apart, bed_apart.directory / "workers"
-    start_with(bed, number, envoy, 4)
-    loads.gentle(bed.tls, bed.plain)
-    loads.start("bursts", bed.tls, clients=20)
-    loads.start("bursts", bed.plain, clients=200)
+def test_four_two_four_workers_under_load(unstarted: AgentFixture, loads: Loads, envoy: Path) -> None:
+    instance, number = unstarted, unstarted.directory / "workers"
+    start_with(instance, number, envoy, 4)
+    loads.gentle(instance.tls, instance.plain)
+    loads.start("bursts", instance.tls, clients=20)
+    loads.start("bursts", instance.plain, clients=200)
     for wanted in [2, 4] * (CHANGES // 2):
         number.write_text(str(wanted), encoding="ascii")
-        bed.rotate()
-        serve_with(bed, wanted)
+        instance.rotate()
+        serve_with(instance, wanted)
         loads.more(50)
     nothing_failed(loads.finish(at_least=50))
 
 
-def start_with(bed: AgentFixture, number: Path, envoy: Path, wanted: int) -> None:
+def start_with(instance: AgentFixture, number: Path, envoy: Path, wanted: int) -> None:
     """Start the fixture with a proxy whose number of workers is in a file."""
     number.write_text(str(wanted), encoding="ascii")
-    bed.binary, bed.proxy_args = bed.directory / "proxy", ["-l", "warning"]
-    with_workers(bed.binary, envoy, number)
-    bed.start()
-    serve_with(bed, wanted)
+    instance.binary, instance.proxy_args = instance.directory / "proxy", ["-l", "warning"]
+    with_workers(instance.binary, envoy, number)
+    instance.start()
+    serve_with(instance, wanted)
 
 
-def serve_with(bed: AgentFixture, wanted: int) -> None:
+def serve_with(instance: AgentFixture, wanted: int) -> None:
     """Wait until the newest certificate is served with this many workers."""
-    bed.served()
-    eventually(lambda: workers(bed.serving_pid()) == wanted, what=f"{wanted} workers")
+    instance.served()
+    eventually(lambda: workers(instance.serving_pid()) == wanted, what=f"{wanted} workers")

@@ -35,24 +35,24 @@ SECRET = "edge-secret"
 class Site:
     """One agent and its control plane. `fetch_timeout`: the `initial_fetch_timeout` of all xDS resources."""
 
-    bed: AgentFixture
+    instance: AgentFixture
     plane: ControlPlane
     delta: bool = False
     fetch_timeout: str = "15s"
     secrets: Mint = field(default_factory=Mint)
 
     def __post_init__(self) -> None:
-        certs = self.bed.certs
-        self.bed.bootstrap = FromPlane(self.bed.tls.port, self.bed.plain.port, [])
-        self.bed.bootstrap.dynamic = ads(delta=self.delta, timeout=self.fetch_timeout)
-        self.bed.bootstrap.clusters = [xds_cluster(self.plane.port, certs / CHAIN, certs / KEY, certs / ROOT)]
+        certs = self.instance.certs
+        self.instance.bootstrap = FromPlane(self.instance.tls.port, self.instance.plain.port, [])
+        self.instance.bootstrap.dynamic = ads(delta=self.delta, timeout=self.fetch_timeout)
+        self.instance.bootstrap.clusters = [xds_cluster(self.plane.port, certs / CHAIN, certs / KEY, certs / ROOT)]
         self.listeners()
         self.secret()
 
     def listeners(self, *more: Json, plain: Json | None = None) -> None:
         """Set the listeners: one for TLS with a secret, a plain one (or another in its place), and more."""
-        tls = secret_listener("tls", self.bed.tls.port, SECRET, aggregated(self.fetch_timeout))
-        self.plane.listeners(tls, plain or plain_listener("plain", self.bed.plain.port), *more)
+        tls = secret_listener("tls", self.instance.tls.port, SECRET, aggregated(self.fetch_timeout))
+        self.plane.listeners(tls, plain or plain_listener("plain", self.instance.plain.port), *more)
 
     def secret(self) -> None:
         """Set a new secret."""
@@ -71,31 +71,31 @@ class Site:
 
     def launch(self) -> None:
         """Start the agent without waiting."""
-        self.bed.prepare()
-        (self.bed.certs / ROOT).write_bytes(authority().pem)
-        self.bed.launch()
+        self.instance.prepare()
+        (self.instance.certs / ROOT).write_bytes(authority().pem)
+        self.instance.launch()
 
     def ready(self) -> None:
         """Wait until the agent is ready, serves the newest secret and holds the sockets."""
         eventually(self._is_ready, what="the agent is ready")
-        targets = (self.bed.tls, self.bed.plain)
-        eventually(lambda: all(map(self.bed.holds, targets)), what="the agent holds the sockets")
+        targets = (self.instance.tls, self.instance.plain)
+        eventually(lambda: all(map(self.instance.holds, targets)), what="the agent holds the sockets")
 
     def _is_ready(self) -> bool:
-        assert self.bed.agent is not None
-        assert self.bed.agent.poll() is None, f"the agent ended with {self.bed.agent.returncode}"
-        state = self.bed.state()
-        return state.agent_pid == self.bed.agent_pid and state.ready and self.serves()
+        assert self.instance.agent is not None
+        assert self.instance.agent.poll() is None, f"the agent ended with {self.instance.agent.returncode}"
+        state = self.instance.state()
+        return state.agent_pid == self.instance.agent_pid and state.ready and self.serves()
 
     def serves(self) -> bool:
         """Return whether new clients get the newest secret, and a plain response."""
-        return self.bed.serial_served() == serial(self.secrets.newest) and body_of(self.bed.plain) == b"ok\n"
+        return self.instance.serial_served() == serial(self.secrets.newest) and body_of(self.instance.plain) == b"ok\n"
 
     def rotate(self) -> Epoch:
         """Renew the client pair; return the epoch that serves until the next one takes over."""
-        before = self.bed.serving()
-        self.bed.journal.mark()
-        self.bed.rotate()
+        before = self.instance.serving()
+        self.instance.journal.mark()
+        self.instance.rotate()
         return before
 
     def committed(self, before: Epoch) -> None:
@@ -104,22 +104,22 @@ class Site:
         assert self.serves(), "with its certificate and its listeners"
 
     def _is_committed(self, before: Epoch) -> bool:
-        state, serving = self.bed.state(), self.bed.serving()
-        newest = serial(self.bed.mint.newest) in self.plane.client_serials()
+        state, serving = self.instance.state(), self.instance.serving()
+        newest = serial(self.instance.mint.newest) in self.plane.client_serials()
         return serving.number > before.number and newest and serving.revision == state.wanted and not unfinished(state)
 
     def stays(self, before: Epoch, span: float) -> None:
         """Check for a span that only this epoch serves."""
         what = f"epoch {before.number} serves"
-        throughout(lambda: self.bed.serving() == before and self.serves(), span=span, what=what, every=0.05)
+        throughout(lambda: self.instance.serving() == before and self.serves(), span=span, what=what, every=0.05)
 
     def dropped(self) -> list[Entry]:
         """List the candidates that were dropped since the start of the last rotation."""
-        return [entry for entry in self.bed.journal.entries() if entry.name == "epoch.dropped"]
+        return [entry for entry in self.instance.journal.entries() if entry.name == "epoch.dropped"]
 
     def log(self) -> str:
         """Return the warnings and errors since the start of the last rotation."""
-        return "\n".join(entry.text for entry in self.bed.journal.complaints())
+        return "\n".join(entry.text for entry in self.instance.journal.complaints())
 
     def names_of_the_plane(self) -> tuple[str, ...]:
         """Return the names of the control plane in messages: its cluster and its address."""
@@ -129,8 +129,8 @@ class Site:
         """Wait until the log, the status document and `agent status` contain one of the names and one of the words."""
         sources: dict[str, Callable[[], str]] = {
             "the log": self.log,
-            "/status": lambda: ask(self.bed, "/status").text,
-            "agent status": lambda: agent("status", "--run-dir", self.bed.run_dir).out,
+            "/status": lambda: ask(self.instance, "/status").text,
+            "agent status": lambda: agent("status", "--run-dir", self.instance.run_dir).out,
         }
         for source, read in sources.items():
             check = partial(mentions, read, names, words)
@@ -140,7 +140,7 @@ class Site:
         """Wait until the readiness probe fails with one of the names and one of the words."""
 
         def told() -> bool:
-            reply = ask(self.bed, "/healthz/ready")
+            reply = ask(self.instance, "/healthz/ready")
             assert reply.status == 503, f"{reply.status} {reply.text}"
             return mentions(lambda: reply.text, names, words)
 
