@@ -14,14 +14,16 @@
     run(main)
 
 The order matters, and it is checked: sockets are available only after the gate, so that a rejected candidate has never
-accepted a client. `--mode validate` runs the steps before the gate. Without an agent and without a chain (no
-`--restart-epoch`, `--base-id` or `--socket-path`) the same program just binds and serves.
+accepted a client. `--mode validate` runs the steps before the gate without binding, `--mode init_only` binds as well.
+Without an agent and without a chain (no `--restart-epoch`, `--base-id` or `--socket-path`) the same program just binds
+and serves.
 
 The library answers the agent's requests at the admin address that the agent adds to the configuration: the certificates
 that `tls_context` has loaded, the listening addresses, the number of clients (from the kernel), statistics.
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -34,7 +36,7 @@ from pathlib import PurePath
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from agent.core.errors import AgentError, BadInput, UsageError
+from agent.core.errors import AddressHeld, AgentError, BadInput, UsageError
 from agent.epoch import admin_documents, configuration, sockets, statistics
 from agent.epoch.admin_server import AdminServer, EpochFacts
 from agent.epoch.arguments import Answer, Arguments, parse
@@ -210,8 +212,12 @@ class Epoch:
         self._expect(Stage.PREPARING)
         bound = Bound(place)
         listener = Listener(bound)
-        if not self._is_validating:
+        if self.arguments.mode == "init_only":
+            with contextlib.suppress(AddressHeld):  # the predecessor may use it
+                bound.sockets.append(sockets.bind(place, mode))
+        elif not self._is_validating:
             bound.sockets.extend(await self._sockets(place, mode))
+        if bound.sockets:
             self._facts.listeners[name] = bound
             self._listeners.append(listener)
         return listener
@@ -238,7 +244,8 @@ class Epoch:
     async def admitted(self) -> None:
         """Wait at the gate until this epoch may serve; a rejected candidate never returns from here.
 
-        With `--mode validate` the epoch's block ends here, since everything has been validated.
+        With `--mode validate` the epoch's block ends here, since everything has been validated. So it does with `--mode
+        init_only`, which binds the addresses as well.
         """
         self._expect(Stage.PREPARING)
         if self._is_validating:

@@ -24,7 +24,7 @@ from agent.metrics.shared_counters import make_room
 from agent.processes.manifest import Manifest
 from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.survivor import Survivor
-from agent.proxies.interface import Complaint
+from agent.proxies.interface import Complaint, Configuration
 
 _ANSWER_TIMEOUT = 5.0
 
@@ -42,6 +42,9 @@ class ListenerAccess:
     held: Callable[[int, AddressHeld], None]
     broken: Callable[[int, ProtocolError], None]
     get_socket: Callable[[int, ListenAddress], int | None]
+
+
+CommandLine = Callable[[int, str | None, Configuration], list[str]]
 
 
 class EpochProcess:
@@ -131,11 +134,22 @@ class EpochProcess:
         Returns the proxy's complaint, or None if it accepts it.
         """
         loaded = loaded or self.loaded
+        return await self._try(loaded.program.kind.validate, timeout, loaded)
+
+    async def rehearse(self, timeout: float) -> Complaint | None:
+        """Let the proxy start and exit before it listens; return its complaint, or None if it has none.
+
+        It is a new process without the epoch's sockets, so it binds the addresses anew. Raises `MachineError`.
+        """
+        return await self._try(self.loaded.program.kind.rehearse, timeout, self.loaded)
+
+    async def _try(self, command_line: CommandLine, timeout: float, loaded: LoadedRevision) -> Complaint | None:
         copy, extra = self._copy(loaded)
-        kind = loaded.program.kind
-        arguments = kind.validate(copy, extra, loaded.configuration)
+        arguments = command_line(copy, extra, loaded.configuration)
         code, output = await run(self._command(arguments, loaded), timeout)
-        return None if code == 0 else kind.complaint(output, {**loaded.paths, copy: loaded.configuration.name})
+        if code == 0:
+            return None
+        return loaded.program.kind.complaint(output, {**loaded.paths, copy: loaded.configuration.name})
 
     async def launch(self, started_at: int, overlap: int = 0, *, dumps_core: bool = False) -> int:
         """Start the process after its sockets are open; return its pid. Raises `MachineError`.

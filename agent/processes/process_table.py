@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import signal
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.core import events as on
 from agent.core.epochs import State
@@ -34,6 +36,7 @@ from agent.processes.survivor import Survivor
 from agent.proxies.interface import Complaint, Inbound
 
 _QUEUE_INTERVAL, _QUEUE_LOOKS = 0.01, 100  # at shutdown: one second to accept the clients that are already queued
+_IN_USE = os.strerror(errno.EADDRINUSE)
 _RESUME_INTERVAL = 0.02  # polling, because only its admin interface shows that an adopted epoch serves
 
 
@@ -425,12 +428,34 @@ class ProcessTable:
         self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=code, failure=failure))
 
     async def _diagnose(self, candidate: EpochProcess, accident: Failure) -> Failure:
-        """Return why a candidate exited: a permanent failure if its proxy also fails validation."""
+        """Return why a candidate exited: a permanent failure if its proxy also fails validation.
+
+        Otherwise the failure carries what the proxy reports when it starts once more, as that it cannot bind a port.
+        """
+        timeout = self._settings.policy.start_timeout
         try:
-            complaint = await candidate.validate(self._settings.policy.start_timeout)
-            return accident if complaint is None else await self._verdict(candidate, complaint)
+            if (complaint := await candidate.validate(timeout)) is not None:
+                return await self._verdict(candidate, complaint)
+            complaint = await candidate.rehearse(timeout) if self._may_rehearse(candidate) else None
         except MachineError:
             return accident
+        if complaint is None or (self.serving is not None and _IN_USE in complaint.text):  # the serving epoch uses it
+            return accident
+        program = candidate.loaded.program.binary.path.name
+        return replace(accident, reason=f"{accident.reason}: {program} reports: {complaint.text}")
+
+    def _may_rehearse(self, candidate: EpochProcess) -> bool:
+        """Whether another process may bind the candidate's addresses while an epoch serves at them.
+
+        Until it listens, a TCP socket receives no connection. A UDP socket takes datagrams once it is bound, and a Unix
+        path is removed first.
+        """
+        configuration = candidate.loaded.configuration
+        if self.serving is None:
+            return True
+        return not configuration.has_dynamic_listeners and all(
+            listener.place.address.startswith("tcp://") for listener in configuration.listeners
+        )
 
     async def _verdict(self, refused: EpochProcess, complaint: Complaint) -> Failure:
         """Return a proxy's rejection as a failure, naming the certificate groups at fault, if any."""

@@ -333,6 +333,9 @@ class Proxy(Protocol):
     def validate(self, copy: int, extra: str | None, configuration: Configuration) -> list[str]:
         """Return the arguments of a run that only validates a configuration."""
 
+    def rehearse(self, copy: int, extra: str | None, configuration: Configuration) -> list[str]:
+        """Return the arguments of a run that starts, binds its listening sockets without listening, and exits."""
+
     def complaint(self, output: str, descriptors: Mapping[int, str]) -> Complaint:
         """Find the complaint in a proxy's output. `descriptors`: number to the path it replaces."""
 

@@ -12,7 +12,7 @@ from agent.host.limits import keep_standard_streams, raise_descriptor_limit
 from agent.sidecar.config.bootstrap import read
 from agent.sidecar.log import Log
 from agent.sidecar.model import Configuration
-from agent.sidecar.server import Server
+from agent.sidecar.server import Server, try_addresses
 from agent.sidecar.traffic import DataPlane
 from agent.stats.writer import Writer
 
@@ -55,6 +55,8 @@ def _serve(arguments: Arguments, log: Log) -> int:
         log.use(configuration.log_format)
     if arguments.mode != "serve":
         _load(arguments, configuration, Writer.private())
+        if arguments.mode == "init_only":
+            try_addresses(configuration)
         sys.stdout.write(f"configuration '{arguments.config_path or ''}' OK\n")
         return 0
     raise_descriptor_limit()

@@ -1,6 +1,7 @@
 """One sidecar process from start to exit: hot restart, listeners, admin interface, signals."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -9,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from agent import __version__
-from agent.core.errors import MachineError
+from agent.core.errors import AddressHeld, MachineError
 from agent.epoch import admin_documents, sockets, statistics
 from agent.epoch.arguments import Arguments
 from agent.epoch.hot_restart import HotRestart, ServerHooks
@@ -27,6 +28,17 @@ from agent.stats.writer import Writer
 
 _CONSOLE_QUEUE = 128
 _log = logging.getLogger("main")
+
+
+def try_addresses(configuration: Configuration) -> None:
+    """Bind the addresses of all listeners and close them again, without listening. Raises `MachineError`.
+
+    An address in use is no error: the predecessor may use it.
+    """
+    for listener in configuration.listeners:
+        for address in listener.addresses if listener.bind_to_port else ():
+            with contextlib.suppress(AddressHeld):
+                _bind(listener, address).close()
 
 
 class Server:

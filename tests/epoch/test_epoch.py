@@ -340,6 +340,27 @@ async def test_validation_in_a_block_ends_it_at_the_gate_and_binds_nothing(tmp_p
     assert not loop.remove_signal_handler(signal.SIGTERM)
 
 
+async def test_a_rehearsal_in_a_block_binds_what_is_free_and_ends_at_the_gate() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held, socket.create_server(("127.0.0.1", 0)) as other:
+        free = other.getsockname()[1]
+        other.close()
+        async with made("--mode", "init_only") as epoch:
+            await epoch.listen(*held.getsockname())
+            await epoch.listen("127.0.0.1", free)
+            with pytest.raises(OSError, match="in use"), socket.socket() as another:
+                another.bind(("127.0.0.1", free))
+            await epoch.admitted()
+            raise AssertionError
+        with socket.socket() as another:
+            another.bind(("127.0.0.1", free))
+
+
+async def test_a_rehearsal_fails_where_an_address_cannot_be_bound() -> None:
+    with pytest.raises(MachineError, match=r"192\.0\.2\.1:1: Cannot assign requested address"):
+        async with made("--mode", "init_only") as epoch:
+            await epoch.listen("192.0.2.1", 1)  # TEST-NET-1, RFC 5737
+
+
 async def test_an_error_in_a_block_is_raised_and_everything_is_closed() -> None:
     made_sockets: list[socket.socket] = []
 

@@ -59,6 +59,7 @@ dynamic_resources:
   lds_config: {ads: {}, resource_api_version: V3}
   ads_config: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: plane}}]}
 """
+UNIX = json.dumps({"static_resources": {"listeners": [{"name": "in", "address": {"pipe": {"path": "/run/in"}}}]}})
 EMPTY_STATS = reply_of(3)
 
 
@@ -1088,6 +1089,54 @@ async def test_a_candidate_that_gave_up_over_a_valid_configuration_may_be_tried_
         leave(epoch, 1)
         event = await rig.event(EpochExited)
         assert (event.code, event.failure.sort) == (1, FailureKind.TRANSIENT)
+
+
+FORBIDDEN = "cannot bind '0.0.0.0:443': Permission denied"
+IN_USE = "cannot bind '127.0.0.1:1': Address already in use"
+
+
+def at_start(text: str) -> str:
+    """What Envoy prints of an error at its start."""
+    prefix = "[2026-11-30 17:52:24.791][29998][critical][main] [source/server/server.cc:449]"
+    return f"{prefix} error `{text}` initializing config 'goo.gle/debugstr \n  /dev/fd/9'\n{text}\n"
+
+
+@pytest.mark.parametrize(
+    ("serving", "text", "prints", "said"),
+    [
+        (None, "{}", FORBIDDEN, FORBIDDEN),
+        (None, static(1, "UDP"), IN_USE, IN_USE),
+        (static(1), static(2), FORBIDDEN, FORBIDDEN),
+        (static(1), static(1), IN_USE, None),
+    ],
+    ids=["nothing serves", "nothing serves, any socket", "an epoch serves", "an epoch serves at that address"],
+)
+@virtual_time
+async def test_the_reason_of_an_exit_carries_what_the_proxy_reports_at_another_start(
+    opened: MakeRig, serving: str | None, text: str, prints: str, said: str | None
+) -> None:
+    async with opened(policy=Policy(start_timeout=7.0)) as rig:
+        if serving is not None:
+            await rig.serve(3, serving)
+        epoch = await rig.start(4, text)
+        rig.kernel.results = [(0, ""), (1, at_start(prints))]
+        leave(epoch, 1)
+        failure = (await rig.event(EpochExited)).failure
+        assert failure.sort is FailureKind.TRANSIENT
+        assert failure.reason.endswith(f"exited with 1: true reports: {said}" if said else "exited with 1")
+        assert [timeout for _, timeout in rig.kernel.ran] == [7.0, 7.0]
+        assert rig.kernel.ran[-1][0].arguments[-3:] == ["--mode", "init_only", "--disable-hot-restart"]
+
+
+@pytest.mark.parametrize("text", [static(1, "UDP"), UNIX, DYNAMIC], ids=["UDP", "Unix path", "dynamic listeners"])
+@virtual_time
+async def test_while_an_epoch_serves_no_other_start_takes_its_datagrams_or_its_path(opened: MakeRig, text: str) -> None:
+    async with opened() as rig:
+        await rig.serve(3)
+        epoch = await rig.start(4, text)
+        leave(epoch, 1)
+        assert (await rig.event(EpochExited)).failure.reason.endswith("exited with 1")
+        assert [command.arguments[-2:] for command, _ in rig.kernel.ran] == [["--mode", "validate"]]
 
 
 @virtual_time

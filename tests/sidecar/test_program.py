@@ -22,9 +22,9 @@ def sidecar(*words: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*SIDECAR, *words], capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-def write(path: Path, **changes: Json) -> Path:
+def write(path: Path, host: str = "127.0.0.1", **changes: Json) -> Path:
     """Write a bootstrap with one plain listener on a port of the kernel's choice."""
-    made = listener("web", "127.0.0.1", 0, [{"filters": [http("ok\n")]}])
+    made = listener("web", host, 0, [{"filters": [http("ok\n")]}])
     path.write_text(yaml.safe_dump({"static_resources": {"listeners": [made]}, **changes}), encoding="ascii")
     return path
 
@@ -66,6 +66,14 @@ def test_a_good_configuration_is_validated(tmp_path: Path) -> None:
     config = write(tmp_path / "good.yaml")
     done = sidecar("-c", config, "--mode", "validate")
     assert (done.returncode, done.stdout) == (0, f"configuration '{config}' OK\n")
+
+
+@pytest.mark.parametrize(("mode", "code"), [("validate", 0), ("init_only", 1)])
+def test_an_address_that_cannot_be_bound_is_found_by_a_rehearsal_only(tmp_path: Path, mode: str, code: int) -> None:
+    config = write(tmp_path / "c.yaml", "192.0.2.1")  # TEST-NET-1, RFC 5737
+    done = sidecar("-c", config, "--mode", mode, "--disable-hot-restart")
+    assert done.returncode == code
+    assert ("cannot listen on tcp://192.0.2.1:" in done.stderr) is (code == 1)
 
 
 @pytest.mark.parametrize("mode", ["validate", "serve"])

@@ -29,6 +29,7 @@ _VERSION = re.compile(r"version: (?:\w+/)?(\d+\.[^/\s]+)")  # <commit>/<version>
 
 _PREFIX = re.compile(r"^\[[^]]*]\[\d+]\[(?P<level>\w+)]\[\w+] (?:\[[^]]*] )?(?P<text>.*)$")
 _COMPLAINT = re.compile(r"error initializing config(?:uration)? '[^']*': |^exception.*?: ", re.IGNORECASE)
+_AT_START = re.compile(r"error `(.*?)` initializing config", re.DOTALL)  # a start, not a validation
 _ARGUMENTS = re.compile(
     r"^(?:PARSE ERROR:|error: unknown (?:IP|log)|[\w.-]+: cannot (?:use|take|pass) -)", re.MULTILINE
 )
@@ -85,7 +86,9 @@ class Envoy:
 
     def complaint(self, output: str, descriptors: Mapping[int, str]) -> Complaint:
         """Find the complaint in Envoy's output."""
-        found = self.rejection(_COMPLAINT.sub("", _last_complaint(output).strip()), descriptors)
+        last = _last_complaint(output).strip()
+        at_start = _AT_START.match(last)
+        found = self.rejection(_COMPLAINT.sub("", last) if at_start is None else at_start[1], descriptors)
         return replace(found, concerns_arguments=bool(_ARGUMENTS.search(output)))
 
     def rejection(self, message: str, descriptors: Mapping[int, str]) -> Complaint:
@@ -133,6 +136,10 @@ class Envoy:
     def validate(self, copy: int, extra: str | None, configuration: interface.Configuration) -> list[str]:
         """Return the arguments of a run that only validates the configuration."""
         return [*self._common(copy, extra, configuration), "--mode", "validate"]
+
+    def rehearse(self, copy: int, extra: str | None, configuration: interface.Configuration) -> list[str]:
+        """Return the arguments of a run that starts, binds its listening sockets without listening, and exits."""
+        return [*self._common(copy, extra, configuration), "--mode", "init_only", "--disable-hot-restart"]
 
     def _common(self, copy: int, extra: str | None, configuration: interface.Configuration) -> list[str]:
         assert isinstance(configuration, Configuration), "this class has parsed it"

@@ -228,6 +228,21 @@ def test_a_complaint_never_repeats_the_secrets_of_the_file(text: str) -> None:
 
 
 @wants_envoy
+def test_a_complaint_of_a_rehearsal_is_what_a_start_reports() -> None:
+    text = as_json((LISTENER % (4430, "filters: []")).replace("127.0.0.1", "192.0.2.1"))  # TEST-NET-1, RFC 5737
+    configuration = ENVOY.configuration(text, "/etc/envoy.yaml", None, {})
+    copy = memory(text.encode())
+    try:
+        code, output = run(ENVOY.rehearse(copy, None, configuration), descriptors=(copy,))
+    finally:
+        os.close(copy)
+    assert code != 0
+    assert ENVOY.complaint(output, {copy: "/etc/envoy.yaml"}) == Complaint(
+        "cannot bind '192.0.2.1:4430': Cannot assign requested address"
+    )
+
+
+@wants_envoy
 def test_a_flag_that_envoy_does_not_know_is_named() -> None:
     assert "--bogus" in complained("{}", "--bogus", "1")
 
