@@ -35,7 +35,8 @@ class HotRestartVersion:
         """Parse `11.104`; raise `BadInput` with a reason for anything else."""
         match = re.fullmatch(r"(\d+)\.(\d+)", text.strip())
         if match is None:
-            message = f"cannot hand sockets over to this proxy: --hot-restart-version printed {text.strip()!r}, not N.N"
+            why = ": it was built without hot restart" if text.strip() == "disabled" else ", not N.N"
+            message = f"cannot hand sockets over to this proxy: --hot-restart-version printed {text.strip()!r}{why}"
             raise BadInput(message)
         version = cls(int(match[1]), int(match[2]))
         if not _SMALLEST <= version.size <= _LARGEST or version.size % 2:

@@ -306,7 +306,7 @@ class Proxy(Protocol):
     def version(self, output: str) -> tuple[str, bool]:
         """Parse the output of `version_probe`.
 
-        Returns the version, and whether the program reads JSON from a descriptor.
+        Returns the version, and whether the program reads JSON from a descriptor. Raises `BadInput` if it is too old.
         """
 
     def configuration(

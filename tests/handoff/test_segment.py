@@ -42,6 +42,11 @@ def test_a_proxy_of_another_protocol_is_refused(text: str) -> None:
         HotRestartVersion.parse(text)
 
 
+def test_a_proxy_without_hot_restart_is_refused_as_such() -> None:
+    with pytest.raises(BadInput, match="it was built without hot restart"):
+        HotRestartVersion.parse("disabled\n")
+
+
 @given(st.one_of(st.text(), st.integers(0, 100).map(lambda size: f"11.{size}"), st.just("11.99999999999999")))
 def test_whatever_a_program_prints_is_a_version_with_an_image_or_refused(text: str) -> None:
     try:

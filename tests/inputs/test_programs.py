@@ -59,6 +59,25 @@ async def test_the_real_envoy_is_known() -> None:
         assert made.current.version.startswith("1.")
 
 
+@pytest.mark.parametrize(
+    ("version", "is_taken"), [("1.9.0", False), ("1.16.5", False), ("1.17.0", True), ("1.40.1-dev", True)]
+)
+async def test_an_envoy_that_is_too_old_is_named_as_such(tmp_path: Path, version: str, is_taken: bool) -> None:
+    put(
+        tmp_path / "proxy",
+        text=PROXY.replace("abcdef", "0123456789abcdef0123456789abcdef01234567").format(
+            version=version, handoff="11.104"
+        ),
+    )
+    async with programs(tmp_path / "proxy") as made:
+        if is_taken:
+            assert await made.load()
+            return
+        with pytest.raises(BadInput, match=rf"it is Envoy {version}, and the agent needs 1\.17 or newer") as caught:
+            await made.load()
+        assert str(caught.value).endswith("by --proxy-bin")
+
+
 async def test_a_version_in_other_words_is_taken_as_it_is(tmp_path: Path) -> None:
     put(tmp_path / "proxy", text='#!/bin/sh\n[ "$1" = --version ] && echo my proxy 7 || echo 11.104\n')
     async with programs(tmp_path / "proxy") as made:

@@ -8,6 +8,7 @@ from pathlib import Path
 from yaml.nodes import Node
 
 from agent.certificates.references import Reference
+from agent.core.errors import BadInput
 from agent.handoff.socket_paths import SocketPaths
 from agent.proxies import interface
 from agent.proxies.envoy import subscriptions
@@ -26,6 +27,8 @@ _JSON_LOG_FORMAT = (  # with the agent's own field names; %j is the message as t
 )
 UDP_OVERLAP = 4  # seconds in which a draining epoch forwards datagrams to the next one
 _VERSION = re.compile(r"version: (?:\w+/)?(\d+\.[^/\s]+)")  # <commit>/<version>/<state>/<build>/<library>
+_ENVOY_VERSION = re.compile(r"version: [0-9a-f]{40}/((\d+)\.(\d+)[^/\s]*)")
+_OLDEST = (1, 17)
 
 _PREFIX = re.compile(r"^\[[^]]*]\[\d+]\[(?P<level>\w+)]\[\w+] (?:\[[^]]*] )?(?P<text>.*)$")
 _COMPLAINT = re.compile(r"error initializing config(?:uration)? '[^']*': |^exception.*?: ", re.IGNORECASE)
@@ -67,9 +70,15 @@ class Envoy:
     def version(self, output: str) -> tuple[str, bool]:
         """Parse the output of `--version`.
 
-        Returns the version, and whether the program reads JSON from a descriptor: Envoy does, others read YAML.
+        Returns the version, and whether the program reads JSON from a descriptor: Envoy does, others read YAML. Raises
+        `BadInput` for an Envoy without the options that `launch` passes.
         """
         number = _VERSION.search(output)
+        envoy = _ENVOY_VERSION.search(output)
+        if envoy is not None and (int(envoy[2]), int(envoy[3])) < _OLDEST:
+            oldest = ".".join(map(str, _OLDEST))
+            message = f"it is Envoy {envoy[1]}, and the agent needs {oldest} or newer, which has --socket-path"
+            raise BadInput(message)
         return (output, False) if number is None else (number[1], True)
 
     def configuration(
