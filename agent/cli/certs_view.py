@@ -3,9 +3,11 @@
 from collections import defaultdict
 from datetime import datetime
 
+from agent.cli.certificates_view import EXPIRY_STYLES, expiry_of
 from agent.cli.certs_files import BundleFile, ChainFile, Inventory, Item, KeyFile, Level
 from agent.cli.format import left, moment, plural, second
 from agent.cli.table import Styled, Table, join
+from agent.core.expiry import Expiry
 from agent.status.model import Facts
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "red"}
@@ -57,8 +59,10 @@ def _set(item: Item, inventory: Inventory, sheet: Table) -> None:
 
 def _identity(facts: Facts, now: datetime) -> list[tuple[str, Styled]]:
     others = [name for name in facts.names if name != f"URI:{facts.spiffe_id}"]
-    style = "red" if facts.not_after < now else ""
-    life = f"{second(facts.not_before)} to {second(facts.not_after)}, {left(facts.not_after, now)}"
+    near = expiry_of(facts, now)
+    style = "" if near is Expiry.FAR else EXPIRY_STYLES[near]
+    word = f" ({near})" if near in {Expiry.SOON, Expiry.URGENT} else ""
+    life = f"{second(facts.not_before)} to {second(facts.not_after)}, {left(facts.not_after, now)}{word}"
     rows: list[tuple[str, Styled]] = [("subject", facts.subject or "none")]
     rows += [("names", ", ".join(others))] if others else []
     rows += [("spiffe id", facts.spiffe_id)] if facts.spiffe_id else []

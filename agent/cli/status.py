@@ -25,21 +25,22 @@ refused, the files on disk are not served yet, or the serving proxy hangs. With 
 @click.command(epilog=_EPILOG)
 @run_dir
 @click.option("--watch", is_flag=True, help="Refresh every second until Ctrl-C.")
+@click.option("--all", "whole", is_flag=True, help="List every certificate, refusal and listener.")
 @click.option("--json", "raw", is_flag=True, help="The agent's answer as a line of JSON.")
 @click.pass_context
-def status(ctx: click.Context, /, run_dir: Path | None, *, watch: bool, raw: bool) -> int:
+def status(ctx: click.Context, /, run_dir: Path | None, *, watch: bool, whole: bool, raw: bool) -> int:
     """Show whether the agent is ready, the epochs and certificates, refused files, and pending changes."""
     directory = place(ctx, run_dir)
     if not watch:
-        return _once(directory, raw=raw)
+        return _once(directory, whole=whole, raw=raw)
     try:
-        _stay(directory, raw=raw)
+        _stay(directory, whole=whole, raw=raw)
     except KeyboardInterrupt:
         return 0
     return 0
 
 
-def _once(directory: str, *, raw: bool) -> int:
+def _once(directory: str, *, whole: bool, raw: bool) -> int:
     from agent.cli.status_client import ask, read
 
     text = ask(directory)
@@ -47,7 +48,7 @@ def _once(directory: str, *, raw: bool) -> int:
     if raw:
         click.echo(text)
     else:
-        _print(overview)
+        _print(overview, whole=whole)
     return exit_code(overview)
 
 
@@ -59,16 +60,16 @@ def exit_code(overview: "Status") -> int:
     return _WORRIED if worried or not all(each.in_sync for each in overview.certificates) else 0
 
 
-def _print(overview: "Status") -> None:
+def _print(overview: "Status", *, whole: bool) -> None:
     from agent.cli.status_view import draw
     from agent.cli.table import Table, console
 
     sheet = Table(console())
-    draw(overview, sheet)
+    draw(overview, sheet, whole=whole)
     sheet.print()
 
 
-def _stay(directory: str, *, raw: bool) -> None:
+def _stay(directory: str, *, whole: bool, raw: bool) -> None:
     from agent.cli.table import console
 
     looks = _looks(directory)
@@ -77,7 +78,7 @@ def _stay(directory: str, *, raw: bool) -> None:
     elif (out := console()).is_terminal:
         from agent.cli.watch_view import show
 
-        show(looks, out)
+        show(looks, out, whole=whole)
     else:
         _print_headlines(looks)
 

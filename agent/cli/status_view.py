@@ -1,12 +1,13 @@
 """Formats the output of `agent status`: the answer, then problems with reasons, the rest."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rich.text import Text
 
+from agent.cli import certificates_view
 from agent.cli.format import left, moment, plural, recent, second, short, size, span
 from agent.cli.table import Styled, Table, join
-from agent.status.model import AttemptView, Authorities, CertificateSet, End, EpochView, Facts, RejectedFile, Status
+from agent.status.model import AttemptView, CertificateSet, End, EpochView, Facts, RejectedFile, Status
 
 GOOD, BAD, WORRYING, BUSY, QUIET = "green", "red", "yellow", "cyan", "dim"
 OUTCOMES = {
@@ -21,7 +22,7 @@ OUTCOMES = {
 }
 _STATES = {"candidate": BUSY, "serving": GOOD, "draining": WORRYING}
 _STAGES = {"waiting": "at the gate"}
-_SHOWN_ROTATIONS = 5
+_SHOWN_ROTATIONS, _SHOWN_REFUSALS, _SHOWN_LISTENERS = 5, 5, 10
 _REASONS = {
     "missing": "a file is missing",
     "unreadable": "a file cannot be read",
@@ -75,17 +76,17 @@ def _end(overview: Status) -> datetime | None:
     return min((each.served.not_after for each in overview.certificates if each.served), default=None)
 
 
-def draw(overview: Status, sheet: Table) -> None:
-    """Write the whole status."""
+def draw(overview: Status, sheet: Table, *, whole: bool = False) -> None:
+    """Write the status. `whole`: every certificate, refusal and listener, however many there are."""
     worried = overview.refused or overview.hung or overview.out_of_sync_since
     shown = BAD if not overview.ready or overview.crash_loop else WORRYING if worried else GOOD
     sheet.say((_headline(overview), f"bold {shown}"))
     _worries(overview, sheet)
-    _refused(overview, sheet)
+    _refused(overview, sheet, whole=whole)
     _waits(overview, sheet)
     _epochs(overview, sheet)
-    _certificates(overview, sheet)
-    _listeners(overview, sheet)
+    certificates_view.draw(overview.certificates, overview.at, sheet, whole=whole)
+    _listeners(overview, sheet, whole=whole)
     _rotations(overview, sheet)
     _agent(overview, sheet)
 
@@ -100,6 +101,9 @@ def _worries(overview: Status, sheet: Table) -> None:
     if overview.out_of_sync_since is not None and overview.epoch is not None:
         since = span(overview.at - overview.out_of_sync_since)
         sheet.say((f"the files on disk have not been served for {since}", WORRYING))
+    words, style = certificates_view.endings(overview.certificates, overview.at)
+    if words:
+        sheet.say((words, style))
 
 
 def _crashes(overview: Status) -> str:
@@ -113,16 +117,19 @@ def _crashes(overview: Status) -> str:
 # Refusals
 
 
-def _refused(overview: Status, sheet: Table) -> None:
+def _refused(overview: Status, sheet: Table, *, whole: bool) -> None:
     if not overview.refused:
         return
     sheet.title("refused")
-    for refused in overview.refused:
+    listed = overview.refused if whole else overview.refused[:_SHOWN_REFUSALS]
+    for refused in listed:
         concerned = next((each for each in overview.certificates if _concerns(refused, each)), None)
         sheet.say(_name(refused, concerned), indent=2)
         sheet.say(refused.message, indent=4, hang=0)
         if concerned is not None and concerned.chain is not None:
             sheet.table(_beside(concerned, overview.at), indent=4)
+    if len(listed) < len(overview.refused):
+        sheet.say((f"and {plural(len(overview.refused) - len(listed), 'more file')}: agent status --all", WORRYING), 2)
 
 
 def _concerns(refused: RejectedFile, certificates: CertificateSet) -> bool:
@@ -205,48 +212,20 @@ def _drain(epoch: EpochView) -> str:
     return f"{epoch.connections:,}{of} connections left"
 
 
-def _certificates(overview: Status, sheet: Table) -> None:
-    if not overview.certificates:
-        return
-    sheet.title("certificates")
-    width = min(24, max(len(each.name) for each in overview.certificates))
-    for each in overview.certificates:
-        line = join([f"{each.name:<{width}}  "])
-        if each.served is not None:
-            line.append_text(_served(each, each.served, overview.at, sheet))
-        else:
-            line.append_text(join([", ".join(map(_bundle, each.bundles)) or "no certificate serves"]))
-        sheet.say(line, 2, width + 2)
-
-
-def _served(each: CertificateSet, facts: Facts, now: datetime, sheet: Table) -> Text:
-    life = max(facts.not_after - facts.not_before, timedelta(seconds=1))  # X.509 allows dates that are equal
-    share = (facts.not_after - now) / life
-    style = GOOD if share > 1 / 3 else WORRYING if share > 1 / 10 else BAD
-    bar = sheet.bar(share, style, 10)
-    line = Text().append_text(bar).append("  " if bar else "")
-    line.append(left(facts.not_after, now), style=style)
-    line.append_text(join([", ", facts.spiffe_id or facts.subject, (f", serial {short(facts.serial)}", QUIET)]))
-    if not each.in_sync:
-        line.append_text(join([(f"; not the one on disk{' (refused)' * bool(each.refused)}", WORRYING)]))
-    return line
-
-
-def _bundle(bundle: Authorities) -> str:
-    count = "1 authority" if bundle.certificates == 1 else f"{bundle.certificates:,} authorities"
-    return count if bundle.not_after is None else f"{count}, until {moment(bundle.not_after)}"
-
-
-def _listeners(overview: Status, sheet: Table) -> None:
+def _listeners(overview: Status, sheet: Table, *, whole: bool) -> None:
     if not overview.listeners:
         return
     sheet.title("listeners")
     rows: list[list[Styled]] = []
-    for each in overview.listeners:
+    busiest_first = sorted(overview.listeners, key=lambda each: -(each.queue or 0))
+    listed = overview.listeners if whole else busiest_first[:_SHOWN_LISTENERS]
+    for each in listed:
         queue = "queue unknown" if each.queue is None else f"{plural(each.queue, 'client')} waiting"
         queue = "no client waiting" if each.queue == 0 else queue
         rows.append([each.address, (queue, WORRYING if each.queue else QUIET), (plural(each.workers, "worker"), QUIET)])
     sheet.table(rows)
+    if len(listed) < len(overview.listeners):
+        sheet.say((f"and {len(overview.listeners) - len(listed):,} more: agent status --all", QUIET), 2)
 
 
 # Rotations

@@ -15,9 +15,9 @@ from agent.host.clock import calendar
 from agent.status.model import Status
 
 
-def show(looks: Iterable[str | MachineError], out: Console) -> None:
+def show(looks: Iterable[str | MachineError], out: Console, *, whole: bool = False) -> None:
     """Draw each poll's result, until they end or Ctrl-C."""
-    screen, looks = Screen(out), iter(looks)
+    screen, looks = Screen(out, whole=whole), iter(looks)
     screen.take(next(looks))
     with Live(screen, console=out, screen=True, auto_refresh=False) as live:
         for look in looks:
@@ -28,8 +28,9 @@ def show(looks: Iterable[str | MachineError], out: Console) -> None:
 class Screen:
     """The last status, and whether the agent answers now."""
 
-    def __init__(self, out: Console) -> None:
+    def __init__(self, out: Console, *, whole: bool = False) -> None:
         self._out = out
+        self._whole = whole
         self._last: Status | None = None
         self._missing = ""
 
@@ -62,5 +63,5 @@ class Screen:
             ago = span(calendar() - self._last.at)
             sheet.say((f"last status, of {second(self._last.at)}, {ago} ago", QUIET))
         if self._last is not None:
-            draw(self._last, sheet)
+            draw(self._last, sheet, whole=self._whole)
         return sheet.lines

@@ -105,10 +105,20 @@ def test_what_a_certificate_does_not_have_is_not_shown() -> None:
     assert (row(made, "subject"), row(made, "names"), row(made, "spiffe id")) == (["none"], [], [])
 
 
-@pytest.mark.parametrize(("left", "style"), [(timedelta(), False), (-timedelta(seconds=1), True)])
-def test_an_expired_certificate_is_red(left: timedelta, style: bool) -> None:
+@pytest.mark.parametrize(
+    ("left", "style", "word"),
+    [
+        (timedelta(days=15), "", ""),
+        (timedelta(days=13), "yellow", "(soon)"),
+        (timedelta(days=1), "red", "(urgent)"),
+        (-timedelta(seconds=1), "red", "ended"),
+    ],
+)
+def test_the_end_of_a_certificate_has_its_colour_and_its_word(left: timedelta, style: str, word: str) -> None:
     ended = facts("1f02", left)
-    assert ("red" in style_of(inventory(item(disk=ended, served=ended)), "2026-05-04")) is style
+    made = inventory(item(disk=ended, served=ended))
+    assert style_of(made, " to ") == ({style} if style else set())
+    assert word in " ".join(row(made, "valid"))
 
 
 def test_what_serves_is_shown_where_it_differs_from_the_disk() -> None:

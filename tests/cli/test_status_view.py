@@ -1,5 +1,5 @@
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
@@ -36,13 +36,13 @@ def status(**more: object) -> Status:
     return replace(plain, **more)  # type: ignore[arg-type]
 
 
-def drawn(told: Status) -> list[str]:
-    return lines(lambda table: draw(told, table))
+def drawn(told: Status, *, whole: bool = False) -> list[str]:
+    return lines(lambda table: draw(told, table, whole=whole))
 
 
-def section(told: Status, title: str) -> list[str]:
+def section(told: Status, title: str, *, whole: bool = False) -> list[str]:
     """The lines of a section; none if it is not there."""
-    found = drawn(told)
+    found = drawn(told, whole=whole)
     for at, line in enumerate(found[:-1]):
         if not line and title in found[at + 1]:
             rest = found[at + 2 :]
@@ -174,6 +174,14 @@ def test_every_reason_is_in_words(reason: str) -> None:
     assert (first == f"/x: {reason.replace('_', ' ')}") is (reason == "full_moon")
 
 
+@pytest.mark.parametrize(("whole", "count"), [(False, 5), (True, 40)])
+def test_of_many_refused_files_a_few_are_explained(whole: bool, count: int) -> None:
+    files = tuple(RejectedFile(f"/c/{number}.crt", "mismatch", f"it is number {number}") for number in range(40))
+    found = section(status(refused=files), "refused", whole=whole)
+    assert len([line for line in found if line.startswith("it is number")]) == count
+    assert [line for line in found if "more" in line] == ([] if whole else ["and 35 more files: agent status --all"])
+
+
 # What it waits for
 
 
@@ -281,73 +289,6 @@ def test_an_epoch_that_does_not_drain_has_no_bar() -> None:
     assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" not in "".join(line.plain for line in table.lines)
 
 
-# Certificates
-
-
-def test_a_set_that_serves_has_its_life_its_name_and_its_serial() -> None:
-    bare = replace(facts("1f02" * 8, 5 * DAY), spiffe_id=None)
-    first, second = section(status(certificates=(a_set(), a_set(bare, bare, name="longer"))), "certificates")
-    assert first == "web 60 days left, spiffe://example/web.example, serial 1f02"
-    assert second == "longer 5 days left, CN=web.example, serial 1f021f02…"
-    assert section(status(certificates=()), "certificates") == []
-
-
-@pytest.mark.parametrize(("refused", "words"), [("", False), ("no", True)])
-def test_a_set_that_is_not_what_is_on_the_disk_is_marked(refused: str, words: bool) -> None:
-    (line,) = section(status(certificates=(a_set(in_sync=False, refused=refused),)), "certificates")
-    assert ("disk" in line, "refused" in line) == (True, words)
-    (line,) = section(status(certificates=(a_set(refused=refused),)), "certificates")
-    assert "disk" not in line
-
-
-@pytest.mark.parametrize(
-    ("bundles", "words"),
-    [
-        ((), "no certificate"),
-        ((Authorities("/ca", 1, None),), "1 authority"),
-        (
-            (Authorities("/ca", 1200, NOW + DAY), Authorities("/cb", 2, None)),
-            "1,200 authorities, until 2026-05-05 12:00Z, 2 authorities",
-        ),
-    ],
-)
-def test_a_set_without_a_certificate_has_its_bundles(bundles: tuple[Authorities, ...], words: str) -> None:
-    (line,) = section(status(certificates=(a_set(None, None, bundles=bundles),)), "certificates")
-    assert line.startswith("web ")
-    assert words in line
-
-
-@pytest.mark.parametrize(
-    ("left", "style", "full"),
-    [
-        (90 * DAY, "green", 10),
-        (31 * DAY, "green", 3),
-        (30 * DAY, "yellow", 3),
-        (10 * DAY, "yellow", 1),
-        (9 * DAY, "red", 1),
-        (timedelta(), "red", 0),
-        (-DAY, "red", 0),
-        (120 * DAY, "green", 10),
-    ],
-    ids=str,
-)
-def test_the_colour_of_a_certificate_is_its_share_of_life(left: timedelta, style: str, full: int) -> None:
-    leaf = facts("1", left)
-    table = sheet(terminal=True)
-    draw(status(certificates=(a_set(leaf, leaf),)), table)
-    (line,) = [line for line in table.lines if "spiffe" in line.plain]
-    assert line.plain.count("\N{BOX DRAWINGS HEAVY HORIZONTAL}") == 10
-    found = [each for each in styles(line) if each[1] != "dim"]
-    assert [each for _, each in found] == [style] * (2 if full else 1)
-    assert [len(words) for words, _ in found][:-1] == ([full] if full else [])
-
-
-@pytest.mark.parametrize("at", [NOW - DAY, NOW, NOW + DAY])
-def test_a_certificate_without_any_life_is_no_crash(at: datetime) -> None:
-    leaf = replace(WEB, not_before=at, not_after=at)
-    assert len(section(status(certificates=(a_set(leaf, leaf),)), "certificates")) == 1
-
-
 # Listeners
 
 
@@ -361,6 +302,14 @@ def test_a_listener_has_its_queue_and_its_workers() -> None:
     assert section(status(), "listeners") == []
     assert style_of(status(listeners=views), "1,200") == {"yellow"}
     assert style_of(status(listeners=views[2:]), "no client") <= {"dim"}
+
+
+@pytest.mark.parametrize(("whole", "count"), [(False, 10), (True, 40)])
+def test_of_many_listeners_the_busiest_are_listed(whole: bool, count: int) -> None:
+    views = tuple(ListenerView(f"tcp://[::]:{port}", 1, port) for port in range(40))
+    found = section(status(listeners=views), "listeners", whole=whole)
+    assert found[0].split()[0] == ("tcp://[::]:0" if whole else "tcp://[::]:39")
+    assert found[count:] == ([] if whole else ["and 30 more: agent status --all"])
 
 
 # Rotations
