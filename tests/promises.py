@@ -30,7 +30,7 @@ PROMISES = (
         "rotation",
         "a certificate or the configuration changes: a new epoch of the newest content",
         "inputs/watch.py",
-        "self._post(on.RevisionReady(at=clock.monotonic(), revision=revision, not_before=not_before))",
+        "self._post(ready)",
         "pass",
         (LIFE,),
     ),

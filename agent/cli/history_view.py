@@ -76,6 +76,8 @@ def _facts(attempt: AttemptView) -> Iterator[tuple[str, Styled]]:
     if attempt.phases:
         parts = ", ".join(f"{phase.name} {span(phase.seconds)}" for phase in attempt.phases)
         yield "took", f"{span(total(attempt))}: {parts}"
+    if attempt.reaction is not None:
+        yield "served", f"{span(attempt.reaction)} after the change on disk was noticed"
     if attempt.evidence is not None:
         yield from _evidence(attempt.evidence, follows=attempt.before is not None and attempt.trigger != "crash")
     if attempt.end is not None:

@@ -41,13 +41,16 @@ _OF_NOTES = {
     LogTopic.SHORT: AttemptResult.SHORT,
 }
 
+_OF_CHANGES = {Trigger.CERTIFICATE, Trigger.CONFIGURATION}
+
 
 @dataclass(slots=True)
 class Attempt:
     """One attempt to start an epoch.
 
     `before`: the revision that served when it began; `phases`: the finished phases, in seconds; `mark`: when the
-    current phase began; `supersedes`: the epoch that drains for it.
+    current phase began; `supersedes`: the epoch that drains for it; `changed`: when the change on disk was noticed for
+    which it starts, None if it starts for another reason.
     """
 
     epoch: int
@@ -60,6 +63,7 @@ class Attempt:
     reason: str = ""
     phases: dict[str, float] = field(default_factory=dict)
     supersedes: int | None = None
+    changed: float | None = None
 
     def ends_phase(self, name: str, at: float) -> None:
         """End the current phase, which gets this name, and begin the next."""
@@ -74,6 +78,7 @@ class AttemptLog:
         self.attempts: deque[Attempt] = deque(maxlen=KEPT)
         self._epochs = epochs
         self._serving: Revision | None = None
+        self._wanted: on.RevisionReady | None = None  # the newest revision on disk, as it was reported first
 
     def running(self, epoch: int) -> Attempt | None:
         """Return the attempt that started this epoch, if it has not ended."""
@@ -101,6 +106,10 @@ class AttemptLog:
     # Events
 
     def _hear(self, event: Event) -> list[Attempt]:
+        if isinstance(event, on.RevisionReady):
+            if self._wanted is None or self._wanted.revision != event.revision:
+                self._wanted = event
+            return []
         if isinstance(event, on.EpochExited):
             self._buried(event)
             return []
@@ -168,6 +177,8 @@ class AttemptLog:
             case do.StartEpoch():
                 trigger = self._epochs[effect.epoch].trigger
                 attempt = Attempt(effect.epoch, trigger, effect.revision, self._serving, at, at)
+                if trigger in _OF_CHANGES and self._wanted is not None and self._wanted.revision == effect.revision:
+                    attempt.changed = self._wanted.changed_at
                 self.attempts.append(attempt)
             case do.CommitEpoch():
                 self._serving = self._epochs[effect.epoch].revision

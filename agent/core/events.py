@@ -35,12 +35,14 @@ class Failure:
 class RevisionReady:
     """The disk holds a revision of which every part is usable.
 
-    It is wanted at once, but replaces the serving one only from `not_before` on, unless expiry is near.
+    It is wanted at once, but replaces the serving one only from `not_before` on, unless expiry is near. `changed_at`:
+    when the first change that it reads was noticed; None if there was none.
     """
 
     at: float
     revision: Revision
     not_before: float = float("-inf")
+    changed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -232,6 +232,11 @@ def own_pid() -> int:
     return os.getpid()
 
 
+def host_name() -> str:
+    """Return the name of this machine, or of the pod or container."""
+    return os.uname().nodename
+
+
 def created_at(pid: int) -> int | None:
     """Return when a process began, which identifies it together with its pid; None if it exited.
 

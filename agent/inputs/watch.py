@@ -41,9 +41,10 @@ class InputWatcher:
         self._settings = settings
         self._post = post
         self._changed = asyncio.Event()
+        self._changed_at: float | None = None  # the first change since the last load began
         self._asked: list[asyncio.Future[LoadResult]] = []
         self._files = DiskThread(
-            self._changed.set, notice=lambda text: log_event(logging.WARNING, "watch.degraded", text)
+            self._note_change, notice=lambda text: log_event(logging.WARNING, "watch.degraded", text)
         )
         self.timing = RotationSchedule(settings)
         self.loader = Loader(settings, programs, revisions, self._files)
@@ -52,6 +53,11 @@ class InputWatcher:
     def mode(self) -> str:
         """How changes are detected: inotify or polling."""
         return self._files.mode
+
+    def _note_change(self) -> None:
+        if self._changed_at is None:
+            self._changed_at = clock.monotonic()
+        self._changed.set()
 
     def reload_soon(self) -> None:
         """Load again, even without a change."""
@@ -71,9 +77,10 @@ class InputWatcher:
         said_strays = False
         while True:
             self._changed.clear()
+            changed_at, self._changed_at = self._changed_at, None
             asked, self._asked = self._asked, []
             result = await self._load_patiently(asked)
-            self._tell(result)
+            self._tell(result, changed_at)
             for answer in asked:
                 if not answer.done():
                     answer.set_result(result)
@@ -82,11 +89,14 @@ class InputWatcher:
                 await self.loader.report_strays()
             await wait_for_change(self._changed, result.again_at)
 
-    def _tell(self, result: LoadResult) -> None:
+    def _tell(self, result: LoadResult, changed_at: float | None) -> None:
         self.is_usable = result.loaded is not None and not result.refused and not any(self.loader.complaints())
         if result.loaded is not None:
             revision, not_before = result.loaded.revision, self.timing.not_before(result.loaded)
-            self._post(on.RevisionReady(at=clock.monotonic(), revision=revision, not_before=not_before))
+            ready = on.RevisionReady(
+                at=clock.monotonic(), revision=revision, not_before=not_before, changed_at=changed_at
+            )
+            self._post(ready)
         elif result.missing:
             missing = ", ".join(result.missing)
             self.missing = f"waiting for {missing}"

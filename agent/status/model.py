@@ -231,7 +231,8 @@ class AttemptView:
 
     `trigger`: start, certificate, configuration, operator, crash, hung, memory, adoption. `outcome`: running, serving,
     refused (a permanent failure), failed (a transient one), dropped (superseded or no longer wanted), short (out of
-    memory). `end`: the exit of an epoch that had served, None before.
+    memory). `end`: the exit of an epoch that had served, None before. `changed_at`: when the change on disk was noticed
+    that triggered it, None for other triggers.
     """
 
     epoch: int
@@ -245,6 +246,14 @@ class AttemptView:
     phases: tuple[Phase, ...] = ()
     evidence: Evidence | None = None
     end: End | None = None
+    changed_at: datetime | None = None
+
+    @property
+    def reaction(self) -> float | None:
+        """The seconds from the change on disk until it served; None if it did not serve or was no such attempt."""
+        if self.changed_at is None or self.outcome != "serving":
+            return None
+        return (self.served_at - self.changed_at).total_seconds()
 
     @property
     def served_at(self) -> datetime:
@@ -268,7 +277,7 @@ class Status:
 
     `reason` is empty while the agent is ready; `sentence` is what the service manager shows. `epochs` are oldest first;
     `rotations` newest first, bounded. `out_of_sync_since`: since when the files on disk differ from what serves.
-    `watch`: inotify or polling. `hung`: the serving proxy does not answer.
+    `watch`: inotify or polling. `hung`: the serving proxy does not answer. `host`: the name of the machine or the pod.
     """
 
     at: datetime
@@ -289,6 +298,7 @@ class Status:
     paused_until: datetime | None = None
     watch: str = "inotify"
     hung: bool = False
+    host: str = ""
 
     @property
     def crashes(self) -> tuple[AttemptView, ...]:

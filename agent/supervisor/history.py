@@ -33,6 +33,7 @@ class _Record:
     began_at: datetime
     changes: tuple[Change, ...]
     counters: ListenCounters | None  # at the start of the attempt
+    changed_at: datetime | None = None
     evidence: Evidence | None = None
     end: End | None = None
     row: Any = None  # its JSON, cached once the record is settled
@@ -62,6 +63,7 @@ class _Record:
             phases=tuple(Phase(name, round(seconds, 6)) for name, seconds in attempt.phases.items()),
             evidence=self.evidence,
             end=self.end,
+            changed_at=self.changed_at,
         )
 
 
@@ -110,7 +112,9 @@ class History:
     def _begin(self, attempt: Attempt) -> _Record:
         began_at = clock.calendar() - timedelta(seconds=clock.monotonic() - attempt.began)
         began_at = began_at.replace(microsecond=began_at.microsecond // 1000 * 1000)  # milliseconds, as in the file
-        return _Record(attempt, began_at, self._changes(attempt), listen_counters.read())
+        waited = None if attempt.changed is None else timedelta(seconds=round(attempt.began - attempt.changed, 3))
+        changed_at = None if waited is None else began_at - waited
+        return _Record(attempt, began_at, self._changes(attempt), listen_counters.read(), changed_at)
 
     def _changes(self, attempt: Attempt) -> tuple[Change, ...]:
         before = {} if attempt.before is None else self._leaves(attempt.before)
@@ -199,7 +203,7 @@ def _recall(directory: RunDirectory) -> list[AttemptView]:
 
 def _read(row: dict[str, Any]) -> AttemptView:
     """Parse what `to_json` wrote; an attempt without an end becomes a dropped one."""
-    evidence, end = row["evidence"], row.get("end")  # earlier agents recorded no end
+    evidence, end, changed_at = row["evidence"], row.get("end"), row.get("changed_at")  # the last two are newer
     return AttemptView(
         epoch=int(row["epoch"]),
         trigger=str(row["trigger"]),
@@ -212,4 +216,5 @@ def _read(row: dict[str, Any]) -> AttemptView:
         phases=tuple(Phase(**each) for each in row["phases"]),
         evidence=evidence and Evidence(**{**evidence, "seen": tuple(ProbeResult(**each) for each in evidence["seen"])}),
         end=end and End(**{**end, "at": datetime.fromisoformat(end["at"])}),
+        changed_at=changed_at and datetime.fromisoformat(changed_at),
     )

@@ -181,6 +181,7 @@ def _facts(view: AttemptView) -> dict[str, object]:
         "duration": round(_duration(view), 6),
         "phases": {each.name: each.seconds for each in view.phases},
         "changes": to_json(view.changes),
+        "since_change": None if view.reaction is None else round(view.reaction, 3),
         **evidence,
     }
 

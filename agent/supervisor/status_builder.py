@@ -14,7 +14,7 @@ from agent.core.desired import BlockedReason
 from agent.core.epochs import Epoch, State
 from agent.host import clock
 from agent.host.memory import resident
-from agent.host.processes import own_pid
+from agent.host.processes import host_name, own_pid
 from agent.processes.hang_detector import HangDetector
 from agent.status.model import (
     Authorities,
@@ -98,6 +98,7 @@ class StatusBuilder:
             paused_until=self._calendar(core.desired.paused_until) if self._is_paused() else None,
             watch=self._inputs.mode,
             hung=self._hang_detector.hung,
+            host=host_name(),
         )
 
     @staticmethod

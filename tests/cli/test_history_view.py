@@ -1,4 +1,5 @@
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from rich.text import Text
@@ -139,6 +140,14 @@ def test_serials_are_not_shortened_and_phases_are_all_there() -> None:
     )
     assert found["certificate"] == f"api: serial none -> {'2f' * 20}"
     assert found["took"] == "84 ms: start 80 ms, judge 4 ms, drain 70 s"
+    assert "served" not in found
+
+
+def test_the_time_since_the_change_is_there() -> None:
+    found = facts(
+        changed_at=PLAIN.began_at - timedelta(seconds=0.2), phases=(Phase("start", 0.08), Phase("drain", 70.0))
+    )
+    assert found["served"] == "280 ms after the change on disk was noticed"
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,19 @@ def test_an_attempt_that_serves_has_all_its_phases() -> None:
     assert attempt.phases == {"launch": 0.25, "start": 0.25, "judge": 0.25, "open": 0.25, "handover": 0.5, "drain": 1.5}
 
 
+def test_an_attempt_has_the_first_change_of_what_it_serves() -> None:
+    play = Recorded().first()
+    for name, changed_at in (("b", 7.0), ("b", 8.0)):  # read twice before it starts
+        play.tell(on.RevisionReady(at=play.now, revision=revision(name), changed_at=changed_at))
+    play.comes_to_serve(2)
+    play.exits(2, 1)
+    assert [(each.trigger, each.changed) for each in play.ledger.attempts] == [
+        (Trigger.START, None),
+        (Trigger.CERTIFICATE, 7.0),
+        (Trigger.CRASH, None),
+    ]
+
+
 def test_each_trigger_is_distinguished() -> None:
     play = Recorded().first()
     play.ready("b")

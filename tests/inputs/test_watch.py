@@ -174,6 +174,19 @@ async def test_a_loaded_revision_is_posted_with_the_time_from_which_it_may_serve
     ]
 
 
+async def test_a_revision_is_posted_with_the_first_change_since_the_last_load(
+    told: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with watching(*(LoadResult(loaded(name)) for name in "abc")) as it:
+        await it.loaded()
+        for now in (2000.0, 3000.0):
+            monkeypatch.setattr(clock, "monotonic", lambda now=now: now)
+            it.thread.changes()
+        await it.loaded(2)
+        await it.again()
+    assert [event.changed_at for event in it.posted if isinstance(event, RevisionReady)] == [None, 2000.0, None]
+
+
 async def test_what_is_missing_is_posted_with_what_is_refused(told: None) -> None:
     async with watching(LoadResult(None, ("/a", "/b"), refused=("/c is empty", "/d is old"))) as it:
         await it.loaded()

@@ -92,7 +92,18 @@ def test_what_is_within_an_object_is_converted_too() -> None:
             "cut_at_end": None,
         },
         "end": None,
+        "changed_at": None,
     }
+
+
+def test_the_reaction_is_from_the_change_to_the_service() -> None:
+    noticed = NOW - timedelta(seconds=1)
+    attempt = AttemptView(
+        8, "certificate", "serving", "", NOW, "2d", None, (), (Phase("start", 0.25), Phase("drain", 9.0))
+    )
+    assert attempt.reaction is None
+    assert replace(attempt, changed_at=noticed).reaction == 1.25
+    assert replace(attempt, changed_at=noticed, outcome="failed").reaction is None
 
 
 def test_what_a_reader_may_leave_out_has_a_value_that_says_nothing() -> None:

@@ -203,6 +203,17 @@ def test_an_attempt_began_when_its_event_says(time: Time, directory: RunDirector
     assert view.began_at == TODAY + timedelta(seconds=10, milliseconds=999)
 
 
+def test_an_attempt_has_the_time_of_its_change_and_another_agent_reads_it(time: Time, directory: RunDirectory) -> None:
+    life = Life(directory)
+    life.rotate("a")
+    time.leap(60.0)
+    life.tell(on.RevisionReady(at=NOW + 60.0, revision=Revision("b", "shape"), changed_at=NOW + 59.75))
+    life.dies(2)
+    expected = TODAY + timedelta(seconds=59, milliseconds=750)
+    assert [view.changed_at for view in life.history.views()] == [expected, expected, None], "the retry as well"
+    assert [view.changed_at for view in Life(directory).history.views()][-2:] == [expected, None]
+
+
 def test_phases_are_told_in_microseconds(time: Time, directory: RunDirectory) -> None:
     life = Life(directory)
     life.ready("a")
