@@ -1,6 +1,6 @@
 """How urgent it is to renew a certificate: the colours of `agent status`, `agent certs` and the page.
 
-They have the limits of the alert rules in `examples/prometheus`. `site/script.js` repeats this function.
+They have the limits of the alert rules in `examples/prometheus`. `status/site/words.js` repeats this function.
 """
 
 from datetime import datetime, timedelta

@@ -9,6 +9,8 @@ _HERE: Final = Path(__file__).parent
 _FILES: Final = {
     "/": ("site/index.html", "text/html; charset=utf-8"),
     "/style.css": ("site/style.css", "text/css; charset=utf-8"),
+    "/words.js": ("site/words.js", "text/javascript; charset=utf-8"),
+    "/charts.js": ("site/charts.js", "text/javascript; charset=utf-8"),
     "/script.js": ("site/script.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("site/icon.svg", "image/svg+xml"),
     "/status/schema.json": ("schema.json", "application/schema+json"),

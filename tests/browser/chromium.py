@@ -126,7 +126,7 @@ def tab(
     try:
         opened = Tab(made.new_page(), url, may_lose=may_lose)
         yield opened
-        assert opened.strangers == []
-        assert opened.complaints == []
+        assert opened.strangers == [], opened.strangers
+        assert opened.complaints == [], opened.complaints
     finally:
         made.close()

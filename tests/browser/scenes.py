@@ -90,6 +90,7 @@ def calm() -> Status:
         certificates=certificates("1f01"),
         listeners=(ListenerView("tcp://0.0.0.0:15443", 2, 0), ListenerView("unix:///run/app.sock", 1, None)),
         rotations=(first,),
+        host="edge-7",
     )
 
 
@@ -157,6 +158,65 @@ def hostile() -> Status:
     return replace(
         base, rotations=(bad,), certificates=(named,), listeners=(door,), ready=False, reason=HOSTILE, version=HOSTILE
     )
+
+
+def many(count: int) -> Status:
+    """So many certificates: four need attention, two are refused; a week with rotations, a refusal and a crash."""
+    base = calm()
+    names = [f"site{number:03}.example" for number in range(count - 6)]
+    leaves = [facts(name, f"{number:024x}", 20 + number * 70 / count) for number, name in enumerate(names)]
+    sets = [
+        CertificateSet(leaf.subject[3:], f"/c/{leaf.serial}.crt", f"/c/{leaf.serial}.key", leaf, leaf)
+        for leaf in leaves
+    ]
+    for name, days in (("ended", -2), ("urgent", 1.2), ("soon-1", 6), ("soon-2", 13)):
+        leaf = facts(name, f"{len(sets):024x}", days)
+        sets.append(CertificateSet(name, f"/c/{name}.crt", f"/c/{name}.key", leaf, leaf))
+    rejected = []
+    for name in ("shop", "blog"):
+        leaf, new = facts(name, "aa", 40), facts(name, "ab", 90)
+        sets.append(CertificateSet(name, f"/c/{name}.crt", f"/c/{name}.key", leaf, new, (), in_sync=False, refused=WHY))
+        rejected.append(
+            RejectedFile(f"/c/{name}.crt", "mismatch", WHY.replace("/etc/certs/api/tls", f"/c/{name}"), name)
+        )
+    return replace(
+        base,
+        certificates=tuple(sets),
+        refused=tuple(rejected),
+        blocked=(Blocked.REFUSED_FILES,),
+        out_of_sync_since=_ago(300),
+        rotations=week(),
+        epoch=40,
+        epochs=(serving(40, 3_000),),
+        listeners=tuple(ListenerView(f"tcp://0.0.0.0:{8000 + number}", 2, number % 3) for number in range(30)),
+    )
+
+
+def fifty() -> Status:
+    """Fifty certificates."""
+    return many(50)
+
+
+def five_hundred() -> Status:
+    """Five hundred certificates."""
+    return many(500)
+
+
+def week() -> tuple[AttemptView, ...]:
+    """Forty attempts in seven days, most after a change on disk; the newest changed many certificates."""
+    attempts = []
+    for number in range(40):
+        seconds = 3_000 + number * 14_000
+        each = attempt(40 - number, seconds, "1f01", "1f02", cut=0)
+        each = replace(each, changed_at=each.began_at - timedelta(seconds=0.1 + number % 7 / 3), end=None)
+        attempts.append(each)
+    attempts[0] = replace(attempts[0], changes=tuple(Change(f"site{n}", "1f01", "1f02") for n in range(30)))
+    attempts[5] = replace(attempts[5], outcome="refused", reason=WHY, evidence=None)
+    attempts[9] = replace(attempts[9], outcome="failed", reason="epoch 31 (pid 7) exited with 1", evidence=None)
+    attempts[20] = replace(
+        attempts[20], end=End(attempts[19].began_at, "signal", "was killed by SIGSEGV", 14_000, "serving")
+    )
+    return tuple(attempts)
 
 
 def broken() -> Status:

@@ -1,13 +1,16 @@
 """The page during a scenario: its content at each step, its accessibility, and that it requests no other host."""
 
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.core.expiry import expiry
 from agent.status.model import Status
 from tests.browser import scenes
-from tests.browser.chromium import DESK, PHONE, tab
+from tests.browser.chromium import DESK, PHONE, Tab, tab
 from tests.browser.stage import Stage
 
 WATCH_CHANGES = """() => {
@@ -42,8 +45,14 @@ def test_it_follows_two_rotations_and_a_refusal(chromium: Any, stage: Stage) -> 
         assert "40 of 40 connections left" in seen.text(".drain:visible")
         assert "cut in 9 min 5" in seen.text(".drain:visible")
         first = seen.all("#rotations tr")[0]
-        for words in ("Epoch 8 serving", "certificate,", "98 ms", "start 81 ms", "handover 3.0 ms", "3 clients waited"):
+        for words in ("Epoch 8 serving", "certificate,", "98 ms", "nobody lost ✓"):
             assert words in first
+        assert "3 clients waited" not in first, "on demand"
+        seen.page.locator("#rotations summary").first.click()
+        first = seen.all("#rotations tr")[0]
+        for words in ("start 81 ms", "handover 3.0 ms", "3 clients waited"):
+            assert words in first
+        assert "Nobody lost in 1 rotation ✓" in seen.text("#outlook")
         assert seen.all("#listeners tr")[0] == "tcp://0.0.0.0:15443 2 3 3"
 
         stage.show(scenes.rotated_again())
@@ -54,16 +63,19 @@ def test_it_follows_two_rotations_and_a_refusal(chromium: Any, stage: Stage) -> 
         ]
 
         stage.show(scenes.refused())
-        seen.has("#troubles", "A file on disk is refused; its last good version stays in use.")
+        why = "certificate and key do not belong together; the last good one serves."
+        seen.has("#troubles", f"The files on disk of api are refused: {why}")
         assert scenes.WHY in seen.text("#refused")
-        assert seen.all("#certificates .badge") == ["served", "refused"]
-        assert "7c41e0d2…4e20" in seen.all("#certificates tr")[1]
+        assert seen.text("body").count(scenes.WHY) == 1, "once"
+        assert seen.all("#certificates .badge") == ["refused", "served"], "first what needs attention"
+        seen.page.locator("#certificates summary").first.click()
+        assert "on disk: serial 7c41e0d25f0a9b83c6d24e20" in seen.all("#certificates tr")[0]
 
         stage.show(scenes.broken())
         seen.says("Not ready: no epoch serves.")
         assert seen.run("() => document.body.dataset.tone") == "bad"
         assert seen.page.is_visible("#epochs-none")
-        assert seen.page.title() == "Not ready · proxy agent"
+        assert seen.page.title() == "Not ready · edge-7"
 
 
 def test_crashes_are_a_trouble_and_told_apart(chromium: Any, stage: Stage) -> None:  # noqa: ANN401
@@ -73,7 +85,106 @@ def test_crashes_are_a_trouble_and_told_apart(chromium: Any, stage: Stage) -> No
         seen.has("#troubles", "2 crashes in the last hour, the last one: epoch 7 was killed by SIGSEGV after 12.0 s.")
         assert seen.run("() => document.body.dataset.tone") == "bad"
         assert seen.all("#rotations .attempt .badge") == ["serving", "crashed", "crashed", "crashed"]
+        assert "3 crashes" in seen.text("#week-words")
+        assert "Nobody lost" not in seen.text("#outlook")
         assert "It ran out of memory after 12.0 s." in seen.text("#rotations")
+
+
+# Many certificates
+
+
+def rows(seen: Tab) -> list[str]:
+    """The names in the table of certificates."""
+    return seen.all("#certificates .set")
+
+
+def test_five_hundred_certificates_take_the_place_of_fifty(chromium: Any, stage: Stage) -> None:  # noqa: ANN401
+    heights = []
+    for scene in (scenes.fifty(), scenes.five_hundred()):
+        stage.show(scene)
+        with tab(chromium, stage.url) as seen:
+            seen.has("#contact", "live")
+            heights.append(seen.run("() => document.documentElement.scrollHeight"))
+            assert rows(seen)[:6] == ["blog", "shop", "ended", "urgent", "soon-1", "soon-2"]
+            assert len(rows(seen)) == 7
+            assert seen.run("() => document.body.dataset.tone") == "bad"
+            assert seen.page.title() == "Ready, with trouble · edge-7"
+            seen.has("#troubles", "4 certificates need renewal; that of ended ended at")
+            assert "The next certificate to end is urgent: in 1 d 4 h" in seen.text("#outlook")
+            count = len(scene.certificates)
+            assert (
+                seen.text("#strip-words")
+                == f"{count} certificates end: 1 ended, 1 urgent, 2 soon and {count - 4} not soon."
+            )
+    assert heights[0] == heights[1]
+
+
+def test_alike_certificates_are_one_row_that_opens(chromium: Any, stage: Stage) -> None:  # noqa: ANN401
+    stage.show(scenes.five_hundred())
+    with tab(chromium, stage.url) as seen:
+        seen.has("#certificates", "494 certificates alike")
+        group = seen.page.get_by_role("button", name="494 certificates alike")
+        assert group.get_attribute("aria-expanded") == "false"
+        group.focus()
+        seen.page.keyboard.press("Enter")
+        assert group.get_attribute("aria-expanded") == "true"
+        assert len(rows(seen)) == 50
+        assert rows(seen)[7] == "site000.example", "the next to end"
+        more = seen.page.get_by_role("button", name="Show 50 of 451 more")
+        more.click()
+        assert len(rows(seen)) == 100
+        stage.show(scenes.five_hundred())
+        seen.has("#certificates-more", "Show 50 of 401 more")
+        assert len(rows(seen)) == 100, "it stays open"
+        group.click()
+        assert len(rows(seen)) == 7
+
+
+def test_a_filter_finds_names_issuers_serials_and_states(chromium: Any, stage: Stage) -> None:  # noqa: ANN401
+    stage.show(scenes.five_hundred())
+    with tab(chromium, stage.url) as seen:
+        seen.has("#certificates-found", "500 certificates")
+        box = seen.page.get_by_label("Filter")
+        box.fill("SITE01")
+        assert rows(seen) == [f"site01{number}.example" for number in range(10)]
+        assert seen.text("#certificates-found") == "10 of 500 certificates"
+        box.fill("refused")
+        assert rows(seen) == ["blog", "shop"]
+        box.fill("site03 dns:site031.example")
+        assert rows(seen) == ["site031.example"]
+        box.fill("nothing has this name")
+        assert seen.text("#certificates-found") == "0 of 500 certificates"
+        assert not seen.page.is_visible("#certificates-table")
+        box.fill("")
+        assert len(rows(seen)) == 7
+
+
+def test_a_week_and_the_time_of_changes_are_told_in_words(chromium: Any, stage: Stage) -> None:  # noqa: ANN401
+    stage.show(scenes.fifty())
+    with tab(chromium, stage.url) as seen:
+        seen.has("#week-words", "37 rotations, 2 refused or failed and 1 crash in the last 7 days.")
+        assert [len(seen.page.locator(".lane").nth(at).locator(".pin").all()) for at in range(3)] == [37, 2, 1]
+        assert seen.text("#reactions-words") == "Of 38 changes, half served within 1.2 s, the slowest after 2.2 s."
+        assert [count for count in seen.all(".pile-count") if count] == ["6", "11", "16", "5"]
+        assert len(seen.all("#rotations tr")) == 5
+        assert "and 27 more" in seen.all("#rotations tr")[0]
+        seen.page.get_by_role("button", name="Show 35 more").click()
+        assert len(seen.all("#rotations tr")) == 40
+
+
+CASES = [(90, 14.1), (90, 13.9), (90, 1.9), (90, -1), (1, 0.3), (1, 0.2), (1, 0.05), (6, 2), (30, 7.4), (19, 1.95)]
+
+
+def test_the_page_and_the_command_line_agree_about_urgency(chromium: Any, stage: Stage) -> None:  # noqa: ANN401
+    now = datetime.now(UTC)
+    with tab(chromium, stage.url) as seen:
+        seen.says("Ready")
+        for life, left in CASES:
+            end = now + timedelta(days=left)
+            begin = end - timedelta(days=life)
+            facts = {"not_before": begin.isoformat(), "not_after": end.isoformat()}
+            shown = seen.run(f"() => expiry({json.dumps(facts)}, {now.timestamp() * 1000})")
+            assert shown == expiry(begin, end, now).value, (life, left)
 
 
 def test_markup_in_what_the_agent_says_is_text(chromium: Any, stage: Stage) -> None:  # noqa: ANN401
@@ -86,6 +197,8 @@ def test_markup_in_what_the_agent_says_is_text(chromium: Any, stage: Stage) -> N
         assert {url.removeprefix(seen.url) for url in seen.asked} <= {
             "",
             "style.css",
+            "words.js",
+            "charts.js",
             "script.js",
             "icon.svg",
             "events",
@@ -93,7 +206,7 @@ def test_markup_in_what_the_agent_says_is_text(chromium: Any, stage: Stage) -> N
 
 
 @pytest.mark.parametrize(("scheme", "size"), LOOKS)
-@pytest.mark.parametrize("scene", [scenes.calm, scenes.refused, scenes.broken])
+@pytest.mark.parametrize("scene", [scenes.calm, scenes.refused, scenes.broken, scenes.fifty, scenes.five_hundred])
 def test_the_page_is_accessible(
     chromium: Any,  # noqa: ANN401
     stage: Stage,
@@ -126,7 +239,7 @@ def test_a_keyboard_reaches_everything_and_keeps_its_place(chromium: Any, stage:
     with tab(chromium, stage.url) as seen:
         seen.says("Ready.")
         reached = []
-        for _ in range(6):
+        for _ in range(7):
             seen.page.keyboard.press("Tab")
             reached.append(
                 seen.run(
@@ -134,8 +247,9 @@ def test_a_keyboard_reaches_everything_and_keeps_its_place(chromium: Any, stage:
                 )
             )
             assert seen.run("() => getComputedStyle(document.activeElement).outlineStyle") == "solid"
-        assert reached == ["details of web", "details of api", "status as JSON", "its schema", "metrics", "statistics"]
-        seen.page.locator("summary").nth(1).focus()
+        links = ["status as JSON", "its schema", "metrics", "statistics"]
+        assert reached == ["details of api", "details of web", "details of epoch 7", *links]
+        seen.page.locator("summary").first.focus()
         seen.page.keyboard.press("Enter")
         stage.show(scenes.refused())
         seen.has("#certificates", "refused")

@@ -8,7 +8,8 @@ from agent.status import page as module
 from agent.status.page import Page
 
 SITE = Path(module.__file__).with_name("site")
-SCRIPT = (SITE / "script.js").read_text(encoding="utf-8")
+SCRIPTS = ("words.js", "charts.js", "script.js")
+SCRIPT = "".join((SITE / name).read_text(encoding="utf-8") for name in SCRIPTS)
 DOCUMENT = (SITE / "index.html").read_text(encoding="utf-8")
 STYLE = (SITE / "style.css").read_text(encoding="utf-8")
 
@@ -24,7 +25,7 @@ async def ask(target: str, method: str = "GET") -> Response:
         ("/", "site/index.html", "text/html; charset=utf-8"),
         ("/?anything", "site/index.html", "text/html; charset=utf-8"),
         ("/style.css", "site/style.css", "text/css; charset=utf-8"),
-        ("/script.js", "site/script.js", "text/javascript; charset=utf-8"),
+        *((f"/{name}", f"site/{name}", "text/javascript; charset=utf-8") for name in SCRIPTS),
         ("/icon.svg", "site/icon.svg", "image/svg+xml"),
         ("/status/schema.json", "schema.json", "application/schema+json"),
     ],
@@ -69,7 +70,7 @@ async def test_an_upgrade_may_take_the_files_away(monkeypatch: pytest.MonkeyPatc
 
 
 def test_it_is_small() -> None:
-    assert sum(file.stat().st_size for file in SITE.iterdir()) < 41 << 10
+    assert sum(file.stat().st_size for file in SITE.iterdir()) < 64 << 10
 
 
 def test_nothing_in_it_names_another_place() -> None:
@@ -91,5 +92,7 @@ def test_the_script_finds_what_it_looks_for() -> None:
 
 
 def test_it_has_nothing_that_acts() -> None:
-    assert not re.findall(r"<(?:button|form|input|select|textarea)\b", DOCUMENT)
-    assert not re.findall(r'make\("(?:button|form|input|a)"|method:', SCRIPT)
+    """Its buttons and its filter change what is shown; no request is sent but for the status."""
+    assert not re.findall(r"<(?:form|select|textarea)\b|formaction|<button(?![^>]*type=.button)", DOCUMENT)
+    assert not re.findall(r'make\("(?:form|input|a)"|method:|XMLHttpRequest|sendBeacon|WebSocket', SCRIPT)
+    assert re.findall(r'fetch\("(\w+)"|EventSource\("(\w+)"', SCRIPT) == [("", "events"), ("status", "")]

@@ -1,198 +1,5 @@
 "use strict";
 
-// What the agent says comes into the document as text and nothing else, and what is there is changed in place: focus,
-// open details and the reader's place stay.
-
-const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
-const ROWS_LIMIT = 200;
-const byId = (id) => document.getElementById(id);
-
-// Writing
-
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-function mark(element, name, value) {
-  if (element.dataset[name] !== value) element.dataset[name] = value;
-}
-
-function style(element, name, value) {
-  if (element.style[name] !== value) element.style[name] = value;
-}
-
-function show(element, isVisible) {
-  if (element.hidden === isVisible) element.hidden = !isVisible;
-}
-
-function make(tag, className = "", ...children) {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  element.append(...children);
-  return element;
-}
-
-const rowsOf = new WeakMap();
-
-/** Give `parent` one child for each item; `build` makes it, as {element, update}. Keys tell who is who. */
-function each(parent, items, keyOf, build) {
-  const before = rowsOf.get(parent) ?? new Map();
-  const rows = new Map();
-  rowsOf.set(parent, rows);
-  for (const item of items) {
-    let key = String(keyOf(item));
-    while (rows.has(key)) key += "'";
-    rows.set(key, before.get(key) ?? build(item));
-    before.delete(key);
-  }
-  for (const gone of before.values()) gone.element.remove();
-  let next = parent.firstElementChild;
-  const updates = [...rows.values()];
-  updates.forEach((row, index) => {
-    if (row.element === next) next = next.nextElementSibling;
-    else parent.insertBefore(row.element, next);
-    row.update(items[index]);
-  });
-}
-
-function texts(parent, lines, tag = "li") {
-  each(parent, [...lines.entries()], ([index]) => index, () => {
-    const element = make(tag);
-    return {element, update: ([, line]) => put(element, line)};
-  });
-}
-
-// A table stays one where its rows are stacked, on a phone.
-function cell(tag, role, label, ...children) {
-  const element = make(tag, "", ...children);
-  element.setAttribute("role", role);
-  if (role === "rowheader") element.scope = "row";
-  if (label) element.dataset.label = label;
-  return element;
-}
-
-function row(...cells) {
-  const element = make("tr", "", ...cells);
-  element.setAttribute("role", "row");
-  return element;
-}
-
-function bar() {
-  const fill = make("span", "fill");
-  const element = make("span", "bar", fill);
-  element.setAttribute("aria-hidden", "true");  // the number stands beside it
-  return {
-    element,
-    set(share, tone = "") {
-      style(fill, "width", `${(Math.min(1, Math.max(0, share)) * 100).toFixed(1)}%`);
-      mark(element, "tone", tone);
-    },
-  };
-}
-
-// Wording
-
-const two = (number) => String(number).padStart(2, "0");
-const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
-const listed = (items) => items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} and ${items.at(-1)}`;
-const shortened = (serial) => serial.length > 16 ? `${serial.slice(0, 8)}…${serial.slice(-4)}` : serial;
-
-function span(milliseconds) {
-  const ms = Math.max(0, milliseconds);
-  if (ms < MINUTE) return `${Math.floor(ms / SECOND)} s`;
-  if (ms < HOUR) return `${Math.floor(ms / MINUTE)} min ${two(Math.floor(ms / SECOND) % 60)} s`;
-  if (ms < DAY) return `${Math.floor(ms / HOUR)} h ${two(Math.floor(ms / MINUTE) % 60)} min`;
-  if (ms < 10 * DAY) return `${Math.floor(ms / DAY)} d ${Math.floor(ms / HOUR) % 24} h`;
-  return `${Math.floor(ms / DAY)} d`;
-}
-
-function brief(seconds) {
-  if (seconds < 0.0095) return `${(seconds * 1000).toFixed(1)} ms`;
-  if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
-  return seconds < 100 ? `${seconds.toFixed(1)} s` : span(seconds * 1000);
-}
-
-/** A moment as people write it: the time alone where it is today. */
-function moment(iso, now) {
-  const whole = new Date(iso).toISOString();
-  const [day, time] = [whole.slice(0, 10), whole.slice(11, 19)];
-  return day === new Date(now).toISOString().slice(0, 10) ? `${time}Z` : `${day} ${time.slice(0, 5)}Z`;
-}
-
-const WAITS = {
-  refused_files: ["warn", "A file on disk is refused", "its last good version stays in use"],
-  refused_configuration: ["warn", "The configuration on disk is refused", "the last good one stays in use"],
-  refused_program: ["warn", "The program on disk is refused", "the last good one stays in use"],
-  refused_by_proxy: ["warn", "The proxy refuses the files on disk", "the last good ones stay in use"],
-  retry: ["warn", "The last attempt failed; the next one waits for its back-off."],
-  drains: ["note", "The maximum number of epochs drain; the next rotation waits for one of them."],
-  memory: ["warn", "There is too little memory for another epoch; the rotation waits."],
-  paused: ["note", "Rotations are paused."],
-  window: ["note", "A rotation waits for its window."],
-  jitter: ["note", "A rotation waits for this instance's turn in the fleet."],
-};
-const TONES = ["good", "note", "warn", "bad"];
-
-function waiting(view, now) {
-  const until = view.paused_until ? `Rotations are paused until ${moment(view.paused_until, now)}.` : "";
-  const found = view.blocked.map((word) => {
-    if (word === "paused" && until) return ["note", until];
-    let [tone, text, meanwhile] = WAITS[word] ?? ["warn", `A rotation waits: ${word.replaceAll("_", " ")}.`];
-    if (word === "refused_files" && view.refused.length > 1)
-      [text, meanwhile] = [`${view.refused.length} files on disk are refused`, "their last good versions stay in use"];
-    if (!meanwhile) return [tone, text];
-    return [tone, view.epoch === null ? `${text}.` : `${text}; ${meanwhile}.`];
-  });
-  if (until && !view.blocked.includes("paused")) found.push(["note", until]);
-  if (view.refused.length && !view.blocked.some((word) => word.startsWith("refused")))
-    found.push(["warn", `${plural(view.refused.length, "file")} on disk ${view.refused.length === 1 ? "is" : "are"} refused.`]);
-  if (view.out_of_sync_since && found.length)
-    found.push(["note", `The files on disk have not been served since ${moment(view.out_of_sync_since, now)}.`]);
-  return found;
-}
-
-function life(facts, now) {
-  const [from, to] = [Date.parse(facts.not_before), Date.parse(facts.not_after)];
-  const share = (to - now) / Math.max(1, to - from);
-  const tone = share <= 0 ? "bad" : share < 0.1 ? "warn" : "";
-  const left = share <= 0 ? `ended ${span(now - to)} ago` : `${span(to - now)} of ${span(to - from)} left`;
-  return {share, tone, left};
-}
-
-function ending(view, now) {
-  return view.certificates.filter((set) => set.served).flatMap((set) => {
-    const {tone} = life(set.served, now);
-    const at = moment(set.served.not_after, now);
-    if (tone === "bad") return [["bad", `The certificate served for ${set.name} ended at ${at}.`]];
-    return tone ? [["warn", `The certificate served for ${set.name} ends soon: ${at}.`]] : [];
-  });
-}
-
-function standing(view) {
-  const named = (state) => view.epochs.filter((epoch) => epoch.state === state).map((epoch) => epoch.number);
-  const [tried, drained] = [named("candidate"), named("draining")];
-  const parts = [view.epoch === null ? "no epoch serves" : `epoch ${view.epoch} serves`];
-  if (tried.length) parts.push(`${listed(tried)} is being tried`);
-  if (drained.length) parts.push(`${listed(drained)} ${drained.length === 1 ? "drains" : "drain"}`);
-  const sentence = parts.join(", ");
-  return `${sentence[0].toUpperCase()}${sentence.slice(1)}.`;
-}
-
-function verdict(view, now) {
-  const troubles = [...waiting(view, now), ...ending(view, now)];
-  const crashed = crashes(view, now);
-  if (crashed.length > 1)
-    troubles.unshift(["bad", `${crashed.length} crashes in the last hour, the last one: epoch ${crashed[0].epoch} ${crash(crashed[0].end)}.`]);
-  if (view.hung) troubles.unshift(["bad", "The serving epoch hangs: it accepts no connections."]);
-  if (!view.ready && view.epochs.length) troubles.unshift(["bad", standing(view)]);
-  const worst = Math.max(0, ...troubles.map(([tone]) => TONES.indexOf(tone)));
-  return {
-    tone: view.ready ? TONES[worst] : "bad",
-    headline: view.ready ? `Ready. ${standing(view)}` : `Not ready: ${view.reason || "no reason given"}.`,
-    troubles: troubles.map(([, text]) => text),
-  };
-}
-
 // The parts of the page
 
 function refusedCard() {
@@ -307,23 +114,6 @@ function rough(ms) {
   return ms < DAY ? `${Math.round(ms / HOUR)} h` : `${Math.round(ms / DAY)} d`;
 }
 
-/** One leaf, or one bundle, with its remaining life. */
-function lifePart() {
-  const [name, left, gauge, until] = [make("span", "serial"), make("span"), bar(), make("span", "until")];
-  const element = make("div", "life", name, gauge.element, left, until);
-  return {
-    element,
-    set(label, facts, now, isUsed = true) {
-      const {share, tone, left: words} = life(facts, now);
-      put(name, label);
-      put(left, words);
-      mark(left, "tone", tone);
-      put(until, `until ${moment(facts.not_after, now)}`);
-      gauge.set(share, isUsed ? tone : "idle");
-    },
-  };
-}
-
 function bundleLine({bundle, now}) {
   const first = bundle.not_after ? `, the first ends ${moment(bundle.not_after, now)}` : "";
   return `${bundle.path}: ${plural(bundle.certificates, "authority", "authorities")}${first}`;
@@ -336,6 +126,8 @@ function details(set, now) {
     `issuer ${leaf.issuer}`, `serial ${leaf.serial}`, `key ${leaf.key_type}`,
     `valid ${moment(leaf.not_before, now)} – ${moment(leaf.not_after, now)}`, `SHA-256 ${leaf.fingerprint}`,
   ] : [];
+  if (set.served && set.disk && set.disk.serial !== set.served.serial)
+    ofLeaf.push(`on disk: serial ${set.disk.serial}, until ${moment(set.disk.not_after, now)}`);
   const files = [["chain", set.chain], ["key", set.key]].filter(([, path]) => path).map((pair) => pair.join(" "));
   return [...ofLeaf, ...files, ...set.bundles.map((bundle) => bundleLine({bundle, now}))];
 }
@@ -347,14 +139,76 @@ function onDisk(set) {
   return ["good", set.served ? "served" : "used"];
 }
 
+const RANK_OF_EXPIRY = {ended: 0, urgent: 1, soon: 2, far: 3};
+
+/** Certificates by urgency, as agent status lists them. */
+function byUrgency(sets, now) {
+  const key = (set) => {
+    const facts = set.served ?? set.disk;
+    return [set.in_sync ? 1 : 0, facts ? RANK_OF_EXPIRY[expiry(facts, now)] : 4, facts?.not_after ?? "", set.name];
+  };
+  const keyed = sets.map((set) => [key(set), set]);
+  keyed.sort(([one], [other]) => {
+    const at = one.findIndex((value, index) => value !== other[index]);
+    return at < 0 ? 0 : one[at] < other[at] ? -1 : 1;
+  });
+  return keyed.map(([, set]) => set);
+}
+
+function matches(set, words) {
+  const of = (leaf) => leaf ? [leaf.subject, ...leaf.names, leaf.issuer, leaf.serial, leaf.key_type] : [];
+  const text = [set.name, set.chain, onDisk(set)[1], ...of(set.served), ...of(set.disk)].join("\n").toLowerCase();
+  return words.every((word) => text.includes(word));
+}
+
+const ALIKE = 4;  // so many or more alike are one row, which opens
+const FEW = 8;  // so few are never put together
+const PAGE = 50;  // rows that are shown at a time
+const choices = {filter: "", open: new Set(), limits: new Map()};
+
+const limitOf = (part, least) => choices.limits.get(part) ?? least;
+
+/** The rows of the table: certificates, and groups of those that are alike. */
+function certificateItems(view, now) {
+  const words = choices.filter.toLowerCase().split(/\s+/).filter(Boolean);
+  const sets = byUrgency(view.certificates.filter((set) => matches(set, words)), now);
+  const single = (set) => ({set, now, key: `set ${set.name}`});
+  if (sets.length <= FEW || words.length) return sets.map(single);
+  const kinds = new Map();
+  for (const set of sets) {
+    const near = set.served ? expiry(set.served, now) : "";
+    const kind = JSON.stringify([onDisk(set)[1], near, set.served?.issuer ?? ""]);
+    kinds.set(kind, [...kinds.get(kind) ?? [], set]);
+  }
+  return [...kinds].flatMap(([kind, alike]) => {
+    if (alike.length < ALIKE) return alike.map(single);
+    const group = {alike, now, key: `kind ${kind}`, kind};
+    return choices.open.has(kind) ? [group, ...alike.map(single)] : [group];
+  });
+}
+
+/** What is left of a certificate: a bar and words. */
+function lifePart() {
+  const [left, gauge] = [make("span", "left"), bar()];
+  const element = make("div", "life", gauge.element, left);
+  return {
+    element,
+    set(facts, now) {
+      const {share, tone, left: words} = life(facts, now);
+      put(left, words);
+      mark(left, "tone", tone);
+      gauge.set(share, tone);
+    },
+  };
+}
+
 function certificateRow() {
   const [name, facts, summary] = [make("span", "set"), make("ul", "facts"), make("summary", "", "details")];
-  const [served, none, disk, badge] = [lifePart(), make("p", "none"), lifePart(), make("span", "badge")];
-  const why = make("p", "why");
+  const [served, none, badge] = [lifePart(), make("p", "none"), make("span", "badge")];
   const element = row(
-    cell("th", "rowheader", "", name, make("details", "", summary, facts)),
+    cell("th", "rowheader", "", make("div", "head", name, make("details", "", summary, facts))),
     cell("td", "cell", "Served", served.element, none),
-    cell("td", "cell", "On disk", badge, disk.element, why),
+    cell("td", "cell", "On disk", badge),
   );
   return {
     element,
@@ -365,56 +219,64 @@ function certificateRow() {
       show(served.element, Boolean(set.served));
       show(none, !set.served);
       put(none, set.chain ? "nothing" : set.bundles.map((bundle) => bundleLine({bundle, now})).join("\n"));
-      if (set.served) served.set(`serial ${shortened(set.served.serial)}`, set.served, now);
+      if (set.served) served.set(set.served, now);
       const [tone, words] = onDisk(set);
       mark(badge, "tone", tone);
       put(badge, words);
-      show(disk.element, Boolean(set.disk) && !(set.disk.serial === set.served?.serial && set.in_sync));
-      if (set.disk) disk.set(`serial ${shortened(set.disk.serial)}`, set.disk, now, !set.refused);
-      show(why, Boolean(set.refused));
-      put(why, set.refused);
     },
   };
 }
 
+function groupRow({kind}) {
+  const [button, served, none, badge] = [make("button", "set"), make("span", "left"), make("p", "none"), make("span", "badge")];
+  button.type = "button";
+  button.addEventListener("click", () => {
+    if (!choices.open.delete(kind)) choices.open.add(kind);
+    refresh();
+  });
+  const element = row(
+    cell("th", "rowheader", "", button), cell("td", "cell", "Served", served, none), cell("td", "cell", "On disk", badge),
+  );
+  element.classList.add("group");
+  return {
+    element,
+    update({alike, now}) {
+      put(button, `${counted(alike.length)} ${alike[0].served ? "certificates" : "bundles"} alike`);
+      button.setAttribute("aria-expanded", String(choices.open.has(kind)));
+      const ends = alike.filter((set) => set.served).map((set) => Date.parse(set.served.not_after));
+      const [first, last] = [span(Math.min(...ends) - now), span(Math.max(...ends) - now)];
+      const isOver = Math.max(...ends) < now;
+      put(served, !ends.length ? "" : isOver ? "ended" : first === last ? `${first} left` : `${first} to ${last} left`);
+      mark(served, "tone", ends.length ? life(alike[0].served, now).tone : "");
+      put(none, alike[0].served ? `from ${alike[0].served.issuer}` : "");
+      const [tone, words] = onDisk(alike[0]);
+      mark(badge, "tone", tone);
+      put(badge, words);
+    },
+  };
+}
+
+/** Show no more than a page of `items`; the button with the id `more` shows the next one. */
+function limited(items, more, least = PAGE) {
+  const shown = items.slice(0, limitOf(more, least));
+  show(byId(more), shown.length < items.length);
+  const hidden = items.length - shown.length;
+  put(byId(more), hidden > PAGE ? `Show ${PAGE} of ${counted(hidden)} more` : `Show ${counted(hidden)} more`);
+  byId(more).dataset.shown = shown.length;
+  return shown;
+}
+
 function drawCertificates(view, now) {
   const sets = view.certificates;
-  const troubled = (set) => set.refused || !set.in_sync ? 0 : 1;
-  const shown = sets.length > ROWS_LIMIT
-    ? [...sets].sort((a, b) => troubled(a) - troubled(b)).slice(0, ROWS_LIMIT) : sets;
-  each(byId("certificates"), shown.map((set) => ({set, now})), ({set}) => set.name, certificateRow);
-  show(byId("certificates-table"), sets.length > 0);
+  drawStrip(sets, now);
+  const items = certificateItems(view, now);
+  each(byId("certificates"), limited(items, "certificates-more"), ({key}) => key, (item) => item.set ? certificateRow() : groupRow(item));
+  show(byId("certificates-table"), items.length > 0);
   show(byId("certificates-none"), !sets.length);
-  show(byId("certificates-more"), sets.length > shown.length);
-  put(byId("certificates-more"), `${sets.length - shown.length} more are in status as JSON.`);
+  show(byId("certificates-tools"), sets.length > FEW);
+  const found = choices.filter ? items.length : sets.length;
+  put(byId("certificates-found"), choices.filter ? `${counted(found)} of ${plural(sets.length, "certificate")}` : plural(found, "certificate"));
 }
-
-const OUTCOMES = {
-  running: "note", serving: "good", succeeded: "good", crashed: "bad", refused: "bad", failed: "bad", superseded: "", short: "warn",
-};
-
-const isCrash = (end) => Boolean(end) && end.cause !== "asked" && end.cause !== "killed";
-
-/** The outcome as it is shown: past epochs succeeded or crashed, only one serves. */
-function result(attempt, serving) {
-  if (attempt.outcome === "dropped") return "superseded";
-  if (attempt.outcome !== "serving") return attempt.outcome;
-  if (isCrash(attempt.end)) return "crashed";
-  return attempt.epoch === serving ? "serving" : "succeeded";
-}
-
-/** How a crashed epoch ended. */
-function crash(end) {
-  return `${end.cause === "memory" ? "ran out of memory" : end.text} after ${brief(end.served)}`;
-}
-
-/** The attempts whose epoch crashed within the last hour, newest first. */
-function crashes(view, now) {
-  const recent = view.rotations.filter((each) => isCrash(each.end) && now - Date.parse(each.end.at) < 3600e3);
-  return recent.sort((one, other) => Date.parse(other.end.at) - Date.parse(one.end.at));
-}
-const toHandover = (attempt) => attempt.phases.filter((phase) => phase.name !== "drain");
-const total = (phases) => phases.reduce((sum, phase) => sum + phase.seconds, 0);
 
 function segment() {
   const element = make("span");
@@ -440,51 +302,39 @@ function phaseLine() {
   };
 }
 
-function evidence(attempt) {
-  const {evidence: found} = attempt;
-  if (!found) return [attempt.outcome === "running" ? "not yet" : "none"];
-  const lines = [`${plural(found.queued, "client")} waited at the commit`];
-  if (found.overflows === null || found.drops === null) lines.push("the kernel does not count overflows");
-  else lines.push(`${plural(found.overflows, "listen overflow")}, ${plural(found.drops, "drop")}`);
-  for (const seen of found.seen) {
-    const serial = seen.serial ? shortened(seen.serial) : "nothing";
-    const judged = seen.matches ? "" : `: ${seen.error || "not the one expected"}`;
-    lines.push(`${serial} seen at ${seen.address}${judged}`);
-  }
-  if (found.cut !== null) lines.push(`${plural(found.cut, "connection")} cut at the drain deadline`);
-  return lines;
-}
-
-function isProven({evidence: found}) {
-  return !found || !(found.overflows || found.drops || found.cut || found.seen.some((seen) => !seen.matches));
-}
-
 function change({set, before, after}) {
   return `${set}: ${before ? shortened(before) : "none"} → ${after ? shortened(after) : "none"}`;
+}
+
+const CHANGES_SHOWN = 3;
+
+function changeLines(attempt) {
+  const lines = attempt.changes.map(change);
+  if (lines.length <= CHANGES_SHOWN + 1) return lines;
+  return [...lines.slice(0, CHANGES_SHOWN), `and ${counted(lines.length - CHANGES_SHOWN)} more`];
 }
 
 function rotationRow() {
   const [name, outcome, about] = [make("span"), make("span", "badge"), make("ul", "facts")];
   const [reason, stack, sum, legend] = [make("p", "why"), make("span", "stack"), make("strong"), make("ul", "phases")];
-  const [proof, lost] = [make("ul", "facts proof"), make("span", "badge")];
+  const [proof, kept, all, summary] = [make("ul", "losses"), make("span", "kept"), make("ul", "facts"), make("summary", "", "details")];
   stack.setAttribute("aria-hidden", "true");
-  mark(lost, "tone", "warn");
-  put(lost, "check this");
+  const more = make("details", "", summary, legend, all);
   const element = row(
     cell("th", "rowheader", "", make("span", "attempt", name, " ", outcome), about, reason),
-    cell("td", "cell", "Phases", make("span", "measure", stack, " ", sum), legend),
-    cell("td", "cell", "Evidence", lost, proof),
+    cell("td", "cell", "Time", make("span", "measure", stack, " ", sum)),
+    cell("td", "cell", "Clients", make("div", "head", kept, more), proof),
   );
   return {
     element,
     update({attempt, now, longest, serving}) {
       put(name, `Epoch ${attempt.epoch}`);
+      summary.setAttribute("aria-label", `details of epoch ${attempt.epoch}`);
       const shown = result(attempt, serving);
       put(outcome, shown);
       mark(outcome, "tone", OUTCOMES[shown] ?? "");
       const began = Date.parse(attempt.began_at);
-      const since = `${moment(attempt.began_at, now)}, ${span(now - began)} ago`;
-      texts(about, [`${attempt.trigger}, ${since}`, ...attempt.changes.map(change)]);
+      texts(about, [`${attempt.trigger}, ${moment(attempt.began_at, now)}, ${span(now - began)} ago`, ...changeLines(attempt)]);
       const why = isCrash(attempt.end) ? `It ${crash(attempt.end)}.` : attempt.reason;
       show(reason, Boolean(why));
       put(reason, why);
@@ -493,15 +343,24 @@ function rotationRow() {
       style(stack, "width", `${(total(phases) / longest * 100).toFixed(1)}%`);
       put(sum, phases.length ? brief(total(phases)) : "");
       each(legend, attempt.phases, (phase) => phase.name, phaseLine);
-      texts(proof, evidence(attempt));
-      show(lost, !isProven(attempt));
+      const lost = losses(attempt);
+      texts(proof, lost);
+      show(kept, Boolean(attempt.evidence) && !lost.length);
+      put(kept, "nobody lost ✓");
+      texts(all, measured(attempt));
+      show(more, attempt.phases.length > 0);
     },
   };
 }
 
+const ROTATIONS_FIRST = 5;
+
 function drawRotations(view, now) {
+  drawWeek(view, now);
+  drawReactions(view);
   const longest = Math.max(0.001, ...view.rotations.map((attempt) => total(toHandover(attempt))));
-  const items = view.rotations.slice(0, ROWS_LIMIT).map((attempt) => ({attempt, now, longest, serving: view.epoch}));
+  const shown = limited(view.rotations, "rotations-more", ROTATIONS_FIRST);
+  const items = shown.map((attempt) => ({attempt, now, longest, serving: view.epoch}));
   each(byId("rotations"), items, ({attempt}) => `${attempt.epoch} ${attempt.began_at}`, rotationRow);
   show(byId("rotations-table"), items.length > 0);
   show(byId("rotations-none"), !items.length);
@@ -532,10 +391,21 @@ function listenerRow() {
   };
 }
 
+const LISTENERS_FIRST = 5;
+
 function drawListeners(view) {
-  each(byId("listeners"), view.listeners.slice(0, ROWS_LIMIT), (listener) => listener.address, listenerRow);
+  const busiest = [...view.listeners].sort((one, other) => (other.queue ?? 0) - (one.queue ?? 0));
+  const items = view.listeners.length > LISTENERS_FIRST ? busiest : view.listeners;
+  each(byId("listeners"), limited(items, "listeners-more", LISTENERS_FIRST), (listener) => listener.address, listenerRow);
   show(byId("listeners-table"), view.listeners.length > 0);
   show(byId("listeners-none"), !view.listeners.length);
+}
+
+/** Whether clients were lost in the attempts that are known. */
+function keptAll(view) {
+  const ended = view.rotations.filter((attempt) => attempt.evidence || attempt.end);
+  if (!ended.length || ended.some((attempt) => losses(attempt).length)) return "";
+  return `Nobody lost in ${plural(ended.length, "rotation")} ✓`;
 }
 
 function drawVerdict(view, now) {
@@ -545,17 +415,23 @@ function drawVerdict(view, now) {
   mark(document.body, "tone", isLost ? "lost" : tone);
   put(byId("headline"), isLost ? seen : headline);
   texts(byId("troubles"), isLost ? [`It was: ${headline}`, ...troubles] : troubles);
-  document.title = `${isLost ? "Connection lost" : view.ready ? "Ready" : "Not ready"} · proxy agent`;
+  put(byId("outlook"), [outlook(view, now), keptAll(view)].filter(Boolean).join(" "));
+  const name = view.host || "proxy agent";
+  const state = isLost ? "Connection lost" : !view.ready ? "Not ready" : TONES.indexOf(tone) > 1 ? "Ready, with trouble" : "Ready";
+  document.title = `${state} · ${name}`;
+  put(byId("host"), name);
   put(byId("identity"), [
-    view.version, `pid ${view.pid}`, `up ${span(now - Date.parse(view.started_at))}`,
+    `proxy agent ${view.version}`, `pid ${view.pid}`, `up ${span(now - Date.parse(view.started_at))}`,
     view.watch === "inotify" ? "files watched by inotify" : `files watched by ${view.watch}`,
   ].join(" · "));
 }
 
+const REFUSED_FIRST = 5;
+
 function draw(view, now) {
   const focused = document.activeElement;
   drawVerdict(view, now);
-  each(byId("refused"), view.refused.slice(0, ROWS_LIMIT), (item) => `${item.path} ${item.reason}`, refusedCard);
+  each(byId("refused"), limited(view.refused, "refused-more", REFUSED_FIRST), (item) => `${item.path} ${item.reason}`, refusedCard);
   show(byId("refused-section"), view.refused.length > 0);
   drawEpochs(view, now);
   drawCertificates(view, now);
@@ -640,5 +516,15 @@ for (const table of document.querySelectorAll("table")) {
   table.querySelectorAll("thead tr").forEach((line) => line.setAttribute("role", "row"));
   table.querySelectorAll("thead th").forEach((head) => head.setAttribute("role", "columnheader"));
 }
+for (const id of ["refused-more", "certificates-more", "rotations-more", "listeners-more"])
+  byId(id).addEventListener("click", () => {
+    choices.limits.set(id, Number(byId(id).dataset.shown) + PAGE);
+    refresh();
+  });
+byId("filter").addEventListener("input", () => {
+  choices.filter = byId("filter").value;
+  choices.limits.delete("certificates-more");
+  refresh();
+});
 connect();
 setInterval(tick, SECOND);
