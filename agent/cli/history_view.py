@@ -32,12 +32,12 @@ def rows(attempts: Sequence[AttemptView], serving: int | None, sheet: Table) -> 
 def _brief(attempt: AttemptView) -> Iterator[str]:
     if attempt.reason:
         yield attempt.reason
-    for change in attempt.changes:
-        yield f"{change.set} {short(change.before)} -> {short(change.after)}"
     if attempt.end is not None and attempt.end.is_crash:
         yield crash(attempt.end)
     if attempt.evidence is not None:
         yield from _losses(attempt.evidence)
+    for change in attempt.changes:  # last, since there may be hundreds
+        yield f"{change.set} {short(change.before)} -> {short(change.after)}"
 
 
 def _losses(evidence: Evidence) -> Iterator[str]:

@@ -22,7 +22,7 @@ OUTCOMES = {
 }
 _STATES = {"candidate": BUSY, "serving": GOOD, "draining": WORRYING}
 _STAGES = {"waiting": "at the gate"}
-_SHOWN_ROTATIONS, _SHOWN_REFUSALS, _SHOWN_LISTENERS = 5, 5, 10
+_SHOWN_ROTATIONS, _SHOWN_REFUSALS, _SHOWN_LISTENERS, _SHOWN_CHANGES = 5, 5, 10, 3
 _REASONS = {
     "missing": "a file is missing",
     "unreadable": "a file cannot be read",
@@ -249,7 +249,9 @@ def _rotations(overview: Status, sheet: Table) -> None:
 def brief(attempt: AttemptView) -> str:
     """Return how long an attempt took and what it changed."""
     facts = [span(total(attempt))] if attempt.phases and attempt.outcome != "running" else []
-    facts += [f"{each.set} {short(each.before)} -> {short(each.after)}" for each in attempt.changes]
+    changes = [f"{each.set} {short(each.before)} -> {short(each.after)}" for each in attempt.changes]
+    hidden = len(changes) - _SHOWN_CHANGES
+    facts += changes if hidden <= 1 else [*changes[:_SHOWN_CHANGES], f"and {hidden:,} more"]
     facts += [crash(attempt.end)] if attempt.end is not None and attempt.end.is_crash else []
     return ", ".join(facts)
 

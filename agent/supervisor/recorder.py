@@ -23,6 +23,7 @@ from agent.status.model import AttemptView, End, Evidence, Exit, ProbeResult, to
 from agent.supervisor.history import History
 
 _SERIAL = 12  # digits of a serial in a log line
+_SHOWN_CHANGES = 3  # changed certificates in a log line
 
 
 class Recorder:
@@ -161,6 +162,8 @@ def _cause(process: EpochProcess, event: on.EpochExited) -> Exit:
 def _line(view: AttemptView) -> str:
     """Return a rotation as one log line."""
     changes = [f"{each.set} {_short(each.before)} -> {_short(each.after)}" for each in view.changes]
+    if (hidden := len(changes) - _SHOWN_CHANGES) > 1:  # all of them are attributes
+        changes[_SHOWN_CHANGES:] = [f"and {hidden} more"]
     phases = [f"{each.name} {each.seconds:.3f}" for each in view.phases]
     told = [f"by {view.trigger}", *changes, ", ".join(phases), *_evidence(view.evidence)]
     total = _duration(view)

@@ -43,7 +43,7 @@ async def test_what_was_lost_stands_in_the_line(tmp_path: Path) -> None:
     async with telling(tmp_path, replace(overview(), rotations=(told,))):
         ran = await ask(history, place=tmp_path)
     line = ran.out.splitlines()[1]
-    assert "web 1f1f1f1f… -> none; 1 overflow" in line
+    assert "1 overflow; 2 drops; 3 cut; anothe" in line, "before the changes, which may be many"
     async with telling(tmp_path, replace(overview(), rotations=(replace(told, changes=()),))):
         ran = await ask(history, place=tmp_path)
     assert "1 overflow; 2 drops; 3 cut" in ran.out

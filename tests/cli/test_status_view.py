@@ -336,6 +336,13 @@ def test_an_attempt_is_brief_about_its_time_and_its_changes(attempt: AttemptView
     assert brief(attempt) == text
 
 
+@pytest.mark.parametrize(("count", "shown"), [(3, 3), (4, 4), (5, 3), (500, 3)])
+def test_of_many_changes_a_few_are_named(count: int, shown: int) -> None:
+    text = brief(replace(ATTEMPT, changes=tuple(Change(f"site{number}", "1", "2") for number in range(count))))
+    assert text.count("site") == shown
+    assert text.endswith(f", and {count - 3} more") is (shown < count)
+
+
 def test_the_drain_is_not_part_of_an_attempts_time() -> None:
     phases = tuple(Phase(name, 2.0) for name in ("launch", "start", "judge", "open", "handover", "drain"))
     assert total(replace(ATTEMPT, phases=phases)) == 10.0

@@ -480,6 +480,12 @@ async def test_a_rotation_is_one_line(recorded: Recorded, kernel: Kernel, time: 
     )
 
 
+async def test_a_line_names_a_few_of_many_changed_certificates(recorded: Recorded, time: Time) -> None:
+    process = recorded.serve("a", *(group(f"/c/{number}.crt", leaf(number + 1)) for number in range(45)))
+    _, text = await conclusion(recorded, process)
+    assert "0 none -> 01; 1 none -> 02; 10 none -> 0b; and 42 more; " in text
+
+
 async def test_the_line_of_a_rotation_has_what_the_kernel_lost(recorded: Recorded, kernel: Kernel, time: Time) -> None:
     process = recorded.serve("a")
     kernel.counts(3, 5)
