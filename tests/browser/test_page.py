@@ -114,7 +114,7 @@ def test_five_hundred_certificates_take_the_place_of_fifty(chromium: Any, stage:
             count = len(scene.certificates)
             assert (
                 seen.text("#strip-words")
-                == f"{count} certificates end: 1 ended, 1 urgent, 2 soon and {count - 4} not soon."
+                == f"{count} certificates: 1 ended, 1 urgent, 2 end soon and {count - 4} do not."
             )
     assert heights[0] == heights[1]
 

@@ -58,9 +58,10 @@ function drawStrip(sets, now) {
     };
   });
   const count = (word) => served.filter((set) => expiry(set.served, now) === word).length;
-  const parts = [[count("ended"), "ended"], [count("urgent"), "urgent"], [count("soon"), "soon"], [count("far"), "not soon"]];
-  put(byId("strip-words"), `${counted(served.length)} certificates end: `
-    + `${listed(parts.filter(([many]) => many).map(([many, word]) => `${counted(many)} ${word}`))}.`);
+  const parts = [["ended", "ended"], ["urgent", "urgent"], ["soon", "end soon"], ["far", "do not"]].filter(([word]) => count(word));
+  const words = parts.map(([word, text]) => `${counted(count(word))} ${text}`);
+  const near = parts.length === 1 && count("far") ? "none ends soon" : listed(words);
+  put(byId("strip-words"), `${counted(served.length)} certificates: ${near}.`);
 }
 
 // Seven days of attempts
@@ -97,7 +98,8 @@ function drawWeek(view, now) {
   const lanes = LANES.map(([name, , holds, tone]) => ({name, holds, tone, attempts, now, serving: view.epoch}));
   each(byId("week-lanes"), lanes, ({name}) => name, lane);
   const words = attempts.map((attempt) => result(attempt, view.epoch));
-  const many = LANES.map(([name, one, holds]) => plural(words.filter(holds).length, one, name.replace(",", " or")));
+  const many = LANES.map(([name, one, holds]) => [words.filter(holds).length, one, name.replace(",", " or")])
+    .filter(([number], index) => number || !index).map(([number, one, name]) => plural(number, one, name));
   const isWhole = attempts.length < Math.max(ATTEMPTS_KEPT, view.rotations.length);
   put(byId("week-words"), `${listed(many)} ${isWhole ? "in the last 7 days" : `since ${moment(attempts.at(-1).began_at, now)}`}.`);
 }
