@@ -99,7 +99,7 @@ def test_a_key_that_does_not_fit_is_explained_and_nothing_else_changes(
 
     def refused() -> Ran | None:
         ran = agent("status", "--run-dir", unstarted.run_dir)
-        return ran if ran.code == 3 else None
+        return ran if ran.code == 3 and "\nrefused\n" in ran.out else None
 
     status = eventually(refused, what="the refusal is told")
     assert status is not None

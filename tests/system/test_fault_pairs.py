@@ -259,7 +259,8 @@ def test_whatever_comes_together_no_client_is_lost_to_it(
         orders[0].start()
         pass_time(LASTS)
     if deed == "stop":
-        ends(instance, orders)
+        orders[0].join()
+        ends(instance, was_running=fault is not killed_agent)
         return
     eventually(lambda: not orders[0].is_alive(), what="whoever ordered it has an answer")
     instance.rotate()
@@ -276,12 +277,12 @@ def test_whatever_comes_together_no_client_is_lost_to_it(
     assert [str(report) for report in reports if set(report.reasons()) - lost] == []
 
 
-def ends(instance: AgentFixture, orders: list[threading.Thread]) -> None:
-    """Check that the agent stops; one that was not running then is stopped now."""
-    orders[0].join()
-    if not instance.journal.named("agent.stopping"):
+def ends(instance: AgentFixture, *, was_running: bool) -> None:
+    """Check that the agent stops; one that was not running when it was told to is stopped now."""
+    if not was_running:
         instance.ready()
         stop(instance)
+    eventually(lambda: instance.journal.named("agent.stopping"), what="it stops")
     assert instance.exited() == 0
     assert instance.journal.bugs() == []
     (instance.run_dir / "control").unlink(
