@@ -68,8 +68,8 @@ class Adoption:
         for entry in rest:
             self._clear(entry)
             self._state_file.settle(entry)
-        if self._state_file.spare is not None:
-            Segment(self._state_file.spare).release()
+        for segment in self._state_file.reserved:
+            segment.release()
 
     def remove_stale(self, adopted: frozenset[int]) -> None:
         """Remove partly made sockets and exited epochs' directories; their counters are saved."""

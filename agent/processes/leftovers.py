@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from agent.handoff.segment import Segment
 from agent.host.run_directory import RunDirectory
 from agent.processes import adoption
 from agent.processes.state_file import StateFile
@@ -11,8 +10,8 @@ from agent.processes.state_file import StateFile
 def kill_leftovers(directory: RunDirectory) -> Iterator[tuple[int, int]]:
     """Kill the recorded epochs and remove their resources; yield (number, pid) of those killed."""
     state_file = StateFile(directory)
-    if state_file.spare is not None:
-        Segment(state_file.spare).release()
+    for segment in state_file.reserved:
+        segment.release()
     for entry in state_file.inherited:
         number, pid = entry.get("number"), adoption.clear(entry)
         if not isinstance(number, int):

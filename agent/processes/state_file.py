@@ -20,6 +20,7 @@ from agent.host.log import log_event
 from agent.host.processes import boot
 from agent.host.run_directory import RunDirectory
 from agent.processes.epoch_process import EpochProcess
+from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.survivor import described
 
 _FORMAT = 2
@@ -60,13 +61,18 @@ class StateFile:
         self.inherited.remove(entry)
 
     @property
-    def spare(self) -> int | None:
-        """The base id that an earlier agent reserved for the next epoch."""
-        base_id = self._before.get("spare")
-        return base_id if isinstance(base_id, int) and self._before.get("boot") == self._boot else None
+    def reserved(self) -> list[Segment]:
+        """The segments that an earlier agent reserved for its next epochs; the last one may not exist."""
+        base_ids = [self._before.get(name) for name in ("spare", "upcoming")]
+        is_of_this_boot = self._before.get("boot") == self._boot
+        return [Segment(each) for each in base_ids if isinstance(each, int) and is_of_this_boot]
 
     def write(
-        self, reconciler: Reconciler, processes: Iterable[EpochProcess], served_since: int, spare: Segment | None = None
+        self,
+        reconciler: Reconciler,
+        processes: Iterable[EpochProcess],
+        served_since: int,
+        segments: ReservedSegments | None = None,
     ) -> None:
         """Write the current state if it differs from the last one written."""
         known = {epoch.number: epoch for epoch in processes}
@@ -79,7 +85,8 @@ class StateFile:
             "ready": reconciler.serving is not None and not reconciler.stopping,
             "epochs": epochs + [each for each in self.inherited if each.get("number") not in reconciler.epochs],
             "next_epoch": reconciler.next_epoch,
-            "spare": None if spare is None else spare.base_id,
+            "spare": None if segments is None or segments.spare is None else segments.spare.base_id,
+            "upcoming": None if segments is None else segments.upcoming,
             "wanted": None if reconciler.desired.wanted is None else reconciler.desired.wanted.digest,
             "last_good": None if reconciler.desired.last_good is None else reconciler.desired.last_good.digest,
             "refused": None if reconciler.desired.refused is None else reconciler.desired.refused.reason,

@@ -379,7 +379,7 @@ class Supervisor:
     def _write_state(self) -> None:
         """Write the state file; after a failed write, retry unless another write comes first."""
         processes = self._processes
-        self._state_file.write(self._core, processes.epochs.values(), processes.served_since, processes.segments.spare)
+        self._state_file.write(self._core, processes.epochs.values(), processes.served_since, processes.segments)
         if self._rewriting is not None:
             self._rewriting.cancel()
         self._rewriting = None

@@ -386,10 +386,13 @@ def test_what_an_epoch_counted_after_its_agent_was_killed_is_kept(directory: Run
     assert SharedCounters(directory).read().counters == {"http.in.rq_total": 5}
 
 
-def test_memory_that_was_reserved_for_the_next_epoch_is_released(directory: RunDirectory, base_id: int) -> None:
+@pytest.mark.parametrize("name", ["spare", "upcoming"])
+def test_memory_that_was_reserved_for_the_next_epoch_is_released(
+    directory: RunDirectory, base_id: int, name: str
+) -> None:
     segment = Segment(base_id)
     assert segment.claim(HotRestartVersion(11, 104))
-    Back(directory, boot=boot(), spare=base_id).take()
+    Back(directory, boot=boot(), **{name: base_id}).take()
     assert not segment.path.exists()
 
 

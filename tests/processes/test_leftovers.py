@@ -59,10 +59,13 @@ def test_an_epoch_that_has_exited_leaves_nothing_and_is_not_told(directory: RunD
     assert not segment.path.exists()
 
 
-def test_the_memory_that_was_reserved_for_the_next_epoch_is_released(directory: RunDirectory, base_id: int) -> None:
+@pytest.mark.parametrize("name", ["spare", "upcoming"])
+def test_the_memory_that_was_reserved_for_the_next_epoch_is_released(
+    directory: RunDirectory, base_id: int, name: str
+) -> None:
     segment = Segment(base_id)
     assert segment.claim(VERSION)
-    left(directory, spare=base_id)
+    left(directory, **{name: base_id})
     assert list(kill_leftovers(directory)) == []
     assert not segment.path.exists()
 

@@ -101,12 +101,24 @@ def test_a_close_releases_the_spare_and_can_be_repeated(segments: ReservedSegmen
     assert not spare.path.exists()
 
 
+def test_the_base_id_of_a_claim_is_known_before_it(segments: ReservedSegments) -> None:
+    upcoming = segments.upcoming
+    claimed = segments.claim(ONE)
+    claimed.release()
+    assert claimed == Segment(upcoming)
+    upcoming = segments.upcoming
+    segments.keep_one(ONE)
+    assert segments.spare == Segment(upcoming)
+    assert segments.upcoming != upcoming
+
+
 def test_a_base_id_that_is_taken_is_passed_by(
     segments: ReservedSegments, numbers: Callable[..., None], base_id: int
 ) -> None:
     taken, free = Segment(base_id), base_id % (BASE_ID_LIMIT - 1) + 1
     assert taken.claim(OTHER)
-    numbers(base_id, base_id, free)
+    segments.upcoming = base_id
+    numbers(base_id, free, free)
     claimed = segments.claim(ONE)
     claimed.release()
     untouched = taken.path.read_bytes()
@@ -121,7 +133,8 @@ def test_a_hundred_taken_base_ids_are_enough_to_give_up(
 ) -> None:
     taken, free = Segment(base_id), base_id % (BASE_ID_LIMIT - 1) + 1
     assert taken.claim(ONE)
-    numbers(*[base_id] * tries, free)
+    segments.upcoming = base_id
+    numbers(*[base_id] * (tries - 1), free, free, free)
     try:
         if tries < 100:
             claimed = segments.claim(ONE)

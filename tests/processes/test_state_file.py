@@ -19,6 +19,7 @@ from agent.host.carried import Carried
 from agent.host.processes import boot
 from agent.host.run_directory import RunDirectory
 from agent.processes.epoch_process import EpochProcess
+from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.state_file import StateFile
 
 
@@ -106,7 +107,8 @@ def written(directory: RunDirectory) -> dict[str, Any]:
 
 
 def test_an_epoch_is_written_with_all_that_identifies_it(directory: RunDirectory) -> None:
-    StateFile(directory).write(serving(), [process()], 1_700_000_000, Segment(78))
+    segments = cast(ReservedSegments, SimpleNamespace(spare=Segment(78), upcoming=79))
+    StateFile(directory).write(serving(), [process()], 1_700_000_000, segments)
     state = written(directory)
     assert state["epochs"] == [
         {
@@ -185,14 +187,14 @@ def test_entries_of_an_earlier_agent_stay_until_they_are_settled(directory: RunD
 def test_after_a_reboot_no_process_is_an_earlier_agents(directory: RunDirectory) -> None:
     state_file = remembered(directory, {"number": 7}, boot="another", spare=77, served_since=5, next_epoch=8)
     assert state_file.inherited == []
-    assert (state_file.spare, state_file.served_since) == (None, None)
+    assert (state_file.reserved, state_file.served_since) == ([], None)
     assert state_file.first_epoch == 8, "the numbers go on"
 
 
 def test_before_a_reboot_they_are(directory: RunDirectory) -> None:
-    state_file = remembered(directory, {"number": 7}, boot=boot(), spare=77, served_since=5)
+    state_file = remembered(directory, {"number": 7}, boot=boot(), spare=77, upcoming=78, served_since=5)
     assert state_file.inherited == [{"number": 7}]
-    assert (state_file.spare, state_file.served_since) == (77, 5)
+    assert (state_file.reserved, state_file.served_since) == ([Segment(77), Segment(78)], 5)
 
 
 def test_a_service_without_an_epoch_begins_anew(directory: RunDirectory) -> None:
@@ -201,8 +203,8 @@ def test_a_service_without_an_epoch_begins_anew(directory: RunDirectory) -> None
 
 @pytest.mark.parametrize("value", [None, "5", 1.5, []])
 def test_a_start_and_a_spare_that_make_no_sense_are_none(directory: RunDirectory, value: object) -> None:
-    state_file = remembered(directory, {"number": 7}, boot=boot(), served_since=value, spare=value)
-    assert (state_file.served_since, state_file.spare) == (None, None)
+    state_file = remembered(directory, {"number": 7}, boot=boot(), served_since=value, spare=value, upcoming=value)
+    assert (state_file.served_since, state_file.reserved) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,7 @@ def test_entries_that_make_no_sense_are_left_out(directory: RunDirectory, epochs
 def test_a_file_that_is_half_written_or_empty_is_an_empty_state(directory: RunDirectory, text: str) -> None:
     (directory.path / "state.json").write_text(text)
     state_file = StateFile(directory)
-    assert (state_file.inherited, state_file.first_epoch, state_file.spare) == ([], 1, None)
+    assert (state_file.inherited, state_file.first_epoch, state_file.reserved) == ([], 1, [])
 
 
 # Writing

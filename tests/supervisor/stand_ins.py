@@ -172,7 +172,7 @@ class Processes:
         self.serving: Process | None = None
         self.unserved = ""
         self.served_since = 111
-        self.segments = SimpleNamespace(spare=None)
+        self.segments = SimpleNamespace(spare=None, upcoming=5)
         self.listeners = SimpleNamespace(store=SocketStore() if store is None else store)
         self.fails: Exception | None = None  # raised by the next `start`
 
