@@ -18,6 +18,7 @@ from agent.cli.request import request
 from agent.cli.run import agent
 from agent.cli.status import status
 from agent.cli.sweep import sweep
+from agent.cli.systemd import systemd
 from agent.cli.version import version
 from agent.core.errors import AgentError, BadInput, UsageError
 
@@ -33,6 +34,7 @@ for _command in (
     request,
     status,
     sweep,
+    systemd,
     version,
     *COMMANDS,
 ):

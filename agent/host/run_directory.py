@@ -132,7 +132,9 @@ def _fill(path: Path, owner: tuple[int, int] | None, links: Mapping[str, str]) -
     path.mkdir(mode=0o700)
     for name, target in links.items():
         link = path / name
-        link.parent.mkdir(mode=0o755, exist_ok=True)
+        if link.parent != path:
+            link.parent.mkdir(exist_ok=True)
+            link.parent.chmod(0o755)  # whatever the umask: a proxy of another user goes through it
         link.symlink_to(target)
     Path(tempfile.mkdtemp(prefix=_HALF_MADE, dir=path.parent)).rmdir()
     if owner is not None:  # last: all names in it are created before that user controls it

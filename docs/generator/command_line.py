@@ -50,8 +50,15 @@ def main_command() -> Command:
 
 
 def sub_commands() -> list[Command]:
-    """Return every sub-command by name, the hidden ones included."""
-    return [_command(command, f"agent {name}") for name, command in sorted(agent.commands.items())]
+    """Return every sub-command by name, the hidden ones included; those of a group follow it."""
+    return list(_below(agent, "agent"))
+
+
+def _below(group: click.Group, prefix: str) -> Iterator[Command]:
+    for name, command in sorted(group.commands.items()):
+        yield _command(command, f"{prefix} {name}")
+        if isinstance(command, click.Group):
+            yield from _below(command, f"{prefix} {name}")
 
 
 def sidecar_command() -> Command:

@@ -29,6 +29,17 @@ def test_it_is_made_for_its_owner_only(tmp_path: Path) -> None:
         assert stat.S_IMODE(made.path.stat().st_mode) == 0o711
 
 
+def test_a_proxy_of_another_user_reaches_its_links_whatever_the_umask(tmp_path: Path) -> None:
+    """The units set UMask=0077."""
+    before = os.umask(0o077)
+    try:
+        with opened(tmp_path / "run", traversable=True) as made:
+            path = made.make_epoch(1, None, {"bin/sidecar": "/bin/true", "here": "/bin/true"})
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((path / each).stat().st_mode) for each in ("", "bin")] == [0o700, 0o755]
+
+
 def test_a_second_agent_that_is_refused_leaves_the_mode_as_it_is(tmp_path: Path) -> None:
     """Proxies of another user reach their sockets through this directory."""
     with opened(tmp_path / "run", traversable=True) as made:

@@ -63,13 +63,13 @@ def mounted(kind: str, source: str, where: Path, options: str) -> Iterator[Path]
 
 
 @contextmanager
-def layer_over_root(directory: Path) -> Iterator[Path]:
-    """Yield a root file system: that of this machine, below a layer in memory."""
-    with mounted("tmpfs", "agent-test", directory, "size=512m,mode=0755"):
+def layer_over(lower: Path, directory: Path) -> Iterator[Path]:
+    """Yield a root file system: that in `lower`, below a layer in memory."""
+    with mounted("tmpfs", "agent-test", directory, "size=1g,mode=0755"):
         upper, work, merged = (directory / name for name in ("upper", "work", "merged"))
         for each in (upper, work):
             each.mkdir()
-        with mounted("overlay", "agent-test", merged, f"lowerdir=/,upperdir={upper},workdir={work}") as root:
+        with mounted("overlay", "agent-test", merged, f"lowerdir={lower},upperdir={upper},workdir={work}") as root:
             yield root
 
 
@@ -106,8 +106,7 @@ class SystemdInstance:
         for name in ("agent.service", "agent@.service"):
             (units / name).write_text(installed(name), encoding="utf-8")
         (units / f"{UNIT}.d" / "here.conf").write_text(self._drop_in(), encoding="utf-8")
-        self.settings.mkdir(parents=True, exist_ok=True)
-        self._configure()
+        self.configure()
 
     def _drop_in(self) -> str:
         """Undo hardening that hides this machine's Python; and shorten the watchdog."""
@@ -115,7 +114,9 @@ class SystemdInstance:
         lines = ["[Service]", "ProtectHome=tmpfs", *(f"BindReadOnlyPaths={path}" for path in sorted(paths))]
         return "\n".join([*lines, "WatchdogSec=2s", "TimeoutAbortSec=1s", ""])
 
-    def _configure(self) -> None:
+    def configure(self, **more: str) -> None:
+        """Write the settings, with `more` among them, the configuration and the first certificate."""
+        self.settings.mkdir(parents=True, exist_ok=True)
         inside = Path("/") / SETTINGS
         secured = [Secured(inside / "certs" / CHAIN, inside / "certs" / KEY)]
         Bootstrap(self.tls.port, self.plain.port, secured).write(self.config)
@@ -128,6 +129,7 @@ class SystemdInstance:
             "AGENT_DRAIN_DEADLINE": "1m",
             "AGENT_STOP_DEADLINE": "3s",
             "PROXY_ARGS": " ".join(self.proxy_args),
+            **more,
         }
         lines = [f"{name}={value}" for name, value in settings.items()]
         (self.settings / "agent.env").write_text("\n".join([*lines, ""]), encoding="utf-8")
@@ -179,10 +181,10 @@ class SystemdInstance:
         if self.container is not None:
             self.container.wait(timeout=PATIENCE)
 
-    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *words: str, timeout: float = PATIENCE) -> "subprocess.CompletedProcess[str]":
         """Run a command inside, to its end."""
         enter = ["nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-p", "-C", "--root", "--wd", "--"]
-        return subprocess.run([*enter, *words], capture_output=True, text=True, timeout=PATIENCE, check=False)
+        return subprocess.run([*enter, *words], capture_output=True, text=True, timeout=timeout, check=False)
 
     # The unit
 
@@ -328,7 +330,7 @@ def _parents() -> Iterator[Path]:
 def booted(room: Room, binary: Path, proxy_args: Sequence[str]) -> Iterator[SystemdInstance]:
     """Yield a fixture whose systemd runs and whose unit is not started."""
     with ExitStack() as stack:
-        root = stack.enter_context(layer_over_root(room.directory / "system"))
+        root = stack.enter_context(layer_over(Path("/"), room.directory / "system"))
         groups = stack.enter_context(own_groups(room.directory / "groups"))
         instance = SystemdInstance(room, root, binary, proxy_args, groups)
         stack.callback(instance.power_off)

@@ -17,13 +17,18 @@ from tests.system.eventually import PATIENCE
 from tests.system.room import Room
 
 ELSEWHERE = {
-    "cp systemd/agent.service": "tests/system/test_systemd.py",
+    "PIPX_HOME=/opt/pipx": "tests/system/test_debian.py",
+    "UV_TOOL_DIR=/opt/uv": "tests/system/test_debian.py",
+    "agent systemd": "tests/system/test_debian.py",
+    "apt install ./proxy-agent": "tests/system/test_debian.py",
     "examples/library/run": "tests/system/test_library.py",
     "export PATH": ".ci/run",
     "ln -s /opt/proxy-agent": ".ci/floors",
+    "packaging/deb/build": "tests/system/test_debian.py",
     "mkdir -p /etc/proxy-agent": "tests/system/test_systemd.py",
     "/opt/proxy-agent/bin/pip": ".ci/floors",
     "promtool": "tests/examples/test_prometheus.py",
+    "python -m pip wheel": "tests/system/test_debian.py",
     "python -m pytest": "tests/run",
     "python -m tests.benchmarks": "CONTRIBUTING.md",  # by hand: minutes each
     "python -m tests.mutation": "CONTRIBUTING.md",
@@ -114,6 +119,11 @@ def lived(lines: list[str]) -> Iterator[str]:
         yield "agent stop"
 
 
+def _elsewhere(line: str) -> str | None:
+    """Return what else runs a line, if anything does."""
+    return next((ELSEWHERE[each] for each in ELSEWHERE if line.startswith(each)), None)
+
+
 def test_each_command_is_run_by_something() -> None:
     lost = []
     for page in PAGES:
@@ -121,7 +131,7 @@ def test_each_command_is_run_by_something() -> None:
             if script[0] == WALK:
                 continue
             for line in script:
-                named = next((ELSEWHERE[each] for each in ELSEWHERE if line.startswith(each)), None)
+                named = _elsewhere(line)
                 if named is None and not line.startswith(("agent ", "sidecar ")):
                     lost.append(f"{page.name}: {line}")
                 assert named is None or (ROOT / named).exists()
@@ -131,7 +141,7 @@ def test_each_command_is_run_by_something() -> None:
 def own_commands(page: Path) -> list[str]:
     """Return the lines of a page that run the agent or the sidecar."""
     lines = [line for script in scripts(page) if script[0] != WALK for line in script]
-    return [line for line in lines if line.startswith(("agent ", "sidecar "))]
+    return [line for line in lines if line.startswith(("agent ", "sidecar ")) and not _elsewhere(line)]
 
 
 def pages_with_commands() -> list[ParameterSet]:
