@@ -1,4 +1,4 @@
-"""Generates reference.md and the man pages from the code.
+"""Generates reference.md, the man pages, the Grafana dashboard and the copies of the alert rules.
 
 `python docs/reference.py` writes them; with `--check` it names those that are not up to date and exits with 1.
 """
@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from docs.generator.man_pages import agent_page, service_page, sidecar_page  # noqa: E402  # found by the line above
+from docs.generator.kubernetes import monitoring_files  # noqa: E402  # found by the line above
+from docs.generator.man_pages import agent_page, service_page, sidecar_page  # noqa: E402
 from docs.generator.reference_page import reference_page  # noqa: E402
 
 
@@ -20,6 +21,7 @@ def documents() -> dict[Path, str]:
         ROOT / "docs/man/agent.1": agent_page(),
         ROOT / "docs/man/sidecar.1": sidecar_page(),
         ROOT / "docs/man/agent.service.8": service_page(ROOT / "systemd"),
+        **monitoring_files(ROOT),
     }
 
 
@@ -35,7 +37,7 @@ def stale() -> list[str]:
 def write() -> None:
     """Write every generated file."""
     for path, text in documents().items():
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 

@@ -8,15 +8,15 @@ from enum import StrEnum
 
 SOON = timedelta(days=14)
 URGENT = timedelta(days=2)
-_SOON_SHARE, _URGENT_SHARE = 4, 10  # of a short life: a certificate of 24 hours is not urgent all day
+_SOON_SHARE, _URGENT_SHARE = 5, 20  # of a short life: a certificate of 24 hours is not urgent all day
 
 
 class Expiry(StrEnum):
     """How near the end of a certificate is."""
 
     FAR = "far"
-    SOON = "soon"  # less than 14 days, or a quarter of a life that is shorter than 56 days
-    URGENT = "urgent"  # less than 2 days, or a tenth of a life that is shorter than 20 days
+    SOON = "soon"  # less than 14 days, or a fifth of a life that is shorter than 70 days
+    URGENT = "urgent"  # less than 2 days, or a twentieth of a life that is shorter than 40 days
     ENDED = "ended"
 
 

@@ -232,8 +232,10 @@ def _synchrony(overview: Status) -> Iterator[Metric]:
     yield _labelled("files_refused", "Files on disk that are refused.", ("set", "reason"), refused)
 
 
-def _certificates(sets: tuple[CertificateSet, ...]) -> tuple[Family, Family]:
+def _certificates(sets: tuple[CertificateSet, ...]) -> tuple[Family, Family, Family]:
     """Return the certificate families without the library: thirty times as fast for thousands."""
+    text = "Start of a certificate's validity."
+    begins = Family(f"{PREFIX}_certificate_not_before_timestamp_seconds", Kind.GAUGE, text)
     text = "Expiry of a certificate; of a bundle, of the first authority that expires."
     ends = Family(f"{PREFIX}_certificate_not_after_timestamp_seconds", Kind.GAUGE, text)
     text = "Whether the certificate on disk is the served one."
@@ -242,12 +244,13 @@ def _certificates(sets: tuple[CertificateSet, ...]) -> tuple[Family, Family]:
         name = _escaped(each.name)
         for source, leaf in (("disk", each.disk), ("served", each.served)):
             if leaf is not None:
-                series = f'{ends.name}{{role="leaf",set="{name}",source="{source}"}}'
-                ends.samples[series] = leaf.not_after.timestamp()
+                labels = f'{{role="leaf",set="{name}",source="{source}"}}'
+                begins.samples[begins.name + labels] = leaf.not_before.timestamp()
+                ends.samples[ends.name + labels] = leaf.not_after.timestamp()
         if bundles := [bundle.not_after.timestamp() for bundle in each.bundles if bundle.not_after is not None]:
             ends.samples[f'{ends.name}{{role="authorities",set="{name}",source="served"}}'] = min(bundles)
         in_sync.samples[f'{in_sync.name}{{set="{name}"}}'] = int(each.in_sync)
-    return ends, in_sync
+    return begins, ends, in_sync
 
 
 def _family(metric: Metric) -> Family:

@@ -172,7 +172,7 @@ def test_a_week_and_the_time_of_changes_are_told_in_words(chromium: Any, stage: 
         assert len(seen.all("#rotations tr")) == 40
 
 
-CASES = [(90, 14.1), (90, 13.9), (90, 1.9), (90, -1), (1, 0.3), (1, 0.2), (1, 0.05), (6, 2), (30, 7.4), (19, 1.95)]
+CASES = [(90, 14.1), (90, 13.9), (90, 1.9), (90, -1), (1, 0.3), (1, 0.19), (1, 0.04), (6, 2), (30, 5.9), (39, 1.96)]
 
 
 def test_the_page_and_the_command_line_agree_about_urgency(chromium: Any, stage: Stage) -> None:  # noqa: ANN401

@@ -24,11 +24,11 @@ LIVES = st.timedeltas(timedelta(), 10_000 * DAY)
         (90 * DAY, timedelta(), Expiry.URGENT),
         (90 * DAY, -SECOND, Expiry.ENDED),
         (90 * DAY, -DAY, Expiry.ENDED),
-        (30 * DAY, 8 * DAY, Expiry.FAR),
-        (30 * DAY, 7 * DAY, Expiry.SOON),
+        (30 * DAY, 6 * DAY, Expiry.FAR),
+        (30 * DAY, 5 * DAY, Expiry.SOON),
         (24 * HOUR, 12 * HOUR, Expiry.FAR),  # an Istio workload renews here
-        (24 * HOUR, 6 * HOUR - SECOND, Expiry.SOON),
-        (24 * HOUR, 2 * HOUR, Expiry.URGENT),
+        (24 * HOUR, 4 * HOUR, Expiry.SOON),
+        (24 * HOUR, 1 * HOUR, Expiry.URGENT),
         (6 * DAY, 2 * DAY, Expiry.FAR),  # cert-manager renews here, at two thirds
         (timedelta(), SECOND, Expiry.FAR),  # X.509 allows dates that are equal; it is not valid yet
         (-DAY, SECOND, Expiry.FAR),

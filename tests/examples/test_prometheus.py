@@ -11,11 +11,14 @@ import yaml
 
 import agent
 from agent.metrics.registry import Metrics
+from docs.generator.metric_names import metric_names
 from tests.status.sample import overview
 from tests.system.eventually import PATIENCE
 
 DIRECTORY = Path(agent.__file__).parents[1] / "examples" / "prometheus"
 RULES = DIRECTORY / "rules.yaml"
+
+OF_THE_TARGET = {"instance", "job", "namespace", "pod"}
 
 Json = dict[str, Any]
 
@@ -51,9 +54,28 @@ def test_promtool_finds_nothing_wrong(arguments: tuple[str, ...]) -> None:
     assert checked.returncode == 0, checked.stderr.decode() + checked.stdout.decode()
 
 
-def test_promtool_would_find_something(tmp_path: Path) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("correct", "wrong"),
+    [
+        ("proxy_agent_ready == 0", "proxy_agent_ready == 2"),
+        ("[15m])) > 2", "[15m])) > 4"),
+        ("without (state, cause)", "by (instance, job)"),
+        ("14 * 86400", "12 * 86400"),
+        ("14 * 86400", "16 * 86400"),
+        ("2 * 86400", "1 * 86400"),
+        ("/ 5)", "/ 1)"),
+        ("/ 20)", "/ 2)"),
+        ("unless ignoring (source)", "and ignoring (source)"),
+        ("> 3600", "> 7200"),
+        ("paused|window|jitter", "paused|jitter"),
+    ],
+)
+def test_promtool_finds_a_wrong_rule(tmp_path: Path, correct: str, wrong: str) -> None:
     shutil.copy(DIRECTORY / "rules_test.yaml", tmp_path)
-    (tmp_path / "rules.yaml").write_text(RULES.read_text(encoding="utf-8").replace("== 0", "== 2"), encoding="utf-8")
+    text = RULES.read_text(encoding="utf-8")
+    assert correct in text
+    (tmp_path / "rules.yaml").write_text(text.replace(correct, wrong), encoding="utf-8")
     assert promtool("test", "rules", str(tmp_path / "rules_test.yaml")).returncode != 0
 
 
@@ -67,6 +89,20 @@ def test_rules_are_about_metrics_that_there_are() -> None:
     named = {name for rule in rules() for name in re.findall(r"proxy_agent_[a-z_]+", str(rule))}
     assert named
     assert named <= known, named - known
+
+
+def test_the_series_of_the_tests_are_series_of_an_agent() -> None:
+    definitions = {metric.name: metric.labels for metric in metric_names()}
+    tests = yaml.safe_load((DIRECTORY / "rules_test.yaml").read_text(encoding="utf-8"))["tests"]
+    series = [each["series"] for test in tests for each in test["input_series"]]
+    assert len(series) > 50
+    for each in series:
+        name = each.partition("{")[0]
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', each))
+        own = {label: value for label, value in labels.items() if label not in OF_THE_TARGET}
+        assert own.keys() == definitions[name].keys(), each
+        for label, value in own.items():
+            assert label == "set" or f"`{value}`" in definitions[name][label], each
 
 
 def test_every_alert_is_fired_in_a_test_and_says_what_to_do() -> None:

@@ -46,7 +46,8 @@ def test_all_metrics() -> None:
     assert ours == {
         "build_info", "ready", "epoch", "epochs", "rotations", "rotation_failures", "rotation_phase_duration_seconds",
         "last_rotation_success_timestamp_seconds", "out_of_sync_since_timestamp_seconds", "rotation_blocked",
-        "certificate_not_after_timestamp_seconds", "certificate_in_sync", "files_refused", "watch_mode",
+        "certificate_not_before_timestamp_seconds", "certificate_not_after_timestamp_seconds", "certificate_in_sync",
+        "files_refused", "watch_mode",
         "listener_queue_length", "listener_overflows", "connections_closed", "proxy_exits", "hold_seconds",
         "proxy_resident_memory_bytes", "proxy_hung", "event_loop_lag_seconds", "scrape_failures",
     }  # fmt: skip
@@ -84,6 +85,10 @@ def test_no_label_names_an_epoch_a_process_a_serial_or_a_path() -> None:
         (
             "certificate_not_after_timestamp_seconds{role=leaf,set=api,source=served}",
             (NOW + timedelta(days=3)).timestamp(),
+        ),
+        (
+            "certificate_not_before_timestamp_seconds{role=leaf,set=api,source=served}",
+            (NOW - timedelta(days=87)).timestamp(),
         ),
         (
             "certificate_not_after_timestamp_seconds{role=leaf,set=api,source=disk}",

@@ -7,7 +7,7 @@ import itertools
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,17 +54,22 @@ def renamed(directory: Path, pair: Pair) -> float:
 
 
 def kubernetes(directory: Path, pair: Pair) -> float:
-    """Switch `..data` from one dated directory to the next, as the kubelet does for a mounted secret."""
+    """Write a pair as the kubelet does for a mounted secret."""
+    return mounted(directory, _files(pair))
+
+
+def mounted(directory: Path, files: Mapping[str, bytes]) -> float:
+    """Switch `..data` from one dated directory to the next, as the kubelet does for a secret or a ConfigMap."""
     directory.mkdir(parents=True, exist_ok=True)
     dated = directory / f"..2026_11_23_00_00_00.{next(_generation):09d}"
     dated.mkdir()
-    for name, data in _files(pair).items():
+    for name, data in files.items():
         (dated / name).write_bytes(data)
     old = (directory / "..data").resolve() if (directory / "..data").is_symlink() else None
     (directory / "..data_tmp").symlink_to(dated.name)
     (directory / "..data_tmp").replace(directory / "..data")
     written = time.monotonic()
-    for name in _files(pair):
+    for name in files:
         if not (directory / name).is_symlink():
             (directory / f".{name}.link").symlink_to(f"..data/{name}")
             (directory / f".{name}.link").replace(directory / name)

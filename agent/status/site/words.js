@@ -172,8 +172,8 @@ function waiting(view, now) {
 function expiry(facts, now) {
   const [from, to] = [Date.parse(facts.not_before), Date.parse(facts.not_after)];
   if (to < now) return "ended";
-  if (to - now < Math.min(2 * DAY, (to - from) / 10)) return "urgent";
-  return to - now < Math.min(14 * DAY, (to - from) / 4) ? "soon" : "far";
+  if (to - now < Math.min(2 * DAY, (to - from) / 20)) return "urgent";
+  return to - now < Math.min(14 * DAY, (to - from) / 5) ? "soon" : "far";
 }
 
 const EXPIRY_TONES = {far: "", soon: "warn", urgent: "bad", ended: "bad"};
