@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable
 
 from agent.sidecar.counters import TlsCounters
-from agent.sidecar.wire import SecureWire
+from agent.sidecar.wire import SecureWire, forget
 
 Done = Callable[[SecureWire | OSError], None]
 
@@ -65,6 +65,7 @@ class Handshake:
         except ssl.SSLWantWriteError:
             self._want(write=True)
         except (OSError, ValueError) as error:
+            forget(error)
             self._counters.failed(error)
             self._fail(error if isinstance(error, OSError) else ConnectionError(str(error)))
         else:

@@ -4,7 +4,6 @@ With TLS, the ssl module works on the socket itself: measured, an idle connectio
 transport keeps a buffer of 256 KB.
 """
 
-import contextlib
 import os
 import socket
 import ssl
@@ -12,6 +11,18 @@ import ssl
 from agent.sidecar.counters import TlsCounters
 
 _RECORD = 16 << 10  # bytes of plain text in one TLS record, at most (RFC 8446, 5.1)
+_ANY_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
+def forget(error: Exception) -> None:
+    """Remove what a failed TLS call has left in OpenSSL's error queue, which all connections of a thread share.
+
+    For a failed system call, the ssl module raises a plain OSError and leaves the queue as it is (CPython 3.13 with
+    OpenSSL 3.5). The next call on another connection would then report that error as its own: a client that closes
+    abruptly cuts another one. The ssl module empties the queue when it creates a connection.
+    """
+    if not isinstance(error, ssl.SSLError):
+        _ANY_CONTEXT.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
 
 
 class Wire:
@@ -83,6 +94,7 @@ class SecureWire(Wire):
         except ssl.SSLWantReadError:
             return got or -1
         except OSError as error:
+            forget(error)
             self._last = error
             return got or self._tell(error)
         return got
@@ -107,6 +119,9 @@ class SecureWire(Wire):
                 sent += self.secure.send(view[sent : sent + _RECORD])
         except ssl.SSLWantWriteError:
             return sent
+        except OSError as error:
+            forget(error)
+            raise
         return sent
 
     @property
@@ -127,9 +142,11 @@ class SecureWire(Wire):
 
     def close(self) -> None:
         """Send close_notify if `end` has not, and close the socket."""
-        with contextlib.suppress(OSError, ValueError):
+        try:
             if self._end is None:
                 self.secure.unwrap()
+        except (OSError, ValueError) as error:
+            forget(error)
         self.socket.close()
 
     def _own_end(self) -> bytes:
@@ -148,6 +165,9 @@ class SecureWire(Wire):
                 self.secure.unwrap()
             except ssl.SSLWantReadError:
                 pass  # it would have read the peer's close_notify
+            except OSError as error:
+                forget(error)
+                raise
             finally:
                 os.dup2(kept, self.fd, inheritable=False)
                 os.close(kept)

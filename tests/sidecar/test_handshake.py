@@ -11,6 +11,7 @@ from agent.sidecar.handshake import Handshake
 from agent.sidecar.wire import SecureWire
 from agent.stats.writer import Writer
 from tests.sidecar.leaping import now
+from tests.sidecar.test_wire import LIBRARY, Breaking
 from tests.sidecar.tls import Peer, client_context, server_context
 from tests.sidecar.wires import connected, counted, fill, reset, tcp_connected, turns
 
@@ -355,6 +356,19 @@ async def test_a_handshake_waits_for_a_full_socket() -> None:
     assert now() == 0
     for each in (memory_near, memory_far):
         each.close()
+    stand.close()
+
+
+async def test_a_handshake_that_breaks_does_no_harm_to_another() -> None:
+    class Context:
+        def wrap_socket(self, inner: socket.socket, **_: object) -> Breaking:
+            inner.close()
+            return Breaking()
+
+    stand = Stand(Context(), server_name="")  # type: ignore[arg-type]
+    await turns()
+    assert isinstance(stand.results[0], BrokenPipeError)
+    assert LIBRARY.ERR_peek_error() == 0
     stand.close()
 
 

@@ -1,13 +1,17 @@
+import _ssl
+import contextlib
+import ctypes
 import errno
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent.sidecar.counters import TlsCounters
-from agent.sidecar.wire import SecureWire, Wire
+from agent.sidecar.wire import SecureWire, Wire, forget
 from agent.stats.writer import Writer
 from tests.sidecar.tls import Peer, descriptors, secure_pair
 from tests.sidecar.wires import counted, drain, fill, pair, reset, tcp_connected
@@ -336,6 +340,74 @@ def test_a_peer_that_demands_an_answer_and_does_not_read_it_is_cut_off() -> None
     wire = SecureWire(Full(), TlsCounters(Writer.private(), "l."))  # type: ignore[arg-type]
     with pytest.raises(ssl.SSLWantWriteError):
         wire.receive(ROOM)
+
+
+# OpenSSL's error queue, which all connections share
+
+LIBRARY = ctypes.CDLL(_ssl.__file__)
+EOF_IN_TLS = (20, 294)  # ERR_LIB_SSL, SSL_R_UNEXPECTED_EOF_WHILE_READING
+
+
+def leave_an_error() -> None:
+    """Do what a failed system call does under OpenSSL 3.5."""
+    LIBRARY.ERR_new()
+    LIBRARY.ERR_set_error(*EOF_IN_TLS, None)
+
+
+class Breaking:
+    """An SSL socket whose peer is gone; it leaves its error behind."""
+
+    def __init__(self) -> None:
+        self.near, self.far = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self.near.fileno()
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+    def _break(self, *_: object) -> int:
+        leave_an_error()
+        raise BrokenPipeError(errno.EPIPE, "told by the test")
+
+    recv_into = send = unwrap = do_handshake = _break
+
+
+WAYS: dict[str, Callable[[SecureWire], object]] = {
+    "receive": lambda wire: wire.receive(ROOM),
+    "send": lambda wire: wire.send(b"x"),
+    "end": lambda wire: wire.end(),
+    "close": lambda wire: wire.close(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_connection_that_breaks_does_no_harm_to_another(way: str) -> None:
+    broken, other = Breaking(), secure_pair()
+    with contextlib.suppress(BrokenPipeError):
+        WAYS[way](SecureWire(broken, TlsCounters(Writer.private(), "l.")))  # type: ignore[arg-type]
+    assert LIBRARY.ERR_peek_error() == 0
+    assert other[0].receive(ROOM) == -1, "nothing yet"
+    broken.close()
+    closed(*other)
+
+
+def test_without_that_the_other_one_would_break() -> None:
+    other = secure_pair()
+    leave_an_error()
+    with pytest.raises(ssl.SSLError):
+        other[0].receive(ROOM)
+    assert LIBRARY.ERR_peek_error() == 0
+    closed(*other)
+
+
+def test_an_error_of_tls_is_removed_by_the_ssl_module_itself() -> None:
+    leave_an_error()
+    forget(ssl.SSLWantReadError())
+    assert LIBRARY.ERR_peek_error() != 0, "nothing is spent on it"
+    forget(ConnectionResetError())
+    assert LIBRARY.ERR_peek_error() == 0
 
 
 def test_an_interrupted_network_is_an_error_that_is_not_counted() -> None:
