@@ -26,7 +26,8 @@ from agent.proxies.interface import (
 _TIMEOUT = 5.0
 _MUCH = 256 << 10  # bytes; larger responses are parsed in a thread
 _CHANGES = "/stats?filter=^listener_manager.listener_(added|modified|removed|in_place_updated)$"
-_CONNECTIONS = "/stats?filter=^listener..*downstream_cx_active$"
+# With `pre_cx`: connections that the listener filters still examine.
+_CONNECTIONS = "/stats?filter=^listener..*downstream_.*cx_active$"
 _CLOSE_INBOUND = "/drain_listeners?inboundonly"
 _ASK_INBOUND_TO_LEAVE = "/drain_listeners?graceful&skip_exit&inboundonly"
 _STATIC, _DYNAMIC = "/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_listeners"

@@ -65,11 +65,12 @@ async def test_clients_are_counted_once_and_admins_not(tmp_path: Path) -> None:
 listener.127.0.0.1_80.worker_0.downstream_cx_active: 1
 listener.127.0.0.1_80.worker_1.downstream_cx_active: 2
 listener.[__]_443.downstream_cx_active: 4
+listener.[__]_443.downstream_pre_cx_active: 8
 listener.admin.downstream_cx_active: 1
 listener.admin.main_thread.downstream_cx_active: 1
 """
     async with admin(tmp_path, {"/stats": lines}) as asked:
-        assert await asked.connections() == 7
+        assert await asked.connections() == 15
 
 
 UDP = {"socket_address": {"address": "1.2.3.4", "port_value": 5, "protocol": "UDP"}}
