@@ -452,7 +452,9 @@ PROMISES = (
         "host/run_directory.py",
         'return self._make_elsewhere(number, owner, links or {}, f"cannot make {path}: {reason}")',
         "raise",
-        ("host/test_substitutes.py::test_an_epoch_uses_another_directory_while_there_is_no_space_and_removes_it",),
+        (
+            "host/test_fallback_directories.py::test_an_epoch_uses_another_directory_while_there_is_no_space_and_removes_it",
+        ),
     ),
     Promise(
         "disk-silent",

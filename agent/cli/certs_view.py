@@ -3,9 +3,9 @@
 from collections import defaultdict
 from datetime import datetime
 
-from agent.cli.certificates_view import EXPIRY_STYLES, expiry_of
 from agent.cli.certs_files import BundleFile, ChainFile, Inventory, Item, KeyFile, Level
 from agent.cli.format import left, moment, plural, second
+from agent.cli.status_certificates import EXPIRY_STYLES, expiry_of
 from agent.cli.table import Styled, Table, join
 from agent.core.expiry import Expiry
 from agent.status.model import Facts

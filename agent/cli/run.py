@@ -84,7 +84,7 @@ def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
     from agent.host.limits import forbid_core_dumps, raise_descriptor_limit
     from agent.host.log import log_event
     from agent.host.parent_death_filter import keep_children_alive
-    from agent.host.termination import leave_reason
+    from agent.host.termination_log import leave_reason
     from agent.processes import upgrade_check
     from agent.supervisor.supervisor import EXECUTE
 

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from rich.text import Text
 
-from agent.cli import certificates_view
+from agent.cli import status_certificates
 from agent.cli.format import left, moment, plural, recent, second, short, size, span
 from agent.cli.table import Styled, Table, join
 from agent.status.model import AttemptView, CertificateSet, End, EpochView, Facts, RejectedFile, Status
@@ -85,7 +85,7 @@ def draw(overview: Status, sheet: Table, *, whole: bool = False) -> None:
     _refused(overview, sheet, whole=whole)
     _waits(overview, sheet)
     _epochs(overview, sheet)
-    certificates_view.draw(overview.certificates, overview.at, sheet, whole=whole)
+    status_certificates.draw(overview.certificates, overview.at, sheet, whole=whole)
     _listeners(overview, sheet, whole=whole)
     _rotations(overview, sheet)
     _agent(overview, sheet)
@@ -101,7 +101,7 @@ def _worries(overview: Status, sheet: Table) -> None:
     if overview.out_of_sync_since is not None and overview.epoch is not None:
         since = span(overview.at - overview.out_of_sync_since)
         sheet.say((f"the files on disk have not been served for {since}", WORRYING))
-    words, style = certificates_view.endings(overview.certificates, overview.at)
+    words, style = status_certificates.endings(overview.certificates, overview.at)
     if words:
         sheet.say((words, style))
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.core.errors import MachineError, RunDirectoryHeld
+from agent.host.fallback_directories import FallbackDirectories
 from agent.host.log import log_event
 from agent.host.removal import remove
-from agent.host.substitutes import Substitutes
 
 _STATE = "state.json"
 _LOCK = "lock"
@@ -32,11 +32,11 @@ class RunDirectory:
         _make(path, self._mode)
         _refuse_foreign(path)
         self._lock = _occupy(path, self._mode)
-        self._substitutes = Substitutes(path, self._mode)
+        self._fallbacks = FallbackDirectories(path, self._mode)
 
     def close(self) -> None:
         """Release the lock; the directory itself stays."""
-        self._substitutes.close()
+        self._fallbacks.close()
         os.close(self._lock)
 
     def _hold_on(self) -> None:
@@ -81,13 +81,13 @@ class RunDirectory:
 
     @property
     def homes(self) -> list[Path]:
-        """The directories that may contain epoch directories: this one and its substitutes."""
-        return [self.path, *self._substitutes.found()]
+        """The directories that may contain epoch directories: this one and its fallbacks."""
+        return [self.path, *self._fallbacks.found()]
 
     def make_epoch(self, number: int, owner: tuple[int, int] | None, links: Mapping[str, str] | None = None) -> Path:
         """Create an epoch's directory, owned by (uid, gid), with these links. Raises `MachineError`.
 
-        If that fails here, it is created in a substitute (see `Substitutes`), because a crash must be followed by a
+        If that fails here, it is created in one of the `FallbackDirectories`, because a crash must be followed by a
         restart in any case.
         """
         path = self.path / str(number)
@@ -103,7 +103,7 @@ class RunDirectory:
     def _make_elsewhere(
         self, number: int, owner: tuple[int, int] | None, links: Mapping[str, str], problem: str
     ) -> Path:
-        for directory in self._substitutes.made():
+        for directory in self._fallbacks.made():
             path = directory / str(number)
             try:
                 _fill(path, owner, links)
@@ -123,7 +123,7 @@ class RunDirectory:
         """Remove an epoch's directory; does nothing if it is missing."""
         for home in self.homes:
             remove(home / str(number))
-        self._substitutes.tidy()
+        self._fallbacks.tidy()
 
 
 def _fill(path: Path, owner: tuple[int, int] | None, links: Mapping[str, str]) -> None:

@@ -27,7 +27,7 @@ from agent.host.reaper import Reaper, become_reaper
 from agent.host.run_directory import RunDirectory
 from agent.host.service_manager import ServiceManager
 from agent.host.tasks import Tasks
-from agent.host.termination import TerminationLog
+from agent.host.termination_log import TerminationLog
 from agent.http.message import Request, Response
 from agent.inputs.programs import Programs
 from agent.inputs.revisions import RevisionStore

@@ -12,7 +12,7 @@ import pytest
 from agent.cli import run as module
 from agent.cli.run import agent as command_line
 from agent.core.errors import BadInput, MachineError, UsageError
-from agent.host import limits, log, parent_death_filter, run_directory, termination
+from agent.host import limits, log, parent_death_filter, run_directory, termination_log
 from agent.inputs.settings import Settings
 from agent.processes import upgrade_check
 from agent.supervisor import supervisor
@@ -66,7 +66,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     ):
         monkeypatch.setattr(limits, name, made.does(name))
     monkeypatch.setattr(log, "configure", made.does("log"))
-    monkeypatch.setattr(termination, "leave_reason", made.does("reason"))
+    monkeypatch.setattr(termination_log, "leave_reason", made.does("reason"))
     monkeypatch.setattr(parent_death_filter, "keep_children_alive", made.survive)
     monkeypatch.setattr(module, "_supervise", made.supervise)
     monkeypatch.setattr(os, "execv", made.execute)

@@ -62,6 +62,7 @@ The tests here drive the real Envoy with the agent's own classes.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -253,8 +254,8 @@ def test_a_foreign_leftover_of_a_base_id_is_passed_by(text: str, monkeypatch: py
     taken, free = random.SystemRandom().sample(range(1, BASE_ID_LIMIT), 2)  # the machine has one /dev/shm
     leftover = Segment(taken).path
     leftover.write_bytes(b"root's")
-    numbers = iter([taken, free])
-    monkeypatch.setattr("agent.processes.epoch_process.secrets.randbelow", lambda _: next(numbers) - 1)
+    numbers = itertools.chain([taken, free], itertools.count(free + 1))
+    monkeypatch.setattr("agent.processes.reserved_segments.secrets.randbelow", lambda _: next(numbers) - 1)
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)

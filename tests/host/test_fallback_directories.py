@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import MachineError
-from agent.host import substitutes
+from agent.host import fallback_directories
+from agent.host.fallback_directories import FallbackDirectories
 from agent.host.run_directory import RunDirectory
-from agent.host.substitutes import Substitutes
 
 wants_root = pytest.mark.skipif(os.geteuid() != 0, reason="wants root")
 
@@ -21,7 +21,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     found = (tmp_path / "one", tmp_path / "two")
     for each in found:
         each.mkdir()
-    monkeypatch.setattr(substitutes, "PLACES", found)
+    monkeypatch.setattr(fallback_directories, "PLACES", found)
     return found
 
 
@@ -101,7 +101,7 @@ def test_a_directory_that_another_user_has_made_is_skipped(places: tuple[Path, P
 
 
 def _made(run: Path) -> list[Path]:
-    made = Substitutes(run, 0o700)
+    made = FallbackDirectories(run, 0o700)
     try:
         return list(made.made())
     finally:
@@ -109,7 +109,7 @@ def _made(run: Path) -> list[Path]:
 
 
 def test_one_that_another_agent_holds_is_passed_over(places: tuple[Path, Path], tmp_path: Path) -> None:
-    first, second = Substitutes(tmp_path / "run", 0o700), Substitutes(tmp_path / "run", 0o700)
+    first, second = FallbackDirectories(tmp_path / "run", 0o700), FallbackDirectories(tmp_path / "run", 0o700)
     assert [path.parent for path in first.made()] == [*places]
     assert list(second.made()) == []
     first.close()

@@ -19,7 +19,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = 0o022
 
 
-class Substitutes:
+class FallbackDirectories:
     """The fallback directories of one run directory; reuses those of an earlier agent."""
 
     def __init__(self, path: Path, mode: int) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from agent.cli.certificates_view import by_urgency, draw, endings
+from agent.cli.status_certificates import by_urgency, draw, endings
 from agent.status.model import Authorities, CertificateSet, Facts
 from tests.cli.sheets import lines, sheet, styles
 from tests.status.sample import NOW, facts

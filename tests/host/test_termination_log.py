@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.host import termination
-from agent.host.termination import TerminationLog, leave_reason
+from agent.host import termination_log
+from agent.host.termination_log import TerminationLog, leave_reason
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_without_a_descriptor_to_be_had_it_gives_up(log: Path) -> None:
 
 def test_words_are_written_when_they_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    monkeypatch.setattr(termination, "leave_reason", written.append)
+    monkeypatch.setattr(termination_log, "leave_reason", written.append)
     log = TerminationLog()
     for words in ("", "", "why", "why", "", "why", "other"):
         log.leave(words)
