@@ -734,7 +734,7 @@ PROMISES = (
         "processes/process_table.py",
         "self.shared_counters.retire(number)",
         "pass",
-        (LIFE,),
+        ("processes/test_process_table.py::test_what_an_epoch_counted_is_kept_when_it_is_gone",),
     ),
     Promise(
         "counters-summed",
@@ -863,9 +863,17 @@ PROMISES = (
         "stored-sockets",
         "listening sockets are in systemd's file descriptor store",
         "supervisor/systemd.py",
+        "self._manager.store(_name(place), descriptor)",
+        "pass",
+        ("supervisor/test_systemd.py::test_systemd_holds_what_the_store_holds",),
+    ),
+    Promise(
+        "stored-again",
+        "… and once more when an epoch serves, since one that did not listen before may listen now",
+        "supervisor/systemd.py",
         "self._manager.store(_name(place), held)",
         "pass",
-        (LIFE,),
+        ("supervisor/test_systemd.py::test_the_sockets_are_stored_again_once_each_epoch_that_serves",),
     ),
     Promise(
         "systemd-status",
