@@ -86,6 +86,7 @@ def chain(names: str, room: Room, envoy: Path) -> Chain:
     return Chain(room, envoy, str(room.directory / "hr" / "s"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("names", "follower"),
     [

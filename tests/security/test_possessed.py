@@ -294,6 +294,7 @@ def racer(tmp_path: Path) -> Path:
     return tmp_path / "race"
 
 
+@pytest.mark.long
 def test_no_race_makes_a_file_of_roots_the_proxys(possessed: Possessed, racer: Path) -> None:
     """It damages every new epoch, which belongs to its user; and gains nothing by it."""
     instance = possessed.instance

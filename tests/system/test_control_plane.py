@@ -125,6 +125,7 @@ def test_a_listener_that_envoy_refuses_ends_the_rotation_at_once(make_site: Make
     nothing_failed(loads.finish(at_least=20))
 
 
+@pytest.mark.long
 @WAYS
 def test_listeners_that_come_and_go_around_a_rotation_waste_no_candidate(
     delta: bool, make_site: MakeSite, loads: Loads

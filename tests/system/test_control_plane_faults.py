@@ -100,6 +100,7 @@ def test_a_rotation_does_not_commit_when_envoy_gives_up_waiting_for_its_listener
     nothing_failed(loads.finish(at_least=20))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.long)], ids=["sotw", "delta"])
 def test_a_rotation_waits_for_a_secret_that_does_not_come(delta: bool, make_site: MakeSite, loads: Loads) -> None:
     """Beyond `initial_fetch_timeout`, when Envoy would listen without a certificate."""

@@ -59,6 +59,7 @@ def proxy(lone: Lone, envoy: Path) -> Iterator[Process]:
         yield process
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_load_is_served_by_an_untroubled_proxy(
     kind: str, lone: Lone, proxy: Process, loads: Loads

@@ -184,6 +184,7 @@ def pressure(instance: AgentFixture, group: Group) -> Iterator[None]:
         group.limit(UNLIMITED)
 
 
+@pytest.mark.long
 def test_an_upgrade_without_memory_for_two_agents_is_refused_without_a_kill(
     unstarted: AgentFixture, group: Group, loads: Loads
 ) -> None:

@@ -129,6 +129,7 @@ def stapled(leaf: Leaf, issuer: Authority) -> bytes:
     return built.sign(issuer.key, SHA256()).public_bytes(Encoding.DER)
 
 
+@pytest.mark.long
 @pytest.mark.envoy
 def test_a_refusal_that_names_no_file_is_found_by_trying(unstarted: AgentFixture, loads: Loads) -> None:
     """An OCSP response that belongs to another certificate: Envoy does not name the pair."""
@@ -177,6 +178,7 @@ def _staple(context: dict[str, Any]) -> None:
         pair["ocsp_staple"] = {"filename": chain.replace(".crt", ".ocsp")}
 
 
+@pytest.mark.long
 @pytest.mark.envoy
 @pytest.mark.parametrize("how", ["short RSA", pytest.param("PSS key", marks=pytest.mark.long)])
 def test_in_a_file_of_listeners_too_it_blocks_no_other_pair(how: str, unstarted: AgentFixture, loads: Loads) -> None:
