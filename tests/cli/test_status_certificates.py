@@ -126,6 +126,17 @@ def test_many_without_trouble_are_one_line() -> None:
     assert len(shown(*CALM[:10])) == 10, "few enough to list"
 
 
+def test_the_rest_may_be_one() -> None:
+    *_, line = shown(*(ending(f"late{number:02}", DAY) for number in range(10)), CALM[0])
+    assert line == "1 certificate is as on disk; the next to end is site000, 30 days left: agent status --all"
+
+
+def test_what_ends_soon_stands_before_what_does_not() -> None:
+    short = a_set(leaf := replace(facts("1", 10 * DAY), not_before=NOW - 30 * DAY), leaf, name="short")
+    soon = ending("soon", 11 * DAY)
+    assert [each.name for each in by_urgency([short, soon], NOW)] == ["soon", "short"], "of forty days, ten are many"
+
+
 def test_what_needs_attention_is_listed_before_the_rest() -> None:
     refused = ending("bad", 80 * DAY, in_sync=False, refused="it does not fit")
     found = shown(*CALM, refused, ending("late", DAY))

@@ -28,7 +28,8 @@ LIVES = st.timedeltas(timedelta(), 10_000 * DAY)
         (30 * DAY, 5 * DAY, Expiry.SOON),
         (24 * HOUR, 12 * HOUR, Expiry.FAR),  # an Istio workload renews here
         (24 * HOUR, 4 * HOUR, Expiry.SOON),
-        (24 * HOUR, 1 * HOUR, Expiry.URGENT),
+        (20 * HOUR, HOUR, Expiry.SOON),
+        (20 * HOUR, HOUR - SECOND, Expiry.URGENT),
         (6 * DAY, 2 * DAY, Expiry.FAR),  # cert-manager renews here, at two thirds
         (timedelta(), SECOND, Expiry.FAR),  # X.509 allows dates that are equal; it is not valid yet
         (-DAY, SECOND, Expiry.FAR),
