@@ -20,7 +20,7 @@ _UNREADABLE = "\0"  # is in no unit file
 
 
 class Change(StrEnum):
-    """What happened to a file."""
+    """The result for one file."""
 
     WRITTEN = "written"
     UPDATED = "updated"

@@ -24,7 +24,7 @@ _ELSEWHERE = {
     "uv-receipt.toml": "UV_TOOL_DIR=/opt/uv/tools UV_TOOL_BIN_DIR=/usr/local/bin uv tool install proxy-agent",
     "pipx_metadata.json": "PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin pipx install proxy-agent",
 }
-"""What each tool writes into the environments that it creates, and its command for a place that units can read."""
+"""For each tool: the file that marks its environments, and the command for a place that units can read."""
 _BY_HAND = "python3 -m venv /opt/proxy-agent, then /opt/proxy-agent/bin/pip install proxy-agent"
 
 
