@@ -82,7 +82,8 @@ def _command(command: click.Command, name: str) -> Command:
     quick = _QUICK.get(name.removeprefix("agent "))
     if quick is not None:
         return _quick_command(name, quick)
-    context = click.Context(command, info_name=name)
+    # With its settings: a command keeps the help option of the first context, also for later calls in this process.
+    context = click.Context(command, info_name=name, **command.context_settings)
     return Command(
         name=name,
         usage=" ".join([name, *command.collect_usage_pieces(context)]),
