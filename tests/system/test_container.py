@@ -130,10 +130,16 @@ def test_a_read_only_root_and_a_user_without_any_right_are_enough(
         assert "CapBnd:\t0000000000000000" in status
     root = Path(f"/proc/{instance.agent_pid}/mountinfo").read_text(encoding="utf-8")
     assert any(line.split()[4] == "/" and line.split()[5].startswith("ro") for line in root.splitlines())
+    rotates_and_answers_a_crash(instance, loads)
+
+
+def rotates_and_answers_a_crash(instance: ContainedInstance, loads: Loads, rotations: int = 1) -> None:
+    """Rotate under load without a failed request, then kill the serving proxy: the next one serves."""
     loads.gentle(instance.tls, instance.plain)
-    instance.rotate()
-    instance.served()
-    instance.settled()
+    for _ in range(rotations):
+        instance.rotate()
+        instance.served()
+        instance.settled()
     nothing_failed(loads.finish(at_least=20))
     before = instance.serving()
     kill(before.pid)

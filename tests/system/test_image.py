@@ -26,8 +26,8 @@ from tests.system.eventually import PATIENCE, eventually
 from tests.system.layouts import KUBERNETES, mounted
 from tests.system.loads import Loads, nothing_failed
 from tests.system.proxies import Console
-from tests.system.room import Room, kill
-from tests.system.test_container import NOBODY
+from tests.system.room import Room
+from tests.system.test_container import NOBODY, rotates_and_answers_a_crash
 from tests.system.wire import Target, connect, exchange, tls_context
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
@@ -203,16 +203,7 @@ def test_time_zones_and_authorities_are_there(images: Images, target: str) -> No
 def test_rotations_under_load_fail_no_request(image_instance: ImageInstance, loads: Loads) -> None:
     instance = image_instance
     instance.start()
-    loads.gentle(instance.tls, instance.plain)
-    for _ in range(ROTATIONS):
-        instance.rotate()
-        instance.served()
-        instance.settled()
-    nothing_failed(loads.finish(at_least=20))
-    before = instance.serving()
-    kill(before.pid)
-    eventually(lambda: instance.serving().number > before.number, what="the next one serves")
-    instance.ready()
+    rotates_and_answers_a_crash(instance, loads, ROTATIONS)
 
 
 def test_sigterm_lets_connections_end(image_instance: ImageInstance) -> None:

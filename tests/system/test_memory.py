@@ -81,6 +81,19 @@ def group(request: pytest.FixtureRequest) -> Iterator[Group]:
         instance.stop()
 
 
+def start_near_expiry(instance: AgentFixture) -> None:
+    """Start the agent with a certificate in the last tenth of its life."""
+    now = datetime.now(UTC)
+    old_leaf = instance.mint.issuer.issue(
+        [NAME], not_before=now - timedelta(hours=10), not_after=now + timedelta(minutes=5)
+    )
+    instance.mint.issued.append(old_leaf)
+    instance.bootstrap.write(instance.config)
+    instance.layout.first(instance.certs, instance.mint.newest)
+    instance.launch()
+    instance.ready()
+
+
 def leave_room(instance: AgentFixture, group: Group, share: float, more: int = 0) -> None:
     """Leave this share of a second proxy's memory free, and this many bytes more."""
     found = footprint(instance.serving_pid())
@@ -135,15 +148,7 @@ def test_near_expiry_what_serves_is_replaced_where_that_is_allowed(
 ) -> None:
     instance = unstarted
     instance.more_flags += ["--low-memory", "replace"]
-    now = datetime.now(UTC)
-    old_leaf = instance.mint.issuer.issue(
-        [NAME], not_before=now - timedelta(hours=10), not_after=now + timedelta(minutes=5)
-    )
-    instance.mint.issued.append(old_leaf)
-    instance.bootstrap.write(instance.config)
-    instance.layout.first(instance.certs, instance.mint.newest)
-    instance.launch()
-    instance.ready()
+    start_near_expiry(instance)
     old = instance.serving_pid()
     leave_room(instance, group, 0.5)
     loads.gentle(instance.tls, instance.plain)

@@ -11,19 +11,18 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.system.agent_fixture import AgentFixture
-from tests.system.certificates import NAME
 from tests.system.eventually import eventually, throughout
 from tests.system.kernels import Kernel, emulated, user_mode
 from tests.system.loads import Loads, nothing_failed
 from tests.system.proxies import needed
 from tests.system.room import alive
-from tests.system.test_memory import ENTER, ROTATIONS, Group, leave_room, removed, said
+from tests.system.test_memory import ENTER, ROTATIONS, Group, leave_room, removed, said, start_near_expiry
 
 MOUNT = Path("/sys/fs/cgroup")
 PROJECT = Path(__file__).parents[2]
@@ -115,15 +114,7 @@ def test_near_expiry_the_serving_epoch_is_replaced_with_memory_for_one_and_a_hal
 ) -> None:
     instance = unstarted
     instance.more_flags += ["--low-memory", "replace", "--hold", "1m"]
-    now = datetime.now(UTC)
-    old_leaf = instance.mint.issuer.issue(
-        [NAME], not_before=now - timedelta(hours=10), not_after=now + timedelta(minutes=5)
-    )
-    instance.mint.issued.append(old_leaf)
-    instance.bootstrap.write(instance.config)
-    instance.layout.first(instance.certs, instance.mint.newest)
-    instance.launch()
-    instance.ready()
+    start_near_expiry(instance)
     old = instance.serving_pid()
     leave_room(instance, group, 0.5)
     loads.gentle(instance.tls, instance.plain)
