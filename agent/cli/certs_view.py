@@ -4,8 +4,7 @@ from collections import defaultdict
 from datetime import datetime
 
 from agent.cli.certs_files import BundleFile, ChainFile, Inventory, Item, KeyFile, Level
-from agent.cli.format import left, moment, plural, second
-from agent.cli.status_certificates import EXPIRY_STYLES, expiry_of
+from agent.cli.format import left, moment, plural, second, time_left
 from agent.cli.table import Styled, Table, join
 from agent.core.expiry import Expiry
 from agent.status.model import Facts
@@ -59,10 +58,9 @@ def _set(item: Item, inventory: Inventory, sheet: Table) -> None:
 
 def _identity(facts: Facts, now: datetime) -> list[tuple[str, Styled]]:
     others = [name for name in facts.names if name != f"URI:{facts.spiffe_id}"]
-    near = expiry_of(facts, now)
-    style = "" if near is Expiry.FAR else EXPIRY_STYLES[near]
-    word = f" ({near})" if near in {Expiry.SOON, Expiry.URGENT} else ""
-    life = f"{second(facts.not_before)} to {second(facts.not_after)}, {left(facts.not_after, now)}{word}"
+    rest, style = time_left(facts, now)
+    style = "" if facts.expiry(now) is Expiry.FAR else style
+    life = f"{second(facts.not_before)} to {second(facts.not_after)}, {rest}"
     rows: list[tuple[str, Styled]] = [("subject", facts.subject or "none")]
     rows += [("names", ", ".join(others))] if others else []
     rows += [("spiffe id", facts.spiffe_id)] if facts.spiffe_id else []

@@ -1,7 +1,14 @@
 """Formats durations, times and numbers for people. Times are UTC, marked by a Z."""
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
+from agent.core.expiry import Expiry
+
+if TYPE_CHECKING:
+    from agent.status.model import Facts
+
+EXPIRY_STYLES = {Expiry.FAR: "green", Expiry.SOON: "yellow", Expiry.URGENT: "red", Expiry.ENDED: "red"}
 _SPANS = (
     (3 * 365 * 86_400, 365.25 * 86_400, "years"),
     (2 * 86_400, 86_400, "days"),
@@ -40,6 +47,13 @@ def recent(at: datetime, now: datetime) -> str:
 def left(until: datetime, now: datetime) -> str:
     """Format the time left: `60 days left`, `ended 3 h ago`."""
     return f"{span(until - now)} left" if until >= now else f"ended {span(now - until)} ago"
+
+
+def time_left(facts: "Facts", now: datetime) -> tuple[str, str]:
+    """Format the time left of a certificate, and its colour: `12 days left (soon)`, `yellow`."""
+    near = facts.expiry(now)
+    word = f" ({near})" if near in {Expiry.SOON, Expiry.URGENT} else ""  # nobody has to tell colours apart
+    return left(facts.not_after, now) + word, EXPIRY_STYLES[near]
 
 
 def plural(count: int, noun: str) -> str:

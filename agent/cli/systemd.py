@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.core.errors import MachineError, UsageError
-from agent.units.unit_files import UNITS
+from agent.units import UNITS
 
 if TYPE_CHECKING:
     from agent.units.installation import UnitDirectory

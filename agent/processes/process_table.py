@@ -450,9 +450,9 @@ class ProcessTable:
         Until it listens, a TCP socket receives no connection. A UDP socket takes datagrams once it is bound, and a Unix
         path is removed first.
         """
-        configuration = candidate.loaded.configuration
         if self.serving is None:
             return True
+        configuration = candidate.loaded.configuration
         return not configuration.has_dynamic_listeners and all(
             listener.place.address.startswith("tcp://") for listener in configuration.listeners
         )

@@ -4,6 +4,7 @@ With TLS, the ssl module works on the socket itself: measured, an idle connectio
 transport keeps a buffer of 256 KB.
 """
 
+import functools
 import os
 import socket
 import ssl
@@ -11,7 +12,6 @@ import ssl
 from agent.sidecar.counters import TlsCounters
 
 _RECORD = 16 << 10  # bytes of plain text in one TLS record, at most (RFC 8446, 5.1)
-_ANY_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
 def forget(error: Exception) -> None:
@@ -22,7 +22,12 @@ def forget(error: Exception) -> None:
     abruptly cuts another one. The ssl module empties the queue when it creates a connection.
     """
     if not isinstance(error, ssl.SSLError):
-        _ANY_CONTEXT.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+        _any_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+
+
+@functools.cache
+def _any_context() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
 class Wire:

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
+from agent.core.expiry import Expiry, expiry
+
 if TYPE_CHECKING:
     from agent.certificates.x509 import Leaf  # a reader of the status need not load the certificate parser
 
@@ -51,6 +53,10 @@ class Facts:
     not_after: datetime
     fingerprint: str
     issuers: tuple[str, ...] = ()
+
+    def expiry(self, now: datetime) -> Expiry:
+        """Return how near its end is."""
+        return expiry(self.not_before, self.not_after, now)
 
     @classmethod
     def of(cls, leaf: "Leaf") -> Self:

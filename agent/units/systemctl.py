@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from agent.core.errors import MachineError
-from agent.units.unit_files import UNITS
+from agent.units import UNITS
 
 _BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 _TIMEOUT = 30.0  # seconds

@@ -7,8 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-UNITS = ("agent.service", "agent@.service", "agent.socket")
-"""The units by name."""
+from agent.units import UNITS
 
 _PROGRAM = "/usr/local/bin/agent"
 """The program in the files as they ship."""

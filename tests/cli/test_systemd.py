@@ -7,8 +7,7 @@ import pytest
 
 from agent.cli.systemd import install, show, uninstall
 from agent.core.errors import MachineError, UsageError
-from agent.units import program, systemctl
-from agent.units.unit_files import UNITS
+from agent.units import UNITS, program, systemctl
 from tests.cli.runner import run
 
 PROGRAM = Path(sys.executable).with_name("agent")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import MachineError
+from agent.units import UNITS
 from agent.units.installation import Change, UnitDirectory
-from agent.units.unit_files import UNITS, all_names, unit_files
+from agent.units.unit_files import all_names, unit_files
 
 FILES = unit_files(Path("/opt/a/bin/agent"), notify_reload=False)
 MOVED = unit_files(Path("/opt/b/bin/agent"), notify_reload=False)

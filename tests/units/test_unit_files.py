@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.units import UNITS
 from agent.units.program import HIDDEN
-from agent.units.unit_files import UNITS, UnitFile, all_names, is_unchanged, unit_files
+from agent.units.unit_files import UnitFile, all_names, is_unchanged, unit_files
 from docs.generator.unit_file import read_unit
 
 ROOT = Path(__file__).parents[2]

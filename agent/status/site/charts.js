@@ -57,10 +57,10 @@ function drawStrip(sets, now) {
       },
     };
   });
-  const count = (word) => served.filter((set) => expiry(set.served, now) === word).length;
-  const parts = [["ended", "ended"], ["urgent", "urgent"], ["soon", "end soon"], ["far", "do not"]].filter(([word]) => count(word));
-  const words = parts.map(([word, text]) => `${counted(count(word))} ${text}`);
-  const near = parts.length === 1 && count("far") ? "none ends soon" : listed(words);
+  const parts = [["ended", "ended"], ["urgent", "urgent"], ["soon", "end soon"], ["far", "do not"]]
+    .map(([word, text]) => [served.filter((set) => expiry(set.served, now) === word).length, text]);
+  const words = parts.filter(([count]) => count).map(([count, text]) => `${counted(count)} ${text}`);
+  const near = parts.at(-1)[0] === served.length ? "none ends soon" : listed(words);
   put(byId("strip-words"), `${counted(served.length)} certificates: ${near}.`);
 }
 

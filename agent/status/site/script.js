@@ -166,12 +166,10 @@ const FEW = 8;  // so few are never put together
 const PAGE = 50;  // rows that are shown at a time
 const choices = {filter: "", open: new Set(), limits: new Map()};
 
-const limitOf = (part, least) => choices.limits.get(part) ?? least;
-
 /** The rows of the table: certificates, and groups of those that are alike. */
 function certificateItems(view, now) {
   const words = choices.filter.toLowerCase().split(/\s+/).filter(Boolean);
-  const sets = byUrgency(view.certificates.filter((set) => matches(set, words)), now);
+  const sets = byUrgency(words.length ? view.certificates.filter((set) => matches(set, words)) : view.certificates, now);
   const single = (set) => ({set, now, key: `set ${set.name}`});
   if (sets.length <= FEW || words.length) return sets.map(single);
   const kinds = new Map();
@@ -258,7 +256,7 @@ function groupRow({kind}) {
 
 /** Show no more than a page of `items`; the button with the id `more` shows the next one. */
 function limited(items, more, least = PAGE) {
-  const shown = items.slice(0, limitOf(more, least));
+  const shown = items.slice(0, choices.limits.get(more) ?? least);
   show(byId(more), shown.length < items.length);
   const hidden = items.length - shown.length;
   put(byId(more), hidden > PAGE ? `Show ${PAGE} of ${counted(hidden)} more` : `Show ${counted(hidden)} more`);
