@@ -20,6 +20,26 @@ class StartEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class PushRevision:
+    """Push the certificates of a revision into the serving epoch; `EpochPushed` follows.
+
+    `restores`: it undoes a failed push, so everything is sent again, changed or not.
+    """
+
+    epoch: int
+    revision: Revision
+    restores: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPush:
+    """Make a pushed revision the one that the serving epoch runs."""
+
+    epoch: int
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeEpoch:
     """Check the candidate that waits at the gate."""
 
@@ -93,6 +113,8 @@ class LogTopic(StrEnum):
     DRAIN_CUT = "drain.cut"
     SHORT = "memory.short"
     REPLACED = "service.replaced"
+    PUSH_FAILED = "push.failed"
+    PUSH_UNDONE = "push.undone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +128,8 @@ class LogMessage:
 
 Effect = (
     StartEpoch
+    | PushRevision
+    | CommitPush
     | JudgeEpoch
     | OpenGate
     | DropEpoch

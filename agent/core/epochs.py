@@ -90,6 +90,10 @@ class Epoch:
     is_empty: bool = False  # it drains and has no open connections
     trigger: Trigger = Trigger.START  # what it was started for
     awaits: str = ""  # what a running candidate still waits for
+    takes_pushes: bool = False  # certificates can be pushed into it
+    pushing: Revision | None = None  # the revision whose push is under way
+    pushes: int = 0  # how many revisions were pushed into it and serve or served
+    is_torn: bool = False  # a push failed and could not be undone: it may serve parts of two revisions
 
     def apply(self, step: Step) -> None:
         """Change the state by `TRANSITIONS`. Raises `InvalidTransition` for any other step."""

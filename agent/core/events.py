@@ -3,7 +3,8 @@
 Each carries `at`, monotonic seconds: the reconciler reads no clock.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.core.epochs import State
@@ -101,22 +102,28 @@ class StopAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochAdopted:
-    """The agent adopted an earlier agent's epoch, which serves, drains or had passed the gate."""
+    """The agent adopted an earlier agent's epoch, which serves, drains or had passed the gate.
+
+    `takes_pushes`: certificates can be pushed into it. `is_torn`: the earlier agent exited during a push.
+    """
 
     at: float
     epoch: int
     revision: Revision
     pid: int
     state: State
+    takes_pushes: bool = False
+    is_torn: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochStarted:
-    """The process of an epoch was started."""
+    """The process of an epoch was started. `takes_pushes`: certificates can be pushed into it."""
 
     at: float
     epoch: int
     pid: int
+    takes_pushes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +161,21 @@ class EpochServes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPushed:
+    """A push has ended: the epoch serves `revision`, or `failure` tells why not.
+
+    `is_intact`: nothing was sent to it, so it serves what it served before. `phases`: the duration of each in seconds.
+    """
+
+    at: float
+    epoch: int
+    revision: Revision
+    failure: Failure | None = None
+    is_intact: bool = False
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpochEmptied:
     """The last connection of a draining epoch closed."""
 
@@ -181,7 +203,16 @@ class TimePassed:
     at: float
 
 
-EpochEvent = EpochStarted | EpochAwaits | EpochReachedGate | EpochJudged | EpochServes | EpochEmptied | EpochExited
+EpochEvent = (
+    EpochStarted
+    | EpochAwaits
+    | EpochReachedGate
+    | EpochJudged
+    | EpochServes
+    | EpochPushed
+    | EpochEmptied
+    | EpochExited
+)
 Event = (
     RevisionReady
     | RevisionMissing

@@ -1,9 +1,10 @@
 """The reconciler: events in, effects out, one deadline.
 
 Desired and actual state are separate. `handle` first updates them from the event, then `_advance` compares the two and
-starts a candidate if one is due. The invariants, which property tests check over random event sequences:
+starts a candidate if one is due, or pushes certificates into the serving epoch. The invariants, which property tests check over random event sequences:
 
 - there is at most one candidate at a time, and epoch numbers only grow;
+- at most one push is under way, into the serving epoch, and only of what it can take;
 - the serving epoch is neither drained nor ended while nothing else serves, unless an operator stops the agent, or has
   allowed replacement when its certificate is about to expire and there is no memory for two epochs;
 - at most `policy.drains` epochs drain at once, unless the served certificate is about to expire or a change has waited
@@ -23,6 +24,7 @@ from agent.core.effects import Effect, LogTopic
 from agent.core.epochs import CANDIDATE, Epoch, State, Step
 from agent.core.events import Event, Failure, FailureKind
 from agent.core.policy import LowMemory, Policy, Restart
+from agent.core.pushing import Pushing
 from agent.core.revision import Revision
 from agent.core.shutdown import Shutdown
 from agent.core.triggers import Trigger
@@ -41,6 +43,7 @@ class Reconciler:
         self.last_failure: Failure | None = None
         self._next_number = first_epoch
         self._attempts = Backoff(policy, jitter)
+        self._pushing = Pushing(self.desired)
         self._start_at = NEVER  # when the next start is allowed
         self._waits_for_drains = False
         self._expires_at: float | None = None  # when the served leaf expires
@@ -129,9 +132,10 @@ class Reconciler:
             case on.TimePassed():
                 return self._time_passed(event.at)
             case on.EpochAdopted():
-                return [self._adopted(event)]
+                return self._adopted(event)
             case on.EpochStarted():
                 self.epochs[event.epoch].pid = event.pid
+                self.epochs[event.epoch].takes_pushes = event.takes_pushes
                 self._is_short = False
                 return []
             case on.EpochAwaits():
@@ -142,6 +146,8 @@ class Reconciler:
                 return self._judged(event)
             case on.EpochServes():
                 return self._serves(self.epochs[event.epoch], event.at)
+            case on.EpochPushed():
+                return self._pushed(event)
             case on.EpochEmptied():
                 return self._emptied(event)
             case on.EpochExited():
@@ -149,20 +155,22 @@ class Reconciler:
             case _:
                 assert_never(event)
 
-    def _adopted(self, event: on.EpochAdopted) -> Effect:
-        """Continue an earlier agent's epoch: keep serving, finish the drain or open the gate."""
+    def _adopted(self, event: on.EpochAdopted) -> list[Effect]:
+        """Continue an earlier agent's epoch: keep serving, undo a push, finish the drain or open the gate."""
         epoch = Epoch(event.epoch, event.revision, event.at, event.state, event.pid, trigger=Trigger.ADOPTION)
+        epoch.takes_pushes, epoch.is_torn = event.takes_pushes, event.is_torn
         self.epochs[event.epoch] = epoch
         self._next_number = max(self._next_number, event.epoch + 1)
         if event.state is State.SERVING:
             self.desired.adopt(event.revision)
-            return do.CommitEpoch(event.epoch)
+            undone = [self._pushing.restore(epoch)] if event.is_torn and event.takes_pushes else []
+            return [do.CommitEpoch(event.epoch), *undone]
         if event.state is State.DRAINING:
             epoch.deadline = event.at + self.policy.drain_timeout
-            return do.DrainEpoch(event.epoch)
+            return [do.DrainEpoch(event.epoch)]
         self.desired.wanted = self.desired.wanted or event.revision
         epoch.deadline = event.at + self.policy.start_timeout
-        return do.OpenGate(event.epoch)
+        return [do.OpenGate(event.epoch)]
 
     def _revision_ready(self, event: on.RevisionReady) -> list[Effect]:
         if event.revision == self.desired.wanted:
@@ -178,13 +186,15 @@ class Reconciler:
         return self._shutdown.end(event.at, do.Finish(78, f"no usable files to start from: {event.what}"))
 
     def _drop_pointless(self) -> list[Effect]:
-        """Drop a candidate that is not yet admitted when the serving revision is wanted again."""
-        serving, candidate = self.serving, self.candidate
-        if serving is None or candidate is None or candidate.state is State.OPENING:
+        """Drop a candidate that is not yet admitted when the serving revision is wanted again, or a push suffices."""
+        serving, candidate, wanted = self.serving, self.candidate, self.desired.wanted
+        if serving is None or candidate is None or candidate.state is State.OPENING or candidate.revision == wanted:
             return []
-        if serving.revision != self.desired.wanted or candidate.revision == self.desired.wanted:
-            return []
-        return [transitions.drop(candidate, "the serving revision is wanted again")]
+        if serving.revision == wanted:
+            return [transitions.drop(candidate, "the serving revision is wanted again")]
+        if self._pushing.brings(serving, wanted):
+            return [transitions.drop(candidate, "a push into the serving epoch brings the newest revision")]
+        return []
 
     def _hurry_overtaken(self, at: float) -> list[Effect]:
         """Shorten the deadline of an outdated candidate: a newer revision waits for it."""
@@ -257,6 +267,13 @@ class Reconciler:
         if self._expires_at is None or self._expires_at <= at:
             return limit
         return min(limit, self._expires_at)
+
+    def _pushed(self, event: on.EpochPushed) -> list[Effect]:
+        if self.stopping:
+            return []
+        if self.epochs[event.epoch].state is State.SERVING:
+            self.last_failure = event.failure
+        return self._pushing.ended(self.epochs[event.epoch], event)
 
     def _emptied(self, event: on.EpochEmptied) -> list[Effect]:
         epoch = self.epochs[event.epoch]
@@ -408,32 +425,46 @@ class Reconciler:
     # Reconciliation
 
     def _advance(self, at: float) -> list[Effect]:
-        """Start a candidate if one is due; otherwise store when one may start."""
+        """Start a candidate or push, if one is due; otherwise store when one may start."""
         self._start_at = NEVER
         if self.stopping:
             return self._shutdown.leave()
-        if self.candidate is not None or self._makes_room():
+        if self.candidate is not None or self._makes_room() or self._pushing.is_under_way(self.serving):
             return []
-        revision = self.desired.due(None if self.serving is None else self.serving.revision, at)
+        revision = self._due(at)
         if revision is None:
             self._start_at = self.desired.reconsidered_at(at)
             return []
-        self._start_at = self._allowed_at(at)
+        is_pushed = self._pushing.brings(self.serving, revision)
+        self._start_at = self._allowed_at(at, is_pushed=is_pushed)
         if self._start_at > at:
-            return self._say_what_it_waits_for(at)
+            return [] if is_pushed else self._say_what_it_waits_for(at)
         self._start_at = NEVER
+        if is_pushed and self.serving is not None:
+            return [self._pushing.begin(self.serving, revision)]
         return [self._start(revision, at)]
 
-    def _allowed_at(self, at: float) -> float:
-        """Return when the next start is allowed.
+    def _due(self, at: float) -> Revision | None:
+        """Return the revision to try next; a torn epoch is replaced even if nothing else is wanted."""
+        serving = self.serving
+        revision = self.desired.due(None if serving is None else serving.revision, at)
+        return serving.revision if revision is None and serving is not None and serving.is_torn else revision
 
-        It waits for the back-off, a free drain slot, the end of a pause and the schedule. In a burst of changes, and
-        for the last drain slot, it also waits for a still disk, because each change costs an epoch. Only the back-off
-        counts while nothing serves, near expiry, and for a restart with `now`.
+    def _allowed_at(self, at: float, *, is_pushed: bool = False) -> float:
+        """Return when the next start or push is allowed.
+
+        A start waits for the back-off, a free drain slot, the end of a pause and the schedule. In a burst of changes,
+        and for the last drain slot, it also waits for a still disk, because each change costs an epoch. Only the
+        back-off counts while nothing serves, near expiry, and for a restart with `now`. A push costs no epoch, so it
+        waits for neither drains nor disk.
         """
         allowed = self._attempts.not_before
         if self.serving is None or self.desired.is_urgent(at) or self.desired.now_asked:
             return allowed
+        if is_pushed:
+            return min(
+                max(allowed, self.desired.paused_until, self.desired.not_before), max(allowed, self.desired.urgent_at)
+            )
         drains = len(self.draining)
         if self._waits_for_a_drain(at):
             return min(self.desired.urgent_at, self.desired.waits_for_drains_until)
@@ -445,6 +476,8 @@ class Reconciler:
     def blocked_reasons(self, at: float) -> Iterator[BlockedReason]:
         """Yield why the wanted revision does not serve yet, while no candidate is under way."""
         if self.serving is None or self.serving.revision == self.desired.wanted or self.candidate is not None:
+            return
+        if self.serving.pushing is not None:
             return
         failure = self.last_failure
         if failure is not None and failure.sort is not FailureKind.PERMANENT:

@@ -19,7 +19,7 @@ from tests.core.reconciler_driver import OUT_OF_MEMORY
 from tests.system.counts import count
 
 LIVES = count("AGENT_LIVES", short=80, long=300)
-REVISIONS = [Revision(name, config_digest) for name in "abcd" for config_digest in "xy"]
+REVISIONS = [Revision(name, shape, push_base=shape if name in "abc" else "") for name in "abcd" for shape in "xy"]
 POLICY = Policy(
     start_timeout=10,
     drain_timeout=20,
@@ -44,6 +44,7 @@ class World(RuleBasedStateMachine):
         self.numbers: list[int] = []
         self.finished: do.Finish | None = None
         self.making_room: int | None = None  # stopped because there was no memory for two
+        self.pushed: dict[int, Revision] = {}  # the pushes under way, by epoch
 
     def tell(self, event: Event) -> None:
         if self.finished:
@@ -64,6 +65,13 @@ class World(RuleBasedStateMachine):
                 assert self.alive[number] == "knocked"
             case do.OpenGate(epoch=number):
                 self.alive[number] = "open"
+            case do.PushRevision(epoch=number, revision=revision, restores=restores):
+                epoch = self.core.epochs[number]
+                assert epoch.state is State.SERVING
+                assert number not in self.pushed, "two pushes at a time"
+                assert restores == (revision == epoch.revision)
+                assert restores or revision.can_be_pushed_over(epoch.revision)
+                self.pushed[number] = revision
             case do.Finish():
                 self.finished = effect
 
@@ -96,7 +104,8 @@ class World(RuleBasedStateMachine):
     def process_knocks(self, data: st.DataObject) -> None:
         if (number := self.some(data, "launched")) is not None:
             self.alive[number] = "knocked"
-            self.tell(on.EpochStarted(at=self.now, epoch=number, pid=number))
+            takes_pushes = data.draw(st.booleans())
+            self.tell(on.EpochStarted(at=self.now, epoch=number, pid=number, takes_pushes=takes_pushes))
             self.tell(on.EpochReachedGate(at=self.now, epoch=number))
 
     @rule(data=st.data(), reason=st.sampled_from(["", "the control plane is silent"]))
@@ -118,6 +127,19 @@ class World(RuleBasedStateMachine):
             self.alive[number] = "serving"
             self.tell(on.EpochServes(at=self.now, epoch=number))
 
+    @rule(
+        data=st.data(),
+        sort=st.sampled_from([None, None, FailureKind.PERMANENT, FailureKind.TRANSIENT]),
+        is_intact=st.booleans(),
+    )
+    def push_ends(self, data: st.DataObject, sort: FailureKind | None, is_intact: bool) -> None:
+        if under_way := sorted(self.pushed):
+            number = data.draw(st.sampled_from(under_way))
+            revision = self.pushed.pop(number)
+            failure = None if sort is None else Failure(sort, "pushed")
+            event = on.EpochPushed(at=self.now, epoch=number, revision=revision, failure=failure, is_intact=is_intact)
+            self.tell(event)
+
     @rule(data=st.data())
     def connections_end(self, data: st.DataObject) -> None:
         if (number := self.some(data, "serving")) is not None:
@@ -138,6 +160,7 @@ class World(RuleBasedStateMachine):
     def process_dies(self, data: st.DataObject, code: int | None, sort: FailureKind) -> None:
         if (number := self.some(data, "launched", "knocked", "open", "serving")) is not None:
             del self.alive[number]
+            self.pushed.pop(number, None)
             self.tell(on.EpochExited(at=self.now, epoch=number, code=code, failure=Failure(sort, "died")))
 
     @rule(data=st.data(), kind=st.sampled_from([on.EpochReachedGate, on.EpochServes, on.EpochEmptied, on.EpochJudged]))
@@ -162,15 +185,24 @@ class World(RuleBasedStateMachine):
     def operator_pauses(self, seconds: float) -> None:
         self.tell(on.PauseAsked(at=self.now, until=self.now + seconds))
 
-    @rule()
-    def agent_is_killed_and_comes_back(self) -> None:
+    @rule(takes_pushes=st.booleans())
+    def agent_is_killed_and_comes_back(self, takes_pushes: bool) -> None:
         """Epochs behind the gate are adopted in the order of their numbers; every other process is killed by then."""
-        before = self.core
+        before, torn, self.pushed = self.core, self.pushed, {}
         self.core = Reconciler(before.policy, jitter=lambda: 0.5, first_epoch=before.next_epoch)
         for epoch in before.epochs.values():
             if epoch.state in {State.OPENING, State.SERVING, State.DRAINING}:
                 number, state = epoch.number, epoch.state
-                self.tell(on.EpochAdopted(at=self.now, epoch=number, revision=epoch.revision, pid=number, state=state))
+                adopted = on.EpochAdopted(
+                    at=self.now,
+                    epoch=number,
+                    revision=epoch.revision,
+                    pid=number,
+                    state=state,
+                    takes_pushes=takes_pushes,
+                    is_torn=number in torn,
+                )
+                self.tell(adopted)
             else:
                 self.alive.pop(epoch.number, None)
 
@@ -213,11 +245,24 @@ class World(RuleBasedStateMachine):
     @invariant()
     def what_is_wanted_is_on_its_way(self) -> None:
         """A due start runs, has a time, or waits for a drain that itself has one."""
-        if self.finished or self.core.stopping or self.core.candidate is not None:
+        if self.finished or self.core.stopping or self.core.candidate is not None or self.pushed:
             return
         serving = self.core.serving.revision if self.core.serving else None
         if self.core.desired.due(serving, self.now) is not None:
             assert self.core.deadline is not None
+
+    @invariant()
+    def last_good_is_what_serves(self) -> None:
+        """A push counts only once it has ended well."""
+        serving = self.core.serving
+        assert self.core.stopping or serving is None or self.core.desired.last_good == serving.revision
+
+    @invariant()
+    def a_torn_epoch_is_being_replaced(self) -> None:
+        serving = self.core.serving
+        if serving is None or not serving.is_torn or self.core.stopping or self.finished:
+            return
+        assert self.core.candidate is not None or self.pushed or self.core.deadline is not None
 
     @invariant()
     def nothing_starts_beside_what_was_stopped_to_make_room(self) -> None:
