@@ -1,5 +1,6 @@
 """Parameter types for durations as operators write them: 45s, 10m, 1h30m, 250ms."""
 
+import math
 from typing import Any
 
 import click
@@ -35,3 +36,13 @@ class SpanOrAuto(click.ParamType):  # type: ignore[type-arg]  # click before 8.4
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:  # noqa: ANN401
         """Parse it; fail as click does, naming the option."""
         return None if value == "auto" else Span(may_be_none=True).convert(value, param, ctx)
+
+
+class SpanOrOff(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no ParamType[...]
+    """A positive duration, or `off`, which is parsed to infinity."""
+
+    name = "span or off"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Parse it; fail as click does, naming the option."""
+        return math.inf if value == "off" else Span().convert(value, param, ctx)

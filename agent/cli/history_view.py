@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from agent.cli.format import plural, second, short, span
-from agent.cli.status_view import OUTCOMES, QUIET, crash, total
+from agent.cli.status_view import OUTCOMES, QUIET, crash, number_of, total
 from agent.cli.table import Styled, Table, join
 from agent.status.model import AttemptView, Evidence, ProbeResult
 
@@ -20,7 +20,7 @@ def rows(attempts: Sequence[AttemptView], serving: int | None, sheet: Table) -> 
     sheet.lines.append(Text(_HEAD, QUIET))
     for each in attempts:
         took = "" if each.outcome == "running" or not each.phases else span(total(each))
-        line = join([f"{second(each.began_at)}  {each.epoch:>5}  {each.trigger:<13}  "])
+        line = join([f"{second(each.began_at)}  {number_of(each):>5}  {each.trigger:<13}  "])
         result = each.result(serving)
         line.append_text(join([(f"{result:<10}", OUTCOMES.get(result, ""))]))
         line.append_text(join([f"  {took:>7}  {'; '.join(_brief(each))}"]))
@@ -61,7 +61,8 @@ def details(attempts: Sequence[AttemptView], serving: int | None, sheet: Table) 
             sheet.lines.append(Text())
         result = each.result(serving)
         outcome = (result, f"bold {OUTCOMES.get(result, '')}")
-        sheet.say(join([(f"epoch {each.epoch}: ", "bold"), outcome]))
+        push = f", push {each.push}" if each.push else ""
+        sheet.say(join([(f"epoch {each.epoch}{push}: ", "bold"), outcome]))
         if each.reason:
             sheet.say(each.reason, indent=2, hang=0)
         sheet.table([[(name, QUIET), value] for name, value in _facts(each)])

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from agent.cli.duration import Span, SpanOrAuto
+from agent.cli.duration import Span, SpanOrAuto, SpanOrOff
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _SPAN = Span()
@@ -129,6 +129,19 @@ RUNNING: list[Decorator] = [
         type=click.Choice(["wait", "replace"]),
         default="wait",
         help="Without memory for two epochs: wait, or near expiry stop the serving one first and hold clients.",
+    ),
+    option(
+        "--on-certificate",
+        type=click.Choice(["restart", "push", "auto"]),
+        default="restart",
+        help="What a change of certificates alone does: a new epoch, or a push into the running one where that is "
+        "possible. auto pushes as well, but replaces an epoch whose memory has doubled.",
+    ),
+    option(
+        "--push-drain",
+        type=SpanOrOff(),
+        help="When a push cuts connections that use the old certificate; off leaves them open. "
+        "By default, as --drain-deadline says.",
     ),
     option(
         "--on-binary",

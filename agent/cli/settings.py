@@ -1,5 +1,6 @@
 """Converts options to settings; raises `UsageError` for invalid ones before any side effect."""
 
+import math
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,9 @@ from agent.core.schedule import Window
 from agent.handoff.socket_paths import check_room
 from agent.host.processes import User
 from agent.host.sockets import Endpoint
-from agent.inputs.settings import Settings
+from agent.inputs.settings import OnCertificate, Settings
 from agent.metrics.application import Application
+from agent.proxies.envoy.configuration import PushMode
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
 
@@ -40,8 +42,24 @@ def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, An
             Flags.parse(arguments),
             options.get("drain_time", DRAIN_TIME),
             logs_json=options.get("log_format") == "json",
+            push=_push_mode(options),
+            push_drain=_push_drain(options) or 0.0,
         ),
     }
+
+
+def _push_mode(options: Mapping[str, Any]) -> PushMode | None:
+    """Return how certificates are pushed; None for a command that runs no proxy, or if every change is a restart."""
+    if options.get("on_certificate", OnCertificate.RESTART) == OnCertificate.RESTART:
+        return None
+    return PushMode(drains=_push_drain(options) is not None)
+
+
+def _push_drain(options: Mapping[str, Any]) -> float | None:
+    """Return after how many seconds a push ends old connections; None if it never does."""
+    drain: float | None = options.get("push_drain")
+    seconds: float = options.get("drain_deadline", 0.0) if drain is None else drain
+    return None if seconds == math.inf else seconds
 
 
 def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
@@ -56,6 +74,7 @@ def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
         status_names=frozenset(options["status_name"]),
         allowed_ports=frozenset(options["allow_listen"]),
         restart_on_binary=options["on_binary"] == "restart",
+        on_certificate=OnCertificate(options["on_certificate"]),
         inbound_only=options["drain_direction"] == "inbound",
         survive=options["survive"],
         window=None if options["rotate_window"] is None else Window.parse(options["rotate_window"]),

@@ -193,6 +193,7 @@ def _life(epoch: EpochView, now: datetime, sheet: Table) -> Text:
     if epoch.deadline is not None:
         facts.append(f"{'cut' if drains else 'given up'} in {span(epoch.deadline - now)}")
     facts.append(f"for {span(now - epoch.since)}")
+    facts += [f"pushed {plural(epoch.pushes, 'time')}"] if epoch.pushes else []
     facts += [f"pid {epoch.pid}"] if epoch.pid is not None else []
     facts += [size(epoch.memory)] if epoch.memory is not None else []
     return bar.append("  " if bar else "").append_text(join(facts, ", "))
@@ -238,12 +239,17 @@ def _rotations(overview: Status, sheet: Table) -> None:
     shown = overview.rotations[:_SHOWN_ROTATIONS]
     moments = [recent(attempt.began_at, overview.at) for attempt in shown]
     for attempt, began in zip(shown, moments, strict=True):
-        line = join([(f"{began:<{max(map(len, moments))}}  ", QUIET), f"{attempt.epoch:>4}  "])
+        line = join([(f"{began:<{max(map(len, moments))}}  ", QUIET), f"{number_of(attempt):>4}  "])
         line.append(f"{attempt.trigger:<13}  ")
         result = attempt.result(overview.epoch)
         line.append_text(join([(f"{result:<10}", OUTCOMES.get(result, ""))]))
         ending = attempt.reason or brief(attempt)
         sheet.say(line.append(f"  {ending}" if ending else ""), indent=2, hang=6)
+
+
+def number_of(attempt: AttemptView) -> str:
+    """Return the epoch of an attempt; a push has its own number behind it, as in 7.2."""
+    return f"{attempt.epoch}.{attempt.push}" if attempt.push else str(attempt.epoch)
 
 
 def brief(attempt: AttemptView) -> str:

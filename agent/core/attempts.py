@@ -1,4 +1,4 @@
-"""The log of attempts to start an epoch: trigger, duration of each phase, result.
+"""The log of attempts to start an epoch or to push certificates into one: trigger, duration of each phase, result.
 
 It reads the reconciler's events and effects and decides nothing. Times are monotonic seconds.
 """
@@ -44,9 +44,12 @@ _OF_NOTES = {
 _OF_CHANGES = {Trigger.CERTIFICATE, Trigger.CONFIGURATION}
 
 
+_Step = on.EpochStarted | on.EpochReachedGate | on.EpochJudged | on.EpochServes
+
+
 @dataclass(slots=True)
 class Attempt:
-    """One attempt to start an epoch.
+    """One attempt to start an epoch, or the push with number `push` into it, counted from 1.
 
     `before`: the revision that served when it began; `phases`: the finished phases, in seconds; `mark`: when the
     current phase began; `supersedes`: the epoch that drains for it; `changed`: when the change on disk was noticed for
@@ -64,6 +67,12 @@ class Attempt:
     phases: dict[str, float] = field(default_factory=dict)
     supersedes: int | None = None
     changed: float | None = None
+    push: int = 0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The epoch and the number of the push."""
+        return self.epoch, self.push
 
     def ends_phase(self, name: str, at: float) -> None:
         """End the current phase, which gets this name, and begin the next."""
@@ -87,7 +96,12 @@ class AttemptLog:
 
     def of(self, epoch: int) -> Attempt | None:
         """Return the attempt that started this epoch, if it is still in the log."""
-        return next((each for each in reversed(self.attempts) if each.epoch == epoch), None)
+        return next((each for each in reversed(self.attempts) if each.key == (epoch, 0)), None)
+
+    def _push_into(self, epoch: int) -> Attempt | None:
+        """Return the push into this epoch that has not ended."""
+        pushes = (each for each in reversed(self.attempts) if each.epoch == epoch and each.push)
+        return next((each for each in pushes if each.outcome is AttemptResult.RUNNING), None)
 
     def enter(self, event: Event, effects: Iterable[Effect]) -> list[Attempt]:
         """Record one event and its effects; return the attempts that they ended."""
@@ -106,17 +120,25 @@ class AttemptLog:
     # Events
 
     def _hear(self, event: Event) -> list[Attempt]:
-        if isinstance(event, on.RevisionReady):
-            if self._wanted is None or self._wanted.revision != event.revision:
-                self._wanted = event
-            return []
-        if isinstance(event, on.EpochExited):
-            self._buried(event)
-            return []
-        if isinstance(event, on.EpochAdopted):
-            self._adopted(event)
-            return []
-        attempt = self.running(event.epoch) if isinstance(event, on.EpochEvent) else None
+        match event:
+            case on.RevisionReady():
+                if self._wanted is None or self._wanted.revision != event.revision:
+                    self._wanted = event
+            case on.EpochExited():
+                self._buried(event)
+            case on.EpochAdopted():
+                self._adopted(event)
+            case on.EpochPushed():
+                return self._pushed(event)
+            case on.EpochStarted() | on.EpochReachedGate() | on.EpochJudged() | on.EpochServes():
+                return self._went_on(event)
+            case _:
+                pass
+        return []
+
+    def _went_on(self, event: _Step) -> list[Attempt]:
+        """End a phase of the start of an epoch."""
+        attempt = self.running(event.epoch)
         if attempt is None:
             return []
         match event:
@@ -140,6 +162,16 @@ class AttemptLog:
             attempt.outcome = AttemptResult.SERVING
             self.attempts.append(attempt)
 
+    def _pushed(self, event: on.EpochPushed) -> list[Attempt]:
+        attempt = self._push_into(event.epoch)
+        if attempt is None or attempt.revision != event.revision:
+            return []  # what undoes a push is no attempt
+        attempt.phases = dict(event.phases)
+        if event.failure is None:
+            self._serving = event.revision
+            return [self._end(attempt, AttemptResult.SERVING)]
+        return [self._end(attempt, _OF_FAILURES[event.failure.sort], event.failure.reason)]
+
     def _buried(self, event: on.EpochExited) -> None:
         for attempt in self.attempts:
             if attempt.supersedes == event.epoch and "drain" not in attempt.phases:
@@ -152,8 +184,10 @@ class AttemptLog:
         dropped = {each.epoch: each.reason for each in effects if isinstance(each, do.DropEpoch)}
         running = [attempt for number in dropped if (attempt := self.running(number)) is not None]
         ended = [self._end(attempt, outcome, dropped[attempt.epoch]) for attempt in running]
-        if isinstance(event, on.EpochExited) and (attempt := self.running(event.epoch)) is not None:
-            ended.append(self._end(attempt, _OF_FAILURES[event.failure.sort], event.failure.reason))
+        if isinstance(event, on.EpochExited):
+            under_way = [self.running(event.epoch), self._push_into(event.epoch)]
+            failed, reason = _OF_FAILURES[event.failure.sort], event.failure.reason
+            ended += [self._end(attempt, failed, reason) for attempt in under_way if attempt is not None]
         return ended
 
     def _end(self, attempt: Attempt, outcome: AttemptResult, reason: str = "") -> Attempt:
@@ -175,11 +209,10 @@ class AttemptLog:
     def _see(self, effect: Effect, at: float) -> None:
         match effect:
             case do.StartEpoch():
-                trigger = self._epochs[effect.epoch].trigger
-                attempt = Attempt(effect.epoch, trigger, effect.revision, self._serving, at, at)
-                if trigger in _OF_CHANGES and self._wanted is not None and self._wanted.revision == effect.revision:
-                    attempt.changed = self._wanted.changed_at
-                self.attempts.append(attempt)
+                self._begin(effect.epoch, effect.revision, self._epochs[effect.epoch].trigger, at)
+            case do.PushRevision(restores=False):
+                pushes = [each.push for each in self.attempts if each.epoch == effect.epoch]
+                self._begin(effect.epoch, effect.revision, Trigger.CERTIFICATE, at, push=max(pushes, default=0) + 1)
             case do.CommitEpoch():
                 self._serving = self._epochs[effect.epoch].revision
             case do.DrainEpoch():
@@ -187,7 +220,14 @@ class AttemptLog:
             case _:
                 pass
 
+    def _begin(self, epoch: int, revision: Revision, trigger: Trigger, at: float, push: int = 0) -> None:
+        attempt = Attempt(epoch, trigger, revision, self._serving, at, at, push=push)
+        if trigger in _OF_CHANGES and self._wanted is not None and self._wanted.revision == revision:
+            attempt.changed = self._wanted.changed_at
+        self.attempts.append(attempt)
+
     def _supersede(self, epoch: int) -> None:
-        newest = next((each for each in reversed(self.attempts) if each.outcome is AttemptResult.SERVING), None)
+        starts = (each for each in reversed(self.attempts) if not each.push)
+        newest = next((each for each in starts if each.outcome is AttemptResult.SERVING), None)
         if newest is not None and newest.epoch > epoch:
             newest.supersedes = epoch

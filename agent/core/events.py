@@ -204,14 +204,7 @@ class TimePassed:
 
 
 EpochEvent = (
-    EpochStarted
-    | EpochAwaits
-    | EpochReachedGate
-    | EpochJudged
-    | EpochServes
-    | EpochPushed
-    | EpochEmptied
-    | EpochExited
+    EpochStarted | EpochAwaits | EpochReachedGate | EpochJudged | EpochServes | EpochPushed | EpochEmptied | EpochExited
 )
 Event = (
     RevisionReady

@@ -1,7 +1,8 @@
 """The reconciler: events in, effects out, one deadline.
 
 Desired and actual state are separate. `handle` first updates them from the event, then `_advance` compares the two and
-starts a candidate if one is due, or pushes certificates into the serving epoch. The invariants, which property tests check over random event sequences:
+starts a candidate if one is due, or pushes certificates into the serving epoch. The invariants, which property tests
+check over random event sequences:
 
 - there is at most one candidate at a time, and epoch numbers only grow;
 - at most one push is under way, into the serving epoch, and only of what it can take;

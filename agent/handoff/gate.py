@@ -10,17 +10,21 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from agent.handoff import binding
 from agent.http.message import Request, Response
-from agent.http.server import Server, peer_of
+from agent.http.server import Server, affordable_clients, peer_of
+
+Deliver = Callable[[Request], Awaitable[Response | None]]
+"""Answers a request for resources, perhaps much later; None if there are none of this kind."""
 
 NAME = "agent_gate"  # name of the cluster, the listener and the routes
 _ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+_MANY = 1 << 16  # connections and requests: each secret waits at the gate with one
 _OPEN = Response(
     200,
     json.dumps({"version_info": "1", "type_url": _ROUTES, "resources": [{"@type": _ROUTES, "name": NAME}]}).encode(),
@@ -37,15 +41,22 @@ class Gate:
 
     def __init__(self, path: Path, reached: Callable[[], None], *, reached_before: bool = False) -> None:
         self.path = path
+        self._deliver: Deliver | None = None
         self.pid: int | None = None
         self._reached = reached
         self._was_reached = reached_before
         self.was_asked = False  # whether this agent's gate received a request
         self._opened = asyncio.Event()
-        self._server = Server(self._answer, self._admit)
+        self._server: Server | None = None
 
-    async def shut(self, owner: tuple[int, int] | None) -> None:
-        """Listen at the path; `owner` (uid, gid) may connect. Raises `MachineError`."""
+    async def shut(self, owner: tuple[int, int] | None, deliver: Deliver | None = None, waiting: int = 0) -> None:
+        """Listen at the path; `owner` (uid, gid) may connect. Raises `MachineError`.
+
+        `deliver` answers requests for other resources; `waiting` is how many of them wait for an answer at a time.
+        """
+        self._deliver = deliver
+        limit = affordable_clients() + 2 * waiting  # an idle connection may stand beside each that waits
+        self._server = Server(self._answer, self._admit, limit)
         listener = binding.bind(socket.SOCK_STREAM, self.path, owner)  # replaces the socket of an earlier agent
         await self._server.start(listener)
 
@@ -63,7 +74,8 @@ class Gate:
 
     async def close(self) -> None:
         """Close the gate and remove its socket."""
-        await self._server.close()
+        if self._server is not None:
+            await self._server.close()
         with contextlib.suppress(OSError):
             self.path.unlink()
 
@@ -73,7 +85,8 @@ class Gate:
 
     async def _answer(self, request: Request) -> Response:
         if request.path != "/v3/discovery:routes":
-            return Response(404, b"not found\n")
+            answer = None if self._deliver is None else await self._deliver(request)
+            return answer or Response(404, b"not found\n")
         self.was_asked = True
         if not self._was_reached:
             self._was_reached = True
@@ -85,31 +98,40 @@ class Gate:
 def cluster(path: str) -> dict[str, object]:
     """Return Envoy's configuration of the cluster that reaches a gate at this path."""
     endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}
+    limits = {"max_connections": _MANY, "max_pending_requests": _MANY, "max_requests": _MANY}
     return {
         "name": NAME,
         "type": "STATIC",
         "connect_timeout": "5s",
+        "circuit_breakers": {"thresholds": [limits]},
         "load_assignment": {"cluster_name": NAME, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+
+
+def source(refresh: str = "0.5s") -> dict[str, object]:
+    """Return Envoy's configuration of a source of resources behind the gate.
+
+    Envoy asks again after `refresh`, as a protobuf duration, and waits for an answer for as long as it takes.
+    """
+    return {
+        "resource_api_version": "V3",
+        "initial_fetch_timeout": "0s",
+        "api_config_source": {
+            "api_type": "REST",
+            "transport_api_version": "V3",
+            "cluster_names": [NAME],
+            "refresh_delay": refresh,
+            "request_timeout": "3600s",
+        },
     }
 
 
 def listener() -> dict[str, object]:
     """Return Envoy's configuration of the listener that waits for routes; it binds no port."""
-    source = {
-        "resource_api_version": "V3",
-        "initial_fetch_timeout": "0s",  # wait for as long as it takes
-        "api_config_source": {
-            "api_type": "REST",
-            "transport_api_version": "V3",
-            "cluster_names": [NAME],
-            "refresh_delay": "86400s",
-            "request_timeout": "3600s",
-        },
-    }
     manager = {
         "@type": _MANAGER,
         "stat_prefix": NAME,
-        "rds": {"route_config_name": NAME, "config_source": source},
+        "rds": {"route_config_name": NAME, "config_source": source("86400s")},
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": _ROUTER}}],
     }
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]

@@ -44,12 +44,12 @@ class Carried:
             return False
         return True
 
-    def open(self, pid: int) -> int:
-        """Open the file for reading; the caller owns the descriptor. Raises `MachineError`."""
+    def open(self, pid: int, flags: int = os.O_RDONLY) -> int:
+        """Open the file, by default for reading; the caller owns the descriptor. Raises `MachineError`."""
         try:
             held = self._grasp(pid)
             try:
-                return os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_CLOEXEC)
+                return os.open(f"/proc/self/fd/{held}", flags | os.O_CLOEXEC)
             finally:
                 os.close(held)
         except (OSError, ValueError) as error:

@@ -40,7 +40,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRevision:
-    """One revision. `descriptors`: a sealed memfd per materialised path; `held`: the contents."""
+    """One revision. `descriptors`: a sealed memfd per materialised path; `held`: the contents.
+
+    `pushable`: the paths whose contents can be pushed into an epoch that runs another revision with the same base.
+    """
 
     revision: Revision
     source: Source
@@ -49,6 +52,7 @@ class LoadedRevision:
     program: Program
     descriptors: Mapping[str, int]
     held: tuple[bytes, ...]
+    pushable: frozenset[str] = frozenset()
 
     @property
     def configuration(self) -> Configuration:
@@ -77,14 +81,17 @@ class RevisionStore:
 
         `extra`: the digest of anything else that makes a new revision.
         """
-        return self.adopt(_identify(source, selection.files, program, extra), source, selection, program)
+        pushable = _pushable(source, selection, program)
+        return self.adopt(_identify(source, selection.files, program, extra, pushable), source, selection, program)
 
     def adopt(self, revision: Revision, source: Source, selection: Selection, program: Program) -> LoadedRevision:
         """Hold an earlier agent's revision under its existing name. Raises `MachineError`."""
         if revision not in self._loaded:
             copies = source.configuration.copies(selection.files)
             descriptors, held = self._hold(selection.files, copies)
-            self._loaded[revision] = LoadedRevision(revision, source, copies, selection, program, descriptors, held)
+            pushable = _pushable(source, selection, program)
+            loaded = LoadedRevision(revision, source, copies, selection, program, descriptors, held, pushable)
+            self._loaded[revision] = loaded
         return self._loaded[revision]
 
     def _hold(self, files: Mapping[str, bytes], copies: Copies) -> tuple[dict[str, int], tuple[bytes, ...]]:
@@ -122,7 +129,18 @@ class RevisionStore:
             self._release(self._loaded.pop(revision).held)
 
 
-def _identify(source: Source, files: Mapping[str, bytes], program: Program, extra: bytes) -> Revision:
+def _pushable(source: Source, selection: Selection, program: Program) -> frozenset[str]:
+    """Return the files of the certificate groups that can be pushed whole."""
+    files = source.configuration.pushable_files(reads_json=program.reads_json)
+    groups = [each for each in selection.groups.values() if files]
+    pushed = {each.name for each in groups if (each.chains or each.bundles) and each.files.keys() <= files}
+    others = {path for each in groups if each.name not in pushed for path in each.files}
+    return frozenset(path for each in groups if each.name in pushed for path in each.files) - others
+
+
+def _identify(
+    source: Source, files: Mapping[str, bytes], program: Program, extra: bytes, pushable: frozenset[str]
+) -> Revision:
     """Name the revision by a digest of its bytes.
 
     The binary counts by file identity: hashing 107 MB would slow each start.
@@ -131,7 +149,9 @@ def _identify(source: Source, files: Mapping[str, bytes], program: Program, extr
     resources = [part for path in sorted(source.resources) for part in (path.encode(), source.resources[path])]
     for part in (source.text, *resources, program.kind.identity, repr(program.binary.identity).encode(), extra):
         config_digest.update(len(part).to_bytes(8) + part)
-    whole = config_digest.copy()
+    whole, base = config_digest.copy(), config_digest.copy()
     for path in sorted(files):
-        whole.update(f"{path}\0{digest_of(files[path])}\n".encode())
-    return Revision(whole.hexdigest(), config_digest.hexdigest())
+        digest = digest_of(files[path])
+        whole.update(f"{path}\0{digest}\n".encode())
+        base.update(f"{path}\0{'' if path in pushable else digest}\n".encode())
+    return Revision(whole.hexdigest(), config_digest.hexdigest(), base.hexdigest() if pushable else "")

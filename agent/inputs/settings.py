@@ -1,6 +1,7 @@
 """The operator's settings from the command line, validated and in the agent's own types."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from agent.core.policy import Policy
@@ -8,6 +9,14 @@ from agent.core.schedule import Window
 from agent.host.processes import User
 from agent.metrics.application import Application
 from agent.proxies.interface import Proxy
+
+
+class OnCertificate(StrEnum):
+    """What a change of certificates alone does."""
+
+    RESTART = "restart"  # a new epoch
+    PUSH = "push"  # a push into the running epoch, where that is possible
+    AUTO = "auto"  # the same, unless a new epoch is better
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,7 @@ class Settings:
     user: User | None = None
     allowed_ports: frozenset[int] = frozenset()  # low ports for LDS listeners, bound by the agent
     restart_on_binary: bool = False
+    on_certificate: OnCertificate = OnCertificate.RESTART
     inbound_only: bool = False  # at shutdown, only inbound listeners are closed
     survive: bool = False  # the proxies outlive a killed agent
     window: Window | None = None  # the hours in which a change may replace what serves

@@ -33,6 +33,7 @@ OTHER = "other"
 _FAILURES = (AttemptResult.REFUSED.value, AttemptResult.FAILED.value, AttemptResult.SHORT.value)
 _UNNAMED = ("configuration", "program", "proxy")  # reasons of rejections that concern no certificate
 _PHASE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+_PUSH_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 _Values = dict[tuple[str, ...], float]  # keyed by label values
@@ -96,6 +97,14 @@ class Metrics:
         if outcome == AttemptResult.SERVING:
             self._gauges.last_success = attempt.served_at
 
+    def push_ended(self, push: AttemptView) -> None:
+        """Count a finished push, and how long it took until it was verified."""
+        result = _PUSH_RESULTS.get(push.outcome, PushResult.FAILED)
+        self._counts.pushes.labels(result.value).inc()
+        if result is PushResult.SERVED:
+            self._counts.push_seconds.observe(sum(phase.seconds for phase in push.phases))
+            self._gauges.last_success = push.served_at
+
     def phase_ended(self, phase: str, seconds: float) -> None:
         """Record the duration of a finished phase."""
         self._counts.phases.labels(_known(phase, PHASES)).observe(seconds)
@@ -125,6 +134,20 @@ class Metrics:
         self._counts.lag.observe(seconds)
 
 
+class PushResult(StrEnum):
+    """How a push ended, as a metric label."""
+
+    SERVED = "served"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+_PUSH_RESULTS = {
+    AttemptResult.SERVING.value: PushResult.SERVED,
+    AttemptResult.REFUSED.value: PushResult.REFUSED,
+}
+
+
 class _Counts:
     """The counters and histograms; every possible series exists from the start, at 0."""
 
@@ -139,6 +162,9 @@ class _Counts:
         self.failures = counter("rotation_failures", "Failed attempts, by phase and reason.", "phase", "reason")
         text = "Duration of each phase of an attempt."
         self.phases = histogram("rotation_phase_duration_seconds", text, _PHASE_BUCKETS, "phase")
+        self.pushes = counter("pushes", "Pushes of certificates into a running epoch.", "result")
+        text = "Time until a push was applied and verified."
+        self.push_seconds = histogram("push_duration_seconds", text, _PUSH_BUCKETS)
         self.exits = counter("proxy_exits", "Proxies that exited.", "state", "cause")
         self.cut = counter("connections_closed", "Connections that were cut before their end.", "cause")
         self.hold = counter("hold_seconds", "Time in which no epoch served and clients waited.")
@@ -155,6 +181,8 @@ class _Counts:
             self.phases.labels(phase)
             for reason in _FAILURES:
                 self.failures.labels(phase, reason)
+        for result in PushResult:
+            self.pushes.labels(result.value)
         for state in STATES:
             for cause in Exit:
                 self.exits.labels(state, cause.value)

@@ -51,13 +51,24 @@ class Admission:
         of listeners and clusters, secrets and other routes may still be loading. The start deadline limits the wait,
         not this function.
         """
-        if self.serving() is None and self.candidate.loaded.configuration.is_static:
+        if self.serving() is None and self._is_static:
             return None  # nothing to wait for, and no serving epoch to compare it with
 
         async def check() -> Failure | None:
             return await self._check()
 
         return await _RETRYING.copy()(check)
+
+    @property
+    def _is_static(self) -> bool:
+        """Whether the candidate is fully loaded without fetching any resource, not even from the agent."""
+        return self.candidate.loaded.configuration.is_static and not self._delivered
+
+    @property
+    def _delivered(self) -> Collection[str]:
+        """The scopes of what the agent itself delivers to the candidate."""
+        target = self.candidate.target
+        return () if target is None or target.delivery is None else target.delivery.scopes
 
     async def _check(self) -> Failure | None:
         """Check it once; raise `_NotYet` while the result may still change."""
@@ -71,11 +82,10 @@ class Admission:
 
     async def missing(self) -> list[Subscription]:
         """Return the subscriptions that it needs and has not applied. Raises `MachineError`."""
-        configuration = self.candidate.loaded.configuration
-        if configuration.is_static:
+        if self._is_static:
             return []
         found = await self.candidate.admin.subscriptions()
-        hidden = configuration.sets.keys() - found.keys()
+        hidden = {*self.candidate.loaded.configuration.sets, *self._delivered} - found.keys()
         if all(each.applied for each in found.values()) and not hidden and _shows_secrets(found):
             return []
         served = await self._served()
@@ -120,6 +130,8 @@ class Admission:
         refused = next((each for each in missing if each.is_refused), None)
         if refused is None:
             raise _NotYet
+        if refused.scope in self._delivered:
+            return await self._refused_delivery(refused)
         source = self.candidate.loaded.configuration.source_of(refused)
         if source is None and self.serving() is None:
             raise _NotYet
@@ -129,6 +141,17 @@ class Admission:
         planes = self.candidate.loaded.configuration.control_planes
         plane = f" of the control plane {' or '.join(planes)}" if planes else ""
         return Failure(FailureKind.TRANSIENT, f"epoch {self.candidate.number} refuses {refused}{plane}{why}")
+
+    async def _refused_delivery(self, refused: Subscription) -> Failure:
+        """Blame the certificate groups at fault in what the agent delivered, or else the configuration."""
+        loaded = self.candidate.loaded
+        program = loaded.program.binary.path.name
+        if self.bisection is None:
+            return Failure(FailureKind.TRANSIENT, f"epoch {self.candidate.number} refuses {refused}")
+        why, pins = await self.bisection.accuse_delivered(self.candidate, loaded)
+        named = "; ".join(str(pin.fault) for pin in pins)
+        reason = named or f"cannot use {loaded.configuration.name}: {program} refuses {refused}: {why}"
+        return Failure(FailureKind.PERMANENT, reason, pinned=bool(pins))
 
     async def _verdict(self, source: str, refused: Subscription) -> Failure:
         """Blame the certificate groups at fault in a resource file, or else the file itself."""
@@ -147,7 +170,7 @@ class Admission:
         return _behind(await self._complaint())
 
     async def _complaint(self) -> Complaint:
-        texts, paths = await self.candidate.admin.rejections(), self.candidate.loaded.paths
+        texts, paths = await self.candidate.admin.rejections(), self.candidate.paths
         said = [self._kind.rejection(text, paths) for text in texts]
         return Complaint("; ".join(each.text for each in said), frozenset().union(*(each.paths for each in said)))
 

@@ -27,6 +27,7 @@ from agent.host.removal import remove
 from agent.host.run_directory import RunDirectory
 from agent.inputs.revisions import LoadedRevision, Program, RevisionStore, Source
 from agent.metrics.shared_counters import SharedCounters
+from agent.processes import slot_recovery
 from agent.processes.manifest import Manifest
 from agent.processes.state_file import StateFile
 from agent.processes.survivor import Survivor, find_survivor, pid_of
@@ -112,7 +113,7 @@ def clear(entry: Mapping[str, Any]) -> int | None:
 def recover(kind: Proxy, found: Survivor, revisions: RevisionStore) -> LoadedRevision:
     """Rebuild an epoch's revision from the process's own descriptors. Raises `AgentError`."""
     manifest = Manifest.carried_by(found.pid, found.manifest)
-    contents: Contents = {path: each.read(found.pid) for path, each in manifest.files.items()}
+    contents: Contents = slot_recovery.contents_of(found, manifest)
     resources = {path: text.encode() for path, text in manifest.resources.items()}
     configuration = kind.configuration(manifest.text, manifest.name, manifest.config_yaml, resources)
     program = _program(kind, manifest, found.pid)
@@ -121,7 +122,7 @@ def recover(kind: Proxy, found: Survivor, revisions: RevisionStore) -> LoadedRev
     source = Source(configuration, manifest.text.encode(), resources)
     loaded = None
     try:
-        loaded = revisions.adopt(manifest.revision, source, selection, program)
+        loaded = revisions.adopt(slot_recovery.revision_of(found, manifest), source, selection, program)
     finally:
         if loaded is None or loaded.program is not program:
             program.binary.close()  # another epoch of this revision was adopted before, with its own descriptor

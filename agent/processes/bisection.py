@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from agent.certificates.groups import CertificateGroup, Pin
 from agent.inputs.loader import Loader
-from agent.inputs.revisions import RevisionStore
+from agent.inputs.revisions import LoadedRevision, RevisionStore
 from agent.inputs.settings import Settings
 from agent.processes.epoch_process import EpochProcess
 from agent.proxies.interface import Complaint
@@ -91,10 +91,14 @@ class Bisection:
         self._loader = loader
         self._revisions = revisions
 
-    async def accuse(self, refused: EpochProcess, complaint: Complaint) -> tuple[Pin, ...]:
-        """Pin the groups at fault, if any. Raises `MachineError` if the proxy does not respond."""
-        loaded = refused.loaded
+    async def accuse(
+        self, refused: EpochProcess, complaint: Complaint, pushed: LoadedRevision | None = None
+    ) -> tuple[Pin, ...]:
+        """Pin the groups at fault, if any, in its revision or in the one `pushed` into it.
 
+        Raises `MachineError` if the proxy does not respond.
+        """
+        loaded = pushed or refused.loaded
         program = loaded.program.binary.path.name
 
         def said(complaint: Complaint) -> Complaint:
@@ -111,6 +115,18 @@ class Bisection:
         pins = await bisect(self._loader.renewed(loaded), said(complaint), ask)
         self._loader.pin(pins)
         return pins
+
+    async def accuse_delivered(self, epoch: EpochProcess, loaded: LoadedRevision) -> tuple[str, tuple[Pin, ...]]:
+        """Pin the groups for which a running proxy refuses what was delivered to it; return its reason as well.
+
+        A proxy gives no reason for a secret, so then it validates the configuration. Raises `MachineError`.
+        """
+        kind, paths = loaded.program.kind, epoch.paths
+        said = [kind.rejection(text, paths) for text in await epoch.admin.rejections()]
+        complaint = Complaint("; ".join(each.text for each in said), frozenset().union(*(each.paths for each in said)))
+        if not complaint.paths:
+            complaint = await epoch.validate(self._timeout, loaded) or complaint
+        return complaint.text or "see its log", await self.accuse(epoch, complaint, loaded)
 
     def accuse_in(self, document: str, refused: EpochProcess, complaint: Complaint) -> tuple[Pin, ...]:
         """Pin the groups at fault when a running proxy rejected a resource file.

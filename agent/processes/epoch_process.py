@@ -1,5 +1,6 @@
 """One epoch's process and the resources that belong to it: directory, segment, sockets."""
 
+import logging
 import secrets
 import signal
 from collections.abc import Callable, Mapping
@@ -16,12 +17,14 @@ from agent.handoff.socket_paths import SocketPaths
 from agent.handoff.socket_store import ListenAddress
 from agent.handoff.udp_relay import UdpRelay
 from agent.host.carried import Carried
+from agent.host.log import log_event
 from agent.host.memfds import Memfds
 from agent.host.processes import Command, Process, User, created_at, run
 from agent.host.run_directory import RunDirectory
 from agent.inputs.revisions import LoadedRevision
 from agent.metrics.shared_counters import make_room
 from agent.processes.manifest import Manifest
+from agent.processes.push_target import PushTarget
 from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.survivor import Survivor
 from agent.proxies.interface import Complaint, Configuration
@@ -82,16 +85,20 @@ class EpochProcess:
         self._owner = None if user is None else user.owner
         self._listeners = listeners
         self._memory = Memfds()
+        self.target: PushTarget | None = None  # takes pushes
         binary = loaded.program.binary
         name = f"bin/{binary.path.name}"  # a link to the opened binary, so that `ps` and `ss` show its own name
         if found is None:
             self.home = directory.make_epoch(number, self._owner, {name: f"/proc/self/fd/{binary.descriptor}"})
             self._room = make_room(self.home, self._owner)
-            self.manifest = Carried.in_memory(self._memory.hold(f"epoch {number}", Manifest.of(loaded).to_bytes()))
+            self.target = self._make_target()
+            manifest = Manifest.of(loaded, None if self.target is None else self.target.slots).to_bytes()
+            self.manifest = Carried.in_memory(self._memory.hold(f"epoch {number}", manifest))
             try:
                 self.segment = (segments or ReservedSegments(self._owner)).claim(loaded.program.handoff)
             except MachineError:
                 self._memory.close()
+                self._close_slots()
                 raise
         else:
             self.home = directory.epoch(number)
@@ -106,6 +113,29 @@ class EpochProcess:
         self.child: Child | None = None
         self.parent: Parent | None = None
         self.relay: UdpRelay | None = None
+
+    def _make_target(self) -> PushTarget | None:
+        """Return what takes pushes; without memory for it, a changed certificate is a restart."""
+        try:
+            return PushTarget.make(self.loaded)
+        except MachineError as error:
+            text = f"{error}; epoch {self.number} takes no pushes, a changed certificate starts a new epoch"
+            log_event(logging.WARNING, "push.unavailable", text, epoch=self.number)
+            return None
+
+    def _close_slots(self) -> None:
+        if self.target is not None:
+            self.target.slots.close()
+
+    @property
+    def paths(self) -> dict[int, str]:
+        """The path that each of its descriptors replaces."""
+        return self.loaded.paths if self.target is None else self.target.paths
+
+    @property
+    def takes_pushes(self) -> bool:
+        """Whether certificates can be pushed into it."""
+        return self.target is not None
 
     @property
     def pid(self) -> int | None:
@@ -156,10 +186,12 @@ class EpochProcess:
 
         For `overlap` seconds after it serves, its predecessor continues to read the UDP sockets.
         """
+        copy, extra = self._copy(self.loaded) if self.target is None else self._copy_pushable(self.target)
         await self._stand_around(started_at)
-        copy, extra = self._copy(self.loaded)
         kind, configuration = self.loaded.program.kind, self.loaded.configuration
-        arguments = kind.launch(self.names, copy, extra, self.number, configuration, overlap)
+        delivery = None if self.target is None else self.target.delivery
+        drains = delivery is not None and delivery.drains
+        arguments = kind.launch(self.names, copy, extra, self.number, configuration, overlap, drains=drains)
         command = replace(self._command(arguments, self.loaded), dumps_core=dumps_core)
         process = Process.start(command, self._exited)
         self.created = created_at(process.pid)
@@ -172,6 +204,7 @@ class EpochProcess:
         self.process = process  # before anything fails: it can still be killed
         self.created = found.created
         self.has_served = found.state is not State.OPENING
+        self.target = PushTarget.regain(found, self.loaded, self.home)
         await self._stand_around(started_at)
         self._attend(process)
 
@@ -190,7 +223,9 @@ class EpochProcess:
         self.child = Child(self.names, self._owner)
         if self.loaded.configuration.has_udp:
             self.relay = UdpRelay(self.names, self._owner)
-        await self.gate.shut(self._owner)
+        delivery = None if self.target is None else self.target.delivery
+        deliver, waiting = (None, 0) if delivery is None else (delivery.answer, len(delivery.scopes))
+        await self.gate.shut(self._owner, deliver, waiting)
 
     def _attend(self, process: Process) -> None:
         """Accept messages from this process only."""
@@ -210,12 +245,18 @@ class EpochProcess:
         main, extra = loaded.copies.fill(str(self.home), self.number, loaded.descriptors, as_json=as_json)
         return self._memory.hold(loaded.configuration.name, main.encode()), extra
 
+    def _copy_pushable(self, target: PushTarget) -> tuple[int, str | None]:
+        """Like `_copy`, for an epoch that takes pushes."""
+        main, extra = target.fill(self.loaded, self.home, self.number)
+        return self._memory.hold(self.loaded.configuration.name, main.encode()), extra
+
     def _command(self, arguments: list[str], loaded: LoadedRevision) -> Command:
+        slots = frozenset[int]() if self.target is None else self.target.slots.descriptors
         return Command(
             binary=self.loaded.program.binary.descriptor,
             executable=str(self._program),
             arguments=[str(self.loaded.program.binary.path), *arguments],
-            descriptors={*loaded.descriptors.values(), *self._memory.descriptors},
+            descriptors={*loaded.descriptors.values(), *self._memory.descriptors, *slots},
             environment=self._environment(),
             user=self._user,
         )
@@ -237,6 +278,7 @@ class EpochProcess:
                 part.close()
         self.segment.release()
         self._memory.close()
+        self._close_slots()
         self._run_directory.remove_epoch(self.number)
 
     async def cleanup(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from agent.core.errors import BadInput
 from agent.core.revision import Revision
 from agent.host.carried import Carried
+from agent.host.slots import Slots
 from agent.inputs.revisions import LoadedRevision
 
 _FORMAT = 2
@@ -21,8 +22,9 @@ _FORMAT = 2
 class Manifest:
     """The revision, files and program of an epoch.
 
-    `files` (by path) and `program` are descriptors of the epoch. `identity` is the program's, see `Binary`; `resources`
-    is path to text. Fields that an older agent did not write have defaults.
+    `files` (by path) and `program` are descriptors of the epoch, `slots` those of files that can be pushed.
+    `push_base` is the revision's. `identity` is the program's, see `Binary`; `resources` is path to text. Fields that
+    an older agent did not write have defaults.
     """
 
     digest: str
@@ -38,9 +40,11 @@ class Manifest:
     handoff: str
     reads_json: bool = True
     resources: Mapping[str, str] = field(default_factory=dict)
+    push_base: str = ""
+    slots: Mapping[str, tuple[Carried, Carried]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, loaded: LoadedRevision) -> "Manifest":
+    def of(cls, loaded: LoadedRevision, slots: Slots | None = None) -> "Manifest":
         """Return the manifest of an epoch that runs this revision."""
         program = loaded.program
         return cls(
@@ -57,12 +61,14 @@ class Manifest:
             handoff=str(program.handoff),
             reads_json=program.reads_json,
             resources={path: data.decode() for path, data in loaded.source.resources.items()},
+            push_base=loaded.revision.push_base,
+            slots={} if slots is None else {path: _carried(slots.of(path)) for path in slots.used},
         )
 
     @property
     def revision(self) -> Revision:
         """The epoch's revision, as named when it was made."""
-        return Revision(self.digest, self.shape)
+        return Revision(self.digest, self.shape, self.push_base)
 
     def to_bytes(self) -> bytes:
         """Return the content of the memfd."""
@@ -77,8 +83,13 @@ class Manifest:
                 message = f"cannot adopt the process {pid}: an incompatible agent started it"
                 raise BadInput(message)
             files = {path: Carried(**each) for path, each in tree.pop("files").items()}
+            slots = {path: (Carried(**one), Carried(**two)) for path, (one, two) in tree.pop("slots", {}).items()}
             program, identity = Carried(**tree.pop("program")), tuple(tree.pop("identity"))
-            return cls(files=files, program=program, identity=identity, **tree)
+            return cls(files=files, program=program, identity=identity, slots=slots, **tree)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             message = f"cannot adopt the process {pid}: its manifest is invalid ({type(error).__name__})"
             raise BadInput(message) from error
+
+
+def _carried(descriptors: tuple[int, int]) -> tuple[Carried, Carried]:
+    return Carried.in_memory(descriptors[0]), Carried.in_memory(descriptors[1])

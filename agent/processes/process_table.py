@@ -18,6 +18,7 @@ from agent.handoff.socket_store import ListenAddress, SocketStore
 from agent.host import clock
 from agent.host.listening import accepting
 from agent.host.log import log_event
+from agent.host.memory import resident
 from agent.host.processes import describe_exit, has_socket
 from agent.host.run_directory import RunDirectory
 from agent.host.tasks import Tasks
@@ -31,6 +32,7 @@ from agent.processes.draining import emptied
 from agent.processes.epoch_process import EpochProcess, ListenerAccess
 from agent.processes.listeners import Listeners
 from agent.processes.memory_check import MemoryCheck
+from agent.processes.pushing import Push
 from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.survivor import Survivor
 from agent.proxies.interface import Complaint, Inbound
@@ -138,7 +140,8 @@ class ProcessTable:
         overlap = loaded.program.kind.udp_overlap if has_udp else 0
         core = self._settings.core_dumps
         pid = await epoch.launch(self.served_since, overlap, dumps_core=core)
-        self._post(on.EpochStarted(at=clock.monotonic(), epoch=number, pid=pid))
+        at, takes_pushes = clock.monotonic(), epoch.takes_pushes
+        self._post(on.EpochStarted(at=at, epoch=number, pid=pid, takes_pushes=takes_pushes))
         self._tasks.spawn(self._observe(epoch), f"status of {number}")
         return None
 
@@ -262,6 +265,8 @@ class ProcessTable:
         before, after = self.serving, self.epochs[number]
         self.serving = after
         after.has_served = True
+        if after.target is not None and after.pid is not None:
+            after.target.first_memory = resident(after.pid)
         self.segments.keep_one(after.loaded.program.handoff)
         self.shared_counters.follow(number, after.home)
         self.listeners.adopt()
@@ -311,6 +316,33 @@ class ProcessTable:
         elif self.unserved and not reason:
             log_event(logging.INFO, "service.filled", "the control plane sends listeners again")
         self.unserved = reason
+
+    # Pushing
+
+    def push(self, number: int, revision: Revision, *, restores: bool) -> None:
+        """Push the certificates of a revision into the serving epoch; `EpochPushed` follows."""
+        push = Push(self.epochs[number], self._revisions[revision], restores, self._settings, self._bisection)
+        self._tasks.spawn(self._push(push), f"push into {number}")
+
+    async def _push(self, push: Push) -> None:
+        result = await push.run()
+        event = on.EpochPushed(
+            at=clock.monotonic(),
+            epoch=push.epoch.number,
+            revision=push.loaded.revision,
+            failure=result.failure,
+            is_intact=result.is_intact,
+            phases=result.phases,
+        )
+        self._post(event)
+
+    def commit_push(self, number: int, revision: Revision) -> EpochProcess:
+        """Make a pushed revision the one that the serving epoch runs."""
+        epoch = self.epochs[number]
+        assert epoch.target is not None, "something was pushed into it"
+        epoch.loaded = self._revisions[revision]
+        epoch.target.commit(epoch.loaded)
+        return epoch
 
     def drain(self, number: int, *, stopping: bool) -> None:
         """Drain an epoch; `EpochEmptied` follows, unless its drain deadline expires first."""

@@ -133,4 +133,12 @@ def _describe(epoch: Epoch, process: EpochProcess | None) -> dict[str, Any]:
         "created": process.created,
         "manifest": asdict(process.manifest),
         "places": described(process.asked),
+        "pushed": _pushed(epoch, process),
     }
+
+
+def _pushed(epoch: Epoch, process: EpochProcess) -> dict[str, Any] | None:
+    """Describe the pushes into an epoch. A torn one may serve another revision than the recorded one."""
+    is_torn = epoch.pushing is not None or epoch.is_torn
+    pushed = None if process.target is None else process.target.pushed(process.loaded, is_torn=is_torn)
+    return None if pushed is None else asdict(pushed)

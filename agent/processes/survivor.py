@@ -17,6 +17,20 @@ ADOPTED = frozenset({State.OPENING, State.SERVING, State.DRAINING})
 
 
 @dataclass(frozen=True, slots=True)
+class Pushed:
+    """What was pushed into an epoch last: the revision, the slot of each file, and a digest of the files.
+
+    `used` has a digit for each file that can be pushed, in order of the paths, see `Slots.used`. `is_torn`: another
+    push was under way.
+    """
+
+    digest: str
+    used: str
+    contents: str
+    is_torn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Survivor:
     """A running epoch. `created`: clock ticks since boot; `places`: the addresses it requested."""
 
@@ -28,6 +42,7 @@ class Survivor:
     base_id: int
     manifest: Carried
     places: frozenset[ListenAddress]
+    pushed: Pushed | None = None
 
 
 def find_survivor(entry: Mapping[str, Any]) -> Survivor | int | None:
@@ -49,6 +64,7 @@ def find_survivor(entry: Mapping[str, Any]) -> Survivor | int | None:
             base_id=int(entry["base_id"]),
             manifest=Carried(**entry["manifest"]),
             places=frozenset(ListenAddress(*place) for place in entry["places"]),
+            pushed=None if entry.get("pushed") is None else Pushed(**entry["pushed"]),
         )
     except (KeyError, TypeError, ValueError):
         return pid

@@ -119,7 +119,52 @@ Subscriptions = Mapping[str, Subscription]
 """Subscriptions by scope."""
 
 
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What a running epoch has of a subscription: the version it applied, and how many updates it rejected."""
+
+    version: str
+    rejected: int
+
+
+class PushRefusedError(Exception):
+    """The proxy rejected what was pushed; `scope` is the subscription."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(scope)
+        self.scope = scope
+
+
 # A configuration
+
+
+class Delivery(Protocol):
+    """Delivers the certificates of one epoch, at its start and while it runs."""
+
+    @property
+    def scopes(self) -> Collection[str]:
+        """The scopes of its subscriptions, see `Subscription`."""
+
+    @property
+    def drains(self) -> bool:
+        """Whether connections of a changed certificate end, by the proxy's own deadline."""
+
+    def offer(self, numbers: Mapping[str, int], contents: Mapping[str, bytes]) -> None:
+        """Offer files, by path: their descriptors in the epoch and their contents."""
+
+    def assume(self, numbers: Mapping[str, int], contents: Mapping[str, bytes]) -> None:
+        """Record what an earlier agent delivered."""
+
+    async def answer(self, request: Request) -> Response | None:
+        """Answer a request of the epoch at its gate, once there is something new; None for another kind of request."""
+
+    async def push(
+        self, admin: "Admin", numbers: Mapping[str, int], contents: Mapping[str, bytes], *, again: bool = False
+    ) -> None:
+        """Offer files to the running epoch and return when it has applied them; `again`: even if unchanged.
+
+        Raises `PushRefusedError` if it rejects them, `MachineError` if it does not respond. The caller limits the time.
+        """
 
 
 class Copies(Protocol):
@@ -129,6 +174,11 @@ class Copies(Protocol):
         self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool = False
     ) -> tuple[str, str | None]:
         """Return the configuration and extra document of one epoch. `descriptors`: path to number."""
+
+    def fill_pushable(
+        self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool
+    ) -> tuple[str, str | None, Delivery]:
+        """Return the configuration and extra document of an epoch that takes pushes, and its delivery."""
 
     def prepare(self, *, as_json: bool) -> None:
         """Make the copies now, so that no event is delayed by it later."""
@@ -195,6 +245,9 @@ class Configuration(Protocol):
     def admin_address(self) -> AdminAddress | None:
         """The admin address that the operator configured, if any."""
 
+    def pushable_files(self, *, reads_json: bool) -> frozenset[str]:
+        """Return the certificate files whose contents can be pushed into a running epoch."""
+
     def groups_in(self, path: str) -> frozenset[str]:
         """Return the certificate groups that a resource file names."""
 
@@ -236,6 +289,9 @@ class Admin(Protocol):
 
     async def subscriptions(self) -> Subscriptions:
         """Return its subscriptions; none if the operator hides their counters."""
+
+    async def deliveries(self, scopes: Collection[str]) -> Mapping[str, Delivered]:
+        """Return what it has of these subscriptions, by scope; none if the operator hides their counters."""
 
     async def unseen(self) -> list[Subscription]:
         """Return the subscriptions without an update, determined without counters."""
@@ -327,8 +383,13 @@ class Proxy(Protocol):
         number: int,
         configuration: Configuration,
         overlap: int = 0,
+        *,
+        drains: bool = False,
     ) -> list[str]:
-        """Return the arguments of epoch `number`. `copy`: the descriptor of its configuration."""
+        """Return the arguments of epoch `number`. `copy`: the descriptor of its configuration.
+
+        `drains`: a push ends the connections of a changed certificate, see `Delivery.drains`.
+        """
 
     def validate(self, copy: int, extra: str | None, configuration: Configuration) -> list[str]:
         """Return the arguments of a run that only validates a configuration."""

@@ -125,6 +125,7 @@ class EpochView:
     opening, serving, draining, leaving. `since`: when it entered this state. `deadline`: when this state times out; for
     a draining epoch, when its remaining connections are cut. `connections` and `connections_at_first` (when its drain
     began) are None unless it drains. `memory`: resident bytes. `awaits`: why a candidate is not complete yet.
+    `pushes`: how often certificates were pushed into it.
     """
 
     number: int
@@ -140,6 +141,7 @@ class EpochView:
     memory: int | None = None
     serials: tuple[str, ...] = ()
     awaits: str = ""
+    pushes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class Phase:
 
     `launch` (with validation by the proxy where the configuration is new), `start` until the gate, `judge`, `open`
     until it reports that it serves, `handover` until its predecessor stops accepting, `drain` until the predecessor has
-    exited.
+    exited. Of a push: `apply` until the epoch has loaded the certificates, `verify` until a client has seen them.
     """
 
     name: str
@@ -233,7 +235,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class AttemptView:
-    """One attempt at a new epoch.
+    """One attempt at a new epoch, or the push with number `push` into it, counted from 1.
 
     `trigger`: start, certificate, configuration, operator, crash, hung, memory, adoption. `outcome`: running, serving,
     refused (a permanent failure), failed (a transient one), dropped (superseded or no longer wanted), short (out of
@@ -253,6 +255,7 @@ class AttemptView:
     evidence: Evidence | None = None
     end: End | None = None
     changed_at: datetime | None = None
+    push: int = 0
 
     @property
     def reaction(self) -> float | None:
@@ -274,7 +277,7 @@ class AttemptView:
             return self.outcome
         if self.end is not None and self.end.is_crash:
             return "crashed"
-        return "serving" if self.epoch == serving else "succeeded"
+        return "serving" if self.epoch == serving and not self.push else "succeeded"
 
 
 @dataclass(frozen=True, slots=True)

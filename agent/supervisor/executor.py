@@ -24,6 +24,7 @@ _LEVELS = {
     LogTopic.REPLACED: logging.ERROR,
     LogTopic.RETRY: logging.WARNING,
     LogTopic.SHORT: logging.WARNING,
+    LogTopic.PUSH_FAILED: logging.WARNING,
     LogTopic.AWAITED: logging.WARNING,
 }
 
@@ -50,7 +51,7 @@ class Executor:
         """Cancel the background tasks."""
         await self._tasks.close()
 
-    def execute(self, effect: Effect) -> None:  # noqa: C901  # one case for each kind of effect
+    def execute(self, effect: Effect) -> None:  # noqa: C901, PLR0912  # one case for each kind of effect
         """Log an effect if it deserves a line, and execute it."""
         match effect:
             case do.StartEpoch(epoch, revision):
@@ -58,6 +59,13 @@ class Executor:
                 text = f"epoch {epoch} starts from revision {revision.name}"
                 log_event(level, "epoch.starting", text, stated={"revision": revision.name}, epoch=epoch)
                 self._processes.start(epoch, revision, validate=effect.validate)
+            case do.PushRevision(epoch, revision):
+                again = " again, to undo a push" if effect.restores else ""
+                text = f"revision {revision.name} is pushed into epoch {epoch}{again}"
+                log_event(logging.INFO, "push.started", text, stated={"revision": revision.name}, epoch=epoch)
+                self._processes.push(epoch, revision, restores=effect.restores)
+            case do.CommitPush():
+                self._commit_push(effect)
             case do.JudgeEpoch():
                 self._processes.judge(effect.epoch)
             case do.OpenGate():
@@ -113,6 +121,11 @@ class Executor:
         self._tasks.spawn(self._endpoints.route_to(serving), "console")
         self._foresee_expiry(serving.loaded)
         log_event(logging.INFO, "epoch.serving", _describe(epoch, serving), stated=_facts(epoch, serving), epoch=number)
+
+    def _commit_push(self, effect: do.CommitPush) -> None:
+        serving = self._processes.commit_push(effect.epoch, effect.revision)
+        self._inputs.loader.serves(serving.loaded)
+        self._foresee_expiry(serving.loaded)
 
     def clock_stepped(self) -> None:
         """Recompute what depends on the calendar."""

@@ -40,7 +40,7 @@ class _Record:
 
     @property
     def is_settled(self) -> bool:
-        if self.attempt.outcome is AttemptResult.SERVING:
+        if self.attempt.outcome is AttemptResult.SERVING and not self.attempt.push:
             return self.evidence is not None and self.evidence.cut is not None and self.end is not None
         return self.attempt.outcome is not AttemptResult.RUNNING
 
@@ -64,6 +64,7 @@ class _Record:
             evidence=self.evidence,
             end=self.end,
             changed_at=self.changed_at,
+            push=attempt.push,
         )
 
 
@@ -77,7 +78,7 @@ class History:
         self._attempts = AttemptLog(epochs)
         self._directory = directory
         self._leaves = leaves
-        self._records: dict[int, _Record] = {}
+        self._records: dict[tuple[int, int], _Record] = {}  # by epoch and push, see `Attempt.key`
         self._past = _recall(directory)
         self._past_rows = [to_json(each) for each in self._past]
 
@@ -88,22 +89,24 @@ class History:
 
     def view(self, epoch: int) -> AttemptView | None:
         """Return the attempt that started this epoch, if it is this agent's."""
-        record = self._records.get(epoch)
+        return self._view((epoch, 0))
+
+    def _view(self, key: tuple[int, int]) -> AttemptView | None:
+        record = self._records.get(key)
         return None if record is None else record.view()
 
     def enter(self, event: Event, effects: Iterable[Effect]) -> list[AttemptView]:
         """Record an event and its effects; return the attempts that they ended."""
         ended = self._attempts.enter(event, effects)
         self._follow()
-        if any(
-            each.outcome is not AttemptResult.SERVING for each in ended
-        ):  # a successful one is written later, with its evidence
+        # A successful start is written later, with its evidence.
+        if any(each.push or each.outcome is not AttemptResult.SERVING for each in ended):
             self.keep()
-        return [view for each in ended if (view := self.view(each.epoch)) is not None]
+        return [view for each in ended if (view := self._view(each.key)) is not None]
 
     def _follow(self) -> None:
         """Keep exactly one record for each attempt in the attempt log."""
-        attempts = {each.epoch: each for each in self._attempts.attempts}
+        attempts = {each.key: each for each in self._attempts.attempts}
         for gone in self._records.keys() - attempts.keys():
             del self._records[gone]
         for new in attempts.keys() - self._records.keys():
@@ -127,13 +130,13 @@ class History:
 
     def committed(self, epoch: int, queued: int) -> None:
         """Record that this epoch serves, and how many clients were queued when its gate opened."""
-        if (record := self._records.get(epoch)) is not None:
+        if (record := self._records.get((epoch, 0))) is not None:
             record.evidence = Evidence(queued, None, None)
 
     def handed_over(self, epoch: int) -> None:
         """Record that the predecessor no longer accepts, and what the kernel counted until then."""
         self._attempts.handed_over(epoch, clock.monotonic())
-        record = self._records.get(epoch)
+        record = self._records.get((epoch, 0))
         now = listen_counters.read()
         if record is None or record.evidence is None or record.counters is None or now is None:
             return
@@ -142,14 +145,14 @@ class History:
 
     def proved(self, epoch: int, seen: tuple[ProbeResult, ...]) -> None:
         """Record what a TLS client saw; only the predecessor's drain is then still open."""
-        record = self._records.get(epoch)
+        record = self._records.get((epoch, 0))
         if record is not None and record.evidence is not None:
             record.evidence = replace(record.evidence, seen=seen)
             self.keep()
 
     def cut(self, drained: int, connections: int | None) -> None:
         """Record that an epoch's drain was cut with this many connections left."""
-        successor, own = self._successor(drained), self._records.get(drained)
+        successor, own = self._successor(drained), self._records.get((drained, 0))
         if successor is not None and successor.evidence is not None:
             successor.evidence = replace(successor.evidence, cut=connections)
         if own is not None and own.evidence is not None:
@@ -158,7 +161,7 @@ class History:
 
     def exited(self, epoch: int, end: End) -> None:
         """Record the exit of an epoch that had served."""
-        if (record := self._records.get(epoch)) is not None:
+        if (record := self._records.get((epoch, 0))) is not None:
             record.end, record.row = end, None
             self.keep()
 
@@ -217,4 +220,5 @@ def _read(row: dict[str, Any]) -> AttemptView:
         evidence=evidence and Evidence(**{**evidence, "seen": tuple(ProbeResult(**each) for each in evidence["seen"])}),
         end=end and End(**{**end, "at": datetime.fromisoformat(end["at"])}),
         changed_at=changed_at and datetime.fromisoformat(changed_at),
+        push=int(row.get("push", 0)),
     )

@@ -47,7 +47,9 @@ class Recorder:
         """Record an event and its effects before these are executed."""
         effects = list(effects)
         for attempt in self._history.enter(event, effects):
-            if attempt.outcome != AttemptResult.SERVING.value:
+            if attempt.push:
+                self._pushed(attempt)
+            elif attempt.outcome != AttemptResult.SERVING.value:
                 self._metrics.attempt_ended(attempt)
         if isinstance(event, on.EpochExited):
             self._exited(event)
@@ -74,6 +76,12 @@ class Recorder:
                 self._history.committed(effect.epoch, self._queued)
             case _:
                 pass
+
+    def _pushed(self, view: AttemptView) -> None:
+        self._metrics.push_ended(view)
+        if view.outcome == AttemptResult.SERVING.value:
+            text = _line(view, f"epoch {view.epoch} serves push {view.push}")
+            log_event(logging.INFO, "certificate.pushed", text, stated=_facts(view), epoch=view.epoch)
 
     def _held_until(self, at: float) -> None:
         if self._held_since is not None:
@@ -137,7 +145,8 @@ class Recorder:
         view = self._history.view(process.number)
         if view is not None:
             level = logging.INFO if all(each.matches for each in seen) else logging.WARNING
-            log_event(level, "rotation.done", _line(view), stated=_facts(view), epoch=process.number)
+            text = _line(view, f"epoch {view.epoch} took over")
+            log_event(level, "rotation.done", text, stated=_facts(view), epoch=process.number)
 
     # Kernel counters
 
@@ -159,15 +168,15 @@ def _cause(process: EpochProcess, event: on.EpochExited) -> Exit:
     return Exit.SIGNAL if event.code is not None and event.code < 0 else Exit.CODE
 
 
-def _line(view: AttemptView) -> str:
-    """Return a rotation as one log line."""
+def _line(view: AttemptView, what: str) -> str:
+    """Return a rotation or a push as one log line, which begins with `what`."""
     changes = [f"{each.set} {_short(each.before)} -> {_short(each.after)}" for each in view.changes]
     if (hidden := len(changes) - _SHOWN_CHANGES) > 1:  # all of them are attributes
         changes[_SHOWN_CHANGES:] = [f"and {hidden} more"]
     phases = [f"{each.name} {each.seconds:.3f}" for each in view.phases]
     told = [f"by {view.trigger}", *changes, ", ".join(phases), *_evidence(view.evidence)]
     total = _duration(view)
-    return f"epoch {view.epoch} took over after {total:.3f} s ({'; '.join(told)})"
+    return f"{what} after {total:.3f} s ({'; '.join(told)})"
 
 
 def _duration(view: AttemptView) -> float:

@@ -117,6 +117,7 @@ class StatusBuilder:
             pid=epoch.pid,
             started_at=self._calendar(epoch.started_at),
             since=self._since[epoch.number][1],
+            pushes=epoch.pushes,
             deadline=None if epoch.deadline is None else self._calendar(epoch.deadline),
             connections=None if process is None else process.clients,
             connections_at_first=None if process is None else process.clients_at_first,

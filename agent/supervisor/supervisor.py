@@ -234,7 +234,13 @@ class Supervisor:
                 continue
             self._programs.adopt(loaded.program)
             event = on.EpochAdopted(
-                at=clock.monotonic(), epoch=found.number, revision=loaded.revision, pid=found.pid, state=found.state
+                at=clock.monotonic(),
+                epoch=found.number,
+                revision=loaded.revision,
+                pid=found.pid,
+                state=found.state,
+                takes_pushes=self._processes.epochs[found.number].takes_pushes,
+                is_torn=found.pushed is not None and found.pushed.is_torn,
             )
             self._take(event)
         adoption.remove_stale(frozenset(self._processes.epochs))
@@ -390,6 +396,7 @@ class Supervisor:
         """Close the programs and the revisions' files that are no longer used."""
         desired = self._core.desired
         used = {epoch.revision for epoch in self._core.epochs.values()}
+        used |= {epoch.pushing for epoch in self._core.epochs.values() if epoch.pushing is not None}
         used |= {each for each in (desired.wanted, desired.last_good, self._inputs.loader.newest) if each is not None}
         used |= {process.loaded.revision for process in self._processes.epochs.values()}
         self._revisions.keep_only(used)

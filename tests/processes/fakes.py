@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,15 @@ from agent.inputs.revisions import LoadedRevision, Program, RevisionStore, Sourc
 from agent.processes.epoch_process import ListenerAccess
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
-from agent.proxies.interface import Inbound, LoadedCertificate, Subscription, Subscriptions, TlsListener, Upstream
+from agent.proxies.interface import (
+    Delivered,
+    Inbound,
+    LoadedCertificate,
+    Subscription,
+    Subscriptions,
+    TlsListener,
+    Upstream,
+)
 from tests.handoff.handmade import DRAIN_LISTENERS, datagrams, number, pass_listen_socket, reply
 
 VERSION = HotRestartVersion(11, 104)
@@ -43,6 +51,7 @@ class FakeAdmin:
             "waits_only_for_gate": True,
             "waits_for": [],
             "subscriptions": {},
+            "deliveries": {},
             "unseen": [],
             "rejections": [],
             "upstreams": {},
@@ -85,6 +94,10 @@ class FakeAdmin:
 
     async def subscriptions(self) -> Subscriptions:
         return dict(await self._answer("subscriptions"))
+
+    async def deliveries(self, scopes: Collection[str]) -> Mapping[str, Delivered]:
+        found = dict(await self._answer("deliveries"))
+        return {scope: each for scope, each in found.items() if scope in scopes}
 
     async def unseen(self) -> list[Subscription]:
         return list(await self._answer("unseen"))

@@ -506,7 +506,7 @@ async def test_an_adopted_epoch_has_a_line_without_evidence(recorded: Recorded, 
     revision = process.loaded.revision
     recorded.tell(on.EpochAdopted(at=NOW, epoch=7, revision=revision, pid=7, state=State.SERVING))
     adopted = Process(7, process.loaded)
-    record = recorded.history._records[7]
+    record = recorded.history._records[7, 0]
     record.evidence = None
     _, text = await conclusion(recorded, adopted)
     assert text == "epoch 7 took over after 0.000 s (by adoption; handover 0.000)"

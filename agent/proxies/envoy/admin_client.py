@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -15,6 +15,7 @@ from agent.http import client
 from agent.http.client import Owned, UnixPlace
 from agent.proxies.envoy import subscriptions, tls_listeners
 from agent.proxies.interface import (
+    Delivered,
     Inbound,
     LoadedCertificate,
     Subscription,
@@ -98,6 +99,12 @@ class AdminClient:
     async def subscriptions(self) -> Subscriptions:
         """Return its subscriptions by scope; none if the operator hides their counters."""
         return subscriptions.parse((await self._get(subscriptions.FILTER)).decode())
+
+    @_sensible
+    async def deliveries(self, scopes: Collection[str]) -> Mapping[str, Delivered]:
+        """Return what it has of these subscriptions, by scope; none if the operator hides their counters."""
+        found = subscriptions.parse_versions((await self._get(subscriptions.VERSIONS)).decode())
+        return {scope: each for scope, each in found.items() if scope in scopes}
 
     @_sensible
     async def state(self) -> str:

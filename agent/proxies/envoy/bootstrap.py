@@ -4,10 +4,12 @@ Beyond the changes made to every document, the copy differs from the operator's 
 listens on a socket of the epoch, the gate is added, and log lines name the epoch.
 """
 
+from collections.abc import Sequence
+
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from agent.handoff import gate
-from agent.proxies.envoy import subscriptions, yaml_nodes
+from agent.proxies.envoy import push_contexts, push_form, subscriptions, yaml_nodes
 from agent.proxies.envoy.document import DIRECTORY, NUMBER, Document, is_protobuf, place_of
 
 
@@ -38,6 +40,22 @@ class Bootstrap(Document):
         """The node's id and cluster, which REST xDS requires."""
         self.has_log_format = yaml_nodes.get(root, "application_log_config", "log_format") is not None
         """Whether it sets the application log's format; Envoy then rejects the flag for it."""
+
+    def pushable_files(self, *, by_listeners: bool) -> frozenset[str]:
+        """Return the certificate files that are named only where a push reaches them."""
+        with self._parsed() as root:
+            return push_contexts.pushable_files(root, by_listeners=by_listeners)
+
+    def push_form(self, files: Sequence[str], *, by_listeners: bool, as_json: bool) -> push_form.PushForm:
+        """Return the copy that takes pushes, with placeholders for these files, in order."""
+        with self._changed(files) as root:
+            return push_form.make(root, files, by_listeners=by_listeners, as_json=as_json, is_json=self._is_json)
+
+    @property
+    def has_resources(self) -> bool:
+        """Whether it has static or dynamic resources."""
+        with self._parsed() as root:
+            return any(yaml_nodes.get(root, each) is not None for each in ("static_resources", "dynamic_resources"))
 
     @property
     def has_dynamic_listeners(self) -> bool:

@@ -4,19 +4,30 @@ A resource file is one that a document names as a source (`path_config_source`):
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import PurePath
 from typing import TypeVar
 
 from agent.certificates.references import Reference
 from agent.core.errors import BadInput
+from agent.proxies.envoy import subscriptions
 from agent.proxies.envoy.bootstrap import Bootstrap
+from agent.proxies.envoy.delivery import Delivery
 from agent.proxies.envoy.document import Document, ResourceFile, Template
+from agent.proxies.envoy.push_form import PushForm
 from agent.proxies.envoy.subscriptions import scope_of
 from agent.proxies.interface import AdminAddress, StaticListener, Subscription
 
 _T = TypeVar("_T", str, Reference, StaticListener)
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+
+
+@dataclass(frozen=True, slots=True)
+class PushMode:
+    """How certificates are pushed. `drains`: connections of a changed certificate end, so listeners come by LDS."""
+
+    drains: bool
 
 
 class Configuration:
@@ -28,7 +39,12 @@ class Configuration:
     """
 
     def __init__(
-        self, text: str, name: str, extra: str | None = None, resources: Mapping[str, bytes] | None = None
+        self,
+        text: str,
+        name: str,
+        extra: str | None = None,
+        resources: Mapping[str, bytes] | None = None,
+        push: PushMode | None = None,
     ) -> None:
         suffix = PurePath(name).suffix
         if suffix not in _SUFFIXES:
@@ -36,6 +52,8 @@ class Configuration:
             raise BadInput(message)
         self.name = name
         self.extra = extra
+        self._push = push
+        self._pushable: dict[bool, frozenset[str]] = {}
         self._copies: dict[frozenset[str], Copies] = {}
         self._bootstraps = [Bootstrap(text, name)]
         if extra is not None:
@@ -96,6 +114,26 @@ class Configuration:
         """Whether an epoch is fully loaded without fetching any resource."""
         return not (self.sets or self.control_planes or self._resources or self.protobuf_sources)
 
+    # Pushes
+
+    def pushable_files(self, *, reads_json: bool) -> frozenset[str]:
+        """Return the certificate files whose contents can be pushed into a running epoch.
+
+        `reads_json`: the program is Envoy itself, which takes listeners, and not only secrets.
+        """
+        if self._push is None or any(each.has_resources for each in self._bootstraps[1:]):
+            return frozenset()
+        by_listeners = self._by_listeners(reads_json=reads_json)
+        if by_listeners not in self._pushable:
+            elsewhere = {each.path for document in self._documents[1:] for each in document.references}
+            found = self._bootstraps[0].pushable_files(by_listeners=by_listeners)
+            self._pushable[by_listeners] = found - elsewhere
+        return self._pushable[by_listeners]
+
+    def _by_listeners(self, *, reads_json: bool) -> bool:
+        """Return whether listeners come from the agent; the proxy has one source of listeners at most."""
+        return self._push is not None and self._push.drains and reads_json and subscriptions.LISTENERS not in self.sets
+
     @cached_property
     def has_udp(self) -> bool:
         """Whether a listener receives datagrams."""
@@ -125,8 +163,13 @@ class Configuration:
         if key not in self._copies:
             main, *extra = (document.template(key) for document in self._bootstraps)
             resources = {path: self._resources[path].template(key) for path in self._order}
-            self._copies[key] = Copies(main, extra[0] if extra else None, resources)
+            form = None if self._push is None else partial(self._push_form, tuple(sorted(key)))
+            self._copies[key] = Copies(main, extra[0] if extra else None, resources, form)
         return self._copies[key]
+
+    def _push_form(self, files: tuple[str, ...], as_json: bool) -> PushForm:  # the only argument
+        by_listeners = self._by_listeners(reads_json=as_json)
+        return self._bootstraps[0].push_form(files, by_listeners=by_listeners, as_json=as_json)
 
     def _innermost_first(self) -> Iterator[str]:
         """Yield the resource files so that none names a later one. Raises `BadInput` on a cycle."""
@@ -142,12 +185,23 @@ class Configuration:
 
 
 class Copies:
-    """The copies of the bootstrap, the extra document and each resource file, made on first use."""
+    """The copies of the bootstrap, the extra document and each resource file, made on first use.
 
-    def __init__(self, main: Template, extra: Template | None, resources: Mapping[str, Template]) -> None:
+    `make_form` makes the form of the bootstrap that takes pushes; None if there is none.
+    """
+
+    def __init__(
+        self,
+        main: Template,
+        extra: Template | None,
+        resources: Mapping[str, Template],
+        make_form: Callable[[bool], PushForm] | None = None,
+    ) -> None:
         self._main = main
         self._extra = extra
         self._resources = resources
+        self._make_form = make_form
+        self._forms: dict[bool, PushForm] = {}
 
     def fill(
         self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool = False
@@ -159,16 +213,34 @@ class Copies:
         extra = None if self._extra is None else self._extra.fill(directory, number, descriptors)
         return self._main.fill(directory, number, descriptors, as_json=as_json), extra
 
+    def fill_pushable(
+        self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool
+    ) -> tuple[str, str | None, Delivery]:
+        """Return both texts of an epoch that takes pushes, and what delivers the rest to it."""
+        form = self._form(as_json=as_json)
+        extra = None if self._extra is None else self._extra.fill(directory, number, descriptors)
+        main = form.main.fill(directory, number, descriptors, as_json=as_json)
+        return main, extra, Delivery(form, directory, number)
+
+    def _form(self, *, as_json: bool) -> PushForm:
+        assert self._make_form is not None, "such a revision has no files that can be pushed"
+        if as_json not in self._forms:
+            self._forms[as_json] = self._make_form(as_json)
+        return self._forms[as_json]
+
     def prepare(self, *, as_json: bool) -> None:
         """Make the copies now, so that no event is delayed by it later."""
-        for template, form in self._forms(as_json=as_json):
+        for template, form in self._templates(as_json=as_json):
             template.text(as_json=form)
+        if self._make_form is not None:
+            self._form(as_json=as_json)
 
     def are_made(self, *, as_json: bool) -> bool:
         """Return whether all copies are made."""
-        return all(template.is_made(as_json=form) for template, form in self._forms(as_json=as_json))
+        has_form = self._make_form is None or as_json in self._forms
+        return has_form and all(template.is_made(as_json=form) for template, form in self._templates(as_json=as_json))
 
-    def _forms(self, *, as_json: bool) -> Iterator[tuple[Template, bool]]:
+    def _templates(self, *, as_json: bool) -> Iterator[tuple[Template, bool]]:
         """Yield each template and whether it is filled in as JSON."""
         yield self._main, as_json
         if self._extra is not None:

@@ -6,11 +6,13 @@ and such sources are replaced by `/dev/fd/N`.
 """
 
 import base64
+import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePath
 from typing import Protocol
@@ -31,9 +33,11 @@ ROLES = {"certificate_chain": Role.CHAIN, "private_key": Role.KEY, "trusted_ca":
 # Placeholders in a template for the values that differ between epochs, replaced as text.
 DIRECTORY = "__agent_directory__"
 NUMBER = "__agent_epoch__"
-_FILE = "__agent_file_{}__"
-_TOKEN = re.compile(r"__agent_(?:directory|epoch|file_(\d+))__")
+_FILE, _CONTENT, _DIGEST = "__agent_file_{}__", "__agent_content_{}__", "__agent_digest_{}__"
+_TOKEN = re.compile(r"__agent_(?:directory|epoch|(?P<kind>file|content|digest)_(?P<number>\d+))__")
+_FILE_NAME = re.compile(r"/dev/fd/__agent_file_(\d+)__")
 _PROTOCOLS = {"TCP": "tcp", "0": "tcp", "UDP": "udp", "1": "udp"}  # by name or by number, as protobuf's JSON allows
+_DIGITS = 16  # of a digest in a document
 _PROTOBUF = frozenset({".pb", ".pb_text"})  # sources that only Envoy reads
 _SOURCES = ("config_source", "lds_config", "cds_config", "sds_config", "eds_config", "rtds_config")
 _LISTENER = "envoy.config.listener.v3.Listener"
@@ -94,10 +98,16 @@ class Document(ABC):
 
     def _copied(self, files: Sequence[str], *, as_json: bool) -> str:
         """Return the text of the copy, with placeholders."""
+        with self._changed(files) as root:
+            return yaml_nodes.write_json(root, from_json=self._is_json) if as_json else yaml_nodes.write(root)
+
+    @contextmanager
+    def _changed(self, files: Sequence[str]) -> Iterator[MappingNode]:
+        """Yield the nodes of a copy, with placeholders."""
         with self._parsed() as root:
             _replace_files(root, {path: number for number, path in enumerate(files)})
             self._change(root)
-            return yaml_nodes.write_json(root, from_json=self._is_json) if as_json else yaml_nodes.write(root)
+            yield root
 
     @abstractmethod
     def _change(self, root: MappingNode) -> None:
@@ -142,21 +152,45 @@ class ResourceFile(Document):
 class Template:
     """A copy with placeholders for an epoch's values. `files`: the materialised paths, in order.
 
-    `copy` makes its text, once for each format.
+    `copy` makes its text, once for each format. `digests`: the files that each digest in it covers.
     """
 
-    def __init__(self, copy: "Copy", files: tuple[str, ...]) -> None:
+    def __init__(self, copy: "Copy", files: tuple[str, ...], digests: Sequence[tuple[int, ...]] = ()) -> None:
         self._copy = copy
         self._files = files
+        self._digests = digests
         self._texts: dict[bool, str] = {}
 
-    def fill(self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool = False) -> str:
-        """Return the copy for one epoch: its directory, its number, each file's descriptor by path."""
+    @classmethod
+    def of(cls, text: str, files: Sequence[str], digests: Sequence[tuple[int, ...]] = ()) -> "Template":
+        """Return the template of a text that is the same in both formats."""
+
+        def copy(*, as_json: bool) -> str:  # noqa: ARG001  # it is made already
+            return text
+
+        return cls(copy, tuple(files), digests)
+
+    def fill(
+        self,
+        directory: str,
+        number: int,
+        descriptors: Mapping[str, int],
+        *,
+        as_json: bool = False,
+        contents: Mapping[str, "Content"] | None = None,
+    ) -> str:
+        """Return the copy for one epoch: its directory, its number, each file's descriptor and content by path."""
         quoted = json.dumps(directory, ensure_ascii=False)[1:-1]  # the placeholder is always within double quotes
+        known = contents or {}
 
         def word(match: re.Match[str]) -> str:
-            if match[1] is not None:
-                return str(descriptors[self._files[int(match[1])]])
+            if match["kind"] == "file":
+                return str(descriptors[self._files[int(match["number"])]])
+            if match["kind"] == "content":
+                return base64.b64encode(known[self._files[int(match["number"])]].data).decode()
+            if match["kind"] == "digest":
+                covered = (known[self._files[file]].digest for file in self._digests[int(match["number"])])
+                return hashlib.sha256("".join(covered).encode()).hexdigest()[:_DIGITS]
             return quoted if match[0] == DIRECTORY else str(number)
 
         return _TOKEN.sub(word, self.text(as_json=as_json))
@@ -170,6 +204,30 @@ class Template:
         if as_json not in self._texts:
             self._texts[as_json] = self._copy(as_json=as_json)
         return self._texts[as_json]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The bytes of a file, and their digest."""
+
+    data: bytes = field(repr=False)
+    digest: str
+
+
+def file_of(name: str) -> int | None:
+    """Return the number of the materialised file that a scalar names; None for another text."""
+    match = _FILE_NAME.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
+def content_token(number: int) -> str:
+    """Return the placeholder for the content of a file, in base64."""
+    return _CONTENT.format(number)
+
+
+def digest_token(number: int) -> str:
+    """Return the placeholder for a digest of a template."""
+    return _DIGEST.format(number)
 
 
 class Copy(Protocol):

@@ -45,6 +45,11 @@ class Flags:
         """Whether the operator chooses how much the proxy logs."""
         return any(each.partition("=")[0] in _LEVELS for each in self.rest)
 
+    @property
+    def has_drain_strategy(self) -> bool:
+        """Whether the operator chooses how a drain asks clients to leave."""
+        return any(each.partition("=")[0] == "--drain-strategy" for each in self.rest)
+
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> "Flags":
         """Parse the arguments. Raises `UsageError` for an agent's own flag or a missing value."""

@@ -14,7 +14,7 @@ from agent.proxies import interface
 from agent.proxies.envoy import subscriptions
 from agent.proxies.envoy.admin_client import AdminClient
 from agent.proxies.envoy.admin_forwarder import Forwarder
-from agent.proxies.envoy.configuration import Configuration
+from agent.proxies.envoy.configuration import Configuration, PushMode
 from agent.proxies.envoy.default_bootstrap import bootstrap
 from agent.proxies.envoy.options import Flags
 from agent.proxies.interface import Complaint, Subscription, Subscriptions
@@ -47,12 +47,15 @@ class Envoy:
     """Envoy, or a program that accepts its flags.
 
     `drain_time`: seconds over which a drain asks clients to reconnect. `logs_json`: each line of its log is a JSON
-    object, unless the operator or the configuration names a format.
+    object, unless the operator or the configuration names a format. `push`: how certificates are pushed, None if they
+    are not; `push_drain`: the seconds after which a push ends the connections of a changed certificate.
     """
 
     flags: Flags
     drain_time: float
     logs_json: bool = False
+    push: PushMode | None = None
+    push_drain: float = 0.0
     version_probe: tuple[str, ...] = ("--version",)
     handoff_probe: tuple[str, ...] = ("--hot-restart-version",)
     udp_overlap: int = UDP_OVERLAP
@@ -85,7 +88,7 @@ class Envoy:
         self, text: str, name: str, extra: str | None = None, resources: Mapping[str, bytes] | None = None
     ) -> Configuration:
         """Parse a bootstrap. Raises `BadInput` naming the file, the line and the next step."""
-        return Configuration(text, name, extra, resources)
+        return Configuration(text, name, extra, resources, self.push)
 
     def default_configuration(
         self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]
@@ -125,19 +128,26 @@ class Envoy:
         number: int,
         configuration: interface.Configuration,
         overlap: int = 0,
+        *,
+        drains: bool = False,
     ) -> list[str]:
         """Return the arguments of one epoch, which is restart epoch 1 of a base id of its own.
 
         `copy` is the descriptor of its configuration: Envoy 1.36 accepts no path below /dev except /dev/fd/N, and none
-        below /proc. For `overlap` seconds, its predecessor continues to read the UDP sockets passed to it.
+        below /proc. For `overlap` seconds, its predecessor continues to read the UDP sockets passed to it. With
+        `drains` Envoy itself cuts the connections of a changed certificate at the end of its drain time, so that is
+        their deadline, and it asks clients to leave at once instead of over the whole time.
         """
+        drain_time = self.push_drain if drains else self.drain_time
+        strategy = ["--drain-strategy", "immediate"] if drains and not self.flags.has_drain_strategy else []
         return [
             *self._common(copy, extra, configuration),
             *("--restart-epoch", "1"),
             *("--base-id", str(names.base_id)),
             *("--socket-path", str(names.prefix)),
             *("--socket-mode", "600"),
-            *("--drain-time-s", str(max(1, round(self.drain_time)))),
+            *("--drain-time-s", str(max(1, round(drain_time)))),
+            *strategy,
             *("--parent-shutdown-time-s", str(overlap)),
             *self._log_format(number, configuration),
         ]

@@ -10,9 +10,10 @@ import re
 from collections import defaultdict
 
 from agent.handoff import gate
-from agent.proxies.interface import Subscription, Subscriptions
+from agent.proxies.interface import Delivered, Subscription, Subscriptions
 
 FILTER = "/stats?filter=[.](init_fetch_timeout|update_success|update_rejected|update_failure)$"
+VERSIONS = "/stats?filter=^(listener_manager[.]lds|sds[.]agent_secret_.*)[.](version_text|update_rejected)$"
 LISTENERS, CLUSTERS, SECRET = "listener_manager.lds", "cluster_manager.cds", "sds."
 _ENDPOINTS = "cluster."
 _LINE = re.compile(r"(?P<scope>.+)\.(?P<counter>\w+): (?P<value>\d+)")
@@ -50,6 +51,20 @@ def parse(text: str) -> Subscriptions:
         )
         for scope, of in counters.items()
         if of.keys() >= {"init_fetch_timeout", "update_success", "update_rejected", "update_failure"}
+    }
+
+
+def parse_versions(text: str) -> dict[str, Delivered]:
+    """Parse the response to `VERSIONS`: a counter is a number, a version is in quotes."""
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for line in text.splitlines():
+        name, _, value = line.partition(": ")
+        scope, _, counter = name.rpartition(".")
+        found[scope][counter] = value
+    return {
+        scope: Delivered(of.get("version_text", "").strip('"'), int(of.get("update_rejected", "0")))
+        for scope, of in found.items()
+        if "version_text" in of
     }
 
 

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from agent.handoff.socket_store import ListenAddress
+from agent.proxies.envoy.push_form import SECRET
 from agent.proxies.interface import TlsListener
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
@@ -53,8 +54,11 @@ def _server_names(listener: Tree) -> Iterator[str | None]:
 
 
 def _is_materialised(chain: Tree) -> bool:
-    """Return whether its certificates are the epoch's files; others cannot be verified."""
+    """Return whether its certificates are the epoch's files, or pushed; others cannot be verified."""
     common = (_context(chain) or {}).get("common_tls_context", {})
+    secrets = [str(each.get("name", "")) for each in common.get("tls_certificate_sds_secret_configs", [])]
+    if secrets:
+        return all(name.startswith(SECRET) for name in secrets)
     sources = [each.get("certificate_chain", {}) for each in common.get("tls_certificates", [])]
     names = [str(source.get("filename", "")) for source in sources]
     return bool(names) and all(name.startswith(_MATERIALISED) for name in names)
