@@ -33,6 +33,7 @@ from agent.inputs.revisions import LoadedRevision, Program, Source
 from agent.inputs.watch import InputWatcher
 from agent.processes.epoch_process import EpochProcess
 from agent.processes.process_table import ProcessTable
+from agent.processes.push_target import PushTarget
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
@@ -145,6 +146,8 @@ class Process:
     created: int = 5
     segment: object = field(default_factory=lambda: SimpleNamespace(base_id=7))
     manifest: Carried = field(default_factory=lambda: Carried(3, 4, 5))
+    target: PushTarget | None = None
+    takes_pushes: bool = False
 
     def __post_init__(self) -> None:
         self.admin = Admin(self.home / "admin")
@@ -182,6 +185,15 @@ class Processes:
         if self.fails is not None:
             error, self.fails = self.fails, None
             raise error
+
+    def push(self, number: int, revision: Revision, *, restores: bool) -> None:
+        """List it."""
+        self.calls.append(("push", number, revision, restores))
+
+    def commit_push(self, number: int, revision: Revision) -> EpochProcess:
+        """List it."""
+        self.calls.append(("commit_push", number, revision))
+        return self.epochs[number].as_epoch
 
     def commit(self, number: int) -> EpochProcess:
         """List it; the epoch serves."""
