@@ -62,8 +62,8 @@ PROMISES = (
         "coalesce",
         "many changes in a row are coalesced: one candidate at a time",
         "core/reconciler.py",
-        "if self.candidate is not None or self._makes_room():",
-        "if self._makes_room():",
+        "if self.candidate is not None or self._makes_room() or",
+        "if self._makes_room() or",
         ("core/test_reconciler.py::test_changes_while_a_candidate_is_on_its_way_coalesce_into_the_newest",),
     ),
     Promise(

@@ -162,12 +162,15 @@ def _rotations() -> list[Panel]:
     attempts = "proxy_agent_rotations_total"
     failures = _increase("proxy_agent_rotation_failures_total", "phase, reason")
     phases = _quantile(0.95, "proxy_agent_rotation_phase_duration_seconds", "phase, le", phase="!drain")
+    pushes = _quantile(0.95, "proxy_agent_push_duration_seconds", "le")
     return [
         Panel("Attempts by outcome", "bars", 8, {"{{outcome}}": _increase(attempts, "outcome")}),
         Panel("Attempts by trigger", "bars", 8, {"{{trigger}}": _increase(attempts, "trigger")}),
         Panel("Failed attempts", "bars", 8, {"{{phase}} {{reason}}": failures}),
         Panel("Mean duration until an epoch serves", "timeseries", 12, {_TARGET: _mean_until_served()}, "s"),
         Panel("Duration of a phase, 95th percentile", "timeseries", 12, {"{{phase}}": phases}, "s"),
+        Panel("Pushes by result", "bars", 12, {"{{result}}": _increase("proxy_agent_pushes_total", "result")}),
+        Panel("Duration of a push, 95th percentile", "timeseries", 12, {"all": pushes}, "s"),
     ]
 
 

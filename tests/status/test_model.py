@@ -93,6 +93,7 @@ def test_what_is_within_an_object_is_converted_too() -> None:
         },
         "end": None,
         "changed_at": None,
+        "push": 0,
     }
 
 
