@@ -44,7 +44,8 @@ def test_all_metrics() -> None:
     names = {family.name for family in text_families(Metrics(overview).expose(openmetrics=False).decode())}
     ours = {name.removeprefix("proxy_agent_") for name in names if name.startswith("proxy_agent_")}
     assert ours == {
-        "build_info", "ready", "epoch", "epochs", "pushes", "push_duration_seconds", "rotations", "rotation_failures", "rotation_phase_duration_seconds",
+        "build_info", "ready", "epoch", "epochs", "pushes", "push_duration_seconds",
+        "rotations", "rotation_failures", "rotation_phase_duration_seconds",
         "last_rotation_success_timestamp_seconds", "out_of_sync_since_timestamp_seconds", "rotation_blocked",
         "certificate_not_before_timestamp_seconds", "certificate_not_after_timestamp_seconds", "certificate_in_sync",
         "files_refused", "watch_mode",

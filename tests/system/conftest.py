@@ -21,6 +21,8 @@ from tests.system.stand_ins import breakable, holdable
 HERE = Path(__file__).parent
 TIMEOUT = 600
 QUIETLY = ("-l", "warning")
+PUSH = "push"
+PUSHING = ["--on-certificate", "push", "--push-drain", "1s"]
 WORKERS = {"envoy": ("--concurrency", "2"), "sidecar": ()}
 MakeInstance = Callable[..., AgentFixture]
 MakeSite = Callable[..., Site]
@@ -42,7 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run every test with Envoy and, unless it is marked `envoy`, with the sidecar, with the same files.
 
-    The default run includes only those with the sidecar that are marked `sidecar`.
+    The default run includes only those with the sidecar that are marked `sidecar`. Tests marked `pushed` run once more,
+    with an Envoy into which certificates are pushed, in the long run.
     """
     if "proxy_kind" not in metafunc.fixturenames:
         return
@@ -50,6 +53,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = [pytest.param("envoy")]
     if "envoy" not in marks:
         kinds.append(pytest.param("sidecar", marks=() if "sidecar" in marks else pytest.mark.long))
+    if "pushed" in marks:
+        kinds.append(pytest.param(PUSH, marks=pytest.mark.long))
     metafunc.parametrize("proxy_kind", kinds)
 
 
@@ -131,7 +136,7 @@ def loads(room: Room) -> Iterator[Loads]:
 @pytest.fixture
 def proxy(proxy_kind: str) -> Proxy:
     """The proxy under test; `pytest_generate_tests` selects the kinds of a test."""
-    return needed(proxy_kind)
+    return needed("envoy" if proxy_kind == PUSH else proxy_kind)
 
 
 @pytest.fixture
@@ -141,13 +146,14 @@ def binary(proxy: Proxy) -> Path:
 
 
 @pytest.fixture
-def make_instance(room: Room, proxy: Proxy, request: pytest.FixtureRequest) -> Iterator[MakeInstance]:
+def make_instance(room: Room, proxy: Proxy, proxy_kind: str, request: pytest.FixtureRequest) -> Iterator[MakeInstance]:
     """Create agent fixtures, by name; their agents are stopped, and must exit with 0, at the end."""
     instances: list[AgentFixture] = []
 
     def make(name: str = "b", **fields: object) -> AgentFixture:
         fields = {"binary": proxy.binary, "proxy_args": [*QUIETLY, *WORKERS[proxy.name]], **fields}
         instances.append(AgentFixture(room=room, name=name, **fields))  # type: ignore[arg-type]
+        instances[-1].more_flags += PUSHING if proxy_kind == PUSH else []
         return instances[-1]
 
     request.node.stash[INSTANCES] = instances

@@ -18,6 +18,8 @@ from tests.system.room import stopped
 from tests.system.stand_ins import exits_at_once, link, never_answers, never_ready
 from tests.system.wire import Target
 
+pytestmark = pytest.mark.pushed
+
 GARBAGE = b"-----BEGIN CERTIFICATE-----\nnot base64 at all\n-----END CERTIFICATE-----\n"
 Spoil = Callable[[AgentFixture], None]
 

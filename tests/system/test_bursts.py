@@ -14,6 +14,8 @@ from tests.system.loads import Loads, nothing_failed
 from tests.system.state import DRAINING, SERVING
 from tests.system.wire import connect, exchange, tls_context
 
+pytestmark = pytest.mark.pushed
+
 PAUSE = 0.15  # a slow machine may pause long enough to end a burst, which takes the agent 0.2 s
 LIMIT = 2.0  # the longest time that the agent waits for the end of a burst
 LAYOUTS = [layout for layout in ALTERNATING if layout is not KEY_LATE]

@@ -12,6 +12,8 @@ from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import eventually
 from tests.system.layouts import KEY
 
+pytestmark = pytest.mark.pushed
+
 Damage = Callable[[bytes], bytes]
 
 

@@ -22,6 +22,8 @@ from tests.system.test_bad_input import named, put, serials, shown
 from tests.system.test_file_sds import Secret, files
 from tests.system.test_file_xds import from_file
 
+pytestmark = pytest.mark.pushed
+
 NAMES = ["a.test", "b.test", "c.test"]
 
 

@@ -14,6 +14,8 @@ from tests.system.loads import Loads, nothing_failed
 from tests.system.room import Room
 from tests.system.wire import Target
 
+pytestmark = pytest.mark.pushed
+
 HOLDER = """
 import socket, sys, time
 with socket.create_server(("127.0.0.1", int(sys.argv[1])), reuse_port=True):

@@ -19,7 +19,7 @@ from tests.system.layouts import ALTERNATING, IN_PLACE, KUBERNETES, MOVED, RENAM
 from tests.system.loads import Loads, nothing_failed
 from tests.system.room import all_threads_stopped, stopped
 
-pytestmark = pytest.mark.quiet
+pytestmark = [pytest.mark.quiet, pytest.mark.pushed]
 
 ROTATIONS = count("AGENT_ROTATIONS", short=6, long=200)
 MEASURED = count("AGENT_MEASURED", short=5, long=20)
