@@ -76,7 +76,8 @@ def test_without_a_command_line_every_option_has_its_default() -> None:
         "status_port": 15020, "http_actions": False, "metrics_merge": "on", "drain_time": 45, "drain_deadline": 600,
         "stop_deadline": 30, "drain_delay": 0, "min_drain": 0, "drain_direction": "all", "start_deadline": 30,
         "hold": 5, "restart": "always", "jitter": 0, "proof": True, "kubernetes_events": False, "low_memory": "wait",
-        "on_certificate": "restart", "on_binary": "ignore", "survive": False, "wait": True, "log_format": "text", "log_level": "info",
+        "on_certificate": "restart", "on_binary": "ignore", "survive": False, "wait": True,
+        "log_format": "text", "log_level": "info",
     }  # fmt: skip
 
 
