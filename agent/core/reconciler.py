@@ -30,6 +30,8 @@ from agent.core.revision import Revision
 from agent.core.shutdown import Shutdown
 from agent.core.triggers import Trigger
 
+_BY_CHANGE = frozenset({Trigger.CERTIFICATE, Trigger.CONFIGURATION})
+
 
 class Reconciler:
     """Turns events into effects.
@@ -187,13 +189,16 @@ class Reconciler:
         return self._shutdown.end(event.at, do.Finish(78, f"no usable files to start from: {event.what}"))
 
     def _drop_pointless(self) -> list[Effect]:
-        """Drop a candidate that is not yet admitted when the serving revision is wanted again, or a push suffices."""
+        """Drop a candidate that is not yet admitted when the serving revision is wanted again, or a push suffices.
+
+        A push does not suffice for a restart that was asked for.
+        """
         serving, candidate, wanted = self.serving, self.candidate, self.desired.wanted
         if serving is None or candidate is None or candidate.state is State.OPENING or candidate.revision == wanted:
             return []
         if serving.revision == wanted:
             return [transitions.drop(candidate, "the serving revision is wanted again")]
-        if self._pushing.brings(serving, wanted):
+        if candidate.trigger in _BY_CHANGE and self._pushing.brings(serving, wanted):
             return [transitions.drop(candidate, "a push into the serving epoch brings the newest revision")]
         return []
 

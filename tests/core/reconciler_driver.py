@@ -13,8 +13,8 @@ PERMANENT = Failure(FailureKind.PERMANENT, "it does not parse")
 OUT_OF_MEMORY = Failure(FailureKind.OUT_OF_MEMORY, "there is no memory for epoch 2")
 
 
-def revision(name: str, config_digest: str = "shape") -> Revision:
-    return Revision(name, config_digest)
+def revision(name: str, config_digest: str = "shape", push_base: str = "") -> Revision:
+    return Revision(name, config_digest, push_base)
 
 
 class ReconcilerDriver:
@@ -30,8 +30,11 @@ class ReconcilerDriver:
         self.notes += [effect for effect in effects if isinstance(effect, do.LogMessage)]
         return [effect for effect in effects if not isinstance(effect, do.LogMessage)]
 
-    def ready(self, name: str, config_digest: str = "shape", not_before: float = float("-inf")) -> list[Effect]:
-        return self.tell(on.RevisionReady(at=self.now, revision=revision(name, config_digest), not_before=not_before))
+    def ready(
+        self, name: str, config_digest: str = "shape", not_before: float = float("-inf"), push_base: str = ""
+    ) -> list[Effect]:
+        wanted = revision(name, config_digest, push_base)
+        return self.tell(on.RevisionReady(at=self.now, revision=wanted, not_before=not_before))
 
     def gate(self, epoch: int) -> list[Effect]:
         return self.tell(on.EpochReachedGate(at=self.now, epoch=epoch))
@@ -44,6 +47,13 @@ class ReconcilerDriver:
 
     def serves(self, epoch: int) -> list[Effect]:
         return self.tell(on.EpochServes(at=self.now, epoch=epoch))
+
+    def pushed(self, epoch: int, failure: Failure | None = None, *, is_intact: bool = False) -> list[Effect]:
+        """End the push that is under way into an epoch."""
+        revision = self.core.epochs[epoch].pushing
+        assert revision is not None
+        event = on.EpochPushed(at=self.now, epoch=epoch, revision=revision, failure=failure, is_intact=is_intact)
+        return self.tell(event)
 
     def exits(self, epoch: int, code: int | None = -9, failure: Failure = TRANSIENT) -> list[Effect]:
         return self.tell(on.EpochExited(at=self.now, epoch=epoch, code=code, failure=failure))
@@ -78,23 +88,24 @@ class ReconcilerDriver:
         self.now = until
         return done
 
-    def rotate(self, name: str, config_digest: str = "shape") -> list[Effect]:
+    def rotate(self, name: str, config_digest: str = "shape", push_base: str = "") -> list[Effect]:
         """Rotate from a new revision to its commit; return the effects of the commit."""
-        self.ready(name, config_digest)
-        return self.come_to_serve()
+        self.ready(name, config_digest, push_base=push_base)
+        return self.come_to_serve(takes_pushes=bool(push_base))
 
-    def come_to_serve(self) -> list[Effect]:
+    def come_to_serve(self, *, takes_pushes: bool = False) -> list[Effect]:
         candidate = self.core.candidate
         assert candidate is not None
-        self.tell(on.EpochStarted(at=self.now, epoch=candidate.number, pid=100 + candidate.number))
-        self.gate(candidate.number)
-        self.judged(candidate.number)
-        return self.serves(candidate.number)
+        number = candidate.number
+        self.tell(on.EpochStarted(at=self.now, epoch=number, pid=100 + number, takes_pushes=takes_pushes))
+        self.gate(number)
+        self.judged(number)
+        return self.serves(number)
 
 
-def serving(policy: Policy | None = None) -> ReconcilerDriver:
-    """Return a driver in which epoch 1 serves revision `a`."""
+def serving(policy: Policy | None = None, push_base: str = "") -> ReconcilerDriver:
+    """Return a driver in which epoch 1 serves revision `a`; it takes pushes over a `push_base`."""
     play = ReconcilerDriver(policy)
-    play.rotate("a")
+    play.rotate("a", push_base=push_base)
     play.wait(60)
     return play
