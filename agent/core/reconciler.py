@@ -277,9 +277,13 @@ class Reconciler:
     def _pushed(self, event: on.EpochPushed) -> list[Effect]:
         if self.stopping:
             return []
-        if self.epochs[event.epoch].state is State.SERVING:
-            self.last_failure = event.failure
-        return self._pushing.ended(self.epochs[event.epoch], event)
+        epoch, failure = self.epochs[event.epoch], event.failure
+        if epoch.state is State.SERVING:
+            self.last_failure = failure
+            is_refused = failure is not None and failure.sort is FailureKind.PERMANENT
+            if is_refused and event.revision != epoch.revision:  # tried again near expiry
+                self._attempts.fail(event.at, urgent=self.desired.is_urgent(event.at))
+        return self._pushing.ended(epoch, event)
 
     def _emptied(self, event: on.EpochEmptied) -> list[Effect]:
         epoch = self.epochs[event.epoch]

@@ -257,6 +257,23 @@ def test_a_push_that_was_refused_before_it_was_sent_has_nothing_to_undo() -> Non
     assert ready(play, "c") == [push("c")]
 
 
+def test_near_expiry_a_refused_push_is_tried_again_with_a_growing_delay() -> None:
+    play = pushing()
+    play.urgent(play.now, play.now + 600)
+    ready(play, "b")
+    delays = []
+    for _ in range(4):
+        play.pushed(1, PERMANENT)
+        again = play.pushed(1)
+        began = play.now
+        if not again:
+            assert play.core.deadline is not None
+            again = play.wait(play.core.deadline - play.now)
+        assert again == [push("b")]
+        delays.append(play.now - began)
+    assert delays == pytest.approx([0.0, 0.2, 0.4, 0.8])
+
+
 def test_a_change_after_a_refused_push_is_pushed_at_once() -> None:
     play = pushing()
     ready(play, "b")
@@ -343,7 +360,8 @@ def test_a_torn_epoch_is_replaced_until_it_is() -> None:
     ready(play, "b")
     play.pushed(1, PERMANENT)
     play.pushed(1, TRANSIENT)
-    assert play.exits(2) == [start(3, "a")]
+    assert play.exits(2) == []
+    assert play.wait(0.2) == [start(3, "a")]
 
 
 # Crashes and the end
