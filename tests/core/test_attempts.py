@@ -155,6 +155,108 @@ def test_what_an_earlier_agent_left_is_an_entry_once() -> None:
     assert [(each.trigger, each.outcome) for each in again.attempts] == [(Trigger.ADOPTION, AttemptResult.SERVING)]
 
 
+# Pushes
+
+
+def pushing() -> Recorded:
+    """Return a driver in which epoch 1 serves `a` and takes pushes."""
+    play = Recorded()
+    play.ready("a", push_base="base")
+    play.comes_to_serve(1)
+    play.core.epochs[1].takes_pushes = True
+    return play
+
+
+def push(play: Recorded, name: str, failure: Failure | None = None, phases: dict[str, float] | None = None) -> None:
+    """Push a revision; a push that fails is undone."""
+    wanted = revision(name, push_base="base")
+    play.tell(on.RevisionReady(at=play.now, revision=wanted, changed_at=play.now - 3.0))
+    play.tell(on.EpochPushed(at=play.now, epoch=1, revision=wanted, failure=failure, phases=phases or {}))
+    if failure is not None:
+        play.pushed(1)
+
+
+def test_a_push_is_an_attempt_of_its_epoch_with_a_number_of_its_own() -> None:
+    play = pushing()
+    for name in "bc":
+        push(play, name, phases={"apply": 0.5, "verify": 0.25})
+    assert [(each.key, each.trigger, each.outcome) for each in play.ledger.attempts] == [
+        ((1, 0), Trigger.START, AttemptResult.SERVING),
+        ((1, 1), Trigger.CERTIFICATE, AttemptResult.SERVING),
+        ((1, 2), Trigger.CERTIFICATE, AttemptResult.SERVING),
+    ]
+    last = play.ledger.attempts[-1]
+    assert (last.before, last.revision) == (revision("b"), revision("c"))
+    assert last.phases == {"apply": 0.5, "verify": 0.25}
+    assert (last.began, last.changed) == (play.now, play.now - 3.0)
+    start = play.ledger.of(1)
+    assert start is not None
+    assert start.push == 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "outcome"), [(PERMANENT, AttemptResult.REFUSED), (TRANSIENT, AttemptResult.FAILED)]
+)
+def test_a_push_that_fails_is_one_entry_and_what_undoes_it_is_none(failure: Failure, outcome: AttemptResult) -> None:
+    play = pushing()
+    push(play, "b", failure)
+    pushes = [(each.key, each.outcome, each.reason) for each in play.ledger.attempts if each.push]
+    assert pushes == [((1, 1), outcome, failure.reason)]
+
+
+def test_what_served_before_a_refused_push_is_what_the_next_one_replaces() -> None:
+    play = pushing()
+    push(play, "b", PERMANENT)
+    push(play, "c")
+    assert play.ledger.attempts[-1].before == revision("a")
+
+
+def test_a_crash_ends_the_push_that_is_under_way() -> None:
+    play = pushing()
+    play.ready("b", push_base="base")
+    effects = play.core.handle(died := on.EpochExited(at=play.now, epoch=1, code=-9, failure=TRANSIENT))
+    assert [(each.key, each.outcome) for each in play.ledger.enter(died, effects)] == [((1, 1), AttemptResult.FAILED)]
+
+
+def test_a_drain_is_for_the_epoch_that_started_and_not_for_a_push() -> None:
+    play = pushing()
+    play.restart()
+    play.comes_to_serve(2)
+    play.core.epochs[2].takes_pushes = True
+    play.tell(on.RevisionReady(at=play.now, revision=revision("b", push_base="base")))
+    play.pushed(2)
+    play.exits(1, 0)
+    assert {each.key: each.supersedes for each in play.ledger.attempts} == {(1, 0): None, (2, 0): 1, (2, 1): None}
+
+
+def test_the_phases_of_a_start_are_not_those_of_a_push() -> None:
+    made = Logged()
+    made.start(1)
+    made.serve(1)
+    made.happens(on.TimePassed(at=105.0), do.PushRevision(1, REVISIONS[2]))
+    made.log.handed_over(1, 106.0)
+    start, under_way = made.log.attempts
+    assert (start.push, "handover" in start.phases) == (0, True)
+    assert (under_way.push, under_way.outcome, under_way.phases) == (1, AttemptResult.RUNNING, {})
+
+
+def test_the_end_of_an_unknown_push_ends_nothing() -> None:
+    made = Logged()
+    made.start(1)
+    made.serve(1)
+    assert made.happens(on.EpochPushed(at=101.0, epoch=1, revision=REVISIONS[2])) == []
+    made.happens(on.TimePassed(at=105.0), do.PushRevision(1, REVISIONS[1], restores=True))
+    assert made.happens(on.EpochPushed(at=106.0, epoch=1, revision=REVISIONS[1])) == []
+    assert len(made.log.attempts) == 1
+
+
+def test_what_was_pushed_is_what_serves_before_the_next_epoch() -> None:
+    play = pushing()
+    push(play, "b")
+    play.restart()
+    assert play.ledger.attempts[-1].before == revision("b")
+
+
 def test_only_the_newest_are_kept() -> None:
     play = Recorded().first()
     for number in range(2, 150):
