@@ -25,6 +25,7 @@ from agent.inputs.finding_log import FindingLog
 from agent.inputs.pairs import DirectoryPairs
 from agent.inputs.programs import Programs
 from agent.inputs.revisions import LoadedRevision, RevisionStore, Source
+from agent.inputs.scopes import Scopes
 from agent.inputs.settings import Settings
 from agent.proxies.interface import Configuration
 
@@ -74,6 +75,7 @@ class Loader:
         self._verdict = ""  # the proxy's reason
         self._is_short = False  # whether the machine lacked a resource during the load
         self._resources: dict[str, None] = {}  # the resource files that the newest configuration names
+        self._scopes = Scopes(settings.scopes)  # as they resolved at the beginning of the newest load
         self._directories = CertificateDirectories(settings, files, self._watch, self.reports)
         self.silent: tuple[tuple[Path, ...], str] | None = None  # paths on a hanging file system, and the message
         self._unreadable = ""  # why the configuration on disk cannot be read
@@ -173,6 +175,7 @@ class Loader:
         Bad files are in the result, not raised. Raises `MachineError` if the machine fails.
         """
         self._is_short = False
+        self._scopes = Scopes(self._settings.scopes)
         result = await self._load()
         if not self._is_short:
             return result
@@ -359,9 +362,7 @@ class Loader:
         """Return whether a file is under a watched path or named by a resource file; without --certs all are."""
         if path in configuration.resource_references or not self._settings.certificates:
             return True
-        written, real = Path(path).absolute(), Path(path).parent.resolve() / Path(path).name
-        scopes = self._settings.scopes
-        return any(written.is_relative_to(scope.absolute()) or real.is_relative_to(scope.resolve()) for scope in scopes)
+        return self._scopes.contain(path)
 
     def _watched_paths(self) -> list[str]:
         paths = [*map(str, self._settings.scopes), *self._directories.below]
@@ -369,10 +370,10 @@ class Loader:
             paths += [str(self._settings.config), *self._resources]
         if self._settings.restart_on_binary or self.programs.current is None:
             paths.append(str(self.programs.path))
-        for source in filter(None, (self._source, self._served)):
-            configuration = source.configuration
+        sources = filter(None, (self._source, self._served))
+        for source in {id(each.configuration): each for each in sources}.values():
             paths += source.resources
-            paths += [each.path for each in self._watched_references(configuration)]
+            paths += [each.path for each in self._watched_references(source.configuration)]
         return paths
 
     async def _read(self, paths: Sequence[str]) -> Contents:

@@ -1,0 +1,39 @@
+"""Which files lie below the paths that the operator lets the agent watch."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+
+class Scopes:
+    """A set of directories and files as they resolve now; ask only in the thread that may access the disk.
+
+    A file lies in it as its path is written, or as its directory resolves. Each directory is resolved once: a new
+    instance sees links that were exchanged since.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = tuple(paths)
+        self._known: dict[Path, tuple[Path, bool]] = {}
+
+    @cached_property
+    def _written(self) -> frozenset[Path]:
+        return frozenset(path.absolute() for path in self._paths)
+
+    @cached_property
+    def _real(self) -> frozenset[Path]:
+        return frozenset(path.resolve() for path in self._paths)
+
+    def contain(self, path: str) -> bool:
+        """Return whether a file is one of the paths, or below one."""
+        written = Path(path).absolute()
+        real, is_inside = self._directory(written.parent)
+        return is_inside or written in self._written or real / written.name in self._real
+
+    def _directory(self, directory: Path) -> tuple[Path, bool]:
+        """Return the real path of a directory, and whether all files in it are contained."""
+        if directory not in self._known:
+            real = directory.resolve()
+            is_inside = not self._written.isdisjoint((directory, *directory.parents))
+            self._known[directory] = real, is_inside or not self._real.isdisjoint((real, *real.parents))
+        return self._known[directory]
