@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from agent.certificates.contents import Contents, Unreadable
-from agent.host.files import Tree, list_directory, list_tree, read_stable
+from agent.host.files import Read, Tree, list_directory, list_tree, read_stable
+from agent.host.known_files import KnownFiles, digests
 from agent.host.watching import Watcher
 
 _LEAVE = 1.0  # seconds that `close` waits for the thread
@@ -32,6 +33,8 @@ class DiskThread:
     def __init__(self, on_change: Callable[[], None], notice: Callable[[str], None]) -> None:
         outside = asyncio.get_running_loop()
         self._outside = outside
+        self._contents = KnownFiles()
+        self._digests = digests()
         self._on_change = on_change
         self._waits: asyncio.TimerHandle | None = None
         self._loop = asyncio.new_event_loop()
@@ -64,8 +67,21 @@ class DiskThread:
         await self.call(self._watcher.watch, list(paths))
 
     async def read(self, paths: Collection[str], settle_timeout: float) -> Contents:
-        """Read files until they are stable, see `read_stable`."""
-        return await self._do(read_stable(paths, settled=self._watcher.settled, settle_timeout=settle_timeout))
+        """Read files until they are stable, see `read_stable`; an unchanged content is the same object as before."""
+        return await self._read(paths, settle_timeout, self._contents.read)
+
+    async def digests(self, paths: Collection[str], settle_timeout: float) -> Contents:
+        """Read files in the same way, but return the SHA-256 of each content."""
+        return await self._read(paths, settle_timeout, self._digests.read)
+
+    async def _read(self, paths: Collection[str], settle_timeout: float, read: Read) -> Contents:
+        settled = self._watcher.settled
+        return await self._do(read_stable(paths, settled=settled, settle_timeout=settle_timeout, read=read))
+
+    async def forget_unused(self) -> None:
+        """Forget the files that were not read since the last call."""
+        await self.call(self._contents.forget_unused)
+        await self.call(self._digests.forget_unused)
 
     async def list(self, path: str) -> list[str] | Unreadable:
         """List the files in a directory."""

@@ -42,26 +42,33 @@ _PASSING = frozenset(
 _HURRIED_READS = 4
 """Reads after the timeout, until two in a row agree."""
 
+Read = Callable[[str], bytes | Unreadable]
+
 
 async def read_stable(
-    paths: Collection[str], *, settled: Callable[[Collection[str]], Awaitable[None]], settle_timeout: float
+    paths: Collection[str],
+    *,
+    settled: Callable[[Collection[str]], Awaitable[None]],
+    settle_timeout: float,
+    read: Read | None = None,
 ) -> Contents:
     """Read files until two reads agree and `settled` has returned in between.
 
-    `settled` is the watcher's, and waits for writers. After `settle_timeout` seconds, contents on which two reads agree
-    are accepted although a writer has not closed its file, and finally the last read. An unreadable file is an
-    `Unreadable` value, not an error.
+    `read` reads one, by default `read_file`. `settled` is the watcher's, and waits for writers. After `settle_timeout`
+    seconds, contents on which two reads agree are accepted although a writer has not closed its file, and finally the
+    last read. An unreadable file is an `Unreadable` value, not an error.
     """
-    contents = await _read_all(paths)
+    read = read or read_file
+    contents = await _read_all(paths, read)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settle_timeout):
             while True:
                 await settled(paths)
-                before, contents = contents, await _read_all(paths)
+                before, contents = contents, await _read_all(paths, read)
                 if contents == before:
                     return contents
     for _ in range(_HURRIED_READS):
-        before, contents = contents, await _read_all(paths)
+        before, contents = contents, await _read_all(paths, read)
         if contents == before:
             break
     return contents
@@ -121,12 +128,12 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-async def _read_all(paths: Collection[str]) -> Contents:
+async def _read_all(paths: Collection[str], read: Read) -> Contents:
     contents: dict[str, bytes | Unreadable] = {}
     for number, path in enumerate(paths):
         if number % _BATCH == 0:
             await asyncio.sleep(0)  # also lets the watcher process events before the next read
-        contents[path] = read_file(path)
+        contents[path] = read(path)
     return contents
 
 

@@ -30,6 +30,7 @@ from agent.inputs.settings import Settings
 from agent.proxies.interface import Configuration
 
 _SHORTAGE = 1.0  # seconds until a retry after the machine failed to read files
+_LINE = 64  # bytes that a path counts as, where its file is not read
 _TRY_AGAIN = 10.0  # seconds until an unusable program is checked again, if there is no other
 SMALL = "bootstrap.yaml"  # the name of the configuration that the agent generates
 
@@ -177,6 +178,7 @@ class Loader:
         self._is_short = False
         self._scopes = Scopes(self._settings.scopes)
         result = await self._load()
+        await self._files.forget_unused()
         if not self._is_short:
             return result
         soon = clock.monotonic() + _SHORTAGE
@@ -377,7 +379,10 @@ class Loader:
         return paths
 
     async def _read(self, paths: Sequence[str]) -> Contents:
-        contents = await self._files.read(list(dict.fromkeys(paths)), self._settings.settle_timeout)
+        return self._noted(await self._files.read(list(dict.fromkeys(paths)), self._settings.settle_timeout))
+
+    def _noted(self, contents: Contents) -> Contents:
+        """Note whether the machine lacked a resource in a read, and return what was read."""
         self._is_short |= any(isinstance(each, Unreadable) and each.passes for each in contents.values())
         return contents
 
@@ -391,11 +396,10 @@ class Loader:
             entries = await self._files.list(path)
             paths += [path] if isinstance(entries, Unreadable) else entries
         paths = [path for path in paths if path not in judged]
-        digest = hashlib.sha256()
-        for path, content in sorted((await self._read(paths)).items()):
-            digest.update(path.encode(errors="surrogateescape") + b"\0")
-            digest.update(content if isinstance(content, bytes) else b"")
-        return digest.digest() if paths else b""
+        if not paths:
+            return b""
+        digests = self._noted(await self._files.digests(paths, self._settings.settle_timeout))
+        return await offload(len(paths) * _LINE, _digest_of_all, digests)
 
     # Reports
 
@@ -436,6 +440,15 @@ class Loader:
 
 def _size(contents: Contents) -> int:
     return sum(len(content) for content in contents.values() if isinstance(content, bytes))
+
+
+def _digest_of_all(digests: Contents) -> bytes:
+    """Return one digest of the paths and the digests of their contents; a file that is unreadable has none."""
+    whole = hashlib.sha256()
+    for path, digest in sorted(digests.items()):
+        whole.update(path.encode(errors="surrogateescape") + b"\0")
+        whole.update(digest if isinstance(digest, bytes) else b"")
+    return whole.digest()
 
 
 def _required(path: str, content: bytes | Unreadable) -> bytes:

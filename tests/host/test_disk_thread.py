@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,28 @@ async def test_files_are_read_and_listed(tmp_path: Path) -> None:
         assert isinstance(contents[str(missing)], Unreadable)
         assert await thread.list(str(tmp_path)) == [str(chain)]
         assert isinstance(await thread.list(str(missing)), Unreadable)
+
+
+async def test_an_unchanged_content_is_one_object_until_it_is_forgotten(tmp_path: Path) -> None:
+    path = str(tmp_path / "a")
+    Path(path).write_bytes(b"content")
+    async with disk() as (thread, _):
+        first = (await thread.read([path], PATIENCE))[path]
+        assert (await thread.read([path], PATIENCE))[path] is first
+        await thread.forget_unused()
+        await thread.forget_unused()
+        again = (await thread.read([path], PATIENCE))[path]
+    assert again == first
+    assert again is not first
+
+
+async def test_digests_are_read_without_the_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    here, gone = str(tmp_path / "a"), str(tmp_path / "b")
+    async with disk() as (thread, _):
+        digests = await thread.digests([here, gone], PATIENCE)
+    assert digests[here] == sha256(b"content").digest()
+    assert isinstance(digests[gone], Unreadable)
 
 
 async def test_a_file_that_is_being_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
