@@ -10,29 +10,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import takewhile
 from pathlib import PurePath
-from typing import Self
 
-from agent.certificates.contents import Contents, Unreadable, require
+from agent.certificates.contents import Contents
+from agent.certificates.facts import CertificateFacts
 from agent.certificates.findings import Fallback, Fault, FileWarning, Rejection, Unusable, WarningKind
-from agent.certificates.pem import PemFile, parse
+from agent.certificates.parsed_files import BrokenFiles, Files, ParsedFiles
 from agent.certificates.references import Reference, Role
-from agent.certificates.x509 import Chain, Key, is_authority, issued_by, public_key_of, require_fit, require_valid
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A parsed PEM file; `chain` is None if it holds no certificate."""
-
-    pem: PemFile
-    chain: Chain | None
-
-    @classmethod
-    def of(cls, path: str, content: bytes) -> Self:
-        pem = parse(path, content)
-        return cls(pem, Chain.of(path, pem) if pem.certificates else None)
-
-
-_Files = Mapping[str, _File]
+from agent.certificates.x509 import Chain, Key, require_fit, require_valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +42,25 @@ class Discovery:
         chains = [self.chains[group] for group in self.chains if group in groups]
         valid = [chain.leaf for chain in chains if chain.leaf.valid_at(now)]
         for chain in chains:
-            if any(leaf.stands_in_for(chain.leaf) for leaf in valid):
-                try:
-                    require_valid(chain, now)
-                except Unusable as unusable:
+            try:
+                require_valid(chain, now)
+            except Unusable as unusable:
+                if any(leaf.stands_in_for(chain.leaf) for leaf in valid):
                     yield Rejection.of(chain.path, unusable, Fallback.OTHERS)
 
 
-def discover(contents: Contents, now: datetime) -> Discovery:
+def discover(contents: Contents, now: datetime, parsed: ParsedFiles | None = None) -> Discovery:
     """Find pairs, bundles and unused files in the contents of a certificate directory.
 
-    Equal contents give equal results. Of several chains for one key, a chain that is valid `now` is preferred, then the
-    newest, then the longest: certbot's `fullchain.pem`, not `cert.pem`. `look_again` is when the choice may change. A
-    bundle consists of authorities, at least one of them self-signed; intermediates alone are part of a chain.
+    Equal contents give equal results, whatever `parsed` holds from an earlier discovery. Of several chains for one key,
+    a chain that is valid `now` is preferred, then the newest, then the longest: certbot's `fullchain.pem`, not
+    `cert.pem`. `look_again` is when the choice may change. A bundle consists of authorities, at least one of them
+    self-signed; intermediates alone are part of a chain.
     """
-    files, broken = _readable(contents)
+    files, broken = (parsed or ParsedFiles()).parse(contents)
     references = [*_pairs(files, now)]
     paired = {reference.path for reference in references}
-    bundles = (path for path, file in files.items() if path not in paired and _is_bundle(file.pem))
+    bundles = (path for path, file in files.items() if path not in paired and _is_bundle(file.certificates))
     references += [Reference(path, Role.BUNDLE, path) for path in bundles]
     refused = tuple(_broken_pairs(files, broken, paired) if paired else _why_no_pair(files, broken))
     told = {_stem(each.path) for each in refused}
@@ -85,7 +70,7 @@ def discover(contents: Contents, now: datetime) -> Discovery:
     return Discovery(tuple(references), refused, beside, min(_turns(files, now), default=None), chains)
 
 
-def _turns(files: _Files, now: datetime) -> Iterator[datetime]:
+def _turns(files: Files, now: datetime) -> Iterator[datetime]:
     """Yield the times at which a chain becomes valid, and may be preferred."""
     begins = (file.chain.leaf.not_before for file in files.values() if file.chain is not None)
     return (each for each in begins if each > now)
@@ -97,31 +82,8 @@ def strays(contents: Contents, references: Iterable[Reference]) -> tuple[FileWar
     Copies (certbot's `cert.pem` beside its `fullchain.pem`), authorities and files without PEM do not count.
     `contents` holds the referenced files too.
     """
-    files, _ = _readable(contents)
+    files, _ = ParsedFiles().parse(contents)
     return tuple(_strays(files, {reference.path for reference in references}))
-
-
-@dataclass(frozen=True, slots=True)
-class _Broken:
-    """Files that cannot be parsed: `foreign` ones without any PEM, and `damaged` ones."""
-
-    damaged: tuple[Rejection, ...]
-    foreign: tuple[Rejection, ...]
-
-
-def _readable(contents: Contents) -> tuple[_Files, _Broken]:
-    files: dict[str, _File] = {}
-    damaged, foreign = list[Rejection](), list[Rejection]()
-    for path in sorted(contents):
-        try:
-            files[path] = _File.of(path, require(contents, path))
-        except Unusable as unusable:
-            (foreign if _is_foreign(contents[path]) else damaged).append(Rejection.of(path, unusable))
-    return files, _Broken(tuple(damaged), tuple(foreign))
-
-
-def _is_foreign(content: bytes | Unreadable) -> bool:
-    return isinstance(content, bytes) and bool(content.strip()) and b"-----BEGIN" not in content
 
 
 def _stem(path: str) -> str:
@@ -129,17 +91,18 @@ def _stem(path: str) -> str:
     return str(PurePath(path).with_suffix(""))
 
 
-def _pairs(files: _Files, now: datetime) -> Iterator[Reference]:
+def _pairs(files: Files, now: datetime) -> Iterator[Reference]:
     """Yield the chain and key of each pair, except an authority that issued another pair here."""
     chains, keys = _best_chains(files, now), _keys(files)
     pairs = [(chain, _nearest(chain, keys[public])) for public, chain in chains.items() if public in keys]
+    issued = _by_issuer(chain for chain, _ in pairs)
     for chain, key in sorted(pairs, key=lambda pair: pair[0].path):
-        if not any(_issued(chain, other) for other, _ in pairs if other is not chain):
+        if not _has_issued(chain, issued):
             yield Reference(chain.path, Role.CHAIN, chain.path)
             yield Reference(key, Role.KEY, chain.path)
 
 
-def _best_chains(files: _Files, now: datetime) -> dict[bytes, Chain]:
+def _best_chains(files: Files, now: datetime) -> dict[bytes, Chain]:
     """Return the chain to serve for each public key: the highest rank, then the first by name."""
     chains: dict[bytes, Chain] = {}
     for file in files.values():
@@ -153,11 +116,11 @@ def _rank(chain: Chain, now: datetime) -> tuple[bool, datetime, int]:
     return chain.leaf.valid_at(now), chain.leaf.not_before, len(chain.certificates)
 
 
-def _keys(files: _Files) -> dict[bytes, list[str]]:
+def _keys(files: Files) -> dict[bytes, list[str]]:
     keys: defaultdict[bytes, list[str]] = defaultdict(list)
     for path, file in files.items():
-        if file.pem.key is not None and file.pem.key.public is not None:
-            keys[file.pem.key.public].append(path)
+        if file.key is not None and file.key.public is not None:
+            keys[file.key.public].append(path)
     return keys
 
 
@@ -167,11 +130,23 @@ def _nearest(chain: Chain, keys: Iterable[str]) -> str:
     return min(keys, key=lambda path: (path != chain.path, PurePath(path).parent != directory, path))
 
 
-def _issued(authority: Chain, other: Chain) -> bool:
-    return any(issued_by(certificate, authority.certificates[0]) for certificate in other.certificates)
+def _by_issuer(chains: Iterable[Chain]) -> Mapping[bytes, list[tuple[Chain, CertificateFacts]]]:
+    """Return all certificates of these chains, by the name of their issuer."""
+    found: defaultdict[bytes, list[tuple[Chain, CertificateFacts]]] = defaultdict(list)
+    for chain in chains:
+        for certificate in chain.certificates:
+            found[certificate.issuer].append((chain, certificate))
+    return found
 
 
-def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Rejection]:
+def _has_issued(chain: Chain, issued: Mapping[bytes, list[tuple[Chain, CertificateFacts]]]) -> bool:
+    """Return whether the first certificate of a chain issued one of another chain."""
+    authority = chain.certificates[0]
+    others = issued.get(authority.subject, ())
+    return any(certificate.issued_by(authority) for other, certificate in others if other is not chain)
+
+
+def _why_no_pair(files: Files, broken: BrokenFiles) -> Iterator[Rejection]:
     """Yield the reasons why there is no pair, the likeliest first.
 
     A missing key is reported for authorities, which need none, only if there is no other certificate. A half is not
@@ -198,7 +173,7 @@ def _why_no_pair(files: _Files, broken: _Broken) -> Iterator[Rejection]:
         yield from broken.foreign
 
 
-def _broken_pairs(files: _Files, broken: _Broken, paired: Collection[str]) -> Iterator[Rejection]:
+def _broken_pairs(files: Files, broken: BrokenFiles, paired: Collection[str]) -> Iterator[Rejection]:
     """Yield why files that belong together by name, beside the good pairs, are no pair."""
     chains, keys = _halves(files, paired)
     leaves = _leaves(chains)
@@ -214,22 +189,22 @@ def _broken_pairs(files: _Files, broken: _Broken, paired: Collection[str]) -> It
     yield from (replace(each, meanwhile=Fallback.OTHERS) for each in broken.foreign if stems[_stem(each.path)])
 
 
-def _halves(files: _Files, paired: Collection[str]) -> tuple[list[Chain], list[Key]]:
+def _halves(files: Files, paired: Collection[str]) -> tuple[list[Chain], list[Key]]:
     """Return the chains and keys that match nothing here and are no copies of paired ones."""
     chains = {path: file.chain for path, file in files.items() if file.chain is not None}
     publics = {path: _public(chain) for path, chain in chains.items()}
-    known = {public for path, public in publics.items() if path in paired}
+    known, certified = {public for path, public in publics.items() if path in paired}, set(publics.values())
     keys = [
-        Key(path, file.pem.key)
+        Key(path, file.key)
         for path, file in files.items()
-        if file.pem.key is not None and (file.pem.key.public is None or file.pem.key.public not in publics.values())
+        if file.key is not None and (file.key.public is None or file.key.public not in certified)
     ]
     return [chain for path, chain in chains.items() if publics[path] not in known], keys
 
 
 def _leaves(chains: Iterable[Chain]) -> list[Chain]:
     """Return the chains that need a key, which are those not of an authority."""
-    return [chain for chain in chains if not is_authority(chain.certificates[0])]
+    return [chain for chain in chains if not chain.certificates[0].is_authority]
 
 
 def _why_alone(chain: Chain, keys: Collection[Key]) -> Unusable:
@@ -254,7 +229,7 @@ def _why_none_is_served(chain: Chain) -> Unusable:
 
 
 def _public(chain: Chain) -> bytes | None:
-    return public_key_of(chain.certificates[0])
+    return chain.certificates[0].public_key
 
 
 def _in_common(one: str, other: str) -> int:
@@ -262,19 +237,19 @@ def _in_common(one: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def _is_bundle(pem: PemFile) -> bool:
-    authorities = bool(pem.certificates) and all(map(is_authority, pem.certificates))
-    return authorities and any(issued_by(certificate, certificate) for certificate in pem.certificates)
+def _is_bundle(certificates: Collection[CertificateFacts]) -> bool:
+    authorities = bool(certificates) and all(each.is_authority for each in certificates)
+    return authorities and any(each.issued_by(each) for each in certificates)
 
 
-def _strays(files: _Files, used: Collection[str]) -> Iterator[FileWarning]:
-    known = [files[path].pem for path in used if path in files]
-    certificates = {certificate for pem in known for certificate in pem.certificates}
-    keys = {pem.key.public for pem in known if pem.key is not None}
-    for path, pem in ((path, file.pem) for path, file in files.items() if path not in used):
-        if pem.key is not None and (pem.key.encrypted or pem.key.public not in keys):
-            yield _stray(path, "an encrypted private key" if pem.key.encrypted else "a private key")
-        elif any(each not in certificates and not is_authority(each) for each in pem.certificates):
+def _strays(files: Files, used: Collection[str]) -> Iterator[FileWarning]:
+    known = [files[path] for path in used if path in files]
+    certificates = {certificate for file in known for certificate in file.certificates}
+    keys = {file.key.public for file in known if file.key is not None}
+    for path, file in ((path, file) for path, file in files.items() if path not in used):
+        if file.key is not None and (file.key.encrypted or file.key.public not in keys):
+            yield _stray(path, "an encrypted private key" if file.key.encrypted else "a private key")
+        elif any(each not in certificates and not each.is_authority for each in file.certificates):
             yield _stray(path, "a certificate")
 
 

@@ -1,6 +1,6 @@
 """Certificate chains, leaves, keys and CA bundles, and whether they fit each other.
 
-Issuers are matched by signature, never by name alone. Trust is not decided here but by the connecting client.
+Trust is not decided here but by the connecting client.
 """
 
 import warnings
@@ -9,26 +9,23 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509 import (
-    BasicConstraints,
     Certificate,
     DNSName,
-    DuplicateExtension,
     ExtensionNotFound,
-    Extensions,
     GeneralName,
     IPAddress,
     RFC822Name,
     SubjectAlternativeName,
     UniformResourceIdentifier,
-    UnsupportedGeneralNameType,
 )
 
+from agent.certificates.facts import CertificateFacts, extensions_of, issued_by
 from agent.certificates.findings import Fault, Unusable
-from agent.certificates.pem import PemFile, PrivateKey, public_half
+from agent.certificates.pem import PemFile, PrivateKey
 
 _NIST_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
@@ -126,7 +123,7 @@ class Chain:
     """
 
     path: str
-    certificates: tuple[Certificate, ...]
+    certificates: tuple[CertificateFacts, ...]
     leaf: Leaf
     in_order: bool
 
@@ -141,7 +138,7 @@ class Chain:
         except (ValueError, TypeError, KeyError) as error:
             why = "its first certificate, or one that issued it, does not parse"
             raise Unusable(path, Fault.UNPARSABLE, why, "write it again from its source") from error
-        return cls(path, pem.certificates, leaf, len(path_up) == len(pem.certificates))
+        return cls(path, _facts(pem), leaf, len(path_up) == len(pem.certificates))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,35 +161,39 @@ class Bundle:
     """A file of certificate authorities, in no particular order."""
 
     path: str
-    certificates: tuple[Certificate, ...]
+    certificates: tuple[CertificateFacts, ...]
 
     @classmethod
     def of(cls, path: str, pem: PemFile) -> Self:
         """Build a bundle from a file. Raises `Unusable` if it holds no certificate."""
         if not pem.certificates:
             raise Unusable(path, Fault.INCOMPLETE, "it holds no certificate", "write the authorities into it")
-        return cls(path, pem.certificates)
+        return cls(path, _facts(pem))
 
-    def expired(self, now: datetime) -> tuple[Certificate, ...]:
+    def expired(self, now: datetime) -> tuple[CertificateFacts, ...]:
         """Return the expired authorities."""
         return tuple(each for each in self.certificates if each.not_valid_after_utc < now)
 
     def anchors(self, chain: Chain, now: datetime) -> bool:
         """Whether an authority in the bundle, valid now, is in `chain` or issued part of it."""
         return any(
-            authority == certificate or issued_by(certificate, authority)
+            authority == certificate or certificate.issued_by(authority)
             for authority in self.certificates
             if authority.not_valid_before_utc <= now <= authority.not_valid_after_utc
             for certificate in chain.certificates
         )
 
 
+def _facts(pem: PemFile) -> tuple[CertificateFacts, ...]:
+    return tuple(map(CertificateFacts.of, pem.certificates))
+
+
 def require_fit(chain: Chain, key: Key) -> None:
     """Raise `Unusable` unless the key fits the leaf; an encrypted key counts as fitting."""
-    if key.private.encrypted or key.private.public == public_key_of(chain.certificates[0]):
+    if key.private.encrypted or key.private.public == chain.certificates[0].public_key:
         return
     leaf = f"the leaf in {chain.path} (serial {chain.leaf.serial_hex})"
-    others = (public_key_of(certificate) for certificate in chain.certificates[1:])
+    others = (certificate.public_key for certificate in chain.certificates[1:])
     if key.private.public is not None and key.private.public in others:
         why = f"{key.path} fits another certificate in it, not {leaf}: the chain is out of order"
         raise Unusable(chain.path, Fault.MISMATCH, why, "put the certificate of the key first")
@@ -243,43 +244,8 @@ def _hex(serial: int) -> str:
     return digits.zfill(len(digits) + len(digits) % 2)
 
 
-def issued_by(certificate: Certificate, authority: Certificate) -> bool:
-    """Whether `authority` signed `certificate`; False if the algorithm is not supported."""
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
-
-
-def is_authority(certificate: Certificate) -> bool:
-    """Whether a certificate is a CA by its basic constraints, or, without them, is self-signed."""
-    extensions = _extensions(certificate)
-    if extensions is None:
-        return False
-    try:
-        return extensions.get_extension_for_class(BasicConstraints).value.ca
-    except ExtensionNotFound:
-        return issued_by(certificate, certificate)
-
-
-def public_key_of(certificate: Certificate) -> bytes | None:
-    """Return the key as `public_half` encodes it; None if its type is unsupported or damaged."""
-    try:
-        return public_half(certificate.public_key())
-    except (UnsupportedAlgorithm, ValueError):
-        return None
-
-
-def _extensions(certificate: Certificate) -> Extensions | None:
-    try:
-        return certificate.extensions
-    except (ValueError, KeyError, DuplicateExtension, UnsupportedGeneralNameType):  # KeyError: see Leaf.of
-        return None
-
-
 def _names(certificate: Certificate) -> Iterator[str]:
-    extensions = _extensions(certificate)
+    extensions = extensions_of(certificate)
     try:
         names: Iterable[GeneralName] = (
             extensions.get_extension_for_class(SubjectAlternativeName).value if extensions else ()

@@ -171,7 +171,7 @@ def _read_key(path: str, of: Chain | None) -> KeyFile:
 def _read_bundle(path: str) -> BundleFile:
     try:
         bundle = Bundle.of(path, parse(path, _content(path)))
-        return BundleFile(path, tuple(Facts.of(Leaf.of(each)) for each in bundle.certificates))
+        return BundleFile(path, tuple(Facts.of(Leaf.of(each.parsed())) for each in bundle.certificates))
     except (Unusable, _Unreadable) as error:
         return BundleFile(path, problem=str(error), readable=isinstance(error, Unusable))
     except (ValueError, TypeError):

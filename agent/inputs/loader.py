@@ -12,6 +12,7 @@ from agent.certificates.contents import Contents, Unreadable
 from agent.certificates.discovery import Discovery, discover, strays
 from agent.certificates.findings import Fault, Rejection
 from agent.certificates.groups import CertificateGroup, Pin
+from agent.certificates.parsed_files import ParsedFiles
 from agent.certificates.references import Reference
 from agent.certificates.selection import LastGood, Selection, select_files
 from agent.core.errors import BadInput, MachineError
@@ -83,6 +84,7 @@ class Loader:
         self._incomplete = ""  # what the newest configuration lacks, so that the previous one is used
         self._unusable = ""  # why the program on disk cannot be used
         self.selection: Selection | None = None  # the newest selection of certificates
+        self._parsed_files = ParsedFiles()
         self._pairing = DirectoryPairs(settings.kind, settings.listen, settings.forward)
 
     def serves(self, loaded: LoadedRevision) -> None:
@@ -314,10 +316,11 @@ class Loader:
         """Return the default bootstrap over every pair in the certificate directories."""
         contents, pairing = await self._read(await self._directories.files()), self._pairing
         discovery = await self._discovered(contents)
-        pairing.choose(discovery, contents, self._last_good.groups, self._pins, clock.calendar())
+        served, size = self._last_good.groups, _size(contents)
+        await offload(size, pairing.choose, discovery, contents, served, self._pins, clock.calendar())
         if not pairing.found:
             raise NoPairError(await self._directories.where(), pairing.unpaired)
-        return pairing.text(pairing.found)
+        return await offload(size, pairing.text, pairing.found)
 
     async def _parsed_small(self, references: Iterable[Reference]) -> Source:
         text, extra = self._pairing.text(references), self._settings.kind.extra_document
@@ -327,9 +330,8 @@ class Loader:
         """Return what the certificate directories hold, judged by content."""
         return await self._discovered(await self._read(await self._directories.files()))
 
-    @staticmethod
-    async def _discovered(contents: Contents) -> Discovery:
-        return await offload(_size(contents), discover, contents, clock.calendar())
+    async def _discovered(self, contents: Contents) -> Discovery:
+        return await offload(_size(contents), discover, contents, clock.calendar(), self._parsed_files)
 
     def _say_limits(self, configuration: Configuration) -> None:
         """Log what in this configuration is supported only in part."""

@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from agent.certificates.facts import CertificateFacts
 from agent.certificates.findings import Fault
 from agent.certificates.x509 import Bundle
 from agent.core import events as on
@@ -388,7 +389,7 @@ def test_sets_of_one_name_are_told_apart(seen: Seen) -> None:
 def test_a_bundle_shows_when_its_first_authority_ends(seen: Seen) -> None:
     soon = TODAY.replace(year=2030)
     ends = [UNTIL, soon]
-    authorities = tuple(Authority.create("ca", not_after=each).certificate for each in ends)
+    authorities = tuple(CertificateFacts.of(Authority.create("ca", not_after=each).certificate) for each in ends)
     bundles = (Bundle("/c/ca.crt", authorities), Bundle("/c/none.crt", ()))
     seen.serve("a", group("/c/ca.crt", bundles=bundles))
     found = seen.the_set()
