@@ -49,6 +49,17 @@ class Selection:
     cautions: tuple[FileWarning, ...]
     look_again: datetime | None
     found: Mapping[str, Leaf] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(init=False, repr=False, compare=False)
+    """The selected bytes by path."""
+    leaves: Mapping[str, Leaf] = field(init=False, repr=False, compare=False)
+    """The selected leaf by group, for every group with a chain."""
+
+    def __post_init__(self) -> None:
+        groups = self.groups
+        files = {path: content for group in groups.values() for path, content in group.files.items()}
+        leaves = {name: leaf for name, group in groups.items() if (leaf := group.leaf) is not None}
+        object.__setattr__(self, "files", files)
+        object.__setattr__(self, "leaves", leaves)
 
     def renewed(self, last_good: LastGood) -> tuple[CertificateGroup, ...]:
         """Return the selected groups that differ from the last good ones."""
@@ -58,16 +69,6 @@ class Selection:
     def complete(self) -> bool:
         """Whether every group has files to run from."""
         return not self.missing
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        """The selected bytes by path."""
-        return {path: content for group in self.groups.values() for path, content in group.files.items()}
-
-    @property
-    def leaves(self) -> dict[str, Leaf]:
-        """The selected leaf by group, for every group with a chain."""
-        return {name: group.leaf for name, group in self.groups.items() if group.leaf is not None}
 
 
 def select_files(

@@ -32,9 +32,9 @@ class Carried:
         return cls(descriptor, _mount(descriptor), os.fstat(descriptor).st_ino)
 
     @classmethod
-    def in_memory(cls, descriptor: int) -> "Carried":
-        """Like `of`, for a memfd: all memfds are on one mount, which is read once."""
-        return cls(descriptor, _memory_mount(), os.fstat(descriptor).st_ino)
+    def in_memory(cls, descriptor: int, inode: int | None = None) -> "Carried":
+        """Like `of`, for a memfd: all memfds are on one mount, which is read once. `inode`: if it is known."""
+        return cls(descriptor, _memory_mount(), os.fstat(descriptor).st_ino if inode is None else inode)
 
     def is_carried_by(self, pid: int) -> bool:
         """Whether a process has this file open under this number."""

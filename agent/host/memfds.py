@@ -7,6 +7,7 @@ which one changed cost one new descriptor. See memfd_create(2), and fcntl(2) on 
 import fcntl
 import hashlib
 import os
+from dataclasses import dataclass
 
 from agent.core.errors import MachineError
 
@@ -15,40 +16,62 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 _NAME_LIMIT = 249  # bytes, memfd_create(2)
 
 
+@dataclass(slots=True)
+class _Held:
+    descriptor: int
+    inode: int
+    digest: str
+    holders: int = 0
+
+
 class Memfds:
-    """A store of reference-counted memfds, by digest of their content."""
+    """A store of reference-counted memfds, by their content.
+
+    A content that is held is found by the hash that its object remembers, so the same object costs next to nothing.
+    """
 
     def __init__(self) -> None:
-        self._descriptors: dict[str, int] = {}
-        self._holders: dict[str, int] = {}
+        self._held: dict[bytes, _Held] = {}
 
     def hold(self, name: str, data: bytes) -> int:
         """Return a descriptor of this content, held until `release`; `name` shows only in /proc."""
-        digest = digest_of(data)
-        if digest not in self._descriptors:
-            self._descriptors[digest] = _seal(name, data)
-        self._holders[digest] = self._holders.get(digest, 0) + 1
-        return self._descriptors[digest]
+        held = self._held.get(data)
+        if held is None:
+            descriptor = _seal(name, data)
+            held = self._held[data] = _Held(descriptor, os.fstat(descriptor).st_ino, digest_of(data))
+        held.holders += 1
+        return held.descriptor
+
+    def holds(self, data: bytes) -> bool:
+        """Return whether this content is held."""
+        return data in self._held
+
+    def digest(self, data: bytes) -> str:
+        """Return the SHA-256 of a content, in hex, computed once while it is held."""
+        held = self._held.get(data)
+        return digest_of(data) if held is None else held.digest
+
+    def inode(self, data: bytes) -> int:
+        """Return the inode of a content that is held."""
+        return self._held[data].inode
 
     @property
     def descriptors(self) -> frozenset[int]:
         """All open descriptors."""
-        return frozenset(self._descriptors.values())
+        return frozenset(held.descriptor for held in self._held.values())
 
     def close(self) -> None:
         """Close all descriptors, even if held."""
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
-        self._holders.clear()
+        for held in self._held.values():
+            os.close(held.descriptor)
+        self._held.clear()
 
     def release(self, data: bytes) -> None:
         """Release this content once; the last release closes it."""
-        digest = digest_of(data)
-        self._holders[digest] -= 1
-        if not self._holders[digest]:
-            del self._holders[digest]
-            os.close(self._descriptors.pop(digest))
+        held = self._held[data]
+        held.holders -= 1
+        if not held.holders:
+            os.close(self._held.pop(data).descriptor)
 
 
 def digest_of(data: bytes) -> str:

@@ -213,7 +213,8 @@ class Loader:
             return LoadResult(None, selection.missing, again_at, refused)
         extra = await self._digest_watched({*selection.files, *source.resources})
         await self._prepare(source, selection, as_json=self.programs.current.reads_json)
-        loaded = self._revisions.make(source, selection, self.programs.current, extra)
+        async with self._revisions.holding(selection.files):
+            loaded = self._revisions.make(source, selection, self.programs.current, extra)
         self.newest = loaded.revision
         return LoadResult(loaded, again_at=again_at, refused=refused)
 

@@ -1,8 +1,9 @@
 """A revision's files, held open as sealed memfds for as long as they are needed."""
 
+import asyncio
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from agent.certificates.selection import Selection
@@ -10,8 +11,11 @@ from agent.core.errors import AgentError
 from agent.core.revision import Revision
 from agent.handoff.segment import HotRestartVersion
 from agent.host.binaries import Binary
-from agent.host.memfds import Memfds, digest_of
+from agent.host.carried import Carried
+from agent.host.memfds import Memfds
 from agent.proxies.interface import Configuration, Copies, Proxy
+
+_STEP = 50  # new files held before control returns to the loop: a few milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +44,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRevision:
-    """One revision. `descriptors`: a sealed memfd per materialised path; `held`: the contents.
+    """One revision.
 
-    `pushable`: the paths whose contents can be pushed into an epoch that runs another revision with the same base.
+    `descriptors`: a sealed memfd per materialised path; `held`: the contents; `carried`: the selected files as a
+    process has them that inherits their descriptors; `pushable`: the paths whose contents can be pushed into an epoch
+    that runs another revision with the same base.
     """
 
     revision: Revision
@@ -52,6 +58,7 @@ class LoadedRevision:
     program: Program
     descriptors: Mapping[str, int]
     held: tuple[bytes, ...]
+    carried: Mapping[str, Carried] = field(default_factory=dict)
     pushable: frozenset[str] = frozenset()
 
     @property
@@ -76,22 +83,44 @@ class RevisionStore:
     def __getitem__(self, revision: Revision) -> LoadedRevision:
         return self._loaded[revision]
 
+    @asynccontextmanager
+    async def holding(self, files: Mapping[str, bytes]) -> AsyncIterator[None]:
+        """Hold files during the block, new ones step by step, so that `make` in it is short. Raises `MachineError`."""
+        held, new = list[bytes](), 0
+        try:
+            for path, data in files.items():
+                if not self._memfds.holds(data):
+                    new += 1
+                    if new % _STEP == 0:
+                        await asyncio.sleep(0)
+                self._memfds.hold(path, data)
+                held.append(data)
+            yield
+        finally:
+            self._release(held)
+
     def make(self, source: Source, selection: Selection, program: Program, extra: bytes) -> LoadedRevision:
         """Materialise a revision; the same bytes give the existing one. Raises `MachineError`.
 
         `extra`: the digest of anything else that makes a new revision.
         """
         pushable = _pushable(source, selection, program)
-        return self.adopt(_identify(source, selection.files, program, extra, pushable), source, selection, program)
+        revision = self._identify(source, selection.files, program, extra, pushable)
+        return self.adopt(revision, source, selection, program)
 
     def adopt(self, revision: Revision, source: Source, selection: Selection, program: Program) -> LoadedRevision:
         """Hold an earlier agent's revision under its existing name. Raises `MachineError`."""
         if revision not in self._loaded:
-            copies = source.configuration.copies(selection.files)
-            descriptors, held = self._hold(selection.files, copies)
+            files = selection.files
+            copies = source.configuration.copies(files)
+            descriptors, held = self._hold(files, copies)
+            carried = {
+                path: Carried.in_memory(descriptors[path], self._memfds.inode(data)) for path, data in files.items()
+            }
             pushable = _pushable(source, selection, program)
-            loaded = LoadedRevision(revision, source, copies, selection, program, descriptors, held, pushable)
-            self._loaded[revision] = loaded
+            self._loaded[revision] = LoadedRevision(
+                revision, source, copies, selection, program, descriptors, held, carried, pushable
+            )
         return self._loaded[revision]
 
     def _hold(self, files: Mapping[str, bytes], copies: Copies) -> tuple[dict[str, int], tuple[bytes, ...]]:
@@ -109,6 +138,24 @@ class RevisionStore:
             self._release(held)
             raise
         return descriptors, tuple(held)
+
+    def _identify(
+        self, source: Source, files: Mapping[str, bytes], program: Program, extra: bytes, pushable: frozenset[str]
+    ) -> Revision:
+        """Name the revision by a digest of its bytes.
+
+        The binary counts by file identity: hashing 107 MB would slow each start.
+        """
+        config_digest = hashlib.sha256()
+        resources = [part for path in sorted(source.resources) for part in (path.encode(), source.resources[path])]
+        for part in (source.text, *resources, program.kind.identity, repr(program.binary.identity).encode(), extra):
+            config_digest.update(len(part).to_bytes(8) + part)
+        whole, base = config_digest.copy(), config_digest.copy()
+        for path in sorted(files):
+            digest = self._memfds.digest(files[path])
+            whole.update(f"{path}\0{digest}\n".encode())
+            base.update(f"{path}\0{'' if path in pushable else digest}\n".encode())
+        return Revision(whole.hexdigest(), config_digest.hexdigest(), base.hexdigest() if pushable else "")
 
     def _release(self, held: Iterable[bytes]) -> None:
         for data in held:
@@ -136,22 +183,3 @@ def _pushable(source: Source, selection: Selection, program: Program) -> frozens
     pushed = {each.name for each in groups if (each.chains or each.bundles) and each.files.keys() <= files}
     others = {path for each in groups if each.name not in pushed for path in each.files}
     return frozenset(path for each in groups if each.name in pushed for path in each.files) - others
-
-
-def _identify(
-    source: Source, files: Mapping[str, bytes], program: Program, extra: bytes, pushable: frozenset[str]
-) -> Revision:
-    """Name the revision by a digest of its bytes.
-
-    The binary counts by file identity: hashing 107 MB would slow each start.
-    """
-    config_digest = hashlib.sha256()
-    resources = [part for path in sorted(source.resources) for part in (path.encode(), source.resources[path])]
-    for part in (source.text, *resources, program.kind.identity, repr(program.binary.identity).encode(), extra):
-        config_digest.update(len(part).to_bytes(8) + part)
-    whole, base = config_digest.copy(), config_digest.copy()
-    for path in sorted(files):
-        digest = digest_of(files[path])
-        whole.update(f"{path}\0{digest}\n".encode())
-        base.update(f"{path}\0{'' if path in pushable else digest}\n".encode())
-    return Revision(whole.hexdigest(), config_digest.hexdigest(), base.hexdigest() if pushable else "")

@@ -7,7 +7,7 @@ manifest, so that an epoch cannot substitute another one.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 
 from agent.core.errors import BadInput
 from agent.core.revision import Revision
@@ -53,7 +53,7 @@ class Manifest:
             name=loaded.configuration.name,
             text=loaded.source.text.decode(),
             config_yaml=loaded.configuration.extra,
-            files={path: Carried.in_memory(loaded.descriptors[path]) for path in loaded.selection.files},
+            files=loaded.carried,
             program=Carried.of(program.binary.descriptor),
             program_path=str(program.binary.path),
             identity=program.binary.identity,
@@ -72,7 +72,9 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the content of the memfd."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}).encode()
+        # asdict copies a thousand files in 20 ms, on the loop.
+        flat = {each.name: getattr(self, each.name) for each in fields(self)}
+        return json.dumps({"format": _FORMAT, **flat}, default=_facts).encode()
 
     @classmethod
     def carried_by(cls, pid: int, carried: Carried) -> "Manifest":
@@ -93,3 +95,7 @@ class Manifest:
 
 def _carried(descriptors: tuple[int, int]) -> tuple[Carried, Carried]:
     return Carried.in_memory(descriptors[0]), Carried.in_memory(descriptors[1])
+
+
+def _facts(carried: Carried) -> dict[str, int]:
+    return {"descriptor": carried.descriptor, "mount": carried.mount, "inode": carried.inode}

@@ -54,6 +54,18 @@ def test_one_content_has_one_descriptor_until_the_last_release() -> None:
         os.fstat(first)
 
 
+def test_what_is_held_is_known_with_its_inode_and_digest() -> None:
+    store = Memfds()
+    assert not store.holds(b"a")
+    assert store.digest(b"a") == digest_of(b"a")
+    descriptor = store.hold("x", b"a")
+    assert store.holds(bytes(bytearray(b"a")))
+    assert store.digest(b"a") == digest_of(b"a")
+    assert store.inode(b"a") == os.fstat(descriptor).st_ino
+    store.release(b"a")
+    assert not store.holds(b"a")
+
+
 def test_a_content_that_comes_again_is_kept_again() -> None:
     store = Memfds()
     for _ in range(3):

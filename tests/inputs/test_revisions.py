@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -8,10 +9,12 @@ import pytest
 
 from agent.certificates.contents import Contents
 from agent.certificates.selection import LastGood, Selection, select_files
-from agent.core.errors import BadInput
+from agent.core.errors import BadInput, MachineError
 from agent.handoff.segment import HotRestartVersion
 from agent.host import clock
 from agent.host.binaries import Binary
+from agent.host.carried import Carried
+from agent.inputs import revisions
 from agent.inputs.revisions import LoadedRevision, Program, RevisionStore, Source
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
@@ -129,4 +132,63 @@ def test_what_is_used_no_more_gives_its_memory_back_and_the_rest_stays(program: 
             os.fstat(descriptor)
     with pytest.raises(KeyError):
         store[one.revision]
+    store.keep_only([])
+
+
+def descriptors() -> int:
+    """Return the number of this process's open descriptors."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_many_new_files_are_held_without_a_long_silence_of_the_loop() -> None:
+    store, turns = RevisionStore(), 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
+    before, files = descriptors(), {f"/c/{number}": f"{number}".encode() for number in range(500)}
+    async with store.holding(files):
+        assert turns >= len(files) / revisions._STEP - 1
+        assert descriptors() == before + len(files)
+        async with store.holding(files):
+            again = turns
+        assert turns == again, "files that are held already take no time"
+        assert descriptors() == before + len(files)
+    assert descriptors() == before
+    counting.cancel()
+
+
+async def test_a_revision_made_of_held_files_keeps_them(program: Program) -> None:
+    store, contents = RevisionStore(), pair()
+    async with store.holding(selection(contents).files):
+        made = make(store, program, contents)
+    for descriptor in made.descriptors.values():
+        os.fstat(descriptor)
+    store.keep_only([])
+
+
+async def test_what_cannot_be_held_gives_back_what_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, before = RevisionStore(), descriptors()
+    hold = store._memfds.hold
+
+    def refuse(name: str, data: bytes) -> int:
+        if data == b"second":
+            raise MachineError("too many open files")
+        return hold(name, data)
+
+    monkeypatch.setattr(store._memfds, "hold", refuse)
+    with pytest.raises(MachineError, match="too many"):
+        async with store.holding({"/first": b"first", "/second": b"second"}):
+            raise AssertionError
+    assert descriptors() == before
+
+
+def test_a_process_that_inherits_the_files_is_recognised_by_them(program: Program) -> None:
+    store = RevisionStore()
+    made = make(store, program, pair())
+    assert made.carried == {path: Carried.of(made.descriptors[path]) for path in made.selection.files}
     store.keep_only([])
