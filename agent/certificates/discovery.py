@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import takewhile
 from pathlib import PurePath
+from posixpath import dirname
 
 from agent.certificates.contents import Contents
 from agent.certificates.facts import CertificateFacts
@@ -126,8 +127,8 @@ def _keys(files: Files) -> dict[bytes, list[str]]:
 
 def _nearest(chain: Chain, keys: Iterable[str]) -> str:
     """Return the key in the chain's own file, else in its directory, else the first by name."""
-    directory = PurePath(chain.path).parent
-    return min(keys, key=lambda path: (path != chain.path, PurePath(path).parent != directory, path))
+    directory = dirname(chain.path)
+    return min(keys, key=lambda path: (path != chain.path, dirname(path) != directory, path))
 
 
 def _by_issuer(chains: Iterable[Chain]) -> Mapping[bytes, list[tuple[Chain, CertificateFacts]]]:

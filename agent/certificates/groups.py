@@ -157,7 +157,7 @@ class _GroupBuilder:
 
     def read(self, references: Sequence[Reference], contents: Contents) -> None:
         for path in dict.fromkeys(reference.path for reference in references):
-            roles = [role for role in Role if Reference(path, role, references[0].group) in references]
+            roles = [role for role in Role if any(each.path == path and each.role is role for each in references)]
             with self._noting():
                 self.files[path] = require(contents, path)
                 self._take(path, roles)
@@ -193,6 +193,8 @@ class _GroupBuilder:
 
 def _about_chain(group: str, chain: Chain, now: datetime) -> Iterator[FileWarning]:
     leaf = chain.leaf
+    if chain.in_order and leaf.valid_at(now) and not leaf.soon_to_expire(now):
+        return
     named = f"the leaf in {chain.path} (serial {leaf.serial_hex})"
     ends = f"the issuer in {chain.path} ({leaf.ends_by})" if leaf.ends_by else named
     begins = f"the issuer in {chain.path} ({leaf.begins_by})" if leaf.begins_by else named

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
+from weakref import WeakValueDictionary
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -115,11 +116,12 @@ class Leaf:
         return now > self.old_from
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Chain:
     """A file of certificates, the first of which is the leaf.
 
-    `in_order`: each certificate after the first issued the one before it.
+    `in_order`: each certificate after the first issued the one before it. Equal chains are one object for as long as
+    one of them is kept.
     """
 
     path: str
@@ -128,17 +130,16 @@ class Chain:
     in_order: bool
 
     @classmethod
-    def of(cls, path: str, pem: PemFile) -> Self:
+    def of(cls, path: str, pem: PemFile) -> "Chain":
         """Build a chain. Raises `Unusable` without a certificate, or if a needed one is damaged."""
         if not pem.certificates:
             raise Unusable(path, Fault.INCOMPLETE, "it holds no certificate", "write the leaf and its issuers into it")
-        path_up = _path_up(pem.certificates)
-        try:
-            leaf = _leaf_of(pem.certificates, path_up)
-        except (ValueError, TypeError, KeyError) as error:
-            why = "its first certificate, or one that issued it, does not parse"
-            raise Unusable(path, Fault.UNPARSABLE, why, "write it again from its source") from error
-        return cls(path, _facts(pem), leaf, len(path_up) == len(pem.certificates))
+        certificates = _facts(pem)
+        known = _kept.get((path, certificates))
+        return known if known is not None else _kept.setdefault((path, certificates), _chain(path, certificates, pem))
+
+
+_kept: WeakValueDictionary[tuple[str, tuple[CertificateFacts, ...]], Chain] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,16 @@ class Bundle:
             if authority.not_valid_before_utc <= now <= authority.not_valid_after_utc
             for certificate in chain.certificates
         )
+
+
+def _chain(path: str, certificates: tuple[CertificateFacts, ...], pem: PemFile) -> Chain:
+    path_up = _path_up(pem.certificates)
+    try:
+        leaf = _leaf_of(pem.certificates, path_up)
+    except (ValueError, TypeError, KeyError) as error:
+        why = "its first certificate, or one that issued it, does not parse"
+        raise Unusable(path, Fault.UNPARSABLE, why, "write it again from its source") from error
+    return Chain(path, certificates, leaf, len(path_up) == len(certificates))
 
 
 def _facts(pem: PemFile) -> tuple[CertificateFacts, ...]:

@@ -85,6 +85,7 @@ class Loader:
         self._unusable = ""  # why the program on disk cannot be used
         self.selection: Selection | None = None  # the newest selection of certificates
         self._parsed_files = ParsedFiles()
+        self._small: Contents = {}  # during a load, what was read to write the default bootstrap
         self._pairing = DirectoryPairs(settings.kind, settings.listen, settings.forward)
 
     def serves(self, loaded: LoadedRevision) -> None:
@@ -179,7 +180,10 @@ class Loader:
         """
         self._is_short = False
         self._scopes = Scopes(self._settings.scopes)
-        result = await self._load()
+        try:
+            result = await self._load()
+        finally:
+            self._small = {}
         await self._files.forget_unused()
         if not self._is_short:
             return result
@@ -221,9 +225,14 @@ class Loader:
     async def _weigh(self, source: Source) -> Selection:
         """Select the files that a configuration names, by their current content on disk."""
         references = await self._in_scope(source.configuration)
-        contents = await self._read([reference.path for reference in references])
+        contents = await self._contents([reference.path for reference in references])
         now = clock.calendar()
         return await offload(_size(contents), select_files, references, contents, self._last_good, now, self._pins)
+
+    async def _contents(self, paths: Sequence[str]) -> Contents:
+        """Read files, except those that were read to write the default bootstrap: they were watched before that."""
+        missing = [path for path in paths if path not in self._small]
+        return {**self._small, **await self._read(missing)} if missing else self._small
 
     @staticmethod
     async def _prepare(source: Source, selection: Selection, *, as_json: bool) -> None:
@@ -316,6 +325,7 @@ class Loader:
     async def small(self) -> bytes:
         """Return the default bootstrap over every pair in the certificate directories."""
         contents, pairing = await self._read(await self._directories.files()), self._pairing
+        self._small = contents
         discovery = await self._discovered(contents)
         served, size = self._last_good.groups, _size(contents)
         await offload(size, pairing.choose, discovery, contents, served, self._pins, clock.calendar())

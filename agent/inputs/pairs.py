@@ -25,6 +25,7 @@ class DirectoryPairs:
         self.unpaired: tuple[Rejection, ...] = ()
         self.beside: tuple[FileWarning, ...] = ()
         self.turn: datetime | None = None
+        self._text: tuple[list[Reference] | None, bytes] = (None, b"")  # the last one, and the pairs in it
         self._kind = kind
         self._listen = listen
         self._forward = forward
@@ -61,9 +62,15 @@ class DirectoryPairs:
 
     def text(self, references: Iterable[Reference]) -> bytes:
         """Return the default bootstrap over these pairs."""
+        pairs = _in_order(references)
+        if self._text[0] != pairs:
+            self._text = pairs, self._written(pairs)
+        return self._text[1]
+
+    def _written(self, pairs: Iterable[Reference]) -> bytes:
         listen, forward = Endpoint.parse(self._listen), Endpoint.parse(self._forward)
         where, to = (listen.host, listen.port), (forward.host, forward.port)
-        return self._kind.default_configuration(where, to, _in_order(references)).encode()
+        return self._kind.default_configuration(where, to, pairs).encode()
 
 
 def _in_order(references: Iterable[Reference]) -> list[Reference]:

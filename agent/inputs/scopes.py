@@ -1,5 +1,6 @@
 """Which files lie below the paths that the operator lets the agent watch."""
 
+import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ class Scopes:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = tuple(paths)
-        self._known: dict[Path, tuple[Path, bool]] = {}
+        self._known: dict[str, tuple[Path, Path, bool]] = {}
 
     @cached_property
     def _written(self) -> frozenset[Path]:
@@ -26,14 +27,17 @@ class Scopes:
 
     def contain(self, path: str) -> bool:
         """Return whether a file is one of the paths, or below one."""
-        written = Path(path).absolute()
-        real, is_inside = self._directory(written.parent)
-        return is_inside or written in self._written or real / written.name in self._real
+        directory, name = os.path.split(path)
+        if name in {"", "."}:  # as text it has no name
+            directory, name = os.path.split(str(Path(path)))
+        written, real, is_inside = self._directory(directory)
+        return is_inside or written / name in self._written or real / name in self._real
 
-    def _directory(self, directory: Path) -> tuple[Path, bool]:
-        """Return the real path of a directory, and whether all files in it are contained."""
+    def _directory(self, directory: str) -> tuple[Path, Path, bool]:
+        """Return an absolute and the real path of a directory, and whether all files in it are contained."""
         if directory not in self._known:
-            real = directory.resolve()
-            is_inside = not self._written.isdisjoint((directory, *directory.parents))
-            self._known[directory] = real, is_inside or not self._real.isdisjoint((real, *real.parents))
+            written = Path(directory).absolute()
+            real = written.resolve()
+            is_inside = not self._written.isdisjoint((written, *written.parents))
+            self._known[directory] = written, real, is_inside or not self._real.isdisjoint((real, *real.parents))
         return self._known[directory]
