@@ -21,13 +21,14 @@ from agent.host import clock
 from agent.host.disk_thread import DiskThread
 from agent.host.log import log_event
 from agent.host.offload import offload
+from agent.inputs import limits
 from agent.inputs.directories import CertificateDirectories
 from agent.inputs.finding_log import FindingLog
 from agent.inputs.pairs import DirectoryPairs
 from agent.inputs.programs import Programs
 from agent.inputs.revisions import LoadedRevision, RevisionStore, Source
 from agent.inputs.scopes import Scopes
-from agent.inputs.settings import Settings
+from agent.inputs.settings import OnCertificate, Settings
 from agent.proxies.interface import Configuration
 
 _SHORTAGE = 1.0  # seconds until a retry after the machine failed to read files
@@ -203,7 +204,7 @@ class Loader:
                 self._not_usable(self._pairing.unpaired),
             )
         await self._watch()
-        self._say_limits(source.configuration)
+        limits.report(source.configuration, self.reports)
         selection = newest = self.selection = await self._weigh(source)
         again_at = self._report(selection)
         self._incomplete = ""
@@ -220,6 +221,8 @@ class Loader:
         async with self._revisions.holding(selection.files):
             loaded = self._revisions.make(source, selection, self.programs.current, extra)
         self.newest = loaded.revision
+        if self._settings.on_certificate is not OnCertificate.RESTART:
+            limits.report_push(loaded, self.reports)
         return LoadResult(loaded, again_at=again_at, refused=refused)
 
     async def _weigh(self, source: Source) -> Selection:
@@ -343,15 +346,6 @@ class Loader:
 
     async def _discovered(self, contents: Contents) -> Discovery:
         return await offload(_size(contents), discover, contents, clock.calendar(), self._parsed_files)
-
-    def _say_limits(self, configuration: Configuration) -> None:
-        """Log what in this configuration is supported only in part."""
-        if configuration.has_udp:
-            text = "UDP listeners are handed over by Envoy's means: some datagrams are lost in a rotation"
-            self.reports.once("config.udp", text)
-        if files := configuration.protobuf_sources:
-            text = f"not part of a revision, since each epoch watches them itself: {', '.join(files)}"
-            self.reports.once("config.xds", text, logging.INFO)
 
     # Files
 
