@@ -37,10 +37,17 @@ def test_a_fault_of_whole_files_does_not_resolve(fault: Fault) -> None:
     assert not Rejection.of("web", unusable(fault)).may_resolve
 
 
-@pytest.mark.parametrize("word", [*Fault, *WarningKind])
-def test_every_kind_is_a_metric_label(word: str) -> None:
-    assert word.replace("_", "a").isalpha()
-    assert word.islower()
+def test_the_faults_are_the_values_of_a_label_that_alert_rules_name() -> None:
+    assert [fault.value for fault in Fault] == [
+        "missing", "unreadable", "empty", "incomplete", "unparsable", "mismatch", "expired", "not_yet_valid",
+        "lost_own_ca", "tied", "proxy",
+    ]  # fmt: skip
+
+
+def test_the_kinds_of_warnings_are_the_values_of_a_field_that_log_queries_name() -> None:
+    assert [kind.value for kind in WarningKind] == [
+        "chain_order", "expired", "not_yet_valid", "soon_to_expire", "older", "expired_root", "stray",
+    ]  # fmt: skip
 
 
 def test_an_unusable_file_is_bad_input_and_says_what_why_and_what_next() -> None:

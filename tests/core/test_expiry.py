@@ -47,3 +47,7 @@ def test_it_never_gets_less_urgent(life: timedelta, one: timedelta, other: timed
     earlier, later = sorted((one, other))
     now = [order.index(expiry(END - life, END, END - life + passed)) for passed in (earlier, later)]
     assert now == sorted(now)
+
+
+def test_the_words_are_those_that_the_page_and_the_output_show() -> None:
+    assert [each.value for each in Expiry] == ["far", "soon", "urgent", "ended"]
