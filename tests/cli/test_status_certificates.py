@@ -98,6 +98,21 @@ def test_a_certificate_without_any_life_is_no_crash(at: datetime) -> None:
     assert len(shown(a_set(leaf, leaf))) == 1
 
 
+def test_names_are_padded_to_the_longest_but_to_no_more_than_24_columns() -> None:
+    table = sheet()
+    names = ("a", "b" * 30)
+    draw([ending(name, 60 * DAY) for name in names], NOW, table, whole=False)
+    starts = [line.plain.index("60 days") for line in table.lines[2:]]
+    assert starts == [2 + 24 + 2, 2 + 30 + 2]
+
+
+def test_a_line_that_wraps_continues_below_the_words_beside_the_name() -> None:
+    table = sheet(width=40)
+    draw([ending("web", 60 * DAY)], NOW, table, whole=False)
+    first, second, *_ = (line.plain for line in table.lines[2:])
+    assert first.index("60 days") == len(second) - len(second.lstrip())
+
+
 # Many groups
 
 
@@ -114,6 +129,14 @@ def test_the_order_is_that_of_urgency() -> None:
     ]
     named = [each.name for each in by_urgency(sets, NOW)]
     assert named == ["stale", "ended", "urgent", "a-soon", "b-soon", "next", "far", "ca"]
+
+
+def test_the_served_certificate_decides_the_order_where_none_is_on_disk() -> None:
+    gone = [
+        a_set(facts("1f02", left * DAY), None, name=name, in_sync=False) for name, left in (("far", 60), ("near", 1))
+    ]
+    unserved = a_set(None, facts("1f02", 5 * DAY), name="new", in_sync=False)
+    assert [each.name for each in by_urgency([*gone, unserved], NOW)] == ["near", "new", "far"]
 
 
 CALM = [ending(f"site{number:03}", (30 + number) * DAY) for number in range(40)]
