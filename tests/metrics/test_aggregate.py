@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from agent.metrics.aggregate import Sources, combined, summed
-from agent.metrics.parser import read
+from agent.metrics.aggregate import STEP, Sources, aggregate, combined, summed
+from agent.metrics.parser import Exposition, Family, Kind, read
 from agent.metrics.writer import format_families
 from tests.metrics.expositions import as_read_by_prometheus, histogram, of, same, text_of
 
@@ -161,7 +161,25 @@ def test_of_summaries_the_quantiles_are_those_of_the_first() -> None:
     assert sums == {'s{quantile="0.5"}': "1", "s_sum": 3, "s_count": 3}
 
 
+def test_the_loop_gets_its_turn_after_each_two_thousand_samples() -> None:
+    sizes = {"a": STEP, "b": STEP - 1, "c": 1, "d": 1}
+    families = {
+        name: Family(name, Kind.COUNTER, "", {f'{name}{{n="{number}"}}': 1 for number in range(size)})
+        for name, size in sizes.items()
+    }
+    sums = Exposition()
+    assert ["".join(sums.families) for _ in aggregate(sums, Sources(Exposition(families)))] == ["a", "abc"]
+    assert list(sums.families) == list(sizes)
+
+
 # Sources side by side
+
+
+def test_a_family_without_samples_takes_no_name_from_a_later_source() -> None:
+    first, other = of("# TYPE a gauge", "b 1"), of("# TYPE a counter", "a 2")
+    families, short = combined([("first", first), ("other", other)])
+    assert [(family.name, family.samples) for family in families] == [("b", {"b": "1"}), ("a", {"a": "2"})]
+    assert short == set()
 
 
 def test_a_family_belongs_to_the_first_that_has_it() -> None:

@@ -1,3 +1,4 @@
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -53,6 +54,59 @@ def test_all_metrics() -> None:
         "proxy_resident_memory_bytes", "proxy_hung", "event_loop_lag_seconds", "scrape_failures",
     }  # fmt: skip
     assert {"process_cpu_seconds", "process_resident_memory_bytes", "process_open_fds"} <= names
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "values"),
+    [
+        (
+            "rotations_total",
+            "trigger",
+            {"start", "certificate", "configuration", "operator", "crash", "memory", "hung", "adoption"},
+        ),
+        ("rotations_total", "outcome", {"serving", "refused", "failed", "dropped", "short"}),
+        ("rotation_failures_total", "phase", {"launch", "start", "judge", "open", "handover", "drain"}),
+        ("rotation_failures_total", "reason", {"refused", "failed", "short"}),
+        ("rotation_phase_duration_seconds_count", "phase", {"launch", "start", "judge", "open", "handover", "drain"}),
+        ("proxy_exits_total", "state", {"candidate", "serving", "draining"}),
+        ("proxy_exits_total", "cause", {"asked", "killed", "code", "signal", "memory"}),
+        ("connections_closed_total", "cause", {"drain_deadline", "stop_deadline", "restart_now", "stop_hurried"}),
+        ("scrape_failures_total", "source", {"epoch", "application"}),
+        ("watch_mode", "mode", {"inotify", "polling"}),
+        ("epochs", "state", {"candidate", "serving", "draining"}),
+        ("proxy_resident_memory_bytes", "state", {"candidate", "serving", "draining"}),
+        ("files_refused", "reason", {"configuration", "program", "proxy", "mismatch"}),
+    ],
+)
+def test_each_value_of_a_label_is_a_series_from_the_start(name: str, label: str, values: set[str]) -> None:
+    families = text_families(Metrics(overview).expose(openmetrics=False).decode())
+    samples = [each for family in families for each in family.samples if each.name == f"proxy_agent_{name}"]
+    assert {sample.labels[label] for sample in samples} == values
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        (
+            "rotation_phase_duration_seconds",
+            [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900],
+        ),
+        ("event_loop_lag_seconds", [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5]),
+    ],
+)
+def test_the_bounds_of_a_histogram_stay_since_sums_over_agents_need_equal_ones(name: str, bounds: list[float]) -> None:
+    families = text_families(Metrics(overview).expose(openmetrics=False).decode())
+    buckets = {
+        each.labels["le"]: None
+        for family in families
+        for each in family.samples
+        if each.name == f"proxy_agent_{name}_bucket"
+    }
+    assert [float(bound) for bound in buckets] == [*bounds, float("inf")]
+
+
+def test_the_build_is_a_series_of_value_one_with_both_versions() -> None:
+    assert of(overview())[f"build_info{{python={platform.python_version()},version=0.1.0}}"] == 1
 
 
 def test_no_label_names_an_epoch_a_process_a_serial_or_a_path() -> None:
