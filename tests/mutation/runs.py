@@ -55,12 +55,18 @@ class Module:
         return ".".join(self.path.relative_to(Path.cwd()).with_suffix("").parts).removesuffix(".__init__")
 
     def tests(self, mutant: Mutant | None = None) -> list[str]:
-        """Return the tests that execute a mutant's statement, or any of the module; its own file comes first."""
+        """Return the tests that execute a mutant's statement, or any of the module; its own file comes first.
+
+        A test of a constant or of an enumeration executes no line of the module, so the whole own file is run for a
+        mutant of code that runs at import.
+        """
         profile, lines = self.profile, self.profile.lines.get(str(self.path), {})
         wanted = lines if mutant is None or mutant.imported else mutant.lines
         anywhere = {test for tests in lines.values() for test in tests if test}
         files = {_file(test) for test in anywhere}
         chosen = {test for line in wanted for test in lines.get(line, ()) if test}
+        if mutant is None or mutant.imported:
+            chosen |= set(filter(self._is_own, profile.seconds))
         chosen |= {test for test in profile.starting if _file(test) in files or self._is_own(test)}
         chosen -= set(profile.failed)
         total: defaultdict[str, float] = defaultdict(float)

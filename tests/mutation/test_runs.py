@@ -27,6 +27,8 @@ def forgotten():
 
 def main():
     print("toy")
+
+LIMIT = 7
 """
 TESTS = """
 import os, subprocess, sys
@@ -34,6 +36,9 @@ from toys.room import toy
 
 def test_smaller():
     assert toy.smaller(1, 2)
+
+def test_limit():
+    assert toy.LIMIT == 7
 
 def test_twice():
     toy.twice(3)
@@ -76,13 +81,13 @@ def test_what_the_tests_notice_is_killed(place: Path) -> None:
         {"line": 6, "fate": "survived", "before": "return n + n", "after": "return n - n"},
         {"line": 9, "fate": "survived", "before": "raise KeyError", "after": "pass"},
     ]
-    assert (result["mutants"], result["killed"]) == (8, 4)
+    assert (result["mutants"], result["killed"]) == (10, 6)
 
 
 def test_the_table_shows_survivors_as_a_diff_and_sums(place: Path) -> None:
     lines = (place / "table").read_text(encoding="utf-8").splitlines()
     assert lines[:4] == ["toys/room/toy.py:3  survived", "  - return a < b", "  + return a <= b", ""]
-    assert lines[-1].split() == ["all", "8", "4", "4", "50.0"]
+    assert lines[-1].split() == ["all", "10", "6", "4", "60.0"]
 
 
 def test_nothing_is_left(place: Path) -> None:
