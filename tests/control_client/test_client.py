@@ -61,6 +61,20 @@ def test_what_comes_after_the_deadline_is_not_read(tmp_path: Path) -> None:
             one.text()
 
 
+def test_no_request_is_sent_after_the_deadline(tmp_path: Path) -> None:
+    """The agent would execute it, and its client has given up."""
+    with answering(at_path(tmp_path / "control"), b"") as heard, exchange(tmp_path) as one:
+        one.deadline = time.monotonic()
+        with pytest.raises(TimeoutError):
+            one.ask("POST", "/drain")
+    assert heard == [b""]
+
+
+def test_a_status_without_a_reason_and_headers_is_one(tmp_path: Path) -> None:
+    with answering(at_path(tmp_path / "control"), b"HTTP/1.0 202\r\n\r\n"), exchange(tmp_path) as one:
+        assert one.ask("POST", "/drain") == 202
+
+
 def test_the_listening_process_is_known(tmp_path: Path) -> None:
     with at_path(tmp_path / "control"), exchange(tmp_path) as one:
         assert (one.peer, one.user) == (os.getpid(), os.getuid())
@@ -165,6 +179,13 @@ def test_an_agent_that_is_gone_is_not_waited_for(tmp_path: Path, clock: Clock) -
     with pytest.raises(NoAgent):
         at_control(str(tmp_path), None)
     assert clock.slept == []
+
+
+def test_at_the_very_deadline_the_time_is_over(tmp_path: Path, clock: Clock) -> None:
+    with at_path(tmp_path / "control"), exchange(tmp_path, clock.now + 1) as one:
+        clock.now += 1
+        with pytest.raises(TimeoutError):
+            one.text()
 
 
 # Pages

@@ -139,6 +139,13 @@ def test_a_wait_never_sleeps_beyond_its_timeout(control: Path, clock: Clock) -> 
     assert target(heard[2]) == "GET /ready?wait=0.000"
 
 
+def test_a_wait_that_slept_beyond_its_timeout_asks_once_more_for_an_answer_at_once(control: Path, clock: Clock) -> None:
+    clock.on_sleep = clock.passes(0.3)
+    with answering_each(at_path(control), [[BUSY], [OK]]) as heard:
+        commands.wait(["--timeout", "80ms"])
+    assert target(heard[1]) == "GET /ready?wait=0.000"
+
+
 @pytest.mark.parametrize(("late", "reason"), [(0.4, "no epoch serves"), (0.6, "does not answer in time")])
 def test_the_reason_may_come_half_a_second_after_the_timeout(
     late: float, reason: str, control: Path, clock: Clock

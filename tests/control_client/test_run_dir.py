@@ -1,8 +1,10 @@
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.control_client import run_dir
@@ -62,7 +64,7 @@ def test_if_other_users_made_all_candidates_none_is_used(tmp_path: Path, monkeyp
     for name in ("mine", "mine.1", "mine.2"):
         (tmp_path / name).mkdir()
         os.chown(tmp_path / name, 65534, 65534)
-    with pytest.raises(MachineError, match=r"other users have made .* choose a --run-dir"):
+    with pytest.raises(MachineError, match=r"other users have made .*/mine and 2 more; choose a --run-dir"):
         run_dir._first_own(str(tmp_path / "mine"))
 
 
@@ -182,6 +184,26 @@ def test_a_directory_whose_name_is_too_long_is_no_agents(tmp_path: Path) -> None
     found = nobody_there(f"{tmp_path}/{'x' * 300}")
     assert isinstance(found, NoAgent)
     assert "name too long" in str(found)
+
+
+def test_an_agent_whose_pid_is_not_visible_here_is_known_by_its_lock(tmp_path: Path) -> None:
+    """It runs in another PID namespace, or wrote no pid yet."""
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not run_dir.lives(str(tmp_path))
+        assert "it runs (pid unknown), but does not accept commands yet" in str(nobody_there(str(tmp_path)))
+    assert "has exited" in str(nobody_there(str(tmp_path)))
+
+
+@pytest.mark.parametrize(("later", "alive"), [(1, True), (-1, True), (-10, False)])
+def test_a_process_that_started_after_the_lock_was_taken_is_another_one(
+    later: int, alive: bool, tmp_path: Path
+) -> None:
+    """The kernel's clock and a file's time may differ by two seconds."""
+    (tmp_path / "lock").write_text(str(os.getpid()))
+    when = psutil.Process().create_time() + later
+    os.utime(tmp_path / "lock", (when, when))
+    assert run_dir.lives(str(tmp_path)) is alive
 
 
 def test_a_lock_that_vanishes_is_not_held(tmp_path: Path) -> None:
