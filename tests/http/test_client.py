@@ -215,6 +215,13 @@ async def test_an_answer_of_the_limit_is_read_and_one_byte_more_is_not(
                 await client.fetch(tmp_path / "s", "/", timeout=PATIENCE)
 
 
+async def test_an_answer_of_fifteen_megabytes_is_read(tmp_path: Path) -> None:
+    """Envoy's statistics and configuration may be that long with many clusters."""
+    async with serving(tmp_path / "s", bytes(15 << 20)):
+        status, body = await client.fetch(tmp_path / "s", "/", timeout=PATIENCE)
+    assert (status, len(body)) == (200, 15 << 20)
+
+
 # Who
 
 

@@ -52,3 +52,9 @@ async def test_other_addresses_have_names_of_their_own() -> None:
 
 async def test_who_names_no_host_is_no_browser() -> None:
     assert await status() == 200
+
+
+async def test_only_the_header_of_the_host_names_one() -> None:
+    headers = (("accept", "text/html"), ("host", "localhost"), ("referer", "http://evil.example/"))
+    request = Request("GET", "/status", headers, local="127.0.0.1")
+    assert (await guarded(says_yes, ())(request)).status == 200

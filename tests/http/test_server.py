@@ -331,6 +331,74 @@ async def test_who_is_not_admitted_is_cut() -> None:
         assert await one.rest() == b""
 
 
+async def test_a_client_costs_the_kernel_little_memory_though_it_neither_reads_nor_waits() -> None:
+    """The kernel doubles what is asked for; its defaults are megabytes."""
+    clients: list[socket.socket] = []
+
+    def admit(one: socket.socket) -> bool:
+        clients.append(one)
+        return True
+
+    async with serving(admission=admit) as name, line(name) as one:
+        await one.send(GET)
+        await one.answer()
+        sizes = [clients[0].getsockopt(socket.SOL_SOCKET, each) for each in (socket.SO_SNDBUF, socket.SO_RCVBUF)]
+    assert sizes == [2 * (64 << 10), 2 * (32 << 10)]
+
+
+async def test_a_header_of_sixty_kilobytes_is_read() -> None:
+    async with serving() as name, line(name) as one:
+        await one.send(GET.replace(b"\r\n\r\n", b"\r\nx: " + b"y" * (60 << 10) + b"\r\n\r\n"))
+        assert await one.answer() == (200, b"GET /x 0")
+
+
+async def test_a_header_of_a_hundred_kilobytes_is_cut_before_its_end_comes() -> None:
+    async with serving() as name, line(name) as one:
+        one.writer.write(GET.replace(b"\r\n\r\n", b"\r\nx: " + b"y" * (100 << 10)))
+        assert b" 200 " not in await one.rest()
+
+
+async def test_a_client_that_waits_for_its_answer_is_not_dropped_for_another_one() -> None:
+    may_answer, asked = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def late(request: Request) -> Response:
+        asked.release()
+        await may_answer.wait()
+        return await echo(request)
+
+    async with serving(late, limit=2) as name, line(name) as one, line(name) as other:
+        for each in (one, other):
+            await each.send(GET)
+            await asked.acquire()
+        async with line(name) as third:
+            assert await third.rest() == b""
+        may_answer.set()
+        assert [await each.answer() for each in (one, other)] == [(200, b"GET /x 0")] * 2
+
+
+async def test_a_waiting_server_has_a_queue_for_many_clients() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
+        made = Server(echo)
+        await made.start(listener)
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+        await made.close()
+    assert int.from_bytes(info[28:32], "little") == 128, "tcpi_sacked: the limit of a listening socket's queue"
+
+
+async def test_the_duplicate_of_a_listener_is_the_same_socket_and_outlives_the_server() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    made = Server(echo)
+    assert made.duplicate() is None
+    await made.start(listener)
+    descriptor = made.duplicate()
+    assert descriptor is not None
+    assert os.path.sameopenfile(descriptor, listener.fileno())
+    name = listener.getsockname()
+    await made.close()
+    with socket.socket(fileno=descriptor), socket.create_connection(name):
+        assert made.duplicate() is None
+
+
 async def test_a_request_at_a_unix_socket_has_its_peer(tmp_path: Path) -> None:
     async def tell(request: Request) -> Response:
         assert request.peer is not None
