@@ -445,6 +445,12 @@ def test_a_name_is_taken_over_without_being_gone_for_a_moment(tmp_path: Path) ->
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_a_killed_process_of_this_pid_left_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / f"~{os.getpid()}").touch()
+    bind_datagram(tmp_path / "hr").close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["hr"]
+
+
 def test_a_name_that_cannot_be_bound_is_a_machine_error(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="cannot bind"):
         bind_datagram(tmp_path / "nowhere" / "hr")

@@ -188,6 +188,15 @@ async def test_a_pending_request_fails_when_the_epoch_exits(tmp_path: Path) -> N
             await asked
 
 
+async def test_a_pending_request_fails_at_once_when_the_child_is_closed(tmp_path: Path) -> None:
+    async with asking(tmp_path) as (child, epoch):
+        asked = asyncio.create_task(child.ask(ONE, LONG))
+        await epoch.read("parent_1")
+        child.close()
+        with pytest.raises(MachineError, match="the epoch has exited"):
+            await asked
+
+
 async def test_an_epoch_that_broke_its_channel_can_be_drained_without_an_error(tmp_path: Path) -> None:
     names = SocketPaths(tmp_path, 9)
     child = Child(names)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.handoff.socket_store import ListenAddress, SocketStore
+from agent.handoff.socket_store import ListenAddress, SocketStore, spelled
 from tests.system.eventually import PATIENCE
 
 PLACE = ListenAddress("tcp://127.0.0.1:1")
@@ -271,6 +271,28 @@ def test_everything_of_another_store_is_taken_over(store: SocketStore) -> None:
 )
 def test_an_address_is_written_as_the_protocol_writes_it(scheme: str, host: str, port: str, address: str) -> None:
     assert ListenAddress.at(scheme, host, port, "/run/netns/a") == ListenAddress(address, "/run/netns/a")
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("::0", "::"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+        ("2001:DB8::00a", "2001:db8::a"),
+        ("::ffff:7f00:1", "::ffff:127.0.0.1"),
+        ("::FFFF:1.2.3.4", "::ffff:1.2.3.4"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ],
+)
+def test_an_ip_address_is_spelled_as_the_proxy_spells_it(host: str, wanted: str) -> None:
+    assert spelled(host) == wanted
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "127.1", "[::1]", "1.2.3.4:5"])
+def test_what_is_no_ip_address_has_no_spelling(host: str) -> None:
+    with pytest.raises(ValueError, match="does not appear to be"):
+        spelled(host)
 
 
 @pytest.mark.parametrize(
