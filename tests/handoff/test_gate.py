@@ -217,6 +217,70 @@ def test_a_day_passes_before_envoy_asks_again() -> None:
     assert values(gate.listener(), "refresh_delay") == [f"{24 * 60 * 60}s"]
 
 
+def test_the_cluster_is_the_document_that_envoy_accepts() -> None:
+    """Envoy rejects each unknown key and each missing part: then no candidate could start."""
+    assert gate.cluster("/run/x/1/gate") == {
+        "name": "agent_gate",
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": "agent_gate",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": "/run/x/1/gate"}}}}]}],
+        },
+    }
+
+
+def test_the_listener_is_the_document_that_envoy_accepts() -> None:
+    filters = "type.googleapis.com/envoy.extensions.filters"
+    manager = {
+        "@type": f"{filters}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "agent_gate",
+        "rds": {
+            "route_config_name": "agent_gate",
+            "config_source": {
+                "resource_api_version": "V3",
+                "initial_fetch_timeout": "0s",
+                "api_config_source": {
+                    "api_type": "REST",
+                    "transport_api_version": "V3",
+                    "cluster_names": ["agent_gate"],
+                    "refresh_delay": "86400s",
+                    "request_timeout": "3600s",
+                },
+            },
+        },
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{filters}.http.router.v3.Router"},
+            }
+        ],
+    }
+    network = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+    assert gate.listener() == {
+        "name": "agent_gate",
+        "bind_to_port": False,
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}},
+        "filter_chains": [{"filters": [network]}],
+    }
+
+
+async def test_the_answer_is_a_discovery_response_with_an_empty_route_configuration(tmp_path: Path) -> None:
+    routes = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+    async with standing(tmp_path) as (opened, _), knocking(opened) as candidate:
+        opened.open()
+        await candidate.ask()
+        async with asyncio.timeout(PATIENCE):
+            head = (await candidate.reader.readuntil(b"\r\n\r\n")).lower()
+        body = await candidate.reader.readexactly(int(head.partition(b"content-length: ")[2].split()[0]))
+    assert b"content-type: application/json\r\n" in head
+    assert json.loads(body) == {
+        "version_info": "1",
+        "type_url": routes,
+        "resources": [{"@type": routes, "name": "agent_gate"}],
+    }
+
+
 def test_both_can_be_written_into_a_configuration() -> None:
     for made in (gate.cluster("/run/x"), gate.listener()):
         assert json.loads(json.dumps(made)) == made
