@@ -11,7 +11,7 @@ import pytest
 
 from agent.core.errors import MachineError, UsageError
 from agent.http.client import stream
-from agent.http.message import Request
+from agent.http.message import Peer, Request
 from agent.status.actions import OperationResult, Progress
 from agent.status.control import NAME
 from tests.status.acting import Acting, ask, controlled
@@ -156,7 +156,40 @@ async def test_a_failed_drain_without_a_waiting_client_is_logged(tmp_path: Path)
     assert "cannot drain: nothing serves" in actions.notes
 
 
+async def test_a_drain_without_a_waiting_client_is_cancelled_when_the_socket_closes(tmp_path: Path) -> None:
+    actions = Acting()
+    actions.may_go_on.clear()
+    async with asyncio.timeout(PATIENCE):
+        async with controlled(tmp_path, actions):
+            await ask(tmp_path, "POST", "/drain?wait=0")
+            await actions.asked_something.wait()
+    actions.may_go_on.set()
+    await asyncio.sleep(0)
+    assert not actions.ended.is_set()
+
+
 # Queries
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "kind"),
+    [
+        ("POST", "/restart", "application/x-ndjson"),
+        ("POST", "/upgrade", "application/x-ndjson"),
+        ("GET", "/state", "application/json"),
+        ("GET", "/status", "application/json"),
+        ("GET", "/ready", "text/plain; charset=utf-8"),
+        ("GET", "/stop", "text/plain"),
+    ],
+)
+async def test_each_answer_has_its_kind(method: str, target: str, kind: str, tmp_path: Path) -> None:
+    async with controlled(tmp_path, Acting()), stream(tmp_path / NAME, Request(method, target)) as response:
+        assert dict(response.headers)["content-type"] == kind
+
+
+async def test_another_method_is_answered_with_the_one_that_is_accepted(tmp_path: Path) -> None:
+    async with controlled(tmp_path, Acting()), stream(tmp_path / NAME, Request("GET", "/drain")) as response:
+        assert (response.status, dict(response.headers)["allow"]) == (405, "POST")
 
 
 async def test_readiness_has_its_reason_and_is_no_action(tmp_path: Path) -> None:
@@ -292,8 +325,37 @@ async def test_an_answer_of_the_admin_interface_is_passed_on(tmp_path: Path) -> 
     actions = Acting()
     async with controlled(tmp_path, actions):
         assert await ask(tmp_path, "POST", "/request?target=%2Fstats%3Ffilter%3Da") == (418, "told by a console\n")
+        await ask(tmp_path, "POST", "/request?method=HEAD")
         await ask(tmp_path, "POST", "/request?method=POST&target=%2Freset_counters&epoch=6")
         assert (await ask(tmp_path, "POST", "/request?epoch=six"))[0] == 400
-    assert actions.asked == ["request GET /stats?filter=a None", "request POST /reset_counters 6"]
+    assert actions.asked == [
+        "request GET /stats?filter=a None",
+        "request HEAD / None",
+        "request POST /reset_counters 6",
+    ]
     (note,) = actions.notes
     assert "reset_counters" in note
+
+
+async def test_a_client_without_a_visible_process_is_noted_all_the_same(tmp_path: Path) -> None:
+    """It exited, or runs in another PID namespace; over another kind of socket there is no process."""
+    actions = Acting()
+    async with controlled(tmp_path, actions) as control:
+        await control.answer(Request("POST", "/stop", peer=Peer(0, 7, 8)))
+        await control.answer(Request("POST", "/resume"))
+    assert actions.notes == [
+        "stop was requested by an unknown process (pid 0, uid 7)",
+        "resume was requested by somebody",
+    ]
+
+
+async def test_the_name_of_a_process_cannot_steer_the_log(tmp_path: Path) -> None:
+    actions, comm = Acting(), Path("/proc/self/comm")
+    name = comm.read_text().rstrip("\n")
+    comm.write_text("a\x1b[2J\nb")
+    try:
+        async with controlled(tmp_path, actions) as control:
+            await control.answer(Request("POST", "/stop", peer=Peer(os.getpid(), 7, 8)))
+    finally:
+        comm.write_text(name)
+    assert actions.notes == [f"stop was requested by a?[2J?b (pid {os.getpid()}, uid 7)"]

@@ -51,6 +51,7 @@ async def test_whatever_is_answered_may_load_nothing_from_elsewhere() -> None:
         assert set(policy.values()) == {"'self'", "'none'"}
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
         assert headers["cache-control"] == "no-store"
 
 

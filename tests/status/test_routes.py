@@ -1,7 +1,9 @@
 """Each path has its handler; actions need permission."""
 
 import asyncio
+import gc
 import json
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from agent.core.errors import MachineError
 from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.stats.snapshot import Snapshot
@@ -16,7 +19,9 @@ from agent.status.health import Health
 from agent.status.routes import Routes
 from agent.status.statistics import Statistics
 from tests.status.acting import Acting
+from tests.status.clockwork import play
 from tests.status.sample import overview
+from tests.system.eventually import PATIENCE
 
 HERE = "127.0.0.1"
 
@@ -68,6 +73,60 @@ async def test_the_status_is_the_overview() -> None:
     assert isinstance(response.body, bytes)
     assert json.loads(response.body)["epoch"] == 7
     assert refused.status == 405
+
+
+async def test_the_status_is_json_that_no_cache_keeps() -> None:
+    async with doors(None) as made:
+        response = await made.answer(Request("HEAD", "/status"))
+        refused = await made.answer(Request("DELETE", "/status"))
+    assert (response.status, response.headers) == (
+        200,
+        (("content-type", "application/json"), ("cache-control", "no-store")),
+    )
+    assert dict(refused.headers) == {"allow": "GET, HEAD", "content-type": "text/plain"}
+
+
+async def test_the_events_are_those_of_the_stream_and_a_change_reaches_it() -> None:
+    async with doors(None) as made:
+        response = await made.answer(Request("GET", "/events"))
+        assert made.stream.watchers == 1
+        assert not isinstance(response.body, bytes)
+        parts = aiter(response.body)
+        async with asyncio.timeout(PATIENCE):
+            assert (await anext(parts)).startswith(b"retry: 1000\ndata: {")
+            made.changed()
+            assert (await anext(parts)).startswith(b"data: {")
+
+
+@pytest.mark.parametrize(("descriptors", "watchers"), [(64, 2), (1024, 32), (512, 16), (1 << 20, 32)])
+async def test_event_streams_leave_descriptors_for_probes(
+    descriptors: int, watchers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, 1 << 20))
+    async with doors(None) as made:
+        answers = [await made.answer(Request("GET", "/events")) for _ in range(watchers + 1)]
+    assert [answer.status for answer in answers] == [200] * watchers + [503]
+
+
+def test_a_status_is_made_again_after_a_tenth_of_a_second() -> None:
+    async def ask() -> list[int]:
+        epochs = iter(range(1, 10))
+        made = Routes(
+            lambda: replace(overview(), epoch=next(epochs)),
+            Health(str),
+            Statistics(Snapshot),
+            metrics,
+            None,
+            lambda _: None,
+        )
+        found = []
+        for seconds in (0, 0.05, 0.04, 0.02):
+            await asyncio.sleep(seconds)  # of simulated time
+            found.append(await told(made, Request("GET", "/status")))
+        await made.close()
+        return found
+
+    assert play(ask()) == [1, 1, 1, 2]
 
 
 async def test_who_asks_again_gets_the_same_until_something_has_changed() -> None:
@@ -137,6 +196,31 @@ async def test_what_acts_does_not_unless_the_operator_allows_it() -> None:
         response = await made.answer(Request("POST", "/drain", address=HERE))
     assert response.status == 403
     assert b"--http-actions" in (response.body if isinstance(response.body, bytes) else b"")
+
+
+async def test_an_action_that_is_refused_is_answered_and_no_error_of_the_loop() -> None:
+    unhandled: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    acting = Acting()
+    acting.refusal = MachineError("cannot drain: nothing serves")
+    async with doors(acting) as made:
+        response = await made.answer(Request("POST", "/drain", address=HERE))
+        while not acting.asked:  # noqa: ASYNC110  # one iteration of the loop
+            await asyncio.sleep(0)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert (response.status, response.body, unhandled) == (202, b"draining\n", [])
+
+
+async def test_a_drain_that_goes_on_is_cancelled_when_the_agent_closes() -> None:
+    acting = Acting()
+    acting.may_go_on.clear()
+    async with asyncio.timeout(PATIENCE), doors(acting) as made:
+        await made.answer(Request("POST", "/drain", address=HERE))
+        await acting.asked_something.wait()
+    acting.may_go_on.set()
+    await asyncio.sleep(0)
+    assert not acting.ended.is_set()
 
 
 async def test_a_request_has_its_client_address() -> None:
