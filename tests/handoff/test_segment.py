@@ -42,6 +42,17 @@ def test_a_proxy_of_another_protocol_is_refused(text: str) -> None:
         HotRestartVersion.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("size", "is_plausible"), [(62, False), (64, True), (103, False), (105, False), (4096, True), (4098, False)]
+)
+def test_a_segment_holds_two_mutexes_and_is_no_longer_than_a_page(size: int, is_plausible: bool) -> None:
+    if is_plausible:
+        assert HotRestartVersion.parse(f"11.{size}") == HotRestartVersion(11, size)
+    else:
+        with pytest.raises(BadInput, match=f"a shared memory of {size} bytes is implausible"):
+            HotRestartVersion.parse(f"11.{size}")
+
+
 def test_a_proxy_without_hot_restart_is_refused_as_such() -> None:
     with pytest.raises(BadInput, match="it was built without hot restart"):
         HotRestartVersion.parse("disabled\n")

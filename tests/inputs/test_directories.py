@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from tests.inputs.test_loader import opened, write
+import pytest
+
+from tests.inputs.test_loader import events, opened, write
 
 
 def place(directory: Path, name: str) -> Path:
@@ -38,3 +40,19 @@ async def test_the_run_directory_is_no_place_for_certificates(tmp_path: Path) ->
     place(tmp_path, "run")
     async with opened(tmp_path) as loader:
         assert {each.group for each in (await loader.discover()).references} == {f"{tmp_path}/a.test/fullchain.pem"}
+
+
+async def test_directories_that_cannot_be_read_are_named_and_the_others_are_used(
+    ordinary: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    below = place(ordinary, "a.test")
+    closed = [ordinary / name for name in ("b.test", "c.test", "d.test", "e.test")]
+    for each in closed:
+        each.mkdir(mode=0)
+    async with opened(ordinary) as loader:
+        for _ in range(2):
+            assert {each.group for each in (await loader.discover()).references} == {f"{below}/fullchain.pem"}
+    (message,) = [text for event, text in events(caplog) if event == "files.unreadable"]
+    assert message.startswith(f"cannot look for certificates in {closed[0]}: permission denied")
+    assert message.endswith("; let the agent's user read it")
+    assert [str(path) in message for path in closed] == [True, True, True, False]
