@@ -1,3 +1,4 @@
+import asyncio
 import errno
 import fcntl
 import os
@@ -360,6 +361,19 @@ async def test_what_still_waits_when_the_channel_is_closed_takes_no_descriptor_w
         mail.channel.send(BIG)
         mail.channel.send(HotRestartMessage(reply=Reply(stats=Reply.Stats())), listening.fileno())
     assert not leaked_since(before)
+
+
+async def test_the_loop_forgets_a_channel_that_is_closed(tmp_path: Path) -> None:
+    """The next sockets get the same numbers, and could not be used."""
+    loop = asyncio.get_running_loop()
+    with corresponding(tmp_path) as mail, peer(mail.names):
+        mail.channel.connect(mail.names.epoch_as_child)
+        mail.channel.send(BIG)
+        sender = mail.channel._sender
+        assert sender is not None
+        receiving, sending = mail.channel._receiver.fileno(), sender.fileno()
+        mail.channel.close()
+        assert (loop.remove_reader(receiving), loop.remove_writer(sending)) == (False, False)
 
 
 async def test_a_peer_that_is_gone_is_a_machine_error_and_costs_no_descriptor(tmp_path: Path) -> None:

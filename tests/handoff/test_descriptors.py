@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.handoff import descriptors
 from agent.handoff.descriptors import discard, is_socket_of
 from tests.system.eventually import eventually
 
@@ -80,4 +81,24 @@ def test_a_file_is_closed_elsewhere() -> None:
     read, write = os.pipe()
     discard([write])
     assert os.read(read, 1) == b"", "its other end is closed"
+    os.close(read)
+
+
+def test_a_file_system_that_does_not_answer_holds_up_neither_the_caller_nor_the_exit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = threading.Event()
+
+    def close(descriptor: int) -> None:
+        answers.wait()
+        os.close(descriptor)
+
+    monkeypatch.setattr(descriptors, "_close", close)
+    read, write = os.pipe()
+    discard([write])
+    (closing,) = [thread for thread in threading.enumerate() if thread.name == "close"]
+    assert closing.daemon, "the interpreter waits for other threads at its exit"
+    answers.set()
+    closing.join()
+    assert os.read(read, 1) == b""
     os.close(read)

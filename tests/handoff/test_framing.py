@@ -97,6 +97,18 @@ def test_what_no_honest_peer_sends_is_refused(datagrams: list[bytes]) -> None:
         assembler.feed(last)
 
 
+def test_a_megabyte_may_be_announced_and_no_byte_more() -> None:
+    assert Assembler().feed((1 << 20).to_bytes(8)) is None
+    with pytest.raises(ProtocolError, match="it announces 1048577 bytes, the limit is 1048576"):
+        Assembler().feed(((1 << 20) + 1).to_bytes(8))
+
+
+def test_more_than_was_announced_is_refused_though_it_is_a_message() -> None:
+    twice = len(handmade.STATS).to_bytes(8) + 2 * handmade.STATS
+    with pytest.raises(ProtocolError, match=f"{2 * len(handmade.STATS)} bytes arrived, but {len(handmade.STATS)} were"):
+        Assembler().feed(twice)
+
+
 def test_eighty_kilobytes_are_twenty_datagrams() -> None:
     """80,135 bytes, as measured, including the length."""
     message = HotRestartMessage(request=Request(forwarded_udp_packet=Request.ForwardedUdpPacket(payload=b"")))

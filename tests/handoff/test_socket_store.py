@@ -247,6 +247,17 @@ def test_a_narrow_queue_takes_hardly_a_client_more_and_loses_none(store: SocketS
             assert store.queued(PLACE) <= 3
 
 
+def test_a_narrow_queue_in_which_a_client_waits_takes_no_other_one(store: SocketStore) -> None:
+    with server() as listening, client(listening.getsockname()), ExitStack() as stack:
+        keep(store, PLACE, listening)
+        store.narrow()
+        for _ in range(3):
+            late = stack.enter_context(socket.socket())
+            late.setblocking(False)
+            late.connect_ex(listening.getsockname())
+        assert store.queued(PLACE) == 1
+
+
 def test_everything_of_another_store_is_taken_over(store: SocketStore) -> None:
     other, second = SocketStore(), ListenAddress("tcp://127.0.0.1:2")
     with server() as old, server() as new, server() as more:

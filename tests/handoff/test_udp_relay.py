@@ -1,3 +1,4 @@
+import asyncio
 import os
 import socket
 from pathlib import Path
@@ -127,6 +128,14 @@ async def test_what_another_process_forwards_is_not_relayed_and_its_descriptors_
             serving.recv(100)
     assert relay.relayed == 0
     relay.close()
+
+
+async def test_the_loop_forgets_a_relay_that_is_closed(tmp_path: Path) -> None:
+    """The next socket gets the same number, and could not be read."""
+    relay = UdpRelay(names(tmp_path, 1))
+    number = relay._receiver.fileno()
+    relay.close()
+    assert not asyncio.get_running_loop().remove_reader(number)
 
 
 def _waits(relay: UdpRelay) -> bool:
