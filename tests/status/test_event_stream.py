@@ -58,6 +58,8 @@ def test_an_overview_comes_at_once_and_is_whole() -> None:
         part = await anext(body(answer))
         assert ("content-type", "text/event-stream") in answer.headers
         assert ("cache-control", "no-store") in answer.headers
+        assert ("x-accel-buffering", "no") in answer.headers, "nginx would collect the events"
+        assert ("x-content-type-options", "nosniff") in answer.headers
         return clockwork().time(), part
 
     assert play(first()) == (0.0, b"retry: 1000\ndata: " + document(overview()) + b"\n")

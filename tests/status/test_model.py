@@ -47,6 +47,13 @@ def test_a_moment_is_in_utc_with_milliseconds_and_a_z(moment: datetime, text: st
     assert to_json(moment) == text
 
 
+def test_the_reasons_of_a_wait_are_the_values_of_a_label_that_alert_rules_name() -> None:
+    assert [reason.value for reason in Blocked] == [
+        "refused_files", "refused_configuration", "refused_program", "refused_by_proxy", "retry", "drains", "memory",
+        "paused", "window", "jitter",
+    ]  # fmt: skip
+
+
 def test_a_reason_of_the_closed_set_is_its_word() -> None:
     assert json.dumps(to_json((Blocked.REFUSED_FILES, Blocked.JITTER))) == '["refused_files", "jitter"]'
 
