@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
@@ -25,7 +26,7 @@ from agent.host.run_directory import RunDirectory
 from agent.metrics.registry import Metrics
 from agent.processes.process_table import ProcessTable
 from agent.proxies.interface import TlsListener
-from agent.status.model import Evidence, Status
+from agent.status.model import End, Evidence, Status
 from agent.supervisor.history import History
 from agent.supervisor.recorder import Recorder
 from tests import pki
@@ -184,6 +185,31 @@ def test_an_exit_of_an_epoch_without_a_process_is_not_counted(recorded: Recorded
     recorded.processes.epochs.clear()
     recorded.exits(1)
     assert recorded.exits_counted() == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "drains", "cause", "text", "state"),
+    [
+        (-11, False, "signal", "was killed by SIGSEGV", "serving"),
+        (3, True, "code", "exited with 3", "draining"),
+    ],
+)
+def test_the_end_of_an_epoch_that_served_is_in_its_attempt(
+    recorded: Recorded, time: Time, code: int, drains: bool, cause: str, text: str, state: str
+) -> None:
+    recorded.serve("a").drains = drains
+    time.leap(90)
+    recorded.exits(1, code=code)
+    (attempt,) = [each for each in recorded.history.views() if each.epoch == 1]
+    assert attempt.end == End(TODAY + timedelta(seconds=90), cause, text, 90.0, state)
+
+
+def test_an_epoch_that_did_not_serve_has_no_end(recorded: Recorded) -> None:
+    recorded.begin("a")
+    recorded.pass_gate()
+    recorded.exits(1, code=1)
+    (attempt,) = [each for each in recorded.history.views() if each.epoch == 1]
+    assert attempt.end is None
 
 
 def test_the_exit_of_a_predecessor_ends_the_drain(recorded: Recorded) -> None:
