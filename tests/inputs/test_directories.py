@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.host.disk_thread import DiskThread
+from agent.inputs.directories import CertificateDirectories
+from agent.inputs.finding_log import FindingLog
 from tests.inputs.test_loader import events, opened, write
+from tests.inputs.test_settings import settings
 
 
 def place(directory: Path, name: str) -> Path:
@@ -33,6 +37,27 @@ async def test_a_pair_in_a_new_directory_is_noticed_and_a_removed_one_too(tmp_pa
         assert second.loaded is not None
         assert len(second.loaded.selection.groups) == 2
         assert f"{tmp_path}/b.test" in loader._directories.below
+
+
+async def test_directories_are_watched_before_their_files_are_listed(tmp_path: Path) -> None:
+    """A file that is written between the two would never be noticed."""
+    place(tmp_path, "a.test")
+    watched: list[list[str]] = []
+
+    async def watch() -> None:
+        watched.append([*directories.below])
+        if len(watched) == 1:
+            place(tmp_path, "b.test")
+
+    disk = DiskThread(lambda: None, notice=lambda _: None)
+    directories = CertificateDirectories(settings((tmp_path,), ()), disk, watch, FindingLog(0.0))
+    try:
+        files = await directories.files()
+        assert await directories.files() == files
+    finally:
+        await disk.close()
+    assert {f"{tmp_path}/{name}/privkey.pem" for name in ("a.test", "b.test")} < {*files}
+    assert [f"{tmp_path}/b.test" in below for below in watched] == [False, True]
 
 
 async def test_the_run_directory_is_no_place_for_certificates(tmp_path: Path) -> None:

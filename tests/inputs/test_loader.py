@@ -267,6 +267,13 @@ async def test_a_file_whose_name_is_no_text_is_left_out_and_named(
     assert "odd-\\udcff.crt" in caplog.text
 
 
+async def test_a_load_makes_the_copies_of_the_configuration_so_that_no_start_waits_for_them(tmp_path: Path) -> None:
+    write(tmp_path, "a.crt", "a.key")
+    async with ready(tmp_path, configured(tmp_path, "a")) as loader:
+        loaded = await made(loader)
+        assert loaded.copies.are_made(as_json=loaded.program.reads_json)
+
+
 async def test_a_loaded_revision_is_stored_before_its_event_is_posted(tmp_path: Path) -> None:
     """The supervisor sees the new revision's files as used, even between the load and its event."""
     write(tmp_path, "tls.crt", "tls.key")
