@@ -1,7 +1,9 @@
 import asyncio
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,13 +111,48 @@ def test_another_file_of_resources_is_another_shape(program: Program) -> None:
     store.keep_only([])
 
 
-def test_one_that_cannot_be_held_gives_back_what_was(program: Program) -> None:
+def test_one_that_cannot_be_held_gives_back_what_was(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, contents, create = RevisionStore(), pair(), os.memfd_create
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    made: list[int] = []
+
+    def run_out(name: str, flags: int) -> int:
+        if made:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        made.append(create(name, flags))
+        return made[0]
+
+    monkeypatch.setattr(os, "memfd_create", run_out)
+    with pytest.raises(MachineError, match="Too many open files"):
+        make(store, program, contents)
+    assert made
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    monkeypatch.setattr(os, "memfd_create", create)
+    assert len(make(store, program, contents).descriptors) == 2, "the next load tries again"
+    store.keep_only([])
+
+
+def test_a_configuration_that_cannot_be_read_holds_nothing(program: Program) -> None:
     store, contents = RevisionStore(), pair()
     before = len(list(Path("/proc/self/fd").iterdir()))
     bomb = "\n".join(["l0: &l0 [x, x]", *(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9))])
     with pytest.raises(BadInput, match="aliases"):
         make(store, program, contents, TEXT + "\n" + LDS, resources={"/d/lds.yaml": bomb.encode()})
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_revision_that_is_tried_stays_until_the_trial_ends(program: Program) -> None:
+    store = RevisionStore()
+    made = make(store, program, pair())
+    with suppress(ZeroDivisionError), store.trying(made) as tried:
+        store.keep_only([])
+        assert store[tried.revision] is made
+        for descriptor in made.descriptors.values():
+            os.fstat(descriptor)
+        raise ZeroDivisionError
+    store.keep_only([])
+    with pytest.raises(KeyError):
+        store[made.revision]
 
 
 def test_what_is_used_no_more_gives_its_memory_back_and_the_rest_stays(program: Program) -> None:

@@ -1,3 +1,4 @@
+import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,6 +52,22 @@ def test_without_a_wish_everything_goes_on_at_once(tmp_path: Path) -> None:
 def test_the_first_one_waits_for_nothing(tmp_path: Path) -> None:
     timing = RotationSchedule(settings(tmp_path, window=local(2), jitter=60.0))
     assert timing.not_before(loaded("a")) == AT_ONCE
+
+
+@pytest.mark.parametrize(("wish", "why"), [({"window": local(2)}, "--rotate-window"), ({"jitter": 3600.0}, "--jitter")])
+def test_a_wait_is_logged_once_with_its_end_and_its_reason(
+    wish: dict[str, object], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    timing = RotationSchedule(settings(tmp_path, **wish))
+    timing.not_before(loaded("a"))
+    second = loaded("b")
+    wait = timing.not_before(second) - 1000.0
+    assert timing.not_before(second) == 1000.0 + wait
+    (record,) = caplog.records
+    until = (NOON + timedelta(seconds=wait)).astimezone()
+    assert vars(record)["event"] == "rotation.later"
+    assert record.getMessage() == (f"revision {second.revision.name} starts at {until:%Y-%m-%d %H:%M:%S%z} ({why})")
 
 
 def test_what_comes_outside_the_window_waits_for_it(tmp_path: Path) -> None:
