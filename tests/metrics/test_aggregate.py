@@ -162,13 +162,17 @@ def test_of_summaries_the_quantiles_are_those_of_the_first() -> None:
 
 
 def test_the_loop_gets_its_turn_after_each_two_thousand_samples() -> None:
-    sizes = {"a": STEP, "b": STEP - 1, "c": 1, "d": 1}
+    sizes = {"a": STEP - 1, "b": 1, "c": STEP, "d": STEP - 1, "e": 1, "f": 1}
     families = {
         name: Family(name, Kind.COUNTER, "", {f'{name}{{n="{number}"}}': 1 for number in range(size)})
         for name, size in sizes.items()
     }
     sums = Exposition()
-    assert ["".join(sums.families) for _ in aggregate(sums, Sources(Exposition(families)))] == ["a", "abc"]
+    assert ["".join(sums.families) for _ in aggregate(sums, Sources(Exposition(families)))] == [
+        "ab",
+        "abc",
+        "abcde",
+    ]
     assert list(sums.families) == list(sizes)
 
 
