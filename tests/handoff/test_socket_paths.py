@@ -55,6 +55,8 @@ def test_in_the_longest_directory_every_socket_of_the_largest_epoch_can_be_bound
     assert len(str(run_directory)) == length
     home = run_directory / str(2**32 - 1)
     home.mkdir(parents=True)
+    proxys_longest = home / f"hr_udp_parent_{BASE_ID_LIMIT * 10 + 1}"
+    assert len(str(proxys_longest)) == 107, "what sun_path holds before its final zero"
     names = SocketPaths(home, BASE_ID_LIMIT)
     for path in (names.agent_as_parent, names.agent_as_child, names.udp_agent_as_child):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as proxys:
