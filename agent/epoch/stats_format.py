@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 from agent.epoch.admin_documents import JSON, text
 from agent.http.message import Response
@@ -19,6 +19,7 @@ _FORMS = ("html", "active-html", "json", "prometheus", "text")
 _USAGE = "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n"
 _KINDS = ("All", "Counters", "Histograms", "Gauges", "TextReadouts")
 
+_Value = TypeVar("_Value", int, str)
 _NO_NAME = re.compile(r"[^a-zA-Z0-9_]")
 
 
@@ -57,7 +58,13 @@ class StatsFilter:
             return {}
         return dict(self._named(snapshot.gauges))
 
-    def _named(self, values: Mapping[str, int]) -> Iterable[tuple[str, int]]:
+    def texts(self, snapshot: Snapshot) -> dict[str, str]:
+        """Return the selected texts; used means not empty."""
+        if self.kind not in {"All", "TextReadouts"}:
+            return {}
+        return {n: v for n, v in self._named(snapshot.texts) if v or not self.used_only}
+
+    def _named(self, values: Mapping[str, _Value]) -> Iterable[tuple[str, _Value]]:
         pattern = self.pattern
         if pattern is None:
             return sorted(values.items())
@@ -78,11 +85,13 @@ def stats(snapshot: Snapshot, asked: Mapping[str, str]) -> Response:
         chosen = StatsFilter.of(asked)
     except ValueError as error:
         return text(str(error), 400)
-    values = dict(sorted({**chosen.counters(snapshot), **chosen.gauges(snapshot)}.items()))
+    texts = chosen.texts(snapshot)
+    values = sorted({**chosen.counters(snapshot), **chosen.gauges(snapshot)}.items())
     if form == "json":
-        listed = [{"name": name, "value": value} for name, value in values.items()]
+        listed = [{"name": name, "value": value} for name, value in (*texts.items(), *values)]
         return text(json.dumps({"stats": listed}, separators=(",", ":")), content_type=JSON)
-    return text("".join(f"{name}: {value}\n" for name, value in values.items()))
+    shown = (*((name, f'"{value}"') for name, value in texts.items()), *values)
+    return text("".join(f"{name}: {value}\n" for name, value in shown))
 
 
 def prometheus(snapshot: Snapshot, asked: Mapping[str, str]) -> Response:

@@ -11,3 +11,5 @@ class Snapshot:
     gauges: dict[str, int] = field(default_factory=dict)
     dropped: int = 0
     """The number of names for which there was no room."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Text readouts; a segment has none, a server adds its own."""

@@ -19,6 +19,7 @@ _TAGS = tuple(
         ("envoy_worker_id", rf"^(?:listener\.{_ADDRESS}|[^.]+)\.worker(_(\d+))\."),
         ("envoy_http_conn_manager_prefix", rf"^(?:listener\.(?:{_ADDRESS}|admin)\.)?http(\.([^.]+))\."),
         ("envoy_tcp_prefix", r"^tcp(\.([^.]+))\."),
+        ("envoy_xds_resource_name", r"^sds(\.([^.]+))\."),
         ("envoy_cluster_name", r"^cluster(\.([^.]+))\."),
         ("envoy_listener_address", rf"^listener(\.({_ADDRESS}))\."),
     )

@@ -35,6 +35,18 @@ def test_values_come_sorted_whatever_their_kind(form: dict[str, str]) -> None:
     assert body(answer) == "a.active: 1\na.total: 0\nb.total: 2\nc.active: 0\n"
 
 
+TEXTS = Snapshot({"b": 1}, {}, texts={"s.y": "", "s.x": "<1>"})
+
+
+def test_texts_come_first_between_quotes() -> None:
+    assert body(stats(TEXTS, {})) == 's.x: "<1>"\ns.y: ""\nb: 1\n'
+    assert body(stats(TEXTS, {"usedonly": "", "filter": "^s"})) == 's.x: "<1>"\n'
+    assert body(stats(TEXTS, {"type": "TextReadouts"})) == 's.x: "<1>"\ns.y: ""\n'
+    assert body(stats(TEXTS, {"type": "Counters"})) == "b: 1\n"
+    assert json.loads(body(stats(TEXTS, {"format": "json"})))["stats"][0] == {"name": "s.x", "value": "<1>"}
+    assert body(prometheus(TEXTS, {})) == "# TYPE envoy_b counter\nenvoy_b{} 1\n"
+
+
 def test_nothing_is_an_empty_text() -> None:
     assert body(stats(Snapshot(), {})) == ""
     assert body(prometheus(Snapshot(), {})) == ""

@@ -46,6 +46,7 @@ def test_a_tag_is_taken_out_of_the_name() -> None:
             "listener.ssl.versions",
             'envoy_ssl_version="TLSv1.3",envoy_listener_address="0.0.0.0_443"',
         ),
+        ("sds.a.b.update_success", "sds.b.update_success", 'envoy_xds_resource_name="a"'),
         ("xcluster.a.total", "xcluster.a.total", ""),
     ],
 )
