@@ -48,8 +48,13 @@ async def fetch(path: UnixPlace, target: str, *, method: str = "GET", timeout: f
 
     Raises `OSError` (including `TimeoutError`) if it does not answer, `ConnectionError` if the response is not HTTP.
     """
+    return await exchange(path, Request(method, target), timeout=timeout)
+
+
+async def exchange(path: UnixPlace, request: Request, *, timeout: float) -> tuple[int, bytes]:
+    """Send a request like `fetch`, with the headers and the body that it has."""
     async with asyncio.timeout(timeout):
-        async with stream(path, Request(method, target)) as response:
+        async with stream(path, request) as response:
             assert not isinstance(response.body, bytes)
             return response.status, await _whole(response.body)
 

@@ -299,3 +299,12 @@ async def test_what_cannot_be_passed_on_leaves_no_connection(tmp_path: Path) -> 
 
 def test_an_owned_socket_is_shown_by_its_path() -> None:
     assert str(Owned(Path("/run/x/admin"), 7)) == "/run/x/admin"
+
+
+async def test_a_request_is_sent_with_its_headers_and_its_body(tmp_path: Path) -> None:
+    asked = Request("POST", "/p", (("content-type", "application/json"),), b"{}")
+    async with serving(tmp_path / "s", b"well") as requests:
+        assert await client.exchange(tmp_path / "s", asked, timeout=5) == (200, b"well")
+    [got] = requests
+    assert (got.method, got.target, got.body) == ("POST", "/p", b"{}")
+    assert ("content-type", "application/json") in got.headers
