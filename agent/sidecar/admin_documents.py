@@ -8,7 +8,7 @@ from typing import Any
 from agent.epoch.admin_documents import Context, Json, Pem, document, text, whole_seconds
 from agent.epoch.arguments import Arguments
 from agent.http.message import Response
-from agent.sidecar.model import Certificate, Configuration, DownstreamTls, UpstreamTls
+from agent.sidecar.model import Configuration, LoadedPem, PemSource, Tls
 
 _TYPES = "type.googleapis.com"
 _DUMPS = f"{_TYPES}/envoy.admin.v3"
@@ -22,35 +22,32 @@ _NOT_BY_NAME = frozenset({"metadata"})
 # Certificates
 
 
-def contexts(configuration: Configuration) -> tuple[Context, ...]:
-    """Return the TLS contexts with their files as they are now; an unreadable file is empty."""
-    loaded: dict[str, Pem] = {}
-    return tuple(_context(tls, loaded) for tls in _tls(configuration))
+class Certificates:
+    """The certificates of a configuration, with its files as they are at construction; an unreadable file is empty."""
 
+    def __init__(self, configuration: Configuration) -> None:
+        self._settings = tuple(configuration.tls)
+        self._loaded: dict[str, Pem] = {}
+        for tls in self._settings:
+            self._context(tls)
 
-def _tls(configuration: Configuration) -> Iterable[DownstreamTls | UpstreamTls]:
-    for listener in configuration.listeners:
-        for chain in (*listener.chains, *([listener.default_chain] if listener.default_chain else [])):
-            if chain.tls is not None:
-                yield chain.tls
-    for cluster in configuration.clusters:
-        if cluster.tls is not None:
-            yield cluster.tls
+    def contexts(self, fill: Callable[[Tls], Tls | None]) -> list[Context]:
+        """Return the TLS contexts in use, where `fill` puts secrets into settings; without one there is no context."""
+        return [self._context(filled) for tls in self._settings if (filled := fill(tls)) is not None]
 
+    def _context(self, tls: Tls) -> Context:
+        authorities = None if tls.trusted_ca is None else self._pem(tls.trusted_ca)
+        return Context([self._pem(each.chain) for each in tls.certificates], authorities)
 
-def _context(tls: DownstreamTls | UpstreamTls, loaded: dict[str, Pem]) -> Context:
-    chains: tuple[Certificate, ...] = tls.certificates
-    authorities = None if tls.trusted_ca is None else _pem(tls.trusted_ca, loaded)
-    return Context([_pem(each.chain, loaded) for each in chains], authorities)
-
-
-def _pem(path: str, loaded: dict[str, Pem]) -> Pem:
-    if path not in loaded:
-        try:
-            loaded[path] = Pem.read(path)
-        except OSError:  # the data plane reads the file too, and reports the error
-            loaded[path] = Pem(path, b"")
-    return loaded[path]
+    def _pem(self, source: PemSource) -> Pem:
+        if isinstance(source, LoadedPem):
+            return Pem(source.path, source.content)
+        if source not in self._loaded:
+            try:
+                self._loaded[source] = Pem.read(source)
+            except OSError:  # the data plane reads the file too, and reports the error
+                self._loaded[source] = Pem(source, b"")
+        return self._loaded[source]
 
 
 # The command line and the node

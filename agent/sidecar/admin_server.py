@@ -17,7 +17,7 @@ from agent.handoff.socket_store import ListenAddress
 from agent.http.message import Request, Response
 from agent.sidecar import admin_documents as documents
 from agent.sidecar.admin_page import page
-from agent.sidecar.model import Configuration
+from agent.sidecar.model import Configuration, Tls
 from agent.stats.snapshot import Snapshot
 
 
@@ -51,6 +51,9 @@ class View(Protocol):
     def waiting(self) -> Mapping[str, Sequence[str]]:
         """Return the targets that are not ready, by init manager; empty once initialised."""
 
+    def filled(self, tls: Tls) -> Tls | None:
+        """Return TLS settings with the secrets in use; None if one has not come."""
+
 
 class Actions(Protocol):
     """The admin interface's operations. Each returns at once, so that the response is sent."""
@@ -79,13 +82,13 @@ class _Command:
 
 
 class AdminServer:
-    """Handles requests about one server. Certificates are shown as they were at construction."""
+    """Handles requests about one server. Files of certificates are shown as they were at construction."""
 
     def __init__(self, view: View, actions: Actions, now: Callable[[], float] = time.time) -> None:
         self._view = view
         self._actions = actions
         self._now = now
-        self._contexts = documents.contexts(view.configuration)
+        self._certificates = documents.Certificates(view.configuration)
         self._loaded_at = datetime.fromtimestamp(now(), UTC)
 
     async def answer(self, request: Request) -> Response:
@@ -159,7 +162,8 @@ class AdminServer:
 
     def certs(self, _request: Request) -> Response:
         """Return the certificates in use."""
-        return admin_documents.certs(self._contexts, datetime.fromtimestamp(self._now(), UTC))
+        contexts = self._certificates.contexts(self._view.filled)
+        return admin_documents.certs(contexts, datetime.fromtimestamp(self._now(), UTC))
 
     def config_dump(self, request: Request) -> Response:
         """Return the configuration in use."""
@@ -254,7 +258,7 @@ _COMMANDS = {
         parameters=(
             *_FILTER,
             ("format", "one of text, json, prometheus"),
-            ("type", "one of All, Counters, Gauges"),
+            ("type", "one of All, Counters, Gauges, TextReadouts"),
         ),
     ),
     "/stats/prometheus": _Command("statistics for Prometheus", AdminServer.prometheus, parameters=_FILTER),

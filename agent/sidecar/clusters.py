@@ -1,14 +1,15 @@
 """A cluster's endpoints, used in turn, and its TLS settings."""
 
 import socket
+import ssl
 import struct
 from collections.abc import Sequence
 from ipaddress import IPv6Address
 
 from agent.core.errors import BadInput
 from agent.sidecar.connect import Transport
-from agent.sidecar.contexts import client_context
-from agent.sidecar.counters import ClusterCounters, TlsCounters
+from agent.sidecar.contexts import check_files, client_context
+from agent.sidecar.counters import ClusterCounters, SecretUseCounters, TlsCounters
 from agent.sidecar.model import Address, Cluster, SocketAddress
 from agent.stats.writer import Writer
 
@@ -28,6 +29,13 @@ class Upstream:
         self._turn = 0
         if settings.kind == "STATIC":
             self.take(settings.endpoints)
+
+    def use(self, context: ssl.SSLContext) -> None:
+        """Make new connections by this TLS context; established ones keep theirs, those of a pool too."""
+        assert self.transport is not None
+        self.transport = self.transport._replace(context=context)
+        if self.transport.secret_use is not None:
+            self.transport.secret_use.ssl_context_update_by_sds.add()
 
     def take(self, endpoints: Sequence[Address]) -> None:
         """Replace the endpoints."""
@@ -64,8 +72,12 @@ class Upstream:
 def _transport(settings: Cluster, stats: Writer, scope: str) -> Transport | None:
     if settings.tls is None:
         return None
+    tls, counters = settings.tls, TlsCounters(stats, scope)
     try:
-        return Transport(client_context(settings.tls), settings.tls.sni, TlsCounters(stats, scope))
+        if not tls.has_secrets:
+            return Transport(client_context(tls), tls.sni, counters)
+        check_files(tls)
+        return Transport(None, tls.sni, counters, SecretUseCounters(stats, f"{scope}client_ssl_socket_factory."))
     except BadInput as error:
         raise BadInput(f"cluster {settings.name}: {error}") from error
 

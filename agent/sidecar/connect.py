@@ -8,7 +8,7 @@ from collections.abc import Callable
 from errno import EAGAIN, EINPROGRESS
 from typing import NamedTuple
 
-from agent.sidecar.counters import TlsCounters
+from agent.sidecar.counters import SecretUseCounters, TlsCounters
 from agent.sidecar.handshake import Handshake
 from agent.sidecar.model import Address, Pipe
 from agent.sidecar.wire import SecureWire, Wire
@@ -17,11 +17,15 @@ Done = Callable[[Wire | OSError], None]
 
 
 class Transport(NamedTuple):
-    """TLS settings for an endpoint. With an empty `server_name` none is sent."""
+    """TLS settings for an endpoint. With an empty `server_name` none is sent.
 
-    context: ssl.SSLContext
+    `context` is None until the secrets have come that it needs.
+    """
+
+    context: ssl.SSLContext | None
     server_name: str
     counters: TlsCounters
+    secret_use: SecretUseCounters | None = None
 
 
 class Dial:
@@ -69,6 +73,11 @@ class Dial:
             self._secure(self._socket, self._transport)
 
     def _secure(self, connected: socket.socket, transport: Transport) -> None:
+        if transport.context is None:
+            if transport.secret_use is not None:
+                transport.secret_use.upstream_context_secrets_not_ready.add()
+            self._fail(ConnectionError("the secrets of its TLS have not come"))
+            return
         self._socket = None
         left = max(self._deadline - self._loop.time(), 0.001)
         try:

@@ -1,12 +1,14 @@
-"""TLS contexts from files, loaded once, so that every error is reported before serving."""
+"""TLS contexts from files and secrets, loaded once, so that every error is reported before they are used."""
 
+import os
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from agent.core.errors import BadInput
 from agent.sidecar.leaf import Leaf, leaf_of
-from agent.sidecar.model import Certificate, DownstreamTls, UpstreamTls
+from agent.sidecar.model import AnyCertificate, DownstreamTls, LoadedPem, PemSource, Tls, UpstreamTls
 
 # Envoy's ciphers for TLS 1.2; those of TLS 1.3 cannot be chosen.
 _CIPHERS = ":".join(
@@ -54,11 +56,32 @@ def client_context(tls: UpstreamTls) -> ssl.SSLContext:
     return context
 
 
-Maker = Callable[[Sequence[Certificate]], ssl.SSLContext]
+def check_certificate(certificate: AnyCertificate) -> None:
+    """Raise `BadInput` if a certificate cannot be used by itself, for example with a key that does not match."""
+    _leaf(certificate)
+    _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate)
+
+
+def check_authority(trusted_ca: PemSource) -> None:
+    """Raise `BadInput` if authorities cannot be loaded."""
+    _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trusted_ca)
+
+
+def check_files(tls: Tls) -> None:
+    """Raise `BadInput` if a file beside secrets cannot be used; the secrets are checked when they come."""
+    for certificate in tls.certificates:
+        check_certificate(certificate)
+    if tls.trusted_ca is not None:
+        check_authority(tls.trusted_ca)
+    if isinstance(tls, UpstreamTls):
+        client_context(tls)  # the server name too
+
+
+Maker = Callable[[Sequence[AnyCertificate]], ssl.SSLContext]
 
 
 def _maker(tls: DownstreamTls) -> Maker:
-    def make(certificates: Sequence[Certificate]) -> ssl.SSLContext:
+    def make(certificates: Sequence[AnyCertificate]) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
         context.num_tickets = 1
@@ -72,24 +95,29 @@ def _maker(tls: DownstreamTls) -> Maker:
     return make
 
 
-def _prepare(context: ssl.SSLContext, tls: DownstreamTls | UpstreamTls) -> None:
+def _prepare(context: ssl.SSLContext, tls: Tls) -> None:
     context.minimum_version, context.maximum_version = tls.minimum, tls.maximum
     context.set_ciphers(_CIPHERS + (_OLD_CIPHERS if tls.minimum in _OLD else ""))
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # an intermediate may be the trusted certificate
     if tls.alpn:
         context.set_alpn_protocols(list(tls.alpn))
     if tls.trusted_ca is not None:
-        text = _text(tls.trusted_ca, "the trusted CA")
-        try:
-            context.load_verify_locations(cadata=text)
-        except (ssl.SSLError, ValueError) as error:
-            raise BadInput(f"cannot load the trusted CA {tls.trusted_ca}: {_why(error)}") from error
+        _trust(context, tls.trusted_ca)
 
 
-def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
+def _trust(context: ssl.SSLContext, trusted_ca: PemSource) -> None:
+    text = _text(trusted_ca, "the trusted CA")
+    try:
+        context.load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        raise BadInput(f"cannot load the trusted CA {trusted_ca}: {_why(error)}") from error
+
+
+def _load(context: ssl.SSLContext, certificate: AnyCertificate) -> None:
     _text(certificate.key, "the private key")
     try:
-        context.load_cert_chain(certificate.chain, certificate.key, password=_no_password)
+        with _file(certificate.chain) as chain, _file(certificate.key) as key:
+            context.load_cert_chain(chain, key, password=_no_password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise BadInput(
@@ -105,18 +133,35 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted")
 
 
-def _leaf(certificate: Certificate) -> Leaf:
+def _leaf(certificate: AnyCertificate) -> Leaf:
     try:
         return leaf_of(_text(certificate.chain, "the certificate chain"))
     except ValueError as error:
         raise BadInput(f"cannot load the certificate chain {certificate.chain}: {error}") from error
 
 
-def _text(path: str, what: str) -> str:
+def _text(source: PemSource, what: str) -> str:
+    if isinstance(source, LoadedPem):
+        return source.content.decode("latin-1")
     try:
-        return Path(path).read_text("latin-1")
+        return Path(source).read_text("latin-1")
     except (OSError, ValueError) as error:
-        raise BadInput(f"cannot read {what} {path}: {_why(error)}") from error
+        raise BadInput(f"cannot read {what} {source}: {_why(error)}") from error
+
+
+@contextmanager
+def _file(source: PemSource) -> Iterator[str]:
+    """Yield a path to read from: `ssl` loads keys from files only, and a memfd is never on a disk."""
+    if isinstance(source, str):
+        yield source
+        return
+    descriptor = os.memfd_create("secret", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(source.content)
+        yield f"/dev/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _why(error: Exception) -> str:
@@ -125,20 +170,20 @@ def _why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).lower()
 
 
-def _first_of_each_key(certificates: Sequence[Certificate], leaves: Sequence[Leaf]) -> list[Certificate]:
-    chosen: dict[str, Certificate] = {}
+def _first_of_each_key(certificates: Sequence[AnyCertificate], leaves: Sequence[Leaf]) -> list[AnyCertificate]:
+    chosen: dict[str, AnyCertificate] = {}
     for certificate, leaf in zip(certificates, leaves, strict=True):
         chosen.setdefault(leaf.key, certificate)
     return list(chosen.values())
 
 
-def _by_name(certificates: Sequence[Certificate], leaves: Sequence[Leaf], make: Maker) -> dict[str, ssl.SSLContext]:
+def _by_name(certificates: Sequence[AnyCertificate], leaves: Sequence[Leaf], make: Maker) -> dict[str, ssl.SSLContext]:
     """Return a context for each name; names with the same certificates share one."""
-    names: dict[str, dict[str, Certificate]] = {}
+    names: dict[str, dict[str, AnyCertificate]] = {}
     for certificate, leaf in zip(certificates, leaves, strict=True):
         for name in leaf.names:
             names.setdefault(name, {}).setdefault(leaf.key, certificate)
-    made: dict[tuple[Certificate, ...], ssl.SSLContext] = {}
+    made: dict[tuple[AnyCertificate, ...], ssl.SSLContext] = {}
     for chosen in names.values():
         pair = tuple(chosen.values())
         if pair not in made:

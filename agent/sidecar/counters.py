@@ -113,6 +113,14 @@ class TlsCounters:
         return found
 
 
+class SecretUseCounters(Group):
+    """Statistics under `….server_ssl_socket_factory.` and `….client_ssl_socket_factory.`, where TLS has secrets."""
+
+    downstream_context_secrets_not_ready: Counter
+    ssl_context_update_by_sds: Counter
+    upstream_context_secrets_not_ready: Counter
+
+
 class TcpCounters(Group):
     """Statistics under `tcp.<stat_prefix>.`."""
 

@@ -3,13 +3,19 @@
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from agent.sidecar.acceptor import Acceptor
 from agent.sidecar.client import Client, Filter
 from agent.sidecar.client_hello import RAW, Hello
 from agent.sidecar.clusters import original_destination
-from agent.sidecar.counters import InspectorCounters, ListenerCounters, TlsCounters, WorkerCounters, listener_scope
+from agent.sidecar.counters import (
+    InspectorCounters,
+    ListenerCounters,
+    SecretUseCounters,
+    TlsCounters,
+    WorkerCounters,
+    listener_scope,
+)
 from agent.sidecar.filter_chain_match import FilterChainMatcher
 from agent.sidecar.handshake import Handshake
 from agent.sidecar.model import FilterChain, Listener
@@ -18,12 +24,27 @@ from agent.sidecar.wire import SecureWire, Wire
 from agent.stats.writer import Writer
 
 
-class Chain(NamedTuple):
-    """A filter chain that is ready to serve."""
+class Chain:
+    """A filter chain that is ready to serve, but for a TLS context whose secrets have not come: `context` is None."""
 
-    settings: FilterChain
-    filter: Filter
-    context: ssl.SSLContext | None
+    __slots__ = ("context", "filter", "secret_use", "settings")
+
+    def __init__(self, settings: FilterChain, filter_: Filter, context: ssl.SSLContext | None = None) -> None:
+        self.settings = settings
+        self.filter = filter_
+        self.context = context
+        self.secret_use: SecretUseCounters | None = None
+
+    @property
+    def is_secure(self) -> bool:
+        """Return whether clients need TLS."""
+        return self.settings.tls is not None
+
+    def use(self, context: ssl.SSLContext) -> None:
+        """Serve new connections by this context; established ones keep theirs."""
+        self.context = context
+        if self.secret_use is not None:
+            self.secret_use.ssl_context_update_by_sds.add()
 
 
 class Listening:
@@ -42,7 +63,7 @@ class Listening:
         self._matching = FilterChainMatcher([(chain.settings.match, chain) for chain in chains], default)
         if settings.inspects_tls or self._matching.needs_hello:
             self.inspector = InspectorCounters(stats, "tls_inspector.")
-        secure = any(chain.context for chain in (*chains, *([default] if default else ())))
+        secure = any(chain.is_secure for chain in (*chains, *([default] if default else ())))
         self.tls = TlsCounters(stats, scope) if secure else None
         self._doors: Acceptor | None = None
 
@@ -122,7 +143,7 @@ class _Arrival:
         counters.downstream_cx_active.sub()
         counters.downstream_cx_destroy.add()
         worker.downstream_cx_active.sub()
-        self._chain.filter.left(is_secure=self._chain.context is not None)
+        self._chain.filter.left(is_secure=self._chain.is_secure)
 
     def _inspected(self, result: Hello | OSError) -> None:
         self._step = None
@@ -169,15 +190,18 @@ class _Arrival:
         self._listening.counters.downstream_cx_active.add()
         self._listening.worker.downstream_cx_total.add()
         self._listening.worker.downstream_cx_active.add()
-        chain.filter.arrived(is_secure=chain.context is not None)
+        chain.filter.arrived(is_secure=chain.is_secure)
         self._serve(chain)
 
     def _serve(self, chain: Chain) -> None:
         connected, self._connected = self._connected, None
         assert connected is not None
-        if chain.context is None:
+        if not chain.is_secure:
             self.client.wire = Wire(connected)
             chain.filter.serve(self.client)
+            return
+        if chain.context is None:
+            self._refuse_without_secret(connected, chain)
             return
         assert self._listening.tls is not None
         try:
@@ -186,6 +210,12 @@ class _Arrival:
             )
         except (OSError, ValueError):  # the client has closed already
             self._close()
+
+    def _refuse_without_secret(self, connected: socket.socket, chain: Chain) -> None:
+        connected.close()
+        if chain.secret_use is not None:
+            chain.secret_use.downstream_context_secrets_not_ready.add()
+        self._close()
 
     def _shaken(self, result: SecureWire | OSError) -> None:
         self._step = None

@@ -5,7 +5,7 @@ All types are plain data: files are named, not read. They are named tuples, sinc
 time of a dataclass, at each start.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ssl import TLSVersion
 from types import MappingProxyType
 from typing import NamedTuple
@@ -50,6 +50,26 @@ Address = SocketAddress | Pipe
 # Transport sockets
 
 
+class LoadedPem:
+    """PEM text that a secret brought, in memory. As a string it is `name`, so that no message shows the content.
+
+    `path`: the file that the secret names, or `<inline>`.
+    """
+
+    __slots__ = ("content", "name", "path")
+
+    def __init__(self, name: str, path: str, content: bytes) -> None:
+        self.name = name
+        self.path = path
+        self.content = content
+
+    def __str__(self) -> str:
+        return self.name
+
+
+PemSource = str | LoadedPem  # a path, or the text itself
+
+
 class Certificate(NamedTuple):
     """The paths of a certificate chain and its private key."""
 
@@ -57,18 +77,46 @@ class Certificate(NamedTuple):
     key: str
 
 
+class LoadedCertificate(NamedTuple):
+    """A certificate chain and its private key from a secret."""
+
+    chain: LoadedPem
+    key: LoadedPem
+
+
+AnyCertificate = Certificate | LoadedCertificate
+
+
+class SecretSource(NamedTuple):
+    """A secret's name, the cluster that sends it by SDS, and the intervals of the polls, in seconds."""
+
+    name: str
+    cluster: str
+    refresh_delay: float
+    request_timeout: float = 1.0
+    initial_fetch_timeout: float = 15.0  # limits how long the start waits; 0: no limit
+
+
 class DownstreamTls(NamedTuple):
     """TLS settings towards clients.
 
-    With `trusted_ca`, a certificate that a client presents must verify, required or not.
+    With `trusted_ca`, a certificate that a client presents must verify, required or not. Certificates are named, or
+    come as secrets; `ca_secret` replaces `trusted_ca`.
     """
 
-    certificates: tuple[Certificate, ...]
-    trusted_ca: str | None = None
+    certificates: tuple[AnyCertificate, ...]
+    trusted_ca: PemSource | None = None
     require_client_certificate: bool = False
     alpn: tuple[str, ...] = ()
     minimum: TLSVersion = TLSVersion.TLSv1_2
     maximum: TLSVersion = TLSVersion.TLSv1_3
+    certificate_secrets: tuple[SecretSource, ...] = ()
+    ca_secret: SecretSource | None = None
+
+    @property
+    def has_secrets(self) -> bool:
+        """Return whether a part comes by SDS."""
+        return bool(self.certificate_secrets) or self.ca_secret is not None
 
 
 class UpstreamTls(NamedTuple):
@@ -77,12 +125,22 @@ class UpstreamTls(NamedTuple):
     Without `trusted_ca` nothing is verified, as in Envoy. With an empty `sni` none is sent.
     """
 
-    certificates: tuple[Certificate, ...] = ()
-    trusted_ca: str | None = None
+    certificates: tuple[AnyCertificate, ...] = ()
+    trusted_ca: PemSource | None = None
     sni: str = ""
     alpn: tuple[str, ...] = ()
     minimum: TLSVersion = TLSVersion.TLSv1_2
     maximum: TLSVersion = TLSVersion.TLSv1_2
+    certificate_secrets: tuple[SecretSource, ...] = ()
+    ca_secret: SecretSource | None = None
+
+    @property
+    def has_secrets(self) -> bool:
+        """Return whether a part comes by SDS."""
+        return bool(self.certificate_secrets) or self.ca_secret is not None
+
+
+Tls = DownstreamTls | UpstreamTls
 
 
 # Network filters
@@ -192,6 +250,11 @@ class Listener(NamedTuple):
     inbound: bool = False  # traffic_direction
     buffer_limit: int = 1 << 20
 
+    @property
+    def all_chains(self) -> tuple[FilterChain, ...]:
+        """The chains, with the default one at the end."""
+        return self.chains if self.default_chain is None else (*self.chains, self.default_chain)
+
 
 # Clusters
 
@@ -230,3 +293,14 @@ class Configuration(NamedTuple):
     log_format: str | None = None  # application_log_config.log_format.text_format
     stats_flush_interval: float = 5.0
     tree: Mapping[str, object] = MappingProxyType({})
+
+    @property
+    def tls(self) -> Iterator[Tls]:
+        """Yield the TLS settings of each filter chain and cluster that has any."""
+        for listener in self.listeners:
+            for chain in listener.all_chains:
+                if chain.tls is not None:
+                    yield chain.tls
+        for cluster in self.clusters:
+            if cluster.tls is not None:
+                yield cluster.tls

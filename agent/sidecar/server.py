@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from agent.host import clock
 from agent.http.server import Server as HttpServer
 from agent.sidecar.admin_server import AdminServer
 from agent.sidecar.log import Log
-from agent.sidecar.model import Address, Configuration, Listener, Pipe
+from agent.sidecar.model import Address, Configuration, Listener, Pipe, Tls
 from agent.sidecar.self_counters import SelfCounters
 from agent.sidecar.traffic import DataPlane
 from agent.stats.snapshot import Snapshot
@@ -174,7 +175,11 @@ class Server:
     def snapshot(self) -> Snapshot:
         """Update the gauges that are computed on request; return the statistics."""
         self._counters.update(self.state(), self._traffic.connections, clock.calendar().timestamp() - self.started_at)
-        return self._stats.read()
+        return replace(self._stats.read(), texts=self._traffic.texts())
+
+    def filled(self, tls: Tls) -> Tls | None:
+        """Return TLS settings with the secrets in use; None if one has not come."""
+        return self._traffic.filled(tls)
 
     def bound(self) -> Sequence[tuple[str, Sequence[ListenAddress]]]:
         """Return each listener's name and actual addresses; closed ones included, as in Envoy."""

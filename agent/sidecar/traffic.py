@@ -3,15 +3,17 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.core.errors import BadInput, MachineError
 from agent.epoch.gate import wait_at_gate
 from agent.sidecar.client import Filter
 from agent.sidecar.clusters import Upstream
-from agent.sidecar.contexts import server_context
-from agent.sidecar.counters import HttpCounters, ListenerHttpCounters, TcpCounters, listener_scope
+from agent.sidecar.contexts import check_files, server_context
+from agent.sidecar.counters import HttpCounters, ListenerHttpCounters, SecretUseCounters, TcpCounters, listener_scope
 from agent.sidecar.dns import Resolver
 from agent.sidecar.draining import Draining
 from agent.sidecar.echo_filters import DirectResponseFilter, EchoFilter
@@ -28,10 +30,14 @@ from agent.sidecar.model import (
     Listener,
     Pipe,
     TcpProxy,
+    Tls,
 )
 from agent.sidecar.routing import Routing
 from agent.sidecar.tcp_proxy import TcpProxying
 from agent.stats.writer import Writer
+
+if TYPE_CHECKING:
+    from agent.sidecar.secret_contexts import SecretContexts
 
 _AGAIN = 0.5  # seconds between attempts while the gate does not respond
 
@@ -46,7 +52,9 @@ class DataPlane:
 
         Raises `BadInput`, which names the listener or cluster.
         """
-        self.unready: set[str] = set()  # names of clusters and gates that `warm` waits for
+        self._unready: set[str] = set()  # names of clusters and gates that `warm` waits for
+        self._node = (configuration.node_id, configuration.node_cluster)
+        self._secrets: SecretContexts | None = None
         self._stats = stats
         self._draining = {inbound: Draining(drain_time, immediate=drain_immediately) for inbound in (True, False)}
         self._contexts: dict[DownstreamTls, ssl.SSLContext] = {}
@@ -56,13 +64,20 @@ class DataPlane:
         self._resolving = {each.settings.name: Resolver(each) for each in dns}
         self._http_servings: list[HttpConnectionManager] = []
         self._listenings = {each.name: self._listening(each) for each in configuration.listeners}
+        for upstream in self._upstreams.values():
+            self._fetch_secrets(upstream)
         self._gates = [
-            (listener.name, self._gate(chain.filter.gate))
+            (listener.name, self._socket(chain.filter.gate, "a gate"))
             for listener in configuration.listeners
-            for chain in _chains(listener)
+            for chain in listener.all_chains
             if isinstance(chain.filter, HttpManager) and chain.filter.gate is not None
         ]
-        self.unready |= {*self._resolving, *(name for name, _ in self._gates)}
+        self._unready |= {*self._resolving, *(name for name, _ in self._gates)}
+
+    @property
+    def unready(self) -> frozenset[str]:
+        """The names of clusters, secrets and gates that `warm` waits for."""
+        return frozenset(self._unready) | (frozenset() if self._secrets is None else self._secrets.unready)
 
     @property
     def connections(self) -> int:
@@ -70,8 +85,9 @@ class DataPlane:
         return sum(len(listening.clients) for listening in self._listenings.values())
 
     async def warm(self) -> None:
-        """Resolve every DNS cluster once, then wait for the gates without a time limit."""
-        await asyncio.gather(*(self._resolve(name, each) for name, each in self._resolving.items()))
+        """Resolve every DNS cluster once and fetch every secret, then wait for the gates without a time limit."""
+        fetching = [] if self._secrets is None else [self._secrets.fetch()]
+        await asyncio.gather(*(self._resolve(name, each) for name, each in self._resolving.items()), *fetching)
         await asyncio.gather(*(self._pass_gate(name, path) for name, path in self._gates))
 
     def start(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
@@ -99,8 +115,18 @@ class DataPlane:
         for draining in self._draining.values():
             draining.is_failing = failing
 
+    def filled(self, tls: Tls) -> Tls | None:
+        """Return TLS settings with the secrets in use; None if one has not come."""
+        return tls if self._secrets is None else self._secrets.filled(tls)
+
+    def texts(self) -> dict[str, str]:
+        """Return the statistics that are texts."""
+        return {} if self._secrets is None else self._secrets.texts()
+
     async def close(self) -> None:
         """Close all sockets, connections and tasks at once."""
+        if self._secrets is not None:
+            await self._secrets.close()
         for listening in self._listenings.values():
             listening.close()
             listening.abort()
@@ -113,22 +139,40 @@ class DataPlane:
 
     async def _resolve(self, name: str, resolving: Resolver) -> None:
         await resolving.first()
-        self.unready.discard(name)
+        self._unready.discard(name)
 
-    def _gate(self, cluster: str) -> Path:
-        """Return the socket of the agent's gate behind this cluster."""
-        endpoints = self._upstream(cluster).settings.endpoints
-        if len(endpoints) == 1 and isinstance(endpoints[0], Pipe):
-            path = endpoints[0].path
+    def _socket(self, cluster: str, what: str) -> Path:
+        """Return the socket of the agent behind this cluster."""
+        settings = self._upstream(cluster).settings
+        if len(settings.endpoints) == 1 and isinstance(settings.endpoints[0], Pipe) and settings.tls is None:
+            path = settings.endpoints[0].path
             return Path(f"\0{path[1:]}" if path.startswith("@") else path)  # `@` names an abstract socket
         raise BadInput(
-            f"cannot use cluster {cluster} as a gate: a gate is one Unix socket; name it as its only endpoint"
+            f"cannot use cluster {cluster} as {what}: {what} is one Unix socket; name it as its only endpoint"
+            f"{'' if settings.tls is None else ', without transport_socket'}"
         )
+
+    def _fetch_secrets(self, upstream: Upstream) -> None:
+        tls = upstream.settings.tls
+        if tls is None or not tls.has_secrets:
+            return
+        try:
+            self._by_secrets(tls, upstream.use)
+        except BadInput as error:
+            raise BadInput(f"cluster {upstream.settings.name}: {error}") from error
+
+    def _by_secrets(self, tls: Tls, use: Callable[[ssl.SSLContext], None]) -> None:
+        """Have `use` called with each context of these settings."""
+        from agent.sidecar.secret_contexts import SecretContexts  # noqa: PLC0415  # for configurations with secrets
+
+        if self._secrets is None:
+            self._secrets = SecretContexts(self._stats, self._node, partial(self._socket, what="a source of secrets"))
+        self._secrets.add(tls, use)
 
     async def _pass_gate(self, name: str, path: Path) -> None:
         while not await self._passes(path):  # noqa: ASYNC110  # no event signals that the gate listens
             await asyncio.sleep(_AGAIN)
-        self.unready.discard(name)
+        self._unready.discard(name)
 
     @staticmethod
     async def _passes(path: Path) -> bool:
@@ -148,14 +192,21 @@ class DataPlane:
             raise BadInput(f"listener {listener.name}: {error}") from error
 
     def _chain(self, listener: Listener, chain: FilterChain) -> Chain:
-        return Chain(chain, self._filter(listener, chain), self._context(chain))
-
-    def _context(self, chain: FilterChain) -> ssl.SSLContext | None:
+        made = Chain(chain, self._filter(listener, chain))
         tls = chain.tls
         if tls is None:
-            return None
+            return made
         if isinstance(chain.filter, HttpManager):  # it supports HTTP/1.1 only: clients must not negotiate h2
             tls = tls._replace(alpn=tuple(each for each in tls.alpn if each != "h2"))
+        if tls.has_secrets:
+            check_files(tls)
+            made.secret_use = SecretUseCounters(self._stats, f"{listener_scope(listener)}server_ssl_socket_factory.")
+            self._by_secrets(tls, made.use)
+        else:
+            made.context = self._context(tls)
+        return made
+
+    def _context(self, tls: DownstreamTls) -> ssl.SSLContext:
         if tls not in self._contexts:
             self._contexts[tls] = server_context(tls)
         return self._contexts[tls]
@@ -196,7 +247,3 @@ class DataPlane:
     def _pool(self, name: str) -> Pool:
         self._upstream(name)
         return self._pools[name]
-
-
-def _chains(listener: Listener) -> Iterable[FilterChain]:
-    return (*listener.chains, *([] if listener.default_chain is None else [listener.default_chain]))

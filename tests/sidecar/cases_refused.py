@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.sidecar import cases_secrets
 from tests.sidecar.patches import (
     COMMON,
     CONTEXT,
@@ -281,4 +282,5 @@ def refused(directory: Path) -> list[Case]:
         (f"{CONTEXT}.require_client_certificate", "nope"),
         (f"{CONTEXT}.require_client_certificate", ""),
         (f"{CONTEXT}.require_client_certificate", []),
+        *cases_secrets.refused(directory),
     ]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.sidecar import cases_secrets
 from tests.sidecar.patches import (
     COMMON,
     CONTEXT,
@@ -237,4 +238,5 @@ def taken(directory: Path) -> list[Case]:
         (f"{CONTEXT}.require_client_certificate", "f"),
         (f"{CONTEXT}.require_client_certificate", "false"),
         ("application_log_config", {"log_format": {"text_format": "%q"}}),
+        *cases_secrets.taken(directory),
     ]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.sidecar import cases_secrets
 from tests.sidecar.patches import (
     COMMON,
     DIRECT,
@@ -132,4 +133,5 @@ def unsupported(directory: Path) -> list[Case]:
         (f"{STATIC}.load_assignment.endpoints[0].lb_endpoints[0].load_balancing_weight", 1),
         (f"{STATIC}.circuit_breakers", {}),
         (f"{DNS}.respect_dns_ttl", True),
+        *cases_secrets.unsupported(directory),
     ]

@@ -30,6 +30,7 @@ SECOND = f"{TLS}.filter_chains[1]"
 ECHO = f"{PIPE}.filter_chains[0].filters[0].typed_config"
 ROUTES = f"{MANAGER}.route_config"
 OTHER_HOST = f"{ROUTES}.virtual_hosts[1]"
+BY_SDS, CA_BY_SDS = "tls_certificate_sds_secret_configs", "validation_context_sds_secret_config"
 DIRECT = "filters.network.direct_response.v3.Config"
 
 
@@ -54,6 +55,21 @@ def pair(directory: Path) -> Json:
         "certificate_chain": {"filename": str(directory / "chain")},
         "private_key": {"filename": str(directory / "key")},
     }
+
+
+def secret(name: str = "s", **api: object) -> Json:
+    """Return an SdsSecretConfig with a REST source, without the parts of it that are None."""
+    given: Json = {
+        "api_type": "REST",
+        "transport_api_version": "V3",
+        "cluster_names": ["static"],
+        "refresh_delay": "0.5s",
+        "request_timeout": "3600s",
+        **api,
+    }
+    polled = {field: value for field, value in given.items() if value is not None}
+    source = {"resource_api_version": "V3", "initial_fetch_timeout": "0s", "api_config_source": polled}
+    return {"name": name, "sds_config": source}
 
 
 def write_files(directory: Path) -> None:

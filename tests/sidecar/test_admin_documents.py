@@ -1,13 +1,15 @@
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.epoch.admin_documents import Context
 from agent.epoch.arguments import Arguments
 from agent.http.message import Response
-from agent.sidecar.admin_documents import config_dump, contexts, node, options
+from agent.sidecar.admin_documents import Certificates, config_dump, node, options
 from agent.sidecar.config.bootstrap import read_tree
 from agent.sidecar.model import (
     Certificate,
@@ -17,7 +19,11 @@ from agent.sidecar.model import (
     Echo,
     FilterChain,
     Listener,
+    LoadedCertificate,
+    LoadedPem,
+    SecretSource,
     SocketAddress,
+    Tls,
     UpstreamTls,
 )
 from tests.sidecar.patches import Json, bootstrap, patched, write_files
@@ -38,6 +44,10 @@ def tls(*names: str, ca: str | None = None) -> DownstreamTls:
     return DownstreamTls(tuple(Certificate(name, "/key") for name in names), ca)
 
 
+def in_use(configuration: Configuration, fill: Callable[[Tls], Tls | None] = lambda tls: tls) -> list[Context]:
+    return Certificates(configuration).contexts(fill)
+
+
 def test_contexts_are_those_of_listeners_then_of_clusters(tmp_path: Path) -> None:
     for name in ("a", "b", "c", "ca"):
         (tmp_path / name).write_text(name)
@@ -49,7 +59,7 @@ def test_contexts_are_those_of_listeners_then_of_clusters(tmp_path: Path) -> Non
         ),
         (Cluster("x", "STATIC"), Cluster("y", "STATIC", tls=UpstreamTls((), at["ca"]))),
     )
-    found = contexts(configuration)
+    found = in_use(configuration)
     assert [[each.path for each in one.chains] for one in found] == [[at["a"], at["b"]], [at["c"]], []]
     authorities = [None if one.authorities is None else one.authorities.path for one in found]
     assert authorities == [at["ca"], None, at["ca"]]
@@ -59,14 +69,26 @@ def test_a_file_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     path = str(tmp_path / "a")
     configuration = Configuration((listener(FilterChain(Echo(), tls=tls(path, path, ca=path))),), ())
-    [found] = contexts(configuration)
+    [found] = in_use(configuration)
     assert found.chains[0] is found.chains[1] is found.authorities
 
 
 def test_a_file_that_cannot_be_read_is_empty(tmp_path: Path) -> None:
-    [found] = contexts(Configuration((listener(FilterChain(Echo(), tls=tls(str(tmp_path / "no")))),), ()))
+    [found] = in_use(Configuration((listener(FilterChain(Echo(), tls=tls(str(tmp_path / "no")))),), ()))
     assert found.chains[0].path == str(tmp_path / "no")
     assert found.chains[0].content == b""
+
+
+def test_a_context_has_the_secrets_of_the_moment_and_none_before_they_come(tmp_path: Path) -> None:
+    (tmp_path / "ca").write_text("CA")
+    waiting = DownstreamTls((), str(tmp_path / "ca"), certificate_secrets=(SecretSource("s", "c", 1.0),))
+    configuration = Configuration((listener(FilterChain(Echo(), tls=waiting)),), ())
+    assert in_use(configuration, lambda _: None) == []
+    pem = LoadedPem("chain of secret s", "<inline>", b"CHAIN")
+    [found] = in_use(configuration, lambda tls: tls._replace(certificates=(LoadedCertificate(pem, pem),)))
+    assert [(each.path, each.content) for each in found.chains] == [("<inline>", b"CHAIN")]
+    assert found.authorities is not None
+    assert found.authorities.content == b"CA"
 
 
 # The command line

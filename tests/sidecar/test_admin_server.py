@@ -11,7 +11,7 @@ from agent.handoff.socket_store import ListenAddress
 from agent.http.message import Request
 from agent.sidecar.admin_server import AdminServer
 from agent.sidecar.config.bootstrap import read_tree
-from agent.sidecar.model import Configuration
+from agent.sidecar.model import Configuration, Tls
 from agent.stats.snapshot import Snapshot
 from tests.epoch.envoy_console import Page
 from tests.sidecar.patches import MANAGER, bootstrap, patched, write_files
@@ -43,6 +43,9 @@ class View:
 
     def waiting(self) -> Mapping[str, Sequence[str]]:
         return self.targets
+
+    def filled(self, tls: Tls) -> Tls | None:
+        return tls
 
 
 @dataclass

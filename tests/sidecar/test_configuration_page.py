@@ -6,6 +6,8 @@ from pathlib import Path
 from agent import sidecar
 from agent.sidecar.config.subset import KINDS
 from tests.sidecar.patches import (
+    BY_SDS,
+    CA_BY_SDS,
     COMMON,
     CONTEXT,
     HOST,
@@ -18,11 +20,13 @@ from tests.sidecar.patches import (
     STATIC,
     TLS,
     UPSTREAM,
+    UPSTREAM_COMMON,
     WEB,
     Json,
     bootstrap,
     patched,
     place,
+    secret,
     typed,
     write_files,
 )
@@ -71,6 +75,7 @@ def everything(directory: Path) -> Json:
         (f"{TLS}.listener_filters[1]", {"name": "original", "typed_config": original}),
         (f"{WEB}.additional_addresses", [{"address": place("127.0.0.1", 2)}]),
         (f"{COMMON}.tls_params", {}),
+        (UPSTREAM_COMMON, {BY_SDS: [secret()], "combined_validation_context": COMBINED}),
         (f"{MANAGER}.common_http_protocol_options", {}),
         (f"{PIPE}.filter_chains[0].transport_socket", PLAIN),
         (SECOND, {"filters": [{"name": "direct", "typed_config": direct}]}),
@@ -80,6 +85,7 @@ def everything(directory: Path) -> Json:
     return tree
 
 
+COMBINED = {"default_validation_context": {}, CA_BY_SDS: secret("ca")}
 PLAIN = {"name": "plain", "typed_config": typed("transport_sockets.raw_buffer.v3.RawBuffer")}
 RDS = "static_resources.listeners[3].filter_chains[0].filters[0].typed_config.rds"
 GROUP = f"{STATIC}.load_assignment.endpoints[0]"
@@ -108,6 +114,8 @@ PLACES = {
     "TlsParameters": f"{COMMON}.tls_params",
     "TlsCertificate": f"{COMMON}.tls_certificates[0]",
     "CertificateValidationContext": f"{COMMON}.validation_context",
+    "CombinedCertificateValidationContext": f"{UPSTREAM_COMMON}.combined_validation_context",
+    "SdsSecretConfig": f"{UPSTREAM_COMMON}.{BY_SDS}[0]",
     "TcpProxy": PROXY,
     "Config": f"{SECOND}.filters[0].typed_config",
     "HttpConnectionManager": MANAGER,

@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import BadInput
-from agent.sidecar.contexts import client_context, server_context
-from agent.sidecar.model import Certificate, DownstreamTls, UpstreamTls
-from tests.pki import Algorithm
+from agent.sidecar.contexts import (
+    check_authority,
+    check_certificate,
+    check_files,
+    client_context,
+    server_context,
+)
+from agent.sidecar.model import Certificate, DownstreamTls, LoadedCertificate, LoadedPem, UpstreamTls
+from tests.pki import Algorithm, Leaf
 from tests.sidecar.stand import authority, visitor, written, written_ca
 
 
@@ -115,3 +121,39 @@ def test_a_cluster_s_host_is_verified_only_with_a_ca(tmp_path: Path) -> None:
 def test_a_server_name_that_is_none_is_refused() -> None:
     with pytest.raises(BadInput, match=r"cannot use the server name \.example"):
         client_context(UpstreamTls(sni=".example"))
+
+
+def loaded(leaf: Leaf, key: bytes | None = None) -> LoadedCertificate:
+    parts = {"chain": leaf.chain_pem, "key": key or leaf.key_pem}
+    return LoadedCertificate(*(LoadedPem(name, "<inline>", content) for name, content in parts.items()))
+
+
+def test_a_certificate_in_memory_is_served(no_descriptor_leaks: None) -> None:
+    authorities = LoadedPem("authorities", "<inline>", authority().pem)
+    context = server_context(DownstreamTls((loaded(authority().issue(["a.example"])),), authorities))
+    assert shown(context, visitor(), "a.example") == "a.example"
+    assert context.verify_mode is ssl.CERT_OPTIONAL
+
+
+def test_what_cannot_be_used_in_memory_is_named_without_its_content(no_descriptor_leaks: None) -> None:
+    good, other = authority().issue(["a.example"]), authority().issue(["b.example"])
+    for certificate, said in (
+        (loaded(good, other.key_pem), "cannot use the private key key: it does not match chain"),
+        (loaded(good, b"x"), "cannot load chain with the key key: "),
+        (loaded(good, good.encrypted_key_pem()), "the key is encrypted"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            check_certificate(certificate)
+    check_certificate(loaded(good))
+    with pytest.raises(BadInput, match="cannot load the trusted CA authorities: "):
+        check_authority(LoadedPem("authorities", "<inline>", b"x"))
+    check_authority(LoadedPem("authorities", "<inline>", authority().pem))
+
+
+def test_files_beside_secrets_are_checked(tmp_path: Path) -> None:
+    good, other = (written(tmp_path, authority().issue(["a.example"]), name) for name in ("good", "other"))
+    check_files(DownstreamTls((good,), written_ca(tmp_path, authority())))
+    check_files(UpstreamTls((), None, "a.example"))
+    for tls in (DownstreamTls((Certificate(good.chain, other.key),)), UpstreamTls(sni=".x"), UpstreamTls((), "/none")):
+        with pytest.raises(BadInput):
+            check_files(tls)

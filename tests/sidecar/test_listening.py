@@ -8,7 +8,7 @@ import pytest
 from agent.sidecar.client import Client
 from agent.sidecar.client_hello import RAW, Hello
 from agent.sidecar.listening import Chain, Listening
-from agent.sidecar.model import Echo, FilterChain, Listener, Match, SocketAddress
+from agent.sidecar.model import DownstreamTls, Echo, FilterChain, Listener, Match, SocketAddress
 from agent.stats.writer import Writer
 from tests.sidecar.leaping import now
 from tests.sidecar.test_client_hello import client_hello
@@ -49,7 +49,8 @@ class _Session:
 
 
 def chain(filter_: Served, tls: ssl.SSLContext | None = None, match: Match = ALL, within: float = 15.0) -> Chain:
-    return Chain(FilterChain(Echo(), match=match, connect_timeout=within), filter_, tls)
+    settings = None if tls is None else DownstreamTls(())
+    return Chain(FilterChain(Echo(), match=match, tls=settings, connect_timeout=within), filter_, tls)
 
 
 class Stand:
@@ -399,7 +400,7 @@ async def test_a_handshake_that_cannot_begin_closes_the_client(error: Exception)
 
 @pytest.mark.parametrize("place", ["chain", "default", "none"])
 def test_tls_is_counted_where_a_chain_has_it(place: str) -> None:
-    secure = Chain(FilterChain(Echo()), Served(), server_context())
+    secure = Chain(FilterChain(Echo(), tls=DownstreamTls(())), Served(), server_context())
     plain = Chain(FilterChain(Echo()), Served(), None)
     chains, default = ([secure], None) if place == "chain" else ([plain], secure if place == "default" else None)
     listening = Listening(Listener("l", (SocketAddress("::1", 80),), ()), chains, default, Writer.private())

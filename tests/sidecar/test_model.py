@@ -9,10 +9,12 @@ from agent.sidecar.model import (
     FilterChain,
     HttpManager,
     Listener,
+    LoadedPem,
     Match,
     Pipe,
     Reply,
     Route,
+    SecretSource,
     SocketAddress,
     TcpProxy,
     UpstreamTls,
@@ -71,3 +73,23 @@ def test_tls_is_1_2_or_1_3_towards_clients_and_1_2_towards_clusters() -> None:
     assert (down.minimum.name, down.maximum.name) == ("TLSv1_2", "TLSv1_3")
     assert (up.minimum.name, up.maximum.name) == ("TLSv1_2", "TLSv1_2")
     assert (down.require_client_certificate, down.trusted_ca, up.trusted_ca, up.sni) == (False, None, None, "")
+
+
+def test_pem_text_is_shown_by_its_name_only() -> None:
+    pem = LoadedPem("sds:s/private_key", "<inline>", b"PRIVATE")
+    assert str(pem) == f"{pem}" == "sds:s/private_key"
+    assert "PRIVATE" not in repr(pem)
+
+
+def test_the_tls_settings_of_a_configuration_are_in_the_order_of_the_document() -> None:
+    a, b = DownstreamTls((), require_client_certificate=True), DownstreamTls((), alpn=("x",))
+    up = UpstreamTls(ca_secret=SecretSource("s", "c", 1.0))
+    listener = Listener("l", (), (FilterChain(Echo(), tls=a), FilterChain(Echo())), FilterChain(Echo(), tls=b))
+    assert listener.all_chains == (*listener.chains, listener.default_chain)
+    clusters = (Cluster("c", "STATIC"), Cluster("d", "STATIC", tls=up))
+    assert list(Configuration((listener,), clusters).tls) == [a, b, up]
+    assert [tls.has_secrets for tls in (a, b, up)] == [False, False, True]
+
+
+def test_intervals_of_a_secret_are_those_of_envoy() -> None:
+    assert SecretSource("s", "c", 0.5)[2:] == (0.5, 1.0, 15.0)

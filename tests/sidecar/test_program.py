@@ -1,5 +1,6 @@
 """The sidecar as a command: its output and its exit codes."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import IO
 import pytest
 import yaml
 
+from tests.sidecar.test_sds_envoy import document
 from tests.system.bootstrap import Json, http, listener
 from tests.system.eventually import PATIENCE
 
@@ -134,3 +136,12 @@ def test_an_address_in_use_is_named(tmp_path: Path) -> None:
         done = sidecar("-c", config, "--disable-hot-restart")
     assert done.returncode == 1
     assert f"cannot listen on tcp://127.0.0.1:{port}: another process does" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["validate", "init_only"])
+def test_a_validation_fetches_no_secrets(tmp_path: Path, mode: str) -> None:
+    """With no limit on the first fetch, it would never end."""
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps(document(tmp_path)))
+    done = sidecar("-c", config, "--mode", mode, "--disable-hot-restart")
+    assert (done.returncode, done.stdout) == (0, f"configuration '{config}' OK\n")

@@ -10,6 +10,7 @@ from agent.sidecar.model import Address, Pipe, SocketAddress
 
 ADDRESS = "envoy.config.core.v3.Address"
 SOURCE = "envoy.config.core.v3.DataSource"
+INLINE = "<inline>"  # in place of a path, as in Envoy's /certs
 
 _PROTOCOLS = {"TCP": 0, "UDP": 1}
 _LONGEST_PATH = 107  # bytes; sun_path has 108, with a final zero byte
@@ -92,15 +93,20 @@ def _require_path(message: Message, field: str, path: str) -> None:
 
 def content(holder: Message, field: str) -> bytes:
     """Return the bytes of a data source; a file is read now."""
+    return loaded(holder, field)[1]
+
+
+def loaded(holder: Message, field: str) -> tuple[str, bytes]:
+    """Return the path of a data source, `<inline>` without one, and its bytes; a file is read now."""
     message = holder.message(field, SOURCE)
     if message is None:
-        return b""
+        return INLINE, b""
     chosen = message.one_of("filename", "inline_string", "inline_bytes")
     if chosen == "inline_string":
-        return message.text("inline_string").encode()
+        return INLINE, message.text("inline_string").encode()
     if chosen == "inline_bytes":
-        return _decoded(message)
-    return _file(message) if chosen else b""
+        return INLINE, _decoded(message)
+    return _file(message) if chosen else (INLINE, b"")
 
 
 def _decoded(message: Message) -> bytes:
@@ -112,12 +118,15 @@ def _decoded(message: Message) -> bytes:
         return b""
 
 
-def _file(message: Message) -> bytes:
+def _file(message: Message) -> tuple[str, bytes]:
     path = message.text("filename", required=True)
     if not path:
-        return b""
+        return path, b""
+    if "\n" in path:  # PEM text in the wrong field, which no message may quote
+        message.refuse("filename", "it is not a path: it has several lines")
+        return path, b""
     try:
-        return Path(path).read_bytes()
+        return path, Path(path).read_bytes()
     except (OSError, ValueError) as error:
         message.refuse("filename", f"cannot read {path}: {getattr(error, 'strerror', None) or error}")
-        return b""
+        return path, b""

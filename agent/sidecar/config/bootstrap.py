@@ -56,14 +56,19 @@ def _bootstrap(root: Message, tree: Tree, node: str, node_cluster: str) -> Confi
     _require_distinct(zip(listeners, made.listeners, strict=True))
     _require_distinct(zip(clusters, made.clusters, strict=True))
     _require_free_addresses(listeners, made.listeners)
-    if _is_gated(made) and not (made.node_id and made.node_cluster):
-        root.refuse("node", "a gate needs id and cluster; write them here or give --service-node and --service-cluster")
+    asks = "a gate needs" if _is_gated(made) else "secrets need" if _has_secrets(made) else ""
+    if asks and not (made.node_id and made.node_cluster):
+        root.refuse("node", f"{asks} id and cluster; write them here or give --service-node and --service-cluster")
     return made
 
 
 def _is_gated(made: Configuration) -> bool:
     filters = (chain.filter for listener in made.listeners for chain in listener.chains)
     return any(isinstance(each, HttpManager) and each.gate is not None for each in filters)
+
+
+def _has_secrets(made: Configuration) -> bool:
+    return any(each.has_secrets for each in made.tls)
 
 
 def _require_distinct(made: Iterable[tuple[Message, Listener | Cluster]]) -> None:

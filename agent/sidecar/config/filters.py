@@ -6,6 +6,7 @@ from agent.handoff import gate
 from agent.sidecar.config.addresses import content
 from agent.sidecar.config.fields import NOT_SUPPORTED, Message
 from agent.sidecar.config.routes import virtual_hosts
+from agent.sidecar.config.sources import SOURCE, rest_source
 from agent.sidecar.model import DirectResponse, Echo, HttpManager, NetworkFilter, TcpProxy
 
 _NETWORK = "envoy.extensions.filters.network"
@@ -16,15 +17,6 @@ MANAGER = f"{_NETWORK}.http_connection_manager.v3.HttpConnectionManager"
 ROUTER = "envoy.extensions.filters.http.router.v3.Router"
 
 _CODECS = {"AUTO": 0, "HTTP1": 1, "HTTP2": 2, "HTTP3": 3}
-_API_TYPES = {
-    "DEPRECATED_AND_UNAVAILABLE_DO_NOT_USE": 0,
-    "REST": 1,
-    "GRPC": 2,
-    "DELTA_GRPC": 3,
-    "AGGREGATED_GRPC": 5,
-    "AGGREGATED_DELTA_GRPC": 6,
-}
-_API_VERSIONS = {"AUTO": 0, "V2": 1, "V3": 2}
 
 
 def network_filter(message: Message) -> NetworkFilter:
@@ -92,29 +84,15 @@ def _require_router(message: Message) -> None:
 def _gate(manager: Message) -> str | None:
     """Return the cluster of the agent's gate; reject every other source of routes."""
     rds = manager.message("rds", f"{_NETWORK}.http_connection_manager.v3.Rds")
-    source = None if rds is None else rds.message("config_source", "envoy.config.core.v3.ConfigSource", required=True)
+    source = None if rds is None else rds.message("config_source", SOURCE, required=True)
     if rds is None or source is None:
         return None
     if rds.text("route_config_name") != gate.NAME:
         rds.refuse("route_config_name", f"routes from other sources than the agent's gate are {NOT_SUPPORTED}")
-    source.choice("resource_api_version", _API_VERSIONS, {"V3": None}, None)
-    if source.span("initial_fetch_timeout", 15.0):
+    found = rest_source(source)
+    if found is not None and found.initial_fetch_timeout:
         source.refuse("initial_fetch_timeout", f"a limited wait for the gate is {NOT_SUPPORTED}: it must be 0s")
-    api = source.message("api_config_source", "envoy.config.core.v3.ApiConfigSource", required=True)
-    return None if api is None else _gate_cluster(api)
-
-
-def _gate_cluster(api: Message) -> str | None:
-    if not api.has("api_type"):
-        api.missing("api_type")
-    api.choice("api_type", _API_TYPES, {"REST": None}, None)
-    api.choice("transport_api_version", _API_VERSIONS, {"V3": None}, None)
-    api.span("refresh_delay", 1.0, positive=True)
-    api.span("request_timeout", 1.0, positive=True)
-    names = api.texts("cluster_names")
-    if len(names) != 1:
-        api.refuse("cluster_names", "a gate is behind one cluster")
-    return names[0] if names else None
+    return None if found is None else found.cluster
 
 
 _READERS: dict[str, Callable[[Message], NetworkFilter]] = {

@@ -118,11 +118,19 @@ KINDS = {
         "auto_host_sni auto_sni_san_validation allow_renegotiation max_session_keys enforce_rsa_key_usage",
     ),
     "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext": _kind(
-        "tls_params tls_certificates validation_context alpn_protocols",
-        "tls_certificate_sds_secret_configs tls_certificate_provider_instance custom_tls_certificate_selector "
+        "tls_params tls_certificates tls_certificate_sds_secret_configs validation_context "
+        "validation_context_sds_secret_config combined_validation_context alpn_protocols",
+        "tls_certificate_provider_instance custom_tls_certificate_selector "
         "tls_certificate_certificate_provider tls_certificate_certificate_provider_instance "
-        "validation_context_sds_secret_config combined_validation_context validation_context_certificate_provider "
+        "validation_context_certificate_provider "
         "validation_context_certificate_provider_instance custom_handshaker key_log",
+    ),
+    "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CombinedCertificateValidationContext": _kind(
+        "default_validation_context validation_context_sds_secret_config",
+        "validation_context_certificate_provider validation_context_certificate_provider_instance",
+    ),
+    "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig": _kind(
+        "name sds_config",
     ),
     "envoy.extensions.transport_sockets.tls.v3.TlsParameters": _kind(
         "tls_minimum_protocol_version tls_maximum_protocol_version",

@@ -4,13 +4,18 @@ from ssl import TLSVersion
 
 from agent.sidecar.config.addresses import filename
 from agent.sidecar.config.fields import NOT_SUPPORTED, Message
-from agent.sidecar.model import Certificate, DownstreamTls, UpstreamTls
+from agent.sidecar.config.sources import SOURCE, rest_source
+from agent.sidecar.model import Certificate, DownstreamTls, SecretSource, UpstreamTls
 
 SOCKET = "envoy.config.core.v3.TransportSocket"
 PLAIN = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
 
 _PREFIX = "envoy.extensions.transport_sockets.tls.v3"
 DOWNSTREAM, UPSTREAM = f"{_PREFIX}.DownstreamTlsContext", f"{_PREFIX}.UpstreamTlsContext"
+CERTIFICATE, VALIDATION = f"{_PREFIX}.TlsCertificate", f"{_PREFIX}.CertificateValidationContext"
+_COMBINED = "CommonTlsContext.CombinedCertificateValidationContext"
+_BY_SDS = "validation_context_sds_secret_config"
+_VALIDATIONS = ("validation_context", _BY_SDS, "combined_validation_context")
 
 _VERSIONS = {"TLS_AUTO": 0, "TLSv1_0": 1, "TLSv1_1": 2, "TLSv1_2": 3, "TLSv1_3": 4}
 _HEEDED = {"TLS_AUTO": None, "TLSv1_2": TLSVersion.TLSv1_2, "TLSv1_3": TLSVersion.TLSv1_3}
@@ -25,12 +30,13 @@ def downstream(holder: Message) -> DownstreamTls | None:
         return None
     common = _Common(context, TLSVersion.TLSv1_3)
     required = context.truth("require_client_certificate", default=False)
-    if required and common.trusted_ca is None:
+    if required and common.trusted_ca is None and common.ca_secret is None:
         context.refuse("require_client_certificate", f"{NOT_SUPPORTED} without a trusted_ca to verify it")
-    if not common.certificates:
+    if not common.certificates and not common.secrets:
         common.message.refuse("tls_certificates", "there is no certificate to show to clients")
     return DownstreamTls(
-        common.certificates, common.trusted_ca, required, common.alpn, common.minimum, common.maximum
+        common.certificates, common.trusted_ca, required, common.alpn, common.minimum, common.maximum,
+        common.certificate_secrets, common.ca_secret,
     )  # fmt: skip
 
 
@@ -43,9 +49,16 @@ def upstream(holder: Message) -> UpstreamTls | None:
     sni = context.text("sni")
     if len(sni.encode()) > _LONGEST_NAME:
         context.refuse("sni", f"it is longer than {_LONGEST_NAME} bytes")
-    if len(common.certificates) > 1:
-        common.message.refuse("tls_certificates", "a client has one certificate")
-    return UpstreamTls(common.certificates, common.trusted_ca, sni, common.alpn, common.minimum, common.maximum)
+    for field, listed in (
+        ("tls_certificates", common.certificates),
+        ("tls_certificate_sds_secret_configs", common.secrets),
+    ):
+        if len(listed) > 1:
+            common.message.refuse(field, "a client has one certificate")
+    return UpstreamTls(
+        common.certificates, common.trusted_ca, sni, common.alpn, common.minimum, common.maximum,
+        common.certificate_secrets, common.ca_secret,
+    )  # fmt: skip
 
 
 def _context(holder: Message, kind: str) -> Message | None:
@@ -65,12 +78,21 @@ class _Common:
         self.message = found or Message(
             {}, context.at("common_tls_context"), f"{_PREFIX}.CommonTlsContext", context.refusals
         )
-        certificates = self.message.messages("tls_certificates", f"{_PREFIX}.TlsCertificate")
+        certificates = self.message.messages("tls_certificates", CERTIFICATE)
         self.certificates = tuple(_certificate(each) for each in certificates)
-        self.trusted_ca = _trusted_ca(self.message)
+        self.secrets = self.message.messages("tls_certificate_sds_secret_configs", f"{_PREFIX}.SdsSecretConfig")
+        self.certificate_secrets = tuple(source for each in self.secrets if (source := _secret(each)) is not None)
+        self.trusted_ca, self.ca_secret = _validation(self.message)
+        self._check_alternatives()
         self.alpn = self.message.texts("alpn_protocols")
         self.minimum, self.maximum = _versions(self.message, latest)
         self._check_protocols()
+
+    def _check_alternatives(self) -> None:
+        for alternatives in (("tls_certificates", "tls_certificate_sds_secret_configs"), _VALIDATIONS):
+            first, *others = [field for field in alternatives if self.message.has(field)] or [""]
+            for each in others:
+                self.message.refuse(each, f"it cannot stand beside {first}")
 
     def _check_protocols(self) -> None:
         sizes = [len(name.encode()) for name in self.alpn]
@@ -88,9 +110,37 @@ def _certificate(message: Message) -> Certificate:
     return Certificate(chain or "", key or "")
 
 
-def _trusted_ca(message: Message) -> str | None:
-    validation = message.message("validation_context", f"{_PREFIX}.CertificateValidationContext")
+def _validation(common: Message) -> tuple[str | None, SecretSource | None]:
+    """Return the path of the trusted CA, and the secret that replaces it."""
+    combined = common.message("combined_validation_context", f"{_PREFIX}.{_COMBINED}")
+    if combined is None:
+        return _trusted_ca(common, "validation_context"), _ca_secret(common)
+    if not combined.has("default_validation_context"):
+        combined.missing("default_validation_context")
+    if not combined.has(_BY_SDS):
+        combined.missing(_BY_SDS)
+    return _trusted_ca(combined, "default_validation_context"), _ca_secret(combined)
+
+
+def _trusted_ca(holder: Message, field: str) -> str | None:
+    validation = holder.message(field, VALIDATION)
     return None if validation is None else filename(validation, "trusted_ca")
+
+
+def _ca_secret(holder: Message) -> SecretSource | None:
+    message = holder.message(_BY_SDS, f"{_PREFIX}.SdsSecretConfig")
+    return None if message is None else _secret(message)
+
+
+def _secret(message: Message) -> SecretSource | None:
+    name = message.text("name", required=True)
+    if not message.has("sds_config"):
+        message.refuse("sds_config", f"it is missing, and a secret of static_resources is {NOT_SUPPORTED}")
+    source = message.message("sds_config", SOURCE)
+    found = None if source is None else rest_source(source)
+    if found is None:
+        return None
+    return SecretSource(name, found.cluster, found.refresh_delay, found.request_timeout, found.initial_fetch_timeout)
 
 
 def _versions(message: Message, latest: TLSVersion) -> tuple[TLSVersion, TLSVersion]:

@@ -6,6 +6,7 @@ from agent.core.errors import BadInput
 from agent.sidecar.config.bootstrap import read, read_tree
 from agent.sidecar.model import Admin, Cluster, Configuration, Pipe, SocketAddress
 from tests.sidecar.config.messages import typed
+from tests.sidecar.patches import secret
 
 Json = dict[str, object]
 ECHO = [{"filters": [typed("filters.network.echo.v3.Echo")]}]
@@ -82,7 +83,7 @@ def test_a_node_that_cannot_be_is_told(node: object) -> None:
 
 
 def gated(**node: str) -> Json:
-    api = {"api_type": "REST", "transport_api_version": "V3", "cluster_names": ["g"]}
+    api = {"api_type": "REST", "transport_api_version": "V3", "cluster_names": ["g"], "refresh_delay": "1s"}
     source = {"resource_api_version": "V3", "initial_fetch_timeout": "0s", "api_config_source": api}
     manager = typed(
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -233,3 +234,11 @@ def test_reasons_name_the_file_or_the_option(tmp_path: Path) -> None:
 def test_without_any_of_both_there_is_nothing_to_read(path: str | None, text: str | None) -> None:
     with pytest.raises(BadInput, match="--config-path"):
         read(path, text)
+
+
+def test_secrets_want_both_names_of_a_node() -> None:
+    kind = "transport_sockets.tls.v3.UpstreamTlsContext"
+    tls = typed(kind, common_tls_context={"tls_certificate_sds_secret_configs": [secret(cluster_names=["c"])]})
+    tree = static(clusters=({"name": "c", "transport_socket": tls},))
+    assert why(tree).startswith("node: secrets need id and cluster; write them here or give --service-node")
+    assert why({**tree, "node": {"id": "n", "cluster": "c"}}) == ""

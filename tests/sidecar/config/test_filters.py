@@ -26,7 +26,7 @@ def manager(**members: object) -> Read:
 
 
 HOSTS = (VirtualHost("v", ("*",), ()),)
-API = {"api_type": "REST", "transport_api_version": "V3", "cluster_names": ["g"]}
+API = {"api_type": "REST", "transport_api_version": "V3", "cluster_names": ["g"], "refresh_delay": "1s"}
 RDS = {
     "route_config_name": "agent_gate",
     "config_source": {"resource_api_version": "V3", "initial_fetch_timeout": "0s", "api_config_source": API},
@@ -180,7 +180,7 @@ def gated(api: object = API, name: object = "agent_gate", **source: object) -> R
 
 def test_a_gate_is_a_cluster_and_has_no_routes() -> None:
     assert gated() == (HttpManager("h", (), "g"), "")
-    more = {**API, "refresh_delay": "1s", "request_timeout": "5s"}
+    more = {**API, "request_timeout": "5s"}
     assert gated(more) == (HttpManager("h", (), "g"), "")
 
 

@@ -3,8 +3,9 @@ from ssl import TLSVersion
 import pytest
 
 from agent.sidecar.config.transport_sockets import DOWNSTREAM, PLAIN, UPSTREAM, downstream, upstream
-from agent.sidecar.model import Certificate, DownstreamTls, UpstreamTls
+from agent.sidecar.model import Certificate, DownstreamTls, SecretSource, UpstreamTls
 from tests.sidecar.config.messages import Read, read
+from tests.sidecar.patches import BY_SDS, CA_BY_SDS, secret
 
 CHAIN = "envoy.config.listener.v3.FilterChain"
 CLUSTER = "envoy.config.cluster.v3.Cluster"
@@ -194,3 +195,44 @@ def test_a_socket_has_a_name_and_a_type(socket: dict[str, object], path: str) ->
 def test_a_context_of_clients_is_none_of_a_cluster() -> None:
     config = {"@type": f"x/{DOWNSTREAM}"}
     assert read(upstream, {"transport_socket": {"name": "x", "typed_config": config}}, CLUSTER).value is None
+
+
+# Secrets
+
+A, B = (SecretSource(name, "static", 0.5, 3600.0, 0.0) for name in ("a", "b"))
+
+
+def test_certificates_and_authorities_may_come_as_secrets() -> None:
+    value, why = down({BY_SDS: [secret("a"), secret("b")], CA_BY_SDS: secret("a")}, pair=False)
+    assert (value.certificates, value.certificate_secrets, value.ca_secret, why) == ((), (A, B), A, "")
+    value, why = up({BY_SDS: [secret("a")]})
+    assert (value.certificate_secrets, value.ca_secret, value.has_secrets, why) == ((A,), None, True, "")
+    value, why = down({CA_BY_SDS: secret("b")}, require_client_certificate=True)
+    assert (value.certificates, value.ca_secret, value.has_secrets, why) == ((MADE,), B, True, "")
+    assert not down().value.has_secrets
+
+
+def test_a_combined_context_has_a_default_and_a_secret() -> None:
+    combined = {"default_validation_context": CA, CA_BY_SDS: secret("a")}
+    value, why = down({"combined_validation_context": combined})
+    assert (value.trusted_ca, value.ca_secret, why) == ("/ca", A, "")
+
+
+@pytest.mark.parametrize(
+    ("common", "said"),
+    [
+        ({"tls_certificates": [PAIR], BY_SDS: [secret()]}, f"{BY_SDS}: it cannot stand beside tls_certificates"),
+        (
+            {"tls_certificates": [PAIR], "validation_context": CA, CA_BY_SDS: secret()},
+            f"{CA_BY_SDS}: it cannot stand beside validation_context",
+        ),
+        ({BY_SDS: [{"name": "s"}]}, f"{BY_SDS}[0].sds_config: it is missing, and a secret of static_resources is not"),
+        ({BY_SDS: [secret("")]}, f"{BY_SDS}[0].name: it is empty"),
+        ({BY_SDS: [secret(api_type="GRPC")]}, f"{BY_SDS}[0].sds_config.api_config_source.api_type: GRPC is not supp"),
+        ({BY_SDS: []}, "tls_certificates: there is no certificate to show to clients"),
+    ],
+)
+def test_secrets_that_cannot_be_are_told_once(common: dict[str, object], said: str) -> None:
+    why = down(common, pair=False).why
+    assert why.startswith(f"{AT}.common_tls_context.{said}")
+    assert "; m." not in why
