@@ -23,7 +23,7 @@ from agent.sidecar.model import (
 )
 from agent.sidecar.traffic import DataPlane
 from agent.stats.writer import Writer
-from tests.sidecar.secret_plane import pair_of, plane, secret_of, trusted
+from tests.sidecar.secret_plane import inline, pair_of, plane, secret_of, trusted
 from tests.sidecar.secret_stand import (
     BY_SECRET,
     CLIENT_CA,
@@ -71,6 +71,7 @@ async def test_a_secret_that_has_not_come_in_time_refuses_connections_until_it_c
         assert await end_of(proxied[0]) == b""
         await leave(proxied)
         assert stand.stat("cluster.c.client_ssl_socket_factory.upstream_context_secrets_not_ready") == 1
+        assert stand.stat("cluster.c.upstream_cx_connect_timeout") == 0
         await control.give("1", "server", pair_of(leaf))
         assert await served(stand) == leaf.certificate.serial_number
 
@@ -100,6 +101,20 @@ async def test_it_comes_to_the_gate_when_each_secret_is_in_use_or_refused(tmp_pa
         await warming
         await traffic.close()
     await gate.close()
+
+
+async def test_a_secret_is_checked_though_the_others_of_its_context_have_not_come(tmp_path: Path) -> None:
+    both = DownstreamTls((), certificate_secrets=(SERVER,), ca_secret=CLIENT_CA)
+    stats = Writer.private()
+    async with plane(tmp_path) as control:
+        settings = Configuration((listener(Echo(), tls=both),), (behind(control),))
+        traffic = DataPlane(settings, stats, drain_time=1, drain_immediately=False)
+        warming = asyncio.ensure_future(traffic.warm())
+        assert await control.give("1", "ca", {"validation_context": {"trusted_ca": inline(b"x")}}) == ""
+        assert await control.give("1", "server", pair_of(issued(), issued().key_pem)) == ""
+        await warming
+        await traffic.close()
+    assert stats.read().counters["sds.ca.update_rejected"] == stats.read().counters["sds.server.update_rejected"] == 1
 
 
 # What is refused before anything is fetched
