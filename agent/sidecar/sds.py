@@ -53,6 +53,7 @@ class Subscription:
     async def first(self) -> None:
         """Begin to poll; return when a first response is in use or rejected, or `initial_fetch_timeout` is over."""
         self._task = asyncio.get_running_loop().create_task(self._poll_for_ever())
+        self._task.add_done_callback(_report)
         try:
             async with asyncio.timeout(self._source.initial_fetch_timeout or None):
                 await self._settled.wait()
@@ -114,3 +115,9 @@ class Subscription:
             why = str(error) or "it does not answer in time"
             every = f"{self._source.refresh_delay:g}s"
             _log.warning("cannot fetch secret %s: %s; trying again every %s", self._source.name, why, every)
+
+
+def _report(ended: asyncio.Task[None]) -> None:
+    """Let the loop log a bug that has ended the polls; nothing else would say that certificates stay as they are."""
+    if not ended.cancelled():
+        ended.result()

@@ -15,6 +15,7 @@ from agent.stats.writer import Writer
 from tests.sidecar.leaping import now
 from tests.sidecar.secret_plane import NOTHING_NEW, SECRET, plane, raw, secret_of
 from tests.sidecar.wires import counted
+from tests.system.eventually import PATIENCE
 
 SOURCE = secret_of("s")
 
@@ -149,6 +150,17 @@ async def test_it_ends_at_once_when_it_is_closed(tmp_path: Path) -> None:
             await stand.it.close()
         assert len(control.polls) == 1
     await Stand(tmp_path).it.close()  # before it has begun
+
+
+async def test_a_bug_is_reported(tmp_path: Path) -> None:
+    reported: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.set_result(context["exception"]))
+    async with plane(tmp_path) as control, subscribed(control.path) as (stand, _):
+        poll = await control.poll("s")
+        stand.it._apply = None  # type: ignore[assignment]  # calling it is a bug
+        poll.answered.set_result(raw(b"1"))
+        async with asyncio.timeout(PATIENCE):
+            assert isinstance(await reported, TypeError)
 
 
 @pytest.mark.parametrize(
