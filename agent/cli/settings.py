@@ -52,7 +52,8 @@ def _push_mode(options: Mapping[str, Any]) -> PushMode | None:
     """Return how certificates are pushed; None for a command that runs no proxy, or if every change is a restart."""
     if options.get("on_certificate", OnCertificate.RESTART) == OnCertificate.RESTART:
         return None
-    return PushMode(drains=_push_drain(options) is not None)
+    is_sidecar = Path(options["proxy_bin"]).name == "sidecar"
+    return PushMode(drains=_push_drain(options) is not None and not is_sidecar)
 
 
 def _push_drain(options: Mapping[str, Any]) -> float | None:

@@ -98,14 +98,17 @@ class Gate:
 def cluster(path: str) -> dict[str, object]:
     """Return Envoy's configuration of the cluster that reaches a gate at this path."""
     endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}
-    limits = {"max_connections": _MANY, "max_pending_requests": _MANY, "max_requests": _MANY}
     return {
         "name": NAME,
         "type": "STATIC",
         "connect_timeout": "5s",
-        "circuit_breakers": {"thresholds": [limits]},
         "load_assignment": {"cluster_name": NAME, "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
+
+
+def limits() -> dict[str, object]:
+    """Return Envoy's configuration of the limits of this cluster where many resources wait at the gate."""
+    return {"thresholds": [{"max_connections": _MANY, "max_pending_requests": _MANY, "max_requests": _MANY}]}
 
 
 def source(refresh: str = "0.5s") -> dict[str, object]:

@@ -104,7 +104,7 @@ class RevisionStore:
 
         `extra`: the digest of anything else that makes a new revision.
         """
-        pushable = _pushable(source, selection, program)
+        pushable = _pushable(source, selection)
         revision = self._identify(source, selection.files, program, extra, pushable)
         return self.adopt(revision, source, selection, program)
 
@@ -117,7 +117,7 @@ class RevisionStore:
             carried = {
                 path: Carried.in_memory(descriptors[path], self._memfds.inode(data)) for path, data in files.items()
             }
-            pushable = _pushable(source, selection, program)
+            pushable = _pushable(source, selection)
             self._loaded[revision] = LoadedRevision(
                 revision, source, copies, selection, program, descriptors, held, carried, pushable
             )
@@ -176,9 +176,9 @@ class RevisionStore:
             self._release(self._loaded.pop(revision).held)
 
 
-def _pushable(source: Source, selection: Selection, program: Program) -> frozenset[str]:
+def _pushable(source: Source, selection: Selection) -> frozenset[str]:
     """Return the files of the certificate groups that can be pushed whole."""
-    files = source.configuration.pushable_files(reads_json=program.reads_json)
+    files = source.configuration.pushable_files
     groups = [each for each in selection.groups.values() if files]
     pushed = {each.name for each in groups if (each.chains or each.bundles) and each.files.keys() <= files}
     others = {path for each in groups if each.name not in pushed for path in each.files}

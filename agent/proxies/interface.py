@@ -245,8 +245,9 @@ class Configuration(Protocol):
     def admin_address(self) -> AdminAddress | None:
         """The admin address that the operator configured, if any."""
 
-    def pushable_files(self, *, reads_json: bool) -> frozenset[str]:
-        """Return the certificate files whose contents can be pushed into a running epoch."""
+    @property
+    def pushable_files(self) -> frozenset[str]:
+        """The certificate files whose contents can be pushed into a running epoch."""
 
     def groups_in(self, path: str) -> frozenset[str]:
         """Return the certificate groups that a resource file names."""

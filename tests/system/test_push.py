@@ -1,4 +1,4 @@
-"""Certificates are pushed into a running Envoy: same process, same epoch number, no client affected."""
+"""Certificates are pushed into a running proxy: same process, same epoch number, no client affected."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +20,6 @@ from tests.system.state import SERVING
 from tests.system.test_bad_input import named, put, serials, shown
 from tests.system.test_pinned import NAMES, pinned, renewed, with_pairs
 from tests.system.wire import closed_by_peer, connect, exchange, tls_context
-
-pytestmark = pytest.mark.envoy
 
 PUSHES = count("AGENT_PUSHES", short=10, long=200)
 DEATHS = count("AGENT_PUSH_DEATHS", short=4, long=40)
@@ -159,6 +157,7 @@ def is_newer(instance: AgentFixture, number: int) -> bool:
     return any(one.number > number for one in instance.state().among(SERVING))
 
 
+@pytest.mark.envoy
 def test_old_connections_end_by_the_deadline_and_those_of_other_chains_live(pushing: AgentFixture) -> None:
     instance = pushing
     with_pairs(instance)

@@ -25,7 +25,10 @@ _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
 @dataclass(frozen=True, slots=True)
 class PushMode:
-    """How certificates are pushed. `drains`: connections of a changed certificate end, so listeners come by LDS."""
+    """How certificates are pushed.
+
+    `drains`: connections of a changed certificate end, so listeners come by LDS, which Envoy alone can do.
+    """
 
     drains: bool
 
@@ -53,7 +56,6 @@ class Configuration:
         self.name = name
         self.extra = extra
         self._push = push
-        self._pushable: dict[bool, frozenset[str]] = {}
         self._copies: dict[frozenset[str], Copies] = {}
         self._bootstraps = [Bootstrap(text, name)]
         if extra is not None:
@@ -116,23 +118,18 @@ class Configuration:
 
     # Pushes
 
-    def pushable_files(self, *, reads_json: bool) -> frozenset[str]:
-        """Return the certificate files whose contents can be pushed into a running epoch.
-
-        `reads_json`: the program is Envoy itself, which takes listeners, and not only secrets.
-        """
+    @cached_property
+    def pushable_files(self) -> frozenset[str]:
+        """The certificate files whose contents can be pushed into a running epoch."""
         if self._push is None or any(each.has_resources for each in self._bootstraps[1:]):
             return frozenset()
-        by_listeners = self._by_listeners(reads_json=reads_json)
-        if by_listeners not in self._pushable:
-            elsewhere = {each.path for document in self._documents[1:] for each in document.references}
-            found = self._bootstraps[0].pushable_files(by_listeners=by_listeners)
-            self._pushable[by_listeners] = found - elsewhere
-        return self._pushable[by_listeners]
+        elsewhere = {each.path for document in self._documents[1:] for each in document.references}
+        return self._bootstraps[0].pushable_files(by_listeners=self._by_listeners) - elsewhere
 
-    def _by_listeners(self, *, reads_json: bool) -> bool:
-        """Return whether listeners come from the agent; the proxy has one source of listeners at most."""
-        return self._push is not None and self._push.drains and reads_json and subscriptions.LISTENERS not in self.sets
+    @property
+    def _by_listeners(self) -> bool:
+        """Whether listeners come from the agent; the proxy has one source of listeners at most."""
+        return self._push is not None and self._push.drains and subscriptions.LISTENERS not in self.sets
 
     @cached_property
     def has_udp(self) -> bool:
@@ -168,8 +165,7 @@ class Configuration:
         return self._copies[key]
 
     def _push_form(self, files: tuple[str, ...], as_json: bool) -> PushForm:  # the only argument
-        by_listeners = self._by_listeners(reads_json=as_json)
-        return self._bootstraps[0].push_form(files, by_listeners=by_listeners, as_json=as_json)
+        return self._bootstraps[0].push_form(files, by_listeners=self._by_listeners, as_json=as_json)
 
     def _innermost_first(self) -> Iterator[str]:
         """Yield the resource files so that none names a later one. Raises `BadInput` on a cycle."""

@@ -41,6 +41,7 @@ def make(root: MappingNode, files: Sequence[str], *, by_listeners: bool, as_json
     if by_listeners:
         listeners = Template.of(_cut_listeners(root, digests, is_json=is_json), files, digests)
         _fetch_listeners(root)
+        _raise_limits(root)
         contexts = push_contexts.contexts_of(push_contexts.clusters_of(root))
     else:
         contexts = push_contexts.contexts_of([*push_contexts.listeners_of(root), *push_contexts.clusters_of(root)])
@@ -88,6 +89,13 @@ def _mark(chain: MappingNode, digests: list[tuple[int, ...]]) -> None:
 def _fetch_listeners(root: MappingNode) -> None:
     dynamic = yaml_nodes.child_mapping(root, "dynamic_resources")
     yaml_nodes.put(dynamic, "lds_config", yaml_nodes.compose(gate.source()))
+
+
+def _raise_limits(root: MappingNode) -> None:
+    """Let more secrets wait at the gate than Envoy's default of 1,024 requests; the sidecar has no such limit."""
+    for cluster in push_contexts.clusters_of(root):
+        if yaml_nodes.text(yaml_nodes.get(cluster, "name")) == gate.NAME:
+            yaml_nodes.put(cluster, "circuit_breakers", yaml_nodes.compose(gate.limits()))
 
 
 def _secret(name: str, secret: Secret, *, is_json: bool) -> str:
