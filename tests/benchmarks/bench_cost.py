@@ -1,9 +1,10 @@
 """The cost of one change beside many files: `python -m tests.benchmarks.bench_cost [SITE…]`.
 
-For each size of a configuration, one certificate changes, by restart and by push. Prints last byte written → first handshake with the new
-certificate beside exec → first handshake of a bare Envoy with that configuration; the longest wait for an answer of
-/healthz/live meanwhile, less that of the idle agent; the agent's memory (PSS); and the first start. Exits with 1 over
-budget. AGENT_MEASURED sets the number of changes. SITE: the beginning of a row's name; without one, all.
+For each size of a configuration, one certificate changes, by restart and by push. Prints last byte written → first
+handshake with the new certificate beside exec → first handshake of a bare Envoy with that configuration; the longest
+wait for an answer of /healthz/live meanwhile, less that of the idle agent; the agent's memory (PSS); and the first
+start. Exits with 1 over budget. AGENT_MEASURED sets the number of changes. SITE: the beginning of a row's name; without
+one, all.
 """
 
 import statistics
