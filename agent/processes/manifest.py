@@ -74,6 +74,8 @@ class Manifest:
         """Return the content of the memfd."""
         # asdict copies a thousand files in 20 ms, on the loop.
         flat = {each.name: getattr(self, each.name) for each in fields(self)}
+        if not self.slots:
+            del flat["push_base"], flat["slots"]  # an older agent does not know them, and may adopt this epoch
         return json.dumps({"format": _FORMAT, **flat}, default=_facts).encode()
 
     @classmethod

@@ -101,6 +101,10 @@ def read(tree: object, hold: Hold) -> Manifest:
     return Manifest.carried_by(os.getpid(), hold(json.dumps(tree).encode()))
 
 
+def test_one_without_slots_has_no_field_that_an_older_agent_does_not_know(loaded: LoadedRevision) -> None:
+    assert not json.loads(Manifest.of(loaded).to_bytes()).keys() & {"push_base", "slots"}
+
+
 def test_fields_that_an_older_agent_did_not_write_have_defaults(loaded: LoadedRevision, hold: Hold) -> None:
     tree = tree_of(loaded)
     del tree["reads_json"], tree["resources"]
