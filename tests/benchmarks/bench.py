@@ -1,7 +1,8 @@
 """The main benchmark: `python -m tests.benchmarks.bench`.
 
-Prints the cost of rotations under load (line 1), the time to a new certificate (line 2) and the gap of a crash (line
-5), with the agent beside a bare Envoy, in one run, as a table. Exits with 1 if a figure is over its limit.
+Prints the cost of rotations and pushes under load (line 1), the time to a new certificate by each (line 2) and the gap
+of a crash (line 5), with the agent beside a bare Envoy, in one run, as a table. Exits with 1 if a figure is over its
+limit.
 AGENT_ROTATIONS, AGENT_MEASURED and AGENT_CRASHES set the numbers of rotations, measurements and crashes.
 """
 
@@ -31,6 +32,8 @@ MEASURED = count("AGENT_MEASURED", short=15, long=50)
 CRASHES = count("AGENT_CRASHES", short=5, long=20)
 
 START_BAR = 1.5
+PUSH_BAR = 0.25
+PUSHING = ("--on-certificate", "push", "--push-drain", "5s")
 WAIT_BAR = 2.0
 
 
@@ -43,10 +46,11 @@ def new_instance(room: Room, name: str) -> AgentFixture:
 
 
 @contextmanager
-def agent_instance(name: str) -> Iterator[AgentFixture]:
-    """Yield an agent fixture whose agent runs."""
+def agent_instance(name: str, *flags: str) -> Iterator[AgentFixture]:
+    """Yield an agent fixture whose agent runs, with these flags."""
     with open_room() as room:
         instance = new_instance(room, name)
+        instance.more_flags += flags
         instance.start()
         yield instance
         instance.stop()
@@ -94,6 +98,12 @@ def line_one() -> Iterator[Row]:
     )
     longest = max(report.longest_wait for report in reports)
     yield Row("1  longest wait : start under the same load", longest, start, WAIT_BAR)
+    with agent_instance("agent", *PUSHING) as instance:
+        reports, start = rotations(instance, instance.served)
+    requests = sum(report.ok for report in reports)
+    yield Row(f"1  failed of {requests} requests, {ROTATIONS} pushes", failed(reports), 0, 0, counted=True)
+    longest = max(report.longest_wait for report in reports)
+    yield Row("1  longest wait, pushes : start under the same load", longest, start, WAIT_BAR)
 
 
 def failed(reports: list[Report]) -> int:
@@ -107,6 +117,10 @@ def line_two() -> Iterator[Row]:
         starts, spans = instance.beside_starts(MEASURED, lambda: rotation_span(instance))
     start, span = statistics.median(starts), statistics.median(spans)
     yield Row(f"2  new certificate served, median of {MEASURED} : start", span, start, START_BAR)
+    with agent_instance("agent", *PUSHING) as instance:
+        starts, spans = instance.beside_starts(MEASURED, lambda: rotation_span(instance))
+    start, span = statistics.median(starts), statistics.median(spans)
+    yield Row(f"2  the same by push, median of {MEASURED} : start", span, start, PUSH_BAR)
 
 
 def rotation_span(instance: AgentFixture) -> float:
