@@ -44,11 +44,13 @@ class Bootstrap(Document):
     def pushable_files(self, *, by_listeners: bool) -> frozenset[str]:
         """Return the certificate files that are named only where a push reaches them."""
         with self._parsed() as root:
+            yaml_nodes.unshare(root)
             return push_contexts.pushable_files(root, by_listeners=by_listeners)
 
     def push_form(self, files: Sequence[str], *, by_listeners: bool, as_json: bool) -> push_form.PushForm:
         """Return the copy that takes pushes, with placeholders for these files, in order."""
         with self._changed(files) as root:
+            yaml_nodes.unshare(root)
             return push_form.make(root, files, by_listeners=by_listeners, as_json=as_json, is_json=self._is_json)
 
     @property

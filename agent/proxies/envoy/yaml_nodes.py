@@ -292,6 +292,25 @@ def _copied(node: Node, known: dict[int, Node]) -> Node:
     return known[id(node)]
 
 
+def unshare(root: Node) -> None:
+    """Give each alias nodes of its own, so that a change in one place of a tree is none in another."""
+    seen: set[int] = set()
+    waiting: list[Node] = [root]
+
+    def owned(node: Node) -> Node:
+        own = copied(node) if id(node) in seen else node
+        seen.add(id(own))
+        waiting.append(own)
+        return own
+
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, MappingNode):
+            node.value = [(name, owned(value)) for name, value in node.value]
+        elif isinstance(node, SequenceNode):
+            node.value = [owned(each) for each in node.value]
+
+
 def take_apart(root: Node) -> None:
     """Free a tree node by node: freed all at once, it would block every thread."""
     waiting: list[Node] = [root]
