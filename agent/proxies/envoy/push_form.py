@@ -59,19 +59,27 @@ def make(root: MappingNode, files: Sequence[str], *, by_listeners: bool, as_json
 
 
 def _cut_listeners(root: MappingNode, digests: list[tuple[int, ...]], *, is_json: bool) -> str:
-    """Remove the static listeners from the bootstrap; return them as JSON. Each chain names a digest of its files."""
+    """Remove the static listeners from the bootstrap; return them as JSON. Each chain names a digest of its files.
+
+    Envoy ignores a static listener with the name of an earlier one, and refuses it by LDS: it is left out.
+    """
     resources = yaml_nodes.child_mapping(root, "static_resources")
     listeners = push_contexts.listeners_of(root)
     kept = [each for each in yaml_nodes.items(yaml_nodes.get(resources, "listeners")) if each not in listeners]
+    named: dict[str, MappingNode] = {}
     for number, listener in enumerate(listeners):
-        if not yaml_nodes.text(yaml_nodes.get(listener, "name")):
-            yaml_nodes.put(listener, "name", yaml_nodes.compose(f"agent_listener_{number}"))
+        name = yaml_nodes.text(yaml_nodes.get(listener, "name"))
+        if not name:
+            name = f"agent_listener_{number}"
+            yaml_nodes.put(listener, "name", yaml_nodes.compose(name))
+        named.setdefault(name, listener)
+    for listener in named.values():
         for chain in push_contexts.chains_of(listener):
             _mark(chain, digests)
     yaml_nodes.remove(resources, "listeners")
     for each in kept:
         yaml_nodes.append(resources, "listeners", each)
-    texts = (yaml_nodes.write_json(listener, from_json=is_json) for listener in listeners)
+    texts = (yaml_nodes.write_json(listener, from_json=is_json) for listener in named.values())
     return ", ".join(f'{{"@type": {json.dumps(_LISTENER_TYPE)}, {text[1:]}' for text in texts)
 
 
@@ -99,7 +107,8 @@ def _raise_limits(root: MappingNode) -> None:
 
 
 def _secret(name: str, secret: Secret, *, is_json: bool) -> str:
-    """Return a secret as JSON, the content of its files inline."""
+    """Return a secret as JSON, the content of its files inline. The proxy must not watch directories for it."""
+    yaml_nodes.remove(secret.node, "watched_directory")  # elsewhere than in a secret, Envoy ignores it
     for mapping, scalar in list(push_contexts.file_nodes(secret.node)):
         if (number := file_of(scalar.value)) is not None:
             yaml_nodes.remove(mapping, "filename")
