@@ -16,6 +16,12 @@ def main() -> None:
 
     hold_signals()
 
-    from agent.cli import main as command_line  # noqa: PLC0415
+    from agent.cli.start import main as start  # noqa: PLC0415
+    from agent.cli.start import take  # noqa: PLC0415
+
+    if (invocation := take()) is not None:
+        start(invocation)
+
+    from agent.cli.main import main as command_line  # noqa: PLC0415
 
     command_line()

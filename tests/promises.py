@@ -476,7 +476,7 @@ PROMISES = (
     Promise(
         "survive",
         "the agent is killed, with --survive: the proxies serve on",
-        "cli/run.py",
+        "cli/start.py",
         "keep_children_alive()",
         "pass",
         ("system/test_adoption.py::test_a_killed_agent_finds_its_proxy_and_rotates_on",),

@@ -7,7 +7,7 @@ _PROGRAM = """
 import signal, sys
 class Spy:
     def find_spec(self, name, path=None, target=None):
-        if name == "agent.cli":
+        if name == "agent.cli.main":
             print(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
 sys.meta_path.insert(0, Spy())
 sys.argv = ["agent", "version"]

@@ -16,7 +16,7 @@ SERVICE_LINKS = "agent.service_links"
 _PREFIX = "AGENT_"
 _ADDRESS = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 _LINK = re.compile(r"\w+_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)")
-_INTERNAL = frozenset({"AGENT_TRIAL", "AGENT_INHERITANCE"})  # from an agent to the program that takes over
+_INTERNAL = frozenset({"AGENT_TRIAL", "AGENT_INHERITANCE", "AGENT_INVOCATION"})  # from an agent to what it executes
 
 
 def drop_service_links(environment: MutableMapping[str, str], command: click.Command) -> list[str]:

@@ -1,16 +1,25 @@
 """`agent`: run the agent; also the group of all other commands."""
 
-import asyncio
-import logging
 import os
-import sys
 from typing import Any
 
 import click
 
 from agent import __version__
-from agent.cli import environment
+from agent.cli import environment, start
+from agent.cli.bootstrap import bootstrap
+from agent.cli.certs import certs
+from agent.cli.check import check
+from agent.cli.completion import completion
+from agent.cli.control import COMMANDS
+from agent.cli.demo import demo
+from agent.cli.history import history
 from agent.cli.options import INPUTS, RUNNING, apply
+from agent.cli.request import request
+from agent.cli.status import status
+from agent.cli.sweep import sweep
+from agent.cli.systemd import systemd
+from agent.cli.version import version
 
 _EPILOG = """\
 Examples:
@@ -67,57 +76,22 @@ def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # clic
 
     hold_signals()
     keep_standard_streams()
-
-    from agent.cli.settings import running
-    from agent.host.log import configure, log_event
-
-    configure(options["log_format"], options["log_level"])
     ignored = [*ctx.meta.get(environment.SERVICE_LINKS, ()), *environment.unknown(os.environ, ctx.command)]
-    for text in ignored:
-        log_event(logging.WARNING, "environment.ignored", text)
-    return _run(running(options, ctx.obj))
+    return start.execute(start.Invocation(options, ctx.obj, tuple(ignored)))
 
 
-def _run(settings: Any) -> int:  # noqa: ANN401  # imported late
-    """Run the agent and its upgrades until one returns an exit code."""
-    from agent.core.errors import AgentError, MachineError
-    from agent.host.limits import forbid_core_dumps, raise_descriptor_limit
-    from agent.host.log import log_event
-    from agent.host.parent_death_filter import keep_children_alive
-    from agent.host.termination_log import leave_reason
-    from agent.processes import upgrade_check
-    from agent.supervisor.supervisor import EXECUTE
-
-    if upgrade_check.VARIABLE in os.environ:
-        click.echo(upgrade_check.dry_run(settings))
-        return 0
-    raise_descriptor_limit()
-    forbid_core_dumps()
-    if settings.survive:
-        try:
-            keep_children_alive()
-        except MachineError as error:
-            log_event(logging.WARNING, "agent.not_surviving", str(error))
-    try:
-        while (code := asyncio.run(_supervise(settings))) == EXECUTE:
-            try:
-                os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # our own command line
-            except OSError as error:
-                log_event(
-                    logging.ERROR, "agent.not_executed", f"cannot execute the new program: {error}; the old one stays"
-                )
-    except AgentError as error:
-        leave_reason(str(error))
-        raise
-    return code
-
-
-async def _supervise(settings: Any) -> int:  # noqa: ANN401  # imported late
-    from agent.host.run_directory import RunDirectory
-    from agent.supervisor.supervisor import Supervisor
-
-    directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
-    try:
-        return await Supervisor(settings, directory).run()
-    finally:
-        directory.close()
+for _command in (
+    bootstrap,
+    certs,
+    check,
+    completion,
+    demo,
+    history,
+    request,
+    status,
+    sweep,
+    systemd,
+    version,
+    *COMMANDS,
+):
+    agent.add_command(_command)

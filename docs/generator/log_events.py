@@ -13,7 +13,7 @@ from agent.supervisor import executor
 from docs.generator.literal_text import HOLE, Function, Module, UnresolvedError, call_name, value_of, words
 
 _OTHER_PROGRAMS = ("cli", "demo", "epoch", "sidecar", "stats")  # packages with output of their own
-_COMMAND_LINE = ("cli/run.py",)  # but for the module that runs the agent
+_COMMAND_LINE = ("cli/start.py",)  # but for the module that runs the agent
 _CALLS = {"log_event": (0, 1, 2), "once": (2, 0, 1)}
 """The functions that log, with the positions of the level, the event's name and its text."""
 _LOGS = re.compile(rf"\b({'|'.join(_CALLS)}|LogMessage)\(")

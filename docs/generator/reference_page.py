@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from agent import cli
+from agent.cli.start import exit_code
 from agent.core.errors import AgentError, BadInput, MachineError, UsageError
 from docs.generator.command_line import Command, Option, main_command, sidecar_command, sub_commands
 from docs.generator.log_events import LogEvent, log_events
@@ -101,7 +101,7 @@ def _separator(option: Option) -> str:
 
 def _error_codes() -> Iterator[list[str]]:
     for error in _ERRORS:
-        code = cli._exit_code(error(""))  # noqa: SLF001  # the exit codes of `main`
+        code = exit_code(error(""))
         yield [_code(str(code)), _text(str(error.__doc__))]
 
 

@@ -1,11 +1,11 @@
-"""The command line as a whole: `agent.cli.main`."""
+"""The command line as a whole."""
 
 import sys
 
 import click
 import pytest
 
-from agent import cli
+from agent.cli import main
 from agent.cli.run import agent
 from agent.core.errors import AgentError, BadInput, MachineError, UsageError
 
@@ -14,7 +14,7 @@ def end(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
     """Run the command line; return the code it exits with."""
     monkeypatch.setattr(sys, "argv", ["agent", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     return ended.value.code
 
 
@@ -69,7 +69,7 @@ def test_a_bug_is_not_hidden(probe: list[object], monkeypatch: pytest.MonkeyPatc
     probe.append(ZeroDivisionError())
     monkeypatch.setattr(sys, "argv", ["agent", "probe"])
     with pytest.raises(ZeroDivisionError):
-        cli.main()
+        main.main()
 
 
 @pytest.mark.parametrize("arguments", [("--no-such-option",), ("no-such-command",), ("history", "0"), ("completion",)])

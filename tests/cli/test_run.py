@@ -1,18 +1,17 @@
-import asyncio
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import click
 import pytest
 
 from agent.cli import run as module
+from agent.cli import start
 from agent.cli.run import agent as command_line
 from agent.core.errors import BadInput, MachineError, UsageError
-from agent.host import limits, log, parent_death_filter, run_directory, termination_log
+from agent.host import limits, log, parent_death_filter, termination_log
 from agent.inputs.settings import Settings
 from agent.processes import upgrade_check
 from agent.supervisor import supervisor
@@ -44,6 +43,8 @@ class Machine:
 
     def execute(self, path: str, arguments: list[str]) -> None:
         assert (path, arguments) == (sys.executable, sys.orig_argv)
+        if start.VARIABLE in os.environ:
+            raise OSError("there is no program, so that the agent runs in this process")
         self.done.append("execute")
         if self.not_executed is not None:
             raise self.not_executed
@@ -68,7 +69,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(log, "configure", made.does("log"))
     monkeypatch.setattr(termination_log, "leave_reason", made.does("reason"))
     monkeypatch.setattr(parent_death_filter, "keep_children_alive", made.survive)
-    monkeypatch.setattr(module, "_supervise", made.supervise)
+    monkeypatch.setattr(start, "_supervise", made.supervise)
     monkeypatch.setattr(os, "execv", made.execute)
     return made
 
@@ -84,6 +85,14 @@ def test_without_a_command_the_agent_runs_and_its_code_is_the_exit_code(code: in
     (settings,) = machine.settings
     assert (settings.certificates, settings.run_directory) == ((Path("/c"),), Path("/run/x"))
     assert settings.policy.drain_patience == 7
+
+
+def test_without_an_exec_no_trace_of_it_is_left(machine: Machine) -> None:
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208  # names, not paths
+    assert run(command_line, *GIVEN).code == 0
+    assert machine.done == [*PREPARED, "supervise"]
+    assert start.VARIABLE not in os.environ
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 
 
 def test_the_log_is_as_the_options_say(machine: Machine) -> None:
@@ -200,36 +209,3 @@ def test_a_bug_leaves_no_reason(machine: Machine) -> None:
     with pytest.raises(AssertionError):
         run(command_line, *GIVEN)
     assert machine.done == [*PREPARED, "supervise"]
-
-
-# Supervising
-
-
-@pytest.mark.parametrize("user", [None, "somebody"])
-@pytest.mark.parametrize("ending", [0, 3, MachineError("no memory")])
-def test_the_run_directory_is_held_while_the_agent_runs(
-    user: str | None, ending: int | Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held: list[str] = []
-
-    class Supervisor:
-        def __init__(self, _: object, directory: run_directory.RunDirectory) -> None:
-            self._directory = directory
-
-        async def run(self) -> int:
-            with pytest.raises(MachineError):
-                run_directory.RunDirectory(self._directory.path)
-            held.append(oct(self._directory.path.stat().st_mode & 0o777))
-            if isinstance(ending, Exception):
-                raise ending
-            return ending
-
-    monkeypatch.setattr(supervisor, "Supervisor", Supervisor)
-    settings = SimpleNamespace(run_directory=tmp_path / "r", user=user)
-    if isinstance(ending, Exception):
-        with pytest.raises(MachineError, match="no memory"):
-            asyncio.run(module._supervise(settings))
-    else:
-        assert asyncio.run(module._supervise(settings)) == ending
-    assert held == ["0o700" if user is None else "0o711"]
-    run_directory.RunDirectory(tmp_path / "r").close()

@@ -100,7 +100,7 @@ def test_the_package_of_this_checkout_has_no_errors(made: Built) -> None:
 
 def test_a_package_is_installed_upgraded_and_removed(instance: DebianInstance, made: Built, loads: Loads) -> None:
     better = newer(made.package, "0.1.0-2", {"__init__.py": ('__version__ = "', '__version__ = "9.')})
-    broken = newer(made.package, "0.1.0-3", {"cli/run.py": ("import asyncio\n", "raise ImportError\n")})
+    broken = newer(made.package, "0.1.0-3", {"cli/start.py": ("import json\n", "raise ImportError\n")})
     instance.put(made.package, better, broken)
     files, accounts = instance.files(), instance.accounts()
 
