@@ -5,11 +5,10 @@ format keeps its name in both formats, since dashboards use it: where it lacks t
 another family's, it is written as of unknown type. Bucket bounds are written as OpenMetrics requires ("1.0").
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-
-from prometheus_client.utils import floatToGoString
 
 from agent.metrics.parser import SUFFIXES, Family, Kind, Number
 
@@ -18,6 +17,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 STEP = 1_000
 """Samples that are written at once: a few milliseconds of work."""
 
+_PLAIN_DIGITS = 6  # before the point; larger numbers have an exponent
 _TOTAL, _CREATED = "_total", "_created"
 _BOUND = re.compile(r'(?<=[{,])(le|quantile)="([^",}]+)"')  # never matches inside another label's value
 _QUALITY = re.compile(r"\s*q\s*=\s*(\d(?:\.\d{0,3})?|\.\d{1,3})\s*", re.IGNORECASE)
@@ -115,7 +115,7 @@ def _extras(family: Family, series: str, kind: str) -> str:
 
 
 def _value(value: Number | str) -> str:
-    return value if isinstance(value, str) else str(value) if isinstance(value, int) else _in_go(value)
+    return value if isinstance(value, str) else str(value) if isinstance(value, int) else in_go(value)
 
 
 def _with_canonical_bound(series: str) -> str:
@@ -130,10 +130,18 @@ def _canonical(labels: str) -> str:
 
 def _bound(found: re.Match[str]) -> str:
     try:
-        return f'{found[1]}="{_in_go(float(found[2]))}"'
+        return f'{found[1]}="{in_go(float(found[2]))}"'
     except ValueError:
         return found[0]
 
 
-def _in_go(value: float) -> str:
-    return str(floatToGoString(value))  # type: ignore[no-untyped-call]  # the library has no annotations
+def in_go(value: float) -> str:
+    """Write a number in the form that Prometheus' own libraries use: 0.005, 1.0, 1e+06, +Inf."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+    text = repr(value)
+    digits = text.find(".")
+    if value < 0 or digits <= _PLAIN_DIGITS:
+        return text
+    mantissa = f"{text[0]}.{text[1:digits]}{text[digits + 1 :]}".rstrip("0.")
+    return f"{mantissa}e+{digits - 1:02d}"

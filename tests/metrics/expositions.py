@@ -6,6 +6,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
 from agent.metrics.parser import Exposition, read
+from agent.metrics.registry import PREFIX, Metrics
 from agent.metrics.writer import format_families
 
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -21,6 +22,12 @@ def as_read_by_prometheus(text: str, *, openmetrics: bool = False) -> Values:
     families = openmetrics_families(text) if openmetrics else text_families(text)  # type: ignore[no-untyped-call]
     samples = [sample for family in families for sample in family.samples]
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for s in samples if not s.name.endswith("_created")}
+
+
+def own_values(metrics: Metrics) -> Values:
+    """Read the agent's own metrics, by their names without the prefix."""
+    values = as_read_by_prometheus(metrics.expose(openmetrics=False).decode())
+    return {(name.removeprefix(f"{PREFIX}_"), labels): value for (name, labels), value in values.items()}
 
 
 def of(*lines: str, openmetrics: bool = False) -> Exposition:

@@ -1,7 +1,10 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.utils import floatToGoString
 
 from agent.metrics.parser import Exposition, Family, Kind, Number
-from agent.metrics.writer import OPENMETRICS, STEP, TEXT, format_families, wants_openmetrics
+from agent.metrics.writer import OPENMETRICS, STEP, TEXT, format_families, in_go, wants_openmetrics
 from tests.metrics.expositions import Values, as_read_by_prometheus, of, text_of
 
 # Text
@@ -224,3 +227,8 @@ def test_what_is_called_like_creation_times_costs_a_counter_its_type(kind: str) 
 def test_a_histogram_that_is_called_like_creation_times_is_left_out_only_beside_its_family() -> None:
     told = of("# TYPE b_created histogram", 'b_created_bucket{le="+Inf"} 1', "b_created_sum 1", "b_created_count 1")
     assert "# TYPE b_created histogram" in text_of(told, openmetrics=True)
+
+
+@given(st.floats())
+def test_a_number_is_written_as_by_prometheus_own_library(value: float) -> None:
+    assert in_go(value) == floatToGoString(value)  # type: ignore[no-untyped-call]  # the library has no annotations

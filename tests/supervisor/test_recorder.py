@@ -30,6 +30,7 @@ from agent.status.model import End, Evidence, Status
 from agent.supervisor.history import History
 from agent.supervisor.recorder import Recorder
 from tests import pki
+from tests.metrics.expositions import own_values
 from tests.supervisor.conftest import Time
 from tests.supervisor.stand_ins import NOW, TODAY, Process, Scene, group, leaf, logged, settled, texts
 
@@ -73,21 +74,20 @@ class Recorded(Scene):
 
     def counted(self, name: str, **labels: str) -> float:
         """Return the value of a metric."""
-        value = self.metrics._registry.get_sample_value(f"proxy_agent_{name}", labels)
-        assert value is not None, name
-        return value
+        return own_values(self.metrics)[name, tuple(sorted(labels.items()))]
 
     def exits_counted(self) -> dict[tuple[str, str], float]:
         """Return the counts of exits that are not 0, by state and cause."""
-        samples = [each for family in self.metrics._registry.collect() for each in family.samples]
-        exits = [each for each in samples if each.name == "proxy_agent_proxy_exits_total" and each.value]
-        return {(each.labels["state"], each.labels["cause"]): each.value for each in exits}
+        exits = self._not_zero("proxy_exits_total")
+        return {(labels["state"], labels["cause"]): value for labels, value in exits}
 
     def cut_counted(self) -> dict[str, float]:
         """Return the counts of cut connections that are not 0, by cause."""
-        samples = [each for family in self.metrics._registry.collect() for each in family.samples]
-        cut = [each for each in samples if each.name == "proxy_agent_connections_closed_total" and each.value]
-        return {each.labels["cause"]: each.value for each in cut}
+        return {labels["cause"]: value for labels, value in self._not_zero("connections_closed_total")}
+
+    def _not_zero(self, wanted: str) -> list[tuple[dict[str, str], float]]:
+        values = own_values(self.metrics)
+        return [(dict(labels), value) for (name, labels), value in values.items() if name == wanted and value]
 
     def evidence(self, number: int) -> Evidence:
         """Return what is known of the attempt that started this epoch."""

@@ -35,6 +35,7 @@ from agent.processes.process_table import ProcessTable
 from agent.processes.survivor import Survivor
 from agent.supervisor import supervisor
 from agent.supervisor.supervisor import EXECUTE
+from tests.metrics.expositions import own_values
 from tests.stats.segments import written
 from tests.supervisor.agent_under_test import LOOPBACK, Agent, console, running
 from tests.supervisor.conftest import Time
@@ -128,7 +129,7 @@ def facts(caplog: pytest.LogCaptureFixture, event: str) -> dict[str, Any]:
 
 def metric(agent: Agent, name: str, **labels: str) -> float | None:
     """Return the value of one of the agent's own metrics."""
-    return agent.supervisor._metrics._registry.get_sample_value(f"proxy_agent_{name}", labels)
+    return own_values(agent.supervisor._metrics).get((name, tuple(sorted(labels.items()))))
 
 
 # A life

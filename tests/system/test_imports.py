@@ -11,16 +11,10 @@ from tests.system.agent_fixture import AgentFixture
 from tests.system.eventually import eventually
 from tests.system.status_pollers import ask
 
-UNUSED = (
-    "click",
-    "rich",
-    "difflib",
-    "agent.cli.run",
-    "agent.cli.options",
-    "agent.demo",
-    "agent.sidecar",
-    "agent.units",
-)
+COMMAND_LINE = ("click", "difflib", "rich", "agent.cli.main", "agent.cli.options", "agent.cli.run")
+OTHER_PROGRAMS = ("agent.demo", "agent.sidecar", "agent.units")
+METRICS = ("prometheus_client", "html", "http.client", "http.server", "socketserver", "urllib.request", "wsgiref")
+UNUSED = (*COMMAND_LINE, *OTHER_PROGRAMS, *METRICS)
 """Modules that no running agent imports, by name or by the name of a package of theirs."""
 
 _SPY = """
