@@ -1,12 +1,12 @@
 """When a loaded revision may replace the serving one: rotation window and jitter."""
 
 import logging
-import platform
 from datetime import timedelta
 
 from agent.core.schedule import jitter_offset
 from agent.host import clock
 from agent.host.log import log_event
+from agent.host.processes import host_name
 from agent.inputs.revisions import LoadedRevision
 from agent.inputs.settings import Settings
 from agent.status.model import Blocked
@@ -18,7 +18,7 @@ class RotationSchedule:
     def __init__(self, settings: Settings) -> None:
         self.blocked = Blocked.JITTER
         self._settings = settings
-        self._instance = f"{platform.node()}:{settings.run_directory}"
+        self._instance = f"{host_name()}:{settings.run_directory}"
         self._seen: LoadedRevision | None = None
         self._is_stale = False
         self._not_before = float("-inf")

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http import HTTPStatus
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
@@ -34,6 +33,8 @@ _WAITING = 100  # queue length; further events are dropped
 _KNOWN = 100  # events whose counts are remembered
 _TEXT_LIMIT = 1024  # characters
 _GOOD_NEWS = frozenset({"certificate.repaired", "service.answers"})
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 401, 403, 404, 409  # RFC 9110; http.HTTPStatus takes 0.1 MB
+_TOO_MANY_REQUESTS, _INTERNAL_SERVER_ERROR = 429, 500
 _OWN = "events."  # prefix of this module's own log events, which are not sent
 
 
@@ -210,11 +211,11 @@ class KubernetesEvents:
     async def _send(self, account: ServiceAccount, news: PodEvent) -> None:
         """Send one event. Raises `OSError` if a retry may help, `MachineError` if not."""
         known = bool(self._counts.get(news))
-        status: int = await self._count_up(account, news) if known else HTTPStatus.NOT_FOUND
-        if status == HTTPStatus.NOT_FOUND:  # the event expired or was never created
+        status = await self._count_up(account, news) if known else _NOT_FOUND
+        if status == _NOT_FOUND:  # the event expired or was never created
             self._note(news, 0)
             status = await _ask(account, "POST", "", news.event(account.pod, clock.calendar()))
-        if status == HTTPStatus.CONFLICT:  # an earlier agent created it
+        if status == _CONFLICT:  # an earlier agent created it
             status = await self._count_up(account, news)
         if status not in range(200, 300):
             raise _failure(status, account)
@@ -239,10 +240,10 @@ async def _ask(account: ServiceAccount, method: str, path: str, body: Mapping[st
 
 def _failure(status: int, account: ServiceAccount) -> Exception:
     """Return the exception for a status code other than success."""
-    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+    if status in {_UNAUTHORIZED, _FORBIDDEN}:
         where = f"namespace {account.pod.namespace}"
         return MachineError(f"it answers {status}; let the pod's service account create and patch events in {where}")
-    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status == _TOO_MANY_REQUESTS or status >= _INTERNAL_SERVER_ERROR:
         return ConnectionError(f"it answers {status}")
     return MachineError(f"it answers {status}")
 

@@ -13,8 +13,8 @@ from tests.system.status_pollers import ask
 
 COMMAND_LINE = ("click", "difflib", "rich", "agent.cli.main", "agent.cli.options", "agent.cli.run")
 OTHER_PROGRAMS = ("agent.demo", "agent.sidecar", "agent.units")
-METRICS = ("prometheus_client", "html", "http.client", "http.server", "socketserver", "urllib.request", "wsgiref")
-UNUSED = (*COMMAND_LINE, *OTHER_PROGRAMS, *METRICS)
+METRICS_AND_PAGES = ("prometheus_client", "html", "http", "platform", "socketserver", "urllib.request", "wsgiref")
+UNUSED = (*COMMAND_LINE, *OTHER_PROGRAMS, *METRICS_AND_PAGES)
 """Modules that no running agent imports, by name or by the name of a package of theirs."""
 
 _SPY = """
