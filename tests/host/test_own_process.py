@@ -1,4 +1,5 @@
 import os
+import resource
 import time
 
 import psutil
@@ -14,8 +15,18 @@ def test_the_use_is_that_of_this_process() -> None:
     assert use.resident == pytest.approx(before.memory_info().rss, rel=0.1)
     assert use.virtual >= use.resident
     assert use.started_at == pytest.approx(before.create_time(), abs=0.1)
-    assert 0 < use.processor <= time.process_time() + 0.1
-    assert use.descriptor_limit >= use.descriptors
+    assert use.processor == pytest.approx(time.process_time(), abs=0.2)
+
+
+def test_the_limit_of_descriptors_is_the_one_in_force() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    try:
+        use = own_use()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert use is not None
+    assert use.descriptor_limit == soft - 1
 
 
 def test_each_open_descriptor_counts() -> None:

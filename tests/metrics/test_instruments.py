@@ -74,11 +74,20 @@ def test_with_labels_a_series_can_begin_without_a_value() -> None:
     }
 
 
+def test_by_default_one_is_added() -> None:
+    counter = Counter("a_total", "a", ())
+    counter.add()
+    counter.add()
+    assert counter.family().samples == {"a_total": 2}
+
+
 def test_a_label_too_few_or_too_many_is_a_bug() -> None:
-    counter = Counter("a_total", "a", ("b",))
+    counter, histogram = Counter("a_total", "a", ("b",)), Histogram("h", "h", ("b",), _BOUNDS)
     counter.add("c", "d")
-    with pytest.raises(ValueError, match="longer"):
-        counter.family()
+    histogram.observe(1, "c", "d")
+    for each in (counter, histogram):
+        with pytest.raises(ValueError, match="longer"):
+            each.family()
 
 
 def test_gauges() -> None:
