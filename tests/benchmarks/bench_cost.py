@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 
 from tests.benchmarks.answers import Waits, asking
-from tests.benchmarks.bench_idle import Memory
+from tests.benchmarks.resident_memory import Memory
 from tests.benchmarks.sites import Site, SizedAgent
 from tests.system.bare import envoy_binary
 from tests.system.counts import count
@@ -67,7 +67,7 @@ def measure(site: Site, mode: str) -> Cost:
         start = instance.first_start()
         with asking(instance.status.port) as waits:
             rows = [_change(instance, waits) for _ in range(MEASURED)]
-        memory = Memory.of(instance.agent_pid).share
+        memory = Memory.of(instance.agent_pid, instance.serving_pid()).share
         instance.stop()
     bare, span, silence = (statistics.median(column) for column in zip(*rows, strict=True))
     return Cost(bare, span, silence, memory, start)

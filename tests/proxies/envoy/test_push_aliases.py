@@ -28,7 +28,7 @@ static_resources:
 @pytest.mark.parametrize(("drains", "secrets"), [(True, 3), (False, 7)])
 def test_each_place_of_an_alias_gets_its_certificates(drains: bool, secrets: int) -> None:
     configuration = Configuration(ALIASED, "/etc/envoy.yaml", push=PushMode(drains))
-    assert configuration.pushable_files(reads_json=True) == set(FILES)
+    assert configuration.pushable_files == set(FILES)
     main, _, delivery = configuration.copies(FILES).fill_pushable("/run/1", 1, DESCRIPTORS, as_json=True)
     assert main.count("agent_secret_") == secrets
     assert len([scope for scope in delivery.scopes if scope.startswith("sds.")]) == secrets
