@@ -41,7 +41,7 @@ class ListenAddress:
     @property
     def listener(self) -> "ListenAddress":
         """The address without the worker."""
-        return replace(self, worker=0)
+        return replace(self, worker=0) if self.worker else self
 
 
 def spelled(host: str) -> str:
@@ -164,4 +164,5 @@ class SocketStore:
 
     def member(self, listener: ListenAddress) -> socket.socket:
         """Return one socket of a listener, to set an option for its whole reuse_port group."""
-        return self._sockets[replace(listener, worker=self.workers(listener)[0])]
+        first = self._sockets.get(listener)  # a search of all for each listener took seconds with 300 of them
+        return first or self._sockets[replace(listener, worker=self.workers(listener)[0])]

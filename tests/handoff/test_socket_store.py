@@ -189,6 +189,21 @@ def test_addresses_workers_and_listeners_are_distinguished(store: SocketStore) -
     assert str(places[0]) == "tcp://a:1 (worker 1)"
 
 
+def test_the_member_of_a_group_is_its_first_worker_found_without_a_search(
+    store: SocketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (ListenAddress("tcp://a:1", worker=worker) for worker in range(3))
+    for place in (third, second):
+        with server() as listening:
+            keep(store, place, listening)
+    assert store.member(first).fileno() == store.get(second)
+    with server() as listening:
+        keep(store, first, listening)
+    monkeypatch.delattr(SocketStore, "workers")
+    assert store.member(first).fileno() == store.get(first)
+    assert first.listener is first
+
+
 def test_groups_count_what_is_here_and_what_is_asked_for(store: SocketStore) -> None:
     many = [ListenAddress("tcp://a:1", worker=worker) for worker in range(4)]
     alone, datagrams = ListenAddress("tcp://b:1"), [ListenAddress("udp://a:1", worker=worker) for worker in range(2)]
