@@ -38,8 +38,8 @@ PROMISES = (
         "watched",
         "anything under --watch changes: one new epoch",
         "inputs/loader.py",
-        "self._revisions.make(source, selection, self.programs.current, extra)",
-        'self._revisions.make(source, selection, self.programs.current, b"")',
+        "self._revisions.materialise(source, selection, self.programs.current, extra)",
+        'self._revisions.materialise(source, selection, self.programs.current, b"")',
         ("inputs/test_watched_paths.py::test_any_change_there_is_another_revision_and_the_same_bytes_are_none",),
     ),
     Promise(

@@ -218,8 +218,7 @@ class Loader:
             return LoadResult(None, selection.missing, again_at, refused)
         extra = await self._digest_watched({*selection.files, *source.resources})
         await self._prepare(source, selection, as_json=self.programs.current.reads_json)
-        async with self._revisions.holding(selection.files):
-            loaded = self._revisions.make(source, selection, self.programs.current, extra)
+        loaded = await self._revisions.materialise(source, selection, self.programs.current, extra)
         self.newest = loaded.revision
         if self._settings.on_certificate is not OnCertificate.RESTART:
             limits.report_push(loaded, self.reports)

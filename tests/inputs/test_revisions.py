@@ -189,7 +189,7 @@ async def test_many_new_files_are_held_without_a_long_silence_of_the_loop() -> N
     counting = asyncio.ensure_future(count())
     before, files = descriptors(), {f"/c/{number}": f"{number}".encode() for number in range(500)}
     async with store.holding(files):
-        assert turns >= len(files) / revisions._STEP - 1
+        assert turns >= len(files) * revisions._NEW / revisions._STEP - 1
         assert descriptors() == before + len(files)
         async with store.holding(files):
             again = turns
@@ -199,10 +199,11 @@ async def test_many_new_files_are_held_without_a_long_silence_of_the_loop() -> N
     counting.cancel()
 
 
-async def test_a_revision_made_of_held_files_keeps_them(program: Program) -> None:
+async def test_a_revision_that_is_materialised_step_by_step_is_the_same_and_keeps_its_files(program: Program) -> None:
     store, contents = RevisionStore(), pair()
-    async with store.holding(selection(contents).files):
-        made = make(store, program, contents)
+    source = Source(Configuration(TEXT, "x.yaml"), TEXT.encode())
+    made = await store.materialise(source, selection(contents), program, b"more")
+    assert made is make(store, program, contents, extra=b"more")
     for descriptor in made.descriptors.values():
         os.fstat(descriptor)
     store.keep_only([])
