@@ -16,9 +16,9 @@ from agent.host.processes import User
 from agent.host.sockets import Endpoint
 from agent.inputs.settings import OnCertificate, Settings
 from agent.metrics.application import Application
-from agent.proxies.envoy.configuration import PushMode
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
+from agent.proxies.envoy.push_contexts import PushMode
 
 DRAIN_TIME = 45.0  # seconds, where a command has no --drain-time
 

@@ -106,7 +106,7 @@ class RevisionStore:
         """Do what `make` does, without a long silence of the loop. Raises `MachineError`."""
         files = selection.files
         async with self.holding(files):
-            revision = await offload(len(files) * _LINE, self._identify, source, files, program, extra)
+            revision = await offload(len(files) * _LINE, self._identify, source, selection, program, extra)
             return self.adopt(revision, source, selection, program)
 
     def make(self, source: Source, selection: Selection, program: Program, extra: bytes) -> LoadedRevision:
@@ -114,9 +114,7 @@ class RevisionStore:
 
         `extra`: the digest of anything else that makes a new revision.
         """
-        pushable = _pushable(source, selection)
-        revision = self._identify(source, selection.files, program, extra, pushable)
-        return self.adopt(revision, source, selection, program)
+        return self.adopt(self._identify(source, selection, program, extra), source, selection, program)
 
     def adopt(self, revision: Revision, source: Source, selection: Selection, program: Program) -> LoadedRevision:
         """Hold an earlier agent's revision under its existing name. Raises `MachineError`."""
@@ -149,9 +147,7 @@ class RevisionStore:
             raise
         return descriptors, tuple(held)
 
-    def _identify(
-        self, source: Source, files: Mapping[str, bytes], program: Program, extra: bytes, pushable: frozenset[str]
-    ) -> Revision:
+    def _identify(self, source: Source, selection: Selection, program: Program, extra: bytes) -> Revision:
         """Name the revision by a digest of its bytes.
 
         The binary counts by file identity: hashing 107 MB would slow each start.
@@ -160,6 +156,7 @@ class RevisionStore:
         resources = [part for path in sorted(source.resources) for part in (path.encode(), source.resources[path])]
         for part in (source.text, *resources, program.kind.identity, repr(program.binary.identity).encode(), extra):
             config_digest.update(len(part).to_bytes(8) + part)
+        files, pushable = selection.files, _pushable(source, selection)
         whole, base = config_digest.copy(), config_digest.copy()
         for path in sorted(files):
             digest = self._memfds.digest(files[path])

@@ -1,6 +1,6 @@
 """Which files lie below the paths that the operator lets the agent watch."""
 
-import os
+import posixpath
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +27,9 @@ class Scopes:
 
     def contain(self, path: str) -> bool:
         """Return whether a file is one of the paths, or below one."""
-        directory, name = os.path.split(path)
+        directory, name = posixpath.split(path)
         if name in {"", "."}:  # as text it has no name
-            directory, name = os.path.split(str(Path(path)))
+            directory, name = posixpath.split(str(Path(path)))
         written, real, is_inside = self._directory(directory)
         return is_inside or written / name in self._written or real / name in self._real
 

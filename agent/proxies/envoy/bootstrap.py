@@ -11,13 +11,17 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from agent.handoff import gate
 from agent.proxies.envoy import push_contexts, push_form, subscriptions, yaml_nodes
 from agent.proxies.envoy.document import DIRECTORY, NUMBER, Document, is_protobuf, place_of
+from agent.proxies.envoy.push_contexts import PushMode
+
+_RESOURCES = ("static_resources", "dynamic_resources")
 
 
 class Bootstrap(Document):
     """The bootstrap, or the `--config-yaml` document; only the bootstrap's copy is `gated`."""
 
-    def __init__(self, text: str, name: str, *, gated: bool = True) -> None:
+    def __init__(self, text: str, name: str, *, gated: bool = True, push: PushMode | None = None) -> None:
         self._gated = gated
+        self._push = push
         super().__init__(text, name, is_json=name.endswith(".json"))
 
     def _listener_nodes(self, root: MappingNode) -> list[Node]:
@@ -40,24 +44,21 @@ class Bootstrap(Document):
         """The node's id and cluster, which REST xDS requires."""
         self.has_log_format = yaml_nodes.get(root, "application_log_config", "log_format") is not None
         """Whether it sets the application log's format; Envoy then rejects the flag for it."""
+        self.has_resources = any(yaml_nodes.get(root, each) is not None for each in _RESOURCES)
+        """Whether it has static or dynamic resources."""
+        self._by_listeners = push_contexts.by_listeners(self._push, has_listeners=subscriptions.LISTENERS in self.sets)
+        self.pushable_files = frozenset[str]() if self._push is None else self._find_pushable_files(root)
+        """The certificate files that are named only where a push reaches them."""
 
-    def pushable_files(self, *, by_listeners: bool) -> frozenset[str]:
-        """Return the certificate files that are named only where a push reaches them."""
-        with self._parsed() as root:
-            yaml_nodes.unshare(root)
-            return push_contexts.pushable_files(root, by_listeners=by_listeners)
+    def _find_pushable_files(self, root: MappingNode) -> frozenset[str]:
+        yaml_nodes.unshare(root)
+        return push_contexts.pushable_files(root, by_listeners=self._by_listeners)
 
-    def push_form(self, files: Sequence[str], *, by_listeners: bool, as_json: bool) -> push_form.PushForm:
+    def push_form(self, files: Sequence[str], *, as_json: bool) -> push_form.PushForm:
         """Return the copy that takes pushes, with placeholders for these files, in order."""
         with self._changed(files) as root:
             yaml_nodes.unshare(root)
-            return push_form.make(root, files, by_listeners=by_listeners, as_json=as_json, is_json=self._is_json)
-
-    @property
-    def has_resources(self) -> bool:
-        """Whether it has static or dynamic resources."""
-        with self._parsed() as root:
-            return any(yaml_nodes.get(root, each) is not None for each in ("static_resources", "dynamic_resources"))
+            return push_form.make(root, files, by_listeners=self._by_listeners, as_json=as_json, is_json=self._is_json)
 
     @property
     def has_dynamic_listeners(self) -> bool:

@@ -4,33 +4,22 @@ A resource file is one that a document names as a source (`path_config_source`):
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import PurePath
 from typing import TypeVar
 
 from agent.certificates.references import Reference
 from agent.core.errors import BadInput
-from agent.proxies.envoy import subscriptions
 from agent.proxies.envoy.bootstrap import Bootstrap
 from agent.proxies.envoy.delivery import Delivery
 from agent.proxies.envoy.document import Document, ResourceFile, Template
+from agent.proxies.envoy.push_contexts import PushMode
 from agent.proxies.envoy.push_form import PushForm
 from agent.proxies.envoy.subscriptions import scope_of
 from agent.proxies.interface import AdminAddress, StaticListener, Subscription
 
 _T = TypeVar("_T", str, Reference, StaticListener)
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
-
-
-@dataclass(frozen=True, slots=True)
-class PushMode:
-    """How certificates are pushed.
-
-    `drains`: connections of a changed certificate end, so listeners come by LDS, which Envoy alone can do.
-    """
-
-    drains: bool
 
 
 class Configuration:
@@ -57,7 +46,7 @@ class Configuration:
         self.extra = extra
         self._push = push
         self._copies: dict[frozenset[str], Copies] = {}
-        self._bootstraps = [Bootstrap(text, name)]
+        self._bootstraps = [Bootstrap(text, name, push=push)]
         if extra is not None:
             self._bootstraps.append(Bootstrap(extra, "--config-yaml", gated=False))
         self._resources = {path: ResourceFile(_decoded(data, path), path) for path, data in (resources or {}).items()}
@@ -118,18 +107,13 @@ class Configuration:
 
     # Pushes
 
-    @cached_property
+    @property
     def pushable_files(self) -> frozenset[str]:
         """The certificate files whose contents can be pushed into a running epoch."""
-        if self._push is None or any(each.has_resources for each in self._bootstraps[1:]):
+        if any(each.has_resources for each in self._bootstraps[1:]):
             return frozenset()
         elsewhere = {each.path for document in self._documents[1:] for each in document.references}
-        return self._bootstraps[0].pushable_files(by_listeners=self._by_listeners) - elsewhere
-
-    @property
-    def _by_listeners(self) -> bool:
-        """Whether listeners come from the agent; the proxy has one source of listeners at most."""
-        return self._push is not None and self._push.drains and subscriptions.LISTENERS not in self.sets
+        return self._bootstraps[0].pushable_files - elsewhere
 
     @cached_property
     def has_udp(self) -> bool:
@@ -165,7 +149,7 @@ class Configuration:
         return self._copies[key]
 
     def _push_form(self, files: tuple[str, ...], as_json: bool) -> PushForm:  # the only argument
-        return self._bootstraps[0].push_form(files, by_listeners=self._by_listeners, as_json=as_json)
+        return self._bootstraps[0].push_form(files, as_json=as_json)
 
     def _innermost_first(self) -> Iterator[str]:
         """Yield the resource files so that none names a later one. Raises `BadInput` on a cycle."""

@@ -14,9 +14,10 @@ from agent.proxies import interface
 from agent.proxies.envoy import subscriptions
 from agent.proxies.envoy.admin_client import AdminClient
 from agent.proxies.envoy.admin_forwarder import Forwarder
-from agent.proxies.envoy.configuration import Configuration, PushMode
+from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.default_bootstrap import bootstrap
 from agent.proxies.envoy.options import Flags
+from agent.proxies.envoy.push_contexts import PushMode
 from agent.proxies.interface import Complaint, Subscription, Subscriptions
 
 DEFAULT_LOG_FORMAT = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v"  # Envoy's own, docs: operations/cli

@@ -36,6 +36,21 @@ class Secret:
     node: MappingNode
 
 
+@dataclass(frozen=True, slots=True)
+class PushMode:
+    """How certificates are pushed.
+
+    `drains`: connections of a changed certificate end, so listeners come by LDS, which Envoy alone can do.
+    """
+
+    drains: bool
+
+
+def by_listeners(push: PushMode | None, *, has_listeners: bool) -> bool:
+    """Return whether listeners come from the agent: a proxy has one source of listeners at most."""
+    return push is not None and push.drains and not has_listeners
+
+
 def listeners_of(root: MappingNode) -> list[MappingNode]:
     """Return the static listeners that a listener discovery response can carry."""
     listed = yaml_nodes.items(yaml_nodes.get(root, "static_resources", "listeners"))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from agent.proxies.envoy.configuration import Configuration, PushMode
+from agent.proxies.envoy.configuration import Configuration
+from agent.proxies.envoy.push_contexts import PushMode
 
 FILES = ["/c/a.crt", "/c/a.key", "/c/ca.crt"]
 DESCRIPTORS = {path: number for number, path in enumerate(FILES, 11)}
