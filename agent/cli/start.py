@@ -92,6 +92,7 @@ def run(invocation: Invocation) -> int:
     from agent.host.log import configure, log_event
     from agent.host.termination_log import leave_reason
     from agent.processes import upgrade_check
+    from agent.supervisor import supervisor  # noqa: F401  # a trial of a new program imports all of it
 
     configure(invocation.options["log_format"], invocation.options["log_level"])
     for text in invocation.ignored:
