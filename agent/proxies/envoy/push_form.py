@@ -114,6 +114,7 @@ def _secret(name: str, secret: Secret, *, is_json: bool) -> str:
             yaml_nodes.remove(mapping, "filename")
             yaml_nodes.remove(mapping, "watched_directory")
             yaml_nodes.put(mapping, "inline_bytes", yaml_nodes.compose(content_token(number)))
+    yaml_nodes.remove(secret.node, "watched_directory")  # else Envoy watches it, with an inotify instance a secret
     body = yaml_nodes.write_json(secret.node, from_json=is_json)
     head = json.dumps({"@type": _SECRET_TYPE, "name": name})[:-1]
     return f'{head}, "{secret.field}": {body}}}'

@@ -254,3 +254,14 @@ def test_a_copy_of_aliases_is_no_larger_than_they_are() -> None:
     root = yaml.compose(f"l0: &l0 x\n{levels}", Loader=yaml.CSafeLoader)
     assert root is not None
     assert yaml_nodes.copied(root) is not root
+
+
+def test_unshared_each_alias_has_nodes_of_its_own_at_every_level() -> None:
+    root = yaml_nodes.read("a: &a {b: &b [{c: x}], d: *b}\ne: *a\nf: [*a, *b]\n", "x.yaml")
+    before = yaml_nodes.write_json(root, from_json=False)
+    yaml_nodes.unshare(root)
+    assert yaml_nodes.write_json(root, from_json=False) == before
+    inner = [mapping for _, mapping in yaml_nodes.mappings(root) if yaml_nodes.get(mapping, "c") is not None]
+    assert len({id(each) for each in inner}) == before.count('"c"') == 7
+    yaml_nodes.put(inner[0], "c", yaml_nodes.compose("y"))
+    assert yaml_nodes.write_json(root, from_json=False).count('"y"') == 1
