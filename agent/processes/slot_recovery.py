@@ -51,10 +51,10 @@ def regain_slots(found: Survivor, manifest: Manifest) -> Slots:
     files = {}
     try:
         for path, (one, two) in manifest.slots.items():
-            own = (one.open(found.pid, os.O_RDWR), two.open(found.pid, os.O_RDWR))
-            opened += own
+            for each in (one, two):
+                opened.append(each.open(found.pid, os.O_RDWR))
             numbers = (manifest.files[path].descriptor, one.descriptor, two.descriptor)
-            files[path] = (numbers, own, used.get(path, 0))
+            files[path] = (numbers, (opened[-2], opened[-1]), used.get(path, 0))
     except BaseException:
         for descriptor in opened:
             os.close(descriptor)

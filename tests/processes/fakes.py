@@ -20,6 +20,7 @@ from agent.host.processes import Command
 from agent.http.client import UnixPlace
 from agent.inputs.revisions import LoadedRevision, Program, RevisionStore, Source
 from agent.processes.epoch_process import ListenerAccess
+from agent.proxies.envoy.configuration import PushMode
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
 from agent.proxies.interface import (
@@ -144,22 +145,25 @@ class FakeKind(Envoy):
 
 
 KIND = FakeKind(Flags(), 1.0)
+PUSHING = FakeKind(Flags(), 1.0, push=PushMode(drains=True))
+"""The same, with pushes of certificates."""
 
 
 class Revisions(RevisionStore):
     """A revision store that makes revisions from text; `close` gives everything back."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: FakeKind = KIND) -> None:
         super().__init__()
         self._binary = open_binary(Path("/bin/true"))
-        self.program = Program(self._binary, KIND, "1.40.0", VERSION)
+        self._kind = kind
+        self.program = Program(self._binary, kind, "1.40.0", VERSION)
 
     def load(
         self, text: str = "{}", contents: Contents | None = None, resources: Mapping[str, bytes] | None = None
     ) -> LoadedRevision:
         """Make a revision of this configuration and these files."""
         resources = dict(resources or {})
-        configuration = KIND.configuration(text, "/etc/envoy.yaml", None, resources)
+        configuration = self._kind.configuration(text, "/etc/envoy.yaml", None, resources)
         references = [each for each in configuration.references if each.path in (contents or {})]
         selection = select_files(references, contents or {}, LastGood(), clock.calendar())
         return self.make(Source(configuration, text.encode(), resources), selection, self.program, b"")
