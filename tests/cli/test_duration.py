@@ -1,9 +1,11 @@
+import math
+
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.duration import Span
+from agent.cli.duration import Span, SpanOrOff
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,11 @@ def test_whatever_is_written_is_a_span_or_refused(text: str) -> None:
 
 def test_a_number_is_seconds() -> None:
     assert Span().convert(5, None, None) == 5.0
+
+
+def test_off_is_for_ever_and_everything_else_a_positive_span() -> None:
+    assert SpanOrOff().convert("off", None, None) == math.inf
+    assert SpanOrOff().convert("45s", None, None) == 45
+    for text in ("Off", "never", "0s", ""):
+        with pytest.raises(click.BadParameter):
+            SpanOrOff().convert(text, None, None)

@@ -7,12 +7,15 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.core.errors import MachineError
 from agent.handoff import gate
-from agent.handoff.gate import Gate
+from agent.handoff.gate import Deliver, Gate
+from agent.http.message import Request, Response
+from agent.http.server import Server
 from tests.handoff.epochs import until
 from tests.system.eventually import PATIENCE
 
@@ -302,3 +305,60 @@ async def test_who_reached_the_gate_of_an_earlier_agent_asks_again_and_reaches_i
         assert (before, made.was_asked, knocks) == (False, True, [])
     finally:
         await made.close()
+
+
+# Other resources
+
+
+def resources(answers: list[Response | None]) -> Deliver:
+    async def deliver(request: Request) -> Response | None:
+        assert request.path != ROUTES
+        return answers.pop(0)
+
+    return deliver
+
+
+async def test_another_question_is_answered_by_the_delivery_and_opens_nothing(tmp_path: Path) -> None:
+    knocks: list[str] = []
+    made = Gate(tmp_path / "gate", lambda: knocks.append("knock"))
+    made.pid = os.getpid()
+    await made.shut(None, resources([Response(200, b"listeners"), None]), waiting=3)
+    try:
+        async with knocking(made) as client:
+            await client.ask("/v3/discovery:listeners")
+            assert await client.answer() == (200, b"listeners")
+            await client.ask("/v3/discovery:clusters")
+            assert (await client.answer())[0] == 404
+        assert (knocks, made.was_asked, made.is_open) == ([], False, False)
+    finally:
+        await made.close()
+
+
+async def test_each_subscription_that_waits_has_room_beside_the_usual_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[int] = []
+    server = gate.Server
+
+    def limited(answer: Any, admit: Any, limit: int) -> Server:  # noqa: ANN401
+        limits.append(limit)
+        return server(answer, admit, limit)
+
+    monkeypatch.setattr(gate, "Server", limited)
+    for waiting in (0, 5):
+        made = Gate(tmp_path / "gate", lambda: None)
+        await made.shut(None, waiting=waiting)
+        await made.close()
+    assert limits[1] - limits[0] == 10
+
+
+def test_resources_come_by_the_gates_cluster_half_a_second_after_the_last() -> None:
+    source = gate.source()
+    assert source["initial_fetch_timeout"] == "0s"
+    assert source["api_config_source"] == {
+        "api_type": "REST",
+        "transport_api_version": "V3",
+        "cluster_names": [gate.NAME],
+        "refresh_delay": "0.5s",
+        "request_timeout": "3600s",
+    }

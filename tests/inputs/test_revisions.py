@@ -12,13 +12,14 @@ import pytest
 from agent.certificates.contents import Contents
 from agent.certificates.selection import LastGood, Selection, select_files
 from agent.core.errors import BadInput, MachineError
+from agent.core.revision import Revision
 from agent.handoff.segment import HotRestartVersion
 from agent.host import clock
 from agent.host.binaries import Binary
 from agent.host.carried import Carried
 from agent.inputs import revisions
 from agent.inputs.revisions import LoadedRevision, Program, RevisionStore, Source
-from agent.proxies.envoy.configuration import Configuration
+from agent.proxies.envoy.configuration import Configuration, PushMode
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
 from tests.pki import Authority
@@ -229,4 +230,70 @@ def test_a_process_that_inherits_the_files_is_recognised_by_them(program: Progra
     store = RevisionStore()
     made = make(store, program, pair())
     assert made.carried == {path: Carried.of(made.descriptors[path]) for path in made.selection.files}
+
+
+# Pushes
+
+
+def listening(*contexts: str) -> str:
+    """Return a bootstrap whose listener has a chain with each of these contexts."""
+    chains = ", ".join(f"{{transport_socket: {{x: {{common_tls_context: {each}}}}}}}" for each in contexts)
+    return f"static_resources: {{listeners: [{{name: l, filter_chains: [{chains}]}}]}}"
+
+
+PAIR = "{tls_certificates: [{certificate_chain: {filename: /c/tls.crt}, private_key: {filename: /c/tls.key}}]}"
+TICKET = PAIR.replace("]}", "], session_ticket_keys: {keys: [{filename: /c/ticket}]}}")
+
+
+def pushing(store: RevisionStore, program: Program, contents: Contents, text: str) -> tuple[Revision, set[str]]:
+    """Make a revision of a proxy that takes pushes; return it, and what can be pushed of it."""
+    mode = PushMode(drains=True)
+    program = replace(program, kind=Envoy(Flags(), 1.0, push=mode))
+    source = Source(Configuration(text, "x.yaml", None, None, mode), text.encode())
+    made = store.make(source, selection(contents, text), program, b"")
+    return made.revision, set(made.pushable)
+
+
+def test_a_new_pair_can_be_pushed_over_the_old_one(program: Program) -> None:
+    store = RevisionStore()
+    one, pushable = pushing(store, program, pair(), listening(PAIR))
+    two, _ = pushing(store, program, pair(), listening(PAIR))
+    assert pushable == {"/c/tls.crt", "/c/tls.key"}
+    assert one != two
+    assert two.can_be_pushed_over(one)
+    store.keep_only([])
+
+
+def test_what_else_changes_cannot_be_pushed(program: Program) -> None:
+    store, contents = RevisionStore(), pair() | {"/c/ticket": b"1"}
+    one, pushable = pushing(store, program, contents, listening(TICKET))
+    assert pushable == {"/c/tls.crt", "/c/tls.key"}
+    for changed, text in ((contents | {"/c/ticket": b"2"}, listening(TICKET)), (contents, listening(TICKET) + " ")):
+        other, _ = pushing(store, program, changed, text)
+        assert other.push_base
+        assert not other.can_be_pushed_over(one)
+    store.keep_only([])
+
+
+def test_without_pushes_there_is_no_base(program: Program) -> None:
+    store = RevisionStore()
+    made = make(store, program, pair(), listening(PAIR))
+    assert (made.pushable, made.revision.push_base) == (frozenset(), "")
+    store.keep_only([])
+
+
+def test_a_group_is_pushed_whole_or_not_at_all(program: Program) -> None:
+    """A new chain with the old key would be refused."""
+    store = RevisionStore()
+    text = listening(PAIR) + "\nother: {lua: {filename: /c/tls.key}}"
+    revision, pushable = pushing(store, program, pair(), text)
+    assert (pushable, revision.push_base) == (set(), "")
+    store.keep_only([])
+
+
+def test_files_that_are_no_certificates_are_not_pushed(program: Program) -> None:
+    store = RevisionStore()
+    text = listening("{tls_certificates: [{password: {filename: /c/password}}]}")
+    revision, pushable = pushing(store, program, {"/c/password": b"x"}, text)
+    assert (pushable, revision.push_base) == (set(), "")
     store.keep_only([])

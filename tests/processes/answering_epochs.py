@@ -58,7 +58,9 @@ class Epoch:
             paths={9: "/c/tls.key"},
             program=program,
         )
-        self.process = cast(EpochProcess, SimpleNamespace(number=number, admin=AdminClient(path), loaded=loaded))
+        admin = AdminClient(path)
+        told = SimpleNamespace(number=number, admin=admin, loaded=loaded, target=None, paths=loaded.paths)
+        self.process = cast(EpochProcess, told)
 
     async def answer(self, request: Request) -> Response:
         self.asked += request.path == "/stats"

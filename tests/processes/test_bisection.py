@@ -18,7 +18,7 @@ from agent.processes.epoch_process import EpochProcess
 from agent.proxies.interface import Complaint
 from tests import pki
 from tests.processes.conftest import MakeEpoch
-from tests.processes.fakes import Kernel, Revisions
+from tests.processes.fakes import FakeAdmin, Kernel, Revisions
 from tests.processes.test_manifest import CHAIN, KEY, TEXT
 
 
@@ -289,3 +289,61 @@ def test_a_chain_is_named_before_a_key_whatever_their_names(make_epoch: MakeEpoc
     loader.named = frozenset({own(epoch).name})
     [pin] = bisection(loader, revisions).accuse_in("/d/lds.yaml", epoch, Complaint("no"))
     assert pin.path == CHAIN
+
+
+# What was delivered to a running proxy
+
+
+def refusing(epoch: EpochProcess, *reasons: str) -> FakeAdmin:
+    """Let the epoch's admin interface give these reasons."""
+    admin = epoch.admin
+    assert isinstance(admin, FakeAdmin)
+    admin.answers["rejections"] = list(reasons)
+    return admin
+
+
+async def test_the_running_proxys_own_words_name_the_file(
+    epoch: EpochProcess, kernel: Kernel, revisions: Revisions
+) -> None:
+    number, loader = epoch.loaded.descriptors[KEY], Loader(own(epoch))
+    refusing(epoch, f"Failed to load private key from /dev/fd/{number}", "another")
+    why, pins = await bisection(loader, revisions).accuse_delivered(epoch, epoch.loaded)
+    assert why == f"Failed to load private key from {KEY}; another"
+    assert [(pin.path, pin.why) for pin in pins] == [(KEY, f"true reports: {why}")]
+    assert loader.pinned == list(pins)
+    assert kernel.ran == []
+
+
+async def test_without_a_file_in_its_words_the_configuration_is_validated(
+    epoch: EpochProcess, kernel: Kernel, revisions: Revisions
+) -> None:
+    number, loader = epoch.loaded.descriptors[KEY], Loader(own(epoch))
+    refusing(epoch)
+    kernel.results = [(1, f"weak key in /dev/fd/{number}")]
+    why, pins = await bisection(loader, revisions).accuse_delivered(epoch, epoch.loaded)
+    assert why == f"weak key in {KEY}"
+    assert [pin.path for pin in pins] == [KEY]
+
+
+@pytest.mark.parametrize(("reasons", "why"), [([], "see its log"), (["no"], "no")])
+async def test_where_validation_accepts_it_nobody_is_accused(
+    reasons: list[str], why: str, epoch: EpochProcess, kernel: Kernel, revisions: Revisions
+) -> None:
+    loader = Loader(own(epoch))
+    loader.variants = {frozenset({own(epoch).name}): revisions.load("{}"), frozenset(): epoch.loaded}
+    refusing(epoch, *reasons)
+    assert await bisection(loader, revisions).accuse_delivered(epoch, epoch.loaded) == (why, ())
+    assert loader.pinned == []
+
+
+async def test_of_a_push_the_pushed_revision_is_examined(
+    epoch: EpochProcess, kernel: Kernel, revisions: Revisions
+) -> None:
+    leaf = pki.Authority.create("ca").issue(["a.test"])
+    pushed = revisions.load(TEXT, {CHAIN: leaf.chain_pem, KEY: leaf.key_pem})
+    loader = Loader(own(epoch))
+    loader.variants = {frozenset({own(epoch).name}): None}
+    refusing(epoch)
+    kernel.results = [(1, "something")]
+    assert await bisection(loader, revisions).accuse_delivered(epoch, pushed) == ("something", ())
+    assert kernel.ran[0][0].descriptors >= set(pushed.descriptors.values())

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from agent.core.errors import BadInput, MachineError
 from agent.core.revision import Revision
 from agent.host.carried import Carried
 from agent.host.memfds import Memfds
+from agent.host.slots import Slots
 from agent.inputs.revisions import LoadedRevision
 from agent.processes.manifest import Manifest
 from tests import pki
@@ -92,6 +94,21 @@ def test_no_key_and_no_certificate_is_in_it(loaded: LoadedRevision) -> None:
     assert b"CERTIFICATE" not in data
 
 
+def test_slots_are_named_by_descriptors_that_are_written(loaded: LoadedRevision, hold: Hold) -> None:
+    slots = Slots.make({CHAIN: loaded.descriptors[CHAIN]})
+    try:
+        pushable = replace(loaded, revision=Revision("d", "c", "base"))
+        manifest = Manifest.carried_by(os.getpid(), hold(Manifest.of(pushable, slots).to_bytes()))
+        assert {path: tuple(each.descriptor for each in two) for path, two in manifest.slots.items()} == {
+            CHAIN: slots.of(CHAIN)
+        }
+        assert all(each.is_carried_by(os.getpid()) for each in manifest.slots[CHAIN])
+        assert manifest.revision.push_base == "base"
+    finally:
+        slots.close()
+    assert Manifest.of(loaded).slots == {}
+
+
 def tree_of(loaded: LoadedRevision) -> dict[str, Any]:
     tree: dict[str, Any] = json.loads(Manifest.of(loaded).to_bytes())
     return tree
@@ -107,9 +124,9 @@ def test_one_without_slots_has_no_field_that_an_older_agent_does_not_know(loaded
 
 def test_fields_that_an_older_agent_did_not_write_have_defaults(loaded: LoadedRevision, hold: Hold) -> None:
     tree = tree_of(loaded)
-    del tree["reads_json"], tree["resources"]
+    del tree["reads_json"], tree["resources"], tree["slots"], tree["push_base"]
     older = read(tree, hold)
-    assert (older.reads_json, older.resources) == (True, {})
+    assert (older.reads_json, older.resources, older.slots, older.push_base) == (True, {}, {}, "")
     assert older.revision == Revision(tree["digest"], tree["shape"])
 
 
@@ -139,6 +156,8 @@ def test_without_what_it_needs_it_makes_no_sense(loaded: LoadedRevision, hold: H
         {"program": 7},
         {"program": {"descriptor": 3, "mount": 1, "inode": 2, "more": 4}},
         {"identity": 5},
+        {"slots": {"/c": 1}},
+        {"slots": {"/c": [{"descriptor": 3, "mount": 1, "inode": 2}]}},
         {"of_a_newer_agent": 1},
     ],
     ids=str,

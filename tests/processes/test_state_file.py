@@ -18,9 +18,11 @@ from agent.handoff.socket_store import ListenAddress
 from agent.host.carried import Carried
 from agent.host.processes import boot
 from agent.host.run_directory import RunDirectory
+from agent.inputs.revisions import LoadedRevision
 from agent.processes.epoch_process import EpochProcess
 from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.state_file import StateFile
+from agent.processes.survivor import Pushed
 
 
 def remembered(directory: RunDirectory, *epochs: object, **more: object) -> StateFile:
@@ -89,13 +91,15 @@ def serving(number: int = 3, state: State = State.SERVING) -> Reconciler:
     return made
 
 
-def process(number: int = 3) -> EpochProcess:
+def process(number: int = 3, target: object = None) -> EpochProcess:
     told = SimpleNamespace(
         number=number,
         nonce="abc",
         segment=Segment(77),
         created=99,
         manifest=Carried(9, 12, 13),
+        target=target,
+        loaded=SimpleNamespace(revision=Revision("d" * 64, "c")),
         asked={ListenAddress("unix:///x"), ListenAddress("tcp://127.0.0.1:1", "/run/netns/a", 2)},
     )
     return cast(EpochProcess, told)
@@ -122,6 +126,7 @@ def test_an_epoch_is_written_with_all_that_identifies_it(directory: RunDirectory
             "created": 99,
             "manifest": {"descriptor": 9, "mount": 12, "inode": 13},
             "places": [["tcp://127.0.0.1:1", "/run/netns/a", 2], ["unix:///x", "", 0]],
+            "pushed": None,
         }
     ]
     assert (state["format"], state["boot"]) == (2, boot())
@@ -166,6 +171,34 @@ def test_what_was_refused_and_what_failed_is_written(directory: RunDirectory) ->
     StateFile(directory).write(made, [], 0)
     state = written(directory)
     assert (state["refused"], state["last_failure"]) == ("bad key", "no memory")
+
+
+class Target:
+    """What takes pushes; it has a record of them."""
+
+    def __init__(self) -> None:
+        self.torn: list[bool] = []
+
+    def pushed(self, loaded: LoadedRevision, *, is_torn: bool) -> Pushed:
+        """Note whether it is torn."""
+        self.torn.append(is_torn)
+        return Pushed(loaded.revision.digest, "01", "c" * 64, is_torn)
+
+
+@pytest.mark.parametrize(
+    ("under_way", "is_torn", "written_torn"), [(False, False, False), (True, False, True), (False, True, True)]
+)
+def test_an_epoch_that_took_pushes_is_written_with_what_it_runs(
+    directory: RunDirectory, under_way: bool, is_torn: bool, written_torn: bool
+) -> None:
+    """During a push, the next agent cannot know what it serves."""
+    core, target = serving(), Target()
+    core.epochs[3].pushing = Revision("e" * 64, "c") if under_way else None
+    core.epochs[3].is_torn = is_torn
+    StateFile(directory).write(core, [process(target=target)], 0)
+    [epoch] = written(directory)["epochs"]
+    assert epoch["pushed"] == {"digest": "d" * 64, "used": "01", "contents": "c" * 64, "is_torn": written_torn}
+    assert target.torn == [written_torn]
 
 
 # An earlier agent's

@@ -59,6 +59,8 @@ REVISION = Revision("0123456789abcdef", "shape")
         (do.DrainEpoch(8), ("drain", 8, False)),
         (do.EndEpoch(9), ("end", 9)),
         (do.KillEpoch(10), ("kill", 10)),
+        (do.PushRevision(3, REVISION), ("push", 3, REVISION, False)),
+        (do.PushRevision(3, REVISION, restores=True), ("push", 3, REVISION, True)),
         (do.RefuseClients(), ("refuse_clients",)),
     ],
     ids=lambda value: type(value).__name__,
@@ -85,6 +87,10 @@ def test_a_drain_after_a_stop_request_is_the_last_one(stage: ExecutorScene) -> N
         (do.DropEpoch(7, "it is late"), logging.INFO, "epoch.dropped", 7, "it is late"),
         (do.DrainEpoch(8), logging.INFO, "epoch.draining", 8, "epoch 8"),
         (do.KillEpoch(10), logging.WARNING, "epoch.killed", 10, "epoch 10"),
+        (do.PushRevision(3, REVISION), logging.INFO, "push.started", 3, "0123456789ab is pushed into epoch 3"),
+        (do.PushRevision(3, REVISION, True), logging.INFO, "push.started", 3, "epoch 3 again, to undo a push"),
+        (do.LogMessage(LogTopic.PUSH_FAILED, "F", 3), logging.WARNING, "push.failed", 3, "F"),
+        (do.LogMessage(LogTopic.PUSH_UNDONE, "U", 3), logging.INFO, "push.undone", 3, "U"),
         (do.RefuseClients(), logging.ERROR, "service.refused", None, "clients"),
         (do.LogMessage(LogTopic.REFUSED, "R", None), logging.ERROR, "revision.refused", None, "R"),
         (do.LogMessage(LogTopic.DOWN, "D", 3), logging.ERROR, "service.down", 3, "D"),
@@ -239,6 +245,16 @@ def test_a_clock_step_while_nothing_serves_concerns_the_inputs_alone(stage: Exec
     stage.executor.clock_stepped()
     assert not stage.posted
     assert stage.inputs.calls == [("clock_stepped",), ("reload_soon",)]
+
+
+async def test_a_pushed_revision_becomes_the_last_good_one_and_its_expiry_is_foreseen(
+    stage: ExecutorScene, time: Time
+) -> None:
+    process = stage.serve("a", group("web.crt", leaf()))
+    stage.executor.execute(do.CommitPush(1, process.loaded.revision))
+    assert stage.processes.calls == [("commit_push", 1, process.loaded.revision)]
+    assert ("serves", "a") in stage.inputs.calls
+    assert [type(event) for event in stage.posted] == [on.ExpiryForeseen]
 
 
 async def sentence(stage: ExecutorScene) -> str:

@@ -420,3 +420,44 @@ def test_the_same_again_changes_nothing(life: Life) -> None:
     life.tell(on.RestartAsked(at=clock.monotonic()))
     newest, *_ = life.history.views()
     assert (newest.trigger, newest.changes) == ("operator", ())
+
+
+def pushed(life: Life, name: str, at: float | None = None) -> None:
+    """Push a revision into the serving epoch."""
+    now = clock.monotonic() if at is None else at
+    assert life.core.serving is not None
+    life.core.serving.takes_pushes = True
+    life.core.serving.revision = Revision(life.core.serving.revision.digest, "shape", "base")
+    revision = Revision(name, "shape", "base")
+    life.tell(on.RevisionReady(at=now, revision=revision))
+    event = on.EpochPushed(at=now, epoch=life.core.serving.number, revision=revision, phases={"apply": 0.5})
+    life.tell(event)
+
+
+def test_a_push_is_kept_beside_the_start_of_its_epoch(life: Life, directory: RunDirectory) -> None:
+    pushed(life, "a")
+    newest, start, _ = life.history.views()
+    assert (newest.epoch, newest.push, newest.outcome) == (2, 1, "serving")
+    assert newest.changes == (Change("web", "20", "1f"),)
+    assert newest.phases == (Phase("apply", 0.5),)
+    assert (newest.evidence, newest.end) == (None, None)
+    assert (start.epoch, start.push) == (2, 0)
+    assert start.evidence is not None
+    assert [(each.epoch, each.push) for each in Life(directory).history.views()] == [(2, 1), (2, 0), (1, 0)]
+
+
+def test_the_end_of_an_epoch_is_that_of_its_start_and_not_of_a_push(life: Life) -> None:
+    pushed(life, "a")
+    end = End(datetime(2026, 1, 2, tzinfo=UTC), "signal", "was killed by SIGKILL", 8.5, "serving")
+    life.history.exited(2, end)
+    assert [each.end for each in life.history.views()] == [None, end, None]
+
+
+def test_a_row_of_an_agent_that_knew_no_pushes_is_no_push(life: Life, directory: RunDirectory) -> None:
+    kept = directory.recall("history.json")
+    rows = kept["attempts"]
+    assert isinstance(rows, list)
+    for row in rows:
+        del row["push"]
+    directory.remember(kept, "history.json")
+    assert [each.push for each in Life(directory).history.views()] == [0, 0]

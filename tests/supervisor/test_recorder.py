@@ -19,6 +19,7 @@ from agent.core.epochs import State
 from agent.core.errors import MachineError
 from agent.core.events import Event, Failure, FailureKind
 from agent.core.policy import Policy
+from agent.core.revision import Revision
 from agent.handoff.socket_store import ListenAddress
 from agent.host import listen_counters
 from agent.host.listen_counters import ListenCounters
@@ -32,7 +33,7 @@ from agent.supervisor.recorder import Recorder
 from tests import pki
 from tests.metrics.expositions import own_values
 from tests.supervisor.conftest import Time
-from tests.supervisor.stand_ins import NOW, TODAY, Process, Scene, group, leaf, logged, settled, texts
+from tests.supervisor.stand_ins import NOW, TODAY, Process, Scene, group, leaf, loaded, logged, settled, texts
 
 STOPPED = Status(TODAY, "", 1, TODAY, ready=False, reason="", sentence="", epoch=None)
 
@@ -133,6 +134,56 @@ async def test_an_epoch_without_an_attempt_hands_over_in_silence(recorded: Recor
         recorded.recorder.handed_over(process.as_epoch)
         await settled(lambda: not recorded.recorder._tasks._running)
     assert not events
+
+
+# Pushes
+
+
+class Pushed(Recorded):
+    """The same, where epoch 1 serves and takes pushes."""
+
+    def push(self, failure: Failure | None = None, **phases: float) -> None:
+        """Push a new certificate, and let it end."""
+        before = next(iter(self.revisions.values()))
+        base = Revision("a", "shape", "base")
+        self.core.epochs[1].takes_pushes, self.core.epochs[1].revision = True, base
+        wanted = Revision("b", "shape", "base")
+        self.revisions[wanted] = loaded("b", group("web.crt", leaf(0x20)))
+        assert before.revision == base
+        self.tell(on.RevisionReady(at=NOW, revision=wanted))
+        self.tell(on.EpochPushed(at=NOW + 1, epoch=1, revision=wanted, failure=failure, phases=phases))
+
+
+@pytest.fixture
+def pushed(time: Time, kernel: Kernel, directory: RunDirectory) -> Pushed:
+    made = Pushed(directory)
+    made.serve("a", group("web.crt", leaf(0x1F)))
+    return made
+
+
+def test_a_push_that_serves_is_counted_and_one_log_event(pushed: Pushed) -> None:
+    with logged() as events:
+        pushed.push(apply=0.25, verify=0.5)
+    [text] = texts(events, "certificate.pushed")
+    assert text.startswith("epoch 1 serves push 1 after 0.750 s (by certificate; web 1f -> 20; apply 0.250, verify")
+    assert [each.epoch for each in events if each.name == "certificate.pushed"] == [1]
+    assert pushed.counted("pushes_total", result="served") == 1
+    assert pushed.counted("push_duration_seconds_sum") == 0.75
+    assert pushed.counted("rotations_total", trigger="certificate", outcome="serving") == 0
+    newest, first = pushed.history.views()
+    assert (newest.epoch, newest.push, newest.outcome, first.push) == (1, 1, "serving", 0)
+
+
+@pytest.mark.parametrize(("sort", "result"), [(FailureKind.PERMANENT, "refused"), (FailureKind.TRANSIENT, "failed")])
+def test_a_push_that_fails_is_counted_as_no_rotation(pushed: Pushed, sort: FailureKind, result: str) -> None:
+    with logged() as events:
+        pushed.push(Failure(sort, "it refuses it"), apply=0.25)
+    assert not texts(events, "certificate.pushed")
+    assert pushed.counted("pushes_total", result=result) == 1
+    assert pushed.counted("pushes_total", result="served") == pushed.counted("push_duration_seconds_count") == 0
+    attempt = next(each for each in pushed.history.views() if each.push)
+    assert (attempt.outcome, attempt.reason) == (result, "it refuses it")
+    assert pushed.counted("rotations_total", trigger="certificate", outcome=result) == 0
 
 
 # Exits

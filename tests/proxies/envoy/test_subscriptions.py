@@ -1,7 +1,7 @@
 """The subscriptions of an epoch, read from its counters, and those that a candidate must have completed."""
 
-from agent.proxies.envoy.subscriptions import missing, parse, subscription
-from agent.proxies.interface import Subscription
+from agent.proxies.envoy.subscriptions import missing, parse, parse_versions, subscription
+from agent.proxies.interface import Delivered, Subscription
 
 TEXT = """cluster.ads.update_attempt: 0
 cluster.ads.update_failure: 0
@@ -83,3 +83,19 @@ def test_names_are_for_people() -> None:
         "secret edge",
         "cluster.x",
     ]
+
+
+def test_versions_are_read_with_what_was_rejected() -> None:
+    text = """listener_manager.lds.update_rejected: 2
+sds.agent_secret_0.update_rejected: 0
+sds.agent_secret_1.update_rejected: 5
+listener_manager.lds.version_text: "0123: 4"
+sds.agent_secret_0.version_text: ""
+sds.agent_secret_2.version_text: "no counter"
+"""
+    assert parse_versions(text) == {
+        LDS: Delivered("0123: 4", 2),
+        "sds.agent_secret_0": Delivered("", 0),
+        "sds.agent_secret_2": Delivered("no counter", 0),
+    }
+    assert parse_versions("") == parse_versions("nonsense\n") == {}
