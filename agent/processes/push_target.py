@@ -35,8 +35,10 @@ class PushTarget:
     @classmethod
     def regain(cls, found: Survivor, loaded: LoadedRevision, home: Path) -> "PushTarget | None":
         """Take over an earlier agent's epoch; None if it takes no pushes. Raises `MachineError`."""
+        if not loaded.pushable:
+            return None
         manifest = Manifest.carried_by(found.pid, found.manifest)
-        if not manifest.slots or manifest.slots.keys() != loaded.pushable:
+        if manifest.slots.keys() != loaded.pushable:
             return None
         numbers = {path: each.descriptor for path, each in manifest.files.items()}
         contents = "" if found.pushed is None else found.pushed.contents

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,17 +16,19 @@ from agent.core.errors import AddressHeld, MachineError
 from agent.handoff.segment import Segment
 from agent.handoff.socket_store import ListenAddress
 from agent.host.carried import Carried
-from agent.host.processes import User, created_at
+from agent.host.processes import Command, User, created_at
 from agent.host.run_directory import RunDirectory
-from agent.processes import reserved_segments
+from agent.processes import epoch_process, reserved_segments
 from agent.processes.epoch_process import EpochProcess
 from agent.processes.manifest import Manifest
+from agent.processes.push_target import PushTarget
 from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.survivor import Survivor
 from tests import pki
 from tests.handoff.handmade import DRAIN_LISTENERS, SHUTDOWN_ADMIN
+from tests.processes import pushed_into
 from tests.processes.conftest import MakeEpoch
-from tests.processes.fakes import VERSION, Calls, FakeProcess, Kernel, Peer, Revisions, listening
+from tests.processes.fakes import PUSHING, VERSION, Calls, FakeProcess, Kernel, Peer, Revisions, listening
 from tests.processes.test_manifest import CHAIN, KEY, TEXT
 from tests.processes.virtual_time import now, turns, virtual_time
 
@@ -489,3 +491,81 @@ async def test_a_process_that_is_gone_cannot_be_told(make_epoch: MakeEpoch, kern
     with pytest.raises(MachineError):
         epoch.stop_accepting()
     await epoch.cleanup()
+
+
+# Pushes
+
+
+@pytest.fixture
+def pushing(directory: RunDirectory, kernel: Kernel, no_descriptor_leaks: None) -> Iterator[EpochProcess]:
+    """An epoch that takes pushes."""
+    revisions = Revisions(PUSHING)
+    loaded = revisions.load(pushed_into.TEXT, pushed_into.pair())
+    made = EpochProcess(1, loaded, directory, None, Calls().access)
+    yield made
+    if made.home.exists():
+        made.clear()
+    revisions.close()
+
+
+async def test_an_epoch_that_takes_pushes_inherits_its_slots(pushing: EpochProcess, kernel: Kernel) -> None:
+    assert pushing.takes_pushes
+    assert pushing.target is not None
+    await pushing.launch(0)
+    [command] = kernel.started
+    assert pushing.target.slots.descriptors <= set(command.descriptors)
+    arguments = " ".join(command.arguments)
+    assert "--drain-strategy immediate" in arguments
+    assert pushing.paths == pushing.target.paths
+    assert len(pushing.paths) == 6
+    copy = int(arguments.partition("-c /dev/fd/")[2].split()[0])
+    assert b"lds_config" in os.pread(copy, 1 << 20, 0)
+    assert set(Manifest.carried_by(os.getpid(), pushing.manifest).slots) == {CHAIN, KEY}
+    await pushing.cleanup()
+
+
+async def test_its_validation_is_of_the_operators_own_form(pushing: EpochProcess, kernel: Kernel) -> None:
+    read: list[bytes] = []
+
+    async def run(command: Command, _: float) -> tuple[int, str]:
+        copy = int(" ".join(command.arguments).partition("-c /dev/fd/")[2].split()[0])
+        read.append(os.pread(copy, 1 << 20, 0))
+        return 0, ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epoch_process, "run", run)
+        assert await pushing.validate(1) is None
+    assert b"lds_config" not in read[0]
+    assert b"8443" in read[0]
+
+
+def test_without_memory_for_slots_an_epoch_takes_no_pushes(
+    directory: RunDirectory,
+    no_descriptor_leaks: None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: object) -> PushTarget | None:
+        message = "cannot make memory"
+        raise MachineError(message)
+
+    revisions = Revisions(PUSHING)
+    monkeypatch.setattr(PushTarget, "make", refuse)
+    epoch = EpochProcess(1, revisions.load(pushed_into.TEXT, pushed_into.pair()), directory, None, Calls().access)
+    assert not epoch.takes_pushes
+    assert [cast(Any, record).event for record in caplog.records] == ["push.unavailable"]
+    assert "cannot make memory; epoch 1 takes no pushes" in caplog.text
+    epoch.clear()
+    revisions.close()
+
+
+def test_slots_are_closed_where_the_epoch_gets_no_shared_memory(
+    directory: RunDirectory, no_descriptor_leaks: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The fixture compares the descriptors."""
+    revisions = Revisions(PUSHING)
+    loaded = revisions.load(pushed_into.TEXT, pushed_into.pair())
+    monkeypatch.setattr(reserved_segments, "Segment", lambda number: Segment(number, tmp_path / "gone"))
+    with pytest.raises(MachineError, match="gone"):
+        EpochProcess(1, loaded, directory, None, Calls().access)
+    revisions.close()

@@ -22,10 +22,12 @@ from agent.core.events import (
     EpochEmptied,
     EpochExited,
     EpochJudged,
+    EpochPushed,
     EpochReachedGate,
     EpochServes,
     EpochStarted,
     Event,
+    Failure,
     FailureKind,
 )
 from agent.core.policy import Policy
@@ -36,12 +38,14 @@ from agent.host.log import LogEvent, subscribe
 from agent.host.memory import Footprint, Free, OomWatch
 from agent.host.processes import User
 from agent.host.run_directory import RunDirectory
+from agent.inputs.revisions import LoadedRevision
 from agent.inputs.settings import Settings
 from agent.metrics.shared_counters import SharedCounters, make_room
 from agent.processes import draining, process_table
 from agent.processes.epoch_process import EpochProcess
 from agent.processes.memory_check import MemoryCheck
 from agent.processes.process_table import Callbacks, ProcessTable
+from agent.processes.pushing import Push, PushResult
 from agent.processes.survivor import Survivor
 from agent.proxies.interface import Complaint, Inbound
 from agent.stats.writer import Writer
@@ -1456,3 +1460,46 @@ async def test_an_epoch_of_this_agent_is_not_asked_whether_it_serves(opened: Mak
         assert "is_live" not in admin(epoch).asked
         proxy.request(STATS)
         await rig.until(lambda: proxy.replies)
+
+
+# Pushes
+
+
+@virtual_time
+async def test_the_end_of_a_push_is_reported(opened: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened() as rig:
+        await rig.serve(1)
+        wanted = rig.revisions.load("node: {id: x}").revision
+        failure, ran = Failure(FailureKind.TRANSIENT, "it does not answer"), list[Push]()
+
+        async def run(self: Push) -> PushResult:
+            ran.append(self)
+            await asyncio.sleep(0)
+            return PushResult(failure, is_intact=True, phases={"apply": 0.5})
+
+        monkeypatch.setattr(Push, "run", run)
+        rig.table.push(1, wanted, restores=True)
+        event = await rig.event(EpochPushed)
+        assert (event.epoch, event.revision, event.failure) == (1, wanted, failure)
+        assert (event.is_intact, event.phases) == (True, {"apply": 0.5})
+        [push] = ran
+        assert (push.epoch, push.loaded, push.restores) == (rig.table.epochs[1], rig.revisions[wanted], True)
+
+
+@virtual_time
+async def test_a_push_that_is_committed_is_what_the_epoch_runs(opened: MakeRig) -> None:
+    async with opened() as rig:
+        epoch = await rig.serve(1)
+        committed: list[LoadedRevision] = []
+        epoch.target = cast(Any, SimpleNamespace(commit=committed.append, slots=SimpleNamespace(close=lambda: None)))
+        wanted = rig.revisions.load("node: {id: x}")
+        assert rig.table.commit_push(1, wanted.revision) is epoch
+        assert epoch.loaded is wanted
+        assert committed == [wanted]
+
+
+@virtual_time
+async def test_an_epoch_that_cannot_take_pushes_is_reported_as_such(opened: MakeRig) -> None:
+    async with opened() as rig:
+        await rig.serve(1)
+        assert [event.takes_pushes for event in rig.of(EpochStarted)] == [False]
