@@ -196,3 +196,12 @@ def test_what_was_lost_or_wrong_has_a_colour(evidence: Evidence, part: str, styl
     details([replace(PLAIN, evidence=evidence)], 7, table)
     found: list[Text] = [line for line in table.lines if part in line.plain]
     assert [each for words, each in styles(found[0]) if part in words] == ([style] if style else [])
+
+
+def test_a_push_has_its_own_number_behind_that_of_its_epoch() -> None:
+    pushed = (Phase("apply", 0.006), Phase("verify", 0.002))
+    assert "7.2 certificate succeeded 8 ms" in " ".join(row(push=2, phases=pushed).split())
+    table = sheet()
+    details([replace(PLAIN, push=2), PLAIN], 7, table)
+    heads = [line.plain for line in table.lines if line.plain.startswith("epoch")]
+    assert heads == ["epoch 7, push 2: succeeded", "epoch 7: serving"]

@@ -3,7 +3,7 @@ from datetime import timedelta
 
 import pytest
 
-from agent.cli.status_view import answer, brief, draw, total
+from agent.cli.status_view import answer, brief, draw, number_of, total
 from agent.status.model import (
     AttemptView,
     Authorities,
@@ -373,3 +373,7 @@ def test_the_last_line_is_of_the_agent() -> None:
     assert all(word in last for word in ("0.1.0", "4321", "2 h"))
     assert "inotify" not in last
     assert "polling" in drawn(status(watch="polling"))[-1]
+
+
+def test_a_push_is_numbered_behind_its_epoch() -> None:
+    assert (number_of(ATTEMPT), number_of(replace(ATTEMPT, push=3))) == ("7", "7.3")

@@ -338,13 +338,12 @@ async def test_each_subscription_that_waits_has_room_beside_the_usual_clients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[int] = []
-    server = gate.Server
 
     def limited(answer: Any, admit: Any, limit: int) -> Server:  # noqa: ANN401
         limits.append(limit)
-        return server(answer, admit, limit)
+        return Server(answer, admit, limit)
 
-    monkeypatch.setattr(gate, "Server", limited)
+    monkeypatch.setattr("agent.handoff.gate.Server", limited)
     for waiting in (0, 5):
         made = Gate(tmp_path / "gate", lambda: None)
         await made.shut(None, waiting=waiting)

@@ -265,10 +265,10 @@ def test_a_new_pair_can_be_pushed_over_the_old_one(program: Program) -> None:
 
 
 def test_what_else_changes_cannot_be_pushed(program: Program) -> None:
-    store, contents = RevisionStore(), pair() | {"/c/ticket": b"1"}
+    store, contents = RevisionStore(), {**pair(), "/c/ticket": b"1"}
     one, pushable = pushing(store, program, contents, listening(TICKET))
     assert pushable == {"/c/tls.crt", "/c/tls.key"}
-    for changed, text in ((contents | {"/c/ticket": b"2"}, listening(TICKET)), (contents, listening(TICKET) + " ")):
+    for changed, text in (({**contents, "/c/ticket": b"2"}, listening(TICKET)), (contents, listening(TICKET) + " ")):
         other, _ = pushing(store, program, changed, text)
         assert other.push_base
         assert not other.can_be_pushed_over(one)

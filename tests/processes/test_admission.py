@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from agent.certificates.groups import CertificateGroup, Pin
 from agent.core.errors import MachineError
 from agent.core.events import Failure, FailureKind
 from agent.core.revision import Revision
 from agent.handoff.socket_store import ListenAddress
+from agent.inputs.revisions import LoadedRevision
 from agent.processes.admission import Admission
 from agent.processes.candidate_status import reason_of
 from agent.processes.epoch_process import EpochProcess
@@ -608,3 +611,54 @@ async def test_why_it_refused_is_appended_to_a_message(make_epoch: MakeEpoch, sa
 def test_without_an_epoch_that_serves_no_listener_is_missing(candidate: EpochProcess) -> None:
     of = examination(candidate, None, Sockets([ListenAddress("tcp://127.0.0.1:80")]))
     assert (of.missing_listeners(), of.described_listeners()) == ([], "")
+
+
+# What the agent itself delivers
+
+
+class Blames:
+    """A bisection that finds `pins`."""
+
+    def __init__(self, *pins: Pin) -> None:
+        self.pins = pins
+
+    async def accuse_delivered(self, _: EpochProcess, __: LoadedRevision) -> tuple[str, tuple[Pin, ...]]:
+        return "weak key", self.pins
+
+
+def delivered(make_epoch: MakeEpoch, *shown: Subscription) -> EpochProcess:
+    """A candidate with a static configuration whose listeners come from the agent."""
+    candidate = make_epoch(number=2)
+    candidate.target = cast(Any, SimpleNamespace(delivery=SimpleNamespace(scopes=[LISTENERS])))
+    candidate.target.slots = SimpleNamespace(close=lambda: None)
+    candidate.target.paths = {}
+    answers(candidate)["subscriptions"] = subscribed(*shown)
+    return candidate
+
+
+@virtual_time
+async def test_what_the_agent_delivers_is_waited_for_though_the_configuration_is_static(make_epoch: MakeEpoch) -> None:
+    waiting = delivered(make_epoch, listeners())
+    assert [each.scope for each in await examination(waiting).missing()] == [LISTENERS]
+    answers(waiting)["subscriptions"] = subscribed(listeners(applied=1))
+    assert await examination(waiting).missing() == []
+    assert await examination(waiting).check() is None
+
+
+@virtual_time
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_a_refused_delivery_is_the_fault_of_certificates_or_of_the_configuration(
+    make_epoch: MakeEpoch, pinned: bool
+) -> None:
+    group = CertificateGroup(CHAIN, frozenset(), {CHAIN: b"x"}, (), ())
+    pins = [Pin(group, CHAIN, "weak key")] if pinned else []
+    candidate = delivered(make_epoch, listeners(rejected=1))
+    failure = await replace(examination(candidate), bisection=cast(Any, Blames(*pins))).check()
+    reason = str(pins[0].fault) if pins else ("cannot use /etc/envoy.yaml: true refuses its listeners: weak key")
+    assert failure == Failure(FailureKind.PERMANENT, reason, pinned=pinned)
+
+
+@virtual_time
+async def test_without_a_bisection_a_refused_delivery_is_an_accident(make_epoch: MakeEpoch) -> None:
+    failure = await replace(examination(delivered(make_epoch, listeners(rejected=1))), bisection=None).check()
+    assert failure == Failure(FailureKind.TRANSIENT, "epoch 2 refuses its listeners")

@@ -13,7 +13,7 @@ from agent.handoff.socket_store import ListenAddress
 from agent.host.carried import Carried
 from agent.host.memfds import Memfds
 from agent.host.processes import created_at
-from agent.processes.survivor import Survivor, described, find_survivor, pid_of
+from agent.processes.survivor import Pushed, Survivor, described, find_survivor, pid_of
 
 OURS = os.getpid()
 GHOST = (1 << 22) + 1  # beyond the largest pid
@@ -40,6 +40,19 @@ def test_an_epoch_that_runs_is_found_with_all_that_is_known_of_it() -> None:
     assert created is not None
     places = frozenset({ListenAddress("tcp://127.0.0.1:1"), ListenAddress("unix:///x", "/run/netns/a", 2)})
     assert find_survivor(entry()) == Survivor(3, State.SERVING, OURS, created, "abc", 77, Carried(9, 12, 4711), places)
+
+
+def test_what_was_pushed_into_it_is_known() -> None:
+    record = Pushed("d", "01", "c", is_torn=True)
+    for pushed, expected in ((asdict(record), record), (None, None)):
+        found = find_survivor(entry(pushed=pushed))
+        assert isinstance(found, Survivor)
+        assert found.pushed == expected
+
+
+@pytest.mark.parametrize("pushed", [7, "x", [], {"digest": "d"}, {**asdict(Pushed("d", "0", "c")), "more": 1}])
+def test_a_record_of_pushes_that_makes_no_sense_leaves_only_a_pid(pushed: object) -> None:
+    assert find_survivor(entry(pushed=pushed)) == OURS
 
 
 @pytest.mark.parametrize("stage", ["opening", "serving", "draining"])

@@ -86,3 +86,11 @@ def test_a_flag_that_the_agent_sets_itself_is_refused_with_the_reason(flag: str,
 def test_a_flag_without_its_value_is_named(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} .*missing"):
         Flags.parse(["-l", "debug", name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen"),
+    [([], False), (["--drain-strategy", "gradual"], True), (["--drain-strategy=gradual"], True), (["--drain"], False)],
+)
+def test_whether_the_operator_chooses_how_a_drain_asks_clients_to_leave(arguments: list[str], chosen: bool) -> None:
+    assert Flags.parse(arguments).has_drain_strategy is chosen

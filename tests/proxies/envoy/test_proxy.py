@@ -7,7 +7,7 @@ import pytest
 from agent.core.errors import UsageError
 from agent.handoff.socket_paths import SocketPaths
 from agent.proxies.envoy import yaml_nodes
-from agent.proxies.envoy.configuration import Configuration
+from agent.proxies.envoy.configuration import Configuration, PushMode
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import DEFAULT_LOG_FORMAT, UDP_OVERLAP, Envoy
 from agent.proxies.interface import Complaint
@@ -263,3 +263,27 @@ def test_a_complaint_contains_the_files_it_names() -> None:
     found = ENVOY.complaint(output, {7: "/certs/tls.crt", 70: "/certs/tls.key", 9: "/certs/other"})
     assert found.text == "it cannot use /certs/tls.crt with /certs/tls.key, nor /dev/fd/8"
     assert found.paths == {"/certs/tls.crt", "/certs/tls.key"}
+
+
+@pytest.mark.parametrize(
+    ("drains", "rest", "expected"),
+    [
+        (False, (), "--drain-time-s 45"),
+        (True, (), "--drain-time-s 600 --drain-strategy immediate"),
+        (True, ("--drain-strategy", "gradual"), "--drain-time-s 600"),
+    ],
+)
+def test_where_a_push_drains_its_deadline_is_envoys_drain_time(
+    drains: bool, rest: tuple[str, ...], expected: str
+) -> None:
+    envoy = Envoy(Flags(rest=rest), 45.0, push=PushMode(drains=True), push_drain=600.0)
+    arguments = envoy.launch(NAMES, COPY, None, 7, envoy.configuration("{}", "x.yaml"), drains=drains)
+    assert f"{expected} --parent-shutdown-time-s" in " ".join(arguments)
+
+
+def test_only_a_configuration_for_pushes_has_files_to_push() -> None:
+    context = "{tls_certificates: [{certificate_chain: {filename: /c/a}}]}"
+    text = f"static_resources: {{clusters: [{{common_tls_context: {context}}}]}}"
+    for push, expected in ((None, frozenset()), (PushMode(drains=False), frozenset({"/c/a"}))):
+        configuration = Envoy(Flags(), 45.0, push=push).configuration(text, "x.yaml")
+        assert configuration.pushable_files(reads_json=True) == expected

@@ -122,3 +122,13 @@ def test_a_listener_that_cannot_be_reached_from_here_is_left_out(more: Tree) -> 
 
 def test_a_shell_of_a_listener_is_nothing() -> None:
     assert find([{}, {"filter_chains": [{}]}]) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "found"), [(["agent_secret_0"], 1), (["agent_secret_0", "own"], 0), (["own"], 0), ([], 0)]
+)
+def test_certificates_that_the_agent_delivers_are_the_epochs_own(names: list[str], found: int) -> None:
+    chain = tls(file="/elsewhere")
+    common = chain["transport_socket"]["typed_config"]["common_tls_context"]
+    common["tls_certificate_sds_secret_configs"] = [{"name": name} for name in names]
+    assert len(find([listener(chain)])) == found
