@@ -629,9 +629,8 @@ class Blames:
 def delivered(make_epoch: MakeEpoch, *shown: Subscription) -> EpochProcess:
     """A candidate with a static configuration whose listeners come from the agent."""
     candidate = make_epoch(number=2)
-    candidate.target = cast(Any, SimpleNamespace(delivery=SimpleNamespace(scopes=[LISTENERS])))
-    candidate.target.slots = SimpleNamespace(close=lambda: None)
-    candidate.target.paths = {}
+    delivery, slots = SimpleNamespace(scopes=[LISTENERS]), SimpleNamespace(close=lambda: None)
+    candidate.target = cast(Any, SimpleNamespace(delivery=delivery, slots=slots, paths={}))
     answers(candidate)["subscriptions"] = subscribed(*shown)
     return candidate
 

@@ -23,7 +23,7 @@ from agent.host.run_directory import RunDirectory
 from agent.inputs.revisions import LoadedRevision, RevisionStore
 from agent.metrics.shared_counters import SharedCounters, make_room
 from agent.processes import adoption as module
-from agent.processes.adoption import Adoption, clear
+from agent.processes.adoption import Adoption, clear, recover
 from agent.processes.manifest import Manifest
 from agent.processes.state_file import StateFile
 from agent.processes.survivor import Survivor
@@ -31,7 +31,8 @@ from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
 from agent.stats.writer import Writer
 from tests import pki
-from tests.processes.fakes import Revisions
+from tests.processes.fakes import PUSHING, Revisions
+from tests.processes.pushed_into import pushed_into
 from tests.processes.test_manifest import CHAIN, KEY, LDS, TEXT
 from tests.stats.segments import STARTED, nonce_of
 from tests.system.eventually import PATIENCE
@@ -440,3 +441,21 @@ def test_the_end_of_an_epoch_without_clients_is_told_with_its_pid(
     come_back(directory, entry(process))
     assert len(caplog.records) == 1, "it has exited before"
     assert os.getpid() != process.pid
+
+
+# Pushes
+
+
+@pytest.mark.parametrize(("times", "is_torn"), [(0, False), (0, True), (1, False), (2, True)])
+def test_what_was_pushed_into_an_epoch_is_what_it_runs(times: int, is_torn: bool, no_descriptor_leaks: None) -> None:
+    with pushed_into() as epoch:
+        for _ in range(times):
+            epoch.push()
+        store = RevisionStore()
+        loaded = recover(PUSHING, epoch.found(is_torn=is_torn), store)
+        assert loaded.revision == epoch.loaded.revision
+        assert loaded.revision.push_base == epoch.loaded.revision.push_base
+        assert loaded.selection.files == epoch.loaded.selection.files
+        assert loaded.pushable == epoch.loaded.pushable
+        loaded.program.binary.close()
+        store.keep_only([])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import MachineError
+from agent.host.carried import Carried
 from agent.inputs.revisions import LoadedRevision
 from agent.processes import slot_recovery
 from agent.processes.manifest import Manifest
@@ -48,6 +49,8 @@ def test_at_first_the_epoch_reads_the_sealed_files(epoch: Epoch) -> None:
     assert offered(epoch.target) == {path: epoch.loaded.descriptors[path] for path in (CHAIN, KEY)}
     assert epoch.target.delivery is not None
     assert list(epoch.target.delivery.scopes) == [LISTENERS]
+    offer = epoch.target.delivery._offers[LISTENERS]  # type: ignore[attr-defined]
+    assert offer.version, "its first request is answered at once"
     assert "/run/1/admin" in epoch.main
     assert "edge" not in epoch.main, "it is delivered"
     assert epoch.target.pushed(epoch.loaded, is_torn=False) is None
@@ -119,6 +122,15 @@ def test_a_push_is_recorded_once_it_is_committed(epoch: Epoch) -> None:
     assert epoch.target.pushed(loaded, is_torn=True) == replace(expected, is_torn=True)
 
 
+def test_contents_are_digested_once_though_the_state_is_written_often(
+    epoch: Epoch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = epoch.push()
+    monkeypatch.setattr(slot_recovery, "digest_of_files", lambda *_: pytest.fail("digested again"))
+    records = {epoch.target.pushed(loaded, is_torn=is_torn) for is_torn in (False, True, False)}
+    assert len(records) == 2
+
+
 def test_no_content_is_recorded(epoch: Epoch) -> None:
     loaded = epoch.push()
     record = epoch.target.pushed(loaded, is_torn=False)
@@ -175,6 +187,13 @@ def test_an_epoch_with_other_slots_than_the_configuration_can_push_takes_none(
 ) -> None:
     """This agent may have been started with other options, or be of another version."""
     assert PushTarget.regain(epoch.found(), replace(epoch.loaded, pushable=pushable), HOME) is None
+
+
+def test_an_agent_that_pushes_nothing_does_not_read_the_manifest(epoch: Epoch) -> None:
+    found = replace(epoch.found(), manifest=Carried(0, 0, 0))
+    assert PushTarget.regain(found, replace(epoch.loaded, pushable=frozenset()), HOME) is None
+    with pytest.raises(MachineError):
+        PushTarget.regain(found, epoch.loaded, HOME)
 
 
 def test_slots_that_cannot_be_made_are_a_machine_error(monkeypatch: pytest.MonkeyPatch) -> None:
