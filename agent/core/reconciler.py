@@ -493,7 +493,8 @@ class Reconciler:
         if failure is not None and failure.sort is not FailureKind.PERMANENT:
             is_memory = failure.sort is FailureKind.OUT_OF_MEMORY
             yield BlockedReason.MEMORY if is_memory else BlockedReason.RETRY
-        if len(self.draining) >= self.policy.drains:
+        is_pushed = self._pushing.brings(self.serving, self.desired.wanted)
+        if len(self.draining) >= self.policy.drains and not is_pushed:
             yield BlockedReason.DRAINS
         if self.desired.paused_until > at:
             yield BlockedReason.PAUSED

@@ -53,3 +53,17 @@ def test_as_many_drains_as_may_be_block() -> None:
     play.rotate("b")
     play.ready("c")
     assert blocked(play) == [BlockedReason.DRAINS]
+
+
+def test_a_push_is_blocked_by_a_pause_and_never_by_drains() -> None:
+    play = serving(Policy(drains=1, drain_patience=600), push_base="base")
+    play.restart()
+    play.come_to_serve(takes_pushes=True)
+    play.pause(10)
+    play.ready("b", push_base="base")
+    assert blocked(play) == [BlockedReason.PAUSED]
+    play.wait(10)
+    assert blocked(play) == [], "it is under way"
+    play.pushed(2)
+    play.ready("c")
+    assert blocked(play) == [BlockedReason.DRAINS], "it takes an epoch"
