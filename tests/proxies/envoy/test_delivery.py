@@ -199,7 +199,7 @@ async def test_an_older_request_is_released_by_a_newer_one() -> None:
     async with asking(epoch, LISTENERS) as stale, asking(epoch, LISTENERS) as fresh:
         answer = await stale
         assert answer is not None
-        assert answer.status == 503
+        assert (answer.status, answer.body) == (503, b"asked again\n")
         assert not fresh.done()
 
 
@@ -209,12 +209,14 @@ async def test_an_older_request_is_released_by_a_newer_one() -> None:
     [
         (SDS, b'{"resource_names": ["operators"]}'),
         (SDS, b'{"resource_names": ["agent_secret_99"]}'),
+        (SDS, b'{"resource_names": ["operators", "agent_secret_0"]}'),
         (SDS, b'{"resource_names": []}'),
         (SDS, b'{"resource_names": "agent_secret_0"}'),
         (SDS, b"{}"),
         (SDS, b"[]"),
         (SDS, b"{"),
         ("/v3/discovery:clusters", b"{}"),
+        ("/v3/discovery:clusters", b'{"resource_names": ["agent_secret_0"]}'),
         ("/v3/discovery:routes", b"{}"),
     ],
 )
@@ -279,6 +281,26 @@ async def test_a_push_of_nothing_new_ends_at_once_and_one_again_sends_all() -> N
         assert epoch.counts() == [1, 1, 1]
         await epoch.push(again=True)
         assert epoch.counts() == [2, 2, 2]
+
+
+@virtual_time
+async def test_what_is_offered_unchanged_is_no_news_whoever_offers_it() -> None:
+    epoch = Epoch()
+    async with epoch.running():
+        epoch.delivery.offer(epoch.numbers, dict(epoch.contents))
+        await epoch.delivery.push(epoch.admin, epoch.numbers, dict(epoch.contents))
+        await asyncio.sleep(2)
+        assert epoch.counts() == [1, 1, 1]
+
+
+@virtual_time
+async def test_what_is_already_applied_when_it_is_asked_for_costs_no_time() -> None:
+    epoch = Epoch()
+    offers = epoch.delivery._offers
+    epoch.admin.answers["deliveries"] = lambda: {scope: Delivered(each.version, 0) for scope, each in offers.items()}
+    began = now()
+    await epoch.push("/c/a.crt", "/c/b.key")
+    assert now() == began
 
 
 @virtual_time
