@@ -19,9 +19,10 @@ from agent.host.binaries import Binary
 from agent.host.carried import Carried
 from agent.inputs import revisions
 from agent.inputs.revisions import LoadedRevision, Program, RevisionStore, Source
-from agent.proxies.envoy.configuration import Configuration, PushMode
+from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
+from agent.proxies.envoy.push_contexts import PushMode
 from tests.pki import Authority
 
 TEXT = "a: {certificate_chain: {filename: /c/tls.crt}, private_key: {filename: /c/tls.key}}"

@@ -20,9 +20,9 @@ from agent.host.processes import Command
 from agent.http.client import UnixPlace
 from agent.inputs.revisions import LoadedRevision, Program, RevisionStore, Source
 from agent.processes.epoch_process import ListenerAccess
-from agent.proxies.envoy.configuration import PushMode
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
+from agent.proxies.envoy.push_contexts import PushMode
 from agent.proxies.interface import (
     Delivered,
     Inbound,

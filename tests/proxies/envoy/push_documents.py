@@ -9,7 +9,8 @@ import yaml
 from yaml.nodes import MappingNode
 
 from agent.proxies.envoy import yaml_nodes
-from agent.proxies.envoy.configuration import Configuration, PushMode
+from agent.proxies.envoy.configuration import Configuration
+from agent.proxies.envoy.push_contexts import PushMode
 
 Tree = dict[str, Any]
 _TYPE = "type.googleapis.com/envoy.extensions.transport_sockets"
@@ -99,7 +100,7 @@ def configured(
 
 def pushable(tree: Tree | str, *, drains: bool = True, as_json: bool = False) -> set[str]:
     """Return the names of the files that can be pushed, without their directory."""
-    found = configured(tree, drains=drains, as_json=as_json).pushable_files(reads_json=True)
+    found = configured(tree, drains=drains, as_json=as_json).pushable_files
     return {path.removeprefix("/c/") for path in found}
 
 

@@ -7,9 +7,10 @@ import pytest
 from agent.core.errors import UsageError
 from agent.handoff.socket_paths import SocketPaths
 from agent.proxies.envoy import yaml_nodes
-from agent.proxies.envoy.configuration import Configuration, PushMode
+from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import DEFAULT_LOG_FORMAT, UDP_OVERLAP, Envoy
+from agent.proxies.envoy.push_contexts import PushMode
 from agent.proxies.interface import Complaint
 from tests.proxies.envoy.envoys import memory, run, wants_envoy
 
@@ -286,4 +287,4 @@ def test_only_a_configuration_for_pushes_has_files_to_push() -> None:
     text = f"static_resources: {{clusters: [{{common_tls_context: {context}}}]}}"
     for push, expected in ((None, frozenset()), (PushMode(drains=False), frozenset({"/c/a"}))):
         configuration = Envoy(Flags(), 45.0, push=push).configuration(text, "x.yaml")
-        assert configuration.pushable_files(reads_json=True) == expected
+        assert configuration.pushable_files == expected

@@ -188,7 +188,7 @@ def test_data_sources_are_those_that_name_a_file() -> None:
 
 def test_without_a_push_mode_nothing_can_be_pushed() -> None:
     text = "static_resources: {clusters: []}"
-    assert configured(text).pushable_files(reads_json=True) == frozenset()
+    assert configured(text).pushable_files == frozenset()
     configuration = configured(one(context(pair("a"))))
     configuration._push = None
-    assert configuration.pushable_files(reads_json=True) == frozenset()
+    assert configuration.pushable_files == frozenset()

@@ -211,7 +211,7 @@ def test_what_can_be_pushed_is_not_in_the_bootstrap_and_no_content_is_where_it_w
     tree: Tree, drains: bool, as_json: bool
 ) -> None:
     made = Parts(tree, drains=drains, as_json=as_json)
-    for path in configured(tree, drains=drains, as_json=as_json).pushable_files(reads_json=True):
+    for path in configured(tree, drains=drains, as_json=as_json).pushable_files:
         assert f'"/dev/fd/{made.numbers[path]}"' not in made.main_text
     for text in (made.main_text, made.listeners_text, repr(made.form), repr(made.contents)):
         assert "__agent_" not in text.replace("__agent_file", "")
@@ -377,7 +377,7 @@ def test_files_are_numbered_in_order() -> None:
 def test_an_extra_document_with_resources_keeps_everything_from_being_pushed() -> None:
     tree = one(context(pair("a")))
     for extra, expected in (("{node: {id: x}}", 2), ("{static_resources: {}}", 0), ("{dynamicResources: {}}", 0)):
-        assert len(configured(tree, extra=extra).pushable_files(reads_json=True)) == expected
+        assert len(configured(tree, extra=extra).pushable_files) == expected
 
 
 def test_an_extra_document_is_filled_in_as_without_pushes() -> None:
