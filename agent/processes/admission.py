@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
@@ -70,6 +70,12 @@ class Admission:
         target = self.candidate.target
         return () if target is None or target.delivery is None else target.delivery.scopes
 
+    @property
+    def _refused_unseen(self) -> Sequence[Subscription]:
+        """What the candidate refuses of what the agent delivers, as its requests at the gate tell."""
+        target = self.candidate.target
+        return () if target is None or target.delivery is None else target.delivery.refused
+
     async def _check(self) -> Failure | None:
         """Check it once; raise `_NotYet` while the result may still change."""
         if missing := await self.missing():
@@ -88,6 +94,8 @@ class Admission:
         hidden = {*self.candidate.loaded.configuration.sets, *self._delivered} - found.keys()
         if all(each.applied for each in found.values()) and not hidden and _shows_secrets(found):
             return []
+        if refused := [each for each in self._refused_unseen if each.scope in hidden]:
+            return refused
         served = await self._served()
         if needed := self._kind.missing(found, served):
             return needed

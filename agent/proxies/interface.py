@@ -146,6 +146,10 @@ class Delivery(Protocol):
         """The scopes of its subscriptions, see `Subscription`."""
 
     @property
+    def refused(self) -> Sequence[Subscription]:
+        """The subscriptions whose newest content it has refused, as its requests tell, later than its counters."""
+
+    @property
     def drains(self) -> bool:
         """Whether connections of a changed certificate end, by the proxy's own deadline."""
 

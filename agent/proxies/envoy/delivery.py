@@ -2,7 +2,8 @@
 
 Envoy asks with the version that it last applied; the request waits until there is another one. An answer is sent once:
 a proxy that refuses it asks with its old version again, and waits for the next. Envoy asks again half a second after an
-answer, so the next request tells that it was applied, but late; its admin interface tells it at once.
+answer, so the next request tells whether it was applied, but late; its admin interface tells it at once, unless the
+operator hides the counters.
 See https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#rest-json-polling-subscriptions
 """
 
@@ -10,14 +11,14 @@ import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.http.message import Request, Response
 from agent.proxies.envoy import subscriptions
 from agent.proxies.envoy.document import Content
 from agent.proxies.envoy.push_form import SECRET, PushForm
-from agent.proxies.interface import Admin, PushRefusedError
+from agent.proxies.interface import Admin, Delivered, PushRefusedError, Subscription
 
 _LISTENERS, _SECRETS = "/v3/discovery:listeners", "/v3/discovery:secrets"
 _TYPES = {
@@ -38,6 +39,7 @@ class _Offer:
     acknowledged: str = ""  # the version of the newest request: it is applied
     turn: int = 0  # counts the requests: only the newest is answered, since earlier connections are dead
     rejected: int | None = None  # how many updates were rejected before this one
+    refused: str = ""  # the version after which it asked with an older one
 
 
 class Delivery:
@@ -57,6 +59,12 @@ class Delivery:
     def scopes(self) -> Collection[str]:
         """The scopes of the counters of its subscriptions."""
         return self._offers.keys()
+
+    @property
+    def refused(self) -> Sequence[Subscription]:
+        """The subscriptions whose newest content it has refused, as its requests tell, later than its counters."""
+        refused = [scope for scope, each in self._offers.items() if each.version and each.refused == each.version]
+        return [subscriptions.subscription(scope, rejected=1) for scope in refused]
 
     @property
     def drains(self) -> bool:
@@ -103,6 +111,8 @@ class Delivery:
             return None
         has = offer.acknowledged = str(_body(request).get("version_info", ""))
         turn = offer.turn = offer.turn + 1
+        if has != offer.sent:
+            offer.refused = offer.sent
         async with self._changed:
             self._changed.notify_all()
             await self._changed.wait_for(lambda: offer.turn != turn or offer.version not in {"", has, offer.sent})
@@ -134,10 +144,16 @@ class Delivery:
                 offer, now = awaited[scope], found.get(scope)
                 if offer.version in {offer.acknowledged, None if now is None else now.version}:
                     del awaited[scope]
-                elif now is not None and offer.rejected is not None and now.rejected > offer.rejected:
+                elif _is_refused(offer, now):
                     raise PushRefusedError(scope)
             if awaited:
                 await asyncio.sleep(_INTERVAL)
+
+
+def _is_refused(offer: _Offer, now: Delivered | None) -> bool:
+    if offer.refused == offer.version:
+        return True
+    return now is not None and offer.rejected is not None and now.rejected > offer.rejected
 
 
 def _content(data: bytes) -> Content:
