@@ -24,6 +24,7 @@ NAME = "agent_gate"  # name of the cluster, the listener and the routes
 _ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+_DELIVERED = frozenset({"/v3/discovery:listeners", "/v3/discovery:secrets"})
 _MANY = 1 << 16  # connections and requests: each secret waits at the gate with one
 _OPEN = Response(
     200,
@@ -36,7 +37,7 @@ class Gate:
     """One epoch's gate at `path`; calls `reached` once, at the first request of process `pid`.
 
     An epoch that reached the gate of an earlier agent may send its request again. It gets a response, but `reached` is
-    not called.
+    not called. One that fetches what this agent does not deliver waits: told so, it would ask twice a second.
     """
 
     def __init__(self, path: Path, reached: Callable[[], None], *, reached_before: bool = False) -> None:
@@ -47,6 +48,7 @@ class Gate:
         self._was_reached = reached_before
         self.was_asked = False  # whether this agent's gate received a request
         self._opened = asyncio.Event()
+        self._closing = asyncio.Event()
         self._server: Server | None = None
 
     async def shut(self, owner: tuple[int, int] | None, deliver: Deliver | None = None, waiting: int = 0) -> None:
@@ -74,6 +76,7 @@ class Gate:
 
     async def close(self) -> None:
         """Close the gate and remove its socket."""
+        self._closing.set()
         if self._server is not None:
             await self._server.close()
         with contextlib.suppress(OSError):
@@ -86,6 +89,8 @@ class Gate:
     async def _answer(self, request: Request) -> Response:
         if request.path != "/v3/discovery:routes":
             answer = None if self._deliver is None else await self._deliver(request)
+            if answer is None and request.path in _DELIVERED:
+                await self._closing.wait()
             return answer or Response(404, b"not found\n")
         self.was_asked = True
         if not self._was_reached:

@@ -158,6 +158,7 @@ class RevisionStore:
             config_digest.update(len(part).to_bytes(8) + part)
         files, pushable = selection.files, _pushable(source, selection)
         whole, base = config_digest.copy(), config_digest.copy()
+        base.update(program.kind.push_form)
         for path in sorted(files):
             digest = self._memfds.digest(files[path])
             whole.update(f"{path}\0{digest}\n".encode())

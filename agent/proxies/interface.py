@@ -361,6 +361,10 @@ class Proxy(Protocol):
         """The operator's arguments as bytes: different ones make a different revision."""
 
     @property
+    def push_form(self) -> bytes:
+        """How certificates are pushed, as bytes: an epoch takes only pushes of the form that it was started in."""
+
+    @property
     def extra_document(self) -> str | None:
         """A document in the operator's arguments that extends the configuration."""
 

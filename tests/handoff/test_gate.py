@@ -361,3 +361,17 @@ def test_resources_come_by_the_gates_cluster_half_a_second_after_the_last() -> N
         "refresh_delay": "0.5s",
         "request_timeout": "3600s",
     }
+
+
+async def test_an_epoch_that_fetches_what_is_not_delivered_waits(tmp_path: Path) -> None:
+    """One of an earlier agent that pushed, where this one does not: it would log each answer, and ask again."""
+    async with standing(tmp_path) as (shut, _), knocking(shut) as candidate:
+        for target in ("listeners", "secrets"):
+            await candidate.ask(f"/v3/discovery:{target}")
+        waiting = asyncio.create_task(candidate.answer())
+        async with knocking(shut) as other:
+            await other.ask("/another")
+            assert (await other.answer())[0] == 404
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)

@@ -67,6 +67,11 @@ class Envoy:
         return repr(self.flags).encode()
 
     @property
+    def push_form(self) -> bytes:
+        """How certificates are pushed, as bytes: an epoch takes only pushes of the form that it was started in."""
+        return repr(self.push).encode()
+
+    @property
     def extra_document(self) -> str | None:
         """The operator's `--config-yaml` document."""
         return self.flags.config_yaml
