@@ -46,7 +46,10 @@ class Bootstrap(Document):
         """Whether it sets the application log's format; Envoy then rejects the flag for it."""
         self.has_resources = any(yaml_nodes.get(root, each) is not None for each in _RESOURCES)
         """Whether it has static or dynamic resources."""
-        self._by_listeners = push_contexts.by_listeners(self._push, has_listeners=subscriptions.LISTENERS in self.sets)
+        # A source of listeners may also be a URL (`xdstp://`), beside which there is no other.
+        locator = yaml_nodes.get(root, "dynamic_resources", "lds_resources_locator")
+        has_listeners = subscriptions.LISTENERS in self.sets or locator is not None
+        self._by_listeners = push_contexts.by_listeners(self._push, has_listeners=has_listeners)
         self.pushable_files = frozenset[str]() if self._push is None else self._find_pushable_files(root)
         """The certificate files that are named only where a push reaches them."""
 

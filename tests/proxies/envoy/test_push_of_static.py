@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from agent.proxies.envoy import push_form, yaml_nodes
+from agent.proxies.envoy.configuration import Configuration, PushMode
 
 FILES = ["/c/a.crt", "/c/a.key", "/c/ca.crt"]
 WATCHING = """
@@ -49,3 +50,11 @@ def test_a_listener_with_the_name_of_an_earlier_one_is_not_delivered() -> None:
     found: list[dict[str, Any]] = json.loads(f"[{listeners.text(as_json=True)}]")
     assert [each["name"] for each in found] == ["one", "two", "agent_listener_3", "agent_listener_4"]
     assert found[0]["stat_prefix"] == "first"
+
+
+def test_listeners_stay_static_beside_a_locator_of_others() -> None:
+    """Envoy would fetch what the URL names from the source of the static ones."""
+    text = 'dynamic_resources: {lds_resources_locator: "xdstp://a/envoy.config.listener.v3.Listener/b"}\n'
+    configuration = Configuration(text + NAMED_TWICE, "/etc/envoy.yaml", push=PushMode(drains=True))
+    *_, delivery = configuration.copies([]).fill_pushable("/run/1", 1, {}, as_json=True)
+    assert not delivery.drains
