@@ -8,8 +8,9 @@ from typing import cast
 import pytest
 
 from agent.http.message import Request, Response
-from agent.proxies.envoy.configuration import Configuration, PushMode
+from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.delivery import Delivery
+from agent.proxies.envoy.push_contexts import PushMode
 from agent.proxies.interface import Admin, Delivered, PushRefusedError
 
 FILES = {"/c/a.crt": b"chain", "/c/a.key": b"key"}

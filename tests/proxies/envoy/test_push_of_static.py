@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from agent.proxies.envoy import push_form, yaml_nodes
-from agent.proxies.envoy.configuration import Configuration, PushMode
+from agent.proxies.envoy.configuration import Configuration
+from agent.proxies.envoy.push_contexts import PushMode
 
 FILES = ["/c/a.crt", "/c/a.key", "/c/ca.crt"]
 WATCHING = """
