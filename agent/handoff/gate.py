@@ -116,7 +116,7 @@ def limits() -> dict[str, object]:
     return {"thresholds": [{"max_connections": _MANY, "max_pending_requests": _MANY, "max_requests": _MANY}]}
 
 
-def source(refresh: str = "0.5s") -> dict[str, object]:
+def source(refresh: str) -> dict[str, object]:
     """Return Envoy's configuration of a source of resources behind the gate.
 
     Envoy asks again after `refresh`, as a protobuf duration, and waits for an answer for as long as it takes.

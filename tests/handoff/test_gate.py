@@ -351,8 +351,8 @@ async def test_each_subscription_that_waits_has_room_beside_the_usual_clients(
     assert limits[1] - limits[0] == 10
 
 
-def test_resources_come_by_the_gates_cluster_half_a_second_after_the_last() -> None:
-    source = gate.source()
+def test_resources_come_by_the_gates_cluster() -> None:
+    source = gate.source("0.5s")
     assert source["initial_fetch_timeout"] == "0s"
     assert source["api_config_source"] == {
         "api_type": "REST",

@@ -231,6 +231,7 @@ def test_a_process_that_inherits_the_files_is_recognised_by_them(program: Progra
     store = RevisionStore()
     made = make(store, program, pair())
     assert made.carried == {path: Carried.of(made.descriptors[path]) for path in made.selection.files}
+    store.keep_only([])
 
 
 # Pushes

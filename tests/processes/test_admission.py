@@ -629,7 +629,7 @@ class Blames:
 def delivered(make_epoch: MakeEpoch, *shown: Subscription) -> EpochProcess:
     """A candidate with a static configuration whose listeners come from the agent."""
     candidate = make_epoch(number=2)
-    delivery, slots = SimpleNamespace(scopes=[LISTENERS]), SimpleNamespace(close=lambda: None)
+    delivery, slots = SimpleNamespace(scopes=[LISTENERS], refused=()), SimpleNamespace(close=lambda: None)
     candidate.target = cast(Any, SimpleNamespace(delivery=delivery, slots=slots, paths={}))
     answers(candidate)["subscriptions"] = subscribed(*shown)
     return candidate

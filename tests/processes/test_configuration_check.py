@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from agent.core.errors import MachineError, UsageError
+from agent.handoff.segment import HotRestartVersion, Segment
 from agent.host.processes import Command, User
 from agent.host.run_directory import RunDirectory
 from agent.inputs import programs
 from agent.inputs.settings import Settings
 from agent.processes.configuration_check import inspect, small_bootstrap
+from agent.processes.reserved_segments import ReservedSegments
 from tests import pki
 from tests.handoff.epochs import leaked_since, open_descriptors
 from tests.processes.fakes import KIND, Kernel
@@ -164,14 +166,23 @@ def own_threads() -> set[threading.Thread]:
     return {each for each in threading.enumerate() if not each.name.startswith("asyncio_")}
 
 
-async def test_nothing_is_left_behind(proxy: Kernel, settings: MakeSettings, tmp_path: Path) -> None:
-    shared = set(Path("/dev/shm").glob("envoy_shared_memory_*"))
+async def test_nothing_is_left_behind(
+    proxy: Kernel, settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed: list[Segment] = []
+    claim = ReservedSegments.claim
+
+    def noted(segments: ReservedSegments, version: HotRestartVersion) -> Segment:
+        claimed.append(claim(segments, version))
+        return claimed[-1]
+
+    monkeypatch.setattr(ReservedSegments, "claim", noted)
     threads = own_threads()
     proxy.results = [MachineError("cannot wait for /bin/true")]
     with pytest.raises(MachineError):
         await inspect(settings())
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock"}
-    assert set(Path("/dev/shm").glob("envoy_shared_memory_*")) <= shared
+    assert [each.path.exists() for each in claimed] == [False]
     assert own_threads() <= threads
     RunDirectory(tmp_path / "run").close()  # it is not locked any more
 

@@ -124,7 +124,7 @@ def test_one_without_slots_has_no_field_that_an_older_agent_does_not_know(loaded
 
 def test_fields_that_an_older_agent_did_not_write_have_defaults(loaded: LoadedRevision, hold: Hold) -> None:
     tree = tree_of(loaded)
-    del tree["reads_json"], tree["resources"], tree["slots"], tree["push_base"]
+    del tree["reads_json"], tree["resources"]
     older = read(tree, hold)
     assert (older.reads_json, older.resources, older.slots, older.push_base) == (True, {}, {}, "")
     assert older.revision == Revision(tree["digest"], tree["shape"])

@@ -14,8 +14,6 @@ from tests.system.loads import Loads, nothing_failed
 from tests.system.state import DRAINING, SERVING
 from tests.system.wire import connect, exchange, tls_context
 
-pytestmark = pytest.mark.pushed
-
 PAUSE = 0.15  # a slow machine may pause long enough to end a burst, which takes the agent 0.2 s
 LIMIT = 2.0  # the longest time that the agent waits for the end of a burst
 LAYOUTS = [layout for layout in ALTERNATING if layout is not KEY_LATE]
@@ -42,6 +40,7 @@ def watched(instance: AgentFixture) -> Iterator[dict[str, int]]:
         thread.join()
 
 
+@pytest.mark.pushed
 def test_twenty_rotations_in_two_seconds_are_a_handful_of_epochs(instance: AgentFixture, loads: Loads) -> None:
     loads.gentle(instance.tls, instance.plain)
     first, pairs, written = instance.serving().number, [instance.mint.leaf() for _ in range(20)], list[float]()
@@ -94,6 +93,7 @@ def test_where_clients_stay_for_long_a_certificate_waits_for_no_drain_deadline(
 
 
 @pytest.mark.long
+@pytest.mark.pushed
 def test_bursts_of_clients_are_all_answered_across_a_rotation(instance: AgentFixture, loads: Loads) -> None:
     """The accept queues are never empty: clients in them must not be lost."""
     loads.start("bursts", instance.plain, clients=400)

@@ -1,7 +1,7 @@
 """Delivers listeners and secrets to one Envoy, by REST long polls at its gate.
 
 Envoy asks with the version that it last applied; the request waits until there is another one. An answer is sent once:
-a proxy that refuses it asks with its old version again, and waits for the next. Envoy asks again half a second after an
+a proxy that refuses it asks with its old version again, and waits for the next. Envoy asks again some time after an
 answer, so the next request tells whether it was applied, but late; its admin interface tells it at once, unless the
 operator hides the counters.
 See https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#rest-json-polling-subscriptions

@@ -18,6 +18,9 @@ from agent.proxies.envoy.push_contexts import Secret
 
 _LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
 _SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105  # a type
+# How long Envoy waits before it asks again, twice that at most: the next push waits for it. There may be many secrets,
+# and where no agent runs each is asked for as often.
+_OF_LISTENERS, _OF_SECRETS = "0.1s", "0.5s"
 SECRET = "agent_secret_"  # noqa: S105  # the beginning of the secrets' names
 _METADATA = "agent"
 
@@ -50,7 +53,7 @@ def make(root: MappingNode, files: Sequence[str], *, by_listeners: bool, as_json
     def source(secret: Secret) -> Node:
         name = f"{SECRET}{len(secrets)}"
         secrets[name] = Template.of(_secret(name, secret, is_json=is_json), files)
-        return yaml_nodes.compose({"name": name, "sds_config": gate.source()})
+        return yaml_nodes.compose({"name": name, "sds_config": gate.source(_OF_SECRETS)})
 
     for context in contexts:
         push_contexts.make_secrets(context, source)
@@ -96,7 +99,7 @@ def _mark(chain: MappingNode, digests: list[tuple[int, ...]]) -> None:
 
 def _fetch_listeners(root: MappingNode) -> None:
     dynamic = yaml_nodes.child_mapping(root, "dynamic_resources")
-    yaml_nodes.put(dynamic, "lds_config", yaml_nodes.compose(gate.source()))
+    yaml_nodes.put(dynamic, "lds_config", yaml_nodes.compose(gate.source(_OF_LISTENERS)))
 
 
 def _raise_limits(root: MappingNode) -> None:

@@ -334,12 +334,13 @@ def child_mapping(mapping: MappingNode, key: str) -> MappingNode:
 
 
 def append(mapping: MappingNode, key: str, value: Node) -> None:
-    """Add an element to the sequence under a key, created if missing."""
+    """Add an element to the sequence under a key, created if missing; an alias of the sequence stays as it is."""
     found = get(mapping, key)
     if not isinstance(found, SequenceNode):
-        found = SequenceNode(_SEQUENCE, [])
-        put(mapping, key, found)
-    found.value.append(value)
+        put(mapping, key, SequenceNode(_SEQUENCE, [value]))
+        return
+    longer = SequenceNode(found.tag, [*found.value, value])
+    mapping.value = [(name, longer if is_key(name, key) else inner) for name, inner in mapping.value]
 
 
 def mappings(root: Node) -> Iterator[tuple[str, MappingNode]]:

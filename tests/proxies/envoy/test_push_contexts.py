@@ -1,9 +1,12 @@
 """Which certificate files a push reaches: those that are named only where it does."""
 
+import json
+
 import pytest
 from yaml.nodes import MappingNode
 
 from agent.proxies.envoy import push_contexts, yaml_nodes
+from agent.proxies.envoy.configuration import Configuration
 from tests.proxies.envoy.push_documents import (
     Tree,
     bootstrap,
@@ -189,6 +192,5 @@ def test_data_sources_are_those_that_name_a_file() -> None:
 def test_without_a_push_mode_nothing_can_be_pushed() -> None:
     text = "static_resources: {clusters: []}"
     assert configured(text).pushable_files == frozenset()
-    configuration = configured(one(context(pair("a"))))
-    configuration._push = None
-    assert configuration.pushable_files == frozenset()
+    text = json.dumps(one(context(pair("a"))))
+    assert Configuration(text, "/etc/envoy.json").pushable_files == frozenset()
