@@ -44,7 +44,8 @@ _ALGORITHMS = {
 _KEY_LABELS = frozenset({_PKCS8, _ENCRYPTED, *_ALGORITHMS})
 _MOST = 4096  # certificates in one file; the largest CA bundles have some hundreds
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_WIDE = ("utf-16-le", "utf-16-be")
+_WIDE_BEGINS = ("-----BEGIN ".encode("utf-16-le"), "-----BEGIN ".encode("utf-16-be"))
+"""How a block begins in UTF-16. Made here, since Python imports a codec at its first use, and remembers if it cannot."""
 _BLANKS = bytes(range(33))  # stripped from the end of a line by BoringSSL
 _LINE = 253  # bytes that BoringSSL reads as one line at most
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
@@ -140,7 +141,7 @@ def public_half(key: PublicKeyTypes) -> bytes:
 
 def _refuse_hidden(path: str, content: bytes) -> None:
     """Raise `Unusable` if a defect hides the first block: the next one would pass for it."""
-    if any("-----BEGIN ".encode(wide) in content for wide in _WIDE):
+    if any(begin in content for begin in _WIDE_BEGINS):
         raise Unusable(path, Fault.UNPARSABLE, "it is UTF-16", _AS_ASCII)
     if content.startswith(_BYTE_ORDER_MARK + _BEGIN):
         raise Unusable(path, Fault.UNPARSABLE, "a byte order mark hides its first line", _AS_ASCII)

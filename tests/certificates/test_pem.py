@@ -1,6 +1,8 @@
 """One PEM file: its content, and the message if it cannot be used."""
 
 import binascii
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -357,3 +359,19 @@ def _read_or_refused(content: bytes) -> PemFile | None:
         return parse("a.pem", content)
     except Unusable:
         return None
+
+
+def test_a_process_without_free_descriptors_judges_a_file_too() -> None:
+    """A codec that cannot be imported then is missing for ever."""
+    program = """
+import resource
+from agent.certificates.findings import Unusable
+from agent.certificates.pem import parse
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+try:
+    parse("x", b"nothing")
+except Unusable:
+    print("judged")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("judged\n", "")

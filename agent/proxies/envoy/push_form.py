@@ -6,7 +6,7 @@ never edited, and the proxy validates it in its own form.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from yaml.nodes import MappingNode, Node
@@ -121,8 +121,3 @@ def _secret(name: str, secret: Secret, *, is_json: bool) -> str:
     body = yaml_nodes.write_json(secret.node, from_json=is_json)
     head = json.dumps({"@type": _SECRET_TYPE, "name": name})[:-1]
     return f'{head}, "{secret.field}": {body}}}'
-
-
-def paths(files: Collection[str]) -> tuple[str, ...]:
-    """Return files in the order in which placeholders number them."""
-    return tuple(sorted(files))
