@@ -45,7 +45,7 @@ _KEY_LABELS = frozenset({_PKCS8, _ENCRYPTED, *_ALGORITHMS})
 _MOST = 4096  # certificates in one file; the largest CA bundles have some hundreds
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WIDE_BEGINS = ("-----BEGIN ".encode("utf-16-le"), "-----BEGIN ".encode("utf-16-be"))
-"""How a block begins in UTF-16. Made here, since Python imports a codec at its first use, and remembers if it cannot."""
+"""How a block begins in UTF-16. Made here: Python imports a codec at its first use, and remembers if it cannot."""
 _BLANKS = bytes(range(33))  # stripped from the end of a line by BoringSSL
 _LINE = 253  # bytes that BoringSSL reads as one line at most
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
