@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.handoff import gate
 from agent.proxies.envoy.document import Content
-from agent.proxies.envoy.push_form import SECRET, PushForm, paths
+from agent.proxies.envoy.push_form import SECRET, PushForm
 from tests.proxies.envoy.push_documents import (
     Tree,
     bootstrap,
@@ -358,10 +358,6 @@ def test_a_file_that_is_not_materialised_stays_a_name(drains: bool) -> None:
     made = Parts(bootstrap([], [cluster("up", context(pair("a")))]), drains=drains, numbers={"/c/a.crt": 5})
     [secret] = made.secrets.values()
     assert secret["tls_certificate"]["private_key"] == source("/c/a.key")
-
-
-def test_files_are_numbered_in_order() -> None:
-    assert paths({"/b", "/a", "/c"}) == ("/a", "/b", "/c")
 
 
 # The configuration
