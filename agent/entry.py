@@ -5,8 +5,13 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    program = sys.argv[0].rpartition("/")[2]
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in {"drain", "wait"}:
+    if program == "pilot-agent" and name in {"request", "wait"}:
+        from agent.control_client.pilot_commands import run as run_of_pilot  # noqa: PLC0415
+
+        sys.exit(run_of_pilot(name, sys.argv[2:]))
+    if program != "pilot-agent" and name in {"drain", "wait"}:
         from agent.control_client.commands import run  # noqa: PLC0415
 
         sys.exit(run(name, sys.argv[2:]))
@@ -21,6 +26,11 @@ def main() -> None:
 
     if (invocation := take()) is not None:
         start(invocation)
+
+    if program == "pilot-agent" or name == "proxy":
+        from agent.cli.pilot_agent import main as pilot_agent  # noqa: PLC0415
+
+        pilot_agent(sys.argv[1:])
 
     from agent.cli.main import main as command_line  # noqa: PLC0415
 

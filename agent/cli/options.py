@@ -39,6 +39,12 @@ INPUTS: list[Decorator] = [
     ),
     option("--config", type=_PATH, metavar="FILE", help="The proxy's bootstrap; without it the agent generates one."),
     option(
+        "--config-override",
+        type=_PATH,
+        metavar="FILE",
+        help="A document to merge over --config, by protobuf's rules; watched as well.",
+    ),
+    option(
         "--certs",
         type=_PATH,
         multiple=True,

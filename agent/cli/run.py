@@ -77,7 +77,8 @@ def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # clic
     hold_signals()
     keep_standard_streams()
     ignored = [*ctx.meta.get(environment.SERVICE_LINKS, ()), *environment.unknown(os.environ, ctx.command)]
-    return start.execute(start.Invocation(options, ctx.obj, tuple(ignored)))
+    messages = tuple(("environment.ignored", text) for text in ignored)
+    return start.execute(start.Invocation(options, ctx.obj, messages))
 
 
 for _command in (

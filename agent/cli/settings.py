@@ -4,6 +4,7 @@ import math
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,23 @@ DRAIN_TIME = 45.0  # seconds, where a command has no --drain-time
 
 def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
     """Return the settings for every command that reads the operator's files."""
-    if options["config"] is None and not options["certs"]:
+    config, document = options["config"], options.get("document")
+    if config is None and document is None and not options["certs"]:
         message = "cannot start: neither --config nor --certs is given; see agent --help"
+        raise UsageError(message)
+    override = options["config_override"]
+    if override is not None and config is None and document is None:
+        message = "cannot use --config-override without --config: there is nothing that it could be merged over"
         raise UsageError(message)
     for name in ("listen", "forward"):
         Endpoint.parse(f"tcp://{options[name]}")
     return {
         "proxy": options["proxy_bin"],
         "certificates": tuple(options["certs"]),
-        "config": options["config"],
+        "config": config,
+        "document": None if document is None else document.encode(),
+        "override": override,
+        "override_values": _override_values(override),
         "watched": tuple(options["watch"]),
         "listen": f"tcp://{options['listen']}",
         "forward": f"tcp://{options['forward']}",
@@ -46,6 +55,18 @@ def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, An
             push_drain=_push_drain(options) or 0.0,
         ),
     }
+
+
+def _override_values(override: Path | None) -> dict[str, str]:
+    """Return the one placeholder that Istio replaces in an override. Raises `UsageError` if its value is no address."""
+    address = os.environ.get("HOST_IP")
+    if override is None or not address:
+        return {}
+    try:
+        return {"$(HOST_IP)": str(ip_address(address))}
+    except ValueError:
+        message = f"cannot use HOST_IP={address!r}: it is not an IP address"
+        raise UsageError(message) from None
 
 
 def _push_mode(options: Mapping[str, Any]) -> PushMode | None:

@@ -22,17 +22,25 @@ if TYPE_CHECKING:
 VARIABLE = "AGENT_INVOCATION"
 """The environment variable with the number of the descriptor from which the options are read."""
 
-_USAGE, _UNUSABLE, _FAILED = 2, 78, 1
+USAGE = 2
+"""The exit code of a command with an invalid command line."""
+
+_UNUSABLE, _FAILED = 78, 1
 _COMM = Path("/proc/self/comm")
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """A parsed command line: values by option, the proxy's arguments, and a message for each ignored variable."""
+    """A parsed command line: values by option, and the proxy's arguments.
+
+    `messages`: log events with their texts, about what of the command line has no effect. `usage_code`: the exit code
+    if the options cannot be used.
+    """
 
     options: Mapping[str, Any]
     arguments: tuple[str, ...]
-    ignored: tuple[str, ...] = ()
+    messages: tuple[tuple[str, str], ...] = ()
+    usage_code: int = USAGE
 
 
 def execute(invocation: Invocation) -> int:
@@ -59,7 +67,8 @@ def take() -> Invocation | None:
         with suppress(OSError):
             _COMM.write_text(passed["name"], encoding="utf-8")  # an exec by way of a script's interpreter changes it
         options = {name: tuple(each) if isinstance(each, list) else each for name, each in passed["options"].items()}
-        return Invocation(options, tuple(passed["arguments"]), tuple(passed["ignored"]))
+        messages = tuple((event, text) for event, text in passed["messages"])
+        return Invocation(options, tuple(passed["arguments"]), messages, passed["usage_code"])
     except (KeyError, TypeError, ValueError, OSError):
         return None
 
@@ -70,14 +79,14 @@ def main(invocation: Invocation) -> NoReturn:
         code = run(invocation)
     except AgentError as error:
         sys.stderr.write(f"agent: {error}\n")
-        code = exit_code(error)
+        code = exit_code(error, invocation.usage_code)
     sys.exit(code)
 
 
-def exit_code(error: AgentError) -> int:
+def exit_code(error: AgentError, usage_code: int = USAGE) -> int:
     """Return the exit code of a command that ends with this error."""
     if isinstance(error, UsageError):
-        return _USAGE
+        return usage_code
     return _UNUSABLE if isinstance(error, BadInput) else _FAILED
 
 
@@ -95,8 +104,8 @@ def run(invocation: Invocation) -> int:
     from agent.supervisor import supervisor  # noqa: F401  # a trial of a new program imports all of it
 
     configure(invocation.options["log_format"], invocation.options["log_level"])
-    for text in invocation.ignored:
-        log_event(logging.WARNING, "environment.ignored", text)
+    for event, text in invocation.messages:
+        log_event(logging.WARNING, event, text)
     settings = running(invocation.options, invocation.arguments)
     if upgrade_check.VARIABLE in os.environ:
         sys.stdout.write(f"{upgrade_check.dry_run(settings)}\n")
@@ -162,7 +171,8 @@ def _written(invocation: Invocation) -> int:
         "name": _COMM.read_text(encoding="utf-8", errors="replace").strip(),
         "options": dict(invocation.options),
         "arguments": invocation.arguments,
-        "ignored": invocation.ignored,
+        "messages": invocation.messages,
+        "usage_code": invocation.usage_code,
     }
     document = json.dumps(passed, default=_encoded).encode("ascii")
     descriptor = os.memfd_create("agent-invocation", 0)

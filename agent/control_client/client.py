@@ -1,7 +1,8 @@
 """A client for the control socket and for health endpoints, on plain blocking sockets.
 
-It sends HTTP/1.0 requests, so that the connection's end marks the response's end and no decoding is needed. It uses
-`_socket`, the C module below `socket`: importing `socket` takes longer than all other work.
+To an agent it sends HTTP/1.0 requests, so that the connection's end marks the response's end and no decoding is needed.
+A URL may be a proxy's, which takes HTTP/1.1 only. It uses `_socket`, the C module below `socket`: importing `socket`
+takes longer than all other work.
 """
 
 import _socket
@@ -29,9 +30,11 @@ class Exchange:
     `TimeoutError`) if the connection ends too early.
     """
 
-    def __init__(self, line: _socket.socket, deadline: float | None) -> None:
+    def __init__(self, line: _socket.socket, deadline: float | None, version: str = "1.0") -> None:
         self.deadline = deadline
         self._line = line
+        self._version = version
+        self._chunked = False
         self._data = b""
         self._ended = False
 
@@ -54,15 +57,18 @@ class Exchange:
         found = self._line.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _PEER)
         return int.from_bytes(found[at : at + 4], sys.byteorder)
 
-    def ask(self, method: str, target: str, host: str = "agent") -> int:
+    def ask(self, method: str, target: str, host: str = "agent", body: bytes = b"") -> int:
         """Send a request; return the response's status as soon as it arrives."""
         self._line.settimeout(self._patience())
-        self._line.sendall(f"{method} {target} HTTP/1.0\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n".encode())
-        head = self._until(b"\r\n\r\n").split(maxsplit=2)
-        if len(head) < 2 or not head[0].startswith(b"HTTP/1.") or not head[1].isdigit():
-            message = "the answer cannot be parsed"
-            raise ConnectionError(message)
-        return int(head[1])
+        headers = f"host: {host}\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+        self._line.sendall(f"{method} {target} HTTP/{self._version}\r\n{headers}".encode() + body)
+        head = self._until(b"\r\n\r\n")
+        words = head.split(maxsplit=2)
+        if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
+            raise _unparsable()
+        fields = (field.partition(b":") for field in head.lower().split(b"\r\n")[1:])
+        self._chunked = any(name == b"transfer-encoding" and b"chunked" in value for name, _, value in fields)
+        return int(words[1])
 
     def lines(self) -> "Iterator[str]":
         """Yield the lines of the response as they arrive."""
@@ -74,7 +80,31 @@ class Exchange:
 
     def text(self) -> str:
         """Return the rest of the response as one line."""
-        return " ".join(self.lines()).strip()
+        lines = self.rest().decode(errors="replace").split("\n")
+        return " ".join(printable(line) for line in lines).strip()
+
+    def rest(self) -> bytes:
+        """Return the rest of the response."""
+        if not self._chunked:
+            return self._read_to_end()
+        body = b""
+        while (size := _chunk_size(self._until(b"\n"))) > 0:
+            body += self._exactly(size + len(b"\r\n"))[:size]
+        return body
+
+    def _read_to_end(self) -> bytes:
+        while not self._ended:
+            self._receive()
+        body, self._data = self._data, b""
+        return body
+
+    def _exactly(self, size: int) -> bytes:
+        while len(self._data) < size and not self._ended:
+            self._receive()
+        if len(self._data) < size:
+            raise _unparsable()
+        found, self._data = self._data[:size], self._data[size:]
+        return found
 
     def close(self) -> None:
         """Close the connection; safe to repeat."""
@@ -82,12 +112,15 @@ class Exchange:
 
     def _until(self, mark: bytes) -> bytes:
         while mark not in self._data and not self._ended:
-            self._line.settimeout(self._patience())
-            data = self._line.recv(_CHUNK)
-            self._data += data
-            self._ended = not data
+            self._receive()
         found, mark, self._data = self._data.partition(mark)
         return found + mark
+
+    def _receive(self) -> None:
+        self._line.settimeout(self._patience())
+        data = self._line.recv(_CHUNK)
+        self._data += data
+        self._ended = not data
 
     def _patience(self) -> float | None:
         if self.deadline is None:
@@ -96,6 +129,21 @@ class Exchange:
         if left <= 0:
             raise TimeoutError
         return min(left, _LONGEST)
+
+
+def _unparsable() -> ConnectionError:
+    return ConnectionError("the answer cannot be parsed")
+
+
+def _chunk_size(line: bytes) -> int:
+    """Return the size in the line before a chunk; 0 before the end. Raises `ConnectionError`."""
+    digits = line.partition(b";")[0].strip()
+    if not digits.isalnum():
+        raise _unparsable()
+    try:
+        return int(digits, 16)
+    except ValueError:
+        raise _unparsable() from None
 
 
 def at_control(directory: str, deadline: float | None) -> Exchange:
@@ -144,7 +192,7 @@ def at_url(url: str, deadline: float) -> tuple[Exchange, str, str]:
     host, port, path = split(url)
     error: OSError = ConnectionRefusedError("no address")
     for family, kind, protocol, _, address in _socket.getaddrinfo(host.encode(), port, type=_socket.SOCK_STREAM):
-        exchange = Exchange(_socket.socket(family, kind, protocol), deadline)
+        exchange = Exchange(_socket.socket(family, kind, protocol), deadline, "1.1")
         try:
             exchange.connect(address)
         except OSError as failure:

@@ -35,6 +35,7 @@ _SHORTAGE = 1.0  # seconds until a retry after the machine failed to read files
 _LINE = 64  # bytes that a path counts as, where its file is not read
 _TRY_AGAIN = 10.0  # seconds until an unusable program is checked again, if there is no other
 SMALL = "bootstrap.yaml"  # the name of the configuration that the agent generates
+DOCUMENT = "bootstrap.json"  # of the one that it was started with
 
 
 class NoPairError(BadInput):
@@ -76,6 +77,7 @@ class Loader:
         self._served: Source | None = None  # the newest that has served
         self._refused: Source | None = None  # rejected by the proxy, until the text changes
         self._verdict = ""  # the proxy's reason
+        self._merged: tuple[bytes, bytes, bytes] | None = None  # a configuration, its override, and the two as one
         self._is_short = False  # whether the machine lacked a resource during the load
         self._resources: dict[str, None] = {}  # the resource files that the newest configuration names
         self._scopes = Scopes(settings.scopes)  # as they resolved at the beginning of the newest load
@@ -127,7 +129,7 @@ class Loader:
         pins = {name: Pin(groups[name], name, "it is held back") for name in held}
         references = [each for group in groups.values() for each in group.references]
         source = loaded.source
-        if self._settings.config is None:
+        if self._settings.writes_configuration:
             references = [each for each in references if each.group not in held or each.group in self._last_good.groups]
             if not references:
                 return None
@@ -144,7 +146,7 @@ class Loader:
     @property
     def configuration_name(self) -> str:
         """The path of the operator's configuration, or the name of the generated one."""
-        return str(self._settings.config or SMALL)
+        return str(self._settings.config or (SMALL if self._settings.document is None else DOCUMENT))
 
     def complaints(self) -> Iterator[tuple[str, str, str]]:
         """Yield other unused files: path, reason (one of a closed set) and message."""
@@ -282,7 +284,7 @@ class Loader:
         except NoPairError:
             self._source = None
         except UnicodeDecodeError as error:
-            self._refuse_configuration(f"cannot read {self._settings.config}: byte {error.start} is not UTF-8")
+            self._refuse_configuration(f"cannot read {self.configuration_name}: byte {error.start} is not UTF-8")
         except BadInput as error:
             self._refuse_configuration(str(error))
         return self._source
@@ -315,14 +317,38 @@ class Loader:
         self.reports.once("config.refused", f"{reason}; {serves_on}", logging.ERROR)
 
     async def _read_configuration(self) -> tuple[bytes, str]:
-        if self._settings.config is None:
+        if self._settings.writes_configuration:
             return await self.small(), SMALL
-        path = str(self._settings.config)
+        name = self.configuration_name
+        content = self._settings.document
+        if content is None:
+            content = await self._read_whole(name)
+        if self._settings.override is not None:
+            content = await self._overridden(content, name, self._settings.override)
+        return content, name
+
+    async def _overridden(self, content: bytes, name: str, override: Path) -> bytes:
+        """Merge the operator's override over the configuration, unless that is done already."""
+        over = await self._read_whole(str(override))
+        if self._merged is None or self._merged[:2] != (content, over):
+            try:
+                text = over.decode()
+            except UnicodeDecodeError as error:
+                message = f"cannot read {override}: byte {error.start} is not UTF-8"
+                raise BadInput(message) from None
+            for placeholder, value in self._settings.override_values.items():
+                text = text.replace(placeholder, value)
+            merge = self._settings.kind.merged
+            merged = await offload(len(content) + len(over), merge, content.decode(), name, text, str(override))
+            self._merged = content, over, merged.encode()
+        return self._merged[2]
+
+    async def _read_whole(self, path: str) -> bytes:
         content = _required(path, (await self._read([path]))[path])
         if not content.strip():  # a partial write: a proxy would accept it and serve nothing
             message = f"cannot read {path}: it is empty; write it"
             raise BadInput(message)
-        return content, path
+        return content
 
     async def small(self) -> bytes:
         """Return the default bootstrap over every pair in the certificate directories."""
@@ -374,8 +400,9 @@ class Loader:
 
     def _watched_paths(self) -> list[str]:
         paths = [*map(str, self._settings.scopes), *self._directories.below]
-        if self._settings.config is not None:
-            paths += [str(self._settings.config), *self._resources]
+        if not self._settings.writes_configuration:
+            named = filter(None, [self._settings.config, self._settings.override])
+            paths += [*map(str, named), *self._resources]
         if self._settings.restart_on_binary or self.programs.current is None:
             paths.append(str(self.programs.path))
         sources = filter(None, (self._source, self._served))
@@ -413,7 +440,9 @@ class Loader:
         missing = []
         if source is None:
             missing.append(
-                str(self._settings.config or f"a certificate with its key in {await self._directories.where()}")
+                f"a certificate with its key in {await self._directories.where()}"
+                if self._settings.writes_configuration
+                else self.configuration_name
             )
         if self.programs.current is None:
             missing.append(str(self.programs.path))
@@ -435,7 +464,7 @@ class Loader:
 
     async def report_strays(self) -> None:
         """Log a warning, once, for each certificate and key that the configuration does not use."""
-        if self._source is not None and self._settings.config is not None:
+        if self._source is not None and not self._settings.writes_configuration:
             configuration = self._source.configuration
             references = configuration.references
             used = [each.path for each in await self._in_scope(configuration)]

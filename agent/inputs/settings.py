@@ -1,5 +1,6 @@
 """The operator's settings from the command line, validated and in the agent's own types."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -26,11 +27,14 @@ class Settings:
     proxy: str
     kind: Proxy
     certificates: tuple[Path, ...]
-    config: Path | None
+    config: Path | None  # None: the agent has `document`, or writes a configuration over the certificates
     watched: tuple[Path, ...]
     run_directory: Path
     listen: str
     forward: str
+    document: bytes | None = None  # the configuration, as JSON
+    override: Path | None = None  # a document that is merged over the configuration
+    override_values: Mapping[str, str] = field(default_factory=dict)  # placeholders in it, and their values
     policy: Policy = field(default_factory=Policy)
     user: User | None = None
     allowed_ports: frozenset[int] = frozenset()  # low ports for LDS listeners, bound by the agent
@@ -53,6 +57,11 @@ class Settings:
     settle_timeout: float = 1.0  # how long to wait for a file that is being written
     alarm_timeout: float = 2.0  # how long what may be half of a rotation is not logged as refused
     sync_interval: float = 0.5  # how often a serving epoch's dynamic listeners are checked for changes
+
+    @property
+    def writes_configuration(self) -> bool:
+        """Whether the agent itself writes the configuration, over the certificates that it finds."""
+        return self.config is None and self.document is None
 
     @property
     def scopes(self) -> tuple[Path, ...]:

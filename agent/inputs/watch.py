@@ -120,7 +120,7 @@ class InputWatcher:
 
     def _operators_places(self) -> list[Path]:
         settings = self._settings
-        return [*settings.scopes, *filter(None, [settings.config]), self.loader.programs.path]
+        return [*settings.scopes, *filter(None, [settings.config, settings.override]), self.loader.programs.path]
 
     def _say_silent(self, silent: Sequence[Path], asked: Iterable[asyncio.Future[LoadResult]]) -> None:
         names = ", ".join(map(str, silent))

@@ -379,6 +379,12 @@ class Proxy(Protocol):
     ) -> Configuration:
         """Parse a configuration. Raises `BadInput` naming the file, the line and the next step."""
 
+    def merged(self, text: str, name: str, over: str, over_name: str) -> str:
+        """Return a configuration with a document merged over it, in the configuration's own format.
+
+        Raises `BadInput` naming the file and the line.
+        """
+
     def default_configuration(
         self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]
     ) -> str:

@@ -178,7 +178,8 @@ def test_a_user_is_found_by_name() -> None:
 
 def options(**changes: object) -> dict[str, object]:
     plain: dict[str, object] = {"proxy_bin": "p", "config": None, "certs": (Path("/c"),), "watch": ()}
-    return {**plain, "listen": "a:1", "forward": "b:2", "proxy_user": None, **changes}
+    others = {"listen": "a:1", "forward": "b:2", "proxy_user": None, "config_override": None}
+    return {**plain, **others, **changes}
 
 
 @pytest.mark.parametrize(
@@ -189,3 +190,23 @@ def test_a_configuration_or_certificates_must_be_given(given: dict[str, object])
     assert (made["listen"], made["forward"]) == ("tcp://a:1", "tcp://b:2")
     with pytest.raises(UsageError, match=r"--config.*--certs"):
         inputs(options(config=None, certs=()), ())
+
+
+def test_a_configuration_may_be_data() -> None:
+    made = inputs(options(document='{"node": {}}', certs=()), ())
+    assert made["document"] == b'{"node": {}}'
+
+
+def test_an_override_needs_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST_IP", "10.0.0.1")
+    made = inputs(options(config=Path("/e"), config_override=Path("/o")), ())
+    assert (made["override"], made["override_values"]) == (Path("/o"), {"$(HOST_IP)": "10.0.0.1"})
+    with pytest.raises(UsageError, match="cannot use --config-override without --config"):
+        inputs(options(config_override=Path("/o")), ())
+
+
+def test_what_an_override_is_filled_in_with_must_be_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST_IP", '"x')
+    assert inputs(options(config=Path("/e")), ())["override_values"] == {}
+    with pytest.raises(UsageError, match="cannot use HOST_IP="):
+        inputs(options(config=Path("/e"), config_override=Path("/o")), ())

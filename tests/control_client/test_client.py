@@ -35,7 +35,7 @@ def test_an_answer_is_read_line_by_line_however_it_comes(tmp_path: Path) -> None
     with answering(at_path(tmp_path / "control"), *parts) as heard, exchange(tmp_path) as one:
         assert one.ask("POST", "/restart") == 200
         assert list(one.lines()) == ["first", "second", "third"]
-    assert heard == [b"POST /restart HTTP/1.0\r\nhost: agent\r\ncontent-length: 0\r\n\r\n"]
+    assert heard == [b"POST /restart HTTP/1.0\r\nhost: agent\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_page_is_asked_for_over_tcp() -> None:
         assert one.ask("GET", path, host) == 503
         assert one.text() == "no epoch serves"
         one.close()
-    assert heard[0].startswith(b"GET /healthz/ready?verbose HTTP/1.0\r\nhost: 127.0.0.1\r\n")
+    assert heard[0].startswith(b"GET /healthz/ready?verbose HTTP/1.1\r\nhost: 127.0.0.1\r\n")
 
 
 def test_a_page_without_a_server_is_an_os_error() -> None:

@@ -5,6 +5,7 @@ import errno
 import logging
 import math
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from agent.inputs.programs import Programs
 from agent.inputs.revisions import LoadedRevision, Program, RevisionStore
 from agent.inputs.settings import Settings
 from agent.proxies.envoy import default_bootstrap
+from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
 from tests.pki import Algorithm, Authority, Leaf
@@ -61,10 +63,13 @@ async def opened(
     certificates: tuple[Path, ...] | None = None,
     *,
     restarts: bool = False,
+    document: bytes | None = None,
+    override: Path | None = None,
 ) -> AsyncIterator[Loader]:
     """A loader of this directory, whose program is known already unless one is given.
 
-    `certificates`: the directories of --certs, this one by default. `restarts`: a new program counts.
+    `certificates`: the directories of --certs, this one by default. `restarts`: a new program counts. `document`: the
+    configuration as data; `override`: a document that is merged over it.
     """
     path = program or Path("/bin/true")
     settings = Settings(
@@ -78,6 +83,9 @@ async def opened(
         forward="tcp://127.0.0.1:2",
         alarm_timeout=alarm_timeout,
         restart_on_binary=restarts,
+        document=document,
+        override=override,
+        override_values={"$(HOST_IP)": "10.0.0.1"},
     )
     files = DiskThread(lambda: None, notice=lambda _: None)
     programs, revisions = Programs(path, KIND, None), RevisionStore()
@@ -108,6 +116,63 @@ async def test_an_empty_configuration_is_not_taken_for_one(text: str, tmp_path: 
     assert result.loaded is None
     (message,) = [message for _, reason, message in loader.complaints() if reason == "configuration"]
     assert message == f"cannot read {tmp_path}/envoy.yaml: it is empty; write it"
+
+
+def node_of(loaded: LoadedRevision) -> tuple[str | None, str | None]:
+    """Return the node's id and cluster."""
+    return cast("Configuration", loaded.configuration).node
+
+
+async def test_a_configuration_may_be_given_as_data(tmp_path: Path) -> None:
+    async with opened(tmp_path, document=b'{"node": {"id": "x"}}', certificates=()) as loader:
+        result = await loader.load()
+        assert result.loaded is not None
+        assert node_of(result.loaded) == ("x", None)
+        assert loader.configuration_name == "bootstrap.json"
+
+
+async def test_an_override_is_merged_and_watched(tmp_path: Path) -> None:
+    configuration, override = tmp_path / "envoy.yaml", tmp_path / "override.json"
+    configuration.write_text("node: {id: a}\nadmin: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}\n")
+    override.write_text('{"node": {"cluster": "$(HOST_IP)"}}')
+    async with opened(tmp_path, configuration, override=override) as loader:
+        first = (await loader.load()).loaded
+        assert first is not None
+        assert node_of(first) == ("a", "10.0.0.1")
+        assert str(override) in loader._watched_paths()
+        again = (await loader.load()).loaded
+        assert again is not None
+        assert again.revision == first.revision
+        override.write_text('{"node": {"cluster": "b"}}')
+        second = (await loader.load()).loaded
+        assert second is not None
+        assert node_of(second) == ("a", "b")
+        assert second.revision != first.revision
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"cannot read .*/override\.json: "),
+        (b"", r"cannot read .*/override\.json: it is empty; write it"),
+        (b"\xff", r"cannot read .*/override\.json: byte 0 is not UTF-8"),
+        (b"[1]", r"cannot read .*/override\.json: its root is not a mapping"),
+    ],
+)
+async def test_an_override_that_cannot_be_used_is_a_verdict(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    override = tmp_path / "override.json"
+    override.write_text('{"node": {"cluster": "b"}}')
+    async with opened(tmp_path, document=b'{"node": {"id": "x"}}', override=override) as loader:
+        first = (await loader.load()).loaded
+        assert first is not None
+        override.unlink() if content is None else override.write_bytes(content)
+        second = await loader.load()
+        assert second.loaded is not None
+        assert second.loaded.revision == first.revision, "the last good one stays"
+        (complaint,) = [text for _, reason, text in loader.complaints() if reason == "configuration"]
+    assert re.match(message, complaint)
 
 
 async def test_without_a_pair_the_message_names_the_file_and_not_the_configuration(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from agent.certificates.references import Reference
 from agent.core.errors import BadInput
 from agent.handoff.socket_paths import SocketPaths
 from agent.proxies import interface
-from agent.proxies.envoy import subscriptions
+from agent.proxies.envoy import overrides, subscriptions
 from agent.proxies.envoy.admin_client import AdminClient
 from agent.proxies.envoy.admin_forwarder import Forwarder
 from agent.proxies.envoy.configuration import Configuration
@@ -95,6 +95,10 @@ class Envoy:
     ) -> Configuration:
         """Parse a bootstrap. Raises `BadInput` naming the file, the line and the next step."""
         return Configuration(text, name, extra, resources, self.push)
+
+    def merged(self, text: str, name: str, over: str, over_name: str) -> str:
+        """Return a bootstrap with a document merged over it. Raises `BadInput` naming the file and the line."""
+        return overrides.merged(text, name, over, over_name)
 
     def default_configuration(
         self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]

@@ -1,0 +1,143 @@
+"""`pilot-agent …`, or `agent proxy …`: the command line of Istio's agent, with the agent behind it.
+
+Chosen by the name of the program: a symlink `pilot-agent` to `agent`.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from agent.control_client import pilot_commands
+from agent.core.errors import AgentError, UsageError
+
+if TYPE_CHECKING:
+    from agent.istio.given import Machine
+
+COMMANDS = ("proxy", "request", "wait", "version")
+
+_ADDRESS_TIMEOUT = 5.0  # seconds until an interface has an address
+_HELP = """\
+Usage: pilot-agent COMMAND [FLAGS]
+
+  The command line of Istio's pilot-agent; agent --help shows the agent's own.
+
+Commands:
+  proxy [sidecar|router]     Run the agent with a proxy, as flags, environment and the pod's files say.
+  request METHOD PATH [BODY] Send a request to the proxy's or the agent's port (--debug-port) and print the answer.
+  wait                       Wait until the proxy is ready.
+  version [-s] [-o FORMAT]   Print the version; FORMAT is yaml or json.
+"""
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Run a command of pilot-agent and exit with its code: 255 for an invalid command line."""
+    try:
+        code = _run(arguments)
+    except AgentError as error:
+        sys.stderr.write(f"pilot-agent: {error}\n")
+        code = pilot_commands.FAILED
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    name = arguments[0] if arguments else ""
+    rest = arguments[1:]
+    if name in {"request", "wait"}:
+        return pilot_commands.run(name, rest)
+    if name == "version":
+        return _version(rest)
+    if name in {"help", "-h", "--help"}:
+        sys.stdout.write(_HELP)
+        return 0
+    return proxy(_without_name(arguments))
+
+
+def _without_name(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of `proxy`; flags may stand before its name. Raises `UsageError` for another command."""
+    from agent.istio import go_flags, proxy_flags
+
+    line = go_flags.parse(arguments, proxy_flags.FLAGS)
+    if not line.arguments or line.arguments[0] != "proxy":
+        given = f"there is no command {line.arguments[0]!r}" if line.arguments else "the command is missing"
+        message = f"cannot run: {given}; the commands are {', '.join(COMMANDS)}"
+        raise UsageError(message)
+    words = list(arguments)
+    words.remove("proxy")
+    return words
+
+
+def proxy(words: Sequence[str]) -> int:
+    """Run the agent as the flags, the environment and the files of the pod say. Raises `UsageError`."""
+    if any(word in {"-h", "--help"} for word in words):
+        sys.stdout.write(_HELP)
+        return 0
+    from agent.cli import environment, start
+    from agent.cli.run import agent
+    from agent.host.limits import keep_standard_streams
+    from agent.istio import proxy_command
+
+    translation = proxy_command.translate(words, os.environ, machine())
+    keep_standard_streams()
+    context = agent.make_context("pilot-agent", list(translation.options))
+    options: dict[str, Any] = dict(context.params)
+    if translation.document is not None:
+        options["document"] = proxy_command.as_json(translation.document)
+    links = context.meta.get(environment.SERVICE_LINKS, ())
+    messages = (
+        *(("pilot.ignored", text) for text in translation.notes),
+        *(("environment.ignored", text) for text in links),
+    )
+    invocation = start.Invocation(options, tuple(translation.arguments), messages, pilot_commands.FAILED)
+    return start.execute(invocation)
+
+
+def machine() -> "Machine":
+    """Return the answers of this machine."""
+    from agent.host.own_addresses import first_address, own_addresses
+    from agent.istio.given import Machine
+
+    return Machine(_text_of, os.path.exists, lambda: own_addresses(_ADDRESS_TIMEOUT), first_address)
+
+
+def _text_of(path: str) -> str | None:
+    """Return a file's text, None if there is none. Raises `UsageError` if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        message = f"cannot read {path}: {reason}"
+        raise UsageError(message) from None
+
+
+def _version(arguments: Sequence[str]) -> int:
+    """Print the version as istioctl reads it. Raises `UsageError`."""
+    import json
+
+    import yaml
+
+    from agent import __version__
+    from agent.istio.go_flags import Kind, parse
+
+    line = parse(arguments, {"short": Kind.BOOLEAN, "output": Kind.TEXT}, {"s": "short", "o": "output"})
+    output = line.values.get("output", "")
+    document = {"clientVersion": _described(__version__)}
+    if output == "json":
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    elif output == "yaml":
+        sys.stdout.write(yaml.safe_dump(document, sort_keys=False))
+    elif output:
+        message = f"cannot print the version as {output!r}: --output is yaml or json"
+        raise UsageError(message)
+    else:
+        sys.stdout.write(f"client version: {__version__}\n")
+    return 0
+
+
+def _described(version: str) -> Mapping[str, str]:
+    """Return the fields that istioctl expects; the language is not Go's."""
+    language = f"python{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+    return {"version": version, "revision": version, "golang_version": language, "status": "Clean", "tag": version}
