@@ -32,6 +32,12 @@ def main() -> None:
 
         pilot_agent(sys.argv[1:])
 
+    if program in {"istio-iptables", "istio-clean-iptables"} or name in {"istio-iptables", "istio-clean-iptables"}:
+        from agent.cli.intercept import main as intercept  # noqa: PLC0415
+
+        is_named = program.startswith("istio-")
+        sys.exit(intercept(program if is_named else name, sys.argv[1 if is_named else 2 :]))
+
     from agent.cli.main import main as command_line  # noqa: PLC0415
 
     command_line()

@@ -15,7 +15,7 @@ from agent.core.errors import AgentError, UsageError
 if TYPE_CHECKING:
     from agent.istio.given import Machine
 
-COMMANDS = ("proxy", "request", "wait", "version")
+COMMANDS = ("proxy", "request", "wait", "version", "istio-iptables", "istio-clean-iptables")
 
 _ADDRESS_TIMEOUT = 5.0  # seconds until an interface has an address
 _HELP = """\
@@ -28,6 +28,8 @@ Commands:
   request METHOD PATH [BODY] Send a request to the proxy's or the agent's port (--debug-port) and print the answer.
   wait                       Wait until the proxy is ready.
   version [-s] [-o FORMAT]   Print the version; FORMAT is yaml or json.
+  istio-iptables             Send the pod's connections through the proxy.
+  istio-clean-iptables       Undo that.
 """
 
 
@@ -48,6 +50,10 @@ def _run(arguments: Sequence[str]) -> int:
         return pilot_commands.run(name, rest)
     if name == "version":
         return _version(rest)
+    if name in {"istio-iptables", "istio-clean-iptables"}:
+        from agent.cli.intercept import main as intercept
+
+        return intercept(name, rest)
     if name in {"help", "-h", "--help"}:
         sys.stdout.write(_HELP)
         return 0
@@ -84,13 +90,9 @@ def proxy(words: Sequence[str]) -> int:
     options: dict[str, Any] = dict(context.params)
     if translation.document is not None:
         options["document"] = proxy_command.as_json(translation.document)
-    links = context.meta.get(environment.SERVICE_LINKS, ())
-    messages = (
-        *(("pilot.ignored", text) for text in translation.notes),
-        *(("environment.ignored", text) for text in links),
-    )
-    invocation = start.Invocation(options, tuple(translation.arguments), messages, pilot_commands.FAILED)
-    return start.execute(invocation)
+    arguments, unused = tuple(translation.arguments), tuple(translation.notes)
+    links = tuple(context.meta.get(environment.SERVICE_LINKS, ()))
+    return start.execute(start.Invocation(options, arguments, links, unused, pilot_commands.FAILED))
 
 
 def machine() -> "Machine":

@@ -14,6 +14,7 @@ from agent.cli.completion import completion
 from agent.cli.control import COMMANDS
 from agent.cli.demo import demo
 from agent.cli.history import history
+from agent.cli.intercept import intercept
 from agent.cli.options import INPUTS, RUNNING, apply
 from agent.cli.request import request
 from agent.cli.status import status
@@ -77,8 +78,7 @@ def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # clic
     hold_signals()
     keep_standard_streams()
     ignored = [*ctx.meta.get(environment.SERVICE_LINKS, ()), *environment.unknown(os.environ, ctx.command)]
-    messages = tuple(("environment.ignored", text) for text in ignored)
-    return start.execute(start.Invocation(options, ctx.obj, messages))
+    return start.execute(start.Invocation(options, ctx.obj, tuple(ignored)))
 
 
 for _command in (
@@ -88,6 +88,7 @@ for _command in (
     completion,
     demo,
     history,
+    intercept,
     request,
     status,
     sweep,

@@ -33,13 +33,14 @@ _COMM = Path("/proc/self/comm")
 class Invocation:
     """A parsed command line: values by option, and the proxy's arguments.
 
-    `messages`: log events with their texts, about what of the command line has no effect. `usage_code`: the exit code
-    if the options cannot be used.
+    `ignored`: messages about variables without an effect; `unused`: the same about what pilot-agent was given.
+    `usage_code`: the exit code if the options cannot be used.
     """
 
     options: Mapping[str, Any]
     arguments: tuple[str, ...]
-    messages: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     usage_code: int = USAGE
 
 
@@ -67,8 +68,8 @@ def take() -> Invocation | None:
         with suppress(OSError):
             _COMM.write_text(passed["name"], encoding="utf-8")  # an exec by way of a script's interpreter changes it
         options = {name: tuple(each) if isinstance(each, list) else each for name, each in passed["options"].items()}
-        messages = tuple((event, text) for event, text in passed["messages"])
-        return Invocation(options, tuple(passed["arguments"]), messages, passed["usage_code"])
+        messages = tuple(passed["ignored"]), tuple(passed["unused"])
+        return Invocation(options, tuple(passed["arguments"]), *messages, passed["usage_code"])
     except (KeyError, TypeError, ValueError, OSError):
         return None
 
@@ -104,8 +105,10 @@ def run(invocation: Invocation) -> int:
     from agent.supervisor import supervisor  # noqa: F401  # a trial of a new program imports all of it
 
     configure(invocation.options["log_format"], invocation.options["log_level"])
-    for event, text in invocation.messages:
-        log_event(logging.WARNING, event, text)
+    for text in invocation.ignored:
+        log_event(logging.WARNING, "environment.ignored", text)
+    for text in invocation.unused:
+        log_event(logging.WARNING, "pilot.unused", f"as pilot-agent: {text}")
     settings = running(invocation.options, invocation.arguments)
     if upgrade_check.VARIABLE in os.environ:
         sys.stdout.write(f"{upgrade_check.dry_run(settings)}\n")
@@ -171,7 +174,8 @@ def _written(invocation: Invocation) -> int:
         "name": _COMM.read_text(encoding="utf-8", errors="replace").strip(),
         "options": dict(invocation.options),
         "arguments": invocation.arguments,
-        "messages": invocation.messages,
+        "ignored": invocation.ignored,
+        "unused": invocation.unused,
         "usage_code": invocation.usage_code,
     }
     document = json.dumps(passed, default=_encoded).encode("ascii")

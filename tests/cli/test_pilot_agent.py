@@ -60,7 +60,7 @@ def test_the_agent_runs_with_the_options_that_the_flags_become(
 
 def test_messages_about_ignored_flags_are_logged_by_the_agent(invocations: list[Invocation]) -> None:
     assert run("proxy", "--binaryPath=/bin/true", "--stsPort=1") == 7
-    assert invocations[0].messages == (("pilot.ignored", "no effect here: --stsPort"),)
+    assert invocations[0].unused == ("no effect here: --stsPort",)
 
 
 def test_the_agents_own_variables_are_options_too(
@@ -71,7 +71,7 @@ def test_the_agents_own_variables_are_options_too(
     run("proxy")
     run("proxy", "--drainDuration=8s")
     assert [each.options["drain_time"] for each in invocations] == [9.0, 8.0]
-    assert ("environment.ignored", invocations[0].messages[-1][1]) == invocations[0].messages[-1]
+    assert [text.split("=")[0] for text in invocations[0].ignored] == ["AGENT_STATUS_PORT"]
 
 
 @pytest.mark.parametrize(

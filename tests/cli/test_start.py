@@ -30,7 +30,7 @@ if invocation is None:
     Path("/proc/self/comm").write_text("of a script")
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     os.kill(os.getpid(), signal.SIGTERM)
-    start.execute(start.Invocation({"hold": 5.0, "certs": (Path("/c"),)}, ("-l",), (("event", "a message"),)))
+    start.execute(start.Invocation({"hold": 5.0, "certs": (Path("/c"),)}, ("-l",), ("a message",)))
 assert start.take() is None
 print(os.getpid(), invocation, Path("/proc/self/comm").read_text().strip(), signal.SIGTERM in signal.sigpending())
 descriptors = [path.readlink().name for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
@@ -42,7 +42,7 @@ def test_the_options_reach_the_same_process_across_an_exec() -> None:
     with subprocess.Popen([sys.executable, "-c", _EXECUTING], stdout=subprocess.PIPE, text=True) as process:
         out, _ = process.communicate()
     first, second = out.splitlines()
-    wanted = Invocation({"hold": 5.0, "certs": (Path("/c"),)}, ("-l",), (("event", "a message"),))
+    wanted = Invocation({"hold": 5.0, "certs": (Path("/c"),)}, ("-l",), ("a message",))
     assert first == f"{process.pid} {wanted} of a script True"
     assert second == "False [] False", "neither the variable nor the descriptor is left"
 
@@ -72,7 +72,7 @@ def test_every_value_of_an_option_is_passed_on(
     arguments: tuple[str, ...], passed: Callable[[Invocation], Invocation | None]
 ) -> None:
     context = agent.make_context("agent", [*arguments])
-    invocation = Invocation(context.params, context.obj, (("event", "\N{SNOWMAN}"),), 255)
+    invocation = Invocation(context.params, context.obj, ("\N{SNOWMAN}",), ("b",), 255)
     assert passed(invocation) == invocation
 
 
@@ -94,7 +94,7 @@ def test_a_variable_of_another_meaning_passes_nothing_on(text: str, monkeypatch:
         b"",
         b"\xff",
         b"[]",
-        json.dumps({"version": "0.0.9", "name": "a", "options": {}, "arguments": [], "messages": []}).encode(),
+        json.dumps({"version": "0.0.9", "name": "a", "options": {}, "arguments": [], "ignored": []}).encode(),
         json.dumps({"version": __version__}).encode(),
     ],
 )
