@@ -26,6 +26,7 @@ _OUTPUT_LIMIT = 1 << 20
 _FIRST_TO_GO = "1000"  # oom_score_adj, proc(5)
 _REAP_TIMEOUT = 1.0  # seconds for a killed process to exit
 _NOT_THEIRS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+_LARGEST_ID = 2**32 - 2  # the next one means "unchanged" to the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,16 @@ class User:
 
     @classmethod
     def named(cls, name: str) -> "User":
-        """Return the user with this name or number. Raises `UsageError` if there is none."""
+        """Return the user with this name or number; a number without an entry is its group's number, too.
+
+        Raises `UsageError` if there is none.
+        """
+        is_number = name.isascii() and name.isdecimal()
         try:
-            entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+            entry = pwd.getpwuid(int(name)) if is_number else pwd.getpwnam(name)
         except (KeyError, OverflowError):
+            if is_number and int(name) <= _LARGEST_ID:
+                return cls(int(name), int(name))
             message = f"cannot run the proxy as {name}: there is no such user"
             raise UsageError(message) from None
         return cls(entry.pw_uid, entry.pw_gid)

@@ -203,10 +203,11 @@ def test_an_exit_is_described_in_words(code: int, words: str) -> None:
 def test_users_are_known_by_name_and_by_number() -> None:
     assert User.named("root") == User.named("0") == User(0, 0)
     assert User(1, 2).owner == (1, 2)
+    assert User.named("4294967294") == User(4294967294, 4294967294), "in a container, a user may have no name"
     with pytest.raises(UsageError, match="there is no such user"):
         User.named("nobody-of-that-name")
     with pytest.raises(UsageError, match="there is no such user"):
-        User.named("4294967294")
+        User.named("4294967295")
 
 
 @pytest.mark.parametrize("name", ["99999999999999999999", "²"])

@@ -63,9 +63,12 @@ class Pod:
         return done.stdout.split("\n")[:-1]
 
     @contextmanager
-    def hammering(self, host: str, port: int, *, uid: int = APP) -> Iterator[Callable[[], dict[str, int]]]:
-        """Connect from the pod in a tight loop; the yielded function ends it and returns the counts."""
-        command = [*PROGRAM, "hammer", host, str(port), "--uid", str(uid), "--gid", str(uid)]
+    def hammering(
+        self, host: str, port: int, *, uid: int = APP, from_peer: bool = False
+    ) -> Iterator[Callable[[], dict[str, int]]]:
+        """Connect from the pod or the peer in a tight loop; the yielded function ends it and returns the counts."""
+        prefix = self.in_peer if from_peer else []
+        command = [*prefix, *PROGRAM, "hammer", host, str(port), "--uid", str(uid), "--gid", str(uid)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE)
 
         def finish() -> dict[str, int]:
