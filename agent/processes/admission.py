@@ -102,6 +102,11 @@ class Admission:
         secrets = not _shows_secrets(found) and not _shows_secrets(served)
         return await self._missing_unseen(hidden, secrets=secrets) if hidden or secrets else []
 
+    async def unanswered(self) -> list[Subscription]:
+        """Return the subscriptions without an update: it may wait for the endpoints of a cluster before it listens."""
+        found = (await self.candidate.admin.subscriptions()).values()
+        return [each for each in found if not (each.applied or each.given_up)]
+
     async def _served(self) -> Subscriptions:
         """Return the serving epoch's subscriptions, or none if it hangs.
 

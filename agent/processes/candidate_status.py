@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from agent.core.errors import MachineError
 from agent.host.sockets import Endpoint
 from agent.processes.admission import Admission
+from agent.processes.epoch_process import EpochProcess
 from agent.proxies.interface import Subscription, Upstream
 
 _INTERVAL = 1.0  # between checks: a normal rotation is over before the first one
@@ -15,14 +16,17 @@ _INITIALIZING = frozenset({"PRE_INITIALIZING", "INITIALIZING"})
 _NAMED = 3  # maximum number of items in a message
 
 
-async def observe(admission: Admission, lives: Callable[[], bool], tell: Callable[[str], None]) -> None:
+async def observe(
+    admission: Admission, lives: Callable[[], bool], tell: Callable[[str], None], deadline: float
+) -> None:
     """Call `tell` whenever the reason why the candidate waits changes, until its gate is open.
 
-    The reason is empty if there is none. `lives` returns whether the candidate still exists.
+    The reason is empty if there is none. `lives` returns whether the candidate still exists. The first reason comes
+    well before the start `deadline`, in seconds, at which a candidate without one is dropped.
     """
-    said = ""
+    said, interval = "", min(_INTERVAL, deadline / 3)
     while True:
-        await asyncio.sleep(_INTERVAL)
+        await asyncio.sleep(interval)
         if admission.candidate.gate.is_open or not lives():
             return
         try:
@@ -40,13 +44,14 @@ async def reason_of(admission: Admission) -> str:
     if await admin.state() not in _INITIALIZING:
         return ""
     missing = await admission.missing()
+    unanswered = [] if admission.serving() is not None else await admission.unanswered()
     if missing:
-        return await _describe(admission, missing)
+        return await _describe(admission, [*missing, *(each for each in unanswered if each not in missing)])
     if names := await admin.waits_for():
         return f"it is initialising {', '.join(names[:_NAMED])}"
     if admission.missing_listeners():
         return f"it has no listener on {admission.described_listeners()} yet, which serves now"
-    return ""
+    return await _describe(admission, unanswered) if unanswered else ""
 
 
 async def _describe(admission: Admission, missing: Sequence[Subscription]) -> str:
@@ -60,29 +65,62 @@ async def _describe(admission: Admission, missing: Sequence[Subscription]) -> st
         return f"it waits for {named}"
     upstreams = await admission.candidate.admin.upstreams()
     states = [
-        f"the control plane {name} {await _state(upstreams.get(name), missing)}"
+        f"the control plane {name} {await _state(admission.candidate, name, upstreams.get(name), missing)}"
         for name in configuration.control_planes
     ]
     return f"it waits for {named}: {'; '.join(states)}"
 
 
-async def _state(endpoints: Sequence[Upstream] | None, missing: Sequence[Subscription]) -> str:
+async def _state(
+    candidate: EpochProcess, name: str, endpoints: Sequence[Upstream] | None, missing: Sequence[Subscription]
+) -> str:
     """Return the state of a control plane, as the end of a sentence."""
+    configured = candidate.loaded.configuration.address_of(name)
     if endpoints is None:
-        return "is no cluster of this configuration"
+        if configured != name:
+            return "is no cluster of this configuration"
+        return await _tried(name)
     if not endpoints:
-        return "has no address yet"
-    where = ", ".join(each.address for each in endpoints[:_NAMED])
+        unresolved = "" if configured is None else f" ({configured}): {await _why_unresolved(configured)}"
+        return f"has no address yet{unresolved}"
+    where = ", ".join(map(str, endpoints[:_NAMED]))
     if any(each.active for each in endpoints):
         closes = any(each.failed for each in missing)
         return f"at {where} is connected and {'its streams are closed repeatedly' if closes else 'does not answer'}"
-    if not any(each.failed for each in endpoints):
+    if not (failed := sum(each.failed for each in endpoints)):
         return f"at {where} is not connected"
-    return f"at {where} cannot be reached: {await _why(endpoints[0].address)}"
+    return f"at {where} cannot be reached: {await _why(candidate, name, endpoints[0].address)} ({_attempts(failed)})"
 
 
-async def _why(address: str) -> str:
+def _attempts(failed: int) -> str:
+    """Return how often it failed: a power of two, because each change of a reason is logged."""
+    return "once" if failed == 1 else f"at least {1 << (failed.bit_length() - 1)} times"
+
+
+async def _tried(address: str) -> str:
+    """Return the state of a control plane of which the admin interface has no endpoints (Google gRPC)."""
+    return f"cannot be reached: {error}" if (error := await _connect_error(address)) else "does not answer"
+
+
+async def _why_unresolved(address: str) -> str:
+    return await _connect_error(address) or "the proxy has not resolved it yet"
+
+
+async def _why(candidate: EpochProcess, name: str, address: str) -> str:
     """Connect to a control plane and return how that fails: the proxy does not report it."""
+    if error := await _connect_error(address):
+        return error
+    failures = await candidate.admin.connect_failures(name)
+    if failures.untrusted:
+        return "its certificate fails the verification that the configuration demands"
+    if failures.unanswered and not failures.tls:
+        return "it accepts connections and does not answer on them"
+    # gRPC's own server ends such a connection without an alert, so nothing counts it.
+    return "it accepts connections, but TLS or HTTP/2 on them fails, as if it refused the client certificate"
+
+
+async def _connect_error(address: str) -> str:
+    """Connect to an address; return why that fails, empty if it does not."""
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             _, writer = await _connect(address)
@@ -96,7 +134,7 @@ async def _why(address: str) -> str:
     except ValueError:  # an internal address, which has no port
         return "the agent cannot connect to such an address"
     writer.transport.abort()
-    return "it accepts connections, but TLS or HTTP/2 on them fails"
+    return ""
 
 
 async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

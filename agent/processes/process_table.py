@@ -151,7 +151,8 @@ class ProcessTable:
         def tell(reason: str) -> None:
             self._post(on.EpochAwaits(at=clock.monotonic(), epoch=number, reason=reason))
 
-        await observe(self._admission(candidate), lambda: number in self.epochs, tell)
+        deadline = self._settings.policy.start_timeout
+        await observe(self._admission(candidate), lambda: number in self.epochs, tell, deadline)
 
     async def adopt(self, found: Survivor, loaded: LoadedRevision) -> None:
         """Adopt an earlier agent's epoch; if it serves, put its sockets into the socket store.

@@ -69,11 +69,30 @@ class Inbound:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """An endpoint of a cluster: its address and its numbers of open and failed connections."""
+    """An endpoint of a cluster: its address and its numbers of open and failed connections.
+
+    `name`: host and port as configured, if the address was resolved from it.
+    """
 
     address: str
     active: int
     failed: int
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.address})" if self.name else self.address
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectFailures:
+    """How connections to a cluster fail after the kernel has opened them: counts by cause.
+
+    `untrusted`: its certificate failed verification. `tls`: it ended the handshake. `unanswered`: it did not go on.
+    """
+
+    untrusted: int = 0
+    tls: int = 0
+    unanswered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +272,9 @@ class Configuration(Protocol):
     def pushable_files(self) -> frozenset[str]:
         """The certificate files whose contents can be pushed into a running epoch."""
 
+    def address_of(self, control_plane: str) -> str | None:
+        """Return host and port, or the path, of a control plane as configured; None if the documents have none."""
+
     def groups_in(self, path: str) -> frozenset[str]:
         """Return the certificate groups that a resource file names."""
 
@@ -306,6 +328,9 @@ class Admin(Protocol):
 
     async def upstreams(self) -> dict[str, list[Upstream]]:
         """Return the endpoints of each of its clusters, by name."""
+
+    async def connect_failures(self, cluster: str) -> ConnectFailures:
+        """Return how its connections to a cluster fail; no counts if the operator hides them."""
 
     async def certificates(self) -> list[LoadedCertificate]:
         """Return the leaf of every chain it has loaded."""

@@ -24,6 +24,7 @@ from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
 from agent.proxies.envoy.push_contexts import PushMode
 from agent.proxies.interface import (
+    ConnectFailures,
     Delivered,
     Inbound,
     LoadedCertificate,
@@ -57,6 +58,7 @@ class FakeAdmin:
             "rejections": [],
             "upstreams": {},
             "certificates": [],
+            "connect_failures": ConnectFailures(),
             "listeners": set(),
             "listener_changes": "1",
             "tls_listeners": [],
@@ -108,6 +110,11 @@ class FakeAdmin:
 
     async def upstreams(self) -> dict[str, list[Upstream]]:
         return dict(await self._answer("upstreams"))
+
+    async def connect_failures(self, cluster: str) -> ConnectFailures:  # noqa: ARG002  # as the protocol has it
+        told = await self._answer("connect_failures")
+        assert isinstance(told, ConnectFailures)
+        return told
 
     async def certificates(self) -> list[LoadedCertificate]:
         return list(await self._answer("certificates"))

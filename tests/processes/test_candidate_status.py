@@ -15,7 +15,7 @@ from agent.processes import candidate_status
 from agent.processes.admission import Admission
 from agent.processes.candidate_status import observe, reason_of
 from agent.processes.epoch_process import EpochProcess
-from agent.proxies.interface import Subscription, Upstream
+from agent.proxies.interface import ConnectFailures, Subscription, Upstream
 from tests.processes.conftest import MakeEpoch
 from tests.processes.fakes import FakeAdmin
 from tests.processes.virtual_time import now, virtual_time, within
@@ -183,7 +183,81 @@ async def why(candidate: EpochProcess, address: str) -> str:
     """Have a control plane at this address that the proxy cannot reach."""
     answers(candidate).update({"subscriptions": lacks(), "upstreams": {"PLANE": [Upstream(address, 0, 1)]}})
     reason = await reason_of(admission(candidate))
-    return reason.partition(f"{address} cannot be reached: ")[2]
+    return reason.partition(f"{address} cannot be reached: ")[2].removesuffix(" (once)")
+
+
+@pytest.mark.parametrize(
+    ("failures", "words"),
+    [
+        (ConnectFailures(untrusted=2, tls=1, unanswered=1), "its certificate fails the verification"),
+        (ConnectFailures(tls=1, unanswered=1), "as if it refused the client certificate"),
+        (ConnectFailures(unanswered=3), "does not answer on them"),
+        (ConnectFailures(), "TLS or HTTP/2"),
+    ],
+)
+async def test_a_control_plane_that_accepts_connections_tells_by_counters_what_fails(
+    candidate: EpochProcess, failures: ConnectFailures, words: str
+) -> None:
+    answers(candidate)["connect_failures"] = failures
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert words in await why(candidate, f"127.0.0.1:{server.getsockname()[1]}")
+
+
+async def test_the_configured_name_comes_before_the_resolved_address(candidate: EpochProcess) -> None:
+    found = {"PLANE": [Upstream("10.0.0.1:15012", 1, 0, "istiod.istio-system.svc:15012")]}
+    answers(candidate).update({"subscriptions": lacks(), "upstreams": found})
+    assert "at istiod.istio-system.svc:15012 (10.0.0.1:15012) is connected" in await reason_of(admission(candidate))
+
+
+@pytest.mark.parametrize(("failed", "words"), [(1, "once"), (3, "at least 2 times"), (64, "at least 64 times")])
+async def test_the_count_of_failures_changes_the_reason_only_when_it_doubles(
+    candidate: EpochProcess, failed: int, words: str
+) -> None:
+    with unreachable() as port:
+        answers(candidate).update({"subscriptions": lacks(), "upstreams": {"PLANE": [reaches(port, 0, failed)]}})
+        assert (await reason_of(admission(candidate))).endswith(f"connection refused ({words})")
+
+
+STATIC = """
+static_resources:
+  clusters:
+  - name: PLANE
+    load_assignment: {endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: ADDRESS}}}]}]}
+"""
+
+
+async def test_a_control_plane_whose_name_is_not_resolved_is_named_as_configured(
+    make_epoch: MakeEpoch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    candidate = make_epoch(PLANE + STATIC.replace("ADDRESS", "{address: plane.invalid, port_value: 15012}"), number=2)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
+    answers(candidate).update({"state": "INITIALIZING", "subscriptions": lacks(), "upstreams": {"PLANE": []}})
+    reason = await reason_of(admission(candidate))
+    assert reason.endswith("PLANE has no address yet (plane.invalid:15012): name or service not known")
+
+
+async def test_a_google_grpc_target_is_tried_although_it_is_no_cluster(make_epoch: MakeEpoch) -> None:
+    with unreachable() as port:
+        source = f"{{api_type: GRPC, grpc_services: [{{google_grpc: {{target_uri: '127.0.0.1:{port}'}}}}]}}"
+        candidate = make_epoch(f"dynamic_resources: {{ads_config: {source}, lds_config: {{ads: {{}}}}}}", number=2)
+        answers(candidate).update({"state": "INITIALIZING", "subscriptions": lacks(), "upstreams": {}})
+        assert (await reason_of(admission(candidate))).endswith("cannot be reached: connection refused")
+
+
+async def test_endpoints_that_do_not_come_are_a_reason_while_nothing_serves(
+    candidate: EpochProcess, make_epoch: MakeEpoch
+) -> None:
+    """Envoy waits for the endpoints of its clusters (EDS) before it asks for listeners."""
+    found = answers(candidate)["subscriptions"]
+    found["cluster.backend"] = Subscription("cluster.backend", "cluster.backend")
+    answers(candidate)["upstreams"] = {"PLANE": [reaches(9, 1)]}
+    assert "waits for cluster.backend: the control plane PLANE at" in await reason_of(admission(candidate))
+    assert await reason_of(admission(candidate, make_epoch(PLANE, number=1))) == "", "the start deadline counts"
+    found["cluster.backend"] = Subscription("cluster.backend", "cluster.backend", given_up=True)
+    assert await reason_of(admission(candidate)) == "", "Envoy goes on without them"
 
 
 @contextlib.contextmanager
@@ -248,9 +322,9 @@ async def test_several_failures_at_once_are_told(candidate: EpochProcess, monkey
 
 async def test_the_first_endpoint_is_tried(candidate: EpochProcess) -> None:
     with unreachable() as port, socket.create_server(("127.0.0.1", 0)) as server:
-        first, second = reaches(port, 0, 1), reaches(server.getsockname()[1], 0, 1)
+        first, second = reaches(port, 0, 2), reaches(server.getsockname()[1], 0, 1)
         answers(candidate).update({"subscriptions": lacks(), "upstreams": {"PLANE": [first, second]}})
-        assert (await reason_of(admission(candidate))).endswith("connection refused")
+        assert (await reason_of(admission(candidate))).endswith("connection refused (at least 2 times)")
 
 
 @virtual_time
@@ -270,10 +344,10 @@ async def test_a_control_plane_that_does_not_answer_is_waited_for_a_second(
 
 
 def observed(
-    candidate: EpochProcess, lives: Callable[[], bool] = lambda: True
+    candidate: EpochProcess, lives: Callable[[], bool] = lambda: True, deadline: float = 30.0
 ) -> tuple["asyncio.Task[None]", list[str]]:
     told: list[str] = []
-    return asyncio.create_task(observe(admission(candidate), lives, told.append)), told
+    return asyncio.create_task(observe(admission(candidate), lives, told.append, deadline)), told
 
 
 @virtual_time
@@ -289,6 +363,16 @@ async def test_a_reason_is_told_when_it_changes_and_not_before_a_second_has_pass
     answers(candidate)["waits_for"] = []
     await asyncio.sleep(2)
     assert [text.rpartition(" ")[2] for text in told] == ["a", "b", ""]
+    candidate.gate.open()
+    await within(1.1, task)
+
+
+@virtual_time
+async def test_the_first_reason_comes_before_a_short_start_deadline(candidate: EpochProcess) -> None:
+    answers(candidate)["waits_for"] = ["RDS a"]
+    task, told = observed(candidate, deadline=0.6)
+    await asyncio.sleep(0.5)
+    assert len(told) == 1
     candidate.gate.open()
     await within(1.1, task)
 

@@ -10,13 +10,17 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from tests.system.bare import healthy
+from tests.system.bootstrap import replace
+from tests.system.certificates import Mint, authority
 from tests.system.concurrent_requests import land, launched
 from tests.system.conftest import Envoys, MakeSite
 from tests.system.eventually import eventually, throughout
+from tests.system.layouts import ROOT
 from tests.system.loads import Loads, nothing_failed
 from tests.system.plane.behaviour import KINDS, SECRETS
 from tests.system.plane.plane import ControlPlane
 from tests.system.plane.site import SECRET, Site
+from tests.system.plane.sources import CLUSTER, aggregated, refused_listener
 from tests.system.room import alive, kill, stopped
 from tests.system.state import CANDIDATE
 from tests.system.test_crash import only_in_flight
@@ -198,6 +202,75 @@ def test_a_first_start_waits_for_its_control_plane(make_site: MakeSite) -> None:
     site.launch()
     site.unready(site.names_of_the_plane(), ERRORS)
     outlives_the_start_deadline(site)
+
+
+def trusts_another(site: Site) -> Callable[[], None]:
+    """Let the proxy trust another authority than the control plane's; return how to repair it."""
+    trusted = site.instance.certs / ROOT
+    trusted.write_bytes(authority("another").pem)
+    return lambda: replace(trusted, authority().pem.decode())
+
+
+def is_not_trusted(site: Site) -> Callable[[], None]:
+    """Give the proxy a pair of another authority than the one that the control plane trusts."""
+    site.instance.rotate(pair=Mint(authority("another")).leaf())
+
+    def repair() -> None:
+        site.instance.rotate()
+
+    return repair
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [(trusts_another, "its certificate fails"), (is_not_trusted, "the client certificate")]
+)
+def test_a_certificate_that_is_refused_is_named_at_the_first_start_and_its_repair_serves(
+    fault: Callable[[Site], Callable[[], None]], words: str, make_site: MakeSite
+) -> None:
+    """The proxy refuses the control plane's certificate, or the control plane the proxy's."""
+    site = make_site()
+    site.instance.more_flags += ["--start-deadline", "2s"]
+    site.plane.start()
+    site.prepare()
+    repair = fault(site)
+    site.instance.launch()
+    for name in site.names_of_the_plane():
+        site.unready([name], [words])
+    repair()
+    site.ready()
+
+
+def test_listeners_that_are_refused_at_the_first_start_are_named_and_served_once_corrected(
+    make_site: MakeSite,
+) -> None:
+    """The candidate outlives the start deadline, since no other could be better."""
+    site = make_site()
+    site.instance.more_flags += ["--start-deadline", "1s"]
+    site.listeners(plain=refused_listener("plain", site.instance.plain.port))
+    site.plane.start()
+    site.launch()
+    site.unready([CLUSTER], ["same matching rules"])
+    candidate = eventually(lambda: site.instance.state().among(CANDIDATE), what="a candidate")[0]
+    throughout(lambda: alive(candidate.pid), span=2, what="the candidate waits", every=0.05)
+    site.listeners()
+    site.plane.change()
+    site.ready()
+    assert site.instance.serving().pid == candidate.pid
+
+
+def test_a_first_start_waits_for_endpoints_longer_than_the_start_deadline(make_site: MakeSite) -> None:
+    """Envoy waits for the endpoints of a static cluster before it fetches anything else; the plane sends none."""
+    site = make_site()
+    site.instance.more_flags += ["--start-deadline", "1.5s"]
+    source = {"eds_config": aggregated("5s"), "service_name": "backend"}
+    cluster = {"name": "backend", "type": "EDS", "connect_timeout": "1s", "eds_cluster_config": source}
+    site.instance.bootstrap.clusters.append(cluster)
+    site.plane.start()
+    site.launch()
+    site.unready(site.names_of_the_plane(), ["cluster.backend"])
+    site.ready()
+    assert site.instance.serving().number == 1
+    assert site.dropped() == []
 
 
 @pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.long)], ids=["sotw", "delta"])

@@ -15,6 +15,7 @@ from agent.http import client
 from agent.http.client import Owned, UnixPlace
 from agent.proxies.envoy import subscriptions, tls_listeners
 from agent.proxies.interface import (
+    ConnectFailures,
     Delivered,
     Inbound,
     LoadedCertificate,
@@ -29,6 +30,9 @@ _MUCH = 256 << 10  # bytes; larger responses are parsed in a thread
 _CHANGES = "/stats?filter=^listener_manager.listener_(added|modified|removed|in_place_updated)$"
 # With `pre_cx`: connections that the listener filters still examine.
 _CONNECTIONS = "/stats?filter=^listener..*downstream_.*cx_active$"
+_CONNECT_FAILURES = (
+    "/stats?filter=^cluster[.].*(ssl[.]fail_verify_.*|ssl[.]connection_error|upstream_cx_connect_timeout)$"
+)
 _CLOSE_INBOUND = "/drain_listeners?inboundonly"
 _ASK_INBOUND_TO_LEAVE = "/drain_listeners?graceful&skip_exit&inboundonly"
 _STATIC, _DYNAMIC = "/config_dump?resource=static_listeners", "/config_dump?resource=dynamic_listeners"
@@ -146,6 +150,19 @@ class AdminClient:
         }
 
     @_sensible
+    async def connect_failures(self, cluster: str) -> ConnectFailures:
+        """Return how its connections to a cluster fail; no counts if the operator hides them."""
+        lines = (await self._get(_CONNECT_FAILURES)).decode().splitlines()
+        prefix = f"cluster.{cluster.replace(':', '_')}."
+        pairs = (line.removeprefix(prefix).partition(": ") for line in lines if line.startswith(prefix))
+        counts = {name: int(value) for name, _, value in pairs}
+        return ConnectFailures(
+            untrusted=sum(value for name, value in counts.items() if name.startswith("ssl.fail_verify_")),
+            tls=counts.get("ssl.connection_error", 0),
+            unanswered=counts.get("upstream_cx_connect_timeout", 0),
+        )
+
+    @_sensible
     async def _unready(self) -> list[str]:
         """Return the names of the init targets it waits for before its workers start."""
         waiting = await self._json("/init_dump")
@@ -251,7 +268,11 @@ def _upstream(host: dict[str, Any]) -> Upstream:
     inner = address.get("socket_address", {})
     where = address.get("pipe", {}).get("path") or f"{inner.get('address', '')}:{inner.get('port_value', '')}"
     counts = {each.get("name"): int(each.get("value", 0)) for each in host.get("stats", [])}
-    return Upstream(where, counts.get("cx_active", 0), counts.get("cx_connect_fail", 0))
+    # One on which no request was sent is still being opened: the peer does not go on with TLS.
+    active = counts.get("cx_active", 0) if counts.get("rq_total", 1) else 0
+    name = host.get("hostname", "")
+    named = f"{name}:{inner['port_value']}" if name and "port_value" in inner else ""
+    return Upstream(where, active, counts.get("cx_connect_fail", 0), "" if named == where else named)
 
 
 def _counts_clients(line: str) -> bool:

@@ -57,7 +57,7 @@ class Configuration:
         """Every listener that binds and that a document names."""
         self.protobuf_sources = sorted(self._found(lambda document: document.protobuf_sources))
         """The resource files that only Envoy can read, and so watches by itself."""
-        self.control_planes = self._found(lambda document: document.control_planes)
+        self.control_planes = self._found(lambda document: list(document.control_planes))
         """The control planes that deliver resources: names of clusters, or Google gRPC targets."""
         self.secret_sources = {name: path for each in self._documents for name, path in each.secret_sources.items()}
         """The resource file of each secret that comes from one, by name."""
@@ -69,6 +69,11 @@ class Configuration:
     def _found(self, look: Callable[[Document], list[_T]]) -> list[_T]:
         """Return the results of `look` for all documents in order, without duplicates."""
         return list(dict.fromkeys(each for document in self._documents for each in look(document)))
+
+    def address_of(self, control_plane: str) -> str | None:
+        """Return host and port, or the path, of a control plane as configured; None if the documents have none."""
+        found = (each.control_planes.get(control_plane) for each in self._documents)
+        return next(filter(None, found), None)
 
     @cached_property
     def resource_references(self) -> frozenset[str]:

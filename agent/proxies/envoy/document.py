@@ -24,7 +24,7 @@ from agent.certificates.references import Reference, Role
 from agent.certificates.x509 import Chain, Key, require_fit
 from agent.core.errors import BadInput
 from agent.handoff.socket_store import ListenAddress, spelled
-from agent.proxies.envoy import yaml_nodes
+from agent.proxies.envoy import control_planes, yaml_nodes
 from agent.proxies.interface import StaticListener
 
 _HEADS = ("certificate_chain", "trusted_ca")  # each names the certificate group of the files beside and below it
@@ -68,8 +68,8 @@ class Document(ABC):
             """The resource files that it names and that only Envoy can read."""
             self.secret_sources = _secret_sources(root)
             """The resource file of each secret that comes from one, by name."""
-            self.control_planes = _control_planes(root)
-            """The control planes that it names: names of clusters, or Google gRPC targets."""
+            self.control_planes = control_planes.find(root)
+            """The control planes that it names, clusters or Google gRPC targets, and their addresses if known."""
             self.listeners = [each for listener in self._listener_nodes(root) for each in _addresses(listener)]
             """The addresses of its listeners that bind."""
             self._look_through(root)
@@ -281,17 +281,6 @@ def _secret_sources(root: MappingNode) -> dict[str, str]:
         if name is not None and path is not None:
             found[name] = path
     return found
-
-
-def _control_planes(root: MappingNode) -> list[str]:
-    found: list[str | None] = []
-    for key, mapping in yaml_nodes.mappings(root):
-        if yaml_nodes.is_name(key, "api_config_source") or yaml_nodes.is_name(key, "ads_config"):
-            found += map(yaml_nodes.text, yaml_nodes.items(yaml_nodes.get(mapping, "cluster_names")))
-            for service in yaml_nodes.items(yaml_nodes.get(mapping, "grpc_services")):
-                found.append(yaml_nodes.text(yaml_nodes.get(service, "envoy_grpc", "cluster_name")))
-                found.append(yaml_nodes.text(yaml_nodes.get(service, "google_grpc", "target_uri")))
-    return list(dict.fromkeys(name for name in found if name is not None))
 
 
 def _addresses(listener: Node) -> Iterator[StaticListener]:

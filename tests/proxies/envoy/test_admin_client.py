@@ -16,7 +16,7 @@ from agent.handoff.socket_store import ListenAddress
 from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.proxies.envoy.admin_client import AdminClient
-from agent.proxies.interface import LoadedCertificate
+from agent.proxies.interface import ConnectFailures, LoadedCertificate, Upstream
 from tests.processes.harness import EpochHandle, harness, until
 from tests.proxies.envoy.envoys import wants_envoy
 from tests.system.eventually import PATIENCE
@@ -71,6 +71,41 @@ listener.admin.main_thread.downstream_cx_active: 1
 """
     async with admin(tmp_path, {"/stats": lines}) as asked:
         assert await asked.connections() == 15
+
+
+async def test_failures_to_connect_are_counted_by_cause_for_one_cluster(tmp_path: Path) -> None:
+    lines = b"""cluster.a_b.ssl.connection_error: 1
+cluster.a_b.ssl.fail_verify_error: 2
+cluster.a_b.ssl.fail_verify_san: 3
+cluster.a_b.upstream_cx_connect_timeout: 4
+cluster.a_b.x.ssl.connection_error: 50
+cluster.other.ssl.connection_error: 60
+"""
+    async with admin(tmp_path, {"/stats": lines}) as asked:
+        assert await asked.connect_failures("a:b") == ConnectFailures(untrusted=5, tls=1, unanswered=4)
+        assert await asked.connect_failures("hidden") == ConnectFailures()
+
+
+async def test_an_endpoint_has_its_configured_name_and_is_active_once_a_request_was_sent(tmp_path: Path) -> None:
+    def host(name: str | None, **counts: int) -> dict[str, object]:
+        stats = [{"name": each, **({"value": str(count)} if count else {})} for each, count in counts.items()]
+        inner: dict[str, object] = {
+            "address": {"socket_address": {"address": "10.0.0.1", "port_value": 1}},
+            "stats": stats,
+        }
+        return inner if name is None else {**inner, "hostname": name}
+
+    hosts = [host("istiod", cx_active=1, rq_total=0, cx_connect_fail=2), host(None, cx_active=1, rq_total=1)]
+    hosts += [host("10.0.0.1", cx_active=1)]
+    answer = json.dumps({"cluster_statuses": [{"name": "plane", "host_statuses": hosts}]}).encode()
+    async with admin(tmp_path, {"/clusters": answer}) as asked:
+        assert await asked.upstreams() == {
+            "plane": [
+                Upstream("10.0.0.1:1", 0, 2, "istiod:1"),
+                Upstream("10.0.0.1:1", 1, 0),
+                Upstream("10.0.0.1:1", 1, 0),
+            ]
+        }
 
 
 UDP = {"socket_address": {"address": "1.2.3.4", "port_value": 5, "protocol": "UDP"}}

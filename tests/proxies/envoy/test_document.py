@@ -202,7 +202,7 @@ ads_config:
 x: {apiConfigSource: {clusterNames: [rest, more]}}
 y: {other_source: {cluster_names: [stranger]}}
 """
-    assert Plain(text).control_planes == ["rest", "7", "envoy", "xds:443", "more"]
+    assert list(Plain(text).control_planes) == ["rest", "7", "envoy", "xds:443", "more"]
 
 
 # Listeners

@@ -69,10 +69,14 @@ class Site:
         self.launch()
         self.ready()
 
-    def launch(self) -> None:
-        """Start the agent without waiting."""
+    def prepare(self) -> None:
+        """Write the agent's files."""
         self.instance.prepare()
         (self.instance.certs / ROOT).write_bytes(authority().pem)
+
+    def launch(self) -> None:
+        """Start the agent without waiting."""
+        self.prepare()
         self.instance.launch()
 
     def ready(self) -> None:
