@@ -82,6 +82,12 @@ RUNNING: list[Decorator] = [
     option("--http-actions/--no-http-actions", default=False, help="Accept POST /drain there, from this machine only."),
     option("--app-metrics", metavar="URL", help="The application's metrics, to add to /metrics."),
     option(
+        "--app-probers",
+        metavar="JSON",
+        help="Probes of the application that the status port answers at /app-health/…, as in ISTIO_KUBE_APP_PROBERS.",
+    ),
+    option("--app-address", metavar="IP", help="The pod's address, where these probes connect; default is loopback."),
+    option(
         "--metrics-merge",
         type=click.Choice(["on", "off"]),
         default="on",

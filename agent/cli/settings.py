@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.control_client.run_dir import default
 from agent.core.errors import UsageError
@@ -20,6 +20,9 @@ from agent.metrics.application import Application
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
 from agent.proxies.envoy.push_contexts import PushMode
+
+if TYPE_CHECKING:
+    from agent.core.app_probes import Probe
 
 DRAIN_TIME = 45.0  # seconds, where a command has no --drain-time
 
@@ -106,10 +109,32 @@ def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
         http_actions=options["http_actions"],
         application=None if options["app_metrics"] is None else Application.parse(options["app_metrics"]),
         merge_metrics=options["metrics_merge"] == "on",
+        app_probes=_app_probes(options),
+        app_address=_app_address(options["app_address"]),
         kubernetes_events=options["kubernetes_events"],
         status_port=options["status_port"],
         status_host=options["status_host"] or _status_host(),
     )
+
+
+def _app_probes(options: Mapping[str, Any]) -> "Mapping[str, Probe]":
+    if not options["app_probers"]:
+        return {}
+    from agent.core.app_probes import parse  # an agent without probes does not hold it
+
+    probes = parse(options["app_probers"])
+    if probes and not options["status_port"]:
+        message = "cannot use --app-probers without a status port; give another --status-port than 0"
+        raise UsageError(message)
+    return probes
+
+
+def _app_address(text: str | None) -> str | None:
+    try:
+        return None if not text else str(ip_address(text))
+    except ValueError as error:
+        message = f"cannot use --app-address {text!r}: it is not an IP address"
+        raise UsageError(message) from error
 
 
 def _policy(options: Mapping[str, Any]) -> Policy:

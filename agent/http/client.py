@@ -41,6 +41,7 @@ class Owned:
 
 
 UnixPlace = Path | Owned
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def fetch(path: UnixPlace, target: str, *, method: str = "GET", timeout: float) -> tuple[int, bytes]:
@@ -78,13 +79,21 @@ async def stream(
     `host` is sent as the Host header. The response's body is read from the connection during iteration. Raises as
     `fetch` does.
     """
-    reader, writer = await _connect(place, tls)
-    exchange = _Exchange(reader, writer)
+    connection = await _connect(place, tls)
+    async with opened(connection, request, host, str(host if isinstance(place, tuple) else place)) as response:
+        yield response
+
+
+@asynccontextmanager
+async def opened(
+    connection: Connection, request: Request, host: str, name: str | None = None
+) -> AsyncIterator[Response]:
+    """Send one request on an open connection, which is cut at the end; see `stream`. `name` is for messages."""
+    reader, writer = connection
     try:
-        yield await exchange.ask(request, host)
+        yield await _Exchange(reader, writer).ask(request, host)
     except h11.ProtocolError as error:
-        where = host if isinstance(place, tuple) else place
-        message = f"cannot parse the answer from {where}: {error}"
+        message = f"cannot parse the answer from {name or host}: {error}"
         raise ConnectionError(message) from error
     finally:
         writer.transport.abort()
@@ -111,9 +120,7 @@ async def _closing(body: AsyncIterator[bytes], stack: AsyncExitStack) -> AsyncIt
             yield part
 
 
-async def _connect(
-    place: UnixPlace | tuple[str, int], tls: ssl.SSLContext | None
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(place: UnixPlace | tuple[str, int], tls: ssl.SSLContext | None) -> Connection:
     if isinstance(place, Path):
         return await asyncio.open_unix_connection(str(place), limit=_CHUNK)
     if isinstance(place, Owned):
@@ -121,7 +128,7 @@ async def _connect(
     return await asyncio.open_connection(*place, limit=_CHUNK, ssl=tls)
 
 
-async def _connect_to_owner(place: Owned) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect_to_owner(place: Owned) -> Connection:
     with held_socket(place.path) as way:
         reader, writer = await asyncio.open_unix_connection(way, limit=_CHUNK)
     peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)

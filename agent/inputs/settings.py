@@ -4,12 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.core.policy import Policy
 from agent.core.schedule import Window
 from agent.host.processes import User
 from agent.metrics.application import Application
 from agent.proxies.interface import Proxy
+
+if TYPE_CHECKING:
+    from agent.core.app_probes import Probe
 
 
 class OnCertificate(StrEnum):
@@ -53,6 +57,8 @@ class Settings:
     http_actions: bool = False  # POST /drain and /quitquitquit over TCP, from this machine only
     application: Application | None = None  # its metrics are exposed with the agent's
     merge_metrics: bool = True
+    app_probes: "Mapping[str, Probe]" = field(default_factory=dict)  # of the application, by request path
+    app_address: str | None = None  # where they connect; None: loopback
     kubernetes_events: bool = False  # send warnings as Kubernetes events
     settle_timeout: float = 1.0  # how long to wait for a file that is being written
     alarm_timeout: float = 2.0  # how long what may be half of a rotation is not logged as refused

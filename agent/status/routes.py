@@ -5,6 +5,7 @@ GET  /healthz/live, /ready    for kubelets and load balancers
 GET  /status                  the status as JSON; /status/schema.json describes it, /events streams it
 GET  /metrics                 all metrics; /stats/prometheus is the same
 GET  /stats                   the proxies' statistics, summed up, one per line
+GET  /app-health/, /app-lifecycle/   probes of the application, if configured
 POST /drain, /quitquitquit    only if enabled, from this machine, and not from a web page
 """
 
@@ -26,13 +27,15 @@ from agent.status.statistics import Statistics
 
 _FRESH: Final = 0.1  # seconds
 _BROWSERS: Final = frozenset({"origin", "sec-fetch-site"})  # headers that a web page cannot omit or forge
+_APPLICATION: Final = ("/app-health/", "/app-lifecycle/")
 _JSON: Final[Headers] = (("content-type", "application/json"), ("cache-control", "no-store"))
 
 
 class Routes:
     """Dispatches each request to its handler.
 
-    `actions`: None if actions are disabled; `note` is called with each requested action.
+    `actions`: None if actions are disabled; `note` is called with each requested action. `app_probes`: None if none is
+    configured.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Routes:
         metrics: Handler,
         actions: Actions | None,
         note: Callable[[str], None],
+        app_probes: Handler | None = None,
     ) -> None:
         # With few descriptors, leave room for health probes.
         self.stream = Stream(overview, max(1, min(WATCHERS_LIMIT, affordable_clients() // 4)))
@@ -50,6 +54,7 @@ class Routes:
         self._document: bytes | None = None  # a cached response, for `_FRESH` seconds
         self._actions = actions
         self._note = note
+        self._app_probes = app_probes or _no_prober
         self._begun: set[asyncio.Task[None]] = set()
         page = Page()
         self._handlers: dict[str, Handler] = {
@@ -73,6 +78,8 @@ class Routes:
     async def answer(self, request: Request) -> Response:
         """Answer one request."""
         room = self._handlers.get(request.path)
+        if room is None and request.path.startswith(_APPLICATION):
+            return await self._app_probes(request)
         if room is None:
             return Response(404, f"there is no {request.path}; see / or /status\n".encode(errors="replace"))
         return await room(request)
@@ -120,6 +127,10 @@ class Routes:
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
         return Response(202, f"{word}\n".encode())
+
+
+async def _no_prober(request: Request) -> Response:
+    return Response(400, f"no prober is configured for {request.path}; see --app-probers\n".encode(errors="replace"))
 
 
 async def _unheard(action: Coroutine[Any, Any, object]) -> None:

@@ -28,6 +28,7 @@ from agent.host.run_directory import RunDirectory
 from agent.host.service_manager import ServiceManager
 from agent.host.tasks import Tasks
 from agent.host.termination_log import TerminationLog
+from agent.http.hosts import Handler
 from agent.http.message import Request, Response
 from agent.inputs.programs import Programs
 from agent.inputs.revisions import RevisionStore
@@ -151,7 +152,16 @@ class Supervisor:
     def _make_routes(self) -> Routes:
         health, statistics = Health(self._summary.why_not_ready), Statistics(self._shared_counters.read)
         actions = self._operations if self._settings.http_actions else None
-        return Routes(self._status, health, statistics, self._answer_metrics, actions, _log_operation)
+        probes = self._app_probes()
+        return Routes(self._status, health, statistics, self._answer_metrics, actions, _log_operation, probes)
+
+    def _app_probes(self) -> Handler | None:
+        settings = self._settings
+        if not settings.app_probes:
+            return None
+        from agent.status.app_probes import AppProbes  # noqa: PLC0415  # an agent without probes does not hold it
+
+        return AppProbes(settings.app_probes, settings.app_address, settings.status_port).answer
 
     async def _answer_metrics(self, request: Request) -> Response:
         self._recorder.count_overflows()

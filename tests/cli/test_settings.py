@@ -11,6 +11,7 @@ import pytest
 
 from agent.cli.run import agent
 from agent.cli.settings import inputs, running
+from agent.core.app_probes import TcpProbe
 from agent.core.errors import UsageError
 from agent.core.policy import LowMemory, Restart
 from agent.inputs.settings import Settings
@@ -38,6 +39,9 @@ def of(made: object, path: str) -> Any:  # noqa: ANN401  # whatever is found the
     for name in path.split("."):
         made = getattr(made, name)
     return made
+
+
+PROBERS = '{"/app-health/a/livez": {"tcpSocket": {"port": 1}}}'
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,13 @@ def of(made: object, path: str) -> Any:  # noqa: ANN401  # whatever is found the
         (("--http-actions",), "http_actions", True),
         ((), "application", None),
         (("--app-metrics", "http://a:1/m"), "application", Application("a", 1, "/m", "a:1")),
+        ((), "app_probes", {}),
+        (("--app-probers", ""), "app_probes", {}),
+        (("--app-probers", "{}"), "app_probes", {}),
+        (("--app-probers", PROBERS), "app_probes", {"/app-health/a/livez": TcpProbe(1)}),
+        ((), "app_address", None),
+        (("--app-address", ""), "app_address", None),
+        (("--app-address", "FD00::0:5"), "app_address", "fd00::5"),
         ((), "merge_metrics", True),
         (("--metrics-merge", "off"), "merge_metrics", False),
         ((), "kubernetes_events", False),
@@ -137,6 +148,9 @@ def test_without_a_run_directory_the_usual_one_is_taken(monkeypatch: pytest.Monk
         (("--proxy-user", "nobody-of-that-name"), "nobody-of-that-name"),
         (("--rotate-window", "now"), "now"),
         (("--app-metrics", "https://a/"), "https://a/"),
+        (("--app-probers", '{"/app-health/a/livez": {}}'), "/app-health/a/livez"),
+        (("--app-probers", PROBERS, "--status-port", "0"), "--status-port"),
+        (("--app-address", "pod.local"), "pod.local"),
         (("--run-dir", "/" + "x" * 90), "--run-dir"),
         (("--", "--base-id", "3"), "base"),
     ],

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from agent.core.errors import MachineError
+from agent.http.hosts import Handler
 from agent.http.message import Request, Response
 from agent.http.server import Server
 from agent.stats.snapshot import Snapshot
@@ -31,7 +32,9 @@ async def metrics(_: Request) -> Response:
 
 
 @asynccontextmanager
-async def doors(actions: Acting | None, notes: list[str] | None = None) -> AsyncIterator[Routes]:
+async def doors(
+    actions: Acting | None, notes: list[str] | None = None, app_probes: Handler | None = None
+) -> AsyncIterator[Routes]:
     made = Routes(
         overview,
         Health(lambda: ""),
@@ -39,6 +42,7 @@ async def doors(actions: Acting | None, notes: list[str] | None = None) -> Async
         metrics,
         actions,
         (notes if notes is not None else []).append,
+        app_probes,
     )
     try:
         yield made
@@ -64,6 +68,22 @@ async def test_each_path_has_its_handler(path: str, says: bytes) -> None:
     assert response.status == 200
     assert isinstance(response.body, bytes)
     assert says in response.body
+
+
+@pytest.mark.parametrize("path", ["/app-health/a/livez", "/app-lifecycle/a/prestopz"])
+async def test_probes_of_the_application_have_their_handler_or_are_a_bad_request(path: str) -> None:
+    async def probe(request: Request) -> Response:
+        return Response(200, request.path.encode())
+
+    async with doors(None, app_probes=probe) as made:
+        assert (await made.answer(Request("GET", path))).body == path.encode()
+        assert (await made.answer(Request("GET", "/app-healthz"))).status == 404
+    async with doors(None) as made:
+        response = await made.answer(Request("GET", path))
+    assert (response.status, response.body) == (
+        400,
+        f"no prober is configured for {path}; see --app-probers\n".encode(),
+    )
 
 
 async def test_the_status_is_the_overview() -> None:

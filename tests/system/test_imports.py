@@ -1,7 +1,9 @@
 """A running agent has imported what it needs, and nothing for the command line or for texts that it never shows."""
 
+import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 
@@ -14,7 +16,8 @@ from tests.system.status_pollers import ask
 COMMAND_LINE = ("click", "difflib", "rich", "agent.cli.main", "agent.cli.options", "agent.cli.run")
 OTHER_PROGRAMS = ("agent.demo", "agent.sidecar", "agent.units")
 METRICS_AND_PAGES = ("prometheus_client", "html", "http", "platform", "socketserver", "urllib.request", "wsgiref")
-UNUSED = (*COMMAND_LINE, *OTHER_PROGRAMS, *METRICS_AND_PAGES)
+PROBES = ("agent.core.app_probes", "agent.status.app_probes", "agent.status.grpc_health")
+UNUSED = (*COMMAND_LINE, *OTHER_PROGRAMS, *METRICS_AND_PAGES, *PROBES)
 """Modules that no running agent imports, by name or by the name of a package of theirs."""
 
 _SPY = """
@@ -33,13 +36,11 @@ _ASK = signal.SIGRTMIN + 1
 
 
 @pytest.fixture
-def imported(unstarted: AgentFixture) -> Callable[[], set[str]]:
-    """Start an agent that is ready; return a function that asks it for the names of its modules."""
+def spied(unstarted: AgentFixture) -> Callable[..., Callable[[], set[str]]]:
+    """Return a function that starts an agent with more flags until it is ready, and returns one for its modules."""
     path, script = unstarted.directory / "modules", unstarted.directory / "spy.py"
     script.write_text(_SPY.format(path=str(path), number=int(_ASK)), encoding="ascii")
     unstarted.program = (sys.executable, str(script))
-    unstarted.more_flags += ["--replace-hung", "10s", "--http-actions", "--proof"]
-    unstarted.start()
 
     def names() -> set[str]:
         path.unlink(missing_ok=True)
@@ -47,11 +48,40 @@ def imported(unstarted: AgentFixture) -> Callable[[], set[str]]:
         eventually(path.exists, what="the agent has written the names of its modules")
         return set(path.read_text(encoding="ascii").splitlines())
 
-    return names
+    def start(*flags: str) -> Callable[[], set[str]]:
+        unstarted.more_flags += flags
+        unstarted.start()
+        return names
+
+    return start
+
+
+@pytest.fixture
+def imported(spied: Callable[..., Callable[[], set[str]]]) -> Callable[[], set[str]]:
+    """Start an agent that is ready; return a function that asks it for the names of its modules."""
+    return spied("--replace-hung", "10s", "--http-actions", "--proof")
 
 
 def _is_of(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == each or name.startswith(f"{each}.") for each in packages)
+
+
+@pytest.mark.sidecar
+def test_an_agent_that_probes_its_application_imports_nothing_for_it_later(
+    unstarted: AgentFixture, spied: Callable[..., Callable[[], set[str]]]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as application:
+        port = application.getsockname()[1]
+        kinds = {"http": {"httpGet": {"port": port, "scheme": "HTTPS"}}, "tcp": {"tcpSocket": {"port": port}}}
+        kinds |= {"grpc": {"grpc": {"port": port}}, "closed": {"httpGet": {"port": 1}}}
+        probers = json.dumps({f"/app-health/{name}/livez": probe for name, probe in kinds.items()})
+        names = spied("--app-probers", probers)
+        before = names()
+        assert before >= set(PROBES)
+        for name in kinds:
+            status = ask(unstarted, f"/app-health/{name}/livez").status
+            assert status == (200 if name == "tcp" else 500)
+        assert names() - before == set()
 
 
 @pytest.mark.sidecar
