@@ -541,7 +541,7 @@ PROMISES = (
         "second-signal",
         "a second SIGTERM ends the drain",
         "core/shutdown.py",
-        "if self._finish is not None:",
+        "if self._finish is not None or now:",
         "if False:",
         ("core/test_reconciler.py::test_a_second_stop_hurries",),
     ),
@@ -800,6 +800,25 @@ PROMISES = (
         "actions = self._operations if self._settings.http_actions else None",
         "actions = self._operations",
         (HUNG,),
+    ),
+    Promise(
+        "drain-keeps-outbound",
+        "a drain request with --drain-direction inbound keeps outbound listeners until SIGTERM",
+        "cli/settings.py",
+        'keeps_outbound=options["drain_direction"] == "inbound"',
+        "keeps_outbound=False",
+        (
+            "system/test_directions.py"
+            "::test_a_drain_by_http_closes_the_ways_in_for_good_and_the_ways_out_stay_until_sigterm",
+        ),
+    ),
+    Promise(
+        "stop-now",
+        "POST /quitquitquit?now stops without a drain",
+        "status/routes.py",
+        'now = _is_set("now", request.target)',
+        "now = False",
+        ("status/test_routes.py::test_a_stop_may_be_asked_for_without_a_drain",),
     ),
     Promise(
         "no-browser",

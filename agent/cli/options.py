@@ -79,7 +79,11 @@ RUNNING: list[Decorator] = [
         metavar="HOST",
         help="A Host header that it accepts at a loopback address, beside localhost.",
     ),
-    option("--http-actions/--no-http-actions", default=False, help="Accept POST /drain there, from this machine only."),
+    option(
+        "--http-actions/--no-http-actions",
+        default=False,
+        help="Accept POST /drain and /quitquitquit there, from this machine only.",
+    ),
     option("--app-metrics", metavar="URL", help="The application's metrics, to add to /metrics."),
     option(
         "--app-probers",

@@ -145,6 +145,7 @@ def _policy(options: Mapping[str, Any]) -> Policy:
         stop_timeout=options["stop_deadline"],
         hold_timeout=options["hold"],
         drain_delay=options["drain_delay"],
+        keeps_outbound=options["drain_direction"] == "inbound",
         min_drain=options["min_drain"],
         restart=Restart(options["restart"]),
         low_memory=LowMemory(options["low_memory"]),

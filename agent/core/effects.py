@@ -76,6 +76,13 @@ class DrainEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitEmpty:
+    """Wait for the last connection of an epoch whose inbound listeners have drained; others stay open until then."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class EndEpoch:
     """Terminate an epoch (SIGTERM); its open connections are cut."""
 
@@ -135,6 +142,7 @@ Effect = (
     | DropEpoch
     | CommitEpoch
     | DrainEpoch
+    | AwaitEmpty
     | EndEpoch
     | KillEpoch
     | RefuseClients

@@ -88,16 +88,20 @@ class PauseAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainAsked:
-    """An operator requests a drain of all epochs; `StopAsked` follows separately."""
+    """An operator requests a drain of all epochs, of inbound listeners with `policy.keeps_outbound`.
+
+    `StopAsked` follows separately.
+    """
 
     at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopAsked:
-    """An operator requests a stop, with a drain; a second request ends the drain at once."""
+    """An operator requests a stop, with a drain unless `now`; a second request ends the drain at once."""
 
     at: float
+    now: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,10 +181,14 @@ class EpochPushed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochEmptied:
-    """The last connection of a draining epoch closed."""
+    """The last connection of a draining epoch closed: of its inbound listeners if only those drain.
+
+    `all_listeners`: as `AwaitEmpty` demanded, of the others, too.
+    """
 
     at: float
     epoch: int
+    all_listeners: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

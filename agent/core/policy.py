@@ -32,6 +32,7 @@ class Policy:
     drain_timeout: float = 600.0  # from the commit until open connections are cut
     stop_timeout: float = 30.0  # from the first SIGTERM until open connections are cut
     drain_delay: float = 0.0  # from the first SIGTERM until listeners close, so that load balancers react
+    keeps_outbound: bool = False  # after a drain request the epoch stays, for its outbound listeners, until a stop
     min_drain: float = 0.0  # minimum duration of the final drain, for clients that are on their way
     end_timeout: float = 5.0  # from SIGTERM to an epoch until SIGKILL
     hold_timeout: float = 5.0  # how long clients are held while nothing serves

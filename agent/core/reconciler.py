@@ -83,6 +83,11 @@ class Reconciler:
         return self._shutdown.has_begun
 
     @property
+    def is_drained(self) -> bool:
+        """Whether a drain is complete: no epoch is left, or only one that stays for its outbound listeners."""
+        return self._shutdown.is_drained
+
+    @property
     def deadline(self) -> float | None:
         """When to send `TimePassed` unless another event comes first (monotonic seconds)."""
         times = [epoch.deadline for epoch in self.epochs.values() if epoch.deadline is not None]
@@ -131,7 +136,7 @@ class Reconciler:
             case on.DrainAsked():
                 return self._shutdown.begin(event.at)
             case on.StopAsked():
-                return self._shutdown.stop(event.at)
+                return self._shutdown.stop(event.at, now=event.now)
             case on.TimePassed():
                 return self._time_passed(event.at)
             case on.EpochAdopted():
@@ -287,7 +292,9 @@ class Reconciler:
 
     def _emptied(self, event: on.EpochEmptied) -> list[Effect]:
         epoch = self.epochs[event.epoch]
-        if epoch.state is not State.DRAINING or self._shutdown.keeps(epoch, event.at):
+        if epoch.state is not State.DRAINING:
+            return []
+        if self._shutdown.keeps(epoch, event.at, all_listeners=event.all_listeners):
             return []
         return [self._end(epoch, event.at)]
 
@@ -413,6 +420,8 @@ class Reconciler:
             reason += f": {epoch.awaits}" if epoch.awaits else ""
             failure = Failure(FailureKind.TRANSIENT, reason)
             return [transitions.drop(epoch, reason), *self._failed(epoch, failure, at)]
+        if epoch.state is State.DRAINING and not self._shutdown.is_overdue(epoch, at):
+            return []
         if epoch.state is State.DRAINING and epoch.is_empty:
             return [self._end(epoch, at)]
         if epoch.state is State.DRAINING:

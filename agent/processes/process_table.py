@@ -87,6 +87,7 @@ class ProcessTable:
         self.served_since = int(clock.calendar().timestamp())  # of the service, across epochs
         self._tasks = Tasks()
         self._starts: dict[int, asyncio.Task[None]] = {}
+        self._drains: dict[int, asyncio.Task[None]] = {}
         self.unserved = ""  # why the serving epoch serves no clients although it runs; empty if it does
         self._had_dynamic = False  # whether listeners from a control plane have served
         self._handover: asyncio.Task[None] | None = None
@@ -348,7 +349,18 @@ class ProcessTable:
     def drain(self, number: int, *, stopping: bool) -> None:
         """Drain an epoch; `EpochEmptied` follows, unless its drain deadline expires first."""
         self.epochs[number].drains = True
-        self._tasks.spawn(self._drain(self.epochs[number], stopping=stopping), f"drain of {number}")
+        self._drains[number] = self._tasks.spawn(
+            self._drain(self.epochs[number], stopping=stopping), f"drain of {number}"
+        )
+
+    def await_empty(self, number: int) -> None:
+        """Wait until a drained epoch has no connection to any of its listeners; `EpochEmptied` follows."""
+        self._drains[number].cancel()
+        self._drains[number] = self._tasks.spawn(self._await_empty(self.epochs[number]), f"last clients of {number}")
+
+    async def _await_empty(self, epoch: EpochProcess) -> None:
+        await emptied(epoch, (), self._record, at_the_end=True)
+        self._post(on.EpochEmptied(at=clock.monotonic(), epoch=epoch.number, all_listeners=True))
 
     async def _drain(self, epoch: EpochProcess, *, stopping: bool) -> None:
         inodes = self.listeners.store.inodes()
@@ -511,6 +523,7 @@ class ProcessTable:
         if self.serving is epoch:
             self.serving = None
         self.shared_counters.retire(number)
+        self._drains.pop(number, None)
         epoch.clear()
         self._tasks.spawn(epoch.gate.close(), f"removal of {number}")
 

@@ -52,8 +52,8 @@ class Actions(Protocol):
     async def drain(self) -> str:
         """Drain the listeners; return in words how it ended. Concurrent calls share one drain."""
 
-    async def stop(self) -> None:
-        """Begin to stop, as on SIGTERM."""
+    async def stop(self, *, now: bool = False) -> None:
+        """Begin to stop, as on SIGTERM; `now` without a drain."""
 
     async def pause(self, seconds: float) -> None:
         """Pause rotations for this long, from now."""

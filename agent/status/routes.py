@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 from agent.core.errors import AgentError
 from agent.http.hosts import Handler, is_loopback
@@ -111,7 +112,8 @@ class Routes:
         return self._act(request, "draining", lambda actions: actions.drain())
 
     async def _quit(self, request: Request) -> Response:
-        return self._act(request, "stopping", lambda actions: actions.stop())
+        now = _is_set("now", request.target)
+        return self._act(request, "stopping", lambda actions: actions.stop(now=now))
 
     def _act(self, request: Request, word: str, action: Callable[[Actions], Coroutine[Any, Any, object]]) -> Response:
         if request.method != "POST":
@@ -126,7 +128,13 @@ class Routes:
         task = asyncio.get_running_loop().create_task(_unheard(action(self._actions)))
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
-        return Response(202, f"{word}\n".encode())
+        return Response(200, f"{word}\n".encode())
+
+
+def _is_set(name: str, target: str) -> bool:
+    """Return whether a flag is in a query: alone, or with a value that means yes."""
+    values = parse_qs(target.partition("?")[2], keep_blank_values=True).get(name, ["no"])
+    return values[-1].lower() in {"", "1", "true", "yes"}
 
 
 async def _no_prober(request: Request) -> Response:

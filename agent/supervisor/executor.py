@@ -79,6 +79,8 @@ class Executor:
             case do.DrainEpoch(epoch):
                 log_event(logging.INFO, "epoch.draining", f"epoch {epoch} drains", epoch=epoch)
                 self._processes.drain(epoch, stopping=self._core.stopping)
+            case do.AwaitEmpty():
+                self._processes.await_empty(effect.epoch)
             case do.EndEpoch():
                 self._processes.end(effect.epoch)
             case do.KillEpoch(epoch):

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Protocol
 
 from agent.core import events as on
 from agent.core.errors import BadInput, MachineError
@@ -24,6 +25,13 @@ from agent.supervisor.service import Service
 _ENDINGS = {"revision.refused": "refused", "start.retry": "failed", "agent.gone": "stopped"}
 
 
+class Stop(Protocol):
+    """Begins to stop the agent, at the request of `who`."""
+
+    def __call__(self, who: str, *, now: bool = False) -> None:
+        """Begin; `now` without a drain."""
+
+
 class Operations:
     """Carries out the operations that an operator requests.
 
@@ -38,7 +46,7 @@ class Operations:
         state_file: StateFile,
         post: Callable[[Event], None],
         status: Callable[[], Status],
-        stop: Callable[[str], None],
+        stop: Stop,
         *,
         memory_check: MemoryCheck | None = None,
         dry_run: Callable[[], Awaitable[tuple[int, str]]] = upgrade_check.run_program_on_disk,
@@ -134,14 +142,17 @@ class Operations:
     # Shutdown
 
     async def drain(self) -> str:
-        """Drain all epochs and keep running; concurrent calls wait for the same drain."""
+        """Drain and keep running; concurrent calls wait for the same drain.
+
+        If only inbound listeners drain, the serving epoch stays for the others.
+        """
         self._post(on.DrainAsked(at=clock.monotonic()))
         await self._drained.wait()
         return "drained"
 
-    async def stop(self) -> None:
-        """Terminate, as SIGTERM does."""
-        self._stop("stop requested")
+    async def stop(self, *, now: bool = False) -> None:
+        """Terminate, as SIGTERM does; `now` without a drain."""
+        self._stop("stop requested", now=now)
 
     # Pauses
 
@@ -185,7 +196,7 @@ class Operations:
 
     def note_readiness(self, reason: str) -> None:
         """Update readiness, and wake the waiting calls."""
-        if self._core.stopping and not self._core.epochs:
+        if self._core.is_drained:
             self._drained.set()
         self._not_ready = reason
         if reason:

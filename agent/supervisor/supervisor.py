@@ -266,11 +266,12 @@ class Supervisor:
             log_state=self._log_state,
         )
 
-    def _stop(self, who: str) -> None:
-        """Drain and terminate; a second call ends the drain at once."""
-        log_event(logging.INFO, "agent.stopping", f"{who}: {'ending the drain' if self._core.stopping else 'draining'}")
+    def _stop(self, who: str, *, now: bool = False) -> None:
+        """Drain and terminate; a second call, or one with `now`, ends the drain at once."""
+        how = "without a drain" if now else "ending the drain" if self._core.stopping else "draining"
+        log_event(logging.INFO, "agent.stopping", f"{who}: {how}")
         self._systemd.stopping()
-        self._post(on.StopAsked(at=clock.monotonic()))
+        self._post(on.StopAsked(at=clock.monotonic(), now=now))
 
     def _restart(self, who: str) -> None:
         """Start a new epoch from the files on disk."""

@@ -61,8 +61,8 @@ class ReconcilerDriver:
     def finds_no_memory(self, epoch: int) -> list[Effect]:
         return self.exits(epoch, None, OUT_OF_MEMORY)
 
-    def emptied(self, epoch: int) -> list[Effect]:
-        return self.tell(on.EpochEmptied(at=self.now, epoch=epoch))
+    def emptied(self, epoch: int, *, all_listeners: bool = False) -> list[Effect]:
+        return self.tell(on.EpochEmptied(at=self.now, epoch=epoch, all_listeners=all_listeners))
 
     def restart(self, *, now: bool = False) -> list[Effect]:
         return self.tell(on.RestartAsked(at=self.now, now=now))
@@ -73,8 +73,8 @@ class ReconcilerDriver:
     def drain(self) -> list[Effect]:
         return self.tell(on.DrainAsked(at=self.now))
 
-    def stop(self) -> list[Effect]:
-        return self.tell(on.StopAsked(at=self.now))
+    def stop(self, *, now: bool = False) -> list[Effect]:
+        return self.tell(on.StopAsked(at=self.now, now=now))
 
     def urgent(self, at: float, expires_at: float) -> list[Effect]:
         return self.tell(on.ExpiryForeseen(at=self.now, urgent_at=at, expires_at=expires_at))

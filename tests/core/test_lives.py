@@ -211,9 +211,9 @@ class World(RuleBasedStateMachine):
         self.tell(on.ExpiryForeseen(at=self.now, urgent_at=self.now + left, expires_at=self.now + left + 10))
 
     @precondition(lambda self: len(self.numbers) > 6)
-    @rule()
-    def operator_stops(self) -> None:
-        self.tell(on.StopAsked(at=self.now))
+    @rule(now=st.booleans())
+    def operator_stops(self, now: bool) -> None:
+        self.tell(on.StopAsked(at=self.now, now=now))
 
     @precondition(lambda self: len(self.numbers) > 6)
     @rule()
@@ -301,3 +301,26 @@ class Frugal(World):
 
 Frugal.TestCase.settings = settings(max_examples=2 * LIVES // 3, stateful_step_count=60)
 TestLivesShortOfMemory = Frugal.TestCase
+
+
+class Sidecar(World):
+    """The same where an epoch whose inbound listeners were drained stays until a stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = Reconciler(replace(POLICY, keeps_outbound=True), jitter=lambda: 0.5)
+
+    @rule(all_listeners=st.booleans())
+    def last_client_leaves(self, all_listeners: bool) -> None:
+        for number in [epoch.number for epoch in self.core.draining]:
+            self.tell(on.EpochEmptied(at=self.now, epoch=number, all_listeners=all_listeners))
+
+    @invariant()
+    def what_is_drained_ends_only_at_a_stop(self) -> None:
+        if self.core.is_drained and self.core.epochs:
+            assert [epoch.state for epoch in self.core.epochs.values()] == [State.DRAINING]
+            assert self.core.deadline is None
+
+
+Sidecar.TestCase.settings = settings(max_examples=LIVES // 2, stateful_step_count=60)
+TestLivesOfSidecars = Sidecar.TestCase

@@ -542,6 +542,103 @@ def test_a_stop_in_the_midst_of_a_drain_waits_for_it() -> None:
     assert play.stop() == [do.EndEpoch(1)]
 
 
+def test_a_stop_without_a_drain_ends_everything_at_once_and_exits_with_0() -> None:
+    play = serving(Policy(drain_delay=60, min_drain=60))
+    play.ready("b")
+    assert play.stop(now=True) == [do.EndEpoch(1), do.EndEpoch(2)]
+    play.exits(2)
+    assert play.exits(1) == [do.Finish(0, "stopped as asked")]
+
+
+def test_a_stop_without_a_drain_ends_a_drain() -> None:
+    play = serving()
+    play.stop()
+    assert play.stop(now=True) == [do.EndEpoch(1)]
+    assert play.exits(1) == [do.Finish(0, "stopped as asked")]
+
+
+INBOUND = Policy(keeps_outbound=True, stop_timeout=30)
+
+
+def drained(play: ReconcilerDriver) -> bool:
+    return play.core.is_drained
+
+
+def test_after_a_drain_of_inbound_listeners_the_epoch_stays_until_a_stop() -> None:
+    play = serving(INBOUND)
+    assert play.drain() == [do.DrainEpoch(1)]
+    assert not drained(play)
+    assert play.wait(29) == []
+    assert play.emptied(1) == []
+    assert drained(play)
+    assert play.wait(3600) == []
+    assert play.stop() == [do.AwaitEmpty(1)]
+    assert not drained(play)
+    assert play.emptied(1, all_listeners=True) == [do.EndEpoch(1)]
+    assert play.exits(1, 0) == [do.Finish(0, "stopped as asked")]
+
+
+def test_a_drain_of_inbound_listeners_ends_at_its_deadline_and_cuts_nothing() -> None:
+    play = serving(INBOUND)
+    play.drain()
+    assert play.wait(29) == []
+    assert not drained(play)
+    assert play.wait(3600) == []
+    assert drained(play)
+    assert play.stop() == [do.AwaitEmpty(1)]
+    assert play.wait(30) == [do.EndEpoch(1)]
+
+
+def test_a_stop_after_a_drain_of_inbound_listeners_waits_for_all_connections_until_its_deadline() -> None:
+    play = serving(INBOUND)
+    play.drain()
+    play.stop()
+    assert play.emptied(1) == [], "an observation of the inbound listeners, from before the stop"
+    assert play.wait(29) == []
+    assert play.wait(1) == [do.EndEpoch(1)]
+    assert play.notes, "connections are cut"
+
+
+def test_a_second_stop_after_a_drain_of_inbound_listeners_hurries() -> None:
+    play = serving(INBOUND)
+    play.drain()
+    play.stop()
+    assert play.stop() == [do.EndEpoch(1)]
+
+
+def test_older_epochs_drain_and_end_beside_the_one_that_stays() -> None:
+    play = serving(INBOUND)
+    play.rotate("b")
+    assert play.drain() == [do.DrainEpoch(2)]
+    play.emptied(2)
+    assert not drained(play)
+    assert play.emptied(1) == [do.EndEpoch(1)]
+    play.exits(1, 0)
+    assert drained(play)
+
+
+def test_one_that_stays_and_crashes_is_drained_all_the_same() -> None:
+    play = serving(INBOUND)
+    play.drain()
+    assert play.exits(1) == []
+    assert drained(play)
+    assert play.stop() == [do.Finish(0, "stopped as asked")]
+
+
+def test_a_stop_in_the_delay_before_a_drain_of_inbound_listeners_is_a_stop() -> None:
+    play = serving(Policy(keeps_outbound=True, drain_delay=5))
+    assert play.drain() == []
+    assert play.stop() == []
+    assert play.wait(5) == [do.DrainEpoch(1)]
+    assert play.emptied(1) == [do.EndEpoch(1)], "as without a drain before"
+
+
+def test_a_stop_without_a_drain_before_waits_for_inbound_connections_only() -> None:
+    play = serving(INBOUND)
+    assert play.stop() == [do.DrainEpoch(1)]
+    assert play.emptied(1) == [do.EndEpoch(1)]
+
+
 # Pauses, and events that ignore them
 
 

@@ -894,6 +894,26 @@ async def test_at_shutdown_only_the_inbound_listeners_close_if_the_operator_want
         assert rig.store.places() == []
 
 
+@virtual_time
+async def test_the_last_clients_of_all_listeners_are_awaited_instead_of_the_inbound_ones(
+    opened: MakeRig, listener: socket.socket
+) -> None:
+    async with opened(inbound_only=True) as rig:
+        epoch = await rig.serve(3)
+        inbound = Inbound(frozenset({rig.store_one(listener).listener}), frozenset({"listener.in."}))
+        admin(epoch).answers |= {"inbound": inbound, "connections": {inbound: 1, None: 2}}
+        rig.table.drain(3, stopping=True)
+        await asyncio.sleep(1)
+        listener.close()
+        rig.table.await_empty(3)
+        admin(epoch).answers["connections"] = {inbound: 0, None: 1}
+        await asyncio.sleep(2)
+        assert rig.of(EpochEmptied) == [], "a connection out is left"
+        admin(epoch).answers["connections"] = {None: 0}
+        event = await rig.event(EpochEmptied)
+        assert (event.epoch, event.all_listeners) == (3, True)
+
+
 @pytest.mark.parametrize("question", ["inbound", "close_inbound"])
 @virtual_time
 async def test_where_the_inbound_listeners_cannot_be_closed_alone_all_are(opened: MakeRig, question: str) -> None:

@@ -47,8 +47,8 @@ class Acting:
         self.ended.set()
         return "drained, no connection is left"
 
-    async def stop(self) -> None:
-        self._ask("stop")
+    async def stop(self, *, now: bool = False) -> None:
+        self._ask("stop now" if now else "stop")
         self._refuse()
 
     async def pause(self, seconds: float) -> None:

@@ -190,8 +190,28 @@ async def test_what_acts_does_so_for_this_machine(path: str, asked: str, word: b
         response = await made.answer(Request("POST", path, address=address))
         while not acting.asked or made._begun:  # noqa: ASYNC110  # the second: an action that has ended is forgotten
             await asyncio.sleep(0)
-    assert (response.status, response.body, acting.asked) == (202, word, [asked])
+    assert (response.status, response.body, acting.asked) == (200, word, [asked])
     assert notes == [f"{path[1:]} was requested by HTTP from {address}"]
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        ("?now", "stop now"),
+        ("?now=1", "stop now"),
+        ("?x=1&now=true", "stop now"),
+        ("?", "stop"),
+        ("?now=0", "stop"),
+        ("?now=false", "stop"),
+        ("?nowhere", "stop"),
+    ],
+)
+async def test_a_stop_may_be_asked_for_without_a_drain(query: str, asked: str) -> None:
+    acting = Acting()
+    async with doors(acting) as made:
+        response = await made.answer(Request("POST", f"/quitquitquit{query}", address=HERE))
+        await acting.asked_something.wait()
+    assert (response.status, acting.asked) == (200, [asked])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +251,7 @@ async def test_an_action_that_is_refused_is_answered_and_no_error_of_the_loop() 
             await asyncio.sleep(0)
     gc.collect()
     await asyncio.sleep(0)
-    assert (response.status, response.body, unhandled) == (202, b"draining\n", [])
+    assert (response.status, response.body, unhandled) == (200, b"draining\n", [])
 
 
 async def test_a_drain_that_goes_on_is_cancelled_when_the_agent_closes() -> None:

@@ -205,6 +205,10 @@ class Processes:
         """List it."""
         self.calls.append(("drain", number, stopping))
 
+    def await_empty(self, number: int) -> None:
+        """List it."""
+        self.calls.append(("await_empty", number))
+
     def judge(self, number: int) -> None:
         """List it."""
         self.calls.append(("judge", number))

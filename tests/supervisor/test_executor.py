@@ -57,6 +57,7 @@ REVISION = Revision("0123456789abcdef", "shape")
         (do.OpenGate(6), ("open_gate", 6)),
         (do.DropEpoch(7, "it is late"), ("drop", 7)),
         (do.DrainEpoch(8), ("drain", 8, False)),
+        (do.AwaitEmpty(8), ("await_empty", 8)),
         (do.EndEpoch(9), ("end", 9)),
         (do.KillEpoch(10), ("kill", 10)),
         (do.PushRevision(3, REVISION), ("push", 3, REVISION, False)),

@@ -49,10 +49,13 @@ class Desk(Scene):
             state,
             self.posted.append,
             lambda: STATUS,
-            self.stops.append,
+            self._stop,
             memory_check=MemoryCheck(lambda: Free(self.free, "memory.max"), self._footprint),
             dry_run=self._dry_run,
         )
+
+    def _stop(self, who: str, *, now: bool = False) -> None:
+        self.stops.append(f"{who}, now" if now else who)
 
     def _footprint(self, pid: int) -> Footprint:
         self.measured.append(pid)
@@ -445,7 +448,8 @@ async def test_concurrent_drains_end_together(desk: Desk, time: Time) -> None:
 
 async def test_a_stop_is_one_of_an_operator(desk: Desk, time: Time) -> None:
     await desk.operations.stop()
-    assert desk.stops == ["stop requested"]
+    await desk.operations.stop(now=True)
+    assert desk.stops == ["stop requested", "stop requested, now"]
 
 
 # Pauses

@@ -1186,7 +1186,7 @@ async def test_the_names_of_the_status_server_are_the_operators(
         assert (await agent.http("/healthz/live", host="proxy.internal"))[0] == code
 
 
-@pytest.mark.parametrize(("wanted", "code"), [(True, 202), (False, 403)])
+@pytest.mark.parametrize(("wanted", "code"), [(True, 200), (False, 403)])
 async def test_actions_by_http_are_taken_only_if_they_are_wanted(
     directory: RunDirectory, time: Time, port: int, wanted: bool, code: int
 ) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.system.agent_fixture import HOST, AgentFixture
 from tests.system.bootstrap import Bootstrap, Json, http, listener
 from tests.system.eventually import eventually, throughout
 from tests.system.listening import listening
+from tests.system.proxies import Console
 from tests.system.room import alive, stopped
 from tests.system.wire import Failed, Target, connect, exchange, tls_context
 
@@ -35,7 +37,7 @@ def way_out(unstarted: AgentFixture) -> Target:
     out = Target(HOST, instance.room.port())
     outward = {**listener("out", HOST, out.port, [{"filters": [http("ok\n")]}]), "traffic_direction": "OUTBOUND"}
     instance.bootstrap = Inward(instance.tls.port, instance.plain.port, instance.bootstrap.secured, more=[outward])
-    instance.more_flags += [*ENDLESS, "--drain-direction", "inbound"]
+    instance.more_flags += [*ENDLESS, "--drain-direction", "inbound", "--http-actions"]
     instance.start()
     return out
 
@@ -95,6 +97,51 @@ def left(client: socket.socket) -> bool:
         return exchange(client, last=False).closes
     except Failed:
         return True
+
+
+def post(instance: AgentFixture, path: str) -> int:
+    return Console(instance.status.port).ask(path, "POST").status
+
+
+@pytest.mark.sidecar
+def test_a_drain_by_http_closes_the_ways_in_for_good_and_the_ways_out_stay_until_sigterm(
+    unstarted: AgentFixture, way_out: Target
+) -> None:
+    """A preStop hook drains while the application still calls others (istio/istio#51855, #60649)."""
+    instance = unstarted
+    serving = instance.serving_pid()
+    with socket.create_connection((HOST, instance.plain.port)):
+        assert post(instance, "/drain") == 200
+        eventually(lambda: refused(instance.tls) and refused(instance.plain), what="the ways in are closed")
+    with connect(way_out, tls_context()) as application:
+        throughout(lambda: once(way_out), span=2, what="new connections out, with none left in")
+        assert alive(serving)
+        assert instance.agent is not None
+        os.kill(instance.agent_pid, signal.SIGTERM)
+        throughout(lambda: once(way_out), span=1, what="new connections out while one is left")
+        exchange(application, last=False)
+    assert instance.exited() == 0
+
+
+@pytest.mark.sidecar
+def test_after_a_drain_by_http_sigterm_ends_at_once_what_has_no_connection(
+    unstarted: AgentFixture, way_out: Target
+) -> None:
+    instance = unstarted
+    assert post(instance, "/drain") == 200
+    eventually(lambda: refused(instance.tls) and refused(instance.plain), what="the ways in are closed")
+    assert once(way_out)
+    before = time.monotonic()
+    os.kill(instance.agent_pid, signal.SIGTERM)
+    assert instance.exited() == 0
+    assert time.monotonic() - before < 5
+
+
+@pytest.mark.sidecar
+def test_a_stop_by_http_may_cut_what_is_left(unstarted: AgentFixture, way_out: Target) -> None:
+    with socket.create_connection((HOST, unstarted.plain.port)), connect(way_out, tls_context()):
+        assert post(unstarted, "/quitquitquit?now") == 200
+        assert unstarted.exited() == 0
 
 
 @pytest.mark.long

@@ -165,7 +165,7 @@ def test_a_rotation_is_proved_counted_and_told_to_everybody(
     assert [each["matches"] for each in evidence["seen"]] == [True]
     assert "RELOADING=1" in told(notifications)[0]
 
-    assert Console(instance.status.port).ask("/quitquitquit", "POST").status == 202
+    assert Console(instance.status.port).ask("/quitquitquit", "POST").status == 200
     assert instance.exited() == 0
     assert "STOPPING=1" in told(notifications)[0]
 
