@@ -104,7 +104,7 @@ def post(instance: AgentFixture, path: str) -> int:
 
 
 @pytest.mark.sidecar
-def test_a_drain_by_http_closes_the_ways_in_for_good_and_the_ways_out_stay_until_sigterm(
+def test_a_drain_by_http_closes_the_ways_in_and_the_ways_out_stay_until_sigterm(
     unstarted: AgentFixture, way_out: Target
 ) -> None:
     """A preStop hook drains while the application still calls others (istio/istio#51855, #60649)."""
