@@ -1,4 +1,4 @@
-"""What the agent keeps of a certificate, and the questions that need the cryptography library's object for a moment.
+"""The kept facts of a certificate, and the questions that need the cryptography library's object for a moment.
 
 The library's object takes several kilobytes once its extensions have been read; a thousand pairs are a thousand of
 them and their issuers. Issuers are matched by signature, never by name alone.

@@ -66,6 +66,11 @@ class Selection:
         return tuple(group for name, group in self.groups.items() if group is not last_good.groups.get(name))
 
     @property
+    def served_leaves(self) -> list[Leaf]:
+        """Every leaf that a process with these files may show: a group can have several."""
+        return [chain.leaf for group in self.groups.values() for chain in group.chains]
+
+    @property
     def complete(self) -> bool:
         """Whether every group has files to run from."""
         return not self.missing

@@ -79,6 +79,11 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def create(name: str, flags: int = 0) -> int:
+    """Create an empty memfd; /proc shows the end of `name`. Raises `OSError`."""
+    return os.memfd_create(os.fsdecode(os.fsencode(name)[-_NAME_LIMIT:]), os.MFD_CLOEXEC | flags)
+
+
 def is_sealed(descriptor: int) -> bool:
     """Whether this is a fully sealed memfd of this user."""
     try:
@@ -89,8 +94,7 @@ def is_sealed(descriptor: int) -> bool:
 
 def _seal(name: str, data: bytes) -> int:
     try:
-        shown = os.fsdecode(os.fsencode(name)[-_NAME_LIMIT:])
-        descriptor = os.memfd_create(shown, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        descriptor = create(name, os.MFD_ALLOW_SEALING)
         try:
             _fill(descriptor, data)
         except OSError:

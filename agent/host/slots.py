@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.core.errors import MachineError
-
-_NAME_LIMIT = 249  # bytes, memfd_create(2)
+from agent.host import memfds
 
 
 @dataclass(slots=True)
@@ -110,13 +109,12 @@ class Slots:
 
 
 def _make(path: str, made: list[int]) -> int:
-    name = os.fsdecode(os.fsencode(path)[-_NAME_LIMIT:])
-    made.append(os.memfd_create(name, os.MFD_CLOEXEC))
+    made.append(memfds.create(path))
     return made[-1]
 
 
 def _fill(descriptor: int, data: bytes) -> None:
-    """Replace the content. Who opens /dev/fd/N has an offset of its own, so the shared one does not matter."""
+    """Replace the content. An open of /dev/fd/N has an offset of its own, so the shared one does not matter."""
     os.ftruncate(descriptor, 0)
     written = 0
     while written < len(data):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class OnCertificate(StrEnum):
-    """What a change of certificates alone does."""
+    """The effect of a change of certificates alone."""
 
     RESTART = "restart"  # a new epoch
     PUSH = "push"  # a push into the running epoch, where that is possible

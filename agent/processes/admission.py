@@ -67,14 +67,14 @@ class Admission:
     @property
     def _delivered(self) -> Collection[str]:
         """The scopes of what the agent itself delivers to the candidate."""
-        target = self.candidate.target
-        return () if target is None or target.delivery is None else target.delivery.scopes
+        delivery = self.candidate.delivery
+        return () if delivery is None else delivery.scopes
 
     @property
     def _refused_unseen(self) -> Sequence[Subscription]:
-        """What the candidate refuses of what the agent delivers, as its requests at the gate tell."""
-        target = self.candidate.target
-        return () if target is None or target.delivery is None else target.delivery.refused
+        """The agent's own deliveries that the candidate refuses, as its requests at the gate tell."""
+        delivery = self.candidate.delivery
+        return () if delivery is None else delivery.refused
 
     async def _check(self) -> Failure | None:
         """Check it once; raise `_NotYet` while the result may still change."""

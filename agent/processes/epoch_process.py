@@ -27,7 +27,7 @@ from agent.processes.manifest import Manifest
 from agent.processes.push_target import PushTarget
 from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.survivor import Survivor
-from agent.proxies.interface import Complaint, Configuration
+from agent.proxies.interface import Complaint, Configuration, Delivery
 
 _ANSWER_TIMEOUT = 5.0
 
@@ -138,6 +138,11 @@ class EpochProcess:
         return self.target is not None
 
     @property
+    def delivery(self) -> Delivery | None:
+        """Delivers certificates to it at its gate, once its configuration is made; None if it takes no pushes."""
+        return None if self.target is None else self.target.delivery
+
+    @property
     def pid(self) -> int | None:
         """The pid, once the process runs."""
         return None if self.process is None else self.process.pid
@@ -189,8 +194,7 @@ class EpochProcess:
         copy, extra = self._copy(self.loaded) if self.target is None else self._copy_pushable(self.target)
         await self._stand_around(started_at)
         kind, configuration = self.loaded.program.kind, self.loaded.configuration
-        delivery = None if self.target is None else self.target.delivery
-        drains = delivery is not None and delivery.drains
+        drains = self.delivery is not None and self.delivery.drains
         arguments = kind.launch(self.names, copy, extra, self.number, configuration, overlap, drains=drains)
         command = replace(self._command(arguments, self.loaded), dumps_core=dumps_core)
         process = Process.start(command, self._exited)
@@ -223,7 +227,7 @@ class EpochProcess:
         self.child = Child(self.names, self._owner)
         if self.loaded.configuration.has_udp:
             self.relay = UdpRelay(self.names, self._owner)
-        delivery = None if self.target is None else self.target.delivery
+        delivery = self.delivery
         deliver, waiting = (None, 0) if delivery is None else (delivery.answer, len(delivery.scopes))
         await self.gate.shut(self._owner, deliver, waiting)
 

@@ -90,10 +90,8 @@ class Push:
     async def _verify(self) -> tuple[ProbeResult, ...]:
         if not self.settings.prove:
             return ()
-        groups = self.loaded.selection.groups.values()
-        leaves = [chain.leaf for group in groups for chain in group.chains]
         named = [each.place for each in self.loaded.configuration.listeners]
-        return await verify_served(self.epoch.admin, leaves, named)
+        return await verify_served(self.epoch.admin, self.loaded.selection.served_leaves, named)
 
     def _has_grown(self) -> str | None:
         """Return why a new epoch is preferred, if the operator leaves the choice to the agent."""

@@ -18,7 +18,7 @@ ADOPTED = frozenset({State.OPENING, State.SERVING, State.DRAINING})
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What was pushed into an epoch last: the revision, the slot of each file, and a digest of the files.
+    """The last push into an epoch: the revision, the slot of each file, and a digest of the files.
 
     `used` has a digit for each file that can be pushed, in order of the paths, see `Slots.used`. `is_torn`: another
     push was under way.

@@ -140,7 +140,7 @@ Subscriptions = Mapping[str, Subscription]
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What a running epoch has of a subscription: the version it applied, and how many updates it rejected."""
+    """A subscription as a running epoch has it: the applied version, and the number of rejected updates."""
 
     version: str
     rejected: int

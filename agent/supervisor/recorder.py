@@ -135,10 +135,8 @@ class Recorder:
         seen: tuple[ProbeResult, ...] = ()
         if self._proves:
             try:
-                groups = process.loaded.selection.groups.values()
-                leaves = [chain.leaf for group in groups for chain in group.chains]
                 named = [each.place for each in process.loaded.configuration.listeners]
-                seen = await verify_served(process.admin, leaves, named)
+                seen = await verify_served(process.admin, process.loaded.selection.served_leaves, named)
             except MachineError as error:
                 log_event(logging.DEBUG, "rotation.unproved", str(error))
         self._history.proved(process.number, seen)

@@ -245,6 +245,15 @@ def test_a_renewal_is_of_the_groups_whose_files_differ_from_the_last_good_ones()
     assert [group.name for group in selection.renewed(LastGood())] == ["0", "1", "2"]
 
 
+def test_every_leaf_may_be_served_also_two_of_one_group() -> None:
+    disk = Disk((*PAIR, Reference("copy", Role.CHAIN, "a"), *many(1)))
+    first, second = old(), new()
+    disk.serve(chain=first.chain_pem, key=first.key_pem, copy=first.chain_pem, **written(second, 1))
+    selection = disk.select()
+    ours, theirs = (selection.leaves[name].serial_hex for name in ("a", "0"))
+    assert sorted(each.serial_hex for each in selection.served_leaves) == sorted([ours, ours, theirs])
+
+
 def test_a_configuration_without_certificates_is_complete() -> None:
     selection = Disk(()).select()
     assert (selection.complete, selection.files, selection.leaves, selection.look_again) == (True, {}, {}, None)

@@ -59,7 +59,9 @@ class Epoch:
             program=program,
         )
         admin = AdminClient(path)
-        told = SimpleNamespace(number=number, admin=admin, loaded=loaded, target=None, paths=loaded.paths)
+        told = SimpleNamespace(
+            number=number, admin=admin, loaded=loaded, target=None, delivery=None, paths=loaded.paths
+        )
         self.process = cast(EpochProcess, told)
 
     async def answer(self, request: Request) -> Response:

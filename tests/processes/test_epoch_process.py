@@ -511,7 +511,11 @@ def pushing(directory: RunDirectory, kernel: Kernel, no_descriptor_leaks: None) 
 async def test_an_epoch_that_takes_pushes_inherits_its_slots(pushing: EpochProcess, kernel: Kernel) -> None:
     assert pushing.takes_pushes
     assert pushing.target is not None
+    before = pushing.delivery
+    assert before is None, "its configuration is not made yet"
     await pushing.launch(0)
+    after: object = pushing.delivery
+    assert after is pushing.target.delivery is not None
     [command] = kernel.started
     assert pushing.target.slots.descriptors <= set(command.descriptors)
     arguments = " ".join(command.arguments)
@@ -553,6 +557,7 @@ def test_without_memory_for_slots_an_epoch_takes_no_pushes(
     monkeypatch.setattr(PushTarget, "make", refuse)
     epoch = EpochProcess(1, revisions.load(pushed_into.TEXT, pushed_into.pair()), directory, None, Calls().access)
     assert not epoch.takes_pushes
+    assert epoch.delivery is None
     assert [cast(Any, record).event for record in caplog.records] == ["push.unavailable"]
     assert "cannot make memory; epoch 1 takes no pushes" in caplog.text
     epoch.clear()
