@@ -8,6 +8,7 @@ See https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#rest-json-
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import secrets
@@ -25,7 +26,9 @@ _TYPES = {
     _LISTENERS: "type.googleapis.com/envoy.config.listener.v3.Listener",
     _SECRETS: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
 }
-_INTERVAL = 0.005  # between questions whether a push is applied
+_FIRST = 0.003  # seconds from an answer to the first question whether it is applied: both wait for one thread of Envoy
+_INTERVAL = 0.005  # between further questions
+_UNSENT = 0.25  # seconds to wait for a request to answer, before Envoy is asked all the same: it may have exited
 _HEADERS = (("content-type", "application/json"),)
 
 
@@ -53,7 +56,10 @@ class Delivery:
             self._offers[subscriptions.LISTENERS] = _Offer()
         self._offers |= {subscriptions.scope_of(name): _Offer() for name in form.secrets}
         self._contents: dict[str, Content] = {}
+        self._rejected: Mapping[str, int] | None = None  # counts after the last push, if all of it was applied
         self._changed = asyncio.Condition()
+        self._unsent: set[str] = set()  # of the push under way
+        self._all_sent = asyncio.Event()
 
     @property
     def scopes(self) -> Collection[str]:
@@ -106,7 +112,7 @@ class Delivery:
     async def answer(self, request: Request) -> Response | None:
         """Answer a discovery request once there is something new for it; None for another kind of request."""
         scope = _scope(request)
-        offer = None if scope is None else self._offers.get(scope)
+        offer = self._offers.get(scope)
         if offer is None:
             return None
         has = offer.acknowledged = str(_body(request).get("version_info", ""))
@@ -119,6 +125,9 @@ class Delivery:
         if offer.turn != turn:
             return Response(503, b"asked again\n")
         offer.sent = offer.version
+        self._unsent.discard(scope)
+        if not self._unsent:
+            self._all_sent.set()
         head = json.dumps({"version_info": offer.version, "type_url": _TYPES[request.path]})[:-1]
         return Response(200, f'{head}, "resources": [{offer.text}]}}'.encode(), _HEADERS)
 
@@ -131,15 +140,25 @@ class Delivery:
 
         Raises `PushRefusedError` if it refuses them, `MachineError` if it does not respond; the caller limits the time.
         """
-        before = await admin.deliveries(self._offers)
+        before = self._rejected
+        if before is None:
+            before = _rejected(await admin.deliveries(self._offers))
+        self._rejected = None
         self.offer(numbers, contents, again=again)
         awaited = {scope: offer for scope, offer in self._offers.items() if offer.version not in {"", offer.sent}}
         for scope, offer in awaited.items():
-            offer.rejected = before[scope].rejected if scope in before else None
-        async with self._changed:
-            self._changed.notify_all()
+            offer.rejected = before.get(scope)
+        self._rejected = {**before, **await self._applied(admin, awaited)}
+
+    async def _applied(self, admin: Admin, awaited: dict[str, _Offer]) -> Mapping[str, int]:
+        """Return the counts of rejected updates once all of `awaited` are applied. Raises as `push`."""
+        rejected: dict[str, int] = {}
+        if awaited:
+            await self._send(awaited)
+            await asyncio.sleep(_FIRST)
         while awaited:
             found = await admin.deliveries(awaited)
+            rejected |= _rejected(found)
             for scope in tuple(awaited):
                 offer, now = awaited[scope], found.get(scope)
                 if offer.version in {offer.acknowledged, None if now is None else now.version}:
@@ -148,6 +167,20 @@ class Delivery:
                     raise PushRefusedError(scope)
             if awaited:
                 await asyncio.sleep(_INTERVAL)
+        return rejected
+
+    async def _send(self, scopes: Collection[str]) -> None:
+        """Answer the waiting requests, and wait for those that are not made yet, for a moment."""
+        self._unsent = {*scopes}
+        self._all_sent.clear()
+        async with self._changed:
+            self._changed.notify_all()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._all_sent.wait(), _UNSENT)
+
+
+def _rejected(found: Mapping[str, Delivered]) -> dict[str, int]:
+    return {scope: each.rejected for scope, each in found.items()}
 
 
 def _is_refused(offer: _Offer, now: Delivered | None) -> bool:
@@ -160,14 +193,15 @@ def _content(data: bytes) -> Content:
     return Content(data, hashlib.sha256(data).hexdigest())
 
 
-def _scope(request: Request) -> str | None:
+def _scope(request: Request) -> str:
+    """Return the scope of a request's subscription; empty if it is another kind of request."""
     if request.path == _LISTENERS:
         return subscriptions.LISTENERS
     if request.path != _SECRETS:
-        return None
+        return ""
     names = _body(request).get("resource_names")
     name = names[0] if isinstance(names, list) and names else ""
-    return subscriptions.scope_of(str(name)) if str(name).startswith(SECRET) else None
+    return subscriptions.scope_of(str(name)) if str(name).startswith(SECRET) else ""
 
 
 def _body(request: Request) -> dict[str, object]:

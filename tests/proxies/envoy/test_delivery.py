@@ -294,13 +294,74 @@ async def test_what_is_offered_unchanged_is_no_news_whoever_offers_it() -> None:
 
 
 @virtual_time
-async def test_what_is_already_applied_when_it_is_asked_for_costs_no_time() -> None:
+async def test_what_is_applied_at_the_first_question_costs_that_moment_alone() -> None:
     epoch = Epoch()
-    offers = epoch.delivery._offers
-    epoch.admin.answers["deliveries"] = lambda: {scope: Delivered(each.version, 0) for scope, each in offers.items()}
+    async with epoch.running():
+        began = now()
+        await epoch.push("/c/a.crt", "/c/b.key")
+        assert now() - began == pytest.approx(0.003)
+
+
+@virtual_time
+async def test_no_question_is_asked_before_the_answer_or_its_wait_is_over() -> None:
+    """Envoy's one thread would answer it first, and apply the push later."""
+    epoch = Epoch()
+    asked: list[float] = []
+    shown = epoch.admin.answers["deliveries"]
+    epoch.admin.answers["deliveries"] = lambda: (asked.append(now()), shown())[1]
+    async with epoch.running():
+        await epoch.push("/c/a.crt")
+        await asyncio.sleep(0.3)
+        asked.clear()
+        began = now()
+        await epoch.push("/c/a.crt")
+        assert [each - began for each in asked] == [pytest.approx(0.2, abs=0.004)], "its next request came then"
+
+
+@virtual_time
+async def test_an_epoch_that_asks_for_nothing_is_asked_whether_it_lives() -> None:
+    epoch = Epoch()
+    async with epoch.running():
+        await epoch.push("/c/a.crt")
+    epoch.silent = MachineError("it has exited")
     began = now()
-    await epoch.push("/c/a.crt", "/c/b.key")
-    assert now() == began
+    with pytest.raises(MachineError, match="it has exited"):
+        await epoch.push("/c/a.crt")
+    assert now() - began == pytest.approx(0.253, abs=0.001)
+
+
+@virtual_time
+async def test_the_counts_before_a_push_are_those_after_the_last_one() -> None:
+    epoch = Epoch()
+    epoch.rejected[LISTENERS] = 3
+    asked: list[str] = []
+    shown = epoch.admin.answers["deliveries"]
+    epoch.admin.answers["deliveries"] = lambda: (asked.append("asked"), shown())[1]
+    async with epoch.running():
+        for number, expected in enumerate([2, 1, 1]):
+            asked.clear()
+            await epoch.push("/c/a.crt")
+            assert len(asked) == expected, number
+            await asyncio.sleep(1)
+        epoch.refuses = {LISTENERS}
+        with pytest.raises(PushRefusedError):
+            await epoch.push("/c/a.crt")
+
+
+@virtual_time
+async def test_after_a_push_that_did_not_end_well_the_counts_are_asked_for_again() -> None:
+    """What it sent may be refused later, which says nothing of the next push."""
+    epoch = Epoch()
+    async with epoch.running():
+        await epoch.push("/c/a.crt")
+        await asyncio.sleep(1)
+        epoch.delay, epoch.refuses = {LISTENERS: 2.0}, {LISTENERS}
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(epoch.push("/c/a.crt"), 1)
+        await asyncio.sleep(2)
+        epoch.delay, epoch.refuses = {LISTENERS: 0.1}, set()
+        await epoch.push(again=True)
+        assert epoch.rejected[LISTENERS] == 1
 
 
 @virtual_time
