@@ -5,6 +5,7 @@ Its own loop runs the watcher and reads files. It is a daemon thread, so the pro
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ from agent.host.watching import Watcher
 _LEAVE = 1.0  # seconds that `close` waits for the thread
 _ANSWER = 1.0  # seconds until a file system counts as not responding
 _STEP = 0.002
+_PAIR = 0.001  # seconds in which a writer renames the second file of a pair after the first
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -37,9 +39,12 @@ class DiskThread:
         self._digests = digests()
         self._on_change = on_change
         self._waits: asyncio.TimerHandle | None = None
+        self._numbers = itertools.count(1)
+        self.newest_change = 0
+        """The number of the newest change that was reported."""
         self._loop = asyncio.new_event_loop()
         self._watcher = Watcher(
-            lambda _: _call(outside, on_change),
+            lambda _: self._report(),
             notice=lambda text: _call(outside, notice, text),
             on_touch=lambda begins: _call(outside, self._touches, begins),
             loop=self._loop,
@@ -50,7 +55,11 @@ class DiskThread:
     def _touches(self, begins: bool) -> None:
         if self._waits is not None:
             self._waits.cancel()
-        self._waits = self._outside.call_later(_ANSWER, self._on_change) if begins else None
+        self._waits = self._outside.call_later(_ANSWER, self._report) if begins else None
+
+    def _report(self) -> None:
+        self.newest_change = next(self._numbers)
+        _call(self._outside, self._on_change)
 
     def _run(self) -> None:
         self._loop.run_forever()
@@ -65,6 +74,15 @@ class DiskThread:
     async def watch(self, paths: Iterable[str]) -> None:
         """Watch exactly these paths; a read afterwards misses no change."""
         await self.call(self._watcher.watch, list(paths))
+
+    async def settle(self) -> int:
+        """Return `newest_change` after a moment in which more may follow; later reads see all of these changes."""
+
+        async def settled() -> int:
+            await asyncio.sleep(_PAIR)  # the loop has read all events when it resumes this
+            return self.newest_change
+
+        return await self._do(settled())
 
     async def read(self, paths: Collection[str], settle_timeout: float) -> Contents:
         """Read files until they are stable, see `read_stable`; an unchanged content is the same object as before."""

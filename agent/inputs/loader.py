@@ -71,6 +71,7 @@ class Loader:
         self._files = files
         programs.aside = files.call
         self.newest: Revision | None = None  # the last one made; its event may still be queued
+        self.covered = 0  # the newest change on disk before the last load, see `DiskThread.settle`
         self._last_good = LastGood()
         self._pins: dict[str, Pin] = {}  # rejected by the proxy, by certificate group, until the bytes change
         self._source: Source | None = None  # the newest that could be parsed
@@ -182,6 +183,7 @@ class Loader:
         Bad files are in the result, not raised. Raises `MachineError` if the machine fails.
         """
         self._is_short = False
+        self.covered = await self._files.settle()
         self._scopes = Scopes(self._settings.scopes)
         try:
             result = await self._load()

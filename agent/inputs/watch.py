@@ -42,6 +42,7 @@ class InputWatcher:
         self._post = post
         self._changed = asyncio.Event()
         self._changed_at: float | None = None  # the first change since the last load began
+        self._is_requested = False  # a load even without a change
         self._asked: list[asyncio.Future[LoadResult]] = []
         self._files = DiskThread(
             self._note_change, notice=lambda text: log_event(logging.WARNING, "watch.degraded", text)
@@ -61,6 +62,7 @@ class InputWatcher:
 
     def reload_soon(self) -> None:
         """Load again, even without a change."""
+        self._is_requested = True
         self._changed.set()
 
     async def load(self) -> LoadResult:
@@ -69,7 +71,7 @@ class InputWatcher:
             return LoadResult(None, refused=(self.loader.silent[1],))
         answer: asyncio.Future[LoadResult] = asyncio.get_running_loop().create_future()
         self._asked.append(answer)
-        self._changed.set()
+        self.reload_soon()
         return await answer
 
     async def watch(self) -> None:
@@ -77,6 +79,7 @@ class InputWatcher:
         said_strays = False
         while True:
             self._changed.clear()
+            self._is_requested = False
             changed_at, self._changed_at = self._changed_at, None
             asked, self._asked = self._asked, []
             result = await self._load_patiently(asked)
@@ -87,7 +90,14 @@ class InputWatcher:
             if not said_strays and result.loaded is not None:
                 said_strays = True
                 await self.loader.report_strays()
+            self._forget_covered()
             await wait_for_change(self._changed, result.again_at)
+
+    def _forget_covered(self) -> None:
+        """Do not load again for changes that the last load has read, as the second file of a pair."""
+        if not self._is_requested and self.loader.covered == self._files.newest_change:
+            self._changed.clear()
+            self._changed_at = None
 
     def _tell(self, result: LoadResult, changed_at: float | None) -> None:
         self.is_usable = result.loaded is not None and not result.refused and not any(self.loader.complaints())

@@ -56,6 +56,28 @@ async def happens(event: asyncio.Event) -> None:
         await event.wait()
 
 
+async def test_what_changes_at_once_is_one_change_that_reads_follow(tmp_path: Path) -> None:
+    async with disk() as (thread, owner):
+        await thread.watch([str(tmp_path)])
+        before = await thread.settle()
+        (tmp_path / "tls.crt").write_bytes(b"chain")
+        await happens(owner.changed)
+        (tmp_path / "tls.key").write_bytes(b"key")
+        settled = await thread.settle()
+        assert settled > before
+        await thread.read([str(tmp_path / "tls.key")], 1.0)
+        assert thread.newest_change == settled, "the second file came before"
+
+
+async def test_a_change_after_it_settled_has_another_number(tmp_path: Path) -> None:
+    async with disk() as (thread, owner):
+        await thread.watch([str(tmp_path)])
+        settled = await thread.settle()
+        (tmp_path / "tls.crt").write_bytes(b"chain")
+        await happens(owner.changed)
+        assert thread.newest_change > settled
+
+
 def timers(loop: asyncio.AbstractEventLoop) -> list[asyncio.TimerHandle]:
     scheduled: list[asyncio.TimerHandle] = loop._scheduled  # type: ignore[attr-defined]  # of CPython's loop
     return [each for each in scheduled if not each.cancelled()]

@@ -45,6 +45,7 @@ class Disk:
     strays_reported: int = 0
     busy: asyncio.Event | None = None
     silent: tuple[tuple[Path, ...], str] | None = None
+    covered: int = 0
     reports: FindingLog = field(default_factory=lambda: FindingLog(0.0))
     programs: Any = field(default_factory=lambda: SimpleNamespace(path=PROGRAM))
 
@@ -73,7 +74,12 @@ class Thread:
     mode = "told"
 
     def __init__(self, on_change: Callable[[], None], notice: Callable[[str], None]) -> None:
-        self.changes, self.notice, self.closed = on_change, notice, False
+        self.on_change, self.notice, self.closed = on_change, notice, False
+        self.newest_change = 0
+
+    def changes(self) -> None:
+        self.newest_change += 1
+        self.on_change()
 
     async def call(self, function: Callable[[], object]) -> object:
         return function()
@@ -244,6 +250,50 @@ async def test_changes_during_a_load_make_one_more(told: None) -> None:
         assert it.disk.busy is not None
         it.disk.busy.set()
         await it.loaded(2)
+
+
+@pytest.mark.parametrize("asks", ["nobody", "reload", "load"])
+async def test_changes_that_a_load_has_read_make_no_other_unless_one_is_asked_for(told: None, asks: str) -> None:
+    async with watching(NOTHING, busy=True) as it:
+        await it.until(lambda: it.disk.loads)
+        it.thread.changes()
+        it.disk.covered = it.thread.newest_change
+        request = asyncio.ensure_future(it.watcher.load()) if asks == "load" else None
+        if asks == "reload":
+            it.watcher.reload_soon()
+        await asyncio.sleep(0)
+        assert it.disk.busy is not None
+        it.disk.busy.set()
+        await it.loaded(1 if asks == "nobody" else 2)
+        if request is not None:
+            assert await request is NOTHING
+
+
+async def test_a_change_after_those_that_a_load_has_read_makes_another(told: None) -> None:
+    async with watching(NOTHING, busy=True) as it:
+        await it.until(lambda: it.disk.loads)
+        it.thread.changes()
+        it.disk.covered = it.thread.newest_change
+        it.thread.changes()
+        assert it.disk.busy is not None
+        it.disk.busy.set()
+        await it.loaded(2)
+
+
+async def test_the_time_of_a_change_is_of_one_that_was_not_read_yet(
+    told: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with watching(LoadResult(loaded("a")), busy=True) as it:
+        await it.until(lambda: it.disk.loads)
+        it.thread.changes()
+        it.disk.covered = it.thread.newest_change
+        assert it.disk.busy is not None
+        it.disk.busy.set()
+        await it.loaded()
+        monkeypatch.setattr(clock, "monotonic", lambda: 2000.0)
+        it.thread.changes()
+        await it.loaded(2)
+        assert [cast("RevisionReady", each).changed_at for each in it.posted] == [None, 2000.0]
 
 
 async def test_a_load_that_names_a_time_is_repeated_then_without_a_change(told: None) -> None:
