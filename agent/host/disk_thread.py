@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from agent.certificates.contents import Contents, Unreadable
-from agent.host.files import Read, Tree, list_directory, list_tree, read_stable
+from agent.host.files import Tree, list_directory, list_tree, read_stable
 from agent.host.known_files import KnownFiles, digests
 from agent.host.watching import Watcher
 
 _LEAVE = 1.0  # seconds that `close` waits for the thread
 _ANSWER = 1.0  # seconds until a file system counts as not responding
 _STEP = 0.002
+_TURNS = 2  # of the thread's loop, after which the watcher has handled all events
 _PAIR = 0.001  # seconds in which a writer renames the second file of a pair after the first
 
 _P = ParamSpec("_P")
@@ -86,15 +87,29 @@ class DiskThread:
 
     async def read(self, paths: Collection[str], settle_timeout: float) -> Contents:
         """Read files until they are stable, see `read_stable`; an unchanged content is the same object as before."""
-        return await self._read(paths, settle_timeout, self._contents.read)
+        return await self._read(paths, settle_timeout, self._contents)
 
     async def digests(self, paths: Collection[str], settle_timeout: float) -> Contents:
         """Read files in the same way, but return the SHA-256 of each content."""
-        return await self._read(paths, settle_timeout, self._digests.read)
+        return await self._read(paths, settle_timeout, self._digests)
 
-    async def _read(self, paths: Collection[str], settle_timeout: float, read: Read) -> Contents:
-        settled = self._watcher.settled
-        return await self._do(read_stable(paths, settled=settled, settle_timeout=settle_timeout, read=read))
+    async def _read(self, paths: Collection[str], settle_timeout: float, files: KnownFiles) -> Contents:
+        seen = self.newest_change
+
+        async def settled(paths: Collection[str]) -> None:
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+            await self._watcher.settled(paths)
+
+        def again() -> Collection[str]:
+            """Return the files to read again: without a change, those whose status proves their content stay."""
+            nonlocal seen
+            before, seen = seen, self.newest_change
+            is_told = self._watcher.mode.kind == "inotify"
+            return files.opened(paths) if is_told and before == seen else paths
+
+        reading = read_stable(paths, settled=settled, settle_timeout=settle_timeout, read=files.read, again=again)
+        return await self._do(reading)
 
     async def forget_unused(self) -> None:
         """Forget the files that were not read since the last call."""

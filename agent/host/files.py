@@ -51,20 +51,23 @@ async def read_stable(
     settled: Callable[[Collection[str]], Awaitable[None]],
     settle_timeout: float,
     read: Read | None = None,
+    again: Callable[[], Collection[str]] | None = None,
 ) -> Contents:
     """Read files until two reads agree and `settled` has returned in between.
 
-    `read` reads one, by default `read_file`. `settled` is the watcher's, and waits for writers. After `settle_timeout`
+    `read` reads one, by default `read_file`. `settled` is the watcher's, and waits for writers; `again` returns the
+    files to read after it, by default all: the others are known not to have changed. After `settle_timeout`
     seconds, contents on which two reads agree are accepted although a writer has not closed its file, and finally the
     last read. An unreadable file is an `Unreadable` value, not an error.
     """
     read = read or read_file
-    contents = await _read_all(paths, read)
+    contents: dict[str, bytes | Unreadable] = await _read_all(paths, read)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settle_timeout):
             while True:
                 await settled(paths)
-                before, contents = contents, await _read_all(paths, read)
+                repeated = await _read_all(paths if again is None else again(), read)
+                before, contents = contents, contents | repeated
                 if contents == before:
                     return contents
     for _ in range(_HURRIED_READS):
@@ -128,7 +131,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-async def _read_all(paths: Collection[str], read: Read) -> Contents:
+async def _read_all(paths: Collection[str], read: Read) -> dict[str, bytes | Unreadable]:
     contents: dict[str, bytes | Unreadable] = {}
     for number, path in enumerate(paths):
         if number % _BATCH == 0:

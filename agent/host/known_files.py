@@ -13,7 +13,7 @@ A write through a shared mapping changes no time until it is synchronised, mmap(
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from agent.certificates.contents import Unreadable
@@ -36,6 +36,7 @@ class _Known:
     read_at: float  # monotonic: when the value was read
     value: bytes
     round: int  # when it was asked for last
+    is_proven: bool = False  # by its status alone, at the last read
 
     def proves(self, status: Status) -> bool:
         """Return whether a file with this status still has the value."""
@@ -57,6 +58,7 @@ class KnownFiles:
         status, known = _status(path), self._known.get(path)
         if known is not None and known.proves(status):
             known.round = self._round
+            known.is_proven = True
             return known.value
         now = self._now()
         content = read_file(path)
@@ -69,6 +71,10 @@ class KnownFiles:
             since = known.since if known.status == status else now
         self._known[path] = _Known(status, since, now, value, self._round)
         return value
+
+    def opened(self, paths: Collection[str]) -> list[str]:
+        """Return those whose last read opened the file, or failed: its status did not prove the value."""
+        return [path for path in paths if (known := self._known.get(path)) is None or not known.is_proven]
 
     def forget_unused(self) -> None:
         """Forget the files that were not read since the last call."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.certificates.contents import Unreadable
-from agent.host import disk_thread, inotify
+from agent.host import disk_thread, inotify, known_files, watching
 from agent.host.disk_thread import DiskThread, silent_ones
 from tests.host.signal_printer import refuse_instance
 from tests.system.eventually import PATIENCE
@@ -143,6 +143,69 @@ async def test_an_unchanged_content_is_one_object_until_it_is_forgotten(tmp_path
         again = (await thread.read([path], PATIENCE))[path]
     assert again == first
     assert again is not first
+
+
+@asynccontextmanager
+async def at_rest(*paths: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[DiskThread, list[str]]]:
+    """A thread that knows these files, and the list of its looks at them from then on."""
+    looks: list[str] = []
+    monkeypatch.setattr(known_files, "SETTLED", 0.0)
+    async with disk() as (thread, _):
+        read = thread._contents.read
+
+        def noted(path: str) -> bytes | Unreadable:
+            looks.append(path)
+            return read(path)
+
+        monkeypatch.setattr(thread._contents, "read", noted)
+        await thread.watch(map(str, paths))
+        for path in paths:
+            path.write_bytes(b"old")
+        await thread.settle()
+        for _ in range(2):  # the second read believes the status that the first has seen
+            await thread.read([*map(str, paths)], PATIENCE)
+        looks.clear()
+        yield thread, looks
+
+
+async def test_files_at_rest_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / "one", tmp_path / "other"]
+    async with at_rest(*paths, monkeypatch=monkeypatch) as (thread, looks):
+        assert await thread.read([*map(str, paths)], PATIENCE) == {str(path): b"old" for path in paths}
+        assert looks == [*map(str, paths)]
+        paths[1].write_bytes(b"new")
+        await thread.settle()
+        looks.clear()
+        await thread.read([*map(str, paths)], PATIENCE)
+        assert looks == [str(paths[0]), str(paths[1]), str(paths[1])], "what was opened has to read the same twice"
+
+
+async def test_a_change_between_two_looks_is_looked_for_in_all_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    async with at_rest(first, second, monkeypatch=monkeypatch) as (thread, _):
+        read = thread._contents.read
+
+        def meanwhile(path: str) -> bytes | Unreadable:
+            content = read(path)
+            if path == str(first) and content == b"old":
+                first.write_bytes(b"new")
+                second.write_bytes(b"new")
+            return content
+
+        monkeypatch.setattr(thread._contents, "read", meanwhile)
+        assert set((await thread.read([str(first), str(second)], PATIENCE)).values()) == {b"new"}
+
+
+async def test_polled_files_are_looked_at_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inotify.Inotify, "__init__", refuse_instance)
+    monkeypatch.setattr(watching, "PAUSE", 0.0)
+    path = tmp_path / "file"
+    async with at_rest(path, monkeypatch=monkeypatch) as (thread, looks):
+        assert thread.mode == "polling"
+        await thread.read([str(path)], PATIENCE)
+        assert looks == [str(path)] * 2
 
 
 async def test_digests_are_read_without_the_contents(tmp_path: Path) -> None:

@@ -64,6 +64,19 @@ def test_a_file_at_rest_is_not_opened_again_and_its_content_is_one_object(file: 
     assert reads.taken() == 0
 
 
+def test_a_file_whose_status_proved_its_content_was_not_opened(file: Path, reads: Reads) -> None:
+    known, path, gone = known_at(reads), str(file), str(file.with_name("gone"))
+    known.read(path)
+    assert known.opened([path, gone]) == [path, gone]
+    settled(known, file, reads)
+    assert known.opened([path]) == [path], "it was read once more to believe its status"
+    known.read(path)
+    assert known.opened([path]) == []
+    file.write_bytes(b"other")
+    known.read(path)
+    assert known.opened([path]) == [path]
+
+
 def test_a_status_seen_just_before_the_read_is_not_believed(file: Path, reads: Reads) -> None:
     known = known_at(reads)
     first = known.read(str(file))
