@@ -122,14 +122,16 @@ def run(invocation: Invocation) -> int:
 
 
 def _prepare(settings: "Settings") -> None:
-    """Change what epochs inherit from this process."""
+    """Set up this process, and what epochs inherit from it."""
     import logging
 
     from agent.core.errors import MachineError
+    from agent.host import heap
     from agent.host.limits import forbid_core_dumps, raise_descriptor_limit
     from agent.host.log import log_event
     from agent.host.parent_death_filter import keep_children_alive
 
+    heap.keep_small()
     raise_descriptor_limit()
     forbid_core_dumps()
     if settings.survive:

@@ -32,6 +32,7 @@ class Memfds:
 
     def __init__(self) -> None:
         self._held: dict[bytes, _Held] = {}
+        self._sealed: list[int] = []
 
     def hold(self, name: str, data: bytes) -> int:
         """Return a descriptor of this content, held until `release`; `name` shows only in /proc."""
@@ -41,6 +42,11 @@ class Memfds:
             held = self._held[data] = _Held(descriptor, os.fstat(descriptor).st_ino, digest_of(data))
         held.holders += 1
         return held.descriptor
+
+    def seal(self, name: str, data: bytes) -> int:
+        """Return a new descriptor of this content, held until `close`; the content itself is not kept."""
+        self._sealed.append(_seal(name, data))
+        return self._sealed[-1]
 
     def holds(self, data: bytes) -> bool:
         """Return whether this content is held."""
@@ -58,13 +64,14 @@ class Memfds:
     @property
     def descriptors(self) -> frozenset[int]:
         """All open descriptors."""
-        return frozenset(held.descriptor for held in self._held.values())
+        return frozenset([*(held.descriptor for held in self._held.values()), *self._sealed])
 
     def close(self) -> None:
         """Close all descriptors, even if held."""
-        for held in self._held.values():
-            os.close(held.descriptor)
+        for descriptor in self.descriptors:
+            os.close(descriptor)
         self._held.clear()
+        self._sealed.clear()
 
     def release(self, data: bytes) -> None:
         """Release this content once; the last release closes it."""

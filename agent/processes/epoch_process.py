@@ -93,7 +93,7 @@ class EpochProcess:
             self._room = make_room(self.home, self._owner)
             self.target = self._make_target()
             manifest = Manifest.of(loaded, None if self.target is None else self.target.slots).to_bytes()
-            self.manifest = Carried.in_memory(self._memory.hold(f"epoch {number}", manifest))
+            self.manifest = Carried.in_memory(self._memory.seal(f"epoch {number}", manifest))
             try:
                 self.segment = (segments or ReservedSegments(self._owner)).claim(loaded.program.handoff)
             except MachineError:

@@ -113,6 +113,20 @@ def test_close_closes_every_content_even_if_it_is_held_twice() -> None:
     store.close()
 
 
+def test_a_sealed_content_is_whole_until_close_and_not_kept() -> None:
+    store = Memfds()
+    one, other = store.seal("/certs/copy", b"a"), store.seal("/certs/copy", b"a")
+    assert one != other
+    assert {one, other} == store.descriptors
+    assert not store.holds(b"a")
+    assert is_sealed(one)
+    assert os.pread(one, 10, 0) == b"a"
+    store.close()
+    assert not is_open(one)
+    assert not is_open(other)
+    assert not store.descriptors
+
+
 def test_after_close_a_content_is_held_anew_from_the_beginning() -> None:
     store = Memfds()
     store.hold("/one", b"a")
