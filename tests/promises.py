@@ -807,9 +807,7 @@ PROMISES = (
         "cli/settings.py",
         'keeps_outbound=options["drain_direction"] == "inbound"',
         "keeps_outbound=False",
-        (
-            "system/test_directions.py::test_a_drain_by_http_closes_the_ways_in_and_the_ways_out_stay_until_sigterm",
-        ),
+        ("system/test_directions.py::test_a_drain_by_http_closes_the_ways_in_and_the_ways_out_stay_until_sigterm",),
     ),
     Promise(
         "stop-now",
