@@ -43,6 +43,12 @@ class ControlPlane:
             settings.update({name: str(path) for name, path in files.items()})
         (self.directory / "server.json").write_text(json.dumps(settings), encoding="utf-8")
 
+    def listen_at(self, port: int) -> None:
+        """Listen at another port, from the next start on."""
+        path = self.directory / "server.json"
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "port": port}), encoding="utf-8")
+        self.port = port
+
     def _identity(self) -> dict[str, Path]:
         leaf = Mint().leaf("plane.test", HOST)
         contents = {"chain": leaf.chain_pem, "key": leaf.key_pem, "trusted": authority().pem}
