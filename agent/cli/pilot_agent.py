@@ -13,6 +13,7 @@ from agent.control_client import pilot_commands
 from agent.core.errors import AgentError, UsageError
 
 if TYPE_CHECKING:
+    from agent.cli.start import Invocation
     from agent.istio.given import Machine
 
 COMMANDS = ("proxy", "request", "wait", "version", "istio-iptables", "istio-clean-iptables")
@@ -79,20 +80,29 @@ def proxy(words: Sequence[str]) -> int:
     if any(word in {"-h", "--help"} for word in words):
         sys.stdout.write(_HELP)
         return 0
-    from agent.cli import environment, start
-    from agent.cli.run import agent
+    from agent.cli import start
     from agent.host.limits import keep_standard_streams
+
+    invocation = translated(words)
+    keep_standard_streams()
+    return start.execute(invocation)
+
+
+def translated(words: Sequence[str]) -> "Invocation":
+    """Return the agent's own invocation for the arguments of `proxy`. Raises `UsageError`."""
+    from agent.cli import environment
+    from agent.cli.run import agent
+    from agent.cli.start import Invocation
     from agent.istio import proxy_command
 
     translation = proxy_command.translate(words, os.environ, machine())
-    keep_standard_streams()
     context = agent.make_context("pilot-agent", list(translation.options))
     options: dict[str, Any] = dict(context.params)
     if translation.document is not None:
         options["document"] = proxy_command.as_json(translation.document)
     arguments, unused = tuple(translation.arguments), tuple(translation.notes)
     links = tuple(context.meta.get(environment.SERVICE_LINKS, ()))
-    return start.execute(start.Invocation(options, arguments, links, unused, pilot_commands.FAILED))
+    return Invocation(options, arguments, links, unused, pilot_commands.FAILED)
 
 
 def machine() -> "Machine":

@@ -71,7 +71,7 @@ def _role(arguments: Sequence[str]) -> str:
 
 def _program(given: Given) -> Iterator[str]:
     path = given.text("binaryPath") or given.config.binary_path or _BINARY
-    if not given.machine.exists(path):
+    if "/" in path and not given.machine.exists(path):
         given.notes.append(f"there is no {path}: the proxy is envoy from PATH")
         path = "envoy"
     yield from ("--proxy-bin", path)

@@ -53,6 +53,7 @@ def main() -> None:
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
     if not compileall.compile_dir(root, stripdir=root, prependdir="/", quiet=1, workers=0, invalidation_mode=mode):
         sys.exit(f"cannot compile the modules in {root}: see above")
+    pilot_agent(environment / "bin", root)
     system_files(root / "etc")
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)
@@ -117,6 +118,14 @@ def libraries(binaries: list[Path]) -> set[Path]:
     found = {Path(path) for path in re.findall(r"^\t(?:\S+ => )?(/\S+) \(0x", listed, re.MULTILINE)}
     later = {path.parent / LOADED_LATER for path in found if path.name.startswith("libc.")}
     return found | later
+
+
+def pilot_agent(programs: Path, root: Path) -> None:
+    """Give the agent the names by which pods that were written for Istio call it."""
+    (root / programs.relative_to("/") / "pilot-agent").symlink_to("agent")
+    directory = root / "usr/local/bin"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "pilot-agent").symlink_to(programs / "agent")
 
 
 def system_files(etc: Path) -> None:

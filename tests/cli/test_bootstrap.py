@@ -51,3 +51,22 @@ def test_a_configuration_that_is_given_is_ignored(certs: Path) -> None:
 def test_what_cannot_be_used_prints_nothing(arguments: tuple[str, ...], error: type[Exception]) -> None:
     with pytest.raises(error):
         run(bootstrap, *PROXY, *arguments)
+
+
+def test_the_bootstrap_of_a_pod_is_printed_and_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    pod = {"POD_NAME": "web", "POD_NAMESPACE": "shop", "INSTANCE_IP": "10.0.0.7"}
+    flags = ("--discoveryAddress=pilot:15010", f"--binaryPath={tmp_path}/proxy", "--stsPort=1")
+    proxy = tmp_path / "proxy"
+    proxy.write_text("#!/bin/sh\necho 'version: 0/1.40.0/x 11.104'\n", encoding="utf-8")
+    proxy.chmod(0o755)
+    ran = run(bootstrap, "--istio", "--", "router", *flags, **pod)
+    assert yaml.safe_load(ran.out)["node"]["id"] == "router~10.0.0.7~web.shop~shop.svc.cluster.local"
+    assert "no effect here: --stsPort\n" in ran.err
+
+
+def test_flags_of_pilot_agent_need_the_option() -> None:
+    with pytest.raises(
+        click.UsageError, match="cannot use sidecar: flags after -- are those of pilot-agent, for --istio"
+    ):
+        run(bootstrap, *PROXY, "--certs", "/none", "--", "sidecar")

@@ -171,6 +171,8 @@ def test_an_image_says_what_it_is(images: Images, target: str) -> None:
     assert configuration["Entrypoint"] == ["agent"], "no shell between the agent and its signals"
     assert configuration["StopSignal"] in {"SIGTERM", "15"}
     assert __version__ in images.run(target, "version")
+    for name in ("pilot-agent", "/usr/local/bin/pilot-agent"):
+        assert images.run(target, "version", options=[f"--entrypoint={name}"]) == f"client version: {__version__}\n"
 
 
 def test_the_readme_has_the_size(images: Images, target: str) -> None:
