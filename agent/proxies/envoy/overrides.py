@@ -2,7 +2,8 @@
 
 As protobuf's MergeFrom: messages are merged, repeated fields are joined, any other field is replaced. Envoy knows the
 types of fields; here the exceptions are listed: an `Any` is replaced whole, and so is each value of a map or a Struct.
-Of alternatives, such as `pipe` beside `socket_address`, the document's own remains.
+Of alternatives, such as `pipe` beside `socket_address`, the document's own remains. Null and an empty text change
+nothing. On purpose, a duration is replaced: Envoy merges it as a message and may add its whole seconds to the fraction below.
 Source: protobuf.dev/programming-guides/proto3, and differential tests with Envoy's `/config_dump`.
 """
 
@@ -48,6 +49,8 @@ def _merge(below: MappingNode, above: MappingNode) -> None:
         name = yaml_nodes.text(key) or ""
         _drop_alternatives(below, name)
         found = next((pair for pair in below.value if _is_same(pair[0], name)), None)
+        if found is not None and not isinstance(value, (MappingNode, SequenceNode)) and not yaml_nodes.text(value):
+            continue
         if found is None:
             below.value.append((key, value))
         else:
