@@ -3,7 +3,7 @@
 As protobuf's MergeFrom: messages are merged, repeated fields are joined, any other field is replaced. Envoy knows the
 types of fields; here the exceptions are listed: an `Any` is replaced whole, and so is each value of a map or a Struct.
 Of alternatives, such as `pipe` beside `socket_address`, the document's own remains. Null and an empty text change
-nothing. On purpose, a duration is replaced: Envoy merges it as a message and may add its whole seconds to the fraction below.
+nothing. On purpose, a duration is replaced: Envoy merges it as a message, its seconds apart from its fraction.
 Source: protobuf.dev/programming-guides/proto3, and differential tests with Envoy's `/config_dump`.
 """
 
