@@ -50,7 +50,7 @@ class Room:
         """Return the first of this many consecutive unused ports."""
         first = self.first_port + self._taken
         self._taken += count
-        assert self._taken <= BLOCK, "a room has room for few ports"
+        assert self.private or self._taken <= BLOCK, "a room has room for few ports"
         return first
 
     def spawn(self, argv: Sequence[str | Path], *, log: Path, cell: Sequence[str] = ()) -> Process:

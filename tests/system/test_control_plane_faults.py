@@ -3,6 +3,7 @@
 The serving epoch continues, no incomplete epoch replaces it, and the reason is shown to the operator.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +18,7 @@ from tests.system.conftest import Envoys, MakeSite
 from tests.system.eventually import eventually, throughout
 from tests.system.layouts import ROOT
 from tests.system.loads import Loads, nothing_failed
-from tests.system.plane.behaviour import KINDS, SECRETS
+from tests.system.plane.behaviour import KINDS, LISTENERS, SECRETS
 from tests.system.plane.plane import ControlPlane
 from tests.system.plane.site import SECRET, Site
 from tests.system.plane.sources import CLUSTER, aggregated, refused_listener
@@ -85,6 +86,38 @@ def test_a_rotation_waits_for_its_control_plane_and_says_so(
         site.stays(before, span=1)
     site.committed(before)
     loads.more(20)
+    nothing_failed(loads.finish(at_least=20))
+
+
+@contextmanager
+def empty(plane: ControlPlane) -> Iterator[None]:
+    """Send no listeners on new streams, as after a start with an empty cache."""
+    plane.change(empty_for_new=[LISTENERS])
+    yield
+    plane.change(empty_for_new=[])
+
+
+@pytest.mark.parametrize(
+    "fault", [silent, pytest.param(unavailable, marks=pytest.mark.long), pytest.param(empty, marks=pytest.mark.long)]
+)
+def test_a_rotation_that_its_control_plane_fails_is_tried_again_after_a_growing_delay(
+    fault: Fault, make_site: MakeSite, loads: Loads
+) -> None:
+    """The delay is at most a minute (`Policy.retry_limit`); the old epoch serves and readiness stays."""
+    site = make_site()
+    site.instance.more_flags += ["--start-deadline", "1s"]
+    site.start()
+    loads.light(site.instance.tls, site.instance.plain)
+    with fault(site.plane):
+        before = site.rotate()
+        eventually(lambda: len(site.dropped()) >= 4, what="candidates are dropped")
+        assert healthy(site.instance.status)
+        site.stays(before, span=0.5)
+        assert "did not serve within 1 s" in site.log()
+    site.committed(before)
+    delays = [float(each) for each in re.findall(r"next attempt (?:in )?([0-9.]+) s", site.log())]
+    assert len(delays) >= 2
+    assert delays[0] < delays[-1] <= 60, "jitter takes at most half of a delay that doubles"
     nothing_failed(loads.finish(at_least=20))
 
 
