@@ -77,6 +77,7 @@ def test_pushes_in_every_layout_under_load_fail_nothing_and_start_nothing(runnin
     assert pushes(running) == PUSHES
 
 
+@pytest.mark.long
 def test_a_key_that_comes_later_than_its_certificate_is_one_push(running: AgentFixture) -> None:
     pair = running.mint.leaf()
     with same_epoch(running):
@@ -172,7 +173,9 @@ def test_old_connections_end_by_the_deadline_and_those_of_other_chains_live(push
         exchange(unchanged, last=False)
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.005, 0.02])
+@pytest.mark.parametrize(
+    "moment", [pytest.param(0.0, marks=pytest.mark.long), 0.005, pytest.param(0.02, marks=pytest.mark.long)]
+)
 def test_an_agent_that_is_killed_during_a_push_adopts_the_epoch_and_pushes_on(
     moment: float, running: AgentFixture, loads: Loads
 ) -> None:
@@ -191,6 +194,7 @@ def test_an_agent_that_is_killed_during_a_push_adopts_the_epoch_and_pushes_on(
     nothing_failed(loads.finish(at_least=20))
 
 
+@pytest.mark.long
 def test_a_push_without_a_drain_leaves_old_connections(pushing: AgentFixture) -> None:
     pushing.more_flags += ["--push-drain", "off"]
     pushing.start()
