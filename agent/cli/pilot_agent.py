@@ -101,8 +101,8 @@ def translated(words: Sequence[str]) -> "Invocation":
     if translation.document is not None:
         options["document"] = proxy_command.as_json(translation.document)
     arguments, unused = tuple(translation.arguments), tuple(translation.notes)
-    links = tuple(context.meta.get(environment.SERVICE_LINKS, ()))
-    return Invocation(options, arguments, links, unused, pilot_commands.FAILED)
+    ignored = (*context.meta.get(environment.SERVICE_LINKS, ()), *environment.unknown(os.environ, agent))
+    return Invocation(options, arguments, ignored, unused, pilot_commands.FAILED)
 
 
 def machine() -> "Machine":

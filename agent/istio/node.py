@@ -32,13 +32,21 @@ class Node:
         return {"id": self.id, "cluster": self.cluster, **locality, "metadata": dict(self.metadata)}
 
 
-def make(role: str, pod: Pod, addresses: Addresses, config: ProxyConfig, named: Mapping[str, str]) -> Node:
-    """Return the node; `named` has id, domain and cluster where a flag gives them."""
+def make(
+    role: str,
+    pod: Pod,
+    addresses: Addresses,
+    config: ProxyConfig,
+    named: Mapping[str, str],
+    known: Mapping[str, Any] | None = None,
+) -> Node:
+    """Return the node; `named` has id, domain and cluster where a flag gives them, `known` more metadata."""
     default_id = f"{pod.name}.{pod.namespace}" if pod.name else str(addresses.first)
     default_domain = f"{pod.namespace}.svc.cluster.local" if pod.namespace else ""
     parts = (role, str(addresses.first), named.get("id") or default_id, named.get("domain") or default_domain)
     labels = {**_json_of(pod, _LABELS_JSON), **pod.labels}
-    return Node("~".join(parts), named["cluster"], Locality.of(pod.labels), _metadata(pod, addresses, config, labels))
+    metadata = {**(known or {}), **_metadata(pod, addresses, config, labels)}
+    return Node("~".join(parts), named["cluster"], Locality.of(labels), _filled(metadata))
 
 
 def _metadata(pod: Pod, addresses: Addresses, config: ProxyConfig, labels: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +66,12 @@ def _metadata(pod: Pod, addresses: Addresses, config: ProxyConfig, labels: Mappi
         "ANNOTATIONS": dict(pod.annotations),
         "PROXY_CONFIG": dict(config.mapping),
     }
-    return {name: value for name, value in metadata.items() if value not in (None, "", {})}
+    return _filled(metadata)
+
+
+def _filled(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is not known."""
+    return {name: value for name, value in metadata.items() if value not in (None, "", {}, [])}
 
 
 def _meta_of(variables: Mapping[str, str]) -> dict[str, str]:

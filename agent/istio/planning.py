@@ -43,8 +43,15 @@ def plan(given: Given, role: str, plane: ControlPlane, chosen: Ports) -> Plan:
     cluster = given.text("serviceCluster") or config.service_cluster or _CLUSTER
     named = {"id": given.text("id"), "domain": given.text("domain"), "cluster": cluster}
     given.notes += node.unreadable(given.pod)
+    outlier_log = given.text("outlierLogPath")
+    known = {
+        "PILOT_SAN": [name for _, name in plane.names],
+        "ENVOY_STATUS_PORT": chosen.health,
+        "ENVOY_PROMETHEUS_PORT": chosen.prometheus,
+        "OUTLIER_LOG_PATH": outlier_log,
+    }
     return Plan(
-        node=node.make(role, given.pod, pod_addresses, config, named),
+        node=node.make(role, given.pod, pod_addresses, config, named, known),
         addresses=pod_addresses,
         control_plane=plane,
         ports=chosen,
@@ -55,7 +62,7 @@ def plan(given: Given, role: str, plane: ControlPlane, chosen: Ports) -> Plan:
         stats=_stats(given),
         extra_tags=(*config.extra_tags, *given.listed("extraStatTags")),
         runtime_values=config.runtime_values,
-        outlier_log=given.text("outlierLogPath") or None,
+        outlier_log=outlier_log or None,
     )
 
 

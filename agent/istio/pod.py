@@ -68,9 +68,9 @@ class Locality:
     sub_zone: str = ""
 
     @classmethod
-    def of(cls, labels: Mapping[str, str]) -> "Locality":
+    def of(cls, labels: Mapping[str, object]) -> "Locality":
         """Return the locality of a pod's labels: `region/zone/sub-zone`, or with dots where there is no slash."""
-        text = next((labels[name] for name in _LOCALITY_LABELS if labels.get(name)), "")
+        text = next((str(labels[name]) for name in _LOCALITY_LABELS if labels.get(name)), "")
         parts = text.split("/" if "/" in text else ".", 2)
         return cls(*parts)
 

@@ -68,10 +68,14 @@ def test_the_agents_own_variables_are_options_too(
 ) -> None:
     monkeypatch.setenv("AGENT_DRAIN_TIME", "9s")
     monkeypatch.setenv("AGENT_STATUS_PORT", "tcp://10.0.0.1:80")
+    monkeypatch.setenv("AGENT_DRIAN_TIME", "9s")
     run("proxy")
     run("proxy", "--drainDuration=8s")
     assert [each.options["drain_time"] for each in invocations] == [9.0, 8.0]
-    assert [text.split("=")[0] for text in invocations[0].ignored] == ["AGENT_STATUS_PORT"]
+    assert [text.split("=")[0].split()[0] for text in invocations[0].ignored] == [
+        "AGENT_STATUS_PORT",
+        "AGENT_DRIAN_TIME",
+    ]
 
 
 @pytest.mark.parametrize(

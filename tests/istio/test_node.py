@@ -71,6 +71,19 @@ def test_labels_in_json_lie_below_those_of_the_file() -> None:
     assert found["LABELS"] == {"app": "file", "tier": "json"}
 
 
+def test_labels_in_json_have_a_locality_too() -> None:
+    labels = {"ISTIO_METAJSON_LABELS": '{"istio-locality": "r.z"}'}
+    assert made({**NAMES, **labels}).document["locality"] == {"region": "r", "zone": "z"}
+
+
+def test_what_is_known_besides_lies_below_all() -> None:
+    pod = Pod({**NAMES, "ISTIO_META_A": "env"})
+    addresses, config = Addresses.parse(["10.0.0.7"], "it"), proxy_config.read(None, None, {})
+    known = {"A": "known", "PORT": 15021, "SAN": [], "NAME": "x"}
+    found = node.make("sidecar", pod, addresses, config, {"cluster": "c"}, known).metadata
+    assert (found["A"], found["PORT"], found["NAME"], "SAN" in found) == ("env", 15021, "web-7c9d", False)
+
+
 def test_json_that_is_no_object_is_left_out_and_named() -> None:
     pod = Pod({**NAMES, "ISTIO_METAJSON_A": "[1]", "ISTIO_METAJSON_B": "{", "ISTIO_METAJSON_C": "{}"})
     assert [text.split()[0] for text in node.unreadable(pod)] == ["ISTIO_METAJSON_A", "ISTIO_METAJSON_B"]

@@ -100,6 +100,15 @@ def test_statistics_are_sent_to_the_first_address_of_a_host() -> None:
     assert made.notes == ["no statistics are sent: nobody has no address; correct --statsdUdpAddress"]
 
 
+def test_the_node_tells_of_ports_and_of_the_control_planes_name() -> None:
+    plan = planned(given("--controlPlaneAuthPolicy=MUTUAL_TLS", "--pilotIdentity=p", "--outlierLogPath=/o"))
+    metadata = plan.node.metadata
+    assert metadata["PILOT_SAN"] == ["spiffe://cluster.local/p"]
+    assert (metadata["ENVOY_STATUS_PORT"], metadata["ENVOY_PROMETHEUS_PORT"]) == (15021, 15090)
+    assert metadata["OUTLIER_LOG_PATH"] == "/o"
+    assert "PILOT_SAN" not in planned(given()).node.metadata
+
+
 def test_times_and_paths_of_flags() -> None:
     plan = planned(given("--connectTimeout=2s", "--dnsRefreshRate=5s", "--outlierLogPath=/o"))
     assert (plan.connect_timeout, plan.dns_refresh_rate, plan.outlier_log) == (2.0, 5.0, "/o")
