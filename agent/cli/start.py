@@ -27,6 +27,7 @@ USAGE = 2
 
 _UNUSABLE, _FAILED = 78, 1
 _COMM = Path("/proc/self/comm")
+_untaken: list[str] = []  # the version, if the process was passed an invocation of it that cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,12 @@ class Invocation:
 
 
 def execute(invocation: Invocation) -> int:
-    """Execute this program again, which then runs the agent; run it in this process if that is not possible."""
+    """Execute this program again, which then runs the agent; run it in this process if that is not possible.
+
+    An invocation that this very version could not take would not be taken the next time either.
+    """
+    if _untaken:
+        return run(invocation)
     descriptor = _written(invocation)
     os.environ[VARIABLE] = str(descriptor)
     with suppress(OSError):
@@ -65,13 +71,16 @@ def take() -> Invocation | None:
             passed = json.load(file, object_hook=_decoded)
         if passed["version"] != __version__:
             return None
+        _untaken.append(__version__)
         with suppress(OSError):
             _COMM.write_text(passed["name"], encoding="utf-8")  # an exec by way of a script's interpreter changes it
         options = {name: tuple(each) if isinstance(each, list) else each for name, each in passed["options"].items()}
         messages = tuple(passed["ignored"]), tuple(passed["unused"])
-        return Invocation(options, tuple(passed["arguments"]), *messages, passed["usage_code"])
+        invocation = Invocation(options, tuple(passed["arguments"]), *messages, passed["usage_code"])
+        _untaken.clear()
     except (KeyError, TypeError, ValueError, OSError):
         return None
+    return invocation
 
 
 def main(invocation: Invocation) -> NoReturn:

@@ -76,6 +76,16 @@ def test_every_value_of_an_option_is_passed_on(
     assert passed(invocation) == invocation
 
 
+def test_what_this_version_cannot_take_is_not_executed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptor = os.memfd_create("x")
+    os.pwrite(descriptor, json.dumps({"version": __version__, "name": "a", "options": {}}).encode(), 0)
+    monkeypatch.setenv(start.VARIABLE, str(descriptor))
+    monkeypatch.setattr(start, "_untaken", [])
+    monkeypatch.setattr(start, "run", lambda _: 7)
+    assert take() is None
+    assert start.execute(Invocation({}, ())) == 7
+
+
 def test_a_value_that_would_change_on_the_way_is_a_bug(passed: Callable[[Invocation], Invocation | None]) -> None:
     with pytest.raises(TypeError, match="a value of the type set"):
         passed(Invocation({"certs": {1}}, ()))

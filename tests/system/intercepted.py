@@ -108,11 +108,31 @@ def ask(host: str, port: int, source: str = "", *, udp: bool = False) -> str:
             return type(error).__name__
 
 
-def hammer(host: str, port: int) -> Counter[str]:
-    """Ask on new connections until standard input ends; count the first words of the answers."""
+def hammer(host: str, port: int, clients: int) -> Counter[str]:
+    """Ask on new connections until standard input ends; count the first words of the answers.
+
+    All clients connect at once, then all answers are awaited, then they do so again: the accept queues are full.
+    """
     counts: Counter[str] = Counter()
-    while not select.select([sys.stdin], [], [], 0)[0]:
-        counts[ask(host, port).partition(" ")[0]] += 1
+    lock, is_over = threading.Lock(), threading.Event()
+
+    def look() -> None:
+        if select.select([sys.stdin], [], [], 0)[0]:
+            is_over.set()
+
+    together = threading.Barrier(clients, action=look)
+
+    def client() -> None:
+        while together.wait() >= 0 and not is_over.is_set():
+            answer = ask(host, port).partition(" ")[0]
+            with lock:
+                counts[answer] += 1
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return counts
 
 
@@ -124,6 +144,7 @@ def main() -> None:
     parser.add_argument("--uid", type=int)
     parser.add_argument("--gid", type=int)
     parser.add_argument("--source", default="")
+    parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--udp", action="store_true")
     parser.add_argument("--transparent", action="store_true")
     given = parser.parse_args()
@@ -139,7 +160,7 @@ def main() -> None:
         answers = [ask(host, int(port), given.source, udp=given.udp) for port in ports]
         print("\n".join(answers))  # noqa: T201
     else:
-        print(json.dumps(hammer(given.places[0], int(given.places[1]))))  # noqa: T201
+        print(json.dumps(hammer(given.places[0], int(given.places[1]), given.clients)))  # noqa: T201
 
 
 if __name__ == "__main__":

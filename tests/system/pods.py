@@ -64,11 +64,12 @@ class Pod:
 
     @contextmanager
     def hammering(
-        self, host: str, port: int, *, uid: int = APP, from_peer: bool = False
+        self, host: str, port: int, *, uid: int = APP, from_peer: bool = False, clients: int = 1
     ) -> Iterator[Callable[[], dict[str, int]]]:
         """Connect from the pod or the peer in a tight loop; the yielded function ends it and returns the counts."""
         prefix = self.in_peer if from_peer else []
-        command = [*prefix, *PROGRAM, "hammer", host, str(port), "--uid", str(uid), "--gid", str(uid)]
+        who = ["--uid", str(uid), "--gid", str(uid), "--clients", str(clients)]
+        command = [*prefix, *PROGRAM, "hammer", host, str(port), *who]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE)
 
         def finish() -> dict[str, int]:

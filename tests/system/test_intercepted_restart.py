@@ -22,6 +22,7 @@ from tests.system.state import SERVING, read_state
 
 pytestmark = pytest.mark.envoy
 
+CLIENTS = 30
 RESTARTS = count("AGENT_INTERCEPTED_RESTARTS", short=3, long=20)
 _TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 _ORIGINAL = "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
@@ -101,10 +102,10 @@ def test_intercepted_clients_lose_no_connection_in_hot_restarts(pod: Pod, room: 
     run(sys.executable, "-m", "agent", "intercept")
     assert pod.ask(PEER[4], 80)[0].split()[2] != "", "the connection goes by way of the proxy"
     with (
-        pod.hammering(PEER[4], 80) as outbound_4,
-        pod.hammering(PEER[6], 80) as outbound_6,
-        pod.hammering(POD[4], 8080, from_peer=True) as inbound_4,
-        pod.hammering(POD[6], 8080, from_peer=True) as inbound_6,
+        pod.hammering(PEER[4], 80, clients=CLIENTS) as outbound_4,
+        pod.hammering(PEER[6], 80, clients=CLIENTS) as outbound_6,
+        pod.hammering(POD[4], 8080, from_peer=True, clients=CLIENTS) as inbound_4,
+        pod.hammering(POD[6], 8080, from_peer=True, clients=CLIENTS) as inbound_6,
     ):
         for number in range(2, RESTARTS + 2):
             agent.send_signal(signal.SIGHUP)
