@@ -9,13 +9,15 @@ from agent.istio.proxy_config import StatsMatcher
 
 _PREFIXES = (
     "cluster_manager", "listener_manager", "server", "cluster.xds-grpc", "http_mixer_filter", "tcp_mixer_filter",
+    "reporter=", "component", "wasm", "istio",  # the metrics of requests, from filters of 1.5 and newer
 )  # fmt: skip
 _SUFFIXES = (
     "downstream_cx_active",  # the agent counts them down in a drain
     "downstream_pre_cx_active",
     "ssl_context_update_by_sds",
-)
-_REGEXPS = (r"http\..*\.downstream_rq_.xx",)
+    "rbac.allowed", "rbac.denied", "shadow_allowed", "shadow_denied",
+)  # fmt: skip
+_REGEXPS = (r"http\..*\.downstream_rq_.xx", r"vhost\..*\.route\..*")
 _TAGS = (
     ("cluster_name", r"^cluster\.((.+?(\..+?\.svc\.cluster\.local)?)\.)"),
     ("tcp_prefix", r"^tcp\.((.*?)\.)\w+?$"),

@@ -23,6 +23,7 @@ _STOP_DEADLINE = 25.0  # seconds: within a pod's usual grace period of 30 s
 _SHORTEST = 0.001  # seconds, for a deadline of none at all
 _MINIMUM_DRAIN = 5.0  # seconds
 _ISSUED = ("PILOT_CERT_PROVIDER", "CA_ADDR", "CA_PROVIDER", "PROV_CERT", "SDS_UDS_PATH")
+_ANNOTATIONS = ("statsHistogramBuckets", "statsFlushInterval", "statsEvictionInterval", "statsCompression")
 _OWN_PORTS = frozenset({15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090})
 
 
@@ -204,5 +205,8 @@ def _not_served(given: Given) -> Iterator[str]:
             f"certificates are read from files only: {', '.join(issued)} asks for ones that are signed on request or"
             " served by SDS, and the agent does neither"
         )
+    names = [f"sidecar.istio.io/{name}" for name in _ANNOTATIONS if given.listed(name)]
+    if names:
+        yield f"no effect here: the annotations {', '.join(names)}; set the values in ISTIO_BOOTSTRAP_OVERRIDE"
     if given.config.ignored:
         yield f"no effect here: {', '.join(given.config.ignored)} of ProxyConfig"

@@ -55,3 +55,10 @@ def test_no_label_is_named_twice() -> None:
 def test_a_sink_is_reached_by_udp() -> None:
     address = bootstrap_stats.statsd("10.0.0.1", 9125)["typed_config"]["address"]["socket_address"]
     assert address == {"address": "10.0.0.1", "port_value": 9125, "protocol": "UDP"}
+
+
+def test_the_metrics_of_requests_are_kept() -> None:
+    kept = patterns(StatsMatcher())
+    for prefix in ("reporter=", "istio", "wasm", "component"):
+        assert {"prefix": prefix} in kept
+    assert {"suffix": "rbac.denied"} in kept

@@ -205,3 +205,10 @@ def test_the_document_is_json_text() -> None:
     document = made().document
     assert document is not None
     assert json.loads(as_json(document)) == document
+
+
+def test_an_annotation_without_effect_is_noted() -> None:
+    files = {"/etc/istio/pod/annotations": 'sidecar.istio.io/statsFlushInterval="10s"\n'}
+    assert made(files=files).notes == [
+        "no effect here: the annotations sidecar.istio.io/statsFlushInterval; set the values in ISTIO_BOOTSTRAP_OVERRIDE"
+    ]
