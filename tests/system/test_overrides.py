@@ -65,6 +65,18 @@ OVERRIDES: list[dict[str, Any]] = [
     {"watchdogs": {"main_thread_watchdog": {"miss_timeout": "1s"}}},
 ]
 
+BEYOND: list[tuple[dict[str, Any], dict[str, Any]]] = [  # more of a bootstrap, and the override of it
+    ({"node": {"id": "a", "cluster": "c", "dynamic_parameters": {"t": {"params": {"a": "1", "b": "2"}}}}},
+     {"node": {"dynamic_parameters": {"t": {"params": {"a": "3"}}, "u": {"params": {"c": "4"}}}}}),
+    ({"application_log_config": {"log_format": {"text_format": "%v"}}},
+     {"application_log_config": {"log_format": {"json_format": {"m": "%j"}}}}),
+    ({"application_log_config": {"log_format": {"json_format": {"m": "%j", "d": {"x": "%t"}}}}},
+     {"application_log_config": {"log_format": {"json_format": {"d": {"y": "%l"}}}}}),
+    ({"overload_manager": {"refresh_interval": "1s"}},
+     {"overload_manager": {"buffer_factory_config": {"minimum_account_to_track_power_of_two": 20}}}),
+    ({"header_prefix": "x-b"}, {"headerPrefix": "", "stats_sinks": []}),
+]  # fmt: skip
+
 
 def dumped(console: Target) -> dict[str, Any]:
     """Return the dump of an Envoy's configuration."""
@@ -93,7 +105,9 @@ def bootstrap_of(room: Room, *arguments: str) -> dict[str, Any]:
         envoy.wait()
     (dump,) = [each for each in document["configs"] if each["@type"].endswith("BootstrapConfigDump")]
     found: dict[str, Any] = dump["bootstrap"]
-    found["node"] = {name: found["node"].get(name) for name in ("id", "cluster", "metadata", "locality")}
+    found["node"] = {
+        name: found["node"].get(name) for name in ("id", "cluster", "metadata", "locality", "dynamic_parameters")
+    }
     return {name: value for name, value in found.items() if name != "admin"}
 
 
@@ -106,4 +120,16 @@ def test_the_merge_is_envoys(override: dict[str, Any], room: Room) -> None:
     below, whole, text = room.directory / "below.json", room.directory / "whole.json", json.dumps(override)
     below.write_text(json.dumps(BASE), encoding="utf-8")
     whole.write_text(merged(json.dumps(BASE), "below.json", text, "override.json"), encoding="utf-8")
+    assert bootstrap_of(room, str(whole)) == bootstrap_of(room, str(below), "--config-yaml", text)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("more", "override"), BEYOND, ids=lambda each: json.dumps(each)[:40])
+def test_what_is_unset_replaced_or_chosen_is_as_envoy_has_it(
+    more: dict[str, Any], override: dict[str, Any], room: Room
+) -> None:
+    base, text = json.dumps({**BASE, **more}), json.dumps(override)
+    below, whole = room.directory / "below.json", room.directory / "whole.json"
+    below.write_text(base, encoding="utf-8")
+    whole.write_text(merged(base, "below.json", text, "override.json"), encoding="utf-8")
     assert bootstrap_of(room, str(whole)) == bootstrap_of(room, str(below), "--config-yaml", text)

@@ -3,7 +3,8 @@
 As protobuf's MergeFrom: messages are merged, repeated fields are joined, any other field is replaced. Envoy knows the
 types of fields; here the exceptions are listed: an `Any` is replaced whole, and so is each value of a map or a Struct.
 Of alternatives, such as `pipe` beside `socket_address`, the document's own remains. Null and an empty text change
-nothing. On purpose, a duration is replaced: Envoy merges it as a message, its seconds apart from its fraction.
+nothing. On purpose, a duration is replaced: Envoy merges it as a message, its seconds apart from its fraction;
+and false and 0 replace, while in Envoy a value that is its type's default changes nothing.
 Source: protobuf.dev/programming-guides/proto3, and differential tests with Envoy's `/config_dump`.
 """
 
@@ -15,7 +16,7 @@ from agent.proxies.envoy import yaml_nodes
 
 _MAPS = (
     "metadata", "static_layer", "typed_extension_protocol_options", "extension_protocol_options", "filter_metadata",
-    "typed_filter_metadata", "inline_headers", "client_features",
+    "typed_filter_metadata", "inline_headers", "client_features", "dynamic_parameters", "json_format",
 )  # fmt: skip
 _ALTERNATIVES = (
     ("socket_address", "pipe", "envoy_internal_address"),
@@ -27,6 +28,7 @@ _ALTERNATIVES = (
     ("accept_all", "reject_all", "exclusion_list", "inclusion_list"),
     ("envoy_grpc", "google_grpc"),
     ("text_format", "json_format"),
+    ("port_value", "named_port"),
 )
 
 
