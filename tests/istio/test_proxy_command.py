@@ -210,5 +210,8 @@ def test_the_document_is_json_text() -> None:
 def test_an_annotation_without_effect_is_noted() -> None:
     files = {"/etc/istio/pod/annotations": 'sidecar.istio.io/statsFlushInterval="10s"\n'}
     assert made(files=files).notes == [
-        "no effect here: the annotations sidecar.istio.io/statsFlushInterval; set the values in ISTIO_BOOTSTRAP_OVERRIDE"
+        (
+            "no effect here: the annotations sidecar.istio.io/statsFlushInterval;"
+            " set the values in ISTIO_BOOTSTRAP_OVERRIDE"
+        )
     ]
