@@ -6,7 +6,6 @@ Chosen by the name of the program: a symlink `pilot-agent` to `agent`.
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agent.control_client import pilot_commands
@@ -14,11 +13,9 @@ from agent.core.errors import AgentError, UsageError
 
 if TYPE_CHECKING:
     from agent.cli.start import Invocation
-    from agent.istio.given import Machine
 
 COMMANDS = ("proxy", "request", "wait", "version", "istio-iptables", "istio-clean-iptables")
 
-_ADDRESS_TIMEOUT = 5.0  # seconds until an interface has an address
 _HELP = """\
 Usage: pilot-agent COMMAND [FLAGS]
 
@@ -93,36 +90,17 @@ def translated(words: Sequence[str]) -> "Invocation":
     from agent.cli import environment
     from agent.cli.run import agent
     from agent.cli.start import Invocation
+    from agent.host.pod_machine import machine
     from agent.istio import proxy_command
 
     translation = proxy_command.translate(words, os.environ, machine())
     context = agent.make_context("pilot-agent", list(translation.options))
     options: dict[str, Any] = dict(context.params)
     if translation.document is not None:
-        options["document"] = proxy_command.as_json(translation.document)
+        options |= {"document": proxy_command.as_json(translation.document), "pilot_words": tuple(words)}
     arguments, unused = tuple(translation.arguments), tuple(translation.notes)
     ignored = (*context.meta.get(environment.SERVICE_LINKS, ()), *environment.unknown(os.environ, agent))
     return Invocation(options, arguments, ignored, unused, pilot_commands.FAILED)
-
-
-def machine() -> "Machine":
-    """Return the answers of this machine."""
-    from agent.host.own_addresses import first_address, own_addresses
-    from agent.istio.given import Machine
-
-    return Machine(_text_of, os.path.exists, lambda: own_addresses(_ADDRESS_TIMEOUT), first_address)
-
-
-def _text_of(path: str) -> str | None:
-    """Return a file's text, None if there is none. Raises `UsageError` if it cannot be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        message = f"cannot read {path}: {reason}"
-        raise UsageError(message) from None
 
 
 def _version(arguments: Sequence[str]) -> int:

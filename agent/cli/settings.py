@@ -3,7 +3,7 @@
 import math
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,11 +89,13 @@ def _push_drain(options: Mapping[str, Any]) -> float | None:
 
 def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:
     """Return the settings to run the agent."""
+    words: Sequence[str] | None = options.get("pilot_words")
     directory: Path = options["run_dir"] or Path(default())
     check_room(directory.absolute())
     return Settings(
         **inputs(options, arguments),
         run_directory=directory.absolute(),
+        renew_document=None if words is None else _renewal(words),
         policy=_policy(options),
         core_dumps=options["proxy_core_dumps"],
         status_names=frozenset(options["status_name"]),
@@ -135,6 +137,19 @@ def _app_address(text: str | None) -> str | None:
     except ValueError as error:
         message = f"cannot use --app-address {text!r}: it is not an IP address"
         raise UsageError(message) from error
+
+
+def _renewal(words: Sequence[str]) -> Callable[[], bytes]:
+    """Return what makes the bootstrap of these arguments of pilot-agent anew."""
+    from agent.host.pod_machine import machine
+    from agent.istio import proxy_command
+
+    def renew() -> bytes:
+        document = proxy_command.translate(words, os.environ, machine()).document
+        assert document is not None, "these arguments have made one before"
+        return proxy_command.as_json(document).encode()
+
+    return renew
 
 
 def _policy(options: Mapping[str, Any]) -> Policy:

@@ -1,6 +1,7 @@
 """The addresses of this machine's interfaces, and of other hosts by name."""
 
 import socket
+import threading
 import time
 from ipaddress import ip_address
 
@@ -32,8 +33,16 @@ def _found() -> list[str]:
     return [str(each) for each in addresses if not each.is_loopback and not each.is_link_local]
 
 
-def first_address(host: str) -> str | None:
-    """Return the first address of a host, IPv4 before IPv6; None if it has none."""
+def first_address(host: str, timeout: float) -> str | None:
+    """Return the first address of a host, IPv4 before IPv6; None if it has none, or none in time."""
+    answers: list[str | None] = []
+    asking = threading.Thread(target=lambda: answers.append(_looked_up(host)), daemon=True)
+    asking.start()
+    asking.join(timeout)
+    return answers[0] if answers else None
+
+
+def _looked_up(host: str) -> str | None:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError):

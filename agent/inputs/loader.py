@@ -15,7 +15,7 @@ from agent.certificates.groups import CertificateGroup, Pin
 from agent.certificates.parsed_files import ParsedFiles
 from agent.certificates.references import Reference
 from agent.certificates.selection import LastGood, Selection, select_files
-from agent.core.errors import BadInput, MachineError
+from agent.core.errors import BadInput, MachineError, UsageError
 from agent.core.revision import Revision
 from agent.host import clock
 from agent.host.disk_thread import DiskThread
@@ -78,6 +78,7 @@ class Loader:
         self._served: Source | None = None  # the newest that has served
         self._refused: Source | None = None  # rejected by the proxy, until the text changes
         self._verdict = ""  # the proxy's reason
+        self._document = settings.document
         self._merged: tuple[bytes, bytes, bytes] | None = None  # a configuration, its override, and the two as one
         self._is_short = False  # whether the machine lacked a resource during the load
         self._resources: dict[str, None] = {}  # the resource files that the newest configuration names
@@ -223,10 +224,22 @@ class Loader:
         extra = await self._digest_watched({*selection.files, *source.resources})
         await self._prepare(source, selection, as_json=self.programs.current.reads_json)
         loaded = await self._revisions.materialise(source, selection, self.programs.current, extra)
-        self.newest = loaded.revision
+        earlier, self.newest = self.newest, loaded.revision
+        if earlier not in {None, loaded.revision} and await self._has_newer_document():
+            return await self._load()
         if self._settings.on_certificate is not OnCertificate.RESTART:
             limits.report_push(loaded, self.reports)
         return LoadResult(loaded, again_at=again_at, refused=refused)
+
+    async def _has_newer_document(self) -> bool:
+        """Make the configuration anew, since a new revision is due anyway; return whether it differs."""
+        earlier = self._document
+        if self._settings.renew_document is not None:
+            try:
+                self._document = await self._files.call(self._settings.renew_document)
+            except UsageError as error:
+                self.reports.once("config.outdated", f"{error}; the configuration stays as it was", logging.WARNING)
+        return self._document != earlier
 
     async def _weigh(self, source: Source) -> Selection:
         """Select the files that a configuration names, by their current content on disk."""
@@ -322,7 +335,7 @@ class Loader:
         if self._settings.writes_configuration:
             return await self.small(), SMALL
         name = self.configuration_name
-        content = self._settings.document
+        content = self._document
         if content is None:
             content = await self._read_whole(name)
         if self._settings.override is not None:

@@ -1,6 +1,6 @@
 """The operator's settings from the command line, validated and in the agent's own types."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -37,6 +37,7 @@ class Settings:
     listen: str
     forward: str
     document: bytes | None = None  # the configuration, as JSON
+    renew_document: Callable[[], bytes] | None = None  # makes it anew, from inputs that nothing watches
     override: Path | None = None  # a document that is merged over the configuration
     override_values: Mapping[str, str] = field(default_factory=dict)  # placeholders in it, and their values
     policy: Policy = field(default_factory=Policy)

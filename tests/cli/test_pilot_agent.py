@@ -10,6 +10,7 @@ import yaml
 from agent import __version__
 from agent.cli import pilot_agent, start
 from agent.cli.start import Invocation
+from agent.host import pod_machine
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("INSTANCE_IP", "10.0.0.7")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pilot_agent, "_ADDRESS_TIMEOUT", 0.0)
+    monkeypatch.setattr(pod_machine, "ADDRESS_TIMEOUT", 0.0)
 
 
 @pytest.fixture
@@ -53,6 +54,9 @@ def test_the_agent_runs_with_the_options_that_the_flags_become(
     [invocation] = invocations
     assert invocation.options["http_actions"] is True
     assert invocation.options["stop_deadline"] == 25.0
+    assert invocation.options["pilot_words"] == tuple(
+        word for word in (*arguments, "--proxyAdminPort=15001") if word != "proxy"
+    )
     assert invocation.options["log_format"] == ("text" if len(arguments) == 2 else "json")
     assert json.loads(invocation.options["document"])["node"]["id"].startswith("router~10.0.0.7~")
     assert (invocation.arguments[:2], invocation.usage_code) == (("-l", "warning"), 255)

@@ -1,6 +1,7 @@
 """The addresses of this machine."""
 
 import socket
+import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -60,14 +61,21 @@ def test_this_machine_has_an_answer() -> None:
 
 
 def test_a_host_is_looked_up() -> None:
-    assert own_addresses.first_address("127.0.0.1") == "127.0.0.1"
-    assert own_addresses.first_address("::1") == "::1"
-    assert own_addresses.first_address("") is None
-    assert own_addresses.first_address("nobody.invalid") is None
-    assert own_addresses.first_address("a" * 70) is None
+    assert own_addresses.first_address("127.0.0.1", 5.0) == "127.0.0.1"
+    assert own_addresses.first_address("::1", 5.0) == "::1"
+    assert own_addresses.first_address("", 5.0) is None
+    assert own_addresses.first_address("nobody.invalid", 5.0) is None
+    assert own_addresses.first_address("a" * 70, 5.0) is None
 
 
 def test_ipv4_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [(socket.AF_INET6, 0, 0, "", ("::1", 0)), (socket.AF_INET, 0, 0, "", ("127.0.0.1", 0))]
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: both)
-    assert own_addresses.first_address("localhost") == "127.0.0.1"
+    assert own_addresses.first_address("localhost", 5.0) == "127.0.0.1"
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: answered.wait() and [])
+    assert own_addresses.first_address("slow.test", 0.01) is None
+    answered.set()

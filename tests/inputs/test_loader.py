@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from agent.certificates.findings import Fallback, Fault
 from agent.certificates.groups import Pin
 from agent.certificates.references import Reference, Role
 from agent.certificates.selection import LastGood, select_files
-from agent.core.errors import MachineError
+from agent.core.errors import MachineError, UsageError
 from agent.handoff.segment import HotRestartVersion
 from agent.host import clock
 from agent.host.binaries import open_binary
@@ -65,11 +65,12 @@ async def opened(
     restarts: bool = False,
     document: bytes | None = None,
     override: Path | None = None,
+    renew: Callable[[], bytes] | None = None,
 ) -> AsyncIterator[Loader]:
     """A loader of this directory, whose program is known already unless one is given.
 
     `certificates`: the directories of --certs, this one by default. `restarts`: a new program counts. `document`: the
-    configuration as data; `override`: a document that is merged over it.
+    configuration as data, and `renew` what makes it anew; `override`: a document that is merged over it.
     """
     path = program or Path("/bin/true")
     settings = Settings(
@@ -84,6 +85,7 @@ async def opened(
         alarm_timeout=alarm_timeout,
         restart_on_binary=restarts,
         document=document,
+        renew_document=renew,
         override=override,
         override_values={"$(HOST_IP)": "10.0.0.1"},
     )
@@ -129,6 +131,29 @@ async def test_a_configuration_may_be_given_as_data(tmp_path: Path) -> None:
         assert result.loaded is not None
         assert node_of(result.loaded) == ("x", None)
         assert loader.configuration_name == "bootstrap.json"
+
+
+async def test_a_configuration_that_is_data_is_renewed_with_the_next_revision_only(tmp_path: Path) -> None:
+    labels, override = ["a"], tmp_path / "override.json"
+    override.write_text('{"node": {"cluster": "one"}}')
+
+    def renew() -> bytes:
+        if not labels:
+            message = "cannot read the labels"
+            raise UsageError(message)
+        return f'{{"node": {{"id": "{labels[0]}"}}}}'.encode()
+
+    async with opened(tmp_path, document=renew(), override=override, renew=renew) as loader:
+        first = await made(loader)
+        labels[0] = "b"
+        assert (await made(loader)).revision == first.revision, "a label is no reason for a new epoch"
+        override.write_text('{"node": {"cluster": "two"}}')
+        second = await made(loader)
+        assert (node_of(first), node_of(second)) == (("a", "one"), ("b", "two"))
+        assert (await made(loader)).revision == second.revision
+        labels.clear()
+        override.write_text('{"node": {"cluster": "three"}}')
+        assert node_of(await made(loader)) == ("b", "three")
 
 
 async def test_an_override_is_merged_and_watched(tmp_path: Path) -> None:

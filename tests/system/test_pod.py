@@ -120,9 +120,13 @@ class Pod:
         """Write the files of the pod, and the certificate of its control plane."""
         self.program.write_text(_LAUNCHER.format(python=sys.executable, here=str(HERE)), encoding="utf-8")
         self.program.chmod(0o755)
-        (self.files / "istio/pod").mkdir(parents=True)
-        (self.files / "istio/pod/labels").write_text(_LABELS, encoding="utf-8")
-        (self.files / "istio/pod/annotations").write_text(_ANNOTATIONS, encoding="utf-8")
+        described = self.room.directory / "istio/pod"
+        described.mkdir(parents=True)
+        self.labels = described / "labels"
+        self.labels.write_text(_LABELS, encoding="utf-8")
+        (described / "annotations").write_text(_ANNOTATIONS, encoding="utf-8")
+        self.files.mkdir()
+        (self.files / "istio").symlink_to(described.parent)
         (self.files / "certs").symlink_to(self.certs)
         self.renew()
         leaf = self.mint.issuer.issue([self.specification.identity])
@@ -142,6 +146,7 @@ class Pod:
         values = {"{envoy}": str(needed("envoy").binary), "{port}": str(self.specification.port)}
         prober = json.dumps({"/app-health/web/livez": self.specification.prober})
         variables = {**_COMMON, **self.specification.environment, "ISTIO_KUBE_APP_PROBERS": prober}
+        variables["AGENT_RUN_DIR"] = str(self.room.directory / "run")  # /run is not the pod's own here
         environment = [f"{name}={filled(value, values)}" for name, value in variables.items()]
         over = ["mount", "-t", "overlay", "overlay", "-o", f"lowerdir={self.files}:/etc", "/etc"]
         script = f'{" ".join(over)} && exec "$@"'
@@ -190,16 +195,20 @@ def test_a_pod_lives_its_life(pod: Pod, loads: Loads, room: Room) -> None:
     node = pod.plane.seen("subscribed")[0]["node"]
     assert node == "sidecar~127.0.0.1~web-7c9d.shop~shop.svc.cluster.local"
 
-    code, out, _ = pod.call("request", "--debug-port=15020", "GET", "app-health/web/livez")
+    code, _, _ = pod.call("request", "--debug-port=15020", "GET", "app-health/web/livez")
     assert code == 255, "the application is not there yet"
     with application(room):
         assert pod.call("request", "--debug-port=15020", "GET", "app-health/web/livez") == (0, "healthy\n\n", "")
 
+    assert '"app": "web"' in out, "the node has the labels"
+    pod.labels.write_text(_LABELS.replace('"web"', '"renamed"'), encoding="utf-8")
     loads.gentle(Target("127.0.0.1", LISTENER), Target("127.0.0.1", LISTENER))
     for _ in range(2):
         pod.renew()
         eventually(lambda: serial(pod.mint.newest) in pod.plane.client_serials(), what="the new pair is shown")
         assert pod.call("wait") == (0, "", "")
+    renamed = lambda: '"app": "renamed"' in pod.call("request", "GET", "server_info")[1]  # noqa: E731
+    eventually(renamed, what="the next epoch takes the label along")
     loads.more(10)
     nothing_failed(loads.finish(at_least=20))
 
