@@ -170,6 +170,8 @@ def _application_metrics(given: Given) -> str | None:
     annotated = fields.Fields(fields.loaded(text, name), name)
     if annotated.text("scrape") != "true":
         return None
+    if "targets" in annotated.keys:
+        given.notes.append(f"the targets of {name} are left out: the metrics of one port are added")
     port = annotated.port("port") or 80
     if port in _OWN_PORTS:
         given.notes.append(f"{name} is ignored: port {port} is the proxy's own, as after a second injection")

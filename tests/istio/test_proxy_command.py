@@ -173,6 +173,15 @@ def test_the_agents_own_port_is_not_scraped() -> None:
     assert "port 15020 is the proxy's own, as after a second injection" in note
 
 
+def test_further_targets_are_noted() -> None:
+    annotations = '{"scrape": "true", "port": "8080", "targets": [{"port": "9090"}]}'
+    translation = made(environment={"ISTIO_PROMETHEUS_ANNOTATIONS": annotations})
+    assert value(translation, "--app-metrics") == "http://localhost:8080/metrics"
+    assert [note.split(":")[0] for note in translation.notes] == [
+        "the targets of ISTIO_PROMETHEUS_ANNOTATIONS are left out"
+    ]
+
+
 def test_logs() -> None:
     translation = made("--log_output_level=default:debug", "--log_as_json")
     assert (value(translation, "--log-level"), value(translation, "--log-format")) == ("debug", "json")

@@ -65,17 +65,22 @@ OVERRIDES: list[dict[str, Any]] = [
     {"watchdogs": {"main_thread_watchdog": {"miss_timeout": "1s"}}},
 ]
 
-BEYOND: list[tuple[dict[str, Any], dict[str, Any]]] = [  # more of a bootstrap, and the override of it
-    ({"node": {"id": "a", "cluster": "c", "dynamic_parameters": {"t": {"params": {"a": "1", "b": "2"}}}}},
-     {"node": {"dynamic_parameters": {"t": {"params": {"a": "3"}}, "u": {"params": {"c": "4"}}}}}),
-    ({"application_log_config": {"log_format": {"text_format": "%v"}}},
-     {"application_log_config": {"log_format": {"json_format": {"m": "%j"}}}}),
-    ({"application_log_config": {"log_format": {"json_format": {"m": "%j", "d": {"x": "%t"}}}}},
-     {"application_log_config": {"log_format": {"json_format": {"d": {"y": "%l"}}}}}),
-    ({"overload_manager": {"refresh_interval": "1s"}},
-     {"overload_manager": {"buffer_factory_config": {"minimum_account_to_track_power_of_two": 20}}}),
+BEYOND: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (
+        {"node": {"id": "a", "cluster": "c", "dynamic_parameters": {"t": {"params": {"a": "1", "b": "2"}}}}},
+        {"node": {"dynamic_parameters": {"t": {"params": {"a": "3"}}, "u": {"params": {"c": "4"}}}}},
+    ),
+    (
+        {"application_log_config": {"log_format": {"text_format": "%v"}}},
+        {"application_log_config": {"log_format": {"json_format": {"m": "%j"}}}},
+    ),
+    (
+        {"application_log_config": {"log_format": {"json_format": {"m": "%j", "d": {"x": "%t"}}}}},
+        {"application_log_config": {"log_format": {"json_format": {"d": {"y": "%l"}}}}},
+    ),
     ({"header_prefix": "x-b"}, {"headerPrefix": "", "stats_sinks": []}),
-]  # fmt: skip
+]
+"""More of a bootstrap, and an override of it."""
 
 
 def dumped(console: Target) -> dict[str, Any]:
