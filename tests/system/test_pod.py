@@ -18,6 +18,7 @@ import pytest
 
 from tests.system.bare import body_of
 from tests.system.certificates import Mint, authority, serial
+from tests.system.counts import count
 from tests.system.eventually import eventually
 from tests.system.layouts import mounted
 from tests.system.loads import Loads, nothing_failed
@@ -30,6 +31,7 @@ from tests.system.wire import Target
 pytestmark = pytest.mark.envoy
 
 HERE = Path(__file__).parents[2]
+ROTATIONS = count("AGENT_POD_ROTATIONS", short=1, long=5)
 LISTENER = 10_080
 APPLICATION = 8080
 _LAUNCHER = """\
@@ -203,7 +205,7 @@ def test_a_pod_lives_its_life(pod: Pod, loads: Loads, room: Room) -> None:
     assert '"app": "web"' in out, "the node has the labels"
     pod.labels.write_text(_LABELS.replace('"web"', '"renamed"'), encoding="utf-8")
     loads.gentle(Target("127.0.0.1", LISTENER), Target("127.0.0.1", LISTENER))
-    for _ in range(2):
+    for _ in range(ROTATIONS):
         pod.renew()
         eventually(lambda: serial(pod.mint.newest) in pod.plane.client_serials(), what="the new pair is shown")
         assert pod.call("wait") == (0, "", "")
