@@ -15,7 +15,7 @@ def machine() -> Machine:
     return Machine(
         _text_of,
         os.path.exists,
-        lambda: own_addresses(ADDRESS_TIMEOUT),
+        lambda is_needed: own_addresses(ADDRESS_TIMEOUT if is_needed else 0.0),
         lambda host: first_address(host, ADDRESS_TIMEOUT),
     )
 

@@ -16,11 +16,12 @@ class Machine:
     """The questions to the machine; each may take seconds.
 
     `read` returns a file's text, None if there is none; `resolve` the first address of a host, None if it has none.
+    `own_addresses` waits for one, if it is true that one is needed.
     """
 
     read: Callable[[str], str | None]
     exists: Callable[[str], bool]
-    own_addresses: Callable[[], Sequence[str]]
+    own_addresses: Callable[[bool], Sequence[str]]
     resolve: Callable[[str], str | None]
 
 

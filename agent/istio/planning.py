@@ -72,7 +72,7 @@ def addresses(given: Given) -> Addresses:
     texts = [flag] if flag else given.pod.address_texts
     if len(texts) > 1:
         return Addresses.parse(texts, "INSTANCE_IPS")
-    own = given.machine.own_addresses()
+    own = given.machine.own_addresses(not texts)
     if not texts and not own:
         given.notes.append("no address is known: the proxy uses 127.0.0.1; set INSTANCE_IP")
     return Addresses.parse([*texts, *own] or ["127.0.0.1"], "--ip" if flag else "INSTANCE_IP")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import UsageError
+from agent.host import pod_machine
 from agent.host.pod_machine import machine
 
 
@@ -23,6 +24,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         machine().read(f"{tmp_path}/mesh")
     with pytest.raises(UsageError, match=r"cannot read .*: Is a directory"):
         machine().read(str(tmp_path))
+
+
+def test_an_address_is_waited_for_only_if_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def own_addresses(timeout: float) -> list[str]:
+        waits.append(timeout)
+        return []
+
+    monkeypatch.setattr(pod_machine, "own_addresses", own_addresses)
+    machine().own_addresses(True)
+    machine().own_addresses(False)
+    assert waits == [pod_machine.ADDRESS_TIMEOUT, 0.0]
 
 
 def test_hosts_are_looked_up() -> None:
