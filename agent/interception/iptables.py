@@ -89,7 +89,7 @@ def _works(backend: Backend) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was done for one family: how many rules there are now, and whether anything differs from before."""
+    """The result for one family: the number of its rules, and whether anything differs from before."""
 
     family: Family
     count: int

@@ -18,7 +18,7 @@ BACKENDS = ("auto", "nft", "legacy", NFTABLES)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an operation did: a line for people, and warnings."""
+    """The result of an operation: a line for people, and warnings."""
 
     text: str
     warnings: tuple[str, ...] = ()
@@ -40,27 +40,29 @@ def apply(options: Options, backend: str) -> Outcome:
     Raises `MachineError`, after the rules are as they were.
     """
     families = _families()
+    warnings = [f"{each} is left out: nothing here has such an address" for each in Family if each not in families]
+    if Family.V6 in families and not routes.are_possible():
+        warnings.append("the proxy cannot call the application by ::6: there is no program ip to add that address")
     changed = _add_places(options, families)
     if backend == NFTABLES:
         changed |= iptables.apply_nftables(options) | _remove_from(_installed(None), families)
         changed |= _remove_places(options, families)
-        return _outcome("nftables", map(str, families), is_changed=changed)
+        return _outcome("nftables", map(str, families), warnings, is_changed=changed)
     chosen, warning = iptables.choose(backend)
     changes = iptables.apply(chosen, options, families)
     changed |= any(change.is_changed for change in changes)
     changed |= _remove_from(_installed(chosen), families) | _remove_table() | _remove_places(options, families)
-    absent = [f"{family} is left out: nothing here has such an address" for family in Family if family not in families]
     counts = [f"{change.family} {change.count} rules" for change in changes]
-    return _outcome(chosen.name, counts, (*filter(None, [warning]), *absent), is_changed=changed)
+    return _outcome(chosen.name, counts, [*filter(None, [warning]), *warnings], is_changed=changed)
 
 
 def remove(options: Options) -> Outcome:
     """Remove all rules, routes and addresses of an interception. Raises `MachineError`."""
     families = _families()
     changed = _remove_from(_installed(None), families) | _remove_table()
-    changed |= routes.remove(options, families)
-    if Family.V6 in families:
-        changed |= routes.remove_passthrough_address()
+    if routes.are_possible():
+        changed |= routes.remove(options, families)
+        changed |= Family.V6 in families and routes.remove_passthrough_address()
     return Outcome("removed" if changed else "unchanged")
 
 
@@ -70,8 +72,8 @@ def prove(options: Options, port: int, timeout: float) -> None:
         validation.prove(options, family, port, timeout)
 
 
-def _outcome(backend: str, parts: Iterable[str], warnings: tuple[str, ...] = (), *, is_changed: bool) -> Outcome:
-    return Outcome(f"applied by {backend}: {', '.join(parts)}" if is_changed else "unchanged", warnings)
+def _outcome(backend: str, parts: Iterable[str], warnings: Iterable[str], *, is_changed: bool) -> Outcome:
+    return Outcome(f"applied by {backend}: {', '.join(parts)}" if is_changed else "unchanged", tuple(warnings))
 
 
 def _families() -> list[Family]:
@@ -83,15 +85,17 @@ def _families() -> list[Family]:
 
 
 def _add_places(options: Options, families: Sequence[Family]) -> bool:
-    """Make the routes and the address that the rules lead to, before there are rules."""
+    """Make the routes and the address that the rules lead to, before there are rules; TPROXY cannot do without."""
     changed = options.mode is Mode.TPROXY and routes.add(options, families)
-    if Family.V6 in families and options.mode is not Mode.NONE:
+    if Family.V6 in families and options.mode is not Mode.NONE and routes.are_possible():
         changed |= routes.add_passthrough_address()
     return changed
 
 
 def _remove_places(options: Options, families: Sequence[Family]) -> bool:
     """Remove those to which no rule leads any more."""
+    if not routes.are_possible():
+        return False
     changed = options.mode is not Mode.TPROXY and routes.remove(options, families)
     if Family.V6 in families and options.mode is Mode.NONE:
         changed |= routes.remove_passthrough_address()

@@ -28,7 +28,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is intercepted. A port of 0 is none; None stands for all ports, networks or groups."""
+    """The traffic that is intercepted. A port of 0 is none; None stands for all ports, networks or groups."""
 
     proxy_port: int = 15001
     inbound_port: int = 15006

@@ -1,6 +1,7 @@
 """Routes and addresses that an interception needs beside its rules."""
 
 import re
+import shutil
 from collections.abc import Iterable
 
 from agent.core.errors import MachineError
@@ -10,6 +11,11 @@ from agent.interception.rules import Family
 
 _PRIORITY = 30_133  # of the policy rule: fixed, so that it cannot be added twice
 _PASSTHROUGH_V6 = "::6/128"
+
+
+def are_possible() -> bool:
+    """Return whether the program that changes them is installed."""
+    return shutil.which("ip") is not None
 
 
 def add(options: Options, families: Iterable[Family]) -> bool:

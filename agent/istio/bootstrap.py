@@ -41,7 +41,7 @@ DNS_REFRESH_RATE = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a bootstrap is made of. Durations are in seconds."""
+    """The values of a bootstrap. Durations are in seconds."""
 
     node: Node
     addresses: Addresses

@@ -93,3 +93,12 @@ def test_what_would_be_applied_can_be_shown_by_anybody() -> None:
     assert "table inet proxy_agent {" in "".join(operation.shown(Options(), "nftables"))
     with pytest.raises(UsageError, match="TPROXY"):
         list(operation.shown(Options(mode=Mode.TPROXY), "nftables"))
+
+
+@network
+def test_without_the_program_ip_the_rest_is_done_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.interception.routes.are_possible", lambda: False)
+    outcome = operation.apply(Options(), "nft")
+    assert outcome.text.startswith("applied by iptables-nft: IPv4 13 rules")
+    assert [warning.split(":")[0] for warning in outcome.warnings] == ["the proxy cannot call the application by "]
+    assert operation.remove(Options()).text == "removed"
