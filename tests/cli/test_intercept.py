@@ -4,14 +4,13 @@ import os
 from ipaddress import ip_network
 
 import pytest
-from click.testing import CliRunner
 
 from agent.cli import intercept as command
-from agent.cli.run import agent
 from agent.core.errors import MachineError
 from agent.interception import namespace, operation
 from agent.interception.operation import Outcome
 from agent.interception.options import Mode, Options
+from tests.cli.runner import run
 
 
 class Operations:
@@ -53,11 +52,8 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> Operations:
 
 
 def by_agent(*arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(agent, ["intercept", *arguments], standalone_mode=False)
-    if done.exception is not None:
-        raise done.exception
-    assert isinstance(done.return_value, int)
-    return done.return_value, done.stdout
+    ran = run(command.intercept, *arguments)
+    return ran.code, ran.out
 
 
 def test_by_default_everything_is_intercepted(operations: Operations) -> None:
