@@ -203,6 +203,21 @@ def at_url(url: str, deadline: float) -> tuple[Exchange, str, str]:
     raise error
 
 
+def reason_of_page(url: str, deadline: float) -> str:
+    """Return why a page does not answer 200, empty if it does. Raises `UsageError`."""
+    try:
+        exchange, host, path = at_url(url, deadline)
+    except OSError as error:
+        return f"cannot reach {url}: {explain(error)}"
+    try:
+        status = exchange.ask("GET", path, host)
+        return "" if status == 200 else exchange.text() or f"{url} answers {status}"
+    except OSError as error:
+        return f"cannot read {url}: {explain(error)}"
+    finally:
+        exchange.close()
+
+
 def split(url: str) -> tuple[str, int, str]:
     """Split a URL into host, port and path. Raises `UsageError`."""
     scheme, _, rest = url.partition("://")

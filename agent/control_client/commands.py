@@ -7,7 +7,7 @@ They parse their options without click: its import takes longer than the interpr
 import sys
 import time
 
-from agent.control_client.client import at_control, at_url, explain
+from agent.control_client.client import at_control, explain, reason_of_page
 from agent.control_client.duration import seconds
 from agent.control_client.run_dir import NoAgent, chosen
 from agent.core.errors import AgentError, MachineError, UsageError
@@ -132,17 +132,7 @@ def _reason_by_control(directory: str, deadline: float) -> str:
 
 
 def _reason_by_url(url: str, deadline: float) -> str:
-    try:
-        exchange, host, path = at_url(url, min(deadline + _GRACE, time.monotonic() + _PAGE_TIMEOUT))
-    except OSError as error:
-        return f"cannot reach {url}: {explain(error)}"
-    try:
-        status = exchange.ask("GET", path, host)
-        return "" if status == 200 else exchange.text() or f"{url} answers {status}"
-    except OSError as error:
-        return f"cannot read {url}: {explain(error)}"
-    finally:
-        exchange.close()
+    return reason_of_page(url, min(deadline + _GRACE, time.monotonic() + _PAGE_TIMEOUT))
 
 
 def _read(

@@ -6,7 +6,7 @@ As the commands that they stand for: exit code 0 or 255; on standard output the 
 import sys
 import time
 
-from agent.control_client.client import Exchange, at_url, explain
+from agent.control_client.client import at_url, explain, reason_of_page
 from agent.core.errors import AgentError, MachineError, UsageError
 
 TYPE_CHECKING = False
@@ -87,25 +87,11 @@ def wait(arguments: "Sequence[str]") -> None:
     )
     url = options.get("--url", "http://localhost:15021/healthz/ready")
     deadline = time.monotonic() + timeout
-    while (reason := _reason(url, time.monotonic() + attempt / 1000)) and time.monotonic() < deadline:
+    while (reason := reason_of_page(url, time.monotonic() + attempt / 1000)) and time.monotonic() < deadline:
         time.sleep(max(0.0, min(period / 1000, deadline - time.monotonic())))
     if reason:
         message = f"cannot wait any longer than {timeout} s for readiness: {reason}"
         raise MachineError(message)
-
-
-def _reason(url: str, deadline: float) -> str:
-    """Return why the URL does not answer 200, or empty."""
-    exchange: Exchange | None = None
-    try:
-        exchange, host, path = at_url(url, deadline)
-        status = exchange.ask("GET", path, host)
-        return "" if status == 200 else exchange.text() or f"{url} answers {status}"
-    except OSError as error:
-        return f"{url} does not answer: {explain(error)}"
-    finally:
-        if exchange is not None:
-            exchange.close()
 
 
 def _number(options: "dict[str, str]", name: str, default: str) -> int:

@@ -84,22 +84,19 @@ def _is_meta(name: str) -> bool:
 
 def _json_of(pod: Pod, name: str) -> dict[str, Any]:
     """Return the mapping in a variable; an empty one if it is none, of which `unreadable` tells."""
-    try:
-        document = json.loads(pod.environment.get(name, "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+    return _object_in(pod.environment.get(name, "")) or {}
 
 
 def unreadable(pod: Pod) -> Iterator[str]:
     """Yield a message for each variable that should have a JSON object and has none."""
     for name in sorted(pod.environment):
-        if name.startswith(_META_JSON) and not _is_object(pod.environment[name]):
+        if name.startswith(_META_JSON) and _object_in(pod.environment[name]) is None:
             yield f"{name} is left out of the node's metadata: it is not a JSON object"
 
 
-def _is_object(text: str) -> bool:
+def _object_in(text: str) -> dict[str, Any] | None:
     try:
-        return isinstance(json.loads(text), dict)
+        document = json.loads(text)
     except (ValueError, RecursionError):
-        return False
+        return None
+    return document if isinstance(document, dict) else None

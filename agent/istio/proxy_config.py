@@ -110,16 +110,12 @@ def read(mesh: str | None, variable: str | None, annotations: Mapping[str, str])
         document = Fields(fields.loaded(mesh, "the mesh configuration"), "the mesh configuration")
         _merge(merged, document.mapping("defaultConfig") or {})
     if variable:
-        _merge(merged, _whole(variable, "PROXY_CONFIG"))
+        _merge(merged, fields.loaded(variable, "PROXY_CONFIG"))
     if ANNOTATION in annotations:
-        _merge(merged, _whole(annotations[ANNOTATION], f"the annotation {ANNOTATION}"))
+        _merge(merged, fields.loaded(annotations[ANNOTATION], f"the annotation {ANNOTATION}"))
     named = {"discoveryAddress": DISCOVERY_ANNOTATION, "statusPort": STATUS_PORT_ANNOTATION}
     _merge(merged, {key: annotations[name] for key, name in named.items() if annotations.get(name)})
     return ProxyConfig.read(merged, "ProxyConfig")
-
-
-def _whole(text: str, where: str) -> dict[str, Any]:
-    return fields.loaded(text, where)
 
 
 def _merge(merged: dict[str, Any], newer: Mapping[str, Any]) -> None:
