@@ -1,7 +1,6 @@
 """`agent bootstrap`: print the bootstrap that the agent makes, as a start for your own."""
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,5 +45,4 @@ def _of_istio(arguments: tuple[str, ...]) -> int:
     report = checked(invocation.options, invocation.arguments)
     for line in () if report.good else report.lines:
         click.echo(line, err=True)
-    sys.stdout.flush()
     return 0 if report.good else 1

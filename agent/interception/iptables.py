@@ -14,7 +14,7 @@ from agent.interception.rules import Family, Rule, rules
 
 _TIMEOUT = 60.0  # seconds: another program may hold the lock of the tables
 _COMMANDS = {Family.V4: "iptables", Family.V6: "ip6tables"}
-_PROBE = "*nat\n:ISTIO_PROBE - [0:0]\n-A ISTIO_PROBE -j RETURN\n-X ISTIO_PROBE\n"
+_PROBE = "*nat\n:ISTIO_PROBE - [0:0]\n-A ISTIO_PROBE -j RETURN\n-X ISTIO_PROBE\nCOMMIT\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _is_in_use(backend: Backend) -> bool:
 def _works(backend: Backend) -> bool:
     """Return whether the kernel takes a rule in the nat table."""
     try:
-        run([backend.program(Family.V4, "restore"), "--noflush", "--test", "-w"], f"{_PROBE}COMMIT\n")
+        run([backend.program(Family.V4, "restore"), "--noflush", "--test", "-w"], _PROBE)
     except MachineError:
         return False
     return True
@@ -108,8 +108,9 @@ def replace(backend: Backend, wanted: dict[Family, list[Rule]]) -> list[Change]:
     try:
         for family, listed in wanted.items():
             before = backend.save(family)
-            done[family] = Saved.parse(before).own
-            backend.restore(family, restore_input(Saved.parse(before), listed))
+            saved = Saved.parse(before)
+            done[family] = saved.own
+            backend.restore(family, restore_input(saved, listed))
             is_changed = without_counters(before) != without_counters(backend.save(family))
             changes.append(Change(family, len(listed), is_changed))
     except MachineError:

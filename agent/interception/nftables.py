@@ -9,8 +9,6 @@ from agent.interception.rules import Family
 TABLE = "inet proxy_agent"
 
 _HEAD = {Family.V4: "ip", Family.V6: "ip6"}
-_LOCAL = {Family.V4: "127.0.0.1", Family.V6: "::1"}
-_PASSTHROUGH = {Family.V4: "127.0.0.6", Family.V6: "::6"}
 
 
 def script(options: Options) -> str:
@@ -95,7 +93,7 @@ def _outbound(options: Options) -> Iterator[str]:
             for server in _servers(options, "daddr")
             for protocol in ("tcp", "udp")
         )
-    yield from (f"{_HEAD[family]} daddr {_LOCAL[family]} return" for family in Family)
+    yield from (f"{_HEAD[family]} daddr {family.local_address} return" for family in Family)
     yield from (f"{match} return" for match in _each_family(options.networks_excluded))
     if options.outbound:
         yield f"tcp dport {_set(options.outbound)} redirect to :{options.proxy_port}"
@@ -108,12 +106,12 @@ def _outbound(options: Options) -> Iterator[str]:
 
 
 def _of_the_proxy(options: Options) -> Iterator[str]:
-    yield from (f'oifname "lo" {_HEAD[family]} saddr {_PASSTHROUGH[family]} return' for family in Family)
+    yield from (f'oifname "lo" {_HEAD[family]} saddr {family.passthrough_address} return' for family in Family)
     ports = [53] if options.dns else []
     ports += [options.tunnel_port] if options.tunnel_port else []
     match = f"tcp dport != {_set(ports)}" if ports else "meta l4proto tcp"
     for family in Family:
-        to = f'oifname "lo" {_HEAD[family]} daddr != {_LOCAL[family]} {match}'
+        to = f'oifname "lo" {_HEAD[family]} daddr != {family.local_address} {match}'
         yield f"{to} meta skuid {_set(options.uids)} redirect to :{options.inbound_port}"
     yield f"meta skuid {_set(options.uids)} return"
     yield f"meta skgid {_set(options.gids)} return"

@@ -10,7 +10,6 @@ from agent.interception.options import Options
 from agent.interception.rules import Family
 
 _PRIORITY = 30_133  # of the policy rule: fixed, so that it cannot be added twice
-_PASSTHROUGH_V6 = "::6/128"
 
 
 def are_possible() -> bool:
@@ -64,15 +63,15 @@ def _has_route(family: Family, table: int) -> bool:
 
 def add_passthrough_address() -> bool:
     """Give loopback the address from which the proxy calls the application; return whether it was new."""
-    if _PASSTHROUGH_V6 in run(["ip", "-6", "address", "show", "dev", "lo"]):
+    if Family.V6.passthrough in run(["ip", "-6", "address", "show", "dev", "lo"]):
         return False
-    run(["ip", "-6", "address", "add", _PASSTHROUGH_V6, "dev", "lo"])
+    run(["ip", "-6", "address", "add", Family.V6.passthrough, "dev", "lo"])
     return True
 
 
 def remove_passthrough_address() -> bool:
     """Take that address from loopback; return whether it had it."""
-    if _PASSTHROUGH_V6 not in run(["ip", "-6", "address", "show", "dev", "lo"]):
+    if Family.V6.passthrough not in run(["ip", "-6", "address", "show", "dev", "lo"]):
         return False
-    run(["ip", "-6", "address", "del", _PASSTHROUGH_V6, "dev", "lo"])
+    run(["ip", "-6", "address", "del", Family.V6.passthrough, "dev", "lo"])
     return True

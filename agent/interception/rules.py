@@ -34,14 +34,24 @@ class Family(Enum):
         return f"IPv{self.value}"
 
     @property
-    def local(self) -> str:
+    def local_address(self) -> str:
         """The loopback address."""
-        return "127.0.0.1/32" if self is Family.V4 else "::1/128"
+        return "127.0.0.1" if self is Family.V4 else "::1"
+
+    @property
+    def passthrough_address(self) -> str:
+        """The source of connections that the proxy opens to the application beside it."""
+        return "127.0.0.6" if self is Family.V4 else "::6"
+
+    @property
+    def local(self) -> str:
+        """The loopback address as a network."""
+        return f"{self.local_address}/{self.length}"
 
     @property
     def passthrough(self) -> str:
-        """The source of connections that the proxy opens to the application beside it."""
-        return "127.0.0.6/32" if self is Family.V4 else "::6/128"
+        """The passthrough address as a network."""
+        return f"{self.passthrough_address}/{self.length}"
 
     @property
     def any(self) -> str:

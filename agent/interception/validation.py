@@ -13,8 +13,6 @@ from agent.interception.rules import Family
 _ORIGINAL_DESTINATION = 80  # SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST
 _TRANSPARENT = {Family.V4: (socket.SOL_IP, 19), Family.V6: (socket.IPPROTO_IPV6, 75)}  # IP_TRANSPARENT, see ip(7)
 _FAMILIES = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
-_SOURCES = {Family.V4: "127.0.0.1", Family.V6: "::1"}
-_DESTINATIONS = {Family.V4: "127.0.0.6", Family.V6: "::6"}
 
 
 def prove(options: Options, family: Family, port: int, timeout: float) -> None:
@@ -47,7 +45,7 @@ def _listener(options: Options, family: Family, port: int) -> Iterator[socket.so
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if options.mode is Mode.TPROXY:
             listener.setsockopt(*_TRANSPARENT[family], 1)
-        listener.bind((family.any if options.mode is Mode.TPROXY else _SOURCES[family], port))
+        listener.bind((family.any if options.mode is Mode.TPROXY else family.local_address, port))
         listener.listen()
         yield listener
 
@@ -59,8 +57,8 @@ def _client(options: Options, family: Family, port: int, timeout: float) -> Iter
         client = socket.socket(_FAMILIES[family])
     with client:
         client.settimeout(timeout)
-        client.bind((_SOURCES[family], 0))
-        client.connect((_DESTINATIONS[family], port))
+        client.bind((family.local_address, 0))
+        client.connect((family.passthrough_address, port))
         yield client
 
 

@@ -14,6 +14,15 @@ _PILOT_ACCOUNT = "istio-pilot-service-account"
 _TRUST_DOMAIN = "cluster.local"
 
 
+def host_and_port(text: str) -> tuple[str, int] | None:
+    """Return the two parts of host:port, an IPv6 address without its brackets; None if the text is of another form."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        return None
+    return host, int(port)
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """The certificate, key and roots with which a proxy reaches its control plane: paths."""
@@ -48,12 +57,11 @@ class ControlPlane:
     @classmethod
     def parse(cls, address: str) -> Self:
         """Parse host:port. Raises `UsageError`."""
-        host, colon, port = address.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        endpoint = host_and_port(address)
+        if endpoint is None:
             message = f"cannot use the discovery address {address!r}: it is not of the form host:port"
             raise UsageError(message)
-        return cls(host, int(port))
+        return cls(*endpoint)
 
     @property
     def is_secure_by_default(self) -> bool:

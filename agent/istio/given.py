@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from agent.core.errors import UsageError
 from agent.istio import go_durations, go_flags, pod_files, proxy_config, proxy_flags
+from agent.istio.discovery import host_and_port
 from agent.istio.go_flags import CommandLine
 from agent.istio.pod import Pod
 
@@ -77,15 +78,11 @@ class Given:
         text = self.text(flag) or other
         if not text:
             return None
-        host, _, port = text.rpartition(":")
-        try:
-            number = go_flags.port(port)
-        except ValueError:
-            number = 0
-        if not host or not number:
+        endpoint = host_and_port(text)
+        if endpoint is None:
             message = f"cannot use {text!r} of --{flag} or ProxyConfig: it is not of the form host:port"
             raise UsageError(message)
-        return host.removeprefix("[").removesuffix("]"), number
+        return endpoint
 
     # Variables
 
