@@ -10,6 +10,7 @@ NOTHING_TO_TEST = {
     "demo/view": "a protocol",
     "handoff/hot_restart_pb2": "generated; `tests/handoff/check_proto.py` compares it with its source",
     "proxies/interface": "protocols and plain values",
+    "proxies/link": "protocols and plain values",
     "sidecar/__main__": "starts the sidecar",
     "status/actions": "protocols and plain values",
     "supervisor/service": "fields only",

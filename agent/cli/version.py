@@ -27,4 +27,4 @@ async def _describe(proxy_bin: str) -> str:
     await programs.load()
     assert programs.current is not None
     programs.current.binary.close()
-    return f"{programs.path} {programs.current.version}, hot restart {programs.current.handoff}"
+    return f"{programs.path} {programs.current}"

@@ -32,7 +32,8 @@ class HotRestartVersion:
 
     @classmethod
     def parse(cls, text: str) -> "HotRestartVersion":
-        """Parse `11.104`; raise `BadInput` with a reason for anything else."""
+        """Parse `11.104`, the last line of the output; raise `BadInput` with a reason for anything else."""
+        text = text.strip().rpartition("\n")[2]
         match = re.fullmatch(r"(\d+)\.(\d+)", text.strip())
         if match is None:
             why = ": it was built without hot restart" if text.strip() == "disabled" else ", not N.N"

@@ -81,9 +81,17 @@ class SocketStore:
         held = self._sockets.get(place)
         return None if held is None else held.fileno()
 
+    def lent(self) -> dict[ListenAddress, int]:
+        """Return all descriptors by address, in order; the store keeps owning them."""
+        return {place: self._sockets[place].fileno() for place in self.places()}
+
     def put(self, place: ListenAddress, descriptor: int) -> None:
-        """Own a duplicate, replacing and closing the previous one."""
+        """Own a duplicate, replacing and closing the previous one.
+
+        It does not block: of two processes in accept(2) on a blocking socket, one waits there without its other events.
+        """
         self.close(place)
+        os.set_blocking(descriptor, False)
         self._sockets[place] = socket.socket(fileno=descriptor)
 
     def take_all(self, other: "SocketStore") -> None:

@@ -277,8 +277,7 @@ class Loader:
                 program = self.programs.current
                 self.forgive()
                 self.reports.once("proxy.refused", "")
-                text = f"{program.binary.path} is version {program.version}, hot restart {program.handoff}"
-                log_event(logging.INFO, "proxy.found", text)
+                log_event(logging.INFO, "proxy.found", f"{program.binary.path} is version {program}")
         except BadInput as error:
             self._unusable = str(error)
             self.reports.once("proxy.refused", self._unusable, logging.ERROR)

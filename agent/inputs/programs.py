@@ -86,10 +86,13 @@ class Programs:
 
     async def _probe(self, binary: Binary) -> Program:
         # Await both: the failure of one must not leave the other running.
-        questions = (self._ask(binary, self._kind.version_probe), self._ask(binary, self._kind.handoff_probe))
-        version, handoff = map(_required, await asyncio.gather(*questions, return_exceptions=True))
+        questions = [self._ask(binary, self._kind.version_probe)]
+        if self._kind.handoff_probe is not None:
+            questions.append(self._ask(binary, self._kind.handoff_probe))
+        version, *handoff = map(_required, await asyncio.gather(*questions, return_exceptions=True))
         number, reads_json = self._kind.version(version)
-        return Program(binary, self._kind, number, HotRestartVersion.parse(handoff), reads_json)
+        protocol = HotRestartVersion.parse(handoff[0]) if handoff else None
+        return Program(binary, self._kind, number, protocol, reads_json)
 
     async def _ask(self, binary: Binary, arguments: tuple[str, ...]) -> str:
         command = Command(binary.descriptor, [str(self.path), *arguments], user=self._user)
@@ -97,8 +100,7 @@ class Programs:
         if code != 0:
             message = f"it exited with {code} when asked for its {arguments[0].removeprefix('--')}"
             raise BadInput(message)
-        lines = [line for line in output.splitlines() if line.strip()]
-        return lines[-1].strip() if lines else ""
+        return output
 
     def forget_unused(self, used: set[int]) -> None:
         """Close superseded programs whose descriptors are not in `used`."""

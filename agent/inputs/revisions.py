@@ -28,8 +28,12 @@ class Program:
     binary: Binary
     kind: Proxy
     version: str
-    handoff: HotRestartVersion
+    handoff: HotRestartVersion | None  # None: it has no hot-restart protocol
     reads_json: bool = True  # from a descriptor, whose name has no suffix
+
+    def __str__(self) -> str:
+        protocol = "" if self.handoff is None else f", hot restart {self.handoff}"
+        return f"{self.version}{protocol}"
 
 
 @dataclass(frozen=True, slots=True)

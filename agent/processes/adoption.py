@@ -130,7 +130,7 @@ def recover(kind: Proxy, found: Survivor, revisions: RevisionStore) -> LoadedRev
 
 
 def _program(kind: Proxy, manifest: Manifest, pid: int) -> Program:
-    handoff = HotRestartVersion.parse(manifest.handoff)
+    handoff = HotRestartVersion.parse(manifest.handoff) if manifest.handoff else None
     binary = opened_binary(Path(manifest.program_path), manifest.program.open(pid))
     if binary.identity != manifest.identity:
         binary.close()

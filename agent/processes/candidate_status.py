@@ -27,7 +27,7 @@ async def observe(
     said, interval = "", min(_INTERVAL, deadline / 3)
     while True:
         await asyncio.sleep(interval)
-        if admission.candidate.gate.is_open or not lives():
+        if admission.candidate.link.is_open or not lives():
             return
         try:
             reason = await reason_of(admission)

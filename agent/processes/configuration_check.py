@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from agent.certificates.x509 import Leaf
+from agent.handoff.descriptors import discard
 from agent.host.binaries import find
 from agent.host.disk_thread import DiskThread
 from agent.host.run_directory import RunDirectory
@@ -23,6 +24,8 @@ _DEAF = ListenerAccess(
     held=lambda _, __: None,
     broken=lambda _, __: None,
     get_socket=lambda _, __: None,
+    sockets=dict,
+    bound=lambda _, __, descriptor: discard([descriptor]),
 )
 
 

@@ -9,13 +9,8 @@ from functools import partial
 
 from agent.core.epochs import State
 from agent.core.errors import AddressHeld, MachineError, ProtocolError
-from agent.handoff.child import Child
-from agent.handoff.gate import Gate
-from agent.handoff.parent import Parent, ParentEvents
 from agent.handoff.segment import Segment
-from agent.handoff.socket_paths import SocketPaths
 from agent.handoff.socket_store import ListenAddress
-from agent.handoff.udp_relay import UdpRelay
 from agent.host.carried import Carried
 from agent.host.log import log_event
 from agent.host.memfds import Memfds
@@ -27,17 +22,13 @@ from agent.processes.manifest import Manifest
 from agent.processes.push_target import PushTarget
 from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.survivor import Survivor
-from agent.proxies.interface import Complaint, Configuration, Delivery
-
-_ANSWER_TIMEOUT = 5.0
+from agent.proxies.interface import Admin, Complaint, Configuration, Delivery
+from agent.proxies.link import EpochContext, EpochLink, LinkEvents
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerAccess:
-    """Callbacks of an epoch process; each receives the epoch's number first.
-
-    `held`: another program listens at a requested address. `broken`: the process violated the hot-restart protocol.
-    """
+    """Callbacks of an epoch process, see `LinkEvents`; each but `sockets` receives the epoch's number first."""
 
     reached_gate: Callable[[int], None]
     serves: Callable[[int], None]
@@ -45,6 +36,20 @@ class ListenerAccess:
     held: Callable[[int, AddressHeld], None]
     broken: Callable[[int, ProtocolError], None]
     get_socket: Callable[[int, ListenAddress], int | None]
+    sockets: Callable[[], Mapping[ListenAddress, int]]
+    bound: Callable[[int, ListenAddress, int], None]
+
+    def of(self, number: int) -> LinkEvents:
+        """Return the callbacks of one epoch."""
+        return LinkEvents(
+            reached_gate=partial(self.reached_gate, number),
+            serves=partial(self.serves, number),
+            held=partial(self.held, number),
+            broken=partial(self.broken, number),
+            get_socket=partial(self.get_socket, number),
+            sockets=self.sockets,
+            bound=partial(self.bound, number),
+        )
 
 
 CommandLine = Callable[[int, str | None, Configuration], list[str]]
@@ -83,19 +88,19 @@ class EpochProcess:
         self._run_directory = directory
         self._user = user
         self._owner = None if user is None else user.owner
-        self._listeners = listeners
+        self._exits = listeners.exited
         self._memory = Memfds()
         self.target: PushTarget | None = None  # takes pushes
         binary = loaded.program.binary
         name = f"bin/{binary.path.name}"  # a link to the opened binary, so that `ps` and `ss` show its own name
         if found is None:
             self.home = directory.make_epoch(number, self._owner, {name: f"/proc/self/fd/{binary.descriptor}"})
-            self._room = make_room(self.home, self._owner)
+            self._room = {} if loaded.program.handoff is None else make_room(self.home, self._owner)
             self.target = self._make_target()
             manifest = Manifest.of(loaded, None if self.target is None else self.target.slots).to_bytes()
             self.manifest = Carried.in_memory(self._memory.seal(f"epoch {number}", manifest))
             try:
-                self.segment = (segments or ReservedSegments(self._owner)).claim(loaded.program.handoff)
+                self.segment = self._claim(segments)
             except MachineError:
                 self._memory.close()
                 self._close_slots()
@@ -103,16 +108,22 @@ class EpochProcess:
         else:
             self.home = directory.epoch(number)
             self._room = {}
-            self.segment = Segment(found.base_id)
+            self.segment = None if found.base_id is None else Segment(found.base_id)
             self.manifest = found.manifest
         self._program = self.home / name
-        self.names = SocketPaths(self.home, self.segment.base_id)
-        self.admin = loaded.program.kind.admin(self.home / "admin")
-        reached = partial(listeners.reached_gate, number)
-        self.gate = Gate(self.home / "gate", reached, reached_before=found is not None)
-        self.child: Child | None = None
-        self.parent: Parent | None = None
-        self.relay: UdpRelay | None = None
+        places = None if found is None else found.places
+        context = EpochContext(number, self.home, self._owner, loaded.configuration, self.segment, places)
+        self.link: EpochLink = loaded.program.kind.link(context, listeners.of(number))
+
+    def _claim(self, segments: ReservedSegments | None) -> Segment | None:
+        """Return the shared memory that its program expects, if any. Raises `MachineError`."""
+        version = self.loaded.program.handoff
+        return None if version is None else (segments or ReservedSegments(self._owner)).claim(version)
+
+    @property
+    def admin(self) -> Admin:
+        """Its admin interface."""
+        return self.link.admin
 
     def _make_target(self) -> PushTarget | None:
         """Return what takes pushes; without memory for it, a changed certificate is a restart."""
@@ -149,8 +160,8 @@ class EpochProcess:
 
     @property
     def asked(self) -> set[ListenAddress]:
-        """Every address that it requested from its parent."""
-        return set() if self.parent is None else self.parent.asked
+        """Every address that it listens on or requested a socket for."""
+        return self.link.asked
 
     def is_adopted(self) -> bool:
         """Return whether an earlier agent started it."""
@@ -158,8 +169,8 @@ class EpochProcess:
 
     @property
     def bound_itself(self) -> set[ListenAddress]:
-        """The requested addresses for which the agent had no socket."""
-        return set() if self.parent is None else self.parent.bound_itself
+        """Those of which the agent may not hold a socket yet."""
+        return self.link.bound_itself
 
     # Process
 
@@ -192,11 +203,15 @@ class EpochProcess:
         For `overlap` seconds after it serves, its predecessor continues to read the UDP sockets.
         """
         copy, extra = self._copy(self.loaded) if self.target is None else self._copy_pushable(self.target)
-        await self._stand_around(started_at)
-        kind, configuration = self.loaded.program.kind, self.loaded.configuration
-        drains = self.delivery is not None and self.delivery.drains
-        arguments = kind.launch(self.names, copy, extra, self.number, configuration, overlap, drains=drains)
-        command = replace(self._command(arguments, self.loaded), dumps_core=dumps_core)
+        await self._open_link(started_at)
+        launch = self.link.launch(copy, extra, overlap)
+        command = self._command(launch.arguments, self.loaded)
+        command = replace(
+            command,
+            dumps_core=dumps_core,
+            environment={**command.environment, **launch.environment},
+            descriptors={*command.descriptors, *launch.descriptors},
+        )
         process = Process.start(command, self._exited)
         self.created = created_at(process.pid)
         self._attend(process)
@@ -209,39 +224,19 @@ class EpochProcess:
         self.created = found.created
         self.has_served = found.state is not State.OPENING
         self.target = PushTarget.regain(found, self.loaded, self.home)
-        await self._stand_around(started_at)
+        await self._open_link(started_at)
         self._attend(process)
 
-    async def _stand_around(self, started_at: int) -> None:
-        """Open the sockets of its parent, its child, its UDP relay and its gate."""
-        number, tell, found = self.number, self._listeners, self.found
-        events = ParentEvents(
-            get_socket=lambda place: tell.get_socket(number, place),
-            serves=lambda: tell.serves(number),
-            held=lambda error: tell.held(number, error),
-            broken=lambda error: tell.broken(number, error),
-        )
-        asked = () if found is None else found.places
-        self.parent = Parent(self.names, started_at, events, asked, serves=self.has_served, owner=self._owner)
-        self.parent.bound_itself.update(asked)  # which of them it bound itself is not recorded
-        self.child = Child(self.names, self._owner)
-        if self.loaded.configuration.has_udp:
-            self.relay = UdpRelay(self.names, self._owner)
-        delivery = self.delivery
-        deliver, waiting = (None, 0) if delivery is None else (delivery.answer, len(delivery.scopes))
-        await self.gate.shut(self._owner, deliver, waiting)
+    async def _open_link(self, started_at: int) -> None:
+        await self.link.open(started_at, self.delivery, serves=self.has_served)
 
     def _attend(self, process: Process) -> None:
         """Accept messages from this process only."""
-        assert self.parent is not None
-        assert self.child is not None
         self.process = process
-        self.parent.channel.pid = self.child.channel.pid = self.gate.pid = self.admin.pid = process.pid
-        if self.relay is not None:
-            self.relay.pid = process.pid
+        self.link.attend(process.pid)
 
     def _exited(self, code: int | None) -> None:
-        self._listeners.exited(self.number, code)
+        self._exits(self.number, code)
 
     def _copy(self, loaded: LoadedRevision) -> tuple[int, str | None]:
         """Write the configuration copy to a memfd; return its descriptor and the extra document."""
@@ -277,10 +272,9 @@ class EpochProcess:
 
     def clear(self) -> None:
         """Remove the epoch's resources except the gate."""
-        for part in (self.parent, self.child, self.relay):
-            if part is not None:
-                part.close()
-        self.segment.release()
+        self.link.clear()
+        if self.segment is not None:
+            self.segment.release()
         self._memory.close()
         self._close_slots()
         self._run_directory.remove_epoch(self.number)
@@ -288,7 +282,7 @@ class EpochProcess:
     async def cleanup(self) -> None:
         """Remove the epoch's resources."""
         self.clear()
-        await self.gate.close()
+        await self.link.close()
 
     # Sockets
 
@@ -297,11 +291,8 @@ class EpochProcess:
 
         Raises `MachineError`.
         """
-        if self.child is None:
-            return None
-        return await self.child.ask(place, timeout=_ANSWER_TIMEOUT)
+        return await self.link.duplicate(place)
 
     def stop_accepting(self) -> None:
         """Make it close its listeners and ask its clients to reconnect. Raises `MachineError`."""
-        if self.child is not None:
-            self.child.drain_listeners()
+        self.link.stop_accepting()

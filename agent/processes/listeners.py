@@ -118,6 +118,10 @@ class Listeners:
                 if descriptor is not None:
                     self._staged.put(place, descriptor)
 
+    def keep(self, place: ListenAddress, descriptor: int, *, serves: bool) -> None:
+        """Own a duplicate of a socket that an epoch bound itself: staged until its commit, unless it `serves`."""
+        (self.store if serves else self._staged).put(place, descriptor)
+
     def unstage(self) -> None:
         """Close the staged sockets of a candidate that has exited."""
         self._staged.close_all()

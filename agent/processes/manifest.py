@@ -58,7 +58,7 @@ class Manifest:
             program_path=str(program.binary.path),
             identity=program.binary.identity,
             program_version=program.version,
-            handoff=str(program.handoff),
+            handoff="" if program.handoff is None else str(program.handoff),
             reads_json=program.reads_json,
             resources={path: data.decode() for path, data in loaded.source.resources.items()},
             push_base=loaded.revision.push_base,

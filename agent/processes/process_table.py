@@ -39,7 +39,6 @@ from agent.proxies.interface import Complaint, Inbound
 
 _QUEUE_INTERVAL, _QUEUE_LOOKS = 0.01, 100  # at shutdown: one second to accept the clients that are already queued
 _IN_USE = os.strerror(errno.EADDRINUSE)
-_RESUME_INTERVAL = 0.02  # polling, because only its admin interface shows that an adopted epoch serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +184,8 @@ class ProcessTable:
             held=self._heard_held,
             broken=self._heard_broken,
             get_socket=self._get_socket,
+            sockets=self.listeners.store.lent,
+            bound=self._heard_bound,
         )
 
     def _get_socket(self, number: int, place: ListenAddress) -> int | None:
@@ -195,6 +196,10 @@ class ProcessTable:
         except MachineError as error:
             log_event(logging.WARNING, "handoff.bind", f"{error}; epoch {number} has to bind it itself")
             return None
+
+    def _heard_bound(self, number: int, place: ListenAddress, descriptor: int) -> None:
+        is_serving = self.serving is not None and self.serving.number == number
+        self.listeners.keep(place, descriptor, serves=is_serving)
 
     def _heard_held(self, number: int, error: AddressHeld) -> None:
         self._post(
@@ -234,31 +239,9 @@ class ProcessTable:
                 logging.WARNING, "vault.incomplete", f"{error}; a crash of epoch {candidate.number} may refuse clients"
             )
         self.shared_counters.follow(candidate.number, candidate.home)
-        candidate.gate.open()
-        if candidate.is_adopted():
-            await self._resume(candidate)
-
-    async def _resume(self, candidate: EpochProcess) -> None:
-        """Poll an adopted epoch with an open gate until it serves or its start deadline ends it.
-
-        The killed agent may have lost two replies. Without the Stats reply, Envoy's main thread blocks in recvmsg(2)
-        while its workers serve, so the reply is sent unrequested. Without the gate's reply, Envoy waits there and does
-        not repeat its request (see `gate.listener`): no worker runs, so it is killed and started again. Another proxy
-        may repeat its request and continue.
-        """
-        assert candidate.parent is not None
-        candidate.parent.answer_stats()
-        while candidate.number in self.epochs:
-            with contextlib.suppress(MachineError):  # busy: polled again; or exiting: its pidfd reports that
-                if await candidate.admin.waits_at_gate() and not candidate.gate.was_asked:
-                    text = f"epoch {candidate.number} was at its gate when the agent exited: it is started again"
-                    log_event(logging.INFO, "epoch.dropped", text)
-                    candidate.signal(signal.SIGKILL)
-                    return
-                if await candidate.admin.is_live():
-                    candidate.parent.hear_that_it_serves()
-                    return
-            await asyncio.sleep(_RESUME_INTERVAL)
+        candidate.link.open_gate()
+        if candidate.is_adopted() and not await candidate.link.resume():
+            candidate.signal(signal.SIGKILL)
 
     # Serving and draining
 
@@ -273,8 +256,7 @@ class ProcessTable:
         self.shared_counters.follow(number, after.home)
         self.listeners.adopt()
         for epoch in self.epochs.values():
-            if epoch.relay is not None:
-                epoch.relay.aim(after.names)
+            epoch.link.forward_datagrams(after.link)
         self._handover = self._tasks.spawn(self._hand_over(after, before), f"handover to {number}")
         return after
 
@@ -525,7 +507,7 @@ class ProcessTable:
         self.shared_counters.retire(number)
         self._drains.pop(number, None)
         epoch.clear()
-        self._tasks.spawn(epoch.gate.close(), f"removal of {number}")
+        self._tasks.spawn(epoch.link.close(), f"removal of {number}")
 
 
 def _dynamic(epoch: EpochProcess, listeners: Iterable[ListenAddress]) -> list[ListenAddress]:

@@ -30,11 +30,11 @@ class ReservedSegments:
         spare, self.spare = self.spare, None
         return spare
 
-    def keep_one(self, version: HotRestartVersion) -> None:
-        """Reserve a segment for the next epoch, if there is room."""
+    def keep_one(self, version: HotRestartVersion | None) -> None:
+        """Reserve a segment for the next epoch, if it needs one and there is room."""
         if self.spare is not None and self._version != version:
             self.close()
-        if self.spare is None:
+        if self.spare is None and version is not None:
             with contextlib.suppress(MachineError):
                 self.spare, self._version = self._claimed(version), version
 

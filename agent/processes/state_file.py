@@ -129,7 +129,7 @@ def _describe(epoch: Epoch, process: EpochProcess | None) -> dict[str, Any]:
         return described_epoch
     return described_epoch | {
         "nonce": process.nonce,
-        "base_id": process.segment.base_id,
+        "base_id": None if process.segment is None else process.segment.base_id,
         "created": process.created,
         "manifest": asdict(process.manifest),
         "places": described(process.asked),

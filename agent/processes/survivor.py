@@ -39,7 +39,7 @@ class Survivor:
     pid: int
     created: int
     nonce: str
-    base_id: int
+    base_id: int | None
     manifest: Carried
     places: frozenset[ListenAddress]
     pushed: Pushed | None = None
@@ -61,7 +61,7 @@ def find_survivor(entry: Mapping[str, Any]) -> Survivor | int | None:
             pid=pid,
             created=int(entry["created"]),
             nonce=entry["nonce"],
-            base_id=int(entry["base_id"]),
+            base_id=None if entry["base_id"] is None else int(entry["base_id"]),
             manifest=Carried(**entry["manifest"]),
             places=frozenset(ListenAddress(*place) for place in entry["places"]),
             pushed=None if entry.get("pushed") is None else Pushed(**entry["pushed"]),

@@ -7,13 +7,15 @@ this module with one class that has the methods of `Proxy`.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from agent.certificates.references import Reference
-from agent.handoff.socket_paths import SocketPaths
 from agent.handoff.socket_store import ListenAddress
 from agent.http.client import UnixPlace
 from agent.http.message import Request, Response
+
+if TYPE_CHECKING:
+    from agent.proxies.link import EpochContext, EpochLink, LinkEvents
 
 # Data
 
@@ -374,8 +376,8 @@ class Proxy(Protocol):
         """The arguments that make the program print its version."""
 
     @property
-    def handoff_probe(self) -> tuple[str, ...]:
-        """The arguments that make the program print the version of its hot-restart protocol."""
+    def handoff_probe(self) -> tuple[str, ...] | None:
+        """The arguments that make the program print the version of its hot-restart protocol; None if it has none."""
 
     @property
     def udp_overlap(self) -> int:
@@ -415,22 +417,6 @@ class Proxy(Protocol):
     ) -> str:
         """Return a configuration that serves these certificates at one address for one service."""
 
-    def launch(
-        self,
-        names: SocketPaths,
-        copy: int,
-        extra: str | None,
-        number: int,
-        configuration: Configuration,
-        overlap: int = 0,
-        *,
-        drains: bool = False,
-    ) -> list[str]:
-        """Return the arguments of epoch `number`. `copy`: the descriptor of its configuration.
-
-        `drains`: a push ends the connections of a changed certificate, see `Delivery.drains`.
-        """
-
     def validate(self, copy: int, extra: str | None, configuration: Configuration) -> list[str]:
         """Return the arguments of a run that only validates a configuration."""
 
@@ -446,8 +432,8 @@ class Proxy(Protocol):
     def missing(self, found: Subscriptions, serving: Subscriptions) -> list[Subscription]:
         """Return the subscriptions that a candidate needs and lacks, the rejected ones first."""
 
-    def admin(self, path: Path) -> Admin:
-        """Return the admin interface at a Unix socket."""
+    def link(self, context: "EpochContext", events: "LinkEvents") -> "EpochLink":
+        """Return the link to an epoch of this kind."""
 
     def forwarder(self, allowed: Sequence[object]) -> Forwarder:
         """Return a forwarder limited to the allowed paths of an `AdminAddress`."""

@@ -146,7 +146,7 @@ class FakeAdmin:
 class FakeKind(Envoy):
     """Envoy with an admin interface that answers as the test says."""
 
-    def admin(self, path: Path) -> FakeAdmin:  # type: ignore[override]
+    def admin(self, path: Path) -> FakeAdmin:
         """Return a fake one."""
         return FakeAdmin(path)
 
@@ -242,6 +242,7 @@ class Calls:
         self.exits: list[tuple[int, int | None]] = []
         self.held: list[tuple[int, AddressHeld]] = []
         self.broken: list[tuple[int, ProtocolError]] = []
+        self.bound: list[tuple[ListenAddress, int]] = []
         self.access = ListenerAccess(
             reached_gate=self.gates.append,
             serves=self.serving.append,
@@ -249,6 +250,8 @@ class Calls:
             held=lambda number, error: self.held.append((number, error)),
             broken=lambda number, error: self.broken.append((number, error)),
             get_socket=get_socket,
+            sockets=dict,
+            bound=lambda _, place, descriptor: self.bound.append((place, descriptor)),
         )
 
 

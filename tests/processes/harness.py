@@ -24,6 +24,7 @@ from agent.processes.listeners import Listeners
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
+from tests.processes.links import link_of
 from tests.proxies.envoy.envoys import ENVOY
 from tests.system.eventually import PATIENCE
 
@@ -48,6 +49,8 @@ class EpochHandle:
             held=lambda _, error: self.held.append(error),
             broken=lambda _, error: self.broken.append(error),
             get_socket=lambda _, place: harness.listeners.get(place, loaded.configuration),
+            sockets=harness.listeners.store.lent,
+            bound=lambda _, place, descriptor: harness.listeners.keep(place, descriptor, serves=False),
         )
         self.process = EpochProcess(harness.number, loaded, harness.directory, None, listeners)
 
@@ -76,7 +79,7 @@ class EpochHandle:
         if self.process.pid is None:
             await self.reach_gate()
         await self.harness_listeners.stage(self.process)
-        self.process.gate.open()
+        link_of(self.process).gate.open()
         await happens(self.serves)
         self.harness_listeners.adopt()
         await self.harness_listeners.hand_over(self.process, None if before is None else before.process)

@@ -18,6 +18,7 @@ from agent.processes.epoch_process import EpochProcess
 from agent.proxies.interface import ConnectFailures, Subscription, Upstream
 from tests.processes.conftest import MakeEpoch
 from tests.processes.fakes import FakeAdmin
+from tests.processes.links import link_of
 from tests.processes.virtual_time import now, virtual_time, within
 
 PLANE = """
@@ -363,7 +364,7 @@ async def test_a_reason_is_told_when_it_changes_and_not_before_a_second_has_pass
     answers(candidate)["waits_for"] = []
     await asyncio.sleep(2)
     assert [text.rpartition(" ")[2] for text in told] == ["a", "b", ""]
-    candidate.gate.open()
+    link_of(candidate).gate.open()
     await within(1.1, task)
 
 
@@ -373,7 +374,7 @@ async def test_the_first_reason_comes_before_a_short_start_deadline(candidate: E
     task, told = observed(candidate, deadline=0.6)
     await asyncio.sleep(0.5)
     assert len(told) == 1
-    candidate.gate.open()
+    link_of(candidate).gate.open()
     await within(1.1, task)
 
 
@@ -381,7 +382,7 @@ async def test_the_first_reason_comes_before_a_short_start_deadline(candidate: E
 async def test_a_candidate_that_waits_for_nothing_is_not_told_of(candidate: EpochProcess) -> None:
     task, told = observed(candidate)
     await asyncio.sleep(5)
-    candidate.gate.open()
+    link_of(candidate).gate.open()
     await within(1.1, task)
     assert told == []
 
@@ -398,7 +399,7 @@ async def test_a_console_that_is_silent_for_a_moment_ends_the_reason_and_not_the
     answers(candidate)["state"] = "INITIALIZING"
     await asyncio.sleep(2)
     assert [bool(text) for text in told] == [True, False, True]
-    candidate.gate.open()
+    link_of(candidate).gate.open()
     await within(1.1, task)
 
 
@@ -413,6 +414,6 @@ async def test_the_observation_ends_with_the_wait(candidate: EpochProcess, end: 
         alive.clear()
         alive.append(False)
     else:
-        candidate.gate.open()
+        link_of(candidate).gate.open()
     await within(1.1, task)
     assert len(cast(FakeAdmin, candidate.admin).asked) == asked

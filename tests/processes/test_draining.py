@@ -16,6 +16,7 @@ from agent.processes.epoch_process import EpochProcess
 from agent.proxies.interface import Inbound
 from tests.processes.conftest import MakeEpoch
 from tests.processes.fakes import NO_INBOUND, FakeAdmin
+from tests.processes.links import link_of
 from tests.processes.virtual_time import now, virtual_time, within
 
 GHOST = (1 << 22) + 1  # beyond the largest pid: the kernel tells nothing about it
@@ -36,7 +37,7 @@ def asked(epoch: EpochProcess) -> list[str]:
 def wants(epoch: EpochProcess, *addresses: str) -> None:
     """Have an epoch asked for these addresses."""
     places = {ListenAddress(address) for address in addresses}
-    epoch.parent = cast(Any, type("Parent", (), {"asked": places, "close": lambda _: None})())
+    link_of(epoch).parent = cast(Any, type("Parent", (), {"asked": places, "close": lambda _: None})())
 
 
 @pytest.fixture

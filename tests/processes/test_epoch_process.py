@@ -29,6 +29,7 @@ from tests.handoff.handmade import DRAIN_LISTENERS, SHUTDOWN_ADMIN
 from tests.processes import pushed_into
 from tests.processes.conftest import MakeEpoch
 from tests.processes.fakes import PUSHING, VERSION, Calls, FakeProcess, Kernel, Peer, Revisions, listening
+from tests.processes.links import child_of, link_of, parent_of, segment_of
 from tests.processes.test_manifest import CHAIN, KEY, TEXT
 from tests.processes.virtual_time import now, turns, virtual_time
 
@@ -56,11 +57,11 @@ def test_a_new_epoch_has_a_directory_memory_and_a_manifest_of_its_own(
 ) -> None:
     epoch = make_epoch(number=4)
     assert epoch.home == directory.path / "4"
-    assert epoch.segment.path.read_bytes() == VERSION.image()
-    assert epoch.names.directory == epoch.home
-    assert epoch.names.base_id == epoch.segment.base_id
+    assert segment_of(epoch).path.read_bytes() == VERSION.image()
+    assert link_of(epoch).names.directory == epoch.home
+    assert link_of(epoch).names.base_id == segment_of(epoch).base_id
     assert epoch.admin.path == epoch.home / "admin"
-    assert epoch.gate.path == epoch.home / "gate"
+    assert link_of(epoch).gate.path == epoch.home / "gate"
     assert Manifest.carried_by(os.getpid(), epoch.manifest) == Manifest.of(epoch.loaded)
     assert (epoch.pid, epoch.asked, epoch.bound_itself, epoch.is_adopted()) == (None, set(), set(), False)
     assert not any((epoch.has_served, epoch.drains, epoch.was_asked, epoch.was_killed, epoch.was_starved))
@@ -101,10 +102,10 @@ def test_an_adopted_epoch_keeps_what_it_has(
     make_epoch: MakeEpoch, directory: RunDirectory, found: Survivor, base_id: int
 ) -> None:
     epoch = make_epoch(number=3, found=found)
-    assert (epoch.nonce, epoch.manifest, epoch.segment.base_id) == ("abc", Carried(9, 12, 4711), base_id)
+    assert (epoch.nonce, epoch.manifest, segment_of(epoch).base_id) == ("abc", Carried(9, 12, 4711), base_id)
     assert epoch.home == directory.path / "3"
     assert list(epoch.home.iterdir()) == [], "nothing is made anew"
-    assert not epoch.segment.path.exists()
+    assert not segment_of(epoch).path.exists()
     assert epoch.is_adopted()
 
 
@@ -171,12 +172,12 @@ async def test_all_sockets_are_open_before_the_process_starts(make_epoch: MakeEp
     """A proxy that finds nobody at the other end aborts."""
     epoch = make_epoch()
     seen: list[list[bool]] = []
-    paths = (epoch.names.agent_as_parent, epoch.names.agent_as_child, epoch.gate.path)
+    paths = (link_of(epoch).names.agent_as_parent, link_of(epoch).names.agent_as_child, link_of(epoch).gate.path)
     kernel.before_start = lambda: seen.append([path.is_socket() for path in paths])
     assert await epoch.launch(0) == os.getpid()
     assert seen == [[True, True, True]]
     assert (epoch.pid, epoch.created) == (os.getpid(), created_at(os.getpid()))
-    assert epoch.relay is None, "it has no datagrams to pass on"
+    assert link_of(epoch).relay is None, "it has no datagrams to pass on"
     await epoch.cleanup()
 
 
@@ -191,7 +192,7 @@ async def test_the_command_has_the_program_its_descriptors_and_its_identity(
     assert command.executable == str(epoch.home / "bin/true")
     assert command.arguments[0] == "/bin/true"
     assert command.arguments[command.arguments.index("--parent-shutdown-time-s") + 1] == "3"
-    assert command.arguments[command.arguments.index("--base-id") + 1] == str(epoch.segment.base_id)
+    assert command.arguments[command.arguments.index("--base-id") + 1] == str(segment_of(epoch).base_id)
     assert "[epoch 4]" in command.arguments[command.arguments.index("--log-format") + 1]
     assert set(command.descriptors) > {*epoch.loaded.descriptors.values(), epoch.manifest.descriptor}
     assert command.environment["PROXY_AGENT_EPOCH"] == "4"
@@ -235,7 +236,13 @@ async def test_a_proxy_of_another_user_owns_what_it_has_to_open(
     epoch = EpochProcess(1, revisions.load(UDP), directory, user, Calls().access)
     await epoch.launch(0)
     assert kernel.started[0].user == user
-    paths = [epoch.home, epoch.segment.path, epoch.gate.path, epoch.names.agent_as_parent, epoch.names.agent_as_child]
+    paths = [
+        epoch.home,
+        segment_of(epoch).path,
+        link_of(epoch).gate.path,
+        link_of(epoch).names.agent_as_parent,
+        link_of(epoch).names.agent_as_child,
+    ]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in paths} == {user.owner}
     await epoch.cleanup()
 
@@ -255,10 +262,14 @@ async def test_a_program_that_cannot_be_executed_leaves_nothing(make_epoch: Make
 async def test_only_the_process_itself_is_listened_to(make_epoch: MakeEpoch, kernel: Kernel) -> None:
     epoch = make_epoch(UDP)
     await epoch.launch(0)
-    assert epoch.parent is not None
-    assert epoch.child is not None
-    assert epoch.relay is not None
-    parts: list[Any] = [epoch.parent.channel, epoch.child.channel, epoch.gate, epoch.admin, epoch.relay]
+    assert link_of(epoch).relay is not None
+    parts: list[Any] = [
+        parent_of(epoch).channel,
+        child_of(epoch).channel,
+        link_of(epoch).gate,
+        epoch.admin,
+        link_of(epoch).relay,
+    ]
     assert [each.pid for each in parts] == [os.getpid()] * 5
     await epoch.cleanup()
 
@@ -270,7 +281,7 @@ class Launched:
     """An epoch that was launched, and the proxy's side of it."""
 
     def __init__(self, epoch: EpochProcess, calls: Calls) -> None:
-        self.epoch, self.calls, self.proxy = epoch, calls, Peer(epoch.names)
+        self.epoch, self.calls, self.proxy = epoch, calls, Peer(link_of(epoch).names)
 
     async def close(self) -> None:
         self.proxy.close()
@@ -341,7 +352,7 @@ async def test_the_service_began_when_the_agent_says(make_epoch: MakeEpoch, kern
 
 async def at_the_gate(epoch: EpochProcess) -> asyncio.StreamWriter:
     """Ask the gate for its routes, as the proxy."""
-    _, writer = await asyncio.open_unix_connection(str(epoch.gate.path))
+    _, writer = await asyncio.open_unix_connection(str(link_of(epoch).gate.path))
     writer.write(b"POST /v3/discovery:routes HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
     await turns()
     return writer
@@ -369,7 +380,7 @@ async def test_an_adopted_process_goes_on_where_it_was(
     found, calls = replace(found, state=state), Calls()
     epoch = make_epoch(number=3, found=found, calls=calls)
     await epoch.take_over(found, 0)
-    proxy = Peer(epoch.names)
+    proxy = Peer(link_of(epoch).names)
     assert (epoch.pid, epoch.created, epoch.has_served) == (os.getpid(), 7, has_served)
     assert (epoch.asked, epoch.bound_itself) == ({PLACE}, {PLACE})
     assert (kernel.adopted, kernel.started) == ([(os.getpid(), 7)], []), "by its pid and its start"
@@ -388,7 +399,7 @@ async def test_a_process_that_is_gone_is_not_adopted(make_epoch: MakeEpoch, kern
     epoch = make_epoch(number=3, found=found)
     with pytest.raises(MachineError):
         await epoch.take_over(found, 0)
-    assert (epoch.pid, epoch.parent, epoch.child) == (None, None, None)
+    assert (epoch.pid, link_of(epoch).parent, link_of(epoch).child) == (None, None, None)
 
 
 @virtual_time
@@ -433,7 +444,7 @@ async def test_nothing_of_an_epoch_is_left(make_epoch: MakeEpoch, kernel: Kernel
     await epoch.launch(0)
     await epoch.cleanup()
     assert not epoch.home.exists()
-    assert not epoch.segment.path.exists()
+    assert not segment_of(epoch).path.exists()
     with pytest.raises(OSError, match="descriptor"):
         os.fstat(epoch.manifest.descriptor)
 
@@ -461,7 +472,7 @@ async def test_a_process_that_does_not_answer_is_waited_for_five_seconds(make_ep
     epoch = make_epoch()
     await epoch.launch(0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
-        deaf.bind(str(epoch.names.epoch_as_parent))
+        deaf.bind(str(link_of(epoch).names.epoch_as_parent))
         began = now()
         with pytest.raises(MachineError, match=r"127\.0\.0\.1:1"):
             await epoch.duplicate(PLACE)

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from tests.processes.harness import EpochHandle, happens, harness, until
+from tests.processes.links import link_of, parent_of, segment_of
 from tests.proxies.envoy.envoys import wants_envoy
 
 pytestmark = wants_envoy
@@ -19,7 +20,7 @@ async def test_a_validation_says_what_is_wrong_in_the_operators_names_and_leaves
         complaint = await role.process.validate(10)
         assert complaint is not None
         assert "nonsense" in complaint.text
-        assert {path.name for path in role.process.names.directory.iterdir()} == {"bin", "stats"}
+        assert {path.name for path in link_of(role.process).names.directory.iterdir()} == {"bin", "stats"}
 
 
 async def test_an_epoch_that_gave_up_can_be_asked_why() -> None:
@@ -39,8 +40,8 @@ async def test_burial_removes_everything_that_was_its_own() -> None:
         await happens(role.exited)
         assert role.code == 0
         await role.cleanup()
-        assert not role.process.segment.path.exists()
-        assert not role.process.names.directory.exists()
+        assert not segment_of(role.process).path.exists()
+        assert not link_of(role.process).names.directory.exists()
 
 
 async def test_an_epoch_that_broke_its_channel_is_buried_like_any_other() -> None:
@@ -59,16 +60,15 @@ async def test_an_epoch_that_broke_its_channel_is_buried_like_any_other() -> Non
 
 def _say(role: EpochHandle, data: bytes) -> None:
     """Say something in the epoch's place: its own pid is what the channel looks at."""
-    assert role.process.parent is not None
-    role.process.parent.channel.pid = os.getpid()
+    parent_of(role.process).channel.pid = os.getpid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.sendto(data, str(role.process.parent.channel.path))
+        sender.sendto(data, str(parent_of(role.process).channel.path))
 
 
 async def _tidy(role: EpochHandle) -> None:
     """Bury what a burial that failed half-way left."""
-    role.process.parent = None
-    if role.process.segment.path.exists():
+    link_of(role.process).parent = None
+    if segment_of(role.process).path.exists():
         await role.process.cleanup()
 
 

@@ -27,6 +27,7 @@ from tests.processes.conftest import MakeEpoch
 from tests.processes.fakes import FakeAdmin, Kernel, Peer
 from tests.processes.harness import place
 from tests.processes.holders import bootstrap, holder, tcp
+from tests.processes.links import link_of, parent_of
 from tests.processes.virtual_time import now, turns, virtual_time
 
 NOTHING = Configuration("{}", "x.yaml")
@@ -323,7 +324,7 @@ async def running(make_epoch: MakeEpoch, text: str = "{}", number: int = 1) -> A
     """An epoch whose proxy is the test."""
     epoch = make_epoch(text, number=number)
     await epoch.launch(0)
-    proxy = Peer(epoch.names)
+    proxy = Peer(link_of(epoch).names)
     try:
         yield epoch, proxy
     finally:
@@ -333,15 +334,13 @@ async def running(make_epoch: MakeEpoch, text: str = "{}", number: int = 1) -> A
 
 def wants(epoch: EpochProcess, *places: ListenAddress) -> None:
     """Have an epoch asked for these."""
-    assert epoch.parent is not None
-    epoch.parent.asked.update(places)
+    parent_of(epoch).asked.update(places)
 
 
 def binds(epoch: EpochProcess, *places: ListenAddress) -> None:
     """Have an epoch bound these itself."""
-    assert epoch.parent is not None
     wants(epoch, *places)
-    epoch.parent.bound_itself.update(places)
+    parent_of(epoch).bound_itself.update(places)
 
 
 def owns(proxy: Peer, listener: socket.socket, *workers: int) -> None:
@@ -535,7 +534,7 @@ async def test_a_predecessor_that_is_gone_is_no_error(
 ) -> None:
     async with running(make_epoch) as (before, old), running(make_epoch, number=2) as (after, _):
         old.close()
-        before.names.epoch_as_parent.unlink()
+        link_of(before).names.epoch_as_parent.unlink()
         with listening() as [listener]:
             store.put(at(listener), os.dup(listener.fileno()))
             await ports.hand_over(after, before)

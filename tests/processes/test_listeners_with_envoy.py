@@ -7,6 +7,7 @@ from pathlib import Path
 from agent.handoff.socket_store import ListenAddress
 from tests.processes.harness import descriptors_of, harness, place, until
 from tests.processes.holders import bootstrap, holder, reserved, tcp
+from tests.processes.links import parent_of
 from tests.proxies.envoy.envoys import wants_envoy
 
 pytestmark = wants_envoy
@@ -21,7 +22,7 @@ async def test_the_sockets_of_the_first_epoch_are_those_of_the_second() -> None:
             second = stage.start(text)
             await second.serve(first)
             assert stage.listeners.store.inodes() == inodes
-            assert not second.process.parent or not second.process.parent.bound_itself
+            assert not parent_of(second.process).bound_itself
             assert {f"socket:[{inode}]" for inode in inodes} <= set(descriptors_of(second.pid).values())
 
 

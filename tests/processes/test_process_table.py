@@ -52,6 +52,7 @@ from agent.stats.writer import Writer
 from tests.handoff.handmade import DRAIN_LISTENERS, SHUTDOWN_ADMIN, STATS
 from tests.handoff.handmade import reply as reply_of
 from tests.processes.fakes import KIND, FakeAdmin, FakeProcess, Kernel, Peer, Revisions, listening
+from tests.processes.links import link_of, parent_of
 from tests.processes.virtual_time import turns, virtual_time
 from tests.stats.segments import STARTED, nonce_of
 
@@ -170,14 +171,14 @@ class Rig:
     async def serve(self, number: int, text: str = "{}") -> EpochProcess:
         """Start an epoch and commit it."""
         epoch = await self.start(number, text)
-        epoch.gate.open()
+        link_of(epoch).gate.open()
         self.table.commit(number)
         await self.until(lambda: number in self.handed_over)
         return epoch
 
     def peer(self, epoch: EpochProcess) -> Peer:
         """The proxy's side of an epoch."""
-        self.peers.append(Peer(epoch.names))
+        self.peers.append(Peer(link_of(epoch).names))
         return self.peers[-1]
 
     def store_one(self, listener: socket.socket) -> ListenAddress:
@@ -390,7 +391,7 @@ async def test_an_epoch_gets_the_start_of_the_service_and_reports_on_its_own_soc
 async def test_the_gate_reports_the_candidate_that_reached_it(opened: MakeRig) -> None:
     async with opened() as rig:
         epoch = await rig.start(4)
-        reader, writer = await asyncio.open_unix_connection(str(epoch.gate.path))
+        reader, writer = await asyncio.open_unix_connection(str(link_of(epoch).gate.path))
         writer.write(b"POST /v3/discovery:routes HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
         assert (await rig.event(EpochReachedGate)).epoch == 4
         writer.close()
@@ -434,7 +435,7 @@ async def test_an_address_that_another_program_holds_fails_the_candidate(
     async with opened() as rig:
         proxy = rig.peer(await rig.start(4))
         rig.table.epochs[4].process.pid = GHOST  # the holder, this process, is none of the agent's
-        rig.table.epochs[4].parent.channel.pid = os.getpid()
+        parent_of(rig.table.epochs[4]).channel.pid = os.getpid()
         port = listener.getsockname()[1]
         proxy.ask(f"tcp://127.0.0.1:{port}")
         event = await rig.event(EpochJudged)
@@ -500,10 +501,10 @@ async def test_the_gate_opens_after_the_sockets_that_the_candidate_bound_are_dup
         epoch = await rig.start(4)
         proxy, address = rig.peer(epoch), f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         proxy.sockets[address, 0] = listener
-        epoch.parent.bound_itself.add(ListenAddress(address))
-        assert not epoch.gate.is_open
+        parent_of(epoch).bound_itself.add(ListenAddress(address))
+        assert not epoch.link.is_open
         rig.table.open_gate(4)
-        await rig.until(lambda: epoch.gate.is_open)
+        await rig.until(lambda: epoch.link.is_open)
         assert proxy.asked == [(address, 0)]
         assert rig.store.places() == [], "not before the commit"
         rig.table.commit(4)
@@ -515,9 +516,9 @@ async def test_the_gate_opens_after_the_sockets_that_the_candidate_bound_are_dup
 async def test_a_socket_that_cannot_be_duplicated_is_warned_of_and_keeps_no_gate_shut(opened: MakeRig) -> None:
     async with opened() as rig:
         epoch = await rig.start(4)
-        epoch.parent.bound_itself.add(ListenAddress("tcp://127.0.0.1:1"))  # and its sockets are not there
+        parent_of(epoch).bound_itself.add(ListenAddress("tcp://127.0.0.1:1"))  # and its sockets are not there
         rig.table.open_gate(4)
-        await rig.until(lambda: epoch.gate.is_open)
+        await rig.until(lambda: epoch.link.is_open)
         [text] = rig.logged("vault.incomplete")
         assert "epoch 4" in text
 
@@ -564,10 +565,10 @@ async def test_datagrams_are_forwarded_to_the_epoch_that_serves(opened: MakeRig)
         before = await rig.serve(3, static(1, "UDP"))
         after = await rig.serve(4, static(2, "UDP"))
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as proxy:
-            proxy.bind(str(after.names.udp_epoch_as_child))
+            proxy.bind(str(link_of(after).names.udp_epoch_as_child))
             proxy.setblocking(False)
             for epoch in (before, after):
-                proxy.sendto(b"a datagram", str(epoch.names.udp_agent_as_child))
+                proxy.sendto(b"a datagram", str(link_of(epoch).names.udp_agent_as_child))
             await turns()
             assert [proxy.recv(99), proxy.recv(99)] == [b"a datagram"] * 2
 
@@ -648,7 +649,7 @@ async def test_a_control_plane_that_never_sent_a_listener_has_taken_none_away(op
 async def test_a_listener_that_the_candidate_asked_for_counts_as_one_of_the_control_plane(opened: MakeRig) -> None:
     async with opened(sync_interval=1.0) as rig:
         epoch = await rig.start(4, DYNAMIC)
-        epoch.parent.asked.add(ListenAddress("tcp://127.0.0.1:1", "", 3))
+        parent_of(epoch).asked.add(ListenAddress("tcp://127.0.0.1:1", "", 3))
         rig.table.commit(4)
         await asyncio.sleep(3)
         assert "epoch 4" in rig.table.unserved, "it is gone already"
@@ -659,7 +660,7 @@ async def test_a_listener_of_the_configuration_itself_is_not_the_control_planes(
     async with opened(sync_interval=1.0) as rig:
         epoch = await rig.start(4, static(1)[:-1] + ', "dynamic_resources": {"lds_config": {"ads": {}}}}')
         own, other = ListenAddress("tcp://127.0.0.1:1"), ListenAddress("tcp://127.0.0.1:2")
-        epoch.parent.asked.add(own)
+        parent_of(epoch).asked.add(own)
         admin(epoch).answers["listeners"] = {own}
         rig.peer(epoch)
         rig.table.commit(4)
@@ -675,7 +676,7 @@ async def test_a_listener_of_the_configuration_itself_is_not_the_control_planes(
 async def test_a_configuration_without_a_control_plane_ends_the_report(opened: MakeRig) -> None:
     async with opened(sync_interval=1.0) as rig:
         epoch = await rig.start(4, DYNAMIC)
-        epoch.parent.asked.add(ListenAddress("tcp://127.0.0.1:1"))
+        parent_of(epoch).asked.add(ListenAddress("tcp://127.0.0.1:1"))
         rig.table.commit(4)
         await asyncio.sleep(3)
         assert rig.table.unserved
@@ -715,7 +716,7 @@ async def test_a_drain_waits_for_the_hand_over_before_it_counts(opened: MakeRig,
         spare = replace(rig.store_one(listener), worker=1)
         rig.store.put(spare, os.dup(listener.fileno()))  # a worker less: its queue is emptied first
         after = await rig.start(4, OTHER)
-        after.parent.asked.add(spare.listener)
+        parent_of(after).asked.add(spare.listener)
         client = socket.create_connection(listener.getsockname())
         with client:
             rig.table.commit(4)
@@ -1316,7 +1317,7 @@ async def test_a_close_leaves_nothing_of_any_epoch(opened: MakeRig, listener: so
     for epoch in epochs:
         assert not epoch.segment.path.exists()
         assert not epoch.home.exists()
-        assert not epoch.gate.path.exists()
+        assert not link_of(epoch).gate.path.exists()
     assert spare is not None
     assert not spare.path.exists()
     assert rig.store.places() == []
@@ -1391,7 +1392,7 @@ async def test_an_adopted_process_that_cannot_be_controlled_is_killed(
         async def fail(*_: object) -> None:
             raise MachineError("cannot bind")
 
-        monkeypatch.setattr(EpochProcess, "_stand_around", fail)
+        monkeypatch.setattr(EpochProcess, "_open_link", fail)
         ran: list[FakeProcess] = []
 
         def attend(pid: int, created: int, on_exit: Callable[[int | None], None]) -> FakeProcess:
@@ -1447,7 +1448,7 @@ async def test_an_adopted_epoch_that_asks_its_new_gate_goes_on(opened: MakeRig) 
         epoch = await adopted(rig, 3, State.OPENING)
         waits = iter([True, False])
         admin(epoch).answers["waits_at_gate"] = waits.__next__
-        epoch.gate.was_asked = True
+        link_of(epoch).gate.was_asked = True
         rig.table.open_gate(3)
         await rig.event(EpochServes)
         assert signals(epoch) == []
@@ -1474,7 +1475,7 @@ async def test_an_epoch_of_this_agent_is_not_asked_whether_it_serves(opened: Mak
         epoch = await rig.start(4)
         proxy = rig.peer(epoch)
         rig.table.open_gate(4)
-        await rig.until(lambda: epoch.gate.is_open)
+        await rig.until(lambda: epoch.link.is_open)
         await turns()
         assert proxy.replies == []
         assert "is_live" not in admin(epoch).asked

@@ -72,7 +72,6 @@ def test_an_epoch_without_clients_or_in_no_known_state_is_only_a_pid(stage: obje
     [
         {"number": "x"},
         {"number": None},
-        {"base_id": None},
         {"base_id": "x"},
         {"manifest": None},
         {"manifest": []},

@@ -81,6 +81,7 @@ from agent.host.sockets import Endpoint, bind_for_proxy
 from agent.http import client
 from tests.pki import Authority
 from tests.processes.harness import EpochHandle, Harness, alive, descriptors_of, happens, harness, place, until
+from tests.processes.links import link_of, parent_of, segment_of
 from tests.system.bare import body_of, envoy_binary
 from tests.system.bootstrap import Bootstrap, Secured, address
 from tests.system.eventually import PATIENCE, throughout
@@ -133,7 +134,7 @@ async def state(role: EpochHandle) -> str:
 
 def flags(role: EpochHandle) -> bytes:
     """Return the flags of its shared memory: zero unless a process initialises."""
-    return role.process.segment.path.read_bytes()[96:]
+    return segment_of(role.process).path.read_bytes()[96:]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -148,8 +149,8 @@ def test_a_candidate_that_ends_leaves_nothing_behind_and_nothing_touched(how: si
         candidate.process.signal(how)
         await happens(candidate.exited)
         await candidate.cleanup()
-        assert not candidate.process.segment.path.exists()
-        assert not candidate.process.names.directory.exists()
+        assert not segment_of(candidate.process).path.exists()
+        assert not link_of(candidate.process).names.directory.exists()
         assert await state(old) == "LIVE"
         assert flags(old) == bytes(8)
         assert await body(old) == b"ok\n"
@@ -164,7 +165,7 @@ def test_two_candidates_in_a_row_and_an_epoch_that_stays_do_not_share_a_name(tex
         for _ in range(2):
             roles.append(stage.start(text))
             await roles[-1].reach_gate()
-        assert len({role.process.segment.base_id for role in roles}) == 3
+        assert len({segment_of(role.process).base_id for role in roles}) == 3
         assert all([await state(role) for role in roles])
 
     on_stage(play)
@@ -175,7 +176,7 @@ def test_a_question_that_was_given_up_does_not_abort_the_proxy(text: str) -> Non
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
-        child, asked = serving.process.child, place(port_of(serving))
+        child, asked = link_of(serving.process).child, place(port_of(serving))
         assert child is not None
         serving.process.signal(signal.SIGSTOP)
         with pytest.raises(MachineError, match="no answer"):
@@ -196,7 +197,7 @@ def test_an_epoch_is_not_asked_when_its_answer_would_find_no_name(text: str) -> 
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
-        serving.process.names.agent_as_child.unlink()
+        link_of(serving.process).names.agent_as_child.unlink()
         with pytest.raises(MachineError, match="would abort it"):
             await serving.process.duplicate(place(port_of(serving)))
         assert await state(serving) == "LIVE"
@@ -210,10 +211,9 @@ def test_a_serving_epoch_needs_no_parent_at_its_sockets(text: str) -> None:
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
-        assert serving.process.parent is not None
         for _ in range(3):  # Terminate follows DrainListeners in the next iteration of its main thread
             await state(serving)
-        serving.process.parent.close()
+        parent_of(serving.process).close()
         throughout(lambda: alive(serving.pid), span=16, what="it lives without a parent", every=0.5)
         assert await body(serving) == b"ok\n"
 
@@ -259,7 +259,7 @@ def test_a_foreign_leftover_of_a_base_id_is_passed_by(text: str, monkeypatch: py
 
     async def play(stage: Harness) -> None:
         serving = await stage.serving(text)
-        assert serving.process.segment.base_id == free
+        assert segment_of(serving.process).base_id == free
 
     try:
         on_stage(play)
@@ -279,8 +279,7 @@ def test_a_socket_bound_for_the_proxy_is_served(text: str) -> None:
             bound = bind_for_proxy(Endpoint("127.0.0.1", port), reuse_port=True, dual_stack=False)
             stage.listeners.store.put(place(port, worker), bound.detach())
         await role.serve()
-        assert role.process.parent is not None
-        assert not role.process.parent.bound_itself
+        assert not parent_of(role.process).bound_itself
         assert [await body(role) for _ in range(8)] == [b"ok\n"] * 8
 
     on_stage(play)

@@ -16,9 +16,11 @@ from agent.proxies.envoy.admin_client import AdminClient
 from agent.proxies.envoy.admin_forwarder import Forwarder
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.default_bootstrap import bootstrap
+from agent.proxies.envoy.hot_restart_link import HotRestartLink
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.push_contexts import PushMode
 from agent.proxies.interface import Complaint, Subscription, Subscriptions
+from agent.proxies.link import EpochContext, LinkEvents
 
 DEFAULT_LOG_FORMAT = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v"  # Envoy's own, docs: operations/cli
 _LOG_LEVEL = "warning"  # at Envoy's default, info, each start logs some 140 lines
@@ -77,11 +79,12 @@ class Envoy:
         return self.flags.config_yaml
 
     def version(self, output: str) -> tuple[str, bool]:
-        """Parse the output of `--version`.
+        """Parse the output of `--version`, of which the last line counts.
 
         Returns the version, and whether the program reads JSON from a descriptor: Envoy does, others read YAML. Raises
         `BadInput` for an Envoy without the options that `launch` passes.
         """
+        output = last_line(output)
         number = _VERSION.search(output)
         envoy = _ENVOY_VERSION.search(output)
         if envoy is not None and (int(envoy[2]), int(envoy[3])) < _OLDEST:
@@ -122,7 +125,15 @@ class Envoy:
         """Return the subscriptions that a candidate needs and lacks, the rejected ones first."""
         return subscriptions.missing(found, serving)
 
-    def admin(self, path: Path) -> AdminClient:
+    def link(self, context: EpochContext, events: LinkEvents) -> HotRestartLink:
+        """Return the link to an epoch of this kind."""
+
+        def arguments(names: SocketPaths, copy: int, extra: str | None, overlap: int, drains: bool) -> list[str]:
+            return self.launch(names, copy, extra, context.number, context.configuration, overlap, drains=drains)
+
+        return HotRestartLink(context, events, self.admin(context.home / "admin"), arguments)
+
+    def admin(self, path: Path) -> interface.Admin:
         """Return the admin interface at a Unix socket."""
         return AdminClient(path)
 
@@ -192,6 +203,11 @@ class Envoy:
         if self.logs_json and self.flags.log_format is None:
             return ["--log-format", _JSON_LOG_FORMAT.replace("<epoch>", str(number))]
         return ["--log-format", f"[epoch {number}] {self.flags.log_format or DEFAULT_LOG_FORMAT}"]
+
+
+def last_line(output: str) -> str:
+    """Return the last line of an output that is not empty."""
+    return next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
 
 
 def readable(text: str, descriptors: Mapping[int, str]) -> str:
