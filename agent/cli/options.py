@@ -33,9 +33,18 @@ def option(name: str, **attributes: Any) -> Decorator:  # noqa: ANN401  # argume
     return decorate
 
 
+KINDS = ("envoy", "haproxy")
+"""The values of --proxy-kind besides `auto`."""
+
 INPUTS: list[Decorator] = [
     option(
         "--proxy-bin", default="envoy", metavar="NAME|PATH", help="The proxy: sidecar, envoy, or the path of a program."
+    ),
+    option(
+        "--proxy-kind",
+        type=click.Choice(["auto", *KINDS]),
+        default="auto",
+        help="What kind of program it is; auto: by its name, and envoy for an unknown one.",
     ),
     option("--config", type=_PATH, metavar="FILE", help="The proxy's bootstrap; without it the agent generates one."),
     option(

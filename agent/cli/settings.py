@@ -1,6 +1,5 @@
 """Converts options to settings; raises `UsageError` for invalid ones before any side effect."""
 
-import math
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.cli.kinds import kind_of
 from agent.control_client.run_dir import default
 from agent.core.errors import UsageError
 from agent.core.policy import LowMemory, Policy, Restart
@@ -17,14 +17,9 @@ from agent.host.processes import User
 from agent.host.sockets import Endpoint
 from agent.inputs.settings import OnCertificate, Settings
 from agent.metrics.application import Application
-from agent.proxies.envoy.options import Flags
-from agent.proxies.envoy.proxy import Envoy
-from agent.proxies.envoy.push_contexts import PushMode
 
 if TYPE_CHECKING:
     from agent.core.app_probes import Probe
-
-DRAIN_TIME = 45.0  # seconds, where a command has no --drain-time
 
 
 def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
@@ -50,13 +45,7 @@ def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, An
         "listen": f"tcp://{options['listen']}",
         "forward": f"tcp://{options['forward']}",
         "user": None if options["proxy_user"] is None else User.named(options["proxy_user"]),
-        "kind": Envoy(
-            Flags.parse(arguments),
-            options.get("drain_time", DRAIN_TIME),
-            logs_json=options.get("log_format") == "json",
-            push=_push_mode(options),
-            push_drain=_push_drain(options) or 0.0,
-        ),
+        "kind": kind_of(options, arguments),
     }
 
 
@@ -70,21 +59,6 @@ def _override_values(override: Path | None) -> dict[str, str]:
     except ValueError:
         message = f"cannot use HOST_IP={address!r}: it is not an IP address"
         raise UsageError(message) from None
-
-
-def _push_mode(options: Mapping[str, Any]) -> PushMode | None:
-    """Return how certificates are pushed; None for a command that runs no proxy, or if every change is a restart."""
-    if options.get("on_certificate", OnCertificate.RESTART) == OnCertificate.RESTART:
-        return None
-    is_sidecar = Path(options["proxy_bin"]).name == "sidecar"
-    return PushMode(drains=_push_drain(options) is not None and not is_sidecar)
-
-
-def _push_drain(options: Mapping[str, Any]) -> float | None:
-    """Return after how many seconds a push ends old connections; None if it never does."""
-    drain: float | None = options.get("push_drain")
-    seconds: float = options.get("drain_deadline", 0.0) if drain is None else drain
-    return None if seconds == math.inf else seconds
 
 
 def running(options: Mapping[str, Any], arguments: Sequence[str]) -> Settings:

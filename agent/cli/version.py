@@ -17,7 +17,7 @@ def version(proxy_bin: str) -> None:
 
 
 async def _describe(proxy_bin: str) -> str:
-    from agent.cli.settings import DRAIN_TIME
+    from agent.cli.kinds import DRAIN_TIME
     from agent.host.binaries import find
     from agent.inputs.programs import Programs
     from agent.proxies.envoy.options import Flags

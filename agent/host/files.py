@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 from agent.certificates.contents import Contents, Unreadable
@@ -92,6 +93,11 @@ class Tree:
     files: list[str]
     directories: list[str]
     unreadable: dict[str, str]
+
+
+def matching(pattern: str) -> list[str]:
+    """Return the paths that match a shell wildcard, in order; a directory's ends with a slash."""
+    return [f"{path}/" if Path(path).is_dir() else path for path in sorted(glob(pattern))]  # noqa: PTH207  # absolute
 
 
 def list_tree(path: str, levels: int, without: str = "") -> Tree | Unreadable:

@@ -131,14 +131,50 @@ def _fill(path: Path, owner: tuple[int, int] | None, links: Mapping[str, str]) -
     remove(path)
     path.mkdir(mode=0o700)
     for name, target in links.items():
-        link = path / name
-        if link.parent != path:
-            link.parent.mkdir(exist_ok=True)
-            link.parent.chmod(0o755)  # whatever the umask: a proxy of another user goes through it
-        link.symlink_to(target)
+        _put(path, name, target, None)
     Path(tempfile.mkdtemp(prefix=_HALF_MADE, dir=path.parent)).rmdir()
     if owner is not None:  # last: all names in it are created before that user controls it
         os.chown(path, *owner)
+
+
+def add_tree(home: Path, tree: Mapping[str, str | bytes], owner: tuple[int, int] | None) -> None:
+    """Add what an epoch's directory lacks of a tree, see `Copies.tree`. Raises `MachineError`.
+
+    The directory belongs to the proxy's user. So each part is made in a directory of the agent, and then renamed.
+    """
+    parts = {name.partition("/")[0] for name in tree}
+    missing = {part for part in parts if not os.path.lexists(home / part)}
+    if not missing:
+        return
+    private = None
+    try:
+        private = Path(tempfile.mkdtemp(prefix=_HALF_MADE, dir=home.parent))
+        for name, content in tree.items():
+            if name.partition("/")[0] in missing:
+                _put(private, name, content, owner)
+        for part in missing:
+            (private / part).rename(home / part)
+    except OSError as error:
+        message = f"cannot make the files of an epoch in {home}: {error.strerror}"
+        raise MachineError(message) from error
+    finally:
+        if private is not None:
+            remove(private)
+
+
+def _put(path: Path, name: str, content: str | bytes, owner: tuple[int, int] | None) -> None:
+    """Make a symbolic link or a file, with the directories below `path` that a proxy of another user goes through."""
+    made = path / name
+    for parent in reversed([each for each in made.parents if path in each.parents]):
+        parent.mkdir(exist_ok=True)
+        parent.chmod(0o755)  # whatever the umask
+    if isinstance(content, str):
+        made.symlink_to(content)
+        return
+    made.touch(mode=0o600)
+    made.write_bytes(content)
+    if owner is not None:
+        os.chown(made, *owner)
 
 
 def _make(path: Path, mode: int) -> None:

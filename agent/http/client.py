@@ -6,7 +6,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,9 +104,14 @@ async def passed_on(path: UnixPlace, request: Request) -> Response:
 
     For callers that forward the response.
     """
+    return await kept_open(stream(path, request))
+
+
+async def kept_open(exchange: AbstractAsyncContextManager[Response]) -> Response:
+    """Enter an exchange and return its response; the end of the response's body leaves the exchange."""
     stack = AsyncExitStack()
     try:
-        response = await stack.enter_async_context(stream(path, request))
+        response = await stack.enter_async_context(exchange)
     except BaseException:
         await stack.aclose()
         raise

@@ -19,6 +19,7 @@ from agent.core.errors import BadInput, MachineError, UsageError
 from agent.core.revision import Revision
 from agent.host import clock
 from agent.host.disk_thread import DiskThread
+from agent.host.files import matching
 from agent.host.log import log_event
 from agent.host.offload import offload
 from agent.inputs import limits
@@ -29,6 +30,7 @@ from agent.inputs.programs import Programs
 from agent.inputs.revisions import LoadedRevision, RevisionStore, Source
 from agent.inputs.scopes import Scopes
 from agent.inputs.settings import OnCertificate, Settings
+from agent.inputs.wildcards import is_wildcard, watched_for
 from agent.proxies.interface import Configuration
 
 _SHORTAGE = 1.0  # seconds until a retry after the machine failed to read files
@@ -306,7 +308,7 @@ class Loader:
     async def _parsed(self, text: bytes, name: str) -> Source:
         """Parse it with all resource files that it names, directly or not. Raises `BadInput`."""
         known = self._source
-        if known is not None and known.text == text and await self._read_all(known.resources) == known.resources:
+        if known is not None and known.text == text and await self._read_resources(known.resources) == known.resources:
             return known
         resources: dict[str, bytes] = {}
         kind = self._settings.kind
@@ -319,10 +321,15 @@ class Loader:
             if not unread:
                 return Source(configuration, text, resources)
             await self._watch()
-            resources |= {path: _required(path, content) for path, content in (await self._read(unread)).items()}
+            found = await self._read_resources(unread)
+            resources |= {path: _required(path, content) for path, content in found.items()}
 
-    async def _read_all(self, paths: Iterable[str]) -> Contents:
-        return await self._read([*paths]) if paths else {}
+    async def _read_resources(self, names: Iterable[str]) -> Contents:
+        """Read resource files; for a wildcard, list the paths that match it."""
+        wild = [name for name in names if is_wildcard(name)]
+        lists = {name: "\n".join(await self._files.call(matching, name)).encode() for name in wild}
+        paths = [name for name in names if name not in lists]
+        return {**(await self._read(paths) if paths else {}), **lists}
 
     def _refuse_configuration(self, reason: str) -> None:
         self._unreadable = reason
@@ -416,12 +423,12 @@ class Loader:
         paths = [*map(str, self._settings.scopes), *self._directories.below]
         if not self._settings.writes_configuration:
             named = filter(None, [self._settings.config, self._settings.override])
-            paths += [*map(str, named), *self._resources]
+            paths += [*map(str, named), *map(watched_for, self._resources)]
         if self._settings.restart_on_binary or self.programs.current is None:
             paths.append(str(self.programs.path))
         sources = filter(None, (self._source, self._served))
         for source in {id(each.configuration): each for each in sources}.values():
-            paths += source.resources
+            paths += map(watched_for, source.resources)
             paths += [each.path for each in self._watched_references(source.configuration)]
         return paths
 

@@ -14,6 +14,7 @@ from agent.host.binaries import Binary
 from agent.host.carried import Carried
 from agent.host.memfds import Memfds
 from agent.host.offload import offload
+from agent.inputs.wildcards import is_wildcard
 from agent.proxies.interface import Configuration, Copies, Proxy
 
 _STEP = 2000  # known files held before control returns to the loop: a few milliseconds
@@ -46,7 +47,12 @@ class Source:
 
     def same(self, other: "Source") -> bool:
         """Return whether both were parsed from the same bytes."""
-        return self.text == other.text and self.resources == other.resources
+        return self.text == other.text and self.contents == other.contents
+
+    @property
+    def contents(self) -> dict[str, bytes]:
+        """The resource files without the lists of paths."""
+        return {path: data for path, data in self.resources.items() if not is_wildcard(path)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +163,7 @@ class RevisionStore:
         The binary counts by file identity: hashing 107 MB would slow each start.
         """
         config_digest = hashlib.sha256()
-        resources = [part for path in sorted(source.resources) for part in (path.encode(), source.resources[path])]
+        resources = [part for path, data in sorted(source.contents.items()) for part in (path.encode(), data)]
         for part in (source.text, *resources, program.kind.identity, repr(program.binary.identity).encode(), extra):
             config_digest.update(len(part).to_bytes(8) + part)
         files, pushable = selection.files, _pushable(source, selection)

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Protocol
 from agent.core.errors import MachineError
 from agent.host.log import log_event
 from agent.host.run_directory import RunDirectory
-from agent.http.client import UnixPlace, passed_on, stream
+from agent.http.client import kept_open
 from agent.http.message import Request, Response
 from agent.metrics.aggregate import SUMMED_GAUGES, aggregate, combined
 from agent.metrics.application import Application
@@ -36,7 +37,6 @@ from agent.stats.tags import extracted
 LAST_LOOK = 1.0  # seconds that the final scrape of an epoch may take
 
 _MEMORY = "lineage.json"
-_CONSOLE = "/stats/prometheus"
 _STREAM_TIMEOUT = 10.0  # seconds, for a response that is forwarded as it arrives
 _PROMPTLY = 0.01
 _SHARE = 0.9  # of Prometheus's timeout, for the sources; the rest is for the agent
@@ -58,9 +58,8 @@ class Limits:
 class Console(Protocol):
     """The admin interface of an epoch."""
 
-    @property
-    def place(self) -> UnixPlace:
-        """The Unix socket it listens on."""
+    def exposition(self, request: Request) -> AbstractAsyncContextManager[Response]:
+        """Return its metrics; the method, the query and the Accept header of the request count."""
         ...
 
 
@@ -266,8 +265,8 @@ class Scraper:
             self._fail(fresh, Source.EPOCH, epoch)
 
     async def _see(self, epoch: Epoch) -> Exposition:
-        request = Request("GET", _CONSOLE, (("accept", _ACCEPT[False]),))
-        async with stream(epoch.admin.place, request) as response:
+        request = Request("GET", "/", (("accept", _ACCEPT[False]),))
+        async with epoch.admin.exposition(request) as response:
             exposition = await self._read(response)
         self._totals.see(epoch.number, exposition)
         return exposition
@@ -364,12 +363,11 @@ class Scraper:
         epoch = next((each for each in self._epochs.all() if each.number == serving), None)
         if epoch is None:
             return Response(503, b"no epoch serves\n")
-        _, mark, query = request.target.partition("?")
         accept = tuple(pair for pair in request.headers if pair[0] == "accept")
-        asked = Request(request.method, _CONSOLE + mark + query, accept)
+        asked = Request(request.method, request.target, accept)
         try:
             async with asyncio.timeout(self._limits.seconds):
-                response = await passed_on(epoch.admin.place, asked)
+                response = await kept_open(epoch.admin.exposition(asked))
         except OSError as error:
             if not _is_excused(epoch):
                 self._metrics.scrape_failed(Source.EPOCH)

@@ -15,7 +15,7 @@ from agent.host.carried import Carried
 from agent.host.log import log_event
 from agent.host.memfds import Memfds
 from agent.host.processes import Command, Process, User, created_at, run
-from agent.host.run_directory import RunDirectory
+from agent.host.run_directory import RunDirectory, add_tree
 from agent.inputs.revisions import LoadedRevision
 from agent.metrics.shared_counters import make_room
 from agent.processes.manifest import Manifest
@@ -233,7 +233,7 @@ class EpochProcess:
     def _attend(self, process: Process) -> None:
         """Accept messages from this process only."""
         self.process = process
-        self.link.attend(process.pid)
+        self.link.attend(process.pid, process.signal)
 
     def _exited(self, code: int | None) -> None:
         self._exits(self.number, code)
@@ -241,11 +241,16 @@ class EpochProcess:
     def _copy(self, loaded: LoadedRevision) -> tuple[int, str | None]:
         """Write the configuration copy to a memfd; return its descriptor and the extra document."""
         as_json = loaded.program.reads_json
+        self._add_tree(loaded)
         main, extra = loaded.copies.fill(str(self.home), self.number, loaded.descriptors, as_json=as_json)
         return self._memory.hold(loaded.configuration.name, main.encode()), extra
 
+    def _add_tree(self, loaded: LoadedRevision) -> None:
+        add_tree(self.home, loaded.copies.tree(str(self.home), loaded.descriptors), self._owner)
+
     def _copy_pushable(self, target: PushTarget) -> tuple[int, str | None]:
         """Like `_copy`, for an epoch that takes pushes."""
+        self._add_tree(self.loaded)
         main, extra = target.fill(self.loaded, self.home, self.number)
         return self._memory.hold(self.loaded.configuration.name, main.encode()), extra
 

@@ -8,9 +8,7 @@ single stuck worker among several is not detected: the admin interface and the o
 """
 
 import asyncio
-import errno
 import logging
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,12 +18,9 @@ from agent.host import clock, throttling
 from agent.host.log import log_event
 from agent.host.tasks import Tasks
 from agent.host.throttling import Throttled
-from agent.http import client
 from agent.processes.queue_progress import QueueProgress, is_anybody_waiting, look_at, opened
 from agent.proxies.interface import Admin
 
-_QUESTION = "/ready"
-_NOBODY = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.EACCES})  # the admin interface is unreachable
 _SHOWN = 3
 
 
@@ -180,7 +175,7 @@ class HangDetector:
                 ):
                     break
                 if question is None or question.done():
-                    question = asyncio.create_task(_ask(epoch.admin))
+                    question = asyncio.create_task(epoch.admin.responds())
                 spell.look(self._throttled(), self._pace.interval + self._pace.lag)
                 self._judge(epoch, spell, waiting)
         finally:
@@ -231,18 +226,6 @@ class _Suspicion:
             self._since = now
         self._looked_at, self._throttled = now, throttled
         self.seconds = now - self._since
-
-
-async def _ask(admin: Admin) -> bool:
-    """Return True when the admin interface responds or is unreachable, False on another error.
-
-    There is no timeout: a hung proxy answers this one request when it continues.
-    """
-    try:
-        await client.fetch(admin.place, _QUESTION, timeout=math.inf)
-    except OSError as error:
-        return error.errno in _NOBODY
-    return True
 
 
 async def _pass(question: "asyncio.Task[bool] | None", span: float) -> None:

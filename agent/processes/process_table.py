@@ -168,13 +168,18 @@ class ProcessTable:
                 self.cleanup(found.number)
             epoch.signal(signal.SIGKILL)  # it cannot be controlled; the cleanup follows its exit
             raise
-        self.shared_counters.follow(found.number, epoch.home)
+        self._follow_counters(epoch)
         if found.state is State.SERVING:
             try:
                 await self.listeners.regain(epoch)
             except MachineError as error:
                 text = f"{error}; a crash of epoch {found.number} may refuse clients"
                 log_event(logging.WARNING, "vault.incomplete", text)
+
+    def _follow_counters(self, epoch: EpochProcess) -> None:
+        """Read the counters of an epoch that may count in shared memory."""
+        if epoch.loaded.program.handoff is not None:
+            self.shared_counters.follow(epoch.number, epoch.home)
 
     def _listeners(self) -> ListenerAccess:
         return ListenerAccess(
@@ -238,7 +243,7 @@ class ProcessTable:
             log_event(
                 logging.WARNING, "vault.incomplete", f"{error}; a crash of epoch {candidate.number} may refuse clients"
             )
-        self.shared_counters.follow(candidate.number, candidate.home)
+        self._follow_counters(candidate)
         candidate.link.open_gate()
         if candidate.is_adopted() and not await candidate.link.resume():
             candidate.signal(signal.SIGKILL)
@@ -253,7 +258,7 @@ class ProcessTable:
         if after.target is not None and after.pid is not None:
             after.target.first_memory = resident(after.pid)
         self.segments.keep_one(after.loaded.program.handoff)
-        self.shared_counters.follow(number, after.home)
+        self._follow_counters(after)
         self.listeners.adopt()
         for epoch in self.epochs.values():
             epoch.link.forward_datagrams(after.link)

@@ -5,6 +5,7 @@ this module with one class that has the methods of `Proxy`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -205,6 +206,13 @@ class Copies(Protocol):
     ) -> tuple[str, str | None, Delivery]:
         """Return the configuration and extra document of an epoch that takes pushes, and its delivery."""
 
+    def tree(self, directory: str, descriptors: Mapping[str, int]) -> Mapping[str, str | bytes]:
+        """Return what the configuration of `fill` needs in the directory, by relative path.
+
+        A text is the target of a symbolic link, bytes are a file's. Each path has a directory, whose name tells its
+        content: equal names mean equal content.
+        """
+
     def prepare(self, *, as_json: bool) -> None:
         """Make the copies now, so that no event is delayed by it later."""
 
@@ -248,7 +256,10 @@ class Configuration(Protocol):
 
     @property
     def unread(self) -> list[str]:
-        """The resource files that are named and were not provided."""
+        """The resource files that are named and were not provided.
+
+        A name with a wildcard stands for the list of the paths that match it, one a line.
+        """
 
     @property
     def has_dynamic_listeners(self) -> bool:
@@ -300,6 +311,18 @@ class Admin(Protocol):
     @property
     def place(self) -> UnixPlace:
         """The address of the admin interface."""
+
+    async def responds(self) -> bool:
+        """Return True when it responds or is unreachable, False on another error.
+
+        There is no timeout: a hung proxy answers this one request when it continues.
+        """
+
+    def exposition(self, request: Request) -> AbstractAsyncContextManager[Response]:
+        """Return its metrics in Prometheus's text format.
+
+        The method, the query and the Accept header of the request count. Raises `OSError` if it has none.
+        """
 
     async def state(self) -> str:
         """Return LIVE, PRE_INITIALIZING, INITIALIZING or DRAINING."""

@@ -4,6 +4,7 @@ A kind of proxy answers the questions that differ: how listening sockets reach t
 before it serves, how it reports that it serves, and how it drains.
 """
 
+import signal
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from agent.core.errors import AddressHeld, ProtocolError
 from agent.handoff.segment import Segment
 from agent.handoff.socket_store import ListenAddress
 from agent.proxies.interface import Admin, Configuration, Delivery
+
+Send = Callable[[signal.Signals], None]
+"""Sends a signal to a process; does nothing once it has exited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,8 @@ class EpochLink(Protocol):
         For `overlap` seconds after it serves, its predecessor continues to read the UDP sockets.
         """
 
-    def attend(self, pid: int) -> None:
-        """Accept messages from this process only."""
+    def attend(self, pid: int, send: Send) -> None:
+        """Accept messages from this process only; `send` sends it a signal."""
 
     def open_gate(self) -> None:
         """Let the candidate serve; `serves` is called when it does."""

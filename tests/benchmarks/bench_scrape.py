@@ -24,6 +24,7 @@ from agent.http.client import fetch
 from agent.http.message import Request
 from agent.metrics.registry import Metrics
 from agent.metrics.scrape import Epochs, Scraper
+from agent.proxies.envoy.admin_client import AdminClient
 from agent.stats.snapshot import Snapshot
 from tests.status.sample import overview
 from tests.system.bare import envoy_binary
@@ -38,13 +39,6 @@ Scrape = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True)
-class Console:
-    """The admin interface of an epoch."""
-
-    place: Path
-
-
-@dataclass(frozen=True)
 class Epoch:
     """The properties of an epoch that the scraper uses."""
 
@@ -55,8 +49,8 @@ class Epoch:
     was_killed: bool = False
 
     @property
-    def admin(self) -> Console:
-        return Console(self.home / "admin")
+    def admin(self) -> AdminClient:
+        return AdminClient(self.home / "admin")
 
 
 def envoy(stack: ExitStack, place: Path, number: int) -> Epoch:
@@ -64,13 +58,13 @@ def envoy(stack: ExitStack, place: Path, number: int) -> Epoch:
     epoch = Epoch(number, place / str(number))
     epoch.home.mkdir()
     clusters = [{"name": f"outbound_80_service{each}_default", "type": "STATIC"} for each in range(CLUSTERS)]
-    admin = {"address": {"pipe": {"path": str(epoch.admin.place)}}}
+    admin = {"address": {"pipe": {"path": str(epoch.admin.path)}}}
     document = {"admin": admin, "static_resources": {"clusters": clusters}}
     (epoch.home / "envoy.yaml").write_text(yaml.safe_dump(document))
     command = [envoy_binary(), "-c", epoch.home / "envoy.yaml", "--disable-hot-restart", "-l", "off"]
     process = stack.enter_context(subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL))
     stack.callback(process.terminate)
-    eventually(epoch.admin.place.exists, within=10)
+    eventually(epoch.admin.path.exists, within=10)
     return epoch
 
 

@@ -3,7 +3,7 @@ import json
 import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from agent.metrics.application import Application
 from agent.metrics.parser import read
 from agent.metrics.registry import Metrics
 from agent.metrics.scrape import Epochs, Limits, Scraper, exposition_of
+from agent.proxies.envoy.admin_client import AdminClient
 from agent.stats.segment_file import reserve
 from agent.stats.snapshot import Snapshot
 from agent.stats.writer import Writer
@@ -41,6 +42,9 @@ Answer = Callable[[Request], Awaitable[Response]]
 @dataclass
 class Console:
     place: Path
+
+    def exposition(self, request: Request) -> AbstractAsyncContextManager[Response]:
+        return AdminClient(self.place).exposition(request)
 
 
 @dataclass

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from agent.handoff.socket_store import ListenAddress
 from agent.host import clock
 from agent.host.binaries import open_binary
 from agent.host.processes import Command
-from agent.http.client import UnixPlace
+from agent.http.client import UnixPlace, stream
+from agent.http.message import Request, Response
 from agent.inputs.revisions import LoadedRevision, Program, RevisionStore, Source
 from agent.processes.epoch_process import ListenerAccess
 from agent.proxies.envoy.options import Flags
@@ -79,6 +81,12 @@ class FakeAdmin:
         if isinstance(told, Exception):
             raise told
         return told() if callable(told) else told
+
+    async def responds(self) -> bool:
+        return bool(await self._answer("responds"))
+
+    def exposition(self, request: Request) -> AbstractAsyncContextManager[Response]:
+        return stream(self.path, request)
 
     async def state(self) -> str:
         return str(await self._answer("state"))

@@ -1,9 +1,12 @@
 """A client of an epoch's private admin interface: loaded resources, listeners, connections."""
 
 import asyncio
+import errno
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,6 +16,7 @@ from agent.handoff import gate
 from agent.handoff.socket_store import ListenAddress
 from agent.http import client
 from agent.http.client import Owned, UnixPlace
+from agent.http.message import Request, Response
 from agent.proxies.envoy import subscriptions, tls_listeners
 from agent.proxies.interface import (
     ConnectFailures,
@@ -26,6 +30,8 @@ from agent.proxies.interface import (
 )
 
 _TIMEOUT = 5.0
+_QUESTION, _METRICS = "/ready", "/stats/prometheus"
+_NOBODY = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.EACCES})  # the admin interface is unreachable
 _MUCH = 256 << 10  # bytes; larger responses are parsed in a thread
 _CHANGES = "/stats?filter=^listener_manager.listener_(added|modified|removed|in_place_updated)$"
 # With `pre_cx`: connections that the listener filters still examine.
@@ -90,6 +96,19 @@ class AdminClient:
     def place(self) -> UnixPlace:
         """The address of the admin interface."""
         return self.path if self.pid is None else Owned(self.path, self.pid)
+
+    async def responds(self) -> bool:
+        """Return True when it responds or is unreachable, False on another error."""
+        try:
+            await client.fetch(self.place, _QUESTION, timeout=math.inf)
+        except OSError as error:
+            return error.errno in _NOBODY
+        return True
+
+    def exposition(self, request: Request) -> AbstractAsyncContextManager[Response]:
+        """Return the metrics of `/stats/prometheus`, with the request's query."""
+        _, mark, query = request.target.partition("?")
+        return client.stream(self.place, replace(request, target=f"{_METRICS}{mark}{query}"))
 
     async def waits_only_for_gate(self) -> bool:
         """Return whether everything but the gate is loaded, xDS clusters and listeners included."""

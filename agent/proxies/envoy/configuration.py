@@ -213,6 +213,11 @@ class Copies:
             self._forms[as_json] = self._make_form(as_json)
         return self._forms[as_json]
 
+    def tree(self, directory: str, descriptors: Mapping[str, int]) -> Mapping[str, str | bytes]:
+        """Return nothing: Envoy reads /dev/fd/N."""
+        del directory, descriptors
+        return {}
+
     def prepare(self, *, as_json: bool) -> None:
         """Make the copies now, so that no event is delayed by it later."""
         for template, form in self._templates(as_json=as_json):

@@ -14,7 +14,7 @@ from agent.handoff.socket_store import ListenAddress
 from agent.handoff.udp_relay import UdpRelay
 from agent.host.log import log_event
 from agent.proxies.interface import Admin, Delivery
-from agent.proxies.link import EpochContext, EpochLink, Launch, LinkEvents
+from agent.proxies.link import EpochContext, EpochLink, Launch, LinkEvents, Send
 
 _ANSWER_TIMEOUT = 5.0
 _RESUME_INTERVAL = 0.02  # polling, because only its admin interface shows that an adopted epoch serves
@@ -74,8 +74,9 @@ class HotRestartLink:
         drains = self._delivery is not None and self._delivery.drains
         return Launch(self._arguments(self.names, copy, extra, overlap, drains), {})
 
-    def attend(self, pid: int) -> None:
+    def attend(self, pid: int, send: Send) -> None:
         """Accept messages from this process only."""
+        del send
         assert self.parent is not None
         assert self.child is not None
         self._pid = self.parent.channel.pid = self.child.channel.pid = self.gate.pid = self.admin.pid = pid

@@ -88,7 +88,7 @@ async def test_the_command_line_names_its_sockets_and_inherits_nothing(home: Pat
 async def test_it_accepts_messages_of_its_process_only(home: Path) -> None:
     made = link(home, Owner(), text=UDP)
     await made.open(0, None, serves=False)
-    made.attend(os.getpid())
+    made.attend(os.getpid(), lambda _: None)
     assert made.parent is not None
     assert made.child is not None
     assert made.relay is not None

@@ -1,0 +1,315 @@
+"""The operator's HAProxy configuration with its certificate lists, and the private copies of both."""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from posixpath import basename, dirname
+
+from agent.certificates.references import Reference, Role
+from agent.core.errors import BadInput
+from agent.proxies.haproxy import certificate_list
+from agent.proxies.haproxy.delivery import Delivery, Pushable
+from agent.proxies.haproxy.document import COMPANIONS, Named, Replaced, parse
+from agent.proxies.interface import TlsListener
+from agent.proxies.standalone import StandaloneConfiguration, every_name_in
+
+_AUTHORITIES = {"ca-file": "ca-file", "ca-verify-file": "ca-file", "crl-file": "crl-file"}  # to the console's word
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A PEM file that HAProxy loads, with the files beside it that belong to it."""
+
+    path: str
+    companions: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The file that holds the private key."""
+        own = f"{self.path}.key"
+        return own if own in self.companions else self.path
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All of its files."""
+        return (self.path, *self.companions)
+
+
+class Configuration(StandaloneConfiguration):
+    """A parsed configuration. Raises `BadInput` naming the file, the line and the next step.
+
+    `resources` has the certificate lists, by path, and the names in the directories of certificates, see `unread`.
+    `directory` and `environment` are the process's: where relative paths start, and its variables.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        name: str,
+        directory: str,
+        environment: Mapping[str, str],
+        resources: Mapping[str, bytes],
+        *,
+        pushes: bool,
+    ) -> None:
+        super().__init__(name)
+        self.text = text
+        self._document = parse(text, name, directory, environment)
+        self._resources = resources
+        self.consoles = frozenset(self._document.consoles)
+        self.lists = {
+            each.path: _List(resources[each.path], each.path, directory)
+            for each in self._document.files
+            if each.keyword == "crt-list" and each.path in resources
+        }
+        self._copies: dict[frozenset[str], Copies] = {}
+        self.references = list(dict.fromkeys(self._references()))
+        self.unread = self._unread()
+        self.pushable_files = self._pushable() if pushes else frozenset()
+        self.tls_listeners = [TlsListener(place, None) for bind in self._document.binds for place in bind.places]
+
+    # What it names
+
+    def _unread(self) -> list[str]:
+        """Return the certificate lists, and wildcards for the directories of certificates, that were not provided."""
+        lists = [each.path for each in self._document.files if each.keyword == "crt-list"]
+        wanted = [*lists, *map(every_name_in, dict.fromkeys(map(dirname, self._named_certificates())))]
+        wanted += [every_name_in(path) for path in self._named_certificates() if self._is_directory(path)]
+        return [each for each in dict.fromkeys(wanted) if each not in self._resources]
+
+    def _named_certificates(self) -> list[str]:
+        named = [each.path for each in self._document.files if each.keyword == "crt"]
+        listed = [each.path for found in self.lists.values() for each in found.entries if each.keyword == "crt"]
+        return list(dict.fromkeys([*named, *listed]))
+
+    def _names(self, directory: str) -> Collection[str]:
+        """Return the paths in a directory; those of directories end with a slash."""
+        return self._listings.get(every_name_in(directory), frozenset())
+
+    @cached_property
+    def _listings(self) -> dict[str, frozenset[str]]:
+        return {name: frozenset(data.decode().split("\n")) for name, data in self._resources.items() if "*" in name}
+
+    def _is_directory(self, path: str) -> bool:
+        return f"{path}/" in self._names(dirname(path))
+
+    def _certificate(self, path: str) -> Certificate:
+        beside = self._names(dirname(path))
+        return Certificate(path, tuple(path + suffix for suffix in COMPANIONS if path + suffix in beside))
+
+    def _in_directory(self, path: str) -> list[Certificate]:
+        names = sorted(name for name in self._names(path) if name and not name.endswith(("/", *COMPANIONS)))
+        return [self._certificate(name) for name in names]
+
+    def certificates_at(self, path: str) -> list[Certificate]:
+        """Return what HAProxy loads for a `crt`: one file, or every file of a directory."""
+        return self._in_directory(path) if self._is_directory(path) else [self._certificate(path)]
+
+    def _references(self) -> Iterator[Reference]:
+        for path in self._named_certificates():
+            for certificate in self.certificates_at(path):
+                yield from _pair(certificate)
+        for keyword, role, path in self._others():
+            if not self._is_directory(path):
+                yield Reference(path, role, path)
+                del keyword
+
+    def _others(self) -> Iterator[tuple[str, Role, str]]:
+        """Yield the other TLS files: keyword, role and path."""
+        for each in self._document.files:
+            if each.keyword not in {"crt", "crt-list"}:
+                yield each.keyword, each.role, each.path
+        for found in self.lists.values():
+            for entry in found.entries:
+                if entry.keyword != "crt":
+                    yield entry.keyword, Role.OTHER if entry.keyword == "crl-file" else Role.BUNDLE, entry.path
+
+    # Pushes
+
+    def _pushable(self) -> frozenset[str]:
+        """Return the certificates with their keys, the authorities and the revocation lists."""
+        found = [each for path in self._named_certificates() for each in self.certificates_at(path)]
+        pairs = {path for each in found for path in each.paths if not path.endswith((".ocsp", ".sctl", ".issuer"))}
+        others = {path for keyword, _, path in self._others() if keyword in _AUTHORITIES}
+        unknown = {path for keyword, _, path in self._others() if keyword not in _AUTHORITIES}
+        return frozenset(pairs | others) - unknown
+
+    # Copies
+
+    def copies(self, materialised: Collection[str]) -> "Copies":
+        """Return the copies in which these paths are descriptors, made once."""
+        key = frozenset(materialised)
+        if key not in self._copies:
+            self._copies[key] = Copies(self, key)
+        return self._copies[key]
+
+    @property
+    def named(self) -> list[Named]:
+        """Every TLS file that the text names, in order."""
+        return self._document.files
+
+    @property
+    def replaced(self) -> list[Replaced]:
+        """The other parts of the text that a copy replaces."""
+        return self._document.replaced
+
+
+class _List:
+    """A certificate list: its text and what it names."""
+
+    def __init__(self, data: bytes, path: str, directory: str) -> None:
+        try:
+            self.text = data.decode()
+        except UnicodeDecodeError as error:
+            message = f"cannot read {path}: byte {error.start} is not UTF-8; save it as UTF-8"
+            raise BadInput(message) from error
+        self.entries = list(certificate_list.entries(self.text, directory, directory))
+
+
+class Copies:
+    """The copies of a configuration and its lists for one set of materialised paths."""
+
+    def __init__(self, configuration: Configuration, materialised: frozenset[str]) -> None:
+        self._configuration = configuration
+        self._materialised = materialised
+
+    def fill(
+        self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool = False
+    ) -> tuple[str, str | None]:
+        """Return the configuration of one epoch; there is no extra document."""
+        del number, as_json
+        paths = _Paths(self._configuration, self._materialised, directory, descriptors)
+        replaced = list(self._configuration.replaced)
+        replaced += [
+            Replaced(each.word.start, each.word.end, new)
+            for each in self._configuration.named
+            if (new := paths.of(each.keyword, each.path)) is not None
+        ]
+        return _spliced(self._configuration.text, replaced), None
+
+    def fill_pushable(
+        self, directory: str, number: int, descriptors: Mapping[str, int], *, as_json: bool
+    ) -> tuple[str, str | None, Delivery]:
+        """Return the same, and what pushes into the epoch."""
+        main, extra = self.fill(directory, number, descriptors, as_json=as_json)
+        paths = _Paths(self._configuration, self._materialised, directory, descriptors)
+        return main, extra, Delivery(tuple(paths.pushable()))
+
+    def tree(self, directory: str, descriptors: Mapping[str, int]) -> Mapping[str, str | bytes]:
+        """Return the lists, and directories of links to descriptors for certificates with companions."""
+        return _Paths(self._configuration, self._materialised, directory, descriptors).tree()
+
+    def prepare(self, *, as_json: bool) -> None:
+        """Do nothing: a copy is made in a moment."""
+
+    def are_made(self, *, as_json: bool) -> bool:
+        """Return True, see `prepare`."""
+        del as_json
+        return True
+
+    def hold_resources(self, descriptors: dict[str, int], hold: Callable[[str, bytes], int]) -> None:
+        """Add nothing: lists are in the epoch's directory."""
+
+
+class _Paths:
+    """The paths under which one epoch finds its files.
+
+    A file is /dev/fd/N. HAProxy finds companions by their names, so a certificate that has some, and a directory, are
+    links in a directory of the epoch that is named after the descriptors in it.
+    """
+
+    def __init__(
+        self, configuration: Configuration, materialised: frozenset[str], directory: str, descriptors: Mapping[str, int]
+    ) -> None:
+        self._configuration = configuration
+        self._materialised = materialised
+        self._directory = directory
+        self._descriptors = descriptors
+
+    def of(self, keyword: str, path: str) -> str | None:
+        """Return the path that replaces one in the text; None to keep it."""
+        if keyword == "crt-list":
+            return None if path not in self._configuration.lists else f"{self._directory}/{self._list(path)[0]}"
+        if keyword != "crt":
+            return f"/dev/fd/{self._descriptors[path]}" if path in self._materialised else None
+        found = self._configuration.certificates_at(path)
+        if not found or not all(each in self._materialised for one in found for each in one.paths):
+            return None
+        is_single = [each.path for each in found] == [path]
+        if is_single and not found[0].companions:
+            return f"/dev/fd/{self._descriptors[path]}"
+        view = self._view(found)[0]
+        return f"{self._directory}/{view}/{basename(path)}" if is_single else f"{self._directory}/{view}"
+
+    def _view(self, found: Collection[Certificate]) -> tuple[str, dict[str, str]]:
+        links = {basename(path): f"/dev/fd/{self._descriptors[path]}" for each in found for path in each.paths}
+        return f"files-{_digest(repr(sorted(links.items())))}", links
+
+    def _list(self, path: str) -> tuple[str, bytes]:
+        found = self._configuration.lists[path]
+        replaced = [
+            Replaced(each.start, each.end, new)
+            for each in found.entries
+            if (new := self.of(each.keyword, each.path)) is not None
+        ]
+        text = _spliced(found.text, replaced)
+        return f"files-{_digest(text)}/{basename(path)}", text.encode()
+
+    def tree(self) -> dict[str, str | bytes]:
+        """Return everything that has to be in the epoch's directory."""
+        made: dict[str, str | bytes] = {}
+        for path in self._configuration.lists:
+            name, data = self._list(path)
+            made[name] = data
+        for path in self._certificates():
+            found = self._configuration.certificates_at(path)
+            used = self.of("crt", path)
+            if used is not None and not used.startswith("/dev/fd/"):
+                view, links = self._view(found)
+                made |= {f"{view}/{name}": target for name, target in links.items()}
+        return made
+
+    def _certificates(self) -> list[str]:
+        named = [each.path for each in self._configuration.named if each.keyword == "crt"]
+        lists = self._configuration.lists.values()
+        return [*named, *(each.path for found in lists for each in found.entries if each.keyword == "crt")]
+
+    def pushable(self) -> Iterator[Pushable]:
+        """Yield each file that can be pushed, under each name that HAProxy has for it."""
+        for path in dict.fromkeys(self._certificates()):
+            used = self.of("crt", path)
+            if used is None:
+                continue
+            found = self._configuration.certificates_at(path)
+            for each in found:
+                name = used if each.path == path else f"{used}/{basename(each.path)}"
+                yield Pushable("cert", each.path, name, name)
+                if each.key != each.path:
+                    yield Pushable("cert", each.key, f"{name}.key", name)
+        others = [(each.keyword, each.path) for each in self._configuration.named]
+        others += [(e.keyword, e.path) for found in self._configuration.lists.values() for e in found.entries]
+        for keyword, path in dict.fromkeys(others):
+            word, used = _AUTHORITIES.get(keyword), self.of(keyword, path)
+            if word is not None and used is not None:
+                yield Pushable(word, path, used, used)
+
+
+def _pair(certificate: Certificate) -> Iterator[Reference]:
+    yield Reference(certificate.path, Role.CHAIN, certificate.path)
+    yield Reference(certificate.key, Role.KEY, certificate.path)
+    for path in certificate.companions:
+        if path != certificate.key:
+            yield Reference(path, Role.OTHER, certificate.path)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _spliced(text: str, replaced: Collection[Replaced]) -> str:
+    parts, at = [], 0
+    for each in sorted(replaced, key=lambda each: each.start):
+        parts += [text[at : each.start], each.text]
+        at = each.end
+    return "".join([*parts, text[at:]])
