@@ -22,6 +22,10 @@ def kind_of(options: Mapping[str, Any], arguments: Sequence[str]) -> Proxy:
             from agent.proxies.haproxy.proxy import HAProxy
 
             return HAProxy.parse(arguments, pushes=_pushes(options))
+        case "nginx":
+            from agent.proxies.nginx.proxy import Nginx
+
+            return Nginx.parse(arguments)
         case _:
             return _envoy(options, arguments)
 

@@ -33,7 +33,7 @@ def option(name: str, **attributes: Any) -> Decorator:  # noqa: ANN401  # argume
     return decorate
 
 
-KINDS = ("envoy", "haproxy")
+KINDS = ("envoy", "haproxy", "nginx")
 """The values of --proxy-kind besides `auto`."""
 
 INPUTS: list[Decorator] = [

@@ -171,7 +171,7 @@ async def _supervise(settings: "Settings") -> int:
     from agent.host.run_directory import RunDirectory
     from agent.supervisor.supervisor import Supervisor
 
-    directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
+    directory = RunDirectory(settings.run_directory, traversable=settings.has_other_users)
     try:
         return await Supervisor(settings, directory).run()
     finally:

@@ -71,6 +71,11 @@ class Settings:
         return self.config is None and self.document is None
 
     @property
+    def has_other_users(self) -> bool:
+        """Whether processes of other users go through the run directory."""
+        return self.user is not None or self.kind.is_multi_user
+
+    @property
     def scopes(self) -> tuple[Path, ...]:
         """The paths under which files are watched and materialised."""
         return (*self.certificates, *self.watched)

@@ -69,7 +69,7 @@ async def _loader(settings: Settings) -> AsyncIterator[Loader]:
 
 
 async def _complaint(settings: Settings, loaded: LoadedRevision) -> Complaint | None:
-    directory = RunDirectory(settings.run_directory, traversable=settings.user is not None)
+    directory = RunDirectory(settings.run_directory, traversable=settings.has_other_users)
     epoch = EpochProcess(1, loaded, directory, settings.user, _DEAF)
     try:
         return await epoch.validate(_TIMEOUT)

@@ -40,7 +40,7 @@ async def emptied(
         await asyncio.sleep(interval)
         interval = min(interval * _GROWTH, _LAST_INTERVAL if at_the_end else _LONGEST_INTERVAL)
         # In a thread, as below: it examines every descriptor of the proxy, which may have a million.
-        listens = None if epoch.pid is None else await asyncio.to_thread(has_socket, epoch.pid, inodes)
+        listens = None if epoch.pid is None else await asyncio.to_thread(_listens, epoch, inodes)
         if listens and at_the_end and await _is_silent(epoch):
             epoch.clients = await asyncio.to_thread(connections_left, epoch, inbound)
             counted()
@@ -50,6 +50,12 @@ async def emptied(
         counted()
         if zeros >= (1 if listens is False else 2):
             return
+
+
+def _listens(epoch: EpochProcess, inodes: Collection[int]) -> bool | None:
+    """Return whether one of its processes has one of these sockets; None if the kernel denies that information."""
+    found = [has_socket(pid, inodes) for pid in epoch.processes()]
+    return True if True in found else next(iter(found), False)
 
 
 async def _is_silent(epoch: EpochProcess) -> bool:
@@ -83,4 +89,6 @@ def connections_left(epoch: EpochProcess, inbound: Inbound | None = None) -> int
     places = epoch.asked if inbound is None else inbound.places
     if epoch.pid is None or not all(place.address.startswith("tcp://") for place in places):
         return None
-    return connections_at(epoch.pid, {int(place.address.rpartition(":")[2]) for place in places})
+    ports = {int(place.address.rpartition(":")[2]) for place in places}
+    counts = [connections_at(pid, ports) for pid in epoch.processes()]
+    return sum(count for count in counts if count is not None) if counts[0] is not None else None

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,6 +16,7 @@ from agent.host.log import log_event
 from agent.host.memfds import Memfds
 from agent.host.processes import Command, Process, User, created_at, run
 from agent.host.run_directory import RunDirectory, add_tree
+from agent.host.sessions import signal_members
 from agent.inputs.revisions import LoadedRevision
 from agent.metrics.shared_counters import make_room
 from agent.processes.manifest import Manifest
@@ -163,6 +164,10 @@ class EpochProcess:
         """Every address that it listens on or requested a socket for."""
         return self.link.asked
 
+    def processes(self) -> Collection[int]:
+        """Return the pids of the processes in which it accepts clients."""
+        return () if self.pid is None else (self.pid, *self.link.workers())
+
     def is_adopted(self) -> bool:
         """Return whether an earlier agent started it."""
         return self.found is not None
@@ -195,7 +200,8 @@ class EpochProcess:
         code, output = await run(self._command(arguments, loaded), timeout)
         if code == 0:
             return None
-        return loaded.program.kind.complaint(output, {**loaded.paths, copy: loaded.configuration.name})
+        paths = {**loaded.paths, copy: loaded.configuration.name}
+        return loaded.program.kind.complaint(output, paths, loaded.configuration)
 
     async def launch(self, started_at: int, overlap: int = 0, *, dumps_core: bool = False) -> int:
         """Start the process after its sockets are open; return its pid. Raises `MachineError`.
@@ -272,6 +278,8 @@ class EpochProcess:
         """Send a signal to the process, if it was started and has not exited."""
         self.was_asked |= number is signal.SIGTERM
         self.was_killed |= number is signal.SIGKILL
+        if number is signal.SIGKILL and self.link.orphan_signal is not None and self.pid is not None:
+            signal_members(self.pid, number)
         if self.process is not None:
             self.process.signal(number)
 

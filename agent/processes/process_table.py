@@ -32,6 +32,7 @@ from agent.processes.draining import emptied
 from agent.processes.epoch_process import EpochProcess, ListenerAccess
 from agent.processes.listeners import Listeners
 from agent.processes.memory_check import MemoryCheck
+from agent.processes.orphans import Orphans
 from agent.processes.pushing import Push
 from agent.processes.reserved_segments import ReservedSegments
 from agent.processes.survivor import Survivor
@@ -90,6 +91,7 @@ class ProcessTable:
         self.unserved = ""  # why the serving epoch serves no clients although it runs; empty if it does
         self._had_dynamic = False  # whether listeners from a control plane have served
         self._handover: asyncio.Task[None] | None = None
+        self._orphans = Orphans(settings.policy.drain_timeout)
         self._follower: asyncio.Task[None] | None = None
 
     def _pids(self) -> list[int]:
@@ -98,6 +100,7 @@ class ProcessTable:
     async def close(self) -> None:
         """Release all resources; the processes must have exited."""
         await self._tasks.close()
+        self._orphans.close()
         for epoch in tuple(self.epochs.values()):
             self.shared_counters.retire(epoch.number)
             await epoch.cleanup()
@@ -270,6 +273,7 @@ class ProcessTable:
             self._follower.cancel()
         await self.listeners.hand_over(after, before)
         self._callbacks.handed_over(after)
+        self._orphans.drain()
         if not after.loaded.configuration.has_dynamic_listeners:
             self._had_dynamic = False
             self._tell_unserved("")
@@ -455,6 +459,8 @@ class ProcessTable:
         epoch.was_starved = bool(memory) and code == -signal.SIGKILL
         reason = f"epoch {number} (pid {epoch.pid}) {describe_exit(code)}{memory}"
         failure = Failure(FailureKind.TRANSIENT, reason)
+        if epoch.link.orphan_signal is not None and epoch.pid is not None:
+            self._orphans.left(epoch.pid, epoch.link.orphan_signal, may_serve=epoch.has_served and not epoch.was_asked)
         if code is not None and code > 0 and not epoch.has_served:
             failure = await self._diagnose(epoch, failure)
         self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=code, failure=failure))

@@ -403,6 +403,10 @@ class Proxy(Protocol):
         """The arguments that make the program print the version of its hot-restart protocol; None if it has none."""
 
     @property
+    def is_multi_user(self) -> bool:
+        """Whether its processes open paths in an epoch's directory as another user than the one it is started as."""
+
+    @property
     def udp_overlap(self) -> int:
         """Seconds in which a draining epoch forwards datagrams to the next one."""
 
@@ -446,8 +450,13 @@ class Proxy(Protocol):
     def rehearse(self, copy: int, extra: str | None, configuration: Configuration) -> list[str]:
         """Return the arguments of a run that starts, binds its listening sockets without listening, and exits."""
 
-    def complaint(self, output: str, descriptors: Mapping[int, str]) -> Complaint:
-        """Find the complaint in a proxy's output. `descriptors`: number to the path it replaces."""
+    def complaint(
+        self, output: str, descriptors: Mapping[int, str], configuration: Configuration | None = None
+    ) -> Complaint:
+        """Find the complaint in a proxy's output about a configuration.
+
+        `descriptors`: number to the path it replaces.
+        """
 
     def rejection(self, message: str, descriptors: Mapping[int, str]) -> Complaint:
         """Parse a complaint from the admin interface."""

@@ -84,6 +84,10 @@ class EpochLink(Protocol):
         """Those of which `duplicate` returns a socket that the agent does not hold yet."""
 
     @property
+    def orphan_signal(self) -> signal.Signals | None:
+        """The signal that drains the processes that it leaves behind when it exits; None if it leaves none."""
+
+    @property
     def is_open(self) -> bool:
         """Whether the epoch may serve."""
 
@@ -115,11 +119,14 @@ class EpochLink(Protocol):
     def stop_accepting(self) -> None:
         """Make it close its listeners and ask its clients to reconnect. Raises `MachineError`."""
 
+    def reopen_logs(self) -> None:
+        """Make it open its log files again."""
+
     def forward_datagrams(self, successor: "EpochLink") -> None:
         """Forward the datagrams that it still receives to its successor."""
 
-    def processes(self) -> Collection[int]:
-        """Return the pids of the processes in which it accepts clients."""
+    def workers(self) -> Collection[int]:
+        """Return the pids of the other processes in which it accepts clients."""
 
     def clear(self) -> None:
         """Release everything but the gate; no callback follows."""

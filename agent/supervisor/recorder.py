@@ -161,7 +161,7 @@ def _cause(process: EpochProcess, event: on.EpochExited) -> Exit:
         return Exit.KILLED
     if process.was_starved:
         return Exit.MEMORY
-    if process.was_asked:
+    if process.was_asked or (process.drains and event.code == 0):  # some proxies exit when their drain is complete
         return Exit.ASKED
     return Exit.SIGNAL if event.code is not None and event.code < 0 else Exit.CODE
 

@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures.thread  # noqa: F401  # asyncio's first thread imports it, maybe after an upgrade replaced it
 import logging
 import random
-import signal
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -285,7 +284,7 @@ class Supervisor:
         """Pass SIGUSR1 on to every epoch: proxies may log to files, the agent does not."""
         log_event(logging.INFO, "logs.reopened", "SIGUSR1: passed on to every epoch")
         for process in self._processes.epochs.values():
-            process.signal(signal.SIGUSR1)
+            process.link.reopen_logs()
 
     def _log_state(self) -> None:
         log_event(logging.INFO, "agent.state", self._summary.sentence(), None, **self._state_file.last)

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,13 +27,14 @@ from agent.host.binaries import Binary
 from agent.host.carried import Carried
 from agent.host.log import LogEvent, subscribe
 from agent.http.client import stream
-from agent.http.message import Request
+from agent.http.message import Request, Response
 from agent.inputs.loader import LoadResult
 from agent.inputs.revisions import LoadedRevision, Program, Source
 from agent.inputs.watch import InputWatcher
 from agent.processes.epoch_process import EpochProcess
 from agent.processes.process_table import ProcessTable
 from agent.processes.push_target import PushTarget
+from agent.proxies.envoy.admin_client import AdminClient
 from agent.proxies.envoy.configuration import Configuration
 from agent.proxies.envoy.options import Flags
 from agent.proxies.envoy.proxy import Envoy
@@ -117,6 +118,10 @@ class Admin:
         self.place = self.path = place
         self.listeners: Sequence[TlsListener] | Exception = ()
 
+    def exposition(self, request: Request) -> AbstractAsyncContextManager[Response]:
+        """Return what is at `place`."""
+        return AdminClient(self.place).exposition(request)
+
     async def tls_listeners(self) -> Sequence[TlsListener]:
         """Return the listeners, or raise the error."""
         if isinstance(self.listeners, Exception):
@@ -151,10 +156,15 @@ class Process:
 
     def __post_init__(self) -> None:
         self.admin = Admin(self.home / "admin")
+        self.link = SimpleNamespace(reopen_logs=lambda: self.signal(signal.SIGUSR1))
 
     def is_adopted(self) -> bool:
         """Return whether an earlier agent started it."""
         return self.adopted
+
+    def processes(self) -> tuple[int, ...]:
+        """Return its pid."""
+        return () if self.pid is None else (self.pid,)
 
     def signal(self, number: signal.Signals) -> None:
         """List a signal."""

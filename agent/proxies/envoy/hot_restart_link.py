@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import signal
 from collections.abc import Callable, Collection
 
 from agent.core.errors import MachineError
@@ -38,8 +39,9 @@ class HotRestartLink:
         self.parent: Parent | None = None
         self.relay: UdpRelay | None = None
         self._delivery: Delivery | None = None
-        self._pid: int | None = None
         self._is_cleared = False
+        self._send: Send | None = None
+        self.orphan_signal: signal.Signals | None = None
 
     @property
     def asked(self) -> set[ListenAddress]:
@@ -76,10 +78,10 @@ class HotRestartLink:
 
     def attend(self, pid: int, send: Send) -> None:
         """Accept messages from this process only."""
-        del send
+        self._send = send
         assert self.parent is not None
         assert self.child is not None
-        self._pid = self.parent.channel.pid = self.child.channel.pid = self.gate.pid = self.admin.pid = pid
+        self.parent.channel.pid = self.child.channel.pid = self.gate.pid = self.admin.pid = pid
         if self.relay is not None:
             self.relay.pid = pid
 
@@ -121,14 +123,19 @@ class HotRestartLink:
         if self.child is not None:
             self.child.drain_listeners()
 
+    def reopen_logs(self) -> None:
+        """Send SIGUSR1."""
+        if self._send is not None:
+            self._send(signal.SIGUSR1)
+
     def forward_datagrams(self, successor: EpochLink) -> None:
         """Forward the datagrams that it still receives to its successor."""
         if self.relay is not None and isinstance(successor, HotRestartLink):
             self.relay.aim(successor.names)
 
-    def processes(self) -> Collection[int]:
-        """Return its pid: its workers are threads."""
-        return () if self._pid is None else (self._pid,)
+    def workers(self) -> Collection[int]:
+        """Return none: its workers are threads."""
+        return ()
 
     def clear(self) -> None:
         """Release everything but the gate."""

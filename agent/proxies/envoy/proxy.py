@@ -62,6 +62,7 @@ class Envoy:
     version_probe: tuple[str, ...] = ("--version",)
     handoff_probe: tuple[str, ...] = ("--hot-restart-version",)
     udp_overlap: int = UDP_OVERLAP
+    is_multi_user: bool = False
 
     @property
     def identity(self) -> bytes:
@@ -109,8 +110,11 @@ class Envoy:
         """Return a bootstrap that serves these certificates at one address for one service."""
         return bootstrap(listen, forward, references)
 
-    def complaint(self, output: str, descriptors: Mapping[int, str]) -> Complaint:
+    def complaint(
+        self, output: str, descriptors: Mapping[int, str], configuration: interface.Configuration | None = None
+    ) -> Complaint:
         """Find the complaint in Envoy's output."""
+        del configuration
         last = _last_complaint(output).strip()
         at_start = _AT_START.match(last)
         found = self.rejection(_COMPLAINT.sub("", last) if at_start is None else at_start[1], descriptors)

@@ -59,7 +59,7 @@ class HAProxyLink:
         self.admin = Console(context.home / "console", context.home / "metrics", context.configuration)
         self.asked: set[ListenAddress] = set(context.places or ())
         self.bound_itself: set[ListenAddress] = set(self.asked)
-        self._passed: dict[ListenAddress, Passed] = {}
+        self.orphan_signal: signal.Signals | None = None
         self._memory = Memfds()
         self._tasks = Tasks()
         self._opened = asyncio.Event()
@@ -210,12 +210,15 @@ class HAProxyLink:
         if self._send is not None:
             self._send(signal.SIGUSR1)
 
+    def reopen_logs(self) -> None:
+        """Do nothing: it logs to syslog or to standard output, and SIGUSR1 would drain it."""
+
     def forward_datagrams(self, successor: EpochLink) -> None:
         """Do nothing: it receives no datagrams from the agent."""
 
-    def processes(self) -> Collection[int]:
-        """Return its pid: its workers are threads."""
-        return () if self._pid is None else (self._pid,)
+    def workers(self) -> Collection[int]:
+        """Return none: its workers are threads."""
+        return ()
 
     def clear(self) -> None:
         """Close everything that the agent holds for it."""

@@ -33,6 +33,7 @@ class HAProxy(NoOverride):
     pushes: bool = False
     version_probe: tuple[str, ...] = ("-v",)
     handoff_probe: tuple[str, ...] | None = None
+    is_multi_user: bool = False
 
     @classmethod
     def parse(cls, arguments: Sequence[str], *, pushes: bool) -> "HAProxy":
@@ -87,8 +88,11 @@ class HAProxy(NoOverride):
         """Return those of `validate`: HAProxy cannot bind without serving."""
         return self.validate(copy, extra, configuration)
 
-    def complaint(self, output: str, descriptors: Mapping[int, str]) -> Complaint:
+    def complaint(
+        self, output: str, descriptors: Mapping[int, str], configuration: interface.Configuration | None = None
+    ) -> Complaint:
         """Find the complaint in HAProxy's output: its first alerts."""
+        del configuration
         said = [each for each in _COMPLAINT.findall(output) if not _SUMMARY.match(each)]
         lines = [line for line in output.splitlines() if line.strip()]
         text = "; ".join(said[:2]) or (lines[-1] if lines else "it printed no message")

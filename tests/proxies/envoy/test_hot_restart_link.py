@@ -69,7 +69,7 @@ async def test_nothing_is_known_of_an_epoch_whose_link_is_not_open(home: Path) -
     made = link(home, Owner())
     assert (made.asked, made.bound_itself, made.is_open) == (set(), set(), False)
     assert await made.duplicate(HERE) is None
-    assert made.processes() == ()
+    assert made.workers() == ()
     made.stop_accepting()
     made.clear()
     await made.close()
@@ -94,7 +94,6 @@ async def test_it_accepts_messages_of_its_process_only(home: Path) -> None:
     assert made.relay is not None
     pids = [made.parent.channel.pid, made.child.channel.pid, made.gate.pid, made.admin.pid, made.relay.pid]
     assert pids == [os.getpid()] * 5
-    assert made.processes() == (os.getpid(),)
     made.clear()
     await made.close()
 
