@@ -100,6 +100,12 @@ class Leaf:
         """Whether `now` is between both dates, inclusive (RFC 5280, 4.1.2.5)."""
         return self.not_before <= now <= self.not_after
 
+    @property
+    def dns_name(self) -> str | None:
+        """The first DNS name that a client could ask for, without a wildcard; None if there is none."""
+        names = (name.removeprefix("DNS:") for name in self.names if name.startswith("DNS:"))
+        return next((name for name in names if "*" not in name), None)
+
     def stands_in_for(self, other: "Leaf") -> bool:
         """Whether this leaf can replace `other` for clients: it has its names and its key type."""
         if self.key_type.split()[0] != other.key_type.split()[0]:

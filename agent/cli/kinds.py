@@ -26,6 +26,17 @@ def kind_of(options: Mapping[str, Any], arguments: Sequence[str]) -> Proxy:
             from agent.proxies.nginx.proxy import Nginx
 
             return Nginx.parse(arguments)
+        case "server":
+            from agent.proxies.server.proxy import Server
+
+            return Server.parse(
+                arguments,
+                [each for each in options["listen"] if "=" in each],
+                check=options.get("check"),
+                notifies=options.get("ready") == "notify",
+                drain_signal=f"SIG{options.get('drain_signal', 'TERM')}",
+                has_config=options["config"] is not None,
+            )
         case _:
             return _envoy(options, arguments)
 
@@ -34,6 +45,8 @@ def _name(options: Mapping[str, Any]) -> str:
     named = options.get("proxy_kind", "auto")
     if named != "auto":
         return str(named)
+    if any("=" in each for each in options.get("listen", ())):
+        return "server"
     program = Path(options["proxy_bin"]).name
     return next((each for each in KINDS if program == each or program.startswith(f"{each}-")), "envoy")
 

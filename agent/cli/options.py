@@ -33,7 +33,7 @@ def option(name: str, **attributes: Any) -> Decorator:  # noqa: ANN401  # argume
     return decorate
 
 
-KINDS = ("envoy", "haproxy", "nginx")
+KINDS = ("envoy", "haproxy", "nginx", "server")
 """The values of --proxy-kind besides `auto`."""
 
 INPUTS: list[Decorator] = [
@@ -61,8 +61,27 @@ INPUTS: list[Decorator] = [
         help="A directory of certificates, searched 3 levels deep; may be repeated.",
     ),
     option("--watch", type=_PATH, multiple=True, metavar="PATH", help="Another path whose changes start a new epoch."),
-    option("--listen", default="0.0.0.0:15443", metavar="ADDR", help="Where the generated bootstrap accepts TLS."),
+    option(
+        "--listen",
+        default=["0.0.0.0:15443"],
+        multiple=True,
+        metavar="[NAME=]ADDR",
+        help="Where the generated configuration accepts TLS; with a name, a socket that a server gets.",
+    ),
     option("--forward", default="127.0.0.1:8080", metavar="ADDR", help="Where the generated bootstrap forwards to."),
+    option("--check", metavar="REQUEST", help="What a server answers when it is ready: 'GET /health'."),
+    option(
+        "--ready",
+        type=click.Choice(["connect", "notify"]),
+        default="connect",
+        help="How a server tells that it is ready: it accepts, or it says READY=1 as well (sd_notify).",
+    ),
+    option(
+        "--drain-signal",
+        type=click.Choice(["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH"]),
+        default="TERM",
+        help="The signal on which a server finishes its connections and exits.",
+    ),
     option("--proxy-user", metavar="USER", help="Run the proxy as this user; the agent binds low ports for it."),
 ]
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
     """Return the settings for every command that reads the operator's files."""
     config, document = options["config"], options.get("document")
+    kind = kind_of(options, arguments)
+    if document is None and config is None and not kind.needs_certificates:
+        document = "{}"
     if config is None and document is None and not options["certs"]:
         message = "cannot start: neither --config nor --certs is given; see agent --help"
         raise UsageError(message)
@@ -32,8 +35,8 @@ def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, An
     if override is not None and config is None and document is None:
         message = "cannot use --config-override without --config: there is nothing that it could be merged over"
         raise UsageError(message)
-    for name in ("listen", "forward"):
-        Endpoint.parse(f"tcp://{options[name]}")
+    listen = _listen(options["listen"])
+    Endpoint.parse(f"tcp://{options['forward']}")
     return {
         "proxy": options["proxy_bin"],
         "certificates": tuple(options["certs"]),
@@ -42,11 +45,22 @@ def inputs(options: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, An
         "override": override,
         "override_values": _override_values(override),
         "watched": tuple(options["watch"]),
-        "listen": f"tcp://{options['listen']}",
+        "listen": f"tcp://{listen}",
         "forward": f"tcp://{options['forward']}",
         "user": None if options["proxy_user"] is None else User.named(options["proxy_user"]),
-        "kind": kind_of(options, arguments),
+        "kind": kind,
     }
+
+
+def _listen(listeners: Sequence[str]) -> str:
+    """Return the address of the generated configuration. Raises `UsageError`."""
+    unnamed = [each for each in listeners if "=" not in each]
+    if len(unnamed) > 1:
+        message = f"cannot use --listen {unnamed[1]}: the generated configuration has one address; leave it out"
+        raise UsageError(message)
+    address = unnamed[0] if unnamed else "0.0.0.0:0"
+    Endpoint.parse(f"tcp://{address}")
+    return address
 
 
 def _override_values(override: Path | None) -> dict[str, str]:

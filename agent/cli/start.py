@@ -136,11 +136,12 @@ def _prepare(settings: "Settings") -> None:
 
     from agent.core.errors import MachineError
     from agent.host import heap
-    from agent.host.limits import forbid_core_dumps, raise_descriptor_limit
+    from agent.host.limits import forbid_core_dumps, raise_descriptor_limit, reserve_descriptors
     from agent.host.log import log_event
     from agent.host.parent_death_filter import keep_children_alive
 
     heap.keep_small()
+    reserve_descriptors(settings.kind.reserved_descriptors)
     raise_descriptor_limit()
     forbid_core_dumps()
     if settings.survive:

@@ -9,6 +9,10 @@ filter, 8 of 1,852 without.
 import ctypes
 import socket
 import struct
+from collections.abc import Sequence
+
+Instruction = tuple[int, int, int, int]
+"""A struct sock_filter: code, the two jumps, and the constant."""
 
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _SO_DETACH_REUSEPORT_BPF = 68
@@ -23,7 +27,12 @@ def attach(member: socket.socket, workers: int) -> None:
 
     Raises `OSError`.
     """
-    program = b"".join(_INSTRUCTION.pack(*line) for line in (_LOAD_RANDOM, (_MODULO, 0, 0, workers), _RETURN_A))
+    attach_program(member, (_LOAD_RANDOM, (_MODULO, 0, 0, workers), _RETURN_A))
+
+
+def attach_program(member: socket.socket, instructions: Sequence[Instruction]) -> None:
+    """Pick the socket of the group for each new connection by a classic BPF program. Raises `OSError`."""
+    program = b"".join(_INSTRUCTION.pack(*line) for line in instructions)
     buffer = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, padding to pointer alignment, a pointer to them
     header = struct.pack("@HP", len(program) // _INSTRUCTION.size, ctypes.addressof(buffer))

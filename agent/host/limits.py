@@ -52,6 +52,19 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def reserve_descriptors(count: int) -> None:
+    """Occupy the free ones of the first `count` descriptors from 3 on, which children get by number."""
+    first = 3
+    for number in range(first, first + count):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            if null != number:
+                os.dup2(null, number, inheritable=False)
+                os.close(null)
+
+
 def forbid_core_dumps() -> None:
     """Disable core dumps of this process and its children: memory contains private keys."""
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)

@@ -7,12 +7,14 @@ They get a clean environment, a session of their own, and only the named descrip
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import pwd
 import signal
 import subprocess
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -58,6 +60,13 @@ class User:
         return self.uid, self.gid
 
 
+Listening = Sequence[tuple[str, int]]
+"""Sockets that a program gets as systemd passes them: names and descriptors, sd_listen_fds(3)."""
+
+FIRST_PASSED = 3
+"""The number of the first of them, SD_LISTEN_FDS_START."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """A command to run.
@@ -74,6 +83,7 @@ class Command:
     executable: str | None = None
     output: int | None = None  # for stdout and stderr; None: the agent's own
     dumps_core: bool = False  # whether a crash dumps core, up to the hard limit
+    listening: Listening = ()
 
 
 class Process:
@@ -167,12 +177,15 @@ def owner_of(pid: int) -> Callable[[], None] | None:
 
 def _spawn(command: Command) -> subprocess.Popen[bytes]:
     output = command.output
+    executable = command.executable or f"/proc/self/fd/{command.binary}"
+    environment = {**clean_environment(), **command.environment}
+    listen = partial(_listen_and_execute, executable, command, environment) if command.listening else None
     try:
         with core_dumps_allowed() if command.dumps_core else contextlib.nullcontext():
             return subprocess.Popen(
                 list(command.arguments),
-                executable=command.executable or f"/proc/self/fd/{command.binary}",
-                env={**clean_environment(), **command.environment},
+                executable=executable,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -181,12 +194,25 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
                 user=None if command.user is None else command.user.uid,
                 group=None if command.user is None else command.user.gid,
                 extra_groups=None if command.user is None else [],
+                preexec_fn=listen,  # noqa: PLW1509  # it only duplicates descriptors and executes
             )
     except OSError as error:
         message = f"cannot start {command.arguments[0]}: {error.strerror}"
         if error.errno == errno.EPERM and command.user is not None:
             message += f" to become uid {command.user.uid}: run the agent as root, or leave out --proxy-user"
         raise MachineError(message) from error
+
+
+def _listen_and_execute(executable: str, command: Command, environment: Mapping[str, str]) -> None:
+    """Execute a command that gets its sockets from descriptor 3 on; only the new process knows its own pid."""
+    free = FIRST_PASSED + len(command.listening)
+    moved = [fcntl.fcntl(number, fcntl.F_DUPFD, free) for _, number in command.listening]
+    for target, number in enumerate(moved, FIRST_PASSED):
+        os.dup2(number, target)
+        os.close(number)
+    names = ":".join(name for name, _ in command.listening)
+    passed = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(moved)), "LISTEN_FDNAMES": names}
+    os.execve(executable, list(command.arguments), {**environment, **passed})  # noqa: S606  # the same program
 
 
 async def run(command: Command, timeout: float) -> tuple[int, str]:

@@ -86,6 +86,9 @@ class Programs:
 
     async def _probe(self, binary: Binary) -> Program:
         # Await both: the failure of one must not leave the other running.
+        if not self._kind.version_probe:
+            number, reads_json = self._kind.version("")
+            return Program(binary, self._kind, number, None, reads_json)
         questions = [self._ask(binary, self._kind.version_probe)]
         if self._kind.handoff_probe is not None:
             questions.append(self._ask(binary, self._kind.handoff_probe))

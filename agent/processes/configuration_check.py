@@ -26,6 +26,7 @@ _DEAF = ListenerAccess(
     get_socket=lambda _, __: None,
     sockets=dict,
     bound=lambda _, __, descriptor: discard([descriptor]),
+    is_serving=lambda: False,
 )
 
 

@@ -39,6 +39,7 @@ class ListenerAccess:
     get_socket: Callable[[int, ListenAddress], int | None]
     sockets: Callable[[], Mapping[ListenAddress, int]]
     bound: Callable[[int, ListenAddress, int], None]
+    is_serving: Callable[[], bool]
 
     def of(self, number: int) -> LinkEvents:
         """Return the callbacks of one epoch."""
@@ -50,6 +51,7 @@ class ListenerAccess:
             get_socket=partial(self.get_socket, number),
             sockets=self.sockets,
             bound=partial(self.bound, number),
+            is_serving=self.is_serving,
         )
 
 
@@ -113,7 +115,8 @@ class EpochProcess:
             self.manifest = found.manifest
         self._program = self.home / name
         places = None if found is None else found.places
-        context = EpochContext(number, self.home, self._owner, loaded.configuration, self.segment, places)
+        leaves = {leaf.fingerprint: leaf.dns_name for leaf in loaded.selection.served_leaves}
+        context = EpochContext(number, self.home, self._owner, loaded.configuration, self.segment, places, leaves)
         self.link: EpochLink = loaded.program.kind.link(context, listeners.of(number))
 
     def _claim(self, segments: ReservedSegments | None) -> Segment | None:
@@ -197,6 +200,8 @@ class EpochProcess:
     async def _try(self, command_line: CommandLine, timeout: float, loaded: LoadedRevision) -> Complaint | None:
         copy, extra = self._copy(loaded)
         arguments = command_line(copy, extra, loaded.configuration)
+        if not arguments:
+            return None  # there is no way to ask it
         code, output = await run(self._command(arguments, loaded), timeout)
         if code == 0:
             return None
@@ -217,6 +222,7 @@ class EpochProcess:
             dumps_core=dumps_core,
             environment={**command.environment, **launch.environment},
             descriptors={*command.descriptors, *launch.descriptors},
+            listening=launch.listening,
         )
         process = Process.start(command, self._exited)
         self.created = created_at(process.pid)
@@ -239,7 +245,7 @@ class EpochProcess:
     def _attend(self, process: Process) -> None:
         """Accept messages from this process only."""
         self.process = process
-        self.link.attend(process.pid, process.signal)
+        self.link.attend(process.pid, self.signal)
 
     def _exited(self, code: int | None) -> None:
         self._exits(self.number, code)
@@ -276,7 +282,7 @@ class EpochProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, if it was started and has not exited."""
-        self.was_asked |= number is signal.SIGTERM
+        self.was_asked |= number is signal.SIGTERM or self.drains
         self.was_killed |= number is signal.SIGKILL
         if number is signal.SIGKILL and self.link.orphan_signal is not None and self.pid is not None:
             signal_members(self.pid, number)

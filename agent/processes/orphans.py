@@ -21,7 +21,7 @@ class Orphans:
         count = len(members(session))
         if not count:
             return
-        if not may_serve:
+        if not may_serve or how is signal.SIGKILL:
             signal_members(session, signal.SIGKILL)
             return
         self._serving[session] = how

@@ -194,6 +194,7 @@ class ProcessTable:
             get_socket=self._get_socket,
             sockets=self.listeners.store.lent,
             bound=self._heard_bound,
+            is_serving=lambda: self.serving is not None,
         )
 
     def _get_socket(self, number: int, place: ListenAddress) -> int | None:

@@ -407,6 +407,14 @@ class Proxy(Protocol):
         """Whether its processes open paths in an epoch's directory as another user than the one it is started as."""
 
     @property
+    def reserved_descriptors(self) -> int:
+        """How many descriptors, from 3 on, its processes get by number, so that the agent must not use them."""
+
+    @property
+    def needs_certificates(self) -> bool:
+        """Whether it can only be started with a configuration or with certificates."""
+
+    @property
     def udp_overlap(self) -> int:
         """Seconds in which a draining epoch forwards datagrams to the next one."""
 

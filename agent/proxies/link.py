@@ -6,13 +6,14 @@ before it serves, how it reports that it serves, and how it drains.
 
 import signal
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from agent.core.errors import AddressHeld, ProtocolError
 from agent.handoff.segment import Segment
 from agent.handoff.socket_store import ListenAddress
+from agent.host.processes import Listening
 from agent.proxies.interface import Admin, Configuration, Delivery
 
 Send = Callable[[signal.Signals], None]
@@ -26,7 +27,7 @@ class LinkEvents:
     `get_socket` returns the descriptor for an address, or None to let the proxy bind it. It raises `AddressHeld` if
     another process listens there; the epoch then gets no answer, since any answer would let it share the port.
     `sockets` returns all sockets that the agent holds, by address. `bound` takes over a duplicate of a socket that the
-    epoch bound itself. `broken`: the process violated the protocol.
+    epoch bound itself. `is_serving` returns whether an epoch serves. `broken`: the process violated the protocol.
     """
 
     reached_gate: Callable[[], None]
@@ -36,6 +37,7 @@ class LinkEvents:
     get_socket: Callable[[ListenAddress], int | None]
     sockets: Callable[[], Mapping[ListenAddress, int]]
     bound: Callable[[ListenAddress, int], None]
+    is_serving: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class EpochContext:
 
     `home` is its directory and `owner` the uid and gid of its process, None for the agent's own. `segment` is its
     shared memory, for a kind that needs one. `places`: the addresses that an adopted epoch has, None for a new one.
+    `leaves`: fingerprints of the certificates that it serves, each with a DNS name of it, if it has one.
     """
 
     number: int
@@ -52,6 +55,7 @@ class EpochContext:
     configuration: Configuration
     segment: Segment | None
     places: frozenset[ListenAddress] | None = None
+    leaves: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def is_adopted(self) -> bool:
@@ -61,11 +65,15 @@ class EpochContext:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to execute an epoch: arguments, further environment, and descriptors that it inherits."""
+    """How to execute an epoch: arguments, further environment, and descriptors that it inherits.
+
+    `listening` are sockets that it gets as systemd passes them.
+    """
 
     arguments: list[str]
     environment: Mapping[str, str]
     descriptors: frozenset[int] = frozenset()
+    listening: Listening = ()
 
 
 class EpochLink(Protocol):

@@ -192,7 +192,7 @@ def test_a_user_is_found_by_name() -> None:
 
 def options(**changes: object) -> dict[str, object]:
     plain: dict[str, object] = {"proxy_bin": "p", "config": None, "certs": (Path("/c"),), "watch": ()}
-    others = {"listen": "a:1", "forward": "b:2", "proxy_user": None, "config_override": None}
+    others = {"listen": ("a:1",), "forward": "b:2", "proxy_user": None, "config_override": None}
     return {**plain, **others, **changes}
 
 

@@ -167,7 +167,7 @@ def test_the_run_directory_is_held_while_the_agent_runs(
             return ending
 
     monkeypatch.setattr(supervisor, "Supervisor", Supervisor)
-    settings: Any = SimpleNamespace(run_directory=tmp_path / "r", user=user)
+    settings: Any = SimpleNamespace(run_directory=tmp_path / "r", has_other_users=user is not None)
     if isinstance(ending, Exception):
         with pytest.raises(MachineError, match="no memory"):
             asyncio.run(start._supervise(settings))

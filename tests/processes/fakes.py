@@ -260,6 +260,7 @@ class Calls:
             get_socket=get_socket,
             sockets=dict,
             bound=lambda _, place, descriptor: self.bound.append((place, descriptor)),
+            is_serving=lambda: False,
         )
 
 

@@ -51,6 +51,7 @@ class EpochHandle:
             get_socket=lambda _, place: harness.listeners.get(place, loaded.configuration),
             sockets=harness.listeners.store.lent,
             bound=lambda _, place, descriptor: harness.listeners.keep(place, descriptor, serves=False),
+            is_serving=lambda: False,
         )
         self.process = EpochProcess(harness.number, loaded, harness.directory, None, listeners)
 

@@ -63,6 +63,8 @@ class Envoy:
     handoff_probe: tuple[str, ...] = ("--hot-restart-version",)
     udp_overlap: int = UDP_OVERLAP
     is_multi_user: bool = False
+    reserved_descriptors: int = 0
+    needs_certificates: bool = True
 
     @property
     def identity(self) -> bytes:

@@ -34,6 +34,8 @@ class HAProxy(NoOverride):
     version_probe: tuple[str, ...] = ("-v",)
     handoff_probe: tuple[str, ...] | None = None
     is_multi_user: bool = False
+    reserved_descriptors: int = 0
+    needs_certificates: bool = True
 
     @classmethod
     def parse(cls, arguments: Sequence[str], *, pushes: bool) -> "HAProxy":

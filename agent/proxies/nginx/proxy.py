@@ -34,6 +34,8 @@ class Nginx(NoOverride):
     version_probe: tuple[str, ...] = ("-V",)
     handoff_probe: tuple[str, ...] | None = None
     is_multi_user: bool = True  # a worker opens certificates whose names have variables
+    reserved_descriptors: int = 0
+    needs_certificates: bool = True
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> "Nginx":

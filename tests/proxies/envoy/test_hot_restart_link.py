@@ -38,6 +38,7 @@ class Owner:
             get_socket=lambda _: None,
             sockets=dict,
             bound=lambda _, __: None,
+            is_serving=lambda: False,
         )
 
     def _serves(self) -> None:
