@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 
+_BACKLOG = 4096  # the kernel limits it, see net.core.somaxconn
 _TCP_INFO_BACKLOG = slice(24, 28)  # tcpi_unacked: the length of a listening socket's accept queue (tcp_diag.c)
 
 
@@ -99,6 +100,16 @@ class SocketStore:
         for place, held in other._sockets.items():  # noqa: SLF001  # another `SocketStore`
             self.put(place, held.detach())
         other._sockets.clear()  # noqa: SLF001
+
+    def accepts(self, place: ListenAddress) -> bool:
+        """Return whether the socket of this address listens (SO_ACCEPTCONN, socket(7))."""
+        held = self._sockets.get(place)
+        return held is not None and held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
+
+    def listen(self, place: ListenAddress) -> None:
+        """Listen on the socket of this address again, after a process has stopped that for every duplicate."""
+        with contextlib.suppress(OSError):
+            self._sockets[place].listen(_BACKLOG)
 
     def same(self, place: ListenAddress, descriptor: int) -> bool:
         """Return whether a descriptor is the very socket stored for this address."""

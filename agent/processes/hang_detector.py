@@ -9,7 +9,7 @@ single stuck worker among several is not detected: the admin interface and the o
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -128,30 +128,51 @@ class HangDetector:
     # Before any suspicion
 
     async def _watch(self, epoch: Serving) -> None:
-        pause = self._pace.first
+        pause, listening = self._pace.first, set[ListenAddress]()
         try:
             while self._still_serves(epoch):
                 armed_at = clock.monotonic()
-                await self._somebody_comes()
+                listening |= await self._somebody_comes()
+                self._revive(epoch, listening)
                 quiet = clock.monotonic() - armed_at > pause
                 pause = self._pace.first if quiet else min(2 * pause, self._pace.longest)
                 await asyncio.sleep(pause)  # a working proxy accepts the client in this time
+                self._revive(epoch, listening)
                 if is_anybody_waiting(self._store):
                     await self._suspect(epoch)
         except OSError as error:
             text = f"cannot watch the queues of epoch {epoch.number}: {error.strerror}; a hang of it is not reported"
             log_event(logging.WARNING, "hung.unwatched", text)
 
-    async def _somebody_comes(self) -> None:
-        """Wait, without polling, until a queue is not empty or `follow` requests a check."""
+    def _revive(self, epoch: Serving, listening: Collection[ListenAddress]) -> None:
+        """Listen again on sockets that a process has stopped to listen on, for every duplicate: it refuses clients.
+
+        HAProxy does that to a frontend that is disabled at its console. Its own part needs a new epoch.
+        """
+        silent = sorted(place for place in listening if place in self._store and not self._store.accepts(place))
+        if not silent or not self._still_serves(epoch):
+            return
+        for place in silent:
+            self._store.listen(place)
+        names = ", ".join(place.address for place in silent[:_SHOWN])
+        text = f"{_name(epoch)} stopped to listen on {names}, which refuses clients: the agent listens again"
+        log_event(logging.ERROR, "service.unlistened", text)
+        self._replace(f"{_name(epoch)} stopped to listen on {names}")
+
+    async def _somebody_comes(self) -> set[ListenAddress]:
+        """Wait, without polling, until a queue is not empty or closes, or `follow` requests a check.
+
+        Returns the addresses that it waited at.
+        """
         loop = asyncio.get_running_loop()
         self._look = loop.create_future()
-        with opened(self._store) as (queues, _):
+        with opened(self._store) as (queues, places):
             loop.add_reader(queues.fileno(), self._look_soon)
             try:
                 await self._look
             finally:
                 loop.remove_reader(queues.fileno())
+        return set(places.values())
 
     def _look_soon(self) -> None:
         if self._look is not None and not self._look.done():

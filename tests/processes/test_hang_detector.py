@@ -682,3 +682,30 @@ async def test_a_watch_that_is_closed_says_nothing_more() -> None:
             await play.watch.close()
             await asyncio.sleep(60)
             assert play.said == []
+
+
+async def test_a_listener_that_a_process_stopped_listens_again_and_its_epoch_is_replaced() -> None:
+    """As HAProxy does when a frontend is disabled: no duplicate of the socket listens any more."""
+    async with scene() as made:
+        with made.listener() as listener:
+            made.watch.follow()
+            await turns()
+            listener.shutdown(socket.SHUT_RD)
+            await until(lambda: made.replaced)
+            with socket.create_connection(listener.getsockname(), timeout=5):
+                pass
+        [reason] = made.replaced
+        assert "stopped to listen" in reason
+
+
+async def test_a_listener_that_the_store_has_closed_is_not_missed() -> None:
+    async with scene() as made:
+        with made.listener() as listener:
+            made.watch.follow()
+            await turns()
+            [place] = made.store.places()
+            made.store.close(place)
+            listener.shutdown(socket.SHUT_RD)
+            made.watch.follow()
+            await asyncio.sleep(PACE.longest * 2)
+        assert made.replaced == []
