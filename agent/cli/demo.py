@@ -10,7 +10,9 @@ from agent.cli.options import option
 
 
 @click.command()
-@option("--proxy-bin", default="sidecar", metavar="NAME|PATH", help="The proxy: sidecar, envoy, or a path.")
+@option(
+    "--proxy-bin", default="sidecar", metavar="NAME|PATH", help="The proxy: sidecar, envoy, haproxy, nginx or a path."
+)
 @option("--every", type=Span(), default="2s", help="The time between two rotations.")
 @option("--for", type=Span(), default="30s", help="How long the demo runs.")
 def demo(**options: Any) -> int:  # noqa: ANN401  # click's values

@@ -15,11 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from agent.core.errors import MachineError
 from agent.demo.authority import ROOT, Authority, Pair, write_pair
-from agent.demo.configuration import configuration
+from agent.demo.configuration import configured
 from agent.demo.journal import Log
 from agent.demo.settings import Settings
 
@@ -27,6 +25,7 @@ _SHORT = ("/dev/shm", "/tmp")  # noqa: S108  # Unix socket paths must be short; 
 _STOP_TIMEOUT = 8.0  # for the agent, which gives its epochs 2 s
 _END_TIMEOUT = 1.0  # for the origin and the clients, which have finished by then
 _PR_SET_PDEATHSIG = 1
+_BRISK = 1.5  # seconds between two rotations below which epochs start faster than they drain
 
 
 class Environment:
@@ -64,8 +63,9 @@ class Environment:
     def _write_files(self, origin: int, first: Pair) -> None:
         (self.directory / ROOT).write_bytes(self.authority.pem)
         write_pair(self.certs, first)
-        text = yaml.safe_dump(configuration(self.port, origin, self.certs), sort_keys=False)
-        (self.directory / "proxy.yaml").write_text(text)
+        brisk = self._settings.every < _BRISK
+        self._configured = configured(self._settings.proxy, self.port, origin, self.certs, is_brisk=brisk)
+        (self.directory / self._configured.name).write_text(self._configured.text)
 
     def _reserve(self, stack: contextlib.AsyncExitStack) -> None:
         """Reserve a port for the proxy: bind a socket that never listens, shared by SO_REUSEPORT."""
@@ -86,12 +86,11 @@ class Environment:
             return int(listener.getsockname()[1])
 
     async def _start_agent(self, stack: contextlib.AsyncExitStack) -> None:
-        flags = ["--proxy-bin", self._settings.proxy, "--config", "proxy.yaml", "--certs", "certs", "--run-dir", "run"]
+        files = ["--config", self._configured.name, "--certs", "certs", "--run-dir", "run"]
+        flags = ["--proxy-bin", self._settings.proxy, *files]
         drains = ["--drain-time", "1s", "--drain-deadline", "10s", "--stop-deadline", "2s", "--status-port", "0"]
-        proxy = ["--concurrency", "1", "-l", "error"]
-        if self._settings.every < 1.5:  # else epochs drain faster than they start
-            proxy += ["--drain-strategy", "immediate"]
-        self._command = [sys.executable, "-m", "agent", *flags, *drains, "--log-format", "json", "--", *proxy]
+        proxy = ["--", *self._configured.arguments] if self._configured.arguments else []
+        self._command = [sys.executable, "-m", "agent", *flags, *drains, "--log-format", "json", *proxy]
         self.agent = await self._start(self._command, self.log.path.name, preexec_fn=_end_with_parent())
         stack.push_async_callback(self._stop_agent, self.agent)
 
