@@ -5,17 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.cli.options import KINDS
-from agent.proxies.interface import Proxy
-
 if TYPE_CHECKING:
     from agent.proxies.envoy.push_contexts import PushMode
+    from agent.proxies.interface import Proxy
+
+KINDS = ("envoy", "haproxy", "nginx", "server")
+"""The values of --proxy-kind besides `auto`."""
 
 DRAIN_TIME = 45.0  # seconds, where a command has no --drain-time
 _RESTART = "restart"
 
 
-def kind_of(options: Mapping[str, Any], arguments: Sequence[str]) -> Proxy:
+def kind_of(options: Mapping[str, Any], arguments: Sequence[str]) -> "Proxy":
     """Return the kind of proxy with the operator's arguments for it. Raises `UsageError`."""
     match _name(options):
         case "haproxy":
@@ -51,7 +52,7 @@ def _name(options: Mapping[str, Any]) -> str:
     return next((each for each in KINDS if program == each or program.startswith(f"{each}-")), "envoy")
 
 
-def _envoy(options: Mapping[str, Any], arguments: Sequence[str]) -> Proxy:
+def _envoy(options: Mapping[str, Any], arguments: Sequence[str]) -> "Proxy":
     from agent.proxies.envoy.options import Flags
     from agent.proxies.envoy.proxy import Envoy
 

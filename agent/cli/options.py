@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from agent.cli.duration import Span, SpanOrAuto, SpanOrOff
+from agent.cli.kinds import KINDS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _SPAN = Span()
@@ -32,9 +33,6 @@ def option(name: str, **attributes: Any) -> Decorator:  # noqa: ANN401  # argume
     decorate: Decorator = click.option(name, envvar=variable, show_default=True, **attributes)
     return decorate
 
-
-KINDS = ("envoy", "haproxy", "nginx", "server")
-"""The values of --proxy-kind besides `auto`."""
 
 INPUTS: list[Decorator] = [
     option(

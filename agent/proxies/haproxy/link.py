@@ -142,7 +142,8 @@ class HAProxyLink:
         try:
             await asyncio.to_thread(socket_transfer.send, connection, sockets)
         except MachineError as error:  # it exited; its pidfd reports that
-            log_event(logging.DEBUG, "handoff.unanswered", str(error), epoch=self._context.number)
+            number = self._context.number
+            log_event(logging.DEBUG, "handoff.unanswered", f"epoch {number} took no sockets: {error}", epoch=number)
 
     def open_gate(self) -> None:
         """Hand the sockets over."""
