@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from agent.core.errors import UsageError
-from agent.injection.objects import Node, PodTemplate
+from agent.injection.objects import ObjectFields, PodTemplate
 from agent.injection.options import InjectionOptions, Native, Resources, quantity
 from agent.interception import options as interception
 from agent.interception.options import Mode
@@ -99,7 +99,7 @@ class _Reader:
         return self._annotations.refused(f"cannot be used: {why}", name)
 
     @property
-    def _annotations(self) -> Node:
+    def _annotations(self) -> ObjectFields:
         return self._pod.annotations
 
 

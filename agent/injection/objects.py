@@ -25,7 +25,7 @@ class InjectionRefused(BadInput):
     """An object cannot be injected, or the injection in it cannot be removed."""
 
 
-class Node:
+class ObjectFields:
     """A mapping in a document; each reader raises `InjectionRefused` naming the object and the field."""
 
     def __init__(self, document: Mapping[str, JsonValue], where: str, path: Path = ()) -> None:
@@ -38,12 +38,12 @@ class Node:
         field = ".".join(str(each) for each in (*self.path, *keys))
         return InjectionRefused(f"cannot change {self._where}: {field} {why}")
 
-    def mapping(self, key: str) -> "Node":
+    def mapping(self, key: str) -> "ObjectFields":
         """Return a nested mapping; an empty one if it is missing or null."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
             raise self.refused("is not a mapping; correct it", key)
-        return Node(value or {}, self._where, (*self.path, key))
+        return ObjectFields(value or {}, self._where, (*self.path, key))
 
     def items(self, key: str) -> list[JsonValue]:
         """Return a list; an empty one if it is missing or null."""
@@ -52,13 +52,13 @@ class Node:
             raise self.refused("is not a list; correct it", key)
         return value or []
 
-    def mappings(self, key: str) -> "list[Node]":
+    def mappings(self, key: str) -> "list[ObjectFields]":
         """Return the items of a list of mappings."""
         found = []
         for index, each in enumerate(self.items(key)):
             if not isinstance(each, dict):
                 raise self.refused("is not a mapping; correct it", key, index)
-            found.append(Node(each, self._where, (*self.path, key, index)))
+            found.append(ObjectFields(each, self._where, (*self.path, key, index)))
         return found
 
     def text(self, key: str) -> str:
@@ -86,14 +86,14 @@ class PodTemplate:
     def __init__(self, document: Mapping[str, JsonValue], namespace: str | None = None) -> None:
         self.kind = str(document.get("kind"))
         self.path = TEMPLATE[self.kind]
-        root = Node(document, self.kind)
+        root = ObjectFields(document, self.kind)
         self.owner_metadata = root.mapping("metadata")
         name = self.owner_metadata.text("name")
         self.name = name or self.owner_metadata.text("generateName")
         self.namespace = self.owner_metadata.text("namespace") or namespace or ""
         shown = name or (f"{self.name}*" if self.name else "without a name")
         self.where = f"{self.kind} {self.namespace}/{shown}" if self.namespace else f"{self.kind} {shown}"
-        self.root = Node(document, self.where)
+        self.root = ObjectFields(document, self.where)
         for key in self.path:
             self.root = self.root.mapping(str(key))
         self.metadata = self.root.mapping("metadata")
@@ -101,17 +101,17 @@ class PodTemplate:
         self.spec = self.root.mapping("spec")
 
     @property
-    def containers(self) -> list[Node]:
+    def containers(self) -> list[ObjectFields]:
         """The containers."""
         return self.spec.mappings("containers")
 
     @property
-    def init_containers(self) -> list[Node]:
+    def init_containers(self) -> list[ObjectFields]:
         """The containers that run before them, or beside them (`restartPolicy: Always`)."""
         return self.spec.mappings("initContainers")
 
     @property
-    def lasting(self) -> list[Node]:
+    def lasting(self) -> list[ObjectFields]:
         """The containers that run as long as the pod."""
         return [*(each for each in self.init_containers if each.text("restartPolicy") == "Always"), *self.containers]
 

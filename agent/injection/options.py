@@ -11,6 +11,18 @@ from agent.core.errors import UsageError
 from agent.injection.edits import JsonValue
 from agent.interception.options import Mode
 
+__all__ = [
+    "IMAGES",
+    "Certificates",
+    "InjectionOptions",
+    "Mode",
+    "Native",
+    "Profile",
+    "Resources",
+    "quantity",
+    "version",
+]
+
 IMAGES = {"mesh": f"proxy-agent-envoy:{__version__}", "tls": f"proxy-agent:{__version__}"}
 """The images of `examples/container`, by profile."""
 

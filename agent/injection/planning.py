@@ -61,6 +61,12 @@ def uninject(document: Mapping[str, JsonValue]) -> Injection:
     return Injection(tuple(draft.edits))
 
 
+def removal_of_ours(document: Mapping[str, JsonValue]) -> Injection:
+    """Plan the removal of an injection of the agent's own; no edits for another one's, or for none."""
+    recorded = status.read(PodTemplate(document))
+    return uninject(document) if recorded is not None and recorded.is_ours else Injection()
+
+
 def _clean(draft: Draft, pod: PodTemplate, *, adopt: bool) -> list[str]:
     recorded = status.read(pod)
     return [] if recorded is None else removal.remove(draft, pod, recorded, adopt=adopt)

@@ -12,7 +12,7 @@ from typing import Final
 from agent.core import app_probes
 from agent.core.errors import UsageError
 from agent.injection.edits import Edit, JsonValue, Path, Remove, Set
-from agent.injection.objects import Node, PodTemplate
+from agent.injection.objects import ObjectFields, PodTemplate
 
 _ADDRESSES: Final = {
     ("livenessProbe",): "/app-health/{}/livez",
@@ -57,7 +57,7 @@ def rewritten(pod: PodTemplate, status_port: int) -> list[Rewritten]:
     return [each for container in pod.lasting for each in _of_container(container, status_port)]
 
 
-def _of_container(container: Node, status_port: int) -> Iterator[Rewritten]:
+def _of_container(container: ObjectFields, status_port: int) -> Iterator[Rewritten]:
     name = container.text("name")
     for where, address in _ADDRESSES.items():
         probe = container
@@ -78,7 +78,7 @@ def _of_container(container: Node, status_port: int) -> Iterator[Rewritten]:
         yield Rewritten(name, where, address.format(name), prober, kinds[0], dict(action.values), probe.path)
 
 
-def _prober(probe: Node, kind: str, port: int) -> dict[str, JsonValue]:
+def _prober(probe: ObjectFields, kind: str, port: int) -> dict[str, JsonValue]:
     """Return what the agent asks: the port as a number, and the timeout."""
     prober: dict[str, JsonValue] = {kind: {**probe.mapping(kind).values, "port": port}}
     if probe.has("timeoutSeconds"):
@@ -86,7 +86,7 @@ def _prober(probe: Node, kind: str, port: int) -> dict[str, JsonValue]:
     return prober
 
 
-def _port(container: Node, action: Node) -> int:
+def _port(container: ObjectFields, action: ObjectFields) -> int:
     """Return the number of a port; a name is one of the container's ports."""
     port = action.values.get("port")
     if isinstance(port, str) and port.isascii() and port.isdigit():
@@ -111,7 +111,7 @@ def as_status(probes: list[Rewritten]) -> dict[str, JsonValue]:
     return {name: {**places} for name, places in found.items()}
 
 
-def restored(container: Node, places: Mapping[str, JsonValue]) -> Iterator[Edit]:
+def restored(container: ObjectFields, places: Mapping[str, JsonValue]) -> Iterator[Edit]:
     """Yield the edits that put the probes of a container back; one that is no longer there is left out."""
     for place, recorded in places.items():
         probe = container
@@ -130,15 +130,16 @@ def restored(container: Node, places: Mapping[str, JsonValue]) -> Iterator[Edit]
         yield from _restored_http(action, original)
 
 
-def _restored_http(action: Node, original: Mapping[str, JsonValue]) -> Iterator[Edit]:
+def _restored_http(action: ObjectFields, original: Mapping[str, JsonValue]) -> Iterator[Edit]:
     for name in _HTTP_FIELDS:
         if name in original and action.values.get(name) != original[name]:
             yield Set((*action.path, name), original[name])
-        elif name not in original and name in action.values:
+    for name in _HTTP_FIELDS:
+        if name not in original and name in action.values:
             yield Remove((*action.path, name))
 
 
-def recovered(container: Node, probers: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+def recovered(container: ObjectFields, probers: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Return the record of a container that Istio has injected, from what its sidecar asks, by address."""
     found: dict[str, JsonValue] = {}
     for where, address in _ADDRESSES.items():

@@ -8,7 +8,7 @@ from agent.injection import probes, status
 from agent.injection.annotations import STATUS
 from agent.injection.draft import Draft
 from agent.injection.edits import JsonValue, Remove, Set
-from agent.injection.objects import Node, PodTemplate
+from agent.injection.objects import ObjectFields, PodTemplate
 from agent.injection.status import LISTS, Status, keys_of, pointer
 
 PROMETHEUS: Final = "prometheus.io/"
@@ -26,9 +26,9 @@ def remove(draft: Draft, pod: PodTemplate, recorded: Status, *, adopt: bool) -> 
     removal = _Removal(draft, pod, recorded)
     if not recorded.is_ours:
         recorded.probes, recorded.prometheus = _of_another(pod, recorded)
-    removal.restore_probes()
     for name in reversed(LISTS):
         removal.remove_items(name)
+    removal.restore_probes()
     removal.remove_annotations()
     removal.remove_group()
     return [] if recorded.is_ours else ["the sidecar of another injector is replaced; its options are not taken over"]
@@ -39,8 +39,9 @@ class _Removal:
         self._draft, self._pod, self._recorded = draft, pod, recorded
 
     def restore_probes(self) -> None:
-        """Put the probes back, before the positions of containers change."""
-        by_name = {container.text("name"): container for container in self._pod.lasting}
+        """Put the probes back, where they are without the containers of ours."""
+        remaining = PodTemplate(self._draft.document).lasting
+        by_name = {container.text("name"): container for container in remaining}
         for name, places in self._recorded.probes.items():
             if name not in by_name or not isinstance(places, dict):
                 raise status.unusable(self._pod, f"the container {name}, whose probes it records, is not there")
@@ -123,7 +124,7 @@ def _object(text: JsonValue) -> dict[str, JsonValue]:
     return value if isinstance(value, dict) else {}
 
 
-def collisions(pod: PodTemplate, names: Mapping[str, Iterable[str]]) -> list[Node]:
+def collisions(pod: PodTemplate, names: Mapping[str, Iterable[str]]) -> list[ObjectFields]:
     """Return the items of the pod's lists that have one of the names."""
     return [
         item for key, taken in names.items() for item in pod.spec.mappings(key) if item.text("name") in frozenset(taken)

@@ -1,0 +1,116 @@
+"""Applies edits to the text of a document, where every byte that an edit does not concern stays.
+
+Where an edit replaces or removes a text that its reverse would not write in the same way, that text is recorded. The
+status annotation keeps the records (`text`), so that a later removal restores the document byte for byte. Each edit is
+checked: the new text must have the value of the old one with the edit.
+"""
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+from agent.injection import yaml_tree
+from agent.injection.annotations import STATUS
+from agent.injection.draft import applied, value_at
+from agent.injection.edits import Edit, JsonValue, Path, Set
+from agent.injection.objects import PodTemplate
+from agent.injection.splices import NotEditable, Record, Splicer
+from agent.injection.status import pointer
+from agent.injection.yaml_tree import Unreadable
+
+_KEY = "text"
+Records = dict[str, Record]
+"""By pointer to the value, from the object."""
+
+
+def injected(text: str, edits: Iterable[Edit], below: Path = ()) -> str:
+    """Return the text with the edits that inject the object at a path. Raises `NotEditable`."""
+    document = _Document(text, below)
+    for edit in edits:
+        document.inject(edit)
+    return document.text
+
+
+def uninjected(text: str, edits: Iterable[Edit], below: Path = ()) -> str:
+    """Return the text with the edits that remove an injection. Raises `NotEditable`."""
+    document = _Document(text, below)
+    records = _recorded(document.object)
+    for edit in edits:
+        document.uninject(edit, records)
+    return document.text
+
+
+class _Document:
+    """A text and its tree."""
+
+    def __init__(self, text: str, below: Path) -> None:
+        self._below = below
+        self._records: Records = {}
+        self._read(text)
+
+    def _read(self, text: str) -> None:
+        root = yaml_tree.parse(text)
+        assert root is not None, "edits are of an object"
+        whole = yaml_tree.value(root)
+        assert isinstance(whole, dict), "edits are of an object"
+        self.text, self._root, self._whole = text, root, whole
+        self._splicer = Splicer(text, root)
+
+    @property
+    def object(self) -> JsonValue:
+        """The value of the object."""
+        return value_at(self._whole, self._below)
+
+    def inject(self, edit: Edit) -> None:
+        """Apply an edit, and record what it takes away."""
+        whole = replace(edit, path=(*self._below, *edit.path))
+        record = self._splicer.record(whole)
+        if record is not None:
+            self._records[_pointer(edit.path)] = record
+        if isinstance(edit, Set) and isinstance(whole, Set) and self._records:
+            whole = replace(whole, value=_with_records(edit.path, edit.value, self._records))
+        self._take(self._splicer.edited(whole), whole)
+
+    def uninject(self, edit: Edit, records: Records) -> None:
+        """Apply an edit; a record is used if it has the value of the edit."""
+        whole = replace(edit, path=(*self._below, *edit.path))
+        record = records.get(_pointer(edit.path))
+        if isinstance(edit, Set) and record is not None:
+            with suppress(ValueError, IndexError, TypeError, AssertionError):
+                self._take(self._splicer.restored(whole.path, record), whole)
+                return
+        self._take(self._splicer.edited(whole), whole)
+
+    def _take(self, text: str, edit: Edit) -> None:
+        before = self.text
+        wanted = applied(self._whole, [edit])
+        with suppress(Unreadable, AssertionError):
+            self._read(text)
+            if self._whole == wanted:
+                return
+        self._read(before)
+        raise NotEditable(self._splicer.place(edit.path), "is written in a way that cannot be edited")
+
+
+def _pointer(path: Path) -> str:
+    return pointer(*map(str, path))
+
+
+def _recorded(document: JsonValue) -> Records:
+    """Return the records in the status of an object; none if they are not readable."""
+    assert isinstance(document, dict), "edits are of an object"
+    status = PodTemplate(document).annotations.values.get(STATUS)
+    with suppress(ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return {name: [*record] for name, record in json.loads(str(status))[_KEY].items()}
+    return {}
+
+
+def _with_records(path: Path, value: JsonValue, records: Records) -> JsonValue:
+    """Return the value of an edit, with the records in the status if that is in it."""
+    if path[-1] == STATUS:
+        status = json.loads(str(value))
+        return json.dumps({**status, _KEY: records}, separators=(",", ":"), ensure_ascii=False)
+    if path[-1] in {"metadata", "annotations"} and isinstance(value, dict):
+        return {key: _with_records((*path, key), each, records) for key, each in value.items()}
+    return value
