@@ -22,6 +22,7 @@ class Addition:
     def __init__(self, draft: Draft, pod: PodTemplate, options: InjectionOptions) -> None:
         self._draft, self._pod, self._options = draft, pod, options
         self._status = Status()
+        self._default_container = ""
         self.notes: list[str] = []
 
     def check(self) -> None:
@@ -38,7 +39,8 @@ class Addition:
         if found:
             self._pod = PodTemplate(self._draft.document, self._pod.namespace)
         if not self._pod.containers:
-            raise self._pod.spec.refused("has no items", "containers")
+            raise self._pod.spec.refused("has no items; name a container", "containers")
+        self._default_container = self._pod.containers[0].text("name")
         if self._options.intercepts:
             self._check_users()
 
@@ -132,7 +134,7 @@ class Addition:
         given: dict[str, JsonValue] = {}
         known = self._pod.annotations.values
         if DEFAULT_CONTAINER not in known:
-            given[DEFAULT_CONTAINER] = self._pod.containers[0].text("name")
+            given[DEFAULT_CONTAINER] = self._default_container
         if self._options.merge_metrics and metrics.get("scrape") != "false":
             port = str(self._options.status_port)
             values = {"scrape": "true", "port": port, "path": _METRICS_PATH}

@@ -93,7 +93,7 @@ class _Removal:
             self._draft.add(Set(path, None))
         elif pointer(*keys) not in self._recorded.made:
             return False
-        elif keys[0] == "metadata" and len(parents.values) == 1 and self._end_parent("metadata"):
+        elif keys == ("metadata", "annotations") and len(parents.values) == 1 and self._end_parent("metadata"):
             pass
         else:
             self._draft.add(Remove(path))

@@ -6,7 +6,7 @@ from typing import Final
 
 from agent.injection.edits import JsonValue
 
-_PLAIN = re.compile(r"(?:-{1,2}[A-Za-z]|[A-Za-z/$])[\w./:=,@$()+-]*(?<!:)", re.ASCII)
+_PLAIN = re.compile(r"(?:-{1,2}[A-Za-z]|[A-Za-z/$])[\w./:=,@$()+-]*(?<!:)|\d+(?:m|[KMGT]i)", re.ASCII)
 _WORDS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "nan", "inf"})
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 

@@ -18,7 +18,8 @@ _BEFORE: Final = {"metadata": "spec", "initContainers": "containers"}
 _DASH = re.compile(r"^ *-(?=\s|$)", re.MULTILINE)
 
 Record = list[JsonValue]
-"""The text of a value; of a key that is removed, also its position, and in block style the lines before it."""
+"""The text of a value. Of a key that is removed, also its position, and in block style two numbers of lines: those
+between the pair before it and its own, and the comments that stay in its place."""
 
 
 class NotEditable(ValueError):
@@ -125,12 +126,13 @@ class Splicer:
         """Return the text with lines behind the one that ends at a position."""
         return self._inserted(at, "".join(self._newline + line for line in lines))
 
-    def _without_lines(self, start: int, end: int) -> str:
-        """Return the text without whole lines, and without the line break before them."""
+    def _without_lines(self, start: int, end: int, instead: list[str]) -> str:
+        """Return the text without whole lines, and without the line break before them, but with others."""
         start = self._line_start(start)
         if start == 0:
             return self._text[end:].removeprefix("\r").removeprefix("\n")
-        return self._text[: self.line_end(start - 1)] + self._text[end:]
+        lines = "".join(self._newline + line for line in instead)
+        return self._text[: self.line_end(start - 1)] + lines + self._text[end:]
 
     # Adding
 
@@ -235,18 +237,27 @@ class Splicer:
         if len(node.pairs or node.items) == 1:
             empty: JsonValue = {} if node.pairs else []
             return self._set(nodes[-2], path[-2], empty)
-        if node.pairs:
-            return self._without(node.pairs[position][0].start, node.pairs[position][1], node.pairs[position + 1 :][:1])
-        return self._without(self._dash(node, position), node.items[position], [], node)
-
-    def _without(
-        self, start: int, last: TreeNode, after: list[tuple[TreeNode, TreeNode]], node: TreeNode | None = None
-    ) -> str:
+        if node.items:
+            start, last, comments = self._dash(node, position), node.items[position], []
+            following = self._dash(node, 1)
+        else:
+            name, last = node.pairs[position]
+            start, comments = name.start, self._comments(name, last)
+            following = node.pairs[1][0].start
         if self._is_first(start):
-            return self._without_lines(start, self._tail(last))
-        if node is not None:
-            return self._text[:start] + self._text[self._dash(node, 1) :]
-        return self._text[:start] + self._text[after[0][0].start :]
+            return self._without_lines(start, self._tail(last), comments)
+        return self._text[:start] + self._text[following:]
+
+    def _comments(self, name: TreeNode, last: TreeNode) -> list[str]:
+        """Return the comments in the lines of a pair, each as a line of its own."""
+        taken = [*_spans(name), *_spans(last)]
+        found, at, end = [], name.start, self._tail(last)
+        while (at := self._text.find("#", at, end)) >= 0:
+            if self._text[at - 1].isspace() and not any(start <= at < stop for start, stop in taken):
+                found.append(" " * self.column(name.start) + self._text[at : self.line_end(at)])
+                at = self.line_end(at)
+            at += 1
+        return found
 
     def _in_flow(self, node: TreeNode, position: int) -> tuple[int, int]:
         """Return from where to where an item is cut out, with the comma before or behind it."""
@@ -275,7 +286,8 @@ class Splicer:
         name, last = node.pairs[position]
         start = self._line_start(name.start)
         above = self._above(nodes, edit.path, position)
-        return [self._text[start : self._tail(last)], position, self._text.count("\n", above, start) - 1]
+        lines_before = self._text.count("\n", above, start) - 1
+        return [self._text[start : self._tail(last)], position, lines_before, len(self._comments(name, last))]
 
     def _record_of_value(self, node: TreeNode, name: TreeNode, old: TreeNode) -> Record | None:
         known = value(old)
@@ -309,10 +321,18 @@ class Splicer:
         if node.is_flow:
             is_last = position >= len(node.pairs)
             return self._inserted(node.pairs[position - 1][1].last if is_last else node.pairs[position][0].start, text)
-        at = self._above(nodes, path, position)
-        for _ in range(lines[0]):
+        lines_before, comments = lines
+        start = self._down(self._above(nodes, path, position), lines_before)
+        end = self._down(start, comments)
+        if not all(line.lstrip().startswith("#") for line in self._text[start:end].splitlines()[1:]):
+            raise NotEditable(start, "has changed since the injection")
+        return self._text[:start] + self._newline + text + self._text[end:]
+
+    def _down(self, at: int, lines: int) -> int:
+        """Return the end of the line so many lines below the one that ends at a position."""
+        for _ in range(lines):
             at = self.line_end(self._text.index("\n", at) + 1)
-        return self._lines_at(at, [text])
+        return at
 
 
 def _offset(splicer: Splicer, node: TreeNode) -> int | None:
@@ -323,6 +343,14 @@ def _offset(splicer: Splicer, node: TreeNode) -> int | None:
         if (found := _offset(splicer, each)) is not None:
             return found
     return next((found for each in node.items if (found := _offset(splicer, each)) is not None), None)
+
+
+def _spans(node: TreeNode) -> list[tuple[int, int]]:
+    """Return where the scalars of a node begin and end."""
+    if node.kind in {"scalar", "alias"}:
+        return [(node.start, node.end)]
+    inner = (*node.items, *(each for pair in node.pairs for each in pair))
+    return [span for each in inner for span in _spans(each)]
 
 
 def _aliased(node: TreeNode) -> set[int]:
