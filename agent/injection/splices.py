@@ -105,6 +105,11 @@ class Splicer:
             last -= 1
         return self.line_end(last)
 
+    def _value_end(self, node: TreeNode) -> int:
+        """Return where a value ends; of a block scalar, without the line break."""
+        is_block_scalar = node.end > node.start and self._text[node.end - 1] == "\n"
+        return self._tail(node) if is_block_scalar else node.end
+
     def _colon(self, key: TreeNode) -> int:
         """Return the position behind the colon of a key."""
         return self._text.index(":", key.end) + 1
@@ -198,8 +203,8 @@ class Splicer:
         position = node.pair(_BEFORE.get(key, ""))
         if position != 0:
             return self._lines_at(self._tail(node.pairs[-1 if position is None else position - 1][1]), lines)
-        if self._is_first(first):
-            return self._inserted(self._line_start(first), "".join(line + self._newline for line in lines))
+        if self._is_first(first) and (start := self._line_start(first)):
+            return self._lines_at(self.line_end(start - 1), lines)
         return self._inserted(first, self._newline.join(lines).lstrip(" ") + self._newline + " " * column)
 
     def _replaced(self, parent: TreeNode, name: TreeNode, old: TreeNode, new: JsonValue) -> str:
@@ -219,10 +224,7 @@ class Splicer:
     def _with_value(self, colon: int, old: TreeNode, shown: str) -> str:
         """Return the text with another value behind a colon in block style; a comment on its line stays."""
         if old.kind == "scalar" or old.is_flow:
-            end = old.end
-            if end > colon and self._text[end - 1] == "\n":  # of a block scalar
-                end = self._tail(old)
-            return self._text[:colon] + shown + self._text[end:]
+            return self._text[:colon] + shown + self._text[self._value_end(old) :]
         return self._text[:colon] + shown + self._text[colon : self.line_end(colon)] + self._text[self._tail(old) :]
 
     # Removing
@@ -284,9 +286,8 @@ class Splicer:
             start, end = self._in_flow(node, position)
             return [self._text[start:end], position]
         name, last = node.pairs[position]
-        start = self._line_start(name.start)
-        above = self._above(nodes, edit.path, position)
-        lines_before = self._text.count("\n", above, start) - 1
+        start = self.line_end(self._line_start(name.start) - 1)
+        lines_before = self._text.count("\n", self._above(nodes, edit.path, position), start)
         return [self._text[start : self._tail(last)], position, lines_before, len(self._comments(name, last))]
 
     def _record_of_value(self, node: TreeNode, name: TreeNode, old: TreeNode) -> Record | None:
@@ -295,7 +296,7 @@ class Splicer:
             start, usual = old.start, rendering.flow(known)
         else:
             start, usual = self._colon(name), "" if known is None else f" {rendering.scalar(known)}"
-        text = self._text[start : old.end]
+        text = self._text[start : self._value_end(old)]
         return None if text == usual else [text]
 
     def _above(self, nodes: list[TreeNode], path: Path, position: int) -> int:
@@ -326,7 +327,7 @@ class Splicer:
         end = self._down(start, comments)
         if not all(line.lstrip().startswith("#") for line in self._text[start:end].splitlines()[1:]):
             raise NotEditable(start, "has changed since the injection")
-        return self._text[:start] + self._newline + text + self._text[end:]
+        return self._text[:start] + text + self._text[end:]
 
     def _down(self, at: int, lines: int) -> int:
         """Return the end of the line so many lines below the one that ends at a position."""
