@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,7 @@ def _write(done: Sequence[tuple[str, bytes, str]]) -> None:
             fresh.chmod(path.stat().st_mode & 0o7777)
             fresh.rename(path)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with suppress(OSError):
+                fresh.unlink()
             message = f"cannot write {name}: {error.strerror}; files before it are written"
             raise MachineError(message) from error

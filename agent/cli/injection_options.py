@@ -28,8 +28,11 @@ OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--init-image", metavar="IMAGE", help="What sets up the interception; by default the sidecar's."),
     click.option(
         "--cert-source", default="none", show_default=True, metavar="SOURCE",
-        help="Certificates for /etc/certs: secret:NAME or csi:DRIVER,KEY=VALUE; in a NAME, {workload} and"
-        " {serviceAccount} are those of the pod.",
+        help="Certificates for /etc/certs: secret:NAME or csi:DRIVER; in a NAME, {workload} and {serviceAccount} are"
+        " those of the pod.",
+    ),
+    click.option(
+        "--cert-attribute", multiple=True, metavar="KEY=VALUE", help="An attribute for the CSI driver; may be repeated."
     ),
     click.option(
         "--native", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True,
@@ -94,7 +97,7 @@ def parsed(given: dict[str, Any]) -> "InjectionOptions":
         init_image=take["init_image"] or "",
         native=options.Native(take["native"]),
         kubernetes_version=options.version(version) if version else None,
-        certificates=options.Certificates.parse(take["cert_source"]),
+        certificates=options.Certificates.parse(take["cert_source"], take["cert_attribute"]),
         resources=options.Resources(**{field: _quantity(name, take) for name, field in _RESOURCES.items()}),
         log_level=take["proxy_log_level"] or "",
         status_port=take["status_port"],

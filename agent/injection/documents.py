@@ -36,11 +36,12 @@ def inject(text: str, name: str, options: InjectionOptions, namespace: str | Non
         plan = planning.inject(found, options, namespace=namespace)
         if not plan.edits:
             return text, plan.notes
-        removal = planning.removal_of_ours(found)
-        if removal.edits:
-            text = uninjected(text, removal.edits, path)
-            plan = planning.inject(_object_at(text, path), options, namespace=namespace)
-        return injected(text, plan.edits, path), plan.notes
+        removal = planning.cleaned(found, adopt=options.adopt)
+        if not removal.edits:
+            return injected(text, plan.edits, path), plan.notes
+        text = uninjected(text, removal.edits, path)
+        addition = planning.inject(_object_at(text, path), options, namespace=namespace)
+        return injected(text, addition.edits, path), plan.notes
 
     return _rewritten(text, name, change)
 
@@ -143,7 +144,8 @@ class _Part:
         return new
 
     def _unreadable(self, line: int, why: str) -> BadInput:
-        return BadInput(f"cannot read {self._where}, line {self._line + line - 1}: {why}; correct it")
+        remedy = "render the template first" if "{{" in self._text else "correct it"
+        return BadInput(f"cannot read {self._where}, line {self._line + line - 1}: {why}; {remedy}")
 
 
 def _described(found: dict[str, JsonValue]) -> str:

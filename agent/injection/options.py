@@ -1,7 +1,7 @@
 """The options of an injection: what is added to a pod, apart from what its own annotations change."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
@@ -60,22 +60,23 @@ class Certificates:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, text: str) -> Self | None:
-        """Parse `secret:NAME`, `csi:DRIVER[,KEY=VALUE…]` or `none`. Raises `UsageError`.
+    def parse(cls, text: str, attributes: Sequence[str] = ()) -> Self | None:
+        """Parse `secret:NAME`, `csi:DRIVER` or `none`, and attributes `KEY=VALUE` of a driver. Raises `UsageError`.
 
         `{serviceAccount}` and `{workload}` in the name of a secret stand for those of the pod.
         """
-        kind, _, rest = text.partition(":")
+        kind, _, name = text.partition(":")
+        if attributes and kind != "csi":
+            message = f"cannot use --cert-attribute {attributes[0]}: --cert-source is no csi:DRIVER"
+            raise UsageError(message)
         if text == "none":
             return None
-        if kind == "secret" and _NAME.fullmatch(_PLACEHOLDER.sub("x", rest)):
-            return cls(secret=rest)
-        driver, *pairs = rest.split(",")
-        if kind == "csi" and _NAME.fullmatch(driver) and all("=" in pair for pair in pairs):
-            split = (pair.partition("=") for pair in pairs)
-            return cls(driver=driver, attributes={name: value for name, _, value in split})
-        message = f"cannot use --cert-source {text!r}: write secret:NAME, csi:DRIVER,KEY=VALUE or none"
-        raise UsageError(message)
+        if kind == "secret" and _NAME.fullmatch(_PLACEHOLDER.sub("x", name)):
+            return cls(secret=name)
+        if kind != "csi" or not _NAME.fullmatch(name):
+            message = f"cannot use --cert-source {text!r}: write secret:NAME, csi:DRIVER or none"
+            raise UsageError(message)
+        return cls(driver=name, attributes=dict(map(_pair, attributes)))
 
     def secret_of(self, service_account: str, workload: str) -> str:
         """Return the name of the secret for a pod."""
@@ -100,6 +101,14 @@ class Resources:
         }
         given = {name: {key: text for key, text in block.items() if text} for name, block in blocks.items()}
         return {name: {**block} for name, block in given.items() if block}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        message = f"cannot use --cert-attribute {text}: write KEY=VALUE"
+        raise UsageError(message)
+    return key, value
 
 
 def quantity(text: str) -> float:

@@ -61,10 +61,11 @@ def uninject(document: Mapping[str, JsonValue]) -> Injection:
     return Injection(tuple(draft.edits))
 
 
-def removal_of_ours(document: Mapping[str, JsonValue]) -> Injection:
-    """Plan the removal of an injection of the agent's own; no edits for another one's, or for none."""
-    recorded = status.read(PodTemplate(document))
-    return uninject(document) if recorded is not None and recorded.is_ours else Injection()
+def cleaned(document: Mapping[str, JsonValue], *, adopt: bool) -> Injection:
+    """Plan the first part of `inject`: what an earlier injection added is removed. Raises `InjectionRefused`."""
+    draft = Draft(document)
+    notes = _clean(draft, PodTemplate(document), adopt=adopt)
+    return Injection(tuple(draft.edits), tuple(notes))
 
 
 def _clean(draft: Draft, pod: PodTemplate, *, adopt: bool) -> list[str]:

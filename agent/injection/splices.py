@@ -256,7 +256,8 @@ class Splicer:
         found, at, end = [], name.start, self._tail(last)
         while (at := self._text.find("#", at, end)) >= 0:
             if self._text[at - 1].isspace() and not any(start <= at < stop for start, stop in taken):
-                found.append(" " * self.column(name.start) + self._text[at : self.line_end(at)])
+                indent = self.column(at if self._is_first(at) else name.start)
+                found.append(" " * indent + self._text[at : self.line_end(at)])
                 at = self.line_end(at)
             at += 1
         return found

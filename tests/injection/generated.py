@@ -149,7 +149,9 @@ options: st.SearchStrategy[InjectionOptions] = st.builds(
     InjectionOptions,
     profile=st.sampled_from(Profile),
     native=st.sampled_from([Native.ON, Native.OFF]),
-    certificates=st.sampled_from([None, *map(Certificates.parse, ("secret:{workload}-tls", "csi:a.b,c=d"))]),
+    certificates=st.sampled_from(
+        [None, Certificates(secret="{workload}-tls"), Certificates(driver="a.b", attributes={"c": "d"})]
+    ),
     interception=st.sampled_from(Mode),
     hold_application=st.booleans(),
     rewrite_probes=st.booleans(),
@@ -157,4 +159,4 @@ options: st.SearchStrategy[InjectionOptions] = st.builds(
     status_port=st.sampled_from([15020, 15022]),
     bootstrap_override=st.sampled_from(["", "override"]),
     resources=st.sampled_from([Resources(), Resources("", "64Mi", "", "256Mi")]),
-)
+)  # fmt: skip
