@@ -12,7 +12,7 @@ from agent.injection import planning, yaml_tree
 from agent.injection.edits import JsonValue, Path
 from agent.injection.objects import InjectionRefused, PodTemplate, has_template, objects
 from agent.injection.options import InjectionOptions
-from agent.injection.splices import NotEditable
+from agent.injection.positions import NotEditable
 from agent.injection.text import injected, uninjected
 from agent.injection.yaml_tree import TreeNode, Unreadable
 

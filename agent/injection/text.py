@@ -10,12 +10,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 
+from agent.injection import records as texts
 from agent.injection import yaml_tree
 from agent.injection.annotations import STATUS
 from agent.injection.draft import applied, value_at
 from agent.injection.edits import Edit, JsonValue, Path, Set
 from agent.injection.objects import PodTemplate
-from agent.injection.splices import NotEditable, Record, Splicer
+from agent.injection.positions import NotEditable
+from agent.injection.records import Record
+from agent.injection.splices import Splicer
 from agent.injection.status import pointer
 from agent.injection.yaml_tree import Unreadable
 
@@ -51,9 +54,9 @@ class _Document:
 
     def _read(self, text: str) -> None:
         root = yaml_tree.parse(text)
-        assert root is not None, "edits are of an object"
-        whole = yaml_tree.value(root)
-        assert isinstance(whole, dict), "edits are of an object"
+        whole = None if root is None else yaml_tree.value(root)
+        if root is None or not isinstance(whole, dict):
+            raise Unreadable(1, "it is no object")
         self.text, self._root, self._whole = text, root, whole
         self._splicer = Splicer(text, root)
 
@@ -65,32 +68,43 @@ class _Document:
     def inject(self, edit: Edit) -> None:
         """Apply an edit, and record what it takes away."""
         whole = replace(edit, path=(*self._below, *edit.path))
-        record = self._splicer.record(whole)
+        record = texts.record(self._splicer, whole)
         if record is not None:
             self._records[_pointer(edit.path)] = record
         if isinstance(edit, Set) and isinstance(whole, Set) and self._records:
             whole = replace(whole, value=_with_records(edit.path, edit.value, self._records))
-        self._take(self._splicer.edited(whole), whole)
+        self._take(self._edited(whole), whole)
 
     def uninject(self, edit: Edit, records: Records) -> None:
         """Apply an edit; a record is used if it has the value of the edit."""
         whole = replace(edit, path=(*self._below, *edit.path))
         record = records.get(_pointer(edit.path))
         if isinstance(edit, Set) and record is not None:
-            with suppress(ValueError, IndexError, TypeError, AssertionError):
-                self._take(self._splicer.restored(whole.path, record), whole)
+            with suppress(ValueError, IndexError, TypeError):
+                self._take(texts.restored(self._splicer, whole.path, record), whole)
                 return
-        self._take(self._splicer.edited(whole), whole)
+        self._take(self._edited(whole), whole)
+
+    def _edited(self, edit: Edit) -> str:
+        try:
+            return self._splicer.edited(edit)
+        except NotEditable:
+            raise
+        except (ValueError, IndexError):
+            raise self._not_editable(edit) from None
+
+    def _not_editable(self, edit: Edit) -> NotEditable:
+        return NotEditable(self._splicer.place(edit.path), "is written in a way that cannot be edited; use block style")
 
     def _take(self, text: str, edit: Edit) -> None:
         before = self.text
         wanted = applied(self._whole, [edit])
-        with suppress(Unreadable, AssertionError):
+        with suppress(Unreadable):
             self._read(text)
             if self._whole == wanted:
                 return
         self._read(before)
-        raise NotEditable(self._splicer.place(edit.path), "is written in a way that cannot be edited")
+        raise self._not_editable(edit)
 
 
 def _pointer(path: Path) -> str:
