@@ -16,6 +16,7 @@ from agent.core.yaml_scalars import plain_scalar
 from agent.injection.edits import JsonValue
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)  # JSON's, in pairs; libyaml refuses them
 _FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?", re.ASCII)
 _TEXT_TAGS = ("!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:binary")
 _MERGE = "<<"
@@ -67,7 +68,7 @@ def parse(text: str) -> TreeNode | None:
     if beyond is not None:
         raise Unreadable(beyond.line + 1, f"it is nested deeper than {DEEPEST} levels")
     try:
-        return _Composer(yaml.parse(shown, Loader=_LOADER)).document()
+        return _Composer(yaml.parse(shown, Loader=yaml.SafeLoader if _SURROGATE.search(text) else _LOADER)).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise Unreadable(mark.line + 1 if mark else 1, without_quotes(str(error.problem))) from None
