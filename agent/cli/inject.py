@@ -135,19 +135,20 @@ def _joined(texts: Sequence[str]) -> str:
 
 
 def _write(done: Sequence[tuple[str, bytes, str]]) -> None:
-    """Replace the files that have changed, each by a rename. Raises `MachineError`."""
-    for name, before, text in done:
-        after = text.encode()
-        if after == before:
-            continue
-        path = Path(name).resolve()
-        fresh = path.with_name(f".{path.name}.injected")
-        try:
-            fresh.write_bytes(after)
-            fresh.chmod(path.stat().st_mode & 0o7777)
-            fresh.rename(path)
-        except OSError as error:
+    """Replace the files that have changed, by renames after all have been written. Raises `MachineError`."""
+    fresh: dict[Path, Path] = {}
+    try:
+        for name, before, text in done:
+            path = Path(name).resolve()
+            if text.encode() != before:
+                fresh[path] = path.with_name(f".{path.name}.injected")
+                fresh[path].write_bytes(text.encode())
+                fresh[path].chmod(path.stat().st_mode & 0o7777)
+        for path, written in fresh.items():
+            written.rename(path)
+    except OSError as error:
+        for written in fresh.values():
             with suppress(OSError):
-                fresh.unlink()
-            message = f"cannot write {name}: {error.strerror}; files before it are written"
-            raise MachineError(message) from error
+                written.unlink()
+        message = f"cannot write {error.filename}: {error.strerror}; make its directory writable"
+        raise MachineError(message) from error

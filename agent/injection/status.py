@@ -33,7 +33,12 @@ class Status:
         parts: dict[str, Any] = {name: names for name, names in self.names.items() if names}
         optional = {"nulls": self.nulls, "probes": self.probes, "prometheus": self.prometheus}
         parts |= {"made": self.made, **{name: value for name, value in optional.items() if value}}
-        return json.dumps({**parts, "version": __version__}, separators=(",", ":"), ensure_ascii=False)
+        return text_of({**parts, "version": __version__})
+
+
+def text_of(parts: dict[str, Any]) -> str:
+    """Return the text of a status; it does not depend on the order of keys in the pod."""
+    return json.dumps(parts, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
 
 
 def read(pod: PodTemplate) -> Status | None:

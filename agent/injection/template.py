@@ -9,6 +9,7 @@ from agent.injection.edits import JsonValue
 from agent.injection.objects import PodTemplate
 from agent.injection.options import InjectionOptions, Profile, Resources
 from agent.interception.options import Mode
+from agent.istio import log_levels
 
 INIT: Final = "istio-init"
 NAMES: Final = {Profile.MESH: "istio-proxy", Profile.TLS: "agent"}
@@ -175,7 +176,7 @@ def _init(options: InjectionOptions) -> Json:
             "runAsNonRoot": False,
             "allowPrivilegeEscalation": False,
             "privileged": False,
-            "readOnlyRootFilesystem": True,
+            "readOnlyRootFilesystem": False,  # iptables-legacy locks a file below /run
             "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -200,8 +201,8 @@ def _tls(options: InjectionOptions, metrics: Mapping[str, str]) -> Json:
     if metrics.get("scrape") == "true":
         path = metrics.get("path", "/metrics").removeprefix("/")
         args.append(f"--app-metrics=http://localhost:{metrics.get('port', '80')}/{path}")
-    if options.log_level:
-        args.append(f"--log-level={options.log_level}")
+    if options.log_level and (level := log_levels.agent_level(options.log_level)):
+        args.append(f"--log-level={level}")
     started = _executed("agent", "wait", "--timeout=1s")
     startup: Json = {**started, "timeoutSeconds": 5, "periodSeconds": 1, "failureThreshold": 60}
     hooks: Json = {"preStop": _executed("agent", "drain")}
@@ -280,4 +281,5 @@ def _volumes(pod: PodTemplate, options: InjectionOptions) -> list[Json]:
 
 
 def _text(value: JsonValue) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    """Return JSON that does not depend on the order of keys in the pod: the same after another injection."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True)

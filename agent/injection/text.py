@@ -19,7 +19,7 @@ from agent.injection.objects import PodTemplate
 from agent.injection.positions import NotEditable
 from agent.injection.records import Record
 from agent.injection.splices import Splicer
-from agent.injection.status import pointer
+from agent.injection.status import pointer, text_of
 from agent.injection.yaml_tree import Unreadable
 
 _KEY = "text"
@@ -123,8 +123,7 @@ def _recorded(document: JsonValue) -> Records:
 def _with_records(path: Path, value: JsonValue, records: Records) -> JsonValue:
     """Return the value of an edit, with the records in the status if that is in it."""
     if path[-1] == STATUS:
-        status = json.loads(str(value))
-        return json.dumps({**status, _KEY: records}, separators=(",", ":"), ensure_ascii=False)
+        return text_of({**json.loads(str(value)), _KEY: records})
     if path[-1] in {"metadata", "annotations"} and isinstance(value, dict):
         return {key: _with_records((*path, key), each, records) for key, each in value.items()}
     return value

@@ -92,10 +92,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_named(app: Path) -> None:
+    app.with_name("a-pod.yaml").write_text(POD, encoding="utf-8")
     app.with_name(".app.yaml.injected").mkdir()
-    with pytest.raises(MachineError, match=r"cannot write .*app\.yaml: Is a directory"):
-        injected("-i", "-f", app)
+    with pytest.raises(MachineError, match=r"cannot write .*app\.yaml\.injected: Is a directory"):
+        injected("-i", "-f", app.parent)
     assert app.read_text(encoding="utf-8") == DEPLOYMENT
+    assert app.with_name("a-pod.yaml").read_text(encoding="utf-8") == POD
+    assert not app.with_name(".a-pod.yaml.injected").exists()
 
 
 def test_copied_objects_are_named_on_request(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def test_other_options_replace_the_sidecar(text: str, first: InjectionOptions, s
 def test_the_text_has_the_value_of_the_plan(text: str, options: InjectionOptions) -> None:
     planned = [applied(each, planning.inject(each, options).edits) for each in parsed(text)]
     assert without_texts(parsed(injected(text, options))) == without_texts(planned)
+    assert [applied(each, planning.inject(each, options).edits) for each in planned] == planned
+    assert [applied(each, planning.uninject(each).edits) for each in planned] == parsed(text)
 
 
 @MANY
