@@ -1,4 +1,4 @@
-"""`agent inject` and `agent uninject`: add the sidecar to manifests of Kubernetes, and remove it again."""
+"""`agent inject` and `agent uninject`: the sidecar in manifests of Kubernetes."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -124,7 +124,7 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def _joined(texts: Sequence[str]) -> str:
-    """Return one stream of documents: a separator stands between files where the next one does not begin with it."""
+    """Return one stream of documents, with a separator between files."""
     joined = ""
     for text in texts:
         if joined and text:
@@ -135,7 +135,7 @@ def _joined(texts: Sequence[str]) -> str:
 
 
 def _write(done: Sequence[tuple[str, bytes, str]]) -> None:
-    """Replace the files that have changed, by renames after all have been written. Raises `MachineError`."""
+    """Replace changed files: write all, then rename all. Raises `MachineError`."""
     fresh: dict[Path, Path] = {}
     try:
         for name, before, text in done:

@@ -1,1 +1,1 @@
-"""Injection: which changes of an API object add the agent's sidecar, and how they are written into its text."""
+"""Injection: the edits that add the agent's sidecar to API objects, and their application."""

@@ -26,7 +26,7 @@ class Addition:
         self.notes: list[str] = []
 
     def check(self) -> None:
-        """Remove a container with a name of ours if adopted. Raises `InjectionRefused` for that and other conflicts."""
+        """Replace containers with our names if adopted. Raises `InjectionRefused` for conflicts."""
         ours = (*template.NAMES.values(), template.INIT)
         taken = {"initContainers": ours, "containers": ours, "volumes": template.VOLUMES}
         found = removal.collisions(self._pod, taken)
@@ -45,7 +45,7 @@ class Addition:
             self._check_users()
 
     def _check_users(self) -> None:
-        """Raise `InjectionRefused` for a container whose traffic would pass the proxy by: one of the proxy's user."""
+        """Raise `InjectionRefused` for a container that runs as the proxy's user."""
         everybody = self._pod.spec.mapping("securityContext")
         for container in self._pod.lasting:
             own = container.mapping("securityContext")

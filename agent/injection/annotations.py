@@ -1,4 +1,4 @@
-"""Reads the annotations with which a pod changes its injection, and checks them before anything is changed.
+"""Reads and checks the annotations with which a pod changes its injection.
 
 Names: istio.io/docs/reference/config/annotations. What the agent reads when it runs is checked here as well.
 """
@@ -58,7 +58,7 @@ def chosen(pod: PodTemplate, options: InjectionOptions) -> tuple[InjectionOption
 
 
 def asked(pod: PodTemplate) -> tuple[bool, list[str]]:
-    """Return whether the pod allows an injection, and notes: a label, or else an annotation, can forbid it."""
+    """Return whether the label, or else the annotation, allows an injection; and notes."""
     for where, node in (("label", pod.metadata.mapping("labels")), ("annotation", pod.annotations)):
         value = node.values.get(INJECT)
         if value is None:
@@ -180,7 +180,7 @@ _READERS: Final[Mapping[str, _Read]] = {
 
 
 def _resources(reader: _Reader, options: InjectionOptions) -> InjectionOptions:
-    """Return the options with the resources of the annotations: one of them replaces all of the defaults."""
+    """Return the options with the annotated resources: one annotation replaces all defaults."""
     given = {}
     for name, field in _RESOURCES.items():
         text = reader.text(_SIDECAR + name)

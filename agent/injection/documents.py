@@ -1,4 +1,4 @@
-"""Injects the files of an operator: splits a file into documents, and rewrites those with pod templates.
+"""Injects files: splits one into documents, and rewrites those with pod templates.
 
 Separators, comments, empty documents and objects of other kinds are copied as they are.
 """
@@ -22,7 +22,7 @@ _BOM = "\ufeff"
 
 @dataclass(slots=True)
 class Rewritten:
-    """The new text of a file; `notes` are messages about objects, `copied` about those that have no pod template."""
+    """The new text of a file; `notes` and `copied` are messages about objects."""
 
     text: str = ""
     notes: list[str] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Rewritten:
 
 
 def inject(text: str, name: str, options: InjectionOptions, namespace: str | None = None) -> Rewritten:
-    """Return the text of a file with its objects injected. Raises `BadInput` naming file, document and line."""
+    """Return a file with its objects injected. Raises `BadInput` naming document and line."""
 
     def change(text: str, path: Path, found: dict[str, JsonValue]) -> tuple[str, tuple[str, ...]]:
         plan = planning.inject(found, options, namespace=namespace)
@@ -47,7 +47,7 @@ def inject(text: str, name: str, options: InjectionOptions, namespace: str | Non
 
 
 def uninject(text: str, name: str) -> Rewritten:
-    """Return the text of a file without injections. Raises `BadInput` naming file, document and line."""
+    """Return a file without injections. Raises `BadInput` naming document and line."""
 
     def change(text: str, path: Path, found: dict[str, JsonValue]) -> tuple[str, tuple[str, ...]]:
         plan = planning.uninject(found)
@@ -89,7 +89,7 @@ def split(text: str) -> Iterator[str]:
 
 
 def _is_prologue(text: str) -> bool:
-    """Return whether the text has directives for the document after it, and nothing but comments beside them."""
+    """Return whether the text is only directives, for the document after it."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return bool(lines) and all(line.startswith("%") for line in lines)
 
@@ -120,7 +120,7 @@ class _Part:
         return text
 
     def _check(self, root: TreeNode, found: dict[str, JsonValue]) -> None:
-        """Raise `InjectionRefused` for a key that a mapping has twice: which one counts depends on the reader."""
+        """Raise `InjectionRefused` for a repeated key: which one counts depends on the reader."""
         key = yaml_tree.duplicate(root)
         if key is not None:
             line = self._line + self._text.count("\n", 0, key.start)

@@ -1,4 +1,4 @@
-"""A document that edits change step by step, so that each is planned on the result of the ones before."""
+"""A document that edits change step by step, and a record of these edits."""
 
 import copy
 from collections.abc import Iterable, Mapping

@@ -31,7 +31,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Set a key of a mapping that exists, whether it has the key or not, or replace an item of a list."""
+    """Set a key, new or not, of a mapping that exists, or replace an item of a list."""
 
     path: Path
     value: JsonValue

@@ -1,4 +1,4 @@
-"""The objects of Kubernetes that contain a pod template: their kinds, where the template is, and their names."""
+"""Objects of Kubernetes with a pod template: kinds, paths, names."""
 
 from collections.abc import Iterator, Mapping
 
@@ -26,7 +26,7 @@ class InjectionRefused(BadInput):
 
 
 class ObjectFields:
-    """A mapping in a document; each reader raises `InjectionRefused` naming the object and the field."""
+    """A mapping in a document. Readers raise `InjectionRefused` naming object and field."""
 
     def __init__(self, document: Mapping[str, JsonValue], where: str, path: Path = ()) -> None:
         self.values = document
@@ -132,7 +132,7 @@ def is_list(document: Mapping[str, JsonValue]) -> bool:
 
 
 def objects(document: JsonValue, path: Path = ()) -> Iterator[tuple[Path, dict[str, JsonValue]]]:
-    """Yield each object with its path: the document itself, or the items of a list, nested ones as well."""
+    """Yield each object with its path: the document, or the items of a list, also nested."""
     if not isinstance(document, dict):
         return
     items = document.get("items")

@@ -1,4 +1,4 @@
-"""The options of an injection: what is added to a pod, apart from what its own annotations change."""
+"""The options of an injection, before the annotations of a pod change them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ class Certificates:
 
     @classmethod
     def parse(cls, text: str, attributes: Sequence[str] = ()) -> Self | None:
-        """Parse `secret:NAME`, `csi:DRIVER` or `none`, and attributes `KEY=VALUE` of a driver. Raises `UsageError`.
+        """Parse `secret:NAME`, `csi:DRIVER` or `none`, and attributes. Raises `UsageError`.
 
         `{serviceAccount}` and `{workload}` in the name of a secret stand for those of the pod.
         """
@@ -158,14 +158,14 @@ class InjectionOptions:
 
     @property
     def is_native(self) -> bool:
-        """Whether the sidecar is an init container that restarts always; so it is if the version is not known."""
+        """Whether the sidecar is an init container that restarts always."""
         if self.native is not Native.AUTO:
             return self.native is Native.ON
         return self.kubernetes_version is None or self.kubernetes_version >= _NATIVE_SINCE
 
     @property
     def holds(self) -> bool:
-        """Whether an ordinary container of the sidecar is the first and holds up the others until its proxy serves."""
+        """Whether an ordinary sidecar is first and holds up the others until its proxy serves."""
         return not self.is_native and (self.hold_application or self.profile is Profile.TLS)
 
     @property
@@ -175,7 +175,7 @@ class InjectionOptions:
 
     @property
     def rewrites_probes(self) -> bool:
-        """Whether the agent answers the application's probes: behind an interception they would reach the proxy."""
+        """Whether the agent answers the application's probes."""
         return self.profile is Profile.MESH and self.rewrite_probes
 
 

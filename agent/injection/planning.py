@@ -1,7 +1,7 @@
-"""Plans injections: an object and options in, edits out. `inject` first removes what an earlier injection added.
+"""Plans injections: an object and options in, edits out.
 
-So injecting again changes nothing, another version of the agent or other options replace the sidecar alone, and
-`uninject` restores the object from before.
+`inject` first removes what an earlier injection added. So injecting again changes nothing, and another version of the
+agent or other options replace the sidecar alone.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ SYSTEM_NAMESPACES: Final = frozenset({"kube-system", "kube-public", "kube-node-l
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """The edits of an object, none if it stays as it is; `notes` give the reason for that, or are warnings."""
+    """The edits of an object; `notes` are warnings, or the reason why there are no edits."""
 
     edits: tuple[Edit, ...] = ()
     notes: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ def inject(document: Mapping[str, JsonValue], options: InjectionOptions, *, name
 
 
 def uninject(document: Mapping[str, JsonValue]) -> Injection:
-    """Plan the removal of an injection. Raises `InjectionRefused` naming the object and the field."""
+    """Plan the removal of an injection. Raises `InjectionRefused` naming object and field."""
     if not has_template(document):
         return Injection(notes=(f"{document.get('kind', 'an object')} has no pod template",))
     pod, draft = PodTemplate(document), Draft(document)
@@ -62,7 +62,7 @@ def uninject(document: Mapping[str, JsonValue]) -> Injection:
 
 
 def cleaned(document: Mapping[str, JsonValue], *, adopt: bool) -> Injection:
-    """Plan the first part of `inject`: what an earlier injection added is removed. Raises `InjectionRefused`."""
+    """Plan the first part of `inject`, a removal. Raises `InjectionRefused`."""
     draft = Draft(document)
     notes = _clean(draft, PodTemplate(document), adopt=adopt)
     return Injection(tuple(draft.edits), tuple(notes))

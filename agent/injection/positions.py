@@ -1,4 +1,4 @@
-"""Positions in the text of a document: lines, columns, and where the parts of a node begin and end."""
+"""Positions in the text of a document: lines, columns, parts of nodes."""
 
 import re
 
@@ -88,7 +88,7 @@ class Positions:
 
 
 def list_offset(positions: Positions, node: TreeNode) -> int | None:
-    """Return how far the dashes of the first list are behind the key above it; None without a list in block style."""
+    """Return how far the first list's dashes are behind its key; None without such a list."""
     for name, each in node.pairs:
         if each.kind == "sequence" and not each.is_flow:
             return max(0, positions.column(each.start) - positions.column(name.start))

@@ -1,4 +1,4 @@
-"""Rewrites probes and hooks of the application to the agent's status port, and puts them back.
+"""Rewrites the application's probes to the agent's status port, and restores them.
 
 Behind an interception a probe of the kubelet would reach the proxy; the agent asks the application in its place. See
 `agent.core.app_probes` for the form of the value that the agent reads.
@@ -27,7 +27,7 @@ _HTTP_FIELDS: Final = ("path", "port", "host", "scheme")
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """One rewritten probe: what the agent asks, and what stood there. `where` is its place in the container."""
+    """A rewritten probe: what the agent asks, and the original; `where` in its container."""
 
     container: str
     where: tuple[str, ...]
@@ -53,7 +53,7 @@ class Rewritten:
 
 
 def rewritten(pod: PodTemplate, status_port: int) -> list[Rewritten]:
-    """Return the probes of all containers to rewrite. Raises `InjectionRefused` naming a port that has no number."""
+    """Return the probes to rewrite. Raises `InjectionRefused` naming a port without number."""
     return [each for container in pod.lasting for each in _of_container(container, status_port)]
 
 
@@ -112,7 +112,7 @@ def as_status(probes: list[Rewritten]) -> dict[str, JsonValue]:
 
 
 def restored(container: ObjectFields, places: Mapping[str, JsonValue]) -> Iterator[Edit]:
-    """Yield the edits that put the probes of a container back; one that is no longer there is left out."""
+    """Yield the edits that restore the probes of a container, as far as they are still there."""
     for place, recorded in places.items():
         probe = container
         for key in place.split("/"):
@@ -140,7 +140,7 @@ def _restored_http(action: ObjectFields, original: Mapping[str, JsonValue]) -> I
 
 
 def recovered(container: ObjectFields, probers: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return the record of a container that Istio has injected, from what its sidecar asks, by address."""
+    """Return the record for a container that Istio has injected, from its sidecar's probers."""
     found: dict[str, JsonValue] = {}
     for where, address in _ADDRESSES.items():
         prober = probers.get(address.format(container.text("name")))

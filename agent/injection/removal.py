@@ -1,4 +1,4 @@
-"""Plans the removal of an injection: the edits that restore the object from before, by what its status records."""
+"""Plans the removal of an injection, by what its status records."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -86,7 +86,7 @@ class _Removal:
         self._draft.add(Remove((*context.path, "fsGroup")))
 
     def _end_parent(self, *keys: str) -> bool:
-        """Remove a parent that an injection made, or make it null again; return False if it was there before."""
+        """Remove a parent that was made, or make it null again; return False for any other."""
         path = (*self._pod.root.path, *keys)
         parents = self._pod.root.mapping(keys[0])
         if pointer(*keys) in self._recorded.nulls:
@@ -101,7 +101,7 @@ class _Removal:
 
 
 def _of_another(pod: PodTemplate, recorded: Status) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
-    """Return the original probes and the annotations of Prometheus that Istio keeps in the sidecar's environment."""
+    """Return the original probes and annotations that Istio keeps in its sidecar's variables."""
     names = {*recorded.names["containers"], *recorded.names["initContainers"]}
     sidecars = (each for each in pod.lasting if each.text("name") in names)
     variables = {

@@ -1,4 +1,4 @@
-"""Writes values as YAML, in block style or on one line, and scalars so that every parser of YAML reads the same."""
+"""Writes values as YAML that every parser reads in the same way."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def flow(value: JsonValue) -> str:
 
 
 def scalar(value: JsonValue) -> str:
-    """Return a scalar or an empty collection: plain if that is a text for every parser, else in quotes."""
+    """Return a scalar or an empty collection, in quotes unless every parser reads a text."""
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
     if isinstance(value, str) and '"' in value and value.isprintable():
@@ -27,7 +27,7 @@ def scalar(value: JsonValue) -> str:
 
 
 class Block:
-    """Writes in block style: `offset` is how far the dashes of a list are behind the key above them."""
+    """Writes in block style; the dashes of a list are `offset` columns behind its key."""
 
     def __init__(self, offset: int) -> None:
         self._offset = offset

@@ -1,4 +1,4 @@
-"""Writes an edit into the text of a document: whole lines in block style, JSON in flow style.
+"""Writes edits into the text of a document: lines in block style, JSON in flow style.
 
 The comments of a line stay with it; a new line goes behind the last line of the item before it. So what was added can
 be cut out again without a trace.
@@ -17,7 +17,7 @@ _BEFORE: Final = {"metadata": "spec", "initContainers": "containers"}
 
 
 class Splicer:
-    """Edits one text, of which it has the tree. Each method returns the new text, or raises `NotEditable`."""
+    """Edits one text. Each method returns the new text, or raises `NotEditable`."""
 
     def __init__(self, text: str, root: TreeNode) -> None:
         self.text, self._root = text, root
@@ -73,7 +73,7 @@ class Splicer:
         return self.inserted(at, "".join(self.at.newline + line for line in lines))
 
     def _without_lines(self, start: int, end: int, instead: list[str]) -> str:
-        """Return the text without whole lines, and without the line break before them, but with others."""
+        """Return the text with other lines in place of these."""
         start = self.at.line_start(start)
         if start == 0:
             return self.text[end:].removeprefix("\r").removeprefix("\n")
@@ -98,7 +98,7 @@ class Splicer:
         return self.inserted(last.last, f",{self._gap(starts[-1])}{text}")
 
     def _gap(self, start: int) -> str:
-        """Return what stands between items in flow style: a new line if the item is the first on its line."""
+        """Return what separates items in flow style: a new line, if this item begins one."""
         return self.at.newline + " " * self.at.column(start) if start and self.at.is_first(start) else " "
 
     def _insert(self, nodes: list[TreeNode], path: Path, item: JsonValue) -> str:
@@ -163,7 +163,7 @@ class Splicer:
         return self.with_value(colon, old, "" if new is None else f" {rendering.scalar(new)}")
 
     def with_value(self, colon: int, old: TreeNode, shown: str) -> str:
-        """Return the text with another value behind a colon in block style; a comment on its line stays."""
+        """Return the text with another value behind a colon; a comment on its line stays."""
         if old.kind == "scalar" or old.is_flow:
             return self.text[:colon] + shown + self.text[self.at.value_end(old) :]
         return self.text[:colon] + shown + self.text[colon : self.at.line_end(colon)] + self.text[self.at.tail(old) :]

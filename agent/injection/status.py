@@ -1,4 +1,4 @@
-"""The annotation in which an injection records what it has changed, so that it can be undone.
+"""The annotation in which an injection records what it has changed.
 
 A JSON object: the names of `initContainers`, `containers` and `volumes`, as Istio writes them; `made`, the pointers
 (RFC 6901, from the pod template) to what did not exist; `nulls`, those to what was null; `probes` and `prometheus`, the
@@ -42,7 +42,7 @@ def text_of(parts: dict[str, Any]) -> str:
 
 
 def read(pod: PodTemplate) -> Status | None:
-    """Return the status of a pod; None without one. Raises `InjectionRefused` if it is not a status."""
+    """Return the status of a pod; None without one. Raises `InjectionRefused`."""
     value = pod.annotations.values.get(STATUS)
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""What an injection adds to a pod: containers and volumes, as Kubernetes' API describes them."""
+"""What an injection adds to a pod: containers and volumes."""
 
 import json
 from collections.abc import Mapping
@@ -131,7 +131,7 @@ def _environment(
 
 
 def workload(pod: PodTemplate) -> str:
-    """Return the name of what the pod belongs to: the object's own, or that of a pod's controller."""
+    """Return the name of the workload: the object's own, or that of a pod's controller."""
     if pod.kind != "Pod":
         return pod.name
     for owner in pod.owner_metadata.mappings("ownerReferences"):
@@ -281,5 +281,5 @@ def _volumes(pod: PodTemplate, options: InjectionOptions) -> list[Json]:
 
 
 def _text(value: JsonValue) -> str:
-    """Return JSON that does not depend on the order of keys in the pod: the same after another injection."""
+    """Return JSON with sorted keys: the order in the pod must not matter."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True)

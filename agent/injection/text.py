@@ -1,4 +1,4 @@
-"""Applies edits to the text of a document, where every byte that an edit does not concern stays.
+"""Applies edits to the text of a document; every other byte stays.
 
 Where an edit replaces or removes a text that its reverse would not write in the same way, that text is recorded. The
 status annotation keeps the records (`text`), so that a later removal restores the document byte for byte. Each edit is

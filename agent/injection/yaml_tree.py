@@ -77,7 +77,7 @@ def parse(text: str) -> TreeNode | None:
 
 
 def _without_tabs(text: str) -> str:
-    """Return the text with spaces for the tabs between the tokens of JSON, which YAML does not allow there."""
+    """Return JSON with spaces for the tabs between its tokens, which YAML forbids."""
     return text.replace("\t", " ") if text.lstrip()[:1] in {"{", "["} else text
 
 
@@ -131,7 +131,7 @@ class _Composer:
 
 
 def value(node: TreeNode) -> JsonValue:
-    """Return the value of a node, with aliases and merge keys expanded. Raises `ValueError` if it is too large."""
+    """Return the value of a node, aliases expanded. Raises `ValueError` if it is too large."""
     return _Values().of(node)
 
 

@@ -89,6 +89,9 @@ def test_the_interception_is_understood_by_istio_iptables() -> None:
     texts = {"local-exclude-ports": "22", "outbound-ports": "81", "service-exclude-cidr": "10.0.0.0/8"}
     init: Any = made(InjectionOptions(interception=Mode.TPROXY, interception_texts=texts, init_image="init:1")).init
     assert (init["image"], init["args"][0]) == ("init:1", "istio-iptables")
+    own = init["securityContext"]
+    assert (own["runAsUser"], own["runAsNonRoot"]) == (0, False), "whatever the pod says"
+    assert own["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]}
     names = {"p": "envoy-port", "z": "inbound-capture-port", "u": "proxy-uid", "m": "inbound-interception-mode"}
     names |= {"i": "service-cidr", "x": "service-exclude-cidr", "b": "inbound-ports", "d": "local-exclude-ports"}
     names |= {"q": "outbound-ports"}
