@@ -62,7 +62,8 @@ class Addition:
         options, metrics = self._options, self._metrics()
         rewritten = probes.rewritten(self._pod, options.status_port) if options.rewrites_probes else []
         probers: dict[str, JsonValue] = {each.address: each.prober for each in rewritten}
-        added = template.additions(self._pod, options, probers, metrics)
+        is_own = metrics.get("port") == str(options.status_port)
+        added = template.additions(self._pod, options, probers, {} if is_own or not self._merges(metrics) else metrics)
         self._status.probes = probes.as_status(rewritten)
         for each in rewritten:
             self._draft.add(*each.edits(options.status_port))
@@ -130,12 +131,16 @@ class Addition:
                 found[name] = str(value).lower() if isinstance(value, bool) else str(value)
         return found
 
+    def _merges(self, metrics: Mapping[str, str]) -> bool:
+        """Return whether the agent is scraped in the application's place."""
+        return self._options.merge_metrics and metrics.get("scrape") != "false"
+
     def _add_annotations(self, metrics: Mapping[str, str]) -> None:
         given: dict[str, JsonValue] = {}
         known = self._pod.annotations.values
         if DEFAULT_CONTAINER not in known:
             given[DEFAULT_CONTAINER] = self._default_container
-        if self._options.merge_metrics and metrics.get("scrape") != "false":
+        if self._merges(metrics):
             port = str(self._options.status_port)
             values = {"scrape": "true", "port": port, "path": _METRICS_PATH}
             given |= {PROMETHEUS + name: value for name, value in values.items()}

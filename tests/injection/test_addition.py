@@ -10,11 +10,11 @@ from agent.injection.objects import PodTemplate
 from agent.injection.options import Certificates, InjectionOptions, Mode, Native, Profile
 
 
-def added(options: InjectionOptions, **spec: object) -> dict[str, Any]:
+def added(options: InjectionOptions, annotations: dict[str, str] | None = None, **spec: object) -> dict[str, Any]:
     """Return a pod with the sidecar."""
     document: dict[str, Any] = {
         "kind": "Pod",
-        "metadata": {"name": "p"},
+        "metadata": {"name": "p", "annotations": annotations},
         "spec": {"containers": [{"name": "a"}], **spec},
     }
     draft = Draft(document)
@@ -58,6 +58,20 @@ def test_a_secret_is_readable_by_its_group() -> None:
 def test_other_sources_need_no_group() -> None:
     for source in (None, Certificates(driver="d")):
         assert "securityContext" not in added(InjectionOptions(certificates=source))["spec"]
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({"port": "8080", "scrape": "true"}, '{"port":"8080","scrape":"true"}'), ({"path": "/m"}, '{"path":"/m"}'),
+        ({"port": "15020", "scrape": "true"}, None), ({"port": "8080", "scrape": "false"}, None), ({}, None),
+    ],
+)  # fmt: skip
+def test_the_agent_asks_the_application_for_metrics_and_never_itself(given: dict[str, str], asked: str | None) -> None:
+    document = added(InjectionOptions(), {f"prometheus.io/{name}": value for name, value in given.items()})
+    (sidecar,) = (each for each in document["spec"]["initContainers"] if each["name"] == "istio-proxy")
+    variables = {each["name"]: each.get("value") for each in sidecar["env"]}
+    assert variables.get("ISTIO_PROMETHEUS_ANNOTATIONS") == asked
 
 
 def test_metrics_are_not_merged_on_request() -> None:
