@@ -8,6 +8,7 @@ NOTHING_TO_TEST = {
     "__main__": "starts the command line",
     "demo/settings": "fields only",
     "demo/view": "a protocol",
+    "injection/edits": "fields only",
     "handoff/hot_restart_pb2": "generated; `tests/handoff/check_proto.py` compares it with its source",
     "proxies/interface": "protocols and plain values",
     "proxies/link": "protocols and plain values",

@@ -14,6 +14,7 @@ from agent.cli.completion import completion
 from agent.cli.control import COMMANDS
 from agent.cli.demo import demo
 from agent.cli.history import history
+from agent.cli.inject import inject, uninject
 from agent.cli.intercept import intercept
 from agent.cli.options import INPUTS, RUNNING, apply
 from agent.cli.request import request
@@ -88,11 +89,13 @@ for _command in (
     completion,
     demo,
     history,
+    inject,
     intercept,
     request,
     status,
     sweep,
     systemd,
+    uninject,
     version,
     *COMMANDS,
 ):

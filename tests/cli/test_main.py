@@ -83,8 +83,8 @@ def test_wrong_usage_is_2_with_the_way_to_help(
 
 def test_every_command_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(agent.commands) == {
-        "bootstrap", "certs", "check", "completion", "demo", "drain", "history", "intercept", "pause", "request",
-        "restart", "resume", "status", "stop", "sweep", "systemd", "upgrade", "version", "wait",
+        "bootstrap", "certs", "check", "completion", "demo", "drain", "history", "inject", "intercept", "pause",
+        "request", "restart", "resume", "status", "stop", "sweep", "systemd", "uninject", "upgrade", "version", "wait",
     }  # fmt: skip
     for name, command in agent.commands.items():
         if name not in {"drain", "wait"}:  # they print their own

@@ -1,4 +1,4 @@
-"""Two pods that were written for Istio's pilot-agent, of 1.3 and of 1.31, with the agent in its place.
+"""Pods that were written for Istio's pilot-agent, with the agent in its place, and one that `agent inject` has made.
 
 A pod is what a kubelet makes of its specification: a network namespace, files under /etc/certs and /etc/istio/pod,
 environment and arguments. The control plane speaks xDS over mTLS.
@@ -13,9 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent.injection import planning
+from agent.injection.draft import applied
+from agent.injection.edits import JsonValue
+from agent.injection.options import Certificates, InjectionOptions
 from tests.system.bare import body_of
 from tests.system.certificates import Mint, authority, serial
 from tests.system.counts import count
@@ -103,6 +108,23 @@ NEWER = Specification(
 )
 
 
+def injected() -> Specification:
+    """Return the sidecar that `agent inject` adds to a pod, as a kubelet would start it."""
+    probe: dict[str, JsonValue] = {"httpGet": {"path": "/health", "port": APPLICATION}, "timeoutSeconds": 5}
+    container: dict[str, JsonValue] = {"name": "web", "image": "web:1", "livenessProbe": probe}
+    pod: dict[str, JsonValue] = {"kind": "Pod", "metadata": {"name": "web-7c9d"}, "spec": {"containers": [container]}}
+    options = InjectionOptions(discovery_address="localhost:15012", certificates=Certificates(secret="web"))
+    spec: Any = applied(pod, planning.inject(pod, options).edits)["spec"]
+    _, sidecar = spec["initContainers"]
+    words = " ".join(sidecar["args"]).replace("$(POD_NAMESPACE)", "shop").replace("=envoy", "={envoy}")
+    environment = {each["name"]: each["value"] for each in sidecar["env"] if "value" in each}
+    prober = json.loads(environment.pop("ISTIO_KUBE_APP_PROBERS"))["/app-health/web/livez"]
+    return Specification(words, 15012, "localhost", prober, environment)
+
+
+INJECTED = injected()
+
+
 @dataclass
 class Pod:
     """A pod of a specification; `files` holds what is mounted over /etc."""
@@ -169,7 +191,7 @@ def filled(text: str, values: Mapping[str, str]) -> str:
     return text
 
 
-@pytest.fixture(params=[OLDER, NEWER], ids=["1.3", "1.31"])
+@pytest.fixture(params=[OLDER, NEWER, INJECTED], ids=["1.3", "1.31", "injected"])
 def pod(request: pytest.FixtureRequest, room: Room) -> Iterator[Pod]:
     """A pod, not started, and its control plane; the agent must have ended."""
     if not room.private or shutil.which("unshare") is None:

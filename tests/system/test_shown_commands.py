@@ -19,8 +19,10 @@ from tests.system.room import Room
 ELSEWHERE = {
     "PIPX_HOME=/opt/pipx": "tests/system/test_debian.py",
     "UV_TOOL_DIR=/opt/uv": "tests/system/test_debian.py",
+    "agent inject": "tests/cli/test_inject.py",
     "agent intercept": "tests/system/test_intercept.py",
     "agent systemd": "tests/system/test_debian.py",
+    "agent uninject": "tests/cli/test_inject.py",
     "apt install ./proxy-agent": "tests/system/test_debian.py",
     "examples/library/run": "tests/system/test_library.py",
     "export PATH": ".ci/run",
