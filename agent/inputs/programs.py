@@ -68,7 +68,7 @@ class Programs:
             program = await self._probe(binary)
         except (BadInput, MachineError) as error:
             binary.close()
-            remedy = "name an Envoy, sidecar or a program that takes their arguments by --proxy-bin"
+            remedy = "name another program by --proxy-bin, or its kind by --proxy-kind"
             if isinstance(error, MachineError):  # the machine may have been too busy
                 remedy = "the agent tries again" if self.current is None else "try again with agent restart"
                 if self.current is None:
