@@ -27,9 +27,15 @@ _OF_BIND = {**_CERTIFICATE, **_AUTHORITIES, **_OTHERS}
 _OF_SERVER = {**_CERTIFICATE, **_AUTHORITIES}
 _SERVERS = frozenset({"server", "default-server", "server-template"})
 _DROPPED = frozenset({"daemon", "master-worker", "mworker-max-reloads", "pidfile", "nbproc", "expose-fd"})
+_PLAIN = re.compile(r"[\w./@:+-]+", re.ASCII)
+_NOTE = re.compile(r"^[ \t]*# agent: key (.*)$", re.MULTILINE)
+_A_PAIR = 2
 _PORTS = re.compile(r"(\d+)(?:-(\d+))?")
 _MOST_PORTS = 256  # of one range that are verified
-COMPANIONS = (".key", ".ocsp", ".sctl", ".issuer")
+BUNDLES = (".dsa", ".ecdsa", ".rsa")
+KEY = ".key"
+COMPANIONS = (KEY, ".ocsp", ".sctl", ".issuer")
+_EXTRA = frozenset({*(suffix.removeprefix(".") for suffix in COMPANIONS), "bundle"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +69,28 @@ class Replaced:
 
 @dataclass(slots=True)
 class Document:
-    """What the agent has to know of a configuration."""
+    """What the agent has to know of a configuration.
+
+    `extra`: the kinds of files that HAProxy looks for beside a certificate, and `bundle` (`ssl-load-extra-files`).
+    `removes_extension`: it replaces `.crt` by their suffix (`ssl-load-extra-del-ext`). `bases`: the directories that
+    relative paths in later lines and in lists start from, empty for none. `keys`: the private key of a certificate, by
+    path, from comments of the form `# agent: key CERTIFICATE KEY`.
+    """
 
     files: list[Named] = field(default_factory=list)
     binds: list[Bind] = field(default_factory=list)
     consoles: set[str] = field(default_factory=set)
     replaced: list[Replaced] = field(default_factory=list)
+    extra: frozenset[str] = _EXTRA
+    removes_extension: bool = False
+    bases: dict[str, str] = field(default_factory=lambda: {"crt-base": "", "ca-base": ""})
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def companion(self, path: str, suffix: str) -> str | None:
+        """Return the path at which HAProxy looks for a file that belongs to a certificate; None if it does not look."""
+        if suffix.removeprefix(".") not in self.extra:
+            return None
+        return f"{path.removesuffix('.crt') if self.removes_extension else path}{suffix}"
 
 
 def parse(text: str, name: str, directory: str, environment: Mapping[str, str]) -> Document:
@@ -79,14 +101,17 @@ def parse(text: str, name: str, directory: str, environment: Mapping[str, str]) 
     if "\0" in text:
         message = f"cannot use {name}: it contains a null byte; write it as text"
         raise BadInput(message)
-    return _Parser(name, directory).parse(lines(text, name, environment))
+    document = _Parser(name, directory).parse(lines(text, name, environment, SECTIONS))
+    notes = "\n".join(_NOTE.findall(text))
+    paths = (each.values for each in lines(notes, name, environment) if len(each.values) == _A_PAIR)
+    document.keys = {normpath(join(directory, chain)): normpath(join(directory, key)) for chain, key in paths}
+    return document
 
 
 class _Parser:
     def __init__(self, name: str, directory: str) -> None:
         self._name = name
         self._directory = directory
-        self._bases = {"crt-base": "", "ca-base": ""}
         self._document = Document()
         self._sections: dict[str, Callable[[Line], None]] = {
             "global": self._in_global,
@@ -125,11 +150,15 @@ class _Parser:
     def _in_global(self, line: Line) -> None:
         match line.values:
             case ("crt-base" | "ca-base" as keyword, base, *_):
-                self._bases[keyword] = base
+                self._document.bases[keyword] = base
+            case ("ssl-load-extra-del-ext", *_):
+                self._document.removes_extension = True
+            case ("ssl-load-extra-files", *kinds):
+                self._document.extra = _EXTRA if "all" in kinds else _EXTRA.intersection(kinds)
             case ("default-path", "config" | "parent" as origin, *_):
                 directory = self._directory if origin == "config" else normpath(join(self._directory, ".."))
                 word = line.words[1]
-                self._document.replaced.append(Replaced(word.start, word.end, f"origin {_quoted(directory)}"))
+                self._document.replaced.append(Replaced(word.start, word.end, f"origin {quoted(directory)}"))
             case ("stats", "socket", address, *_):
                 self._document.consoles.add(address)
             case (keyword, *_) if keyword in _DROPPED:
@@ -173,7 +202,9 @@ class _Parser:
         return named
 
     def _file(self, line: Line, position: int, keyword: str, role: Role, path: str, *, serves: bool = False) -> Named:
-        base = self._bases["crt-base" if keyword in {"crt", "crt-list"} else "ca-base"]
+        if line.words[position].is_shared:
+            raise self._refused(line, f"a variable holds a list with {path}; write each path as a word of its own")
+        base = self._document.bases["crt-base" if keyword in {"crt", "crt-list"} else "ca-base"]
         if not isabs(path) and base and keyword in {"crt", *_AUTHORITIES}:
             path = join(base, path)
         named = Named(keyword, role, line.words[position], normpath(join(self._directory, path)), line.number, serves)
@@ -181,8 +212,9 @@ class _Parser:
         return named
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
+def quoted(text: str) -> str:
+    """Return a text as one word; quotes only where they are needed."""
+    return text if _PLAIN.fullmatch(text) else "'" + text.replace("'", "'\\''") + "'"
 
 
 def _places(addresses: str) -> Iterator[ListenAddress]:
