@@ -3,10 +3,12 @@
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import envoy_binary
@@ -48,19 +50,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run every test with Envoy and, unless it is marked `envoy`, with the sidecar, with the same files.
 
     The default run includes only those with the sidecar that are marked `sidecar`. Tests marked `pushed` run once more,
-    with an Envoy into which certificates are pushed, in the long run.
+    with an Envoy into which certificates are pushed, in the long run; tests marked `haproxy` also with HAProxy.
     """
     if "proxy_kind" not in metafunc.fixturenames:
         return
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    metafunc.parametrize("proxy_kind", _kinds(marks))
+
+
+def _kinds(marks: AbstractSet[str]) -> list[ParameterSet]:
+    if "only_haproxy" in marks:
+        return [pytest.param(HAPROXY)]
     kinds = [pytest.param("envoy")]
     if "envoy" not in marks:
         kinds.append(pytest.param("sidecar", marks=() if "sidecar" in marks else pytest.mark.long))
     if "pushed" in marks:
         kinds.append(pytest.param(PUSH, marks=pytest.mark.long))
-    if os.environ.get("HAPX"):
-        kinds = [pytest.param(os.environ["HAPX"])]
-    metafunc.parametrize("proxy_kind", kinds)
+    if "haproxy" in marks:
+        kinds.append(pytest.param(HAPROXY, marks=pytest.mark.long))
+    if {"haproxy", "pushed"} <= marks:
+        kinds.append(pytest.param(HAPROXY_PUSH, marks=pytest.mark.long))
+    return [pytest.param(os.environ["HAPX"])] if os.environ.get("HAPX") else kinds
 
 
 def _end_by_signal(item: pytest.Item) -> None:

@@ -7,7 +7,7 @@ would take the process out of the agent's hands (`daemon`, `master-worker`). Eve
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from posixpath import isabs, join, normpath
+from posixpath import dirname, isabs, join, normpath
 
 from agent.certificates.references import Role
 from agent.core.errors import BadInput
@@ -26,10 +26,11 @@ _OTHERS = {"crt-list": Role.OTHER, "ca-sign-file": Role.OTHER, "tls-ticket-keys"
 _OF_BIND = {**_CERTIFICATE, **_AUTHORITIES, **_OTHERS}
 _OF_SERVER = {**_CERTIFICATE, **_AUTHORITIES}
 _SERVERS = frozenset({"server", "default-server", "server-template"})
-_DROPPED = frozenset({"daemon", "master-worker", "mworker-max-reloads", "pidfile", "nbproc", "expose-fd"})
+_DROPPED = frozenset({"daemon", "master-worker", "mworker-max-reloads", "pidfile"})
 _PLAIN = re.compile(r"[\w./@:+-]+", re.ASCII)
 _NOTE = re.compile(r"^[ \t]*# agent: key (.*)$", re.MULTILINE)
 _A_PAIR = 2
+_UNVERIFIED = frozenset({"accept-proxy", "accept-netscaler-cip", "namespace", "strict-sni"})  # to a plain TLS client
 _PORTS = re.compile(r"(\d+)(?:-(\d+))?")
 _MOST_PORTS = 256  # of one range that are verified
 BUNDLES = (".dsa", ".ecdsa", ".rsa")
@@ -119,6 +120,7 @@ class _Parser:
             "listen": self._in_proxy,
             "backend": self._in_proxy,
             "defaults": self._in_proxy,
+            "http-errors": self._error_file,
         }
 
     def parse(self, found: Iterator[Line]) -> Document:
@@ -155,10 +157,8 @@ class _Parser:
                 self._document.removes_extension = True
             case ("ssl-load-extra-files", *kinds):
                 self._document.extra = _EXTRA if "all" in kinds else _EXTRA.intersection(kinds)
-            case ("default-path", "config" | "parent" as origin, *_):
-                directory = self._directory if origin == "config" else normpath(join(self._directory, ".."))
-                word = line.words[1]
-                self._document.replaced.append(Replaced(word.start, word.end, f"origin {quoted(directory)}"))
+            case ("default-path", origin, *rest):
+                self._set_directory(line, origin, *rest[:1])
             case ("stats", "socket", address, *_):
                 self._document.consoles.add(address)
             case (keyword, *_) if keyword in _DROPPED:
@@ -167,6 +167,22 @@ class _Parser:
                 self._file(line, 1, "ssl-dh-param-file", Role.OTHER, path)
             case _:
                 pass
+
+    def _set_directory(self, line: Line, origin: str, path: str = "") -> None:
+        """Follow `default-path`; in the copy, which is no file of that directory, name the directory itself."""
+        beside = dirname(join(self._directory, self._name))
+        match origin:
+            case "config":
+                self._directory = beside
+            case "parent":
+                self._directory = normpath(join(beside, ".."))
+            case "origin":
+                self._directory = normpath(join(self._directory, path))
+            case _:
+                return
+        if origin != "origin":
+            word = line.words[1]
+            self._document.replaced.append(Replaced(word.start, word.end, f"origin {quoted(self._directory)}"))
 
     def _drop(self, line: Line) -> None:
         first, last = line.words[0], line.words[-1]
@@ -177,12 +193,21 @@ class _Parser:
             self._bind(line)
         elif line.values[0] in _SERVERS:
             self._files(line, 2, _OF_SERVER, serves=False)
+        else:
+            self._error_file(line)
+
+    def _error_file(self, line: Line) -> None:
+        match line.values:
+            case ("errorfile", _, path, *_):
+                self._file(line, 2, "errorfile", Role.OTHER, path)
+            case _:
+                pass
 
     def _bind(self, line: Line) -> None:
         if any(address.startswith(("quic4@", "quic6@")) for address in line.values[1].split(",")):
             raise self._refused(line, "the agent hands over no QUIC listener; remove it")
         named = self._files(line, 2, _OF_BIND, serves=True)
-        if any(each.keyword in {"crt", "crt-list"} for each in named):
+        if "ssl" in line.values and _UNVERIFIED.isdisjoint(line.values) and named:
             places = tuple(_places(line.values[1]))
             self._document.binds.append(Bind(places, line.number))
 
@@ -227,8 +252,9 @@ def _places(addresses: str) -> Iterator[ListenAddress]:
             continue
         first, last = int(found[1]), int(found[2] or found[1])
         host = host.strip("[]")
+        wild = "::" if each.startswith("ipv6@") else "0.0.0.0"  # noqa: S104  # compared, not bound
         try:
-            literal = "0.0.0.0" if host in {"", "*"} else spelled(host)  # noqa: S104  # compared, not bound
+            literal = wild if host in {"", "*"} else spelled(host)
         except ValueError:
             continue  # a host name: HAProxy resolves it
         for port in range(first, min(last, first + _MOST_PORTS) + 1):
