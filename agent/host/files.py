@@ -96,8 +96,19 @@ class Tree:
 
 
 def matching(pattern: str) -> list[str]:
-    """Return the paths that match a shell wildcard, in order; a directory's ends with a slash."""
-    return [f"{path}/" if Path(path).is_dir() else path for path in sorted(glob(pattern))]  # noqa: PTH207  # absolute
+    """Return the paths that match a shell wildcard, in order; a directory's ends with a slash.
+
+    One with a line feed is left out: a list has a path a line.
+    """
+    found = sorted(path for path in glob(pattern) if "\n" not in path)  # noqa: PTH207  # absolute
+    return [f"{path}/" if _is_directory_at(path) else path for path in found]
+
+
+def _is_directory_at(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:  # a link loop
+        return False
 
 
 def list_tree(path: str, levels: int, without: str = "") -> Tree | Unreadable:

@@ -75,7 +75,7 @@ async def test_an_envoy_that_is_too_old_is_named_as_such(tmp_path: Path, version
             return
         with pytest.raises(BadInput, match=rf"it is Envoy {version}, and the agent needs 1\.17 or newer") as caught:
             await made.load()
-        assert str(caught.value).endswith("by --proxy-bin")
+        assert str(caught.value).endswith("by --proxy-kind")
 
 
 async def test_a_version_in_other_words_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.system.bare import bare_start, serial_served
-from tests.system.bootstrap import Bootstrap, Secured
+from tests.system.bootstrap import TYPES, Bootstrap, Secured, address, listener
 from tests.system.certificates import Mint, Pair, serial
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.journal import Journal
@@ -61,6 +61,20 @@ class AgentFixture:
         """Write the configuration and the first certificate."""
         self.bootstrap.write(self.config)
         self.layout.first(self.certs, self.mint.leaf())
+
+    def forward(self, port: int, origin: int) -> None:
+        """Add a listener that forwards TCP connections to a port of this machine."""
+        proxy = {"@type": f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": "raw", "cluster": "echo"}
+        endpoint = {"endpoint": {"address": address(HOST, origin)}}
+        self.bootstrap.more = [listener("raw", HOST, port, [{"filters": [{"name": "tcp", "typed_config": proxy}]}])]
+        self.bootstrap.clusters = [
+            {
+                "name": "echo",
+                "type": "STATIC",
+                "connect_timeout": "1s",
+                "load_assignment": {"cluster_name": "echo", "endpoints": [{"lb_endpoints": [endpoint]}]},
+            }
+        ]
 
     def command(self) -> list[str]:
         """Return the command line of the agent."""

@@ -1,14 +1,18 @@
 """Fixtures of the system tests."""
 
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.system.agent_fixture import AgentFixture
 from tests.system.bare import envoy_binary
+from tests.system.haproxies import HAProxyFixture, haproxy
 from tests.system.loads import Loads, loads_in
 from tests.system.namespaces import may_have_networks
 from tests.system.older import older_envoy
@@ -24,6 +28,7 @@ QUIETLY = ("-l", "warning")
 PUSH = "push"
 PUSHING = ["--on-certificate", "push", "--push-drain", "1s"]
 WORKERS = {"envoy": ("--concurrency", "2"), "sidecar": ()}
+HAPROXY, HAPROXY_PUSH = "haproxy", "haproxy-push"
 MakeInstance = Callable[..., AgentFixture]
 MakeSite = Callable[..., Site]
 Envoys = Callable[[str], Path]
@@ -45,17 +50,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run every test with Envoy and, unless it is marked `envoy`, with the sidecar, with the same files.
 
     The default run includes only those with the sidecar that are marked `sidecar`. Tests marked `pushed` run once more,
-    with an Envoy into which certificates are pushed, in the long run.
+    with an Envoy into which certificates are pushed, in the long run; tests marked `haproxy` also with HAProxy.
     """
     if "proxy_kind" not in metafunc.fixturenames:
         return
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    metafunc.parametrize("proxy_kind", _kinds(marks))
+
+
+def _kinds(marks: AbstractSet[str]) -> list[ParameterSet]:
+    if "only_haproxy" in marks:
+        return [pytest.param(HAPROXY)]
     kinds = [pytest.param("envoy")]
     if "envoy" not in marks:
         kinds.append(pytest.param("sidecar", marks=() if "sidecar" in marks else pytest.mark.long))
     if "pushed" in marks:
         kinds.append(pytest.param(PUSH, marks=pytest.mark.long))
-    metafunc.parametrize("proxy_kind", kinds)
+    if "haproxy" in marks:
+        kinds.append(pytest.param(HAPROXY, marks=pytest.mark.long))
+    if {"haproxy", "pushed"} <= marks:
+        kinds.append(pytest.param(HAPROXY_PUSH, marks=pytest.mark.long))
+    return [pytest.param(os.environ["HAPX"])] if os.environ.get("HAPX") else kinds
 
 
 def _end_by_signal(item: pytest.Item) -> None:
@@ -136,7 +151,17 @@ def loads(room: Room) -> Iterator[Loads]:
 @pytest.fixture
 def proxy(proxy_kind: str) -> Proxy:
     """The proxy under test; `pytest_generate_tests` selects the kinds of a test."""
+    if proxy_kind in {HAPROXY, HAPROXY_PUSH}:
+        return installed_haproxy()
     return needed("envoy" if proxy_kind == PUSH else proxy_kind)
+
+
+def installed_haproxy() -> Proxy:
+    """Return the installed HAProxy; the test is skipped without one."""
+    found = haproxy()
+    if found is None:
+        pytest.skip("no haproxy: install it")
+    return found
 
 
 @pytest.fixture
@@ -151,9 +176,11 @@ def make_instance(room: Room, proxy: Proxy, proxy_kind: str, request: pytest.Fix
     instances: list[AgentFixture] = []
 
     def make(name: str = "b", **fields: object) -> AgentFixture:
-        fields = {"binary": proxy.binary, "proxy_args": [*QUIETLY, *WORKERS[proxy.name]], **fields}
-        instances.append(AgentFixture(room=room, name=name, **fields))  # type: ignore[arg-type]
-        instances[-1].more_flags += PUSHING if proxy_kind == PUSH else []
+        arguments = [] if proxy.name == HAPROXY else [*QUIETLY, *WORKERS[proxy.name]]
+        fields = {"binary": proxy.binary, "proxy_args": arguments, **fields}
+        fixture = HAProxyFixture if proxy.name == HAPROXY else AgentFixture
+        instances.append(fixture(room=room, name=name, **fields))  # type: ignore[arg-type]
+        instances[-1].more_flags += PUSHING if proxy_kind in {PUSH, HAPROXY_PUSH} else []
         return instances[-1]
 
     request.node.stash[INSTANCES] = instances

@@ -17,7 +17,6 @@ import pytest
 
 from tests.system.agent_fixture import HOST, AgentFixture
 from tests.system.bare import body_of, healthy
-from tests.system.bootstrap import TYPES, address, listener
 from tests.system.concurrent_requests import land, launched
 from tests.system.counts import count
 from tests.system.eventually import PATIENCE, eventually, throughout, up_to
@@ -66,19 +65,7 @@ class Echo:
 def raw(unstarted: AgentFixture) -> Iterator[Target]:
     """An additional listener of `unstarted` that forwards to an echo server."""
     target, port = Target(HOST, unstarted.room.port()), unstarted.room.port()
-    forward = {"@type": f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": "raw", "cluster": "echo"}
-    endpoint = {"endpoint": {"address": address(HOST, port)}}
-    unstarted.bootstrap.more = [
-        listener("raw", HOST, target.port, [{"filters": [{"name": "tcp", "typed_config": forward}]}])
-    ]
-    unstarted.bootstrap.clusters = [
-        {
-            "name": "echo",
-            "type": "STATIC",
-            "connect_timeout": "1s",
-            "load_assignment": {"cluster_name": "echo", "endpoints": [{"lb_endpoints": [endpoint]}]},
-        }
-    ]
+    unstarted.forward(target.port, port)
     with socket.create_server((HOST, port)) as server:
         echo = Echo(server)
         yield target

@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from posixpath import basename, dirname
+from posixpath import basename, dirname, join
 
 from agent.certificates.references import Reference, Role
 from agent.core.errors import BadInput
 from agent.proxies.haproxy import certificate_list
 from agent.proxies.haproxy.delivery import Delivery, Pushable
-from agent.proxies.haproxy.document import COMPANIONS, Named, Replaced, parse
+from agent.proxies.haproxy.document import BUNDLES, COMPANIONS, KEY, Document, Named, Replaced, parse, quoted
 from agent.proxies.interface import TlsListener
 from agent.proxies.standalone import StandaloneConfiguration, every_name_in
 
@@ -19,21 +19,19 @@ _AUTHORITIES = {"ca-file": "ca-file", "ca-verify-file": "ca-file", "crl-file": "
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A PEM file that HAProxy loads, with the files beside it that belong to it."""
+    """A PEM file that HAProxy loads, with the files that belong to it.
+
+    `companions`: their paths, by the names under which HAProxy looks for them. `key`: the file with the private key.
+    """
 
     path: str
-    companions: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """The file that holds the private key."""
-        own = f"{self.path}.key"
-        return own if own in self.companions else self.path
+    key: str
+    companions: Mapping[str, str]
 
     @property
     def paths(self) -> tuple[str, ...]:
         """All of its files."""
-        return (self.path, *self.companions)
+        return (self.path, *self.companions.values())
 
 
 class Configuration(StandaloneConfiguration):
@@ -59,7 +57,7 @@ class Configuration(StandaloneConfiguration):
         self._resources = resources
         self.consoles = frozenset(self._document.consoles)
         self.lists = {
-            each.path: _List(resources[each.path], each.path, directory)
+            each.path: _List(resources[each.path], each.path, directory, self._document)
             for each in self._document.files
             if each.keyword == "crt-list" and each.path in resources
         }
@@ -75,7 +73,7 @@ class Configuration(StandaloneConfiguration):
         """Return the certificate lists, and wildcards for the directories of certificates, that were not provided."""
         lists = [each.path for each in self._document.files if each.keyword == "crt-list"]
         wanted = [*lists, *map(every_name_in, dict.fromkeys(map(dirname, self._named_certificates())))]
-        wanted += [every_name_in(path) for path in self._named_certificates() if self._is_directory(path)]
+        wanted += [every_name_in(path) for path in self._named_certificates() if self.is_directory(path)]
         return [each for each in dict.fromkeys(wanted) if each not in self._resources]
 
     def _named_certificates(self) -> list[str]:
@@ -89,29 +87,57 @@ class Configuration(StandaloneConfiguration):
 
     @cached_property
     def _listings(self) -> dict[str, frozenset[str]]:
-        return {name: frozenset(data.decode().split("\n")) for name, data in self._resources.items() if "*" in name}
+        return {
+            name: frozenset(data.decode(errors="surrogateescape").split("\n"))
+            for name, data in self._resources.items()
+            if "*" in name
+        }
 
-    def _is_directory(self, path: str) -> bool:
+    def is_directory(self, path: str) -> bool:
+        """Return whether a path is a directory of certificates."""
         return f"{path}/" in self._names(dirname(path))
 
     def _certificate(self, path: str) -> Certificate:
         beside = self._names(dirname(path))
-        return Certificate(path, tuple(path + suffix for suffix in COMPANIONS if path + suffix in beside))
+        found: dict[str, str] = {}
+        key = path
+        for suffix in COMPANIONS:
+            name = self._document.companion(path, suffix)
+            own = self._document.keys.get(path) if suffix == KEY else None
+            if name is not None and (own is not None or name in beside):
+                found[name] = own or name
+                key = found[name] if suffix == KEY else key
+        return Certificate(path, key, found)
 
     def _in_directory(self, path: str) -> list[Certificate]:
         names = sorted(name for name in self._names(path) if name and not name.endswith(("/", *COMPANIONS)))
         return [self._certificate(name) for name in names]
 
+    def _bundle(self, path: str) -> list[Certificate]:
+        """Return the files of a certificate bundle: HAProxy looks for them where it finds no file of the name."""
+        beside = self._names(dirname(path))
+        if path in beside or "bundle" not in self._document.extra:
+            return []
+        return [self._certificate(path + suffix) for suffix in BUNDLES if path + suffix in beside]
+
     def certificates_at(self, path: str) -> list[Certificate]:
-        """Return what HAProxy loads for a `crt`: one file, or every file of a directory."""
-        return self._in_directory(path) if self._is_directory(path) else [self._certificate(path)]
+        """Return what HAProxy loads for a `crt`: one file, every file of a directory, or a bundle."""
+        if self.is_directory(path):
+            return self._in_directory(path)
+        return self._bundle(path) or [self._certificate(path)]
+
+    def loaded_as(self, path: str, used: str, each: Certificate) -> str:
+        """Return HAProxy's name of a certificate of a `crt` whose path is `used` in a copy."""
+        if each.path == path:
+            return used
+        return f"{used}/{basename(each.path)}" if self.is_directory(path) else used + each.path.removeprefix(path)
 
     def _references(self) -> Iterator[Reference]:
         for path in self._named_certificates():
             for certificate in self.certificates_at(path):
                 yield from _pair(certificate)
         for keyword, role, path in self._others():
-            if not self._is_directory(path):
+            if not self.is_directory(path):
                 yield Reference(path, role, path)
                 del keyword
 
@@ -158,13 +184,17 @@ class Configuration(StandaloneConfiguration):
 class _List:
     """A certificate list: its text and what it names."""
 
-    def __init__(self, data: bytes, path: str, directory: str) -> None:
+    def __init__(self, data: bytes, path: str, directory: str, document: Document) -> None:
         try:
             self.text = data.decode()
         except UnicodeDecodeError as error:
             message = f"cannot read {path}: byte {error.start} is not UTF-8; save it as UTF-8"
             raise BadInput(message) from error
-        self.entries = list(certificate_list.entries(self.text, directory, directory))
+        self.entries = list(
+            certificate_list.entries(
+                self.text, join(directory, document.bases["crt-base"]), join(directory, document.bases["ca-base"])
+            )
+        )
 
 
 class Copies:
@@ -182,7 +212,7 @@ class Copies:
         paths = _Paths(self._configuration, self._materialised, directory, descriptors)
         replaced = list(self._configuration.replaced)
         replaced += [
-            Replaced(each.word.start, each.word.end, new)
+            Replaced(each.word.start, each.word.end, quoted(new))
             for each in self._configuration.named
             if (new := paths.of(each.keyword, each.path)) is not None
         ]
@@ -239,11 +269,12 @@ class _Paths:
         is_single = [each.path for each in found] == [path]
         if is_single and not found[0].companions:
             return f"/dev/fd/{self._descriptors[path]}"
-        view = self._view(found)[0]
-        return f"{self._directory}/{view}/{basename(path)}" if is_single else f"{self._directory}/{view}"
+        view = f"{self._directory}/{self._view(found)[0]}"
+        return view if self._configuration.is_directory(path) else f"{view}/{basename(path)}"
 
     def _view(self, found: Collection[Certificate]) -> tuple[str, dict[str, str]]:
-        links = {basename(path): f"/dev/fd/{self._descriptors[path]}" for each in found for path in each.paths}
+        files = {name: path for each in found for name, path in ((each.path, each.path), *each.companions.items())}
+        links = {basename(name): f"/dev/fd/{self._descriptors[path]}" for name, path in files.items()}
         return f"files-{_digest(repr(sorted(links.items())))}", links
 
     def _list(self, path: str) -> tuple[str, bytes]:
@@ -283,7 +314,7 @@ class _Paths:
                 continue
             found = self._configuration.certificates_at(path)
             for each in found:
-                name = used if each.path == path else f"{used}/{basename(each.path)}"
+                name = self._configuration.loaded_as(path, used, each)
                 yield Pushable("cert", each.path, name, name)
                 if each.key != each.path:
                     yield Pushable("cert", each.key, f"{name}.key", name)
@@ -298,7 +329,7 @@ class _Paths:
 def _pair(certificate: Certificate) -> Iterator[Reference]:
     yield Reference(certificate.path, Role.CHAIN, certificate.path)
     yield Reference(certificate.key, Role.KEY, certificate.path)
-    for path in certificate.companions:
+    for path in certificate.companions.values():
         if path != certificate.key:
             yield Reference(path, Role.OTHER, certificate.path)
 

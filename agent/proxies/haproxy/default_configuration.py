@@ -1,8 +1,9 @@
 """The configuration that the agent generates for HAProxy when the operator provides none."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from agent.certificates.references import Reference, Role
+from agent.proxies.haproxy.document import KEY, quoted
 
 _TEXT = """\
 defaults
@@ -11,7 +12,7 @@ defaults
     timeout connect 5s
     timeout server 1h
 frontend tls
-    bind {listen} ssl {certificates}
+{keys}    bind {listen} ssl {certificates}
     default_backend service
 backend service
     server service {forward}
@@ -21,17 +22,24 @@ backend service
 def default_configuration(listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]) -> str:
     """Return a configuration that serves these certificates at one address for one service, as TCP.
 
-    HAProxy reads a chain and its key from one file, or the key from a file of the chain's name with `.key` at its end.
+    HAProxy finds a key in its certificate's file, or in one of that name and `.key`; a comment names any other one.
     """
-    chains = [each.path for each in references if each.role is Role.CHAIN]
-    certificates = " ".join(f"crt {_quoted(path)}" for path in chains)
-    return _TEXT.format(listen=_address(listen), forward=_address(forward), certificates=certificates)
+    pairs = _pairs(list(references))
+    certificates = " ".join(f"crt {quoted(chain)}" for chain, _ in pairs)
+    keys = [
+        f"    # agent: key {quoted(chain)} {quoted(key)}\n" for chain, key in pairs if key not in {chain, chain + KEY}
+    ]
+    return _TEXT.format(
+        listen=_address(listen), forward=_address(forward), certificates=certificates, keys="".join(keys)
+    )
+
+
+def _pairs(references: Sequence[Reference]) -> list[tuple[str, str]]:
+    keys = {each.group: each.path for each in references if each.role is Role.KEY}
+    chains = [each for each in references if each.role is Role.CHAIN]
+    return [(each.path, keys[each.group]) for each in chains if each.group in keys]
 
 
 def _address(address: tuple[str, int]) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _quoted(path: str) -> str:
-    return "'" + path.replace("'", "'\\''") + "'"

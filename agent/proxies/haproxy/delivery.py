@@ -5,6 +5,7 @@ starts. Measured on 2.6: 1.7 ms for both commands. A content that does not parse
 not fit at `commit`; the old one is served on.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from agent.proxies.haproxy.console import Console
 
 _SUCCESS = "Success!"
+_UNDER_WAY = "ransaction"  # created for a certificate, updated for its key
+_NOT_ABOUT_IT = ("Unknown command", "Permission denied", "ongoing transaction", "too large", "too big")
+_SPECIAL = re.compile(r"([\s\\;<])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Delivery:
         """
         del numbers
         console = cast("Console", admin)
+        console.refusals.clear()
         changed = {
             each.committed: each.word
             for each in self._pushable
@@ -78,10 +83,11 @@ class Delivery:
     ) -> None:
         try:
             for name, content in files.items():
-                await _expect(console, f"set ssl {word} {name} <<\n{_payload(content)}\n\n", "ransaction", first)
-            await _expect(console, f"commit ssl {word} {committed}\n", _SUCCESS, first)
+                command = f"set ssl {word} {_escaped(name)} <<\n{_payload(content)}\n\n"
+                await _expect(console, command, _UNDER_WAY, first)
+            await _expect(console, f"commit ssl {word} {_escaped(committed)}\n", _SUCCESS, first)
         except PushRefusedError:
-            await console.command(f"abort ssl {word} {committed}\n")
+            await console.command(f"abort ssl {word} {_escaped(committed)}\n")
             raise
 
 
@@ -90,14 +96,19 @@ async def _expect(console: "Console", command: str, wanted: str, file: Pushable)
     if wanted in answer:
         return
     reason = " ".join(answer.split())
-    if not reason or "Unknown command" in reason or "Permission denied" in reason:
+    if not reason or any(each in reason for each in _NOT_ABOUT_IT):
         message = f"{file.path} cannot be pushed: {reason or 'no answer'}"
         raise MachineError(message)
     console.refusals.append(f"{file.name}: {reason}")
     raise PushRefusedError(file.path)
 
 
+def _escaped(name: str) -> str:
+    """Return a name as one word of a command."""
+    return _SPECIAL.sub(r"\\\1", name)
+
+
 def _payload(content: bytes) -> str:
     """Return a PEM file without empty lines: the first one would end the command."""
-    text = content.decode("latin-1")
-    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    lines = (line.rstrip() for line in content.split(b"\n"))
+    return b"\n".join(line for line in lines if line).decode("latin-1")

@@ -7,7 +7,7 @@ would take the process out of the agent's hands (`daemon`, `master-worker`). Eve
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from posixpath import isabs, join, normpath
+from posixpath import dirname, isabs, join, normpath
 
 from agent.certificates.references import Role
 from agent.core.errors import BadInput
@@ -26,10 +26,17 @@ _OTHERS = {"crt-list": Role.OTHER, "ca-sign-file": Role.OTHER, "tls-ticket-keys"
 _OF_BIND = {**_CERTIFICATE, **_AUTHORITIES, **_OTHERS}
 _OF_SERVER = {**_CERTIFICATE, **_AUTHORITIES}
 _SERVERS = frozenset({"server", "default-server", "server-template"})
-_DROPPED = frozenset({"daemon", "master-worker", "mworker-max-reloads", "pidfile", "nbproc", "expose-fd"})
+_DROPPED = frozenset({"daemon", "master-worker", "mworker-max-reloads", "pidfile"})
+_PLAIN = re.compile(r"[\w./@:+-]+", re.ASCII)
+_NOTE = re.compile(r"^[ \t]*# agent: key (.*)$", re.MULTILINE)
+_A_PAIR = 2
+_UNVERIFIED = frozenset({"accept-proxy", "accept-netscaler-cip", "namespace", "strict-sni"})  # to a plain TLS client
 _PORTS = re.compile(r"(\d+)(?:-(\d+))?")
 _MOST_PORTS = 256  # of one range that are verified
-COMPANIONS = (".key", ".ocsp", ".sctl", ".issuer")
+BUNDLES = (".dsa", ".ecdsa", ".rsa")
+KEY = ".key"
+COMPANIONS = (KEY, ".ocsp", ".sctl", ".issuer")
+_EXTRA = frozenset({*(suffix.removeprefix(".") for suffix in COMPANIONS), "bundle"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +70,28 @@ class Replaced:
 
 @dataclass(slots=True)
 class Document:
-    """What the agent has to know of a configuration."""
+    """What the agent has to know of a configuration.
+
+    `extra`: the kinds of files that HAProxy looks for beside a certificate, and `bundle` (`ssl-load-extra-files`).
+    `removes_extension`: it replaces `.crt` by their suffix (`ssl-load-extra-del-ext`). `bases`: the directories that
+    relative paths in later lines and in lists start from, empty for none. `keys`: the private key of a certificate, by
+    path, from comments of the form `# agent: key CERTIFICATE KEY`.
+    """
 
     files: list[Named] = field(default_factory=list)
     binds: list[Bind] = field(default_factory=list)
     consoles: set[str] = field(default_factory=set)
     replaced: list[Replaced] = field(default_factory=list)
+    extra: frozenset[str] = _EXTRA
+    removes_extension: bool = False
+    bases: dict[str, str] = field(default_factory=lambda: {"crt-base": "", "ca-base": ""})
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def companion(self, path: str, suffix: str) -> str | None:
+        """Return the path at which HAProxy looks for a file that belongs to a certificate; None if it does not look."""
+        if suffix.removeprefix(".") not in self.extra:
+            return None
+        return f"{path.removesuffix('.crt') if self.removes_extension else path}{suffix}"
 
 
 def parse(text: str, name: str, directory: str, environment: Mapping[str, str]) -> Document:
@@ -79,14 +102,17 @@ def parse(text: str, name: str, directory: str, environment: Mapping[str, str]) 
     if "\0" in text:
         message = f"cannot use {name}: it contains a null byte; write it as text"
         raise BadInput(message)
-    return _Parser(name, directory).parse(lines(text, name, environment))
+    document = _Parser(name, directory).parse(lines(text, name, environment, SECTIONS))
+    notes = "\n".join(_NOTE.findall(text))
+    paths = (each.values for each in lines(notes, name, environment) if len(each.values) == _A_PAIR)
+    document.keys = {normpath(join(directory, chain)): normpath(join(directory, key)) for chain, key in paths}
+    return document
 
 
 class _Parser:
     def __init__(self, name: str, directory: str) -> None:
         self._name = name
         self._directory = directory
-        self._bases = {"crt-base": "", "ca-base": ""}
         self._document = Document()
         self._sections: dict[str, Callable[[Line], None]] = {
             "global": self._in_global,
@@ -94,6 +120,7 @@ class _Parser:
             "listen": self._in_proxy,
             "backend": self._in_proxy,
             "defaults": self._in_proxy,
+            "http-errors": self._error_file,
         }
 
     def parse(self, found: Iterator[Line]) -> Document:
@@ -125,11 +152,13 @@ class _Parser:
     def _in_global(self, line: Line) -> None:
         match line.values:
             case ("crt-base" | "ca-base" as keyword, base, *_):
-                self._bases[keyword] = base
-            case ("default-path", "config" | "parent" as origin, *_):
-                directory = self._directory if origin == "config" else normpath(join(self._directory, ".."))
-                word = line.words[1]
-                self._document.replaced.append(Replaced(word.start, word.end, f"origin {_quoted(directory)}"))
+                self._document.bases[keyword] = base
+            case ("ssl-load-extra-del-ext", *_):
+                self._document.removes_extension = True
+            case ("ssl-load-extra-files", *kinds):
+                self._document.extra = _EXTRA if "all" in kinds else _EXTRA.intersection(kinds)
+            case ("default-path", origin, *rest):
+                self._set_directory(line, origin, *rest[:1])
             case ("stats", "socket", address, *_):
                 self._document.consoles.add(address)
             case (keyword, *_) if keyword in _DROPPED:
@@ -138,6 +167,22 @@ class _Parser:
                 self._file(line, 1, "ssl-dh-param-file", Role.OTHER, path)
             case _:
                 pass
+
+    def _set_directory(self, line: Line, origin: str, path: str = "") -> None:
+        """Follow `default-path`; in the copy, which is no file of that directory, name the directory itself."""
+        beside = dirname(join(self._directory, self._name))
+        match origin:
+            case "config":
+                self._directory = beside
+            case "parent":
+                self._directory = normpath(join(beside, ".."))
+            case "origin":
+                self._directory = normpath(join(self._directory, path))
+            case _:
+                return
+        if origin != "origin":
+            word = line.words[1]
+            self._document.replaced.append(Replaced(word.start, word.end, f"origin {quoted(self._directory)}"))
 
     def _drop(self, line: Line) -> None:
         first, last = line.words[0], line.words[-1]
@@ -148,12 +193,21 @@ class _Parser:
             self._bind(line)
         elif line.values[0] in _SERVERS:
             self._files(line, 2, _OF_SERVER, serves=False)
+        else:
+            self._error_file(line)
+
+    def _error_file(self, line: Line) -> None:
+        match line.values:
+            case ("errorfile", _, path, *_):
+                self._file(line, 2, "errorfile", Role.OTHER, path)
+            case _:
+                pass
 
     def _bind(self, line: Line) -> None:
         if any(address.startswith(("quic4@", "quic6@")) for address in line.values[1].split(",")):
             raise self._refused(line, "the agent hands over no QUIC listener; remove it")
         named = self._files(line, 2, _OF_BIND, serves=True)
-        if any(each.keyword in {"crt", "crt-list"} for each in named):
+        if "ssl" in line.values and _UNVERIFIED.isdisjoint(line.values) and named:
             places = tuple(_places(line.values[1]))
             self._document.binds.append(Bind(places, line.number))
 
@@ -173,7 +227,9 @@ class _Parser:
         return named
 
     def _file(self, line: Line, position: int, keyword: str, role: Role, path: str, *, serves: bool = False) -> Named:
-        base = self._bases["crt-base" if keyword in {"crt", "crt-list"} else "ca-base"]
+        if line.words[position].is_shared:
+            raise self._refused(line, f"a variable holds a list with {path}; write each path as a word of its own")
+        base = self._document.bases["crt-base" if keyword in {"crt", "crt-list"} else "ca-base"]
         if not isabs(path) and base and keyword in {"crt", *_AUTHORITIES}:
             path = join(base, path)
         named = Named(keyword, role, line.words[position], normpath(join(self._directory, path)), line.number, serves)
@@ -181,8 +237,9 @@ class _Parser:
         return named
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
+def quoted(text: str) -> str:
+    """Return a text as one word; quotes only where they are needed."""
+    return text if _PLAIN.fullmatch(text) else "'" + text.replace("'", "'\\''") + "'"
 
 
 def _places(addresses: str) -> Iterator[ListenAddress]:
@@ -195,8 +252,9 @@ def _places(addresses: str) -> Iterator[ListenAddress]:
             continue
         first, last = int(found[1]), int(found[2] or found[1])
         host = host.strip("[]")
+        wild = "::" if each.startswith("ipv6@") else "0.0.0.0"  # noqa: S104  # compared, not bound
         try:
-            literal = "0.0.0.0" if host in {"", "*"} else spelled(host)  # noqa: S104  # compared, not bound
+            literal = wild if host in {"", "*"} else spelled(host)
         except ValueError:
             continue  # a host name: HAProxy resolves it
         for port in range(first, min(last, first + _MOST_PORTS) + 1):

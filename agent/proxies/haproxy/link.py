@@ -162,8 +162,11 @@ class HAProxyLink:
                 if not part:
                     return  # it exited; its pidfd reports that
                 answer += part
-        with contextlib.suppress(MachineError):
+        try:
             await self._take_sockets()
+        except MachineError as error:
+            text = f"{error}; a crash of epoch {self._context.number} may refuse clients"
+            log_event(logging.WARNING, "vault.incomplete", text)
         self._events.serves()
 
     async def _take_sockets(self) -> None:
@@ -225,13 +228,22 @@ class HAProxyLink:
         """Close everything that the agent holds for it."""
         self._is_cleared = True
         self._memory.close()
-        for each in (*self._inherited, self._listener, self._ready):
-            if each is not None:
-                each.close()
+        for each in self._inherited:
+            each.close()
+        for watched in (self._listener, self._ready):
+            if watched is not None:
+                _close_watched(watched)
 
     async def close(self) -> None:
         """End the tasks."""
         await self._tasks.close()
+
+
+def _close_watched(sock: socket.socket) -> None:
+    """Close a socket that a task may wait for: the event loop would take the next one of its number for it."""
+    if sock.fileno() >= 0:
+        asyncio.get_running_loop().remove_reader(sock)
+    sock.close()
 
 
 def _described(place: ListenAddress, descriptor: int) -> Passed:

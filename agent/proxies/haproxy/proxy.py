@@ -95,7 +95,7 @@ class HAProxy(NoOverride):
     ) -> Complaint:
         """Find the complaint in HAProxy's output: its first alerts."""
         del configuration
-        said = [each for each in _COMPLAINT.findall(output) if not _SUMMARY.match(each)]
+        said = [each.removeprefix("config : ") for each in _COMPLAINT.findall(output) if not _SUMMARY.match(each)]
         lines = [line for line in output.splitlines() if line.strip()]
         text = "; ".join(said[:2]) or (lines[-1] if lines else "it printed no message")
         return self.rejection(text, descriptors)
@@ -104,7 +104,7 @@ class HAProxy(NoOverride):
         """Parse a message in which the paths of an epoch's files replace the operator's."""
         paths = {path for used in _OWN.findall(message) if (path := _original(used, descriptors)) is not None}
         readable = _OWN.sub(lambda found: _original(found[0], descriptors) or found[0], message)
-        words = " ".join(readable.removeprefix("config : ").split())
+        words = " ".join(readable.split())
         return Complaint(words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…", frozenset(paths))
 
     def link(self, context: EpochContext, events: LinkEvents) -> HAProxyLink:
