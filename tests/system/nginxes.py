@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,6 @@ from tests.system.bare import first_answer
 from tests.system.bootstrap import Secured, replace
 from tests.system.eventually import PATIENCE
 from tests.system.layouts import CHAIN, IN_PLACE, KEY
-from tests.system.listening import link_of
 from tests.system.room import Room, stopped
 from tests.system.wire import Target
 
@@ -59,9 +59,9 @@ class NginxConfiguration:
         yield "    keepalive_requests 1000000;"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
             yield f"    {kind}_temp_path {self.at}/{kind};"
-        for one in self.secured:
+        for number, one in enumerate(self.secured):
             yield "    server {"
-            yield f"        listen {self.address}:{self.tls_port} ssl {self.listening if one is self.secured[0] else ''};"
+            yield f"        listen {self.address}:{self.tls_port} ssl {'' if number else self.listening};"
             yield f'        server_name "{one.server_name}";'
             yield f"        ssl_certificate {one.chain};"
             yield f"        ssl_certificate_key {one.key};"
@@ -129,7 +129,9 @@ def all_stopped(pids: Sequence[int]) -> Iterator[None]:
 @contextmanager
 def bare_nginx(room: Room, binary: Path, config: Path) -> Iterator[int]:
     """Run an NGINX alone; yield the pid of its master, which is told to exit at the end of the block."""
-    process = room.spawn_bare([binary, "-c", config, "-e", "stderr", "-g", "daemon off;"], log=config.with_suffix(".log"))
+    process = room.spawn_bare(
+        [binary, "-c", config, "-e", "stderr", "-g", "daemon off;"], log=config.with_suffix(".log")
+    )
     try:
         yield process.pid
     finally:
@@ -138,13 +140,6 @@ def bare_nginx(room: Room, binary: Path, config: Path) -> Iterator[int]:
 
 
 def _start(room: Room, binary: Path, config: Path, target: Target) -> float:
-    from time import monotonic  # noqa: PLC0415
-
-    began = monotonic()
+    began = time.monotonic()
     with bare_nginx(room, binary, config):
         return first_answer(target) - began
-
-
-def named_sockets(pid: int) -> list[str]:
-    """Return the sockets that a process has open, by inode."""
-    return sorted(link for entry in Path(f"/proc/{pid}/fd").iterdir() if (link := link_of(entry)).startswith("socket:"))

@@ -104,14 +104,18 @@ def exchange(sock: socket.socket, *, last: bool) -> Answer:
         with sorted_errors():
             sock.sendall(request_bytes(last=last))
             while (answer := parse(data)) is None:
-                more = sock.recv(65536)
-                if not more:
-                    raise Failed("eof", f"after {len(data)} bytes of the answer")
-                data += more
+                data += _received(sock, data)
             return answer
     except Failed as error:
         error.partial = bool(data)
         raise
+
+
+def _received(sock: socket.socket, data: bytes) -> bytes:
+    more = sock.recv(65536)
+    if not more:
+        raise Failed("eof", f"after {len(data)} bytes of the answer")
+    return more
 
 
 def parse(data: bytes) -> Answer | None:

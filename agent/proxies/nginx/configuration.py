@@ -13,9 +13,9 @@ from posixpath import isabs, join
 from agent.certificates.references import Reference, Role
 from agent.core.errors import BadInput
 from agent.handoff.socket_store import ListenAddress, spelled
-from agent.proxies.interface import Delivery, TlsListener
+from agent.proxies.interface import Delivery, StaticListener, TlsListener
 from agent.proxies.nginx.copy import Copy, Replaced
-from agent.proxies.nginx.directives import Word
+from agent.proxies.nginx.directives import Directive, Word
 from agent.proxies.nginx.sources import Found, Sources, directory_of
 from agent.proxies.standalone import StandaloneConfiguration
 
@@ -48,6 +48,7 @@ _RELATIVE = frozenset(
 )
 """Other directives whose relative paths start from the configuration's directory, which the copy does not have."""
 _DROPPED = frozenset({"daemon", "pid"})
+_SERVERS = {("http",), ("stream",), ("mail",)}
 _VARIABLE = re.compile(r"\$(?:\{\w+\}|\w+)")
 _NO_PATH = ("data:", "engine:", "store:")
 
@@ -94,7 +95,9 @@ class Configuration(StandaloneConfiguration):
         self.named = list(self._named())
         self.unread = [*self.sources.unread, *self._patterns()]
         self.references = list(dict.fromkeys(self._references()))
-        self.tls_listeners = list(dict.fromkeys(self._tls_listeners()))
+        found = list(self._listeners())
+        self.listeners = list(dict.fromkeys(plain for plain, _ in found))
+        self.tls_listeners = list(dict.fromkeys(secure for _, secure in found if secure is not None))
         self._copies: dict[frozenset[str], Copies] = {}
 
     def _refuse(self) -> None:
@@ -161,17 +164,20 @@ class Configuration(StandaloneConfiguration):
 
     # Listeners
 
-    def _tls_listeners(self) -> Iterator[TlsListener]:
+    def _listeners(self) -> Iterator[tuple[StaticListener, TlsListener | None]]:
+        """Yield each stream address of each server, and what a TLS client sees there, if it is a TLS one."""
+        inside: defaultdict[int, list[Directive]] = defaultdict(list)
         for each in self.found:
-            if each.directive.name == "server" and each.context in {("http",), ("stream",)}:
-                inner = [one for one in self.found if each.directive in one.parents[-1:]]
-                names = [name for one in inner if one.directive.name == "server_name" for name in one.directive.values]
+            if each.parents:
+                inside[id(each.parents[-1])].append(each.directive)
+        for each in self.found:
+            if each.directive.name == "server" and each.context in _SERVERS:
+                inner = inside[id(each.directive)]
+                names = [name for one in inner if one.name == "server_name" for name in one.values]
                 literal = next((name for name in names if _is_literal(name)), None)
                 for one in inner:
-                    if one.directive.name == "listen" and "ssl" in one.directive.values:
-                        place = _place(one.directive.values[0])
-                        if place is not None:
-                            yield TlsListener(place, literal)
+                    if one.name == "listen" and one.values and "udp" not in one.values:
+                        yield from _listener(one.values, literal)
 
     # Copies
 
@@ -294,6 +300,13 @@ def _quoted(path: str) -> str:
 
 def _is_literal(name: str) -> bool:
     return bool(name) and name != "_" and not name.startswith(("~", "*", ".", "$")) and not name.endswith("*")
+
+
+def _listener(values: tuple[str, ...], name: str | None) -> Iterator[tuple[StaticListener, TlsListener | None]]:
+    place = _place(values[0])
+    if place is not None:
+        plain = StaticListener(place, reuse_port="reuseport" in values, dual_stack="ipv6only=off" in values)
+        yield plain, TlsListener(place, name) if "ssl" in values else None
 
 
 def _place(address: str) -> ListenAddress | None:
