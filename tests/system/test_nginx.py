@@ -89,8 +89,8 @@ def test_fifty_pairs_one_that_only_nginx_refuses(unstarted: NginxFixture, loads:
     ]
     nginx.more_flags += ["--certs", str(nginx.directory / "pairs")]
     before = [nginx.mint.spare() for _ in pairs]
-    for path, pair in zip(pairs, before, strict=True):
-        IN_PLACE.first(path, pair)
+    for path, leaf in zip(pairs, before, strict=True):
+        IN_PLACE.first(path, leaf)
     nginx.start()
     loads.retried(nginx.tls, nginx.plain)
     nginx.journal.mark()

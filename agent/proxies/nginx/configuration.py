@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from glob import escape
 from itertools import zip_longest
-from posixpath import isabs, join
+from posixpath import join
 
 from agent.certificates.references import Reference, Role
 from agent.core.errors import BadInput
@@ -43,10 +43,28 @@ _ROLES = {
     "ssl_password_file": Role.OTHER,
 }
 _FILES = {prefix + name: (prefix, role) for prefix in _PREFIXES for name, role in _ROLES.items()}
-_RELATIVE = frozenset(
-    {"auth_basic_user_file", "js_include", "geoip_country", "geoip_city", "geoip_org", "perl_modules"}
-)
-"""Other directives whose relative paths start from the configuration's directory, which the copy does not have."""
+_COMMANDS = {
+    "certificate": Role.CHAIN,
+    "privatekey": Role.KEY,
+    "chaincafile": Role.OTHER,
+    "verifycafile": Role.OTHER,
+    "requestcafile": Role.OTHER,
+    "dhparameters": Role.OTHER,
+    "serverinfofile": Role.OTHER,
+}
+"""The commands of `ssl_conf_command` whose value is a file (SSL_CONF_cmd(3)); their case does not count."""
+
+_RELATIVE = {
+    "auth_basic_user_file": 1,
+    "auth_jwt_key_file": 1,
+    "js_import": -1,
+    "js_include": 1,
+    "js_path": 1,
+    "modsecurity_rules_file": 1,
+}
+"""Other directives, and which of their words is a path that starts from the configuration's directory if it is
+relative: the copy is in another one.
+"""
 _DROPPED = frozenset({"daemon", "pid"})
 _SERVERS = {("http",), ("stream",), ("mail",)}
 _VARIABLE = re.compile(r"\$(?:\{\w+\}|\w+)")
@@ -115,10 +133,10 @@ class Configuration(StandaloneConfiguration):
 
     def _named(self) -> Iterator[Named]:
         for each in self.found:
-            prefix, role = _FILES.get(each.directive.name, ("", None))
-            if role is None or len(each.directive.words) < 2:
+            named = _named_file(each.directive)
+            if named is None:
                 continue
-            word = each.directive.words[1]
+            word, role, prefix = named
             if word.value and not word.value.startswith((*_NO_PATH, "$")):
                 yield Named(each, word, role, prefix, self.sources.absolute(word.value))
 
@@ -199,10 +217,11 @@ class Configuration(StandaloneConfiguration):
             if not found.parents and directive.name in _DROPPED:
                 text = f"# {directive.name}: the agent does it"
                 replaced[id(source)].append(Replaced(directive.start, directive.end, f"{text}\n"))
-            if directive.name in _RELATIVE and directive.values and not isabs(directive.values[0]):
-                word = directive.words[1]
+            if directive.name in _RELATIVE and directive.values:
+                word = directive.words[_RELATIVE[directive.name]]
                 absolute = self.sources.absolute(word.value)
-                replaced[id(source)].append(Replaced(word.start, word.end, _quoted(absolute)))
+                if absolute != word.value:
+                    replaced[id(source)].append(Replaced(word.start, word.end, _quoted(absolute)))
             if not found.parents and directive.name == "http" and directive.closing is not None:
                 server = _READY_SERVER.format(directory=directory, ready=READY)
                 replaced[id(source)].append(Replaced(directive.closing, directive.closing, server))
@@ -281,6 +300,19 @@ class Copies:
 
     def hold_resources(self, descriptors: dict[str, int], hold: Callable[[str, bytes], int]) -> None:
         """Add nothing: included files are part of the copy."""
+
+
+def _named_file(directive: Directive) -> tuple[Word, Role, str] | None:
+    """Return the word that names a TLS file, its role, and what its key or certificate has in common with it."""
+    if len(directive.words) < 2:
+        return None
+    if directive.name in _FILES:
+        prefix, role = _FILES[directive.name]
+        return directive.words[1], role, prefix
+    if directive.name.endswith("ssl_conf_command") and len(directive.words) == 3:
+        command = _COMMANDS.get(directive.words[1].value.lower())
+        return None if command is None else (directive.words[2], command, directive.name)
+    return None
 
 
 def _where(named: Named) -> tuple[int, str]:
