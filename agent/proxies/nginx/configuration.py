@@ -110,7 +110,7 @@ class Configuration(StandaloneConfiguration):
         self.sources = Sources(text, name, directory_of(name, working), resources)
         self.found = list(self.sources.walk())
         self._refuse()
-        self.named = list(self._named())
+        self.named = _loaded(list(self._named()))
         self.unread = [*self.sources.unread, *self._patterns()]
         self.references = list(dict.fromkeys(self._references()))
         found = list(self._listeners())
@@ -313,6 +313,23 @@ def _named_file(directive: Directive) -> tuple[Word, Role, str] | None:
         command = _COMMANDS.get(directive.words[1].value.lower())
         return None if command is None else (directive.words[2], command, directive.name)
     return None
+
+
+def _loaded(named: list[Named]) -> list[Named]:
+    """Return those that NGINX reads: the files of a server without a certificate are not."""
+    with_certificate = [_scope(each) for each in named if each.role is Role.CHAIN and not each.prefix]
+    above = {scope[:length] for scope in with_certificate for length in range(len(scope) + 1)}
+    exact = set(with_certificate)
+
+    def is_loaded(each: Named) -> bool:
+        scope = _scope(each)
+        return bool(each.prefix) or scope in above or any(scope[:length] in exact for length in range(len(scope)))
+
+    return [each for each in named if is_loaded(each)]
+
+
+def _scope(named: Named) -> tuple[int, ...]:
+    return tuple(map(id, named.found.parents))
 
 
 def _where(named: Named) -> tuple[int, str]:
