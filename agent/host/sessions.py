@@ -4,6 +4,7 @@ Each supervised process leads a session (setsid(2)), whose number is its pid. Th
 process as long as the session has a member.
 """
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -25,6 +26,18 @@ def signal_members(session: int, number: signal.Signals) -> int:
             signal.pidfd_send_signal(pidfd, number)
             count += 1
     return count
+
+
+async def members_exited(session: int) -> None:
+    """Wait until the processes that are in a session now have exited, except the one that leads it."""
+    loop = asyncio.get_running_loop()
+    for pidfd in _opened(session):
+        exited = loop.create_future()
+        loop.add_reader(pidfd, exited.set_result, None)
+        try:
+            await exited
+        finally:
+            loop.remove_reader(pidfd)
 
 
 def _opened(session: int) -> Iterator[int]:

@@ -69,7 +69,7 @@ class Endpoint:
 def listen(endpoint: Endpoint) -> socket.socket:
     """Listen for the agent itself. Raises `AddressHeld`, naming the holder, or `MachineError`."""
     if endpoint.path and not endpoint.path.startswith("@"):
-        _remove_stale(Path(endpoint.path))
+        remove_stale(Path(endpoint.path))
     bound = _bind(endpoint, lambda _: None)
     bound.listen(128)
     return bound
@@ -193,7 +193,7 @@ def _bind(endpoint: Endpoint, prepare: Callable[[socket.socket], None]) -> socke
     return made
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale(path: Path) -> None:
     """Remove a Unix socket without a listener; keep any other file."""
     if not _is_socket(path, missing=False):
         return

@@ -33,6 +33,13 @@ def addressed(sockets: Iterable[tuple[int, str]], excluded: Collection[str] = ()
     return found
 
 
+def listen_again(descriptor: int, backlog: int) -> None:
+    """Listen on a TCP socket, unless it listens (SO_ACCEPTCONN, socket(7)): listening may have been stopped."""
+    with socket.socket(fileno=os.dup(descriptor)) as seen:
+        if seen.family != socket.AF_UNIX and not seen.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            seen.listen(backlog)
+
+
 def interface_of(descriptor: int) -> str:
     """Return the interface that a socket is bound to (SO_BINDTODEVICE, socket(7)); empty for none."""
     with socket.socket(fileno=os.dup(descriptor)) as seen:

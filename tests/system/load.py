@@ -6,6 +6,9 @@ is never retried: a failure is counted and the next request is another one. The 
 `closed`     each client opens a connection, sends one request with `Connection: close`, and repeats that at once
 `keepalive`  each client keeps its connection and respects an announced close; a connection closed *before* a request
              was sent is counted as `idle_closed`, not as a failure, since no request was lost
+`retrying`   like `keepalive`, for servers that close idle connections without an announcement: a connection that has
+             served and ends before a byte of the next answer is counted as `idle_closed` too, and the request is sent
+             once more on a new connection, as HTTP clients do (RFC 9112, section 9.3.1)
 `open`       a request on a new connection at a fixed rate, independent of earlier ones; its wait counts from
              the moment it was due
 `bursts`     all clients connect and send at once, then all responses are awaited, then the next burst: this keeps the
@@ -129,6 +132,31 @@ def keep_alive(client: Client, tally: Tally) -> None:
             client.lost(tally, begun, error)
 
 
+def retrying(client: Client, tally: Tally) -> None:
+    """Make requests on one connection; repeat the one that meets its end on the next connection."""
+    begun = time.monotonic()
+    while not client.over.is_set():
+        served = 0
+        try:
+            with connect(client.target, client.context) as sock:
+                tally.saw(serial_of(sock))
+                while not client.over.is_set():
+                    closes = exchange(sock, last=False).closes
+                    tally.served(begun)
+                    served += 1
+                    client.rest()
+                    begun = time.monotonic()
+                    if closes:
+                        tally.announced += 1
+                        break
+        except Failed as error:
+            if served and error.reason in {"reset", "eof"} and not error.partial:
+                tally.idle_closed += 1
+                continue
+            client.lost(tally, begun, error)
+            begun = time.monotonic()
+
+
 def bursts(client: Client, tally: Tally, size: int) -> None:
     """Let `size` clients connect and send at once, await every response, and repeat."""
     while not client.over.is_set():
@@ -169,6 +197,7 @@ def start(spec: dict[str, Any], client: Client, tallies: list[Tally]) -> list[th
     loops: dict[str, Callable[[Tally], None]] = {
         "closed": lambda tally: closed_loop(client, tally),
         "keepalive": lambda tally: keep_alive(client, tally),
+        "retrying": lambda tally: retrying(client, tally),
         "bursts": lambda tally: bursts(client, tally, clients),
         "open": lambda _: open_loop(client, tallies, spec["rate"]),
     }

@@ -168,6 +168,14 @@ class Loads:
         self.start("bursts", plain, clients=100, pace=0.02)
         self.start("open", tls, clients=1, rate=50)
 
+    def retried(self, tls: Target, plain: Target) -> None:
+        """Start the load of `usual` with clients that repeat a request on a connection that was idle and is closed."""
+        self.start("closed", tls, clients=3)
+        self.start("retrying", tls, clients=4, pace=0.002)
+        self.start("retrying", plain, clients=4, pace=0.002)
+        self.start("bursts", plain, clients=100, pace=0.02)
+        self.start("open", tls, clients=1, rate=50)
+
     def gentle(self, tls: Target, plain: Target) -> None:
         """Start a load that uses little CPU time."""
         self.start("closed", tls, clients=2, pace=0.005)

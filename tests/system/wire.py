@@ -17,7 +17,9 @@ TIMEOUT = PATIENCE
 
 
 class Failed(Exception):
-    """A failed request; `reason` is one word of the module's docstring."""
+    """A failed request; `reason` is one word of the module's docstring. `partial`: the answer had begun."""
+
+    partial = False
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -97,15 +99,23 @@ def request_bytes(*, last: bool) -> bytes:
 
 def exchange(sock: socket.socket, *, last: bool) -> Answer:
     """Send one request and read its complete response; `Failed` otherwise."""
-    with sorted_errors():
-        sock.sendall(request_bytes(last=last))
-        data = b""
-        while (answer := parse(data)) is None:
-            more = sock.recv(65536)
-            if not more:
-                raise Failed("eof", f"after {len(data)} bytes of the answer")
-            data += more
-        return answer
+    data = b""
+    try:
+        with sorted_errors():
+            sock.sendall(request_bytes(last=last))
+            while (answer := parse(data)) is None:
+                data += _received(sock, data)
+            return answer
+    except Failed as error:
+        error.partial = bool(data)
+        raise
+
+
+def _received(sock: socket.socket, data: bytes) -> bytes:
+    more = sock.recv(65536)
+    if not more:
+        raise Failed("eof", f"after {len(data)} bytes of the answer")
+    return more
 
 
 def parse(data: bytes) -> Answer | None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from glob import escape
 from itertools import zip_longest
-from posixpath import isabs, join
+from posixpath import join
 
 from agent.certificates.references import Reference, Role
 from agent.core.errors import BadInput
 from agent.handoff.socket_store import ListenAddress, spelled
-from agent.proxies.interface import Delivery, TlsListener
+from agent.proxies.interface import Delivery, StaticListener, TlsListener
 from agent.proxies.nginx.copy import Copy, Replaced
-from agent.proxies.nginx.directives import Word
+from agent.proxies.nginx.directives import Directive, Word
 from agent.proxies.nginx.sources import Found, Sources, directory_of
 from agent.proxies.standalone import StandaloneConfiguration
 
@@ -43,11 +43,30 @@ _ROLES = {
     "ssl_password_file": Role.OTHER,
 }
 _FILES = {prefix + name: (prefix, role) for prefix in _PREFIXES for name, role in _ROLES.items()}
-_RELATIVE = frozenset(
-    {"auth_basic_user_file", "js_include", "geoip_country", "geoip_city", "geoip_org", "perl_modules"}
-)
-"""Other directives whose relative paths start from the configuration's directory, which the copy does not have."""
+_COMMANDS = {
+    "certificate": Role.CHAIN,
+    "privatekey": Role.KEY,
+    "chaincafile": Role.OTHER,
+    "verifycafile": Role.OTHER,
+    "requestcafile": Role.OTHER,
+    "dhparameters": Role.OTHER,
+    "serverinfofile": Role.OTHER,
+}
+"""The commands of `ssl_conf_command` whose value is a file (SSL_CONF_cmd(3)); their case does not count."""
+
+_RELATIVE = {
+    "auth_basic_user_file": 1,
+    "auth_jwt_key_file": 1,
+    "js_import": -1,
+    "js_include": 1,
+    "js_path": 1,
+    "modsecurity_rules_file": 1,
+}
+"""Other directives, and which of their words is a path that starts from the configuration's directory if it is
+relative: the copy is in another one.
+"""
 _DROPPED = frozenset({"daemon", "pid"})
+_SERVERS = {("http",), ("stream",), ("mail",)}
 _VARIABLE = re.compile(r"\$(?:\{\w+\}|\w+)")
 _NO_PATH = ("data:", "engine:", "store:")
 
@@ -91,10 +110,12 @@ class Configuration(StandaloneConfiguration):
         self.sources = Sources(text, name, directory_of(name, working), resources)
         self.found = list(self.sources.walk())
         self._refuse()
-        self.named = list(self._named())
+        self.named = _loaded(list(self._named()))
         self.unread = [*self.sources.unread, *self._patterns()]
         self.references = list(dict.fromkeys(self._references()))
-        self.tls_listeners = list(dict.fromkeys(self._tls_listeners()))
+        found = list(self._listeners())
+        self.listeners = list(dict.fromkeys(plain for plain, _ in found))
+        self.tls_listeners = list(dict.fromkeys(secure for _, secure in found if secure is not None))
         self._copies: dict[frozenset[str], Copies] = {}
 
     def _refuse(self) -> None:
@@ -112,10 +133,10 @@ class Configuration(StandaloneConfiguration):
 
     def _named(self) -> Iterator[Named]:
         for each in self.found:
-            prefix, role = _FILES.get(each.directive.name, ("", None))
-            if role is None or len(each.directive.words) < 2:
+            named = _named_file(each.directive)
+            if named is None:
                 continue
-            word = each.directive.words[1]
+            word, role, prefix = named
             if word.value and not word.value.startswith((*_NO_PATH, "$")):
                 yield Named(each, word, role, prefix, self.sources.absolute(word.value))
 
@@ -161,17 +182,20 @@ class Configuration(StandaloneConfiguration):
 
     # Listeners
 
-    def _tls_listeners(self) -> Iterator[TlsListener]:
+    def _listeners(self) -> Iterator[tuple[StaticListener, TlsListener | None]]:
+        """Yield each stream address of each server, and what a TLS client sees there, if it is a TLS one."""
+        inside: defaultdict[int, list[Directive]] = defaultdict(list)
         for each in self.found:
-            if each.directive.name == "server" and each.context in {("http",), ("stream",)}:
-                inner = [one for one in self.found if each.directive in one.parents[-1:]]
-                names = [name for one in inner if one.directive.name == "server_name" for name in one.directive.values]
+            if each.parents:
+                inside[id(each.parents[-1])].append(each.directive)
+        for each in self.found:
+            if each.directive.name == "server" and each.context in _SERVERS:
+                inner = inside[id(each.directive)]
+                names = [name for one in inner if one.name == "server_name" for name in one.values]
                 literal = next((name for name in names if _is_literal(name)), None)
                 for one in inner:
-                    if one.directive.name == "listen" and "ssl" in one.directive.values:
-                        place = _place(one.directive.values[0])
-                        if place is not None:
-                            yield TlsListener(place, literal)
+                    if one.name == "listen" and one.values and "udp" not in one.values:
+                        yield from _listener(one.values, literal)
 
     # Copies
 
@@ -193,10 +217,11 @@ class Configuration(StandaloneConfiguration):
             if not found.parents and directive.name in _DROPPED:
                 text = f"# {directive.name}: the agent does it"
                 replaced[id(source)].append(Replaced(directive.start, directive.end, f"{text}\n"))
-            if directive.name in _RELATIVE and directive.values and not isabs(directive.values[0]):
-                word = directive.words[1]
+            if directive.name in _RELATIVE and directive.values:
+                word = directive.words[_RELATIVE[directive.name]]
                 absolute = self.sources.absolute(word.value)
-                replaced[id(source)].append(Replaced(word.start, word.end, _quoted(absolute)))
+                if absolute != word.value:
+                    replaced[id(source)].append(Replaced(word.start, word.end, _quoted(absolute)))
             if not found.parents and directive.name == "http" and directive.closing is not None:
                 server = _READY_SERVER.format(directory=directory, ready=READY)
                 replaced[id(source)].append(Replaced(directive.closing, directive.closing, server))
@@ -277,6 +302,36 @@ class Copies:
         """Add nothing: included files are part of the copy."""
 
 
+def _named_file(directive: Directive) -> tuple[Word, Role, str] | None:
+    """Return the word that names a TLS file, its role, and what its key or certificate has in common with it."""
+    if len(directive.words) < 2:
+        return None
+    if directive.name in _FILES:
+        prefix, role = _FILES[directive.name]
+        return directive.words[1], role, prefix
+    if directive.name.endswith("ssl_conf_command") and len(directive.words) == 3:
+        command = _COMMANDS.get(directive.words[1].value.lower())
+        return None if command is None else (directive.words[2], command, directive.name)
+    return None
+
+
+def _loaded(named: list[Named]) -> list[Named]:
+    """Return those that NGINX reads: the files of a server without a certificate are not."""
+    with_certificate = [_scope(each) for each in named if each.role is Role.CHAIN and not each.prefix]
+    above = {scope[:length] for scope in with_certificate for length in range(len(scope) + 1)}
+    exact = set(with_certificate)
+
+    def is_loaded(each: Named) -> bool:
+        scope = _scope(each)
+        return bool(each.prefix) or scope in above or any(scope[:length] in exact for length in range(len(scope)))
+
+    return [each for each in named if is_loaded(each)]
+
+
+def _scope(named: Named) -> tuple[int, ...]:
+    return tuple(map(id, named.found.parents))
+
+
 def _where(named: Named) -> tuple[int, str]:
     """Return the block that a directive is in, with its prefix: a certificate and its key share both."""
     return (id(named.found.parents[-1]) if named.found.parents else 0, named.prefix)
@@ -294,6 +349,13 @@ def _quoted(path: str) -> str:
 
 def _is_literal(name: str) -> bool:
     return bool(name) and name != "_" and not name.startswith(("~", "*", ".", "$")) and not name.endswith("*")
+
+
+def _listener(values: tuple[str, ...], name: str | None) -> Iterator[tuple[StaticListener, TlsListener | None]]:
+    place = _place(values[0])
+    if place is not None:
+        plain = StaticListener(place, reuse_port="reuseport" in values, dual_stack="ipv6only=off" in values)
+        yield plain, TlsListener(place, name) if "ssl" in values else None
 
 
 def _place(address: str) -> ListenAddress | None:

@@ -1,11 +1,12 @@
 """Splits an NGINX configuration into directives, each with its place in the text.
 
 The rules are those of `ngx_conf_read_token()` in NGINX's ngx_conf_file.c: white space separates words, `;`, `{` and `}`
-end them, `#` begins a comment where a word could begin, quotes group, a backslash escapes, `${name}` belongs to a word.
-A block of Lua (`content_by_lua_block`) is skipped as a whole. NGINX's own parser for Python, crossplane, reads files
+end them, `#` begins a comment where a word could begin, quotes group, a backslash escapes, `${` belongs to a word. A
+block of Lua (`content_by_lua_block`) is skipped as a whole. NGINX's own parser for Python, crossplane, reads files
 itself and has no places in the text, so that a copy would be a rewritten one.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from agent.core.errors import BadInput
 _BLANK = " \t\r\n"
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n"}
 _RAW = "_by_lua_block"
+_LONG = re.compile(r"(?:--)?\[(=*)\[")  # a long string or comment of Lua, which ends with as many "="
+_DEEPEST = 64  # blocks within one another
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
+        self._depth = 0
         self._counted = 0  # where `_line` was counted
         self._line = 1
 
@@ -116,7 +120,12 @@ class _Reader:
         if found.name.endswith(_RAW):
             self._skip_raw()
         else:
+            self._depth += 1
+            if self._depth > _DEEPEST:
+                message = f"more than {_DEEPEST} blocks are within one another"
+                raise ValueError(message)
             found.block = list(self.block())
+            self._depth -= 1
         found.closing = self._at
         self._at += 1
 
@@ -141,14 +150,6 @@ class _Reader:
                 break
             if character == "\\":
                 parts.append(self._escaped())
-                continue
-            if character == "{":
-                end = self._text.find("}", self._at)
-                if end < 0:
-                    message = "a variable is not closed"
-                    raise ValueError(message)
-                parts.append(self._text[self._at : end + 1])
-                self._at = end + 1
                 continue
             parts.append(character)
             self._at += 1
@@ -185,8 +186,11 @@ class _Reader:
             if character in "\"'":
                 self._quoted(character)
                 continue
+            if (opened := _LONG.match(self._text, self._at)) is not None:
+                self._skip_to(f"]{opened[1]}]")
+                continue
             if self._text.startswith("--", self._at):
-                self._skip_comment()
+                self._skip_to("\n")
                 continue
             depth += {"{": 1, "}": -1}.get(character, 0)
             if depth == 0:
@@ -195,7 +199,6 @@ class _Reader:
         message = "a block of Lua is not closed"
         raise ValueError(message)
 
-    def _skip_comment(self) -> None:
-        closing = "]]" if self._text.startswith("--[[", self._at) else "\n"
+    def _skip_to(self, closing: str) -> None:
         end = self._text.find(closing, self._at)
-        self._at = len(self._text) if end < 0 else end
+        self._at = len(self._text) if end < 0 else end + len(closing)

@@ -2,7 +2,9 @@
 
 The last lines of the configuration include two FIFOs. open(2) of a FIFO waits for the other end (fifo(7)): NGINX opens
 the first one when all certificates are loaded and nothing runs yet, and waits at the second one. It binds what it is
-not given, and the agent then takes duplicates of everything that the master listens on.
+not given, and the agent then takes duplicates of everything that the master listens on. Unix sockets are given always:
+a master unlinks the path of one that it bound itself, or that it has when its parent has exited, as soon as it drains
+(ngx_close_listening_sockets() in ngx_connection.c).
 """
 
 import asyncio
@@ -10,7 +12,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import psutil
@@ -19,14 +21,17 @@ from agent.core.errors import MachineError
 from agent.handoff.socket_store import ListenAddress
 from agent.host.foreign_descriptors import sockets_of
 from agent.host.memfds import Memfds
+from agent.host.sessions import members_exited, signal_members
+from agent.host.sockets import Endpoint, listen, remove_stale
 from agent.host.tasks import Tasks
 from agent.proxies.interface import Delivery
 from agent.proxies.link import EpochContext, EpochLink, Launch, LinkEvents, Send
-from agent.proxies.listening_sockets import addressed
+from agent.proxies.listening_sockets import addressed, listen_again
 from agent.proxies.nginx.configuration import READY, Configuration
 from agent.proxies.nginx.status import Status
 
 _INTERVAL = 0.02  # polling, because only its server shows that an adopted epoch serves
+_BACKLOG = 511  # NGX_LISTEN_BACKLOG
 _REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 
 
@@ -52,7 +57,7 @@ class NginxLink:
         self._pass = context.home / "pass"
         self._pid: int | None = None
         self._send: Send | None = None
-        self._kept: dict[Path, Path] = {}
+        self._given: dict[ListenAddress, int] = {}
         self._is_cleared = False
 
     async def open(self, started_at: int, delivery: Delivery | None, *, serves: bool) -> None:
@@ -78,15 +83,44 @@ class NginxLink:
         """Return the command line with all sockets that the agent holds."""
         del extra, overlap
         assert self._listener is not None, "it is open"
-        held = self._events.sockets()
-        self.asked = set(held)
+        self._given = {**self._events.sockets()}
+        self._given.update(self._new_sockets())
+        self.asked = set(self._given)
         main = f"include /dev/fd/{copy};\ninclude {self._reached};\ninclude {self._pass};\n"
         number = self._memory.hold("configuration with the gate", main.encode())
         directives = f"daemon off; pid {self._context.home}/pid;"
-        given = [self._listener.fileno(), *held.values()]
+        given = [self._listener.fileno(), *self._given.values()]
         arguments = ["-c", f"/dev/fd/{number}", "-e", "stderr", "-g", directives, *self._arguments]
         environment = {"NGINX": "".join(f"{each};" for each in given)}
         return Launch(arguments, environment, frozenset({number, *given}))
+
+    def _new_sockets(self) -> Iterator[tuple[ListenAddress, int]]:
+        """Yield sockets for configured addresses that the agent has no socket of and NGINX should not bind.
+
+        Raises `AddressHeld` if another process listens at one of them.
+        """
+        taken = {_port(place) for place in self._given}
+        for listener in self._context.configuration.listeners:
+            place = listener.place
+            if _port(place) not in taken:
+                bound = self._events.get_socket(place)
+                if bound is None and place.address.startswith("unix://"):
+                    bound = self._bind_path(place)
+                if bound is not None:
+                    yield place, bound
+
+    def _bind_path(self, place: ListenAddress) -> int:
+        """Bind a Unix socket as NGINX does; the agent's listeners own it."""
+        path = place.address.removeprefix("unix://")
+        with listen(Endpoint(path=path)) as bound:
+            bound.listen(_BACKLOG)
+            bound.setblocking(False)
+            Path(path).chmod(0o666)  # NGINX leaves access to the directory
+            if self._context.owner is not None:
+                os.chown(path, *self._context.owner, follow_symlinks=False)
+            descriptor = bound.detach()
+        self._events.bound(place, descriptor)
+        return descriptor
 
     def attend(self, pid: int, send: Send) -> None:
         """Accept messages from this process only; report when a new one serves."""
@@ -107,8 +141,13 @@ class NginxLink:
             self._events.reached_gate()
 
     def open_gate(self) -> None:
-        """Open the second FIFO, where NGINX waits, or will be in a moment."""
+        """Open the second FIFO, where NGINX waits, or will be in a moment.
+
+        NGINX expects that an inherited socket listens.
+        """
         self.is_open = True
+        for descriptor in self._given.values():
+            listen_again(descriptor, _BACKLOG)
         if not self._context.is_adopted:
             self._tasks.spawn(self._let_pass(), f"way of {self._context.number}")
 
@@ -143,6 +182,10 @@ class NginxLink:
     async def _sockets(self) -> dict[ListenAddress, int]:
         assert self._pid is not None
         taken = await asyncio.to_thread(sockets_of, self._pid)
+        held = [os.fstat(each).st_ino for each in self._events.sockets().values()]
+        # Of one address, the agent's own come first, in their order, which is that of their SO_REUSEPORT group.
+        order = {inode: number for number, inode in enumerate(held)}
+        taken.sort(key=lambda each: order.get(os.fstat(each).st_ino, len(order)))
         found = addressed(((each, "") for each in taken), (self._own,))
         self.admin.found = frozenset(found)
         return found
@@ -177,29 +220,30 @@ class NginxLink:
         return wanted
 
     def stop_accepting(self) -> None:
-        """Send SIGQUIT: workers close their listeners and idle connections and exit after the last one."""
-        if self._context.is_adopted:
-            self._keep_paths()
-        if self._send is not None:
+        """Let workers close their listeners and idle connections and exit after the last one."""
+        if self._send is None:
+            return
+        if self._unlinks_paths():
+            self._tasks.spawn(self._drain_workers(self._send), f"workers of {self._context.number}")
+        else:
             self._send(signal.SIGQUIT)
 
-    def _keep_paths(self) -> None:
-        """Link Unix sockets to a second name: a master that init has adopted unlinks them when it exits."""
-        for place in self.asked:
-            path = Path(place.address.removeprefix("unix://"))
-            if place.address.startswith("unix:///") and path not in self._kept:
-                kept = path.with_name(f"{path.name}.{self._context.number}.kept")
-                with contextlib.suppress(OSError):
-                    os.link(path, kept)
-                    self._kept[path] = kept
+    def _unlinks_paths(self) -> bool:
+        """Return whether the master would unlink Unix sockets: its parent, an earlier agent, has exited."""
+        if not self._context.is_adopted or not any(place.address.startswith("unix:///") for place in self.asked):
+            return False
+        try:
+            return psutil.Process(self._pid).ppid() != os.getpid()
+        except psutil.Error:
+            return False
 
-    def _return_paths(self) -> None:
-        for path, kept in self._kept.items():
-            with contextlib.suppress(OSError):
-                if os.path.lexists(path):
-                    kept.unlink()
-                else:
-                    kept.rename(path)
+    async def _drain_workers(self, send: Send) -> None:
+        """Let the workers exit while the master is stopped, and kill it after them."""
+        assert self._pid is not None
+        send(signal.SIGSTOP)
+        signal_members(self._pid, signal.SIGQUIT)
+        await members_exited(self._pid)
+        send(signal.SIGKILL)
 
     def reopen_logs(self) -> None:
         """Send SIGUSR1."""
@@ -220,13 +264,20 @@ class NginxLink:
         """Close everything that the agent holds for it, and wake the threads that wait at its FIFOs."""
         self._is_cleared = True
         self._memory.close()
-        self._return_paths()
+        self._remove_paths()
         for path in (self._reached, self._pass):
             with contextlib.suppress(OSError):
                 os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         for each in (self._listener, self._ready):
             if each is not None:
                 each.close()
+
+    def _remove_paths(self) -> None:
+        """Remove Unix sockets at which nothing listens any more, as NGINX does."""
+        for place in self.asked - self._events.sockets().keys():
+            if place.address.startswith("unix:///"):
+                with contextlib.suppress(OSError):
+                    remove_stale(Path(place.address.removeprefix("unix://")))
 
     async def close(self) -> None:
         """End the tasks."""
@@ -253,3 +304,8 @@ def _listening(path: Path, owner: tuple[int, int] | None) -> tuple[socket.socket
         connection.close()
         raise
     return bound, connection
+
+
+def _port(place: ListenAddress) -> str:
+    """Return the port of an internet address, or the path."""
+    return place.address.rpartition(":")[2]

@@ -8,7 +8,6 @@ from agent.core.errors import BadInput
 from agent.proxies.nginx.directives import Directive, directives
 
 _WILD = frozenset("*?[")
-_DEEPEST = 64  # includes within one another
 
 
 @dataclass(slots=True)
@@ -45,22 +44,23 @@ class Sources:
         self.unread: list[str] = []
         self._base = base
         self._resources = resources
-        self.main = self._parsed(name, text, 0)
+        self.main = self._parsed(name, text, ())
 
     def absolute(self, path: str) -> str:
-        """Return a path as NGINX understands it."""
-        return path if isabs(path) else normpath(join(self._base, path))
+        """Return a path as NGINX understands it; one that begins with a variable is not relative."""
+        return path if isabs(path) or path.startswith("$") else normpath(join(self._base, path))
 
-    def _parsed(self, name: str, text: str, depth: int) -> Source:
-        if depth > _DEEPEST:
-            message = f"cannot use {name}: it includes itself; remove that include"
+    def _parsed(self, name: str, text: str, within: tuple[str, ...]) -> Source:
+        """Parse a file and what it includes. `within`: the files that include it, the outermost first."""
+        if name in within:
+            message = f"cannot use {name}: {within[-1]} includes it, and it is included by itself; remove that include"
             raise BadInput(message)
         source = Source(name, text, directives(text, name))
         for each in _all(source.directives):
             if each.name == "include" and len(each.words) > 1:
                 paths = self._included(self.absolute(each.values[0]))
                 source.included[each.start] = [
-                    self._parsed(path, _decoded(path, self._resources[path]), depth + 1)
+                    self._parsed(path, _decoded(path, self._resources[path]), (*within, name))
                     for path in paths
                     if path in self._resources
                 ]
