@@ -2,26 +2,27 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from tests.system.agent_fixture import HOST, AgentFixture
+from tests.system.certificates import NAME
 from tests.system.eventually import eventually
 from tests.system.layouts import CHAIN, KEY
 from tests.system.listening import holds
-from tests.system.wire import Target
 
-WSGI = '''
+HERE = Path(__file__).parent
+WSGI = """
 import os
 def application(environ, start_response):
     body = b"%d\\n" % os.getpid()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
-'''
-ASGI = '''
+"""
+ASGI = """
 import os
 async def application(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -32,7 +33,7 @@ async def application(scope, receive, send):
     body = b"%d\\n" % os.getpid()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
-'''
+"""
 LIGHTTPD = """
 server.document-root = "{directory}/site"
 server.systemd-socket-activation = "enable"
@@ -64,8 +65,11 @@ CADDY = """
     admin off
     auto_https off
     grace_period 10s
+    servers {{
+        protocols h1 h2
+    }}
 }}
-https://{host}:{port} {{
+https://:{port} {{
     bind fd/{{fd:web}}
     tls {{cert:{chain}}} {{key:{key}}}
     respond "ok"
@@ -96,29 +100,30 @@ class Server:
 
 
 _CHECK = ("--check", "GET /")
+_PAIR = ("--certfile", "{cert}", "--keyfile", "{key}")
+_SSL = ("--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}")
+_QUIET = ("--ping.manualrouting=true", "--global.checknewversion=false", "--global.sendanonymoususage=false")
 SERVERS = {
     each.name: each
     for each in (
         Server(
             "gunicorn",
             "gunicorn",
-            ("--chdir", "{directory}", "--workers", "2", "--certfile", "{cert}", "--keyfile", "{key}", "wsgi"),
+            ("--chdir", "{directory}", "--workers", "2", *_PAIR, "wsgi"),
             ("--ready", "notify", *_CHECK),
             files={"wsgi.py": WSGI},
         ),
         Server(
             "uvicorn",
             "uvicorn",
-            ("--fd", "{fd:web}", "--app-dir", "{directory}", "--ssl-certfile", "{cert}", "--ssl-keyfile", "{key}")
-            + ("--no-access-log", "asgi:application"),
+            ("--fd", "{fd:web}", "--app-dir", "{directory}", *_SSL, "--no-access-log", "asgi:application"),
             _CHECK,
             files={"asgi.py": ASGI},
         ),
         Server(
             "hypercorn",
             "hypercorn",
-            ("--bind", "fd://{fd:web}", "--workers", "0", "--certfile", "{cert}", "--keyfile", "{key}")
-            + ("{directory}/asgi:application",),
+            ("--bind", "fd://{fd:web}", "--workers", "0", *_PAIR, "{directory}/asgi:application"),
             _CHECK,
             files={"asgi.py": ASGI},
         ),
@@ -133,14 +138,23 @@ SERVERS = {
         Server(
             "traefik",
             "traefik",
-            ("--entryPoints.web.address={host}:{port}", "--providers.file.filename={config}", "--ping=true")
-            + ("--ping.manualrouting=true", "--global.checknewversion=false", "--global.sendanonymoususage=false"),
+            ("--entryPoints.web.address={host}:{port}", "--providers.file.filename={config}", "--ping=true", *_QUIET),
             _CHECK,
             TRAEFIK,
+        ),
+        Server(
+            "faulty",
+            "python",
+            ("{here}/faulty_server.py", "{directory}/behaviour", "{plain}", "{cert}", "{key}"),
+            _CHECK,
+            files={"behaviour": "well"},
         ),
         Server("caddy", "caddy", ("run", "--adapter", "caddyfile", "--config", "{config}"), _CHECK, CADDY),
     )
 }
+FAULTY = "faulty"
+"""The tests' own, which fails as a test wants."""
+
 DEFAULT = ("gunicorn", "uvicorn")
 """Those of the default run; they are in requirements/dev.txt."""
 
@@ -159,10 +173,12 @@ class ServerFixture(AgentFixture):
 
     server: Server = SERVERS["gunicorn"]
     listeners: list[str] = field(default_factory=list)
+    plain_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.config = self.directory / f"{self.server.name}.conf"
+        self.tls = replace(self.tls, server_name=NAME)
+        self.config = self.directory / f"{self.server.name}.yaml"  # Traefik looks at the suffix
         self.listeners = self.listeners or [f"web={HOST}:{self.tls.port}"]
 
     def filled(self, text: str) -> str:
@@ -206,7 +222,8 @@ class ServerFixture(AgentFixture):
 
 
 def _filled(word: str, fixture: ServerFixture) -> str:
-    for name, value in {"directory": fixture.directory, "host": HOST, "port": fixture.tls.port}.items():
+    values = {"directory": fixture.directory, "host": HOST, "port": fixture.tls.port}
+    for name, value in {**values, "here": HERE, "plain": ",".join(fixture.plain_names)}.items():
         word = word.replace(f"{{{name}}}", str(value))
     return word
 

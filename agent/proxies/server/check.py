@@ -77,6 +77,15 @@ async def attempt(endpoint: Endpoint, check: Check | None, leaves: Mapping[str, 
         raise NotReadyError(message) from error
 
 
+async def accepts(endpoint: Endpoint) -> None:
+    """Return once a process has accepted a connection, however long that takes. Raises `OSError`."""
+    connection = await _connected(endpoint, lambda _: None)
+    try:
+        await _accepted(connection, endpoint)
+    finally:
+        connection.close()
+
+
 async def _try(endpoint: Endpoint, check: Check | None, leaves: Collection[str], name: str, steer: Steer) -> None:
     connection = await _connected(endpoint, steer)
     try:

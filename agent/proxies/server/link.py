@@ -17,10 +17,11 @@ from agent.handoff import binding
 from agent.handoff.socket_store import ListenAddress
 from agent.host import clock
 from agent.host.log import log_event
+from agent.host.sockets import Endpoint
 from agent.host.tasks import Tasks
 from agent.proxies.interface import Delivery, Inbound, TlsListener
 from agent.proxies.link import EpochContext, EpochLink, Launch, LinkEvents, Send
-from agent.proxies.server.check import Check, NotReadyError, attempt
+from agent.proxies.server.check import Check, NotReadyError, accepts, attempt
 from agent.proxies.server.configuration import Configuration
 from agent.proxies.server.listeners import Listener
 from agent.proxies.server.sockets import EpochSockets, Groups
@@ -41,6 +42,13 @@ class ServerAdmin(StandaloneAdmin):
         self.is_quiet = True
         self.awaited = ""
         self._names = names
+
+    async def responds(self) -> bool:
+        """Return True when it accepts a connection or refuses one. There is no timeout."""
+        place = self._configuration.listeners[0].place
+        with contextlib.suppress(OSError):
+            await accepts(Endpoint.parse(place.address))
+        return True
 
     async def state(self) -> str:
         """Return UNTESTED until it has answered as it should."""
