@@ -204,7 +204,10 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
 
 
 def _listen_and_execute(executable: str, command: Command, environment: Mapping[str, str]) -> None:
-    """Execute a command that gets its sockets from descriptor 3 on; only the new process knows its own pid."""
+    """Execute a command that gets its sockets from descriptor 3 on; only the new process knows its own pid.
+
+    If it cannot be executed, it returns: the caller's own attempt fails by the same reason, which it reports.
+    """
     free = FIRST_PASSED + len(command.listening)
     moved = [fcntl.fcntl(number, fcntl.F_DUPFD, free) for _, number in command.listening]
     for target, number in enumerate(moved, FIRST_PASSED):
@@ -212,7 +215,8 @@ def _listen_and_execute(executable: str, command: Command, environment: Mapping[
         os.close(number)
     names = ":".join(name for name, _ in command.listening)
     passed = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(moved)), "LISTEN_FDNAMES": names}
-    os.execve(executable, list(command.arguments), {**environment, **passed})  # noqa: S606  # the same program
+    with contextlib.suppress(OSError):
+        os.execve(executable, list(command.arguments), {**environment, **passed})  # noqa: S606  # the same program
 
 
 async def run(command: Command, timeout: float) -> tuple[int, str]:

@@ -13,6 +13,7 @@ from agent.proxies.interface import Subscription, Upstream
 _INTERVAL = 1.0  # between checks: a normal rotation is over before the first one
 _CONNECT_TIMEOUT = 1.0
 _INITIALIZING = frozenset({"PRE_INITIALIZING", "INITIALIZING"})
+_UNTESTED = "UNTESTED"
 _NAMED = 3  # maximum number of items in a message
 
 
@@ -41,7 +42,10 @@ async def observe(
 async def reason_of(admission: Admission) -> str:
     """Return why the candidate waits; empty if it does not. Raises `MachineError`."""
     admin = admission.candidate.admin
-    if await admin.state() not in _INITIALIZING:
+    state = await admin.state()
+    if state == _UNTESTED:
+        return "; ".join(await admin.waits_for())
+    if state not in _INITIALIZING:
         return ""
     missing = await admission.missing()
     unanswered = [] if admission.serving() is not None else await admission.unanswered()

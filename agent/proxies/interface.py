@@ -325,7 +325,7 @@ class Admin(Protocol):
         """
 
     async def state(self) -> str:
-        """Return LIVE, PRE_INITIALIZING, INITIALIZING or DRAINING."""
+        """Return LIVE, PRE_INITIALIZING, INITIALIZING or DRAINING; UNTESTED while the agent makes requests."""
 
     async def is_live(self) -> bool:
         """Return whether its workers serve."""
@@ -337,7 +337,7 @@ class Admin(Protocol):
         """Return whether everything but the gate is loaded."""
 
     async def waits_for(self) -> list[str]:
-        """Return what it waits for besides the gate, in the proxy's own words."""
+        """Return what it waits for besides the gate, in the proxy's own words; UNTESTED: how it answered."""
 
     async def subscriptions(self) -> Subscriptions:
         """Return its subscriptions; none if the operator hides their counters."""

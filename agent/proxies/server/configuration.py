@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from agent.certificates.names import named
 from agent.certificates.references import Reference, Role
 from agent.core.errors import BadInput
-from agent.handoff.socket_store import ListenAddress
 from agent.proxies.interface import Delivery, StaticListener, TlsListener
+from agent.proxies.server.listeners import Listener
 from agent.proxies.server.placeholders import Placeholder, placeholders, replaced
 from agent.proxies.standalone import StandaloneConfiguration
 
@@ -21,27 +21,26 @@ _USUAL = (".crt", ".pem", ".cer")
 class Configuration(StandaloneConfiguration):
     """The operator's configuration with placeholders, or the list of pairs in the directories of certificates.
 
-    `listeners` are the places of --listen by name, in order. Raises `BadInput`.
+    `given` are the listeners of --listen, in order. Raises `BadInput`.
     """
 
-    def __init__(self, text: str, name: str, arguments: Iterable[str], places: Mapping[str, ListenAddress]) -> None:
+    def __init__(self, text: str, name: str, arguments: Iterable[str], given: Sequence[Listener]) -> None:
         super().__init__(name)
         self.text = text
-        self.places = dict(places)
+        self.given = given
         self.arguments = tuple(arguments)
         self._pairs = _pairs_of(text)
         self.is_generated = self._pairs is not None
         self._copies: dict[frozenset[str], Copies] = {}
-        texts = self.arguments if self.is_generated else (*self.arguments, text)
-        self.used = list(dict.fromkeys(placeholders(texts)))
+        in_text = () if self.is_generated else placeholders([text], of_configuration=True)
+        self.used = list(dict.fromkeys([*placeholders(self.arguments), *in_text]))
         self.references = list(dict.fromkeys(self._references()))
         self.listeners = [
-            StaticListener(place, reuse_port=place.address.startswith("tcp://"), dual_stack="[::]" in place.address)
-            for place in self.places.values()
+            StaticListener(each.place, reuse_port=each.is_tcp, dual_stack="[::]" in each.place.address)
+            for each in given
         ]
         if any(each.kind == "cert" for each in self.used):
-            tcp = [place for place in self.places.values() if place.address.startswith("tcp://")]
-            self.tls_listeners = [TlsListener(place, None) for place in tcp]
+            self.tls_listeners = [TlsListener(each.place, None) for each in given if not each.is_plain]
 
     def path_of(self, placeholder: Placeholder) -> str:
         """Return the file that a placeholder stands for. Raises `BadInput` if there is no such pair."""
@@ -91,7 +90,7 @@ class Copies:
         return "", json.dumps(arguments)
 
     def _value(self, directory: str, descriptors: Mapping[str, int]) -> Callable[[Placeholder], str]:
-        names = list(self._configuration.places)
+        names = [each.name for each in self._configuration.given]
 
         def value(placeholder: Placeholder) -> str:
             if placeholder.kind == "fd":
@@ -105,7 +104,8 @@ class Copies:
 
     def _document(self, directory: str, descriptors: Mapping[str, int]) -> tuple[str, bytes]:
         """Return the name and the content of the configuration's copy; the suffix of a name tells its format."""
-        data = replaced(self._configuration.text, self._value(directory, descriptors)).encode()
+        value = self._value(directory, descriptors)
+        data = replaced(self._configuration.text, value, of_configuration=True).encode()
         return f"files-{hashlib.sha256(data).hexdigest()[:16]}/{PurePath(self._configuration.name).name}", data
 
     def fill_pushable(

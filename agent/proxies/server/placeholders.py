@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from agent.core.errors import UsageError
 
 _PLACEHOLDER = re.compile(r"\{(fd|cert|key|file|config)(?::([^{}\s]+))?\}")
+_NAMED = re.compile(r"\{(fd|cert|key|file):([^{}\s]+)\}")
+"""Those in a configuration: a server's own language may have `{file}` and the like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +27,17 @@ class Placeholder:
         return "/" in self.name
 
 
-def placeholders(texts: Iterable[str]) -> Iterator[Placeholder]:
-    """Yield the placeholders in these texts."""
+def placeholders(texts: Iterable[str], *, of_configuration: bool = False) -> Iterator[Placeholder]:
+    """Yield the placeholders in arguments, or in a configuration."""
     for text in texts:
-        for found in _PLACEHOLDER.finditer(text):
+        for found in (_NAMED if of_configuration else _PLACEHOLDER).finditer(text):
             yield Placeholder(found[1], found[2] or "")
 
 
-def replaced(text: str, value: Callable[[Placeholder], str]) -> str:
+def replaced(text: str, value: Callable[[Placeholder], str], *, of_configuration: bool = False) -> str:
     """Return the text with a value for each placeholder."""
-    return _PLACEHOLDER.sub(lambda found: value(Placeholder(found[1], found[2] or "")), text)
+    pattern = _NAMED if of_configuration else _PLACEHOLDER
+    return pattern.sub(lambda found: value(Placeholder(found[1], found[2] or "")), text)
 
 
 def require_known(found: Iterable[Placeholder], listeners: Iterable[str], *, has_config: bool) -> None:

@@ -5,16 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.certificates.references import Reference
-from agent.core.errors import UsageError
-from agent.handoff.socket_store import ListenAddress
-from agent.host.sockets import Endpoint
+from agent.core.errors import BadInput, UsageError
 from agent.proxies import interface
 from agent.proxies.interface import Complaint
 from agent.proxies.link import EpochContext, LinkEvents
 from agent.proxies.server.check import Check
 from agent.proxies.server.configuration import Configuration, listing
-from agent.proxies.server.link import Groups, ServerLink
+from agent.proxies.server.link import ServerLink
+from agent.proxies.server.listeners import Listener
+from agent.proxies.server.listeners import parse as parse_listeners
 from agent.proxies.server.placeholders import placeholders, require_known
+from agent.proxies.server.sockets import Groups
 from agent.proxies.standalone import NoForwarder, NoOverride
 
 _LONGEST = 500
@@ -22,10 +23,10 @@ _LONGEST = 500
 
 @dataclass(frozen=True, slots=True)
 class Server(NoOverride):
-    """A server with the operator's arguments. `places`: the listeners of --listen, by name."""
+    """A server with the operator's arguments and the listeners of --listen."""
 
     arguments: tuple[str, ...]
-    places: Mapping[str, ListenAddress]
+    listeners: tuple[Listener, ...]
     check: Check | None = None
     notifies: bool = False
     drain_signal: signal.Signals = signal.SIGTERM
@@ -46,21 +47,19 @@ class Server(NoOverride):
         has_config: bool,
     ) -> "Server":
         """Return the kind with these options. Raises `UsageError`."""
-        places = dict(map(_listener, listeners))
-        if len(places) != len(listeners):
-            message = "cannot use --listen: two listeners have the same name"
-            raise UsageError(message)
-        require_known(placeholders(arguments), places, has_config=has_config)
+        given = parse_listeners(listeners)
+        names = [each.name for each in given]
+        require_known(placeholders(arguments), names, has_config=has_config)
         parsed = None if check is None else Check.parse(check)
-        if parsed is not None and parsed.listener and parsed.listener not in places:
-            message = f"cannot use --check: there is no listener {parsed.listener}; the names are: {', '.join(places)}"
+        if parsed is not None and parsed.listener and parsed.listener not in names:
+            message = f"cannot use --check: there is no listener {parsed.listener}; the names are: {', '.join(names)}"
             raise UsageError(message)
-        return cls(tuple(arguments), places, parsed, notifies, signal.Signals[drain_signal])
+        return cls(tuple(arguments), given, parsed, notifies, signal.Signals[drain_signal])
 
     @property
     def reserved_descriptors(self) -> int:
         """How many descriptors from 3 on the server gets by number."""
-        return len(self.places)
+        return len(self.listeners)
 
     @property
     def needs_certificates(self) -> bool:
@@ -70,7 +69,7 @@ class Server(NoOverride):
     @property
     def identity(self) -> bytes:
         """The operator's options as bytes: different ones make a different revision."""
-        return repr(("server", self.arguments, sorted(self.places.items()), self.drain_signal)).encode()
+        return repr(("server", self.arguments, self.listeners, self.drain_signal)).encode()
 
     @property
     def push_form(self) -> bytes:
@@ -87,8 +86,11 @@ class Server(NoOverride):
     ) -> Configuration:
         """Parse the placeholders. Raises `BadInput` naming the placeholder."""
         del extra, resources
-        configuration = Configuration(text, name, self.arguments, self.places)
-        require_known(configuration.used, self.places, has_config=True)
+        configuration = Configuration(text, name, self.arguments, self.listeners)
+        try:
+            require_known(configuration.used, [each.name for each in self.listeners], has_config=True)
+        except UsageError as error:
+            raise BadInput(str(error)) from error
         return configuration
 
     def default_configuration(
@@ -131,20 +133,3 @@ class Server(NoOverride):
         """Return what answers that there is no admin interface."""
         del allowed
         return NoForwarder("the agent knows no admin interface of this server")
-
-
-def _listener(text: str) -> tuple[str, ListenAddress]:
-    """Parse `NAME=HOST:PORT` or `NAME=unix:/path`. Raises `UsageError`."""
-    name, equals, address = text.partition("=")
-    if not equals or not name.replace("-", "").replace("_", "").isalnum():
-        message = f"cannot use --listen {text!r}: it is not NAME=ADDRESS; write it like web=127.0.0.1:8080"
-        raise UsageError(message)
-    if address.startswith(("unix:", "/")):
-        return name, ListenAddress(f"unix://{address.removeprefix('unix:').removeprefix('//')}")
-    endpoint = Endpoint.parse(f"tcp://{address}")
-    if not endpoint.port:
-        message = (
-            f"cannot use --listen {text!r}: a candidate could not be told from the serving one at port 0; name a port"
-        )
-        raise UsageError(message)
-    return name, ListenAddress(f"tcp://{endpoint}")
