@@ -79,7 +79,8 @@ def _run(names: Sequence[str], rewrite: _Rewrite, in_place: bool, verbose: bool)
     for name in _expanded(names):
         try:
             data = _read(name)
-            rewritten = rewrite(_decoded(data, name), name)
+            shown = "standard input" if name == "-" else name
+            rewritten = rewrite(_decoded(data, shown), shown)
         except AgentError as error:
             click.echo(f"agent: {error}", err=True)
             failed = True

@@ -54,6 +54,9 @@ def test_files_are_one_stream(tmp_path: Path, app: Path) -> None:
 def test_standard_input() -> None:
     result = CliRunner().invoke(inject, ["-f", "-", "--init-image", "init:1"], input=POD, standalone_mode=False)
     assert (result.exit_code, result.output.count("init:1")) == (0, 1)
+    result = CliRunner().invoke(inject, ["-f", "-"], input="{{ x }}\na: b\n", standalone_mode=False)
+    assert "cannot read standard input, document 1, line 2: " in (result.output or result.stderr)
+    assert "render the template first" in (result.output or result.stderr)
 
 
 def test_in_place_files_are_replaced_and_keep_their_mode(app: Path) -> None:

@@ -46,6 +46,11 @@ def test_the_order_of_containers(options: InjectionOptions, inits: list[str], co
     assert document["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] == "a"
 
 
+def test_a_sidecar_that_holds_is_before_all_others() -> None:
+    options = InjectionOptions(profile=Profile.TLS, native=Native.OFF)
+    assert names(added(options, containers=[{"name": "a"}, {"name": "b"}]), "containers") == ["agent", "a", "b"]
+
+
 def test_a_secret_is_readable_by_its_group() -> None:
     options = InjectionOptions(certificates=Certificates(secret="{workload}-tls"))
     document = added(options)

@@ -7,7 +7,7 @@ import pytest
 from agent.injection import planning
 from agent.injection.draft import applied
 from agent.injection.objects import InjectionRefused
-from agent.injection.options import IMAGES, InjectionOptions, Mode, Native
+from agent.injection.options import IMAGES, InjectionOptions, Mode, Native, Profile
 from agent.injection.planning import Injection
 
 OPTIONS = InjectionOptions(init_image="init:1")
@@ -87,6 +87,9 @@ def test_an_empty_list_of_containers_is_refused() -> None:
 
 
 def test_warnings() -> None:
+    assert planning.inject(pod(), InjectionOptions(profile=Profile.TLS)).notes == (
+        "Pod p: no certificates are mounted at /etc/certs; name their source by --cert-source",
+    )
     annotations = {"sidecar.istio.io/proxyMemoryLimit": "256Mi"}
     assert planning.inject(pod(annotations=annotations), InjectionOptions()).notes == (
         "Pod p: the memory limit 256Mi is less than 384Mi, and two epochs run during a restart",

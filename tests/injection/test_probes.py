@@ -99,7 +99,9 @@ def test_the_probes_of_another_injector_are_recovered() -> None:
         "/app-health/a/livez": {"tcpSocket": {"port": 80}, "timeoutSeconds": 1},
         "/app-health/a/readyz": {"path": "/old", "port": 81},
         "/app-health/b/livez": {"tcpSocket": {"port": 82}},
+        "/app-lifecycle/a/prestopz": {"tcpSocket": {"port": 83}},
     }
     assert probes.recovered(container, probers) == {
         "livenessProbe": {"tcpSocket": {"port": 80}}, "readinessProbe": {"httpGet": {"path": "/old", "port": 81}},
+        "lifecycle/preStop": {"tcpSocket": {"port": 83}},
     }  # fmt: skip

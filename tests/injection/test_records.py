@@ -27,6 +27,7 @@ def splicer(text: str) -> Splicer:
         ("a: ~ # c\n", Set(("a",), {"b": 1}), [" ~"]),
         ("p:\n  a: 1\n  # c\n\n  b: 2 # d\n  e: 3\n", Remove(("p", "b")), ["\n  b: 2 # d", 1, 2, 1]),
         ("p:\n  # c\n  b:\n    x: 1\n  e: 3\n", Remove(("p", "b")), ["\n  b:\n    x: 1", 0, 1, 0]),
+        ("p:\n  a:\n    x: 1\n    y: 2\n  b: 2\n  e: 3\n", Remove(("p", "b")), ["\n  b: 2", 1, 0, 0]),
         ("p: {a: 1, b: 2, c: 3}\n", Remove(("p", "b")), ["b: 2, ", 1]),
         ("p: {a: 1, b: 2 }\n", Remove(("p", "b")), [", b: 2", 1]),
     ],
