@@ -1,6 +1,7 @@
 """A server that is not a proxy, made an epoch by the library: rotated and killed under load."""
 
 import importlib.util
+import os
 import socket
 import subprocess
 import sys
@@ -95,7 +96,12 @@ def test_a_server_that_cannot_use_its_configuration_is_refused_and_the_old_one_s
 @pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="the example wants aiohttp")
 def test_the_example_fails_nothing(room: Room) -> None:
     ran = subprocess.run(
-        [sys.executable, EXAMPLE / "play.py", "--for", "5"], capture_output=True, text=True, timeout=300, check=False
+        [EXAMPLE / "run", "--for", "5"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "AGENT_VENV": sys.prefix},
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "failed: 0" in ran.stdout

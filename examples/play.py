@@ -1,4 +1,8 @@
-"""Runs the application under the agent, with clients and rotations, and counts the requests that failed."""
+"""Runs a server under the agent, with clients and rotations, and counts the requests that failed.
+
+`play.py --port 18446 --files nginx.conf -- --proxy-bin nginx --config nginx.conf --certs certs`: what follows `--` is the
+agent's. The files are copied to the directory that it runs in, where `certs` has the certificate.
+"""
 
 import argparse
 import shutil
@@ -9,7 +13,7 @@ import tempfile
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from http.client import HTTPException, HTTPSConnection
+from http.client import HTTPException, HTTPSConnection, RemoteDisconnected
 from pathlib import Path
 
 from cryptography import x509
@@ -17,8 +21,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-HERE = Path(__file__).parent
-PORT = 18444
 PATIENCE = 120.0  # seconds; a busy machine may start slowly
 ON_A_CONNECTION = 10  # requests a client makes before it opens a new connection
 
@@ -38,11 +40,16 @@ def write_pair(directory: Path) -> int:
 
 
 class Client(threading.Thread):
-    """Makes requests one after the other, several on each connection, until it is stopped."""
+    """Makes requests one after the other, several on each connection, until it is stopped.
 
-    def __init__(self, over: threading.Event) -> None:
+    Like every client library, it repeats a request that met the end of an idle connection.
+    """
+
+    def __init__(self, port: int, over: threading.Event) -> None:
         super().__init__()
         self.served = 0
+        self.repeated = 0  # requests that met the end of an idle connection: nothing came back, and a new one served
+        self._port = port
         self.failures: list[str] = []
         self.serial = 0  # of the last certificate received
         self.answer = ""
@@ -61,14 +68,20 @@ class Client(threading.Thread):
 
     def visit(self) -> None:
         """Make requests on one connection, until the server asks for another. Raises when one of them fails."""
-        connection = HTTPSConnection("127.0.0.1", PORT, timeout=10, context=self._context)
+        connection = HTTPSConnection("127.0.0.1", self._port, timeout=10, context=self._context)
         try:
-            for _ in range(ON_A_CONNECTION):
-                connection.request("GET", "/")
-                if isinstance(connection.sock, ssl.SSLSocket):
-                    shown = connection.sock.getpeercert(binary_form=True) or b""
-                    self.serial = x509.load_der_x509_certificate(shown).serial_number
-                response = connection.getresponse()
+            for number in range(ON_A_CONNECTION):
+                try:
+                    connection.request("GET", "/")
+                    if isinstance(connection.sock, ssl.SSLSocket):
+                        shown = connection.sock.getpeercert(binary_form=True) or b""
+                        self.serial = x509.load_der_x509_certificate(shown).serial_number
+                    response = connection.getresponse()
+                except (RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                    if not number:
+                        raise
+                    self.repeated += 1
+                    return
                 self.answer = response.read().decode().strip()
                 if response.status != 200:
                     raise HTTPException(f"status {response.status}")
@@ -79,24 +92,24 @@ class Client(threading.Thread):
             connection.close()
 
 
-def wait_for_service(agent: subprocess.Popen[bytes]) -> None:
+def wait_for_service(agent: subprocess.Popen[bytes], port: int) -> None:
     """Return when the first request is answered; exit if the agent exits or no request is answered in time."""
-    client = Client(threading.Event())
+    client = Client(port, threading.Event())
     deadline = time.monotonic() + PATIENCE
     while agent.poll() is None and time.monotonic() < deadline:
         try:
             client.visit()
-        except OSError:
+        except (OSError, HTTPException):
             time.sleep(0.05)
         else:
             return
-    sys.exit("the application never answered")
+    sys.exit("the server never answered")
 
 
-def play(certs: Path, every: float, until: float) -> list[Client]:
+def play(certs: Path, port: int, every: float, until: float) -> list[Client]:
     """Rotate until the time is over."""
     stop = threading.Event()
-    clients = [Client(stop) for _ in range(3)]
+    clients = [Client(port, stop) for _ in range(3)]
     for client in clients:
         client.start()
     number = 0
@@ -121,21 +134,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="time between two rotations")
     parser.add_argument("--for", type=float, default=10.0, dest="length", metavar="SECONDS", help="duration of the run")
+    parser.add_argument("--port", type=int, required=True, help="where the server listens")
+    parser.add_argument("--files", nargs="*", type=Path, default=[], help="files to copy beside the certificates")
+    parser.add_argument("agent", nargs="+", metavar="AGENT_OPTION", help="the agent's options, after --")
     options = parser.parse_args()
-    scene = Path(tempfile.mkdtemp(prefix="library-", dir="/tmp"))
+    scene = Path(tempfile.mkdtemp(prefix="example-", dir="/tmp"))
     (scene / "certs").mkdir()
-    shutil.copy(HERE / "app.yaml", scene)
-    program = scene / "app.py"
-    program.write_text((HERE / "app.py").read_text().replace("/usr/bin/env python3", sys.executable, 1))
-    program.chmod(0o755)
+    for each in options.files:
+        shutil.copy(each, scene)
     write_pair(scene / "certs")
-    command = [sys.executable, "-m", "agent", "--proxy-bin", "./app.py", "--config", "app.yaml", "--certs", "certs"]
+    at = options.agent.index("--") if "--" in options.agent else len(options.agent)
+    own = ["--run-dir", "run", "--status-port", "0", "--drain-time", "2s"]
+    command = [sys.executable, "-m", "agent", *options.agent[:at], *own, *options.agent[at:]]
     with (scene / "agent.log").open("wb") as log:
-        arguments = [*command, "--run-dir", "run", "--status-port", "0", "--drain-time", "2s"]
-        agent = subprocess.Popen(arguments, cwd=scene, stdout=log, stderr=log)
+        agent = subprocess.Popen(command, cwd=scene, stdout=log, stderr=log)
         try:
-            wait_for_service(agent)
-            clients = play(scene / "certs", options.every, time.monotonic() + options.length)
+            wait_for_service(agent, options.port)
+            clients = play(scene / "certs", options.port, options.every, time.monotonic() + options.length)
         finally:
             agent.terminate()
             agent.wait()
@@ -143,7 +158,9 @@ def main() -> int:
             shutil.rmtree(scene)
     failures = [failure for client in clients for failure in client.failures]
     print("".join(f"FAILED: {failure}\n" for failure in failures), end="")
-    print(f"{sum(client.served for client in clients)} requests served, failed: {len(failures)}")
+    repeated = sum(client.repeated for client in clients)
+    again = f", {repeated} of them again at the end of an idle connection" if repeated else ""
+    print(f"{sum(client.served for client in clients)} requests served{again}, failed: {len(failures)}")
     return 1 if failures else 0
 
 
