@@ -1,7 +1,7 @@
 """Runs a server under the agent, with clients and rotations, and counts the requests that failed.
 
-`play.py --port 18446 --files nginx.conf -- --proxy-bin nginx --config nginx.conf --certs certs`: what follows `--` is the
-agent's. The files are copied to the directory that it runs in, where `certs` has the certificate.
+`play.py --port 18446 --files nginx.conf -- --proxy-bin nginx --config nginx.conf --certs certs`: what follows `--` is
+the agent's. The files are copied to the directory that it runs in, where `certs` has the certificate.
 """
 
 import argparse

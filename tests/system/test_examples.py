@@ -20,7 +20,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def ran(name: str, **more: str) -> str:
     """Run an example for some seconds; return what it printed."""
-    command = [ROOT / "examples" / name / "run", "--for", "5"]
+    command = [str(ROOT / "examples" / name / "run"), "--for", "5"]
     made = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment(**more))
     assert made.returncode == 0, made.stdout + made.stderr
     return made.stdout

@@ -95,13 +95,8 @@ def test_a_server_that_cannot_use_its_configuration_is_refused_and_the_old_one_s
 @pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="the example wants aiohttp")
 def test_the_example_fails_nothing(room: Room) -> None:
-    ran = subprocess.run(
-        [EXAMPLE / "run", "--for", "5"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "AGENT_VENV": sys.prefix},
-    )
+    environment = {**os.environ, "AGENT_VENV": sys.prefix}
+    command = [str(EXAMPLE / "run"), "--for", "5"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "failed: 0" in ran.stdout
