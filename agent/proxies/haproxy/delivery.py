@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _SUCCESS = "Success!"
 _UNDER_WAY = "ransaction"  # created for a certificate, updated for its key
 _NOT_ABOUT_IT = ("Unknown command", "Permission denied", "ongoing transaction", "too large", "too big")
+_NOISE = re.compile(r"^(?:Committing .*|Failed!|Can't update .*)$", re.MULTILINE)
 _SPECIAL = re.compile(r"([\s\\;<])")
 
 
@@ -95,7 +96,7 @@ async def _expect(console: "Console", command: str, wanted: str, file: Pushable)
     answer = await console.command(command)
     if wanted in answer:
         return
-    reason = " ".join(answer.split())
+    reason = " ".join(_NOISE.sub("", answer).split())
     if not reason or any(each in reason for each in _NOT_ABOUT_IT):
         message = f"{file.path} cannot be pushed: {reason or 'no answer'}"
         raise MachineError(message)
