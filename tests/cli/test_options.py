@@ -72,7 +72,8 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_command_line_every_option_has_its_default() -> None:
     given = {name: value for name, value in defaults().items() if value not in {None, ()}}
     assert given == {
-        "proxy_bin": "envoy", "listen": "0.0.0.0:15443", "forward": "127.0.0.1:8080", "proxy_core_dumps": False,
+        "proxy_bin": "envoy", "proxy_kind": "auto", "listen": "0.0.0.0:15443", "forward": "127.0.0.1:8080",
+        "proxy_core_dumps": False,
         "status_port": 15020, "http_actions": False, "metrics_merge": "on", "drain_time": 45, "drain_deadline": 600,
         "stop_deadline": 30, "drain_delay": 0, "min_drain": 0, "drain_direction": "all", "start_deadline": 30,
         "hold": 5, "restart": "always", "jitter": 0, "proof": True, "kubernetes_events": False, "low_memory": "wait",

@@ -87,11 +87,7 @@ class Configuration(StandaloneConfiguration):
 
     @cached_property
     def _listings(self) -> dict[str, frozenset[str]]:
-        return {
-            name: frozenset(data.decode().split("\n"))
-            for name, data in self._resources.items()
-            if "*" in name
-        }
+        return {name: frozenset(data.decode().split("\n")) for name, data in self._resources.items() if "*" in name}
 
     def is_directory(self, path: str) -> bool:
         """Return whether a path is a directory of certificates."""
