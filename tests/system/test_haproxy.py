@@ -104,6 +104,7 @@ def test_clients_queued_at_a_stopped_one_are_answered_by_the_next(running: HAPro
     running.settled()
 
 
+@pytest.mark.long
 def test_a_candidate_killed_at_the_gate_costs_nothing(running: HAProxyFixture, loads: Loads) -> None:
     loads.gentle(running.tls, running.plain)
     before = running.serving()
@@ -143,7 +144,7 @@ def test_the_agent_is_killed_and_the_next_one_adopts(haproxy: HAProxyFixture, lo
     nothing_failed(loads.finish(at_least=20))
 
 
-@pytest.mark.parametrize("command", ["restart", "upgrade"])
+@pytest.mark.parametrize("command", ["restart", pytest.param("upgrade", marks=pytest.mark.long)])
 def test_commands_cost_nothing(command: str, running: HAProxyFixture, loads: Loads) -> None:
     loads.gentle(running.tls, running.plain)
     done = order(running, command)
@@ -260,6 +261,7 @@ def test_a_crash_and_an_agents_death_after_a_push_keep_what_was_pushed(pushing: 
     assert pushing.serving_pid() == pid
 
 
+@pytest.mark.long
 def test_what_only_haproxy_refuses_is_named_and_the_rest_is_pushed(pushing: HAProxyFixture, loads: Loads) -> None:
     pushing.certs.mkdir()
     second, spare = pushing.certs / "second.pem", pushing.mint.spare()
@@ -281,6 +283,7 @@ def test_what_only_haproxy_refuses_is_named_and_the_rest_is_pushed(pushing: HAPr
 # What is HAProxy's own
 
 
+@pytest.mark.long
 def test_daemon_master_worker_and_consoles_of_the_operator_are_in_the_agents_hands(haproxy: HAProxyFixture) -> None:
     console = haproxy.directory / "operators.sock"
     lines = ("daemon", "master-worker", f"pidfile {haproxy.directory}/pid", f"stats socket {console} level admin")

@@ -163,7 +163,8 @@ def test_a_number_of_a_closed_socket_is_free_for_the_loop(home: Path) -> None:
             await asyncio.sleep(0)
             before = descriptors()
             link.clear()
-            assert (freed := before - descriptors())
+            freed = before - descriptors()
+            assert freed
             for number in freed:
                 first, theirs = socket.socketpair()
                 with first, theirs, socket.socket(fileno=os.dup2(first.fileno(), number)) as ours:
