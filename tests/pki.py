@@ -45,7 +45,7 @@ def key_usage(*uses: str) -> x509.KeyUsage:
     return x509.KeyUsage(**{name: name in uses for name in _USES})
 
 
-_SIGNS_CERTIFICATES = key_usage("key_cert_sign")
+_SIGNS_CERTIFICATES = key_usage("key_cert_sign", "crl_sign")
 
 Algorithm = Literal["ecdsa", "rsa", "ed25519"]
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey

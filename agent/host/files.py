@@ -98,10 +98,18 @@ class Tree:
 def matching(pattern: str) -> list[str]:
     """Return the paths that match a shell wildcard, in order; a directory's ends with a slash.
 
-    One with a line feed is left out: a list has a path a line.
+    One with a line feed or bytes that are not UTF-8 is left out: a list is a text with a path a line.
     """
-    found = sorted(path for path in glob(pattern) if "\n" not in path)  # noqa: PTH207  # absolute
+    found = sorted(path for path in glob(pattern) if _is_a_line(path))  # noqa: PTH207  # absolute
     return [f"{path}/" if _is_directory_at(path) else path for path in found]
+
+
+def _is_a_line(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\n" not in path
 
 
 def _is_directory_at(path: str) -> bool:

@@ -33,7 +33,6 @@ from agent.inputs.settings import OnCertificate, Settings
 from agent.inputs.wildcards import is_wildcard, watched_for
 from agent.proxies.interface import Configuration
 
-_AS_NAMED = "surrogateescape"  # as paths are decoded
 _SHORTAGE = 1.0  # seconds until a retry after the machine failed to read files
 _LINE = 64  # bytes that a path counts as, where its file is not read
 _TRY_AGAIN = 10.0  # seconds until an unusable program is checked again, if there is no other
@@ -330,7 +329,7 @@ class Loader:
     async def _read_resources(self, names: Iterable[str]) -> Contents:
         """Read resource files; for a wildcard, list the paths that match it."""
         wild = [name for name in names if is_wildcard(name)]
-        lists = {name: "\n".join(await self._files.call(matching, name)).encode(errors=_AS_NAMED) for name in wild}
+        lists = {name: "\n".join(await self._files.call(matching, name)).encode() for name in wild}
         paths = [name for name in names if name not in lists]
         return {**(await self._read(paths) if paths else {}), **lists}
 

@@ -43,14 +43,16 @@ class PushTarget:
         numbers = {path: each.descriptor for path, each in manifest.files.items()}
         contents = "" if found.pushed is None else found.pushed.contents
         target = cls(slot_recovery.regain_slots(found, manifest), numbers, contents)
-        *_, delivery = _filled(loaded, home, found.number)
+        if not loaded.descriptors.keys() <= numbers.keys():
+            return None
+        *_, delivery = _filled(loaded, home, found.number, numbers)
         delivery.assume(target._offered, loaded.selection.files)
         target.delivery = delivery
         return target
 
     def fill(self, loaded: LoadedRevision, home: Path, number: int) -> tuple[str, str | None]:
         """Return the configuration and extra document to start the epoch with; the rest is delivered at its gate."""
-        main, extra, delivery = _filled(loaded, home, number)
+        main, extra, delivery = _filled(loaded, home, number, loaded.descriptors)
         delivery.offer(self._offered, loaded.selection.files)
         self.delivery = delivery
         return main, extra
@@ -90,6 +92,9 @@ class PushTarget:
         return Pushed(loaded.revision.digest, digits, self._contents, is_torn)
 
 
-def _filled(loaded: LoadedRevision, home: Path, number: int) -> tuple[str, str | None, Delivery]:
+def _filled(
+    loaded: LoadedRevision, home: Path, number: int, descriptors: Mapping[str, int]
+) -> tuple[str, str | None, Delivery]:
+    """Return the documents and the delivery of an epoch in whose process files have these descriptors."""
     as_json = loaded.program.reads_json
-    return loaded.copies.fill_pushable(str(home), number, loaded.descriptors, as_json=as_json)
+    return loaded.copies.fill_pushable(str(home), number, descriptors, as_json=as_json)

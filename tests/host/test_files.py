@@ -12,7 +12,7 @@ import pytest
 from agent.certificates.contents import Unreadable
 from agent.certificates.findings import Fault
 from agent.host import files
-from agent.host.files import Tree, list_directory, list_tree, read_stable
+from agent.host.files import Tree, list_directory, list_tree, matching, read_stable
 from agent.host.watching import Watcher
 from tests.system.eventually import PATIENCE
 
@@ -230,3 +230,14 @@ def test_a_directory_that_is_none_is_missing_with_the_reason(tmp_path: Path) -> 
     assert list_directory(str(tmp_path / "none")) == Unreadable("no such file or directory")
     assert list_directory(str(tmp_path / "file")) == Unreadable("not a directory")
     assert list_directory("nul\0") == Unreadable("its name contains a NUL byte")
+
+
+def test_matching_lists_paths_and_marks_directories(tmp_path: Path) -> None:
+    for name in ("b.pem", "a.pem", ".hidden", "a\nb"):
+        (tmp_path / name).touch()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")).touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to("sub")
+    (tmp_path / "loop").symlink_to("loop")
+    assert matching(f"{tmp_path}/*") == [f"{tmp_path}/{name}" for name in ("a.pem", "b.pem", "link/", "loop", "sub/")]
+    assert matching(f"{tmp_path}/none/*") == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import MachineError, RunDirectoryHeld
-from agent.host.run_directory import RunDirectory
+from agent.host.run_directory import RunDirectory, add_tree
 from tests.host.conftest import NOBODY
 
 
@@ -158,3 +158,41 @@ def test_run_may_be_emptied_while_the_agent_runs(tmp_path: Path) -> None:
 def test_an_epoch_of_another_user_owns_its_directory(tmp_path: Path) -> None:
     with opened(tmp_path / "run", traversable=True) as made:
         assert made.make_epoch(1, (NOBODY, NOBODY)).stat().st_uid == NOBODY
+
+
+def test_a_tree_is_added_once_with_links_and_files(tmp_path: Path) -> None:
+    home = tmp_path / "1"
+    home.mkdir()
+    add_tree(home, {"files-1/a": "/dev/fd/7", "files-1/sub/b": b"text"}, None)
+    assert (home / "files-1/a").readlink() == Path("/dev/fd/7")
+    assert (home / "files-1/sub/b").read_bytes() == b"text"
+    assert (home / "files-1/sub/b").stat().st_mode & 0o777 == 0o600
+    add_tree(home, {"files-1/a": "/dev/fd/8", "files-2/a": "/dev/fd/9"}, None)
+    assert (home / "files-1/a").readlink() == Path("/dev/fd/7"), "equal names mean equal content"
+    assert (home / "files-2/a").readlink() == Path("/dev/fd/9")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1"]
+
+
+def test_an_empty_tree_makes_nothing(tmp_path: Path) -> None:
+    add_tree(tmp_path / "none", {}, None)
+
+
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_a_proxys_user_cannot_make_the_agent_write_elsewhere(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name appears after the agent has looked for it: nothing is written through it, and nothing stays beside."""
+    home, elsewhere = tmp_path / "1", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    planted = home / "files-1"
+    if kind == "link":
+        planted.symlink_to(elsewhere)
+    else:
+        (planted / "a").mkdir(parents=True)
+    monkeypatch.setattr("os.path.lexists", lambda _: False)
+    with pytest.raises(MachineError, match=r"^cannot make the files of an epoch in "):
+        add_tree(home, {"files-1/a": b"key"}, None)
+    monkeypatch.undo()
+    assert list(elsewhere.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "elsewhere"]

@@ -44,7 +44,7 @@ class HAProxyConfiguration(Bootstrap):
         lines = [
             *("global", f"    nbthread {self.threads}", "    maxconn 8000", "    ssl-load-extra-del-ext"),
             *(f"    {line}" for line in self.globals),
-            *("defaults", "    mode http", "    maxconn 8000"),
+            *("defaults", "    mode http", "    maxconn 8000", "    option idle-close-on-response"),
             *("    timeout client 1h", "    timeout connect 5s", "    timeout server 1h"),
             *("frontend tls", f"    bind {self.address}:{self.tls_port} ssl {certificates}{trusted} {self.binding}"),
             answer,

@@ -19,31 +19,32 @@ class Entry:
     path: str
     start: int
     end: int
+    line: int
 
 
 def entries(text: str, certificates: str, authorities: str) -> Iterator[Entry]:
     """Yield the files that a list names; relative paths start from one of two directories."""
     start = 0
-    for line in text.split("\n"):
+    for number, line in enumerate(text.split("\n"), 1):
         stripped = line.strip()
         if stripped and not stripped.startswith("#"):
-            yield from _in_line(line, start, certificates, authorities)
+            yield from _in_line(line, number, start, certificates, authorities)
         start += len(line) + 1
 
 
-def _in_line(line: str, start: int, certificates: str, authorities: str) -> Iterator[Entry]:
+def _in_line(line: str, number: int, start: int, certificates: str, authorities: str) -> Iterator[Entry]:
     begin = len(line) - len(line.lstrip())
     end = begin
     while end < len(line) and line[end] not in " \t[":
         end += 1
-    yield Entry("crt", _absolute(line[begin:end], certificates), start + begin, start + end)
+    yield Entry("crt", _absolute(line[begin:end], certificates), start + begin, start + end, number)
     opening, closing = line.find("[", end), line.find("]", end)
     if opening < 0 or closing < opening:
         return
     words = list(_words(line, opening + 1, closing))
     for (keyword, _, _), (path, first, last) in pairwise(words):
         if keyword in _CA and not path.startswith("@"):
-            yield Entry(keyword, _absolute(path, authorities), start + first, start + last)
+            yield Entry(keyword, _absolute(path, authorities), start + first, start + last, number)
 
 
 def _words(line: str, at: int, end: int) -> Iterator[tuple[str, int, int]]:

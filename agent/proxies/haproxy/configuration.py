@@ -87,11 +87,7 @@ class Configuration(StandaloneConfiguration):
 
     @cached_property
     def _listings(self) -> dict[str, frozenset[str]]:
-        return {
-            name: frozenset(data.decode(errors="surrogateescape").split("\n"))
-            for name, data in self._resources.items()
-            if "*" in name
-        }
+        return {name: frozenset(data.decode().split("\n")) for name, data in self._resources.items() if "*" in name}
 
     def is_directory(self, path: str) -> bool:
         """Return whether a path is a directory of certificates."""
@@ -136,20 +132,21 @@ class Configuration(StandaloneConfiguration):
         for path in self._named_certificates():
             for certificate in self.certificates_at(path):
                 yield from _pair(certificate)
-        for keyword, role, path in self._others():
+        trusted = {line: path for keyword, _, path, line in self._others() if keyword == "ca-file"}
+        for keyword, role, path, line in self._others():
             if not self.is_directory(path):
-                yield Reference(path, role, path)
-                del keyword
+                yield Reference(path, role, trusted.get(line, path) if keyword == "crl-file" else path)
 
-    def _others(self) -> Iterator[tuple[str, Role, str]]:
-        """Yield the other TLS files: keyword, role and path."""
+    def _others(self) -> Iterator[tuple[str, Role, str, str]]:
+        """Yield the other files: keyword, role, path, and what identifies the line."""
         for each in self._document.files:
             if each.keyword not in {"crt", "crt-list"}:
-                yield each.keyword, each.role, each.path
-        for found in self.lists.values():
+                yield each.keyword, each.role, each.path, f"{each.line}"
+        for name, found in self.lists.items():
             for entry in found.entries:
                 if entry.keyword != "crt":
-                    yield entry.keyword, Role.OTHER if entry.keyword == "crl-file" else Role.BUNDLE, entry.path
+                    role = Role.OTHER if entry.keyword == "crl-file" else Role.BUNDLE
+                    yield entry.keyword, role, entry.path, f"{name}:{entry.line}"
 
     # Pushes
 
@@ -157,8 +154,8 @@ class Configuration(StandaloneConfiguration):
         """Return the certificates with their keys, the authorities and the revocation lists."""
         found = [each for path in self._named_certificates() for each in self.certificates_at(path)]
         pairs = {path for each in found for path in each.paths if not path.endswith((".ocsp", ".sctl", ".issuer"))}
-        others = {path for keyword, _, path in self._others() if keyword in _AUTHORITIES}
-        unknown = {path for keyword, _, path in self._others() if keyword not in _AUTHORITIES}
+        others = {path for keyword, _, path, _ in self._others() if keyword in _AUTHORITIES}
+        unknown = {path for keyword, _, path, _ in self._others() if keyword not in _AUTHORITIES}
         return frozenset(pairs | others) - unknown
 
     # Copies

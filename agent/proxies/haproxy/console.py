@@ -7,6 +7,7 @@ SIGUSR1 on it takes no connection.
 import asyncio
 import errno
 import math
+import re
 import socket
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
@@ -20,6 +21,7 @@ from agent.proxies.haproxy import socket_transfer
 from agent.proxies.haproxy.socket_transfer import Passed
 from agent.proxies.standalone import StandaloneAdmin, StandaloneConfiguration
 
+_FAMILY = re.compile(r"^(?:unix|ipv4|ipv6)@")
 _TIMEOUT = 5.0
 _LONGEST = 16 << 20
 _NOBODY = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.EACCES})
@@ -96,7 +98,5 @@ class Console(StandaloneAdmin):
 
 def own_addresses(consoles: Collection[str]) -> frozenset[str]:
     """Return the addresses of the operator's own `stats socket` lines, in the form of a `ListenAddress`."""
-    return frozenset(
-        f"unix://{each.removeprefix('unix@')}" if each.removeprefix("unix@").startswith("/") else f"tcp://{each}"
-        for each in consoles
-    )
+    plain = (_FAMILY.sub("", each) for each in consoles)
+    return frozenset(f"unix://{each}" if each.startswith("/") else f"tcp://{each}" for each in plain)

@@ -17,9 +17,10 @@ from agent.proxies.interface import Admin, PushRefusedError, Subscription
 if TYPE_CHECKING:
     from agent.proxies.haproxy.console import Console
 
-_SUCCESS = "Success!"
-_UNDER_WAY = "ransaction"  # created for a certificate, updated for its key
+_SUCCESS = re.compile(r"Success!")
+_UNDER_WAY = re.compile(r"ransaction (?:created|updated)")  # the second for the key of a certificate
 _NOT_ABOUT_IT = ("Unknown command", "Permission denied", "ongoing transaction", "too large", "too big")
+_NOISE = re.compile(r"^(?:Committing .*|Failed!|Can't update .*)$", re.MULTILINE)
 _SPECIAL = re.compile(r"([\s\\;<])")
 
 
@@ -91,11 +92,11 @@ class Delivery:
             raise
 
 
-async def _expect(console: "Console", command: str, wanted: str, file: Pushable) -> None:
+async def _expect(console: "Console", command: str, wanted: re.Pattern[str], file: Pushable) -> None:
     answer = await console.command(command)
-    if wanted in answer:
+    if wanted.search(answer):
         return
-    reason = " ".join(answer.split())
+    reason = " ".join(_NOISE.sub("", answer).split())
     if not reason or any(each in reason for each in _NOT_ABOUT_IT):
         message = f"{file.path} cannot be pushed: {reason or 'no answer'}"
         raise MachineError(message)

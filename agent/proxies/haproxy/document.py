@@ -192,7 +192,7 @@ class _Parser:
         if line.values[0] == "bind" and len(line.words) > 1:
             self._bind(line)
         elif line.values[0] in _SERVERS:
-            self._files(line, 2, _OF_SERVER, serves=False)
+            self._files(line, 1 if line.values[0] == "default-server" else 2, _OF_SERVER, serves=False)
         else:
             self._error_file(line)
 
