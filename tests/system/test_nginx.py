@@ -493,6 +493,7 @@ def datagram(port: int) -> bytes:
 def test_what_the_agent_decides_may_stand_in_the_file(unstarted: NginxFixture, loads: Loads) -> None:
     """`daemon` and `pid` are the agent's; `user` is the operator's. Dual stack, IPv6 and a wildcard beside it."""
     nginx = unstarted
+    nginx.run_dir = nginx.directory / "run [1]"
     nginx.nginx.top = "daemon on;\nuser www-data;\nlock_file x.lock;"
     dual, six = nginx.room.port(), nginx.room.port()
     nginx.nginx.more = "\n".join(
@@ -509,3 +510,16 @@ def test_what_the_agent_decides_may_stand_in_the_file(unstarted: NginxFixture, l
     loads.more(20)
     nothing_failed(loads.finish(at_least=20))
     assert not (nginx.directory / "nginx.pid").exists()
+
+
+def test_without_a_configuration_every_pair_is_served_by_its_names(unstarted: NginxFixture) -> None:
+    nginx = unstarted
+    nginx.is_small = True
+    nginx.prepare()
+    added = {name: write_named(nginx.certs, name) for name in ("a.test", "b.test")}
+    nginx.launch()
+    nginx.ready()
+    targets = {name: Target(HOST, nginx.tls.port, True, name) for name in ("a.test", "b.test", "c.test")}
+    assert {name: serial_served(targets[name]) for name in added} == added
+    added["c.test"] = write_named(nginx.certs, "c.test")
+    eventually(lambda: serial_served(targets["c.test"]) == added["c.test"], what="the added one")

@@ -193,12 +193,12 @@ class NginxLink:
         return found
 
     async def resume(self) -> bool:
-        """Wait until an adopted epoch answers; return False for one that still waits at its gate.
+        """Wait until an adopted epoch answers, and return True.
 
         Its agent may have exited before it opened the second FIFO: it is let through.
         """
-        self._tasks.spawn(self._let_pass_if_waiting(), f"way of {self._context.number}")
         while not self._is_cleared:
+            self._let_pass_if_waiting()
             if await self.admin.is_live():
                 with contextlib.suppress(MachineError):
                     await self._take_sockets()
@@ -207,8 +207,8 @@ class NginxLink:
             await asyncio.sleep(_INTERVAL)
         return True
 
-    async def _let_pass_if_waiting(self) -> None:
-        with contextlib.suppress(OSError):  # nobody waits there
+    def _let_pass_if_waiting(self) -> None:
+        with contextlib.suppress(OSError):  # it does not wait there, or not yet
             os.close(os.open(self._pass, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
     # While it runs
@@ -243,8 +243,8 @@ class NginxLink:
         """Let the workers exit while the master is stopped, and kill it after them."""
         assert self._pid is not None
         send(signal.SIGSTOP)
-        signal_members(self._pid, signal.SIGQUIT)
-        await members_exited(self._pid)
+        while signal_members(self._pid, signal.SIGQUIT):  # again: it may have started one just before it stopped
+            await members_exited(self._pid)
         send(signal.SIGKILL)
 
     def reopen_logs(self) -> None:

@@ -41,8 +41,8 @@ class Nginx(NoOverride):
     def parse(cls, arguments: Sequence[str]) -> "Nginx":
         """Return the kind with these arguments. Raises `UsageError` for one that the agent itself passes."""
         for each in arguments:
-            if each in _TAKEN:
-                message = f"cannot pass {each} to nginx: the agent decides it; leave it out"
+            if each[:2] in _TAKEN:
+                message = f"cannot pass {each[:2]} to nginx: the agent decides it; leave it out"
                 raise UsageError(message)
         return cls(tuple(arguments))
 

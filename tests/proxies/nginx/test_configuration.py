@@ -149,7 +149,6 @@ def test_a_server_in_an_included_file_has_listeners_too() -> None:
 
 
 def test_a_thousand_servers_are_read_at_once() -> None:
-    """Once, the time was quadratic: 1,000 servers took a minute."""
     servers = "".join(f"server {{ listen 443 ssl; server_name n{number}.test; {TLS} }}\n" for number in range(2000))
     assert len(parsed(http(servers)).tls_listeners) == 2000
 
