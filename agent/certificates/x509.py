@@ -103,8 +103,12 @@ class Leaf:
     @property
     def dns_name(self) -> str | None:
         """The first DNS name that a client could ask for, without a wildcard; None if there is none."""
-        names = (name.removeprefix("DNS:") for name in self.names if name.startswith("DNS:"))
-        return next((name for name in names if "*" not in name), None)
+        return next((name for name in self.dns_names if "*" not in name), None)
+
+    @property
+    def dns_names(self) -> tuple[str, ...]:
+        """Its DNS names."""
+        return tuple(name.removeprefix("DNS:") for name in self.names if name.startswith("DNS:"))
 
     def stands_in_for(self, other: "Leaf") -> bool:
         """Whether this leaf can replace `other` for clients: it has its names and its key type."""

@@ -14,8 +14,8 @@ import psutil
 
 
 def members(session: int) -> list[int]:
-    """Return the pids in a session, except the one that leads it."""
-    return [pid for pid in psutil.pids() if pid != session and _is_in(pid, session)]
+    """Return the pids of the running processes in a session, except the one that leads it."""
+    return [pid for pid in psutil.pids() if pid != session and _is_in(pid, session) and _runs(pid)]
 
 
 def signal_members(session: int, number: signal.Signals) -> int:
@@ -58,4 +58,12 @@ def _is_in(pid: int, session: int) -> bool:
     try:
         return os.getsid(pid) == session
     except OSError:
+        return False
+
+
+def _runs(pid: int) -> bool:
+    """Return whether it has not exited: its parent may not have reaped it yet."""
+    try:
+        return psutil.Process(pid).status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+    except psutil.Error:
         return False

@@ -25,6 +25,7 @@ class PairChoice:
         self.unpaired: tuple[Rejection, ...] = ()
         self.beside: tuple[FileWarning, ...] = ()
         self.turn: datetime | None = None
+        self.names: dict[str, tuple[str, ...]] = {}  # of each group that was found
 
     def choose(
         self,
@@ -49,6 +50,7 @@ class PairChoice:
         paired = [each for each in paired if each.group not in {refusal.group for refusal in superseded}]
         kept = [each for each in self.found if each.group not in groups and each.group in served]
         self.found = _in_order({*paired, *kept})
+        self.names |= {group: chain.leaf.dns_names for group, chain in discovery.chains.items()}
         used = {name for each in self.found for name in (each.path, each.group)}
         # A fault of a served pair is logged when its files are selected; beside it alone, no file is half of a pair.
         refused = () if kept and not paired else discovery.refused
@@ -62,7 +64,7 @@ class DirectoryPairs(PairChoice):
 
     def __init__(self, kind: Proxy, listen: str, forward: str) -> None:
         super().__init__()
-        self._text: tuple[list[Reference] | None, bytes] = (None, b"")  # the last one, and the pairs in it
+        self._text: tuple[object, bytes] = (None, b"")  # the last one, and what it is made from
         self._kind = kind
         self._listen = listen
         self._forward = forward
@@ -70,14 +72,15 @@ class DirectoryPairs(PairChoice):
     def text(self, references: Iterable[Reference]) -> bytes:
         """Return the default bootstrap over these pairs."""
         pairs = _in_order(references)
-        if self._text[0] != pairs:
-            self._text = pairs, self._written(pairs)
+        names = {each.group: self.names[each.group] for each in pairs if each.group in self.names}
+        if self._text[0] != (pairs, names):
+            self._text = (pairs, names), self._written(pairs, names)
         return self._text[1]
 
-    def _written(self, pairs: Iterable[Reference]) -> bytes:
+    def _written(self, pairs: Iterable[Reference], names: Mapping[str, Collection[str]]) -> bytes:
         listen, forward = Endpoint.parse(self._listen), Endpoint.parse(self._forward)
         where, to = (listen.host, listen.port), (forward.host, forward.port)
-        return self._kind.default_configuration(where, to, pairs).encode()
+        return self._kind.default_configuration(where, to, pairs, names).encode()
 
 
 def _in_order(references: Iterable[Reference]) -> list[Reference]:

@@ -16,6 +16,11 @@ class Orphans:
         self._serving: dict[int, signal.Signals] = {}  # session to the signal that drains it
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
+    @property
+    def serve(self) -> bool:
+        """Whether some serve clients."""
+        return any(map(members, self._serving))
+
     def left(self, session: int, how: signal.Signals, *, may_serve: bool) -> None:
         """Note the members of an exited process's session: those that may serve go on, others are killed."""
         count = len(members(session))

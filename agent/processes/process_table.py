@@ -410,7 +410,9 @@ class ProcessTable:
             epoch.stop_accepting()
 
     def refuse_clients(self) -> None:
-        """Refuse clients instead of queueing them, until a proxy listens again."""
+        """Refuse clients instead of queueing them, until a proxy listens again; orphans may serve them."""
+        if self._orphans.serve:
+            return
         self.listeners.store.refuse()
 
     # Terminating
@@ -461,7 +463,8 @@ class ProcessTable:
         reason = f"epoch {number} (pid {epoch.pid}) {describe_exit(code)}{memory}"
         failure = Failure(FailureKind.TRANSIENT, reason)
         if epoch.link.orphan_signal is not None and epoch.pid is not None:
-            self._orphans.left(epoch.pid, epoch.link.orphan_signal, may_serve=epoch.has_served and not epoch.was_asked)
+            may_serve = epoch.has_served and not (epoch.was_asked or epoch.was_killed)
+            self._orphans.left(epoch.pid, epoch.link.orphan_signal, may_serve=may_serve)
         if code is not None and code > 0 and not epoch.has_served:
             failure = await self._diagnose(epoch, failure)
         self._post(on.EpochExited(at=clock.monotonic(), epoch=number, code=code, failure=failure))

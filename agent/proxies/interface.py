@@ -448,9 +448,16 @@ class Proxy(Protocol):
         """
 
     def default_configuration(
-        self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]
+        self,
+        listen: tuple[str, int],
+        forward: tuple[str, int],
+        references: Iterable[Reference],
+        names: Mapping[str, Collection[str]],
     ) -> str:
-        """Return a configuration that serves these certificates at one address for one service."""
+        """Return a configuration that serves these certificates at one address for one service.
+
+        `names`: of some groups, the DNS names in the certificate.
+        """
 
     def validate(self, copy: int, extra: str | None, configuration: Configuration) -> list[str]:
         """Return the arguments of a run that only validates a configuration."""

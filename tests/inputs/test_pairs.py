@@ -1,4 +1,4 @@
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import cast
@@ -28,9 +28,13 @@ class Writer:
     asked: list[object] = field(default_factory=list)
 
     def default_configuration(
-        self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]
+        self,
+        listen: tuple[str, int],
+        forward: tuple[str, int],
+        references: Iterable[Reference],
+        names: Mapping[str, Collection[str]],
     ) -> str:
-        self.asked.append((listen, forward))
+        self.asked.append((listen, forward, {group: tuple(found) for group, found in names.items()}))
         return "".join(f"{each.group} {each.role} {each.path}\n" for each in references)
 
 
@@ -204,7 +208,8 @@ def test_the_bootstrap_is_written_over_the_pairs_in_order() -> None:
         "/c/\N{SNOWMAN}.crt certificate chain /c/\N{SNOWMAN}.crt",
         "/c/\N{SNOWMAN}.crt private key /c/\N{SNOWMAN}.key",
     ]
-    assert writer.asked == [(("::", 443), ("app", 80))]
+    names = {"/c/a.crt": ("a.test",), "/c/\N{SNOWMAN}.crt": ("b.test",)}
+    assert writer.asked == [(("::", 443), ("app", 80), names)]
 
 
 @pytest.mark.parametrize(("listen", "forward"), [("nowhere", "tcp://app:80"), ("tcp://[::]:443", "tcp://app:x")])

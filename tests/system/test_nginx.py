@@ -168,7 +168,7 @@ def test_a_killed_nginx_is_replaced_and_no_client_is_refused(
         eventually(lambda: nginx.journal.complaints(str(nginx.certs)), what="a complaint about garbage")
     loads.more(20)
     before, family = nginx.serving().number, nginx.family()
-    deaths = [kill(pid) for pid in (reversed(family) if whole else family[:1])]
+    deaths = [kill(pid) for pid in (family if whole else family[:1])]
     eventually(lambda: nginx.serving().number > before, what="the next one serves")
     assert nginx.serial_served() == serial(nginx.mint.newest)
     loads.more(20)
@@ -288,8 +288,8 @@ def test_while_nothing_can_start_clients_are_held_and_after_a_repair_served(
 
 
 def kill_all(nginx: NginxFixture) -> None:
-    """Kill the serving master and its workers."""
-    for pid in reversed(nginx.family()):
+    """Kill the serving master, which would replace its workers, and then those."""
+    for pid in nginx.family():
         kill(pid)
 
 
@@ -493,6 +493,7 @@ def datagram(port: int) -> bytes:
 def test_what_the_agent_decides_may_stand_in_the_file(unstarted: NginxFixture, loads: Loads) -> None:
     """`daemon` and `pid` are the agent's; `user` is the operator's. Dual stack, IPv6 and a wildcard beside it."""
     nginx = unstarted
+    nginx.run_dir = nginx.directory / "run [1]"
     nginx.nginx.top = "daemon on;\nuser www-data;\nlock_file x.lock;"
     dual, six = nginx.room.port(), nginx.room.port()
     nginx.nginx.more = "\n".join(
@@ -509,3 +510,16 @@ def test_what_the_agent_decides_may_stand_in_the_file(unstarted: NginxFixture, l
     loads.more(20)
     nothing_failed(loads.finish(at_least=20))
     assert not (nginx.directory / "nginx.pid").exists()
+
+
+def test_without_a_configuration_every_pair_is_served_by_its_names(unstarted: NginxFixture) -> None:
+    nginx = unstarted
+    nginx.is_small = True
+    nginx.prepare()
+    added = {name: write_named(nginx.certs, name) for name in ("x.test", "y.test")}
+    nginx.launch()
+    nginx.ready()
+    targets = {name: Target(HOST, nginx.tls.port, True, name) for name in ("x.test", "y.test", "z.test")}
+    assert {name: serial_served(targets[name]) for name in added} == added
+    added["z.test"] = write_named(nginx.certs, "z.test")
+    eventually(lambda: serial_served(targets["z.test"]) == added["z.test"], what="the added one")

@@ -1,7 +1,7 @@
 """Envoy as a kind of proxy: its command line and its error messages; delegates the rest."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,9 +107,14 @@ class Envoy:
         return overrides.merged(text, name, over, over_name)
 
     def default_configuration(
-        self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]
+        self,
+        listen: tuple[str, int],
+        forward: tuple[str, int],
+        references: Iterable[Reference],
+        names: Mapping[str, Collection[str]],
     ) -> str:
         """Return a bootstrap that serves these certificates at one address for one service."""
+        del names  # it finds them itself
         return bootstrap(listen, forward, references)
 
     def complaint(

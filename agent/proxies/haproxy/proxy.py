@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.certificates.references import Reference
@@ -76,9 +76,14 @@ class HAProxy(NoOverride):
         return Configuration(text, name, os.getcwd(), os.environ, resources or {}, pushes=self.pushes)  # noqa: PTH109
 
     def default_configuration(
-        self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]
+        self,
+        listen: tuple[str, int],
+        forward: tuple[str, int],
+        references: Iterable[Reference],
+        names: Mapping[str, Collection[str]],
     ) -> str:
         """Return a configuration that serves these certificates at one address for one service."""
+        del names  # it finds them itself
         return default_configuration(listen, forward, references)
 
     def validate(self, copy: int, extra: str | None, configuration: interface.Configuration) -> list[str]:

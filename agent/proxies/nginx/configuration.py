@@ -15,7 +15,7 @@ from agent.core.errors import BadInput
 from agent.handoff.socket_store import ListenAddress, spelled
 from agent.proxies.interface import Delivery, StaticListener, TlsListener
 from agent.proxies.nginx.copy import Copy, Replaced
-from agent.proxies.nginx.directives import Directive, Word
+from agent.proxies.nginx.directives import Directive, Word, quoted
 from agent.proxies.nginx.sources import Found, Sources, directory_of
 from agent.proxies.standalone import StandaloneConfiguration
 
@@ -24,7 +24,7 @@ READY = "ready"
 
 _READY_SERVER = """
     server {{
-        listen unix:{directory}/{ready};
+        listen {address};
         access_log off;
         location = /stub_status {{ satisfy any; allow all; auth_basic off; stub_status; }}
         location / {{ return 200; }}
@@ -211,7 +211,7 @@ class Configuration(StandaloneConfiguration):
         replaced: defaultdict[int, list[Replaced]] = defaultdict(list)
         for each in self.named:
             new = path_of(each) or each.path
-            replaced[id(each.found.source)].append(Replaced(each.word.start, each.word.end, _quoted(new)))
+            replaced[id(each.found.source)].append(Replaced(each.word.start, each.word.end, quoted(new)))
         for found in self.found:
             source, directive = found.source, found.directive
             if not found.parents and directive.name in _DROPPED:
@@ -221,9 +221,9 @@ class Configuration(StandaloneConfiguration):
                 word = directive.words[_RELATIVE[directive.name]]
                 absolute = self.sources.absolute(word.value)
                 if absolute != word.value:
-                    replaced[id(source)].append(Replaced(word.start, word.end, _quoted(absolute)))
+                    replaced[id(source)].append(Replaced(word.start, word.end, quoted(absolute)))
             if not found.parents and directive.name == "http" and directive.closing is not None:
-                server = _READY_SERVER.format(directory=directory, ready=READY)
+                server = _ready_server(directory)
                 replaced[id(source)].append(Replaced(directive.closing, directive.closing, server))
         return Copy(self.sources.main, replaced)
 
@@ -255,7 +255,7 @@ class Copies:
         del number, as_json
         text = self.copy(directory, descriptors).text
         if not self._configuration.has_http:
-            text += "\nhttp {" + _READY_SERVER.format(directory=directory, ready=READY) + "}\n"
+            text += "\nhttp {" + _ready_server(directory) + "}\n"
         return text, None
 
     def fill_pushable(
@@ -343,12 +343,12 @@ def _varying(named: Named, path: str) -> str:
     return path[len(parts[0]) : len(path) - len(parts[-1])]
 
 
-def _quoted(path: str) -> str:
-    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
 def _is_literal(name: str) -> bool:
     return bool(name) and name != "_" and not name.startswith(("~", "*", ".", "$")) and not name.endswith("*")
+
+
+def _ready_server(directory: str) -> str:
+    return _READY_SERVER.format(address=quoted(f"unix:{directory}/{READY}"))
 
 
 def _listener(values: tuple[str, ...], name: str | None) -> Iterator[tuple[StaticListener, TlsListener | None]]:
@@ -359,9 +359,9 @@ def _listener(values: tuple[str, ...], name: str | None) -> Iterator[tuple[Stati
 
 
 def _place(address: str) -> ListenAddress | None:
-    """Return the address of a `listen` that a client can connect to; None for a host name."""
+    """Return the address of a `listen` that a client can connect to; None for a host name or a relative path."""
     if address.startswith("unix:"):
-        return ListenAddress(f"unix://{address.removeprefix('unix:')}")
+        return ListenAddress(f"unix://{address.removeprefix('unix:')}") if address.startswith("unix:/") else None
     host, colon, port = address.rpartition(":")
     if address.isdecimal():
         host, port = "*", address

@@ -63,6 +63,11 @@ def directives(text: str, name: str) -> list[Directive]:
         raise BadInput(message) from None
 
 
+def quoted(text: str) -> str:
+    """Return a text as one word."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 class _Reader:
     def __init__(self, text: str) -> None:
         self._text = text

@@ -10,6 +10,7 @@ a master unlinks the path of one that it bound itself, or that it has when its p
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 from collections.abc import Collection, Iterator
@@ -28,6 +29,7 @@ from agent.proxies.interface import Delivery
 from agent.proxies.link import EpochContext, EpochLink, Launch, LinkEvents, Send
 from agent.proxies.listening_sockets import addressed, listen_again
 from agent.proxies.nginx.configuration import READY, Configuration
+from agent.proxies.nginx.directives import quoted
 from agent.proxies.nginx.status import Status
 
 _INTERVAL = 0.02  # polling, because only its server shows that an adopted epoch serves
@@ -86,9 +88,9 @@ class NginxLink:
         self._given = {**self._events.sockets()}
         self._given.update(self._new_sockets())
         self.asked = set(self._given)
-        main = f"include /dev/fd/{copy};\ninclude {self._reached};\ninclude {self._pass};\n"
+        main = f"include /dev/fd/{copy};\ninclude {_literal(self._reached)};\ninclude {_literal(self._pass)};\n"
         number = self._memory.hold("configuration with the gate", main.encode())
-        directives = f"daemon off; pid {self._context.home}/pid;"
+        directives = f"daemon off; pid {quoted(str(self._context.home / 'pid'))};"
         given = [self._listener.fileno(), *self._given.values()]
         arguments = ["-c", f"/dev/fd/{number}", "-e", "stderr", "-g", directives, *self._arguments]
         environment = {"NGINX": "".join(f"{each};" for each in given)}
@@ -191,12 +193,12 @@ class NginxLink:
         return found
 
     async def resume(self) -> bool:
-        """Wait until an adopted epoch answers; return False for one that still waits at its gate.
+        """Wait until an adopted epoch answers, and return True.
 
         Its agent may have exited before it opened the second FIFO: it is let through.
         """
-        self._tasks.spawn(self._let_pass_if_waiting(), f"way of {self._context.number}")
         while not self._is_cleared:
+            self._let_pass_if_waiting()
             if await self.admin.is_live():
                 with contextlib.suppress(MachineError):
                     await self._take_sockets()
@@ -205,8 +207,8 @@ class NginxLink:
             await asyncio.sleep(_INTERVAL)
         return True
 
-    async def _let_pass_if_waiting(self) -> None:
-        with contextlib.suppress(OSError):  # nobody waits there
+    def _let_pass_if_waiting(self) -> None:
+        with contextlib.suppress(OSError):  # it does not wait there, or not yet
             os.close(os.open(self._pass, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
     # While it runs
@@ -241,8 +243,8 @@ class NginxLink:
         """Let the workers exit while the master is stopped, and kill it after them."""
         assert self._pid is not None
         send(signal.SIGSTOP)
-        signal_members(self._pid, signal.SIGQUIT)
-        await members_exited(self._pid)
+        while signal_members(self._pid, signal.SIGQUIT):  # again: it may have started one just before it stopped
+            await members_exited(self._pid)
         send(signal.SIGKILL)
 
     def reopen_logs(self) -> None:
@@ -309,3 +311,9 @@ def _listening(path: Path, owner: tuple[int, int] | None) -> tuple[socket.socket
 def _port(place: ListenAddress) -> str:
     """Return the port of an internet address, or the path."""
     return place.address.rpartition(":")[2]
+
+
+def _literal(path: Path) -> str:
+    """Return the word of an `include` that names this file: with one of `*?[` it is a wildcard (glob(3))."""
+    text = str(path)
+    return quoted(re.sub(r"[\\*?[]", r"\\\g<0>", text) if set("*?[") & set(text) else text)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.certificates.references import Reference
@@ -41,8 +41,8 @@ class Nginx(NoOverride):
     def parse(cls, arguments: Sequence[str]) -> "Nginx":
         """Return the kind with these arguments. Raises `UsageError` for one that the agent itself passes."""
         for each in arguments:
-            if each in _TAKEN:
-                message = f"cannot pass {each} to nginx: the agent decides it; leave it out"
+            if each[:2] in _TAKEN:
+                message = f"cannot pass {each[:2]} to nginx: the agent decides it; leave it out"
                 raise UsageError(message)
         return cls(tuple(arguments))
 
@@ -79,10 +79,14 @@ class Nginx(NoOverride):
         return Configuration(text, name, os.getcwd(), resources or {})  # noqa: PTH109
 
     def default_configuration(
-        self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]
+        self,
+        listen: tuple[str, int],
+        forward: tuple[str, int],
+        references: Iterable[Reference],
+        names: Mapping[str, Collection[str]],
     ) -> str:
         """Return a configuration that serves these certificates at one address for one service."""
-        return default_configuration(listen, forward, references)
+        return default_configuration(listen, forward, references, names)
 
     def validate(self, copy: int, extra: str | None, configuration: interface.Configuration) -> list[str]:
         """Return the arguments of a run that only validates a configuration; it loads the certificates."""

@@ -1,7 +1,7 @@
 """Any server as a kind of proxy: it is told nothing but its own arguments, and tested as a client does."""
 
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.certificates.references import Reference
@@ -94,10 +94,14 @@ class Server(NoOverride):
         return configuration
 
     def default_configuration(
-        self, listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]
+        self,
+        listen: tuple[str, int],
+        forward: tuple[str, int],
+        references: Iterable[Reference],
+        names: Mapping[str, Collection[str]],
     ) -> str:
         """Return the list of these pairs: the arguments name them."""
-        del listen, forward
+        del listen, forward, names
         return listing(references, placeholders(self.arguments))
 
     def validate(self, copy: int, extra: str | None, configuration: interface.Configuration) -> list[str]:
