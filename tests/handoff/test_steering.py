@@ -225,6 +225,8 @@ def test_an_adopted_group_is_steered_as_before() -> None:
         made.commit(old)
         serving = made.join()
         made.commit(serving)
+        for number in (old, serving):
+            made.group.release(number)  # the earlier agent has exited
         made.group = SteeredGroup()
         for number in (serving, old):  # in any order
             made.group.regain(number, os.dup(made.own[number].fileno()), made.held_number)
