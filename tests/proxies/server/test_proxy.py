@@ -33,6 +33,7 @@ def test_the_agent_leaves_a_descriptor_to_each_listener() -> None:
         (["{config}"], {}, "name one by --config"),
         ([], {"check": "b: GET /"}, "cannot use --check: there is no listener b; the names are: web"),
         ([], {"check": "health"}, "it is no request"),
+        ([], {"listen": ()}, "cannot run a server without a listener"),
         ([], {"listen": (WEB, WEB)}, "another listener has the name web"),
     ],
 )
