@@ -1,8 +1,8 @@
 """Steers the connections of one TCP address between the sockets of a reuse_port group, by their source.
 
 Each epoch has a socket of its own. A classic BPF program on any member picks the index of the socket (socket(7),
-SO_ATTACH_REUSEPORT_CBPF; needs no privilege): connections from the agent's own address and port go to the candidate,
-all others to the epoch that serves. So nobody but the agent reaches a candidate until it is committed, which is one call of
+SO_ATTACH_REUSEPORT_CBPF; needs no privilege): connections from the agent's own address and port go to the
+candidate, all others to the epoch that serves. So nobody but the agent reaches it until it is committed: one call of
 setsockopt(2). Members are ordered by when they began to listen; when one ends, the last one takes its index. Measured
 with Traefik, Caddy, hypercorn, uvicorn and lighttpd, 10 swaps each under load: 0 failed.
 
@@ -149,8 +149,8 @@ class SteeredGroup:
         found = [_inode(member.fileno()) for member in self._members.values() if _listens(member)]
         if held is not None:
             with socket.socket(fileno=os.dup(held)) as seen:
-                if _listens(seen):
-                    found.insert(0, _inode(held))
+                if _listens(seen) and _inode(held) not in found:
+                    found.insert(0, _inode(held))  # of a crashed epoch, which was there first
         return list(dict.fromkeys(found))
 
     def _inode_of_serving(self, held: int | None) -> int | None:

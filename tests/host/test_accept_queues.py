@@ -1,9 +1,10 @@
 import socket
+from pathlib import Path
 
 import pytest
 
 from agent.host import accept_queues
-from agent.host.accept_queues import LIMIT, clients
+from agent.host.accept_queues import LIMIT, clients, is_accepted, is_accepted_unix
 
 
 def connect(listening: socket.socket) -> socket.socket:
@@ -74,3 +75,25 @@ def test_without_kernel_support_the_count_is_none(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(accept_queues, "_SOCK_DIAG", 31)  # a netlink protocol that does not exist
     with socket.create_server(("127.0.0.1", 0)) as listening, connect(listening):
         assert clients([listening.getsockname()[1]]) == frozenset()
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_one_connection_is_told_from_the_others(family: socket.AddressFamily, host: str) -> None:
+    with socket.create_server((host, 0), family=family) as listening:
+        port = listening.getsockname()[1]
+        with connect(listening) as first, connect(listening) as second:
+            ports = [each.getsockname()[1] for each in (first, second)]
+            accepted, _ = listening.accept()
+            with accepted:
+                assert [is_accepted(port, each) for each in ports] == [True, False]
+                assert not is_accepted(port, port)
+
+
+def test_one_connection_of_a_unix_socket_is_told_from_the_others(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        with connect(listening) as first, connect(listening) as second:
+            accepted, _ = listening.accept()
+            with accepted:
+                assert [is_accepted_unix(first), is_accepted_unix(second)] == [True, False]

@@ -17,6 +17,7 @@ from agent.host.limits import (
     keep_standard_streams,
     raise_descriptor_limit,
     release_signals,
+    reserve_descriptors,
 )
 
 _PROGRAM = """
@@ -136,3 +137,25 @@ def test_each_standard_stream_that_is_closed_leads_nowhere(closed: list[int], mo
     keep_standard_streams()
     assert open_ones == {number: "/dev/null" if number in closed else "kept" for number in range(3)}
     assert inheritable == set(closed)
+
+
+_RESERVES = """
+import os, sys
+from agent.host.limits import reserve_descriptors
+os.closerange(3, 20)
+os.open("/dev/zero", os.O_RDONLY)
+reserve_descriptors(3)
+print(*(os.readlink(f"/proc/self/fd/{number}") for number in (3, 4, 5)), os.open("/dev/zero", os.O_RDONLY))
+print(*(os.get_inheritable(number) for number in (4, 5)))
+"""
+
+
+def test_free_descriptors_of_those_that_children_get_are_occupied() -> None:
+    done = subprocess.run([sys.executable, "-c", _RESERVES], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["/dev/zero /dev/null /dev/null 6", "False False"]
+
+
+def test_nothing_is_reserved_for_a_program_that_gets_none() -> None:
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    reserve_descriptors(0)
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208

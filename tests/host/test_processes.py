@@ -1,4 +1,5 @@
 import asyncio
+import fcntl
 import os
 import resource
 import signal
@@ -336,3 +337,51 @@ def test_connections_at_a_port_are_counted_without_its_listener() -> None:
                 assert connections_at(os.getpid(), [quiet, port]) == 1
                 assert connections_at(os.getpid(), []) == 0
     assert connections_at(NOBODY_HAS, [port]) is None
+
+
+# Sockets as systemd passes them
+
+LISTENS = "echo $LISTEN_PID = $$, $LISTEN_FDS, $LISTEN_FDNAMES; for n in 3 4 5; do readlink /proc/self/fd/$n; done"
+
+
+async def test_listening_sockets_are_passed_from_the_third_descriptor_on(shell: int) -> None:
+    """Whatever numbers they have here, even those of one another."""
+    with socket.socket() as first, socket.socket() as second:
+        inodes = [os.fstat(each.fileno()).st_ino for each in (second, first)]
+        listening = (("web", second.fileno()), ("admin", first.fileno()))
+        code, output = await run(command(shell, LISTENS, listening=listening), PATIENCE)
+    line, *links = output.splitlines()
+    pid, _, rest = line.partition(" = ")
+    assert rest == f"{pid}, 2, web:admin"
+    assert links[:2] == [f"socket:[{inode}]" for inode in inodes]
+    assert code != 0 or not links[2].startswith("socket:")
+
+
+async def test_the_numbers_may_overlap(shell: int) -> None:
+    """As when the agent itself was passed sockets."""
+    low = fcntl.fcntl(shell, fcntl.F_DUPFD_CLOEXEC, 3)
+    made = [os.pipe() for _ in range(3)]
+    numbers = sorted([low, *(end for pipe in made for end in pipe)])[:3]
+    try:
+        wanted = [Path(f"/proc/self/fd/{number}").readlink() for number in reversed(numbers)]
+        listening = [(f"n{number}", number) for number in reversed(numbers)]
+        _, output = await run(command(shell, LISTENS, listening=listening), PATIENCE)
+    finally:
+        for number in [low, *(end for pipe in made for end in pipe)]:
+            os.close(number)
+    assert output.splitlines()[1:] == [str(each) for each in wanted]
+
+
+async def test_a_program_that_cannot_be_executed_with_sockets_is_said_why(tmp_path: Path) -> None:
+    script = tmp_path / "server"
+    script.write_text("#!/nowhere\n")
+    script.chmod(0o755)
+    descriptor = os.open(script, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with socket.socket() as passed, pytest.raises(MachineError, match="cannot start server: No such file"):
+            Process.start(
+                Command(descriptor, ["server"], executable=str(script), listening=(("web", passed.fileno()),)),
+                lambda _: None,
+            )
+    finally:
+        os.close(descriptor)

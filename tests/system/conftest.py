@@ -20,6 +20,8 @@ from tests.system.plane.plane import control_plane
 from tests.system.plane.site import Site
 from tests.system.proxies import Proxy, needed
 from tests.system.room import Room, open_room
+from tests.system.servers import MakeServer, ServerFixture
+from tests.system.servers import needed as needed_server
 from tests.system.stand_ins import breakable, holdable
 
 HERE = Path(__file__).parent
@@ -188,6 +190,23 @@ def make_instance(room: Room, proxy: Proxy, proxy_kind: str, request: pytest.Fix
     with ExitStack() as stack:
         for instance in instances:
             stack.callback(instance.stop)
+
+
+@pytest.fixture
+def make_server(room: Room, request: pytest.FixtureRequest) -> Iterator[MakeServer]:
+    """Create agent fixtures with a server, by name; their agents are stopped, and must exit with 0, at the end."""
+    made: list[ServerFixture] = []
+
+    def make(name: str, **fields: object) -> ServerFixture:
+        server = needed_server(name)
+        made.append(ServerFixture(room=room, name="b", binary=Path("unused"), server=server, **fields))  # type: ignore[arg-type]
+        return made[-1]
+
+    request.node.stash[INSTANCES] = made
+    yield make
+    with ExitStack() as stack:
+        for each in made:
+            stack.callback(each.stop)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -64,6 +65,18 @@ class Server(http.server.ThreadingHTTPServer):
         """Say nothing: a test may reset its connection."""
 
 
+def passed(plain: Sequence[str], pair: Sequence[str]) -> list[Server]:
+    """Return a server for each socket that systemd passes."""
+    assert os.environ["LISTEN_PID"] == str(os.getpid())
+    servers = []
+    for number, name in enumerate(os.environ["LISTEN_FDNAMES"].split(":"), 3):
+        servers.append(Server(socket.socket(fileno=number)))
+        if name not in plain:
+            servers[-1].context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            servers[-1].context.load_cert_chain(*pair)
+    return servers
+
+
 def main(behaviour: Path, plain: str, *pair: str) -> None:
     """Serve on each socket; those of which the name is in `plain` have no TLS."""
     how = behaviour.read_text(encoding="ascii").split()[0]
@@ -72,16 +85,9 @@ def main(behaviour: Path, plain: str, *pair: str) -> None:
     if how == "forks":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], close_fds=False)
     Handler.status = 500 if how == "500" else 200
-    names = os.environ["LISTEN_FDNAMES"].split(":")
-    assert os.environ["LISTEN_PID"] == str(os.getpid())
     if how == "wrong":
         pair = (str(behaviour.with_name("other.pem")),)
-    servers = []
-    for number, name in enumerate(names, 3):
-        servers.append(Server(socket.socket(fileno=number)))
-        if name not in plain.split(","):
-            servers[-1].context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            servers[-1].context.load_cert_chain(*pair)
+    servers = passed(plain.split(","), pair)
 
     def end(*_: object) -> None:
         for each in servers:

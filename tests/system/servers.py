@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.agent_fixture import HOST, AgentFixture
-from tests.system.certificates import NAME
+from tests.system.certificates import NAME, serial
 from tests.system.eventually import eventually
 from tests.system.layouts import CHAIN, KEY
 from tests.system.listening import holds
@@ -94,6 +94,8 @@ class Server:
     @property
     def binary(self) -> Path | None:
         """Its program: the one beside this interpreter, or one on the path."""
+        if "/" in self.program:
+            return Path(self.program)
         beside = Path(sys.executable).with_name(self.program)
         found = shutil.which(str(beside)) or shutil.which(self.program, path="/usr/sbin:/usr/bin:/usr/local/bin")
         return Path(found) if found else None
@@ -214,6 +216,15 @@ class ServerFixture(AgentFixture):
     def deadlines(self) -> tuple[str, ...]:
         """Deadlines as those of the other agent fixtures."""
         return ("--stop-deadline", "2s", "--start-deadline", "5m", "--drain-deadline", "5m", "--hold", "5m")
+
+    @property
+    def serves_certificates(self) -> bool:
+        """Whether its arguments or its configuration name one."""
+        return "{cert" in " ".join([*self.server.arguments, self.server.configuration or ""])
+
+    def serial_served(self) -> int:
+        """Return the serial that a client receives; without certificates, that of the newest one."""
+        return super().serial_served() if self.serves_certificates else serial(self.mint.newest)
 
     def ready(self) -> None:
         """Wait until the agent is ready, serves the newest certificate and holds the socket."""

@@ -6,6 +6,7 @@ The connection waits in the candidate's own queue until it accepts it, so readin
 import asyncio
 import errno
 import hashlib
+import os
 import socket
 import ssl
 from collections.abc import Callable, Collection, Mapping
@@ -72,8 +73,11 @@ async def attempt(endpoint: Endpoint, check: Check | None, leaves: Mapping[str, 
     except ssl.SSLError as error:
         message = f"{endpoint} does not complete a TLS handshake: {error.reason or error}"
         raise NotReadyError(message) from error
-    except (OSError, ValueError) as error:
-        message = f"{endpoint}: {getattr(error, 'strerror', None) or error}"
+    except OSError as error:
+        message = f"{endpoint}: {os.strerror(error.errno) if error.errno else error}"  # asyncio words it otherwise
+        raise NotReadyError(message) from error
+    except ValueError as error:
+        message = f"{endpoint}: {error}"
         raise NotReadyError(message) from error
 
 

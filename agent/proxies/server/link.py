@@ -17,6 +17,7 @@ from agent.handoff import binding
 from agent.handoff.socket_store import ListenAddress
 from agent.host import clock
 from agent.host.log import log_event
+from agent.host.processes import connections_at
 from agent.host.sockets import Endpoint
 from agent.host.tasks import Tasks
 from agent.proxies.interface import Delivery, Inbound, TlsListener
@@ -29,7 +30,8 @@ from agent.proxies.standalone import StandaloneAdmin
 
 _INTERVAL = 0.05  # between tests that fail: only the answer tells whether it is ready
 _QUEUE_INTERVAL, _QUEUE_LIMIT = 0.01, 5.0  # seconds in which nobody of a superseded server's queue is accepted
-_MOMENT = 0.4  # seconds that accepted connections have before the server is told to end
+_MOMENT = 0.4  # seconds in which no connection of a superseded server ends, before it is told to end
+_SETTLE_INTERVAL, _SETTLE_LIMIT = 0.05, 5.0
 _READY = b"READY=1"
 _UNTOLD = "its READY=1"
 
@@ -220,7 +222,7 @@ class ServerLink:
     async def _end_when_empty(self) -> None:
         await self._await_regained()
         is_stuck = await self._queues_stay()
-        await asyncio.sleep(_MOMENT)
+        await self._clients_settle()
         if self._send is not None:
             self._send(self._drain_signal)
         self.admin.is_quiet = True
@@ -239,6 +241,28 @@ class ServerLink:
             if (now := self._sockets.queued()) < fewest:
                 fewest, since = now, clock.monotonic()
         return fewest > 0
+
+    async def _clients_settle(self) -> None:
+        """Return once no connection has ended for a moment: new ones have had their answer, the others are idle.
+
+        Many servers close a connection without a request on it as soon as they are told to end.
+        """
+        began = since = clock.monotonic()
+        fewest = await self._connected()
+        while clock.monotonic() - since < _MOMENT and clock.monotonic() - began < _SETTLE_LIMIT:
+            await asyncio.sleep(_SETTLE_INTERVAL)
+            now = await self._connected()
+            if now < fewest or (self._sockets.queued() and now):
+                since = clock.monotonic()
+            fewest = min(fewest, now)
+
+    async def _connected(self) -> int:
+        """Return the number of its TCP connections with clients; 0 if the kernel denies that information."""
+        if self._pid is None:
+            return 0
+        ports = self._sockets.ports
+        counts = [await asyncio.to_thread(connections_at, pid, ports) for pid in (self._pid, *self.workers())]
+        return sum(filter(None, counts))
 
     def reopen_logs(self) -> None:
         """Do nothing: the agent does not know which signal does."""

@@ -48,6 +48,9 @@ class Server(NoOverride):
     ) -> "Server":
         """Return the kind with these options. Raises `UsageError`."""
         given = parse_listeners(listeners)
+        if not given:
+            message = "cannot run a server without a listener: give it one by --listen web=127.0.0.1:8080"
+            raise UsageError(message)
         names = [each.name for each in given]
         require_known(placeholders(arguments), names, has_config=has_config)
         parsed = None if check is None else Check.parse(check)

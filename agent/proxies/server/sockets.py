@@ -49,6 +49,11 @@ class EpochSockets:
         """Names and descriptors, as the process gets them."""
         return tuple((each.name, self._own[each.place].fileno()) for each in self._listeners)
 
+    @property
+    def ports(self) -> set[int]:
+        """The ports of its TCP listeners."""
+        return {Endpoint.parse(each.place.address).port for each in self._tcp}
+
     # Opening
 
     async def open(self) -> None:
