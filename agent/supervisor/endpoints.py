@@ -10,7 +10,7 @@ from agent.host.log import log_event
 from agent.host.sockets import Endpoint, listen
 from agent.http.hosts import guarded
 from agent.http.message import Request, Response
-from agent.http.server import Server
+from agent.http.server import Limits, Server
 from agent.processes.epoch_process import EpochProcess
 from agent.proxies.interface import Forwarder, Proxy
 from agent.status.routes import Routes
@@ -29,7 +29,7 @@ class Endpoints:
         self._routes = routes
         self._kind = kind
         self._names = names
-        self._status = Server(guarded(routes.answer, names), body_limit=0)
+        self._status = Server(guarded(routes.answer, names), limits=Limits(body=0))
         self._admin: Server | None = None
         self._forwarder: Forwarder | None = None
         self._address: str | None = None
