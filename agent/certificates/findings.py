@@ -74,6 +74,7 @@ class Fallback(StrEnum):
 
     LAST_GOOD = "the last good files stay in use"
     NOTHING = "no proxy starts without it"
+    UNREADY = "no connection is accepted without it"
     OTHERS = "the other certificates are served without it"
 
 

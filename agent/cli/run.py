@@ -22,6 +22,7 @@ from agent.cli.status import status
 from agent.cli.sweep import sweep
 from agent.cli.systemd import systemd
 from agent.cli.version import version
+from agent.cli.webhook import webhook
 
 _EPILOG = """\
 Examples:
@@ -73,7 +74,8 @@ def agent(ctx: click.Context, /, **options: Any) -> int:  # noqa: ANN401  # clic
     from agent.host.limits import hold_signals, keep_standard_streams, release_signals
 
     if ctx.invoked_subcommand is not None:
-        release_signals()
+        if ctx.invoked_subcommand != webhook.name:  # it handles them itself
+            release_signals()
         return 0
 
     hold_signals()
@@ -97,6 +99,7 @@ for _command in (
     systemd,
     uninject,
     version,
+    webhook,
     *COMMANDS,
 ):
     agent.add_command(_command)

@@ -171,6 +171,9 @@ def _policy(options: Mapping[str, Any]) -> Policy:
 
 def _status_host() -> str:
     """Return loopback under a service manager, else any address: a kubelet probes from outside."""
-    if "NOTIFY_SOCKET" in os.environ:
-        return "127.0.0.1"
+    return "127.0.0.1" if "NOTIFY_SOCKET" in os.environ else every_interface()
+
+
+def every_interface() -> str:
+    """Return the address of all interfaces, of both families if there are two."""
     return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104  # health only, no actions

@@ -3,14 +3,14 @@
 import ssl
 from contextlib import closing
 
-from agent.core.errors import BadInput
+from agent.certificates.findings import Fault, Unusable
 from agent.host.memfds import Memfds
 
 
 def server_context(path: str, chain: bytes, key: bytes) -> ssl.SSLContext:
     """Return a context for HTTP/1.1 over TLS 1.2 and newer.
 
-    `path` is only for messages. Raises `BadInput` if OpenSSL rejects the pair, as for a key that is too short, and
+    `path` is only for messages. Raises `Unusable` if OpenSSL rejects the pair, as for a key that is too short, and
     `MachineError`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -22,8 +22,8 @@ def server_context(path: str, chain: bytes, key: bytes) -> ssl.SSLContext:
             context.load_cert_chain(first, second, _no_password)
         except ssl.SSLError as error:
             why = error.reason or "its key cannot be read"
-            message = f"cannot use {path}: OpenSSL rejects it ({why}); write one that it accepts"
-            raise BadInput(message) from error
+            why = f"OpenSSL rejects it ({why})"
+            raise Unusable(path, Fault.PROXY, why, "write one that it accepts") from error
     return context
 
 

@@ -57,10 +57,11 @@ async def exchange(path: UnixPlace, request: Request, *, timeout: float) -> tupl
     async with asyncio.timeout(timeout):
         async with stream(path, request) as response:
             assert not isinstance(response.body, bytes)
-            return response.status, await _whole(response.body)
+            return response.status, await whole(response.body)
 
 
-async def _whole(body: AsyncIterator[bytes]) -> bytes:
+async def whole(body: AsyncIterator[bytes]) -> bytes:
+    """Return the whole body of a response. Raises `ConnectionError` if it is longer than `LIMIT`."""
     taken = bytearray()
     async for part in body:
         taken += part

@@ -1,11 +1,11 @@
 """The files below `--certs`: trees of directories, each watched before its files are listed."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 from agent.certificates.contents import Unreadable
 from agent.host.disk_thread import DiskThread
 from agent.inputs.finding_log import FindingLog
-from agent.inputs.settings import Settings
 
 LEVELS = 3
 """How many directories deep certificates are found: enough for certbot's `live`, and for one of those per tenant."""
@@ -20,11 +20,16 @@ class CertificateDirectories:
     """
 
     def __init__(
-        self, settings: Settings, disk: DiskThread, watch: Callable[[], Awaitable[None]], reports: FindingLog
+        self,
+        paths: Sequence[Path],
+        run_directory: Path | None,
+        disk: DiskThread,
+        watch: Callable[[], Awaitable[None]],
+        reports: FindingLog,
     ) -> None:
         self.below: list[str] = []
-        self._paths = [str(path) for path in settings.certificates]
-        self._run_directory = str(settings.run_directory)
+        self._paths = [str(path) for path in paths]
+        self._run_directory = "" if run_directory is None else str(run_directory)
         self._disk = disk
         self._watch = watch
         self._reports = reports

@@ -83,7 +83,9 @@ class Loader:
         self._is_short = False  # whether the machine lacked a resource during the load
         self._resources: dict[str, None] = {}  # the resource files that the newest configuration names
         self._scopes = Scopes(settings.scopes)  # as they resolved at the beginning of the newest load
-        self._directories = CertificateDirectories(settings, files, self._watch, self.reports)
+        self._directories = CertificateDirectories(
+            settings.certificates, settings.run_directory, files, self._watch, self.reports
+        )
         self.silent: tuple[tuple[Path, ...], str] | None = None  # paths on a hanging file system, and the message
         self._unreadable = ""  # why the configuration on disk cannot be read
         self._incomplete = ""  # what the newest configuration lacks, so that the previous one is used

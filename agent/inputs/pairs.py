@@ -1,4 +1,4 @@
-"""Certificate and key pairs from the certificate directories, for the default bootstrap."""
+"""Certificate and key pairs from the certificate directories, for the default bootstrap and for a server."""
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
@@ -14,21 +14,17 @@ from agent.proxies.interface import Proxy
 _PAIR = frozenset({Role.CHAIN, Role.KEY})
 
 
-class DirectoryPairs:
+class PairChoice:
     """Chooses the pairs at each load.
 
     `unpaired`: files that should form a pair and do not; `beside`: unused files; `turn`: when the choice may change.
     """
 
-    def __init__(self, kind: Proxy, listen: str, forward: str) -> None:
+    def __init__(self) -> None:
         self.found: list[Reference] = []
         self.unpaired: tuple[Rejection, ...] = ()
         self.beside: tuple[FileWarning, ...] = ()
         self.turn: datetime | None = None
-        self._text: tuple[list[Reference] | None, bytes] = (None, b"")  # the last one, and the pairs in it
-        self._kind = kind
-        self._listen = listen
-        self._forward = forward
 
     def choose(
         self,
@@ -59,6 +55,17 @@ class DirectoryPairs:
         refused += superseded + tuple(Rejection.of(pin.group.name, pin.fault, Fallback.OTHERS) for pin in pinned)
         self.unpaired = tuple(each for each in refused if not {each.path, each.group} & used)
         self.beside = tuple(each for each in discovery.strays if each.path not in used)
+
+
+class DirectoryPairs(PairChoice):
+    """Chooses the pairs at each load, and writes the default bootstrap over them."""
+
+    def __init__(self, kind: Proxy, listen: str, forward: str) -> None:
+        super().__init__()
+        self._text: tuple[list[Reference] | None, bytes] = (None, b"")  # the last one, and the pairs in it
+        self._kind = kind
+        self._listen = listen
+        self._forward = forward
 
     def text(self, references: Iterable[Reference]) -> bytes:
         """Return the default bootstrap over these pairs."""

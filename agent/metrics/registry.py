@@ -69,8 +69,8 @@ class Metrics:
         shown = self._overview()
         yield from self._counts.families()
         yield from _status(shown, self._last_success or _last_success(shown))
-        yield from _own_process(self._process)
-        yield from _certificates(shown.certificates)
+        yield from process_families(self._process)
+        yield from certificate_families(shown.certificates)
 
     def expose(self, *, openmetrics: bool) -> bytes:
         """Return all metrics as text, as OpenMetrics or in the older Prometheus format."""
@@ -223,7 +223,7 @@ def _labelled(name: str, text: str, labels: tuple[str, ...], values: Values) -> 
     return labelled(f"{PREFIX}_{name}", Kind.GAUGE, text, labels, values)
 
 
-def _own_process(prefix: str) -> Iterator[Family]:
+def process_families(prefix: str) -> Iterator[Family]:
     """Yield the standard metrics of a process, for the agent's own."""
     if (use := own_use()) is None:
         return
@@ -273,7 +273,7 @@ def _synchrony(overview: Status) -> Iterator[Family]:
     yield _labelled("files_refused", "Files on disk that are refused.", ("set", "reason"), refused)
 
 
-def _certificates(sets: tuple[CertificateSet, ...]) -> tuple[Family, Family, Family]:
+def certificate_families(sets: tuple[CertificateSet, ...]) -> tuple[Family, Family, Family]:
     """Return the certificate families; a proxy may have thousands of certificates."""
     text = "Start of a certificate's validity."
     begins = Family(f"{PREFIX}_certificate_not_before_timestamp_seconds", Kind.GAUGE, text)

@@ -8,7 +8,6 @@ from agent.host.disk_thread import DiskThread
 from agent.inputs.directories import CertificateDirectories
 from agent.inputs.finding_log import FindingLog
 from tests.inputs.test_loader import events, opened, write
-from tests.inputs.test_settings import settings
 
 
 def place(directory: Path, name: str) -> Path:
@@ -50,7 +49,7 @@ async def test_directories_are_watched_before_their_files_are_listed(tmp_path: P
             place(tmp_path, "b.test")
 
     disk = DiskThread(lambda: None, notice=lambda _: None)
-    directories = CertificateDirectories(settings((tmp_path,), ()), disk, watch, FindingLog(0.0))
+    directories = CertificateDirectories((tmp_path,), None, disk, watch, FindingLog(0.0))
     try:
         files = await directories.files()
         assert await directories.files() == files
