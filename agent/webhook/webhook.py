@@ -12,7 +12,6 @@ from agent.host.log import log_event, tell
 from agent.host.service_manager import ServiceManager
 from agent.host.sockets import Endpoint, listen
 from agent.host.tasks import Tasks
-from agent.http.hosts import guarded
 from agent.http.server import Limits, Server
 from agent.inputs.loader import wait_for_change
 from agent.status.health import Health
@@ -53,7 +52,7 @@ class Webhook:
         self._server = Server(
             self._routes.answer, clients_limit=_CLIENTS, limits=limits, tls=lambda: self._pair.context
         )
-        self._health = Server(guarded(self._routes.answer_plain, ()), limits=Limits(body=0))
+        self._health = Server(self._routes.answer_plain, limits=Limits(body=0))
         self._manager = ServiceManager()
         self._tasks = Tasks()
 
