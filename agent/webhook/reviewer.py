@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.injection import planning
+from agent.injection.annotations import STATUS
 from agent.injection.draft import applied
 from agent.injection.edits import JsonValue
 from agent.injection.json_patch import json_patch
@@ -63,7 +64,7 @@ class Reviewer:
         plan = planning.inject(pod, self._options, namespace=asked.namespace or None)
         if not plan.edits:
             return Outcome(Result.SKIPPED, review.allowed(asked.uid), "; ".join(plan.notes))
-        if applied(pod, plan.edits) == pod:
+        if _is_injected(pod) and applied(pod, plan.edits) == pod:
             return Outcome(Result.UNCHANGED, review.allowed(asked.uid))
         body = review.allowed(asked.uid, json_patch(plan.edits), plan.notes)
         return Outcome(Result.INJECTED, body, "; ".join(plan.notes))
@@ -75,3 +76,10 @@ class Reviewer:
             return Outcome(result, review.denied(asked.uid, code, message), message, error)
         text = f"{message}; the pod is admitted without the sidecar"
         return Outcome(result, review.allowed(asked.uid, warnings=[text]), text, error)
+
+
+def _is_injected(pod: dict[str, JsonValue]) -> bool:
+    """Return whether an injection has left its record: without one, a plan always changes something."""
+    metadata = pod.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    return isinstance(annotations, dict) and STATUS in annotations

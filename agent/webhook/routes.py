@@ -16,7 +16,6 @@ REVIEWS = "/inject"
 _JSON = "application/json"
 _MUCH = 128 << 10  # bytes of a review that would block other clients for too long
 _PLAIN = ("content-type", "text/plain; charset=utf-8")
-_LEVELS = {Result.REFUSED: logging.WARNING, Result.FAILED: logging.ERROR}
 
 
 class Routes:
@@ -71,9 +70,13 @@ class Routes:
 
 
 def _log(outcome: Outcome) -> None:
-    if outcome.text:
-        level = _LEVELS.get(outcome.result, logging.INFO)
-        log_event(level, "webhook.review", f"{outcome.result}: {outcome.text}", error=outcome.error)
+    text = outcome.text
+    if outcome.result is Result.FAILED:
+        log_event(logging.ERROR, "webhook.failed", f"a review failed: {text}", error=outcome.error)
+    elif outcome.result is Result.REFUSED:
+        log_event(logging.WARNING, "webhook.refused", text)
+    elif text:
+        log_event(logging.INFO, "webhook.review", f"{outcome.result}: {text}")
 
 
 def _refusal(status: int, text: str, *headers: tuple[str, str]) -> Response:

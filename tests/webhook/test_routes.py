@@ -106,7 +106,7 @@ async def test_what_is_refused_or_skipped_is_logged_by_its_pod(
     await routes.answer(post(review(pod(spec={"hostNetwork": True}))))
     refused, skipped = caplog.records
     assert (refused.levelno, skipped.levelno) == (logging.WARNING, logging.INFO)
-    assert refused.getMessage().startswith("refused: cannot change Pod shop/web-7d4-*")
+    assert refused.getMessage().startswith("cannot change Pod shop/web-7d4-*")
     assert skipped.getMessage().startswith("skipped: Pod shop/web-7d4-* is not injected")
 
 
