@@ -76,7 +76,7 @@ def _log(outcome: Outcome) -> None:
     elif outcome.result is Result.REFUSED:
         log_event(logging.WARNING, "webhook.refused", text)
     elif text:
-        log_event(logging.INFO, "webhook.review", f"{outcome.result}: {text}")
+        log_event(logging.INFO, "webhook.review", f"reviewed, {outcome.result}: {text}")
 
 
 def _refusal(status: int, text: str, *headers: tuple[str, str]) -> Response:

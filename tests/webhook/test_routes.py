@@ -107,7 +107,7 @@ async def test_what_is_refused_or_skipped_is_logged_by_its_pod(
     refused, skipped = caplog.records
     assert (refused.levelno, skipped.levelno) == (logging.WARNING, logging.INFO)
     assert refused.getMessage().startswith("cannot change Pod shop/web-7d4-*")
-    assert skipped.getMessage().startswith("skipped: Pod shop/web-7d4-* is not injected")
+    assert skipped.getMessage().startswith("reviewed, skipped: Pod shop/web-7d4-* is not injected")
 
 
 async def test_a_bug_is_logged_with_its_traceback(
