@@ -13,6 +13,7 @@ from agent.injection.options import InjectionOptions
 from agent.webhook import review
 
 _BAD_REQUEST, _INTERNAL_ERROR = 400, 500
+_MOST = 256  # containers of a pod: each costs about a millisecond, and nobody waits for longer than 5 s
 _BUG = "cannot add the sidecar: the webhook failed; see its log, and report this"
 
 
@@ -61,6 +62,9 @@ class Reviewer:
             return self._without(asked, Result.FAILED, _INTERNAL_ERROR, _BUG, error)
 
     def _injected(self, asked: review.Review, pod: dict[str, JsonValue]) -> Outcome:
+        if (count := _containers(pod)) > _MOST:
+            message = f"cannot change a pod with {count} containers: at most {_MOST} can be changed in time; divide it"
+            raise InjectionRefused(message)
         plan = planning.inject(pod, self._options, namespace=asked.namespace or None)
         if not plan.edits:
             return Outcome(Result.SKIPPED, review.allowed(asked.uid), "; ".join(plan.notes))
@@ -76,6 +80,13 @@ class Reviewer:
             return Outcome(result, review.denied(asked.uid, code, message), message, error)
         text = f"{message}; the pod is admitted without the sidecar"
         return Outcome(result, review.allowed(asked.uid, warnings=[text]), text, error)
+
+
+def _containers(pod: dict[str, JsonValue]) -> int:
+    """Count the containers of a pod, as far as it is well-formed."""
+    spec = pod.get("spec")
+    lists = [spec.get(key) for key in ("containers", "initContainers")] if isinstance(spec, dict) else []
+    return sum(len(each) for each in lists if isinstance(each, list))
 
 
 def _is_injected(pod: dict[str, JsonValue]) -> bool:

@@ -24,7 +24,7 @@ from agent.webhook.webhook_metrics import WebhookMetrics
 
 BODY = 3 << 20  # bytes of a review: the API server takes no larger object
 _BODIES = 32 << 20  # of all reviews at once
-_CLIENTS = 512
+_CLIENTS = 256  # a TLS connection takes a quarter of a megabyte
 _REQUEST_TIMEOUT = 5.0  # seconds, as `timeoutSeconds` in the manifest: nobody waits for a later response
 _LAST_REQUESTS = 10.0  # seconds for what is in progress at the end
 _LOOK_AGAIN = 1.0  # seconds until a new load after the machine refused something

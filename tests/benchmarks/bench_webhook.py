@@ -115,7 +115,7 @@ async def serve_empty(directory: Path, port: int) -> None:
     async def answer(_: Request) -> Response:
         return Response(200, body, _JSON)
 
-    server = Server(answer, limits=Limits(BODY, 32 << 20, 5.0), tls=lambda: context, clients_limit=512)
+    server = Server(answer, limits=Limits(BODY, 32 << 20, 5.0), tls=lambda: context, clients_limit=256)
     await server.start(socket.create_server(("127.0.0.1", port)))
     await asyncio.Event().wait()
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.pki import Authority
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.room import Room
 from tests.webhook.reviews import POD, admitted, pod, response, review
@@ -221,3 +222,16 @@ def test_a_port_that_is_taken_is_an_error_and_no_traceback(webhook: RunningWebho
     assert second.wait(timeout=PATIENCE) == 1
     assert f"{webhook.port}: " in log.read_text(encoding="utf-8")
     assert "Traceback" not in log.read_text(encoding="utf-8")
+
+
+def test_outside_a_cluster_it_serves_and_says_why_nothing_is_registered(webhook: RunningWebhook) -> None:
+    webhook.write()
+    webhook.start("--register", "hook")
+    eventually(lambda: "cannot register the authorities in hook: cannot find the API server" in webhook.logged())
+    assert webhook.post(review())[0] == 200
+    expiry = 'proxy_agent_certificate_not_after_timestamp_seconds{role="authorities",set="webhook",source="served"}'
+    assert webhook.metrics()[expiry] == datetime(2049, 1, 1, tzinfo=UTC).timestamp()
+    until = datetime(2048, 1, 1, tzinfo=UTC)
+    webhook.authority = Authority.create("new", not_after=until)
+    webhook.write()
+    eventually(lambda: webhook.metrics()[expiry] == until.timestamp(), what="a change of the CA file is noticed")
