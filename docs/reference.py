@@ -1,4 +1,4 @@
-"""Generates reference.md, the man pages, the Grafana dashboard and the copies of the alert rules.
+"""Generates reference.md, the man pages, the Grafana dashboard, and parts of the examples.
 
 `python docs/reference.py` writes them; with `--check` it names those that are not up to date and exits with 1.
 """
@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT))
 from docs.generator.kubernetes import monitoring_files  # noqa: E402  # found by the line above
 from docs.generator.man_pages import agent_page, service_page, sidecar_page  # noqa: E402
 from docs.generator.reference_page import reference_page  # noqa: E402
+from docs.generator.webhook_manifests import webhook_files  # noqa: E402
 
 
 def documents() -> dict[Path, str]:
@@ -22,6 +23,7 @@ def documents() -> dict[Path, str]:
         ROOT / "docs/man/sidecar.1": sidecar_page(),
         ROOT / "docs/man/agent.service.8": service_page(ROOT / "systemd"),
         **monitoring_files(ROOT),
+        **webhook_files(ROOT),
     }
 
 

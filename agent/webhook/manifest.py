@@ -187,7 +187,7 @@ def _disruption_budget(deployed: Deployed) -> Object:
 
 def _webhook(deployed: Deployed, kind: str, by_namespace: Object, by_object: Object) -> Object:
     """Return one of the webhooks; its own pods and the cluster's own are never led through it."""
-    spared = _none_of(_NAME_OF_NAMESPACE, *sorted({*SYSTEM_NAMESPACES, deployed.namespace}))
+    spared = _none_of(_NAME_OF_NAMESPACE, deployed.namespace, *sorted(SYSTEM_NAMESPACES - {deployed.namespace}))
     service: Object = {"name": deployed.name, "namespace": deployed.namespace, "path": "/inject", "port": 443}
     rule: Object = {
         "apiGroups": [""],

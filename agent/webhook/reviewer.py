@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.injection import planning
+from agent.injection.annotations import STATUS
 from agent.injection.draft import applied
 from agent.injection.edits import JsonValue
 from agent.injection.json_patch import json_patch
@@ -12,6 +13,7 @@ from agent.injection.options import InjectionOptions
 from agent.webhook import review
 
 _BAD_REQUEST, _INTERNAL_ERROR = 400, 500
+_MOST = 256  # containers of a pod: each costs about a millisecond, and nobody waits for longer than 5 s
 _BUG = "cannot add the sidecar: the webhook failed; see its log, and report this"
 
 
@@ -60,10 +62,13 @@ class Reviewer:
             return self._without(asked, Result.FAILED, _INTERNAL_ERROR, _BUG, error)
 
     def _injected(self, asked: review.Review, pod: dict[str, JsonValue]) -> Outcome:
+        if (count := _containers(pod)) > _MOST:
+            message = f"cannot change a pod with {count} containers: at most {_MOST} can be changed in time; divide it"
+            raise InjectionRefused(message)
         plan = planning.inject(pod, self._options, namespace=asked.namespace or None)
         if not plan.edits:
             return Outcome(Result.SKIPPED, review.allowed(asked.uid), "; ".join(plan.notes))
-        if applied(pod, plan.edits) == pod:
+        if _is_injected(pod) and applied(pod, plan.edits) == pod:
             return Outcome(Result.UNCHANGED, review.allowed(asked.uid))
         body = review.allowed(asked.uid, json_patch(plan.edits), plan.notes)
         return Outcome(Result.INJECTED, body, "; ".join(plan.notes))
@@ -75,3 +80,17 @@ class Reviewer:
             return Outcome(result, review.denied(asked.uid, code, message), message, error)
         text = f"{message}; the pod is admitted without the sidecar"
         return Outcome(result, review.allowed(asked.uid, warnings=[text]), text, error)
+
+
+def _containers(pod: dict[str, JsonValue]) -> int:
+    """Count the containers of a pod, as far as it is well-formed."""
+    spec = pod.get("spec")
+    lists = [spec.get(key) for key in ("containers", "initContainers")] if isinstance(spec, dict) else []
+    return sum(len(each) for each in lists if isinstance(each, list))
+
+
+def _is_injected(pod: dict[str, JsonValue]) -> bool:
+    """Return whether an injection has left its record: without one, a plan always changes something."""
+    metadata = pod.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    return isinstance(annotations, dict) and STATUS in annotations

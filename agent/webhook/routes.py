@@ -1,5 +1,6 @@
 """The webhook's HTTP requests: reviews, health and metrics."""
 
+import asyncio
 import logging
 
 from agent.core.errors import BadInput
@@ -14,9 +15,8 @@ from agent.webhook.webhook_metrics import WebhookMetrics
 
 REVIEWS = "/inject"
 _JSON = "application/json"
-_MUCH = 128 << 10  # bytes of a review that would block other clients for too long
+_MUCH = 32 << 10  # bytes of a review that would block other clients for too long
 _PLAIN = ("content-type", "text/plain; charset=utf-8")
-_LEVELS = {Result.REFUSED: logging.WARNING, Result.FAILED: logging.ERROR}
 
 
 class Routes:
@@ -27,6 +27,7 @@ class Routes:
         self._reviewer = reviewer
         self._metrics = metrics
         self._health = health
+        self._large = asyncio.Lock()  # one large review at a time: parsed, it takes many times its size
 
     async def answer(self, request: Request) -> Response:
         """Answer a request over TLS."""
@@ -63,7 +64,8 @@ class Routes:
     async def _outcome(self, body: bytes) -> Outcome:
         if len(body) < _MUCH:
             return self._reviewer.answer(body)
-        return await offload(len(body), self._reviewer.answer, body)
+        async with self._large:
+            return await offload(len(body), self._reviewer.answer, body)
 
     def _refused(self, status: int, text: str, *headers: tuple[str, str]) -> Response:
         self._metrics.refused()
@@ -71,9 +73,13 @@ class Routes:
 
 
 def _log(outcome: Outcome) -> None:
-    if outcome.text:
-        level = _LEVELS.get(outcome.result, logging.INFO)
-        log_event(level, "webhook.review", f"{outcome.result}: {outcome.text}", error=outcome.error)
+    text = outcome.text
+    if outcome.result is Result.FAILED:
+        log_event(logging.ERROR, "webhook.failed", f"a review failed: {text}", error=outcome.error)
+    elif outcome.result is Result.REFUSED:
+        log_event(logging.WARNING, "webhook.refused", text)
+    elif text:
+        log_event(logging.INFO, "webhook.review", f"reviewed, {outcome.result}: {text}")
 
 
 def _refusal(status: int, text: str, *headers: tuple[str, str]) -> Response:

@@ -72,21 +72,23 @@ class ServingPair:
         await self._watch()
         contents = await self._disk.read(await self._directories.files(), SETTLE_TIMEOUT)
         now = clock.calendar()
-        selection = self._select(contents, now)
+        selection = await self._select(contents, now)
         while (best := _best(selection, now)) is not None and best is not self.group:
             if self._use(best, now):
                 break
-            selection = self._select(contents, now)
+            selection = await self._select(contents, now)
         self.on_disk = None if self.group is None else selection.found.get(self.group.name)
         return self._report(selection)
 
     async def _watch(self) -> None:
         await self._disk.watch([str(self._directory), *self._directories.below, *self._beside])
 
-    def _select(self, contents: Contents, now: datetime) -> Selection:
+    async def _select(self, contents: Contents, now: datetime) -> Selection:
         served = {} if self.group is None else {self.group.name: self.group}
         self._choice.choose(discover(contents, now, self._parsed), contents, served, self._pins, now)
-        return select_files(self._choice.found, contents, LastGood(served), now, self._pins)
+        paths = {each.path for each in self._choice.found} - contents.keys()  # of the served pair, if it is gone
+        missing = await self._disk.read(paths, SETTLE_TIMEOUT) if paths else {}
+        return select_files(self._choice.found, {**contents, **missing}, LastGood(served), now, self._pins)
 
     def _use(self, group: CertificateGroup, now: datetime) -> bool:
         """Make a context from a pair; return False, and do not try these bytes again, if OpenSSL rejects it."""

@@ -12,7 +12,6 @@ from agent.host.log import log_event, tell
 from agent.host.service_manager import ServiceManager
 from agent.host.sockets import Endpoint, listen
 from agent.host.tasks import Tasks
-from agent.http.hosts import guarded
 from agent.http.server import Limits, Server
 from agent.inputs.loader import wait_for_change
 from agent.status.health import Health
@@ -25,7 +24,7 @@ from agent.webhook.webhook_metrics import WebhookMetrics
 
 BODY = 3 << 20  # bytes of a review: the API server takes no larger object
 _BODIES = 32 << 20  # of all reviews at once
-_CLIENTS = 512
+_CLIENTS = 256  # a TLS connection takes a quarter of a megabyte
 _REQUEST_TIMEOUT = 5.0  # seconds, as `timeoutSeconds` in the manifest: nobody waits for a later response
 _LAST_REQUESTS = 10.0  # seconds for what is in progress at the end
 _LOOK_AGAIN = 1.0  # seconds until a new load after the machine refused something
@@ -53,7 +52,7 @@ class Webhook:
         self._server = Server(
             self._routes.answer, clients_limit=_CLIENTS, limits=limits, tls=lambda: self._pair.context
         )
-        self._health = Server(guarded(self._routes.answer_plain, ()), limits=Limits(body=0))
+        self._health = Server(self._routes.answer_plain, limits=Limits(body=0))
         self._manager = ServiceManager()
         self._tasks = Tasks()
 

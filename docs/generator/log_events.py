@@ -33,6 +33,8 @@ _WRITTEN_IN: dict[str, tuple[str, str, int | None]] = {
     "rotation.unproved": ("proxies/envoy/admin_client.py", "MachineError", 0),
     "service.answers": ("processes/hang_detector.py", "_calm", 0),
     "service.hung": ("processes/hang_detector.py", "_report", 1),
+    "webhook.invalid": ("webhook/review.py", "BadReview", 0),
+    "webhook.refused": ("injection/objects.py", "InjectionRefused", 0),
     "watch.degraded": ("host/watching.py", "_say_once", 1),
 }
 """For events whose text is passed on: the file and the function that is called with it, as the argument at a position,

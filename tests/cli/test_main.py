@@ -85,6 +85,7 @@ def test_every_command_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert set(agent.commands) == {
         "bootstrap", "certs", "check", "completion", "demo", "drain", "history", "inject", "intercept", "pause",
         "request", "restart", "resume", "status", "stop", "sweep", "systemd", "uninject", "upgrade", "version", "wait",
+            "webhook",
     }  # fmt: skip
     for name, command in agent.commands.items():
         if name not in {"drain", "wait"}:  # they print their own

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from agent import __version__
+from agent.webhook.manifest import Deployed, objects
 from tests.examples.manifests import APPLICATION, CHART, MONITORED, Example, Json, of_chart, run
 
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # of a service: RFC 1035
@@ -53,6 +54,8 @@ def test_the_schema_accepts_the_default_values_and_knows_each() -> None:
         {"agent": {"stopDeadlineSeconds": "30s"}},
         {"tolerations": {}},
         {"labels": {"a": {}}},
+        {"webhook": {"failurePolicy": "fail"}},
+        {"webhook": {"replicas": 1}},
     ],
     ids=str,
 )
@@ -227,3 +230,21 @@ def test_a_cluster_that_is_too_old_is_refused() -> None:
 @pytest.mark.parametrize("text", ["a: 1", "  indented: 1\n", "\ta: |\n  <&>{{ .Values }}\n\n", ""])
 def test_the_bootstrap_is_passed_on_unchanged(text: str) -> None:
     assert of_chart(values={"config": text}).only("ConfigMap")["data"]["envoy.yaml"] == text
+
+
+@pytest.mark.long
+def test_the_webhook_is_that_of_the_manifest() -> None:
+    values = {"webhook": {"enabled": True, "args": ["--profile=tls", "--cpu", 1], "failurePolicy": "Ignore"}}
+    example = of_chart(values=values)
+    name, namespace = "gateway-proxy-agent-webhook", "web"
+    deployed = Deployed(
+        name, namespace, f"proxy-agent-envoy:{__version__}", f"{name}-tls", "Ignore", 9443, 15020,
+        ("--profile=tls", "--cpu", "1"),
+    )  # fmt: skip
+    for wanted in objects(deployed)[1:]:
+        found = [each for each in example.all(str(wanted["kind"])) if each["metadata"]["name"] == name]
+        assert found == [wanted]
+    (certificate,) = (each for each in example.all("Certificate") if each["metadata"]["name"] == name)
+    assert certificate["spec"]["dnsNames"] == [f"{name}.{namespace}.svc"]
+    assert certificate["spec"]["secretName"] == f"{name}-tls"
+    assert not of_chart().all("MutatingWebhookConfiguration")

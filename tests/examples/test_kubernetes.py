@@ -10,9 +10,19 @@ import yaml
 
 from agent.cli.run import agent as command
 from agent.cli.settings import running
+from agent.cli.webhook import webhook
 from agent.control_client import commands
 from agent.inputs.settings import Settings
-from tests.examples.manifests import DIRECTORY, FROM_FILES, RENDERED, Example, Json
+from tests.examples.manifests import (
+    DIRECTORY,
+    FROM_FILES,
+    KUSTOMIZE,
+    RENDERED,
+    Example,
+    Json,
+    of_files,
+    of_kustomization,
+)
 
 USER = 1337
 VERSIONS = ("1.25", "1.29", "1.30", "1.33", "1.37")
@@ -206,3 +216,22 @@ def test_prometheus_and_grafana_find_everything(name: str) -> None:
     (panels,) = (each for each in example.all("ConfigMap") if "proxy-agent.json" in each["data"])
     assert panels["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(panels["data"]["proxy-agent.json"]) == json.loads((prometheus / "dashboard.json").read_text())
+
+
+def test_the_kustomization_of_the_webhook_fits_the_schemas_and_its_options_are_valid() -> None:
+    kubernetes = pytest.importorskip("kubernetes_validate")
+    example = of_files("webhook", [KUSTOMIZE / "webhook/webhook.yaml"])
+    for version in VERSIONS:
+        for each in example.objects:
+            kubernetes.validate(each, version, strict=True)
+    (container,) = example.containers()
+    assert webhook.make_context("webhook", container["args"][1:]).params["register"] == "proxy-agent-webhook"
+
+
+@pytest.mark.long
+def test_the_kustomization_of_the_webhook_builds() -> None:
+    example = of_kustomization("webhook")
+    (volume,) = example.pod()["volumes"]
+    assert volume["secret"]["secretName"] == example.only("Certificate")["spec"]["secretName"]
+    service = example.only("Service")["metadata"]
+    assert example.only("Certificate")["spec"]["dnsNames"] == [f"{service['name']}.{service['namespace']}.svc"]

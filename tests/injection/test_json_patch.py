@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 
 from agent.injection import documents, planning
-from agent.injection.draft import applied
+from agent.injection.draft import applied, value_at
 from agent.injection.edits import Append, Edit, Insert, JsonValue, Path, Remove, Set
 from agent.injection.json_patch import json_patch, pointer
-from agent.injection.options import InjectionOptions
+from agent.injection.objects import objects
+from agent.injection.options import Certificates, InjectionOptions, Native, Profile
 from tests.injection import generated
 from tests.injection.test_documents import MANY, injected, parsed, without_texts
+from tests.injection.vectors import CRON_JOB, DEPLOYMENT, LIST, SEVERAL
+from tests.injection.vectors import POD as POD_TEXT
 
 POD: dict[str, Any] = {
     "apiVersion": "v1",
@@ -107,6 +110,37 @@ spec:
     assert [each["name"] for each in result["spec"]["initContainers"]] == ["istio-init", "istio-proxy"]
     again = patched(result, planning.inject(result, options, namespace="shop").edits)
     assert again == result
+
+
+VECTORS = {"Deployment": DEPLOYMENT, "CronJob": CRON_JOB, "List": LIST, "several": SEVERAL, "Pod": POD_TEXT}
+CHOICES = {
+    "mesh": InjectionOptions(),
+    "secret": InjectionOptions(certificates=Certificates(secret="web-tls")),
+    "classic": InjectionOptions(native=Native.OFF),
+    "tls": InjectionOptions(profile=Profile.TLS, certificates=Certificates(secret="web-tls")),
+}
+
+
+def patched_objects(text: str, options: InjectionOptions) -> list[Any]:
+    """Return the objects of a file, those with a pod template patched; a list has its items patched."""
+    found_documents = parsed(text)
+    for document in found_documents:
+        for path, found in [*objects(document)]:
+            result = patched(found, planning.inject(found, options).edits)
+            parent: Any = value_at(document, path[:-1])
+            if path:
+                parent[path[-1]] = result
+            else:
+                parent.update(result)
+    return found_documents
+
+
+@pytest.mark.parametrize("options", CHOICES.values(), ids=CHOICES)
+@pytest.mark.parametrize("text", VECTORS.values(), ids=VECTORS)
+def test_both_appliers_agree_on_each_vector(text: str, options: InjectionOptions) -> None:
+    once = patched_objects(text, options)
+    assert once != parsed(text)
+    assert read(without_texts(parsed(documents.inject(text, "app.yaml", options).text))) == read(without_texts(once))
 
 
 @MANY

@@ -14,7 +14,15 @@ from tests.system.eventually import eventually
 from tests.system.status_pollers import ask
 
 COMMAND_LINE = ("click", "difflib", "rich", "agent.cli.main", "agent.cli.options", "agent.cli.run")
-OTHER_PROGRAMS = ("agent.demo", "agent.injection", "agent.interception", "agent.istio", "agent.sidecar", "agent.units")
+OTHER_PROGRAMS = (
+    "agent.demo",
+    "agent.injection",
+    "agent.interception",
+    "agent.istio",
+    "agent.sidecar",
+    "agent.units",
+    "agent.webhook",
+)
 METRICS_AND_PAGES = ("prometheus_client", "html", "http", "platform", "socketserver", "urllib.request", "wsgiref")
 PROBES = ("agent.core.app_probes", "agent.status.app_probes", "agent.status.grpc_health")
 UNUSED = (*COMMAND_LINE, *OTHER_PROGRAMS, *METRICS_AND_PAGES, *PROBES)

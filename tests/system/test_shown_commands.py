@@ -22,6 +22,7 @@ ELSEWHERE = {
     "UV_TOOL_DIR=/opt/uv": "tests/system/test_debian.py",
     "agent inject": "tests/cli/test_inject.py",
     "agent intercept": "tests/system/test_intercept.py",
+    "agent webhook": "tests/webhook/test_webhook.py",
     "agent systemd": "tests/system/test_debian.py",
     "agent uninject": "tests/cli/test_inject.py",
     "apt install ./proxy-agent": "tests/system/test_debian.py",

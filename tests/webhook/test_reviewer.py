@@ -94,6 +94,15 @@ def test_a_pod_that_is_refused_is_admitted_with_a_warning_if_policy_says_so() ->
     assert "runAsUser" in response(outcome.body)["warnings"][0]
 
 
+def test_a_pod_of_very_many_containers_is_refused_in_time() -> None:
+    containers = [{"name": f"c{number}", "image": "a:1"} for number in range(20_000)]
+    outcome = DENYING.answer(review(pod(spec={"containers": containers})))
+    assert outcome.result is Result.REFUSED
+    assert "a pod with 20000 containers: at most 256" in response(outcome.body)["status"]["message"]
+    few = pod(spec={"containers": containers[:250]})
+    assert DENYING.answer(review(few)).result is Result.INJECTED
+
+
 def fails(*_: object, **__: object) -> Any:  # noqa: ANN401
     raise ZeroDivisionError
 
