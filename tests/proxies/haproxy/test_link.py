@@ -44,6 +44,7 @@ class Owner:
             get_socket=lambda _: None,
             sockets=lambda: self.held,
             bound=self.taken.__setitem__,
+            is_serving=lambda: False,
         )
 
 
@@ -110,7 +111,7 @@ def test_a_held_socket_is_given_at_the_gate_and_not_taken_again(home: Path) -> N
                 assert (await early).startswith(b"HTTP/1.1 200")
                 assert (owner.taken, link.asked, link.bound_itself) == ({}, {place}, {place})
                 assert await link.admin.listeners() == {place}
-                assert link.processes() == (process.pid,)
+                assert link.workers() == ()
                 link.stop_accepting()
                 assert await asyncio.to_thread(process.wait) == 0
 

@@ -69,7 +69,7 @@ def test_a_configuration_with_an_unknown_listener_is_bad_input() -> None:
 def test_pairs_of_the_directories_are_its_configuration() -> None:
     kind = parsed("{cert}", "{key}")
     pair = [Reference("/c/tls.crt", Role.CHAIN, "a"), Reference("/c/tls.key", Role.KEY, "a")]
-    configuration = kind.configuration(kind.default_configuration(("", 0), ("", 0), pair), "generated")
+    configuration = kind.configuration(kind.default_configuration(("", 0), ("", 0), pair, {}), "generated")
     assert {each.path for each in configuration.references} == {"/c/tls.crt", "/c/tls.key"}
 
 
