@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -15,7 +16,7 @@ from tests.pki import Authority
 from tests.system.agent_fixture import HOST, AgentFixture
 from tests.system.bare import serial_served
 from tests.system.candidates import frozen_candidate
-from tests.system.certificates import Files, authority, serial
+from tests.system.certificates import NAME, Files, authority, serial
 from tests.system.concurrent_requests import land, launched
 from tests.system.eventually import eventually
 from tests.system.haproxies import HAProxyFixture
@@ -376,6 +377,7 @@ def page(instance: AgentFixture) -> str:
 def test_a_directory_of_many_pairs_of_any_name_needs_no_configuration(haproxy: HAProxyFixture) -> None:
     """The generated configuration serves them all; one that only HAProxy refuses is left out."""
     haproxy.is_small = True
+    haproxy.tls = replace(haproxy.tls, server_name=NAME)
     haproxy.more_flags += ["--on-certificate", "push"]
     more = {f"s{number}.test": haproxy.mint.issuer.issue([f"s{number}.test"]) for number in range(40)}
     haproxy.certs.mkdir()

@@ -132,7 +132,24 @@ class Configuration(StandaloneConfiguration):
         """Return HAProxy's name of a certificate of a `crt` whose path is `used` in a copy."""
         if each.path == path:
             return used
-        return f"{used}/{_link(each.path)}" if self.is_directory(path) else used + each.path.removeprefix(path)
+        return f"{used}/{self.link(each.path)}" if self.is_directory(path) else used + each.path.removeprefix(path)
+
+    def link(self, path: str) -> str:
+        """Return the name of a certificate's link.
+
+        HAProxy cannot read some characters in a list, and its console takes `.crt` for no part of a name.
+        """
+        name = _UNREADABLE.sub("_", basename(path))
+        return f"{name}.pem" if name.endswith(".crt") and not self._document.removes_extension else name
+
+    def links(self, certificate: Certificate) -> Iterator[tuple[str, str]]:
+        """Yield the names of a certificate's links with the paths that they stand for."""
+        base = self.link(certificate.path)
+        yield base, certificate.path
+        for name, path in certificate.companions.items():
+            linked = self._document.companion(base, f".{name.rpartition('.')[2]}")
+            assert linked is not None, "HAProxy looks for it"
+            yield linked, path
 
     def _references(self) -> Iterator[Reference]:
         for path in self._named_certificates():
@@ -286,11 +303,13 @@ class _Paths:
         if is_single and not found[0].companions:
             return f"/dev/fd/{self._descriptors[path]}"
         view = f"{self._directory}/{self._view(found)[0]}"
-        return view if self._configuration.is_directory(path) else f"{view}/{_link(path)}"
+        if self._configuration.is_directory(path):
+            return view
+        return f"{view}/{self._configuration.link(path) if is_single else basename(path)}"
 
     def _view(self, found: Collection[Certificate]) -> tuple[str, dict[str, str]]:
-        files = {name: path for each in found for name, path in ((each.path, each.path), *each.companions.items())}
-        links = {_link(name): f"/dev/fd/{self._descriptors[path]}" for name, path in files.items()}
+        files = {name: path for each in found for name, path in self._configuration.links(each)}
+        links = {name: f"/dev/fd/{self._descriptors[path]}" for name, path in files.items()}
         return f"files-{_digest(repr(sorted(links.items())))}", links
 
     def _list(self, path: str) -> tuple[str, bytes]:
@@ -348,11 +367,6 @@ def _pair(certificate: Certificate) -> Iterator[Reference]:
     for path in certificate.companions.values():
         if path != certificate.key:
             yield Reference(path, Role.OTHER, certificate.path)
-
-
-def _link(path: str) -> str:
-    """Return the name of a link: HAProxy cannot read some characters in a list."""
-    return _UNREADABLE.sub("_", basename(path))
 
 
 def _digest(text: str) -> str:
