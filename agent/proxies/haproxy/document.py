@@ -200,7 +200,7 @@ class _Parser:
 
     def _error_file(self, line: Line) -> None:
         match line.values:
-            case ("errorfile", _, path, *_):
+            case ("errorfile", _, path, *_) if not path.startswith("/dev/"):
                 self._file(line, 2, "errorfile", Role.OTHER, path)
             case _:
                 pass
