@@ -1,6 +1,5 @@
 """Fixtures of the system tests."""
 
-import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from collections.abc import Set as AbstractSet
@@ -72,7 +71,7 @@ def _kinds(marks: AbstractSet[str]) -> list[ParameterSet]:
         kinds.append(pytest.param(HAPROXY, marks=pytest.mark.long))
     if {"haproxy", "pushed"} <= marks:
         kinds.append(pytest.param(HAPROXY_PUSH, marks=pytest.mark.long))
-    return [pytest.param(os.environ["HAPX"])] if os.environ.get("HAPX") else kinds
+    return kinds
 
 
 def _end_by_signal(item: pytest.Item) -> None:

@@ -30,6 +30,7 @@ def surviving(unstarted: AgentFixture) -> AgentFixture:
     return unstarted
 
 
+@pytest.mark.haproxy
 def test_a_killed_agent_finds_its_proxy_and_rotates_on(surviving: AgentFixture, loads: Loads) -> None:
     instance = surviving
     before = instance.serving()
@@ -46,6 +47,7 @@ def test_a_killed_agent_finds_its_proxy_and_rotates_on(surviving: AgentFixture, 
     nothing_failed(loads.finish(at_least=100))
 
 
+@pytest.mark.haproxy
 @pytest.mark.timeout(600 + 6 * DEATHS)
 def test_an_agent_may_be_killed_at_any_moment_of_a_rotation(surviving: AgentFixture, loads: Loads) -> None:
     instance = surviving

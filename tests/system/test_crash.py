@@ -15,7 +15,7 @@ from tests.system.layouts import IN_PLACE
 from tests.system.loads import Loads, Report
 from tests.system.room import Death, kill, stopped
 
-pytestmark = [pytest.mark.quiet, pytest.mark.pushed]
+pytestmark = [pytest.mark.quiet, pytest.mark.pushed, pytest.mark.haproxy]
 HOLD = 1.0  # of the fixture `broken`
 
 

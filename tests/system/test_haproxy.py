@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -13,8 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from tests.pki import Authority
 from tests.system.agent_fixture import HOST, AgentFixture
+from tests.system.bare import serial_served
 from tests.system.candidates import frozen_candidate
-from tests.system.certificates import Files, authority, serial
+from tests.system.certificates import NAME, Files, authority, serial
 from tests.system.concurrent_requests import land, launched
 from tests.system.eventually import eventually
 from tests.system.haproxies import HAProxyFixture
@@ -370,3 +372,20 @@ def page(instance: AgentFixture) -> str:
     with urlopen(f"http://{HOST}:{instance.status.port}/metrics") as answer:
         text: str = answer.read().decode()
     return text
+
+
+def test_a_directory_of_many_pairs_of_any_name_needs_no_configuration(haproxy: HAProxyFixture) -> None:
+    """The generated configuration serves them all; one that only HAProxy refuses is left out."""
+    haproxy.is_small = True
+    haproxy.tls = replace(haproxy.tls, server_name=NAME)
+    haproxy.more_flags += ["--on-certificate", "push"]
+    more = {f"s{number}.test": haproxy.mint.issuer.issue([f"s{number}.test"]) for number in range(40)}
+    haproxy.certs.mkdir()
+    for name, leaf in more.items():
+        (haproxy.certs / f"fullchain {name}.pem").write_bytes(leaf.chain_pem)
+        (haproxy.certs / f"privkey {name}.pem").write_bytes(leaf.key_pem)
+    haproxy.start()
+    for name, leaf in [*more.items()][::13]:
+        assert serial_served(Target(HOST, haproxy.tls.port, tls=True, server_name=name)) == serial(leaf)
+    pushed(haproxy)
+    haproxy.served()

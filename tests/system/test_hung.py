@@ -13,7 +13,7 @@ from tests.system.loads import Loads, nothing_failed
 from tests.system.room import stopped
 from tests.system.wire import connect, exchange, request_bytes, tls_context
 
-pytestmark = [pytest.mark.long, pytest.mark.pushed]
+pytestmark = [pytest.mark.long, pytest.mark.pushed, pytest.mark.haproxy]
 
 CLIENTS = 50
 HUNG, ANSWERS = "service.hung", "service.answers"

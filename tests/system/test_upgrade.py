@@ -36,6 +36,7 @@ def order(instance: AgentFixture, *words: str) -> "subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
+@pytest.mark.haproxy
 @pytest.mark.timeout(600 + 6 * UPGRADES)
 def test_upgrades_between_rotations_fail_nothing(instance: AgentFixture, loads: Loads) -> None:
     loads.gentle(instance.tls, instance.plain)

@@ -1,7 +1,8 @@
 """The operator's HAProxy configuration with its certificate lists, and the private copies of both."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from posixpath import basename, dirname, join
@@ -9,11 +10,13 @@ from posixpath import basename, dirname, join
 from agent.certificates.references import Reference, Role
 from agent.core.errors import BadInput
 from agent.proxies.haproxy import certificate_list
+from agent.proxies.haproxy.certificate_list import Entry
 from agent.proxies.haproxy.delivery import Delivery, Pushable
-from agent.proxies.haproxy.document import BUNDLES, COMPANIONS, KEY, Document, Named, Replaced, parse, quoted
+from agent.proxies.haproxy.document import BUNDLES, COMPANIONS, KEY, OWN_LIST, Document, Named, Replaced, parse, quoted
 from agent.proxies.interface import TlsListener
 from agent.proxies.standalone import StandaloneConfiguration, every_name_in
 
+_UNREADABLE = re.compile(r"[\s\[\]#]")
 _AUTHORITIES = {"ca-file": "ca-file", "ca-verify-file": "ca-file", "crl-file": "crl-file"}  # to the console's word
 
 
@@ -57,10 +60,12 @@ class Configuration(StandaloneConfiguration):
         self._resources = resources
         self.consoles = frozenset(self._document.consoles)
         self.lists = {
-            each.path: _List(resources[each.path], each.path, directory, self._document)
+            each.path: _List.read(resources[each.path], each.path, directory, self._document)
             for each in self._document.files
             if each.keyword == "crt-list" and each.path in resources
         }
+        if any(each.path == OWN_LIST for each in self._document.files):
+            self.lists[OWN_LIST] = _List.of(self._document.keys)
         self._copies: dict[frozenset[str], Copies] = {}
         self.references = list(dict.fromkeys(self._references()))
         self.unread = self._unread()
@@ -74,7 +79,7 @@ class Configuration(StandaloneConfiguration):
         lists = [each.path for each in self._document.files if each.keyword == "crt-list"]
         wanted = [*lists, *map(every_name_in, dict.fromkeys(map(dirname, self._named_certificates())))]
         wanted += [every_name_in(path) for path in self._named_certificates() if self.is_directory(path)]
-        return [each for each in dict.fromkeys(wanted) if each not in self._resources]
+        return [each for each in dict.fromkeys(wanted) if each not in self._resources and each != OWN_LIST]
 
     def _named_certificates(self) -> list[str]:
         named = [each.path for each in self._document.files if each.keyword == "crt"]
@@ -100,6 +105,7 @@ class Configuration(StandaloneConfiguration):
         for suffix in COMPANIONS:
             name = self._document.companion(path, suffix)
             own = self._document.keys.get(path) if suffix == KEY else None
+            own = None if own == path else own
             if name is not None and (own is not None or name in beside):
                 found[name] = own or name
                 key = found[name] if suffix == KEY else key
@@ -126,7 +132,24 @@ class Configuration(StandaloneConfiguration):
         """Return HAProxy's name of a certificate of a `crt` whose path is `used` in a copy."""
         if each.path == path:
             return used
-        return f"{used}/{basename(each.path)}" if self.is_directory(path) else used + each.path.removeprefix(path)
+        return f"{used}/{self.link(each.path)}" if self.is_directory(path) else used + each.path.removeprefix(path)
+
+    def link(self, path: str) -> str:
+        """Return the name of a certificate's link.
+
+        HAProxy cannot read some characters in a list, and its console takes `.crt` for no part of a name.
+        """
+        name = _UNREADABLE.sub("_", basename(path))
+        return f"{name}.pem" if name.endswith(".crt") and not self._document.removes_extension else name
+
+    def links(self, certificate: Certificate) -> Iterator[tuple[str, str]]:
+        """Yield the names of a certificate's links with the paths that they stand for."""
+        base = self.link(certificate.path)
+        yield base, certificate.path
+        for name, path in certificate.companions.items():
+            linked = self._document.companion(base, f".{name.rpartition('.')[2]}")
+            assert linked is not None, "HAProxy looks for it"
+            yield linked, path
 
     def _references(self) -> Iterator[Reference]:
         for path in self._named_certificates():
@@ -178,20 +201,33 @@ class Configuration(StandaloneConfiguration):
         return self._document.replaced
 
 
+@dataclass(frozen=True, slots=True)
 class _List:
     """A certificate list: its text and what it names."""
 
-    def __init__(self, data: bytes, path: str, directory: str, document: Document) -> None:
+    text: str
+    entries: Sequence[Entry]
+
+    @classmethod
+    def read(cls, data: bytes, path: str, directory: str, document: Document) -> "_List":
+        """Parse a file. Raises `BadInput`."""
         try:
-            self.text = data.decode()
+            text = data.decode()
         except UnicodeDecodeError as error:
             message = f"cannot read {path}: byte {error.start} is not UTF-8; save it as UTF-8"
             raise BadInput(message) from error
-        self.entries = list(
-            certificate_list.entries(
-                self.text, join(directory, document.bases["crt-base"]), join(directory, document.bases["ca-base"])
-            )
-        )
+        bases = (join(directory, document.bases[each]) for each in ("crt-base", "ca-base"))
+        return cls(text, list(certificate_list.entries(text, *bases)))
+
+    @classmethod
+    def of(cls, certificates: Iterable[str]) -> "_List":
+        """Make a list of certificates, one a line."""
+        entries: list[Entry] = []
+        text = ""
+        for number, path in enumerate(certificates, 1):
+            entries.append(Entry("crt", path, len(text), len(text) + len(path), number))
+            text += f"{path}\n"
+        return cls(text, entries)
 
 
 class Copies:
@@ -267,11 +303,13 @@ class _Paths:
         if is_single and not found[0].companions:
             return f"/dev/fd/{self._descriptors[path]}"
         view = f"{self._directory}/{self._view(found)[0]}"
-        return view if self._configuration.is_directory(path) else f"{view}/{basename(path)}"
+        if self._configuration.is_directory(path):
+            return view
+        return f"{view}/{self._configuration.link(path) if is_single else basename(path)}"
 
     def _view(self, found: Collection[Certificate]) -> tuple[str, dict[str, str]]:
-        files = {name: path for each in found for name, path in ((each.path, each.path), *each.companions.items())}
-        links = {basename(name): f"/dev/fd/{self._descriptors[path]}" for name, path in files.items()}
+        files = {name: path for each in found for name, path in self._configuration.links(each)}
+        links = {name: f"/dev/fd/{self._descriptors[path]}" for name, path in files.items()}
         return f"files-{_digest(repr(sorted(links.items())))}", links
 
     def _list(self, path: str) -> tuple[str, bytes]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from agent.certificates.references import Reference, Role
-from agent.proxies.haproxy.document import KEY, quoted
+from agent.proxies.haproxy.document import OWN_LIST, quoted
 
 _TEXT = """\
 defaults
@@ -12,7 +12,7 @@ defaults
     timeout connect 5s
     timeout server 1h
 frontend tls
-{keys}    bind {listen} ssl {certificates}
+{keys}    bind {listen} ssl crt-list {certificates}
     default_backend service
 backend service
     server service {forward}
@@ -22,16 +22,11 @@ backend service
 def default_configuration(listen: tuple[str, int], forward: tuple[str, int], references: Iterable[Reference]) -> str:
     """Return a configuration that serves these certificates at one address for one service, as TCP.
 
-    HAProxy finds a key in its certificate's file, or in one of that name and `.key`; a comment names any other one.
+    They are in a list, because a line has 64 words at most; a comment names each with its key, which may have any name.
     """
     pairs = _pairs(list(references))
-    certificates = " ".join(f"crt {quoted(chain)}" for chain, _ in pairs)
-    keys = [
-        f"    # agent: key {quoted(chain)} {quoted(key)}\n" for chain, key in pairs if key not in {chain, chain + KEY}
-    ]
-    return _TEXT.format(
-        listen=_address(listen), forward=_address(forward), certificates=certificates, keys="".join(keys)
-    )
+    keys = "".join(f"    # agent: key {quoted(chain)} {quoted(key)}\n" for chain, key in pairs)
+    return _TEXT.format(listen=_address(listen), forward=_address(forward), certificates=OWN_LIST, keys=keys)
 
 
 def _pairs(references: Sequence[Reference]) -> list[tuple[str, str]]:

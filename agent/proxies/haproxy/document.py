@@ -28,6 +28,8 @@ _OF_SERVER = {**_CERTIFICATE, **_AUTHORITIES}
 _SERVERS = frozenset({"server", "default-server", "server-template"})
 _DROPPED = frozenset({"daemon", "master-worker", "mworker-max-reloads", "pidfile"})
 _PLAIN = re.compile(r"[\w./@:+-]+", re.ASCII)
+OWN_LIST = "@agent"
+"""A `crt-list` that the agent writes: every certificate that a comment names the key of."""
 _NOTE = re.compile(r"^[ \t]*# agent: key (.*)$", re.MULTILINE)
 _A_PAIR = 2
 _UNVERIFIED = frozenset({"accept-proxy", "accept-netscaler-cip", "namespace", "strict-sni"})  # to a plain TLS client
@@ -198,7 +200,7 @@ class _Parser:
 
     def _error_file(self, line: Line) -> None:
         match line.values:
-            case ("errorfile", _, path, *_):
+            case ("errorfile", _, path, *_) if not path.startswith("/dev/"):
                 self._file(line, 2, "errorfile", Role.OTHER, path)
             case _:
                 pass
@@ -221,9 +223,16 @@ class _Parser:
                 position += 2 if keyword in {"name", "id"} else 1
                 continue
             path = line.values[position + 1]
-            if not path.startswith("@"):
+            if path == OWN_LIST and keyword == "crt-list":
+                named.append(self._own_list(line, position + 1))
+            elif not path.startswith("@"):
                 named.append(self._file(line, position + 1, keyword, role, path, serves=serves))
             position += 2
+        return named
+
+    def _own_list(self, line: Line, position: int) -> Named:
+        named = Named("crt-list", Role.OTHER, line.words[position], OWN_LIST, line.number, serves=True)
+        self._document.files.append(named)
         return named
 
     def _file(self, line: Line, position: int, keyword: str, role: Role, path: str, *, serves: bool = False) -> Named:

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +27,15 @@ def program() -> Path:
     return found.binary
 
 
-def checked(config: Path, environment: dict[str, str] | None = None, directory: Path | None = None) -> Verdict:
-    """Let HAProxy validate a file."""
+def checked(config: Path, environment: dict[str, str] | None = None, descriptors: Collection[int] = ()) -> Verdict:
+    """Let HAProxy validate a file; it inherits `descriptors`."""
     done = subprocess.run(
         [program(), "-c", "-f", config],
         capture_output=True,
         check=False,
         timeout=60,
         env=environment,
-        cwd=directory,
+        pass_fds=tuple(descriptors),
     )
     return Verdict(done.returncode, (done.stdout + done.stderr).decode("utf-8", "surrogateescape"))
 

@@ -180,3 +180,13 @@ def test_haproxy_accepts_a_copy_if_it_accepts_the_original(more: str, tmp_path: 
     (tmp_path / "copy.cfg").write_text(copy, encoding="ascii")
     assert str(held) in copy
     assert (checked(tmp_path / "copy.cfg", dict(os.environ)).code == 0) is (original.code == 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [("", {"a.crt.pem", "a.crt.pem.key"}), (" ssl-load-extra-del-ext\n", {"a.crt", "a.key"})],
+)
+def test_no_link_has_a_name_that_the_console_cannot_set(more: str, names: set[str]) -> None:
+    found = configured(bound("crt /c/a.crt", more), listing("/c", "a.crt", "a.crt.key", "a.key"), pushes=True)
+    tree = found.copies(paths(found).keys()).tree(HOME, paths(found))
+    assert {name.partition("/")[2] for name in tree} == names

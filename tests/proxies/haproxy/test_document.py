@@ -26,6 +26,7 @@ global
 frontend web
     bind :443 ssl crt a.pem crt "$CERTS/b.pem" name crt ca-file roots.pem crl-file /x/c.crl crt-list list.txt
     errorfile 503 sorry.http
+    errorfile 408 /dev/null
 backend app
     server one 10.0.0.1:443 ssl crt c.pem ca-file @system-ca
     default-server ca-file d.pem
