@@ -65,6 +65,7 @@ class DiskThread:
     def _run(self) -> None:
         self._loop.run_forever()
         self._watcher.close()
+        self._loop.run_until_complete(_cancel_all())
         self._loop.close()
 
     @property
@@ -143,6 +144,15 @@ class DiskThread:
         while self._thread.is_alive() and waited < _LEAVE:
             await asyncio.sleep(_STEP)
             waited += _STEP
+
+
+async def _cancel_all() -> None:
+    """Cancel what has not ended, as when the agent stops while it reads its first files."""
+    await asyncio.sleep(0)  # what was requested last becomes a task
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for each in others:
+        each.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:

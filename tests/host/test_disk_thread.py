@@ -1,6 +1,7 @@
 """The thread for files: what runs where, what is reported to whom, and a file system that does not respond."""
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -332,6 +333,20 @@ async def test_close_ends_the_thread_and_a_second_close_does_nothing() -> None:
     await thread.close()
     assert not disk_threads()
     await thread.close()
+
+
+async def test_close_ends_what_has_not_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The agent may stop while it reads its first files; asyncio would report tasks that were left."""
+    (tmp_path / "a").touch()
+    async with disk() as (thread, _):
+        waiting = [asyncio.create_task(each) for each in (thread.settle(), thread.read([str(tmp_path / "a")], 9))]
+        await asyncio.sleep(0)
+        await thread.close()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    del waiting
+    gc.collect()
+    assert all(isinstance(each, asyncio.CancelledError) for each in results)
+    assert caplog.messages == []
 
 
 async def test_a_watcher_that_waits_too_long_for_the_file_system_counts_as_a_change(

@@ -78,6 +78,7 @@ def test_rotations_under_load_fail_nothing(nginx: NginxFixture, loads: Loads) ->
     nginx.settled()
 
 
+@pytest.mark.long
 def test_fifty_pairs_one_that_only_nginx_refuses(unstarted: NginxFixture, loads: Loads) -> None:
     """The key of one pair is too small for its security level: its last good pair serves, all others are new."""
     nginx, more = unstarted, 49
@@ -136,7 +137,10 @@ def no_master(nginx: NginxFixture) -> str:
     return "master_process"
 
 
-@pytest.mark.parametrize("spoil", [unknown_directive, no_brace, no_include, no_master])
+@pytest.mark.parametrize(
+    "spoil",
+    [unknown_directive, *(pytest.param(one, marks=pytest.mark.long) for one in (no_brace, no_include, no_master))],
+)
 def test_a_configuration_that_cannot_be_used_is_named_and_the_old_one_serves_on(
     spoil: Callable[[NginxFixture], str], nginx: NginxFixture, loads: Loads
 ) -> None:
@@ -156,7 +160,7 @@ def test_a_configuration_that_cannot_be_used_is_named_and_the_old_one_serves_on(
 
 
 @pytest.mark.parametrize("whole", [pytest.param(False, id="master"), pytest.param(True, id="all")])
-@pytest.mark.parametrize("disk", ["good", "garbage"])
+@pytest.mark.parametrize("disk", [pytest.param("good", marks=pytest.mark.long), "garbage"])
 def test_a_killed_nginx_is_replaced_and_no_client_is_refused(
     disk: str, whole: bool, nginx: NginxFixture, loads: Loads
 ) -> None:
@@ -190,7 +194,9 @@ def test_two_hundred_clients_queued_at_a_stopped_nginx_are_answered(nginx: Nginx
     nginx.settled()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)], ids=lambda one: one.name
+)
 def test_a_candidate_killed_at_its_gate_costs_no_request(
     how: signal.Signals, nginx: NginxFixture, loads: Loads
 ) -> None:
@@ -263,7 +269,7 @@ def test_a_stop_waits_for_open_requests_and_cuts_the_rest(nginx: NginxFixture) -
     assert not any(map(alive, family))
 
 
-@pytest.mark.parametrize("broken", ["hold", "repair"])
+@pytest.mark.parametrize("broken", ["hold", pytest.param("repair", marks=pytest.mark.long)])
 def test_while_nothing_can_start_clients_are_held_and_after_a_repair_served(
     broken: str, unstarted: NginxFixture
 ) -> None:
@@ -362,6 +368,7 @@ def write_named(directory: Path, name: str) -> int:
     return serial(leaf)
 
 
+@pytest.mark.long
 def test_three_one_three_workers_with_reuseport(unstarted: NginxFixture, loads: Loads) -> None:
     """Each worker has its own queue: with fewer workers, nobody waits in one without a reader."""
     nginx = unstarted
@@ -381,6 +388,7 @@ def test_three_one_three_workers_with_reuseport(unstarted: NginxFixture, loads: 
     nothing_failed(loads.finish(at_least=50))
 
 
+@pytest.mark.long
 def test_reuseport_comes_and_goes(nginx: NginxFixture, loads: Loads) -> None:
     loads.retried(nginx.tls, nginx.plain)
     for options in ("reuseport", "", "reuseport"):
@@ -446,6 +454,7 @@ def stream_module() -> str:
     return f"load_module {module};"
 
 
+@pytest.mark.long
 def test_a_stream_terminates_tls_and_counts_as_any_listener(unstarted: NginxFixture, loads: Loads) -> None:
     nginx, port = unstarted, unstarted.room.port()
     nginx.nginx.top = f"""{stream_module()}
@@ -468,6 +477,7 @@ def test_a_stream_terminates_tls_and_counts_as_any_listener(unstarted: NginxFixt
     nothing_failed(loads.finish(at_least=50))
 
 
+@pytest.mark.long
 def test_a_stream_of_datagrams_goes_on(unstarted: NginxFixture) -> None:
     nginx, port = unstarted, unstarted.room.port()
     nginx.nginx.top = f"{stream_module()}\nstream {{ server {{ listen 127.0.0.1:{port} udp; return ok; }} }}"
@@ -489,6 +499,7 @@ def datagram(port: int) -> bytes:
         return sock.recv(100)
 
 
+@pytest.mark.long
 @pytest.mark.root
 def test_what_the_agent_decides_may_stand_in_the_file(unstarted: NginxFixture, loads: Loads) -> None:
     """`daemon` and `pid` are the agent's; `user` is the operator's. Dual stack, IPv6 and a wildcard beside it."""
@@ -512,6 +523,7 @@ def test_what_the_agent_decides_may_stand_in_the_file(unstarted: NginxFixture, l
     assert not (nginx.directory / "nginx.pid").exists()
 
 
+@pytest.mark.long
 def test_without_a_configuration_every_pair_is_served_by_its_names(unstarted: NginxFixture) -> None:
     nginx = unstarted
     nginx.is_small = True
