@@ -97,7 +97,7 @@ def asked(path: Path) -> bool:
 def test_a_path_is_replaced_without_a_gap(make_server: MakeServer) -> None:
     instance = make_server(FAULTY, more_flags=["--survive"])
     path = instance.directory / "web.sock"
-    instance.listeners += [f"local=unix:{path}"]
+    instance.listeners += [f"local=plain:unix:{path}"]
     instance.plain_names = ("local",)
     instance.start()
     for by in (instance.rotate, lambda: restart(instance)):
