@@ -183,7 +183,8 @@ def test_ten_lines_of_a_compiled_language(
 def test_a_refusal_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "agent", "--run-dir", str(tmp_path), "--proxy-bin", "/bin/true"]
     words = ["--listen", "web=127.0.0.1:0"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_")}
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=PATIENCE, check=False, env=own)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "port 0; name a port" in line

@@ -6,7 +6,7 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -32,8 +32,8 @@ from agent.proxies.standalone import StandaloneAdmin
 
 _INTERVAL = 0.05  # between tests that fail: only the answer tells whether it is ready
 _QUEUE_INTERVAL, _QUEUE_LIMIT = 0.01, 5.0  # seconds in which nobody of a superseded server's queue is accepted
-_MOMENT = 0.4  # seconds in which no connection of a superseded server ends, before it is told to end
-_SETTLE_INTERVAL, _SETTLE_LIMIT = 0.05, 5.0
+_MOMENT = 1.0  # seconds in which no connection of a superseded server ends, before it is told to end
+_SETTLE_INTERVAL, _SETTLE_LIMIT = 0.05, 10.0
 _READY = b"READY=1"
 _UNTOLD = "it has not said READY=1"
 
@@ -70,7 +70,7 @@ class ServerAdmin(StandaloneAdmin):
     def exposition(self, request: Request) -> AbstractAsyncContextManager[Response]:
         """Return no metrics: the agent knows of none."""
         del request
-        return contextlib.nullcontext(Response(200, b""))
+        return contextlib.nullcontext(Response(200, _nothing(), (("content-type", "text/plain; version=0.0.4"),)))
 
     async def connections(self, inbound: Inbound | None = None) -> int | None:
         """Return 1 as long as clients wait in its queues; None: the kernel counts the others."""
@@ -296,3 +296,7 @@ class ServerLink:
     async def close(self) -> None:
         """End the tasks."""
         await self._tasks.close()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
