@@ -1,6 +1,7 @@
 """Duplicates the sockets of another process: pidfd_getfd(2), which needs the right to trace it (ptrace(2))."""
 
 import ctypes
+import errno
 import os
 import re
 from pathlib import Path
@@ -22,7 +23,7 @@ def sockets_of(pid: int) -> list[int]:
         raise _failed(pid, error) from error
     taken: list[int] = []
     try:
-        taken.extend(_duplicate(pidfd, number) for number in _numbers(pid))
+        taken.extend(each for number in _numbers(pid) if (each := _duplicate(pidfd, number)) is not None)
     except OSError as error:
         for each in taken:
             os.close(each)
@@ -45,11 +46,14 @@ def _numbers(pid: int) -> list[int]:
     return list(seen.values())
 
 
-def _duplicate(pidfd: int, number: int) -> int:
+def _duplicate(pidfd: int, number: int) -> int | None:
+    """Return a duplicate; None if the process has closed it meanwhile, as it does with a client's."""
     libc = ctypes.CDLL(None, use_errno=True)
     taken = libc.syscall(ctypes.c_long(_PIDFD_GETFD), ctypes.c_int(pidfd), ctypes.c_int(number), ctypes.c_uint(0))
     if taken < 0:
         code = ctypes.get_errno()
+        if code == errno.EBADF:
+            return None
         raise OSError(code, os.strerror(code))
     return int(taken)
 

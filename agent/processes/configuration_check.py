@@ -47,7 +47,9 @@ async def inspect(settings: Settings) -> Report:
         return Report((f"unusable: {', '.join(result.missing)}",), good=False)
     leaves = tuple(_line(group, leaf) for group, leaf in result.loaded.selection.leaves.items())
     complaint = await _complaint(settings, result.loaded)
-    verdict = "the proxy accepts it"
+    verdict = (
+        "the proxy accepts it" if _may_be_asked(result.loaded) else "only a start shows whether the server accepts it"
+    )
     if complaint is not None:
         what = "the arguments after --" if complaint.concerns_arguments else "it"
         verdict = f"{result.loaded.program.binary.path} refuses {what}: {complaint.text}"
@@ -67,6 +69,11 @@ async def _loader(settings: Settings) -> AsyncIterator[Loader]:
         yield Loader(settings, Programs(find(settings.proxy), settings.kind, settings.user), RevisionStore(), files)
     finally:
         await files.close()
+
+
+def _may_be_asked(loaded: LoadedRevision) -> bool:
+    """Return whether there is a way to validate a configuration without a start."""
+    return bool(loaded.program.kind.validate(0, None, loaded.configuration))
 
 
 async def _complaint(settings: Settings, loaded: LoadedRevision) -> Complaint | None:

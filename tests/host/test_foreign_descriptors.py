@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.core.errors import MachineError
+from agent.host import foreign_descriptors
 from agent.host.foreign_descriptors import sockets_of
 
 PROGRAM = """
@@ -49,3 +50,12 @@ def test_a_process_that_has_exited() -> None:
 def test_without_the_right_to_trace_it(other: tuple[int, list[int]], ordinary: object) -> None:
     with pytest.raises(MachineError, match=r"^cannot take the sockets of process .*(denied|permitted)"):
         sockets_of(other[0])
+
+
+def test_one_that_is_closed_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server under load closes connections all the time."""
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        monkeypatch.setattr(foreign_descriptors, "_numbers", lambda _: [1_000_000, own.fileno()])
+        (taken,) = sockets_of(os.getpid())
+        assert os.path.sameopenfile(taken, own.fileno())
+        os.close(taken)

@@ -111,7 +111,7 @@ SERVERS = {
         Server(
             "gunicorn",
             "gunicorn",
-            ("--chdir", "{directory}", "--workers", "2", *_PAIR, "wsgi"),
+            ("--chdir", "{directory}", "--workers", "2", "--no-control-socket", *_PAIR, "wsgi"),
             ("--ready", "notify", *_CHECK),
             files={"wsgi.py": WSGI},
         ),

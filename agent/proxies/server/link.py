@@ -6,7 +6,8 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from agent.host.log import log_event
 from agent.host.processes import connections_at
 from agent.host.sockets import Endpoint
 from agent.host.tasks import Tasks
+from agent.http.message import Request, Response
 from agent.proxies.interface import Delivery, Inbound, TlsListener
 from agent.proxies.link import EpochContext, EpochLink, Launch, LinkEvents, Send
 from agent.proxies.server.check import Check, NotReadyError, accepts, attempt
@@ -30,10 +32,10 @@ from agent.proxies.standalone import StandaloneAdmin
 
 _INTERVAL = 0.05  # between tests that fail: only the answer tells whether it is ready
 _QUEUE_INTERVAL, _QUEUE_LIMIT = 0.01, 5.0  # seconds in which nobody of a superseded server's queue is accepted
-_MOMENT = 0.4  # seconds in which no connection of a superseded server ends, before it is told to end
-_SETTLE_INTERVAL, _SETTLE_LIMIT = 0.05, 5.0
+_MOMENT = 1.0  # seconds in which no connection of a superseded server ends, before it is told to end
+_SETTLE_INTERVAL, _SETTLE_LIMIT = 0.05, 10.0
 _READY = b"READY=1"
-_UNTOLD = "its READY=1"
+_UNTOLD = "it has not said READY=1"
 
 
 class ServerAdmin(StandaloneAdmin):
@@ -64,6 +66,11 @@ class ServerAdmin(StandaloneAdmin):
         """Return each TLS listener for each name that one of its certificates has."""
         listeners = self._configuration.tls_listeners
         return [TlsListener(each.place, name) for each in listeners for name in dict.fromkeys(self._names)]
+
+    def exposition(self, request: Request) -> AbstractAsyncContextManager[Response]:
+        """Return no metrics: the agent knows of none."""
+        del request
+        return contextlib.nullcontext(Response(200, _nothing(), (("content-type", "text/plain; version=0.0.4"),)))
 
     async def connections(self, inbound: Inbound | None = None) -> int | None:
         """Return 1 as long as clients wait in its queues; None: the kernel counts the others."""
@@ -289,3 +296,7 @@ class ServerLink:
     async def close(self) -> None:
         """End the tasks."""
         await self._tasks.close()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""

@@ -49,7 +49,7 @@ def _listener(text: str) -> Listener:
     bare = address.removeprefix(_PLAIN)
     is_unix = bare.startswith(("unix:", "/"))
     place = _unix(text, bare.removeprefix("unix:").removeprefix("//")) if is_unix else _tcp(text, bare)
-    return Listener(name, place, is_plain=is_unix or bare != address)
+    return Listener(name, place, is_plain=bare != address)
 
 
 def _unix(text: str, path: str) -> ListenAddress:

@@ -28,7 +28,7 @@ Groups = dict[ListenAddress, SteeredGroup]
 
 _BACKLOG = 4096
 _INTERVAL = 0.01
-_END_LIMIT = 10.0  # seconds until a superseded epoch's socket is closed for the next candidate's sake
+_END_LIMIT = 15.0  # seconds until a superseded epoch's socket is closed for the next candidate's sake
 _TCP_INFO_BACKLOG = slice(24, 28)  # tcpi_unacked: the length of the accept queue (tcp_diag.c)
 _NUMBERED = re.compile(r"\.\d+$")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.handoff.socket_store import SocketStore
+from agent.http.message import Request
 from agent.proxies.link import EpochContext, LinkEvents
 from agent.proxies.server import link as module
 from agent.proxies.server.proxy import Server
@@ -115,7 +116,7 @@ async def test_a_notification_is_awaited(tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"STATUS=READY=1", place)
             await asyncio.sleep(0.05)
-            assert await link.admin.waits_for() == ["its READY=1"]
+            assert await link.admin.waits_for() == ["it has not said READY=1"]
             sender.sendto(b"STATUS=up\nREADY=1\n", place)
             await agent.reached.wait()
 
@@ -127,7 +128,7 @@ async def test_it_is_told_to_end_when_its_queue_is_empty(tmp_path: Path) -> None
         link.open_gate()
         with passed(link) as listening, socket.create_connection(listening.getsockname()):
             link.stop_accepting()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.2)
             assert agent.signals == []
             assert await link.admin.connections() == 1
             listening.accept()[0].close()
@@ -178,3 +179,6 @@ async def test_what_a_server_does_not_have_does_nothing(tmp_path: Path) -> None:
         link.reopen_logs()
         link.forward_datagrams(link)
         assert link.workers() == ()
+        async with link.admin.exposition(Request("GET", "/metrics")) as response:
+            assert not isinstance(response.body, bytes)
+            assert (response.status, [part async for part in response.body]) == (200, [b""])

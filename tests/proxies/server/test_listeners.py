@@ -14,9 +14,10 @@ from agent.proxies.server.listeners import parse
         ("web=[::]:443", "web", "tcp://[::]:443", False),
         ("web=[0:0::1]:443", "web", "tcp://[::1]:443", False),
         ("web=plain:127.0.0.1:80", "web", "tcp://127.0.0.1:80", True),
-        ("web=unix:/run/web.sock", "web", "unix:///run/web.sock", True),
-        ("web=unix:///run/web.sock", "web", "unix:///run/web.sock", True),
-        ("web=/run//web.sock", "web", "unix:///run/web.sock", True),
+        ("web=unix:/run/web.sock", "web", "unix:///run/web.sock", False),
+        ("web=unix:///run/web.sock", "web", "unix:///run/web.sock", False),
+        ("web=plain:unix:/run/web.sock", "web", "unix:///run/web.sock", True),
+        ("web=/run//web.sock", "web", "unix:///run/web.sock", False),
     ],
 )
 def test_a_listener_has_the_kernels_own_spelling(text: str, name: str, address: str, *, is_plain: bool) -> None:
