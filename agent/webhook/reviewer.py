@@ -26,11 +26,6 @@ class Result(StrEnum):
     REFUSED = "refused"  # it wants the sidecar, and a field of it stands against that
     FAILED = "failed"  # a bug
 
-    @property
-    def is_failure(self) -> bool:
-        """Whether a pod that wants the sidecar does not get it."""
-        return self in {Result.REFUSED, Result.FAILED}
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

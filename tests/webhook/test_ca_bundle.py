@@ -46,6 +46,11 @@ def test_expired_authorities_are_dropped() -> None:
     assert after(SECOND, EXPIRED, previous=EXPIRED) == SECOND
 
 
+def test_an_authority_is_valid_to_the_end_of_its_last_second() -> None:
+    last = authorities("ca.crt", Authority.create("last", not_after=NOW).pem)
+    assert after(last, ()) == last
+
+
 def test_a_file_of_expired_authorities_replaces_nothing() -> None:
     with pytest.raises(Unusable, match=r"^cannot use ca.crt: its authorities have expired; write"):
         renewed("ca.crt", EXPIRED, FIRST, (), NOW)

@@ -99,8 +99,10 @@ def test_a_pod_of_very_many_containers_is_refused_in_time() -> None:
     outcome = DENYING.answer(review(pod(spec={"containers": containers})))
     assert outcome.result is Result.REFUSED
     assert "a pod with 20000 containers: at most 256" in response(outcome.body)["status"]["message"]
-    few = pod(spec={"containers": containers[:250]})
-    assert DENYING.answer(review(few)).result is Result.INJECTED
+    most = pod(spec={"containers": containers[:200], "initContainers": containers[200:256]})
+    assert DENYING.answer(review(most)).result is Result.INJECTED
+    most["spec"]["initContainers"].append(containers[256])
+    assert DENYING.answer(review(most)).result is Result.REFUSED
 
 
 def fails(*_: object, **__: object) -> Any:  # noqa: ANN401

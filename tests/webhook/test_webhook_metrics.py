@@ -28,6 +28,7 @@ def series(metrics: WebhookMetrics) -> dict[tuple[str, ...], float]:
 
 def test_each_result_has_a_series_from_the_start() -> None:
     found = series(WebhookMetrics(without_files(), None))
+    assert {*Result} == {"injected", "unchanged", "skipped", "refused", "failed"}
     for result in (*Result, "invalid"):
         assert found["proxy_agent_webhook_reviews_total", result] == 0
     assert found["proxy_agent_webhook_ready",] == 0
