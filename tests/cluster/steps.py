@@ -1,0 +1,91 @@
+"""The steps of a trial, each under load: what was answered and what failed during each, and the events after it."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.traffic import Traffic
+from tests.system.eventually import eventually
+
+Json = dict[str, Any]
+ROLLED_OUT = 400.0  # seconds
+OURS = "proxy-agent"
+
+
+@dataclass(frozen=True)
+class Step:
+    """The result of a step."""
+
+    name: str
+    seconds: float
+    ok: int
+    failed: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.seconds:.1f} s, {self.ok} requests answered, {self.failed} failed"
+
+
+@dataclass
+class Trial:
+    """A Deployment under load. Its steps are printed as they end: they are the trial's figures."""
+
+    cluster: Cluster
+    namespace: str
+    load: Traffic
+    deployment: str = "app"
+    steps: list[Step] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Count the requests of a step."""
+        begun, ok, failed = time.monotonic(), self.load.ok, len(self.load.losses)
+        try:
+            yield
+        finally:
+            done = Step(name, time.monotonic() - begun, self.load.ok - ok, len(self.load.losses) - failed)
+            self.steps.append(done)
+            print(done, file=sys.stderr)  # noqa: T201
+
+    def kubectl(self, *words: str) -> str:
+        """Run kubectl in the trial's namespace."""
+        return self.cluster.kubectl(f"--namespace={self.namespace}", *words, within=ROLLED_OUT)
+
+    def rolled_out(self) -> None:
+        """Wait until the Deployment's pods are those wanted, and no others are left."""
+        self.kubectl("rollout", "status", f"deployment/{self.deployment}", f"--timeout={ROLLED_OUT:g}s")
+        eventually(self.settled, within=ROLLED_OUT, what="no pod is ending", every=0.5)
+
+    def settled(self) -> bool:
+        """Return whether no pod of the Deployment is ending."""
+        return not any("deletionTimestamp" in pod["metadata"] for pod in self.pods())
+
+    def pods(self) -> list[Json]:
+        """Return the pods of the Deployment."""
+        selector = f"--selector=app={self.deployment}"
+        items: list[Json] = json.loads(self.kubectl("get", "pods", selector, "--output=json"))["items"]
+        return items
+
+    def nodes(self) -> list[str]:
+        """Return the nodes of its pods."""
+        return [pod["spec"].get("nodeName", "") for pod in self.pods()]
+
+    def events(self, component: str = OURS) -> list[tuple[str, str]]:
+        """Return reason and message of the events that a component reported."""
+        items = json.loads(self.kubectl("get", "events", "--output=json"))["items"]
+        return [
+            (each["reason"], each["message"]) for each in items if each.get("source", {}).get("component") == component
+        ]
+
+    def described(self, pods: Sequence[str]) -> str:
+        """Return what `kubectl describe` prints of pods."""
+        return self.kubectl("describe", "pod", *pods)
+
+    def serves(self, serial: int, since: float) -> float:
+        """Wait until a client sees a certificate, and return after how many seconds it was."""
+        eventually(lambda: serial in self.load.serials, what=f"serial {serial} is served")
+        return self.load.serials[serial] - since
