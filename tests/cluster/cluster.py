@@ -117,7 +117,7 @@ def open_cluster(binaries: Binaries, pause: Image, *images: Image) -> Iterator[C
     try:
         with (
             own_network(),
-            open_cgroups(f"agent-{directory.name}") as cgroup,
+            open_cgroups(f"agent-{directory.name}", [f"node-{number}" for number in NODES]) as cgroup,
             open_enclosure(directory / "state", directory / "logs") as enclosure,
         ):
             _add_addresses()

@@ -7,7 +7,7 @@ outside the network are read-only, and those that a kubelet would change are fil
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -97,13 +97,17 @@ def open_enclosure(directory: Path, logs: Path) -> Iterator[Enclosure]:
 
 
 @contextmanager
-def open_cgroups(name: str) -> Iterator[str]:
-    """Create a group of this name for each controller of cgroup v1; remove them, with those below, at the end."""
+def open_cgroups(name: str, parts: Iterable[str]) -> Iterator[str]:
+    """Create a group, with parts, in each hierarchy of cgroup v1; remove them, with those below, at the end.
+
+    Each kubelet needs one of its own: it kills the processes in groups of pods that it does not know.
+    """
     groups = [CGROUPS / controller / name for controller in CONTROLLERS if (CGROUPS / controller).is_dir()]
     try:
         for group in groups:
-            group.mkdir()
-            _inherit_cpus(group)
+            for each in (group, *(group / part for part in parts)):
+                each.mkdir()
+                _inherit_cpus(each)
         yield f"/{name}"
     finally:
         for group in groups:

@@ -152,6 +152,7 @@ address = "{self.socket}"
 [{cri}]
 sandbox_image = "{PAUSE}"
 disable_apparmor = true
+restrict_oom_score_adj = true
 stream_server_address = "127.0.0.1"
 [{cri}.cni]
 bin_dir = "{self.binaries.plugins}"
@@ -194,7 +195,7 @@ SystemdCgroup = false
             "containerRuntimeEndpoint": f"unix://{self.socket}",
             "podLogsDir": str(self.directory / "logs"),
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": self.cgroup,
+            "cgroupRoot": f"{self.cgroup}/{self.name}",
             "failCgroupV1": False,
             "failSwapOn": False,
             "enforceNodeAllocatable": [],
