@@ -9,7 +9,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from tests.cluster import programs
 from tests.cluster.binaries import Binaries
 from tests.cluster.credentials import API_SERVICE, MASTERS, NODE_ADDRESS, Credentials, User
-from tests.cluster.enclosure import Enclosure, Process, open_cgroups, open_enclosure
+from tests.cluster.enclosure import Enclosure, open_cgroups, open_enclosure
 from tests.cluster.images import Image
 from tests.system.eventually import PATIENCE, eventually
 from tests.system.namespaces import own_network
@@ -36,7 +36,6 @@ class Cluster:
     enclosure: Enclosure
     keys: Credentials
     nodes: Sequence[programs.Node]
-    started: dict[str, Process] = field(default_factory=dict)
 
     def kubectl(self, *words: str | Path, given: str | None = None, within: float = PATIENCE) -> str:
         """Run kubectl as the administrator and return what it prints; AssertionError if it fails."""
@@ -88,7 +87,7 @@ class Cluster:
 
     def start(self, name: str, command: Sequence[str | Path], ready: Callable[[], object]) -> None:
         """Start a part and wait until it is ready; it must not exit before."""
-        process = self.started[name] = self.enclosure.run(command, self._environment(), name)
+        process = self.enclosure.run(command, self._environment(), name)
 
         def asked() -> bool:
             if process.poll() is not None:

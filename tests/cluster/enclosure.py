@@ -9,7 +9,7 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -50,13 +50,15 @@ class Enclosure:
     directory: Path
     logs: Path
     first: Process
+    started: list[Process] = field(default_factory=list)
 
     def run(self, argv: Sequence[str | Path], environment: Mapping[str, str], name: str) -> Process:
         """Start a program in it; both its outputs go to a file of this name."""
         with (self.logs / f"{name}.log").open("ab") as sink:
-            return Process(
-                [*self._enter(), *argv], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=dict(environment)
-            )
+            command = [*self._enter(), *argv]
+            process = Process(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=dict(environment))
+        self.started.append(process)
+        return process
 
     def ask(self, argv: Sequence[str | Path], environment: Mapping[str, str], within: float = PATIENCE) -> str:
         """Run a program in it to its end, and return what it prints; AssertionError if it fails."""
@@ -93,7 +95,8 @@ def open_enclosure(directory: Path, logs: Path) -> Iterator[Enclosure]:
         yield enclosure
     finally:
         first.kill()
-        first.wait(timeout=PATIENCE)
+        for process in (first, *enclosure.started):
+            process.wait(timeout=PATIENCE)
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +50,7 @@ class Trial:
         finally:
             done = Step(name, time.monotonic() - begun, self.load.ok - ok, len(self.load.losses) - failed)
             self.steps.append(done)
-            print(done, file=sys.stderr)  # noqa: T201
+            self.show(str(done))
 
     def kubectl(self, *words: str) -> str:
         """Run kubectl in the trial's namespace."""
@@ -81,9 +82,32 @@ class Trial:
             (each["reason"], each["message"]) for each in items if each.get("source", {}).get("component") == component
         ]
 
-    def described(self, pods: Sequence[str]) -> str:
-        """Return what `kubectl describe` prints of pods."""
-        return self.kubectl("describe", "pod", *pods)
+    def names(self) -> list[str]:
+        """Return the names of its pods that are not ending."""
+        return [pod["metadata"]["name"] for pod in self.pods() if "deletionTimestamp" not in pod["metadata"]]
+
+    def is_ready(self, name: str) -> bool:
+        """Return whether the kubelet calls a pod ready."""
+        (pod,) = (each for each in self.pods() if each["metadata"]["name"] == name)
+        return {each["type"]: each["status"] for each in pod["status"]["conditions"]}.get("Ready") == "True"
+
+    def described(self, name: str) -> str:
+        """Return the events that `kubectl describe` prints of a pod."""
+        return self.kubectl("describe", "pod", name).partition("\nEvents:")[2]
+
+    def show_described(self, name: str) -> None:
+        """Show the lines of `kubectl describe` that warn, as an operator sees them."""
+        lines = [line.strip() for line in self.described(name).splitlines() if line.strip().startswith("Warning")]
+        self.show("\n".join(f"  {line}" for line in lines))
+
+    def show_events(self) -> None:
+        """Show the agents' events, each text once with how often it was sent."""
+        for (reason, message), times in Counter(self.events()).items():
+            self.show(f"  {times} x {reason}: {message}")
+
+    def show(self, text: str) -> None:
+        """Print a figure or a sentence of the trial; the report of a trial consists of them."""
+        print(text, file=sys.stderr)  # noqa: T201
 
     def serves(self, serial: int, since: float) -> float:
         """Wait until a client sees a certificate, and return after how many seconds it was."""
