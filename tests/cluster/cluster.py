@@ -61,6 +61,10 @@ class Cluster:
         """Create or change objects."""
         self.kubectl("apply", "--filename=-", given="".join(f"---\n{json.dumps(each)}\n" for each in objects))
 
+    def delete_namespace(self, name: str) -> None:
+        """Delete a namespace, and wait until its pods have ended."""
+        self.kubectl("delete", "namespace", name, "--timeout=200s", within=2 * PATIENCE)
+
     def connection(self) -> http.client.HTTPSConnection:
         """Return a connection to the API server, for a client that watches."""
         return http.client.HTTPSConnection(API_SERVICE, timeout=PATIENCE, context=self.trust())
@@ -100,6 +104,12 @@ class Cluster:
         """Return the end of a part's log."""
         path = self.enclosure.logs / f"{name}.log"
         return path.read_text(encoding="utf-8", errors="replace")[-4000:] if path.exists() else ""
+
+    def diagnosis(self) -> list[tuple[str, str]]:
+        """Return what is shown beside a failure: headings and texts."""
+        asked = (("get", "pods", "--output=wide"), ("get", "events", "--sort-by=.lastTimestamp"))
+        texts = [(" ".join(words), self.kubectl(*words, "--all-namespaces")[-6000:]) for words in asked]
+        return texts + [(f"log of kubelet-{node.number}", self.log(f"kubelet-{node.number}")) for node in self.nodes]
 
     def file(self, path: Path) -> Path:
         """Return the path at which this process sees a file of the cluster."""

@@ -1,6 +1,6 @@
 """Fixtures of the trials on a cluster."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,21 +16,32 @@ TIMEOUT = 1500
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every trial `cluster`; skip it, with the reason, where the programs of a cluster are not given."""
-    mine = [item for item in items if item.path.is_relative_to(HERE) and "cluster" in getattr(item, "fixturenames", ())]
-    reason = find() if mine else ""
-    for item in mine:
+    trials = [
+        item for item in items if item.path.is_relative_to(HERE) and "cluster" in getattr(item, "fixturenames", ())
+    ]
+    found = find() if trials else ""
+    for item in trials:
         item.add_marker(pytest.mark.cluster)
         item.add_marker(pytest.mark.timeout(TIMEOUT, method="signal"))
-        if isinstance(reason, str):
-            item.add_marker(pytest.mark.skip(reason=reason))
+        if isinstance(found, str):
+            item.add_marker(pytest.mark.skip(reason=found))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the pods, the events and the nodes' logs beside a failure."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and report.when == "call" and isinstance(cluster, Cluster):
+        report.sections += cluster.diagnosis()
+    return report
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster of two nodes that have the image of this checkout."""
+    """A cluster of two nodes that have the images of this checkout."""
     binaries = find()
     assert isinstance(binaries, Binaries), binaries
     directory = tmp_path_factory.mktemp("images")
-    pause, agent = images.pause_image(PAUSE, directory), images.agent_image(directory)
-    with open_cluster(binaries, pause, agent) as running:
+    with open_cluster(binaries, images.pause_image(PAUSE, directory), *images.agent_images(directory)) as running:
         yield running

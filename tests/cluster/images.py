@@ -78,17 +78,21 @@ def pause_image(name: str, directory: Path) -> Image:
     return Image(name, root, "/pause", user="65535:65535")
 
 
-def agent_image(directory: Path) -> Image:
-    """Return the image of this checkout's agent with its built-in proxy, and with nft, which an init container uses."""
+def agent_images(directory: Path) -> list[Image]:
+    """Return this checkout's two images, of one root: with nft, which an init container uses, and Envoy in both."""
     wheels = directory / "wheels"
-    _pip("wheel", "--wheel-dir", wheels, "--require-hashes", "--requirement", "requirements/agent.txt")
+    for name in ("agent", "envoy"):
+        _pip("wheel", "--wheel-dir", wheels, "--require-hashes", "--requirement", f"requirements/{name}.txt")
     _pip("wheel", "--wheel-dir", wheels, ".")
     _run("unshare", "--mount", "sh", "-ec", BUILD, "sh", sys._base_executable, wheels, directory)  # type: ignore[attr-defined]
     root = directory / "agent"
     add_program(root, "nft")
-    path = f"PATH={ENVIRONMENT}/bin:/usr/sbin"
-    settings = (path, "PYTHONDONTWRITEBYTECODE=1", "AGENT_PROXY_BIN=sidecar")
-    return Image(AGENT_IMAGE, root, f"{ENVIRONMENT}/bin/agent", environment=settings)
+    settings = (f"PATH={ENVIRONMENT}/bin:/usr/sbin", "PYTHONDONTWRITEBYTECODE=1")
+    names = {AGENT_IMAGE: "sidecar", ENVOY_IMAGE: "envoy"}
+    return [
+        Image(name, root, f"{ENVIRONMENT}/bin/agent", environment=(*settings, f"AGENT_PROXY_BIN={proxy}"))
+        for name, proxy in names.items()
+    ]
 
 
 def add_program(root: Path, name: str) -> None:

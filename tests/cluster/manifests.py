@@ -1,6 +1,7 @@
 """The objects of the trials: an application, and the committed example with what this cluster has in its place."""
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from tests.pki import Leaf
 
 Json = dict[str, Any]
 EXAMPLES = Path(__file__).parents[2] / "examples" / "kubernetes"
-TRIAL_NAMESPACE = "trial"
 CERTIFICATE = "app-certificate"
 CLOSING = 12
 """Seconds for which the application answers after the deletion of its pod; the example has 35."""
@@ -44,25 +44,64 @@ def namespace(name: str, **labels: str) -> Json:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
-def certificate(leaf: Leaf) -> Json:
+def certificate(namespace: str, leaf: Leaf) -> Json:
     """Return the secret that the pods mount."""
-    data = {"tls.crt": leaf.chain_pem, "tls.key": leaf.key_pem}
+    return secret(namespace, CERTIFICATE, {"tls.crt": leaf.chain_pem, "tls.key": leaf.key_pem})
+
+
+def secret(namespace: str, name: str, files: Mapping[str, bytes]) -> Json:
+    """Return a secret with these files."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": CERTIFICATE, "namespace": TRIAL_NAMESPACE},
-        "type": "kubernetes.io/tls",
-        "data": {name: base64.b64encode(content).decode() for name, content in data.items()},
+        "metadata": {"name": name, "namespace": namespace},
+        "data": {name: base64.b64encode(content).decode() for name, content in files.items()},
     }
 
 
+def application(namespace: str, **annotations: str) -> list[Json]:
+    """Return a Deployment of the application alone, and its service; an injector adds the rest."""
+    labels = {"app": "app"}
+    container: Json = {
+        "name": "app",
+        "image": AGENT_IMAGE,
+        "ports": [{"name": "http", "containerPort": 8080}],
+        "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 2},
+    }
+    _become_ours(container)
+    service = {"selector": labels, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}
+    template = {
+        "metadata": {"labels": labels, "annotations": annotations},
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 45},
+    }
+    deployment = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
+    named = {"name": "app", "namespace": namespace}
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": named, "spec": service},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": named, "spec": deployment},
+    ]
+
+
+def may_send_events(namespace: str) -> list[Json]:
+    """Return the rights that the agents need for events, as the example has them."""
+    rights = [each for each in example("native-sidecar") if each["kind"] in {"Role", "RoleBinding"}]
+    for each in rights:
+        each["metadata"]["namespace"] = namespace
+    _only(rights, "RoleBinding")["subjects"] = [{"kind": "ServiceAccount", "name": "default", "namespace": namespace}]
+    return rights
+
+
 def example(name: str) -> list[Json]:
-    """Return the objects of an example, with a secret in place of the driver, and our image as the application."""
-    objects = [each for each in yaml.safe_load_all((EXAMPLES / name).read_text(encoding="utf-8")) if each]
+    """Return the objects of an example in the namespace of its name.
+
+    A secret is in place of the driver, and our image in place of the application.
+    """
+    text = (EXAMPLES / f"{name}.yaml").read_text(encoding="utf-8")
+    objects = [each for each in yaml.safe_load_all(text) if each]
     for each in objects:
-        each["metadata"]["namespace"] = TRIAL_NAMESPACE
+        each["metadata"]["namespace"] = name
         if each["kind"] == "RoleBinding":
-            each["subjects"][0]["namespace"] = TRIAL_NAMESPACE
+            each["subjects"][0]["namespace"] = name
     pod = _only(objects, "Deployment")["spec"]["template"]["spec"]
     pod["volumes"] = [_with_secret(volume) for volume in pod["volumes"]]
     (proxy,) = (each for each in (*pod.get("initContainers", []), *pod["containers"]) if each["name"] == "agent")
@@ -89,7 +128,7 @@ def _shorter(word: str) -> str:
 
 
 def _with_secret(volume: Json) -> Json:
-    return {"name": volume["name"], "secret": {"secretName": CERTIFICATE}} if "csi" in volume else volume
+    return {"name": "certs", "secret": {"secretName": CERTIFICATE}} if volume["name"] == "certs" else volume
 
 
 def _only(objects: list[Json], kind: str) -> Json:

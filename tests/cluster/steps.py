@@ -4,13 +4,14 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.traffic import Traffic
+from tests.pki import Leaf
 from tests.system.eventually import eventually
 
 Json = dict[str, Any]
@@ -38,7 +39,9 @@ class Trial:
     cluster: Cluster
     namespace: str
     load: Traffic
+    secret: Callable[[Leaf], Json]
     deployment: str = "app"
+    container: str = "agent"
     steps: list[Step] = field(default_factory=list)
 
     @contextmanager
@@ -109,7 +112,12 @@ class Trial:
         """Print a figure or a sentence of the trial; the report of a trial consists of them."""
         print(text, file=sys.stderr)  # noqa: T201
 
-    def serves(self, serial: int, since: float) -> float:
-        """Wait until a client sees a certificate, and return after how many seconds it was."""
-        eventually(lambda: serial in self.load.serials, what=f"serial {serial} is served")
-        return self.load.serials[serial] - since
+    def renew(self, leaf: Leaf) -> None:
+        """Write a pair into the secret that the pods mount."""
+        self.cluster.apply(self.secret(leaf))
+
+    def status(self, pod: str) -> Json:
+        """Return what `agent status` says in a pod."""
+        command = ("exec", pod, f"--container={self.container}", "--", "agent", "status", "--json")
+        answer: Json = json.loads(self.kubectl(*command))
+        return answer

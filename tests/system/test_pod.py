@@ -153,9 +153,7 @@ class Pod:
         (self.files / "istio").symlink_to(described.parent)
         (self.files / "certs").symlink_to(self.certs)
         self.renew()
-        leaf = self.mint.issuer.issue([self.specification.identity])
-        for name, data in (("chain", leaf.chain_pem), ("key", leaf.key_pem)):
-            (self.plane.directory / f"{name}.pem").write_bytes(data)
+        self.plane.identify_as(self.specification.identity)
         self.plane.listen_at(self.specification.port)
         self.plane.listeners({**plain_listener("plain", LISTENER), "traffic_direction": "INBOUND"})
 

@@ -43,11 +43,18 @@ class ControlPlane:
             settings.update({name: str(path) for name, path in files.items()})
         (self.directory / "server.json").write_text(json.dumps(settings), encoding="utf-8")
 
-    def listen_at(self, port: int) -> None:
+    def listen_at(self, port: int, host: str = HOST) -> None:
         """Listen at another port, from the next start on."""
         path = self.directory / "server.json"
-        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "port": port}), encoding="utf-8")
+        settings = {**json.loads(path.read_text(encoding="utf-8")), "port": port, "host": host}
+        path.write_text(json.dumps(settings), encoding="utf-8")
         self.port = port
+
+    def identify_as(self, name: str) -> None:
+        """Have a certificate of this name, from the next start on."""
+        leaf = Mint().leaf(name)
+        (self.directory / "chain.pem").write_bytes(leaf.chain_pem)
+        (self.directory / "key.pem").write_bytes(leaf.key_pem)
 
     def _identity(self) -> dict[str, Path]:
         leaf = Mint().leaf("plane.test", HOST)

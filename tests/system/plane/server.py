@@ -1,7 +1,7 @@
 """The control plane's program: `python -m tests.system.plane.server DIRECTORY`, started in a test's sandbox.
 
-The directory has `server.json` (`port`, and for mTLS the files `chain`, `key` and `trusted`) and `behaviour.json`,
-which is read again on SIGHUP. The server writes its events to `seen.jsonl`, one per line.
+The directory has `server.json` (`port`, perhaps `host`, and for mTLS the files `chain`, `key` and `trusted`) and
+`behaviour.json`, which is read again on SIGHUP. The server writes its events to `seen.jsonl`, one per line.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ def handlers(shelf: Shelf, record: Record) -> list[Message]:
 
 def bind(server: Message, settings: dict[str, Any]) -> None:
     """Bind the port, with TLS and client certificates if the settings name files for it."""
-    address = f"127.0.0.1:{settings['port']}"
+    address = f"{settings.get('host', '127.0.0.1')}:{settings['port']}"
     if "chain" not in settings:
         server.add_insecure_port(address)
         return
