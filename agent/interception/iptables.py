@@ -46,26 +46,36 @@ class Backend:
             run([self.program(family, "restore"), "--noflush", "-w"], text)
 
 
+def installed() -> list[Backend]:
+    """Return the flavours whose programs are there."""
+    return [each for each in (Backend("nft"), Backend("legacy"), Backend("")) if each.is_installed()]
+
+
+def only_nft() -> bool:
+    """Return whether there is nft and no iptables, as in an image to which nft was added."""
+    return not installed() and shutil.which("nft") is not None
+
+
 def choose(name: str) -> tuple[Backend, str]:
     """Return the backend of a name (auto, nft, legacy), and a warning, if there is one. Raises `MachineError`.
 
     `auto` is the one whose nat table is in use: rules of both would both apply.
     """
-    installed = [each for each in (Backend("nft"), Backend("legacy"), Backend("")) if each.is_installed()]
+    there = installed()
     if name != "auto":
-        wanted = next((each for each in installed if each.flavour == name), None)
+        wanted = next((each for each in there if each.flavour == name), None)
         if wanted is None:
             message = f"cannot use the backend {name}: there is no iptables-{name}-restore in PATH; install iptables"
             raise MachineError(message)
         return wanted, ""
-    if not installed:
-        message = "cannot change the packet filter: there is no iptables-restore in PATH; install iptables"
+    if not there:
+        message = "cannot change the packet filter: there is neither iptables-restore nor nft in PATH; install iptables"
         raise MachineError(message)
-    used = {each.flavour for each in installed if each.flavour and _is_in_use(each)}
+    used = {each.flavour for each in there if each.flavour and _is_in_use(each)}
     warning = (
         "rules of iptables-nft and of iptables-legacy both exist and both apply; remove one" if len(used) > 1 else ""
     )
-    wanted = installed[0]
+    wanted = there[0]
     if used == {"legacy"} and _works(Backend("legacy")):
         wanted = Backend("legacy")
     return wanted, warning

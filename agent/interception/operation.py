@@ -44,7 +44,7 @@ def apply(options: Options, backend: str) -> Outcome:
     if Family.V6 in families and not routes.are_possible():
         warnings.append("the proxy cannot call the application by ::6: there is no program ip to add that address")
     changed = _add_places(options, families)
-    if backend == NFTABLES:
+    if backend == NFTABLES or (backend == "auto" and iptables.only_nft()):
         changed |= iptables.apply_nftables(options) | _remove_from(_installed(None), families)
         changed |= _remove_places(options, families)
         return _outcome("nftables", map(str, families), warnings, is_changed=changed)

@@ -114,8 +114,8 @@ def traffic(cluster: Cluster, namespace: str, service: str, port: int, *, tls: b
 
     def watch() -> None:
         with contextlib.suppress(OSError, ValueError):  # ends by the shutdown below
-            while line := stream.readline():
-                endpoints.see(json.loads(line))
+            while (line := stream.readline()) and (event := json.loads(line))["type"] != "ERROR":
+                endpoints.see(event)
         if not load.over.is_set():
             load.losses.append(Loss(time.monotonic(), "", "the watch of the endpoints ended"))
 

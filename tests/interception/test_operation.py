@@ -1,5 +1,6 @@
 """Interceptions of a network namespace, by every backend."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def test_it_is_applied_once_proven_and_removed_whole(backend: str, options: Opti
     assert operation.remove(Options()).text == "unchanged"
     with pytest.raises(MachineError, match="cannot prove"):
         operation.prove(options, 15002, 0.2)
+
+
+@network
+def test_nft_alone_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nft", "ip"):
+        program = shutil.which(name)
+        assert program is not None
+        (tmp_path / name).symlink_to(program)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert operation.apply(Options(), "auto").text.startswith("applied by nftables: IPv4")
+    operation.prove(Options(), 15002, 5.0)
+    with pytest.raises(MachineError, match="cannot use the backend nft: there is no iptables-nft-restore"):
+        operation.apply(Options(), "nft")
 
 
 @network
