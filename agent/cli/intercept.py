@@ -91,8 +91,8 @@ def _with_flags(command: Any) -> Any:  # noqa: ANN401  # a function, as click de
 @_with_flags
 @click.option(
     "--backend", type=click.Choice(BACKENDS), default="auto", show_default=True,
-    help="iptables-nft, iptables-legacy, or nftables itself; auto takes the iptables whose rules are in use, or nftables"
-    " where there is only nft.",
+    help="iptables-nft, iptables-legacy, or nftables itself; auto takes the iptables whose rules are in use, or"
+    " nftables where there is only nft.",
 )  # fmt: skip
 def intercept(backend: str, **given: Any) -> int:  # noqa: ANN401  # click's values
     """Send the connections of a pod or a machine through its proxy.
