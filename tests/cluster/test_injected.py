@@ -52,7 +52,9 @@ def test_no_request_fails_in_a_mesh(cluster: Cluster, tmp_path: Path) -> None:
     objects = application(name)
     objects[-1]["spec"]["template"]["spec"]["hostAliases"] = mesh.ALIASES
     with mesh.open_control_plane(cluster, tmp_path) as plane:
-        cluster.kubectl("apply", "--filename=-", given=injected(objects))
+        cluster.kubectl(
+            "apply", "--filename=-", given=injected(objects, f"--discovery-address={mesh.ISTIOD}:{mesh.PORT}")
+        )
         with traffic(cluster, name, "app", 8080, tls=False) as load:
             trial = Trial(cluster, name, load, partial(mesh.certificates, name), container="istio-proxy")
             life.first_start(trial)
