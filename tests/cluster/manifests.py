@@ -66,6 +66,7 @@ def application(namespace: str, **annotations: str) -> list[Json]:
         "name": "app",
         "image": AGENT_IMAGE,
         "ports": [{"name": "http", "containerPort": 8080}],
+        "securityContext": {"runAsUser": 1000},  # not the image's: connections of the proxy's user are not intercepted
         "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 2},
     }
     _become_ours(container)
@@ -128,7 +129,8 @@ def _shorter(word: str) -> str:
 
 
 def _with_secret(volume: Json) -> Json:
-    return {"name": "certs", "secret": {"secretName": CERTIFICATE}} if volume["name"] == "certs" else volume
+    name = volume["name"]
+    return {"name": name, "secret": {"secretName": CERTIFICATE}} if name.endswith("certs") else volume
 
 
 def _only(objects: list[Json], kind: str) -> Json:

@@ -22,7 +22,7 @@ def test_no_request_fails_through_a_life_of_an_example(cluster: Cluster, name: s
         trial = Trial(cluster, name, load, partial(certificate, name))
         life.first_start(trial)
         life.rotation(trial, second)
-        life.mismatch(trial, replace(third, key=first.key))
+        life.mismatch(trial, replace(third, key=first.key), probed=name == "native-sidecar")
         life.rotation(trial, third)
         trial.rolled_out()
         life.rollout(trial)

@@ -1,6 +1,7 @@
 """Deployments to which `agent inject` adds the sidecar, on a real cluster, under load."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -58,6 +59,10 @@ def test_no_request_fails_in_a_mesh(cluster: Cluster, tmp_path: Path) -> None:
         with traffic(cluster, name, "app", 8080, tls=False) as load:
             trial = Trial(cluster, name, load, partial(mesh.certificates, name), container="istio-proxy")
             life.first_start(trial)
+            assert _connections(trial, "inbound") > 0
+            before = _connections(trial, "outbound")
+            _call_out(trial)
+            assert _connections(trial, "outbound") > before
             leaf = mesh.identity(name)
             life.rotation(trial, leaf)
             shown = lambda: plane.client_serials().count(leaf.certificate.serial_number) >= 2  # noqa: E731
@@ -67,3 +72,21 @@ def test_no_request_fails_in_a_mesh(cluster: Cluster, tmp_path: Path) -> None:
             life.node_drained(trial)
             life.no_request_failed(trial)
         cluster.delete_namespace(name)
+
+
+def _connections(trial: Trial, direction: str) -> int:
+    """Return how many connections the proxy of a pod has taken."""
+    command = ("--container=istio-proxy", "--", "pilot-agent", "request", "GET", f"stats?filter=tcp.{direction}")
+    text = trial.kubectl("exec", trial.names()[0], *command)
+    found = re.search(rf"^tcp\.{direction}\.downstream_cx_total: (\d+)$", text, re.MULTILINE)
+    assert found is not None, text
+    return int(found[1])
+
+
+def _call_out(trial: Trial) -> None:
+    """Let the application of a pod call that of another."""
+    first, second = trial.pods()
+    url = f"http://{second['status']['podIP']}:8080/"
+    call = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout=30).read().decode())"
+    answer = trial.kubectl("exec", first["metadata"]["name"], "--container=app", "--", "python", "-c", call)
+    assert answer.strip() == second["metadata"]["name"]

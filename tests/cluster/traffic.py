@@ -4,6 +4,7 @@ Every request has a connection of its own and is never retried.
 """
 
 import contextlib
+import http.client
 import json
 import random
 import socket
@@ -20,38 +21,71 @@ from tests.system.wire import Failed, Target, connect, exchange, serial_of, tls_
 
 CLIENTS = 4
 PACE = 0.015
+WATCHED = 60  # seconds for which a watch lasts at most
 Json = dict[str, Any]
 
 
 @dataclass
 class Endpoints:
-    """The addresses of a service's ready pods, as a watch of the API server tells them."""
+    """The addresses of a service's ready pods, as the API server tells them: a list, and a watch from there on."""
 
+    cluster: Cluster
+    namespace: str
     service: str
-    slices: dict[str, list[str]] = field(default_factory=dict)
+    over: threading.Event = field(default_factory=threading.Event)
+    _slices: dict[str, list[str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _connection: http.client.HTTPSConnection | None = None
 
     def ready(self) -> list[str]:
         """Return the addresses to which new requests may go."""
         with self._lock:
-            return [address for addresses in self.slices.values() for address in addresses]
+            return [address for addresses in self._slices.values() for address in addresses]
 
-    def path(self, namespace: str) -> str:
-        """Return the path of the watch."""
-        selector = f"labelSelector=kubernetes.io%2Fservice-name%3D{self.service}"
-        return f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices?watch=true&{selector}"
+    def follow(self) -> None:
+        """List and watch until `close`; a watch that the server ends is followed by another."""
+        while not self.over.is_set():
+            with contextlib.closing(self.cluster.connection()) as connection:
+                self._connection = connection
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    self._watch(connection, self._list(connection))
 
-    def see(self, event: Json) -> None:
-        """Take over an event of the watch."""
-        document = event["object"]
-        found = [
-            address
-            for endpoint in document.get("endpoints") or []
-            if endpoint["conditions"].get("ready")
-            for address in endpoint["addresses"]
-        ]
+    def close(self) -> None:
+        """End `follow`, which another thread runs."""
+        self.over.set()
+        if self._connection is not None and self._connection.sock is not None:
+            with contextlib.suppress(OSError):
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def _list(self, connection: http.client.HTTPSConnection) -> str:
+        """Take over all slices; return the version from which to watch."""
+        document = json.loads(self._ask(connection).read())
         with self._lock:
-            self.slices[document["metadata"]["name"]] = [] if event["type"] == "DELETED" else found
+            self._slices = {each["metadata"]["name"]: _ready_in(each) for each in document["items"]}
+        version: str = document["metadata"]["resourceVersion"]
+        return version
+
+    def _watch(self, connection: http.client.HTTPSConnection, version: str) -> None:
+        stream = self._ask(connection, f"&watch=true&timeoutSeconds={WATCHED}&resourceVersion={version}")
+        while (line := stream.readline()) and (event := json.loads(line))["type"] != "ERROR":
+            name = event["object"]["metadata"]["name"]
+            with self._lock:
+                self._slices[name] = [] if event["type"] == "DELETED" else _ready_in(event["object"])
+
+    def _ask(self, connection: http.client.HTTPSConnection, more: str = "") -> http.client.HTTPResponse:
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{self.namespace}/endpointslices"
+        query = f"labelSelector=kubernetes.io%2Fservice-name%3D{self.service}{more}"
+        connection.request("GET", f"{path}?{query}", headers=self.cluster.headers())
+        answer = connection.getresponse()
+        if answer.status != http.HTTPStatus.OK:
+            raise http.client.HTTPException(answer.read().decode(errors="replace"))
+        return answer
+
+
+def _ready_in(document: Json) -> list[str]:
+    """Return the addresses of a slice that are ready."""
+    endpoints = document.get("endpoints") or []
+    return [address for each in endpoints if each["conditions"].get("ready") for address in each["addresses"]]
 
 
 @dataclass(frozen=True)
@@ -105,29 +139,14 @@ class Traffic:
 @contextmanager
 def traffic(cluster: Cluster, namespace: str, service: str, port: int, *, tls: bool) -> Iterator[Traffic]:
     """Send requests to a service's pods during the block."""
-    endpoints = Endpoints(service)
-    load = Traffic(endpoints, port, tls)
-    connection = cluster.connection()
-    connection.request("GET", endpoints.path(namespace), headers=cluster.headers())
-    stream = connection.getresponse()
-    assert stream.status == 200, stream.read()
-
-    def watch() -> None:
-        with contextlib.suppress(OSError, ValueError):  # ends by the shutdown below
-            while (line := stream.readline()) and (event := json.loads(line))["type"] != "ERROR":
-                endpoints.see(event)
-        if not load.over.is_set():
-            load.losses.append(Loss(time.monotonic(), "", "the watch of the endpoints ended"))
-
-    threads = [threading.Thread(target=run) for run in (watch, *[load.run] * CLIENTS)]
+    load = Traffic(Endpoints(cluster, namespace, service), port, tls)
+    threads = [threading.Thread(target=run) for run in (load.endpoints.follow, *[load.run] * CLIENTS)]
     for thread in threads:
         thread.start()
     try:
         yield load
     finally:
         load.over.set()
-        assert connection.sock is not None
-        connection.sock.shutdown(socket.SHUT_RDWR)
+        load.endpoints.close()
         for thread in threads:
             thread.join()
-        connection.close()
