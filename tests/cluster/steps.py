@@ -108,7 +108,8 @@ class Trial:
         for (reason, message), times in Counter(self.events()).items():
             self.show(f"  {times} x {reason}: {message}")
 
-    def show(self, text: str) -> None:
+    @staticmethod
+    def show(text: str) -> None:
         """Print a figure or a sentence of the trial; the report of a trial consists of them."""
         print(text, file=sys.stderr)  # noqa: T201
 

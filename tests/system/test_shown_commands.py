@@ -17,6 +17,7 @@ from tests.system.eventually import PATIENCE
 from tests.system.room import Room
 
 ELSEWHERE = {
+    "AGENT_CLUSTER_BIN=": "CONTRIBUTING.md",  # by hand: the programs are not ours
     "PIPX_HOME=/opt/pipx": "tests/system/test_debian.py",
     "UV_TOOL_DIR=/opt/uv": "tests/system/test_debian.py",
     "agent inject": "tests/cli/test_inject.py",
