@@ -1,59 +1,116 @@
-"""Injection at the API server: a namespace with a label, and Deployments that know nothing of the sidecar."""
+"""`agent webhook` on a real API server: a namespace with a label, and Deployments that know nothing of the sidecar."""
 
+import base64
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-from agent.injection.options import Certificates, InjectionOptions, Profile
-from tests.cluster import admission, life
+from cryptography import x509
+
+from tests.cluster import life
 from tests.cluster.cluster import Cluster
-from tests.cluster.manifests import CERTIFICATE, application, certificate, may_send_events, namespace
+from tests.cluster.manifests import (
+    CERTIFICATE,
+    Json,
+    application,
+    certificate,
+    may_send_events,
+    namespace,
+    secret,
+)
 from tests.cluster.steps import Trial
 from tests.cluster.traffic import traffic
 from tests.pki import Authority
-from tests.system.eventually import eventually
+from tests.system.eventually import PATIENCE, eventually
 
-OPTIONS = InjectionOptions(profile=Profile.TLS, certificates=Certificates(secret=CERTIFICATE), kubernetes_events=True)
+NAME, HOME = "proxy-agent-webhook", "proxy-agent"
+HOST = f"{NAME}.{HOME}.svc"
+LABEL = {"istio-injection": "enabled"}
 
 
-def test_no_request_fails_in_a_namespace_with_the_label(cluster: Cluster, tmp_path: Path) -> None:
+def test_pods_are_injected_as_the_api_server_creates_them(cluster: Cluster) -> None:
     name = "labelled"
-    authority = Authority.create("trial")
-    first, second, third = (authority.issue(["app.labelled.svc"]) for _ in range(3))
-    with admission.open_webhook(cluster, tmp_path, OPTIONS) as reviews:
-        cluster.apply(namespace(name, **admission.LABEL), certificate(name, first), *may_send_events(name))
-        cluster.apply(*application(name))
-        with traffic(cluster, name, "app", 15443, tls=True) as load:
-            trial = Trial(cluster, name, load, partial(certificate, name))
-            life.first_start(trial)
-            for pod in trial.pods():
-                assert [each["name"] for each in pod["spec"]["initContainers"]] == ["agent"]
-                assert [each["name"] for each in pod["spec"]["containers"]] == ["app"]
-            life.rotation(trial, second)
-            life.mismatch(trial, replace(third, key=first.key))
-            life.rotation(trial, third)
+    authority, later, trial_authority = (Authority.create(each) for each in ("webhook", "webhook 2", "trial"))
+    first, second, third = (trial_authority.issue(["app.labelled.svc"]) for _ in range(3))
+    _install(cluster, authority)
+    cluster.apply(namespace(name, **LABEL), certificate(name, first), *may_send_events(name), *application(name))
+    with traffic(cluster, name, "app", 15443, tls=True) as load:
+        trial = Trial(cluster, name, load, partial(certificate, name))
+        life.first_start(trial)
+        for pod in trial.pods():
+            assert [each["name"] for each in pod["spec"]["initContainers"]] == ["agent"]
+            assert [each["name"] for each in pod["spec"]["containers"]] == ["app"]
+        life.rotation(trial, second)
+        life.mismatch(trial, replace(third, key=first.key))
+        life.rotation(trial, third)
+        trial.rolled_out()
+        with trial.step("rollout, while another authority issues the webhook's certificate"):
+            cluster.apply(_pair(later))
+            trial.kubectl("rollout", "restart", "deployment/app")
             trial.rolled_out()
-            life.rollout(trial)
-            life.scale_up(trial, 5)
-            life.node_drained(trial)
-            life.no_request_failed(trial)
-            trial.show(f"  {len(reviews.results)} reviews: {sorted(set(reviews.results))}")
-        assert set(reviews.results) == {"patched"}
-        cluster.delete_namespace(name)
+            eventually(lambda: _registered(cluster) == {"webhook", "webhook 2"}, what="both authorities", every=0.5)
+        life.rollout(trial)
+        life.scale_up(trial, 5)
+        life.node_drained(trial)
+        life.no_request_failed(trial)
+        trial.show(f"  pods that could not be created: {_failed_creations(trial)}")
+        assert _failed_creations(trial) == []
+    _refused(cluster, name)
+    cluster.delete_namespace(name)
+    _uninstall(cluster)
 
 
-def test_a_refusal_reaches_the_operator(cluster: Cluster, tmp_path: Path) -> None:
-    name = "refused"
-    mesh = InjectionOptions()
-    service, deployment = application(name)
-    deployment["spec"]["template"]["spec"]["containers"][0]["securityContext"]["runAsUser"] = 1337
-    with admission.open_webhook(cluster, tmp_path, mesh) as reviews:
-        cluster.apply(namespace(name, **admission.LABEL), service, deployment)
-        described = lambda: cluster.kubectl("describe", "replicaset", f"--namespace={name}")  # noqa: E731
-        eventually(lambda: "FailedCreate" in described(), what="the refusal", every=0.5)
-        (line,) = [each for each in described().splitlines() if "FailedCreate " in each][:1]
-        Trial.show(line.strip())
-        assert "runAsUser" in line
-        assert "1337" in line
-        assert set(reviews.results) == {"refused"}
-        cluster.delete_namespace(name)
+def _install(cluster: Cluster, authority: Authority) -> None:
+    """Apply what `agent webhook --manifest` prints, as its page says, and wait until it has registered itself."""
+    options = ["--profile=tls", f"--cert-source=secret:{CERTIFICATE}", "--kubernetes-events"]
+    command = [sys.executable, "-m", "agent", "webhook", "--manifest", *options]
+    manifest = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+    cluster.apply(namespace(HOME), _pair(authority))
+    cluster.kubectl("apply", "--filename=-", given=manifest)
+    cluster.kubectl("rollout", "status", f"deployment/{NAME}", f"--namespace={HOME}", within=2 * PATIENCE)
+    eventually(lambda: _registered(cluster) == {"webhook"}, what="the authority is registered", every=0.5)
+
+
+def _uninstall(cluster: Cluster) -> None:
+    cluster.kubectl("delete", "mutatingwebhookconfiguration", NAME)
+    cluster.kubectl("delete", "clusterrole,clusterrolebinding", NAME)
+    cluster.delete_namespace(HOME)
+
+
+def _pair(authority: Authority) -> Json:
+    """Return the secret of the webhook: a pair of this authority, and the authority."""
+    leaf = authority.issue([HOST])
+    files = {"tls.crt": leaf.chain_pem, "tls.key": leaf.key_pem, "ca.crt": authority.pem}
+    return secret(HOME, f"{NAME}-tls", files)
+
+
+def _registered(cluster: Cluster) -> set[str]:
+    """Return the names of the authorities in the registration, the same in each webhook of it."""
+    webhooks = cluster.get("mutatingwebhookconfiguration", NAME)["webhooks"]
+    bundles = {base64.b64decode(each["clientConfig"].get("caBundle", "")) for each in webhooks}
+    assert len(bundles) == 1, bundles
+    (bundle,) = bundles
+    return {each.subject.rfc4514_string().removeprefix("CN=") for each in _certificates(bundle)}
+
+
+def _certificates(bundle: bytes) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(bundle) if bundle.strip() else []
+
+
+def _failed_creations(trial: Trial) -> list[str]:
+    events = trial.cluster.get("events", f"--namespace={trial.namespace}")["items"]
+    return [each["message"] for each in events if each["reason"] == "FailedCreate"]
+
+
+def _refused(cluster: Cluster, name: str) -> None:
+    """Create a Deployment that cannot have the sidecar: its ReplicaSet says why there are no pods."""
+    _, deployment = application(name, **{"sidecar.istio.io/proxyMemory": "much"})
+    deployment["metadata"]["name"] = "wrong"
+    cluster.apply(deployment)
+    described = partial(cluster.kubectl, "describe", "replicaset", f"--namespace={name}")
+    eventually(lambda: "FailedCreate" in described(), what="the refusal", every=0.5)
+    line = next(each.strip() for each in described().splitlines() if "FailedCreate " in each)
+    Trial.show(f"  {line}")
+    assert "sidecar.istio.io/proxyMemory" in line
+    assert HOST in line
