@@ -17,10 +17,17 @@ _METRICS_PATH: Final = "/stats/prometheus"
 
 
 class Addition:
-    """Plans the addition; `notes` are warnings."""
+    """Plans the addition; `notes` are warnings. `mounts` are more of them for our containers, by the names of these."""
 
-    def __init__(self, draft: Draft, pod: PodTemplate, options: InjectionOptions) -> None:
+    def __init__(
+        self,
+        draft: Draft,
+        pod: PodTemplate,
+        options: InjectionOptions,
+        mounts: Mapping[str, list[JsonValue]] | None = None,
+    ) -> None:
         self._draft, self._pod, self._options = draft, pod, options
+        self._mounts = mounts or {}
         self._status = Status()
         self._default_container = ""
         self.notes: list[str] = []
@@ -75,7 +82,8 @@ class Addition:
 
     def _add_containers(self, added: template.Additions) -> None:
         path = self._pod.spec.path
-        sidecar, init = added.sidecar, [] if added.init is None else [added.init]
+        sidecar = self._mounted(added.sidecar)
+        init = [] if added.init is None else [self._mounted(added.init)]
         if self._options.is_native:
             self._add_items("initContainers", [*init, sidecar], first=True)
             return
@@ -85,6 +93,17 @@ class Addition:
         else:
             self._draft.add(Append((*path, "containers"), sidecar))
         self._status.names["containers"].append(str(sidecar["name"]))
+
+    def _mounted(self, container: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """Return a container with the mounts that others gave it, as far as their volumes are there."""
+        volumes = {each.text("name") for each in self._pod.spec.mappings("volumes")}
+        more = [
+            mount
+            for mount in self._mounts.get(str(container["name"]), [])
+            if isinstance(mount, dict) and mount.get("name") in volumes
+        ]
+        own = container.get("volumeMounts")
+        return {**container, "volumeMounts": [*(own if isinstance(own, list) else []), *more]} if more else container
 
     def _add_items(self, key: str, items: list[dict[str, JsonValue]], *, first: bool = False) -> None:
         path = (*self._pod.spec.path, key)

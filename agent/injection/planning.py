@@ -40,10 +40,11 @@ def inject(document: Mapping[str, JsonValue], options: InjectionOptions, *, name
     if reason:
         return Injection(notes=(f"{pod.where} is not injected: {reason}",))
     draft = Draft(document)
+    mounts = removal.mounts_of_others(pod, status.read(pod))
     notes = _clean(draft, pod, adopt=options.adopt)
     pod = PodTemplate(draft.document, namespace)
     chosen, more = annotations.chosen(pod, options)
-    addition = Addition(draft, pod, chosen)
+    addition = Addition(draft, pod, chosen, mounts)
     addition.check()
     addition.add()
     every = (*notes, *annotations.asked(pod)[1], *more, *addition.notes)

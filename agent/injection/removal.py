@@ -100,6 +100,24 @@ class _Removal:
         return True
 
 
+def mounts_of_others(pod: PodTemplate, recorded: Status | None) -> dict[str, list[JsonValue]]:
+    """Return the mounts that others added to our containers, by the names of these.
+
+    The API server mounts the token of the service account between two calls of a webhook for the same pod.
+    """
+    if recorded is None:
+        return {}
+    containers = [each for key in ("initContainers", "containers") for each in pod.spec.mappings(key)]
+    names = {*recorded.names["initContainers"], *recorded.names["containers"]}
+    ours = {each.text("name"): each.mappings("volumeMounts") for each in containers if each.text("name") in names}
+    volumes = {*recorded.names["volumes"]}
+    found: dict[str, list[JsonValue]] = {
+        name: [{**mount.values} for mount in mounts if mount.text("name") not in volumes]
+        for name, mounts in ours.items()
+    }
+    return {name: mounts for name, mounts in found.items() if mounts}
+
+
 def _of_another(pod: PodTemplate, recorded: Status) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
     """Return the original probes and annotations that Istio keeps in its sidecar's variables."""
     names = {*recorded.names["containers"], *recorded.names["initContainers"]}

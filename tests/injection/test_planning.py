@@ -44,6 +44,24 @@ def test_an_object_without_a_template_is_none() -> None:
     assert planning.uninject(pod()) == Injection(notes=("Pod p is not injected",))
 
 
+@pytest.mark.parametrize("native", [Native.ON, Native.OFF])
+def test_mounts_that_the_api_server_adds_between_two_calls_stay(native: Native) -> None:
+    options = InjectionOptions(init_image="init:1", native=native)
+    once: Any = applied(pod(), planning.inject(pod(), options).edits)
+    token = {"name": "kube-api-access-x", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}
+    once["spec"]["volumes"].append({"name": token["name"], "projected": {}})
+    for container in (*once["spec"]["initContainers"], *once["spec"]["containers"]):
+        container.setdefault("volumeMounts", []).append(token)
+    twice: Any = applied(once, planning.inject(once, options).edits)
+    for key in ("initContainers", "containers"):
+        assert [each["volumeMounts"] for each in twice["spec"][key]] == [
+            each["volumeMounts"] for each in once["spec"][key]
+        ]
+    once["spec"]["volumes"].pop()
+    without: Any = applied(once, planning.inject(once, options).edits)
+    assert token not in without["spec"]["initContainers"][0].get("volumeMounts", [])
+
+
 def test_a_plan_of_an_injected_object_replaces_the_sidecar() -> None:
     once = applied(pod(), planning.inject(pod(), OPTIONS).edits)
     assert applied(once, planning.inject(once, OPTIONS).edits) == once
