@@ -3,6 +3,8 @@
 import base64
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -33,36 +35,45 @@ def test_pods_are_injected_as_the_api_server_creates_them(cluster: Cluster) -> N
     name = "labelled"
     authority, later, trial_authority = (Authority.create(each) for each in ("webhook", "webhook 2", "trial"))
     first, second, third = (trial_authority.issue(["app.labelled.svc"]) for _ in range(3))
-    _install(cluster, authority)
-    cluster.apply(namespace(name, **LABEL), certificate(name, first), *may_send_events(name), *application(name))
-    with traffic(cluster, name, "app", 15443, tls=True) as load:
-        trial = Trial(cluster, name, load, partial(certificate, name))
-        life.first_start(trial)
-        for pod in trial.pods():
-            assert [each["name"] for each in pod["spec"]["initContainers"]] == ["agent"]
-            assert [each["name"] for each in pod["spec"]["containers"]] == ["app"]
-        life.rotation(trial, second)
-        life.mismatch(trial, replace(third, key=first.key))
-        life.rotation(trial, third)
-        trial.rolled_out()
-        with trial.step("rollout, while another authority issues the webhook's certificate"):
-            cluster.apply(_pair(later))
-            trial.kubectl("rollout", "restart", "deployment/app")
+    with _installed(cluster, authority):
+        cluster.apply(namespace(name, **LABEL), certificate(name, first), *may_send_events(name), *application(name))
+        with traffic(cluster, name, "app", 15443, tls=True) as load:
+            trial = Trial(cluster, name, load, partial(certificate, name))
+            life.first_start(trial)
+            for pod in trial.pods():
+                assert [each["name"] for each in pod["spec"]["initContainers"]] == ["agent"]
+                assert [each["name"] for each in pod["spec"]["containers"]] == ["app"]
+            life.rotation(trial, second)
+            life.mismatch(trial, replace(third, key=first.key))
+            life.rotation(trial, third)
             trial.rolled_out()
-            eventually(lambda: _registered(cluster) == {"webhook", "webhook 2"}, what="both authorities", every=0.5)
-        life.rollout(trial)
-        life.scale_up(trial, 5)
-        life.node_drained(trial)
-        life.no_request_failed(trial)
-        trial.show(f"  pods that could not be created: {_failed_creations(trial)}")
-        assert _failed_creations(trial) == []
-    _refused(cluster, name)
-    cluster.delete_namespace(name)
-    _uninstall(cluster)
+            with trial.step("rollout, while another authority issues the webhook's certificate"):
+                cluster.apply(_pair(later))
+                trial.kubectl("rollout", "restart", "deployment/app")
+                trial.rolled_out()
+                eventually(lambda: _registered(cluster) == {"webhook", "webhook 2"}, what="both authorities", every=0.5)
+            life.rollout(trial)
+            life.scale_up(trial, 5)
+            life.node_drained(trial)
+            life.no_request_failed(trial)
+        assert _failures(cluster, name) == []
+        cluster.delete_namespace(name)
 
 
-def _install(cluster: Cluster, authority: Authority) -> None:
-    """Apply what `agent webhook --manifest` prints, as its page says, and wait until it has registered itself."""
+def test_a_refusal_is_an_event_that_names_the_field(cluster: Cluster) -> None:
+    name = "refused"
+    with _installed(cluster, Authority.create("webhook")):
+        cluster.apply(namespace(name, **LABEL), *application(name, **{"sidecar.istio.io/proxyMemory": "much"}))
+        message = eventually(lambda: _failures(cluster, name), what="the refusal", every=0.5)[0]
+        Trial.show(message)
+        assert f'admission webhook "namespace.{HOST}" denied the request: cannot change Pod refused/app-' in message
+        assert "metadata.annotations.sidecar.istio.io/proxyMemory cannot be used: it is not a quantity" in message
+        cluster.delete_namespace(name)
+
+
+@contextmanager
+def _installed(cluster: Cluster, authority: Authority) -> Iterator[None]:
+    """Apply what `agent webhook --manifest` prints, wait until it has registered itself; delete it at the end."""
     options = ["--profile=tls", f"--cert-source=secret:{CERTIFICATE}", "--kubernetes-events"]
     command = [sys.executable, "-m", "agent", "webhook", "--manifest", *options]
     manifest = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
@@ -70,12 +81,12 @@ def _install(cluster: Cluster, authority: Authority) -> None:
     cluster.kubectl("apply", "--filename=-", given=manifest)
     cluster.kubectl("rollout", "status", f"deployment/{NAME}", f"--namespace={HOME}", within=2 * PATIENCE)
     eventually(lambda: _registered(cluster) == {"webhook"}, what="the authority is registered", every=0.5)
-
-
-def _uninstall(cluster: Cluster) -> None:
-    cluster.kubectl("delete", "mutatingwebhookconfiguration", NAME)
-    cluster.kubectl("delete", "clusterrole,clusterrolebinding", NAME)
-    cluster.delete_namespace(HOME)
+    try:
+        yield
+    finally:
+        cluster.kubectl("delete", "mutatingwebhookconfiguration", NAME)
+        cluster.kubectl("delete", "clusterrole,clusterrolebinding", NAME)
+        cluster.delete_namespace(HOME)
 
 
 def _pair(authority: Authority) -> Json:
@@ -98,19 +109,7 @@ def _certificates(bundle: bytes) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(bundle) if bundle.strip() else []
 
 
-def _failed_creations(trial: Trial) -> list[str]:
-    events = trial.cluster.get("events", f"--namespace={trial.namespace}")["items"]
+def _failures(cluster: Cluster, name: str) -> list[str]:
+    """Return the messages of pods that could not be created in a namespace."""
+    events = cluster.get("events", f"--namespace={name}")["items"]
     return [each["message"] for each in events if each["reason"] == "FailedCreate"]
-
-
-def _refused(cluster: Cluster, name: str) -> None:
-    """Create a Deployment that cannot have the sidecar: its ReplicaSet says why there are no pods."""
-    _, deployment = application(name, **{"sidecar.istio.io/proxyMemory": "much"})
-    deployment["metadata"]["name"] = "wrong"
-    cluster.apply(deployment)
-    described = partial(cluster.kubectl, "describe", "replicaset", f"--namespace={name}")
-    eventually(lambda: "FailedCreate" in described(), what="the refusal", every=0.5)
-    line = next(each.strip() for each in described().splitlines() if "FailedCreate " in each)
-    Trial.show(f"  {line}")
-    assert "sidecar.istio.io/proxyMemory" in line
-    assert HOST in line
