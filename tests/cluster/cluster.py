@@ -25,6 +25,7 @@ from tests.system.namespaces import own_network
 Json = dict[str, Any]
 HEALTH = {"kube-controller-manager": 10257, "kube-scheduler": 10259}
 NODES = (1, 2)
+ENDED = 320.0  # seconds
 
 
 @dataclass
@@ -61,9 +62,11 @@ class Cluster:
         """Create or change objects."""
         self.kubectl("apply", "--filename=-", given="".join(f"---\n{json.dumps(each)}\n" for each in objects))
 
-    def delete_namespace(self, name: str) -> None:
-        """Delete a namespace, and wait until its pods have ended."""
-        self.kubectl("delete", "namespace", name, "--timeout=200s", within=2 * PATIENCE)
+    def delete_namespaces(self, *names: str) -> None:
+        """Delete namespaces, by default all that are not the cluster's own, and wait until their pods have ended."""
+        there = [each["metadata"]["name"] for each in self.get("namespaces")["items"]]
+        if chosen := names or [name for name in there if name != "default" and not name.startswith("kube-")]:
+            self.kubectl("delete", "namespace", *chosen, "--timeout=300s", within=ENDED)
 
     def connection(self) -> http.client.HTTPSConnection:
         """Return a connection to the API server, for a client that watches."""

@@ -38,10 +38,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster of two nodes that have the images of this checkout."""
     binaries = find()
     assert isinstance(binaries, Binaries), binaries
     directory = tmp_path_factory.mktemp("images")
-    with open_cluster(binaries, images.pause_image(PAUSE, directory), *images.agent_images(directory)) as running:
-        yield running
+    with open_cluster(binaries, images.pause_image(PAUSE, directory), *images.agent_images(directory)) as started:
+        yield started
+
+
+@pytest.fixture
+def cluster(running: Cluster) -> Iterator[Cluster]:
+    """The cluster; the namespaces that a trial made are deleted after it."""
+    yield running
+    running.delete_namespaces()

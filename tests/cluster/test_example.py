@@ -29,4 +29,3 @@ def test_no_request_fails_through_a_life_of_an_example(cluster: Cluster, name: s
         life.scale_up(trial, 5)
         life.node_drained(trial)
         life.no_request_failed(trial)
-    cluster.delete_namespace(name)

@@ -44,13 +44,12 @@ def test_no_request_fails_with_tls_in_front_of_an_application(cluster: Cluster) 
         life.scale_up(trial, 5)
         life.node_drained(trial)
         life.no_request_failed(trial)
-    cluster.delete_namespace(name)
 
 
 def test_no_request_fails_in_a_mesh(cluster: Cluster, tmp_path: Path) -> None:
     name = "mesh"
     cluster.apply(namespace(name), mesh.certificates(name, mesh.identity(name)))
-    objects = application(name)
+    objects = application(name, **{"sidecar.istio.io/statsInclusionPrefixes": "tcp.inbound,tcp.outbound"})
     objects[-1]["spec"]["template"]["spec"]["hostAliases"] = mesh.ALIASES
     with mesh.open_control_plane(cluster, tmp_path) as plane:
         cluster.kubectl(
@@ -71,7 +70,6 @@ def test_no_request_fails_in_a_mesh(cluster: Cluster, tmp_path: Path) -> None:
             life.scale_up(trial, 4)
             life.node_drained(trial)
             life.no_request_failed(trial)
-        cluster.delete_namespace(name)
 
 
 def _connections(trial: Trial, direction: str) -> int:

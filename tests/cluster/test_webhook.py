@@ -57,7 +57,6 @@ def test_pods_are_injected_as_the_api_server_creates_them(cluster: Cluster) -> N
             life.node_drained(trial)
             life.no_request_failed(trial)
         assert _failures(cluster, name) == []
-        cluster.delete_namespace(name)
 
 
 def test_a_refusal_is_an_event_that_names_the_field(cluster: Cluster) -> None:
@@ -68,7 +67,6 @@ def test_a_refusal_is_an_event_that_names_the_field(cluster: Cluster) -> None:
         Trial.show(message)
         assert f'admission webhook "namespace.{HOST}" denied the request: cannot change Pod refused/app-' in message
         assert "metadata.annotations.sidecar.istio.io/proxyMemory cannot be used: it is not a quantity" in message
-        cluster.delete_namespace(name)
 
 
 @contextmanager
@@ -86,7 +84,7 @@ def _installed(cluster: Cluster, authority: Authority) -> Iterator[None]:
     finally:
         cluster.kubectl("delete", "mutatingwebhookconfiguration", NAME)
         cluster.kubectl("delete", "clusterrole,clusterrolebinding", NAME)
-        cluster.delete_namespace(HOME)
+        cluster.delete_namespaces(HOME)
 
 
 def _pair(authority: Authority) -> Json:
