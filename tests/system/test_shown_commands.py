@@ -20,6 +20,9 @@ ELSEWHERE = {
     "AGENT_CLUSTER_BIN=": "CONTRIBUTING.md",  # by hand: the programs are not ours
     "PIPX_HOME=/opt/pipx": "tests/system/test_debian.py",
     "UV_TOOL_DIR=/opt/uv": "tests/system/test_debian.py",
+    "agent --proxy-bin gunicorn": "tests/system/test_server.py",
+    "agent --proxy-bin haproxy": "tests/system/test_examples.py",
+    "agent --proxy-bin nginx": "tests/system/test_examples.py",
     "agent inject": "tests/cli/test_inject.py",
     "agent intercept": "tests/system/test_intercept.py",
     "agent webhook": "tests/webhook/test_webhook.py",
