@@ -187,6 +187,7 @@ class Contender:
             workers = [each for each in workers if each.pid != self.process.pid and each.children() == []]
         for each in workers:
             each.suspend()
+        eventually(lambda: all(each.status() == psutil.STATUS_STOPPED for each in workers), what="it is stopped")
         flights = launched(self.plain, QUEUED)
         pass_time(0.2)
         self.write()
