@@ -29,6 +29,13 @@ _VERSION = 0xA0  # the tag of the version in TBSCertificate, which certificates 
 _ISSUER, _SUBJECT = 2, 4  # elements of TBSCertificate after the version (RFC 5280, 4.1)
 
 
+def serial_number_of(certificate: Certificate) -> int:
+    """Return the serial number, which may be zero or negative: proxies accept such certificates."""
+    # cryptography issues a Python warning for these; a supervisor has no use for it.
+    with warnings.catch_warnings(action="ignore"):
+        return certificate.serial_number
+
+
 class CertificateFacts:
     """The facts of one certificate: equal certificates are one object for as long as one of them is kept.
 
@@ -50,7 +57,7 @@ class CertificateFacts:
 
     def __init__(self, certificate: Certificate, der: bytes) -> None:
         self.der = der
-        self.serial_number = certificate.serial_number
+        self.serial_number = serial_number_of(certificate)
         self.issuer, self.subject = _names(certificate.tbs_certificate_bytes)
         try:
             self.not_valid_before_utc = certificate.not_valid_before_utc

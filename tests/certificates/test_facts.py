@@ -1,6 +1,7 @@
 """The facts of a certificate answer what the library's object answers, in less memory."""
 
 import gc
+import warnings
 from datetime import UTC, datetime
 from weakref import ref
 
@@ -92,3 +93,13 @@ def test_a_certificate_whose_dates_python_cannot_represent_is_never_valid() -> N
     found = CertificateFacts(Dateless(), b"")  # type: ignore[arg-type]  # no builder makes one
     now = datetime.now(UTC)
     assert found.not_valid_before_utc > now > found.not_valid_after_utc
+
+
+def test_a_negative_serial_number_is_a_fact_and_no_warning() -> None:
+    """A proxy accepts it (RFC 5280, 4.1.2.2, forbids it), and the library warns whenever it is read."""
+    der = bytearray(Authority.create("a").issue(["a.example"]).certificate.public_bytes(Encoding.DER))
+    serial = der.index(b"\xa0\x03\x02\x01\x02\x02") + 6  # behind the version and the tag of the serial number
+    der[serial + 1] |= 0x80
+    with warnings.catch_warnings(action="ignore"):
+        damaged = x509.load_der_x509_certificate(bytes(der))
+    assert CertificateFacts.of(damaged).serial_number < 0
